@@ -1,0 +1,149 @@
+//! AVX-512 (F, BW, DQ, VL): sixteen lanes.
+
+use std::arch::x86_64::*;
+
+use half::bf16;
+
+use super::Lanes;
+
+const N: usize = 16;
+
+/// Sixteen lanes in a `__m512`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// # Safety
+    /// The CPU must have AVX-512 F, BW, DQ and VL.
+    #[inline(always)]
+    pub(crate) unsafe fn assume() -> Self {
+        Self(())
+    }
+}
+
+// In this implementation every block is sound for the same two reasons: a value of `Avx512` exists only on a CPU with
+// these instructions, and every pointer was checked to have N elements behind it (or is masked to those it has).
+#[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all of them, written above")]
+impl Lanes for Avx512 {
+    type V = __m512;
+    const LANES: usize = N;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load(self, x: &[f32]) -> Self::V {
+        assert!(x.len() >= N);
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_part(self, x: &[f32]) -> Self::V {
+        let mask = mask(x.len());
+        unsafe { _mm512_maskz_loadu_ps(mask, x.as_ptr()) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, x: &[bf16]) -> Self::V {
+        assert!(x.len() >= N);
+        unsafe {
+            let raw = _mm256_loadu_si256(x.as_ptr().cast());
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
+        }
+    }
+    #[inline(always)]
+    fn store(self, x: &mut [f32], v: Self::V) {
+        assert!(x.len() >= N);
+        unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn store_part(self, x: &mut [f32], v: Self::V) {
+        let mask = mask(x.len());
+        unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, v) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn min(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::V, b: Self::V) -> Self::V {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn round(self, a: Self::V) -> Self::V {
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
+    fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::V) -> f32 {
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+    #[inline(always)]
+    fn transpose(self, mut row: impl FnMut(usize) -> Self::V, out: &mut [f32], stride: usize) {
+        assert!(stride >= N && out.len() >= (N - 1) * stride + N);
+        // Four rounds of exchanging halves: pairs of rows, pairs of pairs, then 128-bit quarters twice.
+        let r: [__m512; N] = std::array::from_fn(&mut row);
+        unsafe {
+            let mut t = r;
+            for i in (0..N).step_by(2) {
+                t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+                t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+            }
+            let mut u = t;
+            for i in (0..N).step_by(4) {
+                let pd = |x| _mm512_castps_pd(x);
+                u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(t[i]), pd(t[i + 2])));
+                u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(t[i]), pd(t[i + 2])));
+                u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(t[i + 1]), pd(t[i + 3])));
+                u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(t[i + 1]), pd(t[i + 3])));
+            }
+            // u[4q + c] holds, in quarter p, column 4p + c of rows 4q .. 4q + 4.
+            for c in 0..4 {
+                let a = _mm512_shuffle_f32x4::<0b10_00_10_00>(u[c], u[4 + c]);
+                let b = _mm512_shuffle_f32x4::<0b11_01_11_01>(u[c], u[4 + c]);
+                let d = _mm512_shuffle_f32x4::<0b10_00_10_00>(u[8 + c], u[12 + c]);
+                let e = _mm512_shuffle_f32x4::<0b11_01_11_01>(u[8 + c], u[12 + c]);
+                let columns = [
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(a, d),
+                    _mm512_shuffle_f32x4::<0b10_00_10_00>(b, e),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(a, d),
+                    _mm512_shuffle_f32x4::<0b11_01_11_01>(b, e),
+                ];
+                for (p, v) in columns.into_iter().enumerate() {
+                    _mm512_storeu_ps(out.as_mut_ptr().add((4 * p + c) * stride), v);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn mask(len: usize) -> __mmask16 {
+    ((1u32 << len.min(N)) - 1) as __mmask16
+}

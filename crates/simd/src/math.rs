@@ -1,0 +1,195 @@
+//! The delicate functions, once: on lanes, and on slices over all threads.
+//!
+//! Errors are within 2 units in the last place of f32 over the whole range (`tests/math.rs`); nothing overflows that
+//! need not: `softplus(100) = 100`, `sigmoid(-100) = 3.8e-44`.
+
+use crate::{Cx, Kernel, Lanes};
+
+/// `eˣ`: 0 below −104, infinite above 88.72.
+#[inline(always)]
+pub fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
+    // x = n ln 2 + r with |r| ≤ ln 2 / 2; eˣ = 2ⁿ eʳ, and eʳ = 1 + r + r² p(r) with a minimax p (Cephes, Moshier 1992).
+    let x = s.min(s.splat(89.0), s.max(s.splat(-104.0), x));
+    let n = s.round(s.mul(x, s.splat(std::f32::consts::LOG2_E)));
+    let r = s.fma(n, s.splat(-0.693_359_4), x);
+    let r = s.fma(n, s.splat(2.121_944_4e-4), r);
+    let mut p = s.splat(1.987_569_1e-4);
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        p = s.fma(p, r, s.splat(c));
+    }
+    let e = s.add(s.fma(s.mul(r, r), p, r), s.splat(1.0));
+    s.scale_by_power_of_two(e, n)
+}
+
+/// `ln(1 + u)` for `u` in `[0, 1]`.
+#[inline(always)]
+fn log1p_unit<S: Lanes>(s: S, u: S::V) -> S::V {
+    // 2 artanh(v) with v = u / (2 + u) ≤ 1/3: exact as u → 0, a short odd series elsewhere.
+    let v = s.div(u, s.add(u, s.splat(2.0)));
+    let w = s.mul(v, v);
+    let mut p = s.splat(2.0 / 17.0);
+    for c in [2.0 / 15.0, 2.0 / 13.0, 2.0 / 11.0, 2.0 / 9.0, 2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0] {
+        p = s.fma(p, w, s.splat(c));
+    }
+    s.fma(s.mul(v, w), p, s.add(v, v))
+}
+
+#[inline(always)]
+fn neg_abs<S: Lanes>(s: S, x: S::V) -> S::V {
+    s.min(s.sub(s.splat(0.0), x), x)
+}
+
+/// `ln(1 + eˣ)`, without overflow: `max(x, 0) + ln(1 + e^{-|x|})`.
+#[inline(always)]
+pub fn softplus<S: Lanes>(s: S, x: S::V) -> S::V {
+    s.add(s.max(s.splat(0.0), x), log1p_unit(s, exp(s, neg_abs(s, x))))
+}
+
+/// `1 / (1 + e^{-x})`; also the derivative of [`softplus`].
+#[inline(always)]
+pub fn sigmoid<S: Lanes>(s: S, x: S::V) -> S::V {
+    let e = exp(s, neg_abs(s, x));
+    let numerator = s.select_lt(x, s.splat(0.0), e, s.splat(1.0));
+    s.div(numerator, s.add(e, s.splat(1.0)))
+}
+
+/// `x σ(x)`, also known as swish.
+#[inline(always)]
+pub fn silu_lanes<S: Lanes>(s: S, x: S::V) -> S::V {
+    s.mul(x, sigmoid(s, x))
+}
+
+/// The derivative of silu: `σ(x) (1 + x (1 − σ(x)))`.
+#[inline(always)]
+pub fn silu_slope<S: Lanes>(s: S, x: S::V) -> S::V {
+    let g = sigmoid(s, x);
+    s.mul(g, s.fma(x, s.sub(s.splat(1.0), g), s.splat(1.0)))
+}
+
+/// How many numbers of an element-wise loop one task takes.
+const GRAIN: usize = 16 * 1024;
+
+/// A function of lanes, as a value: what [`map`] and [`zip`] apply.
+trait Op: Copy + Send + Sync {
+    /// The function; an operator of one argument ignores `b`.
+    fn apply<S: Lanes>(self, s: S, a: S::V, b: S::V) -> S::V;
+}
+
+struct Apply<'a, O> {
+    op: O,
+    x: &'a mut [f32],
+    y: Option<&'a [f32]>,
+}
+
+impl<O: Op> Kernel for Apply<'_, O> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let zero = s.splat(0.0);
+        let mut at = 0;
+        for x in self.x.chunks_mut(S::LANES) {
+            let n = x.len();
+            let b = self.y.map_or(zero, |y| s.load_part(&y[at..at + n]));
+            let v = self.op.apply(s, s.load_part(x), b);
+            s.store_part(x, v);
+            at += n;
+        }
+    }
+}
+
+fn map<O: Op>(cx: &Cx, op: O, x: &mut [f32]) {
+    cx.team.for_each(x.chunks_mut(GRAIN), |x| cx.isa.run(Apply { op, x, y: None }));
+}
+
+fn zip<O: Op>(cx: &Cx, op: O, x: &mut [f32], y: &[f32]) {
+    assert_eq!(x.len(), y.len(), "element-wise operands of different lengths");
+    cx.team.for_each(x.chunks_mut(GRAIN).zip(y.chunks(GRAIN)), |(x, y)| cx.isa.run(Apply { op, x, y: Some(y) }));
+}
+
+macro_rules! ops {
+    ($($name:ident = |$s:ident, $a:ident, $b:ident| $body:expr;)*) => {$(
+        #[derive(Clone, Copy)]
+        struct $name;
+        impl Op for $name {
+            #[inline(always)]
+            fn apply<S: Lanes>(self, $s: S, $a: S::V, $b: S::V) -> S::V { $body }
+        }
+    )*};
+}
+
+ops! {
+    Exp = |s, a, _b| exp(s, a);
+    NegExp = |s, a, _b| s.sub(s.splat(0.0), exp(s, a));
+    Softplus = |s, a, _b| softplus(s, a);
+    Sigmoid = |s, a, _b| sigmoid(s, a);
+    Silu = |s, a, _b| silu_lanes(s, a);
+    SiluTimes = |s, a, b| s.mul(silu_lanes(s, a), b);
+    SiluSlope = |s, a, b| s.mul(silu_slope(s, a), b);
+    Add = |s, a, b| s.add(a, b);
+    Multiply = |s, a, b| s.mul(a, b);
+}
+
+/// `x ← eˣ`
+pub fn exp_slice(cx: &Cx, x: &mut [f32]) {
+    map(cx, Exp, x);
+}
+/// `x ← −eˣ`: the decay matrix of a state-space model from its logarithm.
+pub fn neg_exp(cx: &Cx, x: &mut [f32]) {
+    map(cx, NegExp, x);
+}
+/// `x ← ln(1 + eˣ)`
+pub fn softplus_slice(cx: &Cx, x: &mut [f32]) {
+    map(cx, Softplus, x);
+}
+/// `x ← 1 / (1 + e^{-x})`
+pub fn sigmoid_slice(cx: &Cx, x: &mut [f32]) {
+    map(cx, Sigmoid, x);
+}
+/// `x ← x σ(x)`
+pub fn silu(cx: &Cx, x: &mut [f32]) {
+    map(cx, Silu, x);
+}
+/// `x ← silu(x) · y`: the gate of SwiGLU.
+pub fn silu_times(cx: &Cx, x: &mut [f32], y: &[f32]) {
+    zip(cx, SiluTimes, x, y);
+}
+/// `x ← silu'(x) · y`
+pub fn silu_slope_times(cx: &Cx, x: &mut [f32], y: &[f32]) {
+    zip(cx, SiluSlope, x, y);
+}
+/// `x ← x + y`
+pub fn add(cx: &Cx, x: &mut [f32], y: &[f32]) {
+    zip(cx, Add, x, y);
+}
+/// `x ← x · y`
+pub fn multiply(cx: &Cx, x: &mut [f32], y: &[f32]) {
+    zip(cx, Multiply, x, y);
+}
+
+/// `Σ aᵢ bᵢ` of two slices of equal length.
+#[inline(always)]
+pub fn dot<S: Lanes>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = [s.splat(0.0); 4];
+    let mut a = a.chunks_exact(4 * S::LANES);
+    let mut b = b.chunks_exact(4 * S::LANES);
+    for (a, b) in a.by_ref().zip(b.by_ref()) {
+        for (i, acc) in acc.iter_mut().enumerate() {
+            *acc = s.fma(s.load(&a[i * S::LANES..]), s.load(&b[i * S::LANES..]), *acc);
+        }
+    }
+    let mut sum = s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3]));
+    for (a, b) in a.remainder().chunks(S::LANES).zip(b.remainder().chunks(S::LANES)) {
+        sum = s.fma(s.load_part(a), s.load_part(b), sum);
+    }
+    s.sum(sum)
+}
+
+/// `y ← y + a x`
+#[inline(always)]
+pub fn axpy<S: Lanes>(s: S, a: f32, x: &[f32], y: &mut [f32]) {
+    let a = s.splat(a);
+    for (x, y) in x.chunks(S::LANES).zip(y.chunks_mut(S::LANES)) {
+        let v = s.fma(a, s.load_part(x), s.load_part(y));
+        s.store_part(y, v);
+    }
+}

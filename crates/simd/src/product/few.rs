@@ -1,0 +1,119 @@
+//! `y = x Wᵀ` for a few rows of `x`: one pass over the weights, as fast as memory gives them.
+
+use half::bf16;
+
+use super::Weights;
+use crate::norm::Rows;
+use crate::{Cx, Kernel, Lanes};
+
+/// Up to how many rows of `x` the weights are streamed rather than packed.
+pub const FEW: usize = 4;
+
+/// Output columns a task computes: 64 rows of weights, some 200 KB of them, so that both threads stream long runs.
+const BLOCK: usize = 64;
+
+pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
+    if x.count == 0 {
+        return;
+    }
+    let n = out.len() / x.count;
+    // Task j owns columns j·BLOCK.. of every row of the output.
+    let mut columns: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(BLOCK)).map(|_| Vec::with_capacity(x.count)).collect();
+    for row in out.chunks_mut(n) {
+        for (task, part) in columns.iter_mut().zip(row.chunks_mut(BLOCK)) {
+            task.push(part);
+        }
+    }
+    cx.team.for_each(columns.into_iter().enumerate(), |(j, mut out)| {
+        let range = j * BLOCK * x.width..(j * BLOCK + out[0].len()) * x.width;
+        match w {
+            Weights::F32(w) => cx.isa.run(Stream { x, w: &w[range], out: &mut out }),
+            Weights::Bf16(w) => cx.isa.run(Stream { x, w: &w[range], out: &mut out }),
+        }
+    });
+}
+
+/// A number a weight can be stored as.
+pub(super) trait Stored: Copy + Send + Sync {
+    fn load<S: Lanes>(s: S, x: &[Self]) -> S::V;
+    fn widen(self) -> f32;
+}
+
+impl Stored for f32 {
+    #[inline(always)]
+    fn load<S: Lanes>(s: S, x: &[Self]) -> S::V {
+        s.load(x)
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl Stored for bf16 {
+    #[inline(always)]
+    fn load<S: Lanes>(s: S, x: &[Self]) -> S::V {
+        s.load_bf16(x)
+    }
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+struct Stream<'a, 'o, W> {
+    x: Rows<'a>,
+    w: &'a [W],
+    out: &'a mut [&'o mut [f32]],
+}
+
+impl<W: Stored> Kernel for Stream<'_, '_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { x, w, out } = self;
+        match x.count {
+            1 => stream::<S, W, 1>(s, x, w, out),
+            2 => stream::<S, W, 2>(s, x, w, out),
+            3 => stream::<S, W, 3>(s, x, w, out),
+            _ => stream::<S, W, 4>(s, x, w, out),
+        }
+    }
+}
+
+/// The dot products of every row of `w` with `M` rows of `x`; four partial sums each, so that the chain of additions
+/// is never what is waited for.
+#[inline(always)]
+fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], out: &mut [&mut [f32]]) {
+    let width = x.width;
+    let x: [&[f32]; M] = std::array::from_fn(|i| x.row(i));
+    let step = 4 * S::LANES;
+    for (j, w) in w.chunks_exact(width).enumerate() {
+        let mut acc = [[s.splat(0.0); 4]; M];
+        let mut k = 0;
+        while k + step <= width {
+            for u in 0..4 {
+                let at = k + u * S::LANES;
+                let w = W::load(s, &w[at..at + S::LANES]);
+                for i in 0..M {
+                    acc[i][u] = s.fma(w, s.load(&x[i][at..at + S::LANES]), acc[i][u]);
+                }
+            }
+            k += step;
+        }
+        while k + S::LANES <= width {
+            let w = W::load(s, &w[k..k + S::LANES]);
+            for i in 0..M {
+                acc[i][0] = s.fma(w, s.load(&x[i][k..k + S::LANES]), acc[i][0]);
+            }
+            k += S::LANES;
+        }
+        for i in 0..M {
+            let mut sum = s.sum(s.add(s.add(acc[i][0], acc[i][1]), s.add(acc[i][2], acc[i][3])));
+            for k in k..width {
+                sum += w[k].widen() * x[i][k];
+            }
+            out[i][j] = sum;
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The packed product: panels of the right factor in cache, a register tile of the output.
+//!
+//! The tile holds `MR` rows by `NV` vectors of columns. The left factor is read in place, an element at a time into all
+//! lanes; the right one is copied into panels of `NV` vectors, `KC` deep, that stay in the first-level cache
+//! (Goto and van de Geijn, 2008).
+
+use super::few::Stored;
+use super::{Into, Matrix, Sizes, Weights};
+use crate::norm::Rows;
+use crate::team::scratch;
+use crate::{Cx, Kernel, Lanes};
+
+/// Depth of a panel.
+const KC: usize = 256;
+/// Vectors of columns in a register tile.
+const NV: usize = 2;
+/// Rows of the left factor that are swept while a panel stays near.
+const MC: usize = 384;
+
+/// Columns of a panel.
+const fn nr<S: Lanes>() -> usize {
+    NV * S::LANES
+}
+
+/// Columns of weights that one task packs and multiplies.
+const BLOCK: usize = 128;
+
+pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
+    let n = out.len() / x.count;
+    let columns = n.div_ceil(BLOCK);
+    // Few columns: cut the rows as well, so that every thread has some.
+    let cuts = (4 * cx.team.threads()).div_ceil(columns).min(x.count.div_ceil(96)).max(1);
+    let rows = x.count.div_ceil(cuts).next_multiple_of(12);
+    let mut tasks = Vec::with_capacity(columns * cuts);
+    for (i, block) in out.chunks_mut(rows * n).enumerate() {
+        let count = block.len() / n;
+        let mut parts: Vec<Vec<&mut [f32]>> = (0..columns).map(|_| Vec::with_capacity(count)).collect();
+        for row in block.chunks_mut(n) {
+            for (task, part) in parts.iter_mut().zip(row.chunks_mut(BLOCK)) {
+                task.push(part);
+            }
+        }
+        tasks.extend(parts.into_iter().enumerate().map(|(j, part)| (i, j, part)));
+    }
+    cx.team.for_each(tasks, |(i, j, mut out)| {
+        let size = Sizes { m: out.len(), n: out[0].len(), k: x.width };
+        let a = Matrix { data: &x.data[i * rows * x.stride..], row: x.stride, col: 1 };
+        let w_range = j * BLOCK * x.width..(j * BLOCK + size.n) * x.width;
+        match w {
+            Weights::F32(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], out: &mut out }),
+            Weights::Bf16(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], out: &mut out }),
+        }
+    });
+}
+
+struct LinearBlock<'a, 'o, W> {
+    size: Sizes,
+    a: Matrix<'a>,
+    w: &'a [W],
+    out: &'a mut [&'o mut [f32]],
+}
+
+impl<W: Stored> Kernel for LinearBlock<'_, '_, W> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { size, a, w, out } = self;
+        let pack = |k: usize, kc: usize, j: usize, panel: &mut [f32]| {
+            pack_rows(s, &w[j * size.k + k..], size.k, (size.n - j).min(nr::<S>()), kc, panel);
+        };
+        scratch(panel_scratch::<S>(size), |panels| {
+            blocked(s, size, a, pack, Into::Set, &mut RowList(out), panels);
+        });
+    }
+}
+
+/// How many numbers of scratch the panels of a product need.
+pub(super) fn panel_scratch<S: Lanes>(size: Sizes) -> usize {
+    size.n.next_multiple_of(nr::<S>()) * size.k.min(KC)
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "the operands of a product, as everywhere in linear algebra")]
+pub(super) fn tile<S: Lanes>(
+    s: S,
+    size: Sizes,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    into: Into,
+    out: &mut [f32],
+    ld: usize,
+    panels: &mut [f32],
+) {
+    let pack = |k: usize, kc: usize, j: usize, panel: &mut [f32]| {
+        let width = (size.n - j).min(nr::<S>());
+        let b = b.from(k, j);
+        if b.col == 1 {
+            pack_columns(s, b, width, kc, panel);
+        } else if b.row == 1 {
+            pack_rows(s, b.data, b.col, width, kc, panel);
+        } else {
+            pack_any::<S>(b, width, kc, panel);
+        }
+    };
+    blocked(s, size, a, pack, into, &mut Strided { data: out, ld }, panels);
+}
+
+/// Where the product goes, a row at a time.
+trait Output {
+    fn row(&mut self, i: usize) -> &mut [f32];
+}
+
+struct RowList<'a, 'o>(&'a mut [&'o mut [f32]]);
+
+impl Output for RowList<'_, '_> {
+    #[inline(always)]
+    fn row(&mut self, i: usize) -> &mut [f32] {
+        self.0[i]
+    }
+}
+
+struct Strided<'a> {
+    data: &'a mut [f32],
+    ld: usize,
+}
+
+impl Output for Strided<'_> {
+    #[inline(always)]
+    fn row(&mut self, i: usize) -> &mut [f32] {
+        &mut self.data[i * self.ld..]
+    }
+}
+
+/// The loops around the register tile. `pack(k, kc, j, panel)` copies the right factor's rows `k..k+kc` and a panel's
+/// columns from `j` on, `NR` numbers for each `k`.
+#[inline(always)]
+fn blocked<S: Lanes>(
+    s: S,
+    size: Sizes,
+    a: Matrix<'_>,
+    pack: impl Fn(usize, usize, usize, &mut [f32]),
+    into: Into,
+    out: &mut impl Output,
+    panels: &mut [f32],
+) {
+    // Rows of the register tile: as many as leave registers for the panel's vectors and one broadcast.
+    match S::LANES {
+        16 => blocked_by::<S, 12>(s, size, a, pack, into, out, panels),
+        8 => blocked_by::<S, 6>(s, size, a, pack, into, out, panels),
+        _ => blocked_by::<S, 8>(s, size, a, pack, into, out, panels),
+    }
+}
+
+#[inline(always)]
+fn blocked_by<S: Lanes, const MR: usize>(
+    s: S,
+    size: Sizes,
+    a: Matrix<'_>,
+    pack: impl Fn(usize, usize, usize, &mut [f32]),
+    into: Into,
+    out: &mut impl Output,
+    panels: &mut [f32],
+) {
+    let nr = nr::<S>();
+    if size.k == 0 && into == Into::Set {
+        (0..size.m).for_each(|i| out.row(i)[..size.n].fill(0.0));
+    }
+    for k in (0..size.k).step_by(KC) {
+        let kc = KC.min(size.k - k);
+        for j in (0..size.n).step_by(nr) {
+            pack(k, kc, j, &mut panels[j * kc..(j + nr) * kc]);
+        }
+        let fresh = k == 0 && into == Into::Set;
+        for i0 in (0..size.m).step_by(MC) {
+            let rows = MC.min(size.m - i0);
+            for j in (0..size.n).step_by(nr) {
+                let panel = &panels[j * kc..(j + nr) * kc];
+                let width = nr.min(size.n - j);
+                let mut i = i0;
+                while i < i0 + rows {
+                    let m = MR.min(i0 + rows - i);
+                    let mut acc = [[s.splat(0.0); NV]; MR];
+                    if !fresh {
+                        for (r, acc) in acc.iter_mut().enumerate() {
+                            if r < m {
+                                let row = &out.row(i + r)[j..j + width];
+                                acc[0] = s.load_part(row);
+                                acc[1] = s.load_part(&row[S::LANES.min(width)..]);
+                            }
+                        }
+                    }
+                    let acc = multiply::<S, MR>(s, a.from(i, k), m, kc, panel, acc);
+                    for (r, acc) in acc.into_iter().enumerate() {
+                        if r < m {
+                            let row = &mut out.row(i + r)[j..j + width];
+                            s.store_part(row, acc[0]);
+                            s.store_part(&mut row[S::LANES.min(width)..], acc[1]);
+                        }
+                    }
+                    i += MR;
+                }
+            }
+        }
+    }
+}
+
+/// The register tile: `acc[r] += Σ_k a[r, k] panel[k]`, `k` ascending. Rows from `m` on repeat row `m - 1`.
+#[inline(always)]
+fn multiply<S: Lanes, const MR: usize>(
+    s: S,
+    a: Matrix<'_>,
+    m: usize,
+    kc: usize,
+    panel: &[f32],
+    mut acc: [[S::V; NV]; MR],
+) -> [[S::V; NV]; MR] {
+    let nr = nr::<S>();
+    assert!(m > 0 && kc > 0 && panel.len() >= kc * nr);
+    assert!(a.data.len() > (m - 1) * a.row + (kc - 1) * a.col);
+    let rows: [*const f32; MR] = std::array::from_fn(|r| {
+        // SAFETY: row min(r, m - 1) starts inside `a`, by the assertion above.
+        unsafe { a.data.as_ptr().add(r.min(m - 1) * a.row) }
+    });
+    let mut at = 0;
+    for k in 0..kc {
+        // SAFETY: k < kc, and the panel holds kc · nr numbers.
+        let b = unsafe { panel.get_unchecked(k * nr..k * nr + nr) };
+        let b0 = s.load(&b[..S::LANES]);
+        let b1 = s.load(&b[S::LANES..]);
+        for (acc, row) in acc.iter_mut().zip(&rows) {
+            // SAFETY: element (r, k) lies inside `a`, by the assertion above.
+            let x = s.splat(unsafe { *row.add(at) });
+            acc[0] = s.fma(x, b0, acc[0]);
+            acc[1] = s.fma(x, b1, acc[1]);
+        }
+        at += a.col;
+    }
+    acc
+}
+
+/// Packs `width` rows of `w`, each `kc` long and `ld` apart, as the columns of a panel; missing columns are zero.
+#[inline(always)]
+fn pack_rows<S: Lanes, W: Stored>(s: S, w: &[W], ld: usize, width: usize, kc: usize, panel: &mut [f32]) {
+    let nr = nr::<S>();
+    for first in (0..nr).step_by(S::LANES) {
+        let rows = width.saturating_sub(first).min(S::LANES);
+        let mut k = 0;
+        if rows == S::LANES {
+            while k + S::LANES <= kc {
+                let row = |i: usize| W::load(s, &w[(first + i) * ld + k..][..S::LANES]);
+                s.transpose(row, &mut panel[k * nr + first..], nr);
+                k += S::LANES;
+            }
+        }
+        for k in k..kc {
+            let out = &mut panel[k * nr + first..][..S::LANES];
+            out[rows..].fill(0.0);
+            for (i, out) in out[..rows].iter_mut().enumerate() {
+                *out = w[(first + i) * ld + k].widen();
+            }
+        }
+    }
+}
+
+/// Packs `kc` contiguous rows of `width` numbers; missing columns are zero.
+#[inline(always)]
+fn pack_columns<S: Lanes>(s: S, b: Matrix<'_>, width: usize, kc: usize, panel: &mut [f32]) {
+    for (k, out) in panel.chunks_mut(nr::<S>()).take(kc).enumerate() {
+        let row = &b.data[k * b.row..k * b.row + width];
+        if width == out.len() {
+            for (out, row) in out.chunks_exact_mut(S::LANES).zip(row.chunks_exact(S::LANES)) {
+                s.store(out, s.load(row));
+            }
+        } else {
+            out[..width].copy_from_slice(row);
+            out[width..].fill(0.0);
+        }
+    }
+}
+
+/// Packs with both strides general.
+#[inline(always)]
+fn pack_any<S: Lanes>(b: Matrix<'_>, width: usize, kc: usize, panel: &mut [f32]) {
+    for (k, out) in panel.chunks_mut(nr::<S>()).take(kc).enumerate() {
+        for (j, out) in out.iter_mut().enumerate() {
+            *out = if j < width { b.data[k * b.row + j * b.col] } else { 0.0 };
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A team of threads for work that comes in small pieces and often.
+//!
+//! Decoding one token is hundreds of parallel regions of a few microseconds each. A general pool lets its workers fall
+//! asleep between two regions and pays the kernel to wake them; these spin for a short while first, then park.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, TryLockError};
+use std::thread::{JoinHandle, Thread};
+
+/// How often an idle worker looks for work before it parks: some tens of microseconds.
+const SPINS: usize = 4_000;
+
+/// A fixed set of threads that run the pieces of one job at a time.
+///
+/// The calling thread takes part. A call from inside a job, or while another thread's job runs, is carried out by the
+/// caller alone, so nesting is safe.
+pub struct Team {
+    workers: Vec<Worker>,
+    shared: Arc<Shared>,
+    turn: Mutex<()>,
+}
+
+struct Worker {
+    handle: Option<JoinHandle<()>>,
+    thread: Thread,
+}
+
+/// One job: the function that runs piece `i`, with its lifetime forgotten (see `Team::run`).
+#[derive(Clone, Copy)]
+struct Job(*const (dyn Fn(usize) + Sync));
+// SAFETY: the pointee is `Sync`, and `Team::run` keeps it alive until every worker has left the job.
+unsafe impl Send for Job {}
+
+struct Shared {
+    /// Counts jobs; a change tells workers that there is one.
+    epoch: AtomicUsize,
+    job: Mutex<Option<(Job, usize)>>,
+    next: AtomicUsize,
+    /// Workers that have not yet left the current job.
+    inside: AtomicUsize,
+    parked: AtomicUsize,
+    stop: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+impl Team {
+    /// A team of `threads` threads, the caller's among them; zero counts as one.
+    pub fn new(threads: usize) -> Self {
+        let shared = Arc::new(Shared {
+            epoch: AtomicUsize::new(0),
+            job: Mutex::new(None),
+            next: AtomicUsize::new(0),
+            inside: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let workers = (1..threads.max(1))
+            .filter_map(|i| {
+                let shared = Arc::clone(&shared);
+                // A thread that cannot be had is a smaller team, not an error.
+                let handle =
+                    std::thread::Builder::new().name(format!("longreach-{i}")).spawn(move || work(&shared)).ok()?;
+                Some(Worker { thread: handle.thread().clone(), handle: Some(handle) })
+            })
+            .collect();
+        Self { workers, shared, turn: Mutex::new(()) }
+    }
+
+    /// How many threads share the work.
+    pub fn threads(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `f(0) … f(pieces - 1)`, in any order and on any of the threads, and returns when all have returned.
+    ///
+    /// A panic in a piece is raised again here once the others are done.
+    pub fn run(&self, pieces: usize, f: impl Fn(usize) + Sync) {
+        let turn = match self.turn.try_lock() {
+            Ok(turn) => Some(turn),
+            Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        };
+        if pieces <= 1 || self.workers.is_empty() || turn.is_none() {
+            (0..pieces).for_each(f);
+            return;
+        }
+        let shared = &*self.shared;
+        let f: &(dyn Fn(usize) + Sync) = &f;
+        // SAFETY: only the lifetime changes. Workers use the pointer only between the epoch's change below and their
+        // decrement of `inside`, and this function does not return, nor unwind, before `inside` is zero.
+        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), _>(f) });
+        *shared.job.lock().unwrap_or_else(|e| e.into_inner()) = Some((job, pieces));
+        shared.next.store(0, Ordering::Relaxed);
+        shared.inside.store(self.workers.len(), Ordering::Relaxed);
+        shared.epoch.fetch_add(1, Ordering::SeqCst);
+        if shared.parked.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(|w| w.thread.unpark());
+        }
+        let mine = catch_unwind(AssertUnwindSafe(|| drain(shared, job, pieces)));
+        let mut spins = 0;
+        while shared.inside.load(Ordering::Acquire) > 0 {
+            spins += 1;
+            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+        drop(turn);
+        if let Err(payload) = mine {
+            resume_unwind(payload);
+        }
+        if let Some(payload) = shared.panic.lock().unwrap_or_else(|e| e.into_inner()).take() {
+            resume_unwind(payload);
+        }
+    }
+
+    /// Gives each item to one call of `f`, in any order and on any of the threads.
+    pub fn for_each<T: Send>(&self, items: impl IntoIterator<Item = T>, f: impl Fn(T) + Sync) {
+        struct Items<T>(*mut T);
+        // SAFETY: each item is read by exactly one piece, and `T: Send`.
+        unsafe impl<T: Send> Sync for Items<T> {}
+        impl<T> Items<T> {
+            /// # Safety
+            /// `i` is within the vector, and no other call takes it.
+            unsafe fn take(&self, i: usize) -> T {
+                // SAFETY: the caller's promise.
+                unsafe { self.0.add(i).read() }
+            }
+        }
+        let items: Vec<T> = items.into_iter().collect();
+        if items.len() <= 1 || self.workers.is_empty() {
+            items.into_iter().for_each(f);
+            return;
+        }
+        let mut items = ManuallyDrop::new(items);
+        let base = Items(items.as_mut_ptr());
+        let n = items.len();
+        // If a piece panics, the items not yet taken are leaked, which is safe.
+        // SAFETY: `run` calls each index below `n` at most once.
+        self.run(n, |i| f(unsafe { base.take(i) }));
+        // SAFETY: all items have been moved out; what is left is the allocation.
+        unsafe { items.set_len(0) };
+        drop(ManuallyDrop::into_inner(items));
+    }
+}
+
+fn drain(shared: &Shared, job: Job, pieces: usize) {
+    // SAFETY: see `Team::run`: the function outlives the job.
+    let f = unsafe { &*job.0 };
+    loop {
+        let i = shared.next.fetch_add(1, Ordering::Relaxed);
+        if i >= pieces {
+            return;
+        }
+        f(i);
+    }
+}
+
+fn work(shared: &Shared) {
+    let mut seen = 0;
+    loop {
+        let mut spins = 0;
+        while shared.epoch.load(Ordering::Acquire) == seen {
+            spins += 1;
+            if spins < SPINS {
+                std::hint::spin_loop();
+                continue;
+            }
+            // Announce, look once more, then sleep: `run` changes the epoch before it reads `parked`.
+            shared.parked.fetch_add(1, Ordering::SeqCst);
+            if shared.epoch.load(Ordering::SeqCst) == seen {
+                std::thread::park();
+            }
+            shared.parked.fetch_sub(1, Ordering::SeqCst);
+        }
+        seen += 1;
+        if shared.stop.load(Ordering::Acquire) {
+            return;
+        }
+        let job = *shared.job.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((job, pieces)) = job
+            && let Err(payload) = catch_unwind(AssertUnwindSafe(|| drain(shared, job, pieces)))
+        {
+            *shared.panic.lock().unwrap_or_else(|e| e.into_inner()) = Some(payload);
+        }
+        shared.inside.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Drop for Team {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.epoch.fetch_add(1, Ordering::SeqCst);
+        for worker in &mut self.workers {
+            worker.thread.unpark();
+            if let Some(handle) = worker.handle.take() {
+                // A worker catches the panics of its jobs, so there is none to report here.
+                let _ = handle.join();
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Team {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Team").field("threads", &self.threads()).finish()
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `f` a slice of `len` numbers that belong to this thread. Their values are arbitrary: write before reading.
+///
+/// The memory is kept for the next call, so a kernel that asks for the same sizes again does not allocate.
+pub fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut buffer = SCRATCH.with_borrow_mut(|free| free.pop().unwrap_or_default());
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    #[cfg(debug_assertions)]
+    buffer[..len].fill(f32::NAN);
+    let out = f(&mut buffer[..len]);
+    SCRATCH.with_borrow_mut(|free| free.push(buffer));
+    out
+}

@@ -1,0 +1,87 @@
+//! The delicate functions against f64, on every instruction set of this machine.
+
+use longreach_simd::{Cx, Isa, math};
+
+fn grid() -> Vec<f32> {
+    let mut x: Vec<f32> = (-200_000..=200_000).map(|i| i as f32 * 5e-4).collect();
+    x.extend([0.0, -0.0, 1e-30, -1e-30, 1e-8, -1e-8, 88.7, 88.8, -87.4, -103.0, -105.0, 1e4, -1e4]);
+    x.extend([f32::INFINITY, f32::NEG_INFINITY]);
+    x
+}
+
+/// Largest error in units of the last place; subnormal results count as one part in the smallest normal number.
+fn worst(f: impl Fn(&Cx, &mut [f32]), exact: impl Fn(f64) -> f64) -> f64 {
+    let mut worst = 0.0f64;
+    for isa in Isa::available() {
+        let mut y = grid();
+        f(&Cx::with_isa(isa, 1), &mut y);
+        for (x, y) in grid().into_iter().zip(y) {
+            let want = exact(x as f64);
+            let rounded = want as f32;
+            if rounded.is_infinite() || rounded == 0.0 {
+                assert!(y == rounded || y.abs() < 3e-45, "{isa}: f({x}) = {y}, want {rounded}");
+                continue;
+            }
+            assert!(y.is_finite(), "{isa}: f({x}) = {y}, want {want}");
+            let ulp = (want.abs() * f32::EPSILON as f64).max(1.5e-45);
+            worst = worst.max((y as f64 - want).abs() / ulp);
+        }
+    }
+    worst
+}
+
+#[test]
+fn exp_is_exact_to_two_ulp() {
+    assert!(worst(math::exp_slice, f64::exp) < 2.0);
+    assert!(worst(math::neg_exp, |x| -x.exp()) < 2.0);
+}
+
+#[test]
+fn softplus_is_exact_to_three_ulp() {
+    assert!(worst(math::softplus_slice, |x| x.max(0.0) + (-x.abs()).exp().ln_1p()) < 3.0);
+}
+
+#[test]
+fn sigmoid_is_exact_to_three_ulp() {
+    assert!(worst(math::sigmoid_slice, |x| 1.0 / (1.0 + (-x).exp())) < 3.0);
+}
+
+#[test]
+fn silu_is_exact_to_four_ulp_where_it_is_not_zero() {
+    for isa in Isa::available() {
+        let x: Vec<f32> = grid().into_iter().filter(|x| x.abs() < 1e3).collect();
+        let mut y = x.clone();
+        math::silu(&Cx::with_isa(isa, 1), &mut y);
+        for (x, y) in x.into_iter().zip(y) {
+            let want = x as f64 / (1.0 + (-x as f64).exp());
+            assert!((y as f64 - want).abs() <= 4.0 * f32::EPSILON as f64 * want.abs() + 1e-43, "{isa}: {x} {y} {want}");
+        }
+    }
+}
+
+#[test]
+fn nan_stays_nan() {
+    for isa in Isa::available() {
+        let cx = Cx::with_isa(isa, 1);
+        for f in [math::exp_slice, math::softplus_slice, math::sigmoid_slice, math::silu] {
+            let mut x = [f32::NAN; 3];
+            f(&cx, &mut x);
+            assert!(x.iter().all(|x| x.is_nan()), "{isa}");
+        }
+    }
+}
+
+#[test]
+fn slopes_are_slopes() {
+    for isa in Isa::available() {
+        let cx = Cx::with_isa(isa, 1);
+        let x: Vec<f32> = (-400..=400).map(|i| i as f32 * 0.25).collect();
+        let mut slope = x.clone();
+        math::silu_slope_times(&cx, &mut slope, &vec![1.0; x.len()]);
+        for (x, slope) in x.iter().zip(slope) {
+            let silu = |x: f64| x / (1.0 + (-x).exp());
+            let want = (silu(*x as f64 + 1e-5) - silu(*x as f64 - 1e-5)) / 2e-5;
+            assert!((slope as f64 - want).abs() < 1e-6, "{isa}: {x}: {slope} {want}");
+        }
+    }
+}
