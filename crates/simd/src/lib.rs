@@ -7,6 +7,7 @@
 //! | [`math`] | exp, softplus, sigmoid, silu on lanes and slices: right at ±100, with their derivatives |
 //! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32 or bf16, and the general tile product |
 //! | [`norm`] | RMS norm of rows and its gradient |
+//! | [`split`] | cutting outputs into disjoint parts |
 //! | [`team`] | [`Team`]: threads that spin, then park, and the scratch memory they own |
 //!
 //! This is the only crate of the workspace that contains `unsafe`. [`Cx`] carries the two choices every kernel needs.
@@ -16,6 +17,7 @@ pub mod lanes;
 pub mod math;
 pub mod norm;
 pub mod product;
+pub mod split;
 pub mod team;
 
 pub use isa::{Isa, Kernel};

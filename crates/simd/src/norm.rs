@@ -6,7 +6,7 @@
 //! A row may be cut into groups that are normed each on its own.
 
 use crate::math::{dot, silu_lanes, silu_slope};
-use crate::team::scratch;
+use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes};
 
 /// Rows of equal width, a fixed stride apart: a matrix whose rows are contiguous.
@@ -142,7 +142,8 @@ pub fn rms_backward(cx: &Cx, norm: Rms<'_>, x: Rows<'_>, gate: Option<Rows<'_>>,
         .collect();
     cx.team.for_each(items, |(i, dx, dgate, dw)| {
         let first = i * ROWS;
-        scratch(2 * width, |buffer| cx.isa.run(BackwardRows { norm, x, gate, dy, first, dx, dgate, dw, buffer }));
+        let buffer = &mut Scratch::new(2 * width);
+        cx.isa.run(BackwardRows { norm, x, gate, dy, first, dx, dgate, dw, buffer });
     });
     let mut weight = vec![0.0; if norm.weight.is_some() { width } else { 0 }];
     for partial in dw.chunks(width) {

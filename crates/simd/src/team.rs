@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
@@ -213,17 +214,47 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Lends `f` a slice of `len` numbers that belong to this thread. Their values are arbitrary: write before reading.
+/// Working memory that belongs to the calling thread. Its values are arbitrary: write before reading.
 ///
-/// The memory is kept for the next call, so a kernel that asks for the same sizes again does not allocate.
-pub fn scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    let mut buffer = SCRATCH.with_borrow_mut(|free| free.pop().unwrap_or_default());
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+/// The memory is kept for the next request, so a kernel that asks for the same sizes again does not allocate.
+#[derive(Debug)]
+pub struct Scratch {
+    buffer: Vec<f32>,
+    len: usize,
+}
+
+impl Scratch {
+    /// Room for `len` numbers.
+    pub fn new(len: usize) -> Self {
+        let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        #[cfg(debug_assertions)]
+        buffer[..len].fill(f32::NAN);
+        Self { buffer, len }
     }
-    #[cfg(debug_assertions)]
-    buffer[..len].fill(f32::NAN);
-    let out = f(&mut buffer[..len]);
-    SCRATCH.with_borrow_mut(|free| free.push(buffer));
-    out
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    #[inline(always)]
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.buffer);
+        // During the thread's own destruction the list may be gone; the buffer is then freed.
+        let _ = SCRATCH.try_with(|free| free.borrow_mut().push(buffer));
+    }
 }

@@ -33,6 +33,7 @@ fn worst(f: impl Fn(&Cx, &mut [f32]), exact: impl Fn(f64) -> f64) -> f64 {
 #[test]
 fn exp_is_exact_to_two_ulp() {
     assert!(worst(math::exp_slice, f64::exp) < 2.0);
+    assert!(worst(math::exp2_slice, f64::exp2) < 2.0);
     assert!(worst(math::neg_exp, |x| -x.exp()) < 2.0);
 }
 

@@ -1,1 +1,36 @@
-//! Placeholder.
+//! What longreach is tested with: the laws every mechanism obeys, one table of tolerances, and goldens.
+//!
+//! A mechanism implements [`Subject`] once and gets every law that its forms allow ([`laws`]). Nothing here depends on the
+//! code under test.
+
+pub mod goldens;
+pub mod laws;
+mod tensor;
+pub mod tolerance;
+
+pub use tensor::{Kind, Tensor, numbers};
+
+/// What a mechanism returns: its output `[B, T, …]` and the state after the last token `[S, …]`, flattened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The output.
+    pub out: Vec<f64>,
+    /// The state.
+    pub state: Vec<f64>,
+}
+
+/// A mechanism as the laws see it: functions of named tensors, the last of which is the state.
+pub trait Subject {
+    /// Instruction set and threads.
+    type Cx;
+    /// Inputs of `batch` sequences of `tokens` tokens. Sizes include tails of every vector width.
+    fn sample(&self, batch: usize, tokens: usize, seed: u64) -> Vec<Tensor>;
+    /// The definition, in f64. `packed` are the boundaries of packed sequences in a batch of one.
+    fn naive(&self, inputs: &[Tensor], packed: Option<&[usize]>) -> Output;
+    /// The forms that take any number of tokens.
+    fn forms(&self) -> &'static [&'static str];
+    /// A form by name, or `step` for inputs of one token.
+    fn run(&self, form: &str, inputs: &[Tensor], packed: Option<&[usize]>, cx: &Self::Cx) -> Output;
+    /// Gradients to every input, in order, given those of output and final state.
+    fn gradient(&self, inputs: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Self::Cx) -> Vec<Vec<f64>>;
+}

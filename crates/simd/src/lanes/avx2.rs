@@ -114,11 +114,11 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    fn transpose(self, mut row: impl FnMut(usize) -> Self::V, out: &mut [f32], stride: usize) {
+    fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         assert!(stride >= N && out.len() >= (N - 1) * stride + N);
-        let r: [__m256; N] = std::array::from_fn(&mut row);
+        let r: &[__m256; N] = rows.try_into().expect("as many rows as lanes");
         unsafe {
-            let mut t = r;
+            let mut t = *r;
             for i in (0..N).step_by(2) {
                 t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
                 t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);

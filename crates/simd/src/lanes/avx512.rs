@@ -105,23 +105,22 @@ impl Lanes for Avx512 {
         unsafe { _mm512_reduce_add_ps(a) }
     }
     #[inline(always)]
-    fn transpose(self, mut row: impl FnMut(usize) -> Self::V, out: &mut [f32], stride: usize) {
+    fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         assert!(stride >= N && out.len() >= (N - 1) * stride + N);
         // Four rounds of exchanging halves: pairs of rows, pairs of pairs, then 128-bit quarters twice.
-        let r: [__m512; N] = std::array::from_fn(&mut row);
+        let r: &[__m512; N] = rows.try_into().expect("as many rows as lanes");
         unsafe {
-            let mut t = r;
+            let mut t = *r;
             for i in (0..N).step_by(2) {
                 t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
                 t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
             }
             let mut u = t;
             for i in (0..N).step_by(4) {
-                let pd = |x| _mm512_castps_pd(x);
-                u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(t[i]), pd(t[i + 2])));
-                u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(t[i]), pd(t[i + 2])));
-                u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(pd(t[i + 1]), pd(t[i + 3])));
-                u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(pd(t[i + 1]), pd(t[i + 3])));
+                                u[i] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+                u[i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i]), _mm512_castps_pd(t[i + 2])));
+                u[i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
+                u[i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(_mm512_castps_pd(t[i + 1]), _mm512_castps_pd(t[i + 3])));
             }
             // u[4q + c] holds, in quarter p, column 4p + c of rows 4q .. 4q + 4.
             for c in 0..4 {

@@ -57,6 +57,6 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
     /// The sum of all lanes, halves first: the order depends on the number of lanes alone.
     fn sum(self, a: Self::V) -> f32;
-    /// Writes to `out` the transpose of the tile whose row `i` is `row(i)`: `out[k * stride + i] = row(i)[k]`.
-    fn transpose(self, row: impl FnMut(usize) -> Self::V, out: &mut [f32], stride: usize);
+    /// Writes to `out` the transpose of the tile of [`Lanes::LANES`] rows: `out[k * stride + i] = rows[i][k]`.
+    fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize);
 }

@@ -113,11 +113,11 @@ impl Lanes for Neon {
         unsafe { vaddvq_f32(a) }
     }
     #[inline(always)]
-    fn transpose(self, mut row: impl FnMut(usize) -> Self::V, out: &mut [f32], stride: usize) {
+    fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         assert!(stride >= N && out.len() >= (N - 1) * stride + N);
         for i in 0..N {
             let mut r = [0.0; N];
-            self.store(&mut r, row(i));
+            self.store(&mut r, rows[i]);
             for (k, x) in r.into_iter().enumerate() {
                 out[k * stride + i] = x;
             }

@@ -96,10 +96,9 @@ impl Lanes for Scalar {
         (b[0] + b[2]) + (b[1] + b[3])
     }
     #[inline(always)]
-    fn transpose(self, mut row: impl FnMut(usize) -> Self::V, out: &mut [f32], stride: usize) {
+    fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         for i in 0..N {
-            let r = row(i);
-            for (k, x) in r.into_iter().enumerate() {
+            for (k, x) in rows[i].into_iter().enumerate() {
                 out[k * stride + i] = x;
             }
         }

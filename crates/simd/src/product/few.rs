@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::Weights;
 use crate::norm::Rows;
-use crate::{Cx, Kernel, Lanes};
+use crate::{Cx, Kernel, Lanes, split};
 
 /// Up to how many rows of `x` the weights are streamed rather than packed.
 pub const FEW: usize = 4;
@@ -17,13 +17,7 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
         return;
     }
     let n = out.len() / x.count;
-    // Task j owns columns j·BLOCK.. of every row of the output.
-    let mut columns: Vec<Vec<&mut [f32]>> = (0..n.div_ceil(BLOCK)).map(|_| Vec::with_capacity(x.count)).collect();
-    for row in out.chunks_mut(n) {
-        for (task, part) in columns.iter_mut().zip(row.chunks_mut(BLOCK)) {
-            task.push(part);
-        }
-    }
+    let columns = split::columns(out, n, BLOCK);
     cx.team.for_each(columns.into_iter().enumerate(), |(j, mut out)| {
         let range = j * BLOCK * x.width..(j * BLOCK + out[0].len()) * x.width;
         match w {

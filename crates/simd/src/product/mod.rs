@@ -11,7 +11,7 @@
 use half::bf16;
 
 use crate::norm::Rows;
-use crate::team::scratch;
+use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes};
 
 mod few;
@@ -147,5 +147,5 @@ impl Kernel for Tile<'_> {
 /// [`matmul`] on the calling thread, inside a kernel.
 #[inline(always)]
 pub fn tile<S: Lanes>(s: S, size: Sizes, a: Matrix<'_>, b: Matrix<'_>, into: Into, out: &mut [f32], ld: usize) {
-    scratch(packed::panel_scratch::<S>(size), |panels| packed::tile(s, size, a, b, into, out, ld, panels));
+    packed::tile(s, size, a, b, into, out, ld, &mut Scratch::new(packed::panel_scratch::<S>(size)));
 }

@@ -7,8 +7,8 @@
 use super::few::Stored;
 use super::{Into, Matrix, Sizes, Weights};
 use crate::norm::Rows;
-use crate::team::scratch;
-use crate::{Cx, Kernel, Lanes};
+use crate::team::Scratch;
+use crate::{Cx, Kernel, Lanes, split};
 
 /// Depth of a panel.
 const KC: usize = 256;
@@ -16,6 +16,9 @@ const KC: usize = 256;
 const NV: usize = 2;
 /// Rows of the left factor that are swept while a panel stays near.
 const MC: usize = 384;
+
+/// The most lanes any instruction set has.
+const MAX_LANES: usize = 16;
 
 /// Columns of a panel.
 const fn nr<S: Lanes>() -> usize {
@@ -33,13 +36,7 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     let rows = x.count.div_ceil(cuts).next_multiple_of(12);
     let mut tasks = Vec::with_capacity(columns * cuts);
     for (i, block) in out.chunks_mut(rows * n).enumerate() {
-        let count = block.len() / n;
-        let mut parts: Vec<Vec<&mut [f32]>> = (0..columns).map(|_| Vec::with_capacity(count)).collect();
-        for row in block.chunks_mut(n) {
-            for (task, part) in parts.iter_mut().zip(row.chunks_mut(BLOCK)) {
-                task.push(part);
-            }
-        }
+        let parts = split::columns(block, n, BLOCK);
         tasks.extend(parts.into_iter().enumerate().map(|(j, part)| (i, j, part)));
     }
     cx.team.for_each(tasks, |(i, j, mut out)| {
@@ -65,12 +62,8 @@ impl<W: Stored> Kernel for LinearBlock<'_, '_, W> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
         let Self { size, a, w, out } = self;
-        let pack = |k: usize, kc: usize, j: usize, panel: &mut [f32]| {
-            pack_rows(s, &w[j * size.k + k..], size.k, (size.n - j).min(nr::<S>()), kc, panel);
-        };
-        scratch(panel_scratch::<S>(size), |panels| {
-            blocked(s, size, a, pack, Into::Set, &mut RowList(out), panels);
-        });
+        let panels = &mut Scratch::new(panel_scratch::<S>(size));
+        blocked(s, size, a, &PackWeights { w, size }, Into::Set, &mut RowList(out), panels);
     }
 }
 
@@ -91,9 +84,37 @@ pub(super) fn tile<S: Lanes>(
     ld: usize,
     panels: &mut [f32],
 ) {
-    let pack = |k: usize, kc: usize, j: usize, panel: &mut [f32]| {
-        let width = (size.n - j).min(nr::<S>());
-        let b = b.from(k, j);
+    blocked(s, size, a, &PackMatrix { b, size }, into, &mut Strided { data: out, ld }, panels);
+}
+
+/// Copies a part of the right factor into a panel: its rows `k..k + kc` and the columns from `j` on.
+trait Pack {
+    fn pack<S: Lanes>(&self, s: S, k: usize, kc: usize, j: usize, panel: &mut [f32]);
+}
+
+struct PackWeights<'a, W> {
+    w: &'a [W],
+    size: Sizes,
+}
+
+impl<W: Stored> Pack for PackWeights<'_, W> {
+    #[inline(always)]
+    fn pack<S: Lanes>(&self, s: S, k: usize, kc: usize, j: usize, panel: &mut [f32]) {
+        let Sizes { n, k: ld, .. } = self.size;
+        pack_rows(s, &self.w[j * ld + k..], ld, (n - j).min(nr::<S>()), kc, panel);
+    }
+}
+
+struct PackMatrix<'a> {
+    b: Matrix<'a>,
+    size: Sizes,
+}
+
+impl Pack for PackMatrix<'_> {
+    #[inline(always)]
+    fn pack<S: Lanes>(&self, s: S, k: usize, kc: usize, j: usize, panel: &mut [f32]) {
+        let width = (self.size.n - j).min(nr::<S>());
+        let b = self.b.from(k, j);
         if b.col == 1 {
             pack_columns(s, b, width, kc, panel);
         } else if b.row == 1 {
@@ -101,8 +122,7 @@ pub(super) fn tile<S: Lanes>(
         } else {
             pack_any::<S>(b, width, kc, panel);
         }
-    };
-    blocked(s, size, a, pack, into, &mut Strided { data: out, ld }, panels);
+    }
 }
 
 /// Where the product goes, a row at a time.
@@ -131,14 +151,13 @@ impl Output for Strided<'_> {
     }
 }
 
-/// The loops around the register tile. `pack(k, kc, j, panel)` copies the right factor's rows `k..k+kc` and a panel's
-/// columns from `j` on, `NR` numbers for each `k`.
+/// The loops around the register tile.
 #[inline(always)]
 fn blocked<S: Lanes>(
     s: S,
     size: Sizes,
     a: Matrix<'_>,
-    pack: impl Fn(usize, usize, usize, &mut [f32]),
+    pack: &impl Pack,
     into: Into,
     out: &mut impl Output,
     panels: &mut [f32],
@@ -156,7 +175,7 @@ fn blocked_by<S: Lanes, const MR: usize>(
     s: S,
     size: Sizes,
     a: Matrix<'_>,
-    pack: impl Fn(usize, usize, usize, &mut [f32]),
+    pack: &impl Pack,
     into: Into,
     out: &mut impl Output,
     panels: &mut [f32],
@@ -168,7 +187,7 @@ fn blocked_by<S: Lanes, const MR: usize>(
     for k in (0..size.k).step_by(KC) {
         let kc = KC.min(size.k - k);
         for j in (0..size.n).step_by(nr) {
-            pack(k, kc, j, &mut panels[j * kc..(j + nr) * kc]);
+            pack.pack(s, k, kc, j, &mut panels[j * kc..(j + nr) * kc]);
         }
         let fresh = k == 0 && into == Into::Set;
         for i0 in (0..size.m).step_by(MC) {
@@ -217,10 +236,11 @@ fn multiply<S: Lanes, const MR: usize>(
     let nr = nr::<S>();
     assert!(m > 0 && kc > 0 && panel.len() >= kc * nr);
     assert!(a.data.len() > (m - 1) * a.row + (kc - 1) * a.col);
-    let rows: [*const f32; MR] = std::array::from_fn(|r| {
+    let mut rows = [a.data.as_ptr(); MR];
+    for (r, row) in rows.iter_mut().enumerate() {
         // SAFETY: row min(r, m - 1) starts inside `a`, by the assertion above.
-        unsafe { a.data.as_ptr().add(r.min(m - 1) * a.row) }
-    });
+        *row = unsafe { a.data.as_ptr().add(r.min(m - 1) * a.row) };
+    }
     let mut at = 0;
     for k in 0..kc {
         // SAFETY: k < kc, and the panel holds kc · nr numbers.
@@ -247,8 +267,11 @@ fn pack_rows<S: Lanes, W: Stored>(s: S, w: &[W], ld: usize, width: usize, kc: us
         let mut k = 0;
         if rows == S::LANES {
             while k + S::LANES <= kc {
-                let row = |i: usize| W::load(s, &w[(first + i) * ld + k..][..S::LANES]);
-                s.transpose(row, &mut panel[k * nr + first..], nr);
+                let mut tile = [s.splat(0.0); MAX_LANES];
+                for (i, row) in tile.iter_mut().take(S::LANES).enumerate() {
+                    *row = W::load(s, &w[(first + i) * ld + k..][..S::LANES]);
+                }
+                s.transpose(&tile[..S::LANES], &mut panel[k * nr + first..], nr);
                 k += S::LANES;
             }
         }

@@ -1,0 +1,3 @@
+//! Element-wise state: every channel keeps numbers of its own that decay and are written to.
+
+pub mod mamba;

@@ -1,0 +1,57 @@
+//! What can be wrong with a call.
+
+/// An input that does not fit, with the operation and both sides.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A shape that disagrees with the other inputs.
+    #[error("{op}: `{input}` has shape {found:?}, want {want:?}")]
+    Shape {
+        /// The operation.
+        op: &'static str,
+        /// Which input.
+        input: &'static str,
+        /// The shape it should have.
+        want: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// A view whose tokens are not contiguous in memory.
+    #[error("{op}: a token of `{input}` is not contiguous in memory; copy it to standard layout first")]
+    Layout {
+        /// The operation.
+        op: &'static str,
+        /// Which input.
+        input: &'static str,
+    },
+    /// Heads that cannot be divided among the groups.
+    #[error("{op}: {heads} heads cannot share {groups} groups")]
+    Groups {
+        /// The operation.
+        op: &'static str,
+        /// Heads of the values.
+        heads: usize,
+        /// Groups of keys and queries.
+        groups: usize,
+    },
+    /// Boundaries of packed sequences that do not cover the tokens in order.
+    #[error("{op}: packed boundaries must rise from 0 to {tokens} in a batch of one, found {found:?} in a batch of {batch}")]
+    Boundaries {
+        /// The operation.
+        op: &'static str,
+        /// How many tokens there are.
+        tokens: usize,
+        /// How many rows the batch has.
+        batch: usize,
+        /// What was given.
+        found: Vec<usize>,
+    },
+}
+
+/// Checks a shape.
+pub(crate) fn shape(op: &'static str, input: &'static str, want: &[usize], found: &[usize]) -> Result<(), Error> {
+    if want == found {
+        return Ok(());
+    }
+    Err(Error::Shape { op, input, want: want.to_vec(), found: found.to_vec() })
+}

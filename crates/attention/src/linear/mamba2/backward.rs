@@ -1,0 +1,53 @@
+//! The gradient: the scan's, and from the gate and the write strength back to the step.
+//!
+//! `dΔ = A dg + dβ`, through the clamp where it did not bind and through softplus, whose slope is the sigmoid.
+
+use longreach_simd::{Cx, math};
+use ndarray::{Array1, Array3, Array4, ArrayView4, Axis};
+
+use super::{Gates, Inputs, scan};
+use crate::Error;
+
+/// Gradients to the inputs of the scan.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `[B, T, H, P]`
+    pub x: Array4<f32>,
+    /// To `dt` before softplus, `[B, T, H]`
+    pub dt: Array3<f32>,
+    /// `[H]`
+    pub dt_bias: Array1<f32>,
+    /// `[H]`
+    pub a: Array1<f32>,
+    /// `[B, T, G, N]`
+    pub b: Array4<f32>,
+    /// `[B, T, G, N]`
+    pub c: Array4<f32>,
+    /// `[H]`
+    pub d: Array1<f32>,
+    /// To the state before the first token, `[S, H, N, P]`
+    pub state: Array4<f32>,
+}
+
+/// Gradients given those of the output, `dy: [B, T, H, P]`, and of the state after the last token, `d_state`.
+///
+/// `state` is the one before the first token, as the forward call received it.
+pub fn backward(
+    x: &Inputs<'_>,
+    state: ArrayView4<'_, f32>,
+    dy: ArrayView4<'_, f32>,
+    d_state: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let gates = Gates::of(x, cx)?;
+    let scan::Gradient { q, k, v, g, beta, skip, state } = scan::backward(&gates.scan(x), state, dy, d_state, cx)?;
+    let a = (&g * &gates.delta).sum_axis(Axis(0)).sum_axis(Axis(0));
+    let mut dt = &x.dt + &x.dt_bias;
+    math::sigmoid_slice(cx, dt.as_slice_mut().unwrap_or_default());
+    let (low, high) = x.dt_limit;
+    let inside = gates.delta.mapv(|d| if d > low && d < high { 1.0 } else { 0.0 });
+    dt *= &inside;
+    dt *= &(g * x.a + beta);
+    let dt_bias = dt.sum_axis(Axis(0)).sum_axis(Axis(0));
+    Ok(Gradient { x: v, dt, dt_bias, a, b: k, c: q, d: skip, state })
+}

@@ -1,0 +1,17 @@
+//! Token by token with the state in registers: the family's recurrent scan.
+
+use longreach_simd::Cx;
+use ndarray::{Array4, ArrayViewMut4};
+
+use super::{Gates, Inputs, scan};
+use crate::Error;
+
+/// The scan of whole sequences or chunks of them. `state` `[S, H, N, P]` is read and left for the next chunk.
+pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
+    scan::recurrent(&Gates::of(x, cx)?.scan(x), state, cx)
+}
+
+/// As [`recurrent`], into `out`, contiguous `[B, T, H, P]`.
+pub fn recurrent_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+    scan::recurrent_into(&Gates::of(x, cx)?.scan(x), state, out, cx)
+}

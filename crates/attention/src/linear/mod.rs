@@ -1,0 +1,6 @@
+//! Decayed outer products: the state is a matrix per head, `S ← e^g S + k vᵀ`, read by `o = Sᵀ q`.
+//!
+//! [`scan`] is the family's kernel; members prepare its inputs and call it.
+
+pub mod mamba2;
+pub mod scan;

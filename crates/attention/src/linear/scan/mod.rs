@@ -1,0 +1,193 @@
+//! The family's scalar-gate scan: one decay a head and token.
+//!
+//! $$ S_t = e^{g_t} S_{t-1} + \beta_t\, k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t + \delta\, v_t $$
+//!
+//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g ≤ 0` and `β`: `[B, T, H]`, absent means 0
+//! and 1 · `δ: [H]`, a skip, absent means 0 · `s` a scale · state `[S, H, K, V]` f32 · O(T H K V) time.
+//!
+//! Linear attention is the scan without a gate, retention and lightning attention the scan with a constant one, Mamba-2
+//! the scan with `β = Δ` and `g = Δ A`. Chunk form: Dao and Gu 2024, §6; Yang et al. 2024 (GLA), §4.
+
+use std::ops::Range;
+
+use ndarray::{ArrayView1, ArrayView3, ArrayView4};
+
+use crate::sequences::tokens;
+use crate::{Error, Sequences, error};
+
+mod backward;
+mod chunk;
+mod naive;
+mod recurrent;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use chunk::{CHUNK, chunk, chunk_into};
+pub use naive::naive;
+pub use recurrent::{recurrent, recurrent_into};
+pub use step::step;
+
+/// The inputs of the scan; `F` is f32, or f64 for the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, F = f32> {
+    /// `[B, T, G, K]`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, G, K]`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, H, V]`
+    pub v: ArrayView4<'a, F>,
+    /// The gate's logarithm, `[B, T, H]`, ≤ 0
+    pub g: Option<ArrayView3<'a, F>>,
+    /// How strongly a token is written, `[B, T, H]`
+    pub beta: Option<ArrayView3<'a, F>>,
+    /// How much of the value passes by the state, `[H]`
+    pub skip: Option<ArrayView1<'a, F>>,
+    /// `s`
+    pub scale: F,
+    /// How the tokens form sequences.
+    pub sequences: Sequences<'a>,
+}
+
+const OP: &str = "scan";
+
+/// The sizes of a call.
+#[derive(Clone, Copy, Debug)]
+struct Dims {
+    b: usize,
+    t: usize,
+    g: usize,
+    h: usize,
+    k: usize,
+    v: usize,
+}
+
+impl Dims {
+    /// The group head `h` reads.
+    #[inline(always)]
+    fn group(&self, h: usize) -> usize {
+        h * self.g / self.h
+    }
+}
+
+impl<F> Inputs<'_, F> {
+    fn dims(&self) -> Dims {
+        let (b, t, g, k) = self.q.dim();
+        let (_, _, h, v) = self.v.dim();
+        Dims { b, t, g, h, k, v }
+    }
+
+    /// The shape of the state.
+    pub fn state_shape(&self) -> [usize; 4] {
+        let Dims { b, h, k, v, .. } = self.dims();
+        [self.sequences.count(b), h, k, v]
+    }
+
+    fn check(&self, state: &[usize]) -> Result<(), Error> {
+        let Dims { b, t, g, h, k, v } = self.dims();
+        error::shape(OP, "k", &[b, t, g, k], self.k.shape())?;
+        error::shape(OP, "v", &[b, t, h, v], self.v.shape())?;
+        if g == 0 || h % g != 0 {
+            return Err(Error::Groups { op: OP, heads: h, groups: g });
+        }
+        if let Some(gate) = &self.g {
+            error::shape(OP, "g", &[b, t, h], gate.shape())?;
+        }
+        if let Some(beta) = &self.beta {
+            error::shape(OP, "beta", &[b, t, h], beta.shape())?;
+        }
+        if let Some(skip) = &self.skip {
+            error::shape(OP, "skip", &[h], skip.shape())?;
+        }
+        error::shape(OP, "state", &self.state_shape(), state)
+    }
+}
+
+/// The inputs, a slice a token: `[G K]`, `[H V]` or `[H]`.
+struct Tokens<'a> {
+    dims: Dims,
+    ranges: Vec<Range<usize>>,
+    q: Vec<&'a [f32]>,
+    k: Vec<&'a [f32]>,
+    v: Vec<&'a [f32]>,
+    g: Option<Vec<&'a [f32]>>,
+    beta: Option<Vec<&'a [f32]>>,
+    skip: Vec<f32>,
+    scale: f32,
+}
+
+impl<'a> Tokens<'a> {
+    fn of(x: &'a Inputs<'_>) -> Result<Self, Error> {
+        let dims = x.dims();
+        Ok(Self {
+            dims,
+            ranges: x.sequences.ranges(OP, dims.b, dims.t)?,
+            q: tokens(OP, "q", &x.q)?,
+            k: tokens(OP, "k", &x.k)?,
+            v: tokens(OP, "v", &x.v)?,
+            g: x.g.as_ref().map(|g| tokens(OP, "g", g)).transpose()?,
+            beta: x.beta.as_ref().map(|b| tokens(OP, "beta", b)).transpose()?,
+            skip: x.skip.map_or_else(|| vec![0.0; dims.h], |s| s.to_vec()),
+            scale: x.scale,
+        })
+    }
+
+    #[inline(always)]
+    fn q(&self, t: usize, h: usize) -> &'a [f32] {
+        let at = self.dims.group(h) * self.dims.k;
+        &self.q[t][at..at + self.dims.k]
+    }
+
+    #[inline(always)]
+    fn k(&self, t: usize, h: usize) -> &'a [f32] {
+        let at = self.dims.group(h) * self.dims.k;
+        &self.k[t][at..at + self.dims.k]
+    }
+
+    #[inline(always)]
+    fn v(&self, t: usize, h: usize) -> &'a [f32] {
+        &self.v[t][h * self.dims.v..(h + 1) * self.dims.v]
+    }
+
+    #[inline(always)]
+    fn g(&self, t: usize, h: usize) -> f32 {
+        self.g.as_ref().map_or(0.0, |g| g[t][h])
+    }
+
+    #[inline(always)]
+    fn beta(&self, t: usize, h: usize) -> f32 {
+        self.beta.as_ref().map_or(1.0, |b| b[t][h])
+    }
+}
+
+/// One head of one sequence: its tokens, the rows of its output, its state.
+struct Head<'a, 'o> {
+    x: &'a Tokens<'a>,
+    /// The sequence.
+    s: usize,
+    h: usize,
+    out: Vec<&'o mut [f32]>,
+    state: &'o mut [f32],
+}
+
+/// The work by sequence and head; `out` is contiguous `[B, T, H, V]`, `state` `[S, H, K, V]`.
+fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) -> Vec<Head<'a, 'o>> {
+    let Dims { h: heads, k, v, .. } = x.dims;
+    let mut list = Vec::with_capacity(x.ranges.len() * heads);
+    let mut states = state.chunks_mut((k * v).max(1));
+    let mut rest = out;
+    for (s, range) in x.ranges.iter().enumerate() {
+        let (mine, others) = rest.split_at_mut(range.len() * heads * v);
+        rest = others;
+        let mut outs = longreach_simd::split::columns(mine, heads * v, v).into_iter();
+        for h in 0..heads {
+            list.push(Head {
+                x,
+                s,
+                h,
+                out: outs.next().unwrap_or_default(),
+                state: states.next().unwrap_or_default(),
+            });
+        }
+    }
+    list
+}

@@ -1,0 +1,82 @@
+//! The list of mechanisms, declared once: tests, benches, `longreach list` and the README's table walk it.
+
+/// A way to compute a mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Form {
+    /// The definition, in f64.
+    Naive,
+    /// Parallel over chunks of tokens.
+    Chunk,
+    /// Token by token with the state in registers.
+    Recurrent,
+    /// The gradient.
+    Backward,
+    /// One token, state in and out.
+    Step,
+}
+
+impl Form {
+    /// The name of the form's file and function.
+    pub fn name(self) -> &'static str {
+        match self {
+            Form::Naive => "naive",
+            Form::Chunk => "chunk",
+            Form::Recurrent => "recurrent",
+            Form::Backward => "backward",
+            Form::Step => "step",
+        }
+    }
+}
+
+/// An entry of [`MECHANISMS`].
+#[derive(Clone, Copy, Debug)]
+pub struct Mechanism {
+    /// Its name, the last part of its path.
+    pub name: &'static str,
+    /// The family's folder; empty for what stands alone.
+    pub family: &'static str,
+    /// The forms there are.
+    pub forms: &'static [Form],
+    /// Time for `T` tokens.
+    pub cost: &'static str,
+    /// Numbers of state a sequence keeps.
+    pub state: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+}
+
+/// Every mechanism of this crate.
+pub const MECHANISMS: &[Mechanism] = &[
+    Mechanism {
+        name: "mamba",
+        family: "diagonal",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T D N)",
+        state: "N D",
+        paper: "Gu and Dao 2023, Mamba",
+    },
+    Mechanism {
+        name: "scan",
+        family: "linear",
+        forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Dao and Gu 2024, Mamba-2, section 6",
+    },
+    Mechanism {
+        name: "mamba2",
+        family: "linear",
+        forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H N P)",
+        state: "H N P",
+        paper: "Dao and Gu 2024, Mamba-2",
+    },
+    Mechanism {
+        name: "short_conv",
+        family: "",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward, Form::Step],
+        cost: "O(T D W)",
+        state: "(W - 1) D",
+        paper: "Fu et al. 2022, H3",
+    },
+];

@@ -1,0 +1,45 @@
+//! Every law for every mechanism, on every instruction set of this machine.
+
+use longreach_simd::{Cx, Isa};
+use longreach_testkit::{Tensor, laws};
+use ndarray::{ArrayD, ArrayViewD, IxDyn};
+
+mod mamba;
+mod mamba2;
+mod scan;
+mod short_conv;
+mod tree;
+
+fn contexts() -> Vec<Cx> {
+    Isa::available().into_iter().rev().enumerate().map(|(i, isa)| Cx::with_isa(isa, 1 + i % 2)).collect()
+}
+
+fn prove(subject: &impl longreach_testkit::Subject<Cx = Cx>) {
+    laws::all(subject, &contexts());
+    laws::threads_agree(subject, &Cx::new(1), &Cx::new(3));
+}
+
+/// The numbers a scratch or an output could hold before it is written.
+fn array(x: &Tensor) -> ArrayD<f32> {
+    ArrayD::from_shape_vec(IxDyn(&x.shape), x.f32()).expect("shape and data agree")
+}
+
+fn exact(x: &Tensor) -> ArrayViewD<'_, f64> {
+    ArrayViewD::from_shape(IxDyn(&x.shape), &x.data).expect("shape and data agree")
+}
+
+fn wide<'a>(x: impl IntoIterator<Item = &'a f32>) -> Vec<f64> {
+    x.into_iter().map(|x| *x as f64).collect()
+}
+
+fn narrow(shape: &[usize], x: &[f64]) -> ArrayD<f32> {
+    ArrayD::from_shape_vec(IxDyn(shape), x.iter().map(|x| *x as f32).collect()).expect("shape and data agree")
+}
+
+/// A view of an owned array in the rank that the field it goes to has.
+macro_rules! v {
+    ($x:expr) => {
+        $x.view().into_dimensionality().expect("rank")
+    };
+}
+pub(crate) use v;
