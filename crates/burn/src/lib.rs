@@ -1,1 +1,28 @@
-//! Placeholder.
+//! longreach's kernels as differentiable Burn operations.
+//!
+//! [`bridge`] is written once: any [`Operator`](bridge::Operator) on plain memory becomes an operation on tensors that
+//! records its gradient where autodiff is on, and updates state in place where it is not. Each other module adds one
+//! operator and the function on tensors that calls it.
+//!
+//! Like Burn's own operations these functions panic on shapes that do not fit; `longreach-nn` checks what comes from files.
+
+pub mod bridge;
+mod context;
+mod conv;
+mod cross_entropy;
+mod elementwise;
+mod embedding;
+mod linear;
+mod mamba;
+mod mamba2;
+mod norm;
+
+pub use context::{configure, context};
+pub use conv::{Conv, short_conv};
+pub use cross_entropy::linear_cross_entropy;
+pub use elementwise::{neg_exp, silu_times};
+pub use embedding::embedding;
+pub use linear::linear;
+pub use mamba::{Mamba, mamba};
+pub use mamba2::{Mamba2, Mamba2Form, mamba2};
+pub use norm::{rms_norm, rms_norm_gated};

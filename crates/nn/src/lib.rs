@@ -1,1 +1,25 @@
-//! Placeholder.
+//! Layers of long-sequence models, and the skeleton they are put together in.
+//!
+//! A module is built by a [`Builder`], which asks a [`Source`] for each weight by name: a checkpoint answers with the
+//! file's tensors, [`Random`] with an initialisation. So there is one definition of a model for loading and for training.
+//!
+//! Shapes: tokens `[B, T, d]`; state goes in with a [`Cache`] and comes out in it.
+
+mod builder;
+mod cache;
+mod conv;
+mod decoder;
+mod feed_forward;
+mod linear;
+pub mod mixers;
+mod norm;
+mod random;
+
+pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
+pub use cache::{Cache, LayerState};
+pub use conv::ShortConv;
+pub use decoder::{Block, Decoder, DecoderConfig, DecoderNames};
+pub use feed_forward::SwiGlu;
+pub use linear::{Bias, Embedding, Linear};
+pub use norm::RmsNorm;
+pub use random::Random;

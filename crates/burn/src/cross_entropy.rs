@@ -1,0 +1,104 @@
+//! The loss of a language model: head and cross-entropy in one, a block of rows at a time.
+//!
+//! Logits `[T, V]` of a long text are the largest tensor of training. Here a block of them is made, its loss and its
+//! gradients are taken, and it is forgotten.
+
+use std::sync::Mutex;
+
+use burn::tensor::Tensor;
+use longreach_simd::Cx;
+use longreach_simd::norm::Rows;
+use longreach_simd::product::{Into, Matrix, Sizes, Weights, linear, matmul};
+
+use crate::bridge::{Call, Inputs, Operator, Plain};
+
+/// Rows whose logits exist at one time.
+const BLOCK: usize = 256;
+
+/// The mean of `−ln softmax(x Wᵀ)[target]` over the rows that have a target.
+///
+/// `x: [R, D]`, `weight: [V, D]` in f32, `targets`: `R` numbers below `V`, or negative for rows that do not count → `[1]`.
+/// The gradient is computed along with the loss where autodiff is on.
+pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[i64]) -> Tensor<1> {
+    let keep = x.is_autodiff() || weight.is_autodiff();
+    let op = CrossEntropy { targets: targets.to_vec(), keep, gradients: Mutex::new(None) };
+    Call::new().with(x).with(weight).run(op).next()
+}
+
+#[derive(Debug)]
+struct CrossEntropy {
+    targets: Vec<i64>,
+    /// Whether a backward call is to be expected.
+    keep: bool,
+    /// To `x` and to the weights, for a loss whose own gradient is 1.
+    gradients: Mutex<Option<(Vec<f32>, Vec<f32>)>>,
+}
+
+impl Operator for CrossEntropy {
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        inputs.make_rows(0);
+        let x = inputs.rows(0);
+        let Weights::F32(w) = inputs.weights(1) else { panic!("the loss is computed with f32 weights") };
+        let vocab = inputs.shape(1)[0];
+        let d = x.width;
+        assert_eq!(x.count, self.targets.len(), "a target for each row");
+        let counted = self.targets.iter().filter(|t| **t >= 0).count().max(1);
+        let mut logits = vec![0.0; BLOCK.min(x.count) * vocab];
+        let (mut dx, mut dw) = if self.keep { (vec![0.0; x.count * d], vec![0.0; vocab * d]) } else { (vec![], vec![]) };
+        let mut loss = 0.0f64;
+        for from in (0..x.count).step_by(BLOCK) {
+            let m = BLOCK.min(x.count - from);
+            let rows = Rows { data: &x.data[from * x.stride..], count: m, ..x };
+            let logits = &mut logits[..m * vocab];
+            linear(cx, rows, Weights::F32(w), None, logits);
+            let losses: Vec<Mutex<f64>> = (0..m).map(|_| Mutex::new(0.0)).collect();
+            let tasks = logits.chunks_mut(vocab).zip(&self.targets[from..]).zip(&losses);
+            cx.team.for_each(tasks, |((row, target), loss)| {
+                let one = softmax_loss(cx, row, *target, counted);
+                *loss.lock().unwrap_or_else(|e| e.into_inner()) = one;
+            });
+            for one in losses {
+                loss += one.into_inner().unwrap_or_else(|e| e.into_inner());
+            }
+            if self.keep {
+                let size = Sizes { m, n: d, k: vocab };
+                let out = &mut dx[from * d..(from + m) * d];
+                matmul(cx, size, Matrix::rows(logits, vocab), Matrix::rows(w, d), Into::Set, out, d);
+                let size = Sizes { m: vocab, n: d, k: m };
+                let rows = Matrix::rows(rows.data, rows.stride);
+                matmul(cx, size, Matrix::rows(logits, vocab).t(), rows, Into::Add, &mut dw, d);
+            }
+        }
+        if self.keep {
+            *self.gradients.lock().unwrap_or_else(|e| e.into_inner()) = Some((dx, dw));
+        }
+        vec![Plain::new([1], vec![(loss / counted as f64) as f32])]
+    }
+
+    fn backward(&self, inputs: &Inputs, d_out: &[Plain], _: &Cx) -> Vec<Plain> {
+        let kept = self.gradients.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let (mut dx, mut dw) = kept.expect("the gradient is kept where autodiff is on, and asked for once");
+        let by = d_out[0].data[0];
+        if by != 1.0 {
+            dx.iter_mut().chain(&mut dw).for_each(|d| *d *= by);
+        }
+        vec![Plain::new(inputs.shape(0), dx), Plain::new(inputs.shape(1), dw)]
+    }
+}
+
+/// The loss of one row, whose logits become the gradient to them.
+fn softmax_loss(cx: &Cx, row: &mut [f32], target: i64, counted: usize) -> f64 {
+    let Ok(target) = usize::try_from(target) else {
+        row.fill(0.0);
+        return 0.0;
+    };
+    let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let chosen = row[target] - most;
+    row.iter_mut().for_each(|x| *x -= most);
+    longreach_simd::math::exp_slice(cx, row);
+    let sum: f64 = row.chunks(64).map(|part| part.iter().sum::<f32>() as f64).sum();
+    let by = (1.0 / (sum * counted as f64)) as f32;
+    row.iter_mut().for_each(|p| *p *= by);
+    row[target] -= 1.0 / counted as f32;
+    sum.ln() - chosen as f64
+}

@@ -1,0 +1,62 @@
+//! `y = x Wᵀ + b` with weights in f32 or bf16, never widened in memory.
+
+use burn::tensor::Tensor;
+use longreach_simd::Cx;
+use longreach_simd::product::{Into, Matrix, Sizes, Weights, linear as product, matmul};
+
+use crate::bridge::{Call, Inputs, Operator, Plain};
+
+/// `x: [.., in]`, `weight: [out, in]` in f32 or bf16, `bias: [out]` → `[.., out]`. Panics if the widths do not agree.
+pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let call = Call::new().with(x).with(weight);
+    match bias {
+        Some(bias) => call.with(bias).run(Linear).next(),
+        None => call.run(Linear).next(),
+    }
+}
+
+#[derive(Debug)]
+struct Linear;
+
+impl Operator for Linear {
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        inputs.make_rows(0);
+        let mut shape = inputs.shape(0);
+        let out = inputs.shape(1)[0];
+        shape.last_mut().into_iter().for_each(|width| *width = out);
+        let bias = (inputs.len() > 2).then(|| inputs.contiguous(2));
+        let mut y = Plain::unwritten(shape);
+        product(cx, inputs.rows(0), inputs.weights(1), bias.as_deref(), &mut y.data);
+        vec![y]
+    }
+
+    fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
+        let dy = &d_out[0].data;
+        let (n, k) = (inputs.shape(1)[0], inputs.shape(1)[1]);
+        let x = inputs.contiguous(0);
+        let rows = x.len() / k.max(1);
+        let widened: Vec<f32>;
+        let w = match inputs.weights(1) {
+            Weights::F32(w) => w,
+            Weights::Bf16(w) => {
+                widened = w.iter().map(|w| w.to_f32()).collect();
+                &widened
+            }
+        };
+        let mut dx = Plain::unwritten(inputs.shape(0));
+        let size = Sizes { m: rows, n: k, k: n };
+        matmul(cx, size, Matrix::rows(dy, n), Matrix::rows(w, k), Into::Set, &mut dx.data, k);
+        let mut dw = Plain::unwritten([n, k]);
+        let size = Sizes { m: n, n: k, k: rows };
+        matmul(cx, size, Matrix::rows(dy, n).t(), Matrix::rows(&x, k), Into::Set, &mut dw.data, k);
+        let mut gradients = vec![dx, dw];
+        if inputs.len() > 2 {
+            let mut db = vec![0.0; n];
+            for row in dy.chunks(n) {
+                db.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
+            }
+            gradients.push(Plain::new([n], db));
+        }
+        gradients
+    }
+}

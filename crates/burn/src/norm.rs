@@ -1,0 +1,78 @@
+//! RMS norm, plain and gated.
+
+use burn::tensor::Tensor;
+use longreach_simd::Cx;
+use longreach_simd::norm::{Rms, Rows, rms, rms_backward};
+
+use crate::bridge::{Call, Inputs, Operator, Plain};
+
+/// The norm of every row of `x: [.., D]`, times `weight: [D]` where there is one. Zhang and Sennrich, 2019.
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Option<Tensor<1>>, eps: f32) -> Tensor<D> {
+    let group = x.dims()[D - 1];
+    let weighted = weight.is_some();
+    let call = Call::new().with(x);
+    let call = match weight {
+        Some(weight) => call.with(weight),
+        None => call,
+    };
+    call.run(Norm { eps, group, weighted, gated: false }).next()
+}
+
+/// The norm of `x ⊙ silu(z)` in groups of `group` channels, times `weight: [D]`. Dao and Gu, 2024, §7.1.
+pub fn rms_norm_gated<const D: usize>(
+    x: Tensor<D>,
+    z: Tensor<D>,
+    weight: Tensor<1>,
+    group: usize,
+    eps: f32,
+) -> Tensor<D> {
+    let call = Call::new().with(x).with(weight).with(z);
+    call.run(Norm { eps, group, weighted: true, gated: true }).next()
+}
+
+#[derive(Debug)]
+struct Norm {
+    eps: f32,
+    group: usize,
+    weighted: bool,
+    gated: bool,
+}
+
+impl Norm {
+    fn parts<'a>(&self, inputs: &'a Inputs) -> (Option<std::borrow::Cow<'a, [f32]>>, Option<Rows<'a>>) {
+        (self.weighted.then(|| inputs.contiguous(1)), self.gated.then(|| inputs.rows(2)))
+    }
+}
+
+impl Operator for Norm {
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        inputs.make_rows(0);
+        if self.gated {
+            inputs.make_rows(2);
+        }
+        let mut out = Plain::unwritten(inputs.shape(0));
+        let (weight, gate) = self.parts(inputs);
+        let norm = Rms { weight: weight.as_deref(), eps: self.eps, group: self.group };
+        rms(cx, norm, inputs.rows(0), gate, &mut out.data);
+        vec![out]
+    }
+
+    fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
+        let shape = inputs.shape(0);
+        let width = shape.last().copied().unwrap_or(0);
+        let weight = self.weighted.then(|| inputs.contiguous(1));
+        let x = inputs.contiguous(0);
+        let z = self.gated.then(|| inputs.contiguous(2));
+        let norm = Rms { weight: weight.as_deref(), eps: self.eps, group: self.group };
+        let gate = z.as_deref().map(|z| Rows::contiguous(z, width));
+        let g = rms_backward(cx, norm, Rows::contiguous(&x, width), gate, &d_out[0].data);
+        let mut gradients = vec![Plain::new(shape.clone(), g.x)];
+        if self.weighted {
+            gradients.push(Plain::new([width], g.weight));
+        }
+        if self.gated {
+            gradients.push(Plain::new(shape, g.gate));
+        }
+        gradients
+    }
+}

@@ -1,0 +1,210 @@
+//! Where weights come from, and under which names.
+
+use burn::module::{Param, ParamId};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+
+/// What can go wrong while a model is built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor that should be there is not.
+    #[error("{origin}: tensor `{name}` is missing")]
+    Missing {
+        /// The file or other origin.
+        origin: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor of another shape.
+    #[error("{origin}: tensor `{name}`: want {want:?}, found {found:?}")]
+    Shape {
+        /// The file or other origin.
+        origin: String,
+        /// The tensor.
+        name: String,
+        /// The shape the configuration asks for.
+        want: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// A tensor of a type that cannot be a weight.
+    #[error("{origin}: tensor `{name}` has dtype {found}, want one of {want}")]
+    Dtype {
+        /// The file or other origin.
+        origin: String,
+        /// The tensor.
+        name: String,
+        /// What can be read.
+        want: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// Anything else about the origin, in its own words.
+    #[error("{origin}: {message}")]
+    Origin {
+        /// The file or other origin.
+        origin: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// How a weight lies in memory relative to the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// As in the file.
+    Same,
+    /// `[r, c]` here is `[c, r]` in the file.
+    Transposed,
+    /// Taps of a depthwise convolution: `[W, D]` here is `[D, 1, W]` in the file.
+    Taps,
+}
+
+impl Layout {
+    /// The shape in the file of a weight that has `shape` in memory.
+    pub fn on_disk(self, shape: &[usize]) -> Vec<usize> {
+        match (self, shape) {
+            (Layout::Transposed, [r, c]) => vec![*c, *r],
+            (Layout::Taps, [w, d]) => vec![*d, 1, *w],
+            _ => shape.to_vec(),
+        }
+    }
+
+    /// Turns numbers in the file's order into memory's (`shape` is memory's).
+    pub fn to_memory(self, shape: &[usize], data: Vec<f32>) -> Vec<f32> {
+        match (self, shape) {
+            (Layout::Transposed | Layout::Taps, [r, c]) => transpose(&data, *c, *r),
+            _ => data,
+        }
+    }
+
+    /// Turns numbers in memory's order into the file's (`shape` is memory's).
+    pub fn to_disk(self, shape: &[usize], data: Vec<f32>) -> Vec<f32> {
+        match (self, shape) {
+            (Layout::Transposed | Layout::Taps, [r, c]) => transpose(&data, *r, *c),
+            _ => data,
+        }
+    }
+}
+
+/// The transpose of `[rows, columns]`.
+fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| x[r * columns + c])).collect()
+}
+
+/// In which precision a weight is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// That of the model: f32 or bf16.
+    Model,
+    /// Always f32: norms, biases, decay rates.
+    Full,
+}
+
+/// How a weight starts when a model is trained from nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Every element this.
+    Constant(f32),
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f32),
+    /// Uniform between the two.
+    Uniform(f32, f32),
+    /// `ln u`, with `u` uniform between the two.
+    LogUniform(f32, f32),
+    /// `ln(1 + row)`: the diagonal of S4D-Real (Gu et al. 2022), which Mamba starts from.
+    LogOfRow,
+    /// The inverse softplus of a step drawn log-uniformly between the two, at least 1e-4 (Gu and Dao 2023, §3.6).
+    InverseSoftplusStep(f32, f32),
+}
+
+/// What a module asks of a [`Source`].
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// The tensor's full name.
+    pub name: String,
+    /// Its shape in memory.
+    pub shape: Vec<usize>,
+    /// How it lies in the file.
+    pub layout: Layout,
+    /// How it is kept.
+    pub precision: Precision,
+    /// How it starts.
+    pub init: Init,
+}
+
+/// Where weights come from.
+pub trait Source {
+    /// The weight's numbers, in memory's layout, as f32 or bf16.
+    fn get(&mut self, spec: &Spec) -> Result<TensorData, Error>;
+    /// Whether there is a tensor of that name, for weights that are optional.
+    fn has(&self, name: &str) -> bool;
+}
+
+/// The names of a built model's weights, for writing them back.
+#[derive(Clone, Debug, Default)]
+pub struct Names(Vec<(ParamId, String, Layout)>);
+
+impl Names {
+    /// The name and layout of a parameter.
+    pub fn get(&self, id: ParamId) -> Option<(&str, Layout)> {
+        self.0.iter().find(|(i, ..)| *i == id).map(|(_, name, layout)| (name.as_str(), *layout))
+    }
+}
+
+/// Builds modules from a [`Source`], keeping track of names.
+pub struct Builder<'s> {
+    source: &'s mut dyn Source,
+    device: Device,
+    prefix: String,
+    names: Names,
+}
+
+impl<'s> Builder<'s> {
+    /// Builds from `source` on `device`; on an autodiff device the weights can be trained.
+    pub fn new(source: &'s mut dyn Source, device: &Device) -> Self {
+        Self { source, device: device.clone(), prefix: String::new(), names: Names::default() }
+    }
+
+    /// Builds a part whose names begin with `part` and a dot.
+    pub fn scope<T>(&mut self, part: impl std::fmt::Display, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = self.prefix.len();
+        self.prefix.push_str(&format!("{part}."));
+        let built = build(self);
+        self.prefix.truncate(outer);
+        built
+    }
+
+    /// A parameter by its name within the scope.
+    pub fn param<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+        layout: Layout,
+        precision: Precision,
+        init: Init,
+    ) -> Result<Param<Tensor<D>>, Error> {
+        let name = format!("{}{name}", self.prefix);
+        let spec = Spec { name, shape: shape.to_vec(), layout, precision, init };
+        let data = self.source.get(&spec)?;
+        let dtype = if data.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
+        let param = Param::from_tensor(Tensor::from_data(data, (&self.device, dtype)));
+        self.names.0.push((param.id, spec.name, layout));
+        Ok(param)
+    }
+
+    /// A vector kept in f32.
+    pub fn vector(&mut self, name: &str, n: usize, init: Init) -> Result<Param<Tensor<1>>, Error> {
+        self.param(name, [n], Layout::Same, Precision::Full, init)
+    }
+
+    /// Whether the source has a tensor of that name within the scope.
+    pub fn has(&self, name: &str) -> bool {
+        self.source.has(&format!("{}{name}", self.prefix))
+    }
+
+    /// The names of all that was built.
+    pub fn into_names(self) -> Names {
+        self.names
+    }
+}

@@ -1,0 +1,38 @@
+//! The short convolution as a module.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use longreach_burn as ops;
+
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Layout, Precision};
+
+/// A causal depthwise convolution with silu.
+#[derive(Module, Debug)]
+pub struct ShortConv {
+    /// `[W, D]`
+    pub weight: Param<Tensor<2>>,
+    /// `[D]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl ShortConv {
+    /// The convolution `name` of `channels` channels over `taps` tokens.
+    pub fn new(b: &mut Builder, name: &str, channels: usize, taps: usize, bias: Bias) -> Result<Self, Error> {
+        let bound = (taps as f32).powf(-0.5);
+        let init = Init::Uniform(-bound, bound);
+        b.scope(name, |b| {
+            let weight = b.param("weight", [taps, channels], Layout::Taps, Precision::Full, init)?;
+            let bias = match bias {
+                Bias::Yes => Some(b.vector("bias", channels, init)?),
+                Bias::No => None,
+            };
+            Ok(Self { weight, bias })
+        })
+    }
+
+    /// The output, and the state after the last token.
+    pub fn forward(&self, x: Tensor<3>, state: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        ops::short_conv(ops::Conv { x, weight: self.weight.val(), bias: self.bias.as_ref().map(|b| b.val()), state })
+    }
+}

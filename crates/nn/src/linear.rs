@@ -1,0 +1,82 @@
+//! Linear maps and the embedding table.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+use longreach_burn as ops;
+
+use crate::{Builder, Error, Init, Layout, Precision};
+
+/// `y = x Wᵀ + b`, with `W: [out, in]` in f32 or bf16.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+/// Whether a layer has a bias.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bias {
+    /// It has.
+    Yes,
+    /// It has not.
+    No,
+}
+
+impl From<bool> for Bias {
+    fn from(yes: bool) -> Self {
+        if yes { Bias::Yes } else { Bias::No }
+    }
+}
+
+impl Linear {
+    /// The layer `name` from `inputs` to `outputs`.
+    pub fn new(b: &mut Builder, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Self, Error> {
+        Self::with_init(b, name, [outputs, inputs], bias, Init::Uniform(-bound(inputs), bound(inputs)))
+    }
+
+    /// As [`Linear::new`] for `[outputs, inputs]`, starting from `init`.
+    pub fn with_init(b: &mut Builder, name: &str, shape: [usize; 2], bias: Bias, init: Init) -> Result<Self, Error> {
+        b.scope(name, |b| {
+            let weight = b.param("weight", shape, Layout::Same, Precision::Model, init)?;
+            let bias = match bias {
+                Bias::Yes => Some(b.vector("bias", shape[0], Init::Constant(0.0))?),
+                Bias::No => None,
+            };
+            Ok(Self { weight, bias })
+        })
+    }
+
+    /// `[.., in]` → `[.., out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        ops::linear(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
+    }
+}
+
+/// The usual bound of a uniform start: `1 / √in`.
+fn bound(inputs: usize) -> f32 {
+    (inputs as f32).powf(-0.5)
+}
+
+/// A table of `[vocabulary, d]`.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// The table.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// The table `name`.
+    pub fn new(b: &mut Builder, name: &str, vocabulary: usize, d: usize) -> Result<Self, Error> {
+        let init = Init::Normal(0.02);
+        let weight =
+            b.scope(name, |b| b.param("weight", [vocabulary, d], Layout::Same, Precision::Model, init))?;
+        Ok(Self { weight })
+    }
+
+    /// `batch` rows of ids, one behind the other → `[B, T, d]`. Panics if an id is not below the vocabulary's size.
+    pub fn forward(&self, ids: &[u32], batch: usize) -> Tensor<3> {
+        ops::embedding(self.weight.val(), ids, batch)
+    }
+}

@@ -1,0 +1,121 @@
+//! The Mamba mixer: convolution, selective scan and gate. Gu and Dao 2023, §3.4; Falcon-Mamba norms `dt`, `B` and `C`.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use longreach_burn as ops;
+
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, LayerState, Layout, Linear, Precision, ShortConv};
+
+/// The sizes and switches of a Mamba mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MambaConfig {
+    /// `d`: width of the model.
+    pub hidden: usize,
+    /// `D`: channels of the scan.
+    pub inner: usize,
+    /// `N`: numbers of state a channel.
+    pub state: usize,
+    /// Taps of the convolution.
+    pub conv: usize,
+    /// Rank of the step's projection.
+    pub rank: usize,
+    /// Whether the convolution has a bias.
+    pub conv_bias: bool,
+    /// Whether the input and output projections have one.
+    pub bias: bool,
+    /// ε of weightless norms on `dt`, `B` and `C` (Falcon-Mamba); absent for none.
+    pub inner_norm: Option<f64>,
+    /// Range of the step at the start of training.
+    pub step: (f32, f32),
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Mamba {
+    in_proj: Linear,
+    conv1d: ShortConv,
+    x_proj: Linear,
+    dt_proj: Linear,
+    dt_bias: Param<Tensor<1>>,
+    a_log: Param<Tensor<2>>,
+    d: Param<Tensor<1>>,
+    out_proj: Linear,
+    inner: usize,
+    state: usize,
+    rank: usize,
+    conv: usize,
+    inner_norm: Option<f64>,
+}
+
+impl Mamba {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &MambaConfig) -> Result<Self, Error> {
+        let dt_init = (c.rank as f32).powf(-0.5);
+        let dt_init = Init::Uniform(-dt_init, dt_init);
+        Ok(Self {
+            in_proj: Linear::new(b, "in_proj", c.hidden, 2 * c.inner, c.bias.into())?,
+            conv1d: ShortConv::new(b, "conv1d", c.inner, c.conv, c.conv_bias.into())?,
+            x_proj: Linear::new(b, "x_proj", c.inner, c.rank + 2 * c.state, Bias::No)?,
+            dt_proj: Linear::with_init(b, "dt_proj", [c.inner, c.rank], Bias::No, dt_init)?,
+            dt_bias: b.vector("dt_proj.bias", c.inner, Init::InverseSoftplusStep(c.step.0, c.step.1))?,
+            a_log: b.param("A_log", [c.state, c.inner], Layout::Transposed, Precision::Full, Init::LogOfRow)?,
+            d: b.vector("D", c.inner, Init::Constant(1.0))?,
+            out_proj: Linear::new(b, "out_proj", c.inner, c.hidden, c.bias.into())?,
+            inner: c.inner,
+            state: c.state,
+            rank: c.rank,
+            conv: c.conv,
+            inner_norm: c.inner_norm,
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> LayerState {
+        LayerState::Mamba {
+            conv: Tensor::zeros([batch, self.conv - 1, self.inner], device),
+            scan: Tensor::zeros([batch, self.state, self.inner], device),
+        }
+    }
+
+    pub(super) fn forward(
+        &self,
+        u: Tensor<3>,
+        conv: Tensor<3>,
+        scan: Tensor<3>,
+        mask: Option<Tensor<3>>,
+    ) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
+        let u = masked(u, &mask);
+        let xz = self.in_proj.forward(u);
+        let z = xz.clone().narrow(2, self.inner, self.inner);
+        let (x, conv) = self.conv1d.forward(xz.narrow(2, 0, self.inner), conv);
+        let x = masked(x, &mask);
+        let p = self.x_proj.forward(x.clone());
+        let normed = |t: Tensor<3>| match self.inner_norm {
+            Some(eps) => ops::rms_norm(t, None, eps as f32),
+            None => t,
+        };
+        let dt = self.dt_proj.forward(normed(p.clone().narrow(2, 0, self.rank)));
+        let b = normed(p.clone().narrow(2, self.rank, self.state));
+        let c = normed(p.narrow(2, self.rank + self.state, self.state));
+        let (y, scan) = ops::mamba(ops::Mamba {
+            x,
+            dt,
+            dt_bias: self.dt_bias.val(),
+            a: ops::neg_exp(self.a_log.val()),
+            b,
+            c,
+            d: self.d.val(),
+            z,
+            state: scan,
+        });
+        (self.out_proj.forward(y), conv, scan)
+    }
+}
+
+/// `x` with zeros at padding, where there is a mask.
+pub(super) fn masked(x: Tensor<3>, mask: &Option<Tensor<3>>) -> Tensor<3> {
+    match mask {
+        Some(mask) => x * mask.clone(),
+        None => x,
+    }
+}

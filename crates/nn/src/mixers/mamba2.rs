@@ -1,0 +1,119 @@
+//! The Mamba-2 mixer: one projection, convolution, state-space duality and a gated norm. Dao and Gu 2024, §7.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use longreach_burn as ops;
+
+use super::mamba::masked;
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, LayerState, Linear, RmsNorm, ShortConv};
+
+/// The sizes and switches of a Mamba-2 mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mamba2Config {
+    /// `d`: width of the model.
+    pub hidden: usize,
+    /// `H`: heads.
+    pub heads: usize,
+    /// `P`: width of a head.
+    pub head_dim: usize,
+    /// `N`: rows of state a head.
+    pub state: usize,
+    /// `G`: groups that share `B` and `C`.
+    pub groups: usize,
+    /// Taps of the convolution.
+    pub conv: usize,
+    /// Whether the convolution has a bias.
+    pub conv_bias: bool,
+    /// Whether the input and output projections have one.
+    pub bias: bool,
+    /// ε of the gated norm.
+    pub norm_eps: f64,
+    /// Bounds of the step after softplus.
+    pub step_limit: (f32, f32),
+    /// Range of the step at the start of training.
+    pub step: (f32, f32),
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Mamba2 {
+    in_proj: Linear,
+    conv1d: ShortConv,
+    dt_bias: Param<Tensor<1>>,
+    a_log: Param<Tensor<1>>,
+    d: Param<Tensor<1>>,
+    norm: RmsNorm,
+    out_proj: Linear,
+    heads: usize,
+    head_dim: usize,
+    state: usize,
+    groups: usize,
+    conv: usize,
+    step_low: f64,
+    step_high: f64,
+}
+
+impl Mamba2 {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &Mamba2Config) -> Result<Self, Error> {
+        let inner = c.heads * c.head_dim;
+        let mixed = inner + 2 * c.groups * c.state;
+        Ok(Self {
+            in_proj: Linear::new(b, "in_proj", c.hidden, inner + mixed + c.heads, c.bias.into())?,
+            conv1d: ShortConv::new(b, "conv1d", mixed, c.conv, c.conv_bias.into())?,
+            dt_bias: b.vector("dt_bias", c.heads, Init::InverseSoftplusStep(c.step.0, c.step.1))?,
+            a_log: b.vector("A_log", c.heads, Init::LogUniform(1.0, 16.0))?,
+            d: b.vector("D", c.heads, Init::Constant(1.0))?,
+            norm: RmsNorm::new(b, "norm", inner, c.norm_eps)?,
+            out_proj: Linear::new(b, "out_proj", inner, c.hidden, Bias::from(c.bias))?,
+            heads: c.heads,
+            head_dim: c.head_dim,
+            state: c.state,
+            groups: c.groups,
+            conv: c.conv,
+            step_low: c.step_limit.0 as f64,
+            step_high: c.step_limit.1 as f64,
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> LayerState {
+        let mixed = self.heads * self.head_dim + 2 * self.groups * self.state;
+        LayerState::Mamba2 {
+            conv: Tensor::zeros([batch, self.conv - 1, mixed], device),
+            scan: Tensor::zeros([batch, self.heads, self.state, self.head_dim], device),
+        }
+    }
+
+    pub(super) fn forward(
+        &self,
+        u: Tensor<3>,
+        conv: Tensor<3>,
+        scan: Tensor<4>,
+        mask: Option<Tensor<3>>,
+    ) -> (Tensor<3>, Tensor<3>, Tensor<4>) {
+        let inner = self.heads * self.head_dim;
+        let shared = self.groups * self.state;
+        let u = masked(u, &mask);
+        let zxbcdt = self.in_proj.forward(u);
+        let z = zxbcdt.clone().narrow(2, 0, inner);
+        let dt = zxbcdt.clone().narrow(2, 2 * inner + 2 * shared, self.heads);
+        let (xbc, conv) = self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * shared), conv);
+        let xbc = masked(xbc, &mask);
+        let (y, scan) = ops::mamba2(ops::Mamba2 {
+            x: xbc.clone().narrow(2, 0, inner),
+            dt,
+            dt_bias: self.dt_bias.val(),
+            dt_limit: (self.step_low as f32, self.step_high as f32),
+            a: ops::neg_exp(self.a_log.val()),
+            b: xbc.clone().narrow(2, inner, shared),
+            c: xbc.narrow(2, inner + shared, shared),
+            groups: self.groups,
+            d: self.d.val(),
+            state: scan,
+            form: ops::Mamba2Form::Recurrent,
+        });
+        let y = self.norm.gated(y, z, inner / self.groups);
+        (self.out_proj.forward(y), conv, scan)
+    }
+}

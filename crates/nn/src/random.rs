@@ -1,0 +1,57 @@
+//! Weights drawn at random: the start of training.
+
+use burn::tensor::TensorData;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::{Error, Init, Source, Spec};
+
+/// A [`Source`] that draws every weight as its [`Init`] says, from a seed.
+///
+/// A weight depends on the seed and its name alone, not on what else is drawn.
+#[derive(Clone, Debug)]
+pub struct Random {
+    seed: u64,
+}
+
+impl Random {
+    /// The weights of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed }
+    }
+}
+
+impl Source for Random {
+    fn get(&mut self, spec: &Spec) -> Result<TensorData, Error> {
+        let hash = spec.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash);
+        let n: usize = spec.shape.iter().product();
+        let row: usize = spec.shape[1..].iter().product();
+        let mut uniform = |low: f32, high: f32| low + (high - low) * rng.random::<f32>();
+        let data: Vec<f32> = match spec.init {
+            Init::Constant(c) => vec![c; n],
+            Init::Uniform(low, high) => (0..n).map(|_| uniform(low, high)).collect(),
+            Init::LogUniform(low, high) => (0..n).map(|_| uniform(low, high).ln()).collect(),
+            Init::LogOfRow => (0..n).map(|i| ((1 + i / row.max(1)) as f32).ln()).collect(),
+            Init::Normal(deviation) => {
+                // Box and Muller, 1958.
+                let mut one = || {
+                    let (u, v) = (uniform(f32::MIN_POSITIVE, 1.0).max(f32::MIN_POSITIVE), uniform(0.0, 1.0));
+                    deviation * (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+                };
+                (0..n).map(|_| one()).collect()
+            }
+            Init::InverseSoftplusStep(low, high) => (0..n)
+                .map(|_| {
+                    let step = uniform(low.ln(), high.ln()).exp().max(1e-4);
+                    step + (-(-step).exp_m1()).ln()
+                })
+                .collect(),
+        };
+        Ok(TensorData::new(data, spec.shape.clone()))
+    }
+
+    fn has(&self, _: &str) -> bool {
+        true
+    }
+}
