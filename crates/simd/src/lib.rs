@@ -2,6 +2,7 @@
 //!
 //! | module | what it gives |
 //! | --- | --- |
+//! | [`file`](mod@file) | [`Mapped`](file::Mapped): files mapped into memory |
 //! | [`isa`] | [`Isa`]: which vector instructions to use, and [`Isa::run`], which runs a [`Kernel`] compiled for them |
 //! | [`lanes`] | [`Lanes`]: the vector operations a kernel is written in, once for all instruction sets |
 //! | [`math`] | exp, softplus, sigmoid, silu on lanes and slices: right at ±100, with their derivatives |
@@ -12,6 +13,7 @@
 //!
 //! This is the only crate of the workspace that contains `unsafe`. [`Cx`] carries the two choices every kernel needs.
 
+pub mod file;
 pub mod isa;
 pub mod lanes;
 pub mod math;

@@ -1,0 +1,80 @@
+//! What a configuration says: the skeleton's sizes and the mixers of its blocks.
+
+use longreach_nn::mixers::{Mamba, Mamba2, Mamba2Config, MambaConfig, Mixer};
+use longreach_nn::{Builder, Decoder, DecoderConfig};
+
+use crate::{Error, Fields, falcon_mamba, mamba, mamba2};
+
+/// A Hugging Face model type that can be loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Architecture {
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// The mechanism its mixers are.
+    pub mechanism: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// Reads its configuration.
+    pub describe: fn(&Fields) -> Result<Description, Error>,
+}
+
+/// Every model type of this crate.
+pub const MODELS: &[Architecture] = &[mamba::ARCHITECTURE, mamba2::ARCHITECTURE, falcon_mamba::ARCHITECTURE];
+
+/// The mixers of a model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MixerConfig {
+    /// Selective state space.
+    Mamba(MambaConfig),
+    /// State-space duality.
+    Mamba2(Mamba2Config),
+}
+
+/// A model as its configuration describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Description {
+    /// `model_type`.
+    pub model_type: &'static str,
+    /// The skeleton.
+    pub decoder: DecoderConfig,
+    /// The mixers, the same in every block.
+    pub mixer: MixerConfig,
+    /// Tokens that end a text.
+    pub eos: Vec<u32>,
+}
+
+impl Description {
+    /// What the fields describe, by their `model_type`.
+    pub fn of(fields: &Fields) -> Result<Self, Error> {
+        let Some(found) = fields.text("model_type")? else {
+            return Err(fields.error("field `model_type` is missing"));
+        };
+        let known = || MODELS.iter().map(|m| m.model_type).collect::<Vec<_>>().join(", ");
+        let Some(model) = MODELS.iter().find(|m| m.model_type == found) else {
+            return Err(Error::UnknownModel { file: fields.file().into(), found: found.into(), known: known() });
+        };
+        (model.describe)(fields)
+    }
+
+    /// Builds the model.
+    pub fn build(&self, b: &mut Builder) -> Result<Decoder, longreach_nn::Error> {
+        Decoder::new(b, &self.decoder, |b, _| match &self.mixer {
+            MixerConfig::Mamba(c) => Ok(Mixer::Mamba(Mamba::new(b, c)?)),
+            MixerConfig::Mamba2(c) => Ok(Mixer::Mamba2(Mamba2::new(b, c)?)),
+        })
+    }
+}
+
+/// Tokens that end a text: `eos_token_id`, one or several.
+pub(crate) fn eos(fields: &Fields, default: u32) -> Result<Vec<u32>, Error> {
+    let ids = fields.ids("eos_token_id")?;
+    Ok(if ids.is_empty() { vec![default] } else { ids })
+}
+
+/// Refuses an activation other than silu, the only one these models are published with.
+pub(crate) fn silu(fields: &Fields) -> Result<(), Error> {
+    match fields.text("hidden_act")? {
+        None | Some("silu" | "swish") => Ok(()),
+        Some(other) => Err(fields.error(format!("field `hidden_act`: want \"silu\", found \"{other}\""))),
+    }
+}

@@ -1,0 +1,138 @@
+//! Reading `config.json`: fields by name, with defaults, and errors that name the field.
+
+use serde_json::Value;
+
+use crate::Error;
+
+/// The fields of a configuration file.
+#[derive(Clone, Debug)]
+pub struct Fields {
+    file: String,
+    map: serde_json::Map<String, Value>,
+}
+
+/// Python's `json` writes infinities as bare words, which are not JSON; this makes strings of them.
+fn quote_infinities(text: &str) -> String {
+    let mut out = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    let mut in_string = false;
+    while let Some(c) = rest.chars().next() {
+        if in_string && c == '\\' {
+            let end = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
+            out.push_str(&rest[..end]);
+            rest = &rest[end..];
+            continue;
+        }
+        if c == '"' {
+            in_string = !in_string;
+        }
+        let word = ["-Infinity", "Infinity", "NaN"].into_iter().find(|w| !in_string && rest.starts_with(w));
+        match word {
+            Some(word) => {
+                out.push_str(&format!("\"{word}\""));
+                rest = &rest[word.len()..];
+            }
+            None => {
+                out.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    out
+}
+
+/// The most any size in a configuration may be: far above every model, far below overflow.
+const LARGEST: u64 = 1 << 28;
+
+impl Fields {
+    /// The fields of a JSON object; `file` is named in errors.
+    pub fn parse(file: impl Into<String>, text: &str) -> Result<Self, Error> {
+        let file = file.into();
+        match serde_json::from_str(&quote_infinities(text)) {
+            Ok(Value::Object(map)) => Ok(Self { file, map }),
+            Ok(_) => Err(Error::Config { file, message: "want a JSON object".into() }),
+            Err(e) => Err(Error::Config { file, message: format!("not JSON: {e}") }),
+        }
+    }
+
+    /// The file the fields are from.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// An error about a field.
+    pub fn error(&self, message: impl Into<String>) -> Error {
+        Error::Config { file: self.file.clone(), message: message.into() }
+    }
+
+    fn wrong(&self, name: &str, want: &str, found: &Value) -> Error {
+        self.error(format!("field `{name}`: want {want}, found {found}"))
+    }
+
+    /// The field, unless it is absent or null.
+    pub fn get(&self, name: &str) -> Option<&Value> {
+        self.map.get(name).filter(|v| !v.is_null())
+    }
+
+    /// A text.
+    pub fn text(&self, name: &str) -> Result<Option<&str>, Error> {
+        self.get(name).map(|v| v.as_str().ok_or_else(|| self.wrong(name, "a string", v))).transpose()
+    }
+
+    /// A size of at least 1, or the default if the field is absent.
+    pub fn size(&self, name: &str, default: usize) -> Result<usize, Error> {
+        let Some(v) = self.get(name) else { return Ok(default) };
+        match v.as_u64() {
+            Some(n) if (1..=LARGEST).contains(&n) => Ok(n as usize),
+            _ => Err(self.wrong(name, "a positive integer", v)),
+        }
+    }
+
+    /// A finite number, or the default if the field is absent.
+    pub fn number(&self, name: &str, default: f64) -> Result<f64, Error> {
+        let Some(v) = self.get(name) else { return Ok(default) };
+        v.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(name, "a number", v))
+    }
+
+    /// A switch, or the default if the field is absent.
+    pub fn flag(&self, name: &str, default: bool) -> Result<bool, Error> {
+        let Some(v) = self.get(name) else { return Ok(default) };
+        v.as_bool().ok_or_else(|| self.wrong(name, "true or false", v))
+    }
+
+    /// Two bounds, which may be infinite, or the default if the field is absent.
+    pub fn bounds(&self, name: &str, default: (f32, f32)) -> Result<(f32, f32), Error> {
+        let Some(v) = self.get(name) else { return Ok(default) };
+        let want = "two numbers in rising order";
+        let pair = v.as_array().and_then(|pair| match &pair[..] {
+            [low, high] => Some((bound(low)?, bound(high)?)),
+            _ => None,
+        });
+        pair.filter(|(low, high)| low <= high).ok_or_else(|| self.wrong(name, want, v))
+    }
+
+    /// A token id or several.
+    pub fn ids(&self, name: &str) -> Result<Vec<u32>, Error> {
+        let Some(v) = self.get(name) else { return Ok(Vec::new()) };
+        let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+        let ids = match v {
+            Value::Array(list) => list.iter().map(id).collect(),
+            one => id(one).map(|id| vec![id]),
+        };
+        ids.ok_or_else(|| self.wrong(name, "a token id or a list of them", v))
+    }
+}
+
+/// A number, or an infinity in one of the ways it is written down.
+fn bound(v: &Value) -> Option<f32> {
+    let word = |s: &str| match s {
+        "Infinity" | "inf" => Some(f32::INFINITY),
+        "-Infinity" | "-inf" => Some(f32::NEG_INFINITY),
+        _ => None,
+    };
+    match v {
+        Value::String(s) => word(s),
+        Value::Object(o) => o.get("__float__").and_then(Value::as_str).and_then(word),
+        v => v.as_f64().map(|x| x as f32),
+    }
+}

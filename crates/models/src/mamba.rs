@@ -1,0 +1,65 @@
+//! `mamba`: Gu and Dao 2023, as Hugging Face stores it.
+
+use longreach_nn::mixers::MambaConfig;
+use longreach_nn::{DecoderConfig, DecoderNames};
+
+use crate::architecture::{eos, silu};
+use crate::{Architecture, Description, Error, Fields, MixerConfig};
+
+pub(crate) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "mamba", mechanism: "mamba", paper: "Gu and Dao 2023", describe };
+
+/// What the family's checkpoints call the parts.
+pub(crate) const NAMES: DecoderNames = DecoderNames {
+    body: "backbone",
+    embedding: "embeddings",
+    norm: "norm",
+    mixer: "mixer",
+    last_norm: "norm_f",
+    head: "lm_head",
+};
+
+fn describe(fields: &Fields) -> Result<Description, Error> {
+    family(fields, "mamba", 32, true, 0, None)
+}
+
+/// What `mamba` and `falcon_mamba` have in common: all but defaults and the inner norms.
+pub(crate) fn family(
+    fields: &Fields,
+    model_type: &'static str,
+    layers: usize,
+    tied: bool,
+    eos_default: u32,
+    inner_norm: Option<f64>,
+) -> Result<Description, Error> {
+    silu(fields)?;
+    let hidden = fields.size("hidden_size", 768)?;
+    let inner = fields.size("expand", 2)?.saturating_mul(hidden);
+    let rank = match fields.text("time_step_rank") {
+        Ok(None | Some("auto")) => hidden.div_ceil(16),
+        _ => fields.size("time_step_rank", 1)?,
+    };
+    Ok(Description {
+        model_type,
+        decoder: DecoderConfig {
+            vocabulary: fields.size("vocab_size", 50280)?,
+            hidden,
+            layers: fields.size("num_hidden_layers", layers)?,
+            norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
+            tied: fields.flag("tie_word_embeddings", tied)?,
+            names: NAMES,
+        },
+        mixer: MixerConfig::Mamba(MambaConfig {
+            hidden,
+            inner,
+            state: fields.size("state_size", 16)?,
+            conv: fields.size("conv_kernel", 4)?,
+            rank,
+            conv_bias: fields.flag("use_conv_bias", true)?,
+            bias: fields.flag("use_bias", false)?,
+            inner_norm,
+            step: (fields.number("time_step_min", 1e-3)? as f32, fields.number("time_step_max", 0.1)? as f32),
+        }),
+        eos: eos(fields, eos_default)?,
+    })
+}

@@ -1,0 +1,68 @@
+//! Writing a model as Hugging Face does.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{DType as BurnDType, Tensor};
+use half::bf16;
+use longreach_nn::{Decoder, Names};
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::{DType, Error};
+
+/// Writes `file` whole or not at all: to a temporary name beside it, then renamed.
+pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
+    let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let attempt = || {
+        let mut temporary = tempfile::Builder::new().prefix(".longreach-").tempfile_in(directory)?;
+        let mut buffered = std::io::BufWriter::new(&mut temporary);
+        write(&mut buffered)?;
+        buffered.flush()?;
+        drop(buffered);
+        temporary.as_file().sync_all()?;
+        temporary.persist(file).map_err(|e| e.error)?;
+        Ok(())
+    };
+    attempt().map_err(|e| Error::io(file, e))
+}
+
+/// Writes the weights of a model to a safetensors file, matrices in `dtype`, the rest in f32.
+pub fn save(decoder: &Decoder, names: &Names, dtype: DType, file: &Path) -> Result<(), Error> {
+    let mut collected = Collect { names, dtype, tensors: Vec::new() };
+    decoder.visit(&mut collected);
+    let views = collected.tensors.iter().map(|(name, dtype, shape, data)| {
+        let view = TensorView::new(*dtype, shape.clone(), data);
+        (name, view.expect("as many bytes as the shape asks for"))
+    });
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = safetensors::serialize(views, Some(metadata))
+        .map_err(|e| Error::Checkpoint { file: file.display().to_string(), message: e.to_string() })?;
+    write_atomically(file, |out| out.write_all(&bytes))
+}
+
+struct Collect<'a> {
+    names: &'a Names,
+    dtype: DType,
+    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+}
+
+impl ModuleVisitor for Collect<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let Some((name, layout)) = self.names.get(param.id) else { return };
+        let value = param.val().inner();
+        let matrix = D == 2 && layout == longreach_nn::Layout::Same;
+        let shape = value.dims().to_vec();
+        let data = value.into_data().convert_dtype(BurnDType::F32).into_vec().expect("converted to f32");
+        let data = layout.to_disk(&shape, data);
+        let shape = layout.on_disk(&shape);
+        let (dtype, bytes) = match (matrix, self.dtype) {
+            (true, DType::Bf16) => {
+                (Dtype::BF16, data.into_iter().flat_map(|x| bf16::from_f32(x).to_le_bytes()).collect())
+            }
+            _ => (Dtype::F32, data.into_iter().flat_map(f32::to_le_bytes).collect()),
+        };
+        self.tensors.push((name.to_owned(), dtype, shape, bytes));
+    }
+}
