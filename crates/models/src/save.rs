@@ -54,7 +54,7 @@ impl ModuleVisitor for Collect<'_> {
         let value = param.val().inner();
         let matrix = D == 2 && layout == longreach_nn::Layout::Same;
         let shape = value.dims().to_vec();
-        let data = value.into_data().convert_dtype(BurnDType::F32).into_vec().expect("converted to f32");
+        let data = value.into_data().convert_dtype(BurnDType::F32).try_into_vec().expect("converted to f32");
         let data = layout.to_disk(&shape, data);
         let shape = layout.on_disk(&shape);
         let (dtype, bytes) = match (matrix, self.dtype) {

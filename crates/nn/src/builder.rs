@@ -152,6 +152,11 @@ impl Names {
     }
 }
 
+/// FNV-1a, 64 bits.
+pub(crate) fn hash(name: &str) -> u64 {
+    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3))
+}
+
 /// Builds modules from a [`Source`], keeping track of names.
 pub struct Builder<'s> {
     source: &'s mut dyn Source,
@@ -188,7 +193,10 @@ impl<'s> Builder<'s> {
         let spec = Spec { name, shape: shape.to_vec(), layout, precision, init };
         let data = self.source.get(&spec)?;
         let dtype = if data.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
-        let param = Param::from_tensor(Tensor::from_data(data, (&self.device, dtype)));
+        // An id from the name: an optimiser's saved state finds its parameter again.
+        let id = ParamId::from(hash(&spec.name));
+        let value = Tensor::from_data(data, (&self.device, dtype));
+        let param = Param::initialized(id, value.set_require_grad(self.device.is_autodiff()));
         self.names.0.push((param.id, spec.name, layout));
         Ok(param)
     }

@@ -4,6 +4,7 @@ use burn::tensor::TensorData;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use crate::builder::hash;
 use crate::{Error, Init, Source, Spec};
 
 /// A [`Source`] that draws every weight as its [`Init`] says, from a seed.
@@ -23,8 +24,7 @@ impl Random {
 
 impl Source for Random {
     fn get(&mut self, spec: &Spec) -> Result<TensorData, Error> {
-        let hash = spec.name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3));
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash);
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash(&spec.name));
         let n: usize = spec.shape.iter().product();
         let row: usize = spec.shape[1..].iter().product();
         let mut uniform = |low: f32, high: f32| low + (high - low) * rng.random::<f32>();

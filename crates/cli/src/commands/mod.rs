@@ -1,0 +1,3 @@
+//! A file a subcommand.
+
+pub(crate) mod train;

@@ -1,0 +1,27 @@
+//! How a command fails: one line on stderr, exit status 2.
+
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Why a command could not do what it was asked.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(message: impl Display) -> Self {
+        Self(message.to_string())
+    }
+
+    pub(crate) fn report(self) -> ExitCode {
+        // One line, whatever the message was put together from.
+        let line = self.0.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+        eprintln!("longreach: {line}");
+        ExitCode::from(2)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}

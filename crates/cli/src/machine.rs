@@ -1,0 +1,26 @@
+//! Options about the machine, the same for all subcommands.
+
+use clap::Args;
+use longreach_simd::{Cx, Isa};
+
+use crate::failure::Failure;
+
+#[derive(Args)]
+pub(crate) struct MachineArgs {
+    /// Threads to compute with [default: all cores]. The result does not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl MachineArgs {
+    /// Sets the threads and, from `LONGREACH_ISA`, the instruction set of this process.
+    pub(crate) fn configure(&self) -> Result<(), Failure> {
+        let isa = match std::env::var("LONGREACH_ISA") {
+            Ok(name) => name.parse().map_err(|e| Failure::new(format!("LONGREACH_ISA: {e}")))?,
+            Err(_) => Isa::detect(),
+        };
+        let all = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = self.threads.map_or(all, usize::from);
+        longreach_burn::configure(Cx::with_isa(isa, threads)).map_err(|_| Failure::new("the machine is configured twice"))
+    }
+}

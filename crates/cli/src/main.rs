@@ -1,0 +1,57 @@
+//! The command line of longreach. A subcommand is a file in `commands`.
+
+mod commands;
+mod failure;
+mod machine;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::failure::Failure;
+use crate::machine::MachineArgs;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// An engine for long sequences.
+///
+/// Reads texts of any length in constant memory with state-space models, and writes more. With no model named, the small
+/// one built into this program is used.
+#[derive(Parser)]
+#[command(name = "longreach", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    machine: MachineArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Train(commands::train::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    cli.machine.configure()?;
+    match cli.command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "longreach", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The text: pages from files, HTML stripped, repeated blocks dropped, some held out.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use scraper::{ElementRef, Html, Node, Selector};
+
+use crate::{Data, Error, Source};
+
+/// A page of text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The file it is from.
+    pub name: String,
+    /// The text.
+    pub text: String,
+}
+
+/// Pages to learn from and pages to measure on.
+#[derive(Clone, Debug, Default)]
+pub struct Corpus {
+    /// To learn from.
+    pub train: Vec<Page>,
+    /// Held out.
+    pub held_out: Vec<Page>,
+}
+
+impl Corpus {
+    /// Reads all sources in order of name. A block of text that stood on an earlier page is dropped, so that nothing
+    /// that is held out has been learnt, word for word, elsewhere.
+    pub fn read(data: &Data) -> Result<Self, Error> {
+        let mut corpus = Corpus::default();
+        let mut seen = HashSet::new();
+        for source in &data.sources {
+            let selector = Selector::parse(&source.select)
+                .map_err(|e| Error::Text(format!("`select` {:?} is not a CSS selector: {e}", source.select)))?;
+            for file in files(source)? {
+                let raw = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+                let raw = String::from_utf8_lossy(&raw);
+                let blocks = match file.extension().and_then(|e| e.to_str()) {
+                    Some("html") => strip(&raw, &selector),
+                    _ => raw.split("\n\n").map(|b| b.trim_end().to_owned()).collect(),
+                };
+                let fresh: Vec<String> = blocks
+                    .into_iter()
+                    .filter(|b| !b.trim().is_empty())
+                    .filter(|b| b.len() < 40 || seen.insert(hash(b)))
+                    .collect();
+                let text = fresh.join("\n\n");
+                if text.len() < 200 {
+                    continue;
+                }
+                let name = file.strip_prefix(&source.path).unwrap_or(&file).display().to_string();
+                let chosen = (hash(&name) % 10_000) as f64 / 10_000.0 < data.held_out;
+                let list = if chosen { &mut corpus.held_out } else { &mut corpus.train };
+                list.push(Page { name, text: text + "\n" });
+            }
+        }
+        if corpus.train.is_empty() {
+            return Err(Error::Text("the sources have no text".into()));
+        }
+        Ok(corpus)
+    }
+}
+
+/// A hash that is the same on every machine.
+fn hash(text: &str) -> u64 {
+    let digest = blake3::hash(text.as_bytes());
+    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
+}
+
+/// The files of a source, in order of name.
+fn files(source: &Source) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    let mut open = vec![PathBuf::from(&source.path)];
+    while let Some(path) = open.pop() {
+        let inside = path.strip_prefix(&source.path).unwrap_or(&path).display().to_string();
+        if source.exclude.iter().any(|part| inside.contains(part.as_str())) {
+            continue;
+        }
+        if path.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(|e| Error::io(&path, e))? {
+                open.push(entry.map_err(|e| Error::io(&path, e))?.path());
+            }
+        } else if path == Path::new(&source.path)
+            || matches!(path.extension().and_then(|e| e.to_str()), Some("html" | "md" | "txt"))
+        {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The blocks of text of the selected elements: paragraphs, headings, list items, code.
+fn strip(html: &str, selector: &Selector) -> Vec<String> {
+    let page = Html::parse_document(html);
+    let mut blocks = Vec::new();
+    for element in page.select(selector) {
+        // An element inside another selected one has been walked already.
+        if element.ancestors().filter_map(ElementRef::wrap).any(|a| selector.matches(&a)) {
+            continue;
+        }
+        let mut walk = Walk { blocks: Vec::new(), line: String::new() };
+        walk.element(element, false);
+        walk.end();
+        blocks.append(&mut walk.blocks);
+    }
+    blocks
+}
+
+struct Walk {
+    blocks: Vec<String>,
+    line: String,
+}
+
+impl Walk {
+    fn end(&mut self) {
+        let block = std::mem::take(&mut self.line);
+        let block = block.trim_matches('\n').trim_end();
+        if !block.trim().is_empty() {
+            self.blocks.push(block.to_owned());
+        }
+    }
+
+    fn element(&mut self, element: ElementRef<'_>, preformatted: bool) {
+        let name = element.value().name();
+        if matches!(name, "script" | "style" | "nav" | "svg" | "button" | "noscript" | "template") {
+            return;
+        }
+        // Permalinks, line numbers, playground controls and hidden lines are no text.
+        if element.value().classes().any(|c| matches!(c, "header-link" | "doc-anchor" | "anchor" | "buttons" | "boring" | "src" | "tooltip")) {
+            return;
+        }
+        let block = matches!(
+            name,
+            "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "li" | "ul" | "ol" | "pre" | "div" | "table" | "tr"
+                | "blockquote" | "section" | "article" | "main" | "details" | "summary" | "dl" | "dt" | "dd"
+        );
+        if block {
+            self.end();
+        }
+        match name {
+            "h1" | "h2" | "h3" | "h4" => {
+                let level = name[1..].parse().unwrap_or(1);
+                self.line.push_str(&"#".repeat(level));
+                self.line.push(' ');
+            }
+            "li" => self.line.push_str("- "),
+            "td" | "th" if !self.line.is_empty() => self.line.push_str(" | "),
+            "br" => self.line.push('\n'),
+            _ => {}
+        }
+        let code = name == "code" && !preformatted;
+        if code {
+            self.line.push('`');
+        }
+        let fenced = name == "pre";
+        if fenced {
+            self.line.push_str("```\n");
+        }
+        for child in element.children() {
+            match child.value() {
+                Node::Text(text) if preformatted || fenced => self.line.push_str(text),
+                Node::Text(text) => self.words(text),
+                Node::Element(_) => {
+                    if let Some(child) = ElementRef::wrap(child) {
+                        self.element(child, preformatted || fenced);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if code {
+            self.line.push('`');
+        }
+        if fenced {
+            while self.line.ends_with('\n') {
+                self.line.pop();
+            }
+            self.line.push_str("\n```");
+        }
+        if block {
+            self.end();
+        }
+    }
+
+    /// Text outside `pre`: runs of white space are one space.
+    fn words(&mut self, text: &str) {
+        for (i, word) in text.split(char::is_whitespace).enumerate() {
+            if i > 0 && !self.line.is_empty() && !self.line.ends_with([' ', '\n']) {
+                self.line.push(' ');
+            }
+            self.line.push_str(word);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn html_becomes_text() {
+        let html = "<html><body><nav>menu</nav><main><h2 id=x>Title <a class=anchor>§</a></h2>\
+            <p>Some  <em>plain</em>\n text with <code>code</code>.</p><ul><li>one<li>two</ul>\
+            <pre><code>fn main() {\n    x;\n}\n</code></pre><script>no</script></main><p>outside</body></html>";
+        let selector = Selector::parse("main").expect("a selector");
+        assert_eq!(
+            strip(html, &selector),
+            ["## Title", "Some plain text with `code`.", "- one", "- two", "```\nfn main() {\n    x;\n}\n```"]
+        );
+    }
+}

@@ -1,0 +1,318 @@
+//! The loop.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Tensor};
+use longreach_models::{DType, Location, Model, save, write_atomically};
+use longreach_nn::Decoder;
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use tokenizers::Tokenizer;
+
+use crate::tokenizer::{self, END_OF_TEXT};
+use crate::{Config, Corpus, Error, Page, curve};
+
+/// What a run tells while it works.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The text is read and cut into tokens.
+    Ready {
+        /// Bytes and tokens to learn from.
+        train: (usize, usize),
+        /// Bytes and tokens held out.
+        held_out: (usize, usize),
+        /// Numbers of the model.
+        parameters: usize,
+        /// The step to start from, above 0 if a checkpoint was taken up.
+        step: usize,
+    },
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: usize,
+        /// The loss, in nats per token.
+        loss: f32,
+        /// Tokens a second, since the run began.
+        speed: f64,
+    },
+    /// A checkpoint was written.
+    Checkpoint(PathBuf),
+}
+
+/// What came of a training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Bits per byte on the pages held out, each read from its start.
+    pub bits_per_byte: f64,
+    /// Their bytes.
+    pub bytes: usize,
+    /// The model's directory.
+    pub directory: PathBuf,
+    /// Seconds this run took.
+    pub seconds: f64,
+}
+
+/// A training under way.
+pub struct Run {
+    config: Config,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    model: Model,
+    optimiser: ModuleOptimizer,
+    losses: Vec<(usize, f32)>,
+    step: usize,
+}
+
+impl Run {
+    /// Reads the text, and takes up the last checkpoint in the output directory if there is one.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        std::fs::create_dir_all(&config.output).map_err(|e| Error::io(&config.output, e))?;
+        let corpus = Corpus::read(&config.data)?;
+        let tokenizer = tokenizer::of(&config, &corpus.train, &config.output.join("tokenizer.json"))?;
+        let mut fields = config.model.clone();
+        let vocabulary = tokenizer.get_vocab_size(true);
+        fields.insert("vocab_size".into(), toml::Value::Integer(vocabulary as i64));
+        if let Some(end) = tokenizer.token_to_id(END_OF_TEXT) {
+            for name in ["eos_token_id", "bos_token_id", "pad_token_id"] {
+                fields.insert(name.into(), toml::Value::Integer(end as i64));
+            }
+        }
+        let json = serde_json::to_string_pretty(&fields)
+            .map_err(|e| Error::Config { file: "model".into(), message: e.to_string() })?;
+        let device = Device::flex().autodiff();
+        let model = Model::random("model", &json, config.seed, &device)?;
+        let optimiser = optimiser(&config, &model.decoder);
+        let mut run = Self { config, corpus, tokenizer, model, optimiser, losses: Vec::new(), step: 0 };
+        run.resume(&device)?;
+        Ok(run)
+    }
+
+    fn checkpoint(&self) -> PathBuf {
+        self.config.output.join("checkpoint")
+    }
+
+    fn resume(&mut self, device: &Device) -> Result<(), Error> {
+        let at = self.checkpoint();
+        let log = at.join("losses.csv");
+        if !log.exists() {
+            return Ok(());
+        }
+        let wrong = |message: String| Error::Resume { path: at.clone(), message };
+        let location = Location { directory: at.clone(), weights: None };
+        let mut stored = longreach_models::Checkpoint::open(&location.directory)?;
+        let mut builder = longreach_nn::Builder::new(&mut stored, device);
+        self.model.decoder = self.model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
+        let fresh = optimiser(&self.config, &self.model.decoder);
+        self.optimiser = fresh.load(at.join("optimiser")).map_err(|e| wrong(format!("optimiser: {e:?}")))?;
+        let text = std::fs::read_to_string(&log).map_err(|e| Error::io(&log, e))?;
+        for line in text.lines().skip(1) {
+            let pair = line.split_once(',').and_then(|(s, l)| Some((s.parse().ok()?, l.parse().ok()?)));
+            self.losses.push(pair.ok_or_else(|| wrong(format!("losses.csv: `{line}` is not a step and a loss")))?);
+        }
+        self.step = self.losses.last().map_or(0, |(step, _)| *step);
+        Ok(())
+    }
+
+    /// Trains to the last step, then measures and writes the model to `output/model`.
+    pub fn train(mut self, mut tell: impl FnMut(Event)) -> Result<Outcome, Error> {
+        let start = Instant::now();
+        let o = self.config.optimiser.clone();
+        let end = self.tokenizer.token_to_id(END_OF_TEXT);
+        let pages = tokenizer::encode(&self.tokenizer, &self.corpus.train)?;
+        let held_out = tokenizer::encode(&self.tokenizer, &self.corpus.held_out)?;
+        let bytes = |pages: &[Page]| pages.iter().map(|p| p.text.len()).sum::<usize>();
+        let count = |pages: &[Vec<u32>]| pages.iter().map(Vec::len).sum::<usize>();
+        tell(Event::Ready {
+            train: (bytes(&self.corpus.train), count(&pages)),
+            held_out: (bytes(&self.corpus.held_out), count(&held_out)),
+            parameters: self.model.parameters(),
+            step: self.step,
+        });
+        let mut windows = Windows::new(pages, end, o.length, self.config.seed);
+        if windows.starts.len() < o.batch {
+            return Err(Error::Text(format!(
+                "the text has {} sequences of {} tokens, a step wants {}",
+                windows.starts.len(),
+                o.length,
+                o.batch
+            )));
+        }
+        let first = self.step;
+        while self.step < o.steps {
+            let (ids, targets) = windows.batch(self.step, o.batch);
+            let mut cache = self.model.decoder.start(o.batch);
+            let hidden = self.model.decoder.forward(&ids, &mut cache, None);
+            drop(cache);
+            let loss = self.model.decoder.loss(hidden, &targets);
+            let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
+            let gradients = GradientsParams::from_grads(loss.backward(), &self.model.decoder);
+            let rate = rate(&o, self.step);
+            self.model.decoder = self.optimiser.step(rate, self.model.decoder, gradients);
+            self.step += 1;
+            self.losses.push((self.step, value));
+            let tokens = (self.step - first) * o.batch * o.length;
+            tell(Event::Step { step: self.step, loss: value, speed: tokens as f64 / start.elapsed().as_secs_f64() });
+            if self.step.is_multiple_of(o.checkpoint_every) || self.step == o.steps {
+                self.write_checkpoint()?;
+                tell(Event::Checkpoint(self.checkpoint()));
+            }
+        }
+        self.finish(&held_out, start)
+    }
+
+    /// Writes a checkpoint beside the last one, then puts it in its place.
+    fn write_checkpoint(&self) -> Result<(), Error> {
+        let (at, fresh) = (self.checkpoint(), self.config.output.join("checkpoint.new"));
+        let io = |e| Error::io(&fresh, e);
+        if fresh.exists() {
+            std::fs::remove_dir_all(&fresh).map_err(io)?;
+        }
+        std::fs::create_dir_all(&fresh).map_err(io)?;
+        self.write_model(&fresh, DType::F32)?;
+        self.optimiser
+            .save(fresh.join("optimiser"))
+            .map_err(|e| Error::Resume { path: fresh.clone(), message: format!("optimiser: {e:?}") })?;
+        let mut log = String::from("step,loss\n");
+        for (step, loss) in &self.losses {
+            let _ = writeln!(log, "{step},{loss}");
+        }
+        write_atomically(&fresh.join("losses.csv"), |out| out.write_all(log.as_bytes()))?;
+        if at.exists() {
+            std::fs::remove_dir_all(&at).map_err(|e| Error::io(&at, e))?;
+        }
+        std::fs::rename(&fresh, &at).map_err(|e| Error::io(&at, e))?;
+        let picture = curve::svg(&self.losses, &[]);
+        write_atomically(&self.config.output.join("loss.svg"), |out| out.write_all(picture.as_bytes()))?;
+        Ok(())
+    }
+
+    fn write_model(&self, directory: &Path, dtype: DType) -> Result<(), Error> {
+        save(&self.model.decoder, &self.model.names, dtype, &directory.join("model.safetensors"))?;
+        write_atomically(&directory.join("config.json"), |out| out.write_all(self.model.config.as_bytes()))?;
+        let tokenizer = self.tokenizer.to_string(false).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        write_atomically(&directory.join("tokenizer.json"), |out| out.write_all(tokenizer.as_bytes()))?;
+        Ok(())
+    }
+
+    fn finish(self, held_out: &[Vec<u32>], start: Instant) -> Result<Outcome, Error> {
+        let directory = self.config.output.join("model");
+        std::fs::create_dir_all(&directory).map_err(|e| Error::io(&directory, e))?;
+        self.write_model(&directory, DType::Bf16)?;
+        let model = Model::load(&Location { directory: directory.clone(), weights: None }, None)?;
+        let end = self.tokenizer.token_to_id(END_OF_TEXT).unwrap_or(0);
+        let nats: f64 = held_out.iter().map(|page| nats(&model.decoder, end, page)).sum();
+        let bytes = self.corpus.held_out.iter().map(|p| p.text.len()).sum::<usize>();
+        let bits_per_byte = nats * std::f64::consts::LOG2_E / bytes.max(1) as f64;
+        let last = self.losses.last().map_or(0, |(step, _)| *step);
+        let tokens: usize = held_out.iter().map(Vec::len).sum();
+        let picture = curve::svg(&self.losses, &[(last, (nats / tokens.max(1) as f64) as f32)]);
+        write_atomically(&self.config.output.join("loss.svg"), |out| out.write_all(picture.as_bytes()))?;
+        let text: String = self.corpus.held_out.iter().map(|p| p.text.as_str()).collect();
+        write_atomically(&self.config.output.join("held_out.txt"), |out| out.write_all(text.as_bytes()))?;
+        Ok(Outcome { bits_per_byte, bytes, directory, seconds: start.elapsed().as_secs_f64() })
+    }
+}
+
+/// The loss of a whole page in nats, read from its start in chunks.
+fn nats(decoder: &Decoder, end: u32, page: &[u32]) -> f64 {
+    let mut ids = vec![end];
+    ids.extend(page);
+    let mut cache = decoder.start(1);
+    let mut sum = 0.0;
+    for at in (0..page.len()).step_by(512) {
+        let to = (at + 512).min(page.len());
+        let targets: Vec<i64> = ids[at + 1..to + 1].iter().map(|id| *id as i64).collect();
+        let hidden = decoder.forward(&ids[at..to], &mut cache, None);
+        let logits: Tensor<3> = decoder.logits(hidden);
+        let logits = logits.into_data();
+        let vocabulary = decoder.vocabulary();
+        let rows: Vec<f32> = logits.iter::<f32>().collect();
+        for (row, target) in rows.chunks(vocabulary).zip(targets) {
+            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let total: f64 = row.iter().map(|x| ((x - most) as f64).exp()).sum();
+            sum += total.ln() - (row[target as usize] - most) as f64;
+        }
+    }
+    sum
+}
+
+/// The learning rate of a step: a linear rise, then a cosine down to a tenth.
+fn rate(o: &crate::Optimiser, step: usize) -> f64 {
+    if step < o.warmup {
+        return o.rate * (step + 1) as f64 / o.warmup as f64;
+    }
+    let part = (step - o.warmup) as f64 / (o.steps - o.warmup).max(1) as f64;
+    o.rate * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * part).cos()))
+}
+
+/// AdamW, with decay on matrices alone.
+fn optimiser(config: &Config, decoder: &Decoder) -> ModuleOptimizer {
+    struct Vectors(Vec<ParamId>);
+    impl ModuleVisitor for Vectors {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if D == 1 {
+                self.0.push(param.id);
+            }
+        }
+    }
+    let mut vectors = Vectors(Vec::new());
+    decoder.visit(&mut vectors);
+    let clip = GradientClippingConfig::Norm(config.optimiser.clip);
+    let adam = AdamWConfig::new().with_beta_1(0.9).with_beta_2(0.95).with_epsilon(1e-8);
+    let matrices = adam.clone().with_weight_decay(config.optimiser.weight_decay);
+    ModuleOptimizer::from(matrices.build()).with_grad_clipping(clip.init()).with_group(
+        ParamGroup::from_ids(vectors.0),
+        adam.with_weight_decay(0.0).build(),
+        Some(clip.init()),
+    )
+}
+
+/// Sequences of equal length cut from all pages, one behind the other, in an order drawn anew each time through.
+struct Windows {
+    tokens: Vec<u32>,
+    starts: Vec<usize>,
+    length: usize,
+    seed: u64,
+    epoch: Option<usize>,
+}
+
+impl Windows {
+    fn new(pages: Vec<Vec<u32>>, end: Option<u32>, length: usize, seed: u64) -> Self {
+        let mut order: Vec<usize> = (0..pages.len()).collect();
+        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
+        let mut tokens = Vec::new();
+        for i in order {
+            tokens.extend(end);
+            tokens.extend(&pages[i]);
+        }
+        let starts = (0..tokens.len().saturating_sub(length)).step_by(length).collect();
+        Self { tokens, starts, length, seed, epoch: None }
+    }
+
+    /// The sequences of a step and what follows each of their tokens. The same for the same step, whatever came before.
+    fn batch(&mut self, step: usize, batch: usize) -> (Vec<u32>, Vec<i64>) {
+        let per_epoch = self.starts.len() / batch;
+        let epoch = step / per_epoch;
+        if self.epoch != Some(epoch) {
+            self.starts.sort_unstable();
+            self.starts.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed ^ (epoch as u64 + 1)));
+            // Another offset each time, so that windows do not always begin at the same tokens.
+            self.epoch = Some(epoch);
+        }
+        let shift = (epoch * 131) % self.length;
+        let at = (step % per_epoch) * batch;
+        let (mut ids, mut targets) = (Vec::new(), Vec::new());
+        for start in &self.starts[at..at + batch] {
+            let start = (start + shift).min(self.tokens.len() - self.length - 1);
+            ids.extend(&self.tokens[start..start + self.length]);
+            targets.extend(self.tokens[start + 1..start + self.length + 1].iter().map(|id| *id as i64));
+        }
+        (ids, targets)
+    }
+}

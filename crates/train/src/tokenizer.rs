@@ -1,0 +1,50 @@
+//! A byte-level BPE (Sennrich et al. 2016, as in GPT-2), trained on the text.
+
+use std::path::Path;
+
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerBuilder};
+
+use crate::{Config, Error, Page};
+
+/// What separates texts; the first token of a vocabulary trained here.
+pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
+
+fn said(e: tokenizers::Error) -> Error {
+    Error::Tokenizer(e.to_string())
+}
+
+/// The tokenizer of a training: the file's, that of an earlier run, or one trained now and written to `file`.
+pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<Tokenizer, Error> {
+    if let Some(existing) = &config.tokenizer.file {
+        return Tokenizer::from_file(existing).map_err(said);
+    }
+    if file.exists() {
+        return Tokenizer::from_file(file).map_err(said);
+    }
+    let mut trainer = BpeTrainerBuilder::new()
+        .show_progress(false)
+        .vocab_size(config.tokenizer.vocabulary.unwrap_or(4096))
+        .min_frequency(2)
+        .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut tokenizer = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(None::<NormalizerWrapper>)
+        .with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)))
+        .with_post_processor(Some(ByteLevel::default()))
+        .with_decoder(Some(ByteLevel::default()))
+        .build()
+        .map_err(said)?;
+    tokenizer.train(&mut trainer, pages.iter().map(|p| p.text.as_str())).map_err(said)?;
+    tokenizer.save(file, false).map_err(said)?;
+    Tokenizer::from_file(file).map_err(said)
+}
+
+/// The tokens of each page.
+pub(crate) fn encode(tokenizer: &Tokenizer, pages: &[Page]) -> Result<Vec<Vec<u32>>, Error> {
+    let encoded = tokenizer.encode_batch_fast(pages.iter().map(|p| p.text.as_str()).collect(), false).map_err(said)?;
+    Ok(encoded.into_iter().map(|e| e.get_ids().to_vec()).collect())
+}
