@@ -406,7 +406,7 @@ impl Inputs {
     pub fn contiguous(&self, i: usize) -> std::borrow::Cow<'_, [f32]> {
         match self.tensors[i].as_slice::<f32>() {
             Some(slice) => slice.into(),
-            None => self.view::<IxDyn>(i).iter().copied().collect::<Vec<f32>>().into(),
+            None => Plain::from(self.tensors[i].clone()).data.into(),
         }
     }
 

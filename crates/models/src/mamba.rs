@@ -34,7 +34,8 @@ pub(crate) fn family(
 ) -> Result<Description, Error> {
     silu(fields)?;
     let hidden = fields.size("hidden_size", 768)?;
-    let inner = fields.size("expand", 2)?.saturating_mul(hidden);
+    // Where both are given, Hugging Face follows `intermediate_size`.
+    let inner = fields.size("intermediate_size", fields.size("expand", 2)?.saturating_mul(hidden))?;
     let rank = match fields.text("time_step_rank") {
         Ok(None | Some("auto")) => hidden.div_ceil(16),
         _ => fields.size("time_step_rank", 1)?,

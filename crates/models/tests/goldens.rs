@@ -1,0 +1,139 @@
+//! Every model type against transformers: prefill whole, in chunks and token by token, padding, and greedy text.
+
+use std::path::PathBuf;
+
+use burn::tensor::Tensor;
+use longreach_models::{DType, Location, MODELS, Model};
+use longreach_testkit::goldens::Golden;
+use longreach_testkit::tolerance;
+
+fn folder(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(name)
+}
+
+fn load(name: &str, dtype: Option<DType>) -> Model {
+    Model::load(&Location { directory: folder(name), weights: None }, dtype).expect("a golden checkpoint")
+}
+
+fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
+fn ids(golden: &Golden, name: &str) -> (usize, usize, Vec<u32>) {
+    let (shape, ids) = golden.integers(name);
+    let rows = if shape.len() == 2 { shape[0] } else { 1 };
+    (rows, ids.len() / rows, ids.iter().map(|id| u32::try_from(*id).expect("an id")).collect())
+}
+
+#[track_caller]
+fn close(what: &str, got: &[f64], want: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{what}: lengths");
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = (g - w).abs();
+        assert!(error <= tolerance::LOGITS, "{what}: element {i} is {g}, want {w}: error {error:.1e}");
+    }
+}
+
+/// Hidden states `[B, T, d]` read in pieces that end at `cuts`.
+fn read(model: &Model, batch: usize, t: usize, ids: &[u32], cuts: &[usize], mask: Option<Tensor<3>>) -> Tensor<3> {
+    let mut cache = model.decoder.start(batch);
+    let mut from = 0;
+    let mut pieces = Vec::new();
+    for &to in cuts.iter().chain([&t]) {
+        let piece: Vec<u32> = (0..batch).flat_map(|b| &ids[b * t + from..b * t + to]).copied().collect();
+        let mask = mask.clone().map(|m| m.narrow(1, from, to - from));
+        pieces.push(model.decoder.forward(&piece, &mut cache, mask));
+        from = to;
+    }
+    Tensor::cat(pieces, 1)
+}
+
+const NAMES: &[&str] = &["mamba-a", "mamba-b", "mamba2-a", "mamba2-b", "falcon_mamba-a", "falcon_mamba-b", "mamba2-a-bf16"];
+
+#[test]
+fn logits_are_those_of_transformers_on_every_path() {
+    for name in NAMES {
+        let golden = Golden::read(folder(name).join("expected.safetensors"));
+        let model = load(name, None);
+        let (batch, t, ids) = ids(&golden, "input_ids");
+        let (_, hidden) = golden.floats("last_hidden_state");
+        let (_, logits) = golden.floats("logits");
+        let steps: Vec<usize> = (1..t).collect();
+        for (path, cuts) in [("whole", &[][..]), ("chunks", &[1, 3, 16, 17, 40]), ("steps", &steps)] {
+            let got = read(&model, batch, t, &ids, cuts, None);
+            close(&format!("{name}, {path}, hidden state"), &numbers(got.clone()), &hidden);
+            close(&format!("{name}, {path}, logits"), &numbers(model.decoder.logits(got)), &logits);
+        }
+    }
+}
+
+#[test]
+fn padding_is_that_of_transformers() {
+    for name in NAMES {
+        let golden = Golden::read(folder(name).join("expected.safetensors"));
+        let model = load(name, None);
+        let (batch, t, ids) = ids(&golden, "padded_ids");
+        let (_, mask) = golden.integers("attention_mask");
+        let (_, logits) = golden.floats("padded_logits");
+        let mask: Vec<f32> = mask.into_iter().map(|m| m as f32).collect();
+        let mask = Tensor::<1>::from_data(&mask[..], &model.decoder.device()).reshape([batch, t, 1]);
+        for cuts in [&[][..], &[4, 9]] {
+            let got = read(&model, batch, t, &ids, cuts, Some(mask.clone()));
+            close(&format!("{name}, padded, cut at {cuts:?}"), &numbers(model.decoder.logits(got)), &logits);
+        }
+    }
+}
+
+#[test]
+fn greedy_text_is_that_of_transformers() {
+    for name in NAMES {
+        let golden = Golden::read(folder(name).join("expected.safetensors"));
+        let model = load(name, None);
+        let (_, t, prompt) = ids(&golden, "prompt");
+        let (_, _, want) = ids(&golden, "greedy");
+        let mut cache = model.decoder.start(1);
+        let mut hidden = model.decoder.forward(&prompt, &mut cache, None).narrow(1, t - 1, 1);
+        let mut got = Vec::new();
+        while got.len() < want.len() {
+            let logits = numbers(model.decoder.logits(hidden));
+            let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).expect("a vocabulary");
+            got.push(best as u32);
+            hidden = model.decoder.forward(&[best as u32], &mut cache, None);
+        }
+        assert_eq!(got, want, "{name}");
+    }
+}
+
+#[test]
+fn shards_are_the_whole() {
+    let golden = Golden::read(folder("mamba-a").join("expected.safetensors"));
+    let (batch, t, ids) = ids(&golden, "input_ids");
+    let whole = load("mamba-a", None);
+    let shards = load("mamba-a-sharded", None);
+    assert_eq!(
+        numbers(read(&whole, batch, t, &ids, &[], None)),
+        numbers(read(&shards, batch, t, &ids, &[], None))
+    );
+}
+
+#[test]
+fn every_model_type_has_goldens() {
+    for model in MODELS {
+        for config in ["a", "b"] {
+            assert!(NAMES.contains(&format!("{}-{config}", model.model_type).as_str()));
+        }
+    }
+}
+
+#[test]
+fn a_saved_model_is_the_model() {
+    for (name, dtype) in [("mamba-b", DType::F32), ("mamba2-a-bf16", DType::Bf16)] {
+        let model = load(name, None);
+        let to = tempfile::tempdir().expect("a directory");
+        longreach_models::save(&model.decoder, &model.names, dtype, &to.path().join("model.safetensors")).expect("saved");
+        std::fs::copy(folder(name).join("config.json"), to.path().join("config.json")).expect("copied");
+        let again = Model::load(&Location { directory: to.path().into(), weights: None }, None).expect("loads");
+        let ids: Vec<u32> = (0..30).collect();
+        assert_eq!(numbers(read(&model, 1, 30, &ids, &[], None)), numbers(read(&again, 1, 30, &ids, &[], None)));
+    }
+}
