@@ -3,6 +3,7 @@
 mod commands;
 mod failure;
 mod machine;
+mod model;
 
 use std::process::ExitCode;
 
@@ -29,6 +30,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Generate(commands::generate::Args),
+    Forward(commands::forward::Args),
+    Info(commands::info::Args),
+    List(commands::list::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
     Completions {
@@ -48,6 +53,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     cli.machine.configure()?;
     match cli.command {
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Forward(args) => commands::forward::run(args),
+        Command::Info(args) => commands::info::run(args),
+        Command::List(args) => commands::list::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "longreach", &mut std::io::stdout());

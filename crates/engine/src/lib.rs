@@ -1,1 +1,25 @@
-//! The jobs.
+//! The jobs longreach does with models: reading texts of any length in constant memory, writing, and keeping states.
+//!
+//! ```
+//! let engine = longreach_engine::Engine::embedded(None)?;
+//! let mut session = engine.session();
+//! session.read_text("Ownership is")?;
+//! let text = session.write(20, longreach_engine::Sampling::greedy())?;
+//! assert!(!text.is_empty());
+//! # Ok::<(), longreach_engine::Error>(())
+//! ```
+
+mod embedded;
+mod engine;
+mod error;
+mod pieces;
+mod sampling;
+mod session;
+mod state;
+
+pub use embedded::EMBEDDED;
+pub use engine::Engine;
+pub use error::Error;
+pub use pieces::Pieces;
+pub use sampling::{Sampler, Sampling};
+pub use session::{CHUNK, Session, Writer};

@@ -21,5 +21,5 @@ pub use config::Fields;
 pub use error::Error;
 pub use hub::Progress;
 pub use location::Location;
-pub use model::{Files, Model};
+pub use model::{Evaluation, Files, Model};
 pub use save::{save, write_atomically};

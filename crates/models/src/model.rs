@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
@@ -76,10 +76,42 @@ impl Model {
         Ok(Self { description, decoder, names, dtype: DType::F32, config: config.to_owned(), checkpoint: None })
     }
 
+    /// Hidden states and logits of every token of `batch` sequences of `length` tokens, read `piece` tokens at a time.
+    ///
+    /// `mask` is 0 at padding. Panics if an id is not below the vocabulary's size.
+    pub fn evaluate(&self, ids: &[u32], mask: Option<&[u8]>, batch: usize, length: usize, piece: usize) -> Evaluation {
+        let device = self.decoder.device();
+        let mut cache = self.decoder.start(batch);
+        let mask = mask.map(|mask| {
+            let numbers: Vec<f32> = mask.iter().map(|m| *m as f32).collect();
+            Tensor::<1>::from_data(&numbers[..], &device).reshape([batch, length, 1])
+        });
+        let (mut hidden, mut logits) = (Vec::new(), Vec::new());
+        for from in (0..length).step_by(piece.max(1)) {
+            let n = piece.min(length - from);
+            let part: Vec<u32> = ids.chunks(length).flat_map(|row| &row[from..from + n]).copied().collect();
+            let mask = mask.clone().map(|m| m.narrow(1, from, n));
+            let h = self.decoder.forward(&part, &mut cache, mask);
+            logits.push(self.decoder.logits(h.clone()));
+            hidden.push(h);
+        }
+        let flat = |parts: Vec<Tensor<3>>| Tensor::cat(parts, 1).into_data().iter::<f32>().collect();
+        Evaluation { hidden: flat(hidden), logits: flat(logits) }
+    }
+
     /// How many numbers the model has.
     pub fn parameters(&self) -> usize {
         self.decoder.num_params()
     }
+}
+
+/// What [`Model::evaluate`] returns, contiguous.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    /// `[B, T, d]`, after the last norm
+    pub hidden: Vec<f32>,
+    /// `[B, T, vocabulary]`
+    pub logits: Vec<f32>,
 }
 
 /// `config.json` of a directory.

@@ -1,3 +1,7 @@
 //! A file a subcommand.
 
+pub(crate) mod forward;
+pub(crate) mod generate;
+pub(crate) mod info;
+pub(crate) mod list;
 pub(crate) mod train;

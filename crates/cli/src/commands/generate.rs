@@ -1,0 +1,216 @@
+//! `longreach generate`
+
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use longreach_engine::{Engine, Sampler, Sampling, Session, Writer};
+
+use crate::failure::Failure;
+use crate::model::ModelArgs;
+
+/// Write text that goes on from a prompt of any length
+///
+/// The text streams to stdout; a progress bar while a long prompt is read, and one closing line of numbers, go to stderr.
+/// Memory does not grow with the prompt. The same options give the same text, on any number of threads.
+///
+/// Examples:
+///   longreach generate
+///   longreach generate --prompt "A trait is" -n 100
+///   longreach generate --model state-spaces/mamba-130m-hf --prompt-file book.txt --save-state book.state
+///   longreach generate --model state-spaces/mamba-130m-hf --load-state book.state --prompt "In short,"
+#[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text to go on from
+    #[arg(long, short, value_name = "TEXT", conflicts_with_all = ["prompt_file", "stdin"])]
+    prompt: Option<String>,
+    /// A file with the text to go on from; any length
+    #[arg(long, value_name = "FILE", conflicts_with = "stdin")]
+    prompt_file: Option<PathBuf>,
+    /// `-` reads the prompt from standard input
+    #[arg(value_name = "-", value_parser = ["-"])]
+    stdin: Option<String>,
+    /// The most tokens to write
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 256)]
+    tokens: usize,
+    /// Divides the logits: below 1 bolder, above 1 wilder, 0 always the likeliest token
+    #[arg(long, default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
+    temperature: f32,
+    /// Choose among the K likeliest tokens; 0 is all
+    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
+    top_k: usize,
+    /// Choose among the likeliest tokens whose probabilities together reach P
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
+    top_p: f32,
+    /// Choose among tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
+    min_p: f32,
+    /// Make tokens that occurred less likely; 1 does not
+    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true)]
+    repetition_penalty: f32,
+    /// Where the random numbers start [default: 0, or where a loaded state stopped]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Go on after the model has ended its text
+    #[arg(long)]
+    ignore_eos: bool,
+    /// Put the model's state down in a file at the end
+    #[arg(long, value_name = "FILE")]
+    save_state: Option<PathBuf>,
+    /// Take up a state that was put down; the prompt, if any, is read after it
+    #[arg(long, value_name = "FILE")]
+    load_state: Option<PathBuf>,
+}
+
+/// What the closing line says.
+#[derive(Default)]
+struct Numbers {
+    read: u64,
+    reading: Duration,
+    written: u64,
+    writing: Duration,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repetition_penalty: args.repetition_penalty,
+        seed: args.seed.unwrap_or(0),
+    };
+    let mut sampler = Sampler::new(sampling)?;
+    if let Some(file) = &args.prompt_file {
+        // Before a model is loaded for nothing.
+        File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+    }
+    let engine = args.model.load()?;
+    let mut session = match &args.load_state {
+        None => engine.session(),
+        Some(file) => {
+            let (session, position) = engine.resume(file)?;
+            if args.seed.is_none() {
+                sampler.set_position(position);
+            }
+            session
+        }
+    };
+    let mut numbers = Numbers::default();
+    let start = Instant::now();
+    let before = session.tokens();
+    read_prompt(&args, &mut session)?;
+    numbers.read = session.tokens() - before;
+    numbers.reading = start.elapsed();
+    let start = Instant::now();
+    numbers.written = write(&args, &engine, &mut session, &mut sampler)?;
+    numbers.writing = start.elapsed();
+    if let Some(file) = &args.save_state {
+        session.save(file, sampler.position())?;
+    }
+    report(&numbers, &session);
+    Ok(())
+}
+
+fn read_prompt(args: &Args, session: &mut Session<'_>) -> Result<(), Failure> {
+    match (&args.prompt, &args.prompt_file, &args.stdin) {
+        (Some(text), ..) => session.read_text(text)?,
+        (None, Some(path), _) => {
+            let file = File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+            let length = file.metadata().map_or(0, |m| m.len());
+            read_long(session, file, &path.display().to_string(), length)?;
+        }
+        (None, None, Some(_)) => read_long(session, std::io::stdin().lock(), "standard input", 0)?,
+        (None, None, None) if args.load_state.is_some() => {}
+        (None, None, None) => session.read_start()?,
+    }
+    Ok(())
+}
+
+/// Reads a prompt that may be long, with a progress bar where its length is known.
+fn read_long(session: &mut Session<'_>, text: impl Read, name: &str, length: u64) -> Result<(), Failure> {
+    let bar = if length > 0 { ProgressBar::new(length) } else { ProgressBar::new_spinner() };
+    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+    let style = if length > 0 {
+        "reading {bar:32} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"
+    } else {
+        "reading {spinner} {bytes}, {bytes_per_sec}"
+    };
+    bar.set_style(ProgressStyle::with_template(style).map_err(Failure::new)?);
+    let result = session.read_from(text, name, |bytes| bar.set_position(bytes));
+    bar.finish_and_clear();
+    Ok(result?)
+}
+
+/// Streams up to `n` tokens to stdout; how many there were.
+fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut Sampler) -> Result<u64, Failure> {
+    let mut out = std::io::stdout().lock();
+    let mut writer = Writer::new(engine)?;
+    let mut written = 0;
+    let mut ended_line = true;
+    // A reader that has had enough (`| head`) is no failure.
+    let mut put = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true).map_err(|e| Failure::new(format!("standard output: {e}"))),
+    };
+    if std::io::stdout().is_terminal()
+        && let Some(prompt) = &args.prompt
+    {
+        put(prompt)?;
+        ended_line = false;
+    }
+    while written < args.tokens as u64 {
+        let id = session.next_token(sampler)?;
+        written += 1;
+        if engine.model.description.eos.contains(&id) && !args.ignore_eos {
+            break;
+        }
+        let text = writer.text(id)?;
+        if !text.is_empty() {
+            ended_line = text.ends_with('\n');
+            if !put(&text)? {
+                return Ok(written);
+            }
+        }
+    }
+    let rest = writer.rest();
+    put(&rest)?;
+    if !ended_line || !rest.is_empty() {
+        put("\n")?;
+    }
+    Ok(written)
+}
+
+fn report(numbers: &Numbers, session: &Session<'_>) {
+    let speed = |n: u64, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
+    let peak = peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
+    eprintln!(
+        "read {} tokens at {:.0} tok/s, wrote {} at {:.0} tok/s, state {}{peak}",
+        numbers.read,
+        speed(numbers.read, numbers.reading),
+        numbers.written,
+        speed(numbers.written, numbers.writing),
+        megabytes(session.state_bytes() as u64),
+    );
+}
+
+/// Bytes as megabytes, for people.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    match bytes as f64 / 1e6 {
+        mb if mb >= 1000.0 => format!("{:.2} GB", mb / 1e3),
+        mb if mb >= 10.0 => format!("{mb:.0} MB"),
+        mb => format!("{mb:.2} MB"),
+    }
+}
+
+/// The most memory this process has used, where the system says.
+fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,50 @@
+//! The options that say which model, in which precision.
+
+use clap::{Args, ValueEnum};
+use longreach_engine::Engine;
+use longreach_models::{DType, Progress};
+
+use crate::failure::Failure;
+
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// Directory, .safetensors file or Hub id (owner/name) [default: the model built into this program]
+    ///
+    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are
+    /// honoured.
+    #[arg(long, short, value_name = "MODEL")]
+    model: Option<String>,
+    /// Precision in which matrices are kept [default: as they are stored]
+    #[arg(long, value_enum)]
+    dtype: Option<DTypeArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(crate) enum DTypeArg {
+    F32,
+    Bf16,
+}
+
+impl From<DTypeArg> for DType {
+    fn from(arg: DTypeArg) -> Self {
+        match arg {
+            DTypeArg::F32 => DType::F32,
+            DTypeArg::Bf16 => DType::Bf16,
+        }
+    }
+}
+
+impl ModelArgs {
+    pub(crate) fn load(&self) -> Result<Engine, Failure> {
+        load(self.model.as_deref(), self.dtype)
+    }
+}
+
+/// The model of that name, or the embedded one.
+pub(crate) fn load(name: Option<&str>, dtype: Option<DTypeArg>) -> Result<Engine, Failure> {
+    let dtype = dtype.map(DType::from);
+    Ok(match name {
+        Some(name) => Engine::load(name, dtype, Progress::Shown)?,
+        None => Engine::embedded(dtype)?,
+    })
+}

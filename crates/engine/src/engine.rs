@@ -1,0 +1,75 @@
+//! A model and its tokenizer, loaded.
+
+use std::str::FromStr;
+use std::sync::OnceLock;
+
+use longreach_models::{DType, Location, Model, Progress};
+use tokenizers::Tokenizer;
+
+use crate::{EMBEDDED, Error, Session, embedded};
+
+/// A model and its tokenizer.
+pub struct Engine {
+    /// What it was asked for as.
+    pub name: String,
+    /// The model.
+    pub model: Model,
+    tokenizer: Option<(Tokenizer, blake3::Hash)>,
+    fingerprint: OnceLock<blake3::Hash>,
+}
+
+impl Engine {
+    /// Loads a model: a directory, a safetensors file, or a Hub id. Matrices are kept in `dtype`, or as they are stored.
+    pub fn load(name: &str, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
+        let location = Location::find(name, progress)?;
+        let model = Model::load(&location, dtype)?;
+        let file = location.directory.join("tokenizer.json");
+        let tokenizer = if file.exists() {
+            let text = std::fs::read_to_string(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
+            Some(parse(&file.display().to_string(), &text)?)
+        } else {
+            None
+        };
+        Ok(Self { name: name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
+    }
+
+    /// The model built into this program.
+    pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
+        let model = Model::embedded(&EMBEDDED, dtype)?;
+        let tokenizer = Some(parse("the embedded tokenizer", embedded::TOKENIZER)?);
+        Ok(Self { name: EMBEDDED.name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
+        self.tokenizer.as_ref().map(|(t, _)| t).ok_or_else(|| Error::NoTokenizer(self.name.clone()))
+    }
+
+    /// A session that has read nothing yet.
+    pub fn session(&self) -> Session<'_> {
+        Session::new(self)
+    }
+
+    /// What tells this model, precision and tokenizer from any other: a hash of their files.
+    pub fn fingerprint(&self) -> String {
+        let hash = self.fingerprint.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(self.model.dtype.name().as_bytes());
+            hasher.update(self.model.config.as_bytes());
+            for part in self.model.checkpoint.iter().flat_map(|c| c.contents()) {
+                hasher.update(part);
+            }
+            if let Some((_, tokenizer)) = &self.tokenizer {
+                hasher.update(tokenizer.as_bytes());
+            }
+            hasher.finalize()
+        });
+        hash.to_hex().to_string()
+    }
+}
+
+fn parse(file: &str, text: &str) -> Result<(Tokenizer, blake3::Hash), Error> {
+    let tokenizer = Tokenizer::from_str(text)
+        .map_err(|e| Error::Tokenizer { file: file.to_owned(), message: format!("not a tokenizer: {e}") })?;
+    Ok((tokenizer, blake3::hash(text.as_bytes())))
+}

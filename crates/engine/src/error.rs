@@ -1,0 +1,71 @@
+//! What can go wrong with a job.
+
+use std::path::PathBuf;
+
+/// A job that cannot be done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The model.
+    #[error(transparent)]
+    Model(#[from] longreach_models::Error),
+    /// The tokenizer.
+    #[error("{file}: {message}")]
+    Tokenizer {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A model without a tokenizer was asked for text.
+    #[error("{0}: the model has no tokenizer.json, so it cannot read or write text")]
+    NoTokenizer(String),
+    /// Text that is not UTF-8.
+    #[error("{name}: not UTF-8 at byte {at}")]
+    NotUtf8 {
+        /// Where the text is from.
+        name: String,
+        /// The first byte that is wrong.
+        at: u64,
+    },
+    /// Nothing to read.
+    #[error("{0}: the prompt is empty")]
+    Empty(String),
+    /// A token that the model does not have.
+    #[error("token id {id} is out of range: the model has {vocabulary}")]
+    Token {
+        /// The id.
+        id: u32,
+        /// Size of the vocabulary.
+        vocabulary: usize,
+    },
+    /// An option of sampling that makes no sense.
+    #[error("{name}: want {want}, found {found}")]
+    Sampling {
+        /// The option.
+        name: &'static str,
+        /// What it may be.
+        want: &'static str,
+        /// What it is.
+        found: String,
+    },
+    /// Nothing was read, so there is nothing to go on from.
+    #[error("nothing was read yet: a text starts from a prompt or a saved state")]
+    NotStarted,
+    /// A file that cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A state file that is damaged or another model's.
+    #[error("{}: {message}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}

@@ -1,0 +1,156 @@
+//! A long text as tokens, a piece at a time.
+//!
+//! A tokenizer takes a whole text and returns, for each token, far more than its number; a file of megabytes would take
+//! gigabytes. So the text is cut where cutting changes nothing: at a place where the tokens around it are the same
+//! whether the two sides are encoded together or apart.
+
+use std::io::Read;
+
+use tokenizers::Tokenizer;
+
+use crate::Error;
+
+/// Bytes of text that are encoded together.
+const PIECE: usize = 64 * 1024;
+/// Bytes on either side of a cut that are compared.
+const AROUND: usize = 512;
+/// How many places are tried before more text is read.
+const TRIES: usize = 32;
+
+/// Reads a text and hands out its tokens a piece at a time.
+pub struct Pieces<'t, R> {
+    tokenizer: &'t Tokenizer,
+    text: R,
+    name: String,
+    /// Text that was read and not handed out; and behind it bytes that are not a whole character yet.
+    pending: String,
+    partial: Vec<u8>,
+    read: u64,
+    started: bool,
+    ended: bool,
+}
+
+impl<'t, R: Read> Pieces<'t, R> {
+    /// The tokens of `text`; `name` says in errors where it is from.
+    pub fn new(tokenizer: &'t Tokenizer, text: R, name: impl Into<String>) -> Self {
+        Self {
+            tokenizer,
+            text,
+            name: name.into(),
+            pending: String::new(),
+            partial: Vec::new(),
+            read: 0,
+            started: false,
+            ended: false,
+        }
+    }
+
+    /// Bytes of text read so far.
+    pub fn bytes(&self) -> u64 {
+        self.read
+    }
+
+    /// The next tokens; nothing at the end. An error if the text is not UTF-8, or empty.
+    pub fn next_piece(&mut self) -> Result<Option<Vec<u32>>, Error> {
+        let mut want = PIECE;
+        while !self.ended {
+            self.fill(want)?;
+            if self.ended {
+                break;
+            }
+            if let Some(cut) = self.cut()? {
+                let rest = self.pending.split_off(cut);
+                let piece = std::mem::replace(&mut self.pending, rest);
+                return self.encode(&piece).map(Some);
+            }
+            // A text without a harmless place so far: take more of it at once.
+            want = self.pending.len() * 2;
+        }
+        if self.pending.is_empty() {
+            return if self.started { Ok(None) } else { Err(Error::Empty(self.name.clone())) };
+        }
+        let piece = std::mem::take(&mut self.pending);
+        self.encode(&piece).map(Some)
+    }
+
+    fn fill(&mut self, want: usize) -> Result<(), Error> {
+        let mut buffer = vec![0; PIECE];
+        while self.pending.len() < want && !self.ended {
+            let n = loop {
+                match self.text.read(&mut buffer) {
+                    Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                    other => break other.map_err(|source| Error::Io { path: self.name.clone().into(), source })?,
+                }
+            };
+            self.ended = n == 0;
+            self.partial.extend(&buffer[..n]);
+            let valid = match std::str::from_utf8(&self.partial) {
+                Ok(text) => text.len(),
+                Err(e) if e.error_len().is_some() || self.ended => {
+                    return Err(Error::NotUtf8 { name: self.name.clone(), at: self.read + e.valid_up_to() as u64 });
+                }
+                Err(e) => e.valid_up_to(),
+            };
+            let rest = self.partial.split_off(valid);
+            let whole = std::mem::replace(&mut self.partial, rest);
+            self.read += whole.len() as u64;
+            self.pending.push_str(&String::from_utf8(whole).unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// The last place in the pending text where a cut changes no token.
+    fn cut(&self) -> Result<Option<usize>, Error> {
+        let text = &self.pending;
+        let end = floor(text, text.len().saturating_sub(AROUND));
+        let mut tried = 0;
+        let mut after = None;
+        for (at, c) in text[..end].char_indices().rev() {
+            // Between a word and a line's end, or failing that before any white space behind a word.
+            let place = c.is_alphanumeric() && after.is_some_and(|a: char| a.is_whitespace());
+            after = Some(c);
+            if !place || at < AROUND {
+                continue;
+            }
+            let cut = at + c.len_utf8();
+            if self.harmless(cut)? {
+                return Ok(Some(cut));
+            }
+            tried += 1;
+            if tried == TRIES {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    fn harmless(&self, cut: usize) -> Result<bool, Error> {
+        let text = &self.pending;
+        let from = floor(text, cut.saturating_sub(AROUND));
+        let to = floor(text, (cut + AROUND).min(text.len()));
+        let ids = |part: &str| self.ids(part, false);
+        let mut apart = ids(&text[from..cut])?;
+        apart.extend(ids(&text[cut..to])?);
+        Ok(apart == ids(&text[from..to])?)
+    }
+
+    fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
+        let encoded = self.tokenizer.encode_fast(text, special);
+        let encoded = encoded.map_err(|e| Error::Tokenizer { file: self.name.clone(), message: e.to_string() })?;
+        Ok(encoded.get_ids().to_vec())
+    }
+
+    /// The first piece gets what the tokenizer puts before every text; the others are its middle.
+    fn encode(&mut self, piece: &str) -> Result<Vec<u32>, Error> {
+        let first = !std::mem::replace(&mut self.started, true);
+        self.ids(piece, first)
+    }
+}
+
+/// The nearest character boundary at or before `at`.
+fn floor(text: &str, mut at: usize) -> usize {
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}

@@ -1,0 +1,187 @@
+//! From logits to a token.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::Error;
+
+/// How a token is chosen. The order is that of transformers: penalty, temperature, top k, top p, min p.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sampling {
+    /// Divides the logits; 0 takes the likeliest token always.
+    pub temperature: f32,
+    /// Keeps the `k` likeliest; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the likeliest whose probabilities together reach `p`.
+    pub top_p: f32,
+    /// Keeps those at least this part as likely as the likeliest.
+    pub min_p: f32,
+    /// Makes every token that was seen less likely; 1 does not (Keskar et al. 2019).
+    pub repetition_penalty: f32,
+    /// Where the random numbers start.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.02, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl Sampling {
+    /// The likeliest token, always.
+    pub fn greedy() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let ok = |name, value: f32, good: bool, want| {
+            if good { Ok(()) } else { Err(Error::Sampling { name, want, found: value.to_string() }) }
+        };
+        let t = self.temperature;
+        ok("temperature", t, t.is_finite() && t >= 0.0, "a number of at least 0")?;
+        ok("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0, at most 1")?;
+        ok("min-p", self.min_p, (0.0..=1.0).contains(&self.min_p), "0 to 1")?;
+        let r = self.repetition_penalty;
+        ok("repetition-penalty", r, r.is_finite() && r > 0.0, "a number above 0")
+    }
+}
+
+/// Chooses tokens; the same seed and logits give the same tokens on any machine.
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+impl Sampler {
+    /// A sampler; an error if an option makes no sense.
+    pub fn new(sampling: Sampling) -> Result<Self, Error> {
+        sampling.check()?;
+        Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) })
+    }
+
+    /// How many 32-bit words of the random stream have been used.
+    pub fn position(&self) -> u128 {
+        self.rng.get_word_pos()
+    }
+
+    /// Goes on from a position of the random stream.
+    pub fn set_position(&mut self, position: u128) {
+        self.rng.set_word_pos(position);
+    }
+
+    /// The next token; `seen` says which tokens occurred before.
+    pub fn choose(&mut self, logits: &[f32], seen: &[bool]) -> u32 {
+        let s = self.sampling;
+        let penalised = |(i, x): (usize, &f32)| {
+            let again = seen.get(i).copied().unwrap_or(false);
+            if !again || s.repetition_penalty == 1.0 {
+                *x
+            } else if *x < 0.0 {
+                x * s.repetition_penalty
+            } else {
+                x / s.repetition_penalty
+            }
+        };
+        let mut order: Vec<(u32, f32)> =
+            logits.iter().enumerate().map(|(i, x)| (i as u32, penalised((i, x)))).collect();
+        // Likeliest first; of equals the lower number.
+        let likeliest = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if s.temperature == 0.0 {
+            return order.into_iter().min_by(likeliest).map_or(0, |(id, _)| id);
+        }
+        if s.top_k > 0 && s.top_k < order.len() {
+            order.select_nth_unstable_by(s.top_k - 1, likeliest);
+            order.truncate(s.top_k);
+        }
+        order.sort_unstable_by(likeliest);
+        let top = order.first().map_or(0.0, |(_, x)| *x);
+        let mut weights: Vec<f64> =
+            order.iter().map(|(_, x)| (((x - top) / s.temperature) as f64).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let mut keep = weights.len();
+        if s.top_p < 1.0 {
+            let mut reached = 0.0;
+            keep = weights.iter().take_while(|w| {
+                let before = reached;
+                reached += **w / total;
+                before < s.top_p as f64
+            }).count().max(1);
+        }
+        // The first weight is 1: the likeliest token's.
+        keep = weights[..keep].iter().take_while(|w| **w >= s.min_p as f64).count().max(1);
+        weights.truncate(keep);
+        let mut left = self.rng.random::<f64>() * weights.iter().sum::<f64>();
+        for ((id, _), w) in order.iter().zip(&weights) {
+            left -= w;
+            if left < 0.0 {
+                return *id;
+            }
+        }
+        order[keep - 1].0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(sampling: Sampling, seen: &[bool]) -> [usize; 4] {
+        let mut sampler = Sampler::new(sampling).expect("valid options");
+        let mut counts = [0; 4];
+        for _ in 0..20_000 {
+            counts[sampler.choose(&[1.0, 2.0, 0.0, -1.0], seen) as usize] += 1;
+        }
+        counts
+    }
+
+    const PLAIN: Sampling =
+        Sampling { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 3 };
+
+    #[test]
+    fn frequencies_are_the_softmax() {
+        let got = counts(PLAIN, &[]);
+        let total: f64 = [1.0f64, 2.0, 0.0, -1.0].iter().map(|x| x.exp()).sum();
+        for (n, x) in got.into_iter().zip([1.0f64, 2.0, 0.0, -1.0]) {
+            assert!((n as f64 / 20_000.0 - x.exp() / total).abs() < 0.012, "{got:?}");
+        }
+    }
+
+    #[test]
+    fn each_option_cuts_what_it_says() {
+        assert_eq!(counts(Sampling { top_k: 2, ..PLAIN }, &[])[2..], [0, 0]);
+        // Probabilities are 0.24, 0.64, 0.09, 0.03.
+        assert_eq!(counts(Sampling { top_p: 0.6, ..PLAIN }, &[]), [0, 20_000, 0, 0]);
+        assert_eq!(counts(Sampling { top_p: 0.7, ..PLAIN }, &[])[2..], [0, 0]);
+        assert_eq!(counts(Sampling { min_p: 0.2, ..PLAIN }, &[])[2..], [0, 0]);
+        assert_eq!(counts(Sampling { temperature: 0.0, ..PLAIN }, &[]), [0, 20_000, 0, 0]);
+        let penalty = Sampling { temperature: 0.0, repetition_penalty: 3.0, ..PLAIN };
+        assert_eq!(counts(penalty, &[false, true]), [20_000, 0, 0, 0]);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_and_a_position_goes_on() {
+        let mut a = Sampler::new(PLAIN).expect("valid options");
+        let mut draw = |s: &mut Sampler| (0..50).map(|_| s.choose(&[0.0; 8], &[])).collect::<Vec<_>>();
+        let first = draw(&mut a);
+        let mut b = Sampler::new(PLAIN).expect("valid options");
+        assert_eq!(first, draw(&mut b));
+        let mut c = Sampler::new(PLAIN).expect("valid options");
+        c.set_position(a.position());
+        assert_eq!(draw(&mut a), draw(&mut c));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in [
+            Sampling { temperature: -1.0, ..PLAIN },
+            Sampling { temperature: f32::NAN, ..PLAIN },
+            Sampling { top_p: 0.0, ..PLAIN },
+            Sampling { min_p: 1.5, ..PLAIN },
+            Sampling { repetition_penalty: 0.0, ..PLAIN },
+        ] {
+            assert!(Sampler::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

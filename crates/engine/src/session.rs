@@ -1,0 +1,160 @@
+//! A text being read and written: the model's state, the logits after the last token, and what has been seen.
+
+use std::io::Read;
+
+use longreach_nn::Cache;
+
+use crate::{Engine, Error, Pieces, Sampler, Sampling};
+
+/// Tokens of a long text that are read at once: enough for the matrix products to run at full speed, few enough that
+/// memory stays that of the weights.
+pub const CHUNK: usize = 512;
+
+/// A text being read and written. Cloning it forks the text.
+#[derive(Clone)]
+pub struct Session<'e> {
+    pub(crate) engine: &'e Engine,
+    pub(crate) cache: Cache,
+    /// After the last token; empty before the first.
+    pub(crate) logits: Vec<f32>,
+    pub(crate) tokens: u64,
+    pub(crate) seen: Vec<bool>,
+}
+
+impl<'e> Session<'e> {
+    pub(crate) fn new(engine: &'e Engine) -> Self {
+        let decoder = &engine.model.decoder;
+        let seen = vec![false; decoder.vocabulary()];
+        Self { engine, cache: decoder.start(1), logits: Vec::new(), tokens: 0, seen }
+    }
+
+    /// Tokens read and written so far.
+    pub fn tokens(&self) -> u64 {
+        self.tokens
+    }
+
+    /// Bytes of state: the same after a million tokens as after one.
+    pub fn state_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+
+    /// The logits after the last token; an error before the first.
+    pub fn logits(&self) -> Result<&[f32], Error> {
+        if self.logits.is_empty() { Err(Error::NotStarted) } else { Ok(&self.logits) }
+    }
+
+    /// Reads tokens, [`CHUNK`] at a time.
+    pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
+        let vocabulary = self.seen.len();
+        if let Some(&id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+            return Err(Error::Token { id, vocabulary });
+        }
+        let decoder = &self.engine.model.decoder;
+        let mut chunks = ids.chunks(CHUNK).peekable();
+        while let Some(chunk) = chunks.next() {
+            let hidden = decoder.forward(chunk, &mut self.cache, None);
+            if chunks.peek().is_none() {
+                let last = hidden.narrow(1, chunk.len() - 1, 1);
+                let logits = decoder.logits(last).into_data();
+                self.logits = logits.try_into_vec().unwrap_or_default();
+            }
+            self.tokens += chunk.len() as u64;
+            chunk.iter().for_each(|id| self.seen[*id as usize] = true);
+        }
+        Ok(())
+    }
+
+    /// Reads a text; an error if it is empty.
+    pub fn read_text(&mut self, text: &str) -> Result<(), Error> {
+        self.read_from(text.as_bytes(), "the prompt", |_| {})
+    }
+
+    /// Reads a text of any length in constant memory; `progress` hears how many of its bytes have been read.
+    pub fn read_from(&mut self, text: impl Read, name: &str, mut progress: impl FnMut(u64)) -> Result<(), Error> {
+        let mut pieces = Pieces::new(self.engine.tokenizer()?, text, name);
+        // What is left of a piece waits for the next, so that all chunks but the last are full.
+        let mut waiting: Vec<u32> = Vec::new();
+        while let Some(piece) = pieces.next_piece()? {
+            waiting.extend(piece);
+            let whole = (waiting.len().saturating_sub(1)) / CHUNK * CHUNK;
+            for chunk in waiting[..whole].chunks(CHUNK) {
+                self.read(chunk)?;
+                let done = pieces.bytes().saturating_sub(2 * waiting.len() as u64);
+                progress(done);
+            }
+            waiting.drain(..whole);
+            progress(pieces.bytes());
+        }
+        self.read(&waiting)
+    }
+
+    /// Starts a text from nothing: reads the token that separates texts.
+    pub fn read_start(&mut self) -> Result<(), Error> {
+        let start = self.engine.model.description.eos.first().copied().unwrap_or(0);
+        self.read(&[start])
+    }
+
+    /// Writes up to `n` tokens and returns them as text.
+    pub fn write(&mut self, n: usize, sampling: Sampling) -> Result<String, Error> {
+        let mut sampler = Sampler::new(sampling)?;
+        let mut writer = Writer::new(self.engine)?;
+        let mut text = String::new();
+        for _ in 0..n {
+            let id = self.next_token(&mut sampler)?;
+            if self.engine.model.description.eos.contains(&id) {
+                break;
+            }
+            text.push_str(&writer.text(id)?);
+        }
+        text.push_str(&writer.rest());
+        Ok(text)
+    }
+
+    /// Chooses the next token and reads it.
+    pub fn next_token(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
+        let id = sampler.choose(self.logits()?, &self.seen);
+        self.read(&[id])?;
+        Ok(id)
+    }
+}
+
+/// Turns tokens into text as they come; characters that take several tokens come whole.
+pub struct Writer<'e> {
+    tokenizer: &'e tokenizers::Tokenizer,
+    /// Tokens whose text is not settled, and how much of their text was given out.
+    ids: Vec<u32>,
+    given: usize,
+}
+
+impl<'e> Writer<'e> {
+    /// A writer for the engine's tokens.
+    pub fn new(engine: &'e Engine) -> Result<Self, Error> {
+        Ok(Self { tokenizer: engine.tokenizer()?, ids: Vec::new(), given: 0 })
+    }
+
+    /// What `id` adds to the text; empty while a character is incomplete.
+    pub fn text(&mut self, id: u32) -> Result<String, Error> {
+        self.ids.push(id);
+        let text = self.decode()?;
+        if text.ends_with('\u{fffd}') && self.ids.len() < 16 {
+            return Ok(String::new());
+        }
+        let new = text.get(self.given..).unwrap_or_default().to_owned();
+        // One settled token stays, for decoders that treat a text's first token in a way of its own.
+        let last = self.ids.len() - 1;
+        self.ids.drain(..last);
+        self.given = self.decode()?.len();
+        Ok(new)
+    }
+
+    /// What is left of a character that was not completed.
+    pub fn rest(&self) -> String {
+        self.decode().map(|text| text.get(self.given..).unwrap_or_default().to_owned()).unwrap_or_default()
+    }
+
+    fn decode(&self) -> Result<String, Error> {
+        self.tokenizer
+            .decode(&self.ids, true)
+            .map_err(|e| Error::Tokenizer { file: "tokenizer".into(), message: e.to_string() })
+    }
+}

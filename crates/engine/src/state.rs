@@ -1,0 +1,116 @@
+//! Saved states: a text can be put down and taken up again, to the bit.
+//!
+//! A safetensors file with the state of every layer, the logits after the last token and the tokens seen; its metadata
+//! hold the fingerprint of model and tokenizer, without which it is refused.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use longreach_models::write_atomically;
+use longreach_nn::LayerState;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::{Engine, Error, Session};
+
+/// The name of the format and its version.
+const FORMAT: &str = "longreach state 1";
+
+impl Session<'_> {
+    /// Writes the state to a file, whole or not at all; `position` is that of the sampler's random stream.
+    pub fn save(&self, file: &Path, position: u128) -> Result<(), Error> {
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        for (i, layer) in self.cache.layers.iter().enumerate() {
+            let (conv, scan) = match layer {
+                LayerState::Mamba { conv, scan } => (plain(conv), plain(scan)),
+                LayerState::Mamba2 { conv, scan } => (plain(conv), plain(scan)),
+            };
+            tensors.push((format!("layers.{i}.conv"), Dtype::F32, conv.0, conv.1));
+            tensors.push((format!("layers.{i}.scan"), Dtype::F32, scan.0, scan.1));
+        }
+        let logits: Vec<u8> = self.logits()?.iter().flat_map(|x| x.to_le_bytes()).collect();
+        tensors.push(("logits".into(), Dtype::F32, vec![self.logits.len()], logits));
+        let seen: Vec<u8> = self.seen.iter().map(|s| *s as u8).collect();
+        tensors.push(("seen".into(), Dtype::U8, vec![seen.len()], seen));
+        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("as many bytes as the shape asks for"))
+        });
+        let metadata = HashMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("fingerprint".to_owned(), self.engine.fingerprint()),
+            ("tokens".to_owned(), self.tokens.to_string()),
+            ("position".to_owned(), position.to_string()),
+        ]);
+        let wrong = |message: String| Error::State { path: file.to_owned(), message };
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
+        Ok(write_atomically(file, |out| out.write_all(&bytes))?)
+    }
+
+}
+
+impl Engine {
+    /// Takes up a saved state of this model, and the position of the sampler's random stream.
+    pub fn resume(&self, file: &Path) -> Result<(Session<'_>, u128), Error> {
+        let wrong = |message: String| Error::State { path: file.to_owned(), message };
+        let bytes = std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
+        let stored = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole state file: {e}")))?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let field = |name: &str| metadata.get(name).map(String::as_str).unwrap_or_default();
+        if field("format") != FORMAT {
+            return Err(wrong(format!("format: want `{FORMAT}`, found `{}`", field("format"))));
+        }
+        if field("fingerprint") != self.fingerprint() {
+            let (want, found) = (self.fingerprint(), field("fingerprint"));
+            return Err(wrong(format!(
+                "saved by another model, precision or tokenizer: fingerprint: want {}…, found {}…",
+                &want[..12],
+                found.get(..12).unwrap_or(found)
+            )));
+        }
+        let number = |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is no number", field(name))));
+        let (tokens, position) = (number("tokens")?, number("position")?);
+        let mut session = Session::new(self);
+        session.tokens = u64::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;
+        let get = |name: &str, dtype: Dtype, shape: &[usize]| {
+            let tensor = stored.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")))?;
+            if tensor.shape() != shape || tensor.dtype() != dtype {
+                let (d, s) = (tensor.dtype(), tensor.shape());
+                return Err(wrong(format!("tensor `{name}`: want {dtype:?} {shape:?}, found {d:?} {s:?}")));
+            }
+            Ok(tensor.data().to_vec())
+        };
+        let floats = |name: &str, shape: &[usize]| {
+            let bytes = get(name, Dtype::F32, shape)?;
+            Ok::<_, Error>(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
+        };
+        let device = self.model.decoder.device();
+        for (i, layer) in session.cache.layers.iter_mut().enumerate() {
+            let (conv_name, scan_name) = (format!("layers.{i}.conv"), format!("layers.{i}.scan"));
+            match layer {
+                LayerState::Mamba { conv, scan } => {
+                    *conv = tensor(floats(&conv_name, &conv.dims())?, conv.dims(), &device);
+                    *scan = tensor(floats(&scan_name, &scan.dims())?, scan.dims(), &device);
+                }
+                LayerState::Mamba2 { conv, scan } => {
+                    *conv = tensor(floats(&conv_name, &conv.dims())?, conv.dims(), &device);
+                    *scan = tensor(floats(&scan_name, &scan.dims())?, scan.dims(), &device);
+                }
+            }
+        }
+        session.logits = floats("logits", &[session.seen.len()])?;
+        session.seen = get("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
+        Ok((session, position))
+    }
+}
+
+fn plain<const D: usize>(x: &Tensor<D>) -> (Vec<usize>, Vec<u8>) {
+    let shape = x.dims().to_vec();
+    let data = x.clone().into_data();
+    (shape, data.iter::<f32>().flat_map(f32::to_le_bytes).collect())
+}
+
+fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(data, shape), device)
+}
