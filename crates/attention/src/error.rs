@@ -35,7 +35,9 @@ pub enum Error {
         groups: usize,
     },
     /// Boundaries of packed sequences that do not cover the tokens in order.
-    #[error("{op}: packed boundaries must rise from 0 to {tokens} in a batch of one, found {found:?} in a batch of {batch}")]
+    #[error(
+        "{op}: packed boundaries must rise from 0 to {tokens} in a batch of one, found {found:?} in a batch of {batch}"
+    )]
     Boundaries {
         /// The operation.
         op: &'static str,

@@ -13,7 +13,9 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, DispatchTensor, ExtensionType, Flex, TensorMetadata, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, DispatchTensor, ExtensionType, Flex, TensorMetadata, backend_extension,
+};
 use burn::tensor::{Bytes, DType, Shape, Slice, Tensor};
 use half::bf16;
 use longreach_simd::Cx;
@@ -98,15 +100,7 @@ pub enum Pack<B: Backend> {
     P4(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
     P5(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
     P6(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
-    P7(
-        FloatTensor<B>,
-        FloatTensor<B>,
-        FloatTensor<B>,
-        FloatTensor<B>,
-        FloatTensor<B>,
-        FloatTensor<B>,
-        FloatTensor<B>,
-    ),
+    P7(FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>, FloatTensor<B>),
     P8(
         FloatTensor<B>,
         FloatTensor<B>,
@@ -207,7 +201,7 @@ pub struct Results(std::vec::IntoIter<DispatchTensor>);
 
 impl Results {
     /// The next output. Panics if the operator gave no more, or one of another rank.
-    pub fn next<const D: usize>(&mut self) -> Tensor<D> {
+    pub fn output<const D: usize>(&mut self) -> Tensor<D> {
         Tensor::from_dispatch(self.0.next().expect("an output of the operator"))
     }
 }

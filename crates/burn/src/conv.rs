@@ -27,7 +27,7 @@ pub fn short_conv(x: Conv) -> (Tensor<3>, Tensor<3>) {
         Some(bias) => call.with(bias).run(ShortConv),
         None => call.run(ShortConv),
     };
-    (out.next(), out.next())
+    (out.output(), out.output())
 }
 
 #[derive(Debug)]

@@ -22,7 +22,7 @@ const BLOCK: usize = 256;
 pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[i64]) -> Tensor<1> {
     let keep = x.is_autodiff() || weight.is_autodiff();
     let op = CrossEntropy { targets: targets.to_vec(), keep, gradients: Mutex::new(None) };
-    Call::new().with(x).with(weight).run(op).next()
+    Call::new().with(x).with(weight).run(op).output()
 }
 
 #[derive(Debug)]
@@ -44,7 +44,8 @@ impl Operator for CrossEntropy {
         assert_eq!(x.count, self.targets.len(), "a target for each row");
         let counted = self.targets.iter().filter(|t| **t >= 0).count().max(1);
         let mut logits = vec![0.0; BLOCK.min(x.count) * vocab];
-        let (mut dx, mut dw) = if self.keep { (vec![0.0; x.count * d], vec![0.0; vocab * d]) } else { (vec![], vec![]) };
+        let (mut dx, mut dw) =
+            if self.keep { (vec![0.0; x.count * d], vec![0.0; vocab * d]) } else { (vec![], vec![]) };
         let mut loss = 0.0f64;
         for from in (0..x.count).step_by(BLOCK) {
             let m = BLOCK.min(x.count - from);

@@ -7,12 +7,12 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// `silu(x) ⊙ y`: the gate of SwiGLU (Shazeer, 2020), and of every block with a `z`.
 pub fn silu_times<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
-    Call::new().with(x).with(y).run(SiluTimes).next()
+    Call::new().with(x).with(y).run(SiluTimes).output()
 }
 
 /// `−eˣ`: the matrix A of a state-space model from its logarithm.
 pub fn neg_exp<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Call::new().with(x).run(NegExp).next()
+    Call::new().with(x).run(NegExp).output()
 }
 
 #[derive(Debug)]

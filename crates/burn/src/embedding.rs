@@ -10,7 +10,7 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 ///
 /// `ids` are `batch` rows of equal length, one behind the other. Panics if one is not below `V`.
 pub fn embedding(weight: Tensor<2>, ids: &[u32], batch: usize) -> Tensor<3> {
-    Call::new().with(weight).run(Embedding { ids: ids.to_vec(), batch }).next()
+    Call::new().with(weight).run(Embedding { ids: ids.to_vec(), batch }).output()
 }
 
 #[derive(Debug)]

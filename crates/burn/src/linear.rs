@@ -10,8 +10,8 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let call = Call::new().with(x).with(weight);
     match bias {
-        Some(bias) => call.with(bias).run(Linear).next(),
-        None => call.run(Linear).next(),
+        Some(bias) => call.with(bias).run(Linear).output(),
+        None => call.run(Linear).output(),
     }
 }
 

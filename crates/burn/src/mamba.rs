@@ -34,7 +34,7 @@ pub struct Mamba {
 pub fn mamba(x: Mamba) -> (Tensor<3>, Tensor<3>) {
     let call = Call::new().with(x.x).with(x.dt).with(x.dt_bias).with(x.a).with(x.b).with(x.c).with(x.d).with(x.z);
     let mut out = call.with(x.state).run(Scan);
-    (out.next(), out.next())
+    (out.output(), out.output())
 }
 
 #[derive(Debug)]

@@ -48,7 +48,7 @@ pub fn mamba2(x: Mamba2) -> (Tensor<3>, Tensor<4>) {
     let heads = x.state.dims()[1];
     let call = Call::new().with(x.x).with(x.dt).with(x.dt_bias).with(x.a).with(x.b).with(x.c).with(x.d);
     let mut out = call.with(x.state).run(Scan { dt_limit: x.dt_limit, form: x.form, heads, groups: x.groups });
-    (out.next(), out.next())
+    (out.output(), out.output())
 }
 
 #[derive(Debug)]

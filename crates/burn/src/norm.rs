@@ -15,7 +15,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Option<Tensor<1>>, eps: f3
         Some(weight) => call.with(weight),
         None => call,
     };
-    call.run(Norm { eps, group, weighted, gated: false }).next()
+    call.run(Norm { eps, group, weighted, gated: false }).output()
 }
 
 /// The norm of `x ⊙ silu(z)` in groups of `group` channels, times `weight: [D]`. Dao and Gu, 2024, §7.1.
@@ -27,7 +27,7 @@ pub fn rms_norm_gated<const D: usize>(
     eps: f32,
 ) -> Tensor<D> {
     let call = Call::new().with(x).with(weight).with(z);
-    call.run(Norm { eps, group, weighted: true, gated: true }).next()
+    call.run(Norm { eps, group, weighted: true, gated: true }).output()
 }
 
 #[derive(Debug)]

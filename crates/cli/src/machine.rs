@@ -21,6 +21,7 @@ impl MachineArgs {
         };
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = self.threads.map_or(all, usize::from);
-        longreach_burn::configure(Cx::with_isa(isa, threads)).map_err(|_| Failure::new("the machine is configured twice"))
+        longreach_burn::configure(Cx::with_isa(isa, threads))
+            .map_err(|_| Failure::new("the machine is configured twice"))
     }
 }

@@ -97,17 +97,20 @@ impl Sampler {
         }
         order.sort_unstable_by(likeliest);
         let top = order.first().map_or(0.0, |(_, x)| *x);
-        let mut weights: Vec<f64> =
-            order.iter().map(|(_, x)| (((x - top) / s.temperature) as f64).exp()).collect();
+        let mut weights: Vec<f64> = order.iter().map(|(_, x)| (((x - top) / s.temperature) as f64).exp()).collect();
         let total: f64 = weights.iter().sum();
         let mut keep = weights.len();
         if s.top_p < 1.0 {
             let mut reached = 0.0;
-            keep = weights.iter().take_while(|w| {
-                let before = reached;
-                reached += **w / total;
-                before < s.top_p as f64
-            }).count().max(1);
+            keep = weights
+                .iter()
+                .take_while(|w| {
+                    let before = reached;
+                    reached += **w / total;
+                    before < s.top_p as f64
+                })
+                .count()
+                .max(1);
         }
         // The first weight is 1: the likeliest token's.
         keep = weights[..keep].iter().take_while(|w| **w >= s.min_p as f64).count().max(1);

@@ -46,7 +46,6 @@ impl Session<'_> {
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
         Ok(write_atomically(file, |out| out.write_all(&bytes))?)
     }
-
 }
 
 impl Engine {
@@ -69,7 +68,8 @@ impl Engine {
                 found.get(..12).unwrap_or(found)
             )));
         }
-        let number = |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is no number", field(name))));
+        let number =
+            |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is no number", field(name))));
         let (tokens, position) = (number("tokens")?, number("position")?);
         let mut session = Session::new(self);
         session.tokens = u64::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;

@@ -73,7 +73,11 @@ impl Checkpoint {
             return Self::open_files(&shards(&index)?);
         }
         let pickled = directory.join("pytorch_model.bin").exists();
-        let hint = if pickled { "; `pytorch_model.bin` is a pickle, which can run code: save the model as safetensors" } else { "" };
+        let hint = if pickled {
+            "; `pytorch_model.bin` is a pickle, which can run code: save the model as safetensors"
+        } else {
+            ""
+        };
         Err(Error::NotFound {
             name: directory.display().to_string(),
             reason: format!("has neither model.safetensors nor model.safetensors.index.json{hint}"),
@@ -179,7 +183,11 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut names: Vec<&str> = Vec::new();
     for (tensor, file) in map {
         let name = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));
-        names.push(name.ok_or_else(|| fields.error(format!("`weight_map`: tensor `{tensor}`: want a file name, found {file}")))?);
+        names.push(
+            name.ok_or_else(|| {
+                fields.error(format!("`weight_map`: tensor `{tensor}`: want a file name, found {file}"))
+            })?,
+        );
     }
     names.sort_unstable();
     names.dedup();

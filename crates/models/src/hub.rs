@@ -36,13 +36,12 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
     let files = if offline {
         Files::Offline(Cache::from_env().repo(Repo::model(id.into())))
     } else {
-        let mut builder =
-            ApiBuilder::from_env().with_progress(progress == Progress::Shown).with_retries(RETRIES);
+        let mut builder = ApiBuilder::from_env().with_progress(progress == Progress::Shown).with_retries(RETRIES);
         if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()) {
             builder = builder.with_token(Some(token));
         }
         let api: Api = builder.build().map_err(|e| said(id, "the Hub", &e))?;
-        Files::Online(api.model(id.into()))
+        Files::Online(Box::new(api.model(id.into())))
     };
     let config = files.get(id, "config.json")?;
     let directory = config.parent().unwrap_or(&config).to_owned();
@@ -68,7 +67,7 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
 }
 
 enum Files {
-    Online(ApiRepo),
+    Online(Box<ApiRepo>),
     Offline(hf_hub::CacheRepo),
 }
 

@@ -48,7 +48,8 @@ fn read(model: &Model, batch: usize, t: usize, ids: &[u32], cuts: &[usize], mask
     Tensor::cat(pieces, 1)
 }
 
-const NAMES: &[&str] = &["mamba-a", "mamba-b", "mamba2-a", "mamba2-b", "falcon_mamba-a", "falcon_mamba-b", "mamba2-a-bf16"];
+const NAMES: &[&str] =
+    &["mamba-a", "mamba-b", "mamba2-a", "mamba2-b", "falcon_mamba-a", "falcon_mamba-b", "mamba2-a-bf16"];
 
 #[test]
 fn logits_are_those_of_transformers_on_every_path() {
@@ -110,10 +111,7 @@ fn shards_are_the_whole() {
     let (batch, t, ids) = ids(&golden, "input_ids");
     let whole = load("mamba-a", None);
     let shards = load("mamba-a-sharded", None);
-    assert_eq!(
-        numbers(read(&whole, batch, t, &ids, &[], None)),
-        numbers(read(&shards, batch, t, &ids, &[], None))
-    );
+    assert_eq!(numbers(read(&whole, batch, t, &ids, &[], None)), numbers(read(&shards, batch, t, &ids, &[], None)));
 }
 
 #[test]
@@ -130,7 +128,8 @@ fn a_saved_model_is_the_model() {
     for (name, dtype) in [("mamba-b", DType::F32), ("mamba2-a-bf16", DType::Bf16)] {
         let model = load(name, None);
         let to = tempfile::tempdir().expect("a directory");
-        longreach_models::save(&model.decoder, &model.names, dtype, &to.path().join("model.safetensors")).expect("saved");
+        longreach_models::save(&model.decoder, &model.names, dtype, &to.path().join("model.safetensors"))
+            .expect("saved");
         std::fs::copy(folder(name).join("config.json"), to.path().join("config.json")).expect("copied");
         let again = Model::load(&Location { directory: to.path().into(), weights: None }, None).expect("loads");
         let ids: Vec<u32> = (0..30).collect();

@@ -70,8 +70,7 @@ impl Embedding {
     /// The table `name`.
     pub fn new(b: &mut Builder, name: &str, vocabulary: usize, d: usize) -> Result<Self, Error> {
         let init = Init::Normal(0.02);
-        let weight =
-            b.scope(name, |b| b.param("weight", [vocabulary, d], Layout::Same, Precision::Model, init))?;
+        let weight = b.scope(name, |b| b.param("weight", [vocabulary, d], Layout::Same, Precision::Model, init))?;
         Ok(Self { weight })
     }
 

@@ -137,9 +137,8 @@ pub fn rms_backward(cx: &Cx, norm: Rms<'_>, x: Rows<'_>, gate: Option<Rows<'_>>,
     let mut dw = vec![0.0; if norm.weight.is_some() { tasks * width } else { 0 }];
     let mut gates = dgate.chunks_mut(ROWS * width);
     let mut partials = dw.chunks_mut(width);
-    let items: Vec<_> = (dx.chunks_mut(ROWS * width).enumerate())
-        .map(|(i, dx)| (i, dx, gates.next(), partials.next()))
-        .collect();
+    let items: Vec<_> =
+        (dx.chunks_mut(ROWS * width).enumerate()).map(|(i, dx)| (i, dx, gates.next(), partials.next())).collect();
     cx.team.for_each(items, |(i, dx, dgate, dw)| {
         let first = i * ROWS;
         let buffer = &mut Scratch::new(2 * width);

@@ -94,7 +94,9 @@ impl Team {
         let f: &(dyn Fn(usize) + Sync) = &f;
         // SAFETY: only the lifetime changes. Workers use the pointer only between the epoch's change below and their
         // decrement of `inside`, and this function does not return, nor unwind, before `inside` is zero.
-        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), _>(f) });
+        let job = Job(unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(f)
+        });
         *shared.job.lock().unwrap_or_else(|e| e.into_inner()) = Some((job, pieces));
         shared.next.store(0, Ordering::Relaxed);
         shared.inside.store(self.workers.len(), Ordering::Relaxed);

@@ -27,9 +27,18 @@ fn linear_is_the_sum_of_products() {
     for isa in Isa::available() {
         for threads in [1, 3] {
             let cx = Cx::with_isa(isa, threads);
-            for (m, n, k) in [(1, 1, 1), (1, 70, 33), (2, 5, 64), (3, 129, 47), (4, 64, 100), (5, 1, 16), (13, 33, 17),
-                (25, 130, 257), (100, 80, 300), (64, 300, 520)]
-            {
+            for (m, n, k) in [
+                (1, 1, 1),
+                (1, 70, 33),
+                (2, 5, 64),
+                (3, 129, 47),
+                (4, 64, 100),
+                (5, 1, 16),
+                (13, 33, 17),
+                (25, 130, 257),
+                (100, 80, 300),
+                (64, 300, 520),
+            ] {
                 let stride = k + 3;
                 let x = numbers(m * stride, 1);
                 let w = numbers(n * k, 2);

@@ -15,8 +15,8 @@ impl Golden {
     #[track_caller]
     pub fn read(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
-        let bytes = std::fs::read(path)
-            .unwrap_or_else(|e| panic!("{}: {e}; the script beside it makes it", path.display()));
+        let bytes =
+            std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}; the script beside it makes it", path.display()));
         Self { bytes, path: path.display().to_string() }
     }
 

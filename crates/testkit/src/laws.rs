@@ -76,7 +76,12 @@ pub fn split_is_whole<S: Subject>(subject: &S, cx: &S::Cx) {
     for form in subject.forms() {
         let whole = subject.run(form, &inputs, None, cx);
         for cuts in [&[1][..], &[2, 3], &[16, 64], &[63], &[64], &[65, 99]] {
-            close(&format!("{form} cut at {cuts:?}"), &in_pieces(subject, &inputs, cuts, form, cx), &whole, tolerance::FORMS);
+            close(
+                &format!("{form} cut at {cuts:?}"),
+                &in_pieces(subject, &inputs, cuts, form, cx),
+                &whole,
+                tolerance::FORMS,
+            );
         }
     }
 }

@@ -129,13 +129,37 @@ impl Walk {
             return;
         }
         // Permalinks, line numbers, playground controls and hidden lines are no text.
-        if element.value().classes().any(|c| matches!(c, "header-link" | "doc-anchor" | "anchor" | "buttons" | "boring" | "src" | "tooltip")) {
+        if element
+            .value()
+            .classes()
+            .any(|c| matches!(c, "header-link" | "doc-anchor" | "anchor" | "buttons" | "boring" | "src" | "tooltip"))
+        {
             return;
         }
         let block = matches!(
             name,
-            "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "li" | "ul" | "ol" | "pre" | "div" | "table" | "tr"
-                | "blockquote" | "section" | "article" | "main" | "details" | "summary" | "dl" | "dt" | "dd"
+            "p" | "h1"
+                | "h2"
+                | "h3"
+                | "h4"
+                | "h5"
+                | "h6"
+                | "li"
+                | "ul"
+                | "ol"
+                | "pre"
+                | "div"
+                | "table"
+                | "tr"
+                | "blockquote"
+                | "section"
+                | "article"
+                | "main"
+                | "details"
+                | "summary"
+                | "dl"
+                | "dt"
+                | "dd"
         );
         if block {
             self.end();

@@ -10,7 +10,11 @@ pub(crate) fn svg(losses: &[(usize, f32)], measured: &[(usize, f32)]) -> String 
     out
 }
 
-fn draw(out: &mut String, losses: &[(usize, f32)], measured: &[(usize, f32)]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(
+    out: &mut String,
+    losses: &[(usize, f32)],
+    measured: &[(usize, f32)],
+) -> Result<(), Box<dyn std::error::Error>> {
     let bits = std::f32::consts::LOG2_E;
     let last = losses.last().map_or(1, |(step, _)| (*step).max(1));
     let top = losses.iter().map(|(_, l)| l * bits).fold(1.0f32, f32::max);
@@ -29,11 +33,14 @@ fn draw(out: &mut String, losses: &[(usize, f32)], measured: &[(usize, f32)]) ->
         RGBColor(190, 205, 235),
     ))?;
     let window = (losses.len() / 50).max(1);
-    let means = losses.windows(window).step_by(stride).map(|w| {
-        (w[window - 1].0, w.iter().map(|(_, l)| l * bits).sum::<f32>() / window as f32)
-    });
+    let means = losses
+        .windows(window)
+        .step_by(stride)
+        .map(|w| (w[window - 1].0, w.iter().map(|(_, l)| l * bits).sum::<f32>() / window as f32));
     chart.draw_series(LineSeries::new(means, RGBColor(30, 70, 160).stroke_width(2)))?;
-    chart.draw_series(measured.iter().map(|(step, l)| Circle::new((*step, l * bits), 4, RGBColor(200, 60, 30).filled())))?;
+    chart.draw_series(
+        measured.iter().map(|(step, l)| Circle::new((*step, l * bits), 4, RGBColor(200, 60, 30).filled())),
+    )?;
     root.present()?;
     Ok(())
 }

@@ -47,10 +47,8 @@ pub fn backward(
     let past = state.as_standard_layout();
     let past = past.as_slice().unwrap_or_default();
     let taps = x.w.as_standard_layout();
-    let tasks: Vec<_> = (split::columns(&mut dx, d, BLOCK).into_iter())
-        .zip(split::columns(&mut dw, d, BLOCK))
-        .enumerate()
-        .collect();
+    let tasks: Vec<_> =
+        (split::columns(&mut dx, d, BLOCK).into_iter()).zip(split::columns(&mut dw, d, BLOCK)).enumerate().collect();
     let mut pasts = split::columns(&mut d_past, d, BLOCK).into_iter();
     let tasks: Vec<_> = tasks.into_iter().map(|(i, (dx, dw))| (i, dx, dw, pasts.next().unwrap_or_default())).collect();
     cx.team.for_each(tasks, |(i, dx, dw, d_past)| {
@@ -118,7 +116,11 @@ impl Kernel for Block<'_, '_> {
                 }
                 for (j, carried) in carried.into_iter().enumerate() {
                     let from = len + j;
-                    let out = if from < w - 1 { &mut self.d_past[base + from] } else { &mut self.dx[range.start + from - (w - 1)] };
+                    let out = if from < w - 1 {
+                        &mut self.d_past[base + from]
+                    } else {
+                        &mut self.dx[range.start + from - (w - 1)]
+                    };
                     let v = s.add(s.load_part(&out[at..end]), carried);
                     s.store_part(&mut out[at..end], v);
                 }
@@ -144,7 +146,11 @@ impl Kernel for Block<'_, '_> {
                         s.store_part(&mut self.dw[j][at..end], dw);
                         let from = t + j;
                         let tap = s.load_part(&self.taps[j * d + c..j * d + c_end]);
-                        let out = if from < w - 1 { &mut self.d_past[base + from] } else { &mut self.dx[range.start + from - (w - 1)] };
+                        let out = if from < w - 1 {
+                            &mut self.d_past[base + from]
+                        } else {
+                            &mut self.dx[range.start + from - (w - 1)]
+                        };
                         let v = s.fma(du, tap, s.load_part(&out[at..end]));
                         s.store_part(&mut out[at..end], v);
                     }

@@ -40,7 +40,15 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [
         rest = others;
         let rows = &rows[range];
         for (i, out) in mine.chunks_mut(BLOCK * d).enumerate() {
-            tasks.push(Block { past, rows, taps: &taps, bias: bias.as_deref(), act: x.activation, first: i * BLOCK, out });
+            tasks.push(Block {
+                past,
+                rows,
+                taps: &taps,
+                bias: bias.as_deref(),
+                act: x.activation,
+                first: i * BLOCK,
+                out,
+            });
         }
         for j in 0..w - 1 {
             // Position j of the new past is token T - (W - 1) + j, or one of the old past.

@@ -70,7 +70,15 @@ impl Subject for Mamba {
         let g = backward(&inputs!(x, array, self.gated, packed), v!(x[8]), v!(dy), v!(ds), cx).expect("valid inputs");
         let z = if self.gated { wide(&g.z) } else { vec![0.0; x[7].len()] };
         vec![
-            wide(&g.x), wide(&g.dt), wide(&g.dt_bias), wide(&g.a), wide(&g.b), wide(&g.c), wide(&g.d), z, wide(&g.state),
+            wide(&g.x),
+            wide(&g.dt),
+            wide(&g.dt_bias),
+            wide(&g.a),
+            wide(&g.b),
+            wide(&g.c),
+            wide(&g.d),
+            z,
+            wide(&g.state),
         ]
     }
 }
@@ -99,10 +107,8 @@ fn a_wrong_shape_is_named() {
     let subject = Mamba { gated: true, n: 16 };
     let x: Vec<_> = subject.sample(1, 4, 3).iter().map(array).collect();
     let mut state = ndarray::Array3::zeros((1, 16, 69));
-    let error = recurrent(&inputs!(x, array, true, None::<&[usize]>), state.view_mut(), &Cx::new(1)).expect_err("wrong state");
-    assert_eq!(
-        error,
-        Error::Shape { op: "mamba", input: "state", want: vec![1, 16, 70], found: vec![1, 16, 69] }
-    );
+    let error =
+        recurrent(&inputs!(x, array, true, None::<&[usize]>), state.view_mut(), &Cx::new(1)).expect_err("wrong state");
+    assert_eq!(error, Error::Shape { op: "mamba", input: "state", want: vec![1, 16, 70], found: vec![1, 16, 69] });
     assert_eq!(error.to_string(), "mamba: `state` has shape [1, 16, 69], want [1, 16, 70]");
 }

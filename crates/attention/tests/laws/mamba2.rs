@@ -77,9 +77,7 @@ impl Subject for Mamba2 {
         let (dy, ds) = (narrow(&x[0].shape, &d.out), narrow(&x[7].shape, &d.state));
         let x: Vec<_> = x.iter().map(array).collect();
         let g = backward(&inputs!(x, self.narrow(), packed), v!(x[7]), v!(dy), v!(ds), cx).expect("valid inputs");
-        vec![
-            wide(&g.x), wide(&g.dt), wide(&g.dt_bias), wide(&g.a), wide(&g.b), wide(&g.c), wide(&g.d), wide(&g.state),
-        ]
+        vec![wide(&g.x), wide(&g.dt), wide(&g.dt_bias), wide(&g.a), wide(&g.b), wide(&g.c), wide(&g.d), wide(&g.state)]
     }
 }
 

@@ -74,8 +74,12 @@ impl Subject for Scan {
         let g = backward(&inputs!(x, self.full, packed), v!(x[6]), v!(dy), v!(ds), cx).expect("valid inputs");
         let absent = |n: usize, g: Vec<f64>| if self.full { g } else { vec![0.0; n] };
         vec![
-            wide(&g.q), wide(&g.k), wide(&g.v),
-            absent(x[3].len(), wide(&g.g)), absent(x[4].len(), wide(&g.beta)), absent(4, wide(&g.skip)),
+            wide(&g.q),
+            wide(&g.k),
+            wide(&g.v),
+            absent(x[3].len(), wide(&g.g)),
+            absent(x[4].len(), wide(&g.beta)),
+            absent(4, wide(&g.skip)),
             wide(&g.state),
         ]
     }

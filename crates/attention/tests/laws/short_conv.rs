@@ -31,8 +31,13 @@ impl Subject for ShortConv {
     fn naive(&self, x: &[Tensor], packed: Option<&[usize]>) -> Output {
         let mut state = exact(&x[3]).to_owned().into_dimensionality().expect("rank");
         let (tokens, w, bias) = (exact(&x[0]), exact(&x[1]), exact(&x[2]));
-        let input =
-            Inputs { x: v!(tokens), w: v!(w), bias: Some(v!(bias)), activation: self.activation, sequences: sequences(packed) };
+        let input = Inputs {
+            x: v!(tokens),
+            w: v!(w),
+            bias: Some(v!(bias)),
+            activation: self.activation,
+            sequences: sequences(packed),
+        };
         let out = naive(&input, state.view_mut()).expect("valid inputs");
         Output { out: out.into_iter().collect(), state: state.into_iter().collect() }
     }
@@ -44,8 +49,13 @@ impl Subject for ShortConv {
     fn run(&self, form: &str, x: &[Tensor], packed: Option<&[usize]>, cx: &Cx) -> Output {
         let mut state = array(&x[3]).into_dimensionality().expect("rank");
         let (tokens, w, bias) = (array(&x[0]), array(&x[1]), array(&x[2]));
-        let input =
-            Inputs { x: v!(tokens), w: v!(w), bias: Some(v!(bias)), activation: self.activation, sequences: sequences(packed) };
+        let input = Inputs {
+            x: v!(tokens),
+            w: v!(w),
+            bias: Some(v!(bias)),
+            activation: self.activation,
+            sequences: sequences(packed),
+        };
         let call = if form == "step" { step } else { chunk };
         let out = call(&input, state.view_mut(), cx).expect("valid inputs");
         Output { out: wide(&out), state: wide(&state) }
@@ -53,8 +63,13 @@ impl Subject for ShortConv {
 
     fn gradient(&self, x: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Cx) -> Vec<Vec<f64>> {
         let (tokens, w, bias, state) = (array(&x[0]), array(&x[1]), array(&x[2]), array(&x[3]));
-        let input =
-            Inputs { x: v!(tokens), w: v!(w), bias: Some(v!(bias)), activation: self.activation, sequences: sequences(packed) };
+        let input = Inputs {
+            x: v!(tokens),
+            w: v!(w),
+            bias: Some(v!(bias)),
+            activation: self.activation,
+            sequences: sequences(packed),
+        };
         let (dy, ds) = (narrow(&x[0].shape, &d.out), narrow(&x[3].shape, &d.state));
         let g = backward(&input, v!(state), v!(dy), v!(ds), cx).expect("valid inputs");
         vec![wide(&g.x), wide(&g.w), wide(&g.bias), wide(&g.state)]

@@ -54,14 +54,18 @@ impl Tokens {
                 return Err(wrong(format!("`input_ids`: row {i}: want {length} tokens, found {}", row.len())));
             }
             if let Some(id) = row.iter().find(|id| **id as usize >= vocabulary) {
-                return Err(wrong(format!("`input_ids`: row {i}: token id {id} is out of range: the model has {vocabulary}")));
+                return Err(wrong(format!(
+                    "`input_ids`: row {i}: token id {id} is out of range: the model has {vocabulary}"
+                )));
             }
         }
         if let Some(mask) = &tokens.attention_mask {
             let lengths: Vec<usize> = mask.iter().map(Vec::len).collect();
             if lengths != vec![length; tokens.input_ids.len()] {
                 let rows = tokens.input_ids.len();
-                return Err(wrong(format!("`attention_mask`: want {rows} rows of {length}, found rows of {lengths:?}")));
+                return Err(wrong(format!(
+                    "`attention_mask`: want {rows} rows of {length}, found rows of {lengths:?}"
+                )));
             }
             if mask.iter().flatten().any(|m| *m > 1) {
                 return Err(wrong("`attention_mask`: want 0 or 1".into()));

@@ -31,14 +31,18 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let parameters = model.parameters();
     let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);
     let mixer = match &d.mixer {
-        MixerConfig::Mamba(m) => format!("Mamba, {} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv),
+        MixerConfig::Mamba(m) => {
+            format!("Mamba, {} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv)
+        }
         MixerConfig::Mamba2(m) => format!(
             "Mamba-2, {} heads of {} by {} numbers of state in {} groups, convolution over {}",
             m.heads, m.state, m.head_dim, m.groups, m.conv
         ),
     };
     let scan = match &d.mixer {
-        MixerConfig::Mamba(_) => "diagonal/mamba recurrent: its decays differ in every channel and state, so no matrix form exists",
+        MixerConfig::Mamba(_) => {
+            "diagonal/mamba recurrent: its decays differ in every channel and state, so no matrix form exists"
+        }
         MixerConfig::Mamba2(_) => {
             "linear/mamba2 recurrent: as fast as the chunk form here and unchanged by cutting (bench/records)"
         }
@@ -51,11 +55,20 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
         ("architecture", format!("{} layers of width {}, vocabulary {}{tied}", c.layers, c.hidden, c.vocabulary)),
         ("mixer", mixer),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
-        ("weights", format!("{} in f32, {} in bf16; loaded as {}", memory(DType::F32), memory(DType::Bf16), model.dtype.name())),
+        (
+            "weights",
+            format!("{} in f32, {} in bf16; loaded as {}", memory(DType::F32), memory(DType::Bf16), model.dtype.name()),
+        ),
         ("state", format!("{} a sequence, at any length", megabytes(engine.session().state_bytes() as u64))),
         ("tokenizer", if engine.tokenizer().is_ok() { "yes".into() } else { "none: only `forward` works".into() }),
         ("machine", format!("{} on {} threads", cx.isa, cx.team.threads())),
-        ("reading", format!("{CHUNK} tokens at a time; matrices by the packed product in {}, arithmetic-bound", model.dtype.name())),
+        (
+            "reading",
+            format!(
+                "{CHUNK} tokens at a time; matrices by the packed product in {}, arithmetic-bound",
+                model.dtype.name()
+            ),
+        ),
         ("writing", format!("matrices streamed once a token in {}, memory-bound", model.dtype.name())),
         ("scan", scan.into()),
     ]

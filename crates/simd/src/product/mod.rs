@@ -96,7 +96,7 @@ pub enum Into {
 ///
 /// Panics if the lengths do not agree; callers check shapes where users can see the names.
 pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
-    let n = if x.count == 0 { 0 } else { out.len() / x.count };
+    let n = out.len().checked_div(x.count).unwrap_or(0);
     assert_eq!(w.len(), n * x.width, "linear: weights");
     assert_eq!(out.len(), n * x.count, "linear: output");
     if x.count <= FEW {

@@ -26,7 +26,12 @@ pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Resu
 }
 
 /// As [`recurrent`], into `out`, contiguous `[B, T, D]`.
-pub fn recurrent_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+pub fn recurrent_into(
+    x: &Inputs<'_>,
+    mut state: ArrayViewMut3<'_, f32>,
+    out: &mut [f32],
+    cx: &Cx,
+) -> Result<(), Error> {
     x.check(state.shape())?;
     let (b, t, d, n) = x.dims();
     error::shape(OP, "out", &[b * t * d], &[out.len()])?;

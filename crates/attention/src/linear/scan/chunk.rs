@@ -30,11 +30,8 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
     let input = Tokens::of(x)?;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     // The products q kᵀ are a group's; its heads share them.
-    let first: Vec<usize> = input
-        .ranges
-        .iter()
-        .scan(0, |at, r| Some(std::mem::replace(at, *at + r.len().div_ceil(CHUNK))))
-        .collect();
+    let first: Vec<usize> =
+        input.ranges.iter().scan(0, |at, r| Some(std::mem::replace(at, *at + r.len().div_ceil(CHUNK)))).collect();
     let chunks: usize = input.ranges.iter().map(|r| r.len().div_ceil(CHUNK)).sum();
     let mut scores = vec![0.0; chunks * input.dims.g * CHUNK * CHUNK];
     let mut places = Vec::with_capacity(chunks);

@@ -180,13 +180,7 @@ fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) ->
         rest = others;
         let mut outs = longreach_simd::split::columns(mine, heads * v, v).into_iter();
         for h in 0..heads {
-            list.push(Head {
-                x,
-                s,
-                h,
-                out: outs.next().unwrap_or_default(),
-                state: states.next().unwrap_or_default(),
-            });
+            list.push(Head { x, s, h, out: outs.next().unwrap_or_default(), state: states.next().unwrap_or_default() });
         }
     }
     list

@@ -25,7 +25,12 @@ pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Resu
 }
 
 /// As [`recurrent`], into `out`, contiguous `[B, T, H, V]`.
-pub fn recurrent_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+pub fn recurrent_into(
+    x: &Inputs<'_>,
+    mut state: ArrayViewMut4<'_, f32>,
+    out: &mut [f32],
+    cx: &Cx,
+) -> Result<(), Error> {
     x.check(state.shape())?;
     error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
     let input = Tokens::of(x)?;

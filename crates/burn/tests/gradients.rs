@@ -1,0 +1,198 @@
+//! Every operation against Burn's own autodiff of the same formula written in Burn's own operations.
+
+use burn::tensor::{Device, Distribution, Tensor, activation};
+use longreach_burn as ops;
+
+fn device() -> Device {
+    let device = Device::flex().autodiff();
+    device.seed(7);
+    device
+}
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Uniform(-1.0, 1.0), &device().inner()).autodiff().require_grad()
+}
+
+fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}
+
+#[track_caller]
+fn close<const D: usize>(what: &str, a: Tensor<D>, b: Tensor<D>) {
+    assert_eq!(a.dims(), b.dims(), "{what}");
+    longreach_testkit::tolerance::assert_close(what, &numbers(a.inner()), &numbers(b.inner()), 1e-5);
+}
+
+/// Compares two outputs, and the gradients of a random sum of each to the inputs.
+macro_rules! agree {
+    ($ours:expr, $theirs:expr, $($input:ident),+) => {{
+        let (ours, theirs) = ($ours, $theirs);
+        close("output", ours.clone(), theirs.clone());
+        let weights = Tensor::random(ours.dims(), Distribution::Uniform(-1.0, 1.0), &device().inner()).autodiff();
+        let a = (ours * weights.clone()).sum().backward();
+        let b = (theirs * weights).sum().backward();
+        $(close(
+            concat!("gradient to ", stringify!($input)),
+            $input.grad(&a).expect("a gradient"),
+            $input.grad(&b).expect("a gradient"),
+        );)+
+    }};
+}
+
+fn silu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    x.clone() * activation::sigmoid(x)
+}
+
+#[test]
+fn linear() {
+    let (x, w, b) = (random([2, 5, 7]), random([9, 7]), random([9]));
+    let theirs = |x: Tensor<3>| x.matmul(w.clone().transpose().unsqueeze()) + b.clone().unsqueeze();
+    agree!(ops::linear(x.clone(), w.clone(), Some(b.clone())), theirs(x.clone()), x, w, b);
+    agree!(ops::linear(x.clone(), w.clone(), None), x.clone().matmul(w.clone().transpose().unsqueeze()), x, w);
+    // A slice of a wider tensor is read in place.
+    let wide = random([2, 5, 20]);
+    let part = || wide.clone().narrow(2, 4, 7);
+    agree!(ops::linear(part(), w.clone(), Some(b.clone())), theirs(part()), wide, w, b);
+}
+
+#[test]
+fn norms() {
+    let (x, z, w) = (random([2, 5, 12]), random([2, 5, 30]), random([12]));
+    let rms = |x: Tensor<3>, w: Tensor<1>| x.clone() / (x.powf_scalar(2.0).mean_dim(2) + 1e-5).sqrt() * w.unsqueeze();
+    agree!(ops::rms_norm(x.clone(), Some(w.clone()), 1e-5), rms(x.clone(), w.clone()), x, w);
+    let one = Tensor::<1>::ones([12], &device());
+    agree!(ops::rms_norm(x.clone(), None, 1e-5), rms(x.clone(), one), x);
+    let gate = || z.clone().narrow(2, 3, 12);
+    let gated = rms(x.clone() * silu(gate()), w.clone());
+    agree!(ops::rms_norm_gated(x.clone(), gate(), w.clone(), 12, 1e-5), gated, x, z, w);
+    let grouped = (x.clone() * silu(gate())).reshape([2, 15, 4]);
+    let grouped = grouped.clone() / (grouped.powf_scalar(2.0).mean_dim(2) + 1e-5).sqrt();
+    let grouped = grouped.reshape([2, 5, 12]) * w.clone().unsqueeze();
+    agree!(ops::rms_norm_gated(x.clone(), gate(), w.clone(), 4, 1e-5), grouped, x, z, w);
+}
+
+#[test]
+fn element_wise() {
+    let (x, y) = (random([3, 50]), random([3, 50]));
+    agree!(ops::silu_times(x.clone(), y.clone()), silu(x.clone()) * y.clone(), x, y);
+    agree!(ops::neg_exp(x.clone()), x.clone().exp().neg(), x);
+}
+
+#[test]
+fn embedding() {
+    let w = random([11, 6]);
+    let ids = [3u32, 0, 10, 3, 3, 7];
+    let index = Tensor::<1, burn::tensor::Int>::from_data([3, 0, 10, 3, 3, 7], &device());
+    let theirs = w.clone().select(0, index).reshape([2, 3, 6]);
+    agree!(ops::embedding(w.clone(), &ids, 2), theirs, w);
+}
+
+#[test]
+fn cross_entropy() {
+    // More rows than a block, some of which do not count.
+    let (x, w) = (random([600, 5]), random([17, 5]));
+    let targets: Vec<i64> = (0..600).map(|i| if i % 7 == 0 { -100 } else { i * 5 % 17 }).collect();
+    let log = activation::log_softmax(x.clone().matmul(w.clone().transpose()), 1);
+    let mut chosen = vec![0.0f32; 600 * 17];
+    let counted = targets.iter().filter(|t| **t >= 0).count() as f32;
+    for (i, t) in targets.iter().enumerate().filter(|(_, t)| **t >= 0) {
+        chosen[i * 17 + *t as usize] = -1.0 / counted;
+    }
+    let chosen = Tensor::<1>::from_data(&chosen[..], &device()).reshape([600, 17]);
+    agree!(ops::linear_cross_entropy(x.clone(), w.clone(), &targets), (log * chosen).sum(), x, w);
+}
+
+#[test]
+fn short_conv_with_its_state() {
+    let (x, weight, bias, state) = (random([2, 6, 9]), random([4, 9]), random([9]), random([2, 3, 9]));
+    let line = Tensor::cat(vec![state.clone(), x.clone()], 1);
+    let taps = (0..4).map(|j| line.clone().narrow(1, j, 6) * weight.clone().narrow(0, j, 1).unsqueeze());
+    let sum = taps.reduce(|a, b| a + b).expect("four taps") + bias.clone().unsqueeze();
+    let theirs = Tensor::cat(vec![silu(sum), line.narrow(1, 6, 3)], 1);
+    let conv = ops::Conv { x: x.clone(), weight: weight.clone(), bias: Some(bias.clone()), state: state.clone() };
+    let (y, last) = ops::short_conv(conv);
+    agree!(Tensor::cat(vec![y, last], 1), theirs, x, weight, bias, state);
+}
+
+/// Output and final state in one row, so that both have gradients.
+fn joined<const D: usize>(y: Tensor<3>, state: Tensor<D>) -> Tensor<1> {
+    let flat = |n: usize| [n];
+    let (n, m) = (y.shape().num_elements(), state.shape().num_elements());
+    Tensor::cat(vec![y.reshape(flat(n)), state.reshape(flat(m))], 0)
+}
+
+#[test]
+fn mamba_with_its_state() {
+    let (b, t, d, n) = (2, 5, 6, 3);
+    let (x, dt, z) = (random([b, t, d]), random([b, t, d]), random([b, t, d]));
+    let (dt_bias, skip, log_a) = (random([d]), random([d]), random([n, d]));
+    let (bs, cs, state) = (random([b, t, n]), random([b, t, n]), random([b, n, d]));
+    let a = log_a.clone().exp().neg();
+    let mut h = state.clone();
+    let mut ys = Vec::new();
+    for i in 0..t {
+        let at = |x: &Tensor<3>| x.clone().narrow(1, i, 1);
+        let delta = activation::softplus(at(&dt) + dt_bias.clone().unsqueeze(), 1.0);
+        let input = at(&bs).swap_dims(1, 2) * (delta.clone() * at(&x));
+        h = (delta * a.clone().unsqueeze()).exp() * h + input;
+        let y = (at(&cs).swap_dims(1, 2) * h.clone()).sum_dim(1) + skip.clone().unsqueeze() * at(&x);
+        ys.push(y * silu(at(&z)));
+    }
+    let theirs = joined(Tensor::cat(ys, 1), h);
+    let (y, last) = ops::mamba(ops::Mamba {
+        x: x.clone(),
+        dt: dt.clone(),
+        dt_bias: dt_bias.clone(),
+        a: ops::neg_exp(log_a.clone()),
+        b: bs.clone(),
+        c: cs.clone(),
+        d: skip.clone(),
+        z: z.clone(),
+        state: state.clone(),
+    });
+    agree!(joined(y, last), theirs, x, dt, dt_bias, log_a, bs, cs, skip, z, state);
+}
+
+#[test]
+fn mamba2_with_its_state() {
+    let (b, t, heads, p, groups, n) = (2, 5, 4, 3, 2, 5);
+    let (x, dt) = (random([b, t, heads * p]), random([b, t, heads]));
+    let (dt_bias, skip, log_a) = (random([heads]), random([heads]), random([heads]));
+    let (bs, cs) = (random([b, t, groups * n]), random([b, t, groups * n]));
+    let state = random([b, heads, n, p]);
+    // [B, 1, G N] to [B, H, N, 1]: heads of a group read the same.
+    let grouped = |x: &Tensor<3>, i: usize| {
+        let x = x.clone().narrow(1, i, 1).reshape([b, groups, 1, n]);
+        x.repeat_dim(2, heads / groups).reshape([b, heads, n, 1])
+    };
+    let theirs = || {
+        let a = log_a.clone().exp().neg();
+        let mut h = state.clone();
+        let mut ys = Vec::new();
+        for i in 0..t {
+            let delta = activation::softplus(dt.clone().narrow(1, i, 1) + dt_bias.clone().unsqueeze(), 1.0);
+            let decay = (delta.clone() * a.clone().unsqueeze()).exp().reshape([b, heads, 1, 1]);
+            let xt = x.clone().narrow(1, i, 1).reshape([b, heads, 1, p]);
+            h = decay * h + delta.reshape([b, heads, 1, 1]) * grouped(&bs, i) * xt.clone();
+            let y = (grouped(&cs, i) * h.clone()).sum_dim(2) + skip.clone().reshape([1, heads, 1, 1]) * xt;
+            ys.push(y.reshape([b, 1, heads * p]));
+        }
+        joined(Tensor::cat(ys, 1), h)
+    };
+    for form in [ops::Mamba2Form::Recurrent, ops::Mamba2Form::Chunk] {
+        let (y, last) = ops::mamba2(ops::Mamba2 {
+            x: x.clone(),
+            dt: dt.clone(),
+            dt_bias: dt_bias.clone(),
+            dt_limit: (0.0, f32::INFINITY),
+            a: ops::neg_exp(log_a.clone()),
+            b: bs.clone(),
+            c: cs.clone(),
+            groups,
+            d: skip.clone(),
+            state: state.clone(),
+            form,
+        });
+        agree!(joined(y, last), theirs(), x, dt, dt_bias, log_a, bs, cs, skip, state);
+    }
+}
