@@ -7,7 +7,7 @@ use longreach_simd::Cx;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// The inputs of [`short_conv`]: shapes as in [`longreach_attention::short_conv`].
+/// The inputs of [`short_conv()`]: shapes as in [`longreach_attention::short_conv`].
 #[derive(Clone, Debug)]
 pub struct Conv {
     /// `[B, T, D]`

@@ -7,7 +7,7 @@ use longreach_simd::Cx;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// The inputs of [`mamba`]: shapes as in [`longreach_attention::diagonal::mamba`].
+/// The inputs of [`mamba()`]: shapes as in [`longreach_attention::diagonal::mamba`].
 #[derive(Clone, Debug)]
 pub struct Mamba {
     /// `[B, T, D]`

@@ -7,7 +7,7 @@ use longreach_simd::Cx;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// The inputs of [`mamba2`]: shapes as in [`longreach_attention::linear::mamba2`].
+/// The inputs of [`mamba2()`]: shapes as in [`longreach_attention::linear::mamba2`].
 #[derive(Clone, Debug)]
 pub struct Mamba2 {
     /// `[B, T, H P]`: heads one behind the other

@@ -23,3 +23,4 @@ pub use error::Error;
 pub use pieces::Pieces;
 pub use sampling::{Sampler, Sampling};
 pub use session::{CHUNK, Session, Writer};
+pub use state::Resumed;

@@ -61,6 +61,11 @@ impl Sampler {
         Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) })
     }
 
+    /// Where the random numbers started.
+    pub fn seed(&self) -> u64 {
+        self.sampling.seed
+    }
+
     /// How many 32-bit words of the random stream have been used.
     pub fn position(&self) -> u128 {
         self.rng.get_word_pos()
@@ -166,7 +171,7 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_and_a_position_goes_on() {
         let mut a = Sampler::new(PLAIN).expect("valid options");
-        let mut draw = |s: &mut Sampler| (0..50).map(|_| s.choose(&[0.0; 8], &[])).collect::<Vec<_>>();
+        let draw = |s: &mut Sampler| (0..50).map(|_| s.choose(&[0.0; 8], &[])).collect::<Vec<_>>();
         let first = draw(&mut a);
         let mut b = Sampler::new(PLAIN).expect("valid options");
         assert_eq!(first, draw(&mut b));

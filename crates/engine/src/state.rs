@@ -12,14 +12,24 @@ use longreach_nn::LayerState;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{Engine, Error, Session};
+use crate::{Engine, Error, Sampler, Session};
+
+/// A text taken up where it was put down.
+pub struct Resumed<'e> {
+    /// The text.
+    pub session: Session<'e>,
+    /// The seed of the sampler that wrote it.
+    pub seed: u64,
+    /// Where that sampler's random stream stood.
+    pub position: u128,
+}
 
 /// The name of the format and its version.
 const FORMAT: &str = "longreach state 1";
 
 impl Session<'_> {
-    /// Writes the state to a file, whole or not at all; `position` is that of the sampler's random stream.
-    pub fn save(&self, file: &Path, position: u128) -> Result<(), Error> {
+    /// Writes the state to a file, whole or not at all, and with it where the sampler's random stream stands.
+    pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (i, layer) in self.cache.layers.iter().enumerate() {
             let (conv, scan) = match layer {
@@ -40,7 +50,8 @@ impl Session<'_> {
             ("format".to_owned(), FORMAT.to_owned()),
             ("fingerprint".to_owned(), self.engine.fingerprint()),
             ("tokens".to_owned(), self.tokens.to_string()),
-            ("position".to_owned(), position.to_string()),
+            ("seed".to_owned(), sampler.seed().to_string()),
+            ("position".to_owned(), sampler.position().to_string()),
         ]);
         let wrong = |message: String| Error::State { path: file.to_owned(), message };
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
@@ -49,8 +60,8 @@ impl Session<'_> {
 }
 
 impl Engine {
-    /// Takes up a saved state of this model, and the position of the sampler's random stream.
-    pub fn resume(&self, file: &Path) -> Result<(Session<'_>, u128), Error> {
+    /// Takes up a saved state of this model.
+    pub fn resume(&self, file: &Path) -> Result<Resumed<'_>, Error> {
         let wrong = |message: String| Error::State { path: file.to_owned(), message };
         let bytes = std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
         let stored = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole state file: {e}")))?;
@@ -70,9 +81,11 @@ impl Engine {
         }
         let number =
             |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is no number", field(name))));
-        let (tokens, position) = (number("tokens")?, number("position")?);
+        let (tokens, seed, position): (u128, u128, u128) = (number("tokens")?, number("seed")?, number("position")?);
         let mut session = Session::new(self);
-        session.tokens = u64::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;
+        let narrow = |name: &str, n: u128| u64::try_from(n).map_err(|_| wrong(format!("{name}: out of range")));
+        session.tokens = narrow("tokens", tokens)?;
+        let seed = narrow("seed", seed)?;
         let get = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = stored.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")))?;
             if tensor.shape() != shape || tensor.dtype() != dtype {
@@ -101,7 +114,7 @@ impl Engine {
         }
         session.logits = floats("logits", &[session.seen.len()])?;
         session.seen = get("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
-        Ok((session, position))
+        Ok(Resumed { session, seed, position })
     }
 }
 

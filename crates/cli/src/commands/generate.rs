@@ -77,7 +77,7 @@ struct Numbers {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let sampling = Sampling {
+    let mut sampling = Sampling {
         temperature: args.temperature,
         top_k: args.top_k,
         top_p: args.top_p,
@@ -85,20 +85,22 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         repetition_penalty: args.repetition_penalty,
         seed: args.seed.unwrap_or(0),
     };
-    let mut sampler = Sampler::new(sampling)?;
+    // What can be refused is refused before a model is loaded for nothing.
+    Sampler::new(sampling)?;
     if let Some(file) = &args.prompt_file {
-        // Before a model is loaded for nothing.
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     }
     let engine = args.model.load()?;
-    let mut session = match &args.load_state {
-        None => engine.session(),
+    let (mut session, mut sampler) = match &args.load_state {
+        None => (engine.session(), Sampler::new(sampling)?),
         Some(file) => {
-            let (session, position) = engine.resume(file)?;
+            let resumed = engine.resume(file)?;
+            sampling.seed = args.seed.unwrap_or(resumed.seed);
+            let mut sampler = Sampler::new(sampling)?;
             if args.seed.is_none() {
-                sampler.set_position(position);
+                sampler.set_position(resumed.position);
             }
-            session
+            (resumed.session, sampler)
         }
     };
     let mut numbers = Numbers::default();
@@ -111,7 +113,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     numbers.written = write(&args, &engine, &mut session, &mut sampler)?;
     numbers.writing = start.elapsed();
     if let Some(file) = &args.save_state {
-        session.save(file, sampler.position())?;
+        session.save(file, &sampler)?;
     }
     report(&numbers, &session);
     Ok(())

@@ -5,7 +5,7 @@
 //!
 //! `x: [B, T, H, P]` · `dt: [B, T, H]` · `a d dt_bias: [H]`, `a` negative · `b c: [B, T, G, N]`, head `h` reads group `h / (H / G)` ·
 //! state `[S, H, N, P]` f32 (Hugging Face keeps `[H, P, N]`) · O(T H N P) time.
-//! The [scan](super::scan) with `q = C`, `k = B`, `v = x`, `g = ΔA`, `β = Δ`, a skip `D` and scale 1.
+//! The [`scan`] with `q = C`, `k = B`, `v = x`, `g = ΔA`, `β = Δ`, a skip `D` and scale 1.
 //! Dao and Gu 2024 (Mamba-2), eq. 1 and §7.
 
 use longreach_simd::Cx;

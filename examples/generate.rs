@@ -1,0 +1,31 @@
+//! Load a model and let it write.
+//!
+//! `cargo run --release --example generate -- [MODEL]`
+
+use longreach_engine::{Engine, Sampler, Sampling, Writer};
+use longreach_models::Progress;
+
+fn main() -> Result<(), longreach_engine::Error> {
+    let engine = match std::env::args().nth(1) {
+        Some(model) => Engine::load(&model, None, Progress::Shown)?,
+        None => Engine::embedded(None)?,
+    };
+    let mut session = engine.session();
+    session.read_text("Ownership is")?;
+
+    // All at once …
+    let mut fork = session.clone();
+    println!("Ownership is{}", fork.write(40, Sampling::greedy())?);
+
+    // … or token by token, as it comes.
+    let mut sampler = Sampler::new(Sampling { seed: 1, ..Sampling::default() })?;
+    let mut writer = Writer::new(&engine)?;
+    print!("Ownership is");
+    for _ in 0..40 {
+        let id = session.next_token(&mut sampler)?;
+        print!("{}", writer.text(id)?);
+    }
+    println!("{}", writer.rest());
+    println!("state: {} bytes after {} tokens", session.state_bytes(), session.tokens());
+    Ok(())
+}
