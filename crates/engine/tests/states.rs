@@ -1,0 +1,86 @@
+//! Saved states: exact, and hostile ones refused.
+
+use std::sync::OnceLock;
+
+use longreach_engine::{Engine, Sampler, Sampling, Session};
+use proptest::prelude::*;
+
+fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::embedded(None).expect("the embedded model"))
+}
+
+fn sampler() -> Sampler {
+    Sampler::new(Sampling::greedy()).expect("valid options")
+}
+
+fn bits(session: &Session<'_>) -> Vec<u32> {
+    session.logits().expect("something was read").iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn a_state_goes_on_with_bit_identical_logits() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("a.state");
+    let mut session = engine().session();
+    session.read_text("A trait tells the compiler about functionality").expect("read");
+    session.save(&file, &sampler()).expect("saved");
+    let mut again = engine().resume(&file).expect("taken up").session;
+    assert_eq!(bits(&session), bits(&again));
+    assert_eq!(session.tokens(), again.tokens());
+    let mut fork = session.clone();
+    for text in [" a type has", " and can share"] {
+        for s in [&mut session, &mut again, &mut fork] {
+            s.read_text(text).expect("read");
+        }
+        assert_eq!(bits(&session), bits(&again));
+        assert_eq!(bits(&session), bits(&fork));
+    }
+}
+
+#[test]
+fn cutting_a_prompt_changes_nothing_but_rounding() {
+    let text = "The ownership rules are simple to say and take some time to learn. ".repeat(60);
+    let ids = engine().tokenizer().expect("a tokenizer").encode_fast(text, false).expect("encodes");
+    let mut whole = engine().session();
+    whole.read(ids.get_ids()).expect("read");
+    let mut steps = engine().session();
+    for part in ids.get_ids().chunks(3) {
+        steps.read(part).expect("read");
+    }
+    for (a, b) in whole.logits().expect("read").iter().zip(steps.logits().expect("read")) {
+        assert!((a - b).abs() < 1e-3, "{a} {b}");
+    }
+}
+
+#[test]
+fn nothing_read_is_an_error() {
+    assert!(engine().session().logits().is_err());
+    assert!(engine().session().write(3, Sampling::greedy()).is_err());
+    assert!(engine().session().read(&[u32::MAX]).is_err());
+    assert!(engine().session().read_text("").is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_state_with_bytes_changed_is_taken_up_or_refused(at in 0usize..3000, to in any::<u8>(), cut in 0usize..2_000_000) {
+        static STATE: OnceLock<Vec<u8>> = OnceLock::new();
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("a.state");
+        let mut bytes = STATE.get_or_init(|| {
+            let mut session = engine().session();
+            session.read_text("A trait").expect("read");
+            session.save(&file, &sampler()).expect("saved");
+            std::fs::read(&file).expect("saved")
+        }).clone();
+        let end = bytes.len();
+        bytes[at] = to;
+        bytes.truncate(end - (cut % end) * (cut % 2));
+        std::fs::write(&file, bytes).expect("written");
+        if let Err(error) = engine().resume(&file) {
+            prop_assert!(error.to_string().contains("a.state"), "{}", error);
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Files that lie: whatever the bytes, loading ends in a model or an error that names the file, never in a panic.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use bytes::Bytes;
+use longreach_models::{Checkpoint, Description, Fields};
+use longreach_nn::Builder;
+use proptest::prelude::*;
+
+fn golden(file: &str) -> Vec<u8> {
+    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/mamba2-a").join(file)).expect("a golden")
+}
+
+/// Tries to build a model of the configuration from the checkpoint.
+fn load(config: &str, weights: Vec<u8>) -> Result<(), String> {
+    let description = Fields::parse("config.json", config).and_then(|f| Description::of(&f));
+    let description = description.map_err(|e| e.to_string())?;
+    let mut checkpoint = Checkpoint::from_bytes("weights", Bytes::from(weights)).map_err(|e| e.to_string())?;
+    description.build(&mut Builder::new(&mut checkpoint, &Device::flex())).map(|_| ()).map_err(|e| e.to_string())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_as_a_checkpoint(bytes in proptest::collection::vec(any::<u8>(), 0..300), length in 0u64..400) {
+        let config = String::from_utf8(golden("config.json")).expect("text");
+        prop_assert!(load(&config, bytes.clone()).expect_err("no checkpoint").contains("weights"));
+        let with_length = [&length.to_le_bytes()[..], &bytes].concat();
+        prop_assert!(load(&config, with_length).is_err());
+    }
+
+    #[test]
+    fn a_checkpoint_with_bytes_changed(at in 0usize..4000, to in any::<u8>(), cut in 0usize..200_000) {
+        let config = String::from_utf8(golden("config.json")).expect("text");
+        let mut weights = golden("model.safetensors");
+        let end = weights.len();
+        weights[at % end] = to;
+        weights.truncate(end - cut.min(end) * (cut % 2));
+        if let Err(message) = load(&config, weights) {
+            prop_assert!(message.contains("weights"), "{}", message);
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_bytes_changed(at in 0usize..4000, to in any::<u8>(), much in proptest::collection::vec(any::<u8>(), 0..20)) {
+        let mut config = golden("config.json");
+        let at = at % config.len();
+        config[at] = to;
+        config.splice(at..at, much);
+        if let Ok(config) = String::from_utf8(config)
+            && let Err(message) = load(&config, golden("model.safetensors"))
+        {
+            prop_assert!(message.contains("config.json") || message.contains("weights"), "{}", message);
+        }
+    }
+
+    #[test]
+    fn a_configuration_with_a_field_changed(field in 0usize..64, value in prop_oneof![
+        Just("null".to_owned()), Just("true".into()), Just("[]".into()), Just("{}".into()), Just("\"x\"".into()),
+        Just("-1".into()), Just("0".into()), Just("1e300".into()), Just("18446744073709551615".into()),
+        any::<i64>().prop_map(|n| n.to_string()), any::<f64>().prop_map(|x| format!("{x:?}")),
+    ]) {
+        let config = String::from_utf8(golden("config.json")).expect("text");
+        let mut lines: Vec<String> = config.lines().map(str::to_owned).collect();
+        let at = field % lines.len();
+        if let Some((name, _)) = lines[at].split_once(": ") {
+            lines[at] = format!("{name}: {value},");
+            if let Err(message) = load(&lines.join("\n"), golden("model.safetensors")) {
+                prop_assert!(message.contains("config.json") || message.contains("weights"), "{}", message);
+            }
+        }
+    }
+}
