@@ -44,9 +44,12 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
+    // A panic is a defect of this program, and is reported as one: a line, no backtrace.
+    std::panic::set_hook(Box::new(|info| eprintln!("longreach: internal error, please report it: {info}")));
+    match std::panic::catch_unwind(|| run(cli)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(failure)) => failure.report(),
+        Err(_) => ExitCode::from(70),
     }
 }
 

@@ -24,7 +24,7 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { temperature: 0.8, top_k: 0, top_p: 0.95, min_p: 0.02, repetition_penalty: 1.0, seed: 0 }
+        Self { temperature: 0.7, top_k: 0, top_p: 0.95, min_p: 0.02, repetition_penalty: 1.0, seed: 0 }
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) const NAMES: DecoderNames = DecoderNames {
     embedding: "embeddings",
     norm: "norm",
     mixer: "mixer",
+    second_norm: "norm2",
+    feed_forward: "mlp",
     last_norm: "norm_f",
     head: "lm_head",
 };
@@ -47,6 +49,7 @@ pub(crate) fn family(
             hidden,
             layers: fields.size("num_hidden_layers", layers)?,
             norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
+            feed_forward: None,
             tied: fields.flag("tie_word_embeddings", tied)?,
             names: NAMES,
         },

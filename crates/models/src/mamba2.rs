@@ -34,6 +34,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             hidden,
             layers: fields.size("num_hidden_layers", 64)?,
             norm_eps,
+            feed_forward: None,
             tied: fields.flag("tie_word_embeddings", false)?,
             names: NAMES,
         },

@@ -16,7 +16,12 @@ use crate::{DType, Error};
 pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let attempt = || {
-        let mut temporary = tempfile::Builder::new().prefix(".longreach-").tempfile_in(directory)?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".longreach-");
+        // As any new file, not as a secret one.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut temporary = builder.tempfile_in(directory)?;
         let mut buffered = std::io::BufWriter::new(&mut temporary);
         write(&mut buffered)?;
         buffered.flush()?;

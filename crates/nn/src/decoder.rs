@@ -19,6 +19,8 @@ pub struct DecoderConfig {
     pub layers: usize,
     /// ε of the norms.
     pub norm_eps: f64,
+    /// Inner width of a feed-forward layer behind each mixer; absent for none.
+    pub feed_forward: Option<usize>,
     /// Whether the head is the embedding.
     pub tied: bool,
     /// Names of the parts in a checkpoint.
@@ -36,6 +38,10 @@ pub struct DecoderNames {
     pub norm: &'static str,
     /// A block's mixer.
     pub mixer: &'static str,
+    /// A block's second norm, where there is a feed-forward layer.
+    pub second_norm: &'static str,
+    /// A block's feed-forward layer, where there is one.
+    pub feed_forward: &'static str,
     /// The last norm.
     pub last_norm: &'static str,
     /// The head, outside the body.
@@ -72,7 +78,14 @@ impl Decoder {
             let block = |b: &mut Builder, i: usize| {
                 let norm = RmsNorm::new(b, n.norm, c.hidden, c.norm_eps)?;
                 let mixer = b.scope(n.mixer, |b| mixer(b, i))?;
-                Ok::<_, Error>(Block { norm, mixer, feed_forward: None })
+                let feed_forward = match c.feed_forward {
+                    Some(inner) => Some((
+                        RmsNorm::new(b, n.second_norm, c.hidden, c.norm_eps)?,
+                        b.scope(n.feed_forward, |b| SwiGlu::new(b, c.hidden, inner))?,
+                    )),
+                    None => None,
+                };
+                Ok::<_, Error>(Block { norm, mixer, feed_forward })
             };
             let blocks = b.scope("layers", |b| {
                 (0..c.layers).map(|i| b.scope(i, |b| block(b, i))).collect::<Result<Vec<_>, _>>()

@@ -1,6 +1,7 @@
 //! The loop.
 
 use std::fmt::Write as _;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -120,7 +121,10 @@ impl Run {
     }
 
     /// Trains to the last step, then measures and writes the model to `output/model`.
-    pub fn train(mut self, mut tell: impl FnMut(Event)) -> Result<Outcome, Error> {
+    ///
+    /// `tell` hears of all that happens and may break off: then a checkpoint is written and nothing returned, and another
+    /// run goes on from there as if there had been no break.
+    pub fn train(mut self, mut tell: impl FnMut(Event) -> ControlFlow<()>) -> Result<Option<Outcome>, Error> {
         let start = Instant::now();
         let o = self.config.optimiser.clone();
         let end = self.tokenizer.token_to_id(END_OF_TEXT);
@@ -128,7 +132,7 @@ impl Run {
         let held_out = tokenizer::encode(&self.tokenizer, &self.corpus.held_out)?;
         let bytes = |pages: &[Page]| pages.iter().map(|p| p.text.len()).sum::<usize>();
         let count = |pages: &[Vec<u32>]| pages.iter().map(Vec::len).sum::<usize>();
-        tell(Event::Ready {
+        let _ = tell(Event::Ready {
             train: (bytes(&self.corpus.train), count(&pages)),
             held_out: (bytes(&self.corpus.held_out), count(&held_out)),
             parameters: self.model.parameters(),
@@ -157,13 +161,17 @@ impl Run {
             self.step += 1;
             self.losses.push((self.step, value));
             let tokens = (self.step - first) * o.batch * o.length;
-            tell(Event::Step { step: self.step, loss: value, speed: tokens as f64 / start.elapsed().as_secs_f64() });
-            if self.step.is_multiple_of(o.checkpoint_every) || self.step == o.steps {
+            let speed = tokens as f64 / start.elapsed().as_secs_f64();
+            let stop = tell(Event::Step { step: self.step, loss: value, speed }).is_break();
+            if stop || self.step.is_multiple_of(o.checkpoint_every) || self.step == o.steps {
                 self.write_checkpoint()?;
-                tell(Event::Checkpoint(self.checkpoint()));
+                let _ = tell(Event::Checkpoint(self.checkpoint()));
+            }
+            if stop && self.step < o.steps {
+                return Ok(None);
             }
         }
-        self.finish(&held_out, start)
+        self.finish(&held_out, start).map(Some)
     }
 
     /// Writes a checkpoint beside the last one, then puts it in its place.

@@ -1,6 +1,9 @@
 //! `longreach train`
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use longreach_train::{Config, Event, Run};
@@ -24,8 +27,35 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let bar = ProgressBar::new(steps);
     let style = "{bar:32} {pos}/{len} steps, {eta} left, {msg}";
     bar.set_style(ProgressStyle::with_template(style).map_err(Failure::new)?);
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&interrupted);
+    // The first Ctrl-C ends the training after its step, the second at once.
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })?;
     let mut mean = None::<f32>;
-    let outcome = run.train(|event| match event {
+    let outcome = run.train(|event| {
+        show(event, &bar, &mut mean);
+        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    bar.finish();
+    match outcome {
+        Some(outcome) => eprintln!(
+            "{}: {:.4} bits per byte on {} bytes held out, after {:.0} s",
+            outcome.directory.display(),
+            outcome.bits_per_byte,
+            outcome.bytes,
+            outcome.seconds
+        ),
+        None => eprintln!("stopped at step {}; the same command goes on from there", bar.position()),
+    }
+    Ok(())
+}
+
+fn show(event: Event, bar: &ProgressBar, mean: &mut Option<f32>) {
+    match event {
         Event::Ready { train, held_out, parameters, step } => {
             bar.set_position(step as u64);
             bar.reset_eta();
@@ -37,7 +67,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
         Event::Step { step, loss, speed } => {
             let smooth = mean.map_or(loss, |m| 0.98 * m + 0.02 * loss);
-            mean = Some(smooth);
+            *mean = Some(smooth);
             bar.set_position(step as u64);
             let line = format!("loss {smooth:.3} nats a token, {speed:.0} tok/s");
             if bar.is_hidden() && step.is_multiple_of(50) {
@@ -50,14 +80,5 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 eprintln!("checkpoint: {}", path.display());
             }
         }
-    })?;
-    bar.finish();
-    eprintln!(
-        "{}: {:.4} bits per byte on {} bytes held out, after {:.0} s",
-        outcome.directory.display(),
-        outcome.bits_per_byte,
-        outcome.bytes,
-        outcome.seconds
-    );
-    Ok(())
+    }
 }

@@ -1,0 +1,92 @@
+//! The skeleton: every combination of mixer, head and feed-forward gives the same whole, in chunks and in steps, and its
+//! batch is independent sequences.
+
+use burn::tensor::{Device, Tensor};
+use longreach_nn::mixers::{Mamba, Mamba2, Mamba2Config, MambaConfig, Mixer};
+use longreach_nn::{Builder, Decoder, DecoderConfig, DecoderNames, Random};
+
+const NAMES: DecoderNames = DecoderNames {
+    body: "body",
+    embedding: "embedding",
+    norm: "norm",
+    mixer: "mixer",
+    second_norm: "second_norm",
+    feed_forward: "feed_forward",
+    last_norm: "last_norm",
+    head: "head",
+};
+
+/// A model whose blocks are Mamba and Mamba-2 in turn.
+fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
+    let mut source = Random::new(3);
+    let mut builder = Builder::new(&mut source, &Device::flex());
+    let config =
+        DecoderConfig { vocabulary: 50, hidden: 24, layers: 3, norm_eps: 1e-5, feed_forward, tied, names: NAMES };
+    let mamba = MambaConfig {
+        hidden: 24,
+        inner: 40,
+        state: 7,
+        conv: 3,
+        rank: 2,
+        conv_bias: true,
+        bias: true,
+        inner_norm: Some(1e-6),
+        step: (0.001, 0.1),
+    };
+    let mamba2 = Mamba2Config {
+        hidden: 24,
+        heads: 4,
+        head_dim: 12,
+        state: 10,
+        groups: 2,
+        conv: 4,
+        conv_bias: false,
+        bias: false,
+        norm_eps: 1e-5,
+        step_limit: (0.0, f32::INFINITY),
+        step: (0.001, 0.1),
+    };
+    let mixer = |b: &mut Builder, i: usize| {
+        Ok(if i.is_multiple_of(2) {
+            Mixer::Mamba(Mamba::new(b, &mamba)?)
+        } else {
+            Mixer::Mamba2(Mamba2::new(b, &mamba2)?)
+        })
+    };
+    Decoder::new(&mut builder, &config, mixer).expect("random weights fit")
+}
+
+fn read(decoder: &Decoder, rows: &[Vec<u32>], cuts: &[usize]) -> Vec<f32> {
+    let mut cache = decoder.start(rows.len());
+    let mut from = 0;
+    let mut parts = Vec::new();
+    for &to in cuts.iter().chain([&rows[0].len()]) {
+        let ids: Vec<u32> = rows.iter().flat_map(|row| &row[from..to]).copied().collect();
+        parts.push(decoder.logits(decoder.forward(&ids, &mut cache, None)));
+        from = to;
+    }
+    let all: Tensor<3> = Tensor::cat(parts, 1);
+    all.into_data().iter::<f32>().collect()
+}
+
+#[test]
+fn every_path_and_every_batch_agree() {
+    let rows: Vec<Vec<u32>> = (0..3).map(|b| (0..21).map(|t| (t * 11 + b * 17 + 5) % 50).collect()).collect();
+    for (tied, feed_forward) in [(true, None), (false, None), (false, Some(31))] {
+        let decoder = decoder(tied, feed_forward);
+        let whole = read(&decoder, &rows, &[]);
+        assert!(whole.iter().all(|x| x.is_finite()));
+        let steps: Vec<usize> = (1..21).collect();
+        for cuts in [&[5, 6, 13][..], &steps] {
+            for (a, b) in whole.iter().zip(read(&decoder, &rows, cuts)) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+        for (b, row) in rows.iter().enumerate() {
+            let alone = read(&decoder, std::slice::from_ref(row), &[]);
+            for (a, b) in whole[b * alone.len()..].iter().zip(&alone) {
+                assert!((a - b).abs() < 1e-5, "{a} {b}");
+            }
+        }
+    }
+}
