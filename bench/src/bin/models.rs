@@ -8,6 +8,10 @@ use longreach_bench::{Times, read_bandwidth};
 use longreach_engine::Engine;
 use longreach_models::{DType, Progress};
 
+/// The program's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let model = args.first().ok_or("usage: models DIR [f32|bf16] [TOKENS] [RUNS]")?;
@@ -34,7 +38,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     });
     let bandwidth = read_bandwidth(threads);
-    let bytes = engine.model.parameters() * dtype.bytes();
+    // A token reads every weight once, but of an embedding that is not the head also only its own row.
+    let c = &engine.model.description.decoder;
+    let looked_up = if c.tied { 0 } else { c.vocabulary * c.hidden };
+    let bytes = (engine.model.parameters() - looked_up) * dtype.bytes();
     let roof = bandwidth / bytes as f64;
     let rate = |times: &Times, n: usize| {
         let (least, most) = times.spread();
