@@ -68,8 +68,15 @@ impl Engine {
     }
 }
 
+/// Words whose tokens a tokenizer remembers.
+const WORDS: usize = 2000;
+
 fn parse(file: &str, text: &str) -> Result<(Tokenizer, blake3::Hash), Error> {
-    let tokenizer = Tokenizer::from_str(text)
+    let mut tokenizer = Tokenizer::from_str(text)
         .map_err(|e| Error::Tokenizer { file: file.to_owned(), message: format!("not a tokenizer: {e}") })?;
+    // The model remembers words it has cut up; left alone that memory grows over the first megabytes of a text.
+    let mut model = tokenizer.get_model().clone();
+    model.resize_cache(WORDS);
+    tokenizer.with_model(model);
     Ok((tokenizer, blake3::hash(text.as_bytes())))
 }
