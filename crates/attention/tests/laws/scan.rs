@@ -32,7 +32,7 @@ impl Subject for Scan {
     type Cx = Cx;
 
     fn sample(&self, b: usize, t: usize, seed: u64) -> Vec<Tensor> {
-        let (g, h, k, v) = (2, 4, 21, 35);
+        let (g, h, k, v) = (2, 4, 21, 70);
         let read = if self.full { 1.0 } else { 0.3 };
         vec![
             Tensor::random("q", Token, &[b, t, g, k], -read..read, seed),

@@ -70,6 +70,10 @@ impl Kernel for Head<'_, '_> {
             }
             let chunk = Chunk { x, h: self.h, first, len: out.len(), padded, value, decay };
             for at in (0..v).step_by(WIDE * S::LANES) {
+                if chunk.len == 1 && at + WIDE * S::LANES <= v {
+                    chunk.token(s, at, self.state, sum);
+                    continue;
+                }
                 let mut row = 0;
                 while row + ROWS <= k {
                     chunk.tile::<S, ROWS>(s, row, at, self.state, sum);
@@ -105,6 +109,33 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
+    /// All rows of the state, the vectors from column `at` on, through the one token there is: the state streams by and
+    /// the output stays in registers. The same operations in the same order as by tiles.
+    #[inline(always)]
+    fn token<S: Lanes>(&self, s: S, at: usize, state: &mut [f32], sum: &mut [f32]) {
+        let lanes = S::LANES;
+        let (v, decay) = (self.x.dims.v, s.splat(self.decay[0]));
+        let mut value = [s.splat(0.0); WIDE];
+        for (w, value) in value.iter_mut().enumerate() {
+            *value = s.load(&self.value[at + w * lanes..]);
+        }
+        let mut out = [s.splat(0.0); WIDE];
+        let (q, k) = (self.x.q(self.first, self.h), self.x.k(self.first, self.h));
+        for ((row, q), k) in state.chunks_exact_mut(v).zip(q).zip(k) {
+            let (q, k) = (s.splat(*q), s.splat(*k));
+            let row = &mut row[at..at + WIDE * lanes];
+            for w in 0..WIDE {
+                let cell = &mut row[w * lanes..(w + 1) * lanes];
+                let new = s.fma(decay, s.load(cell), s.mul(k, value[w]));
+                s.store(cell, new);
+                out[w] = s.fma(q, new, out[w]);
+            }
+        }
+        for (w, out) in out.into_iter().enumerate() {
+            s.store(&mut sum[at + w * lanes..], out);
+        }
+    }
+
     /// `R` rows of the state from `row` on, the vectors from column `at` on, through all tokens of the chunk.
     #[inline(always)]
     fn tile<S: Lanes, const R: usize>(&self, s: S, row: usize, at: usize, state: &mut [f32], sum: &mut [f32]) {
