@@ -52,15 +52,10 @@ impl Operator for CrossEntropy {
             let rows = Rows { data: &x.data[from * x.stride..], count: m, ..x };
             let logits = &mut logits[..m * vocab];
             linear(cx, rows, Weights::F32(w), None, logits);
-            let losses: Vec<Mutex<f64>> = (0..m).map(|_| Mutex::new(0.0)).collect();
-            let tasks = logits.chunks_mut(vocab).zip(&self.targets[from..]).zip(&losses);
-            cx.team.for_each(tasks, |((row, target), loss)| {
-                let one = softmax_loss(cx, row, *target, counted);
-                *loss.lock().unwrap_or_else(|e| e.into_inner()) = one;
-            });
-            for one in losses {
-                loss += one.into_inner().unwrap_or_else(|e| e.into_inner());
-            }
+            let mut losses = vec![0.0; m];
+            let tasks = logits.chunks_mut(vocab).zip(&self.targets[from..]).zip(&mut losses);
+            cx.team.for_each(tasks, |((row, target), loss)| *loss = softmax_loss(cx, row, *target, counted));
+            loss += losses.iter().sum::<f64>();
             if self.keep {
                 let size = Sizes { m, n: d, k: vocab };
                 let out = &mut dx[from * d..(from + m) * d];

@@ -161,11 +161,6 @@ impl Checkpoint {
         self.files.iter().map(|(_, bytes)| &bytes[..])
     }
 
-    /// How many numbers the tensors hold.
-    pub fn parameters(&self) -> usize {
-        self.tensors.values().map(|e| e.shape.iter().product::<usize>()).sum()
-    }
-
     fn origin(&self) -> String {
         match &self.files[..] {
             [(name, _)] => name.clone(),
@@ -240,10 +235,6 @@ impl Source for Checkpoint {
                 TensorData::new(half, spec.shape.clone())
             }
         })
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.entry(name).is_some()
     }
 }
 

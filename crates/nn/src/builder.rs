@@ -137,8 +137,6 @@ pub struct Spec {
 pub trait Source {
     /// The weight's numbers, in memory's layout, as f32 or bf16.
     fn get(&mut self, spec: &Spec) -> Result<TensorData, Error>;
-    /// Whether there is a tensor of that name, for weights that are optional.
-    fn has(&self, name: &str) -> bool;
 }
 
 /// The names of a built model's weights, for writing them back.
@@ -204,11 +202,6 @@ impl<'s> Builder<'s> {
     /// A vector kept in f32.
     pub fn vector(&mut self, name: &str, n: usize, init: Init) -> Result<Param<Tensor<1>>, Error> {
         self.param(name, [n], Layout::Same, Precision::Full, init)
-    }
-
-    /// Whether the source has a tensor of that name within the scope.
-    pub fn has(&self, name: &str) -> bool {
-        self.source.has(&format!("{}{name}", self.prefix))
     }
 
     /// The names of all that was built.

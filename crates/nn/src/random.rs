@@ -50,8 +50,4 @@ impl Source for Random {
         };
         Ok(TensorData::new(data, spec.shape.clone()))
     }
-
-    fn has(&self, _: &str) -> bool {
-        true
-    }
 }

@@ -139,7 +139,6 @@ ops! {
     Silu = |s, a, _b| silu_lanes(s, a);
     SiluTimes = |s, a, b| s.mul(silu_lanes(s, a), b);
     SiluSlope = |s, a, b| s.mul(silu_slope(s, a), b);
-    Add = |s, a, b| s.add(a, b);
     Multiply = |s, a, b| s.mul(a, b);
 }
 
@@ -174,10 +173,6 @@ pub fn silu_times(cx: &Cx, x: &mut [f32], y: &[f32]) {
 /// `x ← silu'(x) · y`
 pub fn silu_slope_times(cx: &Cx, x: &mut [f32], y: &[f32]) {
     zip(cx, SiluSlope, x, y);
-}
-/// `x ← x + y`
-pub fn add(cx: &Cx, x: &mut [f32], y: &[f32]) {
-    zip(cx, Add, x, y);
 }
 /// `x ← x · y`
 pub fn multiply(cx: &Cx, x: &mut [f32], y: &[f32]) {

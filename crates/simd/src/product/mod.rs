@@ -1,7 +1,7 @@
 //! Matrix products.
 //!
 //! [`linear`] is `y = x Wᵀ (+ b)` with `W` as checkpoints store it, `[out, in]`, in f32 or bf16, and never widened in
-//! memory: for a few rows a stream over the weights at memory speed ([`rows`](self)), for many a packed product at
+//! memory: for a few rows a stream over the weights at memory speed, for many a packed product at
 //! arithmetic speed. [`matmul`] is the general product of strided matrices in f32, over all threads; [`tile`] the same
 //! on the calling thread, for kernels that are themselves a task.
 //!
