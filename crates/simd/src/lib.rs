@@ -13,6 +13,7 @@
 //!
 //! This is the only crate of the workspace that contains `unsafe`. [`Cx`] carries the two choices every kernel needs.
 
+pub mod cache;
 pub mod file;
 pub mod isa;
 pub mod lanes;

@@ -49,6 +49,8 @@ pub struct Source {
     /// Which elements of an HTML page are its text (CSS selector).
     #[serde(default = "body")]
     pub select: String,
+    /// Which elements inside those are left out (CSS selector), such as `pre` where only prose is wanted.
+    pub drop: Option<String>,
     /// Parts of paths to leave out.
     #[serde(default)]
     pub exclude: Vec<String>,

@@ -32,13 +32,15 @@ impl Corpus {
         let mut corpus = Corpus::default();
         let mut seen = HashSet::new();
         for source in &data.sources {
-            let selector = Selector::parse(&source.select)
-                .map_err(|e| Error::Text(format!("`select` {:?} is not a CSS selector: {e}", source.select)))?;
+            let text = Selection {
+                select: selector("select", &source.select)?,
+                drop: source.drop.as_deref().map(|drop| selector("drop", drop)).transpose()?,
+            };
             for file in files(source)? {
                 let raw = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
                 let raw = String::from_utf8_lossy(&raw);
                 let blocks = match file.extension().and_then(|e| e.to_str()) {
-                    Some("html") => strip(&raw, &selector),
+                    Some("html") => text.strip(&raw),
                     _ => raw.split("\n\n").map(|b| b.trim_end().to_owned()).collect(),
                 };
                 let fresh: Vec<String> = blocks
@@ -92,29 +94,42 @@ fn files(source: &Source) -> Result<Vec<PathBuf>, Error> {
     Ok(found)
 }
 
-/// The blocks of text of the selected elements: paragraphs, headings, list items, code.
-fn strip(html: &str, selector: &Selector) -> Vec<String> {
-    let page = Html::parse_document(html);
-    let mut blocks = Vec::new();
-    for element in page.select(selector) {
-        // An element inside another selected one has been walked already.
-        if element.ancestors().filter_map(ElementRef::wrap).any(|a| selector.matches(&a)) {
-            continue;
-        }
-        let mut walk = Walk { blocks: Vec::new(), line: String::new() };
-        walk.element(element, false);
-        walk.end();
-        blocks.append(&mut walk.blocks);
-    }
-    blocks
+fn selector(field: &str, text: &str) -> Result<Selector, Error> {
+    Selector::parse(text).map_err(|e| Error::Text(format!("`{field}` {text:?} is not a CSS selector: {e}")))
 }
 
-struct Walk {
+/// What of an HTML page is text.
+struct Selection {
+    select: Selector,
+    drop: Option<Selector>,
+}
+
+impl Selection {
+    /// The blocks of text of the selected elements: paragraphs, headings, list items, code.
+    fn strip(&self, html: &str) -> Vec<String> {
+        let page = Html::parse_document(html);
+        let mut blocks = Vec::new();
+        for element in page.select(&self.select) {
+            // An element inside another selected one has been walked already.
+            if element.ancestors().filter_map(ElementRef::wrap).any(|a| self.select.matches(&a)) {
+                continue;
+            }
+            let mut walk = Walk { drop: self.drop.as_ref(), blocks: Vec::new(), line: String::new() };
+            walk.element(element, false);
+            walk.end();
+            blocks.append(&mut walk.blocks);
+        }
+        blocks
+    }
+}
+
+struct Walk<'a> {
+    drop: Option<&'a Selector>,
     blocks: Vec<String>,
     line: String,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn end(&mut self) {
         let block = std::mem::take(&mut self.line);
         let block = block.trim_matches('\n').trim_end();
@@ -125,7 +140,9 @@ impl Walk {
 
     fn element(&mut self, element: ElementRef<'_>, preformatted: bool) {
         let name = element.value().name();
-        if matches!(name, "script" | "style" | "nav" | "svg" | "button" | "noscript" | "template") {
+        if matches!(name, "script" | "style" | "nav" | "svg" | "button" | "noscript" | "template")
+            || self.drop.is_some_and(|drop| drop.matches(&element))
+        {
             return;
         }
         // Permalinks, line numbers, playground controls and hidden lines are no text.
@@ -229,10 +246,12 @@ mod tests {
         let html = "<html><body><nav>menu</nav><main><h2 id=x>Title <a class=anchor>§</a></h2>\
             <p>Some  <em>plain</em>\n text with <code>code</code>.</p><ul><li>one<li>two</ul>\
             <pre><code>fn main() {\n    x;\n}\n</code></pre><script>no</script></main><p>outside</body></html>";
-        let selector = Selector::parse("main").expect("a selector");
-        assert_eq!(
-            strip(html, &selector),
-            ["## Title", "Some plain text with `code`.", "- one", "- two", "```\nfn main() {\n    x;\n}\n```"]
-        );
+        let main = |drop: Option<&str>| Selection {
+            select: selector("select", "main").expect("a selector"),
+            drop: drop.map(|drop| selector("drop", drop).expect("a selector")),
+        };
+        let prose = ["## Title", "Some plain text with `code`.", "- one", "- two"];
+        assert_eq!(main(None).strip(html), [&prose[..], &["```\nfn main() {\n    x;\n}\n```"]].concat());
+        assert_eq!(main(Some("pre, .none")).strip(html), prose);
     }
 }

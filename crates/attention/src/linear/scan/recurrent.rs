@@ -1,10 +1,13 @@
 //! Token by token, a tile of the state in registers over a chunk of tokens.
 //!
-//! Lanes run along a value; a tile is [`ROWS`] rows of the state by [`WIDE`] vectors. As many operations as the chunk form
-//! at the sizes of Mamba-2, no more memory, and cutting a sequence changes no bit.
+//! Lanes run along a value; a tile is [`ROWS`] rows of the state by [`WIDE`] vectors. With `G` the sum of `g` since some
+//! token, `e^{-G_t} S_t` is only added to: two operations a cell and token instead of three,
+//! $$ e^{-G_t} S_t = e^{-G_{t-1}} S_{t-1} + k_t\,(e^{-G_t} \beta_t v_t)^\top, \qquad o_t = s\,e^{G_t} (e^{-G_t} S_t)^\top q_t. $$
+//! The sum starts anew before `-G` passes [`LIMIT`], so nothing overflows however strong the decay.
 
+use longreach_simd::cache::prefetch;
 use longreach_simd::team::Scratch;
-use longreach_simd::{Cx, Kernel, Lanes};
+use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Head, Inputs, OP, Tokens, heads};
@@ -16,6 +19,8 @@ const CHUNK: usize = 64;
 const ROWS: usize = 4;
 /// Vectors of a value in a tile.
 const WIDE: usize = 4;
+/// The most that may have decayed, as a logarithm, before the state is scaled anew.
+const LIMIT: f64 = 30.0;
 
 /// The scan of whole sequences or chunks of them. `state` `[S, H, K, V]` is read and left for the next chunk.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
@@ -45,51 +50,62 @@ impl Kernel for Head<'_, '_> {
     fn run<S: Lanes>(mut self, s: S) {
         let x = self.x;
         let (k, v) = (x.dims.k, x.dims.v);
-        // β v, then the output of a chunk, rows padded to whole tiles.
+        // e^{-G} β v, then the output of a chunk, rows padded to whole tiles.
         let padded = v.next_multiple_of(WIDE * S::LANES);
-        let scratch = &mut Scratch::new(2 * CHUNK * padded + CHUNK);
-        let (value, rest) = scratch.split_at_mut(CHUNK * padded);
-        let (sum, decay) = rest.split_at_mut(CHUNK * padded);
-        let first = x.ranges[self.s].start;
+        let scratch = &mut Scratch::new(2 * CHUNK * padded);
+        let (value, sum) = scratch.split_at_mut(CHUNK * padded);
+        let tokens = x.ranges[self.s].clone();
         for (chunk, out) in self.out.chunks_mut(CHUNK).enumerate() {
-            let first = first + chunk * CHUNK;
+            let first = tokens.start + chunk * CHUNK;
+            let decay = Decay::of(s, x, self.h, first, out.len());
             for i in 0..out.len() {
                 let (t, h) = (first + i, self.h);
-                decay[i] = x.g(t, h);
-                let beta = s.splat(x.beta(t, h));
+                let strength = s.splat(decay.grown[i] * x.beta(t, h));
                 let row = x.v(t, h);
                 for at in (0..padded).step_by(S::LANES) {
                     let part = s.load_part(&row[at.min(v)..]);
-                    s.store(&mut value[i * padded + at..], s.mul(beta, part));
-                    s.store(&mut sum[i * padded + at..], s.splat(0.0));
+                    let block = at / (WIDE * S::LANES) * CHUNK + i;
+                    let to = block * WIDE * S::LANES + at % (WIDE * S::LANES);
+                    s.store(&mut value[to..], s.mul(strength, part));
+                    s.store(&mut sum[to..], s.splat(0.0));
                 }
             }
-            for part in decay[..out.len()].chunks_mut(S::LANES) {
-                let e = longreach_simd::math::exp(s, s.load_part(part));
-                s.store_part(part, e);
+            let (mut q, mut keys) = ([&[][..]; CHUNK], [&[][..]; CHUNK]);
+            for i in 0..out.len() {
+                (q[i], keys[i]) = (x.q(first + i, self.h), x.k(first + i, self.h));
             }
-            let chunk = Chunk { x, h: self.h, first, len: out.len(), padded, value, decay };
-            for at in (0..v).step_by(WIDE * S::LANES) {
-                if chunk.len == 1 && at + WIDE * S::LANES <= v {
-                    chunk.token(s, at, self.state, sum);
+            let chunk = Chunk { q: &q[..out.len()], k: &keys[..out.len()], v, decay: &decay };
+            let mut coming = (0..out.len()).zip(first + out.len()..tokens.end);
+            let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
+            for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
+                if out.len() == 1 && at + WIDE * S::LANES <= v {
+                    chunk.token(s, at, self.state, value, sum);
                     continue;
                 }
                 let mut row = 0;
                 while row + ROWS <= k {
-                    chunk.tile::<S, ROWS>(s, row, at, self.state, sum);
+                    // The rows of this chunk's output and of the next chunk's values, a few at a time.
+                    for (i, t) in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
+                        prefetch(x.v(t, self.h));
+                        prefetch(out[i]);
+                    }
+                    chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum);
                     row += ROWS;
                 }
                 while row < k {
-                    chunk.tile::<S, 1>(s, row, at, self.state, sum);
+                    chunk.tile::<S, 1>(s, row, at, self.state, value, sum);
                     row += 1;
                 }
             }
-            let (scale, skip) = (s.splat(x.scale), s.splat(x.skip[self.h]));
+            let skip = s.splat(x.skip[self.h]);
             for (i, out) in out.iter_mut().enumerate() {
                 let value = x.v(first + i, self.h);
+                let scale = s.splat(x.scale * decay.left[i]);
                 for at in (0..v).step_by(S::LANES) {
                     let end = (at + S::LANES).min(v);
-                    let y = s.mul(scale, s.load(&sum[i * padded + at..]));
+                    let block = at / (WIDE * S::LANES) * CHUNK + i;
+                    let from = block * WIDE * S::LANES + at % (WIDE * S::LANES);
+                    let y = s.mul(scale, s.load(&sum[from..]));
                     s.store_part(&mut out[at..end], s.fma(skip, s.load_part(&value[at..end]), y));
                 }
             }
@@ -97,31 +113,78 @@ impl Kernel for Head<'_, '_> {
     }
 }
 
+/// How a chunk's tokens decay: in runs, each with a sum `G` of its own that is 0 at its first token.
+struct Decay {
+    /// `e^{G}`
+    left: [f32; CHUNK],
+    /// `e^{-G}`
+    grown: [f32; CHUNK],
+    /// How many runs there are.
+    runs: usize,
+    /// The token behind each run.
+    end: [usize; CHUNK],
+    /// What each run's first token leaves of the state before it, `e^g`.
+    entry: [f32; CHUNK],
+}
+
+impl Decay {
+    #[inline(always)]
+    fn of<S: Lanes>(s: S, x: &Tokens<'_>, h: usize, first: usize, len: usize) -> Self {
+        // Each sum as a rounded number and what the rounding lost: both ends of a difference keep all their digits.
+        let (mut high, mut low) = ([0.0; CHUNK], [0.0; CHUNK]);
+        let mut decay = Self { left: [1.0; CHUNK], grown: [1.0; CHUNK], runs: 0, end: [0; CHUNK], entry: [0.0; CHUNK] };
+        let mut sum = 0.0f64;
+        for i in 0..len {
+            let g = x.g(first + i, h) as f64;
+            if i == 0 || sum + g < -LIMIT {
+                decay.entry[decay.runs] = g as f32;
+                decay.runs += 1;
+                sum = 0.0;
+            } else {
+                sum += g;
+            }
+            decay.end[decay.runs - 1] = i + 1;
+            high[i] = sum as f32;
+            low[i] = (sum - sum as f32 as f64) as f32;
+        }
+        for at in (0..len).step_by(S::LANES) {
+            let (high, low) = (s.load(&high[at..]), s.load(&low[at..]));
+            let left = math::exp(s, high);
+            s.store(&mut decay.left[at..], s.fma(left, low, left));
+            let (high, low) = (s.sub(s.splat(0.0), high), s.sub(s.splat(0.0), low));
+            let grown = math::exp(s, high);
+            s.store(&mut decay.grown[at..], s.fma(grown, low, grown));
+        }
+        for part in decay.entry[..decay.runs].chunks_mut(S::LANES) {
+            let e = math::exp(s, s.load_part(part));
+            s.store_part(part, e);
+        }
+        decay
+    }
+}
+
 /// A chunk of one head's tokens.
 struct Chunk<'a> {
-    x: &'a Tokens<'a>,
-    h: usize,
-    first: usize,
-    len: usize,
-    padded: usize,
-    value: &'a [f32],
-    decay: &'a [f32],
+    q: &'a [&'a [f32]],
+    k: &'a [&'a [f32]],
+    /// Width of the state.
+    v: usize,
+    decay: &'a Decay,
 }
 
 impl Chunk<'_> {
     /// All rows of the state, the vectors from column `at` on, through the one token there is: the state streams by and
-    /// the output stays in registers. The same operations in the same order as by tiles.
+    /// the output stays in registers.
     #[inline(always)]
-    fn token<S: Lanes>(&self, s: S, at: usize, state: &mut [f32], sum: &mut [f32]) {
+    fn token<S: Lanes>(&self, s: S, at: usize, state: &mut [f32], values: &[f32], sum: &mut [f32]) {
         let lanes = S::LANES;
-        let (v, decay) = (self.x.dims.v, s.splat(self.decay[0]));
+        let (v, decay) = (self.v, s.splat(self.decay.entry[0]));
         let mut value = [s.splat(0.0); WIDE];
         for (w, value) in value.iter_mut().enumerate() {
-            *value = s.load(&self.value[at + w * lanes..]);
+            *value = s.load(&values[w * lanes..]);
         }
         let mut out = [s.splat(0.0); WIDE];
-        let (q, k) = (self.x.q(self.first, self.h), self.x.k(self.first, self.h));
-        for ((row, q), k) in state.chunks_exact_mut(v).zip(q).zip(k) {
+        for ((row, q), k) in state.chunks_exact_mut(v).zip(self.q[0]).zip(self.k[0]) {
             let (q, k) = (s.splat(*q), s.splat(*k));
             let row = &mut row[at..at + WIDE * lanes];
             for w in 0..WIDE {
@@ -132,14 +195,22 @@ impl Chunk<'_> {
             }
         }
         for (w, out) in out.into_iter().enumerate() {
-            s.store(&mut sum[at + w * lanes..], out);
+            s.store(&mut sum[w * lanes..], out);
         }
     }
 
     /// `R` rows of the state from `row` on, the vectors from column `at` on, through all tokens of the chunk.
     #[inline(always)]
-    fn tile<S: Lanes, const R: usize>(&self, s: S, row: usize, at: usize, state: &mut [f32], sum: &mut [f32]) {
-        let v = self.x.dims.v;
+    fn tile<S: Lanes, const R: usize>(
+        &self,
+        s: S,
+        row: usize,
+        at: usize,
+        state: &mut [f32],
+        values: &[f32],
+        sums: &mut [f32],
+    ) {
+        let v = self.v;
         let lanes = S::LANES;
         let mut tile = [[s.splat(0.0); WIDE]; R];
         for (r, tile) in tile.iter_mut().enumerate() {
@@ -148,34 +219,50 @@ impl Chunk<'_> {
                 *tile = s.load_part(&state[(row + r) * v + from..(row + r) * v + (from + lanes).min(v)]);
             }
         }
-        for i in 0..self.len {
-            let decay = s.splat(self.decay[i]);
-            let from = i * self.padded + at;
-            let value = &self.value[from..from + WIDE * lanes];
-            let sum = &mut sum[from..from + WIDE * lanes];
-            let q = &self.x.q(self.first + i, self.h)[row..row + R];
-            let k = &self.x.k(self.first + i, self.h)[row..row + R];
-            let mut out = [s.splat(0.0); WIDE];
-            for (w, out) in out.iter_mut().enumerate() {
-                *out = s.load(&sum[w * lanes..(w + 1) * lanes]);
-            }
-            for r in 0..R {
-                let (q, k) = (s.splat(q[r]), s.splat(k[r]));
-                for w in 0..WIDE {
-                    let written = s.mul(k, s.load(&value[w * lanes..(w + 1) * lanes]));
-                    tile[r][w] = s.fma(decay, tile[r][w], written);
-                    out[w] = s.fma(q, tile[r][w], out[w]);
+        let mut first = 0;
+        for run in 0..self.decay.runs {
+            let end = self.decay.end[run];
+            scale(s, &mut tile, self.decay.entry[run]);
+            let run = first * WIDE * lanes..end * WIDE * lanes;
+            let rows = self.q[first..end].iter().zip(&self.k[first..end]);
+            let value = values[run.clone()].chunks_exact(WIDE * lanes);
+            let sums = sums[run].chunks_exact_mut(WIDE * lanes);
+            for (((q, k), value), sum) in rows.zip(value).zip(sums) {
+                let (q, k) = (&q[row..row + R], &k[row..row + R]);
+                let mut out = [s.splat(0.0); WIDE];
+                for (w, out) in out.iter_mut().enumerate() {
+                    *out = s.load(&sum[w * lanes..(w + 1) * lanes]);
+                }
+                for r in 0..R {
+                    let (q, k) = (s.splat(q[r]), s.splat(k[r]));
+                    for w in 0..WIDE {
+                        tile[r][w] = s.fma(k, s.load(&value[w * lanes..(w + 1) * lanes]), tile[r][w]);
+                        out[w] = s.fma(q, tile[r][w], out[w]);
+                    }
+                }
+                for (w, out) in out.into_iter().enumerate() {
+                    s.store(&mut sum[w * lanes..(w + 1) * lanes], out);
                 }
             }
-            for (w, out) in out.into_iter().enumerate() {
-                s.store(&mut sum[w * lanes..(w + 1) * lanes], out);
-            }
+            scale(s, &mut tile, self.decay.left[end - 1]);
+            first = end;
         }
         for (r, tile) in tile.into_iter().enumerate() {
             for (w, tile) in tile.into_iter().enumerate() {
                 let from = (at + w * lanes).min(v);
                 s.store_part(&mut state[(row + r) * v + from..(row + r) * v + (from + lanes).min(v)], tile);
             }
+        }
+    }
+}
+
+/// Multiplies a tile.
+#[inline(always)]
+fn scale<S: Lanes, const R: usize>(s: S, tile: &mut [[S::V; WIDE]; R], by: f32) {
+    let by = s.splat(by);
+    for row in tile {
+        for cell in row {
+            *cell = s.mul(by, *cell);
         }
     }
 }
