@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use longreach_simd::{Cx, Kernel, Lanes};
+
 /// Seconds of several runs.
 #[derive(Clone, Debug)]
 pub struct Times(Vec<f64>);
@@ -20,6 +22,29 @@ impl Times {
         Self(times)
     }
 
+    /// Runs `f` and `g` in turn, once each to warm up and then `runs` times: what else the machine does slows both.
+    pub fn in_turn(runs: usize, mut f: impl FnMut(), mut g: impl FnMut()) -> (Self, Self) {
+        let (mut of_f, mut of_g) = (Vec::new(), Vec::new());
+        for i in 0..runs + 1 {
+            let start = Instant::now();
+            f();
+            let between = Instant::now();
+            g();
+            if i > 0 {
+                of_f.push((between - start).as_secs_f64());
+                of_g.push(between.elapsed().as_secs_f64());
+            }
+        }
+        of_f.sort_by(f64::total_cmp);
+        of_g.sort_by(f64::total_cmp);
+        (Self(of_f), Self(of_g))
+    }
+
+    /// The quartiles.
+    pub fn quartiles(&self) -> (f64, f64) {
+        (self.0[self.0.len() / 4], self.0[self.0.len() * 3 / 4])
+    }
+
     /// The median.
     pub fn median(&self) -> f64 {
         self.0[self.0.len() / 2]
@@ -31,22 +56,40 @@ impl Times {
     }
 }
 
-/// Bytes a second that all threads together read from memory.
-pub fn read_bandwidth(threads: usize) -> f64 {
-    let data = vec![1.0f32; 64 << 20];
-    let part = data.len() / threads;
-    let times = Times::of(7, || {
-        std::thread::scope(|scope| {
-            for chunk in data.chunks(part) {
-                scope.spawn(move || {
-                    let mut sums = [0.0f32; 64];
-                    for c in chunk.chunks_exact(64) {
-                        sums.iter_mut().zip(c).for_each(|(s, c)| *s += c);
-                    }
-                    std::hint::black_box(sums);
-                });
-            }
+/// Memory to be read: the roof of whatever reads as many bytes.
+#[derive(Debug)]
+pub struct Memory(Vec<f32>);
+
+impl Memory {
+    /// So many bytes.
+    pub fn new(bytes: usize) -> Self {
+        Self(vec![1.0; bytes / 4])
+    }
+
+    /// Reads all of it once with all threads, with the vectors that the kernels use.
+    pub fn read(&self, cx: &Cx) {
+        cx.team.for_each(self.0.chunks(1 << 18), |part| {
+            std::hint::black_box(cx.isa.run(Sum(part)));
         });
-    });
-    (data.len() * 4) as f64 / times.median()
+    }
+}
+
+struct Sum<'a>(&'a [f32]);
+
+impl Kernel for Sum<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> f32 {
+        let mut sums = [s.splat(0.0); 8];
+        for part in self.0.chunks_exact(8 * S::LANES) {
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = s.add(*sum, s.load(&part[i * S::LANES..]));
+            }
+        }
+        let mut all = s.splat(0.0);
+        for sum in sums {
+            all = s.add(all, sum);
+        }
+        s.sum(all)
+    }
 }

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use longreach_bench::{Times, read_bandwidth};
+use longreach_bench::{Memory, Times};
 use longreach_engine::Engine;
 use longreach_models::{DType, Progress};
 
@@ -29,20 +29,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = longreach_burn::context().team.threads();
 
     let prefill = Times::of(runs, || engine.session().read(&ids).expect("ids below the vocabulary"));
-    let mut session = engine.session();
-    session.read(&ids[..16.min(tokens)])?;
-    let steps = 64;
-    let decode = Times::of(runs, || {
-        for id in ids.iter().cycle().take(steps) {
-            session.read(&[*id]).expect("ids below the vocabulary");
-        }
-    });
-    let bandwidth = read_bandwidth(threads);
     // A token reads every weight once, but of an embedding that is not the head also only its own row.
     let c = &engine.model.description.decoder;
     let looked_up = if c.tied { 0 } else { c.vocabulary * c.hidden };
     let bytes = (engine.model.parameters() - looked_up) * dtype.bytes();
-    let roof = bandwidth / bytes as f64;
+    let memory = Memory::new(bytes);
+    let mut session = engine.session();
+    session.read(&ids[..16.min(tokens)])?;
+    let mut next = ids.iter().cycle();
+    let (decode, reading) = Times::in_turn(
+        32 * runs,
+        || {
+            let id = next.next().expect("a cycle does not end");
+            session.read(&[*id]).expect("ids below the vocabulary");
+        },
+        || memory.read(longreach_burn::context()),
+    );
     let rate = |times: &Times, n: usize| {
         let (least, most) = times.spread();
         format!("{:.1} tok/s ({:.1} to {:.1})", n as f64 / times.median(), n as f64 / most, n as f64 / least)
@@ -50,12 +52,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("{} {} on {threads} threads, {}", engine.name, dtype.name(), longreach_burn::context().isa);
     println!("load    {loading:.3} s");
     println!("prefill {} over {tokens} tokens", rate(&prefill, tokens));
-    println!("decode  {}", rate(&decode, steps));
+    let (fast, slow) = decode.quartiles();
+    println!("decode  {:.1} tok/s (quartiles {:.1} and {:.1})", 1.0 / decode.median(), 1.0 / slow, 1.0 / fast);
     println!(
-        "read bandwidth {:.1} GB/s, weights {:.0} MB: roof of decoding {roof:.1} tok/s, reached {:.0} %",
-        bandwidth / 1e9,
+        "roof    {:.1} tok/s: {:.0} MB of weights at {:.1} GB/s, read in turn with the decoding; reached {:.0} %",
+        1.0 / reading.median(),
         bytes as f64 / 1e6,
-        100.0 * steps as f64 / decode.median() / roof
+        bytes as f64 / reading.median() / 1e9,
+        100.0 * reading.median() / decode.median()
     );
     Ok(())
 }
