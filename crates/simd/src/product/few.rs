@@ -3,28 +3,41 @@
 use half::bf16;
 
 use super::Weights;
+use crate::cache::prefetch_ahead;
 use crate::norm::Rows;
 use crate::{Cx, Kernel, Lanes, split};
 
 /// Up to how many rows of `x` the weights are streamed rather than packed.
 pub const FEW: usize = 4;
 
-/// Output columns a task computes: 64 rows of weights, some 200 KB of them, so that both threads stream long runs.
-const BLOCK: usize = 64;
+/// The most bytes of weights a task streams.
+const RUN: usize = 4 << 20;
+
+/// Tasks a thread: few, for every new run begins at the latency of memory; but more than one, for threads are held up.
+const TASKS: usize = 3;
+
+/// How many bytes ahead weights are asked for: further than the CPU looks by itself.
+const AHEAD: usize = 4096;
 
 pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     if x.count == 0 {
         return;
     }
     let n = out.len() / x.count;
-    let columns = split::columns(out, n, BLOCK);
-    cx.team.for_each(columns.into_iter().enumerate(), |(j, mut out)| {
-        let range = j * BLOCK * x.width..(j * BLOCK + out[0].len()) * x.width;
+    let row = w.bytes() / n.max(1);
+    let block = n.div_ceil(TASKS * cx.team.threads()).min(RUN.div_ceil(row.max(1))).max(1);
+    let stream = |j: usize, out: &mut [&mut [f32]]| {
+        let range = j * block * x.width..(j * block + out[0].len()) * x.width;
         match w {
-            Weights::F32(w) => cx.isa.run(Stream { x, w: &w[range], out: &mut out }),
-            Weights::Bf16(w) => cx.isa.run(Stream { x, w: &w[range], out: &mut out }),
+            Weights::F32(w) => cx.isa.run(Stream { x, w: &w[range], out }),
+            Weights::Bf16(w) => cx.isa.run(Stream { x, w: &w[range], out }),
         }
-    });
+    };
+    if x.count == 1 {
+        return cx.team.for_each(out.chunks_mut(block).enumerate(), |(j, out)| stream(j, &mut [out]));
+    }
+    let columns = split::columns(out, n, block);
+    cx.team.for_each(columns.into_iter().enumerate(), |(j, mut out)| stream(j, &mut out));
 }
 
 /// A number a weight can be stored as.
@@ -86,6 +99,7 @@ fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], out: 
         let mut acc = [[s.splat(0.0); 4]; M];
         let mut k = 0;
         while k + step <= width {
+            prefetch_ahead(&w[k..k + step], AHEAD);
             for u in 0..4 {
                 let at = k + u * S::LANES;
                 let w = W::load(s, &w[at..at + S::LANES]);

@@ -37,6 +37,14 @@ impl Weights<'_> {
         }
     }
 
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Weights::F32(w) => size_of_val(*w),
+            Weights::Bf16(w) => size_of_val(*w),
+        }
+    }
+
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
