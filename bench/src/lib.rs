@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use longreach_simd::cache::prefetch_ahead;
 use longreach_simd::{Cx, Kernel, Lanes};
 
 /// Seconds of several runs.
@@ -82,6 +83,7 @@ impl Kernel for Sum<'_> {
     fn run<S: Lanes>(self, s: S) -> f32 {
         let mut sums = [s.splat(0.0); 8];
         for part in self.0.chunks_exact(8 * S::LANES) {
+            prefetch_ahead(part, 4096);
             for (i, sum) in sums.iter_mut().enumerate() {
                 *sum = s.add(*sum, s.load(&part[i * S::LANES..]));
             }

@@ -22,7 +22,7 @@ impl Engine {
     /// Loads a model: a directory, a safetensors file, or a Hub id. Matrices are kept in `dtype`, or as they are stored.
     pub fn load(name: &str, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(name, progress)?;
-        let model = Model::load(&location, dtype)?;
+        let model = Model::load(&location, dtype)?.prepared();
         let file = location.directory.join("tokenizer.json");
         let tokenizer = if file.exists() {
             let text = std::fs::read_to_string(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
@@ -35,7 +35,7 @@ impl Engine {
 
     /// The model built into this program.
     pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
-        let model = Model::embedded(&EMBEDDED, dtype)?;
+        let model = Model::embedded(&EMBEDDED, dtype)?.prepared();
         let tokenizer = Some(parse("the embedded tokenizer", embedded::TOKENIZER)?);
         Ok(Self { name: EMBEDDED.name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
     }

@@ -99,6 +99,12 @@ impl Model {
         Evaluation { hidden: flat(hidden), logits: flat(logits) }
     }
 
+    /// For inference: see [`Decoder::prepared`].
+    #[must_use]
+    pub fn prepared(self) -> Self {
+        Self { decoder: self.decoder.prepared(), ..self }
+    }
+
     /// How many numbers the model has.
     pub fn parameters(&self) -> usize {
         self.decoder.num_params()

@@ -102,6 +102,14 @@ impl Decoder {
         Cache { layers: self.blocks.iter().map(|b| b.mixer.start(batch, &device)).collect(), batch }
     }
 
+    /// As it is, with what depends on the weights alone computed once: for inference. Its weights must not change afterwards.
+    #[must_use]
+    pub fn prepared(mut self) -> Self {
+        let prepare = |block: Block| Block { mixer: block.mixer.prepared(), ..block };
+        self.blocks = self.blocks.into_iter().map(prepare).collect();
+        self
+    }
+
     /// Where the weights are.
     pub fn device(&self) -> Device {
         self.embedding.weight.val().device()

@@ -39,6 +39,8 @@ pub struct Mamba {
     dt_proj: Linear,
     dt_bias: Param<Tensor<1>>,
     a_log: Param<Tensor<2>>,
+    /// `A`, once it is known that `a_log` will not change.
+    a: Option<Tensor<2>>,
     d: Param<Tensor<1>>,
     out_proj: Linear,
     inner: usize,
@@ -60,6 +62,7 @@ impl Mamba {
             dt_proj: Linear::with_init(b, "dt_proj", [c.inner, c.rank], Bias::No, dt_init)?,
             dt_bias: b.vector("dt_proj.bias", c.inner, Init::InverseSoftplusStep(c.step.0, c.step.1))?,
             a_log: b.param("A_log", [c.state, c.inner], Layout::Transposed, Precision::Full, Init::LogOfRow)?,
+            a: None,
             d: b.vector("D", c.inner, Init::Constant(1.0))?,
             out_proj: Linear::new(b, "out_proj", c.inner, c.hidden, c.bias.into())?,
             inner: c.inner,
@@ -75,6 +78,14 @@ impl Mamba {
             conv: Tensor::zeros([batch, self.conv - 1, self.inner], device),
             scan: Tensor::zeros([batch, self.state, self.inner], device),
         }
+    }
+
+    fn a(&self) -> Tensor<2> {
+        self.a.clone().unwrap_or_else(|| ops::neg_exp(self.a_log.val()))
+    }
+
+    pub(super) fn prepared(self) -> Self {
+        Self { a: Some(self.a()), ..self }
     }
 
     pub(super) fn forward(
@@ -101,7 +112,7 @@ impl Mamba {
             x,
             dt,
             dt_bias: self.dt_bias.val(),
-            a: ops::neg_exp(self.a_log.val()),
+            a: self.a(),
             b,
             c,
             d: self.d.val(),

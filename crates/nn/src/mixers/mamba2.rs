@@ -42,6 +42,8 @@ pub struct Mamba2 {
     conv1d: ShortConv,
     dt_bias: Param<Tensor<1>>,
     a_log: Param<Tensor<1>>,
+    /// `A`, once it is known that `a_log` will not change.
+    a: Option<Tensor<1>>,
     d: Param<Tensor<1>>,
     norm: RmsNorm,
     out_proj: Linear,
@@ -64,6 +66,7 @@ impl Mamba2 {
             conv1d: ShortConv::new(b, "conv1d", mixed, c.conv, c.conv_bias.into())?,
             dt_bias: b.vector("dt_bias", c.heads, Init::InverseSoftplusStep(c.step.0, c.step.1))?,
             a_log: b.vector("A_log", c.heads, Init::LogUniform(1.0, 16.0))?,
+            a: None,
             d: b.vector("D", c.heads, Init::Constant(1.0))?,
             norm: RmsNorm::new(b, "norm", inner, c.norm_eps)?,
             out_proj: Linear::new(b, "out_proj", inner, c.hidden, Bias::from(c.bias))?,
@@ -83,6 +86,14 @@ impl Mamba2 {
             conv: Tensor::zeros([batch, self.conv - 1, mixed], device),
             scan: Tensor::zeros([batch, self.heads, self.state, self.head_dim], device),
         }
+    }
+
+    fn a(&self) -> Tensor<1> {
+        self.a.clone().unwrap_or_else(|| ops::neg_exp(self.a_log.val()))
+    }
+
+    pub(super) fn prepared(self) -> Self {
+        Self { a: Some(self.a()), ..self }
     }
 
     pub(super) fn forward(
@@ -105,7 +116,7 @@ impl Mamba2 {
             dt,
             dt_bias: self.dt_bias.val(),
             dt_limit: (self.step_low as f32, self.step_high as f32),
-            a: ops::neg_exp(self.a_log.val()),
+            a: self.a(),
             b: xbc.clone().narrow(2, inner, shared),
             c: xbc.narrow(2, inner + shared, shared),
             groups: self.groups,

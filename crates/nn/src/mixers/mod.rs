@@ -30,6 +30,14 @@ impl Mixer {
         }
     }
 
+    /// As it is, with what depends on the weights alone computed once: for inference. Its weights must not change afterwards.
+    pub fn prepared(self) -> Self {
+        match self {
+            Mixer::Mamba(m) => Mixer::Mamba(m.prepared()),
+            Mixer::Mamba2(m) => Mixer::Mamba2(m.prepared()),
+        }
+    }
+
     /// `x: [B, T, d]` with the state before it → the output and the state after it.
     ///
     /// `mask: [B, T, 1]` is 0 at padding, which then leaves no trace. Panics on another mixer's state.

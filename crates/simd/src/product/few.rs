@@ -13,6 +13,9 @@ pub const FEW: usize = 4;
 /// The most bytes of weights a task streams.
 const RUN: usize = 4 << 20;
 
+/// Bytes a thread below which its work is not cut again.
+const LEAST: usize = 512 << 10;
+
 /// Tasks a thread: few, for every new run begins at the latency of memory; but more than one, for threads are held up.
 const TASKS: usize = 3;
 
@@ -25,7 +28,8 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     }
     let n = out.len() / x.count;
     let row = w.bytes() / n.max(1);
-    let block = n.div_ceil(TASKS * cx.team.threads()).min(RUN.div_ceil(row.max(1))).max(1);
+    let tasks = (w.bytes() / LEAST).clamp(1, TASKS) * cx.team.threads();
+    let block = n.div_ceil(tasks).min(RUN.div_ceil(row.max(1))).max(1);
     let stream = |j: usize, out: &mut [&mut [f32]]| {
         let range = j * block * x.width..(j * block + out[0].len()) * x.width;
         match w {
@@ -95,6 +99,7 @@ fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], out: 
     let width = x.width;
     let x: [&[f32]; M] = std::array::from_fn(|i| x.row(i));
     let step = 4 * S::LANES;
+    prefetch_ahead(&w[..w.len().min(AHEAD / size_of::<W>())], 0);
     for (j, w) in w.chunks_exact(width).enumerate() {
         let mut acc = [[s.splat(0.0); 4]; M];
         let mut k = 0;
