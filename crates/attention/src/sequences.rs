@@ -1,5 +1,6 @@
 //! Which tokens belong together, and views cut into tokens.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use ndarray::{ArrayView, Axis, Dimension, RemoveAxis};
@@ -60,4 +61,9 @@ where
         }
     }
     Ok(out)
+}
+
+/// The numbers of a view in row-major order; copied only if they do not lie so.
+pub(crate) fn contiguous<'v, F: Copy, D: Dimension>(x: &'v ArrayView<'_, F, D>) -> Cow<'v, [F]> {
+    x.as_slice().map_or_else(|| x.iter().copied().collect(), Cow::Borrowed)
 }

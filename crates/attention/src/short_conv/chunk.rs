@@ -4,11 +4,13 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, ArrayViewMut3};
 
 use super::{Activation, Inputs, OP};
-use crate::sequences::tokens;
+use crate::sequences::{contiguous, tokens};
 use crate::{Error, error};
 
 /// Tokens a task convolves.
 const BLOCK: usize = 64;
+/// Channels a task convolves, where there is one token.
+const CHANNELS: usize = 512;
 
 /// The convolution of whole sequences or chunks of them. `state` `[S, W - 1, D]` is read and left for the next chunk.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
@@ -26,38 +28,47 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [
         return Ok(());
     }
     let rows = tokens(OP, "x", &x.x)?;
-    let taps = x.w.as_standard_layout();
-    let taps: Vec<&[f32]> = taps.as_slice().unwrap_or_default().chunks(d).collect();
-    let bias = x.bias.map(|b| b.to_vec());
-    let before = state.to_owned();
-    let before: Vec<&[f32]> = before.as_slice().unwrap_or_default().chunks(d).collect();
+    let ranges = x.sequences.ranges(OP, b, t)?;
+    let taps = contiguous(&x.w);
+    let taps: Vec<&[f32]> = taps.chunks(d).collect();
+    let bias = x.bias.as_ref().map(contiguous);
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
 
+    let past: Vec<&[f32]> = state.chunks(d).collect();
     let mut tasks = Vec::new();
     let mut rest = out;
-    for (s, range) in x.sequences.ranges(OP, b, t)?.into_iter().enumerate() {
-        let past = &before[s * (w - 1)..(s + 1) * (w - 1)];
+    for (s, range) in ranges.iter().enumerate() {
         let (mine, others) = rest.split_at_mut(range.len() * d);
         rest = others;
-        let rows = &rows[range];
-        for (i, out) in mine.chunks_mut(BLOCK * d).enumerate() {
+        // Many tokens are cut into blocks of tokens, one token into blocks of channels.
+        let (size, width) = if range.len() == 1 { (CHANNELS, CHANNELS) } else { (BLOCK * d, d) };
+        for (i, out) in mine.chunks_mut(size).enumerate() {
+            let (first, channel) = if range.len() == 1 { (0, i * CHANNELS) } else { (i * BLOCK, 0) };
             tasks.push(Block {
-                past,
-                rows,
+                past: &past[s * (w - 1)..(s + 1) * (w - 1)],
+                rows: &rows[range.clone()],
                 taps: &taps,
                 bias: bias.as_deref(),
                 act: x.activation,
-                first: i * BLOCK,
+                first,
+                channel,
+                width: width.min(out.len()),
                 out,
             });
         }
-        for j in 0..w - 1 {
-            // Position j of the new past is token T - (W - 1) + j, or one of the old past.
-            let at = rows.len() + j;
-            let row = if at < w - 1 { past[at] } else { rows[at - (w - 1)] };
-            state.slice_mut(ndarray::s![s, j, ..]).iter_mut().zip(row).for_each(|(s, x)| *s = *x);
-        }
     }
     cx.team.for_each(tasks, |block| cx.isa.run(block));
+
+    // The new past: the last W - 1 of the old past and the tokens.
+    if w > 1 {
+        for (past, range) in state.chunks_mut((w - 1) * d).zip(ranges) {
+            let new = range.len().min(w - 1);
+            past.copy_within(new * d.., 0);
+            for (past, row) in past.chunks_mut(d).skip(w - 1 - new).zip(&rows[range.end - new..range.end]) {
+                past.copy_from_slice(row);
+            }
+        }
+    }
     Ok(())
 }
 
@@ -67,7 +78,12 @@ struct Block<'a> {
     taps: &'a [&'a [f32]],
     bias: Option<&'a [f32]>,
     act: Activation,
+    /// First token.
     first: usize,
+    /// First channel.
+    channel: usize,
+    /// How many channels.
+    width: usize,
     out: &'a mut [f32],
 }
 
@@ -76,23 +92,26 @@ impl Kernel for Block<'_> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
         let w = self.taps.len();
-        let d = self.taps[0].len();
-        for (i, out) in self.out.chunks_mut(d).enumerate() {
+        for (i, out) in self.out.chunks_mut(self.width).enumerate() {
             // Token t meets tap j at position t + j of (past, tokens).
             let t = self.first + i;
-            for c in (0..d).step_by(S::LANES) {
-                let end = (c + S::LANES).min(d);
-                let mut sum = self.bias.map_or(s.splat(0.0), |b| s.load_part(&b[c..end]));
+            for at in (0..self.width).step_by(S::LANES) {
+                let end = (at + S::LANES).min(self.width);
+                let c = self.channel + at..self.channel + end;
+                let mut sum = match self.bias {
+                    Some(bias) => s.load_part(&bias[c.clone()]),
+                    None => s.splat(0.0),
+                };
                 for (j, tap) in self.taps.iter().enumerate() {
-                    let at = t + j;
-                    let row = if at < w - 1 { self.past[at] } else { self.rows[at - (w - 1)] };
-                    sum = s.fma(s.load_part(&tap[c..end]), s.load_part(&row[c..end]), sum);
+                    let place = t + j;
+                    let row = if place < w - 1 { self.past[place] } else { self.rows[place - (w - 1)] };
+                    sum = s.fma(s.load_part(&tap[c.clone()]), s.load_part(&row[c.clone()]), sum);
                 }
                 let y = match self.act {
                     Activation::None => sum,
                     Activation::Silu => math::silu_lanes(s, sum),
                 };
-                s.store_part(&mut out[c..end], y);
+                s.store_part(&mut out[at..end], y);
             }
         }
     }

@@ -3,12 +3,15 @@
 //! A task owns a block of channels of one sequence. It takes the tokens a chunk at a time: steps and inputs first, then
 //! for a few of the `N` state rows at a time all tokens of the chunk, then the skip and the gate.
 
+use std::borrow::Cow;
+
+use longreach_simd::cache::prefetch;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, split};
 use ndarray::{Array3, ArrayViewMut3};
 
 use super::{Inputs, OP};
-use crate::sequences::tokens;
+use crate::sequences::{contiguous, tokens};
 use crate::{Error, error};
 
 /// Tokens whose steps are computed together.
@@ -65,9 +68,9 @@ pub(super) struct Tokens<'a> {
     pub(super) b: Vec<&'a [f32]>,
     pub(super) c: Vec<&'a [f32]>,
     pub(super) z: Option<Vec<&'a [f32]>>,
-    pub(super) a: Vec<f32>,
-    pub(super) d: Vec<f32>,
-    pub(super) dt_bias: Vec<f32>,
+    pub(super) a: Cow<'a, [f32]>,
+    pub(super) d: Cow<'a, [f32]>,
+    pub(super) dt_bias: Cow<'a, [f32]>,
 }
 
 impl<'a> Tokens<'a> {
@@ -78,9 +81,9 @@ impl<'a> Tokens<'a> {
             b: tokens(OP, "b", &x.b)?,
             c: tokens(OP, "c", &x.c)?,
             z: x.z.as_ref().map(|z| tokens(OP, "z", z)).transpose()?,
-            a: x.a.iter().copied().collect(),
-            d: x.d.to_vec(),
-            dt_bias: x.dt_bias.to_vec(),
+            a: contiguous(&x.a),
+            d: contiguous(&x.d),
+            dt_bias: contiguous(&x.dt_bias),
         })
     }
 }
@@ -103,6 +106,11 @@ impl Kernel for Block<'_, '_> {
         let channels = x.d.len();
         let width = self.out[0].len();
         let n = self.state.len();
+        // The rows of the state and of A lie far apart.
+        for (i, row) in self.state.iter().enumerate() {
+            prefetch(row);
+            prefetch(&x.a[i * channels + self.c..][..width]);
+        }
         // Rows of the scratch are padded to whole vectors.
         let padded = width.next_multiple_of(S::LANES);
         let scratch = &mut Scratch::new(3 * CHUNK * padded);
