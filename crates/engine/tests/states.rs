@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 
 use longreach_engine::{Engine, Sampler, Sampling, Session};
+use longreach_testkit::fuzz;
 use proptest::prelude::*;
 
 fn engine() -> &'static Engine {
@@ -62,7 +63,7 @@ fn nothing_read_is_an_error() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(fuzz::config(60))]
 
     #[test]
     fn a_state_with_bytes_changed_is_taken_up_or_refused(at in 0usize..3000, to in any::<u8>(), cut in 0usize..2_000_000) {

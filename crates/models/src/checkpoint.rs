@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, TensorData};
@@ -48,7 +49,7 @@ struct Entry {
     dtype: Dtype,
     shape: Vec<usize>,
     /// Its bytes, from the start of the file.
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
 }
 
 /// The tensors of one safetensors file or of several shards.
@@ -57,6 +58,8 @@ pub struct Checkpoint {
     files: Vec<(String, Bytes)>,
     tensors: HashMap<String, Entry>,
     dtype: Option<DType>,
+    /// The files again, if they are mapped.
+    mapped: Vec<Mapped>,
     /// A prefix that the files leave out (checkpoints of a bare body).
     without: Option<String>,
 }
@@ -86,18 +89,21 @@ impl Checkpoint {
 
     /// Maps safetensors files.
     pub fn open_files(paths: &[PathBuf]) -> Result<Self, Error> {
-        let mut all = Self { files: Vec::new(), tensors: HashMap::new(), dtype: None, without: None };
+        let mut all =
+            Self { files: Vec::new(), mapped: Vec::new(), tensors: HashMap::new(), dtype: None, without: None };
         for path in paths {
             let file = File::open(path).map_err(|e| Error::io(path, e))?;
             let mapped = Mapped::new(&file).map_err(|e| Error::io(path, e))?;
-            all.add(path.display().to_string(), Bytes::from_owner(mapped))?;
+            all.add(path.display().to_string(), Bytes::from_owner(mapped.clone()))?;
+            all.mapped.push(mapped);
         }
         Ok(all)
     }
 
     /// Reads a safetensors file in memory; `name` is named in errors.
     pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, Error> {
-        let mut all = Self { files: Vec::new(), tensors: HashMap::new(), dtype: None, without: None };
+        let mut all =
+            Self { files: Vec::new(), mapped: Vec::new(), tensors: HashMap::new(), dtype: None, without: None };
         all.add(name.into(), bytes)?;
         Ok(all)
     }
@@ -221,12 +227,23 @@ impl Source for Checkpoint {
             let shared = TensorBytes::from_shared(data, AllocationProperty::File);
             return Ok(TensorData::from_bytes(shared, spec.shape.clone(), dtype));
         }
-        let numbers = widen(entry.dtype, &data).ok_or_else(|| NnError::Dtype {
+        let unreadable = || NnError::Dtype {
             origin: origin.clone(),
             name: spec.name.clone(),
             want: "F32, BF16, F16",
             found: format!("{:?}", entry.dtype),
-        })?;
+        };
+        if keep == DType::Bf16 && spec.layout == Layout::Same {
+            let (mapped, start) = (self.mapped.get(entry.file), entry.range.start);
+            let done = |part: Range<usize>| {
+                if let Some(mapped) = mapped {
+                    mapped.release(start + part.start..start + part.end);
+                }
+            };
+            let half = narrow(entry.dtype, &data, done).ok_or_else(unreadable)?;
+            return Ok(TensorData::new(half, spec.shape.clone()));
+        }
+        let numbers = widen(entry.dtype, &data).ok_or_else(unreadable)?;
         let numbers = spec.layout.to_memory(&spec.shape, numbers);
         Ok(match keep {
             DType::F32 => TensorData::new(numbers, spec.shape.clone()),
@@ -236,6 +253,27 @@ impl Source for Checkpoint {
             }
         })
     }
+}
+
+/// The numbers of a tensor rounded to bf16: in blocks, on all threads, never widened as a whole. `done` hears which bytes
+/// have been read.
+fn narrow(dtype: Dtype, bytes: &[u8], done: impl Fn(Range<usize>)) -> Option<Vec<bf16>> {
+    const BLOCK: usize = 1 << 16;
+    const BLOCKS: usize = 64;
+    let size = dtype.bitsize() / 8;
+    widen(dtype, &[])?;
+    let mut half = vec![bf16::ZERO; bytes.len() / size];
+    let parts = half.chunks_mut(BLOCKS * BLOCK).zip(bytes.chunks(BLOCKS * BLOCK * size));
+    for (i, (half, bytes)) in parts.enumerate() {
+        let blocks = half.chunks_mut(BLOCK).zip(bytes.chunks(BLOCK * size));
+        longreach_burn::context().team.for_each(blocks, |(half, bytes)| {
+            let numbers = widen(dtype, bytes).unwrap_or_default();
+            half.iter_mut().zip(numbers).for_each(|(half, x)| *half = bf16::from_f32(x));
+        });
+        let from = i * BLOCKS * BLOCK * size;
+        done(from..from + bytes.len());
+    }
+    Some(half)
 }
 
 /// The numbers of a tensor as f32, whatever their alignment.

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use bytes::Bytes;
 use longreach_models::{Checkpoint, Description, Fields};
 use longreach_nn::Builder;
+use longreach_testkit::fuzz;
 use proptest::prelude::*;
 
 fn golden(file: &str) -> Vec<u8> {
@@ -21,7 +22,7 @@ fn load(config: &str, weights: Vec<u8>) -> Result<(), String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(fuzz::config(400))]
 
     #[test]
     fn any_bytes_as_a_checkpoint(bytes in proptest::collection::vec(any::<u8>(), 0..300), length in 0u64..400) {

@@ -3,6 +3,7 @@
 //! A mechanism implements [`Subject`] once and gets every law that its forms allow ([`laws`]). Nothing here depends on the
 //! code under test.
 
+pub mod fuzz;
 pub mod goldens;
 pub mod laws;
 mod tensor;
