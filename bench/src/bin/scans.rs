@@ -97,7 +97,7 @@ fn main() {
     let x = Mamba::new(512, d, n);
     let mut length = 1024;
     while length <= longest {
-        let time = Times::of(1, || {
+        let time = Times::of(3, || {
             let mut state = Array3::zeros((1, n, d));
             for _ in 0..length / 512 {
                 mamba::recurrent(&x.inputs(), state.view_mut(), &cx).expect("valid inputs");

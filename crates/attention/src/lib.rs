@@ -34,6 +34,7 @@ mod sequences;
 pub mod diagonal;
 pub mod linear;
 pub mod short_conv;
+pub mod softmax;
 
 pub use error::Error;
 pub use mechanisms::{Form, MECHANISMS, Mechanism};

@@ -72,6 +72,14 @@ pub const MECHANISMS: &[Mechanism] = &[
         paper: "Dao and Gu 2024, Mamba-2",
     },
     Mechanism {
+        name: "dense",
+        family: "softmax",
+        forms: &[Form::Naive, Form::Chunk],
+        cost: "O(T S H D)",
+        state: "2 S G D",
+        paper: "Vaswani et al. 2017, Attention is all you need",
+    },
+    Mechanism {
         name: "short_conv",
         family: "",
         forms: &[Form::Naive, Form::Chunk, Form::Backward, Form::Step],

@@ -52,6 +52,31 @@ fn neg_abs<S: Lanes>(s: S, x: S::V) -> S::V {
     s.min(s.sub(s.splat(0.0), x), x)
 }
 
+/// The hyperbolic tangent.
+#[inline(always)]
+pub fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
+    // 1 − 2 / (1 + e^{2|x|}) but for small x, where that would cancel: there an odd polynomial.
+    let a = s.sub(s.splat(0.0), neg_abs(s, x));
+    let e = exp(s, s.add(a, a));
+    let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(s.splat(1.0), e)));
+    let far = s.select_lt(x, s.splat(0.0), s.sub(s.splat(0.0), far), far);
+    let w = s.mul(x, x);
+    let mut p = s.splat(-1382.0 / 155_925.0);
+    for c in [62.0 / 2835.0, -17.0 / 315.0, 2.0 / 15.0, -1.0 / 3.0] {
+        p = s.fma(p, w, s.splat(c));
+    }
+    let near = s.fma(s.mul(x, w), p, x);
+    s.select_lt(a, s.splat(0.25), near, far)
+}
+
+/// `out ← by · x`
+#[inline(always)]
+pub fn scale_into<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
+    for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+        s.store_part(out, s.mul(s.splat(by), s.load_part(x)));
+    }
+}
+
 /// `ln(1 + eˣ)`, without overflow: `max(x, 0) + ln(1 + e^{-|x|})`.
 #[inline(always)]
 pub fn softplus<S: Lanes>(s: S, x: S::V) -> S::V {

@@ -4,6 +4,7 @@ use longreach_simd::{Cx, Isa};
 use longreach_testkit::{Tensor, laws};
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
+mod dense;
 mod goldens;
 mod mamba;
 mod mamba2;

@@ -44,9 +44,11 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     cx.team.for_each(columns.into_iter().enumerate(), |(j, mut out)| stream(j, &mut out));
 }
 
-/// A number a weight can be stored as.
-pub(super) trait Stored: Copy + Send + Sync {
+/// A number as it is stored: f32, or bf16, which is widened as it is read.
+pub trait Stored: Copy + Send + Sync {
+    /// The first [`Lanes::LANES`] numbers of `x`. Panics if there are fewer.
     fn load<S: Lanes>(s: S, x: &[Self]) -> S::V;
+    /// It as an f32.
     fn widen(self) -> f32;
 }
 

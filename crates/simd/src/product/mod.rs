@@ -16,8 +16,10 @@ use crate::{Cx, Kernel, Lanes};
 
 mod few;
 mod packed;
+mod strip;
 
-pub use few::FEW;
+pub use few::{FEW, Stored};
+pub use strip::{columns, strip, widen};
 
 /// A weight matrix `[out, in]`, rows contiguous and one behind the other.
 #[derive(Clone, Copy, Debug)]
