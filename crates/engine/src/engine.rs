@@ -69,7 +69,7 @@ impl Engine {
 }
 
 /// Words whose tokens a tokenizer remembers.
-const WORDS: usize = 2000;
+const WORDS: usize = 200;
 
 fn parse(file: &str, text: &str) -> Result<(Tokenizer, blake3::Hash), Error> {
     let mut tokenizer = Tokenizer::from_str(text)

@@ -11,7 +11,7 @@ use tokenizers::Tokenizer;
 use crate::Error;
 
 /// Bytes of text that are encoded together.
-const PIECE: usize = 16 * 1024;
+const PIECE: usize = 4 * 1024;
 /// Bytes on either side of a cut that are compared.
 const AROUND: usize = 512;
 /// How many places are tried before more text is read.
