@@ -3,7 +3,7 @@
 //! $$ o_i = \sum_j p_{ij} v_j, \quad p_{ij} = e^{y_{ij} - \mathrm{lse}_i}, \quad \mathrm{lse}_i = \ln \textstyle\sum_j e^{y_{ij}}, \quad
 //!    y_{ij} = \tau(s\,q_i^\top k_j) + b_{ij} $$
 //!
-//! A task owns a range of queries of the heads that share keys. It takes the keys a [`STEP`] at a time, packs those that some query of
+//! A task owns a range of queries of the heads that share keys. It takes the keys a `STEP` at a time, packs those that some query of
 //! its range visits, and lets every tile of queries catch up: scores, their maximum so far, their exponentials, the
 //! weighted values. Nothing of size `T × T` exists. Milakov and Gimelshein 2018; Dao et al. 2022 (FlashAttention), algorithm 1.
 
