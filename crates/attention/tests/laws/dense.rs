@@ -102,3 +102,18 @@ fn every_option_is_naive() {
         agrees(Case { softcap: Some(20.0), bias: true, sinks: true, ..long }, &cx);
     }
 }
+
+#[test]
+fn bf16_is_f32_of_the_same_numbers() {
+    let half =
+        |name, seed| array(&Tensor::random(name, Token, &[1, 70, 2, 33], -2.0..2.0, seed)).mapv(half::bf16::from_f32);
+    let (q, k, value) = (half("q", 1), half("k", 2), half("v", 3));
+    let (wq, wk, wv) = (q.mapv(|x| x.to_f32()), k.mapv(|x| x.to_f32()), value.mapv(|x| x.to_f32()));
+    for cx in contexts() {
+        let (scale, softcap, bias, sinks, causal) = (0.2, None, None, None, Some(0));
+        let narrow = Inputs { q: v!(q), k: v!(k), v: v!(value), scale, softcap, bias, sinks, causal };
+        let wide = Inputs { q: v!(wq), k: v!(wk), v: v!(wv), scale, softcap, bias, sinks, causal };
+        let (narrow, wide) = (chunk(&narrow, &cx).expect("valid inputs"), chunk(&wide, &cx).expect("valid inputs"));
+        assert_eq!((narrow.out, narrow.lse), (wide.out, wide.lse), "{}", cx.isa);
+    }
+}
