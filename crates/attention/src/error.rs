@@ -34,6 +34,18 @@ pub enum Error {
         /// Groups of keys and queries.
         groups: usize,
     },
+    /// A parameter out of its range.
+    #[error("{op}: `{parameter}` is {found}, want {want}")]
+    Parameter {
+        /// The operation.
+        op: &'static str,
+        /// Which parameter.
+        parameter: &'static str,
+        /// What it may be.
+        want: String,
+        /// What it is.
+        found: String,
+    },
     /// Boundaries of packed sequences that do not cover the tokens in order.
     #[error(
         "{op}: packed boundaries must rise from 0 to {tokens} in a batch of one, found {found:?} in a batch of {batch}"
@@ -56,4 +68,18 @@ pub(crate) fn shape(op: &'static str, input: &'static str, want: &[usize], found
         return Ok(());
     }
     Err(Error::Shape { op, input, want: want.to_vec(), found: found.to_vec() })
+}
+
+/// Checks a parameter.
+pub(crate) fn parameter(
+    op: &'static str,
+    parameter: &'static str,
+    ok: bool,
+    found: impl std::fmt::Debug,
+    want: impl Into<String>,
+) -> Result<(), Error> {
+    if ok {
+        return Ok(());
+    }
+    Err(Error::Parameter { op, parameter, want: want.into(), found: format!("{found:?}") })
 }

@@ -13,6 +13,8 @@ pub enum Form {
     Backward,
     /// One token, state in and out.
     Step,
+    /// Which keys a query sees: the family's kernel runs it, forward, backward and for few queries against a cache.
+    Pattern,
 }
 
 impl Form {
@@ -24,6 +26,7 @@ impl Form {
             Form::Recurrent => "recurrent",
             Form::Backward => "backward",
             Form::Step => "step",
+            Form::Pattern => "pattern",
         }
     }
 }
@@ -74,7 +77,7 @@ pub const MECHANISMS: &[Mechanism] = &[
     Mechanism {
         name: "dense",
         family: "softmax",
-        forms: &[Form::Naive, Form::Chunk],
+        forms: &[Form::Naive, Form::Pattern],
         cost: "O(T S H D)",
         state: "2 S G D",
         paper: "Vaswani et al. 2017, Attention is all you need",

@@ -1,15 +1,20 @@
-//! Which keys a query sees: blocks of keys for each block of queries, and a predicate inside the few that are cut.
+//! Which keys a query sees: a [`Pattern`] says it, a [`BlockMask`] is what the kernel follows.
+//!
+//! A mask lists, for each block of queries, the blocks of keys it visits. Only in blocks that some query sees in part is the pattern
+//! asked again, a vector's worth of keys at a time.
 
 use std::ops::Range;
 
-use crate::Error;
+use ndarray::ArrayView2;
+
+use crate::{Error, Sequences};
 
 /// A block of keys that a block of queries visits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entry {
     /// Which block of keys.
     pub keys: u32,
-    /// Whether some pair inside is hidden: only then the predicate is asked.
+    /// Whether some pair inside is hidden: only then the pattern is asked.
     pub cut: bool,
     /// The natural logarithm of how many times each key counts; 0 for once.
     pub log_weight: f32,
@@ -21,9 +26,204 @@ impl Entry {
         Self { keys: keys as u32, cut: false, log_weight: 0.0 }
     }
 
-    /// A block inside which the predicate decides.
+    /// A block inside which the pattern decides.
     pub fn cut(keys: usize) -> Self {
         Self { keys: keys as u32, cut: true, log_weight: 0.0 }
+    }
+}
+
+/// The sizes of the call a pattern is asked about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Sequences in the batch.
+    pub batch: usize,
+    /// Heads of the queries.
+    pub heads: usize,
+    /// The positions of the queries among the keys.
+    pub queries: Range<usize>,
+    /// How many keys there are.
+    pub keys: usize,
+}
+
+/// Which keys each query sees. Queries and keys are named by their positions.
+pub trait Pattern: Sync {
+    /// The mechanism's name, for errors.
+    fn name(&self) -> &'static str;
+
+    /// Whether the pattern can be laid over these sizes.
+    fn check(&self, of: &Sizes) -> Result<(), Error> {
+        let _ = of;
+        Ok(())
+    }
+
+    /// Tokens of a block of queries and of a block of keys; the latter a power of two from 16 to 256.
+    fn block(&self) -> (usize, usize) {
+        (64, 64)
+    }
+
+    /// Whether sequences differ, and whether heads do.
+    fn differs(&self) -> (bool, bool) {
+        (false, false)
+    }
+
+    /// The definition: how many times query `i` of head `h` counts key `j`; 0 where it does not see it.
+    fn count(&self, of: &Sizes, b: usize, h: usize, i: usize, j: usize) -> u32;
+
+    /// Pushes the blocks of keys that `queries`, a whole block of positions or what there is of it, visit: each once, rising. Blocks
+    /// that lie outside `keys` may be left out.
+    fn visit(&self, of: &Sizes, b: usize, h: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>);
+
+    /// Which of `keys`, up to 16 of them inside a block that was pushed as cut, query `i` sees: bit `n` for the `n`th.
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u32 {
+        keys.enumerate().fold(0, |bits, (n, j)| bits | (u32::from(self.count(of, b, h, i, j) > 0) << n))
+    }
+}
+
+/// The bits of `keys` that lie in `seen`.
+#[inline]
+pub fn span(seen: Range<usize>, keys: Range<usize>) -> u32 {
+    let to = seen.end.clamp(keys.start, keys.end) - keys.start;
+    let from = (seen.start.clamp(keys.start, keys.end) - keys.start).min(to);
+    (((1u64 << to) - 1) & !((1u64 << from) - 1)) as u32
+}
+
+/// Pushes the blocks of `block` keys that meet `some`; those that lie in `all` are full. `some` ends with the keys at the latest.
+pub fn band(row: &mut Vec<Entry>, block: usize, keys: usize, some: Range<usize>, all: Range<usize>) {
+    if some.is_empty() {
+        return;
+    }
+    for at in some.start / block..some.end.div_ceil(block) {
+        let whole = all.start <= at * block && ((at + 1) * block).min(keys) <= all.end;
+        row.push(if whole { Entry::full(at) } else { Entry::cut(at) });
+    }
+}
+
+/// Sorts the entries from `first` on and joins those of the same block: it is full if one of them was.
+pub fn join(row: &mut Vec<Entry>, first: usize) {
+    row[first..].sort_by_key(|entry| entry.keys);
+    let mut end = first;
+    for at in first..row.len() {
+        if end > first && row[end - 1].keys == row[at].keys {
+            row[end - 1].cut &= row[at].cut;
+        } else {
+            row[end] = row[at];
+            end += 1;
+        }
+    }
+    row.truncate(end);
+}
+
+/// A row of booleans, packed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bits {
+    words: Vec<u64>,
+}
+
+impl Bits {
+    /// Packs them.
+    pub fn of(flags: impl IntoIterator<Item = bool>) -> Self {
+        let mut words = Vec::new();
+        for (i, flag) in flags.into_iter().enumerate() {
+            if i % 64 == 0 {
+                words.push(0);
+            }
+            words[i / 64] |= u64::from(flag) << (i % 64);
+        }
+        // One more, so that a read may straddle the last.
+        words.push(0);
+        Self { words }
+    }
+
+    /// Those of `keys`, up to 32.
+    #[inline]
+    pub fn get(&self, keys: Range<usize>) -> u32 {
+        let (word, shift) = (keys.start / 64, keys.start % 64);
+        let both = self.words[word] as u128 | (self.words[word + 1] as u128) << 64;
+        ((both >> shift) as u64 & ((1u64 << keys.len()) - 1)) as u32
+    }
+
+    /// How many of `keys` are set.
+    pub fn count(&self, keys: Range<usize>) -> usize {
+        let parts = keys.clone().step_by(32).map(|at| self.get(at..(at + 32).min(keys.end)).count_ones() as usize);
+        parts.sum()
+    }
+}
+
+/// What hides keys beside the pattern: padding, and the bounds of packed sequences.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Limits {
+    /// Which keys are there, a row for each sequence of the batch.
+    keep: Option<Vec<Bits>>,
+    /// The keys of the sequence that each position belongs to.
+    own: Option<Vec<Range<usize>>>,
+}
+
+impl Limits {
+    pub(crate) fn of(
+        op: &'static str,
+        of: &Sizes,
+        keep: Option<ArrayView2<'_, bool>>,
+        sequences: Sequences<'_>,
+    ) -> Result<Self, Error> {
+        let keep = keep.map(|keep| keep.outer_iter().map(|row| Bits::of(row.iter().copied())).collect());
+        let own = match sequences {
+            Sequences::Batch => None,
+            Sequences::Packed(bounds) => {
+                let ranges = sequences.ranges(op, of.batch, of.keys)?;
+                if of.queries.end > of.keys {
+                    return Err(Error::Boundaries {
+                        op,
+                        tokens: of.queries.end,
+                        batch: of.batch,
+                        found: bounds.to_vec(),
+                    });
+                }
+                Some(ranges.into_iter().flat_map(|range| range.clone().map(move |_| range.clone())).collect())
+            }
+        };
+        Ok(Self { keep, own })
+    }
+
+    fn differ(&self) -> bool {
+        self.keep.is_some()
+    }
+
+    /// The keys that some of the queries may see.
+    fn keys(&self, of: &Sizes, queries: &Range<usize>) -> Range<usize> {
+        self.own.as_ref().map_or(0..of.keys, |own| own[queries.start].start..own[queries.end - 1].end)
+    }
+
+    /// Drops what is hidden from the entries from `first` on, and cuts what is hidden in part.
+    fn apply(&self, of: &Sizes, b: usize, queries: &Range<usize>, block: usize, row: &mut Vec<Entry>, first: usize) {
+        let allowed = self.keys(of, queries);
+        let one = self.own.as_ref().is_none_or(|own| own[queries.start] == own[queries.end - 1]);
+        let mut end = first;
+        for at in first..row.len() {
+            let mut entry = row[at];
+            let keys = entry.keys as usize * block..((entry.keys as usize + 1) * block).min(of.keys);
+            let there = keys.start.max(allowed.start)..keys.end.min(allowed.end);
+            if there.is_empty() {
+                continue;
+            }
+            entry.cut |= !one || there != keys;
+            if let Some(keep) = &self.keep {
+                let kept = keep[b].count(keys.clone());
+                if kept == 0 {
+                    continue;
+                }
+                entry.cut |= kept < keys.len();
+            }
+            row[end] = entry;
+            end += 1;
+        }
+        row.truncate(end);
+    }
+
+    /// As [`Pattern::seen`].
+    #[inline]
+    pub(crate) fn seen(&self, b: usize, i: usize, keys: Range<usize>) -> u32 {
+        let own = self.own.as_ref().map_or(u32::MAX, |own| span(own[i].clone(), keys.clone()));
+        own & self.keep.as_ref().map_or(u32::MAX, |keep| keep[b].get(keys))
     }
 }
 
@@ -31,46 +231,39 @@ impl Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockMask {
     block: (usize, usize),
-    tokens: (usize, usize),
+    queries: Range<usize>,
     planes: (usize, usize),
     start: Vec<usize>,
     entries: Vec<Entry>,
 }
 
 impl BlockMask {
-    /// The blocks that `row` lists: it is called for every sequence of `planes.0`, head of `planes.1` and block of queries, in
-    /// order, and pushes that block's entries with rising `keys`. `tokens` are the numbers of queries and keys, `block` the tokens of
-    /// a block of each; the keys of a block are a power of two from 16 to 256. Panics on another size, or entries that do not rise.
-    pub fn new(
-        tokens: (usize, usize),
-        block: (usize, usize),
-        planes: (usize, usize),
-        mut row: impl FnMut(usize, usize, usize, &mut Vec<Entry>),
-    ) -> Self {
-        assert!(
-            block.0 > 0 && block.1.is_power_of_two() && (16..=256).contains(&block.1),
-            "blocks of {block:?} tokens"
-        );
-        let rows = tokens.0.div_ceil(block.0);
-        let mut start = Vec::with_capacity(planes.0 * planes.1 * rows + 1);
-        let mut entries = Vec::new();
-        start.push(0);
+    /// The mask of a pattern over these sizes.
+    pub fn of(pattern: &(impl Pattern + ?Sized), of: &Sizes) -> Result<Self, Error> {
+        pattern.check(of)?;
+        Ok(Self::limited(pattern, of, &Limits::default()))
+    }
+
+    pub(crate) fn limited(pattern: &(impl Pattern + ?Sized), of: &Sizes, limits: &Limits) -> Self {
+        let block = pattern.block();
+        debug_assert!(block.0 > 0 && block.1.is_power_of_two() && (16..=256).contains(&block.1), "{block:?}");
+        let differs = pattern.differs();
+        let planes = (if differs.0 || limits.differ() { of.batch } else { 1 }, if differs.1 { of.heads } else { 1 });
+        let mut mask = Self { block, queries: of.queries.clone(), planes, start: vec![0], entries: Vec::new() };
         for b in 0..planes.0 {
             for h in 0..planes.1 {
-                for i in 0..rows {
-                    let first = entries.len();
-                    row(b, h, i, &mut entries);
-                    let new = &entries[first..];
-                    assert!(new.windows(2).all(|w| w[0].keys < w[1].keys), "the key blocks of a row rise");
-                    assert!(
-                        new.last().is_none_or(|e| (e.keys as usize) * block.1 < tokens.1),
-                        "a block beyond the keys"
-                    );
-                    start.push(entries.len());
+                for i in mask.rows() {
+                    let queries = mask.positions(i);
+                    let first = mask.entries.len();
+                    let keys = limits.keys(of, &queries);
+                    pattern.visit(of, b, h, queries.clone(), keys, &mut mask.entries);
+                    debug_assert!(mask.entries[first..].is_sorted_by(|a, b| a.keys < b.keys), "blocks of a row rise");
+                    limits.apply(of, b, &queries, block.1, &mut mask.entries, first);
+                    mask.start.push(mask.entries.len());
                 }
             }
         }
-        Self { block, tokens, planes, start, entries }
+        mask
     }
 
     /// Tokens of a block of queries and of a block of keys.
@@ -78,15 +271,24 @@ impl BlockMask {
         self.block
     }
 
-    /// How many queries and keys there are.
-    pub fn tokens(&self) -> (usize, usize) {
-        self.tokens
+    /// The blocks of queries there are; the first and the last may be there in part.
+    pub fn rows(&self) -> Range<usize> {
+        if self.queries.is_empty() {
+            return 0..0;
+        }
+        self.queries.start / self.block.0..self.queries.end.div_ceil(self.block.0)
+    }
+
+    /// The positions of a block of queries.
+    pub fn positions(&self, i: usize) -> Range<usize> {
+        (i * self.block.0).max(self.queries.start)..((i + 1) * self.block.0).min(self.queries.end)
     }
 
     /// What a block of queries visits.
     pub fn row(&self, b: usize, h: usize, i: usize) -> &[Entry] {
         let plane = (b % self.planes.0) * self.planes.1 + h % self.planes.1;
-        let at = plane * self.tokens.0.div_ceil(self.block.0) + i;
+        let rows = self.rows();
+        let at = plane * rows.len() + i - rows.start;
         &self.entries[self.start[at]..self.start[at + 1]]
     }
 
@@ -95,54 +297,46 @@ impl BlockMask {
         self.entries.len()
     }
 
-    pub(crate) fn check(
-        &self,
-        op: &'static str,
-        batch: usize,
-        heads: usize,
-        tokens: (usize, usize),
-    ) -> Result<(), Error> {
-        let fits = |n: usize, of: usize| n == 1 || n == of;
-        let (want, found) =
-            ([batch, heads, tokens.0, tokens.1], [self.planes.0, self.planes.1, self.tokens.0, self.tokens.1]);
-        if self.tokens == tokens && fits(self.planes.0, batch) && fits(self.planes.1, heads) {
-            return Ok(());
+    /// How many planes there are: of sequences and of heads.
+    pub fn planes(&self) -> (usize, usize) {
+        self.planes
+    }
+
+    /// The transpose: for each `range` keys of a plane, the blocks of queries that visit some of them, rising.
+    pub(crate) fn columns(&self, b: usize, h: usize, keys: usize, range: usize) -> Columns {
+        let per = range / self.block.1;
+        let visits = |i: usize| {
+            let row = self.row(b, h, i);
+            row.chunk_by(move |a, b| a.keys as usize / per == b.keys as usize / per)
+                .map(move |c| c[0].keys as usize / per)
+        };
+        let mut start = vec![0; keys.div_ceil(range) + 1];
+        for i in self.rows() {
+            visits(i).for_each(|at| start[at + 1] += 1);
         }
-        Err(Error::Shape { op, input: "mask", want: want.to_vec(), found: found.to_vec() })
+        for at in 1..start.len() {
+            start[at] += start[at - 1];
+        }
+        let mut rows = vec![0; start[start.len() - 1]];
+        let mut next = start.clone();
+        for i in self.rows() {
+            for at in visits(i) {
+                rows[next[at]] = i as u32;
+                next[at] += 1;
+            }
+        }
+        Columns { start, rows }
     }
 }
 
-/// What a query sees of some keys.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// These and no others.
-    Span(Range<usize>),
-    /// Ask for each.
-    Each,
+/// The transpose of a plane of a mask.
+pub(crate) struct Columns {
+    start: Vec<usize>,
+    rows: Vec<u32>,
 }
 
-/// Which pairs inside a cut block are seen. Indices are those of the arrays.
-pub trait Cut: Sync {
-    /// Whether query `i` sees key `j`.
-    fn sees(&self, b: usize, h: usize, i: usize, j: usize) -> bool;
-
-    /// What query `i` sees of `keys`: a span where that is known, which is cheaper than asking for each.
-    fn row(&self, b: usize, h: usize, i: usize, keys: Range<usize>) -> Seen {
-        let _ = (b, h, i, keys);
-        Seen::Each
-    }
-}
-
-/// Every pair is seen.
-#[derive(Clone, Copy, Debug)]
-pub struct All;
-
-impl Cut for All {
-    fn sees(&self, _: usize, _: usize, _: usize, _: usize) -> bool {
-        true
-    }
-
-    fn row(&self, _: usize, _: usize, _: usize, keys: Range<usize>) -> Seen {
-        Seen::Span(keys)
+impl Columns {
+    pub(crate) fn of(&self, range: usize) -> &[u32] {
+        &self.rows[self.start[range]..self.start[range + 1]]
     }
 }

@@ -1,5 +1,124 @@
 //! Exact weights over chosen keys: one block-sparse kernel, and every pattern of the field on it.
+//!
+//! A mechanism here is a [`Pattern`]: which keys a query sees. [`chunk`] attends under it, [`backward`] is the gradient, [`step`] is
+//! for few queries against a long cache, and [`naive`] is the definition.
+//!
+//! ```
+//! use longreach_attention::softmax::{self, Inputs, dense::Dense};
+//! use longreach_simd::Cx;
+//! use ndarray::Array4;
+//!
+//! let x = Array4::from_elem((1, 10, 2, 64), 0.1f32);
+//! let attended = softmax::chunk(&Inputs::new(x.view(), x.view(), x.view()), &Dense { causal: true }, &Cx::new(1))?;
+//! assert!((attended.out[[0, 9, 1, 63]] - 0.1).abs() < 1e-6);
+//! assert!((attended.lse[[0, 9, 0]] - (10f32.ln() + 0.08)).abs() < 1e-5);
+//! # Ok::<(), longreach_attention::Error>(())
+//! ```
+
+use ndarray::{ArrayView1, ArrayView2, ArrayView4};
+
+use crate::{Error, Sequences, error};
 
 pub mod dense;
 pub mod mask;
-pub mod tile;
+mod merge;
+mod naive;
+mod tile;
+
+pub use mask::{BlockMask, Pattern, Sizes};
+pub use merge::merge;
+pub use naive::naive;
+pub use tile::{Cotangent, Gradient, Output, backward, forward as chunk, step};
+
+/// What is attended to, and how scores are made. `T` is f32 or bf16, or f64 for the definition; `F` is what scores are computed in.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, T = f32, F = f32> {
+    /// `[B, T, H, D]`
+    pub q: ArrayView4<'a, T>,
+    /// `[B, S, G, D]`, head `h` reads group `h / (H / G)`
+    pub k: ArrayView4<'a, T>,
+    /// `[B, S, G, E]`
+    pub v: ArrayView4<'a, T>,
+    /// `s`, often `D^{-1/2}`
+    pub scale: F,
+    /// The position of the first query among the keys.
+    pub offset: usize,
+    /// `c` of the soft-cap `c tanh(x / c)`, where there is one
+    pub softcap: Option<F>,
+    /// Added to the scores, `[B or 1, H or 1, T, S]`
+    pub bias: Option<ArrayView4<'a, F>>,
+    /// Slopes `m`, `[H]`: `m |i − j|` is taken from the scores (Press et al. 2022, ALiBi; [`alibi`])
+    pub alibi: Option<ArrayView1<'a, F>>,
+    /// A score a head that competes with the keys and has no value, `[H]`
+    pub sinks: Option<ArrayView1<'a, F>>,
+    /// Which keys are there and not padding, `[B, S]`
+    pub keep: Option<ArrayView2<'a, bool>>,
+    /// How the keys form sequences; a query sees those of its own.
+    pub sequences: Sequences<'a>,
+}
+
+impl<'a, T> Inputs<'a, T> {
+    /// Attention with scale `D^{-1/2}` and no options.
+    pub fn new(q: ArrayView4<'a, T>, k: ArrayView4<'a, T>, v: ArrayView4<'a, T>) -> Self {
+        let scale = (q.dim().3 as f32).powf(-0.5);
+        Self::scaled(q, k, v, scale)
+    }
+}
+
+impl<'a, T, F> Inputs<'a, T, F> {
+    /// Attention with this scale and no options.
+    pub fn scaled(q: ArrayView4<'a, T>, k: ArrayView4<'a, T>, v: ArrayView4<'a, T>, scale: F) -> Self {
+        Self {
+            q,
+            k,
+            v,
+            scale,
+            offset: 0,
+            softcap: None,
+            bias: None,
+            alibi: None,
+            sinks: None,
+            keep: None,
+            sequences: Sequences::Batch,
+        }
+    }
+
+    /// Checks all shapes; the sizes a pattern is asked about, and the groups.
+    fn sizes(&self, op: &'static str) -> Result<(Sizes, usize), Error> {
+        let (b, t, h, d) = self.q.dim();
+        let (_, s, g, e) = self.v.dim();
+        error::shape(op, "k", &[b, s, g, d], self.k.shape())?;
+        error::shape(op, "v", &[b, s, g, e], self.v.shape())?;
+        if g == 0 || h % g != 0 {
+            return Err(Error::Groups { op, heads: h, groups: g });
+        }
+        for (name, width) in [("D", d), ("E", e)] {
+            error::parameter(op, name, width > 0, width, "at least 1")?;
+        }
+        if let Some(bias) = &self.bias {
+            let one = |n: usize, of: usize| if n == 1 { 1 } else { of };
+            error::shape(op, "bias", &[one(bias.dim().0, b), one(bias.dim().1, h), t, s], bias.shape())?;
+        }
+        if let Some(alibi) = &self.alibi {
+            error::shape(op, "alibi", &[h], alibi.shape())?;
+        }
+        if let Some(sinks) = &self.sinks {
+            error::shape(op, "sinks", &[h], sinks.shape())?;
+        }
+        if let Some(keep) = &self.keep {
+            error::shape(op, "keep", &[b, s], keep.shape())?;
+        }
+        Ok((Sizes { batch: b, heads: h, queries: self.offset..self.offset + t, keys: s }, g))
+    }
+}
+
+/// The slopes of ALiBi: `2^{-8(h+1)/H}` for a power of two; otherwise those of the largest power of two `P` below, and then every
+/// second of those of `2P`. Press et al. 2022, §3, and the authors' code.
+pub fn alibi(heads: usize) -> Vec<f32> {
+    let of = |n: usize| (1..=n).map(move |h| (2f64).powf(-8.0 * h as f64 / n as f64) as f32);
+    if heads.is_power_of_two() {
+        return of(heads).collect();
+    }
+    let below = heads.next_power_of_two() / 2;
+    of(below).chain(of(2 * below).step_by(2)).take(heads).collect()
+}

@@ -4,12 +4,12 @@ use longreach_simd::{Cx, Isa};
 use longreach_testkit::{Tensor, laws};
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
-mod dense;
 mod goldens;
 mod mamba;
 mod mamba2;
 mod scan;
 mod short_conv;
+mod softmax;
 mod tree;
 
 fn contexts() -> Vec<Cx> {

@@ -10,7 +10,7 @@ fn the_list_is_the_tree() {
     for mechanism in MECHANISMS {
         let folder = src.join(mechanism.family).join(mechanism.name);
         assert!(folder.join("mod.rs").is_file(), "{} has no folder", mechanism.name);
-        for form in [Form::Naive, Form::Chunk, Form::Recurrent, Form::Backward, Form::Step] {
+        for form in [Form::Naive, Form::Chunk, Form::Recurrent, Form::Backward, Form::Step, Form::Pattern] {
             let file = folder.join(form.name()).with_extension("rs");
             assert_eq!(file.is_file(), mechanism.forms.contains(&form), "{}: {}", mechanism.name, form.name());
         }

@@ -1,0 +1,464 @@
+//! Backward: a task owns a head and a part of its keys, and takes them a `RANGE` at a time.
+//!
+//! For the keys of a range it keeps `dK` and `dV`; every tile of queries that visits some of them is met once: scores and
+//! exponentials are computed again from the log-sum-exp,
+//!
+//! $$ dV = P^\top dO, \quad dS = P \odot (dO V^\top - \delta), \quad \delta_i = do_i^\top o_i - d\mathrm{lse}_i, \quad
+//!    dQ = s\,(dS \odot \tau') K, \quad dK = s\,(dS \odot \tau')^\top Q. $$
+//!
+//! Five products where the forward pass has two. Dao 2023 (FlashAttention-2), algorithm 2, with the loops so that nothing is added
+//! from two threads.
+
+use std::ops::Range;
+
+use longreach_simd::product::{Matrix, Stored, strip};
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Kernel, Lanes, math, split};
+use ndarray::{Array1, Array3, Array4, Array5, ArrayView3, Axis, Zip, s};
+
+use super::super::Inputs;
+use super::super::mask::{Columns, Entry, Pattern};
+use super::{
+    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Slices, Store, TILE, TakeRows, pack_columns, pack_rows,
+    pack_strips, panels, products, run,
+};
+use crate::{Error, error};
+
+/// Keys whose gradients are kept at a time.
+const RANGE: usize = 512;
+/// Tasks that are enough: with fewer heads than that, the keys of a head are divided.
+const TASKS: usize = 8;
+
+/// Gradients to the inputs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Gradient {
+    /// `[B, T, H, D]`
+    pub q: Array4<f32>,
+    /// `[B, S, G, D]`
+    pub k: Array4<f32>,
+    /// `[B, S, G, E]`
+    pub v: Array4<f32>,
+    /// `[H]`, where there are sinks
+    pub sinks: Option<Array1<f32>>,
+    /// In the shape of the bias, where there is one
+    pub bias: Option<Array4<f32>>,
+}
+
+/// The gradient, given that of the output, from what [`forward`](super::forward) returned. Slopes of ALiBi get none.
+///
+/// `output` may be the merge of attention over several sets of keys, of which these are one. Five products a visited pair; memory for the
+/// inputs and gradients alone, but with a bias, whose gradient is `[B, H, T, S]` before it is summed.
+pub fn backward<T: Stored>(
+    x: &Inputs<'_, T>,
+    pattern: &dyn Pattern,
+    output: &Output,
+    d: &Cotangent<'_>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let op = pattern.name();
+    let call = Call::new(x, pattern)?;
+    let Dims { b, t, s, h, g, d: width, e } = call.dims;
+    error::shape(op, "output", &[b, t, h, e], output.out.shape())?;
+    error::shape(op, "lse", &[b, t, h], output.lse.shape())?;
+    error::shape(op, "d out", &[b, t, h, e], d.out.shape())?;
+    if let Some(lse) = &d.lse {
+        error::shape(op, "d lse", &[b, t, h], lse.shape())?;
+    }
+    let mut delta = Array3::zeros((b, t, h));
+    Zip::from(&mut delta).and(output.out.rows()).and(d.out.rows()).for_each(|delta, out, d| *delta = out.dot(&d));
+    if let Some(lse) = &d.lse {
+        delta -= lse;
+    }
+    // Parts of whole ranges: how many depends on the sizes alone. The gradient of a bias is one plane a head.
+    let ranges = s.div_ceil(RANGE);
+    let parts = if x.bias.is_some() { 1 } else { (TASKS / (b * h).max(1)).clamp(1, ranges.max(1)) };
+    let part = ranges.div_ceil(parts).max(1) * RANGE;
+    let parts = s.div_ceil(part).max(1);
+
+    let mut dq = Array5::zeros((parts, b, t, h, width));
+    let mut dk = Array4::zeros((b, s, h, width));
+    let mut dv = Array4::zeros((b, s, h, e));
+    let mut bias = x.bias.map(|_| Array4::<f32>::zeros((b, h, t, s)));
+    let (rows, heads) = call.mask.planes();
+    let columns = |b| (0..heads).map(|h| call.mask.columns(b, h, s, RANGE)).collect();
+    let work = Shared {
+        columns: (0..rows).map(columns).collect(),
+        dout: Slices::of(op, "d out", &d.out)?,
+        delta: delta.view(),
+        lse: output.lse.view(),
+        call,
+    };
+    let mut tasks: Vec<Task<'_, '_, '_, T>> = Vec::new();
+    for b in 0..b {
+        for h in 0..h {
+            for n in 0..parts {
+                let keys = n * part..((n + 1) * part).min(s);
+                let (dq, dk, dv) = (Vec::new(), Vec::new(), Vec::new());
+                tasks.push(Task { work: &work, b, h, keys, dq, dk, dv, bias: &mut [] });
+            }
+        }
+    }
+    let flat = dq.as_slice_mut().unwrap_or_default();
+    for (n, dq) in flat.chunks_mut((b * t * h * width).max(1)).enumerate() {
+        for (b, dq) in dq.chunks_mut((t * h * width).max(1)).enumerate() {
+            for (i, rows) in split::columns(dq, h * width, width).into_iter().enumerate() {
+                tasks[(b * h + i) * parts + n].dq = rows;
+            }
+        }
+    }
+    for (to_v, gradient, width) in [(false, &mut dk, width), (true, &mut dv, e)] {
+        let flat = gradient.as_slice_mut().unwrap_or_default();
+        for (b, rows) in flat.chunks_mut((s * h * width).max(1)).enumerate() {
+            for (n, rows) in rows.chunks_mut(part * h * width).enumerate() {
+                for (i, rows) in split::columns(rows, h * width, width).into_iter().enumerate() {
+                    let task = &mut tasks[(b * h + i) * parts + n];
+                    *(if to_v { &mut task.dv } else { &mut task.dk }) = rows;
+                }
+            }
+        }
+    }
+    if let Some(bias) = bias.as_mut().and_then(|bias| bias.as_slice_mut()) {
+        for (task, plane) in tasks.iter_mut().zip(bias.chunks_mut((t * s).max(1))) {
+            task.bias = plane;
+        }
+    }
+    cx.team.for_each(tasks, |task| cx.isa.run(task));
+
+    let sinks = x.sinks.map(|sinks| {
+        Array1::from_shape_fn(h, |h| {
+            let (lse, delta) = (output.lse.slice(s![.., .., h]), delta.slice(s![.., .., h]));
+            -lse.iter().zip(&delta).map(|(lse, delta)| (sinks[h] - lse).exp() * delta).sum::<f32>()
+        })
+    });
+    let group = |x: Array4<f32>| if h == g { x } else { sum_groups(&x, g) };
+    let bias = bias.map(|full| {
+        let shape = x.bias.map_or((1, 1), |bias| (bias.dim().0, bias.dim().1));
+        let full = if shape.0 == 1 { full.sum_axis(Axis(0)).insert_axis(Axis(0)) } else { full };
+        if shape.1 == 1 { full.sum_axis(Axis(1)).insert_axis(Axis(1)) } else { full }
+    });
+    let q = if parts == 1 { dq.index_axis_move(Axis(0), 0) } else { dq.sum_axis(Axis(0)) };
+    Ok(Gradient { q, k: group(dk), v: group(dv), sinks, bias })
+}
+
+/// `[B, S, H, D]` to `[B, S, G, D]`.
+fn sum_groups(x: &Array4<f32>, g: usize) -> Array4<f32> {
+    let (b, s, h, d) = x.dim();
+    let heads = h / g;
+    let mut out = Array4::zeros((b, s, g, d));
+    for h in 0..h {
+        let mut group = out.index_axis_mut(Axis(2), h / heads);
+        group += &x.index_axis(Axis(2), h);
+    }
+    out
+}
+
+/// What all tasks read.
+struct Shared<'a, 'i, T> {
+    call: Call<'a, 'i, T>,
+    dout: Slices<'a, f32>,
+    delta: ArrayView3<'a, f32>,
+    lse: ArrayView3<'a, f32>,
+    /// The transpose of the mask: who visits each range of keys, by plane.
+    columns: Vec<Vec<Columns>>,
+}
+
+/// A head and a part of its keys.
+struct Task<'a, 'i, 'o, T> {
+    work: &'a Shared<'a, 'i, T>,
+    b: usize,
+    h: usize,
+    keys: Range<usize>,
+    /// A query's `[D]`.
+    dq: Vec<&'o mut [f32]>,
+    /// A key's `[D]`.
+    dk: Vec<&'o mut [f32]>,
+    /// A key's `[E]`.
+    dv: Vec<&'o mut [f32]>,
+    /// `[T, S]`, empty if it is not wanted.
+    bias: &'o mut [f32],
+}
+
+/// A tile of queries: its rows packed for the products they enter, what is known of them, and their gradient.
+struct Tile<'a> {
+    rows: usize,
+    /// Strips of `[D, ROWS]`, times the factor.
+    q: &'a mut [f32],
+    /// Strips of `[E, ROWS]`.
+    dout: &'a mut [f32],
+    /// `[TILE, wide D]`
+    q_rows: &'a mut [f32],
+    /// `[TILE, wide E]`
+    dout_rows: &'a mut [f32],
+    dq: &'a mut [f32],
+    /// The log-sum-exp in powers of two.
+    base: &'a mut [f32],
+    delta: &'a mut [f32],
+    /// `P`, `dS` and the slope of the soft-cap, `[TILE, STEP]` each.
+    p: &'a mut [f32],
+    ds: &'a mut [f32],
+    slope: &'a mut [f32],
+}
+
+/// A range of keys: packed for the products they enter, and their gradients.
+struct Keys<'a> {
+    /// Panels of `[D, LANES]`.
+    k: &'a mut [f32],
+    /// Panels of `[E, LANES]`.
+    v: &'a mut [f32],
+    /// `[RANGE, wide D]`
+    k_rows: &'a mut [f32],
+    dk: &'a mut [f32],
+    /// `[RANGE, wide E]`
+    dv: &'a mut [f32],
+}
+
+/// Cuts `n` numbers from the front of a memory.
+#[inline(always)]
+fn cut<'a>(memory: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
+    let (front, rest) = std::mem::take(memory).split_at_mut(n);
+    *memory = rest;
+    front
+}
+
+impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S) {
+        let Shared { call, dout, delta, lse, columns } = self.work;
+        let Dims { s: all, h, g, d, e, .. } = call.dims;
+        let block = call.mask.block().1;
+        let (wide_d, wide_e) = (d.next_multiple_of(2 * S::LANES), e.next_multiple_of(2 * S::LANES));
+        let group = self.h / (h / g);
+        let capped = if call.x.softcap.is_some() { TILE * STEP } else { 0 };
+        // The last rows of keys may be met by a strip that goes beyond them.
+        let range = RANGE + ROWS;
+        let of_tile = TILE * (d + e + 2 * wide_d + wide_e + 2 + 2 * STEP) + capped;
+        let scratch = &mut Scratch::new(of_tile + RANGE * (d + e + wide_d) + range * (wide_d + wide_e));
+        let memory = &mut &mut scratch[..];
+        let mut tile = Tile {
+            rows: 0,
+            q: cut(memory, TILE * d),
+            dout: cut(memory, TILE * e),
+            q_rows: cut(memory, TILE * wide_d),
+            dout_rows: cut(memory, TILE * wide_e),
+            dq: cut(memory, TILE * wide_d),
+            base: cut(memory, TILE),
+            delta: cut(memory, TILE),
+            p: cut(memory, TILE * STEP),
+            ds: cut(memory, TILE * STEP),
+            slope: cut(memory, capped),
+        };
+        let keys = Keys {
+            k: cut(memory, RANGE * d),
+            v: cut(memory, RANGE * e),
+            k_rows: cut(memory, RANGE * wide_d),
+            dk: cut(memory, range * wide_d),
+            dv: cut(memory, range * wide_e),
+        };
+        let columns = &columns[self.b % columns.len()];
+        let columns = &columns[self.h % columns.len()];
+        let mut visited = Vec::with_capacity(STEP / S::LANES);
+        for first in self.keys.clone().step_by(RANGE) {
+            let last = (first + RANGE).min(self.keys.end);
+            keys.dk.fill(0.0);
+            keys.dv.fill(0.0);
+            let mut packed = [false; RANGE];
+            for &i in columns.of(first / RANGE) {
+                let row = call.mask.row(self.b, self.h, i as usize);
+                let row = &row[row.partition_point(|entry| (entry.keys as usize) * block < first)..];
+                let queries = call.queries(i as usize);
+                for t in queries.clone().step_by(TILE) {
+                    let there = t..(t + TILE).min(queries.end);
+                    tile.rows = there.len();
+                    pack_strips(&call.q, self.b, self.h, there.clone(), call.factor(), tile.q);
+                    pack_strips(dout, self.b, self.h, there.clone(), 1.0, tile.dout);
+                    pack_rows(
+                        s,
+                        &call.q,
+                        self.b,
+                        self.h,
+                        there.clone(),
+                        wide_d,
+                        &mut tile.q_rows[..there.len() * wide_d],
+                    );
+                    pack_rows(
+                        s,
+                        dout,
+                        self.b,
+                        self.h,
+                        there.clone(),
+                        wide_e,
+                        &mut tile.dout_rows[..there.len() * wide_e],
+                    );
+                    tile.dq.fill(0.0);
+                    tile.delta.fill(0.0);
+                    for (r, t) in there.clone().enumerate() {
+                        let lse = lse[[self.b, t, self.h]];
+                        tile.base[r] = if lse == f32::NEG_INFINITY { 0.0 } else { lse * LOG2_E };
+                        tile.delta[r] = delta[[self.b, t, self.h]];
+                    }
+                    let mut row: &[Entry] = row;
+                    for start in (first..last).step_by(STEP) {
+                        visited.clear();
+                        row = panels::<S>(row, block, all, start, &mut visited);
+                        if visited.is_empty() {
+                            continue;
+                        }
+                        for panel in &visited {
+                            let at = start - first + panel.at * S::LANES;
+                            if !std::mem::replace(&mut packed[at], true) {
+                                let there = first + at..(first + at + S::LANES).min(all);
+                                pack_columns(
+                                    s,
+                                    &call.k,
+                                    self.b,
+                                    group,
+                                    there.clone(),
+                                    &mut keys.k[at * d..][..S::LANES * d],
+                                );
+                                pack_columns(
+                                    s,
+                                    &call.v,
+                                    self.b,
+                                    group,
+                                    there.clone(),
+                                    &mut keys.v[at * e..][..S::LANES * e],
+                                );
+                                let rows = &mut keys.k_rows[at * wide_d..][..S::LANES * wide_d];
+                                pack_rows(s, &call.k, self.b, group, there, wide_d, rows);
+                            }
+                        }
+                        products(s, tile.rows, tile.q, &visited, &keys.k[(start - first) * d..], d, Store(tile.p));
+                        self.exponentials(s, &mut tile, t, start, &visited);
+                        let slopes = Slopes { p: tile.p, delta: tile.delta, ds: tile.ds };
+                        products(s, tile.rows, tile.dout, &visited, &keys.v[(start - first) * e..], e, slopes);
+                        self.after(s, &mut tile, t, start, &visited);
+                        let mut done = 0;
+                        while done < visited.len() {
+                            let run = run(&visited[done..]);
+                            let (from, n) = (done * S::LANES, run * S::LANES);
+                            let at = start - first + visited[done].at * S::LANES;
+                            let dv = &mut keys.dv[at * wide_e..];
+                            down(s, tile.rows, &tile.p[from..], tile.dout_rows, n, wide_e, dv);
+                            let dk = &mut keys.dk[at * wide_d..];
+                            down(s, tile.rows, &tile.ds[from..], tile.q_rows, n, wide_d, dk);
+                            across(s, tile.rows, &tile.ds[from..], &keys.k_rows[at * wide_d..], n, wide_d, tile.dq);
+                            done += run;
+                        }
+                    }
+                    for (r, t) in there.enumerate() {
+                        add_scaled(s, call.x.scale, &tile.dq[r * wide_d..][..d], self.dq[t]);
+                    }
+                }
+            }
+            for j in first..last {
+                let (at, place) = (j - first, j - self.keys.start);
+                math::scale_into(s, call.x.scale, &keys.dk[at * wide_d..][..d], self.dk[place]);
+                math::scale_into(s, 1.0, &keys.dv[at * wide_e..][..e], self.dv[place]);
+            }
+        }
+    }
+}
+
+impl<T: Stored> Task<'_, '_, '_, T> {
+    /// Products become `P`.
+    #[inline(always)]
+    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, start: usize, panels: &[Panel]) {
+        let call = &self.work.call;
+        let untouched = call.untouched(panels);
+        for r in 0..tile.rows {
+            let base = s.splat(tile.base[r]);
+            let row = &mut tile.p[r * STEP..(r + 1) * STEP];
+            for (n, (panel, part)) in panels.iter().zip(row.chunks_exact_mut(S::LANES)).enumerate() {
+                if !untouched {
+                    let first = start + panel.at * S::LANES;
+                    let slope = tile.slope.get_mut(r * STEP + n * S::LANES..);
+                    call.adjust(s, self.b, self.h, t + r, first, *panel, part, slope);
+                }
+                s.store(part, math::exp2(s, s.sub(s.load(part), base)));
+            }
+        }
+    }
+
+    /// What `dS` is wanted for beside the products: the bias, and the slope of the soft-cap.
+    #[inline(always)]
+    fn after<S: Lanes>(&mut self, s: S, tile: &mut Tile<'_>, t: usize, start: usize, panels: &[Panel]) {
+        let keys = self.work.call.dims.s;
+        for r in 0..tile.rows {
+            for (n, panel) in panels.iter().enumerate() {
+                let at = r * STEP + n * S::LANES;
+                if !self.bias.is_empty() {
+                    let first = start + panel.at * S::LANES;
+                    let there = first..(first + S::LANES).min(keys);
+                    let row = &mut self.bias[(t + r) * keys..(t + r + 1) * keys];
+                    s.store_part(&mut row[there], s.load(&tile.ds[at..]));
+                }
+                if !tile.slope.is_empty() {
+                    let ds = s.mul(s.load(&tile.ds[at..]), s.load(&tile.slope[at..]));
+                    s.store(&mut tile.ds[at..], ds);
+                }
+            }
+        }
+    }
+}
+
+/// `dS = P ⊙ (dP − δ)`.
+struct Slopes<'a> {
+    p: &'a [f32],
+    delta: &'a [f32],
+    ds: &'a mut [f32],
+}
+
+impl<S: Lanes> TakeRows<S> for Slopes<'_> {
+    #[inline(always)]
+    fn take(&mut self, s: S, r: usize, at: usize, product: S::V) {
+        let ds = s.mul(s.load(&self.p[at..]), s.sub(product, s.splat(self.delta[r])));
+        s.store(&mut self.ds[at..], ds);
+    }
+}
+
+/// `out[j] += Σ_r a[r, j] b[r]` for `n` columns of `a: [rows, STEP]` and `b: [rows, wide]`.
+#[inline(always)]
+fn down<S: Lanes>(s: S, rows: usize, a: &[f32], b: &[f32], n: usize, wide: usize, out: &mut [f32]) {
+    for column in (0..wide).step_by(2 * S::LANES) {
+        let b = [&b[column..], &b[column + S::LANES..]];
+        for j in (0..n).step_by(ROWS) {
+            let a = Matrix { data: &a[j..], row: 1, col: STEP };
+            accumulate(s, a, rows, b, wide, &mut out[j * wide + column..]);
+        }
+    }
+}
+
+/// `out[r] += Σ_j a[r, j] b[j]` for `n` columns of `a: [rows, STEP]` and `b: [n, wide]`.
+#[inline(always)]
+fn across<S: Lanes>(s: S, rows: usize, a: &[f32], b: &[f32], n: usize, wide: usize, out: &mut [f32]) {
+    for column in (0..wide).step_by(2 * S::LANES) {
+        let b = [&b[column..], &b[column + S::LANES..]];
+        for r in (0..rows).step_by(ROWS) {
+            let a = Matrix::rows(&a[r * STEP..], STEP);
+            accumulate(s, a, n, b, wide, &mut out[r * wide + column..]);
+        }
+    }
+}
+
+/// Adds a strip's products to rows of `out`, `wide` apart.
+#[inline(always)]
+fn accumulate<S: Lanes>(s: S, a: Matrix<'_>, k: usize, b: [&[f32]; 2], wide: usize, out: &mut [f32]) {
+    let mut acc = [[s.splat(0.0); 2]; ROWS];
+    for (r, acc) in acc.iter_mut().enumerate() {
+        *acc = [s.load(&out[r * wide..]), s.load(&out[r * wide + S::LANES..])];
+    }
+    let acc = strip::<S, ROWS>(s, a, k, b, wide, acc);
+    for (r, acc) in acc.into_iter().enumerate() {
+        s.store(&mut out[r * wide..], acc[0]);
+        s.store(&mut out[r * wide + S::LANES..], acc[1]);
+    }
+}
+
+/// `out += by · x`
+#[inline(always)]
+fn add_scaled<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
+    for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+        s.store_part(out, s.fma(s.splat(by), s.load_part(x), s.load_part(out)));
+    }
+}

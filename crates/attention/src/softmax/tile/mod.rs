@@ -1,0 +1,378 @@
+//! The family's one kernel: block-sparse attention with online softmax, its gradient, and one query against a cache.
+//!
+//! $$ o_i = \sum_j p_{ij} v_j, \quad p_{ij} = n_{ij} e^{y_{ij} - \mathrm{lse}_i}, \quad
+//!    \mathrm{lse}_i = \ln \textstyle\sum_j n_{ij} e^{y_{ij}}, \quad y_{ij} = \tau(s\,q_i^\top k_j) + b_{ij} $$
+//!
+//! where the pattern says how often a query counts a key, `n`. Nothing of size `T × S` exists.
+
+use std::ops::Range;
+
+use longreach_simd::product::{Matrix, Stored, columns, strip, widen};
+use longreach_simd::{Lanes, math};
+use ndarray::{Array3, Array4, ArrayView3, ArrayView4};
+
+use super::Inputs;
+use super::mask::{BlockMask, Entry, Limits, Pattern, Sizes};
+use crate::Error;
+
+mod backward;
+mod forward;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use forward::forward;
+pub use step::step;
+
+/// Keys that are packed together.
+const STEP: usize = 256;
+/// Queries of a register tile.
+const ROWS: usize = 8;
+/// Queries that meet the packed keys together.
+const TILE: usize = 64;
+/// The score of a pair that is hidden: finite, so that differences stay numbers.
+const HIDDEN: f32 = -1e30;
+const LOG2_E: f32 = std::f32::consts::LOG2_E;
+
+/// The output, and the logarithm of the sum of the exponentials: −∞ where a query sees no key, whose output is zero.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// `[B, T, H, E]`
+    pub out: Array4<f32>,
+    /// `[B, T, H]`
+    pub lse: Array3<f32>,
+}
+
+/// The sizes of a call.
+#[derive(Clone, Copy, Debug)]
+struct Dims {
+    b: usize,
+    t: usize,
+    s: usize,
+    h: usize,
+    g: usize,
+    d: usize,
+    e: usize,
+}
+
+/// A view `[B, T, H, D]` as rows.
+struct Slices<'a, T> {
+    tokens: Vec<&'a [T]>,
+    length: usize,
+    width: usize,
+}
+
+impl<'a, T> Slices<'a, T> {
+    fn of(op: &'static str, input: &'static str, x: &'a ArrayView4<'_, T>) -> Result<Self, Error> {
+        let (_, length, _, width) = x.dim();
+        Ok(Self { tokens: crate::sequences::tokens(op, input, x)?, length, width })
+    }
+
+    /// Token `t` of sequence `b`, head `h`.
+    #[inline(always)]
+    fn row(&self, b: usize, t: usize, h: usize) -> &'a [T] {
+        &self.tokens[b * self.length + t][h * self.width..(h + 1) * self.width]
+    }
+
+    /// Token `t` of sequence `b`, all heads.
+    #[inline(always)]
+    fn token(&self, b: usize, t: usize) -> &'a [T] {
+        self.tokens[b * self.length + t]
+    }
+}
+
+/// The bias: a plane `[T, S]` for each of its sequences and heads.
+struct Bias<'a> {
+    planes: Vec<&'a [f32]>,
+    batch: usize,
+    heads: usize,
+    keys: usize,
+}
+
+impl<'a> Bias<'a> {
+    fn of(op: &'static str, x: &'a ArrayView4<'_, f32>) -> Result<Self, Error> {
+        let (batch, heads, _, keys) = x.dim();
+        Ok(Self { planes: crate::sequences::tokens(op, "bias", x)?, batch, heads, keys })
+    }
+
+    #[inline(always)]
+    fn row(&self, b: usize, h: usize, t: usize) -> &'a [f32] {
+        let plane = self.planes[(b % self.batch) * self.heads + h % self.heads];
+        &plane[t * self.keys..(t + 1) * self.keys]
+    }
+}
+
+/// A call: its inputs as rows, and what each query visits.
+struct Call<'a, 'i, T> {
+    x: &'a Inputs<'i, T>,
+    dims: Dims,
+    q: Slices<'a, T>,
+    k: Slices<'a, T>,
+    v: Slices<'a, T>,
+    bias: Option<Bias<'a>>,
+    pattern: &'a dyn Pattern,
+    of: Sizes,
+    mask: BlockMask,
+    limits: Limits,
+}
+
+impl<'a, 'i, T> Call<'a, 'i, T> {
+    fn new(x: &'a Inputs<'i, T>, pattern: &'a dyn Pattern) -> Result<Self, Error> {
+        let op = pattern.name();
+        let (of, groups) = x.sizes(op)?;
+        let ((_, t, _, d), e) = (x.q.dim(), x.v.dim().3);
+        let dims = Dims { b: of.batch, t, s: of.keys, h: of.heads, g: groups, d, e };
+        pattern.check(&of)?;
+        let limits = Limits::of(op, &of, x.keep, x.sequences)?;
+        let mask = BlockMask::limited(pattern, &of, &limits);
+        Ok(Self {
+            x,
+            dims,
+            q: Slices::of(op, "q", &x.q)?,
+            k: Slices::of(op, "k", &x.k)?,
+            v: Slices::of(op, "v", &x.v)?,
+            bias: x.bias.as_ref().map(|bias| Bias::of(op, bias)).transpose()?,
+            pattern,
+            of,
+            mask,
+            limits,
+        })
+    }
+
+    /// The queries of a block, counted from the first.
+    fn queries(&self, i: usize) -> Range<usize> {
+        let positions = self.mask.positions(i);
+        positions.start - self.of.queries.start..positions.end - self.of.queries.start
+    }
+
+    /// Whether nothing stands between the product and the exponential.
+    fn plain(&self) -> bool {
+        self.x.softcap.is_none() && self.bias.is_none() && self.x.alibi.is_none()
+    }
+
+    /// What the queries are multiplied with. `exp2` is cheaper than `exp`: the factor goes into the queries where nothing comes
+    /// between, or is applied once the scores are final.
+    fn factor(&self) -> f32 {
+        if self.plain() { self.x.scale * LOG2_E } else { self.x.scale }
+    }
+
+    /// Which of `keys` query `t` sees.
+    #[inline(always)]
+    fn seen(&self, b: usize, h: usize, t: usize, keys: Range<usize>) -> u32 {
+        let i = self.of.queries.start + t;
+        self.pattern.seen(&self.of, b, h, i, keys.clone()) & self.limits.seen(b, i, keys)
+    }
+
+    /// The scores of query `t` for the keys of a panel, from their products: soft-cap, bias, weight and what is hidden; in powers
+    /// of two. Leaves the soft-cap's slope in `slope`, if it is wanted.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "where the scores stand")]
+    fn adjust<S: Lanes>(
+        &self,
+        s: S,
+        b: usize,
+        h: usize,
+        t: usize,
+        first: usize,
+        panel: Panel,
+        scores: &mut [f32],
+        slope: Option<&mut [f32]>,
+    ) {
+        let mut y = s.load(scores);
+        if let Some(cap) = self.x.softcap {
+            let r = math::tanh(s, s.mul(y, s.splat(1.0 / cap)));
+            y = s.mul(s.splat(cap), r);
+            if let Some(slope) = slope {
+                s.store(slope, s.sub(s.splat(1.0), s.mul(r, r)));
+            }
+        }
+        if let Some(bias) = &self.bias {
+            y = s.add(y, s.load_part(&bias.row(b, h, t)[first..]));
+        }
+        if let Some(alibi) = &self.x.alibi {
+            // |i − j| in whole numbers: they are exact in f32 up to 2²⁴.
+            let position = (self.of.queries.start + t) as isize - first as isize;
+            let ahead = s.sub(s.splat(position as f32), s.load(&COUNT));
+            let far = s.max(ahead, s.sub(s.splat(0.0), ahead));
+            y = s.sub(y, s.mul(s.splat(alibi[h]), far));
+        }
+        if !self.plain() {
+            y = s.mul(y, s.splat(LOG2_E));
+        }
+        s.store(scores, s.add(y, s.splat(panel.log_weight * LOG2_E)));
+        if panel.cut {
+            let there = first..(first + S::LANES).min(self.dims.s);
+            let all = (1u64 << S::LANES) - 1;
+            let mut hidden = all as u32 & !self.seen(b, h, t, there.clone());
+            hidden |= all as u32 & !(((1u64 << there.len()) - 1) as u32);
+            while hidden != 0 {
+                scores[hidden.trailing_zeros() as usize] = HIDDEN;
+                hidden &= hidden - 1;
+            }
+        }
+    }
+
+    /// Whether every pair of these panels is seen once and its product is its score.
+    #[inline(always)]
+    fn untouched(&self, panels: &[Panel]) -> bool {
+        self.plain() && panels.iter().all(|p| !p.cut && p.log_weight == 0.0)
+    }
+}
+
+/// `0 1 2 …`
+static COUNT: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+
+/// A vector's worth of keys.
+#[derive(Clone, Copy)]
+struct Panel {
+    /// Which of the step's.
+    at: usize,
+    cut: bool,
+    log_weight: f32,
+}
+
+/// Pushes the panels of the entries of `row` that lie in the step from `start` on, and returns the entries behind it.
+#[inline(always)]
+fn panels<'e, S: Lanes>(
+    mut row: &'e [Entry],
+    block: usize,
+    keys: usize,
+    start: usize,
+    panels: &mut Vec<Panel>,
+) -> &'e [Entry] {
+    while let [entry, rest @ ..] = row
+        && (entry.keys as usize) * block < start + STEP
+    {
+        let first = entry.keys as usize * block;
+        for key in (first..(first + block).min(keys)).step_by(S::LANES) {
+            let cut = entry.cut || key + S::LANES > keys;
+            panels.push(Panel { at: (key - start) / S::LANES, cut, log_weight: entry.log_weight });
+        }
+        row = rest;
+    }
+    row
+}
+
+/// The higher of two scores; one that is not a number is the highest.
+#[inline(always)]
+fn higher(a: f32, b: f32) -> f32 {
+    if a >= b || a.is_nan() { a } else { b }
+}
+
+/// How many panels from the first on follow one another in memory.
+#[inline(always)]
+fn run(panels: &[Panel]) -> usize {
+    let mut run = 1;
+    while run < panels.len() && panels[run].at == panels[0].at + run {
+        run += 1;
+    }
+    run
+}
+
+/// Packs a vector's worth of rows, transposed: `[width, LANES]`.
+#[inline(always)]
+fn pack_columns<S: Lanes, T: Stored>(
+    s: S,
+    x: &Slices<'_, T>,
+    b: usize,
+    g: usize,
+    tokens: Range<usize>,
+    out: &mut [f32],
+) {
+    let mut rows = [&[][..]; 16];
+    for (row, j) in rows.iter_mut().zip(tokens.clone()) {
+        *row = x.row(b, j, g);
+    }
+    columns(s, &rows[..tokens.len()], x.width, out);
+}
+
+/// Packs rows, zero beyond their width and number: `[rows, wide]`.
+#[inline(always)]
+fn pack_rows<S: Lanes, T: Stored>(
+    s: S,
+    x: &Slices<'_, T>,
+    b: usize,
+    g: usize,
+    tokens: Range<usize>,
+    wide: usize,
+    out: &mut [f32],
+) {
+    for (i, row) in out.chunks_exact_mut(wide).enumerate() {
+        if i < tokens.len() {
+            widen(s, x.row(b, tokens.start + i, g), &mut row[..x.width]);
+            row[x.width..].fill(0.0);
+        } else {
+            row.fill(0.0);
+        }
+    }
+}
+
+/// Packs rows times `factor` as strips of `[width, ROWS]`, zero beyond their number.
+#[inline(always)]
+fn pack_strips<T: Stored>(x: &Slices<'_, T>, b: usize, h: usize, tokens: Range<usize>, factor: f32, out: &mut [f32]) {
+    for (n, strip) in out.chunks_exact_mut(ROWS * x.width).take(tokens.len().div_ceil(ROWS)).enumerate() {
+        for r in 0..ROWS {
+            let t = tokens.start + n * ROWS + r;
+            if t < tokens.end {
+                for (i, x) in x.row(b, t, h).iter().enumerate() {
+                    strip[i * ROWS + r] = factor * x.widen();
+                }
+            } else {
+                for i in 0..x.width {
+                    strip[i * ROWS + r] = 0.0;
+                }
+            }
+        }
+    }
+}
+
+/// Products of the strips of a tile with the columns of the panels, `[rows, STEP]`, the panels one behind the other.
+#[inline(always)]
+fn products<S: Lanes>(
+    s: S,
+    rows: usize,
+    strips: &[f32],
+    panels: &[Panel],
+    columns: &[f32],
+    width: usize,
+    mut take: impl TakeRows<S>,
+) {
+    let size = S::LANES * width;
+    for (i, pair) in panels.chunks(2).enumerate() {
+        let b = [pair[0], pair[pair.len() - 1]].map(|p| &columns[p.at * size..(p.at + 1) * size]);
+        for first in (0..rows).step_by(ROWS) {
+            let a = Matrix { data: &strips[first * width..(first + ROWS) * width], row: 1, col: ROWS };
+            let acc = strip::<S, ROWS>(s, a, width, b, S::LANES, [[s.splat(0.0); 2]; ROWS]);
+            for (r, acc) in acc.into_iter().enumerate() {
+                let at = (first + r) * STEP + 2 * i * S::LANES;
+                take.take(s, first + r, at, acc[0]);
+                if pair.len() == 2 {
+                    take.take(s, first + r, at + S::LANES, acc[1]);
+                }
+            }
+        }
+    }
+}
+
+/// What happens to a vector of products: row `r`, place `at`.
+trait TakeRows<S: Lanes> {
+    fn take(&mut self, s: S, r: usize, at: usize, product: S::V);
+}
+
+/// They are stored.
+struct Store<'a>(&'a mut [f32]);
+
+impl<S: Lanes> TakeRows<S> for Store<'_> {
+    #[inline(always)]
+    fn take(&mut self, s: S, _: usize, at: usize, product: S::V) {
+        s.store(&mut self.0[at..], product);
+    }
+}
+
+/// Gradients of an output and of its log-sum-exp.
+#[derive(Clone, Copy, Debug)]
+pub struct Cotangent<'a> {
+    /// `[B, T, H, E]`
+    pub out: ArrayView4<'a, f32>,
+    /// `[B, T, H]`, where the log-sum-exp was used
+    pub lse: Option<ArrayView3<'a, f32>>,
+}

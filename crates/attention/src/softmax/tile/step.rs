@@ -1,0 +1,246 @@
+//! Few queries against a long cache: a task owns a part of the keys, and the parts are merged.
+//!
+//! The cache is read once, in the order in which it lies. Scores of a block of keys come first, then its values; what is hidden is never
+//! read where a whole block of keys is hidden from all. Dao et al. 2023 (Flash-Decoding).
+
+use std::ops::Range;
+
+use longreach_simd::cache::prefetch_ahead;
+use longreach_simd::product::Stored;
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Kernel, Lanes, math};
+use ndarray::{Array3, Array4};
+
+use super::super::Inputs;
+use super::super::mask::{Entry, Pattern};
+use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher};
+use crate::Error;
+
+/// Keys of a part: at most so many, and not so few that the merge would cost.
+const PART: Range<usize> = 64..2048;
+/// Parts that are enough for a sequence.
+const PARTS: usize = 16;
+/// How far ahead the cache is asked for, in bytes.
+const AHEAD: usize = 4096;
+
+/// As [`forward`](super::forward), for few queries: the keys are divided among the threads instead, and the cache is read at the speed of
+/// memory. Each query costs one pass over its keys, so with more than about eight queries [`forward`](super::forward) is faster.
+pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
+    let call = Call::new(x, pattern)?;
+    let Dims { b, t, s, h, e, .. } = call.dims;
+    // Whole blocks of keys a part; how many parts depends on the sizes alone.
+    let block = call.mask.block().1.max(PART.start);
+    let part = s.div_ceil(PARTS).clamp(PART.start, PART.end).next_multiple_of(block);
+    let rows = h * t;
+    // Of each row: the highest score, the sum of exponentials, the weighted values.
+    let mut partial = vec![f32::NAN; b * s.div_ceil(part) * rows * (2 + e)];
+    let tasks = partial.chunks_mut((rows * (2 + e)).max(1)).enumerate().map(|(i, out)| {
+        let (b, n) = (i / s.div_ceil(part), i % s.div_ceil(part));
+        Task { call: &call, b, keys: n * part..((n + 1) * part).min(s), out }
+    });
+    let tasks: Vec<_> = tasks.collect();
+    cx.team.for_each(tasks, |task| cx.isa.run(task));
+
+    let mut out = Array4::zeros((b, t, h, e));
+    let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
+    for b in 0..b {
+        let parts = || partial.chunks(rows * (2 + e)).skip(b * s.div_ceil(part)).take(s.div_ceil(part));
+        for (row, (h, t)) in (0..h).flat_map(|h| (0..t).map(move |t| (h, t))).enumerate() {
+            let sink = x.sinks.map_or(HIDDEN, |sinks| sinks[h] * LOG2_E);
+            let of = |part: &[f32]| (part[2 * row], part[2 * row + 1]);
+            let top = parts().fold(sink, |top, part| higher(top, of(part).0));
+            if top <= HIDDEN {
+                continue;
+            }
+            let mut sum = if sink <= HIDDEN { 0.0 } else { (sink - top).exp2() };
+            let mut values = out.slice_mut(ndarray::s![b, t, h, ..]);
+            for part in parts() {
+                let weight = (of(part).0 - top).exp2();
+                if weight == 0.0 {
+                    continue;
+                }
+                sum += weight * of(part).1;
+                let from = &part[2 * rows + row * e..2 * rows + (row + 1) * e];
+                values.iter_mut().zip(from).for_each(|(to, from)| *to += weight * from);
+            }
+            values.mapv_inplace(|x| x / sum);
+            lse[[b, t, h]] = top / LOG2_E + sum.ln();
+        }
+    }
+    Ok(Output { out, lse })
+}
+
+/// A part of the keys of a sequence, for all its queries.
+struct Task<'a, 'i, 'o, T> {
+    call: &'a Call<'a, 'i, T>,
+    b: usize,
+    keys: Range<usize>,
+    /// The highest score and the sum of exponentials of each row, `[H T, 2]`, and the weighted values, `[H T, E]`.
+    out: &'o mut [f32],
+}
+
+/// A query of one head.
+struct Row<'a> {
+    h: usize,
+    t: usize,
+    /// What it has still to visit.
+    entries: &'a [Entry],
+    /// What it visits in the block at hand.
+    here: Option<Entry>,
+}
+
+impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let call = self.call;
+        let Dims { t, s: all, h, g, d, e, .. } = call.dims;
+        let block = call.mask.block().1;
+        let per_group = h / g * t;
+        let (wide_d, wide_e) = (d.next_multiple_of(S::LANES), e.next_multiple_of(S::LANES));
+        let rows_per_block = block.next_multiple_of(S::LANES);
+        let scratch = &mut Scratch::new(h * t * (wide_d + rows_per_block + wide_e));
+        let (q, rest) = scratch.split_at_mut(h * t * wide_d);
+        let (scores, rest) = rest.split_at_mut(h * t * rows_per_block);
+        let sums = rest;
+        sums.fill(0.0);
+        let (state, out) = self.out.split_at_mut(2 * h * t);
+        let mut rows = Vec::with_capacity(h * t);
+        for h in 0..h {
+            for t in 0..t {
+                let i = (call.of.queries.start + t) / call.mask.block().0;
+                let entries = call.mask.row(self.b, h, i);
+                let first = entries.partition_point(|entry| (entry.keys as usize) * block < self.keys.start);
+                let packed = &mut q[rows.len() * wide_d..(rows.len() + 1) * wide_d];
+                packed.fill(0.0);
+                for (to, x) in packed.iter_mut().zip(call.q.row(self.b, t, h)) {
+                    *to = call.factor() * x.widen();
+                }
+                state[2 * rows.len()..2 * rows.len() + 2].copy_from_slice(&[HIDDEN, 0.0]);
+                rows.push(Row { h, t, entries: &entries[first..], here: None });
+            }
+        }
+        for first in self.keys.clone().step_by(block) {
+            let keys = first..(first + block).min(all);
+            let mut any = false;
+            for row in &mut rows {
+                row.here = row.entries.first().filter(|entry| entry.keys as usize * block == first).copied();
+                row.entries = &row.entries[usize::from(row.here.is_some())..];
+                any |= row.here.is_some();
+            }
+            if !any {
+                continue;
+            }
+            for (n, j) in keys.clone().enumerate() {
+                let token = call.k.token(self.b, j);
+                prefetch_ahead(token, AHEAD);
+                for group in 0..g {
+                    let key = &token[group * d..(group + 1) * d];
+                    for row in group * per_group..(group + 1) * per_group {
+                        if rows[row].here.is_some() {
+                            scores[row * rows_per_block + n] = dot(s, key, &q[row * wide_d..(row + 1) * wide_d]);
+                        }
+                    }
+                }
+            }
+            for (i, row) in rows.iter().enumerate() {
+                if let Some(entry) = row.here {
+                    let scores = &mut scores[i * rows_per_block..(i + 1) * rows_per_block];
+                    for (n, part) in scores.chunks_exact_mut(S::LANES).enumerate() {
+                        let at = first + n * S::LANES;
+                        if at >= keys.end {
+                            part.fill(HIDDEN);
+                            continue;
+                        }
+                        let cut = entry.cut || at + S::LANES > all;
+                        let panel = Panel { at: n, cut, log_weight: entry.log_weight };
+                        if !call.untouched(&[panel]) {
+                            call.adjust(s, self.b, row.h, row.t, at, panel, part, None);
+                        }
+                    }
+                    let [high, total] = &mut state[2 * i..2 * i + 2] else { continue };
+                    let sums = &mut sums[i * wide_e..(i + 1) * wide_e];
+                    exponentials(s, scores, high, total, sums);
+                }
+            }
+            for (n, j) in keys.clone().enumerate().step_by(4) {
+                let some = (keys.end - j).min(4);
+                for more in 0..some {
+                    prefetch_ahead(call.v.token(self.b, j + more), AHEAD);
+                }
+                for group in 0..g {
+                    let mut values = [&[][..]; 4];
+                    for (more, value) in values[..some].iter_mut().enumerate() {
+                        *value = &call.v.token(self.b, j + more)[group * e..(group + 1) * e];
+                    }
+                    for row in group * per_group..(group + 1) * per_group {
+                        if rows[row].here.is_some() {
+                            let weights = &scores[row * rows_per_block + n..][..some];
+                            add_values(s, weights, &values[..some], &mut sums[row * wide_e..(row + 1) * wide_e]);
+                        }
+                    }
+                }
+            }
+        }
+        for (out, sums) in out.chunks_exact_mut(e).zip(sums.chunks_exact(wide_e)) {
+            out.copy_from_slice(&sums[..e]);
+        }
+    }
+}
+
+/// `q k`
+#[inline(always)]
+fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
+    let mut sum = s.splat(0.0);
+    let whole = key.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        sum = s.fma(T::load(s, &key[at..at + S::LANES]), s.load(&q[at..]), sum);
+    }
+    let mut rest = 0.0;
+    for (key, q) in key[whole..].iter().zip(&q[whole..]) {
+        rest += key.widen() * q;
+    }
+    s.sum(sum) + rest
+}
+
+/// Scores become exponentials; the highest score, the sum of exponentials and the weighted values move on.
+#[inline(always)]
+fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
+    let mut high = *highest;
+    for x in scores.iter() {
+        high = higher(high, *x);
+    }
+    let base = if high <= HIDDEN { 0.0 } else { high };
+    if high != *highest {
+        let shrink = (*highest - base).exp2();
+        *total *= shrink;
+        for sums in sums.chunks_exact_mut(S::LANES) {
+            s.store(sums, s.mul(s.splat(shrink), s.load(sums)));
+        }
+    }
+    *highest = high;
+    let mut sum = s.splat(0.0);
+    for part in scores.chunks_exact_mut(S::LANES) {
+        let p = math::exp2(s, s.sub(s.load(part), s.splat(base)));
+        s.store(part, p);
+        sum = s.add(sum, p);
+    }
+    *total += s.sum(sum);
+}
+
+/// `sums += Σ w v`; a value without weight is not looked at.
+#[inline(always)]
+fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
+    for (weight, value) in weights.iter().zip(values) {
+        if *weight == 0.0 {
+            continue;
+        }
+        let whole = value.len() / S::LANES * S::LANES;
+        for (sums, value) in sums.chunks_exact_mut(S::LANES).zip(value[..whole].chunks_exact(S::LANES)) {
+            s.store(sums, s.fma(s.splat(*weight), T::load(s, value), s.load(sums)));
+        }
+        for (sum, value) in sums[whole..].iter_mut().zip(&value[whole..]) {
+            *sum += weight * value.widen();
+        }
+    }
+}
