@@ -134,6 +134,11 @@ impl Bits {
         Self { words }
     }
 
+    /// Sets one.
+    pub fn set(&mut self, at: usize) {
+        self.words[at / 64] |= 1 << (at % 64);
+    }
+
     /// Those of `keys`, up to 32.
     #[inline]
     pub fn get(&self, keys: Range<usize>) -> u32 {

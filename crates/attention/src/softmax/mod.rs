@@ -19,12 +19,25 @@ use ndarray::{ArrayView1, ArrayView2, ArrayView4};
 
 use crate::{Error, Sequences, error};
 
+mod band;
+pub mod bigbird;
+pub mod deepspeed;
 pub mod dense;
+pub mod dilated;
+mod layout;
+pub mod longformer;
 pub mod mask;
+pub mod masked;
 mod merge;
 mod naive;
+mod phases;
+mod random;
+pub mod sparse_transformer;
+pub mod streaming;
 mod tile;
+pub mod window;
 
+pub use layout::{Layout, Visit};
 pub use mask::{BlockMask, Pattern, Sizes};
 pub use merge::merge;
 pub use naive::naive;

@@ -5,6 +5,7 @@ use longreach_testkit::{Tensor, laws};
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 mod goldens;
+mod layouts;
 mod mamba;
 mod mamba2;
 mod scan;

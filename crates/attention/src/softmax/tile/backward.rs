@@ -44,6 +44,21 @@ pub struct Gradient {
     pub bias: Option<Array4<f32>>,
 }
 
+impl Gradient {
+    /// Adds the gradient of attention to other keys; where only one has a part, it is kept.
+    pub(in crate::softmax) fn add(&mut self, more: &Self) {
+        self.q += &more.q;
+        self.k += &more.k;
+        self.v += &more.v;
+        if let (Some(mine), Some(more)) = (&mut self.sinks, &more.sinks) {
+            *mine += more;
+        }
+        if let (Some(mine), Some(more)) = (&mut self.bias, &more.bias) {
+            *mine += more;
+        }
+    }
+}
+
 /// The gradient, given that of the output, from what [`forward`](super::forward) returned. Slopes of ALiBi get none.
 ///
 /// `output` may be the merge of attention over several sets of keys, of which these are one. Five products a visited pair; memory for the

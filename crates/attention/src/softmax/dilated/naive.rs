@@ -1,0 +1,12 @@
+//! The definition.
+
+use super::Dilated;
+
+impl Dilated {
+    /// Whether query `i` of head `h` sees key `j`.
+    pub(super) fn sees(&self, h: usize, i: usize, j: usize) -> bool {
+        let dilation = self.dilation[h % self.dilation.len()];
+        let steps = if j <= i { self.left } else { self.right };
+        i.abs_diff(j) % dilation == 0 && i.abs_diff(j) / dilation <= steps
+    }
+}

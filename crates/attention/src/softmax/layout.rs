@@ -1,0 +1,159 @@
+//! Layouts of square blocks: which blocks of keys each block of queries visits, and how often.
+
+use std::ops::Range;
+
+use super::mask::{Entry, Pattern, Sizes, band, join, span};
+use crate::{Error, error};
+
+/// A layout of square blocks, the same for all heads or one for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    op: &'static str,
+    block: usize,
+    blocks: usize,
+    heads: usize,
+    causal: bool,
+    start: Vec<usize>,
+    visits: Vec<Visit>,
+}
+
+/// A block of keys, and how often each of its keys counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Visit {
+    /// Which block.
+    pub keys: u32,
+    /// How often.
+    pub count: u32,
+}
+
+impl Layout {
+    /// The layout of `heads` heads (1: the same for all) and `blocks` blocks of `block` tokens that `row` lists: it is called for every
+    /// head and block of queries, in order, and pushes blocks of keys in any order; a block pushed twice counts twice if `repeats`, else
+    /// once. With `causal` the keys behind a query's own position are hidden as well.
+    ///
+    /// `block` must be a multiple of 16 if blocks count differently.
+    pub(super) fn new(
+        op: &'static str,
+        block: usize,
+        blocks: usize,
+        heads: usize,
+        (causal, repeats): (bool, bool),
+        mut row: impl FnMut(usize, usize, &mut Vec<usize>),
+    ) -> Result<Self, Error> {
+        error::parameter(op, "block", block > 0, block, "at least 1")?;
+        let (mut start, mut visits, mut list) = (vec![0], Vec::<Visit>::new(), Vec::new());
+        for h in 0..heads {
+            for r in 0..blocks {
+                list.clear();
+                row(h, r, &mut list);
+                list.sort_unstable();
+                let first = visits.len();
+                for keys in list.drain(..).filter(|c| *c < blocks) {
+                    match visits[first..].last_mut() {
+                        Some(last) if last.keys as usize == keys => last.count += u32::from(repeats),
+                        _ => visits.push(Visit { keys: keys as u32, count: 1 }),
+                    }
+                }
+                start.push(visits.len());
+            }
+        }
+        let even = block % 16 == 0 || visits.iter().all(|visit| visit.count == 1);
+        error::parameter(op, "block", even, block, "a multiple of 16 where blocks count more than once")?;
+        Ok(Self { op, block, blocks, heads, causal, start, visits })
+    }
+
+    /// Tokens of a block.
+    pub fn block(&self) -> usize {
+        self.block
+    }
+
+    /// Blocks of queries, and of keys.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// How many heads have a layout of their own; 1 if all share it.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// The blocks of keys that block `r` of the queries of head `h` visits, rising.
+    pub fn row(&self, h: usize, r: usize) -> &[Visit] {
+        let at = (h % self.heads) * self.blocks + r;
+        &self.visits[self.start[at]..self.start[at + 1]]
+    }
+
+    /// Whether head `h` lets block `r` of the queries see block `c` of the keys.
+    pub fn visits(&self, h: usize, r: usize, c: usize) -> bool {
+        self.row(h, r).binary_search_by_key(&(c as u32), |visit| visit.keys).is_ok()
+    }
+
+    /// The share of all pairs of blocks that is visited.
+    pub fn density(&self) -> f64 {
+        self.visits.len() as f64 / (self.heads * self.blocks * self.blocks).max(1) as f64
+    }
+
+    /// Keys of a block of the kernel's.
+    fn kernel_block(&self) -> usize {
+        if self.block % 16 == 0 { (1usize << self.block.trailing_zeros()).min(256) } else { 16 }
+    }
+}
+
+impl Pattern for Layout {
+    fn name(&self) -> &'static str {
+        self.op
+    }
+
+    fn check(&self, of: &Sizes) -> Result<(), Error> {
+        let tokens = self.block * self.blocks;
+        let fits = of.keys <= tokens && of.queries.end <= tokens;
+        error::parameter(self.op, "tokens", fits, of.keys.max(of.queries.end), format!("at most {tokens} of the layout"))?;
+        let heads = self.heads == 1 || self.heads == of.heads;
+        error::parameter(self.op, "heads", heads, of.heads, format!("{} of the layout", self.heads))
+    }
+
+    fn block(&self) -> (usize, usize) {
+        (self.block, self.kernel_block())
+    }
+
+    fn differs(&self) -> (bool, bool) {
+        (false, self.heads > 1)
+    }
+
+    fn count(&self, _: &Sizes, _: usize, h: usize, i: usize, j: usize) -> u32 {
+        let row = self.row(h, i / self.block);
+        let found = row.binary_search_by_key(&((j / self.block) as u32), |visit| visit.keys);
+        found.map_or(0, |at| if self.causal && j > i { 0 } else { row[at].count })
+    }
+
+    fn visit(
+        &self,
+        of: &Sizes,
+        _: usize,
+        h: usize,
+        queries: Range<usize>,
+        keys: Range<usize>,
+        row: &mut Vec<Entry>,
+    ) {
+        let (first, block) = (row.len(), self.kernel_block());
+        let (some, all) = if self.causal { (queries.end, queries.start + 1) } else { (of.keys, of.keys) };
+        for visit in self.row(h, queries.start / self.block) {
+            let (start, end) = (visit.keys as usize * self.block, (visit.keys as usize + 1) * self.block);
+            let at = row.len();
+            let there = start.max(keys.start)..end.min(keys.end).min(some);
+            band(row, block, of.keys, there, start..end.min(of.keys).min(all));
+            row[at..].iter_mut().for_each(|entry| entry.log_weight = (visit.count as f32).ln());
+        }
+        if self.block % 16 != 0 {
+            join(row, first);
+        }
+    }
+
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u32 {
+        if self.block % 16 == 0 {
+            // The keys lie in one block, and it is visited.
+            return if self.causal { span(0..i + 1, keys) } else { u32::MAX };
+        }
+        keys.enumerate().fold(0, |bits, (n, j)| bits | (u32::from(self.count(of, b, h, i, j) > 0) << n))
+    }
+}

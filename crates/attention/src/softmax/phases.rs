@@ -1,0 +1,214 @@
+//! Dilated patterns without their gaps: the tokens of one phase of a dilation are a sequence of their own, with a band for a pattern.
+
+use std::ops::Range;
+
+use longreach_simd::Cx;
+use longreach_simd::product::Stored;
+use ndarray::{Array1, Array3, Array4, Axis, Slice, s};
+
+use super::band::Band;
+use super::{Cotangent, Gradient, Inputs, Output, Pattern};
+use crate::{Error, Sequences};
+
+/// What a head attends to: a band, counted in steps of a dilation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Steps {
+    pub(super) band: Band,
+    pub(super) dilation: usize,
+}
+
+/// Heads that attend to the same, and the groups they read.
+struct Heads {
+    heads: Range<usize>,
+    groups: Range<usize>,
+    steps: Steps,
+}
+
+/// One phase of a call: the tokens whose positions are `phase` more than a multiple of the dilation, for some heads.
+struct Phase<'a> {
+    of: &'a Heads,
+    phase: usize,
+    /// The first of the queries, and its place among the keys of the phase.
+    first: usize,
+    offset: usize,
+    bias: Option<Array4<f32>>,
+    alibi: Option<Array1<f32>>,
+    bounds: Option<Vec<usize>>,
+}
+
+fn heads(h: usize, g: usize, of: &dyn Fn(usize) -> Steps) -> Vec<Heads> {
+    let per_group = h / g;
+    let mut parts: Vec<Heads> = Vec::new();
+    for head in 0..h {
+        // Whole groups that attend to the same go together; where a group is divided, its parts stand alone.
+        let group = head / per_group;
+        let whole = |group: usize| (group * per_group..(group + 1) * per_group).all(|h| of(h) == of(group * per_group));
+        let joins = |last: &Heads| last.groups.end == group + 1 || (whole(group) && whole(group - 1));
+        match parts.last_mut() {
+            Some(last) if last.steps == of(head) && joins(last) => {
+                last.heads.end = head + 1;
+                last.groups.end = group + 1;
+            }
+            _ => parts.push(Heads { heads: head..head + 1, groups: group..group + 1, steps: of(head) }),
+        }
+    }
+    parts
+}
+
+impl<'a> Phase<'a> {
+    fn of<T>(x: &Inputs<'_, T>, of: &'a Heads, phase: usize) -> Self {
+        let step = of.steps.dilation;
+        let first = (phase + step - x.offset % step) % step;
+        let every = |from: usize| Slice::new(from as isize, None, step as isize);
+        let bias = x.bias.as_ref().filter(|bias| first < bias.dim().2 && phase < bias.dim().3).map(|bias| {
+            let heads = if bias.dim().1 == 1 { 0..1 } else { of.heads.clone() };
+            let mut part = bias.slice(s![.., heads, .., ..]);
+            part.slice_axis_inplace(Axis(2), every(first));
+            part.slice_axis_inplace(Axis(3), every(phase));
+            part.as_standard_layout().into_owned()
+        });
+        let alibi = x.alibi.as_ref().map(|alibi| alibi.slice(s![of.heads.clone()]).mapv(|m| m * step as f32));
+        let bounds = match x.sequences {
+            Sequences::Batch => None,
+            // How many tokens of the phase lie before each bound.
+            Sequences::Packed(bounds) => Some(bounds.iter().map(|n| (n + step - 1 - phase) / step).collect()),
+        };
+        Self { of, phase, first, offset: (x.offset + first - phase) / step, bias, alibi, bounds }
+    }
+
+    fn queries(&self) -> Slice {
+        Slice::new(self.first as isize, None, self.of.steps.dilation as isize)
+    }
+
+    fn keys(&self) -> Slice {
+        Slice::new(self.phase as isize, None, self.of.steps.dilation as isize)
+    }
+
+    fn inputs<'x, T>(&'x self, x: &'x Inputs<'_, T>) -> Inputs<'x, T> {
+        let (heads, groups) = (self.of.heads.clone(), self.of.groups.clone());
+        let mut part = Inputs {
+            q: x.q.slice(s![.., .., heads.clone(), ..]),
+            k: x.k.slice(s![.., .., groups.clone(), ..]),
+            v: x.v.slice(s![.., .., groups, ..]),
+            scale: x.scale,
+            offset: self.offset,
+            softcap: x.softcap,
+            bias: self.bias.as_ref().map(|bias| bias.view()),
+            alibi: self.alibi.as_ref().map(|alibi| alibi.view()),
+            sinks: x.sinks.as_ref().map(|sinks| sinks.slice(s![heads])),
+            keep: x.keep.as_ref().map(|keep| keep.view()),
+            sequences: self.bounds.as_ref().map_or(Sequences::Batch, |bounds| Sequences::Packed(bounds)),
+        };
+        part.q.slice_axis_inplace(Axis(1), self.queries());
+        part.k.slice_axis_inplace(Axis(1), self.keys());
+        part.v.slice_axis_inplace(Axis(1), self.keys());
+        if let Some(keep) = &mut part.keep {
+            keep.slice_axis_inplace(Axis(1), self.keys());
+        }
+        part
+    }
+}
+
+/// Checks what the parts are cut from.
+fn check<T>(op: &'static str, x: &Inputs<'_, T>) -> Result<(usize, usize), Error> {
+    let (of, groups) = x.sizes(op)?;
+    if let Sequences::Packed(_) = x.sequences {
+        x.sequences.ranges(op, of.batch, of.keys)?;
+    }
+    Ok((of.heads, groups))
+}
+
+/// Attention of each head to what `of` says, as `kernel` computes it. No dilation is zero.
+pub(super) fn forward<T: Stored>(
+    op: &'static str,
+    x: &Inputs<'_, T>,
+    of: &dyn Fn(usize) -> Steps,
+    kernel: fn(&Inputs<'_, T>, &dyn Pattern, &Cx) -> Result<Output, Error>,
+    cx: &Cx,
+) -> Result<Output, Error> {
+    let (h, g) = check(op, x)?;
+    let (b, t, ..) = x.q.dim();
+    let mut out = Array4::zeros((b, t, h, x.v.dim().3));
+    let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
+    for part in heads(h, g, of) {
+        for phase in 0..part.steps.dilation {
+            let phase = Phase::of(x, &part, phase);
+            if phase.first >= t {
+                continue;
+            }
+            let inputs = phase.inputs(x);
+            let got = kernel(&inputs, &part.steps.band, cx)?;
+            let mut to = out.slice_mut(s![.., .., part.heads.clone(), ..]);
+            to.slice_axis_inplace(Axis(1), phase.queries());
+            to.assign(&got.out);
+            let mut to = lse.slice_mut(s![.., .., part.heads.clone()]);
+            to.slice_axis_inplace(Axis(1), phase.queries());
+            to.assign(&got.lse);
+        }
+    }
+    Ok(Output { out, lse })
+}
+
+/// The gradient of [`forward`].
+pub(super) fn backward<T: Stored>(
+    op: &'static str,
+    x: &Inputs<'_, T>,
+    of: &dyn Fn(usize) -> Steps,
+    output: &Output,
+    d: &Cotangent<'_>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let (h, g) = check(op, x)?;
+    let t = x.q.dim().1;
+    let mut gradient = Gradient {
+        q: Array4::zeros(x.q.dim()),
+        k: Array4::zeros(x.k.dim()),
+        v: Array4::zeros(x.v.dim()),
+        sinks: x.sinks.map(|sinks| Array1::zeros(sinks.dim())),
+        bias: x.bias.map(|bias| Array4::zeros(bias.dim())),
+    };
+    for part in heads(h, g, of) {
+        for phase in 0..part.steps.dilation {
+            let phase = Phase::of(x, &part, phase);
+            if phase.first >= t {
+                continue;
+            }
+            let heads = part.heads.clone();
+            let [mut out, mut dout] = [output.out.slice(s![.., .., heads.clone(), ..]), d.out];
+            dout.slice_collapse(s![.., .., heads.clone(), ..]);
+            let mut lse = output.lse.slice(s![.., .., heads.clone()]);
+            let mut dlse = d.lse;
+            for view in [&mut out, &mut dout] {
+                view.slice_axis_inplace(Axis(1), phase.queries());
+            }
+            lse.slice_axis_inplace(Axis(1), phase.queries());
+            if let Some(dlse) = &mut dlse {
+                dlse.slice_collapse(s![.., .., heads.clone()]);
+                dlse.slice_axis_inplace(Axis(1), phase.queries());
+            }
+            let output = Output { out: out.to_owned(), lse: lse.to_owned() };
+            let d = Cotangent { out: dout, lse: dlse };
+            let got = super::backward(&phase.inputs(x), &part.steps.band, &output, &d, cx)?;
+            let mut to = gradient.q.slice_mut(s![.., .., heads.clone(), ..]);
+            to.slice_axis_inplace(Axis(1), phase.queries());
+            to += &got.q;
+            for (to, got) in [(&mut gradient.k, &got.k), (&mut gradient.v, &got.v)] {
+                let mut to = to.slice_mut(s![.., .., part.groups.clone(), ..]);
+                to.slice_axis_inplace(Axis(1), phase.keys());
+                to += got;
+            }
+            if let (Some(to), Some(got)) = (&mut gradient.sinks, &got.sinks) {
+                let mut to = to.slice_mut(s![heads.clone()]);
+                to += got;
+            }
+            if let (Some(to), Some(got)) = (&mut gradient.bias, &got.bias) {
+                let heads = if to.dim().1 == 1 { 0..1 } else { heads };
+                let mut to = to.slice_mut(s![.., heads, .., ..]);
+                to.slice_axis_inplace(Axis(2), phase.queries());
+                to.slice_axis_inplace(Axis(3), phase.keys());
+                to += got;
+            }
+        }
+    }
+    Ok(gradient)
+}

@@ -1,0 +1,30 @@
+//! The definition.
+
+use super::{SparseTransformer, Which};
+
+impl Which {
+    /// Whether head `h` attends to the first set, and to the second.
+    pub(super) fn of(self, h: usize) -> (bool, bool) {
+        match self {
+            Which::Merged => (true, true),
+            Which::Near => (true, false),
+            Which::Far => (false, true),
+            Which::Alternating => (h % 2 == 0, h % 2 == 1),
+        }
+    }
+}
+
+impl SparseTransformer {
+    /// Whether query `i` of head `h` sees key `j`.
+    pub(super) fn sees(&self, h: usize, i: usize, j: usize) -> bool {
+        let (near, far, which) = match *self {
+            SparseTransformer::Strided { stride, which } => (i < j + stride, i.wrapping_sub(j) % stride == 0, which),
+            SparseTransformer::Fixed { stride, columns, positions, which } => {
+                let last = stride - h % positions * columns;
+                (i / stride == j / stride, (last - columns..last).contains(&(j % stride)), which)
+            }
+        };
+        let (first, second) = which.of(h);
+        j <= i && (first && near || second && far)
+    }
+}

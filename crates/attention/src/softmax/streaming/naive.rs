@@ -1,0 +1,10 @@
+//! The definition.
+
+use super::Streaming;
+
+impl Streaming {
+    /// Whether query `i` sees key `j`.
+    pub(super) fn sees(&self, i: usize, j: usize) -> bool {
+        j <= i && (j < self.sinks || i - j < self.recent)
+    }
+}

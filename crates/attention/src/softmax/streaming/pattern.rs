@@ -1,0 +1,42 @@
+//! The first columns and a band below the diagonal.
+
+use std::ops::Range;
+
+use super::Streaming;
+use crate::softmax::mask::{Entry, Pattern, Sizes, band, join, span};
+use crate::{Error, error};
+
+impl Streaming {
+    /// The latest keys that query `i` sees of `keys`.
+    fn latest(&self, i: usize, keys: usize) -> Range<usize> {
+        (i + 1).saturating_sub(self.recent).min(keys)..(i + 1).min(keys)
+    }
+}
+
+impl Pattern for Streaming {
+    fn name(&self) -> &'static str {
+        "streaming"
+    }
+
+    fn check(&self, _: &Sizes) -> Result<(), Error> {
+        error::parameter("streaming", "recent", self.recent > 0, self.recent, "at least 1")
+    }
+
+    fn count(&self, _: &Sizes, _: usize, _: usize, i: usize, j: usize) -> u32 {
+        self.sees(i, j).into()
+    }
+
+    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>) {
+        let (at, block) = (row.len(), self.block().1);
+        let (first, last) = (self.latest(queries.start, of.keys), self.latest(queries.end - 1, of.keys));
+        let sinks = self.sinks.min(of.keys);
+        band(row, block, of.keys, keys.start..sinks.min(last.end).min(keys.end), 0..sinks.min(first.end));
+        band(row, block, of.keys, first.start.max(keys.start)..last.end.min(keys.end), last.start..first.end);
+        join(row, at);
+    }
+
+    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u32 {
+        let latest = self.latest(i, of.keys);
+        span(0..self.sinks.min(latest.end), keys.clone()) | span(latest, keys)
+    }
+}

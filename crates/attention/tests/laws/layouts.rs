@@ -1,0 +1,121 @@
+//! Block layouts against those of DeepSpeed, and random blocks against those of transformers' BigBird.
+
+use std::path::Path;
+
+use longreach_attention::softmax::bigbird::BigBird;
+use longreach_attention::softmax::deepspeed::Config;
+use longreach_attention::softmax::{Layout, Pattern, Sizes};
+use serde_json::Value;
+
+fn goldens(of: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/layouts.json");
+    let text = std::fs::read_to_string(path).expect("goldens");
+    let all: Value = serde_json::from_str(&text).expect("JSON");
+    all[of].as_array().expect("a list").clone()
+}
+
+fn number(x: &Value) -> usize {
+    x.as_u64().expect("a number") as usize
+}
+
+fn square(heads: usize, tokens: usize) -> Sizes {
+    Sizes { batch: 1, heads, queries: 0..tokens, keys: tokens }
+}
+
+#[test]
+fn layouts_are_those_of_deepspeed() {
+    for golden in goldens("deepspeed") {
+        let config = Config::parse(&golden["config"].to_string()).expect("a configuration");
+        let (n, heads) = (number(&golden["blocks"]), number(&golden["heads"]));
+        let block = golden["config"]["block"].as_u64().unwrap_or(16) as usize;
+        let layout = config.layout(&square(heads, n * block), number(&golden["seed"]) as u64).expect("a layout");
+        let rows = golden["rows"].as_array().expect("heads");
+        assert_eq!(layout.heads(), rows.len(), "{}", golden["config"]);
+        for (h, rows) in rows.iter().enumerate() {
+            for (r, row) in rows.as_array().expect("rows").iter().enumerate() {
+                let want: u64 = row.as_str().expect("digits").parse().expect("a number");
+                let found = (0..n).filter(|c| layout.visits(h, r, *c)).fold(0u64, |bits, c| bits | 1 << c);
+                assert_eq!(found, want, "{}, {n} blocks, head {h}, row {r}: {found:b}, want {want:b}", golden["config"]);
+            }
+        }
+    }
+}
+
+#[test]
+fn random_blocks_are_those_of_transformers() {
+    for golden in goldens("bigbird") {
+        let (tokens, block) = (number(&golden["tokens"]), number(&golden["block"]));
+        let pattern = BigBird {
+            block,
+            random_blocks: number(&golden["random_blocks"]),
+            seed: Some(number(&golden["seed"]) as u32),
+            max_length: number(&golden["max_length"]),
+        };
+        let layout = pattern.layout(&square(2, tokens)).expect("a layout");
+        let n = tokens / block;
+        for (h, rows) in golden["drawn"].as_array().expect("heads").iter().enumerate() {
+            for (i, drawn) in rows.as_array().expect("rows").iter().enumerate() {
+                let row = i + 1;
+                let mut want: Vec<usize> = drawn.as_array().expect("blocks").iter().map(number).collect();
+                want.extend(match row {
+                    1 => vec![0, 1, 2, n - 1],
+                    _ if row == n - 2 => vec![0, n - 3, n - 2, n - 1],
+                    _ => vec![0, row - 1, row, row + 1, n - 1],
+                });
+                want.sort_unstable();
+                let found: Vec<usize> =
+                    layout.row(h, row).iter().flat_map(|v| std::iter::repeat_n(v.keys as usize, v.count as usize)).collect();
+                assert_eq!(found, want, "{tokens} tokens, head {h}, row {row}");
+            }
+        }
+    }
+}
+
+#[test]
+fn outside_training_the_first_block_counts_often() {
+    let of = square(2, 700);
+    let layout = BigBird { block: 16, ..BigBird::default() }.layout(&of).expect("a layout");
+    assert_eq!(layout.heads(), 1);
+    assert_eq!(layout.count(&of, 0, 1, 300, 3), 4);
+    assert_eq!(layout.count(&of, 0, 1, 300, 299), 1);
+    assert_eq!(layout.count(&of, 0, 1, 3, 3), 1);
+}
+
+fn refused(json: &str) -> String {
+    Config::parse(json).and_then(|config| config.layout(&square(4, 160), 0)).expect_err("refused").to_string()
+}
+
+#[test]
+fn configurations_are_read_as_they_stand() {
+    let whole = r#"{"train_batch_size": 8, "sparse_attention": {"mode": "variable", "block": 32, "num_random_blocks": 1,
+        "local_window_blocks": [4], "global_block_indices": [0], "attention": "bidirectional", "horizontal_global_attention": false,
+        "different_layout_per_head": true}}"#;
+    let layout: Layout = Config::parse(whole).expect("valid").layout(&square(4, 320), 1).expect("a layout");
+    assert_eq!((layout.block(), layout.blocks(), layout.heads()), (32, 10, 4));
+    assert!(matches!(Config::parse("{}"), Ok(Config::Fixed { block: 16, num_local_blocks: 4, .. })));
+}
+
+#[test]
+fn configurations_that_contradict_themselves_are_refused() {
+    let unknown = refused(r#"{"sparse_attention": {"mode": "fixed", "num_locl_blocks": 4}}"#);
+    assert!(unknown.contains("num_locl_blocks") && unknown.contains("num_local_blocks"), "{unknown}");
+    let mode = refused(r#"{"mode": "sparse"}"#);
+    assert!(mode.contains("sparse") && mode.contains("bslongformer"), "{mode}");
+    for (json, field) in [
+        (r#"{"num_local_blocks": 4, "num_global_blocks": 3}"#, "num_global_blocks"),
+        (r#"{"num_different_global_patterns": 2}"#, "num_different_global_patterns"),
+        (r#"{"attention": "unidirectional", "horizontal_global_attention": true}"#, "horizontal_global_attention"),
+        (r#"{"block": 0}"#, "block"),
+        (r#"{"block": 48}"#, "tokens"),
+        (r#"{"mode": "variable", "global_block_indices": [4], "global_block_end_indices": [4]}"#, "global_block_end_indices"),
+        (r#"{"mode": "variable", "local_window_blocks": []}"#, "local_window_blocks"),
+        (r#"{"mode": "bigbird", "num_random_blocks": 11}"#, "num_random_blocks"),
+        (r#"{"mode": "bigbird", "num_random_blocks": 2, "attention": "unidirectional"}"#, "num_random_blocks"),
+        (r#"{"mode": "bslongformer", "num_sliding_window_blocks": 11}"#, "num_sliding_window_blocks"),
+    ] {
+        let message = refused(json);
+        assert!(message.starts_with(&format!("deepspeed: `{field}`")), "{json}: {message}");
+    }
+    assert!(refused(r#"{"attention": "both"}"#).contains("bidirectional"));
+    assert!(refused("[").contains("line 1"));
+}
