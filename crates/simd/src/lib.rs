@@ -6,6 +6,7 @@
 //! | [`isa`] | [`Isa`]: which vector instructions to use, and [`Isa::run`], which runs a [`Kernel`] compiled for them |
 //! | [`lanes`] | [`Lanes`]: the vector operations a kernel is written in, once for all instruction sets |
 //! | [`math`] | exp, softplus, sigmoid, silu on lanes and slices: right at ±100, with their derivatives |
+//! | [`memory`] | large zeroed buffers on large pages |
 //! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32 or bf16, and the general tile product |
 //! | [`norm`] | RMS norm of rows and its gradient |
 //! | [`split`] | cutting outputs into disjoint parts |
@@ -18,6 +19,7 @@ pub mod file;
 pub mod isa;
 pub mod lanes;
 pub mod math;
+pub mod memory;
 pub mod norm;
 pub mod product;
 pub mod split;

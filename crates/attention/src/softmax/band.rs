@@ -43,7 +43,7 @@ impl Pattern for Band {
         band(row, self.block().1, of.keys, some, last.start..first.end);
     }
 
-    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
         span(self.keys(i, of.keys), keys)
     }
 }

@@ -149,11 +149,11 @@ impl Pattern for Layout {
         }
     }
 
-    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
         if self.block % 16 == 0 {
-            // The keys lie in one block, and it is visited.
-            return if self.causal { span(0..i + 1, keys) } else { u32::MAX };
+            // The blocks asked for are visited whole.
+            return if self.causal { span(0..i + 1, keys) } else { u64::MAX };
         }
-        keys.enumerate().fold(0, |bits, (n, j)| bits | (u32::from(self.count(of, b, h, i, j) > 0) << n))
+        keys.enumerate().fold(0, |bits, (n, j)| bits | (u64::from(self.count(of, b, h, i, j) > 0) << n))
     }
 }

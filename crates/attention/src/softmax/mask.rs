@@ -73,18 +73,25 @@ pub trait Pattern: Sync {
     /// that lie outside `keys` may be left out.
     fn visit(&self, of: &Sizes, b: usize, h: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>);
 
-    /// Which of `keys`, up to 16 of them inside a block that was pushed as cut, query `i` sees: bit `n` for the `n`th.
-    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u32 {
-        keys.enumerate().fold(0, |bits, (n, j)| bits | (u32::from(self.count(of, b, h, i, j) > 0) << n))
+    /// Which of `keys`, up to 64 from a multiple of 64 on, query `i` sees: bit `n` for the `n`th. What it says of keys in blocks that were
+    /// not pushed as cut does not matter.
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
+        keys.enumerate().fold(0, |bits, (n, j)| bits | (u64::from(self.count(of, b, h, i, j) > 0) << n))
     }
 }
 
 /// The bits of `keys` that lie in `seen`.
 #[inline]
-pub fn span(seen: Range<usize>, keys: Range<usize>) -> u32 {
+pub fn span(seen: Range<usize>, keys: Range<usize>) -> u64 {
     let to = seen.end.clamp(keys.start, keys.end) - keys.start;
     let from = (seen.start.clamp(keys.start, keys.end) - keys.start).min(to);
-    (((1u64 << to) - 1) & !((1u64 << from) - 1)) as u32
+    below(to) & !below(from)
+}
+
+/// The first `n` bits, up to 64.
+#[inline]
+pub(super) fn below(n: usize) -> u64 {
+    if n >= 64 { u64::MAX } else { (1 << n) - 1 }
 }
 
 /// Pushes the blocks of `block` keys that meet `some`; those that lie in `all` are full. `some` ends with the keys at the latest.
@@ -139,17 +146,17 @@ impl Bits {
         self.words[at / 64] |= 1 << (at % 64);
     }
 
-    /// Those of `keys`, up to 32.
+    /// Those of `keys`, up to 64.
     #[inline]
-    pub fn get(&self, keys: Range<usize>) -> u32 {
+    pub fn get(&self, keys: Range<usize>) -> u64 {
         let (word, shift) = (keys.start / 64, keys.start % 64);
         let both = self.words[word] as u128 | (self.words[word + 1] as u128) << 64;
-        ((both >> shift) as u64 & ((1u64 << keys.len()) - 1)) as u32
+        (both >> shift) as u64 & below(keys.len())
     }
 
     /// How many of `keys` are set.
     pub fn count(&self, keys: Range<usize>) -> usize {
-        let parts = keys.clone().step_by(32).map(|at| self.get(at..(at + 32).min(keys.end)).count_ones() as usize);
+        let parts = keys.clone().step_by(64).map(|at| self.get(at..(at + 64).min(keys.end)).count_ones() as usize);
         parts.sum()
     }
 }
@@ -226,9 +233,9 @@ impl Limits {
 
     /// As [`Pattern::seen`].
     #[inline]
-    pub(crate) fn seen(&self, b: usize, i: usize, keys: Range<usize>) -> u32 {
-        let own = self.own.as_ref().map_or(u32::MAX, |own| span(own[i].clone(), keys.clone()));
-        own & self.keep.as_ref().map_or(u32::MAX, |keep| keep[b].get(keys))
+    pub(crate) fn seen(&self, b: usize, i: usize, keys: Range<usize>) -> u64 {
+        let own = self.own.as_ref().map_or(u64::MAX, |own| span(own[i].clone(), keys.clone()));
+        own & self.keep.as_ref().map_or(u64::MAX, |keep| keep[b].get(keys))
     }
 }
 

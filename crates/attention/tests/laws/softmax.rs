@@ -212,13 +212,15 @@ fn mask_is_definition(pattern: &dyn Pattern, of: &Sizes) {
                     for first in (0..of.keys).step_by(block) {
                         let keys = first..(first + block).min(of.keys);
                         let entry = row.iter().find(|entry| entry.keys as usize * block == first);
-                        for part in keys.step_by(16).map(|at| at..(at + 16).min(of.keys)) {
+                        for part in keys.step_by(64) {
+                            let from = part / 64 * 64;
                             let seen = match entry {
                                 None => 0,
-                                Some(entry) if !entry.cut => u32::MAX,
-                                Some(_) => pattern.seen(of, b, h, i, part.clone()),
+                                Some(entry) if !entry.cut => u64::MAX,
+                                Some(_) => pattern.seen(of, b, h, i, from..(from + 64).min(of.keys)),
                             };
-                            for (bit, j) in part.enumerate() {
+                            for j in part..(part + block.min(64)).min(of.keys) {
+                                let bit = j - from;
                                 let count = pattern.count(of, b, h, i, j);
                                 let weight = entry.map_or(1.0, |entry| entry.log_weight.exp());
                                 let what = format!("{}: head {h}, query {i}, key {j}", pattern.name());

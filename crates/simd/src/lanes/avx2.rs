@@ -106,6 +106,14 @@ impl Lanes for Avx2 {
         unsafe { _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
     }
     #[inline(always)]
+    fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V {
+        unsafe {
+            let lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(bits as i32), lanes), lanes);
+            _mm256_blendv_ps(y, x, _mm256_castsi256_ps(set))
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
         unsafe {
             let b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));

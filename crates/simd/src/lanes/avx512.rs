@@ -101,6 +101,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
     }
     #[inline(always)]
+    fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V {
+        unsafe { _mm512_mask_blend_ps(bits as u16, y, x) }
+    }
+    #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
         unsafe { _mm512_reduce_add_ps(a) }
     }

@@ -55,6 +55,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V;
     /// `a < b ? x : y`, lane by lane.
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// `x` in the lanes whose bits are set, `y` in the others: bit `n` for the `n`th.
+    fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V;
     /// The sum of all lanes, halves first: the order depends on the number of lanes alone.
     fn sum(self, a: Self::V) -> f32;
     /// Writes to `out` the transpose of the tile of [`Lanes::LANES`] rows: `out[k * stride + i] = rows[i][k]`.

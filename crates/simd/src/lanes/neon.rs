@@ -109,6 +109,13 @@ impl Lanes for Neon {
         unsafe { vbslq_f32(vcltq_f32(a, b), x, y) }
     }
     #[inline(always)]
+    fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V {
+        unsafe {
+            let lanes = vld1q_u32([1u32, 2, 4, 8].as_ptr());
+            vbslq_f32(vtstq_u32(vdupq_n_u32(bits), lanes), x, y)
+        }
+    }
+    #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
         unsafe { vaddvq_f32(a) }
     }

@@ -91,6 +91,10 @@ impl Lanes for Scalar {
         std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
     }
     #[inline(always)]
+    fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V {
+        std::array::from_fn(|i| if bits >> i & 1 == 1 { x[i] } else { y[i] })
+    }
+    #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
         let b = [a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]];
         (b[0] + b[2]) + (b[1] + b[3])

@@ -26,7 +26,7 @@ impl Pattern for Dense {
         band(row, self.block().1, of.keys, some, 0..self.keys(of, queries.start));
     }
 
-    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
         span(0..self.keys(of, i), keys)
     }
 }

@@ -54,9 +54,9 @@ impl Pattern for Longformer {
         join(row, at);
     }
 
-    fn seen(&self, of: &Sizes, b: usize, _: usize, i: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, of: &Sizes, b: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
         if self.is_global(b, i) {
-            return if self.local { 0 } else { u32::MAX };
+            return if self.local { 0 } else { u64::MAX };
         }
         span(self.near(i, of.keys), keys.clone()) | self.global[b % self.global.len()].get(keys)
     }

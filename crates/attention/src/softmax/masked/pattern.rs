@@ -47,7 +47,8 @@ impl Pattern for Masked {
         }
     }
 
-    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u32 {
-        u32::from(self.row(b, h, i - of.queries.start).get(keys.start / 16)) >> (keys.start % 16)
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
+        let row = self.row(b, h, i - of.queries.start);
+        (0..4).fold(0, |bits, n| bits | u64::from(row.get(keys.start / 16 + n)) << (16 * n))
     }
 }

@@ -35,7 +35,7 @@ impl Pattern for Streaming {
         join(row, at);
     }
 
-    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
         let latest = self.latest(i, of.keys);
         span(0..self.sinks.min(latest.end), keys.clone()) | span(latest, keys)
     }

@@ -14,13 +14,13 @@ use std::ops::Range;
 use longreach_simd::product::{Matrix, Stored, strip};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, split};
-use ndarray::{Array1, Array3, Array4, Array5, ArrayView3, Axis, Zip, s};
+use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 
 use super::super::Inputs;
 use super::super::mask::{Columns, Entry, Pattern};
 use super::{
-    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Slices, Store, TILE, TakeRows, pack_columns, pack_rows,
-    pack_strips, panels, products, run,
+    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Slices, Store, TILE, TakeRows, UNASKED, zeros, pack_columns, pack_rows,
+    products, push_panels, run,
 };
 use crate::{Error, error};
 
@@ -90,9 +90,9 @@ pub fn backward<T: Stored>(
     let part = ranges.div_ceil(parts).max(1) * RANGE;
     let parts = s.div_ceil(part).max(1);
 
-    let mut dq = Array5::zeros((parts, b, t, h, width));
-    let mut dk = Array4::zeros((b, s, h, width));
-    let mut dv = Array4::zeros((b, s, h, e));
+    let mut dq = zeros((parts * b, t, h, width));
+    let mut dk = zeros((b, s, h, width));
+    let mut dv = zeros((b, s, h, e));
     let mut bias = x.bias.map(|_| Array4::<f32>::zeros((b, h, t, s)));
     let (rows, heads) = call.mask.planes();
     let columns = |b| (0..heads).map(|h| call.mask.columns(b, h, s, RANGE)).collect();
@@ -151,7 +151,12 @@ pub fn backward<T: Stored>(
         let full = if shape.0 == 1 { full.sum_axis(Axis(0)).insert_axis(Axis(0)) } else { full };
         if shape.1 == 1 { full.sum_axis(Axis(1)).insert_axis(Axis(1)) } else { full }
     });
-    let q = if parts == 1 { dq.index_axis_move(Axis(0), 0) } else { dq.sum_axis(Axis(0)) };
+    let mut q = dq;
+    for part in 1..parts {
+        let (mut sum, more) = q.view_mut().split_at(Axis(0), part * b);
+        sum.slice_mut(s![..b, .., .., ..]).zip_mut_with(&more.slice(s![..b, .., .., ..]), |sum, more| *sum += more);
+    }
+    q.slice_collapse(s![..b, .., .., ..]);
     Ok(Gradient { q, k: group(dk), v: group(dv), sinks, bias })
 }
 
@@ -196,14 +201,10 @@ struct Task<'a, 'i, 'o, T> {
 /// A tile of queries: its rows packed for the products they enter, what is known of them, and their gradient.
 struct Tile<'a> {
     rows: usize,
-    /// Strips of `[D, ROWS]`, times the factor.
-    q: &'a mut [f32],
-    /// Strips of `[E, ROWS]`.
-    dout: &'a mut [f32],
     /// `[TILE, wide D]`
-    q_rows: &'a mut [f32],
+    q: &'a mut [f32],
     /// `[TILE, wide E]`
-    dout_rows: &'a mut [f32],
+    dout: &'a mut [f32],
     dq: &'a mut [f32],
     /// The log-sum-exp in powers of two.
     base: &'a mut [f32],
@@ -247,15 +248,13 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
         let capped = if call.x.softcap.is_some() { TILE * STEP } else { 0 };
         // The last rows of keys may be met by a strip that goes beyond them.
         let range = RANGE + ROWS;
-        let of_tile = TILE * (d + e + 2 * wide_d + wide_e + 2 + 2 * STEP) + capped;
+        let of_tile = TILE * (2 * wide_d + wide_e + 2 + 2 * STEP) + capped;
         let scratch = &mut Scratch::new(of_tile + RANGE * (d + e + wide_d) + range * (wide_d + wide_e));
         let memory = &mut &mut scratch[..];
         let mut tile = Tile {
             rows: 0,
-            q: cut(memory, TILE * d),
-            dout: cut(memory, TILE * e),
-            q_rows: cut(memory, TILE * wide_d),
-            dout_rows: cut(memory, TILE * wide_e),
+            q: cut(memory, TILE * wide_d),
+            dout: cut(memory, TILE * wide_e),
             dq: cut(memory, TILE * wide_d),
             base: cut(memory, TILE),
             delta: cut(memory, TILE),
@@ -280,31 +279,16 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             let mut packed = [false; RANGE];
             for &i in columns.of(first / RANGE) {
                 let row = call.mask.row(self.b, self.h, i as usize);
-                let row = &row[row.partition_point(|entry| (entry.keys as usize) * block < first)..];
+                let from = row.partition_point(|entry| (entry.keys as usize) * block < first);
+                // The first keys of this part that these queries meet: their gradient is written, later it is added to.
+                let new = row[..from].last().is_none_or(|entry| (entry.keys as usize) * block < self.keys.start);
+                let row = &row[from..];
                 let queries = call.queries(i as usize);
                 for t in queries.clone().step_by(TILE) {
                     let there = t..(t + TILE).min(queries.end);
                     tile.rows = there.len();
-                    pack_strips(&call.q, self.b, self.h, there.clone(), call.factor(), tile.q);
-                    pack_strips(dout, self.b, self.h, there.clone(), 1.0, tile.dout);
-                    pack_rows(
-                        s,
-                        &call.q,
-                        self.b,
-                        self.h,
-                        there.clone(),
-                        wide_d,
-                        &mut tile.q_rows[..there.len() * wide_d],
-                    );
-                    pack_rows(
-                        s,
-                        dout,
-                        self.b,
-                        self.h,
-                        there.clone(),
-                        wide_e,
-                        &mut tile.dout_rows[..there.len() * wide_e],
-                    );
+                    pack_rows(s, &call.q, self.b, self.h, there.clone(), wide_d, &mut tile.q[..there.len() * wide_d]);
+                    pack_rows(s, dout, self.b, self.h, there.clone(), wide_e, &mut tile.dout[..there.len() * wide_e]);
                     tile.dq.fill(0.0);
                     tile.delta.fill(0.0);
                     for (r, t) in there.clone().enumerate() {
@@ -315,12 +299,18 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                     let mut row: &[Entry] = row;
                     for start in (first..last).step_by(STEP) {
                         visited.clear();
-                        row = panels::<S>(row, block, all, start, &mut visited);
+                        while let [entry, rest @ ..] = row
+                            && (entry.keys as usize) * block < start + STEP
+                        {
+                            let at = (entry.keys as usize * block - first) / S::LANES;
+                            push_panels::<S>(*entry, block, all, at, &mut visited);
+                            row = rest;
+                        }
                         if visited.is_empty() {
                             continue;
                         }
                         for panel in &visited {
-                            let at = start - first + panel.at * S::LANES;
+                            let at = panel.at * S::LANES;
                             if !std::mem::replace(&mut packed[at], true) {
                                 let there = first + at..(first + at + S::LANES).min(all);
                                 pack_columns(
@@ -343,26 +333,32 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                                 pack_rows(s, &call.k, self.b, group, there, wide_d, rows);
                             }
                         }
-                        products(s, tile.rows, tile.q, &visited, &keys.k[(start - first) * d..], d, Store(tile.p));
-                        self.exponentials(s, &mut tile, t, start, &visited);
+                        let scaled = Store(tile.p, call.factor());
+                        products(s, (tile.rows, wide_d), tile.q, &visited, keys.k, d, scaled);
+                        self.exponentials(s, &mut tile, t, &visited);
                         let slopes = Slopes { p: tile.p, delta: tile.delta, ds: tile.ds };
-                        products(s, tile.rows, tile.dout, &visited, &keys.v[(start - first) * e..], e, slopes);
-                        self.after(s, &mut tile, t, start, &visited);
+                        products(s, (tile.rows, wide_e), tile.dout, &visited, keys.v, e, slopes);
+                        self.after(s, &mut tile, t, &visited);
                         let mut done = 0;
                         while done < visited.len() {
                             let run = run(&visited[done..]);
                             let (from, n) = (done * S::LANES, run * S::LANES);
-                            let at = start - first + visited[done].at * S::LANES;
+                            let at = visited[done].at * S::LANES;
                             let dv = &mut keys.dv[at * wide_e..];
-                            down(s, tile.rows, &tile.p[from..], tile.dout_rows, n, wide_e, dv);
+                            down(s, tile.rows, &tile.p[from..], tile.dout, n, wide_e, dv);
                             let dk = &mut keys.dk[at * wide_d..];
-                            down(s, tile.rows, &tile.ds[from..], tile.q_rows, n, wide_d, dk);
+                            down(s, tile.rows, &tile.ds[from..], tile.q, n, wide_d, dk);
                             across(s, tile.rows, &tile.ds[from..], &keys.k_rows[at * wide_d..], n, wide_d, tile.dq);
                             done += run;
                         }
                     }
                     for (r, t) in there.enumerate() {
-                        add_scaled(s, call.x.scale, &tile.dq[r * wide_d..][..d], self.dq[t]);
+                        let dq = &tile.dq[r * wide_d..][..d];
+                        if new {
+                            math::scale_into(s, call.x.scale, dq, self.dq[t]);
+                        } else {
+                            add_scaled(s, call.x.scale, dq, self.dq[t]);
+                        }
                     }
                 }
             }
@@ -378,17 +374,17 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
 impl<T: Stored> Task<'_, '_, '_, T> {
     /// Products become `P`.
     #[inline(always)]
-    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, start: usize, panels: &[Panel]) {
+    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel]) {
         let call = &self.work.call;
         let untouched = call.untouched(panels);
         for r in 0..tile.rows {
             let base = s.splat(tile.base[r]);
             let row = &mut tile.p[r * STEP..(r + 1) * STEP];
+            let mut seen = UNASKED;
             for (n, (panel, part)) in panels.iter().zip(row.chunks_exact_mut(S::LANES)).enumerate() {
                 if !untouched {
-                    let first = start + panel.at * S::LANES;
                     let slope = tile.slope.get_mut(r * STEP + n * S::LANES..);
-                    call.adjust(s, self.b, self.h, t + r, first, *panel, part, slope);
+                    call.adjust(s, (self.b, self.h, t + r), *panel, part, slope, &mut seen);
                 }
                 s.store(part, math::exp2(s, s.sub(s.load(part), base)));
             }
@@ -397,14 +393,13 @@ impl<T: Stored> Task<'_, '_, '_, T> {
 
     /// What `dS` is wanted for beside the products: the bias, and the slope of the soft-cap.
     #[inline(always)]
-    fn after<S: Lanes>(&mut self, s: S, tile: &mut Tile<'_>, t: usize, start: usize, panels: &[Panel]) {
+    fn after<S: Lanes>(&mut self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel]) {
         let keys = self.work.call.dims.s;
         for r in 0..tile.rows {
             for (n, panel) in panels.iter().enumerate() {
                 let at = r * STEP + n * S::LANES;
                 if !self.bias.is_empty() {
-                    let first = start + panel.at * S::LANES;
-                    let there = first..(first + S::LANES).min(keys);
+                    let there = panel.key..(panel.key + S::LANES).min(keys);
                     let row = &mut self.bias[(t + r) * keys..(t + r + 1) * keys];
                     s.store_part(&mut row[there], s.load(&tile.ds[at..]));
                 }

@@ -1,26 +1,29 @@
 //! Forward: a task owns a range of queries of the heads that share keys.
 //!
-//! It takes the keys a `STEP` at a time, packs those that some query of its range visits, and lets every tile of queries catch up:
-//! scores, their maximum so far, their exponentials, the weighted values. Milakov and Gimelshein 2018; Dao et al. 2022
-//! (FlashAttention), algorithm 1.
+//! Where few keys are visited they are packed once, as they are met, and each tile of queries takes its own in turn, a `STEP` of them at a time,
+//! wherever they lie. Where they are many the keys come a `STEP` at a time, those that some query visits are packed, and every tile
+//! catches up. Either way: scores, their maximum so far, their exponentials, the weighted values. Milakov and Gimelshein 2018;
+//! Dao et al. 2022 (FlashAttention), algorithm 1.
 
 use std::ops::Range;
 
 use longreach_simd::product::{Matrix, Stored, strip};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, split};
-use ndarray::{Array3, Array4};
+use ndarray::Array3;
 
 use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
 use super::{
-    Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Store, TILE, higher, pack_columns, pack_rows, pack_strips,
-    panels, products, run,
+    zeros, Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Store, TILE, UNASKED, higher, pack_columns, pack_rows, products,
+    push_panels, run,
 };
 use crate::Error;
 
 /// Queries of a task, over all heads that share its keys: so many share the packing.
 const RANGE: usize = 1024;
+/// Bytes of packed keys and values that stay near.
+const PACKED: usize = 3 << 19;
 
 /// Attention of all queries over the keys that the pattern shows them.
 ///
@@ -28,27 +31,21 @@ const RANGE: usize = 1024;
 pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
     let call = Call::new(x, pattern)?;
     let Dims { b, t, h, g, e, .. } = call.dims;
-    let mut out = Array4::from_elem((b, t, h, e), f32::NAN);
-    let mut lse = Array3::from_elem((b, t, h), f32::NAN);
-    let heads = h / g;
-    let block = call.mask.block().0;
-    // Whole blocks of queries a task, enough tasks for every thread.
-    let blocks = call.mask.rows();
-    let enough = (b * g * blocks.len()).div_ceil(4 * cx.team.threads());
-    let range = (RANGE / (heads * block).max(1)).min(enough).max(1);
+    let mut out = zeros((b, t, h, e));
+    let mut lse = Array3::zeros((b, t, h));
     let mut tasks = Vec::new();
     let per_row = (out.as_slice_mut().unwrap_or_default(), lse.as_slice_mut().unwrap_or_default());
     let outs = per_row.0.chunks_mut((t * h * e).max(1));
+    let heads = h / g;
     for (b, (out, lse)) in outs.zip(per_row.1.chunks_mut((t * h).max(1))).enumerate() {
         let parts = split::columns(out, h * e, heads * e).into_iter().zip(split::columns(lse, h, heads));
         for (g, (out, lse)) in parts.enumerate() {
             let (mut out, mut lse) = (out.into_iter(), lse.into_iter());
-            for first in blocks.clone().step_by(range) {
-                let blocks = first..(first + range).min(blocks.end);
-                let queries = call.queries(blocks.start).start..call.queries(blocks.end - 1).end;
-                let rows = queries.len();
+            for (blocks, shared) in ranges(&call, b, g, cx.team.threads()) {
+                let first = call.queries(blocks.start).start;
+                let rows = call.queries(blocks.end - 1).end - first;
                 let (out, lse) = (out.by_ref().take(rows).collect(), lse.by_ref().take(rows).collect());
-                tasks.push(Task { call: &call, b, g, blocks, first: queries.start, out, lse });
+                tasks.push(Task { call: &call, b, g, blocks, shared, first, out, lse });
             }
         }
     }
@@ -58,6 +55,53 @@ pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> 
     Ok(Output { out, lse })
 }
 
+/// The blocks of queries of a group in ranges, each with the blocks of keys that are packed for it at once; without those where they are too
+/// many. Enough ranges for every thread.
+fn ranges<T>(call: &Call<'_, '_, T>, b: usize, g: usize, threads: usize) -> Vec<(Range<usize>, Option<Vec<u32>>)> {
+    let Dims { b: batch, h, g: groups, d, e, .. } = call.dims;
+    let heads = g * (h / groups)..(g + 1) * (h / groups);
+    let (block, key_block) = call.mask.block();
+    let most = PACKED / (4 * (d + e) * key_block);
+    let all = call.mask.rows();
+    let enough = (batch * groups * all.len()).div_ceil(4 * threads);
+    let longest = (RANGE / (heads.len() * block).max(1)).min(enough).max(1);
+    let mut ranges: Vec<(Range<usize>, Option<Vec<u32>>)> = Vec::new();
+    let mut union = Vec::new();
+    for i in all {
+        let lists = || heads.clone().map(|h| call.mask.row(b, h, i));
+        let fits = lists().all(|row| row.len() <= most);
+        let row = |keys: &mut Vec<u32>| {
+            lists().for_each(|row| keys.extend(row.iter().map(|entry| entry.keys)));
+            keys.sort_unstable();
+            keys.dedup();
+        };
+        if let Some((last, shared)) = ranges.last_mut()
+            && last.len() < longest
+            && shared.is_some() == fits
+        {
+            if let Some(shared) = shared {
+                union.clone_from(shared);
+                row(&mut union);
+                if union.len() <= most {
+                    std::mem::swap(shared, &mut union);
+                    last.end = i + 1;
+                    continue;
+                }
+            } else {
+                last.end = i + 1;
+                continue;
+            }
+        }
+        let shared = fits.then(|| {
+            let mut keys = Vec::new();
+            row(&mut keys);
+            keys
+        });
+        ranges.push((i..i + 1, shared));
+    }
+    ranges
+}
+
 /// A range of queries of the heads of a group.
 struct Task<'a, 'i, 'o, T> {
     call: &'a Call<'a, 'i, T>,
@@ -65,6 +109,8 @@ struct Task<'a, 'i, 'o, T> {
     g: usize,
     /// Blocks of queries.
     blocks: Range<usize>,
+    /// The blocks of keys that are packed for all of them, rising; without, keys are packed a step at a time.
+    shared: Option<Vec<u32>>,
     /// The first of the queries.
     first: usize,
     /// A query's `[heads, E]`.
@@ -78,8 +124,6 @@ struct Tile<'a> {
     h: usize,
     first: usize,
     rows: usize,
-    /// Where its rows begin in the task's scratch.
-    at: usize,
     /// What it has still to visit.
     entries: &'a [Entry],
 }
@@ -88,116 +132,171 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        let call = self.call;
-        let Dims { s: keys, h, g, d, e, .. } = call.dims;
-        let key_block = call.mask.block().1;
-        let heads = h / g;
-        let wide = e.next_multiple_of(2 * S::LANES);
+        match self.shared.take() {
+            Some(keys) => self.packed_at_once(s, &keys),
+            None => self.packed_in_steps(s),
+        }
+    }
+}
 
+impl<'a, T: Stored> Task<'a, '_, '_, T> {
+    fn tiles(&self) -> Vec<Tile<'a>> {
+        let call = self.call;
+        let heads = call.dims.h / call.dims.g;
         let mut tiles = Vec::new();
-        let mut at = 0;
-        for head in self.g * heads..(self.g + 1) * heads {
+        for h in self.g * heads..(self.g + 1) * heads {
             for i in self.blocks.clone() {
-                let entries = call.mask.row(self.b, head, i);
+                let entries = call.mask.row(self.b, h, i);
                 let queries = call.queries(i);
                 for first in queries.clone().step_by(TILE) {
-                    let rows = TILE.min(queries.end - first);
-                    tiles.push(Tile { h: head, first, rows, at, entries });
-                    at += rows.next_multiple_of(ROWS);
+                    tiles.push(Tile { h, first, rows: TILE.min(queries.end - first), entries });
                 }
             }
         }
-        let rows = at;
-        let scratch = &mut Scratch::new(rows * (d + wide + 2) + STEP * (d + wide) + TILE * (STEP + S::LANES + 2));
-        let (q, rest) = scratch.split_at_mut(rows * d);
-        let (sums, rest) = rest.split_at_mut(rows * wide);
-        let (highest, rest) = rest.split_at_mut(rows);
-        let (total, rest) = rest.split_at_mut(rows);
-        let (packed_k, rest) = rest.split_at_mut(STEP * d);
-        let (packed_v, rest) = rest.split_at_mut(STEP * wide);
-        let mut work = Work::new(rest, S::LANES);
-        sums.fill(0.0);
-        highest.fill(HIDDEN);
-        total.fill(0.0);
-        for tile in &tiles {
-            let strips = &mut q[tile.at * d..(tile.at + tile.rows.next_multiple_of(ROWS)) * d];
-            pack_strips(&call.q, self.b, tile.h, tile.first..tile.first + tile.rows, call.factor(), strips);
-        }
+        tiles
+    }
 
+    /// Tile by tile, with all keys at hand.
+    #[inline(always)]
+    fn packed_at_once<S: Lanes>(&mut self, s: S, keys: &[u32]) {
+        let call = self.call;
+        let Dims { d, e, s: all, .. } = call.dims;
+        let block = call.mask.block().1;
+        let wide = e.next_multiple_of(2 * S::LANES);
+        let (of_state, of_keys) = (State::size(d, wide), keys.len() * block * (d + wide));
+        let scratch = &mut Scratch::new(of_state + of_keys + Work::size(S::LANES));
+        let (state, rest) = scratch.split_at_mut(of_state);
+        let (packed, rest) = rest.split_at_mut(of_keys);
+        let mut packed = Packed::new(packed, d, wide);
+        let mut work = Work::new(rest, S::LANES);
+        let mut done = vec![false; keys.len()];
+        let mut visited = Vec::new();
+        for tile in self.tiles() {
+            visited.clear();
+            let mut n = 0;
+            for entry in tile.entries {
+                while keys[n] != entry.keys {
+                    n += 1;
+                }
+                let first = visited.len();
+                push_panels::<S>(*entry, block, all, n * block / S::LANES, &mut visited);
+                if !std::mem::replace(&mut done[n], true) {
+                    for panel in &visited[first..] {
+                        packed.pack(s, call, self.b, self.g, *panel);
+                    }
+                }
+            }
+            let mut state = State::new(state, d, wide);
+            state.start(s, call, self.b, &tile);
+            for panels in visited.chunks(STEP / S::LANES) {
+                work.step(s, call, self.b, &tile, &mut state, panels, &packed);
+            }
+            self.finish(s, &tile, &state);
+        }
+    }
+
+    /// A step of the keys at a time, for all tiles.
+    #[inline(always)]
+    fn packed_in_steps<S: Lanes>(&mut self, s: S) {
+        let call = self.call;
+        let Dims { d, e, s: all, .. } = call.dims;
+        let block = call.mask.block().1;
+        let wide = e.next_multiple_of(2 * S::LANES);
+        let mut tiles = self.tiles();
+        let (of_states, of_keys) = (tiles.len() * State::size(d, wide), STEP * (d + wide));
+        let scratch = &mut Scratch::new(of_states + of_keys + Work::size(S::LANES));
+        let (states, rest) = scratch.split_at_mut(of_states);
+        let (packed, rest) = rest.split_at_mut(of_keys);
+        let mut packed = Packed::new(packed, d, wide);
+        let mut work = Work::new(rest, S::LANES);
+        for (tile, state) in tiles.iter().zip(states.chunks_exact_mut(State::size(d, wide))) {
+            State::new(state, d, wide).start(s, call, self.b, tile);
+        }
         let mut visited = Vec::with_capacity(STEP / S::LANES);
-        let mut odd = Vec::new();
         while let Some(next) = tiles.iter().filter_map(|tile| tile.entries.first()).map(|entry| entry.keys).min() {
-            let start = next as usize * key_block / STEP * STEP;
-            let mut packed = [false; STEP];
-            odd.clear();
-            for tile in &mut tiles {
+            let start = next as usize * block / STEP * STEP;
+            let mut done = [false; STEP];
+            packed.odd.clear();
+            for (tile, state) in tiles.iter_mut().zip(states.chunks_exact_mut(State::size(d, wide))) {
                 visited.clear();
-                tile.entries = panels::<S>(tile.entries, key_block, keys, start, &mut visited);
+                while let [entry, rest @ ..] = tile.entries
+                    && (entry.keys as usize) * block < start + STEP
+                {
+                    push_panels::<S>(*entry, block, all, (entry.keys as usize * block - start) / S::LANES, &mut visited);
+                    tile.entries = rest;
+                }
                 if visited.is_empty() {
                     continue;
                 }
                 for panel in &visited {
-                    if !std::mem::replace(&mut packed[panel.at], true) {
-                        let first = start + panel.at * S::LANES;
-                        let there = first..(first + S::LANES).min(keys);
-                        let at = panel.at * S::LANES;
-                        pack_columns(
-                            s,
-                            &call.k,
-                            self.b,
-                            self.g,
-                            there.clone(),
-                            &mut packed_k[at * d..][..S::LANES * d],
-                        );
-                        let values = &mut packed_v[at * wide..][..S::LANES * wide];
-                        pack_rows(s, &call.v, self.b, self.g, there, wide, values);
-                        if !finite(s, values) {
-                            set_aside(values, wide, at, &mut odd);
-                        }
+                    if !std::mem::replace(&mut done[panel.at], true) {
+                        packed.pack(s, call, self.b, self.g, *panel);
                     }
                 }
-                let mut state = State {
-                    q: &q[tile.at * d..],
-                    sums: &mut sums[tile.at * wide..],
-                    highest: &mut highest[tile.at..],
-                    total: &mut total[tile.at..],
-                    wide,
-                };
-                products(s, tile.rows, state.q, &visited, packed_k, d, Store(work.scores));
-                if !call.untouched(&visited) {
-                    for r in 0..tile.rows {
-                        let row = work.scores[r * STEP..(r + 1) * STEP].chunks_exact_mut(S::LANES);
-                        for (panel, part) in visited.iter().zip(row) {
-                            let first = start + panel.at * S::LANES;
-                            call.adjust(s, self.b, tile.h, tile.first + r, first, *panel, part, None);
-                        }
-                    }
-                }
-                work.exponentials(s, tile, &mut state, &visited);
-                work.values(s, tile, &mut state, &visited, packed_v);
-                for (at, value) in &odd {
-                    work.odd_value(s, tile, &mut state, &visited, *at, value);
-                }
+                work.step(s, call, self.b, tile, &mut State::new(state, d, wide), &visited, &packed);
             }
         }
+        for (tile, state) in tiles.iter().zip(states.chunks_exact_mut(State::size(d, wide))) {
+            self.finish(s, tile, &State::new(state, d, wide));
+        }
+    }
 
-        for tile in &tiles {
-            let head = tile.h - self.g * heads;
-            for r in 0..tile.rows {
-                let row = tile.first + r - self.first;
-                let (mut high, mut sum) = (highest[tile.at + r], total[tile.at + r]);
-                let mut keep = 1.0;
-                if let Some(sinks) = &call.x.sinks {
-                    let sink = sinks[tile.h] * LOG2_E;
-                    let top = high.max(sink);
-                    keep = (high - top).exp2();
-                    sum = sum * keep + (sink - top).exp2();
-                    high = top;
+    /// Writes what a tile has come to.
+    #[inline(always)]
+    fn finish<S: Lanes>(&mut self, s: S, tile: &Tile<'_>, state: &State<'_>) {
+        let call = self.call;
+        let Dims { h, g, e, .. } = call.dims;
+        let head = tile.h - self.g * (h / g);
+        for r in 0..tile.rows {
+            let row = tile.first + r - self.first;
+            let (mut high, mut sum) = (state.highest[r], state.total[r]);
+            let mut keep = 1.0;
+            if let Some(sinks) = &call.x.sinks {
+                let sink = sinks[tile.h] * LOG2_E;
+                let top = high.max(sink);
+                keep = (high - top).exp2();
+                sum = sum * keep + (sink - top).exp2();
+                high = top;
+            }
+            let scale = if sum == 0.0 { 0.0 } else { keep / sum };
+            let from = &state.sums[r * state.wide..r * state.wide + e];
+            math::scale_into(s, scale, from, &mut self.out[row][head * e..(head + 1) * e]);
+            self.lse[row][head] = if sum == 0.0 { f32::NEG_INFINITY } else { high / LOG2_E + sum.ln() };
+        }
+    }
+}
+
+/// Packed keys and values, a vector's worth a place.
+struct Packed<'a> {
+    /// `[D, LANES]` each.
+    k: &'a mut [f32],
+    /// `[LANES, wide]` each.
+    v: &'a mut [f32],
+    d: usize,
+    wide: usize,
+    /// Values that are not finite, with the places of their keys: zero times them would spoil the rows that do not see them.
+    odd: Vec<(usize, Vec<f32>)>,
+}
+
+impl<'a> Packed<'a> {
+    fn new(memory: &'a mut [f32], d: usize, wide: usize) -> Self {
+        let (k, v) = memory.split_at_mut(memory.len() / (d + wide) * d);
+        Self { k, v, d, wide, odd: Vec::new() }
+    }
+
+    #[inline(always)]
+    fn pack<S: Lanes, T: Stored>(&mut self, s: S, call: &Call<'_, '_, T>, b: usize, g: usize, panel: Panel) {
+        let (d, wide, at) = (self.d, self.wide, panel.at * S::LANES);
+        let there = panel.key..(panel.key + S::LANES).min(call.dims.s);
+        pack_columns(s, &call.k, b, g, there.clone(), &mut self.k[at * d..][..S::LANES * d]);
+        let values = &mut self.v[at * wide..][..S::LANES * wide];
+        pack_rows(s, &call.v, b, g, there, wide, values);
+        if !finite(s, values) {
+            for (i, row) in values.chunks_exact_mut(wide).enumerate() {
+                if row.iter().any(|x| !x.is_finite()) {
+                    self.odd.push((at + i, row.to_vec()));
+                    row.fill(0.0);
                 }
-                let scale = if sum == 0.0 { 0.0 } else { keep / sum };
-                let from = &sums[(tile.at + r) * wide..(tile.at + r) * wide + e];
-                math::scale_into(s, scale, from, &mut self.out[row][head * e..(head + 1) * e]);
-                self.lse[row][head] = if sum == 0.0 { f32::NEG_INFINITY } else { high / LOG2_E + sum.ln() };
             }
         }
     }
@@ -214,28 +313,41 @@ fn finite<S: Lanes>(s: S, x: &[f32]) -> bool {
     s.sum(sum) == 0.0
 }
 
-/// Values that are not finite: zero times them would spoil the rows that do not see them. They leave the panel for a list of their own,
-/// with their place in the step.
-fn set_aside(values: &mut [f32], wide: usize, at: usize, odd: &mut Vec<(usize, Vec<f32>)>) {
-    for (i, row) in values.chunks_exact_mut(wide).enumerate() {
-        if row.iter().any(|x| !x.is_finite()) {
-            odd.push((at + i, row.to_vec()));
-            row.fill(0.0);
-        }
-    }
-}
-
 /// What is known of a tile's rows so far.
 struct State<'a> {
-    /// Strips of `[D, ROWS]`.
-    q: &'a [f32],
-    /// The weighted values, `[rows, wide]`.
+    /// Times the factor, `[TILE, D]`.
+    q: &'a mut [f32],
+    /// The weighted values, `[TILE, wide]`.
     sums: &'a mut [f32],
     /// The highest score, in powers of two.
     highest: &'a mut [f32],
     /// The sum of exponentials.
     total: &'a mut [f32],
+    d: usize,
     wide: usize,
+}
+
+impl<'a> State<'a> {
+    fn size(d: usize, wide: usize) -> usize {
+        TILE * (d + wide + 2)
+    }
+
+    #[inline(always)]
+    fn new(memory: &'a mut [f32], d: usize, wide: usize) -> Self {
+        let (q, rest) = memory.split_at_mut(TILE * d);
+        let (sums, rest) = rest.split_at_mut(TILE * wide);
+        let (highest, total) = rest.split_at_mut(TILE);
+        Self { q, sums, highest, total, d, wide }
+    }
+
+    /// Nothing is known yet.
+    #[inline(always)]
+    fn start<S: Lanes, T: Stored>(&mut self, s: S, call: &Call<'_, '_, T>, b: usize, tile: &Tile<'_>) {
+        self.sums.fill(0.0);
+        self.highest.fill(HIDDEN);
+        self.total.fill(0.0);
+        pack_rows(s, &call.q, b, tile.h, tile.first..tile.first + tile.rows, self.d, self.q);
+    }
 }
 
 /// The scores of a tile over a step, and what their softmax needs.
@@ -251,12 +363,47 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    fn size(lanes: usize) -> usize {
+        TILE * (STEP + lanes + 2)
+    }
+
     #[inline(always)]
     fn new(memory: &'a mut [f32], lanes: usize) -> Self {
         let (scores, rest) = memory.split_at_mut(TILE * STEP);
         let (lanes, rest) = rest.split_at_mut(TILE * lanes);
         let (base, shrink) = rest.split_at_mut(TILE);
         Self { scores, lanes, base, shrink }
+    }
+
+    /// A tile meets up to a step of packed keys.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "a tile, and what it meets")]
+    fn step<S: Lanes, T: Stored>(
+        &mut self,
+        s: S,
+        call: &Call<'_, '_, T>,
+        b: usize,
+        tile: &Tile<'_>,
+        state: &mut State<'_>,
+        panels: &[Panel],
+        packed: &Packed<'_>,
+    ) {
+        let d = state.d;
+        products(s, (tile.rows, d), state.q, panels, packed.k, d, Store(self.scores, call.factor()));
+        if !call.untouched(panels) {
+            for r in 0..tile.rows {
+                let row = self.scores[r * STEP..(r + 1) * STEP].chunks_exact_mut(S::LANES);
+                let mut seen = UNASKED;
+                for (panel, part) in panels.iter().zip(row) {
+                    call.adjust(s, (b, tile.h, tile.first + r), *panel, part, None, &mut seen);
+                }
+            }
+        }
+        self.exponentials(s, tile, state, panels);
+        self.values(s, tile, state, panels, packed.v);
+        for (at, value) in &packed.odd {
+            self.odd_value(s, tile, state, panels, *at, value);
+        }
     }
 
     /// Scores become exponentials; the highest score and the sum of exponentials move on.

@@ -7,12 +7,13 @@
 
 use std::ops::Range;
 
+use longreach_simd::cache::prefetch;
 use longreach_simd::product::{Matrix, Stored, columns, strip, widen};
-use longreach_simd::{Lanes, math};
+use longreach_simd::{Lanes, math, memory};
 use ndarray::{Array3, Array4, ArrayView3, ArrayView4};
 
 use super::Inputs;
-use super::mask::{BlockMask, Entry, Limits, Pattern, Sizes};
+use super::mask::{BlockMask, Entry, Limits, Pattern, Sizes, below};
 use crate::Error;
 
 mod backward;
@@ -31,6 +32,8 @@ const ROWS: usize = 8;
 const TILE: usize = 64;
 /// The score of a pair that is hidden: finite, so that differences stay numbers.
 const HIDDEN: f32 = -1e30;
+/// How many tokens ahead their memory is asked for.
+const SOON: usize = 16;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
 /// The output, and the logarithm of the sum of the exponentials: −∞ where a query sees no key, whose output is zero.
@@ -54,6 +57,12 @@ struct Dims {
     e: usize,
 }
 
+/// Zeros, handed out where they are first written.
+fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> Array4<f32> {
+    let n = b * t * h * d;
+    Array4::from_shape_vec((b, t, h, d), memory::zeros(n)).unwrap_or_else(|_| Array4::zeros((b, t, h, d)))
+}
+
 /// A view `[B, T, H, D]` as rows.
 struct Slices<'a, T> {
     tokens: Vec<&'a [T]>,
@@ -71,6 +80,14 @@ impl<'a, T> Slices<'a, T> {
     #[inline(always)]
     fn row(&self, b: usize, t: usize, h: usize) -> &'a [T] {
         &self.tokens[b * self.length + t][h * self.width..(h + 1) * self.width]
+    }
+
+    /// Asks for the memory of a token that is wanted soon after this one: rows lie far apart.
+    #[inline(always)]
+    fn ask(&self, b: usize, t: usize, h: usize) {
+        if t + SOON < self.length {
+            prefetch(self.row(b, t + SOON, h));
+        }
     }
 
     /// Token `t` of sequence `b`, all heads.
@@ -157,26 +174,26 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
 
     /// Which of `keys` query `t` sees.
     #[inline(always)]
-    fn seen(&self, b: usize, h: usize, t: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, (b, h, t): (usize, usize, usize), keys: Range<usize>) -> u64 {
         let i = self.of.queries.start + t;
         self.pattern.seen(&self.of, b, h, i, keys.clone()) & self.limits.seen(b, i, keys)
     }
 
     /// The scores of query `t` for the keys of a panel, from their products: soft-cap, bias, weight and what is hidden; in powers
-    /// of two. Leaves the soft-cap's slope in `slope`, if it is wanted.
+    /// of two. Leaves the soft-cap's slope in `slope`, if it is wanted; `seen` is
+    /// what was last asked for this query: 64 keys, from where on, and which of them it sees.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "where the scores stand")]
     fn adjust<S: Lanes>(
         &self,
         s: S,
-        b: usize,
-        h: usize,
-        t: usize,
-        first: usize,
+        (b, h, t): (usize, usize, usize),
         panel: Panel,
         scores: &mut [f32],
         slope: Option<&mut [f32]>,
+        seen: &mut (usize, u64),
     ) {
+        let first = panel.key;
         let mut y = s.load(scores);
         if let Some(cap) = self.x.softcap {
             let r = math::tanh(s, s.mul(y, s.splat(1.0 / cap)));
@@ -198,17 +215,16 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         if !self.plain() {
             y = s.mul(y, s.splat(LOG2_E));
         }
-        s.store(scores, s.add(y, s.splat(panel.log_weight * LOG2_E)));
+        y = s.add(y, s.splat(panel.log_weight * LOG2_E));
         if panel.cut {
-            let there = first..(first + S::LANES).min(self.dims.s);
-            let all = (1u64 << S::LANES) - 1;
-            let mut hidden = all as u32 & !self.seen(b, h, t, there.clone());
-            hidden |= all as u32 & !(((1u64 << there.len()) - 1) as u32);
-            while hidden != 0 {
-                scores[hidden.trailing_zeros() as usize] = HIDDEN;
-                hidden &= hidden - 1;
+            let at = first / 64 * 64;
+            if seen.0 != at {
+                let there = at..(at + 64).min(self.dims.s);
+                *seen = (at, self.seen((b, h, t), there.clone()) & below(there.len()));
             }
+            y = s.select_bits((seen.1 >> (first - at)) as u32, y, s.splat(HIDDEN));
         }
+        s.store(scores, y);
     }
 
     /// Whether every pair of these panels is seen once and its product is its score.
@@ -218,38 +234,31 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
     }
 }
 
+/// Nothing was asked for this query yet.
+const UNASKED: (usize, u64) = (usize::MAX, 0);
+
 /// `0 1 2 …`
 static COUNT: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// A vector's worth of keys.
 #[derive(Clone, Copy)]
 struct Panel {
-    /// Which of the step's.
+    /// Its place among the packed ones.
     at: usize,
+    /// The first of its keys.
+    key: usize,
     cut: bool,
     log_weight: f32,
 }
 
-/// Pushes the panels of the entries of `row` that lie in the step from `start` on, and returns the entries behind it.
+/// Pushes the panels of an entry, whose block was packed from place `at` on.
 #[inline(always)]
-fn panels<'e, S: Lanes>(
-    mut row: &'e [Entry],
-    block: usize,
-    keys: usize,
-    start: usize,
-    panels: &mut Vec<Panel>,
-) -> &'e [Entry] {
-    while let [entry, rest @ ..] = row
-        && (entry.keys as usize) * block < start + STEP
-    {
-        let first = entry.keys as usize * block;
-        for key in (first..(first + block).min(keys)).step_by(S::LANES) {
-            let cut = entry.cut || key + S::LANES > keys;
-            panels.push(Panel { at: (key - start) / S::LANES, cut, log_weight: entry.log_weight });
-        }
-        row = rest;
+fn push_panels<S: Lanes>(entry: Entry, block: usize, keys: usize, at: usize, panels: &mut Vec<Panel>) {
+    let first = entry.keys as usize * block;
+    for (n, key) in (first..(first + block).min(keys)).step_by(S::LANES).enumerate() {
+        let cut = entry.cut || key + S::LANES > keys;
+        panels.push(Panel { at: at + n, key, cut, log_weight: entry.log_weight });
     }
-    row
 }
 
 /// The higher of two scores; one that is not a number is the highest.
@@ -281,6 +290,7 @@ fn pack_columns<S: Lanes, T: Stored>(
     let mut rows = [&[][..]; 16];
     for (row, j) in rows.iter_mut().zip(tokens.clone()) {
         *row = x.row(b, j, g);
+        x.ask(b, j, g);
     }
     columns(s, &rows[..tokens.len()], x.width, out);
 }
@@ -299,6 +309,7 @@ fn pack_rows<S: Lanes, T: Stored>(
     for (i, row) in out.chunks_exact_mut(wide).enumerate() {
         if i < tokens.len() {
             widen(s, x.row(b, tokens.start + i, g), &mut row[..x.width]);
+            x.ask(b, tokens.start + i, g);
             row[x.width..].fill(0.0);
         } else {
             row.fill(0.0);
@@ -306,31 +317,12 @@ fn pack_rows<S: Lanes, T: Stored>(
     }
 }
 
-/// Packs rows times `factor` as strips of `[width, ROWS]`, zero beyond their number.
-#[inline(always)]
-fn pack_strips<T: Stored>(x: &Slices<'_, T>, b: usize, h: usize, tokens: Range<usize>, factor: f32, out: &mut [f32]) {
-    for (n, strip) in out.chunks_exact_mut(ROWS * x.width).take(tokens.len().div_ceil(ROWS)).enumerate() {
-        for r in 0..ROWS {
-            let t = tokens.start + n * ROWS + r;
-            if t < tokens.end {
-                for (i, x) in x.row(b, t, h).iter().enumerate() {
-                    strip[i * ROWS + r] = factor * x.widen();
-                }
-            } else {
-                for i in 0..x.width {
-                    strip[i * ROWS + r] = 0.0;
-                }
-            }
-        }
-    }
-}
-
-/// Products of the strips of a tile with the columns of the panels, `[rows, STEP]`, the panels one behind the other.
+/// Products of the rows of a tile, `wide` apart, with the columns of the panels: `[rows, STEP]`, the panels one behind the other.
 #[inline(always)]
 fn products<S: Lanes>(
     s: S,
-    rows: usize,
-    strips: &[f32],
+    (rows, wide): (usize, usize),
+    tile: &[f32],
     panels: &[Panel],
     columns: &[f32],
     width: usize,
@@ -338,9 +330,9 @@ fn products<S: Lanes>(
 ) {
     let size = S::LANES * width;
     for (i, pair) in panels.chunks(2).enumerate() {
-        let b = [pair[0], pair[pair.len() - 1]].map(|p| &columns[p.at * size..(p.at + 1) * size]);
+        let b = [&columns[pair[0].at * size..][..size], &columns[pair[pair.len() - 1].at * size..][..size]];
         for first in (0..rows).step_by(ROWS) {
-            let a = Matrix { data: &strips[first * width..(first + ROWS) * width], row: 1, col: ROWS };
+            let a = Matrix::rows(&tile[first * wide..], wide);
             let acc = strip::<S, ROWS>(s, a, width, b, S::LANES, [[s.splat(0.0); 2]; ROWS]);
             for (r, acc) in acc.into_iter().enumerate() {
                 let at = (first + r) * STEP + 2 * i * S::LANES;
@@ -358,13 +350,13 @@ trait TakeRows<S: Lanes> {
     fn take(&mut self, s: S, r: usize, at: usize, product: S::V);
 }
 
-/// They are stored.
-struct Store<'a>(&'a mut [f32]);
+/// They are stored, times a factor.
+struct Store<'a>(&'a mut [f32], f32);
 
 impl<S: Lanes> TakeRows<S> for Store<'_> {
     #[inline(always)]
     fn take(&mut self, s: S, _: usize, at: usize, product: S::V) {
-        s.store(&mut self.0[at..], product);
+        s.store(&mut self.0[at..], s.mul(product, s.splat(self.1)));
     }
 }
 

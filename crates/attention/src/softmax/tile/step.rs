@@ -13,7 +13,7 @@ use ndarray::{Array3, Array4};
 
 use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
-use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher};
+use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, UNASKED, higher};
 use crate::Error;
 
 /// Keys of a part: at most so many, and not so few that the merge would cost.
@@ -146,6 +146,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             for (i, row) in rows.iter().enumerate() {
                 if let Some(entry) = row.here {
                     let scores = &mut scores[i * rows_per_block..(i + 1) * rows_per_block];
+                    let mut seen = UNASKED;
                     for (n, part) in scores.chunks_exact_mut(S::LANES).enumerate() {
                         let at = first + n * S::LANES;
                         if at >= keys.end {
@@ -153,9 +154,9 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                             continue;
                         }
                         let cut = entry.cut || at + S::LANES > all;
-                        let panel = Panel { at: n, cut, log_weight: entry.log_weight };
+                        let panel = Panel { at: n, key: at, cut, log_weight: entry.log_weight };
                         if !call.untouched(&[panel]) {
-                            call.adjust(s, self.b, row.h, row.t, at, panel, part, None);
+                            call.adjust(s, (self.b, row.h, row.t), panel, part, None, &mut seen);
                         }
                     }
                     let [high, total] = &mut state[2 * i..2 * i + 2] else { continue };

@@ -26,7 +26,7 @@ impl Pattern for Window {
         self.band().visit(of, b, h, queries, keys, row);
     }
 
-    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u32 {
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
         self.band().seen(of, b, h, i, keys)
     }
 }
