@@ -19,7 +19,7 @@ use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 use super::super::Inputs;
 use super::super::mask::{Columns, Entry, Pattern};
 use super::{
-    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Slices, Store, TILE, TakeRows, UNASKED, zeros, pack_columns, pack_rows,
+    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, zeros, pack_columns, pack_rows,
     products, push_panels, run,
 };
 use crate::{Error, error};
@@ -272,6 +272,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
         let columns = &columns[self.b % columns.len()];
         let columns = &columns[self.h % columns.len()];
         let mut visited = Vec::with_capacity(STEP / S::LANES);
+        let mut sight = Sight::new();
         for first in self.keys.clone().step_by(RANGE) {
             let last = (first + RANGE).min(self.keys.end);
             keys.dk.fill(0.0);
@@ -333,22 +334,21 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                                 pack_rows(s, &call.k, self.b, group, there, wide_d, rows);
                             }
                         }
+                        sight.look(call, (self.b, self.h, t), tile.rows, &visited, S::LANES);
                         let scaled = Store(tile.p, call.factor());
-                        products(s, (tile.rows, wide_d), tile.q, &visited, keys.k, d, scaled);
-                        self.exponentials(s, &mut tile, t, &visited);
+                        products(s, (tile.rows, wide_d), tile.q, &visited, &sight, keys.k, d, scaled);
+                        self.exponentials(s, &mut tile, t, &visited, &sight);
                         let slopes = Slopes { p: tile.p, delta: tile.delta, ds: tile.ds };
-                        products(s, (tile.rows, wide_e), tile.dout, &visited, keys.v, e, slopes);
+                        products(s, (tile.rows, wide_e), tile.dout, &visited, &sight, keys.v, e, slopes);
                         self.after(s, &mut tile, t, &visited);
                         let mut done = 0;
                         while done < visited.len() {
                             let run = run(&visited[done..]);
-                            let (from, n) = (done * S::LANES, run * S::LANES);
                             let at = visited[done].at * S::LANES;
-                            let dv = &mut keys.dv[at * wide_e..];
-                            down(s, tile.rows, &tile.p[from..], tile.dout, n, wide_e, dv);
-                            let dk = &mut keys.dk[at * wide_d..];
-                            down(s, tile.rows, &tile.ds[from..], tile.q, n, wide_d, dk);
-                            across(s, tile.rows, &tile.ds[from..], &keys.k_rows[at * wide_d..], n, wide_d, tile.dq);
+                            let of_keys = (&visited[..], &sight, done..done + run);
+                            down(s, tile.rows, of_keys.clone(), tile.p, tile.dout, wide_e, &mut keys.dv[at * wide_e..]);
+                            down(s, tile.rows, of_keys.clone(), tile.ds, tile.q, wide_d, &mut keys.dk[at * wide_d..]);
+                            across(s, tile.rows, of_keys, tile.ds, keys.k_rows, wide_d, tile.dq);
                             done += run;
                         }
                     }
@@ -372,19 +372,25 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
 }
 
 impl<T: Stored> Task<'_, '_, '_, T> {
-    /// Products become `P`.
+    /// Products become `P`; what a row does not see is zero in it and in `dS`.
     #[inline(always)]
-    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel]) {
+    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel], sight: &Sight) {
         let call = &self.work.call;
         let untouched = call.untouched(panels);
         for r in 0..tile.rows {
             let base = s.splat(tile.base[r]);
-            let row = &mut tile.p[r * STEP..(r + 1) * STEP];
-            let mut seen = UNASKED;
-            for (n, (panel, part)) in panels.iter().zip(row.chunks_exact_mut(S::LANES)).enumerate() {
+            let there = sight.panels(r);
+            for (n, panel) in panels.iter().enumerate() {
+                let at = r * STEP + n * S::LANES;
+                if !there.contains(&n) {
+                    s.store(&mut tile.p[at..], s.splat(0.0));
+                    s.store(&mut tile.ds[at..], s.splat(0.0));
+                    continue;
+                }
+                let part = &mut tile.p[at..][..S::LANES];
                 if !untouched {
-                    let slope = tile.slope.get_mut(r * STEP + n * S::LANES..);
-                    call.adjust(s, (self.b, self.h, t + r), *panel, part, slope, &mut seen);
+                    let slope = tile.slope.get_mut(at..);
+                    call.adjust(s, (self.b, self.h, t + r), *panel, sight.bits(n, r), part, slope);
                 }
                 s.store(part, math::exp2(s, s.sub(s.load(part), base)));
             }
@@ -427,26 +433,45 @@ impl<S: Lanes> TakeRows<S> for Slopes<'_> {
     }
 }
 
-/// `out[j] += Σ_r a[r, j] b[r]` for `n` columns of `a: [rows, STEP]` and `b: [rows, wide]`.
+/// Panels of a step that follow one another in memory, and who sees them.
+type Of<'a> = (&'a [Panel], &'a Sight, Range<usize>);
+
+/// `out[j] += Σ_r a[r, j] b[r]` for the keys of some panels of `a: [rows, STEP]` and `b: [rows, wide]`.
 #[inline(always)]
-fn down<S: Lanes>(s: S, rows: usize, a: &[f32], b: &[f32], n: usize, wide: usize, out: &mut [f32]) {
+fn down<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usize, out: &mut [f32]) {
+    let (_, sight, panels) = of;
     for column in (0..wide).step_by(2 * S::LANES) {
-        let b = [&b[column..], &b[column + S::LANES..]];
-        for j in (0..n).step_by(ROWS) {
-            let a = Matrix { data: &a[j..], row: 1, col: STEP };
-            accumulate(s, a, rows, b, wide, &mut out[j * wide + column..]);
+        for j in (0..panels.len() * S::LANES).step_by(ROWS) {
+            // The rows from the first strip that sees some of these keys to the last.
+            let keys = panels.start + j / S::LANES..panels.start + (j + ROWS - 1) / S::LANES + 1;
+            let (mut first, mut end) = (rows, 0);
+            for r in (0..rows).step_by(ROWS) {
+                if !sight.clip(r, keys.clone()).is_empty() {
+                    (first, end) = (first.min(r), (r + ROWS).min(rows));
+                }
+            }
+            if first < end {
+                let a = Matrix { data: &a[first * STEP + panels.start * S::LANES + j..], row: 1, col: STEP };
+                let b = [&b[first * wide + column..], &b[first * wide + column + S::LANES..]];
+                accumulate(s, a, end - first, b, wide, &mut out[j * wide + column..]);
+            }
         }
     }
 }
 
-/// `out[r] += Σ_j a[r, j] b[j]` for `n` columns of `a: [rows, STEP]` and `b: [n, wide]`.
+/// `out[r] += Σ_j a[r, j] b[j]` for the keys of some panels of `a: [rows, STEP]` and `b: [.., wide]`.
 #[inline(always)]
-fn across<S: Lanes>(s: S, rows: usize, a: &[f32], b: &[f32], n: usize, wide: usize, out: &mut [f32]) {
+fn across<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usize, out: &mut [f32]) {
+    let (visited, sight, panels) = of;
     for column in (0..wide).step_by(2 * S::LANES) {
-        let b = [&b[column..], &b[column + S::LANES..]];
         for r in (0..rows).step_by(ROWS) {
-            let a = Matrix::rows(&a[r * STEP..], STEP);
-            accumulate(s, a, n, b, wide, &mut out[r * wide + column..]);
+            let there = sight.clip(r, panels.clone());
+            if !there.is_empty() {
+                let a = Matrix::rows(&a[r * STEP + there.start * S::LANES..], STEP);
+                let at = visited[there.start].at * S::LANES * wide + column;
+                let b = [&b[at..], &b[at + S::LANES..]];
+                accumulate(s, a, there.len() * S::LANES, b, wide, &mut out[r * wide + column..]);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use ndarray::Array3;
 use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
 use super::{
-    zeros, Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Store, TILE, UNASKED, higher, pack_columns, pack_rows, products,
+    zeros, Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, higher, pack_columns, pack_rows, products,
     push_panels, run,
 };
 use crate::Error;
@@ -23,7 +23,7 @@ use crate::Error;
 /// Queries of a task, over all heads that share its keys: so many share the packing.
 const RANGE: usize = 1024;
 /// Bytes of packed keys and values that stay near.
-const PACKED: usize = 3 << 19;
+const PACKED: usize = 3 << 18;
 
 /// Attention of all queries over the keys that the pattern shows them.
 ///
@@ -188,7 +188,9 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             }
             let mut state = State::new(state, d, wide);
             state.start(s, call, self.b, &tile);
-            for panels in visited.chunks(STEP / S::LANES) {
+            // Steps of equal size.
+            let steps = visited.len().div_ceil(STEP / S::LANES).max(1);
+            for panels in visited.chunks(visited.len().div_ceil(steps).next_multiple_of(2).max(2)) {
                 work.step(s, call, self.b, &tile, &mut state, panels, &packed);
             }
             self.finish(s, &tile, &state);
@@ -360,6 +362,7 @@ struct Work<'a> {
     base: &'a mut [f32],
     /// What the sums so far are to be multiplied with, a row.
     shrink: &'a mut [f32],
+    sight: Sight,
 }
 
 impl<'a> Work<'a> {
@@ -372,7 +375,7 @@ impl<'a> Work<'a> {
         let (scores, rest) = memory.split_at_mut(TILE * STEP);
         let (lanes, rest) = rest.split_at_mut(TILE * lanes);
         let (base, shrink) = rest.split_at_mut(TILE);
-        Self { scores, lanes, base, shrink }
+        Self { scores, lanes, base, shrink, sight: Sight::new() }
     }
 
     /// A tile meets up to a step of packed keys.
@@ -389,17 +392,18 @@ impl<'a> Work<'a> {
         packed: &Packed<'_>,
     ) {
         let d = state.d;
-        products(s, (tile.rows, d), state.q, panels, packed.k, d, Store(self.scores, call.factor()));
+        self.sight.look(call, (b, tile.h, tile.first), tile.rows, panels, S::LANES);
+        let scaled = Store(self.scores, call.factor());
+        products(s, (tile.rows, d), state.q, panels, &self.sight, packed.k, d, scaled);
         if !call.untouched(panels) {
             for r in 0..tile.rows {
-                let row = self.scores[r * STEP..(r + 1) * STEP].chunks_exact_mut(S::LANES);
-                let mut seen = UNASKED;
-                for (panel, part) in panels.iter().zip(row) {
-                    call.adjust(s, (b, tile.h, tile.first + r), *panel, part, None, &mut seen);
+                for n in self.sight.panels(r) {
+                    let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
+                    call.adjust(s, (b, tile.h, tile.first + r), panels[n], self.sight.bits(n, r), part, None);
                 }
             }
         }
-        self.exponentials(s, tile, state, panels);
+        self.exponentials(s, tile, state);
         self.values(s, tile, state, panels, packed.v);
         for (at, value) in &packed.odd {
             self.odd_value(s, tile, state, panels, *at, value);
@@ -408,11 +412,12 @@ impl<'a> Work<'a> {
 
     /// Scores become exponentials; the highest score and the sum of exponentials move on.
     #[inline(always)]
-    fn exponentials<S: Lanes>(&mut self, s: S, tile: &Tile<'_>, state: &mut State<'_>, panels: &[Panel]) {
-        let width = panels.len() * S::LANES;
+    fn exponentials<S: Lanes>(&mut self, s: S, tile: &Tile<'_>, state: &mut State<'_>) {
         for r in 0..tile.rows {
             let mut high = s.splat(HIDDEN);
-            for part in self.scores[r * STEP..r * STEP + width].chunks_exact(S::LANES) {
+            let there = self.sight.panels(r);
+            let there = r * STEP + there.start.min(there.end) * S::LANES..r * STEP + there.end * S::LANES;
+            for part in self.scores[there].chunks_exact(S::LANES) {
                 high = s.max(high, s.load(part));
             }
             s.store(&mut self.lanes[r * S::LANES..], high);
@@ -433,7 +438,9 @@ impl<'a> Work<'a> {
         for r in 0..tile.rows {
             let base = s.splat(self.base[r]);
             let mut sum = s.splat(0.0);
-            for part in self.scores[r * STEP..r * STEP + width].chunks_exact_mut(S::LANES) {
+            let there = self.sight.panels(r);
+            let there = r * STEP + there.start.min(there.end) * S::LANES..r * STEP + there.end * S::LANES;
+            for part in self.scores[there].chunks_exact_mut(S::LANES) {
                 let p = math::exp2(s, s.sub(s.load(part), base));
                 s.store(part, p);
                 sum = s.add(sum, p);
@@ -459,10 +466,13 @@ impl<'a> Work<'a> {
                 let mut done = 0;
                 while done < panels.len() {
                     let run = run(&panels[done..]);
-                    let a = Matrix::rows(&self.scores[first * STEP + done * S::LANES..], STEP);
-                    let from = panels[done].at * S::LANES * wide + column;
-                    let b = [&values[from..], &values[from + S::LANES..]];
-                    acc = strip::<S, ROWS>(s, a, run * S::LANES, b, wide, acc);
+                    let there = self.sight.clip(first, done..done + run);
+                    if !there.is_empty() {
+                        let a = Matrix::rows(&self.scores[first * STEP + there.start * S::LANES..], STEP);
+                        let from = panels[there.start].at * S::LANES * wide + column;
+                        let b = [&values[from..], &values[from + S::LANES..]];
+                        acc = strip::<S, ROWS>(s, a, there.len() * S::LANES, b, wide, acc);
+                    }
                     done += run;
                 }
                 for (r, acc) in acc.into_iter().enumerate() {
@@ -486,7 +496,7 @@ impl<'a> Work<'a> {
         value: &[f32],
     ) {
         let Some(n) = panels.iter().position(|panel| panel.at == at / S::LANES) else { return };
-        for r in 0..tile.rows {
+        for r in (0..tile.rows).filter(|r| self.sight.panels(*r).contains(&n)) {
             let p = self.scores[r * STEP + n * S::LANES + at % S::LANES];
             if p != 0.0 {
                 let row = state.sums[r * state.wide..(r + 1) * state.wide].chunks_exact_mut(S::LANES);

@@ -180,8 +180,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
     }
 
     /// The scores of query `t` for the keys of a panel, from their products: soft-cap, bias, weight and what is hidden; in powers
-    /// of two. Leaves the soft-cap's slope in `slope`, if it is wanted; `seen` is
-    /// what was last asked for this query: 64 keys, from where on, and which of them it sees.
+    /// of two. Of a panel that is cut, `seen` says which keys the query sees. Leaves the soft-cap's slope in `slope`, if it is wanted.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "where the scores stand")]
     fn adjust<S: Lanes>(
@@ -189,9 +188,9 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         s: S,
         (b, h, t): (usize, usize, usize),
         panel: Panel,
+        seen: u32,
         scores: &mut [f32],
         slope: Option<&mut [f32]>,
-        seen: &mut (usize, u64),
     ) {
         let first = panel.key;
         let mut y = s.load(scores);
@@ -217,12 +216,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         }
         y = s.add(y, s.splat(panel.log_weight * LOG2_E));
         if panel.cut {
-            let at = first / 64 * 64;
-            if seen.0 != at {
-                let there = at..(at + 64).min(self.dims.s);
-                *seen = (at, self.seen((b, h, t), there.clone()) & below(there.len()));
-            }
-            y = s.select_bits((seen.1 >> (first - at)) as u32, y, s.splat(HIDDEN));
+            y = s.select_bits(seen, y, s.splat(HIDDEN));
         }
         s.store(scores, y);
     }
@@ -234,8 +228,81 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
     }
 }
 
-/// Nothing was asked for this query yet.
-const UNASKED: (usize, u64) = (usize::MAX, 0);
+/// What the rows of a tile see of the panels of a step.
+struct Sight {
+    /// Of each stretch of 64 keys that holds panels which are cut, what each row sees.
+    bits: [[u64; TILE]; STEP / 16],
+    /// Which stretch each panel lies in, and where in it.
+    place: [(u8, u8); STEP / 4],
+    /// Of each strip of rows, the panels it sees some of: from the first to behind the last.
+    range: [(usize, usize); TILE / ROWS],
+}
+
+impl Sight {
+    fn new() -> Self {
+        Self { bits: [[0; TILE]; STEP / 16], place: [(0, 0); STEP / 4], range: [(0, 0); TILE / ROWS] }
+    }
+
+    /// Looks at the panels from `rows` queries of a head, the first of them `t`.
+    fn look<T>(
+        &mut self,
+        call: &Call<'_, '_, T>,
+        (b, h, t): (usize, usize, usize),
+        rows: usize,
+        panels: &[Panel],
+        lanes: usize,
+    ) {
+        self.range = [(0, panels.len()); TILE / ROWS];
+        if panels.iter().all(|panel| !panel.cut) {
+            return;
+        }
+        let strips = rows.div_ceil(ROWS);
+        let mut any = [[0u64; TILE / ROWS]; STEP / 16];
+        let (mut stretches, mut last) = (0, usize::MAX);
+        self.range = [(usize::MAX, 0); TILE / ROWS];
+        for (n, panel) in panels.iter().enumerate() {
+            if panel.cut {
+                let at = panel.key / 64 * 64;
+                if at != last {
+                    let there = at..(at + 64).min(call.dims.s);
+                    let (bits, any) = (&mut self.bits[stretches], &mut any[stretches]);
+                    for (r, bits) in bits[..rows].iter_mut().enumerate() {
+                        *bits = call.seen((b, h, t + r), there.clone()) & below(there.len());
+                        any[r / ROWS] |= *bits;
+                    }
+                    (stretches, last) = (stretches + 1, at);
+                }
+                self.place[n] = (stretches as u8 - 1, (panel.key - at) as u8);
+            }
+            for (strip, range) in self.range[..strips].iter_mut().enumerate() {
+                let seen = |(stretch, from): (u8, u8)| any[stretch as usize][strip] >> from & below(lanes) != 0;
+                if !panel.cut || seen(self.place[n]) {
+                    *range = (range.0.min(n), n + 1);
+                }
+            }
+        }
+    }
+
+    /// Which keys of panel `n` row `r` sees, if the panel is cut.
+    #[inline(always)]
+    fn bits(&self, n: usize, r: usize) -> u32 {
+        let (stretch, from) = self.place[n];
+        (self.bits[stretch as usize][r] >> from) as u32
+    }
+
+    /// The panels that row `r` sees some of, or another of its strip.
+    #[inline(always)]
+    fn panels(&self, r: usize) -> Range<usize> {
+        self.range[r / ROWS].0..self.range[r / ROWS].1
+    }
+
+    /// The part of `panels` that row `r` sees some of.
+    #[inline(always)]
+    fn clip(&self, r: usize, panels: Range<usize>) -> Range<usize> {
+        let (first, end) = self.range[r / ROWS];
+        panels.start.max(first)..panels.end.min(end)
+    }
+}
 
 /// `0 1 2 …`
 static COUNT: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
@@ -317,13 +384,15 @@ fn pack_rows<S: Lanes, T: Stored>(
     }
 }
 
-/// Products of the rows of a tile, `wide` apart, with the columns of the panels: `[rows, STEP]`, the panels one behind the other.
+/// Products of the rows of a tile, `wide` apart, with the columns of the panels they see: `[rows, STEP]`, the panels one behind the other.
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "two factors and where the product goes")]
 fn products<S: Lanes>(
     s: S,
     (rows, wide): (usize, usize),
     tile: &[f32],
     panels: &[Panel],
+    sight: &Sight,
     columns: &[f32],
     width: usize,
     mut take: impl TakeRows<S>,
@@ -332,6 +401,9 @@ fn products<S: Lanes>(
     for (i, pair) in panels.chunks(2).enumerate() {
         let b = [&columns[pair[0].at * size..][..size], &columns[pair[pair.len() - 1].at * size..][..size]];
         for first in (0..rows).step_by(ROWS) {
+            if sight.clip(first, 2 * i..2 * i + 2).is_empty() {
+                continue;
+            }
             let a = Matrix::rows(&tile[first * wide..], wide);
             let acc = strip::<S, ROWS>(s, a, width, b, S::LANES, [[s.splat(0.0); 2]; ROWS]);
             for (r, acc) in acc.into_iter().enumerate() {

@@ -12,8 +12,8 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, Array4};
 
 use super::super::Inputs;
-use super::super::mask::{Entry, Pattern};
-use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, UNASKED, higher};
+use super::super::mask::{Entry, Pattern, below};
+use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher};
 use crate::Error;
 
 /// Keys of a part: at most so many, and not so few that the merge would cost.
@@ -146,7 +146,6 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             for (i, row) in rows.iter().enumerate() {
                 if let Some(entry) = row.here {
                     let scores = &mut scores[i * rows_per_block..(i + 1) * rows_per_block];
-                    let mut seen = UNASKED;
                     for (n, part) in scores.chunks_exact_mut(S::LANES).enumerate() {
                         let at = first + n * S::LANES;
                         if at >= keys.end {
@@ -156,7 +155,14 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                         let cut = entry.cut || at + S::LANES > all;
                         let panel = Panel { at: n, key: at, cut, log_weight: entry.log_weight };
                         if !call.untouched(&[panel]) {
-                            call.adjust(s, (self.b, row.h, row.t), panel, part, None, &mut seen);
+                            let stretch = at / 64 * 64;
+                            let seen = if cut {
+                                call.seen((self.b, row.h, row.t), stretch..(stretch + 64).min(all)) >> (at - stretch)
+                            } else {
+                                0
+                            };
+                            let there = below((all - at).min(S::LANES));
+                            call.adjust(s, (self.b, row.h, row.t), panel, (seen & there) as u32, part, None);
                         }
                     }
                     let [high, total] = &mut state[2 * i..2 * i + 2] else { continue };
