@@ -78,7 +78,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let strided = SparseTransformer::Strided { stride: 128, which: Which::Merged };
     let dilation = Dilated { left: 256, right: 256, dilation: vec![4] };
     let mut of_dense = [0.0; 2];
-    let mut report = |name: &str, pairs: f64, mask: f64, forward: &mut dyn FnMut() -> softmax::Output, back: &mut dyn FnMut(&softmax::Output)| {
+    let mut report = |name: &str,
+                      pairs: f64,
+                      mask: f64,
+                      forward: &mut dyn FnMut() -> softmax::Output,
+                      back: &mut dyn FnMut(&softmax::Output)| {
         let runs = ((4e10 / pairs) as usize).clamp(3, 20);
         let output = forward();
         let times = [Times::of(runs, || drop(forward())), Times::of(runs, || back(&output))];

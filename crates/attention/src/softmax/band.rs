@@ -29,15 +29,7 @@ impl Pattern for Band {
         (self.nearest..=self.farthest).contains(&(i as isize - j as isize)).into()
     }
 
-    fn visit(
-        &self,
-        of: &Sizes,
-        _: usize,
-        _: usize,
-        queries: Range<usize>,
-        keys: Range<usize>,
-        row: &mut Vec<Entry>,
-    ) {
+    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>) {
         let (first, last) = (self.keys(queries.start, of.keys), self.keys(queries.end - 1, of.keys));
         let some = first.start.max(keys.start)..last.end.min(keys.end);
         band(row, self.block().1, of.keys, some, last.start..first.end);

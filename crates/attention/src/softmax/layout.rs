@@ -107,7 +107,13 @@ impl Pattern for Layout {
     fn check(&self, of: &Sizes) -> Result<(), Error> {
         let tokens = self.block * self.blocks;
         let fits = of.keys <= tokens && of.queries.end <= tokens;
-        error::parameter(self.op, "tokens", fits, of.keys.max(of.queries.end), format!("at most {tokens} of the layout"))?;
+        error::parameter(
+            self.op,
+            "tokens",
+            fits,
+            of.keys.max(of.queries.end),
+            format!("at most {tokens} of the layout"),
+        )?;
         let heads = self.heads == 1 || self.heads == of.heads;
         error::parameter(self.op, "heads", heads, of.heads, format!("{} of the layout", self.heads))
     }
@@ -126,15 +132,7 @@ impl Pattern for Layout {
         found.map_or(0, |at| if self.causal && j > i { 0 } else { row[at].count })
     }
 
-    fn visit(
-        &self,
-        of: &Sizes,
-        _: usize,
-        h: usize,
-        queries: Range<usize>,
-        keys: Range<usize>,
-        row: &mut Vec<Entry>,
-    ) {
+    fn visit(&self, of: &Sizes, _: usize, h: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>) {
         let (first, block) = (row.len(), self.kernel_block());
         let (some, all) = if self.causal { (queries.end, queries.start + 1) } else { (of.keys, of.keys) };
         for visit in self.row(h, queries.start / self.block) {

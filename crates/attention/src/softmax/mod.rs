@@ -24,14 +24,20 @@ pub mod bigbird;
 pub mod deepspeed;
 pub mod dense;
 pub mod dilated;
+mod gather;
+pub mod infllm_v2;
 mod layout;
 pub mod longformer;
+pub mod longnet;
+pub mod lsh;
 pub mod mask;
 pub mod masked;
 mod merge;
+pub mod moba;
 mod naive;
 mod phases;
 mod random;
+mod selected;
 pub mod sparse_transformer;
 pub mod streaming;
 mod tile;
@@ -41,6 +47,7 @@ pub use layout::{Layout, Visit};
 pub use mask::{BlockMask, Pattern, Sizes};
 pub use merge::merge;
 pub use naive::naive;
+pub use selected::Selected;
 pub use tile::{Cotangent, Gradient, Output, backward, forward as chunk, step};
 
 /// What is attended to, and how scores are made. `T` is f32 or bf16, or f64 for the definition; `F` is what scores are computed in.

@@ -35,7 +35,11 @@ fn layouts_are_those_of_deepspeed() {
             for (r, row) in rows.as_array().expect("rows").iter().enumerate() {
                 let want: u64 = row.as_str().expect("digits").parse().expect("a number");
                 let found = (0..n).filter(|c| layout.visits(h, r, *c)).fold(0u64, |bits, c| bits | 1 << c);
-                assert_eq!(found, want, "{}, {n} blocks, head {h}, row {r}: {found:b}, want {want:b}", golden["config"]);
+                assert_eq!(
+                    found, want,
+                    "{}, {n} blocks, head {h}, row {r}: {found:b}, want {want:b}",
+                    golden["config"]
+                );
             }
         }
     }
@@ -63,8 +67,11 @@ fn random_blocks_are_those_of_transformers() {
                     _ => vec![0, row - 1, row, row + 1, n - 1],
                 });
                 want.sort_unstable();
-                let found: Vec<usize> =
-                    layout.row(h, row).iter().flat_map(|v| std::iter::repeat_n(v.keys as usize, v.count as usize)).collect();
+                let found: Vec<usize> = layout
+                    .row(h, row)
+                    .iter()
+                    .flat_map(|v| std::iter::repeat_n(v.keys as usize, v.count as usize))
+                    .collect();
                 assert_eq!(found, want, "{tokens} tokens, head {h}, row {row}");
             }
         }
@@ -107,7 +114,10 @@ fn configurations_that_contradict_themselves_are_refused() {
         (r#"{"attention": "unidirectional", "horizontal_global_attention": true}"#, "horizontal_global_attention"),
         (r#"{"block": 0}"#, "block"),
         (r#"{"block": 48}"#, "tokens"),
-        (r#"{"mode": "variable", "global_block_indices": [4], "global_block_end_indices": [4]}"#, "global_block_end_indices"),
+        (
+            r#"{"mode": "variable", "global_block_indices": [4], "global_block_end_indices": [4]}"#,
+            "global_block_end_indices",
+        ),
         (r#"{"mode": "variable", "local_window_blocks": []}"#, "local_window_blocks"),
         (r#"{"mode": "bigbird", "num_random_blocks": 11}"#, "num_random_blocks"),
         (r#"{"mode": "bigbird", "num_random_blocks": 2, "attention": "unidirectional"}"#, "num_random_blocks"),

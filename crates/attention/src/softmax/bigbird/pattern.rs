@@ -25,7 +25,9 @@ impl BigBird {
         let all = self.max_length / self.block;
         let middle: Vec<usize> = (1..all - 1).collect();
         let last = if 1024 > 2 * self.block { 1024 / self.block - 1 } else { all - 1 };
-        let upto = |from: usize, to: usize| middle[from.min(middle.len())..to.min(middle.len()).max(from.min(middle.len()))].to_vec();
+        let upto = |from: usize, to: usize| {
+            middle[from.min(middle.len())..to.min(middle.len()).max(from.min(middle.len()))].to_vec()
+        };
         let mut rows: Vec<Vec<usize>> = (1..all - 1)
             .map(|i| {
                 let from = match i {
@@ -90,8 +92,15 @@ impl BigBird {
             let second = row == 1 && block + 2 == to || row + 2 == to && block == 1;
             !window && !end && !second
         };
-        let drawn: Vec<usize> = numpy.permutation((from..to).collect()).into_iter().filter(|b| legal(*b)).take(count).collect();
-        error::parameter(OP, "random_blocks", drawn.len() == count, self.random_blocks, format!("at most {} for row {row}", drawn.len()))?;
+        let drawn: Vec<usize> =
+            numpy.permutation((from..to).collect()).into_iter().filter(|b| legal(*b)).take(count).collect();
+        error::parameter(
+            OP,
+            "random_blocks",
+            drawn.len() == count,
+            self.random_blocks,
+            format!("at most {} for row {row}", drawn.len()),
+        )?;
         Ok(drawn)
     }
 }

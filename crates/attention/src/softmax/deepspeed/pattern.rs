@@ -66,7 +66,13 @@ impl Config {
             } => {
                 error::parameter(OP, "num_local_blocks", *local > 0, local, "at least 1")?;
                 let divides = *global > 0 && local % global == 0;
-                error::parameter(OP, "num_global_blocks", divides, global, format!("a divisor of num_local_blocks, {local}"))?;
+                error::parameter(
+                    OP,
+                    "num_global_blocks",
+                    divides,
+                    global,
+                    format!("a divisor of num_local_blocks, {local}"),
+                )?;
                 horizontal(*horizontal_global_attention)?;
                 let most = if *different_layout_per_head { local / global } else { 1 };
                 let fits = (1..=most).contains(patterns);
@@ -95,13 +101,21 @@ impl Config {
     /// The layout over `n` blocks.
     pub(super) fn blocks(&self, heads: usize, n: usize, seed: u64) -> Result<Layout, Error> {
         let past = self.direction() == Direction::Unidirectional;
-        let at_most = |name, found: usize| error::parameter(OP, name, found <= n, found, format!("at most the {n} blocks there are"));
+        let at_most = |name, found: usize| {
+            error::parameter(OP, name, found <= n, found, format!("at most the {n} blocks there are"))
+        };
         match *self {
             Config::Variable { num_random_blocks: random, .. } => at_most("num_random_blocks", random)?,
             Config::BigBird { num_random_blocks: random, num_sliding_window_blocks, num_global_blocks, .. } => {
                 // The first row has one block to draw from.
                 let most = if past { random.min(1) } else { random };
-                error::parameter(OP, "num_random_blocks", random == most, random, "at most 1 where attention is unidirectional")?;
+                error::parameter(
+                    OP,
+                    "num_random_blocks",
+                    random == most,
+                    random,
+                    "at most 1 where attention is unidirectional",
+                )?;
                 at_most("num_random_blocks", random)?;
                 at_most("num_sliding_window_blocks", num_sliding_window_blocks)?;
                 at_most("num_global_blocks", num_global_blocks)?;
@@ -150,7 +164,10 @@ impl Config {
                     row.retain(|c| !past || *c <= r);
                 }
                 Config::BsLongformer {
-                    num_sliding_window_blocks, global_block_indices, global_block_end_indices, ..
+                    num_sliding_window_blocks,
+                    global_block_indices,
+                    global_block_end_indices,
+                    ..
                 } => {
                     row.extend(window(r, n, *num_sliding_window_blocks));
                     let globals = given_globals(n, global_block_indices, global_block_end_indices.as_deref());

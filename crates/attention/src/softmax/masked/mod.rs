@@ -36,7 +36,8 @@ impl Masked {
     /// From booleans `[B or 1, H or 1, T, S]`.
     pub fn dense(mask: ArrayView4<'_, bool>) -> Self {
         let (b, h, t, s) = mask.dim();
-        let rows = mask.rows().into_iter().map(|row| Row::of(row.iter().enumerate().filter(|(_, m)| **m).map(|(j, _)| j)));
+        let rows =
+            mask.rows().into_iter().map(|row| Row::of(row.iter().enumerate().filter(|(_, m)| **m).map(|(j, _)| j)));
         Self::of((b, h), t, s, rows.collect())
     }
 

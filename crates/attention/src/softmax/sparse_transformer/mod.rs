@@ -126,7 +126,9 @@ pub fn backward<T: Stored>(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     pattern.check(&x.sizes(OP)?.0)?;
-    let SparseTransformer::Strided { stride, which } = *pattern else { return super::backward(x, pattern, output, d, cx) };
+    let SparseTransformer::Strided { stride, which } = *pattern else {
+        return super::backward(x, pattern, output, d, cx);
+    };
     let passes = passes(stride, which);
     let mut sum = phases::backward(OP, x, &*passes[0], output, d, cx)?;
     for steps in &passes[1..] {

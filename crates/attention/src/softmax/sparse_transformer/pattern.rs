@@ -66,7 +66,13 @@ impl Pattern for SparseTransformer {
                     let first = queries.start / stride * stride;
                     // A block of queries within one stretch sees what lies before them whole.
                     let one = (queries.end - 1) / stride * stride == first;
-                    band(row, block, of.keys, first.max(keys.start)..end, if one { first..queries.start + 1 } else { 0..0 });
+                    band(
+                        row,
+                        block,
+                        of.keys,
+                        first.max(keys.start)..end,
+                        if one { first..queries.start + 1 } else { 0..0 },
+                    );
                 }
                 if far {
                     let last = stride - h % positions * columns;

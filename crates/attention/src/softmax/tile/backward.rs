@@ -19,8 +19,8 @@ use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 use super::super::Inputs;
 use super::super::mask::{Columns, Entry, Pattern};
 use super::{
-    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, zeros, pack_columns, pack_rows,
-    products, push_panels, run,
+    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, pack_columns,
+    pack_rows, products, push_panels, run, zeros,
 };
 use crate::{Error, error};
 

@@ -15,8 +15,8 @@ use ndarray::Array3;
 use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
 use super::{
-    zeros, Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, higher, pack_columns, pack_rows, products,
-    push_panels, run,
+    Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, higher, pack_columns, pack_rows,
+    products, push_panels, run, zeros,
 };
 use crate::Error;
 
@@ -224,7 +224,13 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
                 while let [entry, rest @ ..] = tile.entries
                     && (entry.keys as usize) * block < start + STEP
                 {
-                    push_panels::<S>(*entry, block, all, (entry.keys as usize * block - start) / S::LANES, &mut visited);
+                    push_panels::<S>(
+                        *entry,
+                        block,
+                        all,
+                        (entry.keys as usize * block - start) / S::LANES,
+                        &mut visited,
+                    );
                     tile.entries = rest;
                 }
                 if visited.is_empty() {

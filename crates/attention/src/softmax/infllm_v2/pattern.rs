@@ -1,0 +1,45 @@
+//! The choice.
+
+use super::*;
+
+/// The blocks that the queries of each group see: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
+pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Selected, Error> {
+    let (sizes, groups) = x.sizes(OP)?;
+    error::parameter(OP, "stride", of.stride > 0, of.stride, "at least 1")?;
+    error::parameter(OP, "kernel", of.kernel >= of.stride, of.kernel, format!("at least the stride, {}", of.stride))?;
+    let divides = of.block > 0 && of.block % of.stride == 0;
+    error::parameter(OP, "block", divides, of.block, format!("a multiple of the stride, {}", of.stride))?;
+    error::parameter(OP, "top", of.chosen() > 0, of.top, "at least 1 without a window")?;
+    let shape = (sizes.batch, groups, sizes.queries.clone());
+    if sizes.keys < of.dense_below {
+        let all = sizes.queries.clone().map(|i| (0..=(i / of.block) as u32).collect::<Vec<_>>());
+        let lists: Vec<_> = all.collect();
+        let every = (0..sizes.batch * groups).flat_map(|_| lists.clone());
+        return Selected::new(OP, of.block, shape, every);
+    }
+    let summaries = means(x.k, of.kernel, of.stride, false);
+    let n = summaries.dim().1;
+    let lists = choose(
+        x,
+        summaries.view(),
+        groups,
+        |i, products| {
+            let (own, visible) = (i / of.block, of.visible(i, n));
+            let mut sum = vec![0.0f32; n];
+            for scores in products.rows() {
+                let scores = &scores.as_slice().unwrap_or_default()[..visible];
+                let top = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+                let exp: Vec<f32> = scores.iter().map(|y| (x.scale * (y - top)).exp()).collect();
+                let total: f32 = exp.iter().sum();
+                sum.iter_mut().zip(&exp).for_each(|(sum, e)| *sum += e / total);
+            }
+            let score = |block: usize| match of.forced(block, own) {
+                true => f32::INFINITY,
+                false => sum[of.pooled(block, n)].iter().fold(0.0f32, |a, b| a.max(*b)),
+            };
+            highest(&(0..=own).map(score).collect::<Vec<_>>(), of.chosen())
+        },
+        cx,
+    );
+    Selected::new(OP, of.block, shape, lists)
+}

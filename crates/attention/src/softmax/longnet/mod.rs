@@ -1,0 +1,140 @@
+//! LongNet: dilated segments of growing length, mixed by their log-sum-exp.
+//!
+//! A branch `(w, r)` cuts the sequence into segments of `w` tokens and keeps every `r`th of each, from `⌊h r / H⌋` on: heads share the offsets.
+//! Within a kept segment attention is dense. Branches are mixed as if they were one softmax over all their keys:
+//!
+//! $$ o_i = \sum_n \frac{e^{\mathrm{lse}_{n,i}}}{\sum_m e^{\mathrm{lse}_{m,i}}} o_{n,i} $$
+//!
+//! so a key in two branches counts twice, and a token that a branch does not keep takes nothing from it.
+//! O(T H D Σ w / r) time. Ding et al. 2023, eq. 3–11; the offsets are torchscale's.
+//!
+//! The gradient is exact; torchscale takes the weights of the mixture for constants. Places that do not exist, behind a last short segment, are no
+//! keys; torchscale gives them zeros, which count where attention is not causal.
+
+use longreach_simd::Cx;
+use longreach_simd::product::Stored;
+use ndarray::{Array3, Array4, Axis};
+use serde::Deserialize;
+
+use super::gather::Places;
+use super::mask::{Bits, Sizes};
+use super::{Cotangent, Gradient, Inputs, Output, merge};
+use crate::{Error, Sequences, error};
+
+mod naive;
+mod pattern;
+
+pub use naive::naive;
+use pattern::Segments;
+
+const OP: &str = "longnet";
+
+/// The parameters.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LongNet {
+    /// `w` of each branch.
+    pub segments: Vec<usize>,
+    /// `r` of each branch.
+    pub dilations: Vec<usize>,
+    /// Whether the future is hidden.
+    #[serde(default)]
+    pub causal: bool,
+}
+
+impl LongNet {
+    fn branches(&self) -> impl Iterator<Item = (usize, usize)> + '_ {
+        self.segments.iter().copied().zip(self.dilations.iter().copied())
+    }
+
+    fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
+        let (of, _) = x.sizes(OP)?;
+        let fits = !self.segments.is_empty() && self.segments.iter().all(|w| *w > 0);
+        error::parameter(OP, "segments", fits, &self.segments, "some lengths of at least 1")?;
+        let same = self.dilations.len() == self.segments.len() && self.dilations.iter().all(|r| *r > 0);
+        error::parameter(OP, "dilations", same, &self.dilations, "one of at least 1 for each segment length")?;
+        let square = of.queries == (0..of.keys);
+        error::parameter(OP, "queries", square, &of.queries, format!("those of all {} keys", of.keys))?;
+        let plain =
+            x.bias.is_none() && x.alibi.is_none() && x.sinks.is_none() && matches!(x.sequences, Sequences::Batch);
+        error::parameter(OP, "bias, alibi, sinks or packed sequences", plain, "given", "none")?;
+        Ok(of)
+    }
+}
+
+/// A branch: which token of each head stands where, and who sees whom there.
+struct Branch {
+    places: Places,
+    pattern: Segments,
+}
+
+impl Branch {
+    fn of<T>(x: &Inputs<'_, T>, of: &Sizes, (w, r): (usize, usize), causal: bool) -> Self {
+        let w = w.min(of.keys).max(1);
+        let kept = w.div_ceil(r);
+        let shape = (of.batch, of.heads, of.keys.div_ceil(w) * kept);
+        let places = Places(Array3::from_shape_fn(shape, |(_, h, n)| {
+            let (segment, place) = (n / kept, n % kept * r + naive::offset(h, of.heads, r));
+            Some(segment * w + place).filter(|t| place < w && *t < of.keys)
+        }));
+        let there =
+            |b: usize, token: Option<usize>| token.is_some_and(|t| x.keep.as_ref().is_none_or(|keep| keep[[b, t]]));
+        let rows = places.0.lanes(Axis(2)).into_iter().enumerate();
+        let there = rows.map(|(n, row)| Bits::of(row.iter().map(|token| there(n / of.heads, *token)))).collect();
+        Self { places, pattern: Segments { size: kept, causal, heads: of.heads, there } }
+    }
+
+    fn take<T: Stored>(&self, x: &Inputs<'_, T>) -> [Array4<f32>; 3] {
+        [self.places.take(x.q), self.places.take(x.k), self.places.take(x.v)]
+    }
+}
+
+fn inputs<'a, T>(x: &Inputs<'_, T>, taken: &'a [Array4<f32>; 3]) -> Inputs<'a> {
+    let [q, k, v] = taken;
+    Inputs { softcap: x.softcap, ..Inputs::scaled(q.view(), k.view(), v.view(), x.scale) }
+}
+
+/// Attention of all queries.
+pub fn chunk<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<Output, Error> {
+    let of = longnet.check(x)?;
+    let mut parts = Vec::new();
+    for branch in longnet.branches() {
+        let branch = Branch::of(x, &of, branch, longnet.causal);
+        let taken = branch.take(x);
+        let part = super::chunk(&inputs(x, &taken), &branch.pattern, cx)?;
+        let (b, t, h, _) = x.q.dim();
+        let mut out = Array4::zeros((b, t, h, x.v.dim().3));
+        let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
+        branch.places.put(&part.out, &mut out);
+        branch.places.put_rows(&part.lse, &mut lse);
+        parts.push(Output { out, lse });
+    }
+    merge(OP, &parts)
+}
+
+/// The gradient, as [`softmax::backward`](super::backward).
+pub fn backward<T: Stored>(
+    x: &Inputs<'_, T>,
+    longnet: &LongNet,
+    output: &Output,
+    d: &Cotangent<'_>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let of = longnet.check(x)?;
+    let (q, k, v) = (Array4::zeros(x.q.dim()), Array4::zeros(x.k.dim()), Array4::zeros(x.v.dim()));
+    let mut gradient = Gradient { q, k, v, sinks: None, bias: None };
+    for branch in longnet.branches() {
+        let branch = Branch::of(x, &of, branch, longnet.causal);
+        let taken = branch.take(x);
+        let part =
+            Output { out: branch.places.take(output.out.view()), lse: branch.places.take_rows(output.lse.view()) };
+        let dout = branch.places.take(d.out);
+        let dlse = d.lse.map(|lse| branch.places.take_rows(lse));
+        let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
+        let part = super::backward(&inputs(x, &taken), &branch.pattern, &part, &d, cx)?;
+        branch.places.add(&part.q, &mut gradient.q);
+        branch.places.add(&part.k, &mut gradient.k);
+        branch.places.add(&part.v, &mut gradient.v);
+    }
+    Ok(gradient)
+}

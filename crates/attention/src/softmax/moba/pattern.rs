@@ -1,0 +1,25 @@
+//! The choice.
+
+use super::*;
+
+/// The blocks that each query sees: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
+pub fn select<T: Stored>(x: &Inputs<'_, T>, moba: &Moba, cx: &Cx) -> Result<Selected, Error> {
+    let (of, _) = x.sizes(OP)?;
+    error::parameter(OP, "block", moba.block > 0, moba.block, "at least 1")?;
+    error::parameter(OP, "top", moba.top > 0, moba.top, "at least 1")?;
+    let keys = means(x.k, moba.block, moba.block, true);
+    let lists = choose(
+        x,
+        keys.view(),
+        of.heads,
+        |i, products| {
+            let own = i / moba.block;
+            let past = products.row(0);
+            let mut list = highest(&past.as_slice().unwrap_or_default()[..own.min(past.len())], moba.top - 1);
+            list.push(own as u32);
+            list
+        },
+        cx,
+    );
+    Selected::new(OP, moba.block, (of.batch, of.heads, of.queries), lists)
+}
