@@ -179,6 +179,14 @@ pub const MECHANISMS: &[Mechanism] = &[
         paper: "Zhao et al. 2025, InfLLM-V2",
     },
     Mechanism {
+        name: "rotary",
+        family: "",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward],
+        cost: "O(T H D)",
+        state: "0",
+        paper: "Su et al. 2021, RoFormer",
+    },
+    Mechanism {
         name: "short_conv",
         family: "",
         forms: &[Form::Naive, Form::Chunk, Form::Backward, Form::Step],

@@ -8,6 +8,7 @@ mod goldens;
 mod layouts;
 mod mamba;
 mod mamba2;
+mod rotary;
 mod scan;
 mod short_conv;
 mod softmax;

@@ -1,0 +1,30 @@
+//! The definition.
+
+use ndarray::{Array4, ArrayView2, ArrayView4};
+
+use super::Rotary;
+use crate::Error;
+
+/// `x: [B, T, H, D]` turned, in f64; `positions: [B or 1, T]`, in a sequence of `length` tokens.
+pub fn naive(
+    x: ArrayView4<'_, f64>,
+    positions: ArrayView2<'_, usize>,
+    length: usize,
+    rotary: &Rotary,
+) -> Result<Array4<f64>, Error> {
+    let frequencies = rotary.scaling.frequencies(rotary.width, rotary.theta, length)?;
+    let half = rotary.width / 2;
+    let mut out = x.to_owned();
+    for ((b, t, h, d), out) in out.indexed_iter_mut().filter(|((.., d), _)| *d < rotary.width) {
+        // Which pair a channel is of, where the other is, and whether it is the first of the two.
+        let (pair, other, first) = if rotary.interleaved {
+            (d / 2, d ^ 1, d % 2 == 0)
+        } else {
+            (d % half, (d + half) % rotary.width, d < half)
+        };
+        let angle = positions[[b % positions.dim().0, t]] as f64 * frequencies.inverse[pair];
+        let sign = if first { -1.0 } else { 1.0 };
+        *out = frequencies.factor * (x[[b, t, h, d]] * angle.cos() + sign * x[[b, t, h, other]] * angle.sin());
+    }
+    Ok(out)
+}

@@ -1,0 +1,216 @@
+//! Frequencies for contexts longer than those of training, as Hugging Face's `rope_type` names them.
+
+use std::f64::consts::PI;
+
+use serde::Deserialize;
+
+use super::OP;
+use crate::{Error, error};
+
+/// How frequencies are scaled. Fields have the names of `rope_parameters` in a `config.json`.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(tag = "rope_type", rename_all = "lowercase")]
+pub enum Scaling {
+    /// As they are.
+    #[default]
+    Default,
+    /// Positions divided by a factor. Chen et al. 2023.
+    Linear {
+        /// By how much.
+        factor: f64,
+    },
+    /// A base that grows with the sequence once it is longer than those of training ("NTK-aware").
+    Dynamic {
+        /// How fast.
+        factor: f64,
+        /// The longest sequence of training.
+        max_position_embeddings: usize,
+    },
+    /// High frequencies as they are, low ones divided, a ramp between. Peng et al. 2023 (YaRN), eq. 13–17.
+    Yarn {
+        /// By how much low frequencies are divided.
+        factor: f64,
+        /// The longest sequence of training.
+        original_max_position_embeddings: usize,
+        /// Turns in that sequence from which on a frequency stays as it is.
+        #[serde(default = "thirty_two")]
+        beta_fast: f64,
+        /// Turns up to which it is divided whole.
+        #[serde(default = "one")]
+        beta_slow: f64,
+        /// The magnitude; else `0.1 ln factor + 1`.
+        #[serde(default)]
+        attention_factor: Option<f64>,
+        /// With `mscale_all_dim`, the magnitude is the quotient of both.
+        #[serde(default)]
+        mscale: Option<f64>,
+        /// See `mscale`.
+        #[serde(default)]
+        mscale_all_dim: Option<f64>,
+        /// Whether the ends of the ramp are whole channels.
+        #[serde(default = "yes")]
+        truncate: bool,
+    },
+    /// A divisor for each pair, another in long sequences. Ding et al. 2024 (LongRoPE).
+    LongRope {
+        /// The divisors in sequences no longer than those of training.
+        short_factor: Vec<f64>,
+        /// Those in longer ones.
+        long_factor: Vec<f64>,
+        /// The longest sequence of training.
+        original_max_position_embeddings: usize,
+        /// By how much contexts grew; sets the magnitude.
+        factor: f64,
+        /// The magnitude; else `√(1 + ln factor / ln original)`.
+        #[serde(default)]
+        attention_factor: Option<f64>,
+    },
+    /// Low frequencies divided, high ones as they are, smoothed between by wavelength. Llama 3.1.
+    Llama3 {
+        /// By how much low frequencies are divided.
+        factor: f64,
+        /// The longest sequence of training.
+        original_max_position_embeddings: usize,
+        /// A wavelength longer than the original over this is low.
+        low_freq_factor: f64,
+        /// One shorter than the original over this is high.
+        high_freq_factor: f64,
+    },
+    /// Only the first of the pairs turn, at the frequencies of all. Gemma 4.
+    Proportional {
+        /// Which share of the pairs turns.
+        partial_rotary_factor: f64,
+        /// By how much frequencies are divided.
+        #[serde(default = "one")]
+        factor: f64,
+    },
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+fn thirty_two() -> f64 {
+    32.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What the angles are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Frequencies {
+    /// `ω`, radians a position, by pair
+    pub inverse: Vec<f64>,
+    /// `m`, which cosines and sines are multiplied with
+    pub factor: f64,
+}
+
+impl Scaling {
+    /// The frequencies of `width` channels with base `theta`, in a sequence of `length` tokens.
+    pub fn frequencies(&self, width: usize, theta: f64, length: usize) -> Result<Frequencies, Error> {
+        error::parameter(OP, "width", width % 2 == 0, width, "an even number")?;
+        error::parameter(OP, "theta", theta > 0.0 && theta.is_finite(), theta, "a positive number")?;
+        let of = |theta: f64| (0..width / 2).map(move |i| theta.powf(-2.0 * i as f64 / width as f64));
+        let positive = |name, x: f64| error::parameter(OP, name, x > 0.0 && x.is_finite(), x, "a positive number");
+        let plain = |inverse: Vec<f64>| Frequencies { inverse, factor: 1.0 };
+        Ok(match self {
+            Scaling::Default => plain(of(theta).collect()),
+            Scaling::Linear { factor } => {
+                positive("factor", *factor)?;
+                plain(of(theta).map(|w| w / factor).collect())
+            }
+            Scaling::Dynamic { factor, max_position_embeddings: most } => {
+                positive("factor", *factor)?;
+                positive("max_position_embeddings", *most as f64)?;
+                error::parameter(OP, "width", width > 2, width, "more than 2 where the base is scaled")?;
+                let longer = factor * length.max(*most) as f64 / *most as f64 - (factor - 1.0);
+                plain(of(theta * longer.powf(width as f64 / (width as f64 - 2.0))).collect())
+            }
+            Scaling::Yarn {
+                factor,
+                original_max_position_embeddings: original,
+                beta_fast,
+                beta_slow,
+                attention_factor,
+                mscale,
+                mscale_all_dim,
+                truncate,
+            } => {
+                positive("factor", *factor)?;
+                positive("original_max_position_embeddings", *original as f64)?;
+                positive("beta_fast", *beta_fast)?;
+                positive("beta_slow", *beta_slow)?;
+                // The channel that turns so often in the longest sequence of training.
+                let channel =
+                    |turns: f64| width as f64 * (*original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
+                let (mut low, mut high) = (channel(*beta_fast), channel(*beta_slow));
+                if *truncate {
+                    (low, high) = (low.floor(), high.ceil());
+                }
+                (low, high) = (low.max(0.0), high.min(width as f64 - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                let ramp = |i: usize| ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                let inverse = of(theta).enumerate().map(|(i, w)| w / factor * ramp(i) + w * (1.0 - ramp(i))).collect();
+                let magnitude = |scale: f64| if *factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+                let quotient = mscale.zip(*mscale_all_dim).filter(|(a, b)| *a != 0.0 && *b != 0.0);
+                let own = quotient.map_or(magnitude(1.0), |(a, b)| magnitude(a) / magnitude(b));
+                Frequencies { inverse, factor: attention_factor.unwrap_or(own) }
+            }
+            Scaling::LongRope {
+                short_factor,
+                long_factor,
+                original_max_position_embeddings: original,
+                factor,
+                attention_factor,
+            } => {
+                positive("factor", *factor)?;
+                positive("original_max_position_embeddings", *original as f64)?;
+                for (name, factors) in [("short_factor", short_factor), ("long_factor", long_factor)] {
+                    let fits = factors.len() == width / 2 && factors.iter().all(|x| *x > 0.0);
+                    error::parameter(OP, name, fits, factors, format!("{} positive numbers", width / 2))?;
+                }
+                let factors = if length > *original { long_factor } else { short_factor };
+                let inverse = of(theta).zip(factors).map(|(w, by)| w / by).collect();
+                let own = if *factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (*original as f64).ln()).sqrt() };
+                Frequencies { inverse, factor: attention_factor.unwrap_or(own) }
+            }
+            Scaling::Llama3 { factor, original_max_position_embeddings, low_freq_factor, high_freq_factor } => {
+                positive("factor", *factor)?;
+                positive("low_freq_factor", *low_freq_factor)?;
+                let above = high_freq_factor > low_freq_factor;
+                error::parameter(
+                    OP,
+                    "high_freq_factor",
+                    above,
+                    high_freq_factor,
+                    format!("more than {low_freq_factor}"),
+                )?;
+                let original = *original_max_position_embeddings as f64;
+                let scaled = |w: f64| {
+                    let wavelength = 2.0 * PI / w;
+                    if wavelength < original / high_freq_factor {
+                        w
+                    } else if wavelength > original / low_freq_factor {
+                        w / factor
+                    } else {
+                        let smooth = (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                        (1.0 - smooth) * w / factor + smooth * w
+                    }
+                };
+                plain(of(theta).map(scaled).collect())
+            }
+            Scaling::Proportional { partial_rotary_factor, factor } => {
+                positive("factor", *factor)?;
+                let share = (0.0..=1.0).contains(partial_rotary_factor);
+                error::parameter(OP, "partial_rotary_factor", share, partial_rotary_factor, "from 0 to 1")?;
+                // As Python divides: first by the share, rounded down at the end.
+                let turning = (partial_rotary_factor * width as f64 / 2.0) as usize;
+                plain(of(theta).enumerate().map(|(i, w)| if i < turning { w / factor } else { 0.0 }).collect())
+            }
+        })
+    }
+}
