@@ -179,6 +179,22 @@ pub const MECHANISMS: &[Mechanism] = &[
         paper: "Zhao et al. 2025, InfLLM-V2",
     },
     Mechanism {
+        name: "hierarchical",
+        family: "softmax",
+        forms: &[Form::Naive, Form::Pattern],
+        cost: "O(T b log(T / b) H D)",
+        state: "2 S G D",
+        paper: "Zhu and Soricut 2021, H-Transformer-1D",
+    },
+    Mechanism {
+        name: "nsa",
+        family: "softmax",
+        forms: &[Form::Naive, Form::Pattern],
+        cost: "O(T (T / b + k b + w) H D)",
+        state: "2 S G D",
+        paper: "Yuan et al. 2025, Native sparse attention",
+    },
+    Mechanism {
         name: "rotary",
         family: "",
         forms: &[Form::Naive, Form::Chunk, Form::Backward],

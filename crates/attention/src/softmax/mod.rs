@@ -25,6 +25,7 @@ pub mod deepspeed;
 pub mod dense;
 pub mod dilated;
 mod gather;
+pub mod hierarchical;
 pub mod infllm_v2;
 mod layout;
 pub mod longformer;
@@ -35,6 +36,7 @@ pub mod masked;
 mod merge;
 pub mod moba;
 mod naive;
+pub mod nsa;
 mod phases;
 mod random;
 mod selected;
@@ -71,6 +73,8 @@ pub struct Inputs<'a, T = f32, F = f32> {
     pub alibi: Option<ArrayView1<'a, F>>,
     /// A score a head that competes with the keys and has no value, `[H]`
     pub sinks: Option<ArrayView1<'a, F>>,
+    /// The natural logarithm of how often each key counts, `[B, S]`; a constant to the gradient
+    pub weights: Option<ArrayView2<'a, F>>,
     /// Which keys are there and not padding, `[B, S]`
     pub keep: Option<ArrayView2<'a, bool>>,
     /// How the keys form sequences; a query sees those of its own.
@@ -98,6 +102,7 @@ impl<'a, T, F> Inputs<'a, T, F> {
             bias: None,
             alibi: None,
             sinks: None,
+            weights: None,
             keep: None,
             sequences: Sequences::Batch,
         }
@@ -124,6 +129,9 @@ impl<'a, T, F> Inputs<'a, T, F> {
         }
         if let Some(sinks) = &self.sinks {
             error::shape(op, "sinks", &[h], sinks.shape())?;
+        }
+        if let Some(weights) = &self.weights {
+            error::shape(op, "weights", &[b, s], weights.shape())?;
         }
         if let Some(keep) = &self.keep {
             error::shape(op, "keep", &[b, s], keep.shape())?;

@@ -37,6 +37,9 @@ pub fn naive(x: &Inputs<'_, f64, f64>, pattern: &(impl Pattern + ?Sized)) -> Res
                     if let Some(slopes) = &x.alibi {
                         y -= slopes[h] * i.abs_diff(j) as f64;
                     }
+                    if let Some(weights) = &x.weights {
+                        y += weights[[b, j]];
+                    }
                     seen.push((j, y + (count as f64).ln()));
                 }
                 let scores = seen.iter().map(|(_, y)| *y).chain(x.sinks.map(|sinks| sinks[h]));

@@ -96,12 +96,16 @@ impl<'a> Phase<'a> {
             bias: self.bias.as_ref().map(|bias| bias.view()),
             alibi: self.alibi.as_ref().map(|alibi| alibi.view()),
             sinks: x.sinks.as_ref().map(|sinks| sinks.slice(s![heads])),
+            weights: x.weights.as_ref().map(|weights| weights.view()),
             keep: x.keep.as_ref().map(|keep| keep.view()),
             sequences: self.bounds.as_ref().map_or(Sequences::Batch, |bounds| Sequences::Packed(bounds)),
         };
         part.q.slice_axis_inplace(Axis(1), self.queries());
         part.k.slice_axis_inplace(Axis(1), self.keys());
         part.v.slice_axis_inplace(Axis(1), self.keys());
+        if let Some(weights) = &mut part.weights {
+            weights.slice_axis_inplace(Axis(1), self.keys());
+        }
         if let Some(keep) = &mut part.keep {
             keep.slice_axis_inplace(Axis(1), self.keys());
         }

@@ -3,12 +3,14 @@
 use longreach_attention::softmax::bigbird::BigBird;
 use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::dilated::{self, Dilated};
+use longreach_attention::softmax::hierarchical::{self, Hierarchical};
 use longreach_attention::softmax::infllm_v2::{self, InfLlmV2};
 use longreach_attention::softmax::longformer::{self, Longformer};
 use longreach_attention::softmax::longnet::{self, LongNet};
 use longreach_attention::softmax::lsh::{self, Lsh};
 use longreach_attention::softmax::masked::Masked;
 use longreach_attention::softmax::moba::{self, Moba};
+use longreach_attention::softmax::nsa::{self, Nsa};
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
 use longreach_attention::softmax::{self, BlockMask, Cotangent, Inputs, Pattern, Sizes};
@@ -629,6 +631,112 @@ fn infllm_v2() {
         let error = pattern_error(infllm_v2::select(&x, &InfLlmV2 { stride: 5, ..small }, &Cx::new(1)));
         assert!(error.contains("`block` is 16, want a multiple of the stride, 5"), "{error}");
     }
+}
+
+#[test]
+fn hierarchical() {
+    for (of, case) in [
+        (Hierarchical { block: 16, causal: true }, Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) }),
+        (Hierarchical { block: 16, causal: false }, Case { width: (16, 8), padding: true, ..PLAIN.square(150) }),
+        (
+            Hierarchical { block: 48, causal: false },
+            Case { width: (8, 8), sinks: true, softcap: Some(3.0), ..PLAIN.square(200) },
+        ),
+        (Hierarchical { block: 64, causal: true }, PLAIN.square(50)),
+        (Hierarchical { block: 16, causal: true }, Case { queries: 3, keys: 200, offset: 197, ..PLAIN }),
+        (Hierarchical { block: 16, causal: false }, PLAIN.square(1)),
+    ] {
+        let arrays = Arrays::of(&case);
+        let (narrow, slopes) = (arrays.narrow(), softmax::alibi(case.heads));
+        let x = inputs(&case, &narrow, &arrays.keep, &slopes);
+        let exactly = |arrays: &Arrays| {
+            let wide: Vec<_> = arrays.of.iter().map(exact).collect();
+            let x = Inputs {
+                offset: case.offset,
+                softcap: case.softcap,
+                sinks: case.sinks.then(|| v!(wide[4])),
+                keep: case.padding.then(|| arrays.keep.view()),
+                ..Inputs::scaled(v!(wide[0]), v!(wide[1]), v!(wide[2]), (case.width.0 as f64).powf(-0.5))
+            };
+            hierarchical::naive(&x, &of)
+        };
+        let want: Vec<f64> = exactly(&arrays).into_iter().collect();
+        for cx in contexts() {
+            let got = hierarchical::chunk(&x, &of, &cx).expect("valid");
+            assert_close("hierarchical", &wide(&got.out), &want, FORWARD);
+            let d = got.out.mapv(|x| (x * 5.0).cos());
+            let cotangent = Cotangent { out: d.view(), lse: None };
+            let gradient = hierarchical::backward(&x, &of, &got, &cotangent, &cx).expect("valid");
+            for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
+                is_slope(NAMES[i], &wide(gradient), |moved| {
+                    let mut arrays = arrays.clone();
+                    arrays.of[i].data.iter_mut().zip(moved).for_each(|(x, d)| *x += d);
+                    exactly(&arrays).iter().zip(&d).map(|(a, b)| a * f64::from(*b)).sum()
+                });
+            }
+        }
+        // With one block it is dense.
+        let all = Hierarchical { block: 512, causal: of.causal };
+        let got = hierarchical::chunk(&x, &all, &Cx::new(1)).expect("valid");
+        let dense = softmax::chunk(&x, &Dense { causal: of.causal }, &Cx::new(1)).expect("valid");
+        assert_close("one block", &wide(&got.out), &wide(&dense.out), FORMS);
+    }
+    let x = ndarray::Array4::<f32>::zeros((1, 8, 2, 4));
+    let x = Inputs::new(x.view(), x.view(), x.view());
+    let error = pattern_error(hierarchical::chunk(&x, &Hierarchical { block: 8, causal: true }, &Cx::new(1)));
+    assert!(error.contains("`block` is 8, want a multiple of 16"), "{error}");
+}
+
+#[test]
+fn nsa() {
+    for (nsa, case) in [
+        (Nsa { block: 16, top: 4, window: 10 }, Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(130) }),
+        (
+            Nsa { block: 10, top: 1, window: 1 },
+            Case { heads: 2, groups: 1, width: (8, 4), softcap: Some(4.0), ..PLAIN.square(65) },
+        ),
+        (Nsa { block: 8, top: 3, window: 70 }, Case { queries: 2, keys: 90, offset: 88, width: (8, 8), ..PLAIN }),
+        (Nsa::default(), Case { width: (8, 8), ..PLAIN.square(17) }),
+    ] {
+        let arrays = Arrays::of(&case);
+        let gates = Tensor::random("gates", Token, &[2, case.queries, case.heads, 3], 0.0..1.0, 9);
+        let (narrow, slopes, narrow_gates) = (arrays.narrow(), softmax::alibi(case.heads), array(&gates));
+        let x = inputs(&case, &narrow, &arrays.keep, &slopes);
+        let exactly = |arrays: &Arrays, gates: &Tensor| {
+            let wide: Vec<_> = arrays.of.iter().map(exact).collect();
+            let x = Inputs {
+                offset: case.offset,
+                softcap: case.softcap,
+                ..Inputs::scaled(v!(wide[0]), v!(wide[1]), v!(wide[2]), (case.width.0 as f64).powf(-0.5))
+            };
+            let gates = exact(gates);
+            nsa::naive(&x, v!(gates), &nsa)
+        };
+        let want: Vec<f64> = exactly(&arrays, &gates).into_iter().collect();
+        for cx in contexts() {
+            let got = nsa::chunk(&x, v!(narrow_gates), &nsa, &cx).expect("valid");
+            assert_close("nsa", &wide(&got.out), &want, FORWARD);
+            let d = got.out.mapv(|x| (x * 5.0).cos());
+            let (gradient, of_gates) = nsa::backward(&x, v!(narrow_gates), &nsa, &got, d.view(), &cx).expect("valid");
+            let dot = |out: ndarray::Array4<f64>| out.iter().zip(&d).map(|(a, b)| a * f64::from(*b)).sum::<f64>();
+            for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
+                is_slope(NAMES[i], &wide(gradient), |moved| {
+                    let mut arrays = arrays.clone();
+                    arrays.of[i].data.iter_mut().zip(moved).for_each(|(x, d)| *x += d);
+                    dot(exactly(&arrays, &gates))
+                });
+            }
+            is_slope("gates", &wide(&of_gates), |moved| {
+                let mut gates = gates.clone();
+                gates.data.iter_mut().zip(moved).for_each(|(x, d)| *x += d);
+                dot(exactly(&arrays, &gates))
+            });
+        }
+    }
+    let x = ndarray::Array4::<f32>::zeros((1, 8, 2, 4));
+    let x = Inputs::new(x.view(), x.view(), x.view());
+    let gates = ndarray::Array4::zeros((1, 8, 2, 2));
+    assert!(pattern_error(nsa::chunk(&x, gates.view(), &Nsa::default(), &Cx::new(1))).contains("`gates`"));
 }
 
 #[test]

@@ -55,9 +55,12 @@ impl LongNet {
         error::parameter(OP, "dilations", same, &self.dilations, "one of at least 1 for each segment length")?;
         let square = of.queries == (0..of.keys);
         error::parameter(OP, "queries", square, &of.queries, format!("those of all {} keys", of.keys))?;
-        let plain =
-            x.bias.is_none() && x.alibi.is_none() && x.sinks.is_none() && matches!(x.sequences, Sequences::Batch);
-        error::parameter(OP, "bias, alibi, sinks or packed sequences", plain, "given", "none")?;
+        let plain = x.bias.is_none()
+            && x.alibi.is_none()
+            && x.sinks.is_none()
+            && x.weights.is_none()
+            && matches!(x.sequences, Sequences::Batch);
+        error::parameter(OP, "bias, alibi, sinks, weights or packed sequences", plain, "given", "none")?;
         Ok(of)
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! where the pattern says how often a query counts a key, `n`. Nothing of size `T × S` exists.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use longreach_simd::cache::prefetch;
@@ -126,6 +127,7 @@ struct Call<'a, 'i, T> {
     k: Slices<'a, T>,
     v: Slices<'a, T>,
     bias: Option<Bias<'a>>,
+    weights: Option<Cow<'a, [f32]>>,
     pattern: &'a dyn Pattern,
     of: Sizes,
     mask: BlockMask,
@@ -148,6 +150,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
             k: Slices::of(op, "k", &x.k)?,
             v: Slices::of(op, "v", &x.v)?,
             bias: x.bias.as_ref().map(|bias| Bias::of(op, bias)).transpose()?,
+            weights: x.weights.as_ref().map(crate::sequences::contiguous),
             pattern,
             of,
             mask,
@@ -163,7 +166,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
 
     /// Whether nothing stands between the product and the exponential.
     fn plain(&self) -> bool {
-        self.x.softcap.is_none() && self.bias.is_none() && self.x.alibi.is_none()
+        self.x.softcap.is_none() && self.bias.is_none() && self.x.alibi.is_none() && self.weights.is_none()
     }
 
     /// What the queries are multiplied with. `exp2` is cheaper than `exp`: the factor goes into the queries where nothing comes
@@ -210,6 +213,9 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
             let ahead = s.sub(s.splat(position as f32), s.load(&COUNT));
             let far = s.max(ahead, s.sub(s.splat(0.0), ahead));
             y = s.sub(y, s.mul(s.splat(alibi[h]), far));
+        }
+        if let Some(weights) = &self.weights {
+            y = s.add(y, s.load_part(&weights[b * self.dims.s + first..(b + 1) * self.dims.s]));
         }
         if !self.plain() {
             y = s.mul(y, s.splat(LOG2_E));

@@ -1,0 +1,86 @@
+//! The tree, its levels one behind the other as keys.
+
+use std::ops::Range;
+
+use super::{Hierarchical, OP};
+use crate::softmax::mask::{Entry, Pattern, Sizes, band, span};
+
+/// Where the nodes of each level lie, from the tokens themselves up.
+#[derive(Clone, Debug)]
+pub(super) struct Tree {
+    of: Hierarchical,
+    tokens: usize,
+    /// The first node of each level, a whole number of blocks from the start; and how many nodes there are in all.
+    first: Vec<usize>,
+}
+
+impl Tree {
+    pub(super) fn new(tokens: usize, of: Hierarchical) -> Self {
+        let mut first = vec![0];
+        let mut size = 1;
+        loop {
+            let nodes = tokens.div_ceil(size).next_multiple_of(of.block);
+            first.push(first[first.len() - 1] + nodes);
+            size *= 2;
+            // The highest level is that of the two halves.
+            if of.block * size >= tokens {
+                return Self { of, tokens, first };
+            }
+        }
+    }
+
+    pub(super) fn nodes(&self) -> usize {
+        self.first[self.first.len() - 1]
+    }
+
+    /// The tokens that a node is the mean of; none where it pads a level.
+    pub(super) fn tokens(&self, node: usize) -> Range<usize> {
+        let level = self.first.partition_point(|first| *first <= node) - 1;
+        let at = node - self.first[level];
+        (at << level).min(self.tokens)..((at + 1) << level).min(self.tokens)
+    }
+
+    /// What query `i` sees, rising: its own block, and a block of nodes at every level.
+    fn ranges(&self, i: usize) -> Vec<Range<usize>> {
+        let b = self.of.block;
+        let own = i / b * b;
+        let own = own..if self.of.causal { i + 1 } else { own + b };
+        let mut ranges = Vec::with_capacity(self.first.len());
+        for level in 0..self.first.len() - 1 {
+            let size = b << level;
+            let beside = i / size ^ 1;
+            if size < self.tokens && beside * size < self.tokens && (!self.of.causal || beside < i / size) {
+                ranges.push(self.first[level] + beside * b..self.first[level] + (beside + 1) * b);
+            }
+        }
+        let at = ranges.partition_point(|range: &Range<usize>| range.start < own.start);
+        ranges.insert(at, own);
+        ranges
+    }
+}
+
+impl Pattern for Tree {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn block(&self) -> (usize, usize) {
+        (self.of.block, (1usize << self.of.block.trailing_zeros()).min(64))
+    }
+
+    fn count(&self, _: &Sizes, _: usize, _: usize, i: usize, j: usize) -> u32 {
+        self.ranges(i).iter().any(|range| range.contains(&j)).into()
+    }
+
+    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {
+        // The queries are of one block: they differ in how much of it they see.
+        let last = self.ranges(queries.end - 1);
+        for (all, some) in self.ranges(queries.start).into_iter().zip(last) {
+            band(row, self.block().1, of.keys, some, all);
+        }
+    }
+
+    fn seen(&self, _: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
+        self.ranges(i).into_iter().fold(0, |bits, range| bits | span(range, keys.clone()))
+    }
+}

@@ -1,0 +1,155 @@
+//! Native sparse attention: means of blocks, the blocks the means point to, and a window, gated by the query.
+//!
+//! $$ o_i = g_i^{(1)}\, \mathrm{attn}(q_i, \bar K, \bar V) + g_i^{(2)}\, \mathrm{attn}(q_i, K_{I(i)}, V_{I(i)}) +
+//!    g_i^{(3)}\, \mathrm{attn}(q_i, K_{i-w<j\le i}, V_{i-w<j\le i}) $$
+//!
+//! A mean is seen once its block has ended. `I(i)` are the query's own block, the first, the one before its own, and those of the highest weight
+//! in the first term, averaged over the heads of a group, up to `top` in all. Choosing is a constant to the gradient.
+//! O(T (T / b + k b + w) H D) time. Yuan et al. 2025, eq. 5–12, with means for the summaries as flash-linear-attention has them.
+
+use longreach_simd::Cx;
+use longreach_simd::product::Stored;
+use ndarray::{Array4, ArrayView4, Axis, s};
+use serde::Deserialize;
+
+use super::selected::{choose, highest, means};
+use super::window::Window;
+use super::{Cotangent, Gradient, Inputs, Output, Selected};
+use crate::{Error, Sequences, error};
+
+mod naive;
+mod pattern;
+
+pub use naive::naive;
+use pattern::Ended;
+
+const OP: &str = "nsa";
+
+/// The parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nsa {
+    /// `b`, keys of a block
+    pub block: usize,
+    /// `k`, how many blocks are chosen, the query's own among them
+    pub top: usize,
+    /// `w`, keys of the window, the query's own among them
+    pub window: usize,
+}
+
+impl Default for Nsa {
+    fn default() -> Self {
+        Self { block: 64, top: 16, window: 512 }
+    }
+}
+
+/// The output, and what its gradient needs.
+#[derive(Clone, Debug)]
+pub struct Attended {
+    /// `[B, T, H, E]`
+    pub out: Array4<f32>,
+    /// The terms before the gates: means, chosen blocks, window.
+    pub terms: [Output; 3],
+    /// The blocks chosen.
+    pub selected: Selected,
+}
+
+fn check<T>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa) -> Result<(), Error> {
+    let (of, _) = x.sizes(OP)?;
+    error::parameter(OP, "block", nsa.block > 0, nsa.block, "at least 1")?;
+    error::parameter(OP, "top", nsa.top > 0, nsa.top, "at least 1")?;
+    error::parameter(OP, "window", nsa.window > 0, nsa.window, "at least 1")?;
+    error::shape(OP, "gates", &[of.batch, of.queries.len(), of.heads, 3], gates.shape())?;
+    let plain = x.bias.is_none() && x.alibi.is_none() && x.sinks.is_none() && x.weights.is_none() && x.keep.is_none();
+    let plain = plain && matches!(x.sequences, Sequences::Batch);
+    error::parameter(OP, "bias, alibi, sinks, weights, padding or packed sequences", plain, "given", "none")
+}
+
+/// The inputs of the first term.
+fn summary<'a, T>(x: &Inputs<'_, T>, q: ArrayView4<'a, f32>, k: &'a Array4<f32>, v: &'a Array4<f32>) -> Inputs<'a> {
+    Inputs { offset: x.offset, softcap: x.softcap, ..Inputs::scaled(q, k.view(), v.view(), x.scale) }
+}
+
+/// The blocks that each group and query chooses.
+fn select<T: Stored>(x: &Inputs<'_, T>, means: &Array4<f32>, nsa: &Nsa, cx: &Cx) -> Result<Selected, Error> {
+    let (of, groups) = x.sizes(OP)?;
+    let lists = choose(
+        x,
+        means.view(),
+        groups,
+        |i, products| {
+            let (own, ended) = (i / nsa.block, (i + 1) / nsa.block);
+            let mut weight = vec![0.0f32; own + 1];
+            for scores in products.rows() {
+                let scores: Vec<f32> = scores.iter().take(ended).map(|y| capped(x.scale * y, x.softcap)).collect();
+                let top = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+                let exp: Vec<f32> = scores.iter().map(|y| (y - top).exp()).collect();
+                let total: f32 = exp.iter().sum();
+                weight.iter_mut().zip(&exp).for_each(|(sum, e)| *sum += e / total);
+            }
+            // More than any sum of weights, and most of all its own.
+            let forced = 2.0 * products.dim().0 as f32;
+            weight[0] = forced;
+            weight[own.saturating_sub(1)] = forced;
+            weight[own] = 2.0 * forced;
+            highest(&weight, nsa.top)
+        },
+        cx,
+    );
+    Selected::new(OP, nsa.block, (of.batch, groups, of.queries), lists)
+}
+
+fn capped(y: f32, cap: Option<f32>) -> f32 {
+    cap.map_or(y, |cap| cap * (y / cap).tanh())
+}
+
+/// Attention of all queries; `gates: [B, T, H, 3]`, in the paper sigmoids.
+pub fn chunk<T: Stored>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa, cx: &Cx) -> Result<Attended, Error> {
+    check(x, gates, nsa)?;
+    let [q, k, v] =
+        [x.q.mapv(|x| x.widen()), means(x.k, nsa.block, nsa.block, false), means(x.v, nsa.block, nsa.block, false)];
+    let selected = select(x, &k, nsa, cx)?;
+    let terms = [
+        super::chunk(&summary(x, q.view(), &k, &v), &Ended { block: nsa.block }, cx)?,
+        super::chunk(x, &selected, cx)?,
+        super::chunk(x, &Window::causal(nsa.window)?, cx)?,
+    ];
+    let mut out = Array4::zeros(terms[1].out.dim());
+    for (n, term) in terms.iter().enumerate() {
+        out += &(&term.out * &gates.slice(s![.., .., .., n..n + 1]));
+    }
+    Ok(Attended { out, terms, selected })
+}
+
+/// The gradients to the inputs and to the gates, `[B, T, H, 3]`, given that of the output.
+pub fn backward<T: Stored>(
+    x: &Inputs<'_, T>,
+    gates: ArrayView4<'_, f32>,
+    nsa: &Nsa,
+    attended: &Attended,
+    dout: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<(Gradient, Array4<f32>), Error> {
+    check(x, gates, nsa)?;
+    error::shape(OP, "d out", attended.out.shape(), dout.shape())?;
+    let [q, k, v] =
+        [x.q.mapv(|x| x.widen()), means(x.k, nsa.block, nsa.block, false), means(x.v, nsa.block, nsa.block, false)];
+    let mut dgates = Array4::zeros(gates.dim());
+    let gated = [0, 1, 2].map(|n| &dout * &gates.slice(s![.., .., .., n..n + 1]));
+    for (n, term) in attended.terms.iter().enumerate() {
+        dgates.slice_mut(s![.., .., .., n]).assign(&(&term.out * &dout).sum_axis(Axis(3)));
+    }
+    let d = |n: usize| Cotangent { out: gated[n].view(), lse: None };
+    let terms = &attended.terms;
+    let mut sum = super::backward(x, &attended.selected, &terms[1], &d(1), cx)?;
+    sum.add(&super::backward(x, &Window::causal(nsa.window)?, &terms[2], &d(2), cx)?);
+    let of_means = super::backward(&summary(x, q.view(), &k, &v), &Ended { block: nsa.block }, &terms[0], &d(0), cx)?;
+    sum.q += &of_means.q;
+    for (to, from) in [(&mut sum.k, &of_means.k), (&mut sum.v, &of_means.v)] {
+        for n in 0..from.len_of(Axis(1)) {
+            let mut to = to.slice_mut(s![.., n * nsa.block..(n + 1) * nsa.block, .., ..]);
+            to.scaled_add(1.0 / nsa.block as f32, &from.slice(s![.., n..n + 1, .., ..]));
+        }
+    }
+    Ok((sum, dgates))
+}
