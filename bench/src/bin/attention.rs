@@ -3,7 +3,7 @@
 //! `cargo run --release -p longreach-bench --bin attention -- [LONGEST] [WIDTH]`
 
 use longreach_attention::softmax::{self, Cotangent, Inputs, dense::Dense};
-use longreach_bench::Times;
+use longreach_bench::{Memory, Times};
 use longreach_simd::Cx;
 use ndarray::{Array4, s};
 
@@ -35,12 +35,31 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             softmax::backward(&inputs, &causal, &output, &d, &cx).expect("valid inputs");
         });
         report("dense causal backward", 2.5 * flops, "GFLOP/s", times);
-        let last = Inputs { q: x.slice(s![.., length - 1.., .., ..]), offset: length - 1, ..inputs };
-        let times = Times::of(4 * runs, || {
-            softmax::step(&last, &causal, &cx).expect("valid inputs");
-        });
-        report("one query against the cache", 8.0 * (length * heads * width) as f64, "GB/s", times);
         length *= 4;
     }
+    cache(32768, heads, width, &cx)
+}
+
+/// One query against a cache, beside reading as much memory.
+fn cache(length: usize, heads: usize, width: usize, cx: &Cx) -> Result<(), Box<dyn std::error::Error>> {
+    let wave = |seed: f32| {
+        Array4::from_shape_fn((1, length, heads, width), |(_, t, h, d)| ((t * 31 + h * 7 + d) as f32 * seed).sin())
+    };
+    let (k, v) = (wave(0.713), wave(0.317));
+    let x = Inputs { offset: length - 1, ..Inputs::new(k.slice(s![.., ..1, .., ..]), k.view(), v.view()) };
+    softmax::step(&x, &Dense { causal: true }, cx)?;
+    let bytes = 8 * length * heads * width;
+    let memory = Memory::new(bytes);
+    let step = || drop(softmax::step(&x, &Dense { causal: true }, cx).expect("valid inputs"));
+    let (steps, reads) = Times::in_turn(60, step, || memory.read(cx));
+    let rate = |seconds: f64| bytes as f64 / seconds / 1e9;
+    println!(
+        "one query against a cache of {length}, {heads} x {width}: {:.1} GB/s, reading as much {:.1} GB/s: {:.0} % ({:.0} to {:.0} by quartiles)",
+        rate(steps.median()),
+        rate(reads.median()),
+        100.0 * reads.median() / steps.median(),
+        100.0 * reads.quartiles().0 / steps.quartiles().1,
+        100.0 * reads.quartiles().1 / steps.quartiles().0,
+    );
     Ok(())
 }

@@ -110,7 +110,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         name: "longformer",
         family: "softmax",
         forms: &[Form::Naive, Form::Pattern],
-        cost: "O(T (W + |G|) H D)",
+        cost: "O(T (W + globals) H D)",
         state: "2 S G D",
         paper: "Beltagy et al. 2020, Longformer",
     },

@@ -16,6 +16,7 @@ mod linear;
 mod mamba;
 mod mamba2;
 mod norm;
+mod softmax;
 
 pub use context::{configure, context};
 pub use conv::{Conv, short_conv};
@@ -26,3 +27,4 @@ pub use linear::linear;
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
 pub use norm::{rms_norm, rms_norm_gated};
+pub use softmax::{Attention, Options as AttentionOptions, attention};

@@ -1,6 +1,10 @@
 //! Every operation against Burn's own autodiff of the same formula written in Burn's own operations.
 
 use burn::tensor::{Device, Distribution, Tensor, activation};
+use longreach_attention::softmax::Patterned;
+use longreach_attention::softmax::dense::Dense;
+use longreach_attention::softmax::dilated::Dilated;
+use longreach_attention::softmax::window::Window;
 use longreach_burn as ops;
 
 fn device() -> Device {
@@ -195,4 +199,52 @@ fn mamba2_with_its_state() {
         });
         agree!(joined(y, last), theirs(), x, dt, dt_bias, log_a, bs, cs, skip, state);
     }
+}
+
+/// Softmax attention in Burn's own operations: scores plus `bias`, and the log-sum-exp.
+fn softmax(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Tensor<4>) -> (Tensor<4>, Tensor<3>) {
+    let scale = (q.dims()[3] as f64).powf(-0.5);
+    let scores = q.swap_dims(1, 2).matmul(k.swap_dims(1, 2).swap_dims(2, 3)) * scale + bias;
+    let lse = scores.clone().exp().sum_dim(3).log();
+    let out = (scores - lse.clone()).exp().matmul(v.swap_dims(1, 2)).swap_dims(1, 2);
+    (out, lse.swap_dims(1, 2).squeeze_dim(3))
+}
+
+#[test]
+fn attention() {
+    let (b, t, h, d) = (2, 19, 3, 8);
+    let (q, k, v) = (random([b, t, h, d]), random([b, t, h, d]), random([b, t, h, 5]));
+    let bias = random([1, h, t, t]);
+    let hidden = |sees: &dyn Fn(usize, usize) -> bool| {
+        let mask: Vec<f32> = (0..t * t).map(|n| if sees(n / t, n % t) { 0.0 } else { -1e9 }).collect();
+        Tensor::<1>::from_data(&mask[..], &device()).reshape([1, 1, t, t])
+    };
+    let run = |mechanism: &dyn Fn() -> ops::AttentionOptions, bias: Option<Tensor<4>>| {
+        let options = mechanism();
+        ops::attention(ops::Attention { q: q.clone(), k: k.clone(), v: v.clone(), bias, sinks: None, options })
+    };
+    let causal = || ops::AttentionOptions::new(Patterned(Dense { causal: true }), d);
+    let theirs = || softmax(q.clone(), k.clone(), v.clone(), bias.clone() + hidden(&|i, j| j <= i));
+    agree!(run(&causal, Some(bias.clone())).0, theirs().0, q, k, v, bias);
+    agree!(run(&causal, Some(bias.clone())).1, theirs().1, q, k, bias);
+    let window = || ops::AttentionOptions::new(Patterned(Window { left: 3, right: 2 }), d);
+    let theirs = || softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i + 2 && i <= j + 3));
+    agree!(run(&window, None).0, theirs().0, q, k, v);
+    let dilated = || ops::AttentionOptions::new(Dilated { left: 2, right: 1, dilation: vec![3] }, d);
+    let sees = |i: usize, j: usize| i.abs_diff(j) % 3 == 0 && j <= i + 3 && i <= j + 6;
+    let theirs = || softmax(q.clone(), k.clone(), v.clone(), hidden(&sees));
+    agree!(run(&dilated, None).0, theirs().0, q, k, v);
+    // A sink is a key without a value: a row of zeros with its score.
+    let sinks = random([h]);
+    let options = causal();
+    let ours = || {
+        let (q, k, v, sinks) = (q.clone(), k.clone(), v.clone(), Some(sinks.clone()));
+        ops::attention(ops::Attention { q, k, v, bias: None, sinks, options: options.clone() }).0
+    };
+    let theirs = || {
+        let (out, lse) = softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i));
+        let share = burn::tensor::activation::sigmoid(lse - sinks.clone().reshape([1, 1, h]));
+        out * share.reshape([b, t, h, 1])
+    };
+    agree!(ours(), theirs(), q, k, v, sinks);
 }

@@ -34,6 +34,7 @@ enum Command {
     Forward(commands::forward::Args),
     Info(commands::info::Args),
     List(commands::list::Args),
+    Pattern(commands::pattern::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
     Completions {
@@ -60,6 +61,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Forward(args) => commands::forward::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::List(args) => commands::list::run(args),
+        Command::Pattern(args) => commands::pattern::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "longreach", &mut std::io::stdout());

@@ -46,7 +46,7 @@ pub struct Sizes {
 }
 
 /// Which keys each query sees. Queries and keys are named by their positions.
-pub trait Pattern: Sync {
+pub trait Pattern: std::fmt::Debug + Send + Sync {
     /// The mechanism's name, for errors.
     fn name(&self) -> &'static str;
 

@@ -19,6 +19,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayView4};
 
 use crate::{Error, Sequences, error};
 
+mod attend;
 mod band;
 pub mod bigbird;
 pub mod deepspeed;
@@ -36,8 +37,10 @@ pub mod masked;
 mod merge;
 pub mod moba;
 mod naive;
+mod named;
 pub mod nsa;
 mod phases;
+mod picture;
 mod random;
 mod selected;
 pub mod sparse_transformer;
@@ -45,10 +48,13 @@ pub mod streaming;
 mod tile;
 pub mod window;
 
+pub use attend::{Attend, Patterned};
 pub use layout::{Layout, Visit};
 pub use mask::{BlockMask, Pattern, Sizes};
 pub use merge::merge;
 pub use naive::naive;
+pub use named::{STATIC, named};
+pub use picture::picture;
 pub use selected::Selected;
 pub use tile::{Cotangent, Gradient, Output, backward, forward as chunk, step};
 

@@ -634,6 +634,23 @@ fn infllm_v2() {
 }
 
 #[test]
+fn patterns_have_names_and_pictures() {
+    let of = Sizes { batch: 1, heads: 4, queries: 0..512, keys: 512 };
+    for (name, parameters) in softmax::STATIC.iter().filter(|(name, _)| *name != "masked") {
+        let parameters = serde_json::from_str(parameters).expect("JSON");
+        let pattern = softmax::named(name, &parameters, &of).expect("valid");
+        assert_eq!(pattern.name(), *name);
+        for h in [0, 3] {
+            let fine = softmax::picture(&*pattern, &of, (0, h), (512, 512)).expect("valid");
+            let seen = |(i, j): (usize, usize)| u64::from(pattern.count(&of, 0, h, i, j) > 0);
+            assert!(fine.indexed_iter().all(|(at, cell)| *cell == seen(at)), "{name}, head {h}");
+            let coarse = softmax::picture(&*pattern, &of, (0, h), (3, 7)).expect("valid");
+            assert_eq!(coarse.sum(), fine.sum());
+        }
+    }
+}
+
+#[test]
 fn hierarchical() {
     for (of, case) in [
         (Hierarchical { block: 16, causal: true }, Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) }),

@@ -58,11 +58,11 @@ fn text() -> String {
     let cx = longreach_burn::context();
     let mut out = String::from("mechanisms\n");
     for m in MECHANISMS {
-        out += &format!("  {:16} {:14} {:36} {}\n", path(m), m.cost, forms(m).join(" "), m.paper);
+        out += &format!("  {:28} {:30} {:36} {}\n", path(m), m.cost, forms(m).join(" "), m.paper);
     }
     out += "models (model_type)\n";
     for m in MODELS {
-        out += &format!("  {:16} {:14} {}\n", m.model_type, m.mechanism, m.paper);
+        out += &format!("  {:28} {:14} {}\n", m.model_type, m.mechanism, m.paper);
     }
     out + &format!("machine\n  {}, using {} on {} threads\n", isas().join(" "), cx.isa, cx.team.threads())
 }

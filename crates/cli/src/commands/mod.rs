@@ -4,4 +4,5 @@ pub(crate) mod forward;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod pattern;
 pub(crate) mod train;

@@ -7,6 +7,7 @@ mod bad_input;
 mod forward;
 mod generate;
 mod hub;
+mod pattern;
 mod readme;
 
 /// The program, with an empty environment as far as the Hub is concerned.

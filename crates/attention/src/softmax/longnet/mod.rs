@@ -18,7 +18,7 @@ use serde::Deserialize;
 
 use super::gather::Places;
 use super::mask::{Bits, Sizes};
-use super::{Cotangent, Gradient, Inputs, Output, merge};
+use super::{Cotangent, Gradient, Inputs, Output, Pattern, merge};
 use crate::{Error, Sequences, error};
 
 mod naive;
@@ -49,17 +49,9 @@ impl LongNet {
 
     fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
         let (of, _) = x.sizes(OP)?;
-        let fits = !self.segments.is_empty() && self.segments.iter().all(|w| *w > 0);
-        error::parameter(OP, "segments", fits, &self.segments, "some lengths of at least 1")?;
-        let same = self.dilations.len() == self.segments.len() && self.dilations.iter().all(|r| *r > 0);
-        error::parameter(OP, "dilations", same, &self.dilations, "one of at least 1 for each segment length")?;
-        let square = of.queries == (0..of.keys);
-        error::parameter(OP, "queries", square, &of.queries, format!("those of all {} keys", of.keys))?;
-        let plain = x.bias.is_none()
-            && x.alibi.is_none()
-            && x.sinks.is_none()
-            && x.weights.is_none()
-            && matches!(x.sequences, Sequences::Batch);
+        Pattern::check(self, &of)?;
+        let plain = x.bias.is_none() && x.alibi.is_none() && x.sinks.is_none() && x.weights.is_none();
+        let plain = plain && matches!(x.sequences, Sequences::Batch);
         error::parameter(OP, "bias, alibi, sinks, weights or packed sequences", plain, "given", "none")?;
         Ok(of)
     }

@@ -11,6 +11,18 @@ pub(super) fn offset(h: usize, heads: usize, r: usize) -> usize {
     h / heads.div_ceil(r)
 }
 
+impl LongNet {
+    /// In how many branches query `i` of head `h` of `heads` meets key `j`, in a sequence of `tokens`.
+    pub(super) fn meets(&self, tokens: usize, (h, heads): (usize, usize), i: usize, j: usize) -> u32 {
+        let meet = |(w, r): (usize, usize)| {
+            let w = w.min(tokens).max(1);
+            let kept = |t: usize| t % w % r == offset(h, heads, r);
+            i / w == j / w && kept(i) && kept(j) && (!self.causal || j <= i)
+        };
+        self.branches().filter(|branch| meet(*branch)).count() as u32
+    }
+}
+
 /// Attention in f64, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, longnet: &LongNet) -> Result<(Array4<f64>, Array3<f64>), Error> {
     let of = longnet.check(x)?;
@@ -20,20 +32,14 @@ pub fn naive(x: &Inputs<'_, f64, f64>, longnet: &LongNet) -> Result<(Array4<f64>
     for ((b, i, h), lse) in lse.indexed_iter_mut() {
         let g = h * x.k.dim().2 / heads;
         let mut seen: Vec<(usize, f64)> = Vec::new();
-        for (w, r) in longnet.branches() {
-            let w = w.min(t);
-            let kept = |t: usize| t % w % r == offset(h, of.heads, r);
-            if !kept(i) {
-                continue;
-            }
-            for j in (i / w * w..((i / w + 1) * w).min(t)).filter(|j| kept(*j) && (!longnet.causal || *j <= i)) {
-                if x.keep.is_none_or(|keep| keep[[b, j]]) {
-                    let mut y = x.scale * x.q.slice(s![b, i, h, ..]).dot(&x.k.slice(s![b, j, g, ..]));
-                    if let Some(cap) = x.softcap {
-                        y = cap * (y / cap).tanh();
-                    }
-                    seen.push((j, y));
+        for j in 0..t {
+            let count = longnet.meets(t, (h, of.heads), i, j);
+            if count > 0 && x.keep.is_none_or(|keep| keep[[b, j]]) {
+                let mut y = x.scale * x.q.slice(s![b, i, h, ..]).dot(&x.k.slice(s![b, j, g, ..]));
+                if let Some(cap) = x.softcap {
+                    y = cap * (y / cap).tanh();
                 }
+                seen.push((j, y + f64::from(count).ln()));
             }
         }
         let top = seen.iter().fold(f64::NEG_INFINITY, |top, (_, y)| top.max(*y));

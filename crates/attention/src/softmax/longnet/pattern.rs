@@ -2,10 +2,43 @@
 
 use std::ops::Range;
 
-use super::OP;
+use super::{LongNet, OP};
 use crate::softmax::mask::{Bits, Entry, Pattern, Sizes, band, span};
+use crate::{Error, error};
+
+/// All branches at once, for looking at: a key that two branches meet is seen once here.
+impl Pattern for LongNet {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn check(&self, of: &Sizes) -> Result<(), Error> {
+        let fits = !self.segments.is_empty() && self.segments.iter().all(|w| *w > 0);
+        error::parameter(OP, "segments", fits, &self.segments, "some lengths of at least 1")?;
+        let same = self.dilations.len() == self.segments.len() && self.dilations.iter().all(|r| *r > 0);
+        error::parameter(OP, "dilations", same, &self.dilations, "one of at least 1 for each segment length")?;
+        let square = of.queries == (0..of.keys);
+        error::parameter(OP, "queries", square, &of.queries, format!("those of all {} keys", of.keys))
+    }
+
+    fn differs(&self) -> (bool, bool) {
+        (false, true)
+    }
+
+    fn count(&self, of: &Sizes, _: usize, h: usize, i: usize, j: usize) -> u32 {
+        self.meets(of.keys, (h, of.heads), i, j)
+    }
+
+    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {
+        let least = self.segments.iter().map(|w| queries.start / w * w).min().unwrap_or(0);
+        let most = self.segments.iter().map(|w| ((queries.end - 1) / w + 1) * w).max().unwrap_or(of.keys);
+        let end = if self.causal { queries.end } else { most };
+        band(row, Pattern::block(self).1, of.keys, least..end.min(of.keys), 0..0);
+    }
+}
 
 /// Places in segments of `size`: a query sees those of its own segment that are there, or those of them up to its own.
+#[derive(Debug)]
 pub(super) struct Segments {
     pub(super) size: usize,
     pub(super) causal: bool,

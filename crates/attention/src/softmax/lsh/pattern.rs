@@ -6,6 +6,7 @@ use super::{Lsh, OP};
 use crate::softmax::mask::{Entry, Pattern, Sizes, band, join};
 
 /// Places in a sorted order: a token sees the chunks around its own, but not itself, nor what is not there, nor the future if that is hidden.
+#[derive(Debug)]
 pub(super) struct Sorted {
     pub(super) lsh: Lsh,
     /// Tokens of a round.

@@ -6,6 +6,7 @@ use super::OP;
 use crate::softmax::mask::{Entry, Pattern, Sizes, band, span};
 
 /// Query `i` sees mean `c` if `(c + 1) b ≤ i + 1`.
+#[derive(Debug)]
 pub(super) struct Ended {
     pub(super) block: usize,
 }

@@ -1,0 +1,93 @@
+//! Patterns by their names, with parameters from JSON.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::bigbird::BigBird;
+use super::deepspeed;
+use super::dense::Dense;
+use super::dilated::Dilated;
+use super::longformer::Longformer;
+use super::longnet::LongNet;
+use super::masked::Masked;
+use super::sparse_transformer::SparseTransformer;
+use super::streaming::Streaming;
+use super::window::Window;
+use super::{Pattern, Sizes};
+use crate::Error;
+
+/// The patterns that do not depend on what is attended to, each with parameters to begin with.
+pub const STATIC: &[(&str, &str)] = &[
+    ("dense", r#"{"causal": true}"#),
+    ("masked", r#"{"start": [0, 1, 3], "indices": [0, 0, 1]}"#),
+    ("window", r#"{"left": 128, "right": 128}"#),
+    ("dilated", r#"{"left": 16, "right": 16, "dilation": [8]}"#),
+    ("longformer", r#"{"window": 64, "global": [0, 1]}"#),
+    ("bigbird", r#"{"block": 64, "random_blocks": 3, "seed": 0, "max_length": 4096}"#),
+    ("sparse_transformer", r#"{"kind": "fixed", "stride": 128, "columns": 32}"#),
+    ("deepspeed", r#"{"mode": "bslongformer", "block": 16, "num_sliding_window_blocks": 5}"#),
+    ("streaming", r#"{"sinks": 4, "recent": 256}"#),
+    ("longnet", r#"{"segments": [64, 256, 1024], "dilations": [1, 2, 4], "causal": true}"#),
+];
+
+/// The pattern of this name over some sizes. Parameters are the fields of the mechanism's type; `masked` takes compressed rows (`start`,
+/// `indices`), `longformer` a `window` and the positions of `global` tokens, `deepspeed` its own configuration, with a `seed` beside it.
+pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Pattern>, Error> {
+    let Some(&(op, _)) = STATIC.iter().find(|(known, _)| *known == name) else {
+        let known: Vec<&str> = STATIC.iter().map(|(name, _)| *name).collect();
+        let want = format!("one of {}", known.join(", "));
+        return Err(Error::Parameter { op: "pattern", parameter: "name", want, found: format!("{name:?}") });
+    };
+    let pattern: Box<dyn Pattern> = match op {
+        "dense" => Box::new(read::<Dense>(op, parameters)?),
+        "window" => Box::new(read::<Window>(op, parameters)?),
+        "dilated" => Box::new(read::<Dilated>(op, parameters)?),
+        "sparse_transformer" => Box::new(read::<SparseTransformer>(op, parameters)?),
+        "streaming" => Box::new(read::<Streaming>(op, parameters)?),
+        "longnet" => Box::new(read::<LongNet>(op, parameters)?),
+        "bigbird" => Box::new(read::<BigBird>(op, parameters)?.layout(of)?),
+        "masked" => {
+            let Rows { start, indices } = read(op, parameters)?;
+            Box::new(Masked::compressed(&start, &indices, of.keys)?)
+        }
+        "longformer" => {
+            let Globals { window, global } = read(op, parameters)?;
+            let tokens = of.keys.max(of.queries.end);
+            let marks = ndarray::Array2::from_shape_fn((1, tokens), |(_, i)| global.contains(&i));
+            Box::new(Longformer::new(window, marks.view()))
+        }
+        _ => {
+            let mut parameters = parameters.clone();
+            let seed = parameters.as_object_mut().and_then(|fields| fields.remove("seed"));
+            let seed = seed.map_or(Ok(0), |seed| read(op, &seed))?;
+            Box::new(deepspeed::Config::parse(&parameters.to_string())?.layout(of, seed)?)
+        }
+    };
+    pattern.check(of)?;
+    Ok(pattern)
+}
+
+/// Parameters from JSON.
+fn read<P: DeserializeOwned>(op: &'static str, parameters: &Value) -> Result<P, Error> {
+    serde_json::from_value(parameters.clone()).map_err(|error| Error::Parameter {
+        op,
+        parameter: "parameters",
+        want: format!("as in {}", STATIC.iter().find(|(name, _)| *name == op).map_or("", |(_, example)| example)),
+        found: error.to_string(),
+    })
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rows {
+    start: Vec<usize>,
+    indices: Vec<usize>,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Globals {
+    window: usize,
+    #[serde(default)]
+    global: Vec<usize>,
+}
