@@ -231,7 +231,7 @@ fn attention() {
     let theirs = || softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i + 2 && i <= j + 3));
     agree!(run(&window, None).0, theirs().0, q, k, v);
     let dilated = || ops::AttentionOptions::new(Dilated { left: 2, right: 1, dilation: vec![3] }, d);
-    let sees = |i: usize, j: usize| i.abs_diff(j) % 3 == 0 && j <= i + 3 && i <= j + 6;
+    let sees = |i: usize, j: usize| i.abs_diff(j).is_multiple_of(3) && j <= i + 3 && i <= j + 6;
     let theirs = || softmax(q.clone(), k.clone(), v.clone(), hidden(&sees));
     agree!(run(&dilated, None).0, theirs().0, q, k, v);
     // A sink is a key without a value: a row of zeros with its score.

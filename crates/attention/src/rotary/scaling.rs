@@ -110,7 +110,7 @@ pub struct Frequencies {
 impl Scaling {
     /// The frequencies of `width` channels with base `theta`, in a sequence of `length` tokens.
     pub fn frequencies(&self, width: usize, theta: f64, length: usize) -> Result<Frequencies, Error> {
-        error::parameter(OP, "width", width % 2 == 0, width, "an even number")?;
+        error::parameter(OP, "width", width.is_multiple_of(2), width, "an even number")?;
         error::parameter(OP, "theta", theta > 0.0 && theta.is_finite(), theta, "a positive number")?;
         let of = |theta: f64| (0..width / 2).map(move |i| theta.powf(-2.0 * i as f64 / width as f64));
         let positive = |name, x: f64| error::parameter(OP, name, x > 0.0 && x.is_finite(), x, "a positive number");

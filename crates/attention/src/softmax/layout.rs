@@ -57,7 +57,7 @@ impl Layout {
                 start.push(visits.len());
             }
         }
-        let even = block % 16 == 0 || visits.iter().all(|visit| visit.count == 1);
+        let even = block.is_multiple_of(16) || visits.iter().all(|visit| visit.count == 1);
         error::parameter(op, "block", even, block, "a multiple of 16 where blocks count more than once")?;
         Ok(Self { op, block, blocks, heads, causal, start, visits })
     }
@@ -95,7 +95,7 @@ impl Layout {
 
     /// Keys of a block of the kernel's.
     fn kernel_block(&self) -> usize {
-        if self.block % 16 == 0 { (1usize << self.block.trailing_zeros()).min(256) } else { 16 }
+        if self.block.is_multiple_of(16) { (1usize << self.block.trailing_zeros()).min(256) } else { 16 }
     }
 }
 
@@ -142,13 +142,13 @@ impl Pattern for Layout {
             band(row, block, of.keys, there, start..end.min(of.keys).min(all));
             row[at..].iter_mut().for_each(|entry| entry.log_weight = (visit.count as f32).ln());
         }
-        if self.block % 16 != 0 {
+        if !self.block.is_multiple_of(16) {
             join(row, first);
         }
     }
 
     fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
-        if self.block % 16 == 0 {
+        if self.block.is_multiple_of(16) {
             // The blocks asked for are visited whole.
             return if self.causal { span(0..i + 1, keys) } else { u64::MAX };
         }

@@ -51,7 +51,7 @@ impl Selected {
     }
 
     fn kernel_block(&self) -> usize {
-        if self.block % 16 == 0 { (1usize << self.block.trailing_zeros()).min(64) } else { 16 }
+        if self.block.is_multiple_of(16) { (1usize << self.block.trailing_zeros()).min(64) } else { 16 }
     }
 }
 
@@ -61,7 +61,7 @@ impl Pattern for Selected {
     }
 
     fn check(&self, of: &Sizes) -> Result<(), Error> {
-        let divides = self.groups > 0 && of.heads % self.groups == 0;
+        let divides = self.groups > 0 && of.heads.is_multiple_of(self.groups);
         error::parameter(self.op, "groups", divides, self.groups, format!("a divisor of {} heads", of.heads))?;
         error::parameter(self.op, "queries", self.queries == of.queries, &of.queries, format!("{:?}", self.queries))?;
         error::parameter(self.op, "batch", self.batch == of.batch, of.batch, self.batch.to_string())

@@ -290,8 +290,8 @@ fn streaming() {
 #[test]
 fn masked() {
     // Sparse, dense and regular; a predicate does not know the queries' offset.
-    let scattered = |h: usize, i: usize, j: usize| (i * 31 + j * 17 + h * 5) % 23 == 0;
-    let blocks = |_: usize, i: usize, j: usize| (i / 64 + j / 64) % 2 == 0 && i > 5;
+    let scattered = |h: usize, i: usize, j: usize| (i * 31 + j * 17 + h * 5).is_multiple_of(23);
+    let blocks = |_: usize, i: usize, j: usize| (i / 64 + j / 64).is_multiple_of(2) && i > 5;
     for cx in contexts() {
         for keep in [&scattered as &dyn Fn(usize, usize, usize) -> bool, &blocks] {
             for &t in LENGTHS {

@@ -171,7 +171,13 @@ impl Config {
         self.check()?;
         let tokens = of.keys.max(of.queries.end);
         let block = self.block();
-        error::parameter(OP, "tokens", tokens % block == 0, tokens, format!("a multiple of the block of {block}"))?;
+        error::parameter(
+            OP,
+            "tokens",
+            tokens.is_multiple_of(block),
+            tokens,
+            format!("a multiple of the block of {block}"),
+        )?;
         self.blocks(of.heads, tokens / block, seed)
     }
 }

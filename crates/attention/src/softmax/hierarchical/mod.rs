@@ -56,7 +56,7 @@ struct Levels {
 impl Levels {
     fn of<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical) -> Result<Self, Error> {
         let (sizes, _) = x.sizes(OP)?;
-        error::parameter(OP, "block", of.block > 0 && of.block % 16 == 0, of.block, "a multiple of 16")?;
+        error::parameter(OP, "block", of.block > 0 && of.block.is_multiple_of(16), of.block, "a multiple of 16")?;
         let fits = sizes.queries.end <= sizes.keys;
         error::parameter(OP, "queries", fits, &sizes.queries, format!("positions among the {} keys", sizes.keys))?;
         let plain = x.bias.is_none() && x.alibi.is_none() && x.weights.is_none();

@@ -18,7 +18,7 @@ pub fn naive(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Array4<f64> {
             (own..own + of.block).filter(|j| !of.causal || *j <= i).map(|j| (j, j + 1)).collect();
         let (mut size, mut mean) = (of.block, 1);
         while size < keys {
-            let beside = i / size ^ 1;
+            let beside = (i / size) ^ 1;
             if !of.causal || beside < i / size {
                 stretches.extend((0..of.block).map(|n| beside * size + n * mean).map(|from| (from, from + mean)));
             }

@@ -48,7 +48,7 @@ impl Tree {
         let mut ranges = Vec::with_capacity(self.first.len());
         for level in 0..self.first.len() - 1 {
             let size = b << level;
-            let beside = i / size ^ 1;
+            let beside = (i / size) ^ 1;
             if size < self.tokens && beside * size < self.tokens && (!self.of.causal || beside < i / size) {
                 ranges.push(self.first[level] + beside * b..self.first[level] + (beside + 1) * b);
             }

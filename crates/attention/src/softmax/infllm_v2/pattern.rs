@@ -7,7 +7,7 @@ pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Se
     let (sizes, groups) = x.sizes(OP)?;
     error::parameter(OP, "stride", of.stride > 0, of.stride, "at least 1")?;
     error::parameter(OP, "kernel", of.kernel >= of.stride, of.kernel, format!("at least the stride, {}", of.stride))?;
-    let divides = of.block > 0 && of.block % of.stride == 0;
+    let divides = of.block > 0 && of.block.is_multiple_of(of.stride);
     error::parameter(OP, "block", divides, of.block, format!("a multiple of the stride, {}", of.stride))?;
     error::parameter(OP, "top", of.chosen() > 0, of.top, "at least 1 without a window")?;
     let shape = (sizes.batch, groups, sizes.queries.clone());

@@ -9,7 +9,7 @@ impl Which {
             Which::Merged => (true, true),
             Which::Near => (true, false),
             Which::Far => (false, true),
-            Which::Alternating => (h % 2 == 0, h % 2 == 1),
+            Which::Alternating => (h.is_multiple_of(2), h % 2 == 1),
         }
     }
 }
@@ -18,7 +18,9 @@ impl SparseTransformer {
     /// Whether query `i` of head `h` sees key `j`.
     pub(super) fn sees(&self, h: usize, i: usize, j: usize) -> bool {
         let (near, far, which) = match *self {
-            SparseTransformer::Strided { stride, which } => (i < j + stride, i.wrapping_sub(j) % stride == 0, which),
+            SparseTransformer::Strided { stride, which } => {
+                (i < j + stride, i.wrapping_sub(j).is_multiple_of(stride), which)
+            }
             SparseTransformer::Fixed { stride, columns, positions, which } => {
                 let last = stride - h % positions * columns;
                 (i / stride == j / stride, (last - columns..last).contains(&(j % stride)), which)
