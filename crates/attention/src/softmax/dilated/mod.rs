@@ -3,7 +3,7 @@
 //! $$ N(i) = \{ j : -r\delta \le i - j \le l\delta,\ \delta \mid i - j \} $$
 //!
 //! The tokens of a phase, those with the same remainder by `δ`, are a sequence of their own with a plain window: [`chunk`], [`step`] and
-//! [`backward`] run it without gaps, at O(T (l + r + 1) H D). As a [`Pattern`](super::Pattern) it is for looking at, and for the definition.
+//! [`backward`] run it without gaps, at O(T (l + r + 1) H D). As a [`Pattern`] it is for looking at, and for the definition.
 //! Beltagy et al. 2020 (Longformer), §3.1.
 
 use longreach_simd::Cx;

@@ -133,9 +133,9 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             }
             for (n, j) in keys.clone().enumerate() {
                 let token = call.k.token(self.b, j);
-                prefetch_ahead(token, AHEAD);
                 for group in 0..g {
                     let key = &token[group * d..(group + 1) * d];
+                    prefetch_ahead(key, AHEAD);
                     for row in group * per_group..(group + 1) * per_group {
                         if rows[row].here.is_some() {
                             scores[row * rows_per_block + n] = dot(s, key, &q[row * wide_d..(row + 1) * wide_d]);
@@ -172,13 +172,11 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             }
             for (n, j) in keys.clone().enumerate().step_by(4) {
                 let some = (keys.end - j).min(4);
-                for more in 0..some {
-                    prefetch_ahead(call.v.token(self.b, j + more), AHEAD);
-                }
                 for group in 0..g {
                     let mut values = [&[][..]; 4];
                     for (more, value) in values[..some].iter_mut().enumerate() {
                         *value = &call.v.token(self.b, j + more)[group * e..(group + 1) * e];
+                        prefetch_ahead(value, 4 * size_of_val(call.v.token(self.b, j)));
                     }
                     for row in group * per_group..(group + 1) * per_group {
                         if rows[row].here.is_some() {
@@ -238,6 +236,29 @@ fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &m
 /// `sums += Σ w v`; a value without weight is not looked at.
 #[inline(always)]
 fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
+    if let ([a, b, c, d], [va, vb, vc, vd]) = (weights, values)
+        && *a != 0.0
+        && *b != 0.0
+        && *c != 0.0
+        && *d != 0.0
+    {
+        let whole = va.len() / S::LANES * S::LANES;
+        let (wa, wb, wc, wd) = (s.splat(*a), s.splat(*b), s.splat(*c), s.splat(*d));
+        for at in (0..whole).step_by(S::LANES) {
+            let mut sum = s.load(&sums[at..]);
+            sum = s.fma(wa, T::load(s, &va[at..at + S::LANES]), sum);
+            sum = s.fma(wb, T::load(s, &vb[at..at + S::LANES]), sum);
+            sum = s.fma(wc, T::load(s, &vc[at..at + S::LANES]), sum);
+            sum = s.fma(wd, T::load(s, &vd[at..at + S::LANES]), sum);
+            s.store(&mut sums[at..], sum);
+        }
+        for at in whole..va.len() {
+            for (weight, value) in weights.iter().zip(values) {
+                sums[at] += weight * value[at].widen();
+            }
+        }
+        return;
+    }
     for (weight, value) in weights.iter().zip(values) {
         if *weight == 0.0 {
             continue;
