@@ -10,13 +10,7 @@
 //!
 //! The softmax is exact, where the authors' kernel estimates its sum from coarser summaries.
 
-use longreach_simd::Cx;
-use longreach_simd::product::Stored;
 use serde::Deserialize;
-
-use super::selected::{choose, highest, means};
-use super::{Inputs, Selected};
-use crate::{Error, error};
 
 mod naive;
 mod pattern;

@@ -1,6 +1,12 @@
 //! The choice.
 
-use super::*;
+use longreach_simd::Cx;
+use longreach_simd::product::Stored;
+
+use super::{InfLlmV2, OP};
+use crate::softmax::selected::{choose, highest, means};
+use crate::softmax::{Inputs, Selected};
+use crate::{Error, error};
 
 /// The blocks that the queries of each group see: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Selected, Error> {

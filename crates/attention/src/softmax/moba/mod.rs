@@ -6,13 +6,7 @@
 //! [`select`] chooses; the family's kernel attends. The choice is a constant to the gradient, as in the paper.
 //! O(T k b H D + T² H D / b) time. Lu et al. 2025 (MoBA), eq. 5–8.
 
-use longreach_simd::Cx;
-use longreach_simd::product::Stored;
 use serde::Deserialize;
-
-use super::selected::{choose, highest, means};
-use super::{Inputs, Selected};
-use crate::{Error, error};
 
 mod naive;
 mod pattern;

@@ -1,6 +1,12 @@
 //! The choice.
 
-use super::*;
+use longreach_simd::Cx;
+use longreach_simd::product::Stored;
+
+use super::{Moba, OP};
+use crate::softmax::selected::{choose, highest, means};
+use crate::softmax::{Inputs, Selected};
+use crate::{Error, error};
 
 /// The blocks that each query sees: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, moba: &Moba, cx: &Cx) -> Result<Selected, Error> {
