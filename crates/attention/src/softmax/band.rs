@@ -1,4 +1,4 @@
-//! Keys within a range of distances: what windows, causal masks and phases of dilated patterns are made of.
+//! Keys within a range of distances: what windows, dense attention and phases of dilated patterns are made of.
 
 use std::ops::Range;
 

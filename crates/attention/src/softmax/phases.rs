@@ -31,6 +31,8 @@ struct Phase<'a> {
     /// The first of the queries, and its place among the keys of the phase.
     first: usize,
     offset: usize,
+    /// How many keys all phases have.
+    keys: usize,
     bias: Option<Array4<f32>>,
     alibi: Option<Array1<f32>>,
     bounds: Option<Vec<usize>>,
@@ -56,32 +58,39 @@ fn heads(h: usize, g: usize, of: &dyn Fn(usize) -> Steps) -> Vec<Heads> {
 }
 
 impl<'a> Phase<'a> {
-    fn of<T>(x: &Inputs<'_, T>, of: &'a Heads, phase: usize) -> Self {
+    /// The phase of query `first`, which is its first.
+    fn of<T>(x: &Inputs<'_, T>, of: &'a Heads, first: usize) -> Self {
         let step = of.steps.dilation;
-        let first = (phase + step - x.offset % step) % step;
-        let every = |from: usize| Slice::new(from as isize, None, step as isize);
-        let bias = x.bias.as_ref().filter(|bias| first < bias.dim().2 && phase < bias.dim().3).map(|bias| {
+        let phase = (x.offset + first) % step;
+        let stride = step.min(isize::MAX as usize) as isize;
+        let every = |from: usize| Slice::new(from as isize, None, stride);
+        let keys = x.k.dim().1;
+        let bias = x.bias.as_ref().map(|bias| {
             let heads = if bias.dim().1 == 1 { 0..1 } else { of.heads.clone() };
             let mut part = bias.slice(s![.., heads, .., ..]);
             part.slice_axis_inplace(Axis(2), every(first));
-            part.slice_axis_inplace(Axis(3), every(phase));
+            part.slice_axis_inplace(Axis(3), every(phase.min(keys)));
             part.as_standard_layout().into_owned()
         });
         let alibi = x.alibi.as_ref().map(|alibi| alibi.slice(s![of.heads.clone()]).mapv(|m| m * step as f32));
         let bounds = match x.sequences {
             Sequences::Batch => None,
             // How many tokens of the phase lie before each bound.
-            Sequences::Packed(bounds) => Some(bounds.iter().map(|n| (n + step - 1 - phase) / step).collect()),
+            Sequences::Packed(bounds) => Some(bounds.iter().map(|n| n.saturating_sub(phase).div_ceil(step)).collect()),
         };
-        Self { of, phase, first, offset: (x.offset + first - phase) / step, bias, alibi, bounds }
+        Self { of, phase, first, keys, offset: (x.offset + first - phase) / step, bias, alibi, bounds }
+    }
+
+    fn step(&self) -> isize {
+        self.of.steps.dilation.min(isize::MAX as usize) as isize
     }
 
     fn queries(&self) -> Slice {
-        Slice::new(self.first as isize, None, self.of.steps.dilation as isize)
+        Slice::new(self.first as isize, None, self.step())
     }
 
     fn keys(&self) -> Slice {
-        Slice::new(self.phase as isize, None, self.of.steps.dilation as isize)
+        Slice::new(self.phase.min(self.keys) as isize, None, self.step())
     }
 
     fn inputs<'x, T>(&'x self, x: &'x Inputs<'_, T>) -> Inputs<'x, T> {
@@ -135,11 +144,8 @@ pub(super) fn forward<T: Stored>(
     let mut out = Array4::zeros((b, t, h, x.v.dim().3));
     let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
     for part in heads(h, g, of) {
-        for phase in 0..part.steps.dilation {
-            let phase = Phase::of(x, &part, phase);
-            if phase.first >= t {
-                continue;
-            }
+        for first in 0..part.steps.dilation.min(t) {
+            let phase = Phase::of(x, &part, first);
             let inputs = phase.inputs(x);
             let got = kernel(&inputs, &part.steps.band, cx)?;
             let mut to = out.slice_mut(s![.., .., part.heads.clone(), ..]);
@@ -172,11 +178,8 @@ pub(super) fn backward<T: Stored>(
         bias: x.bias.map(|bias| Array4::zeros(bias.dim())),
     };
     for part in heads(h, g, of) {
-        for phase in 0..part.steps.dilation {
-            let phase = Phase::of(x, &part, phase);
-            if phase.first >= t {
-                continue;
-            }
+        for first in 0..part.steps.dilation.min(t) {
+            let phase = Phase::of(x, &part, first);
             let heads = part.heads.clone();
             let [mut out, mut dout] = [output.out.slice(s![.., .., heads.clone(), ..]), d.out];
             dout.slice_collapse(s![.., .., heads.clone(), ..]);

@@ -633,6 +633,58 @@ fn infllm_v2() {
     }
 }
 
+/// Parameters as large as they can be written are one more value or an error: they neither panic nor run for ever.
+#[test]
+fn huge_parameters_are_no_trouble() {
+    let huge = usize::MAX;
+    let of = Sizes { batch: 2, heads: 2, queries: 0..70, keys: 70 };
+    for (name, parameters) in [
+        ("window", format!(r#"{{"left": {huge}, "right": {huge}}}"#)),
+        ("streaming", format!(r#"{{"sinks": {huge}, "recent": {huge}}}"#)),
+        ("longformer", format!(r#"{{"window": {huge}, "global": [{huge}]}}"#)),
+        ("dilated", format!(r#"{{"left": {huge}, "right": {huge}, "dilation": [{huge}]}}"#)),
+        ("sparse_transformer", format!(r#"{{"kind": "strided", "stride": {huge}}}"#)),
+        ("sparse_transformer", format!(r#"{{"kind": "fixed", "stride": {huge}, "columns": {huge}}}"#)),
+        ("longnet", format!(r#"{{"segments": [{huge}, {huge}], "dilations": [1, {huge}]}}"#)),
+        ("bigbird", format!(r#"{{"block": 16, "random_blocks": {huge}}}"#)),
+        ("bigbird", format!(r#"{{"block": {huge}}}"#)),
+        ("bigbird", format!(r#"{{"block": 16, "seed": 1, "max_length": {huge}}}"#)),
+        ("deepspeed", format!(r#"{{"mode": "variable", "block": 10, "local_window_blocks": [{huge}, {huge}]}}"#)),
+        ("deepspeed", format!(r#"{{"block": 10, "num_local_blocks": {huge}, "num_global_blocks": {huge}}}"#)),
+        ("deepspeed", format!(r#"{{"mode": "bslongformer", "block": 10, "global_block_indices": [{huge}]}}"#)),
+    ] {
+        let parameters: serde_json::Value = serde_json::from_str(&parameters).expect("JSON");
+        if let Ok(pattern) = softmax::named(name, &parameters, &of) {
+            mask_is_definition(&*pattern, &of);
+            forward(&*pattern, 70).expect("valid");
+        }
+    }
+    let x = ndarray::Array4::from_elem((1, 70, 2, 16), 0.5);
+    let few = Inputs::new(x.view(), x.slice(ndarray::s![.., ..20, .., ..]), x.slice(ndarray::s![.., ..20, .., ..]));
+    let x = Inputs::new(x.view(), x.view(), x.view());
+    let cx = &Cx::new(1);
+    let dilated = Dilated { left: huge, right: huge, dilation: vec![huge] };
+    dilated::chunk(&x, &dilated, cx).expect("valid");
+    // More queries than keys: some phases have none.
+    let case = Case { queries: 70, keys: 20, width: (8, 8), ..PLAIN };
+    kernel_is_naive(case, &Dilated { left: 1, right: 1, dilation: vec![30] }, [dilated::chunk, dilated::step], cx);
+    dilated::chunk(&few, &dilated, cx).expect("valid");
+    let strided = sparse_transformer::SparseTransformer::Strided { stride: huge, which: Default::default() };
+    sparse_transformer::chunk(&x, &strided, cx).expect("valid");
+    hierarchical::chunk(&x, &Hierarchical { block: huge / 16 * 16, causal: false }, cx).expect("valid");
+    moba::select(&x, &Moba { block: huge, top: huge }, cx).expect("valid");
+    let of = InfLlmV2 {
+        stride: huge,
+        kernel: huge,
+        block: huge,
+        window: huge,
+        top: huge,
+        dense_below: 0,
+        init_blocks: huge,
+    };
+    infllm_v2::select(&x, &of, cx).expect("valid");
+}
+
 #[test]
 fn patterns_have_names_and_pictures() {
     let of = Sizes { batch: 1, heads: 4, queries: 0..512, keys: 512 };

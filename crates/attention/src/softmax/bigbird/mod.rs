@@ -37,13 +37,31 @@ impl Default for BigBird {
 }
 
 const OP: &str = "bigbird";
+/// The longest sequence a model may name: the draw for all of it is made.
+const LONGEST: usize = 1 << 24;
 
 impl BigBird {
     /// The layout over a sequence: at least 4 blocks. The last may be there in part.
     pub fn layout(&self, of: &Sizes) -> Result<Layout, Error> {
         error::parameter(OP, "block", self.block > 0, self.block, "at least 1")?;
         let blocks = of.keys.max(of.queries.end).div_ceil(self.block);
-        error::parameter(OP, "tokens", blocks >= 4, of.keys, format!("at least {}: 4 blocks", 3 * self.block + 1))?;
+        error::parameter(
+            OP,
+            "tokens",
+            blocks >= 4,
+            of.keys,
+            format!("at least {}: 4 blocks", self.block.saturating_mul(3).saturating_add(1)),
+        )?;
+        let few = self.random_blocks <= blocks;
+        error::parameter(
+            OP,
+            "random_blocks",
+            few,
+            self.random_blocks,
+            format!("at most the {blocks} blocks there are"),
+        )?;
+        let short = self.max_length <= LONGEST;
+        error::parameter(OP, "max_length", short, self.max_length, format!("at most {LONGEST}"))?;
         let random = self.random(of.heads, blocks)?;
         let heads = if self.seed.is_some() { of.heads } else { 1 };
         Layout::new(OP, self.block, blocks, heads, (false, true), |h, i, row| {

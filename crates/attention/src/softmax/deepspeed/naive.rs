@@ -7,15 +7,15 @@ use std::ops::Range;
 /// The stretch of `size` blocks that row `r` of `n` lies in, from `start` on.
 pub(super) fn stretch(r: usize, n: usize, start: usize, size: usize) -> Range<usize> {
     let first = start + (r - start) / size * size;
-    first..(first + size).min(n)
+    first..first.saturating_add(size).min(n)
 }
 
 /// The stretch that row `r` lies in, where they have the sizes given and the last repeats.
 pub(super) fn variable_stretch(r: usize, n: usize, sizes: &[usize]) -> Range<usize> {
     let mut start = 0;
     for size in sizes {
-        if r < start + size {
-            return start..(start + size).min(n);
+        if r - start < *size {
+            return start..start.saturating_add(*size).min(n);
         }
         start += size;
     }

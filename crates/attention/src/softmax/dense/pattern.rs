@@ -1,14 +1,14 @@
-//! Blocks up to the diagonal.
+//! Blocks up to the diagonal, or all: a band without an end.
 
 use std::ops::Range;
 
 use super::Dense;
-use crate::softmax::mask::{Entry, Pattern, Sizes, band, span};
+use crate::softmax::band::Band;
+use crate::softmax::mask::{Entry, Pattern, Sizes};
 
 impl Dense {
-    /// How many keys query `i` sees.
-    fn keys(&self, of: &Sizes, i: usize) -> usize {
-        if self.causal { (i + 1).min(of.keys) } else { of.keys }
+    fn band(&self) -> Band {
+        Band { name: "dense", nearest: if self.causal { 0 } else { isize::MIN }, farthest: isize::MAX }
     }
 }
 
@@ -21,12 +21,11 @@ impl Pattern for Dense {
         self.sees(i, j).into()
     }
 
-    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>) {
-        let some = keys.start..self.keys(of, queries.end - 1).min(keys.end);
-        band(row, self.block().1, of.keys, some, 0..self.keys(of, queries.start));
+    fn visit(&self, of: &Sizes, b: usize, h: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>) {
+        self.band().visit(of, b, h, queries, keys, row);
     }
 
-    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
-        span(0..self.keys(of, i), keys)
+    fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
+        self.band().seen(of, b, h, i, keys)
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! $$ o_i = \sum_{n \in N(i)} \frac{c_n e^{s\,q_i^\top \bar k_n}}{\sum_m c_m e^{s\,q_i^\top \bar k_m}} \bar v_n $$
 //!
-//! O(T b log(T / b) H D) time: millions of tokens. Zhu and Soricut 2021 (H-Transformer-1D), §5; queries are not pooled here, and levels are
+//! O(T b log(T / b) H D) time. Zhu and Soricut 2021 (H-Transformer-1D), §5; queries are not pooled here, and levels are
 //! merged by one softmax.
 
 use longreach_simd::Cx;

@@ -49,7 +49,7 @@ impl Default for InfLlmV2 {
 impl InfLlmV2 {
     /// How many summaries end before position `i` or with it, of `n`.
     fn visible(&self, i: usize, n: usize) -> usize {
-        ((i + 1 + self.stride).saturating_sub(self.kernel) / self.stride).min(n)
+        ((i + 1).saturating_add(self.stride).saturating_sub(self.kernel) / self.stride).min(n)
     }
 
     /// The summaries pooled for a block, of `n`: one before its first to the last that begins in it.
@@ -60,11 +60,11 @@ impl InfLlmV2 {
 
     /// Whether a block is forced for a query in block `own`.
     fn forced(&self, block: usize, own: usize) -> bool {
-        block < self.init_blocks || block + self.window / self.block >= own
+        block < self.init_blocks || block.saturating_add(self.window / self.block) >= own
     }
 
     /// How many blocks a query sees, the forced ones among them.
     fn chosen(&self) -> usize {
-        self.top + self.window / self.block
+        self.top.saturating_add(self.window / self.block)
     }
 }

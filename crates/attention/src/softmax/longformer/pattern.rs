@@ -8,7 +8,7 @@ use crate::{Error, error};
 
 impl Longformer {
     fn near(&self, i: usize, keys: usize) -> Range<usize> {
-        i.saturating_sub(self.window).min(keys)..i.saturating_add(self.window + 1).min(keys)
+        i.saturating_sub(self.window).min(keys)..i.saturating_add(self.window).saturating_add(1).min(keys)
     }
 }
 

@@ -6,7 +6,7 @@ use super::{LongNet, OP};
 use crate::softmax::mask::{Bits, Entry, Pattern, Sizes, band, span};
 use crate::{Error, error};
 
-/// All branches at once, for looking at: a key that two branches meet is seen once here.
+/// All branches at once, for looking at: a key that two branches meet counts once here, and twice in [`chunk`](super::chunk).
 impl Pattern for LongNet {
     fn name(&self) -> &'static str {
         OP
@@ -26,7 +26,7 @@ impl Pattern for LongNet {
     }
 
     fn count(&self, of: &Sizes, _: usize, h: usize, i: usize, j: usize) -> u32 {
-        self.meets(of.keys, (h, of.heads), i, j)
+        (self.meets(of.keys, (h, of.heads), i, j) > 0).into()
     }
 
     fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {

@@ -150,6 +150,9 @@ fn check(
     error::shape(OP, "v", &[b, t, h, v.dim().3], v.shape())?;
     error::shape(OP, "buckets", &[b, h, buckets.dim().2, t], buckets.shape())?;
     error::parameter(OP, "rounds", buckets.dim().2 > 0, buckets.dim().2, "at least 1")?;
+    for (name, chunks) in [("before", lsh.before), ("after", lsh.after)] {
+        error::parameter(OP, name, chunks <= 1 << 16, chunks, "at most 65536")?;
+    }
     let divides = lsh.chunk > 0 && (t <= lsh.chunk || t % lsh.chunk == 0);
     error::parameter(OP, "chunk", divides, lsh.chunk, format!("a divisor of the {t} tokens"))
 }

@@ -19,7 +19,7 @@ impl SparseTransformer {
     pub(super) fn sees(&self, h: usize, i: usize, j: usize) -> bool {
         let (near, far, which) = match *self {
             SparseTransformer::Strided { stride, which } => {
-                (i < j + stride, i.wrapping_sub(j).is_multiple_of(stride), which)
+                (i.wrapping_sub(j) < stride, i.wrapping_sub(j).is_multiple_of(stride), which)
             }
             SparseTransformer::Fixed { stride, columns, positions, which } => {
                 let last = stride - h % positions * columns;
