@@ -33,6 +33,7 @@ mod sequences;
 
 pub mod diagonal;
 pub mod linear;
+pub mod operation;
 pub mod rotary;
 pub mod short_conv;
 pub mod softmax;

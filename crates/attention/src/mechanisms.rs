@@ -1,5 +1,9 @@
 //! The list of mechanisms, declared once: tests, benches, `longreach list` and the README's table walk it.
 
+use crate::operation::Operation;
+use crate::softmax::{self, operation as attention};
+use crate::{diagonal, linear, rotary, short_conv};
+
 /// A way to compute a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -32,7 +36,7 @@ impl Form {
 }
 
 /// An entry of [`MECHANISMS`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Mechanism {
     /// Its name, the last part of its path.
     pub name: &'static str,
@@ -46,6 +50,8 @@ pub struct Mechanism {
     pub state: &'static str,
     /// Where it was published.
     pub paper: &'static str,
+    /// It, called by name on tensors by name: see [`operation::named`](crate::operation::named).
+    pub(crate) operation: &'static dyn Operation,
 }
 
 /// Every mechanism of this crate.
@@ -57,6 +63,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T D N)",
         state: "N D",
         paper: "Gu and Dao 2023, Mamba",
+        operation: &diagonal::mamba::operation::Op,
     },
     Mechanism {
         name: "scan",
@@ -65,6 +72,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Dao and Gu 2024, Mamba-2, section 6",
+        operation: &linear::scan::operation::Op,
     },
     Mechanism {
         name: "mamba2",
@@ -73,6 +81,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H N P)",
         state: "H N P",
         paper: "Dao and Gu 2024, Mamba-2",
+        operation: &linear::mamba2::operation::Op,
     },
     Mechanism {
         name: "dense",
@@ -81,6 +90,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T S H D)",
         state: "2 S G D",
         paper: "Vaswani et al. 2017, Attention is all you need",
+        operation: &attention::DENSE,
     },
     Mechanism {
         name: "masked",
@@ -89,6 +99,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(kept pairs D)",
         state: "2 S G D",
         paper: "any boolean mask",
+        operation: &attention::MASKED,
     },
     Mechanism {
         name: "window",
@@ -97,6 +108,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T W H D)",
         state: "2 W G D",
         paper: "Beltagy et al. 2020, Longformer, section 3.1",
+        operation: &attention::WINDOW,
     },
     Mechanism {
         name: "dilated",
@@ -105,6 +117,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T W H D)",
         state: "2 W δ G D",
         paper: "Beltagy et al. 2020, Longformer, section 3.1",
+        operation: &attention::DILATED,
     },
     Mechanism {
         name: "longformer",
@@ -113,6 +126,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (W + globals) H D)",
         state: "2 S G D",
         paper: "Beltagy et al. 2020, Longformer",
+        operation: &softmax::longformer::operation::Op,
     },
     Mechanism {
         name: "bigbird",
@@ -121,6 +135,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (5 + r) b H D)",
         state: "2 S G D",
         paper: "Zaheer et al. 2020, BigBird",
+        operation: &attention::BIGBIRD,
     },
     Mechanism {
         name: "sparse_transformer",
@@ -129,6 +144,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T √T H D)",
         state: "2 S G D",
         paper: "Child et al. 2019, Sparse Transformers",
+        operation: &attention::SPARSE_TRANSFORMER,
     },
     Mechanism {
         name: "deepspeed",
@@ -137,6 +153,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(blocks b² H D)",
         state: "2 S G D",
         paper: "Rajbhandari et al. 2020, DeepSpeed sparse attention",
+        operation: &attention::DEEPSPEED,
     },
     Mechanism {
         name: "streaming",
@@ -145,6 +162,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (s + r) H D)",
         state: "2 (s + r) G D",
         paper: "Xiao et al. 2024, StreamingLLM",
+        operation: &attention::STREAMING,
     },
     Mechanism {
         name: "longnet",
@@ -153,6 +171,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H D Σ w / r)",
         state: "2 S G D",
         paper: "Ding et al. 2023, LongNet",
+        operation: &attention::LONGNET,
     },
     Mechanism {
         name: "lsh",
@@ -161,6 +180,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(rounds T chunk H D)",
         state: "2 S H D",
         paper: "Kitaev et al. 2020, Reformer",
+        operation: &softmax::lsh::operation::Op,
     },
     Mechanism {
         name: "moba",
@@ -169,6 +189,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T k b H D + T² H D / b)",
         state: "2 S G D",
         paper: "Lu et al. 2025, MoBA",
+        operation: &attention::MOBA,
     },
     Mechanism {
         name: "infllm_v2",
@@ -177,6 +198,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T k b H D + T² H D / stride)",
         state: "2 S G D",
         paper: "Zhao et al. 2025, InfLLM-V2",
+        operation: &attention::INFLLM_V2,
     },
     Mechanism {
         name: "hierarchical",
@@ -185,6 +207,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T b log(T / b) H D)",
         state: "2 S G D",
         paper: "Zhu and Soricut 2021, H-Transformer-1D",
+        operation: &attention::HIERARCHICAL,
     },
     Mechanism {
         name: "nsa",
@@ -193,6 +216,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (T / b + k b + w) H D)",
         state: "2 S G D",
         paper: "Yuan et al. 2025, Native sparse attention",
+        operation: &softmax::nsa::operation::Op,
     },
     Mechanism {
         name: "rotary",
@@ -201,6 +225,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H D)",
         state: "0",
         paper: "Su et al. 2021, RoFormer",
+        operation: &rotary::operation::Op,
     },
     Mechanism {
         name: "short_conv",
@@ -209,5 +234,6 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T D W)",
         state: "(W - 1) D",
         paper: "Fu et al. 2022, H3",
+        operation: &short_conv::operation::Op,
     },
 ];

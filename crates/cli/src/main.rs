@@ -4,6 +4,7 @@ mod commands;
 mod failure;
 mod machine;
 mod model;
+mod parameters;
 
 use std::process::ExitCode;
 
@@ -30,10 +31,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(subcommand)]
+    Bench(commands::bench::Command),
     Generate(commands::generate::Args),
     Forward(commands::forward::Args),
     Info(commands::info::Args),
     List(commands::list::Args),
+    Op(commands::op::Args),
     Pattern(commands::pattern::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
@@ -57,10 +61,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     cli.machine.configure()?;
     match cli.command {
+        Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),
         Command::Forward(args) => commands::forward::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::List(args) => commands::list::run(args),
+        Command::Op(args) => commands::op::run(args),
         Command::Pattern(args) => commands::pattern::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Completions { shell } => {

@@ -16,6 +16,7 @@ use crate::{Error, error};
 mod backward;
 mod chunk;
 mod naive;
+pub(crate) mod operation;
 mod scaling;
 
 pub use backward::backward;

@@ -13,6 +13,7 @@ use crate::{Error, Sequences, error};
 mod backward;
 mod chunk;
 mod naive;
+pub(crate) mod operation;
 mod step;
 
 pub use backward::{Gradient, backward};
@@ -21,9 +22,11 @@ pub use naive::naive;
 pub use step::step;
 
 /// What follows the sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Activation {
     /// Nothing.
+    #[default]
     None,
     /// `x σ(x)`.
     Silu,

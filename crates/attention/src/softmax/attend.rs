@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use longreach_simd::Cx;
+use ndarray::{Array3, Array4};
 
 use super::dilated::{self, Dilated};
 use super::hierarchical::{self, Hierarchical};
@@ -10,7 +11,7 @@ use super::infllm_v2::{self, InfLlmV2};
 use super::longnet::{self, LongNet};
 use super::moba::{self, Moba};
 use super::sparse_transformer::{self, SparseTransformer};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern};
+use super::{Cotangent, Gradient, Inputs, Output, Pattern, Selected};
 use crate::Error;
 
 /// A mechanism that attends with queries, keys and values and nothing else.
@@ -25,6 +26,9 @@ pub trait Attend: Debug + Send + Sync {
 
     /// The gradient, given that of the output, from what [`Attend::chunk`] returned.
     fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error>;
+
+    /// The definition: the output and the log-sum-exp, in f64.
+    fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error>;
 }
 
 /// A pattern, run by the family's kernel.
@@ -43,11 +47,33 @@ impl<P: Pattern> Attend for Patterned<P> {
     fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
         super::backward(x, &self.0, output, d, cx)
     }
+
+    fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
+        super::naive(x, &self.0)
+    }
+}
+
+impl Attend for Box<dyn Pattern> {
+    fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
+        super::chunk(x, &**self, cx)
+    }
+
+    fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
+        super::step(x, &**self, cx)
+    }
+
+    fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+        super::backward(x, &**self, output, d, cx)
+    }
+
+    fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
+        super::naive(x, &**self)
+    }
 }
 
 /// Those with kernels of their own.
 macro_rules! own {
-    ($type:ty, $module:ident $(, $step:ident)?) => {
+    ($type:ty, $module:ident, $naive:path $(, $step:ident)?) => {
         impl Attend for $type {
             fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
                 $module::chunk(x, self, cx)
@@ -60,14 +86,18 @@ macro_rules! own {
             fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
                 $module::backward(x, self, output, d, cx)
             }
+
+            fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
+                $naive(x, self)
+            }
         }
     };
 }
 
-own!(Dilated, dilated, step);
-own!(SparseTransformer, sparse_transformer, step);
-own!(LongNet, longnet);
-own!(Hierarchical, hierarchical);
+own!(Dilated, dilated, super::naive, step);
+own!(SparseTransformer, sparse_transformer, super::naive, step);
+own!(LongNet, longnet, longnet::naive);
+own!(Hierarchical, hierarchical, hierarchical::naive);
 
 /// Those that choose first: the choice is made again for the gradient.
 macro_rules! choosing {
@@ -83,6 +113,14 @@ macro_rules! choosing {
 
             fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
                 super::backward(x, &$module::select(x, self, cx)?, output, d, cx)
+            }
+
+            fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
+                let (of, groups) = self.check(x)?;
+                let lists = self.choose(x);
+                let per_head = lists.len() == of.batch * of.heads * of.queries.len();
+                let shape = (of.batch, if per_head { of.heads } else { groups }, of.queries);
+                super::naive(x, &Selected::new($module::OP, self.block, shape, lists)?)
             }
         }
     };

@@ -7,13 +7,16 @@ use super::bigbird::BigBird;
 use super::deepspeed;
 use super::dense::Dense;
 use super::dilated::Dilated;
+use super::hierarchical::Hierarchical;
+use super::infllm_v2::InfLlmV2;
 use super::longformer::Longformer;
 use super::longnet::LongNet;
 use super::masked::Masked;
+use super::moba::Moba;
 use super::sparse_transformer::SparseTransformer;
 use super::streaming::Streaming;
 use super::window::Window;
-use super::{Pattern, Sizes};
+use super::{Attend, Pattern, Sizes};
 use crate::Error;
 
 /// The patterns that do not depend on what is attended to, each with parameters to begin with.
@@ -67,12 +70,29 @@ pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Patte
     Ok(pattern)
 }
 
+/// The mechanism of this name that takes queries, keys and values, with parameters as [`named`] has them. Of those that choose by content, `moba`,
+/// `infllm_v2` and `hierarchical` are here.
+pub fn mechanism(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Attend>, Error> {
+    Ok(match name {
+        "dilated" => Box::new(read::<Dilated>("dilated", parameters)?),
+        "sparse_transformer" => Box::new(read::<SparseTransformer>("sparse_transformer", parameters)?),
+        "longnet" => Box::new(read::<LongNet>("longnet", parameters)?),
+        "hierarchical" => Box::new(read::<Hierarchical>("hierarchical", parameters)?),
+        "moba" => Box::new(read::<Moba>("moba", parameters)?),
+        "infllm_v2" => Box::new(read::<InfLlmV2>("infllm_v2", parameters)?),
+        _ => Box::new(named(name, parameters, of)?),
+    })
+}
+
 /// Parameters from JSON.
 fn read<P: DeserializeOwned>(op: &'static str, parameters: &Value) -> Result<P, Error> {
     serde_json::from_value(parameters.clone()).map_err(|error| Error::Parameter {
         op,
         parameter: "parameters",
-        want: format!("as in {}", STATIC.iter().find(|(name, _)| *name == op).map_or("", |(_, example)| example)),
+        want: match STATIC.iter().find(|(name, _)| *name == op) {
+            Some((_, example)) => format!("as in {example}"),
+            None => "its fields".into(),
+        },
         found: error.to_string(),
     })
 }

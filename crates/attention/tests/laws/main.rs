@@ -8,6 +8,8 @@ mod goldens;
 mod layouts;
 mod mamba;
 mod mamba2;
+mod operations;
+mod peers;
 mod rotary;
 mod scan;
 mod short_conv;

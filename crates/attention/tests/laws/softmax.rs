@@ -727,7 +727,7 @@ fn hierarchical() {
                 keep: case.padding.then(|| arrays.keep.view()),
                 ..Inputs::scaled(v!(wide[0]), v!(wide[1]), v!(wide[2]), (case.width.0 as f64).powf(-0.5))
             };
-            hierarchical::naive(&x, &of)
+            hierarchical::naive(&x, &of).expect("sizes that fit").0
         };
         let want: Vec<f64> = exactly(&arrays).into_iter().collect();
         for cx in contexts() {

@@ -1,6 +1,7 @@
 //! `longreach list`
 
-use longreach_attention::MECHANISMS;
+use longreach_attention::operation::{Argument, Named, Parameter, named};
+use longreach_attention::{MECHANISMS, Mechanism};
 use longreach_models::MODELS;
 use longreach_simd::Isa;
 use serde_json::json;
@@ -8,8 +9,13 @@ use serde_json::json;
 use crate::failure::Failure;
 
 /// List the mechanisms and models there are, and what this machine offers
+///
+/// With a name, what that mechanism takes and gives: its tensors with their shapes, its parameters with their defaults, its forms.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// A mechanism
+    #[arg(conflicts_with = "markdown")]
+    name: Option<String>,
     /// As JSON
     #[arg(long)]
     json: bool,
@@ -19,7 +25,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    if args.json {
+    if let Some(name) = &args.name {
+        let operation = named(name)?;
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(&one_as_json(&operation))?);
+        } else {
+            print!("{}", one(&operation));
+        }
+    } else if args.json {
         println!("{}", serde_json::to_string_pretty(&as_json())?);
     } else if args.markdown {
         print!("{}", markdown());
@@ -29,12 +42,65 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn forms(mechanism: &longreach_attention::Mechanism) -> Vec<&'static str> {
+fn forms(mechanism: &Mechanism) -> Vec<&'static str> {
     mechanism.forms.iter().map(|f| f.name()).collect()
 }
 
-fn path(mechanism: &longreach_attention::Mechanism) -> String {
+fn path(mechanism: &Mechanism) -> String {
     [mechanism.family, mechanism.name].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/")
+}
+
+/// The entry of an operation in the list.
+fn entry(operation: &Named) -> &'static Mechanism {
+    MECHANISMS.iter().find(|m| m.name == operation.name()).expect("operations are those of the list")
+}
+
+fn shape(argument: &Argument) -> String {
+    format!("[{}]", argument.axes.join(", "))
+}
+
+/// What one mechanism takes and gives.
+fn one(operation: &Named) -> String {
+    let (m, signature) = (entry(operation), operation.signature());
+    let mut out = format!("{}: {}\n", path(m), m.paper);
+    out += &format!("time {}, state {} numbers a sequence\n", m.cost, m.state);
+    let forms: Vec<&str> = signature.forms.iter().map(|form| form.name()).collect();
+    out += &format!("forms {}, and the gradient\n", forms.join(" "));
+    let tensors = |title: &str, list: &[Argument]| {
+        let mut out = format!("{title}\n");
+        for argument in list {
+            let needed = if argument.needed { "" } else { "optional: " };
+            out += &format!("  {:10} {:30} {needed}{}\n", argument.name, shape(argument), argument.about);
+        }
+        out
+    };
+    out += &tensors("inputs", &signature.inputs);
+    out += "parameters\n";
+    for Parameter { name, default, about } in &signature.parameters {
+        let default = if default.is_empty() { "needed".into() } else { format!("default {default}") };
+        out += &format!("  {name:14} {default:26} {about}\n");
+    }
+    out += &tensors("outputs", &signature.outputs);
+    out += "with --grad also `do`, `dlse` or `dstate` in, and `d` and the name of each input out\nexample\n";
+    let parameters =
+        if signature.example == "{}" { String::new() } else { format!(" --params '{}'", signature.example) };
+    out + &format!("  longreach op {}{parameters} --inputs IN.safetensors --out OUT.safetensors\n", m.name)
+}
+
+fn one_as_json(operation: &Named) -> serde_json::Value {
+    let (m, signature) = (entry(operation), operation.signature());
+    let tensors = |list: &[Argument]| -> Vec<serde_json::Value> {
+        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "about": a.about});
+        list.iter().map(one).collect()
+    };
+    let parameter = |p: &Parameter| json!({"name": p.name, "default": p.default, "about": p.about});
+    json!({
+        "path": path(m), "paper": m.paper, "cost": m.cost, "state": m.state,
+        "forms": signature.forms.iter().map(|form| form.name()).collect::<Vec<_>>(),
+        "inputs": tensors(&signature.inputs), "outputs": tensors(&signature.outputs),
+        "parameters": signature.parameters.iter().map(parameter).collect::<Vec<_>>(),
+        "example": signature.example,
+    })
 }
 
 fn isas() -> Vec<&'static str> {

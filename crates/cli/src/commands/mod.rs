@@ -1,8 +1,10 @@
 //! A file a subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod forward;
 pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod op;
 pub(crate) mod pattern;
 pub(crate) mod train;

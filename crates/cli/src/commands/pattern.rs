@@ -7,6 +7,7 @@ use longreach_attention::softmax::{STATIC, Sizes, named, picture};
 use longreach_models::write_atomically;
 
 use crate::failure::Failure;
+use crate::parameters::{ParameterArgs, parse};
 
 /// Show which keys each query sees under a sparse-attention pattern, and what that costs
 ///
@@ -16,12 +17,8 @@ use crate::failure::Failure;
 pub(crate) struct Args {
     /// The pattern; without one, all are listed
     name: Option<String>,
-    /// Its parameters as JSON; for `deepspeed` a ds_config.json as it stands will do
-    #[arg(long, value_name = "JSON")]
-    params: Option<String>,
-    /// As --params, from a file
-    #[arg(long, value_name = "FILE", conflicts_with = "params")]
-    params_file: Option<PathBuf>,
+    #[command(flatten)]
+    parameters: ParameterArgs,
     /// Tokens
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     length: u32,
@@ -52,17 +49,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if args.head >= args.heads {
         return Err(Failure::new(format!("--head {}: there are {} heads, counted from 0", args.head, args.heads)));
     }
-    let parameters = match (&args.params, &args.params_file) {
-        (Some(text), _) => parse("--params", text)?,
-        (None, Some(file)) => {
-            let text = std::fs::read_to_string(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
-            parse(&file.display().to_string(), &text)?
-        }
-        (None, None) => {
-            let known = STATIC.iter().find(|(known, _)| known == name);
-            parse("parameters", known.map_or("null", |(_, parameters)| *parameters))?
-        }
-    };
+    let known = STATIC.iter().find(|(known, _)| known == name);
+    let example = || parse("parameters", known.map_or("null", |(_, parameters)| *parameters));
+    let parameters = args.parameters.read()?.map_or_else(example, Ok)?;
     let (length, heads) = (args.length as usize, args.heads as usize);
     let of = Sizes { batch: 1, heads, queries: 0..length, keys: length };
     let pattern = named(name, &parameters, &of)?;
@@ -93,10 +82,6 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         si(4 * all)
     );
     Ok(())
-}
-
-fn parse(what: &str, text: &str) -> Result<serde_json::Value, Failure> {
-    serde_json::from_str(text).map_err(|e| Failure::new(format!("{what}: {e}")))
 }
 
 /// A number with its decimal prefix.

@@ -14,6 +14,7 @@ use crate::{Error, Sequences, error};
 
 mod backward;
 mod naive;
+pub(crate) mod operation;
 mod recurrent;
 mod step;
 

@@ -18,6 +18,7 @@ use crate::{Error, Sequences, error};
 mod backward;
 mod chunk;
 mod naive;
+pub(crate) mod operation;
 mod recurrent;
 mod step;
 

@@ -14,7 +14,7 @@ use longreach_simd::product::Stored;
 use ndarray::{Array2, Array4, ArrayView4, Axis, s};
 use serde::Deserialize;
 
-use super::{Cotangent, Gradient, Inputs, Output};
+use super::{Cotangent, Gradient, Inputs, Output, Sizes};
 use crate::{Error, Sequences, error};
 
 mod naive;
@@ -41,6 +41,19 @@ fn sixty_four() -> usize {
     64
 }
 
+impl Hierarchical {
+    fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
+        let (sizes, _) = x.sizes(OP)?;
+        error::parameter(OP, "block", self.block > 0 && self.block.is_multiple_of(16), self.block, "a multiple of 16")?;
+        let fits = sizes.queries.end <= sizes.keys;
+        error::parameter(OP, "queries", fits, &sizes.queries, format!("positions among the {} keys", sizes.keys))?;
+        let plain = x.bias.is_none() && x.alibi.is_none() && x.weights.is_none();
+        let plain = plain && matches!(x.sequences, Sequences::Batch);
+        error::parameter(OP, "bias, alibi, weights or packed sequences", plain, "given", "none")?;
+        Ok(sizes)
+    }
+}
+
 /// The levels: keys and values one by one, then their means, one level behind the other.
 struct Levels {
     k: Array4<f32>,
@@ -55,13 +68,7 @@ struct Levels {
 
 impl Levels {
     fn of<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical) -> Result<Self, Error> {
-        let (sizes, _) = x.sizes(OP)?;
-        error::parameter(OP, "block", of.block > 0 && of.block.is_multiple_of(16), of.block, "a multiple of 16")?;
-        let fits = sizes.queries.end <= sizes.keys;
-        error::parameter(OP, "queries", fits, &sizes.queries, format!("positions among the {} keys", sizes.keys))?;
-        let plain = x.bias.is_none() && x.alibi.is_none() && x.weights.is_none();
-        let plain = plain && matches!(x.sequences, Sequences::Batch);
-        error::parameter(OP, "bias, alibi, weights or packed sequences", plain, "given", "none")?;
+        let sizes = of.check(x)?;
         let tree = Tree::new(sizes.keys, *of);
         let (b, n) = (sizes.batch, tree.nodes());
         let mut count = Array2::<f32>::zeros((b, n));

@@ -1,15 +1,18 @@
 //! The definition.
 
-use ndarray::{Array1, Array4, s};
+use ndarray::{Array1, Array3, Array4, s};
 
 use super::Hierarchical;
+use crate::Error;
 use crate::softmax::Inputs;
 
-/// Attention in f64, `[B, T, H, E]`.
-pub fn naive(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Array4<f64> {
+/// Attention in f64, `[B, T, H, E]`, and its log-sum-exp, `[B, T, H]`.
+pub fn naive(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Result<(Array4<f64>, Array3<f64>), Error> {
+    of.check(x)?;
     let (batch, t, heads, _) = x.q.dim();
     let (_, keys, groups, e) = x.v.dim();
     let mut out = Array4::zeros((batch, t, heads, e));
+    let mut lse = Array3::from_elem((batch, t, heads), f64::NEG_INFINITY);
     for ((b, t, h), mut out) in ndarray::indices((batch, t, heads)).into_iter().zip(out.rows_mut()) {
         let (i, g) = (x.offset + t, h * groups / heads);
         // Stretches of tokens: those of the own block, then the means of the subtree beside the own at every level.
@@ -47,9 +50,12 @@ pub fn naive(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Array4<f64> {
         let sink = x.sinks.map(|sinks| sinks[h]);
         let top = scores.iter().copied().chain(sink).fold(f64::NEG_INFINITY, f64::max);
         let total: f64 = scores.iter().copied().chain(sink).map(|y| (y - top).exp()).sum();
+        if top > f64::NEG_INFINITY {
+            lse[[b, t, h]] = top + total.ln();
+        }
         for (y, v) in scores.iter().zip(&values) {
             out.scaled_add((y - top).exp() / total, v);
         }
     }
-    out
+    Ok((out, lse))
 }

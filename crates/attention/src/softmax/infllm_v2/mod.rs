@@ -12,13 +12,16 @@
 
 use serde::Deserialize;
 
+use super::{Inputs, Sizes};
+use crate::{Error, error};
+
 mod naive;
 mod pattern;
 
 pub use naive::naive;
 pub use pattern::select;
 
-const OP: &str = "infllm_v2";
+pub(super) const OP: &str = "infllm_v2";
 
 /// The parameters; the defaults are MiniCPM4's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -47,6 +50,23 @@ impl Default for InfLlmV2 {
 }
 
 impl InfLlmV2 {
+    pub(super) fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
+        error::parameter(OP, "stride", self.stride > 0, self.stride, "at least 1")?;
+        let covers = self.kernel >= self.stride;
+        error::parameter(OP, "kernel", covers, self.kernel, format!("at least the stride, {}", self.stride))?;
+        let divides = self.block > 0 && self.block.is_multiple_of(self.stride);
+        error::parameter(OP, "block", divides, self.block, format!("a multiple of the stride, {}", self.stride))?;
+        error::parameter(OP, "top", self.chosen() > 0, self.top, "at least 1 without a window")?;
+        let (of, groups) = x.sizes(OP)?;
+        let fits = of.queries.end <= of.keys;
+        error::parameter(OP, "queries", fits, &of.queries, format!("positions among the {} keys", of.keys))?;
+        Ok((of, groups))
+    }
+
+    pub(super) fn choose(&self, x: &Inputs<'_, f64, f64>) -> Vec<Vec<u32>> {
+        naive(x.q, x.k, x.scale, x.offset, self)
+    }
+
     /// How many summaries end before position `i` or with it, of `n`.
     fn visible(&self, i: usize, n: usize) -> usize {
         ((i + 1).saturating_add(self.stride).saturating_sub(self.kernel) / self.stride).min(n)

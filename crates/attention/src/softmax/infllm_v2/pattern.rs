@@ -4,18 +4,13 @@ use longreach_simd::Cx;
 use longreach_simd::product::Stored;
 
 use super::{InfLlmV2, OP};
+use crate::Error;
 use crate::softmax::selected::{choose, highest, means};
 use crate::softmax::{Inputs, Selected};
-use crate::{Error, error};
 
 /// The blocks that the queries of each group see: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Selected, Error> {
-    let (sizes, groups) = x.sizes(OP)?;
-    error::parameter(OP, "stride", of.stride > 0, of.stride, "at least 1")?;
-    error::parameter(OP, "kernel", of.kernel >= of.stride, of.kernel, format!("at least the stride, {}", of.stride))?;
-    let divides = of.block > 0 && of.block.is_multiple_of(of.stride);
-    error::parameter(OP, "block", divides, of.block, format!("a multiple of the stride, {}", of.stride))?;
-    error::parameter(OP, "top", of.chosen() > 0, of.top, "at least 1 without a window")?;
+    let (sizes, groups) = of.check(x)?;
     let shape = (sizes.batch, groups, sizes.queries.clone());
     if sizes.keys < of.dense_below {
         let all = sizes.queries.clone().map(|i| (0..=(i / of.block) as u32).collect::<Vec<_>>());

@@ -15,6 +15,7 @@ use super::{Cotangent, Gradient, Inputs, Output, dense::Dense};
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 const OP: &str = "longformer";

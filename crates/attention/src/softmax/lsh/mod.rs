@@ -4,7 +4,8 @@
 //!    o_i = \sum_n \frac{e^{\mathrm{lse}_{n,i}}}{\sum_m e^{\mathrm{lse}_{m,i}}} o_{n,i} $$
 //!
 //! over the rounds of hashing. A token sees itself only where it sees nothing else (its score is lowered by 10⁵). The chunks of all rounds stand
-//! in one circle: the first chunk of a round looks back at the last of the round before.
+//! in one circle: the first chunk of a round looks back at the last of the round before. Where the circle is so short that a chunk is met from both
+//! sides it counts once (Hugging Face counts it twice).
 //! O(rounds × T × 2 chunk × H D + T log T) time. Kitaev et al. 2020 (Reformer), §2; the conventions are Hugging Face's.
 //!
 //! [`hash`] gives the buckets from random rotations; [`chunk`] takes any buckets. Where a sequence is no longer than a chunk there is one chunk.
@@ -19,6 +20,7 @@ use super::{Cotangent, Inputs, Output, merge};
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 pub use naive::naive;

@@ -8,6 +8,9 @@
 
 use serde::Deserialize;
 
+use super::{Inputs, Sizes};
+use crate::{Error, error};
+
 mod naive;
 mod pattern;
 
@@ -24,4 +27,19 @@ pub struct Moba {
 pub use naive::naive;
 pub use pattern::select;
 
-const OP: &str = "moba";
+pub(super) const OP: &str = "moba";
+
+impl Moba {
+    pub(super) fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
+        error::parameter(OP, "block", self.block > 0, self.block, "at least 1")?;
+        error::parameter(OP, "top", self.top > 0, self.top, "at least 1")?;
+        let (of, groups) = x.sizes(OP)?;
+        let fits = of.queries.end <= of.keys;
+        error::parameter(OP, "queries", fits, &of.queries, format!("positions among the {} keys", of.keys))?;
+        Ok((of, groups))
+    }
+
+    pub(super) fn choose(&self, x: &Inputs<'_, f64, f64>) -> Vec<Vec<u32>> {
+        naive(x.q, x.k, x.offset, self)
+    }
+}

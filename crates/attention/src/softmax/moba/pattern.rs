@@ -4,15 +4,13 @@ use longreach_simd::Cx;
 use longreach_simd::product::Stored;
 
 use super::{Moba, OP};
+use crate::Error;
 use crate::softmax::selected::{choose, highest, means};
 use crate::softmax::{Inputs, Selected};
-use crate::{Error, error};
 
 /// The blocks that each query sees: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, moba: &Moba, cx: &Cx) -> Result<Selected, Error> {
-    let (of, _) = x.sizes(OP)?;
-    error::parameter(OP, "block", moba.block > 0, moba.block, "at least 1")?;
-    error::parameter(OP, "top", moba.top > 0, moba.top, "at least 1")?;
+    let (of, _) = moba.check(x)?;
     let keys = means(x.k, moba.block, moba.block, true);
     let lists = choose(
         x,

@@ -18,6 +18,7 @@ use super::{Cotangent, Gradient, Inputs, Output, Selected};
 use crate::{Error, Sequences, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 pub use naive::naive;

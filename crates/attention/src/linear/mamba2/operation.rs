@@ -1,0 +1,102 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::{ArrayD, ArrayViewMutD};
+use serde::Deserialize;
+
+use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
+use crate::operation::recurrence::{About, From, Recurrence, Views, ranked_mut};
+use crate::operation::{Argument, parameter};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    #[serde(default)]
+    dt_min: f64,
+    dt_max: Option<f64>,
+}
+
+/// The inputs; `number` makes one of the call's precision.
+fn inputs<'a, F>(x: &'a Views<'_, F>, number: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    let Parameters { dt_min, dt_max } = x.parameters()?;
+    Ok(Inputs {
+        x: x.tensor("x")?,
+        dt: x.tensor("dt")?,
+        dt_bias: x.tensor("dt_bias")?,
+        dt_limit: (number(dt_min), number(dt_max.unwrap_or(f64::INFINITY))),
+        a: x.tensor("a")?,
+        b: x.tensor("b")?,
+        c: x.tensor("c")?,
+        d: x.tensor("d")?,
+        sequences: x.sequences(),
+    })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("x", &["B", "T", "H", "P"], "what is written to the state"),
+                Argument::input("dt", &["B", "T", "H"], "the step before softplus"),
+                Argument::input("dt_bias", &["H"], "added to it"),
+                Argument::input("a", &["H"], "the matrix A, negative").between(-1.0, -0.1),
+                Argument::input("b", &["B", "T", "G", "N"], "the matrix B; head h reads group h / (H / G)"),
+                Argument::input("c", &["B", "T", "G", "N"], "the matrix C"),
+                Argument::input("d", &["H"], "the matrix D"),
+            ],
+            parameters: vec![
+                parameter("dt_min", "0", "the least step after softplus"),
+                parameter("dt_max", "null", "the largest"),
+            ],
+            output: &["B", "T", "H", "P"],
+            state: &["sequences", "H", "N", "P"],
+            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+        }
+    }
+
+    fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error> {
+        Ok(inputs(x, |s| s as f32)?.state_shape().to_vec())
+    }
+
+    fn naive(&self, x: &Views<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error> {
+        Ok(naive(&inputs(x, |s| s)?, ranked_mut(OP, state)?)?.into_dyn())
+    }
+
+    fn fast(
+        &self,
+        x: &Views<'_, f32>,
+        form: Form,
+        state: ArrayViewMutD<'_, f32>,
+        cx: &Cx,
+    ) -> Result<ArrayD<f32>, Error> {
+        let (x, state) = (inputs(x, |s| s as f32)?, ranked_mut(OP, state)?);
+        let run = match form {
+            Form::Chunk => chunk,
+            Form::Step => step,
+            _ => recurrent,
+        };
+        Ok(run(&x, state, cx)?.into_dyn())
+    }
+
+    fn gradient(
+        &self,
+        x: &Views<'_, f32>,
+        from: &From<'_>,
+        cx: &Cx,
+    ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error> {
+        let g = backward(&inputs(x, |s| s as f32)?, from.state(OP)?, from.output(OP)?, from.d_state(OP)?, cx)?;
+        Ok(vec![
+            ("x", g.x.into_dyn()),
+            ("dt", g.dt.into_dyn()),
+            ("dt_bias", g.dt_bias.into_dyn()),
+            ("a", g.a.into_dyn()),
+            ("b", g.b.into_dyn()),
+            ("c", g.c.into_dyn()),
+            ("d", g.d.into_dyn()),
+            ("state", g.state.into_dyn()),
+        ])
+    }
+}

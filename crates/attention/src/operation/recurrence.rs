@@ -1,0 +1,234 @@
+//! What all mechanisms with a state have in common as operations.
+
+use longreach_simd::Cx;
+use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, ArrayViewMutD, Axis, Dimension, IxDyn};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::{Argument, Bounds, Call, Operation, PACKED, Parameter, Signature, Tensors, absent, exact, rounded};
+use crate::{Error, Form, Sequences, error};
+
+/// A mechanism with a state that goes in and comes out.
+pub(crate) trait Recurrence: Sync {
+    /// The tensors it takes beside the state, its own parameters, the axes of output and state, its forms.
+    fn about(&self) -> About;
+
+    /// The shape of the state.
+    fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error>;
+
+    /// The definition.
+    fn naive(&self, x: &Views<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error>;
+
+    /// A fast form.
+    fn fast(
+        &self,
+        x: &Views<'_, f32>,
+        form: Form,
+        state: ArrayViewMutD<'_, f32>,
+        cx: &Cx,
+    ) -> Result<ArrayD<f32>, Error>;
+
+    /// Gradients to the inputs, by name, and to the state, last.
+    fn gradient(&self, x: &Views<'_, f32>, from: &From<'_>, cx: &Cx)
+    -> Result<Vec<(&'static str, ArrayD<f32>)>, Error>;
+}
+
+/// What a [`Recurrence`] is.
+pub(crate) struct About {
+    pub(crate) inputs: Vec<Argument>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) output: &'static [&'static str],
+    pub(crate) state: &'static [&'static str],
+    pub(crate) forms: &'static [Form],
+}
+
+/// Where a gradient starts: the state before the first token, and gradients to the output and to the state after the last.
+pub(crate) struct From<'a> {
+    state: ArrayD<f32>,
+    output: ArrayViewD<'a, f32>,
+    d_state: ArrayD<f32>,
+}
+
+impl From<'_> {
+    pub(crate) fn state<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
+        ranked(op, "state", self.state.view())
+    }
+
+    pub(crate) fn output<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
+        ranked(op, "do", self.output.view())
+    }
+
+    pub(crate) fn d_state<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
+        ranked(op, "dstate", self.d_state.view())
+    }
+}
+
+/// With the rank that a kernel wants.
+pub(crate) fn ranked<'a, F, D: Dimension>(
+    op: &'static str,
+    name: &'static str,
+    x: ArrayView<'a, F, IxDyn>,
+) -> Result<ArrayView<'a, F, D>, Error> {
+    let found = format!("{:?}", x.shape());
+    x.into_dimensionality().map_err(|_| Error::Parameter {
+        op,
+        parameter: name,
+        want: format!("a tensor of {} axes", D::NDIM.unwrap_or(0)),
+        found,
+    })
+}
+
+/// As [`ranked`], to write to.
+pub(crate) fn ranked_mut<'a, F, D: Dimension>(
+    op: &'static str,
+    x: ArrayViewMutD<'a, F>,
+) -> Result<ndarray::ArrayViewMut<'a, F, D>, Error> {
+    let found = format!("{:?}", x.shape());
+    x.into_dimensionality().map_err(|_| Error::Parameter {
+        op,
+        parameter: "state",
+        want: format!("a tensor of {} axes", D::NDIM.unwrap_or(0)),
+        found,
+    })
+}
+
+/// The inputs in one precision.
+pub(crate) struct Views<'a, F> {
+    op: &'static str,
+    tensors: Vec<(&'static str, ArrayViewD<'a, F>)>,
+    parameters: &'a Value,
+    bounds: &'a Bounds,
+}
+
+impl<'a, F> Views<'a, F> {
+    pub(crate) fn optional<D: Dimension>(&self, name: &'static str) -> Result<Option<ArrayView<'_, F, D>>, Error> {
+        let found = self.tensors.iter().find(|(known, _)| *known == name);
+        found.map(|(_, tensor)| ranked(self.op, name, tensor.view())).transpose()
+    }
+
+    pub(crate) fn tensor<D: Dimension>(&self, name: &'static str) -> Result<ArrayView<'_, F, D>, Error> {
+        self.optional(name)?.ok_or_else(|| absent(self.op, name, "a tensor"))
+    }
+
+    pub(crate) fn sequences(&self) -> Sequences<'_> {
+        self.bounds.sequences()
+    }
+
+    /// The operation's own parameters.
+    pub(crate) fn parameters<P: DeserializeOwned>(&self) -> Result<P, Error> {
+        serde_json::from_value(self.parameters.clone()).map_err(|e| Error::Parameter {
+            op: self.op,
+            parameter: "parameters",
+            want: e.to_string(),
+            found: self.parameters.to_string(),
+        })
+    }
+}
+
+/// The tensors of a call that go in beside the state.
+fn views<'a>(call: &Call<'a>, of: &About, parameters: &'a Value, bounds: &'a Bounds) -> Views<'a, f32> {
+    let given = of.inputs.iter().filter_map(|input| Some((input.name, call.tensors.get(input.name)?.view())));
+    Views { op: call.op, tensors: given.collect(), parameters, bounds }
+}
+
+impl<R: Recurrence> Operation for R {
+    fn signature(&self) -> Signature {
+        let about = self.about();
+        let state = Argument::optional("state", about.state, super::STATE);
+        let outputs = [
+            Argument::input("o", about.output, "the output"),
+            Argument::input("state", about.state, "after the last token"),
+        ];
+        Signature {
+            inputs: about.inputs.into_iter().chain([state]).collect(),
+            parameters: about.parameters.into_iter().chain([PACKED]).collect(),
+            outputs: outputs.to_vec(),
+            forms: about.forms,
+            example: "{}",
+        }
+    }
+
+    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let (bounds, about) = (call.bounds()?, self.about());
+        let parameters = call.rest();
+        let x = views(call, &about, &parameters, &bounds);
+        let mut state = state(self, call, &x)?;
+        let out = match form {
+            Form::Naive => {
+                let wide: Vec<_> = x.tensors.iter().map(|(name, tensor)| (*name, exact(tensor.view()))).collect();
+                let tensors = wide.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+                let mut exact_state = exact(state.view());
+                let x = Views { op: call.op, tensors, parameters: &parameters, bounds: &bounds };
+                let out = self.naive(&x, exact_state.view_mut())?;
+                state = rounded(exact_state);
+                rounded(out)
+            }
+            Form::Step => {
+                bounds.none_for_steps(call.op)?;
+                let tokens = |input: &Argument| input.axes.get(1) == Some(&"T");
+                let length = about.inputs.iter().find(|input| tokens(input) && input.needed);
+                let length = length.and_then(|input| call.tensors.get(input.name)).map_or(0, |x| x.shape()[1]);
+                let mut out: Option<ArrayD<f32>> = None;
+                for t in 0..length {
+                    let mut tensors = Vec::new();
+                    for (name, tensor) in &x.tensors {
+                        let whole = about.inputs.iter().any(|input| input.name == *name && !tokens(input));
+                        let mut tensor = tensor.view();
+                        if !whole {
+                            error::parameter(
+                                call.op,
+                                name,
+                                tensor.shape()[1] == length,
+                                tensor.shape(),
+                                format!("{length} tokens"),
+                            )?;
+                            tensor.slice_axis_inplace(Axis(1), (t..t + 1).into());
+                        }
+                        tensors.push((*name, tensor));
+                    }
+                    let one = Views { op: call.op, tensors, parameters: &parameters, bounds: &bounds };
+                    let part = self.fast(&one, Form::Step, state.view_mut(), cx)?;
+                    let out = out.get_or_insert_with(|| {
+                        let mut shape = part.shape().to_vec();
+                        shape[1] = length;
+                        Array::zeros(IxDyn(&shape))
+                    });
+                    out.slice_axis_mut(Axis(1), (t..t + 1).into()).assign(&part);
+                }
+                match out {
+                    Some(out) => out,
+                    None => self.fast(&x, Form::Recurrent, state.view_mut(), cx)?,
+                }
+            }
+            form => self.fast(&x, form, state.view_mut(), cx)?,
+        };
+        Ok(super::tensors([("o", out), ("state", state)]))
+    }
+
+    fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
+        let (bounds, about) = (call.bounds()?, self.about());
+        let parameters = call.rest();
+        let x = views(call, &about, &parameters, &bounds);
+        let state = state(self, call, &x)?;
+        let d_state = match call.tensors.get("dstate") {
+            Some(d) => d.clone(),
+            None => ArrayD::zeros(state.raw_dim()),
+        };
+        let output = call.tensors.get("do").ok_or_else(|| absent(call.op, "do", "the gradient of the output"))?;
+        let gradients = Recurrence::gradient(self, &x, &From { state, output: output.view(), d_state }, cx)?;
+        let given = |name: &str| name == "state" || call.tensors.contains_key(name);
+        Ok(gradients.into_iter().filter(|(name, _)| given(name)).map(|(name, g)| (format!("d{name}"), g)).collect())
+    }
+}
+
+/// The state before the first token.
+fn state(of: &impl Recurrence, call: &Call<'_>, x: &Views<'_, f32>) -> Result<ArrayD<f32>, Error> {
+    let shape = of.state_shape(x)?;
+    match call.tensors.get("state") {
+        Some(state) => {
+            error::shape(call.op, "state", &shape, state.shape())?;
+            Ok(state.clone())
+        }
+        None => Ok(ArrayD::zeros(IxDyn(&shape))),
+    }
+}

@@ -1,0 +1,56 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+
+use super::{Nsa, backward, check, chunk, naive};
+use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::softmax::operation::{OFFSET, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+impl Operation for Op {
+    fn signature(&self) -> Signature {
+        let gates = Argument::input(
+            "gates",
+            &["B", "T", "H", "3"],
+            "how much means, chosen blocks and window count, in the paper sigmoids",
+        );
+        Signature {
+            inputs: QKV.into_iter().chain([gates.between(0.0, 1.0)]).collect(),
+            parameters: vec![
+                parameter("block", "64", "keys of a block"),
+                parameter("top", "16", "how many blocks are chosen, the query's own among them"),
+                parameter("window", "512", "keys of the window, the query's own among them"),
+                SCALE,
+                OFFSET,
+                SOFTCAP,
+            ],
+            outputs: OUTPUTS[..1].to_vec(),
+            forms: &[Form::Naive, Form::Chunk],
+            example: r#"{"block": 64, "top": 16, "window": 512}"#,
+        }
+    }
+
+    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let (read, gates) = (Read::of(call)?, call.tensor("gates")?);
+        let nsa: Nsa = call.read()?;
+        let x = read.inputs();
+        if form == Form::Naive {
+            check(&x, gates, &nsa)?;
+            let out = read.exact(|x| naive(x, exact(gates).view(), &nsa));
+            return Ok(tensors([("o", rounded(out))]));
+        }
+        Ok(tensors([("o", chunk(&x, gates, &nsa, cx)?.out.into_dyn())]))
+    }
+
+    fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
+        let (read, gates) = (Read::of(call)?, call.tensor("gates")?);
+        let nsa: Nsa = call.read()?;
+        let x = read.inputs();
+        let attended = chunk(&x, gates, &nsa, cx)?;
+        let (g, dgates) = backward(&x, gates, &nsa, &attended, call.tensor("do")?, cx)?;
+        let [q, k, v] = [g.q, g.k, g.v].map(|g| g.into_dyn());
+        Ok(tensors([("dq", q), ("dk", k), ("dv", v), ("dgates", dgates.into_dyn())]))
+    }
+}

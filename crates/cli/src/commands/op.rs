@@ -1,0 +1,129 @@
+//! `longreach op`
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use longreach_attention::Form;
+use longreach_attention::operation::{Tensors, named};
+use longreach_models::write_atomically;
+use ndarray::{ArrayD, IxDyn};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+
+use crate::failure::Failure;
+use crate::parameters::ParameterArgs;
+
+/// Run one mechanism on tensors from a file, to compare with another implementation
+///
+/// The tensors of the file bear the names that `longreach list NAME` says, `[B, T, H, D]` each, in any number type. Outputs are f32: `o`, and
+/// where there are such `lse` and `state`, that after the last token. With --grad the file also holds `do`, the gradient of the output, and
+/// may hold `dlse` or `dstate`; the gradients are written as `d` and the name of the input, `dstate` being that to the state before the first token.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The mechanism: one of `longreach list`
+    name: String,
+    /// The tensors
+    #[arg(long, value_name = "FILE.safetensors")]
+    inputs: PathBuf,
+    #[command(flatten)]
+    parameters: ParameterArgs,
+    /// How to compute: the definition in f64, over chunks of tokens, token by token in one pass, or one call a token [default: the fast one
+    /// for many tokens]
+    #[arg(long, value_name = "FORM", value_parser = ["naive", "chunk", "recurrent", "step"])]
+    form: Option<String>,
+    /// Compute gradients as well
+    #[arg(long)]
+    grad: bool,
+    /// Where outputs and gradients go
+    #[arg(long, value_name = "FILE.safetensors")]
+    out: PathBuf,
+}
+
+pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let operation = named(&args.name)?;
+    let forms = operation.signature().forms;
+    let form = match &args.form {
+        Some(name) => {
+            let all = [Form::Naive, Form::Chunk, Form::Recurrent, Form::Step];
+            all.into_iter().find(|form| form.name() == name).unwrap_or(Form::Naive)
+        }
+        None => forms.iter().copied().find(|form| *form != Form::Naive).unwrap_or(Form::Naive),
+    };
+    let inputs = read(&args.inputs)?;
+    let parameters = args.parameters.read()?.unwrap_or_default();
+    let cx = longreach_burn::context();
+    let start = Instant::now();
+    let mut results = operation.forward(&inputs, &parameters, form, cx)?;
+    let forward = start.elapsed();
+    let mut said = format!("{} {} in {:.1} ms", args.name, form.name(), 1e3 * forward.as_secs_f64());
+    if args.grad {
+        // The state's gradient takes the name; the state itself is the forward call's.
+        let start = Instant::now();
+        let gradients = operation.backward(&inputs, &parameters, cx)?;
+        said += &format!(", backward in {:.1} ms", 1e3 * start.elapsed().as_secs_f64());
+        results.extend(gradients);
+    }
+    write(&args.out, &results)?;
+    let shapes: Vec<String> = results.iter().map(|(name, x)| format!("{name} {:?}", x.shape())).collect();
+    eprintln!("{said}: {}", shapes.join(", "));
+    Ok(())
+}
+
+/// The tensors of a file, as f32.
+fn read(file: &Path) -> Result<Tensors, Failure> {
+    let wrong = |message: String| Failure::new(format!("{}: {message}", file.display()));
+    let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
+    let mut read = Tensors::new();
+    for (name, view) in tensors.tensors() {
+        let numbers = numbers(&view).ok_or_else(|| wrong(format!("`{name}`: numbers of type {:?}", view.dtype())))?;
+        let array =
+            ArrayD::from_shape_vec(IxDyn(view.shape()), numbers).map_err(|e| wrong(format!("`{name}`: {e}")))?;
+        read.insert(name, array);
+    }
+    Ok(read)
+}
+
+/// Numbers of any type that f32 can stand for.
+fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
+    macro_rules! each {
+        ($type:ty, $x:ident => $number:expr) => {
+            view.data()
+                .chunks_exact(size_of::<$type>())
+                .map(|bytes| {
+                    let $x = <$type>::from_le_bytes(bytes.try_into().expect("chunks of this size"));
+                    $number
+                })
+                .collect()
+        };
+    }
+    Some(match view.dtype() {
+        Dtype::F32 => each!(f32, x => x),
+        Dtype::F64 => each!(f64, x => x as f32),
+        Dtype::F16 => each!(half::f16, x => x.to_f32()),
+        Dtype::BF16 => each!(half::bf16, x => x.to_f32()),
+        Dtype::I64 => each!(i64, x => x as f32),
+        Dtype::U64 => each!(u64, x => x as f32),
+        Dtype::I32 => each!(i32, x => x as f32),
+        Dtype::U32 => each!(u32, x => x as f32),
+        Dtype::I16 => each!(i16, x => f32::from(x)),
+        Dtype::U16 => each!(u16, x => f32::from(x)),
+        Dtype::I8 => each!(i8, x => f32::from(x)),
+        Dtype::U8 | Dtype::BOOL => each!(u8, x => f32::from(x)),
+        _ => return None,
+    })
+}
+
+fn write(file: &Path, tensors: &Tensors) -> Result<(), Failure> {
+    let flat: Vec<_> = tensors
+        .iter()
+        .map(|(name, x)| (name, x.shape().to_vec(), x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()))
+        .collect();
+    let mut views = Vec::new();
+    for (name, shape, bytes) in &flat {
+        views.push((name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes)?));
+    }
+    let bytes = safetensors::serialize(views, None::<HashMap<String, String>>)?;
+    Ok(write_atomically(file, |out| out.write_all(&bytes))?)
+}
