@@ -7,6 +7,7 @@ mod bad_input;
 mod forward;
 mod generate;
 mod hub;
+mod op;
 mod pattern;
 mod readme;
 
