@@ -78,6 +78,8 @@ impl Plain {
 pub trait Operator: Debug + Send + Sync + 'static {
     /// The outputs. An input may be taken out of `inputs` and returned, changed, as an output.
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain>;
+    /// Said before [`Operator::forward`] where a gradient will be asked for: the time to decide what to keep for it.
+    fn will_be_differentiated(&self) {}
     /// A gradient for each input, in order, given those of the outputs.
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain>;
     /// The shapes of the outputs, when there are several; needed to take their gradients apart.
@@ -286,6 +288,7 @@ fn tracked<B: Bridge, C: CheckpointStrategy, const N: usize>(
     let packed = match Node::<N>(op.clone()).prepare::<C>(nodes).compute_bound().stateful() {
         OpsKind::Tracked(mut prep) => {
             let ids: Vec<_> = inputs.iter().map(|t| prep.checkpoint(t)).collect();
+            op.will_be_differentiated();
             let out = run(op, inputs);
             prep.finish(ids.try_into().expect("as many nodes as inputs"), out)
         }

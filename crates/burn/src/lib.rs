@@ -16,6 +16,8 @@ mod linear;
 mod mamba;
 mod mamba2;
 mod norm;
+mod rotary;
+mod rows;
 mod softmax;
 
 pub use context::{configure, context};
@@ -27,4 +29,9 @@ pub use linear::linear;
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
 pub use norm::{rms_norm, rms_norm_gated};
+pub use rotary::rotary;
+pub use rows::put_rows;
 pub use softmax::{Attention, Options as AttentionOptions, attention};
+pub use softmax::{LongformerAttention, longformer_attention};
+pub use softmax::{LshAttention, LshHash, lsh_attention};
+pub use softmax::{NsaAttention, nsa_attention};

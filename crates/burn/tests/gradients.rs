@@ -1,11 +1,19 @@
 //! Every operation against Burn's own autodiff of the same formula written in Burn's own operations.
 
 use burn::tensor::{Device, Distribution, Tensor, activation};
-use longreach_attention::softmax::Patterned;
+use longreach_attention::Form;
+use longreach_attention::operation::{Tensors, named};
+use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::dilated::Dilated;
+use longreach_attention::softmax::longformer::Longformer;
+use longreach_attention::softmax::lsh::Lsh;
+use longreach_attention::softmax::nsa::Nsa;
 use longreach_attention::softmax::window::Window;
+use longreach_attention::softmax::{self, Pattern, Patterned, Sizes, infllm_v2, moba};
 use longreach_burn as ops;
+use ndarray::{Array2, Array4, ArrayD};
+use serde_json::json;
 
 fn device() -> Device {
     let device = Device::flex().autodiff();
@@ -19,6 +27,11 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 
 fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
     x.into_data().iter::<f64>().collect()
+}
+
+fn array(x: &Tensor<4>) -> Array4<f32> {
+    let numbers = x.clone().inner().into_data().iter::<f32>().collect();
+    Array4::from_shape_vec(x.dims(), numbers).expect("as many numbers as the shape asks for")
 }
 
 #[track_caller]
@@ -202,7 +215,7 @@ fn mamba2_with_its_state() {
 }
 
 /// Softmax attention in Burn's own operations: scores plus `bias`, and the log-sum-exp.
-fn softmax(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Tensor<4>) -> (Tensor<4>, Tensor<3>) {
+fn plain_softmax(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Tensor<4>) -> (Tensor<4>, Tensor<3>) {
     let scale = (q.dims()[3] as f64).powf(-0.5);
     let scores = q.swap_dims(1, 2).matmul(k.swap_dims(1, 2).swap_dims(2, 3)) * scale + bias;
     let lse = scores.clone().exp().sum_dim(3).log();
@@ -224,15 +237,15 @@ fn attention() {
         ops::attention(ops::Attention { q: q.clone(), k: k.clone(), v: v.clone(), bias, sinks: None, options })
     };
     let causal = || ops::AttentionOptions::new(Patterned(Dense { causal: true }), d);
-    let theirs = || softmax(q.clone(), k.clone(), v.clone(), bias.clone() + hidden(&|i, j| j <= i));
+    let theirs = || plain_softmax(q.clone(), k.clone(), v.clone(), bias.clone() + hidden(&|i, j| j <= i));
     agree!(run(&causal, Some(bias.clone())).0, theirs().0, q, k, v, bias);
     agree!(run(&causal, Some(bias.clone())).1, theirs().1, q, k, bias);
     let window = || ops::AttentionOptions::new(Patterned(Window { left: 3, right: 2 }), d);
-    let theirs = || softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i + 2 && i <= j + 3));
+    let theirs = || plain_softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i + 2 && i <= j + 3));
     agree!(run(&window, None).0, theirs().0, q, k, v);
     let dilated = || ops::AttentionOptions::new(Dilated { left: 2, right: 1, dilation: vec![3] }, d);
     let sees = |i: usize, j: usize| i.abs_diff(j).is_multiple_of(3) && j <= i + 3 && i <= j + 6;
-    let theirs = || softmax(q.clone(), k.clone(), v.clone(), hidden(&sees));
+    let theirs = || plain_softmax(q.clone(), k.clone(), v.clone(), hidden(&sees));
     agree!(run(&dilated, None).0, theirs().0, q, k, v);
     // A sink is a key without a value: a row of zeros with its score.
     let sinks = random([h]);
@@ -242,9 +255,124 @@ fn attention() {
         ops::attention(ops::Attention { q, k, v, bias: None, sinks, options: options.clone() }).0
     };
     let theirs = || {
-        let (out, lse) = softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i));
+        let (out, lse) = plain_softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i));
         let share = burn::tensor::activation::sigmoid(lse - sinks.clone().reshape([1, 1, h]));
         out * share.reshape([b, t, h, 1])
     };
     agree!(ours(), theirs(), q, k, v, sinks);
+}
+
+/// Every pattern as an operation, against the mask it stands for in Burn's own operations.
+#[test]
+fn every_mechanism_of_queries_keys_and_values() {
+    let (b, t, h, d) = (1, 96, 2, 4);
+    let (q, k, v) = (random([b, t, h, d]), random([b, t, h, d]), random([b, t, h, d]));
+    let of = Sizes { batch: b, heads: h, queries: 0..t, keys: t };
+    let (kept_q, kept_k, kept_v) = (array(&q), array(&k), array(&v));
+    let inputs = softmax::Inputs::new(kept_q.view(), kept_k.view(), kept_v.view());
+    for (name, parameters) in [
+        (
+            "masked",
+            json!({"start": (0..=t).collect::<Vec<_>>(), "indices": (0..t).map(|i| i * 5 % (i + 1)).collect::<Vec<_>>()}),
+        ),
+        ("longformer", json!({"window": 5, "global": [0, 40]})),
+        ("bigbird", json!({"block": 8, "random_blocks": 1, "seed": 1})),
+        ("bigbird", json!({"block": 16, "random_blocks": 2})),
+        ("sparse_transformer", json!({"kind": "fixed", "stride": 16, "columns": 3})),
+        ("sparse_transformer", json!({"kind": "strided", "stride": 9, "which": "alternating"})),
+        ("deepspeed", json!({"mode": "bslongformer", "block": 16})),
+        ("streaming", json!({"sinks": 2, "recent": 7})),
+        ("longnet", json!({"segments": [48], "dilations": [3], "causal": true})),
+        ("moba", json!({"block": 16, "top": 2})),
+        ("infllm_v2", json!({"kernel": 8, "stride": 4, "block": 16, "window": 16, "top": 2, "dense_below": 0})),
+    ] {
+        let pattern: Box<dyn Pattern> = match name {
+            "moba" => {
+                let moba = serde_json::from_value(parameters.clone()).expect("parameters");
+                Box::new(moba::select(&inputs, &moba, ops::context()).expect("a choice"))
+            }
+            "infllm_v2" => {
+                let of = serde_json::from_value(parameters.clone()).expect("parameters");
+                Box::new(infllm_v2::select(&inputs, &of, ops::context()).expect("a choice"))
+            }
+            _ => softmax::named(name, &parameters, &of).expect("a pattern"),
+        };
+        let count = |n: usize| pattern.count(&of, 0, n / (t * t), n / t % t, n % t);
+        let mask: Vec<f32> =
+            (0..h * t * t).map(|n| if count(n) == 0 { -1e9 } else { (count(n) as f32).ln() }).collect();
+        let mask = Tensor::<1>::from_data(&mask[..], &device()).reshape([1, h, t, t]);
+        let mechanism = softmax::mechanism(name, &parameters, &of).expect("a mechanism");
+        let options = ops::AttentionOptions::shared(mechanism.into(), d);
+        let (q_, k_, v_) = (q.clone(), k.clone(), v.clone());
+        let ours = ops::attention(ops::Attention { q: q_, k: k_, v: v_, bias: None, sinks: None, options }).0;
+        // Rows that see nothing are zeros here, and means of everything there: `longnet` has such.
+        let seen: Vec<f32> =
+            (0..t * h).map(|n| f32::from((0..t).any(|j| count(n % h * t * t + n / h * t + j) > 0))).collect();
+        let seen = Tensor::<1>::from_data(&seen[..], &device()).reshape([1, t, h, 1]);
+        let theirs = plain_softmax(q.clone(), k.clone(), v.clone(), mask).0 * seen;
+        agree!(ours, theirs, q, k, v);
+    }
+}
+
+/// Those with inputs of their own: the kernels' gradients, which the laws hold to their definitions, arrive at the right tensors.
+#[test]
+fn mechanisms_with_inputs_of_their_own() {
+    let (b, t, h, d) = (2, 64, 2, 4);
+    let at = |name: &str, tensors: &[(&str, &Tensor<4>)], parameters: serde_json::Value| {
+        let mut inputs: Tensors = tensors.iter().map(|(n, x)| ((*n).into(), array(x).into_dyn())).collect();
+        let operation = named(name).expect("a mechanism");
+        let out =
+            operation.forward(&inputs, &parameters, Form::Chunk, ops::context()).expect("inputs that fit").remove("o");
+        let out = out.expect("an output");
+        // As the sum of squares has it.
+        inputs.insert("do".into(), &out * 2.0);
+        let gradients = operation.backward(&inputs, &parameters, ops::context()).expect("inputs that fit");
+        (out, gradients)
+    };
+    let check = |ours: Tensor<4>, of: &[(&str, &Tensor<4>)], (out, theirs): (ArrayD<f32>, Tensors)| {
+        let wide = |x: &ArrayD<f32>| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+        longreach_testkit::tolerance::assert_close("output", &numbers(ours.clone().inner()), &wide(&out), 1e-5);
+        let gradients = (ours.clone() * ours).sum().backward();
+        for (name, x) in of {
+            let ours = numbers(x.grad(&gradients).expect("a gradient"));
+            longreach_testkit::tolerance::assert_close(name, &ours, &wide(&theirs[&format!("d{name}")]), 1e-5);
+        }
+    };
+    let [q, k, v, gq, gk, gv] = std::array::from_fn(|_| random([b, t, h, d]));
+
+    let marks = Array2::from_shape_fn((1, t), |(_, i)| i == 3 || i == 40);
+    let pattern = std::sync::Arc::new(Longformer::new(5, marks.view()));
+    let (qkv, global) = ([q.clone(), k.clone(), v.clone()], [gq.clone(), gk.clone(), gv.clone()]);
+    let ours = ops::LongformerAttention { qkv, global, pattern, scale: 0.5, keep: None };
+    let of = [("q", &q), ("k", &k), ("v", &v), ("gq", &gq), ("gk", &gk), ("gv", &gv)];
+    let theirs = at("longformer", &of, json!({"window": 5, "global": [3, 40], "scale": 0.5}));
+    check(ops::longformer_attention(ours).0, &of, theirs);
+
+    let gates = random([b, t, h, 3]);
+    let nsa = Nsa { block: 8, top: 3, window: 10 };
+    let (scale, offset) = (0.5, 0);
+    let ours = ops::NsaAttention { q: q.clone(), k: k.clone(), v: v.clone(), gates: gates.clone(), nsa, scale, offset };
+    let of = [("q", &q), ("k", &k), ("v", &v), ("gates", &gates)];
+    let theirs = at("nsa", &of, json!({"block": 8, "top": 3, "window": 10, "scale": 0.5}));
+    check(ops::nsa_attention(ours), &of, theirs);
+
+    let rotations = random([h, d, 2, 4]);
+    let hash = ops::LshHash::Rotations(vec![array(&rotations).into_dyn()]);
+    let lsh = Lsh { chunk: 16, ..Lsh::default() };
+    let ours = ops::LshAttention { x: q.clone(), v: v.clone(), hash, lsh, keep: None };
+    let theirs = at("lsh", &[("x", &q), ("v", &v), ("rotations", &rotations)], json!({"chunk": 16}));
+    check(ops::lsh_attention(ours), &[("x", &q), ("v", &v)], theirs);
+
+    let rotary = Rotary { width: d, theta: 100.0, interleaved: false, scaling: Scaling::Default };
+    let positions = Array2::from_shape_fn((1, t), |(_, i)| i);
+    let angles = std::sync::Arc::new(rotary.angles(positions.view(), t, ops::context()).expect("a width that fits"));
+    let theirs = at("rotary", &[("x", &q)], json!({"theta": 100.0}));
+    check(ops::rotary(q.clone(), &angles), &[("x", &q)], theirs);
+}
+
+#[test]
+fn rows_are_put_in_place() {
+    let (to, rows) = (random([2, 5, 2, 3]), random([2, 2, 2, 3]));
+    let theirs = Tensor::cat(vec![to.clone().narrow(1, 0, 2), rows.clone(), to.clone().narrow(1, 4, 1)], 1);
+    agree!(ops::put_rows(to.clone(), rows.clone(), 2), theirs, to, rows);
 }

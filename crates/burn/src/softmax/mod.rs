@@ -1,5 +1,6 @@
 //! Exact weights over chosen keys: every mechanism of the family that takes queries, keys and values.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use burn::tensor::{Shape, Tensor};
@@ -9,6 +10,14 @@ use longreach_simd::Cx;
 use ndarray::Array2;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
+
+mod longformer;
+mod lsh;
+mod nsa;
+
+pub use longformer::{LongformerAttention, longformer_attention};
+pub use lsh::{Hash as LshHash, LshAttention, lsh_attention};
+pub use nsa::{NsaAttention, nsa_attention};
 
 /// The inputs of [`attention()`]: shapes as in [`softmax::Inputs`].
 #[derive(Clone, Debug)]
@@ -49,8 +58,13 @@ pub struct Options {
 impl Options {
     /// A mechanism with scale `D^{-1/2}` for `width` channels a head, and nothing else.
     pub fn new(mechanism: impl Attend + 'static, width: usize) -> Self {
+        Self::shared(Arc::new(mechanism), width)
+    }
+
+    /// As [`Options::new`], of a mechanism that others hold as well.
+    pub fn shared(mechanism: Arc<dyn Attend>, width: usize) -> Self {
         Self {
-            mechanism: Arc::new(mechanism),
+            mechanism,
             scale: (width as f32).powf(-0.5),
             offset: 0,
             softcap: None,
@@ -74,7 +88,7 @@ pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {
     if let Some(sinks) = x.sinks {
         call = call.with(sinks);
     }
-    let mut out = call.run(Softmax { options: x.options, bias, sinks, output: OnceLock::new() });
+    let mut out = call.run(Softmax { options: x.options, bias, sinks, kept: Kept::default() });
     (out.output(), out.output())
 }
 
@@ -83,8 +97,45 @@ struct Softmax {
     options: Options,
     bias: bool,
     sinks: bool,
-    /// What the gradient needs.
-    output: OnceLock<Output>,
+    kept: Kept<Output>,
+}
+
+/// What a gradient needs of the forward pass: kept only if one is to be computed.
+#[derive(Debug)]
+struct Kept<O> {
+    wanted: AtomicBool,
+    output: OnceLock<O>,
+}
+
+impl<O> Default for Kept<O> {
+    fn default() -> Self {
+        Self { wanted: AtomicBool::new(false), output: OnceLock::new() }
+    }
+}
+
+impl<O> Kept<O> {
+    fn want(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+    }
+
+    /// What `of` takes out of an output, which is copied first if a gradient will want it.
+    fn pass<R>(&self, output: O, of: impl FnOnce(O) -> R) -> R
+    where
+        O: Clone,
+    {
+        if self.wanted.load(Ordering::Relaxed) {
+            let _ = self.output.set(output.clone());
+        }
+        of(output)
+    }
+
+    fn get(&self, again: impl FnOnce() -> O) -> &O {
+        self.output.get_or_init(again)
+    }
+}
+
+fn outputs(output: Output) -> Vec<Plain> {
+    vec![Plain::array(output.out), Plain::array(output.lse)]
 }
 
 impl Softmax {
@@ -109,14 +160,16 @@ impl Operator for Softmax {
         let mechanism = &self.options.mechanism;
         let output = if x.q.dim().1 < FEW { mechanism.step(&x, cx) } else { mechanism.chunk(&x, cx) };
         let output = output.unwrap_or_else(|e| panic!("{e}"));
-        let outputs = vec![Plain::array(output.out.clone()), Plain::array(output.lse.clone())];
-        let _ = self.output.set(output);
-        outputs
+        self.kept.pass(output, outputs)
+    }
+
+    fn will_be_differentiated(&self) {
+        self.kept.want();
     }
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
         let x = self.inputs(inputs);
-        let output = self.output.get_or_init(|| self.options.mechanism.chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
+        let output = self.kept.get(|| self.options.mechanism.chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
         let d = Cotangent { out: d_out[0].view(), lse: Some(d_out[1].view()) };
         let g = self.options.mechanism.backward(&x, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));
         let mut gradients = vec![Plain::array(g.q), Plain::array(g.k), Plain::array(g.v)];
