@@ -381,7 +381,9 @@ impl Inputs {
         let layout = tensor.layout();
         let strides: Vec<usize> = layout.strides().iter().map(|s| *s as usize).collect();
         let shape: Vec<usize> = layout.shape().to_vec();
-        let data = &tensor.storage::<f32>()[layout.start_offset()..];
+        // Of nothing, strides may lead anywhere.
+        let strides = if shape.contains(&0) { vec![0; shape.len()] } else { strides };
+        let data = tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default();
         ArrayView::from_shape(IxDyn(&shape).strides(IxDyn(&strides)), data)
             .expect("a layout that lies within its storage")
             .into_dimensionality()

@@ -35,3 +35,4 @@ pub use softmax::{Attention, Options as AttentionOptions, attention};
 pub use softmax::{LongformerAttention, longformer_attention};
 pub use softmax::{LshAttention, LshHash, lsh_attention};
 pub use softmax::{NsaAttention, nsa_attention};
+pub use softmax::{StreamingAttention, streaming_attention};

@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::TensorData;
 use longreach_models::write_atomically;
-use longreach_nn::LayerState;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
@@ -32,12 +31,10 @@ impl Session<'_> {
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (i, layer) in self.cache.layers.iter().enumerate() {
-            let (conv, scan) = match layer {
-                LayerState::Mamba { conv, scan } => (plain(conv), plain(scan)),
-                LayerState::Mamba2 { conv, scan } => (plain(conv), plain(scan)),
-            };
-            tensors.push((format!("layers.{i}.conv"), Dtype::F32, conv.0, conv.1));
-            tensors.push((format!("layers.{i}.scan"), Dtype::F32, scan.0, scan.1));
+            for (name, data) in layer.tensors() {
+                let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+                tensors.push((format!("layers.{i}.{name}"), Dtype::F32, data.shape().to_vec(), bytes));
+            }
         }
         let logits: Vec<u8> = self.logits()?.iter().flat_map(|x| x.to_le_bytes()).collect();
         tensors.push(("logits".into(), Dtype::F32, vec![self.logits.len()], logits));
@@ -98,32 +95,25 @@ impl Engine {
             let bytes = get(name, Dtype::F32, shape)?;
             Ok::<_, Error>(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
         };
-        let device = self.model.decoder.device();
+        let read = usize::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;
         for (i, layer) in session.cache.layers.iter_mut().enumerate() {
-            let (conv_name, scan_name) = (format!("layers.{i}.conv"), format!("layers.{i}.scan"));
-            match layer {
-                LayerState::Mamba { conv, scan } => {
-                    *conv = tensor(floats(&conv_name, &conv.dims())?, conv.dims(), &device);
-                    *scan = tensor(floats(&scan_name, &scan.dims())?, scan.dims(), &device);
+            let get = |name: &'static str, want: &[Option<usize>]| {
+                let name = format!("layers.{i}.{name}");
+                let tensor = stored.tensor(&name).map_err(|_| format!("tensor `{name}` is missing"))?;
+                let (found, dtype) = (tensor.shape(), tensor.dtype());
+                let fits =
+                    found.len() == want.len() && found.iter().zip(want).all(|(n, want)| want.is_none_or(|w| w == *n));
+                if !fits || dtype != Dtype::F32 {
+                    let want: Vec<String> = want.iter().map(|n| n.map_or("any".into(), |n| n.to_string())).collect();
+                    return Err(format!("tensor `{name}`: want F32 [{}], found {dtype:?} {found:?}", want.join(", ")));
                 }
-                LayerState::Mamba2 { conv, scan } => {
-                    *conv = tensor(floats(&conv_name, &conv.dims())?, conv.dims(), &device);
-                    *scan = tensor(floats(&scan_name, &scan.dims())?, scan.dims(), &device);
-                }
-            }
+                let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                Ok(TensorData::new(numbers, found.to_vec()))
+            };
+            *layer = layer.clone().restored(read, get).map_err(wrong)?;
         }
         session.logits = floats("logits", &[session.seen.len()])?;
         session.seen = get("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
         Ok(Resumed { session, seed, position })
     }
-}
-
-fn plain<const D: usize>(x: &Tensor<D>) -> (Vec<usize>, Vec<u8>) {
-    let shape = x.dims().to_vec();
-    let data = x.clone().into_data();
-    (shape, data.iter::<f32>().flat_map(f32::to_le_bytes).collect())
-}
-
-fn tensor<const D: usize>(data: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(data, shape), device)
 }

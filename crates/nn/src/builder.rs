@@ -178,6 +178,15 @@ impl<'s> Builder<'s> {
         built
     }
 
+    /// An error about what is being built, naming it.
+    pub fn error(&self, message: impl Into<String>) -> Error {
+        let origin = self.prefix.trim_end_matches('.');
+        Error::Origin {
+            origin: if origin.is_empty() { "model".into() } else { origin.into() },
+            message: message.into(),
+        }
+    }
+
     /// A parameter by its name within the scope.
     pub fn param<const D: usize>(
         &mut self,

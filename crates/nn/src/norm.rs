@@ -1,9 +1,10 @@
-//! RMS norm as a module.
+//! Norms as modules.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 use longreach_burn as ops;
 
+use crate::linear::Bias;
 use crate::{Builder, Error, Init};
 
 /// `w ⊙ x / rms(x)`.
@@ -29,5 +30,75 @@ impl RmsNorm {
     /// The norm of each row of `x ⊙ silu(z)`, in groups of `group`.
     pub fn gated(&self, x: Tensor<3>, z: Tensor<3>, group: usize) -> Tensor<3> {
         ops::rms_norm_gated(x, z, self.weight.val(), group, self.eps as f32)
+    }
+}
+
+/// `w ⊙ (x − mean(x)) / std(x) + b`. Ba et al. 2016.
+#[derive(Module, Debug)]
+pub struct LayerNorm {
+    /// `[d]`
+    pub weight: Param<Tensor<1>>,
+    /// `[d]`
+    pub bias: Option<Param<Tensor<1>>>,
+    /// ε, added to the variance.
+    pub eps: f64,
+}
+
+impl LayerNorm {
+    /// The norm `name` of rows of width `d`.
+    pub fn new(b: &mut Builder, name: &str, d: usize, eps: f64, bias: Bias) -> Result<Self, Error> {
+        let weight = b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?;
+        let bias = match bias {
+            Bias::Yes => Some(b.vector(&format!("{name}.bias"), d, Init::Constant(0.0))?),
+            Bias::No => None,
+        };
+        Ok(Self { weight, bias, eps })
+    }
+
+    /// The norm of each row.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        // Without its mean, a row's mean square is its variance.
+        let centred = x.clone() - x.mean_dim(D - 1);
+        let y = ops::rms_norm(centred, Some(self.weight.val()), self.eps as f32);
+        match &self.bias {
+            Some(bias) => y + bias.val().unsqueeze(),
+            None => y,
+        }
+    }
+}
+
+/// Which norm, and its ε.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum NormConfig {
+    /// Of the root mean square.
+    Rms(f64),
+    /// Of mean and variance, with a bias or without.
+    Layer(f64, Bias),
+}
+
+/// One or the other.
+#[derive(Module, Debug)]
+pub enum Norm {
+    /// Of the root mean square.
+    Rms(RmsNorm),
+    /// Of mean and variance.
+    Layer(LayerNorm),
+}
+
+impl Norm {
+    /// The norm `name` of rows of width `d`.
+    pub fn new(b: &mut Builder, name: &str, d: usize, c: NormConfig) -> Result<Self, Error> {
+        Ok(match c {
+            NormConfig::Rms(eps) => Norm::Rms(RmsNorm::new(b, name, d, eps)?),
+            NormConfig::Layer(eps, bias) => Norm::Layer(LayerNorm::new(b, name, d, eps, bias)?),
+        })
+    }
+
+    /// The norm of each row.
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        match self {
+            Norm::Rms(norm) => norm.forward(x),
+            Norm::Layer(norm) => norm.forward(x),
+        }
     }
 }

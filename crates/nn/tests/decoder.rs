@@ -2,7 +2,7 @@
 //! batch is independent sequences.
 
 use burn::tensor::{Device, Tensor};
-use longreach_nn::mixers::{Mamba, Mamba2, Mamba2Config, MambaConfig, Mixer};
+use longreach_nn::mixers::{Attention, AttentionConfig, Mamba, Mamba2, Mamba2Config, MambaConfig, Mixer, Reach};
 use longreach_nn::{Builder, Decoder, DecoderConfig, DecoderNames, Random};
 
 const NAMES: DecoderNames = DecoderNames {
@@ -16,7 +16,7 @@ const NAMES: DecoderNames = DecoderNames {
     head: "head",
 };
 
-/// A model whose blocks are Mamba and Mamba-2 in turn.
+/// A model whose blocks are Mamba, Mamba-2 and attention to the last tokens.
 fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
     let mut source = Random::new(3);
     let mut builder = Builder::new(&mut source, &Device::flex());
@@ -46,11 +46,12 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
         step_limit: (0.0, f32::INFINITY),
         step: (0.001, 0.1),
     };
+    let attention = AttentionConfig { reach: Reach::Window(6), ..AttentionConfig::new(24, 3) };
     let mixer = |b: &mut Builder, i: usize| {
-        Ok(if i.is_multiple_of(2) {
-            Mixer::Mamba(Mamba::new(b, &mamba)?)
-        } else {
-            Mixer::Mamba2(Mamba2::new(b, &mamba2)?)
+        Ok(match i {
+            0 => Mixer::Mamba(Mamba::new(b, &mamba)?),
+            1 => Mixer::Mamba2(Mamba2::new(b, &mamba2)?),
+            _ => Mixer::Attention(Attention::new(b, &attention)?),
         })
     };
     Decoder::new(&mut builder, &config, mixer).expect("random weights fit")

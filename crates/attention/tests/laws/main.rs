@@ -14,6 +14,7 @@ mod rotary;
 mod scan;
 mod short_conv;
 mod softmax;
+mod streaming;
 mod tree;
 
 fn contexts() -> Vec<Cx> {

@@ -14,10 +14,12 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 mod longformer;
 mod lsh;
 mod nsa;
+mod streaming;
 
 pub use longformer::{LongformerAttention, longformer_attention};
 pub use lsh::{Hash as LshHash, LshAttention, lsh_attention};
 pub use nsa::{NsaAttention, nsa_attention};
+pub use streaming::{StreamingAttention, streaming_attention};
 
 /// The inputs of [`attention()`]: shapes as in [`softmax::Inputs`].
 #[derive(Clone, Debug)]

@@ -3,13 +3,17 @@
 //! $$ N(i) = \{ j \le i : j < s \ \text{or}\ i - j < r \} $$
 //!
 //! O(T (s + r) H D) time; a cache of `s + r` keys, however long the text. Models with relative positions count them **within the cache** once
-//! it is full: the keys are kept unrotated, key `n` of the cache is rotated to position `n` and the query to the last ([`Streaming::cache`]).
+//! it is full: the keys are kept unrotated, key `n` of the cache is rotated to position `n` and the query to the last ([`Streaming::cache`]). [`chunk`] gives that for many
+//! queries at once, from keys rotated to their positions in the text.
 //! Xiao et al. 2024 (StreamingLLM), §3.2.
 
 use serde::Deserialize;
 
 mod naive;
 mod pattern;
+mod rolling;
+
+pub use rolling::{Gradients, Rolling, backward, chunk};
 
 /// The pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]

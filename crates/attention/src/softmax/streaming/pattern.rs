@@ -40,3 +40,34 @@ impl Pattern for Streaming {
         span(0..self.sinks.min(latest.end), keys.clone()) | span(latest, keys)
     }
 }
+
+/// What a window of the latest keys has left behind: `j ≤ i − r`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Beyond {
+    pub(super) recent: usize,
+}
+
+impl Beyond {
+    fn keys(&self, i: usize, keys: usize) -> Range<usize> {
+        0..(i + 1).saturating_sub(self.recent).min(keys)
+    }
+}
+
+impl Pattern for Beyond {
+    fn name(&self) -> &'static str {
+        "streaming"
+    }
+
+    fn count(&self, of: &Sizes, _: usize, _: usize, i: usize, j: usize) -> u32 {
+        self.keys(i, of.keys).contains(&j).into()
+    }
+
+    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>) {
+        let (first, last) = (self.keys(queries.start, of.keys), self.keys(queries.end - 1, of.keys));
+        band(row, self.block().1, of.keys, keys.start..last.end.min(keys.end), first);
+    }
+
+    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
+        span(self.keys(i, of.keys), keys)
+    }
+}

@@ -1,0 +1,82 @@
+//! Sinks and a rolling window, with positions within the cache.
+
+use burn::tensor::{Shape, Tensor};
+use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
+use longreach_attention::softmax::{self, Cotangent, Output};
+use longreach_simd::Cx;
+
+use super::{Kept, outputs};
+use crate::bridge::{Call, Inputs, Operator, Plain};
+
+/// The inputs of [`streaming_attention`]: see [`Rolling`].
+#[derive(Clone, Debug)]
+pub struct StreamingAttention {
+    /// Queries rotated to their positions in the text, `[B, T, H, D]`
+    pub q: Tensor<4>,
+    /// Queries rotated to their places in the cache, `[B, T, H, D]`
+    pub far: Tensor<4>,
+    /// The latest keys and values, those of the queries among them and last.
+    pub near: [Tensor<4>; 2],
+    /// The first keys and values.
+    pub sinks: [Tensor<4>; 2],
+    /// How many keys of each kind are seen.
+    pub streaming: Streaming,
+    /// The position of the first query in the text.
+    pub position: usize,
+    /// The factor of the scores.
+    pub scale: f32,
+    /// The soft-cap of the scores.
+    pub softcap: Option<f32>,
+}
+
+/// The output `[B, T, H, E]`. Panics where [`streaming::chunk`] fails.
+pub fn streaming_attention(x: StreamingAttention) -> Tensor<4> {
+    let StreamingAttention { q, far, near, sinks, streaming, position, scale, softcap } = x;
+    let call = [q, far].into_iter().chain(near).chain(sinks).fold(Call::new(), Call::with);
+    call.run(Op { streaming, position, scale, softcap, kept: Kept::default() }).output()
+}
+
+#[derive(Debug)]
+struct Op {
+    streaming: Streaming,
+    position: usize,
+    scale: f32,
+    softcap: Option<f32>,
+    kept: Kept<Output>,
+}
+
+impl Op {
+    fn inputs<'a>(&self, x: &'a Inputs) -> Rolling<'a> {
+        let near = softmax::Inputs::scaled(x.view(0), x.view(2), x.view(3), self.scale);
+        let offset = near.k.dim().1.saturating_sub(near.q.dim().1);
+        let near = softmax::Inputs { offset, softcap: self.softcap, ..near };
+        Rolling { near, far: x.view(1), k: x.view(4), v: x.view(5), position: self.position }
+    }
+
+    fn run(&self, x: &Inputs, cx: &Cx) -> Output {
+        streaming::chunk(&self.inputs(x), &self.streaming, cx).unwrap_or_else(|e| panic!("{e}"))
+    }
+}
+
+impl Operator for Op {
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        self.kept.pass(self.run(inputs, cx), |output| outputs(output).into_iter().take(1).collect())
+    }
+
+    fn will_be_differentiated(&self) {
+        self.kept.want();
+    }
+
+    fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
+        let output = self.kept.get(|| self.run(inputs, cx));
+        let d = Cotangent { out: d_out[0].view(), lse: None };
+        let g = streaming::backward(&self.inputs(inputs), &self.streaming, output, &d, cx);
+        let streaming::Gradients { near, far } = g.unwrap_or_else(|e| panic!("{e}"));
+        [near.q, far.q, near.k, near.v, far.k, far.v].map(Plain::array).into()
+    }
+
+    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
+        let (q, v) = (&inputs[0], &inputs[3]);
+        vec![vec![q[0], q[1], q[2], v[3]]]
+    }
+}

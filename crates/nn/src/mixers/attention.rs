@@ -1,0 +1,340 @@
+//! Softmax attention: projections, norms of queries and keys, rotary positions, and what is remembered of the keys.
+
+use std::sync::{Arc, Mutex};
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use longreach_attention::rotary::{Angles, Rotary};
+use longreach_attention::softmax::dense::Dense;
+use longreach_attention::softmax::streaming::Streaming;
+use longreach_attention::softmax::window::Window;
+use longreach_attention::softmax::{self, Attend, Patterned};
+use longreach_burn as ops;
+use ndarray::Array2;
+
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Keys, LayerState, Linear, RmsNorm};
+
+/// How far back a decoder's query sees, which is what its cache keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All keys.
+    Full,
+    /// The last so many, the query's own among them.
+    Window(usize),
+    /// The first ones and the latest, positions counted within the cache. Xiao et al. 2024, §3.2.
+    Sinks(Streaming),
+}
+
+/// The sizes and switches of attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionConfig {
+    /// `d`: width of the model.
+    pub hidden: usize,
+    /// `H`: heads of the queries.
+    pub heads: usize,
+    /// `G`: heads of keys and values.
+    pub groups: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether the projections of queries, keys and values have a bias.
+    pub bias: bool,
+    /// Whether that of the output has one.
+    pub out_bias: bool,
+    /// Rotary positions, where there are such.
+    pub rotary: Option<Rotary>,
+    /// Whether there are slopes of ALiBi.
+    pub alibi: bool,
+    /// ε of an RMS norm over each head of queries and keys, before they are rotated.
+    pub qk_norm: Option<f64>,
+    /// The factor of the scores; `head_dim^{-1/2}` where none is given.
+    pub scale: Option<f32>,
+    /// The soft-cap of the scores.
+    pub softcap: Option<f32>,
+    /// Whether each head has a learned sink.
+    pub learned_sinks: bool,
+    /// What a decoder remembers. An encoder says with each call who sees whom.
+    pub reach: Reach,
+    /// Names in a checkpoint.
+    pub names: AttentionNames,
+}
+
+/// What a checkpoint calls the parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say all there is")]
+pub struct AttentionNames {
+    pub q: &'static str,
+    pub k: &'static str,
+    pub v: &'static str,
+    pub out: &'static str,
+    pub q_norm: &'static str,
+    pub k_norm: &'static str,
+    pub sinks: &'static str,
+}
+
+impl AttentionNames {
+    /// As in Llama and most that came after.
+    pub const LLAMA: Self = Self {
+        q: "q_proj",
+        k: "k_proj",
+        v: "v_proj",
+        out: "o_proj",
+        q_norm: "q_norm",
+        k_norm: "k_norm",
+        sinks: "sinks",
+    };
+}
+
+impl AttentionConfig {
+    /// Attention of `heads` heads with as many groups, full reach and nothing else.
+    pub fn new(hidden: usize, heads: usize) -> Self {
+        Self {
+            hidden,
+            heads,
+            groups: heads,
+            head_dim: hidden / heads.max(1),
+            bias: false,
+            out_bias: false,
+            rotary: None,
+            alibi: false,
+            qk_norm: None,
+            scale: None,
+            softcap: None,
+            learned_sinks: false,
+            reach: Reach::Full,
+            names: AttentionNames::LLAMA,
+        }
+    }
+
+    fn check(&self, b: &Builder) -> Result<(), Error> {
+        let wrong = |message: String| Err(b.error(message));
+        let Self { heads, groups, head_dim, .. } = *self;
+        if heads == 0 || groups == 0 || head_dim == 0 || !heads.is_multiple_of(groups) {
+            return wrong(format!("attention: {heads} heads of {head_dim} channels cannot share {groups} groups"));
+        }
+        let width = self.rotary.as_ref().map_or(0, |rotary| rotary.width);
+        if width > head_dim || !width.is_multiple_of(2) {
+            return wrong(format!("attention: rotary positions of {width} channels in heads of {head_dim}"));
+        }
+        match self.reach {
+            Reach::Window(0) => wrong("attention: a window of 0 tokens".into()),
+            Reach::Sinks(Streaming { recent: 0, .. }) => wrong("attention: 0 recent tokens beside the sinks".into()),
+            Reach::Sinks(_) if self.alibi || self.learned_sinks => {
+                wrong("attention: the first tokens as sinks go with neither ALiBi nor learned sinks".into())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    out: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
+    sinks: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    rest: Rest,
+}
+
+/// What is no parameter.
+#[derive(Clone, Debug)]
+struct Rest {
+    config: AttentionConfig,
+    mechanism: Arc<dyn Attend>,
+    /// The angles that were last asked for: those of a training step are those of the next.
+    angles: Arc<Mutex<Option<Turned>>>,
+}
+
+#[derive(Clone, Debug)]
+struct Turned {
+    positions: std::ops::Range<usize>,
+    angles: Arc<Angles>,
+}
+
+/// What a layer that sees both ways is told with each call.
+#[derive(Clone, Debug)]
+pub struct Seen<'a> {
+    /// Who sees whom.
+    pub mechanism: Arc<dyn Attend>,
+    /// Which tokens are there and not padding, `[B, T]`
+    pub keep: Option<&'a Array2<bool>>,
+    /// The bounds of packed sequences, in a batch of one; positions begin anew with each.
+    pub packed: Option<&'a [usize]>,
+}
+
+impl Attention {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &AttentionConfig) -> Result<Self, Error> {
+        c.check(b)?;
+        let n = c.names;
+        let norm =
+            |b: &mut Builder, name: &str| c.qk_norm.map(|eps| RmsNorm::new(b, name, c.head_dim, eps)).transpose();
+        let mechanism: Arc<dyn Attend> = match c.reach {
+            Reach::Full => Arc::new(Patterned(Dense { causal: true })),
+            Reach::Window(width) => Arc::new(Patterned(Window { left: width - 1, right: 0 })),
+            Reach::Sinks(streaming) => Arc::new(Patterned(streaming)),
+        };
+        Ok(Self {
+            q: Linear::new(b, n.q, c.hidden, c.heads * c.head_dim, c.bias.into())?,
+            k: Linear::new(b, n.k, c.hidden, c.groups * c.head_dim, c.bias.into())?,
+            v: Linear::new(b, n.v, c.hidden, c.groups * c.head_dim, c.bias.into())?,
+            out: Linear::new(b, n.out, c.heads * c.head_dim, c.hidden, Bias::from(c.out_bias))?,
+            q_norm: norm(b, n.q_norm)?,
+            k_norm: norm(b, n.k_norm)?,
+            sinks: if c.learned_sinks { Some(b.vector(n.sinks, c.heads, Init::Constant(0.0))?) } else { None },
+            rest: Rest { config: c.clone(), mechanism, angles: Arc::default() },
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> LayerState {
+        let c = &self.rest.config;
+        let none = || Keys::none(batch, (c.groups, c.head_dim, c.head_dim), device);
+        let sinks = matches!(c.reach, Reach::Sinks(_)).then(none);
+        LayerState::Attention { near: none(), sinks, seen: 0 }
+    }
+
+    /// Queries, keys and values, `[B, T, heads, width]`, normed and not yet rotated.
+    fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
+        let c = &self.rest.config;
+        let [b, t, _] = x.dims();
+        let heads = |x: Tensor<3>, n: usize| x.reshape([b, t, n, c.head_dim]);
+        let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        [
+            normed(heads(self.q.forward(x.clone()), c.heads), &self.q_norm),
+            normed(heads(self.k.forward(x.clone()), c.groups), &self.k_norm),
+            heads(self.v.forward(x), c.groups),
+        ]
+    }
+
+    /// The angles of a row of positions.
+    fn angles(&self, rotary: &Rotary, positions: std::ops::Range<usize>) -> Arc<Angles> {
+        let mut last = self.rest.angles.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*last {
+            Some(turned) if turned.positions == positions => turned.angles.clone(),
+            _ => {
+                let angles = self.turned(rotary, positions.clone().collect(), positions.end);
+                *last = Some(Turned { positions, angles: angles.clone() });
+                angles
+            }
+        }
+    }
+
+    fn turned(&self, rotary: &Rotary, positions: Vec<usize>, length: usize) -> Arc<Angles> {
+        let positions = Array2::from_shape_vec((1, positions.len()), positions).expect("one row");
+        Arc::new(rotary.angles(positions.view(), length, ops::context()).unwrap_or_else(|e| panic!("{e}")))
+    }
+
+    fn options(&self, mechanism: Arc<dyn Attend>) -> ops::AttentionOptions {
+        let c = &self.rest.config;
+        let mut options = ops::AttentionOptions::shared(mechanism, c.head_dim);
+        options.scale = c.scale.unwrap_or(options.scale);
+        options.softcap = c.softcap;
+        options.alibi = c.alibi.then(|| softmax::alibi(c.heads));
+        options
+    }
+
+    fn joined(&self, out: Tensor<4>) -> Tensor<3> {
+        let [b, t, heads, width] = out.dims();
+        self.out.forward(out.reshape([b, t, heads * width]))
+    }
+
+    fn turn(&self, x: Tensor<4>, positions: std::ops::Range<usize>) -> Tensor<4> {
+        match &self.rest.config.rotary {
+            Some(rotary) => ops::rotary(x, &self.angles(rotary, positions)),
+            None => x,
+        }
+    }
+
+    /// `x: [B, T, d]`, every token seeing what `seen` says.
+    pub fn both_ways(&self, x: Tensor<3>, seen: &Seen<'_>) -> Tensor<3> {
+        let [q, k, v] = self.project(x);
+        let t = q.dims()[1];
+        let (q, k) = match (&self.rest.config.rotary, seen.packed) {
+            (Some(rotary), Some(bounds)) => {
+                let positions = bounds.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
+                let longest = bounds.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
+                let angles = self.turned(rotary, positions, longest);
+                (ops::rotary(q, &angles), ops::rotary(k, &angles))
+            }
+            _ => (self.turn(q, 0..t), self.turn(k, 0..t)),
+        };
+        let mut options = self.options(seen.mechanism.clone());
+        options.keep = seen.keep.cloned();
+        options.packed = seen.packed.map(<[usize]>::to_vec);
+        let sinks = self.sinks.as_ref().map(|sinks| sinks.val());
+        self.joined(ops::attention(ops::Attention { q, k, v, bias: None, sinks, options }).0)
+    }
+
+    /// `x: [B, T, d]` with the keys before it → the output, and the keys with those of `x`. Panics on padding where the first tokens are sinks.
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        near: Keys,
+        sinks: Option<Keys>,
+        seen: usize,
+        mask: Option<Tensor<3>>,
+    ) -> (Tensor<3>, LayerState) {
+        let [q, k, v] = self.project(x);
+        let [b, t, _, _] = q.dims();
+        let positions = seen..seen + t;
+        let (turned, k) = (self.turn(q.clone(), positions.clone()), self.turn(k, positions));
+        let keep = mask.map(|mask| {
+            let there: Vec<bool> = mask.into_data().iter::<f32>().map(|x| x != 0.0).collect();
+            Array2::from_shape_vec((b, t), there).expect("a mask of [B, T, 1]")
+        });
+        let past = match self.rest.config.reach {
+            Reach::Full => usize::MAX,
+            Reach::Window(width) => width - 1,
+            Reach::Sinks(streaming) => streaming.recent - 1,
+        };
+        let near = near.with(k.clone(), v.clone(), keep, past);
+        let [keys, values] = near.get();
+        let (out, sinks) = match (self.rest.config.reach, sinks) {
+            (Reach::Sinks(streaming), Some(sinks)) => {
+                assert!(near.keep().is_none(), "the first tokens cannot be sinks where some are padding");
+                let wanting = streaming.sinks.saturating_sub(sinks.len()).min(t);
+                let more = |x: &Tensor<4>| x.clone().narrow(1, 0, wanting);
+                let sinks = if wanting == 0 { sinks } else { sinks.with(more(&k), more(&v), None, usize::MAX) };
+                let mut options = self.options(self.rest.mechanism.clone());
+                let far = match &self.rest.config.rotary {
+                    Some(rotary) => {
+                        let places = (seen..seen + t).map(|i| streaming.place(i)).collect();
+                        ops::rotary(q, &self.turned(rotary, places, streaming.sinks + streaming.recent))
+                    }
+                    None => q,
+                };
+                let (scale, softcap) = (options.scale, options.softcap.take());
+                let (near, first) = ([keys, values], sinks.get());
+                let x = ops::StreamingAttention {
+                    q: turned,
+                    far,
+                    near,
+                    sinks: first,
+                    streaming,
+                    position: seen,
+                    scale,
+                    softcap,
+                };
+                (ops::streaming_attention(x), Some(sinks))
+            }
+            (_, sinks) => {
+                let mut options = self.options(self.rest.mechanism.clone());
+                options.offset = near.len() - t;
+                options.keep = near.keep().cloned();
+                let learned = self.sinks.as_ref().map(|sinks| sinks.val());
+                let x = ops::Attention { q: turned, k: keys, v: values, bias: None, sinks: learned, options };
+                (ops::attention(x).0, sinks)
+            }
+        };
+        let near = if past == usize::MAX { near } else { near.last(past) };
+        (self.joined(out), LayerState::Attention { near, sinks, seen: seen + t })
+    }
+}

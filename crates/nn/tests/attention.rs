@@ -1,0 +1,142 @@
+//! Attention as a mixer: every cache gives the same whole, in chunks and in steps; and what it gives is attention.
+
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor};
+use longreach_attention::rotary::{Rotary, Scaling};
+use longreach_attention::softmax::dense::Dense;
+use longreach_attention::softmax::streaming::Streaming;
+use longreach_attention::softmax::window::Window;
+use longreach_attention::softmax::{Attend, Patterned};
+use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, Reach, Seen};
+use longreach_nn::{Builder, LayerState, Random};
+
+const ROTARY: Rotary = Rotary { width: 8, theta: 100.0, interleaved: false, scaling: Scaling::Default };
+
+fn config(reach: Reach) -> AttentionConfig {
+    let rotary = Some(ROTARY);
+    AttentionConfig { groups: 2, head_dim: 8, rotary, qk_norm: Some(1e-6), reach, ..AttentionConfig::new(24, 4) }
+}
+
+fn build(config: &AttentionConfig) -> Attention {
+    let mut source = Random::new(5);
+    Attention::new(&mut Builder::new(&mut source, &Device::flex()), config).expect("random weights fit")
+}
+
+/// Numbers between −1 and 1 that no two places share.
+fn tokens(batch: usize, tokens: usize) -> Tensor<3> {
+    let numbers: Vec<f32> = (0..batch * tokens * 24).map(|n| ((n * 7919 + 13) % 2003) as f32 / 1001.5 - 1.0).collect();
+    Tensor::<1>::from_data(&numbers[..], &Device::flex()).reshape([batch, tokens, 24])
+}
+
+fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}
+
+#[track_caller]
+fn close(what: &str, a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let apart = a.iter().zip(b).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(apart < 1e-5, "{what}: {apart}");
+}
+
+/// The output in pieces, and the state after the last.
+fn read(mixer: &Mixer, x: &Tensor<3>, cuts: &[usize]) -> (Vec<f32>, LayerState) {
+    let [b, t, _] = x.dims();
+    let mut state = mixer.start(b, &Device::flex());
+    let (mut from, mut parts) = (0, Vec::new());
+    for &to in cuts.iter().chain([&t]) {
+        let (y, next) = mixer.forward(x.clone().narrow(1, from, to - from), state, None);
+        parts.push(y);
+        (from, state) = (to, next);
+    }
+    (numbers(Tensor::<3>::cat(parts, 1)), state)
+}
+
+#[test]
+fn every_cache_reads_whole_in_chunks_and_in_steps() {
+    let x = tokens(2, 70);
+    let steps: Vec<usize> = (1..70).collect();
+    let streaming = Streaming { sinks: 3, recent: 9 };
+    let plain = AttentionConfig { rotary: None, alibi: true, learned_sinks: true, ..config(Reach::Window(12)) };
+    let configs = [
+        config(Reach::Full),
+        AttentionConfig { softcap: Some(5.0), bias: true, out_bias: true, ..config(Reach::Full) },
+        config(Reach::Window(1)),
+        config(Reach::Window(12)),
+        config(Reach::Window(1000)),
+        plain,
+        config(Reach::Sinks(streaming)),
+        AttentionConfig { rotary: None, ..config(Reach::Sinks(streaming)) },
+        config(Reach::Sinks(Streaming { sinks: 0, recent: 9 })),
+        config(Reach::Sinks(Streaming { sinks: 100, recent: 1 })),
+    ];
+    for config in configs {
+        let mixer = Mixer::Attention(build(&config));
+        let (whole, state) = read(&mixer, &x, &[]);
+        for cuts in [&[5, 6, 13, 64][..], &[40], &steps] {
+            let (pieces, after) = read(&mixer, &x, cuts);
+            close(&format!("{:?} cut at {cuts:?}", config.reach), &whole, &pieces);
+            // Put down and taken up again.
+            let tensors = after.tensors();
+            let get = |name: &'static str, _: &[Option<usize>]| {
+                Ok(tensors.iter().find(|(known, _)| *known == name).expect("a tensor of the state").1.clone())
+            };
+            let again = mixer.start(2, &Device::flex()).restored(70, get).expect("what was put down");
+            let more = tokens(2, 3);
+            let next = |state| numbers(mixer.forward(more.clone(), state, None).0);
+            close("taken up", &next(state.clone()), &next(again));
+        }
+        let most = match config.reach {
+            Reach::Full => usize::MAX,
+            Reach::Window(width) => 3 * width + 64,
+            Reach::Sinks(Streaming { sinks, recent }) => 3 * recent + 64 + sinks,
+        };
+        // Keys and values of two sequences, two groups of eight channels.
+        assert!(state.len() / (2 * 2 * 2 * 8) <= most, "{:?} keeps {} numbers", config.reach, state.len());
+    }
+}
+
+#[test]
+fn a_decoder_sees_the_past_of_an_encoder() {
+    let x = tokens(1, 33);
+    let mechanisms: [(Reach, Arc<dyn Attend>); 2] = [
+        (Reach::Full, Arc::new(Patterned(Dense { causal: true }))),
+        (Reach::Window(5), Arc::new(Patterned(Window { left: 4, right: 0 }))),
+    ];
+    for (reach, mechanism) in mechanisms {
+        let attention = build(&config(reach));
+        let seen = Seen { mechanism, keep: None, packed: None };
+        let both = numbers(attention.both_ways(x.clone(), &seen));
+        close("one pass", &both, &read(&Mixer::Attention(attention), &x, &[]).0);
+    }
+}
+
+#[test]
+fn padding_on_the_left_leaves_no_trace() {
+    let (x, pad) = (tokens(1, 20), tokens(1, 7));
+    // Rotary positions count the padding; their differences do not.
+    let mixer = Mixer::Attention(build(&config(Reach::Full)));
+    let alone = read(&mixer, &x, &[]).0;
+    let padded = Tensor::cat(vec![pad, x], 1);
+    let mask: Vec<f32> = (0..27).map(|t| f32::from(t >= 7)).collect();
+    let mask = Tensor::<1>::from_data(&mask[..], &Device::flex()).reshape([1, 27, 1]);
+    let state = mixer.start(1, &Device::flex());
+    let (first, state) = mixer.forward(padded.clone().narrow(1, 0, 10), state, Some(mask.clone().narrow(1, 0, 10)));
+    let (second, _) = mixer.forward(padded.narrow(1, 10, 17), state, Some(mask.narrow(1, 10, 17)));
+    let all = numbers(Tensor::cat(vec![first, second], 1).narrow(1, 7, 20));
+    close("padded", &alone, &all);
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    for (config, want) in [
+        (AttentionConfig { groups: 3, ..config(Reach::Full) }, "4 heads of 8 channels cannot share 3 groups"),
+        (config(Reach::Window(0)), "a window of 0 tokens"),
+        (AttentionConfig { head_dim: 6, ..config(Reach::Full) }, "rotary positions of 8 channels in heads of 6"),
+    ] {
+        let mut source = Random::new(5);
+        let error = Attention::new(&mut Builder::new(&mut source, &Device::flex()), &config).expect_err("an error");
+        assert!(error.to_string().contains(want), "{error}");
+    }
+}
