@@ -12,8 +12,9 @@
 use std::ops::Range;
 
 use longreach_simd::product::{Matrix, Stored, strip};
+use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
-use longreach_simd::{Cx, Kernel, Lanes, math, split};
+use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 
 use super::super::Inputs;
@@ -80,7 +81,12 @@ pub fn backward<T: Stored>(
         error::shape(op, "d lse", &[b, t, h], lse.shape())?;
     }
     let mut delta = Array3::zeros((b, t, h));
-    Zip::from(&mut delta).and(output.out.rows()).and(d.out.rows()).for_each(|delta, out, d| *delta = out.dot(&d));
+    const TOKENS: usize = 256;
+    let parts = delta.axis_chunks_iter_mut(Axis(1), TOKENS).zip(output.out.axis_chunks_iter(Axis(1), TOKENS));
+    let parts: Vec<_> = parts.zip(d.out.axis_chunks_iter(Axis(1), TOKENS)).collect();
+    cx.team.for_each(parts, |((mut delta, out), d)| {
+        Zip::from(&mut delta).and(out.rows()).and(d.rows()).for_each(|delta, out, d| *delta = out.dot(&d));
+    });
     if let Some(lse) = &d.lse {
         delta -= lse;
     }
@@ -108,7 +114,7 @@ pub fn backward<T: Stored>(
         for h in 0..h {
             for n in 0..parts {
                 let keys = n * part..((n + 1) * part).min(s);
-                let (dq, dk, dv) = (Vec::new(), Vec::new(), Vec::new());
+                let (dq, dk, dv) = (Part::empty(), Part::empty(), Part::empty());
                 tasks.push(Task { work: &work, b, h, keys, dq, dk, dv, bias: &mut [] });
             }
         }
@@ -116,7 +122,7 @@ pub fn backward<T: Stored>(
     let flat = dq.as_slice_mut().unwrap_or_default();
     for (n, dq) in flat.chunks_mut((b * t * h * width).max(1)).enumerate() {
         for (b, dq) in dq.chunks_mut((t * h * width).max(1)).enumerate() {
-            for (i, rows) in split::columns(dq, h * width, width).into_iter().enumerate() {
+            for (i, rows) in Part::whole(dq, h * width).columns(width).enumerate() {
                 tasks[(b * h + i) * parts + n].dq = rows;
             }
         }
@@ -125,7 +131,7 @@ pub fn backward<T: Stored>(
         let flat = gradient.as_slice_mut().unwrap_or_default();
         for (b, rows) in flat.chunks_mut((s * h * width).max(1)).enumerate() {
             for (n, rows) in rows.chunks_mut(part * h * width).enumerate() {
-                for (i, rows) in split::columns(rows, h * width, width).into_iter().enumerate() {
+                for (i, rows) in Part::whole(rows, h * width).columns(width).enumerate() {
                     let task = &mut tasks[(b * h + i) * parts + n];
                     *(if to_v { &mut task.dv } else { &mut task.dk }) = rows;
                 }
@@ -189,11 +195,11 @@ struct Task<'a, 'i, 'o, T> {
     h: usize,
     keys: Range<usize>,
     /// A query's `[D]`.
-    dq: Vec<&'o mut [f32]>,
+    dq: Part<'o>,
     /// A key's `[D]`.
-    dk: Vec<&'o mut [f32]>,
+    dk: Part<'o>,
     /// A key's `[E]`.
-    dv: Vec<&'o mut [f32]>,
+    dv: Part<'o>,
     /// `[T, S]`, empty if it is not wanted.
     bias: &'o mut [f32],
 }
@@ -355,17 +361,17 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                     for (r, t) in there.enumerate() {
                         let dq = &tile.dq[r * wide_d..][..d];
                         if new {
-                            math::scale_into(s, call.x.scale, dq, self.dq[t]);
+                            math::scale_into(s, call.x.scale, dq, self.dq.row(t));
                         } else {
-                            add_scaled(s, call.x.scale, dq, self.dq[t]);
+                            add_scaled(s, call.x.scale, dq, self.dq.row(t));
                         }
                     }
                 }
             }
             for j in first..last {
                 let (at, place) = (j - first, j - self.keys.start);
-                math::scale_into(s, call.x.scale, &keys.dk[at * wide_d..][..d], self.dk[place]);
-                math::scale_into(s, 1.0, &keys.dv[at * wide_e..][..e], self.dv[place]);
+                math::scale_into(s, call.x.scale, &keys.dk[at * wide_d..][..d], self.dk.row(place));
+                math::scale_into(s, 1.0, &keys.dv[at * wide_e..][..e], self.dv.row(place));
             }
         }
     }

@@ -8,8 +8,9 @@
 use std::ops::Range;
 
 use longreach_simd::product::{Matrix, Stored, strip};
+use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
-use longreach_simd::{Cx, Kernel, Lanes, math, split};
+use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::Array3;
 
 use super::super::Inputs;
@@ -38,13 +39,12 @@ pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> 
     let outs = per_row.0.chunks_mut((t * h * e).max(1));
     let heads = h / g;
     for (b, (out, lse)) in outs.zip(per_row.1.chunks_mut((t * h).max(1))).enumerate() {
-        let parts = split::columns(out, h * e, heads * e).into_iter().zip(split::columns(lse, h, heads));
-        for (g, (out, lse)) in parts.enumerate() {
-            let (mut out, mut lse) = (out.into_iter(), lse.into_iter());
+        let parts = Part::whole(out, h * e).columns(heads * e).zip(Part::whole(lse, h).columns(heads));
+        for (g, (mut out, mut lse)) in parts.enumerate() {
             for (blocks, shared) in ranges(&call, b, g, cx.team.threads()) {
                 let first = call.queries(blocks.start).start;
                 let rows = call.queries(blocks.end - 1).end - first;
-                let (out, lse) = (out.by_ref().take(rows).collect(), lse.by_ref().take(rows).collect());
+                let (out, lse) = (out.take(rows), lse.take(rows));
                 tasks.push(Task { call: &call, b, g, blocks, shared, first, out, lse });
             }
         }
@@ -114,9 +114,9 @@ struct Task<'a, 'i, 'o, T> {
     /// The first of the queries.
     first: usize,
     /// A query's `[heads, E]`.
-    out: Vec<&'o mut [f32]>,
+    out: Part<'o>,
     /// A query's `[heads]`.
-    lse: Vec<&'o mut [f32]>,
+    lse: Part<'o>,
 }
 
 /// Queries of one head that lie in one block.
@@ -268,8 +268,8 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             }
             let scale = if sum == 0.0 { 0.0 } else { keep / sum };
             let from = &state.sums[r * state.wide..r * state.wide + e];
-            math::scale_into(s, scale, from, &mut self.out[row][head * e..(head + 1) * e]);
-            self.lse[row][head] = if sum == 0.0 { f32::NEG_INFINITY } else { high / LOG2_E + sum.ln() };
+            math::scale_into(s, scale, from, &mut self.out.row(row)[head * e..(head + 1) * e]);
+            self.lse.row(row)[head] = if sum == 0.0 { f32::NEG_INFINITY } else { high / LOG2_E + sum.ln() };
         }
     }
 }
