@@ -1,7 +1,7 @@
 //! Forward: a task owns a range of queries of the heads that share keys.
 //!
-//! Where few keys are visited they are packed once, as they are met, and each tile of queries takes its own in turn, a `STEP` of them at a time,
-//! wherever they lie. Where they are many the keys come a `STEP` at a time, those that some query visits are packed, and every tile
+//! Where few keys are visited they are packed as they are met, and each tile of queries takes its own in turn, a `STEP` of them at a time,
+//! wherever they lie; a block that was not met for long makes way. Where they are many the keys come a `STEP` at a time, those that some query visits are packed, and every tile
 //! catches up. Either way: scores, their maximum so far, their exponentials, the weighted values. Milakov and Gimelshein 2018;
 //! Dao et al. 2022 (FlashAttention), algorithm 1.
 
@@ -23,6 +23,8 @@ use crate::Error;
 
 /// Queries of a task, over all heads that share its keys: so many share the packing.
 const RANGE: usize = 1024;
+/// The same where keys are packed as they are met, and then only those at the seams twice.
+const NEAR_RANGE: usize = 1024;
 /// Bytes of packed keys and values that stay near.
 const PACKED: usize = 3 << 18;
 
@@ -41,11 +43,11 @@ pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> 
     for (b, (out, lse)) in outs.zip(per_row.1.chunks_mut((t * h).max(1))).enumerate() {
         let parts = Part::whole(out, h * e).columns(heads * e).zip(Part::whole(lse, h).columns(heads));
         for (g, (mut out, mut lse)) in parts.enumerate() {
-            for (blocks, shared) in ranges(&call, b, g, cx.team.threads()) {
+            for (blocks, near) in ranges(&call, b, g, cx.team.threads()) {
                 let first = call.queries(blocks.start).start;
                 let rows = call.queries(blocks.end - 1).end - first;
                 let (out, lse) = (out.take(rows), lse.take(rows));
-                tasks.push(Task { call: &call, b, g, blocks, shared, first, out, lse });
+                tasks.push(Task { call: &call, b, g, blocks, near, first, out, lse });
             }
         }
     }
@@ -55,51 +57,33 @@ pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> 
     Ok(Output { out, lse })
 }
 
-/// The blocks of queries of a group in ranges, each with the blocks of keys that are packed for it at once; without those where they are too
-/// many. Enough ranges for every thread.
-fn ranges<T>(call: &Call<'_, '_, T>, b: usize, g: usize, threads: usize) -> Vec<(Range<usize>, Option<Vec<u32>>)> {
-    let Dims { b: batch, h, g: groups, d, e, .. } = call.dims;
+/// The blocks of queries of a group in ranges, each with whether all the keys that one of them visits are near when it is its turn: there is room for
+/// so many. Enough ranges for every thread.
+fn ranges<T>(call: &Call<'_, '_, T>, b: usize, g: usize, threads: usize) -> Vec<(Range<usize>, bool)> {
+    let Dims { b: batch, h, g: groups, .. } = call.dims;
     let heads = g * (h / groups)..(g + 1) * (h / groups);
-    let (block, key_block) = call.mask.block();
-    let most = PACKED / (4 * (d + e) * key_block);
+    let most = room(call);
     let all = call.mask.rows();
     let enough = (batch * groups * all.len()).div_ceil(4 * threads);
-    let longest = (RANGE / (heads.len() * block).max(1)).min(enough).max(1);
-    let mut ranges: Vec<(Range<usize>, Option<Vec<u32>>)> = Vec::new();
-    let mut union = Vec::new();
+    let longest = |near: bool| {
+        let range = if near { NEAR_RANGE } else { RANGE };
+        (range / (heads.len() * call.mask.block().0).max(1)).min(enough).max(1)
+    };
+    let mut ranges: Vec<(Range<usize>, bool)> = Vec::new();
     for i in all {
-        let lists = || heads.clone().map(|h| call.mask.row(b, h, i));
-        let fits = lists().all(|row| row.len() <= most);
-        let row = |keys: &mut Vec<u32>| {
-            lists().for_each(|row| keys.extend(row.iter().map(|entry| entry.keys)));
-            keys.sort_unstable();
-            keys.dedup();
-        };
-        if let Some((last, shared)) = ranges.last_mut()
-            && last.len() < longest
-            && shared.is_some() == fits
-        {
-            if let Some(shared) = shared {
-                union.clone_from(shared);
-                row(&mut union);
-                if union.len() <= most {
-                    std::mem::swap(shared, &mut union);
-                    last.end = i + 1;
-                    continue;
-                }
-            } else {
-                last.end = i + 1;
-                continue;
-            }
+        let near = heads.clone().all(|h| call.mask.row(b, h, i).len() <= most);
+        match ranges.last_mut() {
+            Some((last, same)) if *same == near && last.len() < longest(near) => last.end = i + 1,
+            _ => ranges.push((i..i + 1, near)),
         }
-        let shared = fits.then(|| {
-            let mut keys = Vec::new();
-            row(&mut keys);
-            keys
-        });
-        ranges.push((i..i + 1, shared));
     }
     ranges
+}
+
+/// How many blocks of packed keys and values stay near.
+fn room<T>(call: &Call<'_, '_, T>) -> usize {
+    let Dims { d, e, .. } = call.dims;
+    (PACKED / (4 * (d + e) * call.mask.block().1)).max(1)
 }
 
 /// A range of queries of the heads of a group.
@@ -109,8 +93,8 @@ struct Task<'a, 'i, 'o, T> {
     g: usize,
     /// Blocks of queries.
     blocks: Range<usize>,
-    /// The blocks of keys that are packed for all of them, rising; without, keys are packed a step at a time.
-    shared: Option<Vec<u32>>,
+    /// Whether there is room for all keys that a tile visits; without, keys are packed a step at a time.
+    near: bool,
     /// The first of the queries.
     first: usize,
     /// A query's `[heads, E]`.
@@ -132,10 +116,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        match self.shared.take() {
-            Some(keys) => self.packed_at_once(s, &keys),
-            None => self.packed_in_steps(s),
-        }
+        if self.near { self.packed_when_met(s) } else { self.packed_in_steps(s) }
     }
 }
 
@@ -144,10 +125,10 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         let call = self.call;
         let heads = call.dims.h / call.dims.g;
         let mut tiles = Vec::new();
-        for h in self.g * heads..(self.g + 1) * heads {
-            for i in self.blocks.clone() {
+        for i in self.blocks.clone() {
+            let queries = call.queries(i);
+            for h in self.g * heads..(self.g + 1) * heads {
                 let entries = call.mask.row(self.b, h, i);
-                let queries = call.queries(i);
                 for first in queries.clone().step_by(TILE) {
                     tiles.push(Tile { h, first, rows: TILE.min(queries.end - first), entries });
                 }
@@ -156,31 +137,34 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         tiles
     }
 
-    /// Tile by tile, with all keys at hand.
+    /// Tile by tile: the keys that one brings along stay for the next, as long as there is room.
     #[inline(always)]
-    fn packed_at_once<S: Lanes>(&mut self, s: S, keys: &[u32]) {
+    fn packed_when_met<S: Lanes>(&mut self, s: S) {
         let call = self.call;
         let Dims { d, e, s: all, .. } = call.dims;
         let block = call.mask.block().1;
         let wide = e.next_multiple_of(2 * S::LANES);
-        let (of_state, of_keys) = (State::size(d, wide), keys.len() * block * (d + wide));
+        let tiles = self.tiles();
+        // No more than a tile needs: what is packed is to stay in the cache.
+        let room = tiles.iter().map(|tile| tile.entries.len()).max().unwrap_or(0);
+        let (of_state, of_keys) = (State::size(d, wide), room * block * (d + wide));
         let scratch = &mut Scratch::new(of_state + of_keys + Work::size(S::LANES));
         let (state, rest) = scratch.split_at_mut(of_state);
         let (packed, rest) = rest.split_at_mut(of_keys);
         let mut packed = Packed::new(packed, d, wide);
         let mut work = Work::new(rest, S::LANES);
-        let mut done = vec![false; keys.len()];
+        let mut near = Near::new(room);
         let mut visited = Vec::new();
-        for tile in self.tiles() {
+        for tile in tiles {
             visited.clear();
-            let mut n = 0;
+            near.turn();
+            tile.entries.iter().for_each(|entry| near.hold(entry.keys));
             for entry in tile.entries {
-                while keys[n] != entry.keys {
-                    n += 1;
-                }
+                let (place, new) = near.place(entry.keys);
                 let first = visited.len();
-                push_panels::<S>(*entry, block, all, n * block / S::LANES, &mut visited);
-                if !std::mem::replace(&mut done[n], true) {
+                push_panels::<S>(*entry, block, all, place * block / S::LANES, &mut visited);
+                if new {
+                    packed.forget(place * block..(place + 1) * block);
                     for panel in &visited[first..] {
                         packed.pack(s, call, self.b, self.g, *panel);
                     }
@@ -274,6 +258,46 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
     }
 }
 
+/// Which blocks of keys are packed, and where.
+struct Near {
+    /// The block in each place, and the turn that last held it.
+    places: Vec<(u32, usize)>,
+    turn: usize,
+}
+
+impl Near {
+    fn new(room: usize) -> Self {
+        Self { places: vec![(u32::MAX, 0); room], turn: 0 }
+    }
+
+    /// The next tile's turn.
+    fn turn(&mut self) {
+        self.turn += 1;
+    }
+
+    /// What this turn needs and is there must not make way for what is not.
+    fn hold(&mut self, block: u32) {
+        if let Some(place) = self.places.iter_mut().find(|(there, _)| *there == block) {
+            place.1 = self.turn;
+        }
+    }
+
+    /// Where a block is, and whether it still has to be packed there, in the place of the one that was needed longest ago.
+    fn place(&mut self, block: u32) -> (usize, bool) {
+        let (mut oldest, mut least) = (0, usize::MAX);
+        for (n, (there, turn)) in self.places.iter().enumerate() {
+            if *there == block {
+                return (n, false);
+            }
+            if *turn < least {
+                (oldest, least) = (n, *turn);
+            }
+        }
+        self.places[oldest] = (block, self.turn);
+        (oldest, true)
+    }
+}
+
 /// Packed keys and values, a vector's worth a place.
 struct Packed<'a> {
     /// `[D, LANES]` each.
@@ -290,6 +314,11 @@ impl<'a> Packed<'a> {
     fn new(memory: &'a mut [f32], d: usize, wide: usize) -> Self {
         let (k, v) = memory.split_at_mut(memory.len() / (d + wide) * d);
         Self { k, v, d, wide, odd: Vec::new() }
+    }
+
+    /// What was packed in these places is given up.
+    fn forget(&mut self, places: Range<usize>) {
+        self.odd.retain(|(at, _)| !places.contains(at));
     }
 
     #[inline(always)]
@@ -401,11 +430,18 @@ impl<'a> Work<'a> {
         self.sight.look(call, (b, tile.h, tile.first), tile.rows, panels, S::LANES);
         let scaled = Store(self.scores, call.factor());
         products(s, (tile.rows, d), state.q, panels, &self.sight, packed.k, d, scaled);
-        if !call.untouched(panels) {
+        if !call.plain() {
             for r in 0..tile.rows {
                 for n in self.sight.panels(r) {
                     let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
                     call.adjust(s, (b, tile.h, tile.first + r), panels[n], self.sight.bits(n, r), part, None);
+                }
+            }
+        } else {
+            for (n, panel) in panels.iter().enumerate().filter(|(_, panel)| panel.cut || panel.log_weight != 0.0) {
+                for r in (0..tile.rows).filter(|r| self.sight.panels(*r).contains(&n)) {
+                    let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
+                    call.adjust(s, (b, tile.h, tile.first + r), *panel, self.sight.bits(n, r), part, None);
                 }
             }
         }
