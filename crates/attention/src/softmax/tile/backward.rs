@@ -313,6 +313,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                             push_panels::<S>(*entry, block, all, at, &mut visited);
                             row = rest;
                         }
+                        sight.look(call, (self.b, self.h, t), tile.rows, &mut visited, S::LANES);
                         if visited.is_empty() {
                             continue;
                         }
@@ -340,7 +341,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                                 pack_rows(s, &call.k, self.b, group, there, wide_d, rows);
                             }
                         }
-                        sight.look(call, (self.b, self.h, t), tile.rows, &visited, S::LANES);
+                        sight.step(tile.rows, &visited, S::LANES);
                         let scaled = Store(tile.p, call.factor());
                         products(s, (tile.rows, wide_d), tile.q, &visited, &sight, keys.k, d, scaled);
                         self.exponentials(s, &mut tile, t, &visited, &sight);
@@ -382,7 +383,6 @@ impl<T: Stored> Task<'_, '_, '_, T> {
     #[inline(always)]
     fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel], sight: &Sight) {
         let call = &self.work.call;
-        let untouched = call.untouched(panels);
         for r in 0..tile.rows {
             let base = s.splat(tile.base[r]);
             let there = sight.panels(r);
@@ -394,9 +394,10 @@ impl<T: Stored> Task<'_, '_, '_, T> {
                     continue;
                 }
                 let part = &mut tile.p[at..][..S::LANES];
-                if !untouched {
+                if call.changes(panel) {
                     let slope = tile.slope.get_mut(at..);
-                    call.adjust(s, (self.b, self.h, t + r), *panel, sight.bits(n, r), part, slope);
+                    let seen = if panel.cut { sight.bits(panel, r) } else { u32::MAX };
+                    call.adjust(s, (self.b, self.h, t + r), *panel, seen, part, slope);
                 }
                 s.store(part, math::exp2(s, s.sub(s.load(part), base)));
             }

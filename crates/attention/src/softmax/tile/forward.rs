@@ -154,6 +154,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         let mut packed = Packed::new(packed, d, wide);
         let mut work = Work::new(rest, S::LANES);
         let mut near = Near::new(room);
+        let mut done = vec![false; room * block / S::LANES];
         let mut visited = Vec::new();
         for tile in tiles {
             visited.clear();
@@ -161,13 +162,16 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             tile.entries.iter().for_each(|entry| near.hold(entry.keys));
             for entry in tile.entries {
                 let (place, new) = near.place(entry.keys);
-                let first = visited.len();
                 push_panels::<S>(*entry, block, all, place * block / S::LANES, &mut visited);
                 if new {
                     packed.forget(place * block..(place + 1) * block);
-                    for panel in &visited[first..] {
-                        packed.pack(s, call, self.b, self.g, *panel);
-                    }
+                    done[place * block / S::LANES..(place + 1) * block / S::LANES].fill(false);
+                }
+            }
+            work.sight.look(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
+            for panel in &visited {
+                if !std::mem::replace(&mut done[panel.at], true) {
+                    packed.pack(s, call, self.b, self.g, *panel);
                 }
             }
             let mut state = State::new(state, d, wide);
@@ -217,6 +221,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
                     );
                     tile.entries = rest;
                 }
+                work.sight.look(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
                 if visited.is_empty() {
                     continue;
                 }
@@ -427,22 +432,14 @@ impl<'a> Work<'a> {
         packed: &Packed<'_>,
     ) {
         let d = state.d;
-        self.sight.look(call, (b, tile.h, tile.first), tile.rows, panels, S::LANES);
+        self.sight.step(tile.rows, panels, S::LANES);
         let scaled = Store(self.scores, call.factor());
         products(s, (tile.rows, d), state.q, panels, &self.sight, packed.k, d, scaled);
-        if !call.plain() {
-            for r in 0..tile.rows {
-                for n in self.sight.panels(r) {
-                    let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
-                    call.adjust(s, (b, tile.h, tile.first + r), panels[n], self.sight.bits(n, r), part, None);
-                }
-            }
-        } else {
-            for (n, panel) in panels.iter().enumerate().filter(|(_, panel)| panel.cut || panel.log_weight != 0.0) {
-                for r in (0..tile.rows).filter(|r| self.sight.panels(*r).contains(&n)) {
-                    let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
-                    call.adjust(s, (b, tile.h, tile.first + r), *panel, self.sight.bits(n, r), part, None);
-                }
+        for (n, panel) in panels.iter().enumerate().filter(|(_, panel)| call.changes(panel)) {
+            for r in (0..tile.rows).filter(|r| self.sight.panels(*r).contains(&n)) {
+                let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
+                let seen = if panel.cut { self.sight.bits(panel, r) } else { u32::MAX };
+                call.adjust(s, (b, tile.h, tile.first + r), *panel, seen, part, None);
             }
         }
         self.exponentials(s, tile, state);

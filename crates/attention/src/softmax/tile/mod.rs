@@ -227,73 +227,85 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         s.store(scores, y);
     }
 
-    /// Whether every pair of these panels is seen once and its product is its score.
+    /// Whether a product of this panel is not yet its score.
     #[inline(always)]
-    fn untouched(&self, panels: &[Panel]) -> bool {
-        self.plain() && panels.iter().all(|p| !p.cut && p.log_weight == 0.0)
+    fn changes(&self, panel: &Panel) -> bool {
+        panel.cut || panel.log_weight != 0.0 || !self.plain()
     }
 }
 
-/// What the rows of a tile see of the panels of a step.
+/// What the rows of a tile see of the panels they visit.
 struct Sight {
     /// Of each stretch of 64 keys that holds panels which are cut, what each row sees.
-    bits: [[u64; TILE]; STEP / 16],
-    /// Which stretch each panel lies in, and where in it.
-    place: [(u8, u8); STEP / 4],
-    /// Of each strip of rows, the panels it sees some of: from the first to behind the last.
+    bits: Vec<[u64; TILE]>,
+    /// The same of each strip of rows: what some row of it sees.
+    any: Vec<[u64; TILE / ROWS]>,
+    /// Of each strip of rows, the panels of a step that it sees some of: from the first to behind the last.
     range: [(usize, usize); TILE / ROWS],
 }
 
 impl Sight {
     fn new() -> Self {
-        Self { bits: [[0; TILE]; STEP / 16], place: [(0, 0); STEP / 4], range: [(0, 0); TILE / ROWS] }
+        Self { bits: Vec::new(), any: Vec::new(), range: [(0, 0); TILE / ROWS] }
     }
 
-    /// Looks at the panels from `rows` queries of a head, the first of them `t`.
+    /// Looks at the panels from `rows` queries of a head, the first of them `t`; panels that none of them sees are dropped.
     fn look<T>(
         &mut self,
         call: &Call<'_, '_, T>,
         (b, h, t): (usize, usize, usize),
         rows: usize,
-        panels: &[Panel],
+        panels: &mut Vec<Panel>,
         lanes: usize,
     ) {
-        self.range = [(0, panels.len()); TILE / ROWS];
+        self.bits.clear();
+        self.any.clear();
         if panels.iter().all(|panel| !panel.cut) {
             return;
         }
-        let strips = rows.div_ceil(ROWS);
-        let mut any = [[0u64; TILE / ROWS]; STEP / 16];
-        let (mut stretches, mut last) = (0, usize::MAX);
-        self.range = [(usize::MAX, 0); TILE / ROWS];
-        for (n, panel) in panels.iter().enumerate() {
-            if panel.cut {
-                let at = panel.key / 64 * 64;
-                if at != last {
-                    let there = at..(at + 64).min(call.dims.s);
-                    let (bits, any) = (&mut self.bits[stretches], &mut any[stretches]);
-                    for (r, bits) in bits[..rows].iter_mut().enumerate() {
-                        *bits = call.seen((b, h, t + r), there.clone()) & below(there.len());
-                        any[r / ROWS] |= *bits;
-                    }
-                    (stretches, last) = (stretches + 1, at);
-                }
-                self.place[n] = (stretches as u8 - 1, (panel.key - at) as u8);
+        let mut last = usize::MAX;
+        panels.retain_mut(|panel| {
+            if !panel.cut {
+                return true;
             }
-            for (strip, range) in self.range[..strips].iter_mut().enumerate() {
-                let seen = |(stretch, from): (u8, u8)| any[stretch as usize][strip] >> from & below(lanes) != 0;
-                if !panel.cut || seen(self.place[n]) {
-                    *range = (range.0.min(n), n + 1);
+            let at = panel.key / 64 * 64;
+            if at != last {
+                let there = at..(at + 64).min(call.dims.s);
+                let (mut bits, mut any) = ([0; TILE], [0; TILE / ROWS]);
+                for (r, bits) in bits[..rows].iter_mut().enumerate() {
+                    *bits = call.seen((b, h, t + r), there.clone()) & below(there.len());
+                    any[r / ROWS] |= *bits;
                 }
+                self.bits.push(bits);
+                self.any.push(any);
+                last = at;
             }
+            (panel.stretch, panel.from) = (self.bits.len() as u32 - 1, (panel.key - at) as u8);
+            let any = self.any[panel.stretch as usize].iter().fold(0, |all, any| all | any);
+            any >> panel.from & below(lanes) != 0
+        });
+    }
+
+    /// Of the panels of a step, those that each strip of `rows` queries sees.
+    fn step(&mut self, rows: usize, panels: &[Panel], lanes: usize) {
+        self.range = [(0, panels.len()); TILE / ROWS];
+        if self.bits.is_empty() {
+            return;
+        }
+        for (strip, range) in self.range[..rows.div_ceil(ROWS)].iter_mut().enumerate() {
+            let seen =
+                |panel: &Panel| !panel.cut || self.any[panel.stretch as usize][strip] >> panel.from & below(lanes) != 0;
+            *range = match panels.iter().position(seen) {
+                Some(first) => (first, panels.iter().rposition(seen).map_or(first, |last| last + 1)),
+                None => (usize::MAX, 0),
+            };
         }
     }
 
-    /// Which keys of panel `n` row `r` sees, if the panel is cut.
+    /// Which keys of a panel that is cut row `r` sees.
     #[inline(always)]
-    fn bits(&self, n: usize, r: usize) -> u32 {
-        let (stretch, from) = self.place[n];
-        (self.bits[stretch as usize][r] >> from) as u32
+    fn bits(&self, panel: &Panel, r: usize) -> u32 {
+        (self.bits[panel.stretch as usize][r] >> panel.from) as u32
     }
 
     /// The panels that row `r` sees some of, or another of its strip.
@@ -322,6 +334,9 @@ struct Panel {
     key: usize,
     cut: bool,
     log_weight: f32,
+    /// If it is cut, the stretch of 64 keys that it lies in, of those a [`Sight`] holds, and where in it.
+    stretch: u32,
+    from: u8,
 }
 
 /// Pushes the panels of an entry, whose block was packed from place `at` on.
@@ -330,7 +345,7 @@ fn push_panels<S: Lanes>(entry: Entry, block: usize, keys: usize, at: usize, pan
     let first = entry.keys as usize * block;
     for (n, key) in (first..(first + block).min(keys)).step_by(S::LANES).enumerate() {
         let cut = entry.cut || key + S::LANES > keys;
-        panels.push(Panel { at: at + n, key, cut, log_weight: entry.log_weight });
+        panels.push(Panel { at: at + n, key, cut, log_weight: entry.log_weight, stretch: 0, from: 0 });
     }
 }
 

@@ -153,8 +153,8 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                             continue;
                         }
                         let cut = entry.cut || at + S::LANES > all;
-                        let panel = Panel { at: n, key: at, cut, log_weight: entry.log_weight };
-                        if !call.untouched(&[panel]) {
+                        let panel = Panel { at: n, key: at, cut, log_weight: entry.log_weight, stretch: 0, from: 0 };
+                        if call.changes(&panel) {
                             let stretch = at / 64 * 64;
                             let seen = if cut {
                                 call.seen((self.b, row.h, row.t), stretch..(stretch + 64).min(all)) >> (at - stretch)
