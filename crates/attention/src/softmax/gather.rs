@@ -1,24 +1,36 @@
 //! Tokens taken out of their order, and put back.
 
+use longreach_simd::Cx;
 use longreach_simd::product::Stored;
-use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Zip};
+use longreach_simd::split::Part;
+use ndarray::{Array3, Array4, ArrayView1, ArrayView3, ArrayView4, Axis, s};
 
 /// For each sequence and head, which token stands at each place: `[B, H, N]`; a place may stay empty.
 pub(super) struct Places(pub(super) Array3<Option<usize>>);
 
 impl Places {
-    /// The tokens of `x: [B, T, G, D]` as each head meets them: `[B, N, H, D]` in f32, zero where a place is empty.
-    pub(super) fn take<T: Stored>(&self, x: ArrayView4<'_, T>) -> Array4<f32> {
+    /// For each sequence and head, its places and the columns of it in `to: [B, N, H, D]`.
+    fn by_head<'a>(&'a self, to: &'a mut [f32], d: usize) -> Vec<(ArrayView1<'a, Option<usize>>, Part<'a>)> {
+        let (b, h, _) = self.0.dim();
+        let rows = to.chunks_mut((to.len() / b.max(1)).max(1));
+        let parts = rows.flat_map(|rows| Part::whole(rows, h * d).columns(d));
+        self.0.lanes(Axis(2)).into_iter().zip(parts).collect()
+    }
+
+    /// What stands at the places, of the group each head reads: `[B, T, G, D]` to `[B, N, H, D]`; zero where nothing does.
+    pub(super) fn take<T: Stored>(&self, x: ArrayView4<'_, T>, cx: &Cx) -> Array4<f32> {
         let (b, h, n) = self.0.dim();
         let (_, _, g, d) = x.dim();
         let mut out = Array4::zeros((b, n, h, d));
-        for ((b, h, n), token) in self.0.indexed_iter() {
-            if let Some(t) = *token {
-                for i in 0..d {
-                    out[[b, n, h, i]] = x[[b, t, h * g / self.0.dim().1, i]].widen();
+        let tasks = self.by_head(out.as_slice_mut().unwrap_or_default(), d).into_iter().enumerate();
+        cx.team.for_each(tasks, |(i, (places, mut out))| {
+            let of = x.slice(s![i / h, .., i % h * g / h, ..]);
+            for (n, token) in places.iter().enumerate() {
+                if let Some(t) = *token {
+                    out.row(n).iter_mut().zip(of.row(t)).for_each(|(out, x)| *out = x.widen());
                 }
             }
-        }
+        });
         out
     }
 
@@ -29,32 +41,47 @@ impl Places {
     }
 
     /// Writes what stands at the places to the tokens.
-    pub(super) fn put(&self, x: &Array4<f32>, to: &mut Array4<f32>) {
-        for ((b, h, n), token) in self.0.indexed_iter() {
-            if let Some(t) = *token {
-                let from = x.slice(ndarray::s![b, n, h, ..]);
-                to.slice_mut(ndarray::s![b, t, h, ..]).assign(&from);
+    pub(super) fn put(&self, x: &Array4<f32>, to: &mut Array4<f32>, cx: &Cx) {
+        let (h, d) = (self.0.dim().1, to.dim().3);
+        let tasks = self.by_head(to.as_slice_mut().unwrap_or_default(), d).into_iter().enumerate();
+        cx.team.for_each(tasks, |(i, (places, mut to))| {
+            let of = x.slice(s![i / h, .., i % h, ..]);
+            for (n, token) in places.iter().enumerate() {
+                if let Some(t) = *token {
+                    to.row(t).iter_mut().zip(of.row(n)).for_each(|(to, x)| *to = *x);
+                }
             }
-        }
+        });
     }
 
     /// As [`Places::put`], of `[B, T, H]`.
-    pub(super) fn put_rows(&self, x: &Array3<f32>, to: &mut Array3<f32>) {
-        for ((b, h, n), token) in self.0.indexed_iter() {
-            if let Some(t) = *token {
-                to[[b, t, h]] = x[[b, n, h]];
+    pub(super) fn put_rows(&self, x: &Array3<f32>, to: &mut Array3<f32>, cx: &Cx) {
+        let h = self.0.dim().1;
+        let tasks = self.by_head(to.as_slice_mut().unwrap_or_default(), 1).into_iter().enumerate();
+        cx.team.for_each(tasks, |(i, (places, mut to))| {
+            for (n, token) in places.iter().enumerate() {
+                if let Some(t) = *token {
+                    to.row(t)[0] = x[[i / h, n, i % h]];
+                }
             }
-        }
+        });
     }
 
     /// Adds what stands at the places to the tokens of the group each head reads: `[B, N, H, D]` to `[B, T, G, D]`.
-    pub(super) fn add(&self, x: &Array4<f32>, to: &mut Array4<f32>) {
-        let (h, g) = (self.0.dim().1, to.dim().2);
-        for ((b, head, n), token) in self.0.indexed_iter() {
-            if let Some(t) = *token {
-                let mut to = to.slice_mut(ndarray::s![b, t, head * g / h, ..]);
-                Zip::from(&mut to).and(&x.slice(ndarray::s![b, n, head, ..])).for_each(|to, x| *to += x);
+    pub(super) fn add(&self, x: &Array4<f32>, to: &mut Array4<f32>, cx: &Cx) {
+        let (h, (_, t, g, d)) = (self.0.dim().1, to.dim());
+        let rows = to.as_slice_mut().unwrap_or_default().chunks_mut((t * g * d).max(1));
+        let tasks = rows.flat_map(|rows| Part::whole(rows, g * d).columns(d)).enumerate();
+        cx.team.for_each(tasks, |(i, mut to)| {
+            let (b, group) = (i / g, i % g);
+            for head in group * (h / g)..(group + 1) * (h / g) {
+                let of = x.slice(s![b, .., head, ..]);
+                for (n, token) in self.0.slice(s![b, head, ..]).iter().enumerate() {
+                    if let Some(t) = *token {
+                        to.row(t).iter_mut().zip(of.row(n)).for_each(|(to, x)| *to += x);
+                    }
+                }
             }
-        }
+        });
     }
 }

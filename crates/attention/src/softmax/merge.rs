@@ -1,31 +1,48 @@
 //! Attention over disjoint keys is merged exactly from its parts.
 
-use ndarray::Zip;
+use longreach_simd::Cx;
+use ndarray::{Axis, Zip};
 
 use super::Output;
 use crate::{Error, error};
 
+/// Tokens that a task merges.
+const TOKENS: usize = 64;
+
 /// What attention over all the keys gives, from what it gave over parts of them: `o = Σ e^{lse_n − lse} o_n`. A key in two parts
-/// counts twice. Panics if there is no part.
+/// counts twice. An error if there is no part, or the parts differ in shape.
 ///
 /// The gradient needs no function of its own: [`backward`](super::backward) of each part, with the merged output, gives its share.
-pub fn merge(op: &'static str, parts: &[Output]) -> Result<Output, Error> {
-    let mut merged = parts[0].clone();
-    for part in &parts[1..] {
+pub fn merge(op: &'static str, parts: Vec<Output>, cx: &Cx) -> Result<Output, Error> {
+    let mut parts = parts.into_iter();
+    let first = parts.next().ok_or(Error::Parameter {
+        op,
+        parameter: "parts",
+        want: "at least one".into(),
+        found: "none".into(),
+    });
+    let mut merged = first?;
+    for part in parts {
         error::shape(op, "out", merged.out.shape(), part.out.shape())?;
         error::shape(op, "lse", merged.lse.shape(), part.lse.shape())?;
-        Zip::from(merged.out.rows_mut()).and(part.out.rows()).and(&mut merged.lse).and(&part.lse).for_each(
-            |mut out, more, lse, &other| {
-                let top = lse.max(other);
-                if top == f32::NEG_INFINITY {
-                    return;
-                }
-                let (mine, theirs) = ((*lse - top).exp(), (other - top).exp());
-                let sum = mine + theirs;
-                out.zip_mut_with(&more, |o, m| *o = (*o * mine + m * theirs) / sum);
-                *lse = top + sum.ln();
-            },
-        );
+        let mine =
+            merged.out.axis_chunks_iter_mut(Axis(1), TOKENS).zip(merged.lse.axis_chunks_iter_mut(Axis(1), TOKENS));
+        let theirs = part.out.axis_chunks_iter(Axis(1), TOKENS).zip(part.lse.axis_chunks_iter(Axis(1), TOKENS));
+        cx.team.for_each(mine.zip(theirs), |((mut out, mut lse), (more, others))| {
+            Zip::from(out.rows_mut()).and(more.rows()).and(&mut lse).and(&others).for_each(
+                |mut out, more, lse, &other| {
+                    let top = lse.max(other);
+                    if top == f32::NEG_INFINITY {
+                        return;
+                    }
+                    let (mine, theirs) = ((*lse - top).exp(), (other - top).exp());
+                    let sum = mine + theirs;
+                    let (mine, theirs) = (mine / sum, theirs / sum);
+                    out.zip_mut_with(&more, |o, m| *o = *o * mine + m * theirs);
+                    *lse = top + sum.ln();
+                },
+            );
+        });
     }
     Ok(merged)
 }

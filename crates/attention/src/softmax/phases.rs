@@ -1,10 +1,11 @@
 //! Dilated patterns without their gaps: the tokens of one phase of a dilation are a sequence of their own, with a band for a pattern.
 
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard};
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
-use ndarray::{Array1, Array3, Array4, Axis, Slice, s};
+use ndarray::{Array, Array1, Array3, Array4, Axis, Dimension, Slice, s};
 
 use super::band::Band;
 use super::{Cotangent, Gradient, Inputs, Output, Pattern};
@@ -81,6 +82,17 @@ impl<'a> Phase<'a> {
         Self { of, phase, first, keys, offset: (x.offset + first - phase) / step, bias, alibi, bounds }
     }
 
+    /// Which phase query `i` is of, counted from this one, the first.
+    fn query(&self, i: usize) -> usize {
+        i % self.of.steps.dilation
+    }
+
+    /// Which phase key `j` is of, by the phases' first queries.
+    fn key(&self, j: usize) -> usize {
+        let step = self.of.steps.dilation;
+        (j % step + step - self.phase) % step
+    }
+
     fn step(&self) -> isize {
         self.of.steps.dilation.min(isize::MAX as usize) as isize
     }
@@ -141,22 +153,108 @@ pub(super) fn forward<T: Stored>(
 ) -> Result<Output, Error> {
     let (h, g) = check(op, x)?;
     let (b, t, ..) = x.q.dim();
-    let mut out = Array4::zeros((b, t, h, x.v.dim().3));
-    let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
-    for part in heads(h, g, of) {
-        for first in 0..part.steps.dilation.min(t) {
-            let phase = Phase::of(x, &part, first);
-            let inputs = phase.inputs(x);
-            let got = kernel(&inputs, &part.steps.band, cx)?;
-            let mut to = out.slice_mut(s![.., .., part.heads.clone(), ..]);
-            to.slice_axis_inplace(Axis(1), phase.queries());
-            to.assign(&got.out);
-            let mut to = lse.slice_mut(s![.., .., part.heads.clone()]);
-            to.slice_axis_inplace(Axis(1), phase.queries());
-            to.assign(&got.lse);
+    let parts = heads(h, g, of);
+    if let [part] = &parts[..]
+        && part.steps.dilation == 1
+    {
+        return kernel(x, &part.steps.band, cx);
+    }
+    let e = x.v.dim().3;
+    let mut out = super::tile::zeros((b, t, h, e));
+    let mut lse = Array3::zeros((b, t, h));
+    for part in parts {
+        let mut tasks = tasks(x, &part, t);
+        deal(&mut tasks, &mut out, |task| &mut task.out, |phase, i| phase.query(i));
+        deal(&mut tasks, &mut lse, |task| &mut task.lse, |phase, i| phase.query(i));
+        let failed = Mutex::new(None);
+        // Many phases, a thread each; a few, all threads to each.
+        each(tasks, cx, |mut task| {
+            let phase = &task.phase;
+            match kernel(&phase.inputs(x), &part.steps.band, cx) {
+                Ok(got) => {
+                    let heads = part.heads.clone();
+                    task.out.put(got.out.as_slice().unwrap_or_default(), heads.start * e..heads.end * e);
+                    task.lse.put(got.lse.as_slice().unwrap_or_default(), heads);
+                }
+                Err(error) => *lock(&failed) = Some(error),
+            }
+        });
+        if let Some(error) = lock(&failed).take() {
+            return Err(error);
         }
     }
     Ok(Output { out, lse })
+}
+
+/// A phase, and the tokens that are its own to write to.
+struct Task<'p, 'o> {
+    phase: Phase<'p>,
+    out: Tokens<'o>,
+    lse: Tokens<'o>,
+    dk: Tokens<'o>,
+    dv: Tokens<'o>,
+}
+
+/// Tokens of one phase, of all sequences.
+#[derive(Default)]
+struct Tokens<'o>(Vec<&'o mut [f32]>);
+
+impl Tokens<'_> {
+    /// Writes rows to some columns.
+    fn put(&mut self, rows: &[f32], columns: Range<usize>) {
+        for (to, from) in self.0.iter_mut().zip(rows.chunks(columns.len().max(1))) {
+            to[columns.clone()].copy_from_slice(from);
+        }
+    }
+
+    /// Adds rows to some columns.
+    fn add(&mut self, rows: &[f32], columns: Range<usize>) {
+        for (to, from) in self.0.iter_mut().zip(rows.chunks(columns.len().max(1))) {
+            to[columns.clone()].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+        }
+    }
+}
+
+fn tasks<'p, 'o, T>(x: &Inputs<'_, T>, part: &'p Heads, t: usize) -> Vec<Task<'p, 'o>> {
+    let task = |first| Task {
+        phase: Phase::of(x, part, first),
+        out: Tokens::default(),
+        lse: Tokens::default(),
+        dk: Tokens::default(),
+        dv: Tokens::default(),
+    };
+    (0..part.steps.dilation.min(t)).map(task).collect()
+}
+
+/// Deals the tokens of `[B, T, …]` to the phases that `of` says they belong to.
+fn deal<'p, 'o, D: Dimension>(
+    tasks: &mut [Task<'p, 'o>],
+    to: &'o mut Array<f32, D>,
+    field: for<'t> fn(&'t mut Task<'p, 'o>) -> &'t mut Tokens<'o>,
+    of: fn(&Phase<'p>, usize) -> usize,
+) {
+    let (shape, Some(first)) = (to.shape().to_vec(), tasks.first()) else { return };
+    let width: usize = shape[2..].iter().product();
+    let places: Vec<usize> = (0..shape[1]).map(|i| of(&first.phase, i)).collect();
+    let tokens = to.as_slice_mut().unwrap_or_default().chunks_mut(width.max(1));
+    for (i, token) in tokens.enumerate() {
+        if let Some(task) = tasks.get_mut(places[i % shape[1]]) {
+            field(task).0.push(token);
+        }
+    }
+}
+
+/// Each task to one thread if there are enough of them, else one after the other.
+fn each<T: Send>(tasks: Vec<T>, cx: &Cx, run: impl Fn(T) + Sync) {
+    if tasks.len() < 2 * cx.team.threads() {
+        tasks.into_iter().for_each(run);
+    } else {
+        cx.team.for_each(tasks, run);
+    }
+}
+
+fn lock<T>(x: &Mutex<T>) -> MutexGuard<'_, T> {
+    x.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// The gradient of [`forward`].
@@ -170,6 +268,12 @@ pub(super) fn backward<T: Stored>(
 ) -> Result<Gradient, Error> {
     let (h, g) = check(op, x)?;
     let t = x.q.dim().1;
+    let parts = heads(h, g, of);
+    if let [part] = &parts[..]
+        && part.steps.dilation == 1
+    {
+        return super::backward(x, &part.steps.band, output, d, cx);
+    }
     let mut gradient = Gradient {
         q: Array4::zeros(x.q.dim()),
         k: Array4::zeros(x.k.dim()),
@@ -177,9 +281,16 @@ pub(super) fn backward<T: Stored>(
         sinks: x.sinks.map(|sinks| Array1::zeros(sinks.dim())),
         bias: x.bias.map(|bias| Array4::zeros(bias.dim())),
     };
-    for part in heads(h, g, of) {
-        for first in 0..part.steps.dilation.min(t) {
-            let phase = Phase::of(x, &part, first);
+    let (width, e) = (x.q.dim().3, x.v.dim().3);
+    for part in parts {
+        let mut tasks = tasks(x, &part, t);
+        deal(&mut tasks, &mut gradient.q, |task| &mut task.out, |phase, i| phase.query(i));
+        deal(&mut tasks, &mut gradient.k, |task| &mut task.dk, |phase, j| phase.key(j));
+        deal(&mut tasks, &mut gradient.v, |task| &mut task.dv, |phase, j| phase.key(j));
+        let rest = Mutex::new(Vec::new());
+        let failed = Mutex::new(None);
+        each(tasks, cx, |mut task| {
+            let phase = &task.phase;
             let heads = part.heads.clone();
             let [mut out, mut dout] = [output.out.slice(s![.., .., heads.clone(), ..]), d.out];
             dout.slice_collapse(s![.., .., heads.clone(), ..]);
@@ -195,24 +306,35 @@ pub(super) fn backward<T: Stored>(
             }
             let output = Output { out: out.to_owned(), lse: lse.to_owned() };
             let d = Cotangent { out: dout, lse: dlse };
-            let got = super::backward(&phase.inputs(x), &part.steps.band, &output, &d, cx)?;
-            let mut to = gradient.q.slice_mut(s![.., .., heads.clone(), ..]);
-            to.slice_axis_inplace(Axis(1), phase.queries());
-            to += &got.q;
-            for (to, got) in [(&mut gradient.k, &got.k), (&mut gradient.v, &got.v)] {
-                let mut to = to.slice_mut(s![.., .., part.groups.clone(), ..]);
-                to.slice_axis_inplace(Axis(1), phase.keys());
-                to += got;
+            let got = match super::backward(&phase.inputs(x), &part.steps.band, &output, &d, cx) {
+                Ok(got) => got,
+                Err(error) => return *lock(&failed) = Some(error),
+            };
+            let columns = |of: &Range<usize>, width: usize| of.start * width..of.end * width;
+            task.out.add(got.q.as_standard_layout().as_slice().unwrap_or_default(), columns(&heads, width));
+            task.dk.add(got.k.as_standard_layout().as_slice().unwrap_or_default(), columns(&part.groups, width));
+            task.dv.add(got.v.as_standard_layout().as_slice().unwrap_or_default(), columns(&part.groups, e));
+            if got.sinks.is_some() || got.bias.is_some() {
+                lock(&rest).push((phase.first, phase.queries(), phase.keys(), got.sinks, got.bias));
             }
-            if let (Some(to), Some(got)) = (&mut gradient.sinks, &got.sinks) {
+        });
+        if let Some(error) = lock(&failed).take() {
+            return Err(error);
+        }
+        // In the order of the phases, whoever was first.
+        let mut rest = rest.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        rest.sort_by_key(|(first, ..)| *first);
+        for (_, queries, keys, sinks, bias) in rest {
+            let heads = part.heads.clone();
+            if let (Some(to), Some(got)) = (&mut gradient.sinks, &sinks) {
                 let mut to = to.slice_mut(s![heads.clone()]);
                 to += got;
             }
-            if let (Some(to), Some(got)) = (&mut gradient.bias, &got.bias) {
+            if let (Some(to), Some(got)) = (&mut gradient.bias, &bias) {
                 let heads = if to.dim().1 == 1 { 0..1 } else { heads };
                 let mut to = to.slice_mut(s![.., heads, .., ..]);
-                to.slice_axis_inplace(Axis(2), phase.queries());
-                to.slice_axis_inplace(Axis(3), phase.keys());
+                to.slice_axis_inplace(Axis(2), queries);
+                to.slice_axis_inplace(Axis(3), keys);
                 to += got;
             }
         }

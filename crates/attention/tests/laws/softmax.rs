@@ -1079,7 +1079,7 @@ fn parts_merge_into_the_whole() {
     };
     let parts = [part(0..30), part(30..199), part(199..200)];
     let merged: Vec<_> = parts.iter().map(|x| softmax::chunk(x, &all, &cx).expect("valid")).collect();
-    let merged = softmax::merge("test", &merged).expect("valid");
+    let merged = softmax::merge("test", merged, &Cx::new(2)).expect("valid");
     assert_close("merged", &wide(&merged.out), &wide(&whole.out), FORMS);
     assert_close("merged", &wide(&merged.lse), &wide(&whole.lse), FORMS);
     let d = Cotangent { out: whole.out.view(), lse: None };

@@ -79,8 +79,8 @@ impl Branch {
         Self { places, pattern: Segments { size: kept, causal, heads: of.heads, there } }
     }
 
-    fn take<T: Stored>(&self, x: &Inputs<'_, T>) -> [Array4<f32>; 3] {
-        [self.places.take(x.q), self.places.take(x.k), self.places.take(x.v)]
+    fn take<T: Stored>(&self, x: &Inputs<'_, T>, cx: &Cx) -> [Array4<f32>; 3] {
+        [self.places.take(x.q, cx), self.places.take(x.k, cx), self.places.take(x.v, cx)]
     }
 }
 
@@ -95,16 +95,16 @@ pub fn chunk<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result
     let mut parts = Vec::new();
     for branch in longnet.branches() {
         let branch = Branch::of(x, &of, branch, longnet.causal);
-        let taken = branch.take(x);
+        let taken = branch.take(x, cx);
         let part = super::chunk(&inputs(x, &taken), &branch.pattern, cx)?;
         let (b, t, h, _) = x.q.dim();
         let mut out = Array4::zeros((b, t, h, x.v.dim().3));
         let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
-        branch.places.put(&part.out, &mut out);
-        branch.places.put_rows(&part.lse, &mut lse);
+        branch.places.put(&part.out, &mut out, cx);
+        branch.places.put_rows(&part.lse, &mut lse, cx);
         parts.push(Output { out, lse });
     }
-    merge(OP, &parts)
+    merge(OP, parts, cx)
 }
 
 /// The gradient, as [`softmax::backward`](super::backward).
@@ -120,16 +120,16 @@ pub fn backward<T: Stored>(
     let mut gradient = Gradient { q, k, v, sinks: None, bias: None };
     for branch in longnet.branches() {
         let branch = Branch::of(x, &of, branch, longnet.causal);
-        let taken = branch.take(x);
+        let taken = branch.take(x, cx);
         let part =
-            Output { out: branch.places.take(output.out.view()), lse: branch.places.take_rows(output.lse.view()) };
-        let dout = branch.places.take(d.out);
+            Output { out: branch.places.take(output.out.view(), cx), lse: branch.places.take_rows(output.lse.view()) };
+        let dout = branch.places.take(d.out, cx);
         let dlse = d.lse.map(|lse| branch.places.take_rows(lse));
         let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
         let part = super::backward(&inputs(x, &taken), &branch.pattern, &part, &d, cx)?;
-        branch.places.add(&part.q, &mut gradient.q);
-        branch.places.add(&part.k, &mut gradient.k);
-        branch.places.add(&part.v, &mut gradient.v);
+        branch.places.add(&part.q, &mut gradient.q, cx);
+        branch.places.add(&part.k, &mut gradient.k, cx);
+        branch.places.add(&part.v, &mut gradient.v, cx);
     }
     Ok(gradient)
 }

@@ -174,10 +174,10 @@ pub fn chunk(
         return Ok(Output { out: Array4::zeros(v.dim()), lse: Array3::zeros((x.dim().0, 0, x.dim().2)) });
     }
     let order = Order::of(x.dim().1, buckets, lsh, keep);
-    let (q, values) = (order.places.take(x), order.places.take(v));
+    let (q, values) = (order.places.take(x, cx), order.places.take(v, cx));
     let k = keys(&q);
     let sorted = super::chunk(&Inputs::scaled(q.view(), k.view(), values.view(), 1.0), &order.pattern, cx)?;
-    let mut output = merge(OP, &rounds(&order, sorted, x.dim().1))?;
+    let mut output = merge(OP, rounds(&order, sorted, x.dim().1, cx), cx)?;
     // Who sees nothing else in any round sees itself.
     for ((b, t, h), lse) in output.lse.indexed_iter_mut() {
         if *lse == f32::NEG_INFINITY && keep.is_none_or(|keep| keep[[b, t]]) {
@@ -190,14 +190,14 @@ pub fn chunk(
 }
 
 /// The output of each round in the order of the tokens.
-fn rounds(order: &Order, sorted: Output, t: usize) -> Vec<Output> {
+fn rounds(order: &Order, sorted: Output, t: usize, cx: &Cx) -> Vec<Output> {
     let (b, n, h, e) = sorted.out.dim();
     (0..n / t.max(1))
         .map(|round| {
             let places = Places(order.places.0.slice(s![.., .., round * t..(round + 1) * t]).to_owned());
             let mut part = Output { out: Array4::zeros((b, t, h, e)), lse: Array3::zeros((b, t, h)) };
-            places.put(&sorted.out.slice(s![.., round * t..(round + 1) * t, .., ..]).to_owned(), &mut part.out);
-            places.put_rows(&sorted.lse.slice(s![.., round * t..(round + 1) * t, ..]).to_owned(), &mut part.lse);
+            places.put(&sorted.out.slice(s![.., round * t..(round + 1) * t, .., ..]).to_owned(), &mut part.out, cx);
+            places.put_rows(&sorted.lse.slice(s![.., round * t..(round + 1) * t, ..]).to_owned(), &mut part.lse, cx);
             part
         })
         .collect()
@@ -230,10 +230,11 @@ pub fn backward(
     check(x, v, buckets, lsh)?;
     error::shape(OP, "d out", output.out.shape(), dout.shape())?;
     let order = Order::of(x.dim().1, buckets, lsh, keep);
-    let (q, values) = (order.places.take(x), order.places.take(v));
+    let (q, values) = (order.places.take(x, cx), order.places.take(v, cx));
     let k = keys(&q);
-    let sorted = Output { out: order.places.take(output.out.view()), lse: order.places.take_rows(output.lse.view()) };
-    let dsorted = order.places.take(dout);
+    let sorted =
+        Output { out: order.places.take(output.out.view(), cx), lse: order.places.take_rows(output.lse.view()) };
+    let dsorted = order.places.take(dout, cx);
     let inputs = Inputs::scaled(q.view(), k.view(), values.view(), 1.0);
     let d = Cotangent { out: dsorted.view(), lse: None };
     let mut part = super::backward(&inputs, &order.pattern, &sorted, &d, cx)?;
@@ -247,8 +248,8 @@ pub fn backward(
         dk.scaled_add(-along, &x);
         dq += &dk;
     }
-    order.places.add(&part.q, &mut gradient.x);
-    order.places.add(&part.v, &mut gradient.v);
+    order.places.add(&part.q, &mut gradient.x, cx);
+    order.places.add(&part.v, &mut gradient.v, cx);
     // Who saw only itself was given its own value.
     for ((b, t, h), _) in output.lse.indexed_iter().filter(|(_, lse)| **lse < -0.5 * ITSELF && lse.is_finite()) {
         let mut dv = gradient.v.slice_mut(s![b, t, h, ..]);

@@ -143,7 +143,7 @@ pub fn backward<T: Stored>(
     let d = |n: usize| Cotangent { out: gated[n].view(), lse: None };
     let terms = &attended.terms;
     let mut sum = super::backward(x, &attended.selected, &terms[1], &d(1), cx)?;
-    sum.add(&super::backward(x, &Window::causal(nsa.window)?, &terms[2], &d(2), cx)?);
+    sum.add(&super::backward(x, &Window::causal(nsa.window)?, &terms[2], &d(2), cx)?, cx);
     let of_means = super::backward(&summary(x, q.view(), &k, &v), &Ended { block: nsa.block }, &terms[0], &d(0), cx)?;
     sum.q += &of_means.q;
     for (to, from) in [(&mut sum.k, &of_means.k), (&mut sum.v, &of_means.v)] {

@@ -104,7 +104,7 @@ fn forward<T: Stored>(
     let passes = passes(stride, which).into_iter().enumerate();
     let parts: Result<Vec<_>, _> =
         passes.map(|(n, steps)| phases::forward(OP, &of_pass(x, n), &*steps, kernel, cx)).collect();
-    merge(OP, &parts?)
+    merge(OP, parts?, cx)
 }
 
 /// Attention of all queries.
@@ -132,7 +132,7 @@ pub fn backward<T: Stored>(
     let passes = passes(stride, which);
     let mut sum = phases::backward(OP, x, &*passes[0], output, d, cx)?;
     for steps in &passes[1..] {
-        sum.add(&phases::backward(OP, &of_pass(x, 1), &**steps, output, d, cx)?);
+        sum.add(&phases::backward(OP, &of_pass(x, 1), &**steps, output, d, cx)?, cx);
     }
     Ok(sum)
 }

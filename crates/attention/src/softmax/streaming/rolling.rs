@@ -59,7 +59,7 @@ pub fn chunk(x: &Rolling<'_>, of: &Streaming, cx: &Cx) -> Result<Output, Error> 
     let (window, far, beyond) = parts(x, of)?;
     let few = x.far.dim().1 < 8;
     let run = if few { softmax::step } else { softmax::chunk };
-    merge(OP, &[run(&x.near, &window, cx)?, run(&far, &beyond, cx)?])
+    merge(OP, vec![run(&x.near, &window, cx)?, run(&far, &beyond, cx)?], cx)
 }
 
 /// The gradient, from what [`chunk`] returned.

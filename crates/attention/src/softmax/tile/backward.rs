@@ -47,10 +47,11 @@ pub struct Gradient {
 
 impl Gradient {
     /// Adds the gradient of attention to other keys; where only one has a part, it is kept.
-    pub(in crate::softmax) fn add(&mut self, more: &Self) {
-        self.q += &more.q;
-        self.k += &more.k;
-        self.v += &more.v;
+    pub(in crate::softmax) fn add(&mut self, more: &Self, cx: &Cx) {
+        for (mine, more) in [(&mut self.q, &more.q), (&mut self.k, &more.k), (&mut self.v, &more.v)] {
+            let parts = mine.axis_chunks_iter_mut(Axis(1), 64).zip(more.axis_chunks_iter(Axis(1), 64));
+            cx.team.for_each(parts, |(mut mine, more)| mine += &more);
+        }
         if let (Some(mine), Some(more)) = (&mut self.sinks, &more.sinks) {
             *mine += more;
         }

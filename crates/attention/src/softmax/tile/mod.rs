@@ -59,7 +59,7 @@ struct Dims {
 }
 
 /// Zeros, handed out where they are first written.
-fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> Array4<f32> {
+pub(super) fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> Array4<f32> {
     let n = b * t * h * d;
     Array4::from_shape_vec((b, t, h, d), memory::zeros(n)).unwrap_or_else(|_| Array4::zeros((b, t, h, d)))
 }
