@@ -8,6 +8,7 @@ use longreach_simd::product::Stored;
 use ndarray::{Array, Array1, Array3, Array4, Axis, Dimension, Slice, s};
 
 use super::band::Band;
+use super::tile::zeros;
 use super::{Cotangent, Gradient, Inputs, Output, Pattern};
 use crate::{Error, Sequences};
 
@@ -160,7 +161,7 @@ pub(super) fn forward<T: Stored>(
         return kernel(x, &part.steps.band, cx);
     }
     let e = x.v.dim().3;
-    let mut out = super::tile::zeros((b, t, h, e));
+    let mut out = zeros((b, t, h, e));
     let mut lse = Array3::zeros((b, t, h));
     for part in parts {
         let mut tasks = tasks(x, &part, t);
@@ -207,8 +208,11 @@ impl Tokens<'_> {
         }
     }
 
-    /// Adds rows to some columns.
-    fn add(&mut self, rows: &[f32], columns: Range<usize>) {
+    /// Adds rows to some columns, or writes them there if nothing was before.
+    fn add(&mut self, rows: &[f32], columns: Range<usize>, first: bool) {
+        if first {
+            return self.put(rows, columns);
+        }
         for (to, from) in self.0.iter_mut().zip(rows.chunks(columns.len().max(1))) {
             to[columns.clone()].iter_mut().zip(from).for_each(|(to, from)| *to += from);
         }
@@ -275,18 +279,22 @@ pub(super) fn backward<T: Stored>(
         return super::backward(x, &part.steps.band, output, d, cx);
     }
     let mut gradient = Gradient {
-        q: Array4::zeros(x.q.dim()),
-        k: Array4::zeros(x.k.dim()),
-        v: Array4::zeros(x.v.dim()),
+        q: zeros(x.q.dim()),
+        k: zeros(x.k.dim()),
+        v: zeros(x.v.dim()),
         sinks: x.sinks.map(|sinks| Array1::zeros(sinks.dim())),
         bias: x.bias.map(|bias| Array4::zeros(bias.dim())),
     };
     let (width, e) = (x.q.dim().3, x.v.dim().3);
+    let mut written = 0;
     for part in parts {
         let mut tasks = tasks(x, &part, t);
         deal(&mut tasks, &mut gradient.q, |task| &mut task.out, |phase, i| phase.query(i));
         deal(&mut tasks, &mut gradient.k, |task| &mut task.dk, |phase, j| phase.key(j));
         deal(&mut tasks, &mut gradient.v, |task| &mut task.dv, |phase, j| phase.key(j));
+        // A part that shares its group with the one before adds to what that has written.
+        let first = part.groups.start >= written;
+        written = part.groups.end;
         let rest = Mutex::new(Vec::new());
         let failed = Mutex::new(None);
         each(tasks, cx, |mut task| {
@@ -311,9 +319,9 @@ pub(super) fn backward<T: Stored>(
                 Err(error) => return *lock(&failed) = Some(error),
             };
             let columns = |of: &Range<usize>, width: usize| of.start * width..of.end * width;
-            task.out.add(got.q.as_standard_layout().as_slice().unwrap_or_default(), columns(&heads, width));
-            task.dk.add(got.k.as_standard_layout().as_slice().unwrap_or_default(), columns(&part.groups, width));
-            task.dv.add(got.v.as_standard_layout().as_slice().unwrap_or_default(), columns(&part.groups, e));
+            task.out.put(got.q.as_standard_layout().as_slice().unwrap_or_default(), columns(&heads, width));
+            task.dk.add(got.k.as_standard_layout().as_slice().unwrap_or_default(), columns(&part.groups, width), first);
+            task.dv.add(got.v.as_standard_layout().as_slice().unwrap_or_default(), columns(&part.groups, e), first);
             if got.sinks.is_some() || got.bias.is_some() {
                 lock(&rest).push((phase.first, phase.queries(), phase.keys(), got.sinks, got.bias));
             }
