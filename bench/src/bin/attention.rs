@@ -30,6 +30,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut output = softmax::chunk(&inputs, &causal, &cx)?;
         let times = Times::of(runs, || output = softmax::chunk(&inputs, &causal, &cx).expect("valid inputs"));
         report("dense causal forward", flops, "GFLOP/s", times);
+        let narrow = x.mapv(half::bf16::from_f32);
+        let (single, narrow) = (&inputs, Inputs::new(narrow.view(), narrow.view(), narrow.view()));
+        let of_f32 = || drop(softmax::chunk(single, &causal, &cx).expect("valid inputs"));
+        let of_bf16 = || drop(softmax::chunk(&narrow, &causal, &cx).expect("valid inputs"));
+        let (single, narrow) = Times::in_turn(runs, of_f32, of_bf16);
+        println!("inputs in bf16: {:.2} times as fast as in f32, in turn", single.median() / narrow.median());
         let d = Cotangent { out: x.view(), lse: None };
         let times = Times::of(runs, || {
             softmax::backward(&inputs, &causal, &output, &d, &cx).expect("valid inputs");
