@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ),
         ];
         for (name, pattern) in &patterns {
-            let times = Times::of(5, || {
+            let times = Times::of(3, || {
                 let output = softmax::chunk(&inputs, &**pattern, &cx).expect("valid inputs");
                 let d = Cotangent { out: x.view(), lse: None };
                 softmax::backward(&inputs, &**pattern, &output, &d, &cx).expect("valid inputs");
