@@ -6,6 +6,7 @@ use crate::Keys;
 
 /// The state of one layer.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a handful of them, one a layer")]
 pub enum LayerState {
     /// An attention mixer's.
     Attention {

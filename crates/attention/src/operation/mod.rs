@@ -243,7 +243,7 @@ impl Named {
                 });
             }
         }
-        for input in inputs.iter().filter(|input| input.needed && !tensors.contains_key(input.name)) {
+        if let Some(input) = inputs.iter().find(|input| input.needed && !tensors.contains_key(input.name)) {
             return Err(absent(op, input.name, &format!("a tensor [{}]", input.axes.join(", "))));
         }
         let parameters = match parameters {

@@ -1063,6 +1063,46 @@ fn nan_stays_in_its_rows() {
     }
 }
 
+/// In the gradient, a query that is spoilt spoils the keys it sees, and they nothing else.
+#[test]
+fn nan_stays_among_those_who_see_it() {
+    let case = Case { softcap: Some(20.0), ..PLAIN.square(200) };
+    let window = Window { left: 10, right: 0 };
+    for cx in contexts() {
+        let (arrays, slopes) = (Arrays::of(&case), softmax::alibi(case.heads));
+        let mut of = arrays.narrow();
+        let dout = of[2].mapv(|x| 0.3 - x);
+        let gradient = |of: &Vec<ArrayD<f32>>, dout: &ArrayD<f32>| {
+            let x = inputs(&case, of, &arrays.keep, &slopes);
+            let output = softmax::chunk(&x, &window, &cx).expect("valid");
+            let d = Cotangent { out: dout.view().into_dimensionality().expect("four axes"), lse: None };
+            softmax::backward(&x, &window, &output, &d, &cx).expect("valid")
+        };
+        let clean = gradient(&of, &dout);
+        of[0][[0, 5, 0, 3]] = f32::NAN;
+        of[1][[0, 70, 0, 3]] = f32::NAN;
+        of[2][[0, 60, 1, 3]] = f32::INFINITY;
+        let mut odd = dout;
+        odd[[1, 130, 1, 7]] = f32::NAN;
+        let got = gradient(&of, &odd);
+        let query = |b: usize, t: usize, h: usize| match (b, h) {
+            (0, 0) => t == 5 || (70..=80).contains(&t),
+            (0, 1) => (60..=70).contains(&t),
+            (1, 1) => t == 130,
+            _ => false,
+        };
+        let key = |b: usize, j: usize, h: usize| (j..=j + 10).any(|t| query(b, t, h));
+        let spoilt: [&dyn Fn(usize, usize, usize) -> bool; 3] = [&query, &key, &key];
+        for (n, (got, clean)) in [(&got.q, &clean.q), (&got.k, &clean.k), (&got.v, &clean.v)].into_iter().enumerate() {
+            for (((b, t, h, c), got), clean) in got.indexed_iter().zip(clean) {
+                let spoilt = spoilt[n](b, t, h);
+                assert_eq!(spoilt, got.is_nan(), "{n}, {b} {t} {h} {c}: {got}, {}", cx.isa);
+                assert!(spoilt || (got - clean).abs() < 1e-5, "{n}, {b} {t} {h} {c}: {got}, {clean}, {}", cx.isa);
+            }
+        }
+    }
+}
+
 #[test]
 fn parts_merge_into_the_whole() {
     let case = Case { keys: 200, ..PLAIN };

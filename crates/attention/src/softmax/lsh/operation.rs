@@ -9,7 +9,14 @@ use crate::{Error, Form, error};
 
 pub(crate) struct Op;
 
-fn read(call: &mut Call<'_>) -> Result<(Array4<usize>, Option<Array2<bool>>, Lsh), Error> {
+/// What a call has beside `x` and `v`.
+struct Read {
+    buckets: Array4<usize>,
+    keep: Option<Array2<bool>>,
+    lsh: Lsh,
+}
+
+fn read(call: &mut Call<'_>) -> Result<Read, Error> {
     let buckets = match (call.whole("buckets")?, call.optional("rotations")?) {
         (Some(buckets), _) => buckets,
         (None, Some(rotations)) => hash(call.tensor("x")?, &[rotations])?,
@@ -18,7 +25,7 @@ fn read(call: &mut Call<'_>) -> Result<(Array4<usize>, Option<Array2<bool>>, Lsh
             Array4::default((0, 0, 0, 0))
         }
     };
-    Ok((buckets, call.flags("keep")?, call.read()?))
+    Ok(Read { buckets, keep: call.flags("keep")?, lsh: call.read()? })
 }
 
 impl Operation for Op {
@@ -53,7 +60,7 @@ impl Operation for Op {
     }
 
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let (buckets, keep, lsh) = read(call)?;
+        let Read { buckets, keep, lsh } = read(call)?;
         let (x, v, keep) = (call.tensor("x")?, call.tensor("v")?, keep.as_ref().map(|keep| keep.view()));
         if form == Form::Naive {
             super::check(x, v, buckets.view(), &lsh)?;
@@ -65,7 +72,7 @@ impl Operation for Op {
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
-        let (buckets, keep, lsh) = read(call)?;
+        let Read { buckets, keep, lsh } = read(call)?;
         let (x, v, keep) = (call.tensor("x")?, call.tensor("v")?, keep.as_ref().map(|keep| keep.view()));
         let output = chunk(x, v, buckets.view(), keep, &lsh, cx)?;
         let g = backward(x, v, buckets.view(), keep, &lsh, &output, call.tensor("do")?, cx)?;

@@ -20,8 +20,8 @@ use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 use super::super::Inputs;
 use super::super::mask::{Columns, Entry, Pattern};
 use super::{
-    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, pack_columns,
-    pack_rows, products, push_panels, run, zeros,
+    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, finite,
+    pack_columns, pack_rows, products, push_panels, run, zeros,
 };
 use crate::{Error, error};
 
@@ -145,6 +145,7 @@ pub fn backward<T: Stored>(
         }
     }
     cx.team.for_each(tasks, |task| cx.isa.run(task));
+    mark(&work, &mut dq, [&mut dk, &mut dv], bias.as_mut());
 
     let sinks = x.sinks.map(|sinks| {
         Array1::from_shape_fn(h, |h| {
@@ -165,6 +166,66 @@ pub fn backward<T: Stored>(
     }
     q.slice_collapse(s![..b, .., .., ..]);
     Ok(Gradient { q, k: group(dk), v: group(dv), sinks, bias })
+}
+
+/// Rows whose softmax or whose gradient is no number were left out; what they would have spoilt is theirs and their keys'.
+fn mark<T: Stored>(
+    work: &Shared<'_, '_, T>,
+    dq: &mut Array4<f32>,
+    of_keys: [&mut Array4<f32>; 2],
+    mut bias: Option<&mut Array4<f32>>,
+) {
+    let call = &work.call;
+    let (rows, block) = call.mask.block();
+    let [dk, dv] = of_keys;
+    for ((b, t, h), lse) in work.lse.indexed_iter() {
+        let delta = work.delta[[b, t, h]];
+        if !odd(*lse, delta) || *lse == f32::NEG_INFINITY && delta.is_finite() {
+            continue;
+        }
+        dq.slice_mut(s![b, t, h, ..]).fill(f32::NAN);
+        for entry in call.mask.row(b, h, (call.of.queries.start + t) / rows) {
+            let there = entry.keys as usize * block..((entry.keys as usize + 1) * block).min(call.dims.s);
+            for at in (there.start / 64 * 64..there.end).step_by(64) {
+                let keys = at..(at + 64).min(call.dims.s);
+                let seen = if entry.cut { call.seen((b, h, t), keys.clone()) } else { u64::MAX };
+                for j in keys.filter(|j| there.contains(j) && seen >> (j - at) & 1 == 1) {
+                    dk.slice_mut(s![b, j, h, ..]).fill(f32::NAN);
+                    dv.slice_mut(s![b, j, h, ..]).fill(f32::NAN);
+                    if let Some(bias) = &mut bias {
+                        bias[[b, h, t, j]] = f32::NAN;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether a row takes no part: it sees nothing, or its softmax or its gradient is no number.
+#[inline(always)]
+fn odd(lse: f32, delta: f32) -> bool {
+    !(lse.is_finite() && delta.is_finite())
+}
+
+/// Zeros in place of the columns `[.., LANES]` that hold what is not finite: only rows that take no part see their keys.
+#[inline(always)]
+fn clean_columns<S: Lanes>(s: S, x: &mut [f32]) {
+    if finite(s, x) {
+        return;
+    }
+    for lane in 0..S::LANES {
+        if x.iter().skip(lane).step_by(S::LANES).any(|x| !x.is_finite()) {
+            x.iter_mut().skip(lane).step_by(S::LANES).for_each(|x| *x = 0.0);
+        }
+    }
+}
+
+/// The same of rows.
+#[inline(always)]
+fn clean_rows<S: Lanes>(s: S, x: &mut [f32], wide: usize) {
+    if !finite(s, x) {
+        x.chunks_exact_mut(wide).filter(|row| row.iter().any(|x| !x.is_finite())).for_each(|row| row.fill(0.0));
+    }
 }
 
 /// `[B, S, H, D]` to `[B, S, G, D]`.
@@ -300,9 +361,13 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                     tile.dq.fill(0.0);
                     tile.delta.fill(0.0);
                     for (r, t) in there.clone().enumerate() {
-                        let lse = lse[[self.b, t, self.h]];
-                        tile.base[r] = if lse == f32::NEG_INFINITY { 0.0 } else { lse * LOG2_E };
-                        tile.delta[r] = delta[[self.b, t, self.h]];
+                        let (lse, delta) = (lse[[self.b, t, self.h]], delta[[self.b, t, self.h]]);
+                        (tile.base[r], tile.delta[r]) = (lse * LOG2_E, delta);
+                        if odd(lse, delta) {
+                            (tile.base[r], tile.delta[r]) = (f32::INFINITY, 0.0);
+                            tile.q[r * wide_d..(r + 1) * wide_d].fill(0.0);
+                            tile.dout[r * wide_e..(r + 1) * wide_e].fill(0.0);
+                        }
                     }
                     let mut row: &[Entry] = row;
                     for start in (first..last).step_by(STEP) {
@@ -340,6 +405,9 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                                 );
                                 let rows = &mut keys.k_rows[at * wide_d..][..S::LANES * wide_d];
                                 pack_rows(s, &call.k, self.b, group, there, wide_d, rows);
+                                clean_columns(s, &mut keys.k[at * d..][..S::LANES * d]);
+                                clean_columns(s, &mut keys.v[at * e..][..S::LANES * e]);
+                                clean_rows(s, rows, wide_d);
                             }
                         }
                         sight.step(tile.rows, &visited, S::LANES);
@@ -389,9 +457,12 @@ impl<T: Stored> Task<'_, '_, '_, T> {
             let there = sight.panels(r);
             for (n, panel) in panels.iter().enumerate() {
                 let at = r * STEP + n * S::LANES;
-                if !there.contains(&n) {
+                if !there.contains(&n) || tile.base[r] == f32::INFINITY {
                     s.store(&mut tile.p[at..], s.splat(0.0));
                     s.store(&mut tile.ds[at..], s.splat(0.0));
+                    if let Some(slope) = tile.slope.get_mut(at..at + S::LANES) {
+                        slope.fill(0.0);
+                    }
                     continue;
                 }
                 let part = &mut tile.p[at..][..S::LANES];

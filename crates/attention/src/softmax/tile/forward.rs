@@ -16,7 +16,7 @@ use ndarray::Array3;
 use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
 use super::{
-    Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, higher, pack_columns, pack_rows,
+    Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, finite, higher, pack_columns, pack_rows,
     products, push_panels, run, zeros,
 };
 use crate::Error;
@@ -342,17 +342,6 @@ impl<'a> Packed<'a> {
             }
         }
     }
-}
-
-/// Whether all numbers are.
-#[inline(always)]
-fn finite<S: Lanes>(s: S, x: &[f32]) -> bool {
-    let zero = s.splat(0.0);
-    let mut sum = zero;
-    for part in x.chunks_exact(S::LANES) {
-        sum = s.fma(s.load(part), zero, sum);
-    }
-    s.sum(sum) == 0.0
 }
 
 /// What is known of a tile's rows so far.

@@ -349,6 +349,17 @@ fn push_panels<S: Lanes>(entry: Entry, block: usize, keys: usize, at: usize, pan
     }
 }
 
+/// Whether all numbers are finite.
+#[inline(always)]
+fn finite<S: Lanes>(s: S, x: &[f32]) -> bool {
+    let zero = s.splat(0.0);
+    let mut sum = zero;
+    for part in x.chunks_exact(S::LANES) {
+        sum = s.fma(s.load(part), zero, sum);
+    }
+    s.sum(sum) == 0.0
+}
+
 /// The higher of two scores; one that is not a number is the highest.
 #[inline(always)]
 fn higher(a: f32, b: f32) -> f32 {
