@@ -203,22 +203,27 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             State::new(state, d, wide).start(s, call, self.b, tile);
         }
         let mut visited = Vec::with_capacity(STEP / S::LANES);
-        while let Some(next) = tiles.iter().filter_map(|tile| tile.entries.first()).map(|entry| entry.keys).min() {
-            let start = next as usize * block / STEP * STEP;
+        // The next blocks that some tile visits, wherever they lie.
+        let (many, mut blocks) = (STEP / block, Vec::new());
+        loop {
+            blocks.clear();
+            blocks.extend(tiles.iter().flat_map(|tile| tile.entries.iter().take(many)).map(|entry| entry.keys));
+            blocks.sort_unstable();
+            blocks.dedup();
+            blocks.truncate(many);
+            let Some(&last) = blocks.last() else { break };
             let mut done = [false; STEP];
             packed.odd.clear();
             for (tile, state) in tiles.iter_mut().zip(states.chunks_exact_mut(State::size(d, wide))) {
                 visited.clear();
+                let mut n = 0;
                 while let [entry, rest @ ..] = tile.entries
-                    && (entry.keys as usize) * block < start + STEP
+                    && entry.keys <= last
                 {
-                    push_panels::<S>(
-                        *entry,
-                        block,
-                        all,
-                        (entry.keys as usize * block - start) / S::LANES,
-                        &mut visited,
-                    );
+                    while blocks[n] != entry.keys {
+                        n += 1;
+                    }
+                    push_panels::<S>(*entry, block, all, n * block / S::LANES, &mut visited);
                     tile.entries = rest;
                 }
                 work.sight.look(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
