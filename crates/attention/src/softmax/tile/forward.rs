@@ -153,13 +153,12 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         let (packed, rest) = rest.split_at_mut(of_keys);
         let mut packed = Packed::new(packed, d, wide);
         let mut work = Work::new(rest, S::LANES);
-        let mut near = Near::new(room);
+        let mut near = Near::new(room, all.div_ceil(block));
         let mut done = vec![false; room * block / S::LANES];
         let mut visited = Vec::new();
         for tile in tiles {
             visited.clear();
-            near.turn();
-            tile.entries.iter().for_each(|entry| near.hold(entry.keys));
+            near.turn(tile.entries);
             for entry in tile.entries {
                 let (place, new) = near.place(entry.keys);
                 push_panels::<S>(*entry, block, all, place * block / S::LANES, &mut visited);
@@ -272,38 +271,37 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
 struct Near {
     /// The block in each place, and the turn that last held it.
     places: Vec<(u32, usize)>,
+    /// Where each block is, if it is.
+    of: Vec<Option<u32>>,
     turn: usize,
 }
 
 impl Near {
-    fn new(room: usize) -> Self {
-        Self { places: vec![(u32::MAX, 0); room], turn: 0 }
+    fn new(room: usize, blocks: usize) -> Self {
+        Self { places: vec![(u32::MAX, 0); room], of: vec![None; blocks], turn: 0 }
     }
 
-    /// The next tile's turn.
-    fn turn(&mut self) {
+    /// The next tile's turn: what it needs and is there must not make way for what is not.
+    fn turn(&mut self, entries: &[Entry]) {
         self.turn += 1;
-    }
-
-    /// What this turn needs and is there must not make way for what is not.
-    fn hold(&mut self, block: u32) {
-        if let Some(place) = self.places.iter_mut().find(|(there, _)| *there == block) {
-            place.1 = self.turn;
+        for entry in entries {
+            if let Some(place) = self.of[entry.keys as usize] {
+                self.places[place as usize].1 = self.turn;
+            }
         }
     }
 
     /// Where a block is, and whether it still has to be packed there, in the place of the one that was needed longest ago.
     fn place(&mut self, block: u32) -> (usize, bool) {
-        let (mut oldest, mut least) = (0, usize::MAX);
-        for (n, (there, turn)) in self.places.iter().enumerate() {
-            if *there == block {
-                return (n, false);
-            }
-            if *turn < least {
-                (oldest, least) = (n, *turn);
-            }
+        if let Some(place) = self.of[block as usize] {
+            return (place as usize, false);
+        }
+        let oldest = (0..self.places.len()).min_by_key(|n| self.places[*n].1).unwrap_or(0);
+        if let Some(there) = self.of.get_mut(self.places[oldest].0 as usize) {
+            *there = None;
         }
         self.places[oldest] = (block, self.turn);
+        self.of[block as usize] = Some(oldest as u32);
         (oldest, true)
     }
 }
