@@ -33,6 +33,47 @@ pub(crate) trait Recurrence: Sync {
     -> Result<Vec<(&'static str, ArrayD<f32>)>, Error>;
 }
 
+/// The calls of a [`Recurrence`] in a module with `OP`, `naive` and `backward`, whose `inputs` reads them in either precision: its fast forms, the
+/// last for whatever is asked for besides, and the inputs that have gradients.
+macro_rules! calls {
+    ([$($form:ident => $run:path,)* _ => $other:path], [$($input:ident),+]) => {
+        fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error> {
+            Ok(inputs(x, |n| n as f32)?.state_shape().to_vec())
+        }
+
+        fn naive(&self, x: &Views<'_, f64>, state: ndarray::ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error> {
+            Ok(naive(&inputs(x, |n| n)?, ranked_mut(OP, state)?)?.into_dyn())
+        }
+
+        fn fast(
+            &self,
+            x: &Views<'_, f32>,
+            form: Form,
+            state: ndarray::ArrayViewMutD<'_, f32>,
+            cx: &Cx,
+        ) -> Result<ArrayD<f32>, Error> {
+            let run = match form {
+                $(Form::$form => $run,)*
+                _ => $other,
+            };
+            Ok(run(&inputs(x, |n| n as f32)?, ranked_mut(OP, state)?, cx)?.into_dyn())
+        }
+
+        fn gradient(
+            &self,
+            x: &Views<'_, f32>,
+            from: &From<'_>,
+            cx: &Cx,
+        ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error> {
+            let x = inputs(x, |n| n as f32)?;
+            let g = backward(&x, from.state(OP)?, from.output(OP)?, from.d_state(OP)?, cx)?;
+            Ok(vec![$((stringify!($input), g.$input.into_dyn())),+])
+        }
+    };
+}
+
+pub(crate) use calls;
+
 /// What a [`Recurrence`] is.
 pub(crate) struct About {
     pub(crate) inputs: Vec<Argument>,

@@ -1,12 +1,12 @@
 //! The mechanism as an operation on tensors by name.
 
 use longreach_simd::Cx;
-use ndarray::{ArrayD, ArrayViewMutD};
+use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::Argument;
-use crate::operation::recurrence::{About, From, Recurrence, Views, ranked_mut};
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -15,7 +15,7 @@ pub(crate) struct Op;
 #[serde(deny_unknown_fields)]
 struct None {}
 
-fn inputs<'a, F>(x: &'a Views<'_, F>) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
     x.parameters::<None>()?;
     Ok(Inputs {
         x: x.tensor("x")?,
@@ -50,42 +50,5 @@ impl Recurrence for Op {
         }
     }
 
-    fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error> {
-        Ok(inputs(x)?.state_shape().to_vec())
-    }
-
-    fn naive(&self, x: &Views<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error> {
-        Ok(naive(&inputs(x)?, ranked_mut(OP, state)?)?.into_dyn())
-    }
-
-    fn fast(
-        &self,
-        x: &Views<'_, f32>,
-        form: Form,
-        state: ArrayViewMutD<'_, f32>,
-        cx: &Cx,
-    ) -> Result<ArrayD<f32>, Error> {
-        let run = if form == Form::Step { step } else { recurrent };
-        Ok(run(&inputs(x)?, ranked_mut(OP, state)?, cx)?.into_dyn())
-    }
-
-    fn gradient(
-        &self,
-        x: &Views<'_, f32>,
-        from: &From<'_>,
-        cx: &Cx,
-    ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error> {
-        let g = backward(&inputs(x)?, from.state(OP)?, from.output(OP)?, from.d_state(OP)?, cx)?;
-        Ok(vec![
-            ("x", g.x.into_dyn()),
-            ("dt", g.dt.into_dyn()),
-            ("dt_bias", g.dt_bias.into_dyn()),
-            ("a", g.a.into_dyn()),
-            ("b", g.b.into_dyn()),
-            ("c", g.c.into_dyn()),
-            ("d", g.d.into_dyn()),
-            ("z", g.z.into_dyn()),
-            ("state", g.state.into_dyn()),
-        ])
-    }
+    calls!([Step => step, _ => recurrent], [x, dt, dt_bias, a, b, c, d, z, state]);
 }

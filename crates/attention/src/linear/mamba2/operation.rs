@@ -1,11 +1,11 @@
 //! The mechanism as an operation on tensors by name.
 
 use longreach_simd::Cx;
-use ndarray::{ArrayD, ArrayViewMutD};
+use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
-use crate::operation::recurrence::{About, From, Recurrence, Views, ranked_mut};
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
 use crate::operation::{Argument, parameter};
 use crate::{Error, Form};
 
@@ -57,46 +57,5 @@ impl Recurrence for Op {
         }
     }
 
-    fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error> {
-        Ok(inputs(x, |s| s as f32)?.state_shape().to_vec())
-    }
-
-    fn naive(&self, x: &Views<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error> {
-        Ok(naive(&inputs(x, |s| s)?, ranked_mut(OP, state)?)?.into_dyn())
-    }
-
-    fn fast(
-        &self,
-        x: &Views<'_, f32>,
-        form: Form,
-        state: ArrayViewMutD<'_, f32>,
-        cx: &Cx,
-    ) -> Result<ArrayD<f32>, Error> {
-        let (x, state) = (inputs(x, |s| s as f32)?, ranked_mut(OP, state)?);
-        let run = match form {
-            Form::Chunk => chunk,
-            Form::Step => step,
-            _ => recurrent,
-        };
-        Ok(run(&x, state, cx)?.into_dyn())
-    }
-
-    fn gradient(
-        &self,
-        x: &Views<'_, f32>,
-        from: &From<'_>,
-        cx: &Cx,
-    ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error> {
-        let g = backward(&inputs(x, |s| s as f32)?, from.state(OP)?, from.output(OP)?, from.d_state(OP)?, cx)?;
-        Ok(vec![
-            ("x", g.x.into_dyn()),
-            ("dt", g.dt.into_dyn()),
-            ("dt_bias", g.dt_bias.into_dyn()),
-            ("a", g.a.into_dyn()),
-            ("b", g.b.into_dyn()),
-            ("c", g.c.into_dyn()),
-            ("d", g.d.into_dyn()),
-            ("state", g.state.into_dyn()),
-        ])
-    }
+    calls!([Chunk => chunk, Step => step, _ => recurrent], [x, dt, dt_bias, a, b, c, d, state]);
 }
