@@ -58,7 +58,6 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let forward = start.elapsed();
     let mut said = format!("{} {} in {:.1} ms", args.name, form.name(), 1e3 * forward.as_secs_f64());
     if args.grad {
-        // The state's gradient takes the name; the state itself is the forward call's.
         let start = Instant::now();
         let gradients = operation.backward(&inputs, &parameters, cx)?;
         said += &format!(", backward in {:.1} ms", 1e3 * start.elapsed().as_secs_f64());

@@ -37,7 +37,7 @@ pub(crate) struct Args {
     /// Channels of a head
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     width: u16,
-    /// Measure the forward pass and the gradient together, as in training
+    /// Measure the gradient, with what it computes again of the forward pass: all of it for softmax attention, the states alone for a scan
     #[arg(long)]
     grad: bool,
     /// How often each point is measured
@@ -146,7 +146,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 .map(|(label, row)| plot::Curve { label: (*label).into(), points: points(row) })
                 .collect()
         };
-        let what = if args.grad { "forward and backward" } else { "forward" };
+        let what = if args.grad { "gradient" } else { "forward" };
         let title = format!(
             "{what}, {} heads of {} channels, f32, {} threads ({})",
             args.heads,
@@ -297,7 +297,6 @@ fn measure(point: &Point, cx: &Cx) -> Result<Measured, Failure> {
     }
     let run = |inputs: &Tensors| -> Result<f64, Failure> {
         let start = Instant::now();
-        // The gradient computes the forward pass first.
         let outputs = match point.grad {
             true => operation.backward(inputs, &point.parameters, cx)?,
             false => operation.forward(inputs, &point.parameters, form, cx)?,
