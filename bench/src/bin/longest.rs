@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         x.autodiff().require_grad()
     };
     let (q, k, v) = (random(), random(), random());
-    let options = AttentionOptions::new(Patterned(Window { left: 256, right: 256 }), 64);
+    let options = AttentionOptions::new(Patterned::new(Window { left: 256, right: 256 }), 64);
     let (q_, k_, v_) = (q.clone(), k.clone(), v.clone());
     let (out, _) = attention(Attention { q: q_, k: k_, v: v_, bias: None, sinks: None, options });
     let gradients = (out.clone() * out).sum().backward();

@@ -6,6 +6,7 @@ use longreach_attention::softmax::bigbird::BigBird;
 use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::dilated::{self, Dilated};
 use longreach_attention::softmax::longformer::Longformer;
+use longreach_attention::softmax::masked::Masked;
 use longreach_attention::softmax::sparse_transformer::{self, SparseTransformer, Which};
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
@@ -59,6 +60,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let longformer = r#"{"mode":"bslongformer","block":64,"num_sliding_window_blocks":9}"#;
     let marks = Array2::from_shape_fn((1, t), |(_, i)| i == 0 || i % 4096 == 1);
     let summary = SparseTransformer::Fixed { stride: 128, columns: 16, positions: 4, which: Which::Merged };
+    let mut state = 1u64;
+    let mut random = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33).is_multiple_of(100)
+    };
+    let rows: Vec<Vec<usize>> = (0..t).map(|_| (0..t).filter(|_| random()).collect()).collect();
+    let starts = rows.iter().scan(0, |at, row| {
+        *at += row.len();
+        Some(*at)
+    });
+    let masked = Masked::compressed(&std::iter::once(0).chain(starts).collect::<Vec<_>>(), &rows.concat(), t)?;
     let patterns: Vec<(&str, Box<dyn Pattern>)> = vec![
         ("dense", Box::new(Dense { causal: false })),
         ("dense causal", Box::new(Dense { causal: true })),
@@ -74,6 +86,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ("deepspeed fixed, past", Box::new(fixed("unidirectional")?)),
         ("deepspeed bigbird 16", Box::new(ds(r#"{"mode":"bigbird","num_random_blocks":3,"block":16}"#.into())?)),
         ("sparse transformer fixed 128/16", Box::new(summary)),
+        ("masked, one pair of a hundred", Box::new(masked)),
     ];
     let strided = SparseTransformer::Strided { stride: 128, which: Which::Merged };
     let dilation = Dilated { left: 256, right: 256, dilation: vec![4] };

@@ -236,11 +236,11 @@ fn attention() {
         let options = mechanism();
         ops::attention(ops::Attention { q: q.clone(), k: k.clone(), v: v.clone(), bias, sinks: None, options })
     };
-    let causal = || ops::AttentionOptions::new(Patterned(Dense { causal: true }), d);
+    let causal = || ops::AttentionOptions::new(Patterned::new(Dense { causal: true }), d);
     let theirs = || plain_softmax(q.clone(), k.clone(), v.clone(), bias.clone() + hidden(&|i, j| j <= i));
     agree!(run(&causal, Some(bias.clone())).0, theirs().0, q, k, v, bias);
     agree!(run(&causal, Some(bias.clone())).1, theirs().1, q, k, bias);
-    let window = || ops::AttentionOptions::new(Patterned(Window { left: 3, right: 2 }), d);
+    let window = || ops::AttentionOptions::new(Patterned::new(Window { left: 3, right: 2 }), d);
     let theirs = || plain_softmax(q.clone(), k.clone(), v.clone(), hidden(&|i, j| j <= i + 2 && i <= j + 3));
     agree!(run(&window, None).0, theirs().0, q, k, v);
     let dilated = || ops::AttentionOptions::new(Dilated { left: 2, right: 1, dilation: vec![3] }, d);

@@ -101,8 +101,8 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
 fn a_decoder_sees_the_past_of_an_encoder() {
     let x = tokens(1, 33);
     let mechanisms: [(Reach, Arc<dyn Attend>); 2] = [
-        (Reach::Full, Arc::new(Patterned(Dense { causal: true }))),
-        (Reach::Window(5), Arc::new(Patterned(Window { left: 4, right: 0 }))),
+        (Reach::Full, Arc::new(Patterned::new(Dense { causal: true }))),
+        (Reach::Window(5), Arc::new(Patterned::new(Window { left: 4, right: 0 }))),
     ];
     for (reach, mechanism) in mechanisms {
         let attention = build(&config(reach));

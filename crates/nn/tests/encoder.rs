@@ -59,9 +59,9 @@ fn encoder(modern: bool) -> Encoder {
 
 fn mechanism(i: usize) -> Arc<dyn Attend> {
     if i == 1 {
-        Arc::new(Patterned(Dense { causal: false }))
+        Arc::new(Patterned::new(Dense { causal: false }))
     } else {
-        Arc::new(Patterned(Window { left: 3, right: 3 }))
+        Arc::new(Patterned::new(Window { left: 3, right: 3 }))
     }
 }
 

@@ -14,7 +14,7 @@ struct Mix {
 
 impl Residual for Mix {
     fn residual(&self, x: Tensor<3>) -> Tensor<3> {
-        let mechanism = std::sync::Arc::new(Patterned(Dense { causal: true }));
+        let mechanism = std::sync::Arc::new(Patterned::new(Dense { causal: true }));
         self.attention.both_ways(x, &Seen { mechanism, keep: None, packed: None })
     }
 }

@@ -226,8 +226,12 @@ pub fn dot<S: Lanes>(s: S, a: &[f32], b: &[f32]) -> f32 {
 #[inline(always)]
 pub fn axpy<S: Lanes>(s: S, a: f32, x: &[f32], y: &mut [f32]) {
     let a = s.splat(a);
-    for (x, y) in x.chunks(S::LANES).zip(y.chunks_mut(S::LANES)) {
-        let v = s.fma(a, s.load_part(x), s.load_part(y));
-        s.store_part(y, v);
+    let (mut x, mut y) = (x.chunks_exact(S::LANES), y.chunks_exact_mut(S::LANES));
+    for (x, y) in x.by_ref().zip(y.by_ref()) {
+        s.store(y, s.fma(a, s.load(x), s.load(y)));
+    }
+    let (x, y) = (x.remainder(), y.into_remainder());
+    if !x.is_empty() {
+        s.store_part(y, s.fma(a, s.load_part(x), s.load_part(y)));
     }
 }

@@ -1,6 +1,7 @@
 //! One face for the mechanisms of the family: what a framework calls.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use longreach_simd::Cx;
 use ndarray::{Array3, Array4};
@@ -33,41 +34,36 @@ pub trait Attend: Debug + Send + Sync {
 
 /// A pattern, run by the family's kernel.
 #[derive(Clone, Debug)]
-pub struct Patterned<P>(pub P);
+pub struct Patterned(Arc<dyn Pattern>);
 
-impl<P: Pattern> Attend for Patterned<P> {
-    fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-        super::chunk(x, &self.0, cx)
-    }
-
-    fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-        super::step(x, &self.0, cx)
-    }
-
-    fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
-        super::backward(x, &self.0, output, d, cx)
-    }
-
-    fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
-        super::naive(x, &self.0)
+impl Patterned {
+    /// The mechanism of a pattern.
+    pub fn new(pattern: impl Pattern + 'static) -> Self {
+        Self(Arc::new(pattern))
     }
 }
 
-impl Attend for Box<dyn Pattern> {
+impl From<Box<dyn Pattern>> for Patterned {
+    fn from(pattern: Box<dyn Pattern>) -> Self {
+        Self(pattern.into())
+    }
+}
+
+impl Attend for Patterned {
     fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-        super::chunk(x, &**self, cx)
+        super::chunk(x, &*self.0, cx)
     }
 
     fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-        super::step(x, &**self, cx)
+        super::step(x, &*self.0, cx)
     }
 
     fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
-        super::backward(x, &**self, output, d, cx)
+        super::backward(x, &*self.0, output, d, cx)
     }
 
     fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
-        super::naive(x, &**self)
+        super::naive(x, &*self.0)
     }
 }
 

@@ -78,6 +78,17 @@ pub trait Pattern: std::fmt::Debug + Send + Sync {
     fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
         keys.enumerate().fold(0, |bits, (n, j)| bits | (u64::from(self.count(of, b, h, i, j) > 0) << n))
     }
+
+    /// Whether so few of the keys in the blocks visited are seen, none more than once, that pairs are better met one by one, as
+    /// [`Pattern::list`] has them.
+    fn scattered(&self) -> bool {
+        false
+    }
+
+    /// Pushes the keys that query `i` sees, rising.
+    fn list(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: &mut Vec<u32>) {
+        keys.extend((0..of.keys).filter(|j| self.count(of, b, h, i, *j) > 0).map(|j| j as u32));
+    }
 }
 
 /// The bits of `keys` that lie in `seen`.
@@ -200,6 +211,11 @@ impl Limits {
         self.keep.is_some()
     }
 
+    /// Whether they hide anything.
+    pub(crate) fn any(&self) -> bool {
+        self.keep.is_some() || self.own.is_some()
+    }
+
     /// The keys that some of the queries may see.
     fn keys(&self, of: &Sizes, queries: &Range<usize>) -> Range<usize> {
         self.own.as_ref().map_or(0..of.keys, |own| own[queries.start].start..own[queries.end - 1].end)
@@ -254,6 +270,11 @@ impl BlockMask {
     pub fn of(pattern: &(impl Pattern + ?Sized), of: &Sizes) -> Result<Self, Error> {
         pattern.check(of)?;
         Ok(Self::limited(pattern, of, &Limits::default()))
+    }
+
+    /// The mask over no queries.
+    pub(crate) fn empty() -> Self {
+        Self { block: (64, 64), queries: 0..0, planes: (1, 1), start: vec![0], entries: Vec::new() }
     }
 
     pub(crate) fn limited(pattern: &(impl Pattern + ?Sized), of: &Sizes, limits: &Limits) -> Self {

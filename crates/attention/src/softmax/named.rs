@@ -16,7 +16,7 @@ use super::moba::Moba;
 use super::sparse_transformer::SparseTransformer;
 use super::streaming::Streaming;
 use super::window::Window;
-use super::{Attend, Pattern, Sizes};
+use super::{Attend, Pattern, Patterned, Sizes};
 use crate::Error;
 
 /// The patterns that do not depend on what is attended to, each with parameters to begin with.
@@ -80,7 +80,7 @@ pub fn mechanism(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn A
         "hierarchical" => Box::new(read::<Hierarchical>("hierarchical", parameters)?),
         "moba" => Box::new(read::<Moba>("moba", parameters)?),
         "infllm_v2" => Box::new(read::<InfLlmV2>("infllm_v2", parameters)?),
-        _ => Box::new(named(name, parameters, of)?),
+        _ => Box::new(Patterned::from(named(name, parameters, of)?)),
     })
 }
 

@@ -246,7 +246,7 @@ impl Attention {
         let op = call.op();
         if let Some(mask) = call.flags("mask")? {
             call.done(&self.signature().parameters)?;
-            return Ok(Box::new(super::Patterned(Masked::dense(mask.view()))));
+            return Ok(Box::new(super::Patterned::new(Masked::dense(mask.view()))));
         }
         let (b, t, h, _) = read.qkv[0].dim();
         let of = Sizes {

@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use longreach_simd::Cx;
-use longreach_simd::product::Stored;
-use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis, s};
+use longreach_simd::product::{self, Into, Matrix, Stored};
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
+use ndarray::{Array4, ArrayView4, s};
 
 use super::Inputs;
 use super::mask::{Entry, Pattern, Sizes, band, join, span};
@@ -20,7 +21,14 @@ pub struct Selected {
     queries: Range<usize>,
     start: Vec<usize>,
     blocks: Vec<u32>,
+    /// Whether queries that follow one another choose so differently that each is better met alone.
+    scattered: bool,
 }
+
+/// Queries of a block of the kernel: it visits what any of them has chosen.
+const QUERIES: usize = 16;
+/// What a pair costs that is met alone, of what it costs in a block.
+const ALONE: usize = 8;
 
 impl Selected {
     /// Lists of blocks of `block` keys, one for each sequence, group of heads and query, in that order; each in any order.
@@ -40,7 +48,9 @@ impl Selected {
         }
         let want = batch * groups * queries.len();
         error::shape(op, "lists", &[want], &[start.len() - 1])?;
-        Ok(Self { op, block, batch, groups, queries, start, blocks })
+        let mut selected = Self { op, block, batch, groups, queries, start, blocks, scattered: false };
+        selected.scattered = ALONE * selected.blocks.len() < QUERIES * selected.visited();
+        Ok(selected)
     }
 
     /// The blocks that query `i` of head `h` has chosen, rising.
@@ -48,6 +58,23 @@ impl Selected {
         let row =
             (b % self.batch * self.groups + h * self.groups / of.heads) * self.queries.len() + i - self.queries.start;
         &self.blocks[self.start[row]..self.start[row + 1]]
+    }
+
+    /// How many blocks of keys the blocks of queries visit in all.
+    fn visited(&self) -> usize {
+        let mut visited = 0;
+        let mut of_block: Vec<u32> = Vec::new();
+        for plane in 0..self.batch * self.groups {
+            for first in (0..self.queries.len()).step_by(QUERIES) {
+                let row = |t: usize| self.start[plane * self.queries.len() + t];
+                of_block.clear();
+                of_block.extend(&self.blocks[row(first)..row((first + QUERIES).min(self.queries.len()))]);
+                of_block.sort_unstable();
+                of_block.dedup();
+                visited += of_block.len();
+            }
+        }
+        visited
     }
 
     fn kernel_block(&self) -> usize {
@@ -69,7 +96,7 @@ impl Pattern for Selected {
 
     fn block(&self) -> (usize, usize) {
         // Few queries a block: each has a list of its own, and a block visits them all.
-        (16, self.kernel_block())
+        (QUERIES, self.kernel_block())
     }
 
     fn differs(&self) -> (bool, bool) {
@@ -101,64 +128,127 @@ impl Pattern for Selected {
         let near = list[first..].iter().map(|block| *block as usize * self.block).take_while(|from| *from < keys.end);
         near.fold(0, |bits, from| bits | span(from..(from + self.block).min(i + 1), keys.clone()))
     }
+
+    fn scattered(&self) -> bool {
+        self.scattered
+    }
+
+    fn list(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: &mut Vec<u32>) {
+        for first in self.list(of, b, h, i).iter().map(|block| *block as usize * self.block) {
+            keys.extend(first as u32..(first + self.block).min(i + 1).min(of.keys) as u32);
+        }
+    }
 }
 
 /// Means of `size` tokens, `stride` apart, of the stretches that are there whole, and of a last one that is not if `rest`: `[B, n, G, D]`.
-pub(super) fn means<T: Stored>(x: ArrayView4<'_, T>, size: usize, stride: usize, rest: bool) -> Array4<f32> {
+pub(super) fn means<T: Stored>(x: ArrayView4<'_, T>, size: usize, stride: usize, rest: bool, cx: &Cx) -> Array4<f32> {
     let (b, t, g, d) = x.dim();
     let n = if rest { t.div_ceil(stride) } else { (t + stride).saturating_sub(size) / stride };
-    let mut out = Array4::zeros((b, n, g, d));
-    for ((b, n, g, d), mean) in out.indexed_iter_mut() {
+    let mut out = super::tile::zeros((b, n, g, d));
+    let tasks = out.as_slice_mut().unwrap_or_default().chunks_mut((g * d).max(1)).enumerate();
+    cx.team.for_each(tasks, |(i, mean)| {
+        let (b, n) = (i / n, i % n);
         let tokens = n * stride..(n * stride + size).min(t);
-        let count = tokens.len() as f32;
-        *mean = tokens.map(|t| x[[b, t, g, d]].widen()).sum::<f32>() / count;
-    }
+        let share = 1.0 / tokens.len() as f32;
+        for t in tokens {
+            for (mean, x) in mean.chunks_mut(d).zip(x.slice(s![b, t, .., ..]).rows()) {
+                mean.iter_mut().zip(x).for_each(|(mean, x)| *mean += share * x.widen());
+            }
+        }
+    });
     out
 }
 
-/// For every sequence, group of heads and query, the list that `choose` makes of the products of its heads with keys: it is given the
-/// query's position and the products `[heads, keys]`. Heads are divided among `groups`.
+/// For every sequence, group of heads and query, the list that `choose` makes of the products of its heads with the keys it sees, of which `seen`
+/// says how many: it is given the query's position and the products, a slice for each head. Heads are divided among `groups`.
 pub(super) fn choose<T: Stored>(
     x: &Inputs<'_, T>,
     keys: ArrayView4<'_, f32>,
     groups: usize,
-    choose: impl Fn(usize, ArrayView2<'_, f32>) -> Vec<u32> + Sync,
+    seen: impl Fn(usize) -> usize + Sync,
+    choose: impl Fn(usize, &mut [&mut [f32]]) -> Vec<u32> + Sync,
     cx: &Cx,
 ) -> Vec<Vec<u32>> {
     const TILE: usize = 64;
     let (b, t, h, d) = x.q.dim();
-    let (n, of_keys) = (keys.dim().1, keys.dim().2);
+    let (all, of_keys) = (keys.dim().1, keys.dim().2);
+    let keys = keys.as_standard_layout();
+    let keys = keys.as_slice().unwrap_or_default();
     let heads = h / groups;
     let mut lists = vec![Vec::new(); b * groups * t];
-    let tasks: Vec<_> = lists
+    let tasks = lists
         .chunks_mut(t.max(1))
         .enumerate()
-        .flat_map(|(plane, lists)| lists.chunks_mut(TILE).enumerate().map(move |(tile, lists)| (plane, tile, lists)))
-        .collect();
-    cx.team.for_each(tasks, |(plane, tile, lists)| {
+        .flat_map(|(plane, lists)| lists.chunks_mut(TILE).enumerate().map(move |(tile, lists)| (plane, tile, lists)));
+    cx.team.for_each(tasks.collect::<Vec<_>>(), |(plane, tile, lists)| {
         let (b, g) = (plane / groups, plane % groups);
-        let mut products = ndarray::Array3::zeros((lists.len(), heads, n));
-        for head in 0..heads {
+        let first = x.offset + tile * TILE;
+        let n = seen(first + lists.len() - 1).min(all);
+        let scratch = &mut Scratch::new(TILE * (d + heads * n));
+        let (q, products) = scratch.split_at_mut(TILE * d);
+        for (head, products) in products.chunks_mut((TILE * n).max(1)).enumerate().take(heads) {
             let h = g * heads + head;
-            let q = x.q.slice(s![b, tile * TILE..tile * TILE + lists.len(), h, ..]);
-            let q = Array2::from_shape_fn((lists.len(), d), |(r, i)| q[[r, i]].widen());
-            let keys = keys.slice(s![b, .., h * of_keys / x.q.dim().2, ..]);
-            products.index_axis_mut(Axis(1), head).assign(&q.dot(&keys.t()));
+            let rows = x.q.slice(s![b, tile * TILE..tile * TILE + lists.len(), h, ..]);
+            for (to, row) in q.chunks_mut(d).zip(rows.rows()) {
+                to.iter_mut().zip(row).for_each(|(to, x)| *to = x.widen());
+            }
+            let of_keys = Matrix::rows(keys, of_keys * d).from(b * all, h * of_keys / x.q.dim().2 * d).t();
+            let sizes = product::Sizes { m: lists.len(), n, k: d };
+            product::matmul(cx, sizes, Matrix::rows(q, d), of_keys, Into::Set, products, n);
         }
         for (r, list) in lists.iter_mut().enumerate() {
-            *list = choose(x.offset + tile * TILE + r, products.index_axis(Axis(0), r));
+            let of_query = seen(first + r).min(n);
+            let rows = products.chunks_mut((TILE * n).max(1)).map(|of_head| &mut of_head[r * n..r * n + of_query]);
+            let mut rows: Vec<&mut [f32]> = if n == 0 { Vec::new() } else { rows.take(heads).collect() };
+            *list = choose(first + r, &mut rows);
         }
     });
     lists
 }
 
+/// Adds the softmax of some scores to `sum`, which may go on behind them. The scores are spent.
+pub(super) fn add_softmax(isa: Isa, scores: &mut [f32], sum: &mut [f32]) {
+    isa.run(Softmax { scores, sum });
+}
+
+struct Softmax<'a> {
+    scores: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let mut top = f32::NEG_INFINITY;
+        for y in self.scores.iter() {
+            top = if *y > top { *y } else { top };
+        }
+        let mut total = 0.0;
+        for part in self.scores.chunks_mut(S::LANES) {
+            let e = math::exp(s, s.sub(s.load_part(part), s.splat(top)));
+            s.store_part(part, e);
+            for e in part.iter() {
+                total += e;
+            }
+        }
+        math::axpy(s, 1.0 / total, self.scores, &mut self.sum[..self.scores.len()]);
+    }
+}
+
 /// The `count` highest of some scores, by index; of equal ones the earlier.
 pub(super) fn highest(scores: &[f32], count: usize) -> Vec<u32> {
-    let mut order: Vec<u32> = (0..scores.len() as u32).collect();
-    let by = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+    // Whole numbers that rise as scores fall, then the index.
+    let falling = |score: f32| {
+        let bits = score.to_bits() as i32;
+        let rising = bits ^ ((bits >> 31) as u32 >> 1) as i32;
+        !(rising as u32 ^ 1 << 31)
+    };
+    let of = |(i, score): (usize, &f32)| u64::from(falling(*score)) << 32 | i as u64;
+    let mut order: Vec<u64> = scores.iter().enumerate().map(of).collect();
     if count < order.len() {
-        order.select_nth_unstable_by(count, by);
+        order.select_nth_unstable(count);
         order.truncate(count);
     }
-    order
+    order.into_iter().map(|at| at as u32).collect()
 }

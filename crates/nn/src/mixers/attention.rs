@@ -175,9 +175,9 @@ impl Attention {
         let norm =
             |b: &mut Builder, name: &str| c.qk_norm.map(|eps| RmsNorm::new(b, name, c.head_dim, eps)).transpose();
         let mechanism: Arc<dyn Attend> = match c.reach {
-            Reach::Full => Arc::new(Patterned(Dense { causal: true })),
-            Reach::Window(width) => Arc::new(Patterned(Window { left: width - 1, right: 0 })),
-            Reach::Sinks(streaming) => Arc::new(Patterned(streaming)),
+            Reach::Full => Arc::new(Patterned::new(Dense { causal: true })),
+            Reach::Window(width) => Arc::new(Patterned::new(Window { left: width - 1, right: 0 })),
+            Reach::Sinks(streaming) => Arc::new(Patterned::new(streaming)),
         };
         Ok(Self {
             q: Linear::new(b, n.q, c.hidden, c.heads * c.head_dim, c.bias.into())?,

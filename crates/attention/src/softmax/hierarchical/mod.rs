@@ -9,9 +9,11 @@
 //! O(T b log(T / b) H D) time. Zhu and Soricut 2021 (H-Transformer-1D), §5; queries are not pooled here, and levels are
 //! merged by one softmax.
 
+use std::ops::Range;
+
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
-use ndarray::{Array2, Array4, ArrayView4, Axis, s};
+use ndarray::{Array1, Array2, Array3, Array4, ArrayView4, ArrayViewMut4, Axis, s};
 use serde::Deserialize;
 
 use super::{Cotangent, Gradient, Inputs, Output, Sizes};
@@ -54,87 +56,148 @@ impl Hierarchical {
     }
 }
 
-/// The levels: keys and values one by one, then their means, one level behind the other.
+/// What each query of a head sees beside its sequence: how many tokens every node stands for.
 struct Levels {
-    k: Array4<f32>,
-    v: Array4<f32>,
-    /// The logarithm of the tokens in each mean, and whether there are any.
+    tree: Tree,
+    /// Tokens that are there, of each sequence and node.
+    count: Array2<f32>,
+    /// Their logarithm, and whether there are any.
     weights: Array2<f32>,
     keep: Array2<bool>,
-    /// For every mean and sequence, one over its tokens.
-    share: Array2<f32>,
-    tree: Tree,
 }
 
 impl Levels {
-    fn of<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical) -> Result<Self, Error> {
+    fn of<T, F>(x: &Inputs<'_, T, F>, of: &Hierarchical) -> Result<(Self, Sizes), Error> {
         let sizes = of.check(x)?;
         let tree = Tree::new(sizes.keys, *of);
-        let (b, n) = (sizes.batch, tree.nodes());
-        let mut count = Array2::<f32>::zeros((b, n));
-        for ((b, node), count) in count.indexed_iter_mut() {
-            let there = |t: &usize| x.keep.as_ref().is_none_or(|keep| keep[[b, *t]]);
-            *count = tree.tokens(node).filter(there).count() as f32;
+        let mut count = Array2::<f32>::zeros((sizes.batch, tree.nodes()));
+        for ((b, t), count) in count.slice_mut(s![.., ..sizes.keys]).indexed_iter_mut() {
+            *count = f32::from(u8::from(x.keep.as_ref().is_none_or(|keep| keep[[b, t]])));
         }
-        let share = count.mapv(|c| if c > 0.0 { 1.0 / c } else { 0.0 });
-        let mut levels = Self {
-            k: Array4::zeros((b, n, x.k.dim().2, x.k.dim().3)),
-            v: Array4::zeros((b, n, x.v.dim().2, x.v.dim().3)),
-            weights: count.mapv(|c| c.max(1.0).ln()),
-            keep: count.mapv(|c| c > 0.0),
-            share,
-            tree,
-        };
-        let pool = |x: ArrayView4<'_, T>, to: &mut Array4<f32>, keep: Option<ndarray::ArrayView2<'_, bool>>| {
-            for b in 0..b {
-                for node in 0..n {
-                    let share = levels.share[[b, node]];
-                    for t in levels.tree.tokens(node).filter(|t| keep.is_none_or(|keep| keep[[b, *t]])) {
-                        let mut to = to.slice_mut(s![b, node, .., ..]);
-                        to.zip_mut_with(&x.slice(s![b, t, .., ..]), |to, x| *to += share * x.widen());
-                    }
-                }
+        for (node, [left, right]) in tree.parents() {
+            for mut count in count.outer_iter_mut() {
+                count[node] = [left, right].into_iter().flatten().map(|child| count[child]).sum();
             }
-        };
-        pool(x.k, &mut levels.k, x.keep);
-        pool(x.v, &mut levels.v, x.keep);
-        Ok(levels)
+        }
+        let (weights, keep) = (count.mapv(|c| c.max(1.0).ln()), count.mapv(|c| c > 0.0));
+        Ok((Self { tree, count, weights, keep }, sizes))
     }
 
-    fn inputs<'a, T>(&'a self, x: &'a Inputs<'_, T>, q: ArrayView4<'a, f32>) -> Inputs<'a> {
+    /// The share of a child in its parent's mean.
+    fn share(&self, b: usize, child: usize, parent: usize) -> f32 {
+        if self.keep[[b, parent]] { self.count[[b, child]] / self.count[[b, parent]] } else { 0.0 }
+    }
+
+    /// The tokens of a group, then their means level by level: `[B, S, G, D]` to `[B, nodes, 1, D]`.
+    fn pool<T: Stored>(&self, x: ArrayView4<'_, T>, g: usize, out: &mut Array4<f32>) {
+        let (b, tokens, _, d) = x.dim();
+        let out = out.as_slice_mut().unwrap_or_default();
+        for (b, nodes) in out.chunks_mut((self.tree.nodes() * d).max(1)).enumerate().take(b) {
+            let of_group = x.slice_move(s![b, .., g, ..]);
+            for (t, (node, token)) in nodes.chunks_mut(d).zip(of_group.rows()).enumerate() {
+                match token.as_slice().filter(|_| self.keep[[b, t]]) {
+                    Some(token) => node.iter_mut().zip(token).for_each(|(node, x)| *node = x.widen()),
+                    None if self.keep[[b, t]] => node.iter_mut().zip(token).for_each(|(node, x)| *node = x.widen()),
+                    None => node.fill(0.0),
+                }
+            }
+            nodes[tokens * d..self.tree.first_mean() * d].fill(0.0);
+            for (parent, children) in self.tree.parents() {
+                let (below, mean) = nodes.split_at_mut(parent * d);
+                mean[..d].fill(0.0);
+                for child in children.into_iter().flatten().filter(|child| self.keep[[b, *child]]) {
+                    let share = self.share(b, child, parent);
+                    mean[..d].iter_mut().zip(&below[child * d..]).for_each(|(mean, x)| *mean += share * x);
+                }
+            }
+        }
+    }
+
+    /// The gradient to the tokens of a group from that to all nodes, `[B, nodes, 1, D]`, put where it belongs in `[B, S, G, D]`.
+    fn spread(&self, mut d: Array4<f32>, g: usize, mut to: ArrayViewMut4<'_, f32>) {
+        let (b, n, _, width) = d.dim();
+        let parents: Vec<_> = self.tree.parents().collect();
+        for b in 0..b {
+            let nodes = &mut d.as_slice_mut().unwrap_or_default()[b * n * width..(b + 1) * n * width];
+            for (parent, children) in parents.iter().rev() {
+                let (below, above) = nodes.split_at_mut(parent * width);
+                for child in children.iter().flatten().filter(|child| self.keep[[b, **child]]) {
+                    let share = self.share(b, *child, *parent);
+                    let child = &mut below[child * width..(child + 1) * width];
+                    child.iter_mut().zip(&above[..width]).for_each(|(child, d)| *child += share * d);
+                }
+            }
+            let tokens = to.len_of(Axis(1));
+            to.slice_mut(s![b, .., g, ..]).assign(&d.slice(s![b, ..tokens, 0, ..]));
+        }
+    }
+
+    /// A group's part of the call.
+    fn inputs<'a, T>(&'a self, x: &'a Inputs<'_, T>, of: &'a Group) -> Inputs<'a> {
         Inputs {
             offset: x.offset,
             softcap: x.softcap,
-            sinks: x.sinks.as_ref().map(|sinks| sinks.view()),
+            sinks: x.sinks.as_ref().map(|sinks| sinks.slice(s![of.heads.clone()])),
             weights: Some(self.weights.view()),
             keep: Some(self.keep.view()),
-            ..Inputs::scaled(q, self.k.view(), self.v.view(), x.scale)
+            ..Inputs::scaled(of.q.view(), of.k.view(), of.v.view(), x.scale)
         }
     }
 
-    /// The gradient to the tokens from that to the means.
-    fn spread(&self, d: &Array4<f32>, keys: usize, keep: Option<ndarray::ArrayView2<'_, bool>>) -> Array4<f32> {
-        let (b, n, g, width) = d.dim();
-        let mut out = Array4::zeros((b, keys, g, width));
-        for b in 0..b {
-            for node in 0..n {
-                for t in self.tree.tokens(node).filter(|t| keep.is_none_or(|keep| keep[[b, *t]])) {
-                    out.slice_mut(s![b, t, .., ..]).scaled_add(self.share[[b, node]], &d.slice(s![b, node, .., ..]));
-                }
-            }
-        }
-        out
+    /// Fills in a group: the groups go one by one, so that the nodes of all are never there at once.
+    fn pool_group<T: Stored>(&self, x: &Inputs<'_, T>, g: usize, of: &mut Group, cx: &Cx) {
+        let per_group = of.q.len_of(Axis(2));
+        of.heads = g * per_group..(g + 1) * per_group;
+        let (q, k, v) = (&mut of.q, &mut of.k, &mut of.v);
+        let tasks: [Box<dyn FnOnce() + Send>; 3] = [
+            Box::new(|| q.zip_mut_with(&x.q.slice(s![.., .., of.heads.clone(), ..]), |q, x| *q = x.widen())),
+            Box::new(|| self.pool(x.k, g, k)),
+            Box::new(|| self.pool(x.v, g, v)),
+        ];
+        cx.team.for_each(tasks, |task| task());
     }
 }
 
-fn widen<T: Stored>(x: ArrayView4<'_, T>) -> Array4<f32> {
-    x.mapv(|x| x.widen())
+/// The queries of the heads that share keys, and those keys and values with their means.
+struct Group {
+    heads: Range<usize>,
+    q: Array4<f32>,
+    k: Array4<f32>,
+    v: Array4<f32>,
+}
+
+impl Group {
+    /// Room for one.
+    fn new<T>(x: &Inputs<'_, T>, levels: &Levels) -> Self {
+        let ((b, t, h, d), e) = (x.q.dim(), x.v.dim().3);
+        let [q, k, v] = [(t, h / x.k.dim().2, d), (levels.tree.nodes(), 1, d), (levels.tree.nodes(), 1, e)]
+            .map(|(n, h, d)| super::tile::zeros((b, n, h, d)));
+        Self { heads: 0..0, q, k, v }
+    }
+}
+
+/// Writes the heads of a group where they belong.
+fn put(from: &Array4<f32>, heads: Range<usize>, to: &mut Array4<f32>, cx: &Cx) {
+    const TOKENS: usize = 256;
+    let to = to.axis_chunks_iter_mut(Axis(1), TOKENS).zip(from.axis_chunks_iter(Axis(1), TOKENS));
+    cx.team.for_each(to.collect::<Vec<_>>(), |(mut to, from)| {
+        to.slice_mut(s![.., .., heads.clone(), ..]).assign(&from);
+    });
 }
 
 /// Attention of all queries.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result<Output, Error> {
-    let (levels, q) = (Levels::of(x, of)?, widen(x.q));
-    super::chunk(&levels.inputs(x, q.view()), &levels.tree, cx)
+    let (levels, Sizes { batch, heads, .. }) = Levels::of(x, of)?;
+    let (t, groups, e) = (x.q.len_of(Axis(1)), x.k.len_of(Axis(2)), x.v.len_of(Axis(3)));
+    let mut all = Output { out: super::tile::zeros((batch, t, heads, e)), lse: Array3::zeros((batch, t, heads)) };
+    let mut group = Group::new(x, &levels);
+    for g in 0..groups {
+        levels.pool_group(x, g, &mut group, cx);
+        let output = super::chunk(&levels.inputs(x, &group), &levels.tree, cx)?;
+        put(&output.out, group.heads.clone(), &mut all.out, cx);
+        all.lse.slice_mut(s![.., .., group.heads.clone()]).assign(&output.lse);
+    }
+    Ok(all)
 }
 
 /// The gradient, as [`softmax::backward`](super::backward).
@@ -145,9 +208,30 @@ pub fn backward<T: Stored>(
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let (levels, q) = (Levels::of(x, of)?, widen(x.q));
-    let gradient = super::backward(&levels.inputs(x, q.view()), &levels.tree, output, d, cx)?;
-    let keys = x.k.len_of(Axis(1));
-    let (k, v) = (levels.spread(&gradient.k, keys, x.keep), levels.spread(&gradient.v, keys, x.keep));
-    Ok(Gradient { k, v, ..gradient })
+    let (levels, _) = Levels::of(x, of)?;
+    let [q, k, v] = [x.q.dim(), x.k.dim(), x.v.dim()].map(super::tile::zeros);
+    let mut all = Gradient { q, k, v, sinks: x.sinks.map(|sinks| Array1::zeros(sinks.len())), bias: None };
+    error::shape(OP, "output", &[x.q.dim().0, x.q.dim().1, x.q.dim().2, x.v.dim().3], output.out.shape())?;
+    error::shape(OP, "lse", &output.out.shape()[..3], output.lse.shape())?;
+    error::shape(OP, "d out", output.out.shape(), d.out.shape())?;
+    if let Some(lse) = &d.lse {
+        error::shape(OP, "d lse", output.lse.shape(), lse.shape())?;
+    }
+    let mut group = Group::new(x, &levels);
+    for g in 0..x.k.len_of(Axis(2)) {
+        levels.pool_group(x, g, &mut group, cx);
+        let heads = group.heads.clone();
+        let of = |x: ArrayView4<'_, f32>| x.slice(s![.., .., heads.clone(), ..]).as_standard_layout().into_owned();
+        let output = Output { out: of(output.out.view()), lse: output.lse.slice(s![.., .., heads.clone()]).to_owned() };
+        let (dout, dlse) = (of(d.out), d.lse.map(|lse| lse.slice(s![.., .., heads.clone()]).to_owned()));
+        let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
+        let gradient = super::backward(&levels.inputs(x, &group), &levels.tree, &output, &d, cx)?;
+        put(&gradient.q, heads.clone(), &mut all.q, cx);
+        let tasks = [(gradient.k, &mut all.k), (gradient.v, &mut all.v)];
+        cx.team.for_each(tasks, |(from, to)| levels.spread(from, g, to.view_mut()));
+        if let (Some(all), Some(sinks)) = (&mut all.sinks, gradient.sinks) {
+            all.slice_mut(s![heads]).assign(&sinks);
+        }
+    }
+    Ok(all)
 }

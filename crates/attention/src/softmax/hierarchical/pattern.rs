@@ -35,11 +35,20 @@ impl Tree {
         self.first[self.first.len() - 1]
     }
 
-    /// The tokens that a node is the mean of; none where it pads a level.
-    pub(super) fn tokens(&self, node: usize) -> Range<usize> {
-        let level = self.first.partition_point(|first| *first <= node) - 1;
-        let at = node - self.first[level];
-        (at << level).min(self.tokens)..((at + 1) << level).min(self.tokens)
+    /// Where the tokens themselves end, padded.
+    pub(super) fn first_mean(&self) -> usize {
+        self.first[1]
+    }
+
+    /// The means, from the lowest level up, each with the two nodes below it where there are as many.
+    pub(super) fn parents(&self) -> impl Iterator<Item = (usize, [Option<usize>; 2])> {
+        self.first.windows(3).flat_map(|first| {
+            let (below, here, end) = (first[0], first[1], first[2]);
+            (here..end).map(move |node| {
+                let child = below + 2 * (node - here);
+                (node, [child, child + 1].map(|child| (child < here).then_some(child)))
+            })
+        })
     }
 
     /// What query `i` sees, rising: its own block, and a block of nodes at every level.

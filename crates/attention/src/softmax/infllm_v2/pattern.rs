@@ -5,7 +5,7 @@ use longreach_simd::product::Stored;
 
 use super::{InfLlmV2, OP};
 use crate::Error;
-use crate::softmax::selected::{choose, highest, means};
+use crate::softmax::selected::{add_softmax, choose, highest, means};
 use crate::softmax::{Inputs, Selected};
 
 /// The blocks that the queries of each group see: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
@@ -18,21 +18,19 @@ pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Se
         let every = (0..sizes.batch * groups).flat_map(|_| lists.clone());
         return Selected::new(OP, of.block, shape, every);
     }
-    let summaries = means(x.k, of.kernel, of.stride, false);
+    let summaries = means(x.k, of.kernel, of.stride, false, cx);
     let n = summaries.dim().1;
     let lists = choose(
         x,
         summaries.view(),
         groups,
+        |i| of.visible(i, n),
         |i, products| {
-            let (own, visible) = (i / of.block, of.visible(i, n));
+            let own = i / of.block;
             let mut sum = vec![0.0f32; n];
-            for scores in products.rows() {
-                let scores = &scores.as_slice().unwrap_or_default()[..visible];
-                let top = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-                let exp: Vec<f32> = scores.iter().map(|y| (x.scale * (y - top)).exp()).collect();
-                let total: f32 = exp.iter().sum();
-                sum.iter_mut().zip(&exp).for_each(|(sum, e)| *sum += e / total);
+            for scores in products {
+                scores.iter_mut().for_each(|y| *y *= x.scale);
+                add_softmax(cx.isa, scores, &mut sum);
             }
             let score = |block: usize| match of.forced(block, own) {
                 true => f32::INFINITY,

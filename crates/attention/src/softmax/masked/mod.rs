@@ -2,7 +2,8 @@
 //!
 //! $$ N(i) = \{ j : M_{ij} \} $$
 //!
-//! Time follows the blocks in which a pair is kept; the size of the blocks is chosen so that they hold as little else as possible.
+//! Time follows the blocks in which a pair is kept; the size of the blocks is chosen so that they hold as little else as possible. Where they
+//! would hold little of what is kept, it follows the pairs alone.
 
 use ndarray::ArrayView4;
 
@@ -21,7 +22,13 @@ pub struct Masked {
     /// A row for each plane and query.
     rows: Vec<Row>,
     block: usize,
+    /// Whether pairs are met one by one.
+    scattered: bool,
 }
+
+/// What a pair costs in blocks of 16, and met alone, of what it costs in large blocks.
+const SMALL: f64 = 1.8;
+const ALONE: f64 = 16.0;
 
 /// The keys a query keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,11 +76,12 @@ impl Masked {
     }
 
     fn of(planes: (usize, usize), queries: usize, keys: usize, rows: Vec<Row>) -> Self {
-        let mut masked = Self { planes, queries, keys, rows, block: 16 };
+        let mut masked = Self { planes, queries, keys, rows, block: 16, scattered: false };
         // Large blocks are faster a pair; small ones hold fewer that are not kept.
         let pairs = |block: usize| masked.blocks(block) as f64 * (block * block) as f64;
-        let cost = |block: usize| pairs(block) * if block == 16 { 1.3 } else { 1.0 };
-        masked.block = if cost(16) < cost(64) { 16 } else { 64 };
+        let (small, large) = (SMALL * pairs(16), pairs(64));
+        masked.block = if small < large { 16 } else { 64 };
+        masked.scattered = ALONE * (masked.kept() as f64) < small.min(large);
         masked
     }
 

@@ -51,4 +51,18 @@ impl Pattern for Masked {
         let row = self.row(b, h, i - of.queries.start);
         (0..4).fold(0, |bits, n| bits | u64::from(row.get(keys.start / 16 + n)) << (16 * n))
     }
+    fn scattered(&self) -> bool {
+        self.scattered
+    }
+
+    fn list(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: &mut Vec<u32>) {
+        let row = self.row(b, h, i - of.queries.start);
+        for (block, kept) in row.blocks.iter().zip(&row.kept) {
+            let mut kept = *kept;
+            while kept != 0 {
+                keys.push(16 * block + kept.trailing_zeros());
+                kept &= kept - 1;
+            }
+        }
+    }
 }

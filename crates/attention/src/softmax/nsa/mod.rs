@@ -9,10 +9,10 @@
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
-use ndarray::{Array4, ArrayView4, Axis, s};
+use ndarray::{Array4, ArrayView4, Axis, Zip, s};
 use serde::Deserialize;
 
-use super::selected::{choose, highest, means};
+use super::selected::{add_softmax, choose, highest, means};
 use super::window::Window;
 use super::{Cotangent, Gradient, Inputs, Output, Selected};
 use crate::{Error, Sequences, error};
@@ -78,18 +78,16 @@ fn select<T: Stored>(x: &Inputs<'_, T>, means: &Array4<f32>, nsa: &Nsa, cx: &Cx)
         x,
         means.view(),
         groups,
+        |i| (i + 1) / nsa.block,
         |i, products| {
-            let (own, ended) = (i / nsa.block, (i + 1) / nsa.block);
+            let own = i / nsa.block;
             let mut weight = vec![0.0f32; own + 1];
-            for scores in products.rows() {
-                let scores: Vec<f32> = scores.iter().take(ended).map(|y| capped(x.scale * y, x.softcap)).collect();
-                let top = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-                let exp: Vec<f32> = scores.iter().map(|y| (y - top).exp()).collect();
-                let total: f32 = exp.iter().sum();
-                weight.iter_mut().zip(&exp).for_each(|(sum, e)| *sum += e / total);
+            for scores in products.iter_mut() {
+                scores.iter_mut().for_each(|y| *y = capped(x.scale * *y, x.softcap));
+                add_softmax(cx.isa, scores, &mut weight);
             }
             // More than any sum of weights, and most of all its own.
-            let forced = 2.0 * products.dim().0 as f32;
+            let forced = 2.0 * (of.heads / groups) as f32;
             weight[0] = forced;
             weight[own.saturating_sub(1)] = forced;
             weight[own] = 2.0 * forced;
@@ -107,18 +105,27 @@ fn capped(y: f32, cap: Option<f32>) -> f32 {
 /// Attention of all queries; `gates: [B, T, H, 3]`, in the paper sigmoids.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa, cx: &Cx) -> Result<Attended, Error> {
     check(x, gates, nsa)?;
-    let [q, k, v] =
-        [x.q.mapv(|x| x.widen()), means(x.k, nsa.block, nsa.block, false), means(x.v, nsa.block, nsa.block, false)];
+    let [q, k, v] = [
+        x.q.mapv(|x| x.widen()),
+        means(x.k, nsa.block, nsa.block, false, cx),
+        means(x.v, nsa.block, nsa.block, false, cx),
+    ];
     let selected = select(x, &k, nsa, cx)?;
     let terms = [
         super::chunk(&summary(x, q.view(), &k, &v), &Ended { block: nsa.block }, cx)?,
         super::chunk(x, &selected, cx)?,
         super::chunk(x, &Window::causal(nsa.window)?, cx)?,
     ];
-    let mut out = Array4::zeros(terms[1].out.dim());
-    for (n, term) in terms.iter().enumerate() {
-        out += &(&term.out * &gates.slice(s![.., .., .., n..n + 1]));
-    }
+    let mut out = super::tile::zeros(terms[1].out.dim());
+    const TOKENS: usize = 64;
+    let parts = out.axis_chunks_iter_mut(Axis(1), TOKENS).zip(gates.axis_chunks_iter(Axis(1), TOKENS)).enumerate();
+    cx.team.for_each(parts.collect::<Vec<_>>(), |(i, (mut out, gates))| {
+        let tokens = i * TOKENS..i * TOKENS + out.len_of(Axis(1));
+        let of = |n: usize| (gates.slice(s![.., .., .., n..n + 1]), terms[n].out.slice(s![.., tokens.clone(), .., ..]));
+        for (gates, term) in [0, 1, 2].map(of) {
+            Zip::from(&mut out).and_broadcast(gates).and(term).for_each(|out, gate, term| *out += gate * term);
+        }
+    });
     Ok(Attended { out, terms, selected })
 }
 
@@ -133,8 +140,11 @@ pub fn backward<T: Stored>(
 ) -> Result<(Gradient, Array4<f32>), Error> {
     check(x, gates, nsa)?;
     error::shape(OP, "d out", attended.out.shape(), dout.shape())?;
-    let [q, k, v] =
-        [x.q.mapv(|x| x.widen()), means(x.k, nsa.block, nsa.block, false), means(x.v, nsa.block, nsa.block, false)];
+    let [q, k, v] = [
+        x.q.mapv(|x| x.widen()),
+        means(x.k, nsa.block, nsa.block, false, cx),
+        means(x.v, nsa.block, nsa.block, false, cx),
+    ];
     let mut dgates = Array4::zeros(gates.dim());
     let gated = [0, 1, 2].map(|n| &dout * &gates.slice(s![.., .., .., n..n + 1]));
     for (n, term) in attended.terms.iter().enumerate() {

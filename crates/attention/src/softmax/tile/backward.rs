@@ -178,24 +178,32 @@ fn mark<T: Stored>(
     let call = &work.call;
     let (rows, block) = call.mask.block();
     let [dk, dv] = of_keys;
+    let mut keys = Vec::new();
     for ((b, t, h), lse) in work.lse.indexed_iter() {
         let delta = work.delta[[b, t, h]];
         if !odd(*lse, delta) || *lse == f32::NEG_INFINITY && delta.is_finite() {
             continue;
         }
         dq.slice_mut(s![b, t, h, ..]).fill(f32::NAN);
-        for entry in call.mask.row(b, h, (call.of.queries.start + t) / rows) {
-            let there = entry.keys as usize * block..((entry.keys as usize + 1) * block).min(call.dims.s);
-            for at in (there.start / 64 * 64..there.end).step_by(64) {
-                let keys = at..(at + 64).min(call.dims.s);
-                let seen = if entry.cut { call.seen((b, h, t), keys.clone()) } else { u64::MAX };
-                for j in keys.filter(|j| there.contains(j) && seen >> (j - at) & 1 == 1) {
-                    dk.slice_mut(s![b, j, h, ..]).fill(f32::NAN);
-                    dv.slice_mut(s![b, j, h, ..]).fill(f32::NAN);
-                    if let Some(bias) = &mut bias {
-                        bias[[b, h, t, j]] = f32::NAN;
-                    }
+        keys.clear();
+        if call.pattern.scattered() {
+            call.list((b, h, t), &mut keys);
+        } else {
+            for entry in call.mask.row(b, h, (call.of.queries.start + t) / rows) {
+                let there = entry.keys as usize * block..((entry.keys as usize + 1) * block).min(call.dims.s);
+                for at in (there.start / 64 * 64..there.end).step_by(64) {
+                    let near = at..(at + 64).min(call.dims.s);
+                    let seen = if entry.cut { call.seen((b, h, t), near.clone()) } else { u64::MAX };
+                    keys.extend(near.filter(|j| there.contains(j) && seen >> (j - at) & 1 == 1).map(|j| j as u32));
                 }
+            }
+        }
+        for &j in &keys {
+            let j = j as usize;
+            dk.slice_mut(s![b, j, h, ..]).fill(f32::NAN);
+            dv.slice_mut(s![b, j, h, ..]).fill(f32::NAN);
+            if let Some(bias) = &mut bias {
+                bias[[b, h, t, j]] = f32::NAN;
             }
         }
     }
@@ -203,7 +211,7 @@ fn mark<T: Stored>(
 
 /// Whether a row takes no part: it sees nothing, or its softmax or its gradient is no number.
 #[inline(always)]
-fn odd(lse: f32, delta: f32) -> bool {
+pub(super) fn odd(lse: f32, delta: f32) -> bool {
     !(lse.is_finite() && delta.is_finite())
 }
 
@@ -241,29 +249,29 @@ fn sum_groups(x: &Array4<f32>, g: usize) -> Array4<f32> {
 }
 
 /// What all tasks read.
-struct Shared<'a, 'i, T> {
-    call: Call<'a, 'i, T>,
-    dout: Slices<'a, f32>,
-    delta: ArrayView3<'a, f32>,
-    lse: ArrayView3<'a, f32>,
+pub(super) struct Shared<'a, 'i, T> {
+    pub(super) call: Call<'a, 'i, T>,
+    pub(super) dout: Slices<'a, f32>,
+    pub(super) delta: ArrayView3<'a, f32>,
+    pub(super) lse: ArrayView3<'a, f32>,
     /// The transpose of the mask: who visits each range of keys, by plane.
     columns: Vec<Vec<Columns>>,
 }
 
 /// A head and a part of its keys.
-struct Task<'a, 'i, 'o, T> {
-    work: &'a Shared<'a, 'i, T>,
-    b: usize,
-    h: usize,
-    keys: Range<usize>,
+pub(super) struct Task<'a, 'i, 'o, T> {
+    pub(super) work: &'a Shared<'a, 'i, T>,
+    pub(super) b: usize,
+    pub(super) h: usize,
+    pub(super) keys: Range<usize>,
     /// A query's `[D]`.
-    dq: Part<'o>,
+    pub(super) dq: Part<'o>,
     /// A key's `[D]`.
-    dk: Part<'o>,
+    pub(super) dk: Part<'o>,
     /// A key's `[E]`.
-    dv: Part<'o>,
+    pub(super) dv: Part<'o>,
     /// `[T, S]`, empty if it is not wanted.
-    bias: &'o mut [f32],
+    pub(super) bias: &'o mut [f32],
 }
 
 /// A tile of queries: its rows packed for the products they enter, what is known of them, and their gradient.
@@ -307,7 +315,14 @@ fn cut<'a>(memory: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
 impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Lanes>(mut self, s: S) {
+    fn run<S: Lanes>(self, s: S) {
+        if self.work.call.pattern.scattered() { self.scattered(s) } else { self.in_blocks(s) }
+    }
+}
+
+impl<T: Stored> Task<'_, '_, '_, T> {
+    #[inline(always)]
+    fn in_blocks<S: Lanes>(mut self, s: S) {
         let Shared { call, dout, delta, lse, columns } = self.work;
         let Dims { s: all, h, g, d, e, .. } = call.dims;
         let block = call.mask.block().1;
@@ -571,7 +586,7 @@ fn accumulate<S: Lanes>(s: S, a: Matrix<'_>, k: usize, b: [&[f32]; 2], wide: usi
 
 /// `out += by · x`
 #[inline(always)]
-fn add_scaled<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
+pub(super) fn add_scaled<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
     for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
         s.store_part(out, s.fma(s.splat(by), s.load_part(x), s.load_part(out)));
     }

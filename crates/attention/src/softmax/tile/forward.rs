@@ -17,7 +17,7 @@ use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
 use super::{
     Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, finite, higher, pack_columns, pack_rows,
-    products, push_panels, run, zeros,
+    products, push_panels, run, scattered, zeros,
 };
 use crate::Error;
 
@@ -33,6 +33,9 @@ const PACKED: usize = 3 << 18;
 /// O(visited pairs × (D + E)) time, memory for the inputs and outputs alone. Rows that see no key are zero, their log-sum-exp is −∞.
 pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
     let call = Call::new(x, pattern)?;
+    if pattern.scattered() {
+        return scattered::forward(&call, cx);
+    }
     let Dims { b, t, h, g, e, .. } = call.dims;
     let mut out = zeros((b, t, h, e));
     let mut lse = Array3::zeros((b, t, h));

@@ -19,6 +19,7 @@ use crate::Error;
 
 mod backward;
 mod forward;
+mod scattered;
 mod step;
 
 pub use backward::{Gradient, backward};
@@ -59,7 +60,7 @@ struct Dims {
 }
 
 /// Zeros, handed out where they are first written.
-pub(super) fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> Array4<f32> {
+pub(in crate::softmax) fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> Array4<f32> {
     let n = b * t * h * d;
     Array4::from_shape_vec((b, t, h, d), memory::zeros(n)).unwrap_or_else(|_| Array4::zeros((b, t, h, d)))
 }
@@ -142,7 +143,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         let dims = Dims { b: of.batch, t, s: of.keys, h: of.heads, g: groups, d, e };
         pattern.check(&of)?;
         let limits = Limits::of(op, &of, x.keep, x.sequences)?;
-        let mask = BlockMask::limited(pattern, &of, &limits);
+        let mask = if pattern.scattered() { BlockMask::empty() } else { BlockMask::limited(pattern, &of, &limits) };
         Ok(Self {
             x,
             dims,

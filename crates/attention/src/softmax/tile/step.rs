@@ -13,7 +13,7 @@ use ndarray::{Array3, Array4};
 
 use super::super::Inputs;
 use super::super::mask::{Entry, Pattern, below};
-use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher};
+use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher, scattered};
 use crate::Error;
 
 /// Keys of a part: at most so many, and not so few that the merge would cost.
@@ -27,6 +27,9 @@ const AHEAD: usize = 4096;
 /// memory. Each query costs one pass over its keys, so with more than about eight queries [`forward`](super::forward) is faster.
 pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
     let call = Call::new(x, pattern)?;
+    if pattern.scattered() {
+        return scattered::forward(&call, cx);
+    }
     let Dims { b, t, s, h, e, .. } = call.dims;
     // Whole blocks of keys a part; how many parts depends on the sizes alone.
     let block = call.mask.block().1.max(PART.start);
@@ -195,7 +198,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
 
 /// `q k`
 #[inline(always)]
-fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
+pub(super) fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
     let mut sum = s.splat(0.0);
     let whole = key.len() / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
@@ -210,7 +213,7 @@ fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
 
 /// Scores become exponentials; the highest score, the sum of exponentials and the weighted values move on.
 #[inline(always)]
-fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
+pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
     let mut high = *highest;
     for x in scores.iter() {
         high = higher(high, *x);
@@ -235,7 +238,7 @@ fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &m
 
 /// `sums += Σ w v`; a value without weight is not looked at.
 #[inline(always)]
-fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
+pub(super) fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
     if let ([a, b, c, d], [va, vb, vc, vd]) = (weights, values)
         && *a != 0.0
         && *b != 0.0

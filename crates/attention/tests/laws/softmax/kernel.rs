@@ -2,6 +2,11 @@
 
 use super::*;
 
+/// A pattern met in blocks, and pair by pair.
+fn ways<'a>(blocks: &'a dyn Pattern, alone: &'a dyn Pattern) -> [&'a dyn Pattern; 2] {
+    [blocks, alone]
+}
+
 /// Parameters as large as they can be written are one more value or an error: they neither panic nor run for ever.
 #[test]
 fn huge_parameters_are_no_trouble() {
@@ -56,44 +61,56 @@ fn huge_parameters_are_no_trouble() {
 
 #[test]
 fn every_width_and_group_is_naive() {
-    let causal = Dense { causal: true };
     for cx in contexts() {
-        for width in [(16, 16), (33, 17), (80, 96), (128, 128), (256, 40), (1, 1)] {
-            forms_are_naive(Case { width, ..PLAIN }, &causal, &cx);
-            gradient_is_slope(Case { width: (width.0.min(40), width.1.min(36)), ..SMALL.square(20) }, &causal, &cx);
+        for causal in ways(&Dense { causal: true }, &Alone(Dense { causal: true })) {
+            for width in [(16, 16), (33, 17), (80, 96), (128, 128), (256, 40), (1, 1)] {
+                forms_are_naive(Case { width, ..PLAIN }, causal, &cx);
+                gradient_is_slope(Case { width: (width.0.min(40), width.1.min(36)), ..SMALL.square(20) }, causal, &cx);
+            }
+            forms_are_naive(Case { heads: 6, groups: 2, ..PLAIN }, causal, &cx);
+            gradient_is_slope(Case { heads: 6, groups: 2, ..SMALL.square(20) }, causal, &cx);
         }
-        forms_are_naive(Case { heads: 6, groups: 2, ..PLAIN }, &causal, &cx);
         forms_are_naive(Case { heads: 5, groups: 1, queries: 70, keys: 600, ..PLAIN }, &Dense { causal: false }, &cx);
-        gradient_is_slope(Case { heads: 6, groups: 2, ..SMALL.square(20) }, &causal, &cx);
     }
 }
 
 #[test]
 fn every_option_is_naive() {
-    let causal = Dense { causal: true };
     let packed = [0, 37, 37, 38, 130];
     for cx in contexts() {
-        for (long, small) in [
-            (PLAIN, SMALL),
-            (Case { queries: 90, keys: 300, offset: 210, ..PLAIN }, Case { queries: 9, keys: 30, offset: 21, ..SMALL }),
-        ] {
-            let options = |case| {
-                [
-                    Case { softcap: Some(3.0), ..case },
-                    Case { bias: Some((1, 2)), ..case },
-                    Case { bias: Some((case.batch, 1)), ..case },
-                    Case { alibi: true, ..case },
-                    Case { sinks: true, ..case },
-                    Case { padding: true, ..case },
-                    Case { softcap: Some(20.0), bias: Some((1, 1)), alibi: true, sinks: true, padding: true, ..case },
-                ]
-            };
-            options(long).into_iter().for_each(|case| forms_are_naive(case, &causal, &cx));
-            options(small).into_iter().for_each(|case| gradient_is_slope(case, &causal, &cx));
+        for causal in ways(&Dense { causal: true }, &Alone(Dense { causal: true })) {
+            for (long, small) in [
+                (PLAIN, SMALL),
+                (
+                    Case { queries: 90, keys: 300, offset: 210, ..PLAIN },
+                    Case { queries: 9, keys: 30, offset: 21, ..SMALL },
+                ),
+            ] {
+                let options = |case| {
+                    [
+                        Case { softcap: Some(3.0), ..case },
+                        Case { bias: Some((1, 2)), ..case },
+                        Case { bias: Some((case.batch, 1)), ..case },
+                        Case { alibi: true, ..case },
+                        Case { sinks: true, ..case },
+                        Case { padding: true, ..case },
+                        Case {
+                            softcap: Some(20.0),
+                            bias: Some((1, 1)),
+                            alibi: true,
+                            sinks: true,
+                            padding: true,
+                            ..case
+                        },
+                    ]
+                };
+                options(long).into_iter().for_each(|case| forms_are_naive(case, causal, &cx));
+                options(small).into_iter().for_each(|case| gradient_is_slope(case, causal, &cx));
+            }
+            forms_are_naive(Case { batch: 1, packed: Some(&packed), ..PLAIN.square(130) }, causal, &cx);
+            gradient_is_slope(Case { packed: Some(&packed[..4]), ..SMALL.square(38) }, causal, &cx);
         }
-        forms_are_naive(Case { batch: 1, packed: Some(&packed), ..PLAIN.square(130) }, &causal, &cx);
         forms_are_naive(Case { batch: 1, packed: Some(&packed), ..PLAIN.square(130) }, &Dense { causal: false }, &cx);
-        gradient_is_slope(Case { packed: Some(&packed[..4]), ..SMALL.square(38) }, &causal, &cx);
     }
 }
 
@@ -136,34 +153,36 @@ fn the_number_of_threads_changes_no_bit() {
     let (arrays, slopes) = (Arrays::of(&case), softmax::alibi(4));
     let of = arrays.narrow();
     let x = inputs(&case, &of, &arrays.keep, &slopes);
-    let causal = Dense { causal: true };
-    let all = |cx: &Cx| {
-        let output = softmax::chunk(&x, &causal, cx).expect("valid");
-        let d = Cotangent { out: output.out.view(), lse: None };
-        let gradient = softmax::backward(&x, &causal, &output, &d, cx).expect("valid");
-        (softmax::step(&x, &causal, cx).expect("valid"), gradient, output)
-    };
-    assert_eq!(all(&Cx::new(1)), all(&Cx::new(3)));
+    for causal in ways(&Dense { causal: true }, &Alone(Dense { causal: true })) {
+        let all = |cx: &Cx| {
+            let output = softmax::chunk(&x, causal, cx).expect("valid");
+            let d = Cotangent { out: output.out.view(), lse: None };
+            let gradient = softmax::backward(&x, causal, &output, &d, cx).expect("valid");
+            (softmax::step(&x, causal, cx).expect("valid"), gradient, output)
+        };
+        assert_eq!(all(&Cx::new(1)), all(&Cx::new(3)));
+    }
 }
 
 /// What is not a number spoils the rows that see it and no others.
 #[test]
 fn nan_stays_in_its_rows() {
     let case = PLAIN.square(90);
-    let causal = Dense { causal: true };
-    for cx in contexts() {
+    let all = contexts().into_iter().zip([false; 9]).chain(contexts().into_iter().zip([true; 9]));
+    for (cx, alone) in all {
+        let causal = ways(&Dense { causal: true }, &Alone(Dense { causal: true }))[usize::from(alone)];
         let (arrays, slopes) = (Arrays::of(&case), softmax::alibi(case.heads));
         let mut of = arrays.narrow();
         let clean = [
-            softmax::chunk(&inputs(&case, &of, &arrays.keep, &slopes), &causal, &cx).expect("valid"),
-            softmax::step(&inputs(&case, &of, &arrays.keep, &slopes), &causal, &cx).expect("valid"),
+            softmax::chunk(&inputs(&case, &of, &arrays.keep, &slopes), causal, &cx).expect("valid"),
+            softmax::step(&inputs(&case, &of, &arrays.keep, &slopes), causal, &cx).expect("valid"),
         ];
         of[0][[0, 5, 0, 3]] = f32::NAN;
         of[1][[0, 70, 0, 3]] = f32::NAN;
         of[2][[0, 60, 1, 3]] = f32::INFINITY;
         of[2][[1, 80, 1, 7]] = f32::NAN;
         let x = inputs(&case, &of, &arrays.keep, &slopes);
-        for (got, clean) in [softmax::chunk(&x, &causal, &cx), softmax::step(&x, &causal, &cx)].into_iter().zip(clean) {
+        for (got, clean) in [softmax::chunk(&x, causal, &cx), softmax::step(&x, causal, &cx)].into_iter().zip(clean) {
             for ((at, got), clean) in got.expect("valid").out.indexed_iter().zip(&clean.out) {
                 let spoilt = match at {
                     (0, t, 0, _) => t == 5 || t >= 70,
@@ -182,16 +201,19 @@ fn nan_stays_in_its_rows() {
 #[test]
 fn nan_stays_among_those_who_see_it() {
     let case = Case { softcap: Some(20.0), ..PLAIN.square(200) };
-    let window = Window { left: 10, right: 0 };
-    for cx in contexts() {
+    let all = contexts().into_iter().zip([false; 9]).chain(contexts().into_iter().zip([true; 9]));
+    for (cx, alone) in all {
+        let window = Window { left: 10, right: 0 };
+        let pairs = Alone(window);
+        let window = ways(&window, &pairs)[usize::from(alone)];
         let (arrays, slopes) = (Arrays::of(&case), softmax::alibi(case.heads));
         let mut of = arrays.narrow();
         let dout = of[2].mapv(|x| 0.3 - x);
         let gradient = |of: &Vec<ArrayD<f32>>, dout: &ArrayD<f32>| {
             let x = inputs(&case, of, &arrays.keep, &slopes);
-            let output = softmax::chunk(&x, &window, &cx).expect("valid");
+            let output = softmax::chunk(&x, window, &cx).expect("valid");
             let d = Cotangent { out: dout.view().into_dimensionality().expect("four axes"), lse: None };
-            softmax::backward(&x, &window, &output, &d, &cx).expect("valid")
+            softmax::backward(&x, window, &output, &d, &cx).expect("valid")
         };
         let clean = gradient(&of, &dout);
         of[0][[0, 5, 0, 3]] = f32::NAN;

@@ -1,5 +1,7 @@
 //! The laws of the softmax family: every pattern's mask is its definition, and every form computes the definition.
 
+use std::ops::Range;
+
 use longreach_attention::softmax::bigbird::BigBird;
 use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::dilated::{self, Dilated};
@@ -8,6 +10,7 @@ use longreach_attention::softmax::infllm_v2::{self, InfLlmV2};
 use longreach_attention::softmax::longformer::{self, Longformer};
 use longreach_attention::softmax::longnet::{self, LongNet};
 use longreach_attention::softmax::lsh::{self, Lsh};
+use longreach_attention::softmax::mask::Entry;
 use longreach_attention::softmax::masked::Masked;
 use longreach_attention::softmax::moba::{self, Moba};
 use longreach_attention::softmax::nsa::{self, Nsa};
@@ -273,6 +276,28 @@ fn prove(pattern: &dyn Pattern) {
         forms_are_naive(late, pattern, &cx);
         forms_are_naive(Case { padding: true, batch: 3, width: (16, 16), ..PLAIN.square(130) }, pattern, &cx);
         gradient_is_slope(SMALL, pattern, &cx);
+    }
+}
+
+/// A pattern whose pairs are met one by one.
+#[derive(Debug)]
+struct Alone<P>(P);
+
+impl<P: Pattern> Pattern for Alone<P> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn count(&self, of: &Sizes, b: usize, h: usize, i: usize, j: usize) -> u32 {
+        self.0.count(of, b, h, i, j)
+    }
+
+    fn visit(&self, _: &Sizes, _: usize, _: usize, _: Range<usize>, _: Range<usize>, _: &mut Vec<Entry>) {
+        panic!("no blocks are visited");
+    }
+
+    fn scattered(&self) -> bool {
+        true
     }
 }
 

@@ -1,0 +1,290 @@
+//! Scattered pairs: so few of the keys in any block are seen that each is met alone, from a list.
+//!
+//! A pair costs several times what it costs in a block, but nothing that is not
+//! seen costs anything.
+
+use std::ops::Range;
+
+use longreach_simd::cache::prefetch;
+use longreach_simd::product::{Stored, widen};
+use longreach_simd::split::Part;
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Kernel, Lanes, math, memory};
+use ndarray::Array3;
+
+use super::backward::{Task as Gradients, odd};
+use super::step::{add_values, dot, exponentials};
+use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, Slices, higher, pack_rows, zeros};
+use crate::Error;
+
+/// Keys whose scores are made together.
+const GROUP: usize = 64;
+/// How many pairs ahead their memory is asked for.
+const AHEAD: usize = 64;
+/// Queries of a task.
+const RANGE: usize = 64;
+
+/// Rows of some tokens of a head, one behind the other: as they lie, they fall on few sets of the cache and each on a page of its own.
+struct Near {
+    memory: Vec<f32>,
+    wide: usize,
+}
+
+impl Near {
+    /// Zeros.
+    fn new(tokens: usize, width: usize) -> Self {
+        let wide = width.next_multiple_of(16);
+        Self { memory: memory::zeros(tokens * wide), wide }
+    }
+
+    /// The rows of a group.
+    fn of<T: Stored>(x: &Slices<'_, T>, (b, g): (usize, usize), tokens: Range<usize>, cx: &Cx) -> Self {
+        const TOKENS: usize = 512;
+        let mut near = Self::new(tokens.len(), x.width);
+        let wide = near.wide;
+        let tasks = near.memory.chunks_mut(TOKENS * wide).enumerate().map(|(n, out)| {
+            let first = tokens.start + n * TOKENS;
+            Copy { x, at: (b, g), tokens: first..(first + TOKENS).min(tokens.end), wide, out }
+        });
+        cx.team.for_each(tasks.collect::<Vec<_>>(), |task| cx.isa.run(task));
+        near
+    }
+
+    #[inline(always)]
+    fn row(&self, r: usize) -> &[f32] {
+        &self.memory[r * self.wide..(r + 1) * self.wide]
+    }
+
+    #[inline(always)]
+    fn row_mut(&mut self, r: usize) -> &mut [f32] {
+        &mut self.memory[r * self.wide..(r + 1) * self.wide]
+    }
+}
+
+/// Some tokens' rows on their way.
+struct Copy<'a, T> {
+    x: &'a Slices<'a, T>,
+    at: (usize, usize),
+    tokens: Range<usize>,
+    wide: usize,
+    out: &'a mut [f32],
+}
+
+impl<T: Stored> Kernel for Copy<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        pack_rows(s, self.x, self.at.0, self.at.1, self.tokens, self.wide, self.out);
+    }
+}
+
+/// Attention of all queries, pair by pair.
+pub(super) fn forward<T: Stored>(call: &Call<'_, '_, T>, cx: &Cx) -> Result<Output, Error> {
+    let Dims { b, t, s, h, g, e, .. } = call.dims;
+    let mut out = zeros((b, t, h, e));
+    let mut lse = Array3::zeros((b, t, h));
+    let (outs, sums) = (out.as_slice_mut().unwrap_or_default(), lse.as_slice_mut().unwrap_or_default());
+    let heads = h / g;
+    for (b, (out, lse)) in outs.chunks_mut((t * h * e).max(1)).zip(sums.chunks_mut((t * h).max(1))).enumerate() {
+        let parts = Part::whole(out, h * e).columns(heads * e).zip(Part::whole(lse, h).columns(heads));
+        for (g, (out, lse)) in parts.enumerate() {
+            let (k, v) = (Near::of(&call.k, (b, g), 0..s, cx), Near::of(&call.v, (b, g), 0..s, cx));
+            let mut tasks = Vec::new();
+            for (h, (mut out, mut lse)) in out.columns(e).zip(lse.columns(1)).enumerate() {
+                for first in (0..t).step_by(RANGE) {
+                    let queries = first..(first + RANGE).min(t);
+                    let (out, lse) = (out.take(queries.len()), lse.take(queries.len()));
+                    tasks.push(Task { call, k: &k, v: &v, b, h: g * heads + h, queries, out, lse });
+                }
+            }
+            cx.team.for_each(tasks, |task| cx.isa.run(task));
+        }
+    }
+    Ok(Output { out, lse })
+}
+
+/// Some queries of a head.
+struct Task<'a, 'i, 'o, T> {
+    call: &'a Call<'a, 'i, T>,
+    k: &'a Near,
+    v: &'a Near,
+    b: usize,
+    h: usize,
+    queries: Range<usize>,
+    /// A query's `[E]`.
+    out: Part<'o>,
+    /// A query's one.
+    lse: Part<'o>,
+}
+
+impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S) {
+        let Self { call, k, v, h, .. } = self;
+        let scratch = &mut Scratch::new(GROUP + k.wide + v.wide);
+        let (scores, rest) = scratch.split_at_mut(GROUP);
+        let (q, sums) = rest.split_at_mut(k.wide);
+        let sink = call.x.sinks.map_or(HIDDEN, |sinks| sinks[h] * LOG2_E);
+        let mut keys = Vec::new();
+        for (r, t) in self.queries.clone().enumerate() {
+            call.list((self.b, h, t), &mut keys);
+            call.query((self.b, h, t), q);
+            sums.fill(0.0);
+            let (mut high, mut total) = (HIDDEN, 0.0);
+            for (n, group) in keys.chunks(GROUP).enumerate() {
+                let soon = keys[n * GROUP..].iter().skip(AHEAD).take(group.len());
+                soon.for_each(|j| prefetch(k.row(*j as usize)));
+                call.scores(s, (self.b, h, t), group, (k, 0), q, scores, None);
+                group.iter().for_each(|j| prefetch(v.row(*j as usize)));
+                exponentials(s, scores, &mut high, &mut total, sums);
+                for (n, few) in group.chunks(4).enumerate() {
+                    let mut values = [&[][..]; 4];
+                    for (value, j) in values.iter_mut().zip(few) {
+                        *value = v.row(*j as usize);
+                    }
+                    add_values(s, &scores[4 * n..][..few.len()], &values[..few.len()], sums);
+                }
+            }
+            let out = self.out.row(r);
+            let top = higher(sink, high);
+            if top <= HIDDEN {
+                out.fill(0.0);
+                self.lse.row(r)[0] = f32::NEG_INFINITY;
+                continue;
+            }
+            let weight = (high - top).exp2();
+            let total = if sink <= HIDDEN { 0.0 } else { (sink - top).exp2() } + weight * total;
+            math::scale_into(s, weight / total, &sums[..out.len()], out);
+            self.lse.row(r)[0] = top / LOG2_E + total.ln();
+        }
+    }
+}
+
+impl<T: Stored> Gradients<'_, '_, '_, T> {
+    /// The gradient of a head, pair by pair.
+    #[inline(always)]
+    pub(super) fn scattered<S: Lanes>(mut self, s: S) {
+        let (call, dout, b, h) = (&self.work.call, &self.work.dout, self.b, self.h);
+        let Dims { t, s: all, h: heads, g, d, e, .. } = call.dims;
+        let (first, group, one) = (self.keys.start, h / (heads / g), &Cx::new(1));
+        let (k, v) = (
+            Near::of(&call.k, (b, group), self.keys.clone(), one),
+            Near::of(&call.v, (b, group), self.keys.clone(), one),
+        );
+        let (mut dk, mut dv) = (Near::new(self.keys.len(), d), Near::new(self.keys.len(), e));
+        let scratch = &mut Scratch::new(3 * GROUP + 2 * k.wide + v.wide);
+        let (p, rest) = scratch.split_at_mut(GROUP);
+        let (ds, rest) = rest.split_at_mut(GROUP);
+        let (slope, rest) = rest.split_at_mut(GROUP);
+        let (q, rest) = rest.split_at_mut(k.wide);
+        let (dq, of_out) = rest.split_at_mut(k.wide);
+        of_out.fill(0.0);
+        let mut keys = Vec::new();
+        // The gradient of a key is made of queries, which here are already times the factor of the scores.
+        let back = call.x.scale / call.factor();
+        for t in 0..t {
+            let (lse, delta) = (self.work.lse[[b, t, h]], self.work.delta[[b, t, h]]);
+            if odd(lse, delta) {
+                continue;
+            }
+            call.list((b, h, t), &mut keys);
+            let from = keys.partition_point(|j| (*j as usize) < first);
+            let end = keys.partition_point(|j| (*j as usize) < self.keys.end);
+            let keys = &keys[from..end];
+            call.query((b, h, t), q);
+            widen(s, dout.row(b, t, h), &mut of_out[..e]);
+            dq.fill(0.0);
+            let base = lse * LOG2_E;
+            for keys in keys.chunks(GROUP) {
+                for &j in keys {
+                    let at = j as usize - first;
+                    prefetch(k.row(at));
+                    prefetch(v.row(at));
+                }
+                call.scores(s, (b, h, t), keys, (&k, first), q, p, Some(slope));
+                for part in p.chunks_exact_mut(S::LANES) {
+                    s.store(part, math::exp2(s, s.sub(s.load(part), s.splat(base))));
+                }
+                for (n, &j) in keys.iter().enumerate() {
+                    let at = j as usize - first;
+                    prefetch(dk.row(at));
+                    prefetch(dv.row(at));
+                    ds[n] = p[n] * (dot(s, v.row(at), of_out) - delta);
+                    if let Some(bias) = self.bias.get_mut(t * all + j as usize) {
+                        *bias = ds[n];
+                    }
+                    ds[n] *= slope[n];
+                }
+                for (n, &j) in keys.iter().enumerate() {
+                    let at = j as usize - first;
+                    math::axpy(s, ds[n], k.row(at), dq);
+                    math::axpy(s, ds[n] * back, q, dk.row_mut(at));
+                    math::axpy(s, p[n], of_out, dv.row_mut(at));
+                }
+            }
+            math::scale_into(s, call.x.scale, &dq[..d], self.dq.row(t));
+        }
+        for row in 0..self.keys.len() {
+            self.dk.row(row).copy_from_slice(&dk.row(row)[..d]);
+            self.dv.row(row).copy_from_slice(&dv.row(row)[..e]);
+        }
+    }
+}
+
+impl<T: Stored> Call<'_, '_, T> {
+    /// The keys that query `t` of a head sees, rising.
+    pub(super) fn list(&self, (b, h, t): (usize, usize, usize), keys: &mut Vec<u32>) {
+        let i = self.of.queries.start + t;
+        keys.clear();
+        self.pattern.list(&self.of, b, h, i, keys);
+        if self.limits.any() {
+            keys.retain(|j| self.limits.seen(b, i, *j as usize..*j as usize + 1) == 1);
+        }
+    }
+
+    /// The query times the factor that makes products scores.
+    #[inline(always)]
+    fn query(&self, (b, h, t): (usize, usize, usize), q: &mut [f32]) {
+        q.fill(0.0);
+        for (to, x) in q.iter_mut().zip(self.q.row(b, t, h)) {
+            *to = self.factor() * x.widen();
+        }
+    }
+
+    /// The scores of a group of keys, in powers of two; what is beyond them is hidden. `k` holds the keys from some token on. The soft-cap's slopes
+    /// if they are wanted, one where there is none.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "a query, its keys and where the scores go")]
+    fn scores<S: Lanes>(
+        &self,
+        s: S,
+        at: (usize, usize, usize),
+        keys: &[u32],
+        (k, first): (&Near, usize),
+        q: &[f32],
+        scores: &mut [f32],
+        mut slope: Option<&mut [f32]>,
+    ) {
+        scores.fill(HIDDEN);
+        if let Some(slope) = &mut slope {
+            slope.fill(1.0);
+        }
+        for (score, &j) in scores.iter_mut().zip(keys) {
+            *score = dot(s, k.row(j as usize - first), q);
+        }
+        if self.plain() {
+            return;
+        }
+        for (n, &j) in keys.iter().enumerate() {
+            let (mut one, mut its) = ([0.0; 16], [1.0; 16]);
+            one[0] = scores[n];
+            let panel = Panel { at: 0, key: j as usize, cut: false, log_weight: 0.0, stretch: 0, from: 0 };
+            self.adjust(s, at, panel, 0, &mut one, Some(&mut its));
+            scores[n] = one[0];
+            if let Some(slope) = &mut slope {
+                slope[n] = its[0];
+            }
+        }
+    }
+}
