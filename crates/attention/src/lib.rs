@@ -28,9 +28,11 @@
 //! number of threads. Shapes are checked at the door; inside nothing fails.
 
 mod error;
+mod fast_weights;
 mod mechanisms;
 mod sequences;
 
+pub mod delta;
 pub mod diagonal;
 pub mod linear;
 pub mod operation;

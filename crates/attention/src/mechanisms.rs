@@ -2,7 +2,7 @@
 
 use crate::operation::Operation;
 use crate::softmax::{self, operation as attention};
-use crate::{diagonal, linear, rotary, short_conv};
+use crate::{delta, diagonal, linear, rotary, short_conv};
 
 /// A way to compute a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +82,60 @@ pub const MECHANISMS: &[Mechanism] = &[
         state: "H N P",
         paper: "Dao and Gu 2024, Mamba-2",
         operation: &linear::mamba2::operation::Op,
+    },
+    Mechanism {
+        name: "gla",
+        family: "linear",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Yang et al. 2024, GLA",
+        operation: &linear::gla::operation::Op,
+    },
+    Mechanism {
+        name: "rwkv6",
+        family: "linear",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Peng et al. 2024, Eagle and Finch",
+        operation: &linear::rwkv6::operation::Op,
+    },
+    Mechanism {
+        name: "delta_rule",
+        family: "delta",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Schlag et al. 2021; Yang et al. 2024, DeltaNet",
+        operation: &delta::delta_rule::operation::Op,
+    },
+    Mechanism {
+        name: "gated_delta",
+        family: "delta",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Yang et al. 2024, Gated DeltaNet",
+        operation: &delta::gated_delta::operation::Op,
+    },
+    Mechanism {
+        name: "kda",
+        family: "delta",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Kimi team 2025, Kimi Linear",
+        operation: &delta::kda::operation::Op,
+    },
+    Mechanism {
+        name: "dplr",
+        family: "delta",
+        forms: &[Form::Naive, Form::Recurrent, Form::Backward, Form::Step],
+        cost: "O(T H K V)",
+        state: "H K V",
+        paper: "Peng et al. 2025, RWKV-7, eq. 17",
+        operation: &delta::dplr::operation::Op,
     },
     Mechanism {
         name: "dense",

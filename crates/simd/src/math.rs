@@ -77,6 +77,14 @@ pub fn scale_into<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `x ← by · x`
+#[inline(always)]
+pub fn scale<S: Lanes>(s: S, by: f32, x: &mut [f32]) {
+    for x in x.chunks_mut(S::LANES) {
+        s.store_part(x, s.mul(s.splat(by), s.load_part(x)));
+    }
+}
+
 /// `ln(1 + eˣ)`, without overflow: `max(x, 0) + ln(1 + e^{-|x|})`.
 #[inline(always)]
 pub fn softplus<S: Lanes>(s: S, x: S::V) -> S::V {

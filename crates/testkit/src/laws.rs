@@ -121,7 +121,7 @@ pub fn future_is_invisible<S: Subject>(subject: &S, cx: &S::Cx) {
     let mut other = inputs.clone();
     for x in other.iter_mut().filter(|x| x.kind == Kind::Token) {
         let per: usize = x.shape[2..].iter().product();
-        x.data[cut * per..].iter_mut().for_each(|x| *x *= -0.5);
+        x.data[cut * per..].iter_mut().for_each(|x| *x *= 0.5);
     }
     for form in subject.forms() {
         let a = subject.run(form, &inputs, None, cx).out;

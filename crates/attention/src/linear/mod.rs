@@ -2,5 +2,7 @@
 //!
 //! [`scan`] is the family's kernel; members prepare its inputs and call it.
 
+pub mod gla;
 pub mod mamba2;
+pub mod rwkv6;
 pub mod scan;

@@ -74,6 +74,23 @@ macro_rules! calls {
 
 pub(crate) use calls;
 
+/// The parameters of those that have a scale and nothing else.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Scale {
+    scale: Option<f64>,
+}
+
+impl Scale {
+    /// It, or what follows from the width of the keys.
+    pub(crate) fn of<F>(&self, keys: ArrayView<'_, F, ndarray::Ix4>) -> f64 {
+        self.scale.unwrap_or_else(|| (keys.dim().3 as f64).powf(-0.5))
+    }
+}
+
+/// As the command line has it.
+pub(crate) const SCALE: Parameter = super::parameter("scale", "1 / √K", "the factor of the output");
+
 /// What a [`Recurrence`] is.
 pub(crate) struct About {
     pub(crate) inputs: Vec<Argument>,

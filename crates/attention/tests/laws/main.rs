@@ -8,6 +8,7 @@ mod goldens;
 mod layouts;
 mod mamba;
 mod mamba2;
+mod matrix;
 mod operations;
 mod peers;
 mod rotary;

@@ -1,0 +1,62 @@
+//! The delta rule: what the key reads is corrected towards the value.
+//!
+//! $$ S_t = S_{t-1} + \beta_t\, k_t (v_t - S_{t-1}^\top k_t)^\top, \qquad o_t = s\, S_t^\top q_t $$
+//!
+//! Keys are to be of length 1, or the state grows without bounds. State `[S, H, K, V]` f32 · O(T H K V) time. Schlag et al. 2021, eq. 24; Yang et al. 2024
+//! (DeltaNet), eq. 2.
+
+use ndarray::{ArrayView3, ArrayView4};
+
+use crate::Sequences;
+use crate::fast_weights::{self, Erase, Gate};
+
+mod backward;
+mod naive;
+pub(crate) mod operation;
+mod recurrent;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use naive::naive;
+pub use recurrent::recurrent;
+pub use step::step;
+
+const OP: &str = "delta_rule";
+
+/// The inputs; `F` is f32, or f64 for the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, F = f32> {
+    /// `[B, T, G, K]`, head `h` reads group `h / (H / G)`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, G, K]`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, H, V]`
+    pub v: ArrayView4<'a, F>,
+    /// How much is corrected, `[B, T, H]`, in `[0, 1]`, or `[0, 2]` for negative eigenvalues
+    pub beta: ArrayView3<'a, F>,
+    /// `s`, often `K^{-1/2}`
+    pub scale: F,
+    /// How the tokens form sequences.
+    pub sequences: Sequences<'a>,
+}
+
+impl<F: Copy + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
+    /// The shape of the state.
+    pub fn state_shape(&self) -> [usize; 4] {
+        self.kernel().state_shape()
+    }
+
+    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
+        fast_weights::Inputs {
+            op: OP,
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            gate: Gate::None,
+            erase: Erase::Own(self.beta),
+            bonus: None,
+            scale: self.scale,
+            sequences: self.sequences,
+        }
+    }
+}

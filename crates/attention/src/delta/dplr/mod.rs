@@ -1,0 +1,66 @@
+//! A transition that is diagonal plus low rank: the general case of the family.
+//!
+//! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
+//!
+//! `a` reads the state before it decays. State `[S, H, K, V]` f32 · O(T H K V) time. As in flash-linear-attention's `generalized_delta_rule`; Peng et al. 2025
+//! (RWKV-7), eq. 17.
+
+use ndarray::ArrayView4;
+
+use crate::Sequences;
+use crate::fast_weights::{self, Erase, Gate};
+
+mod backward;
+mod naive;
+pub(crate) mod operation;
+mod recurrent;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use naive::naive;
+pub use recurrent::recurrent;
+pub use step::step;
+
+const OP: &str = "dplr";
+
+/// The inputs; `F` is f32, or f64 for the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, F = f32> {
+    /// `[B, T, G, K]`, head `h` reads group `h / (H / G)`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, G, K]`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, H, V]`
+    pub v: ArrayView4<'a, F>,
+    /// What reads that which is erased, `[B, T, H, K]`
+    pub a: ArrayView4<'a, F>,
+    /// Where it goes, `[B, T, H, K]`
+    pub b: ArrayView4<'a, F>,
+    /// The gate's logarithm, `[B, T, H, K]`, ≤ 0
+    pub g: ArrayView4<'a, F>,
+    /// `s`, often `K^{-1/2}`
+    pub scale: F,
+    /// How the tokens form sequences.
+    pub sequences: Sequences<'a>,
+}
+
+impl<F: Copy + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
+    /// The shape of the state.
+    pub fn state_shape(&self) -> [usize; 4] {
+        self.kernel().state_shape()
+    }
+
+    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
+        fast_weights::Inputs {
+            op: OP,
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            gate: Gate::Key(self.g),
+            erase: Erase::General { a: self.a, b: self.b },
+            bonus: None,
+            scale: self.scale,
+            sequences: self.sequences,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Kimi delta attention: the gated delta rule with a decay a key channel.
+//!
+//! $$ S'_t = \mathrm{Diag}(e^{g_t}) S_{t-1}, \qquad S_t = S'_t + \beta_t\, k_t (v_t - S_t'^\top k_t)^\top, \qquad o_t = s\, S_t^\top q_t $$
+//!
+//! State `[S, H, K, V]` f32 · O(T H K V) time. Kimi team 2025 (Kimi Linear), eq. 1.
+
+use ndarray::{ArrayView3, ArrayView4};
+
+use crate::Sequences;
+use crate::fast_weights::{self, Erase, Gate};
+
+mod backward;
+mod naive;
+pub(crate) mod operation;
+mod recurrent;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use naive::naive;
+pub use recurrent::recurrent;
+pub use step::step;
+
+const OP: &str = "kda";
+
+/// The inputs; `F` is f32, or f64 for the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, F = f32> {
+    /// `[B, T, G, K]`, head `h` reads group `h / (H / G)`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, G, K]`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, H, V]`
+    pub v: ArrayView4<'a, F>,
+    /// The gate's logarithm, `[B, T, H, K]`, ≤ 0
+    pub g: ArrayView4<'a, F>,
+    /// How much is corrected, `[B, T, H]`, in `[0, 1]`, or `[0, 2]` for negative eigenvalues
+    pub beta: ArrayView3<'a, F>,
+    /// `s`, often `K^{-1/2}`
+    pub scale: F,
+    /// How the tokens form sequences.
+    pub sequences: Sequences<'a>,
+}
+
+impl<F: Copy + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
+    /// The shape of the state.
+    pub fn state_shape(&self) -> [usize; 4] {
+        self.kernel().state_shape()
+    }
+
+    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
+        fast_weights::Inputs {
+            op: OP,
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            gate: Gate::Key(self.g),
+            erase: Erase::Own(self.beta),
+            bonus: None,
+            scale: self.scale,
+            sequences: self.sequences,
+        }
+    }
+}

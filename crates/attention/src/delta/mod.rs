@@ -1,0 +1,10 @@
+//! Correct before adding: the state is a matrix a head, and what a key reads of it is erased before its value is written.
+//!
+//! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top $$
+//!
+//! With `a = e^g ⊙ k` and `b = −β k` these are the delta rules. One kernel serves them all.
+
+pub mod delta_rule;
+pub mod dplr;
+pub mod gated_delta;
+pub mod kda;

@@ -1,0 +1,190 @@
+//! Token by token.
+
+use std::ops::Range;
+
+use longreach_simd::split::Part;
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Kernel, Lanes, math, memory};
+use ndarray::{Array4, ArrayViewMut4};
+
+use super::pass::{Carry, Nothing, Pass, TOKENS, gather, read};
+use super::{Dims, Inputs, Tokens};
+use crate::Error;
+
+/// The outputs, `[B, T, H, V]`; `state: [S, H, K, V]` is read and left for the next tokens.
+pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
+    let input = Tokens::of(x, state.shape(), cx)?;
+    let Dims { b, t, h, k, v, .. } = input.dims;
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
+    let mut out = memory::zeros(b * t * h * v);
+    let (mut states, mut rest) = (&mut state[..], &mut out[..]);
+    // Heads that follow one another go together: a token's rows of them are one piece of memory.
+    let units = (input.ranges.len() * h).max(1);
+    let block = units.div_ceil(2 * cx.team.threads()).min(h.max(1));
+    let mut tasks = Vec::new();
+    for range in &input.ranges {
+        let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * h * v);
+        rest = others;
+        for (n, out) in Part::whole(mine, h * v).columns(block * v).enumerate() {
+            let heads = n * block..((n + 1) * block).min(h);
+            let (states_of, others) = std::mem::take(&mut states).split_at_mut(heads.len() * k * v);
+            states = others;
+            tasks.push(Heads { x: &input, range: range.clone(), heads, out, states: states_of });
+        }
+    }
+    cx.team.for_each(tasks, |heads| cx.isa.run(heads));
+    Array4::from_shape_vec((b, t, h, v), out).map_err(|_| Error::Layout { op: x.op, input: "v" })
+}
+
+/// Some heads of one sequence.
+struct Heads<'a, 'o> {
+    x: &'a Tokens<'a>,
+    range: Range<usize>,
+    heads: Range<usize>,
+    /// A token's `[heads, V]`.
+    out: Part<'o>,
+    /// `[heads, K, V]`
+    states: &'o mut [f32],
+}
+
+/// What the last read found is erased: by the own key, and the next token writes its value less that.
+pub(super) struct Correct<'a> {
+    pub(super) beta: &'a [f32],
+}
+
+impl<const P: usize> Carry<1, P> for Correct<'_> {
+    #[inline(always)]
+    fn carry<S: Lanes>(
+        &self,
+        s: S,
+        t: usize,
+        [here, next]: [Range<usize>; 2],
+        written: &mut [&mut [f32]; 1],
+        out: &[&mut [f32]; P],
+    ) {
+        correct(s, self.beta[t + 1], &out[P - 1][here], &mut written[0][next]);
+    }
+}
+
+/// `v ← β (v − w)`
+#[inline(always)]
+pub(super) fn correct<S: Lanes>(s: S, beta: f32, w: &[f32], v: &mut [f32]) {
+    for (v, w) in v.chunks_mut(S::LANES).zip(w.chunks(S::LANES)) {
+        s.store_part(v, s.mul(s.splat(beta), s.sub(s.load_part(v), s.load_part(w))));
+    }
+}
+
+/// What the last read found, the next token's second write puts elsewhere.
+pub(super) struct Move;
+
+impl<const P: usize> Carry<2, P> for Move {
+    #[inline(always)]
+    fn carry<S: Lanes>(
+        &self,
+        _: S,
+        _: usize,
+        [here, next]: [Range<usize>; 2],
+        written: &mut [&mut [f32]; 2],
+        out: &[&mut [f32]; P],
+    ) {
+        written[1][next].copy_from_slice(&out[P - 1][here]);
+    }
+}
+
+impl Kernel for Heads<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S) {
+        let Self { x, ref range, ref heads, .. } = self;
+        let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
+        let most = TOKENS.min(range.len());
+        let scratch = &mut Scratch::new(most * (4 * k + gates + 4 * v + 1) + k + heads.len() * v);
+        let (q, rest) = scratch.split_at_mut(most * k);
+        let (keys, rest) = rest.split_at_mut(most * k);
+        let (left, rest) = rest.split_at_mut(most * gates);
+        let (values, rest) = rest.split_at_mut(most * v);
+        let (out, rest) = rest.split_at_mut(most * v);
+        let (erasing, rest) = rest.split_at_mut(most * k);
+        let (into, rest) = rest.split_at_mut(most * k);
+        let (moved, rest) = rest.split_at_mut(most * v);
+        let (erased, rest) = rest.split_at_mut(most * v);
+        let (beta, rest) = rest.split_at_mut(most);
+        let (row, carries) = rest.split_at_mut(k);
+        let early = x.bonus.is_some();
+        if range.is_empty() {
+            return;
+        }
+        // What the first token reads before it is written: its output, or what it erases.
+        for ((h, state), carried) in heads.clone().zip(self.states.chunks(k * v)).zip(carries.chunks_mut(v)) {
+            if early {
+                math::scale_into(s, x.scale, x.q(range.start, h), row);
+                read(s, state, row, carried);
+            } else if x.erases() {
+                x.erasing(s, range.start, h, row);
+                read(s, state, row, carried);
+            }
+        }
+        for (first, at) in range.clone().step_by(TOKENS).flat_map(|first| (0..heads.len()).map(move |at| (first, at))) {
+            let h = heads.start + at;
+            let (state, carried) = (&mut self.states[at * k * v..(at + 1) * k * v], &mut carries[at * v..(at + 1) * v]);
+            let of_head = at * v..(at + 1) * v;
+            let tokens = first..(first + TOKENS).min(range.end);
+            let n = tokens.len();
+            for (r, t) in tokens.clone().enumerate() {
+                x.ask(t, h, false);
+                keys[r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
+                values[r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
+                let q = &mut q[r * k..(r + 1) * k];
+                match early {
+                    true if t + 1 == range.end => q.fill(0.0),
+                    true => math::scale_into(s, x.scale, x.q(t + 1, h), q),
+                    false => math::scale_into(s, x.scale, x.q(t, h), q),
+                }
+                x.left(s, t, h, &mut left[r * gates..(r + 1) * gates]);
+                if x.erases() {
+                    let erasing = &mut erasing[r * k..(r + 1) * k];
+                    if t + 1 == range.end {
+                        erasing.fill(0.0)
+                    } else {
+                        x.erasing(s, t + 1, h, erasing)
+                    }
+                    beta[r] = x.beta(t, h);
+                }
+            }
+            let decay = x.decay(&left[..n * gates], false);
+            let (tokens_of, rows, columns) = (n, k, v);
+            if let Some((_, b)) = &x.erase {
+                gather(tokens.clone().map(|t| &b[t][h * k..(h + 1) * k]), into);
+                moved[..v].copy_from_slice(carried);
+                let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);
+                let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Move);
+            } else if x.beta.is_some() {
+                correct(s, beta[0], carried, &mut values[..v]);
+                let (write, written) = ([&*keys], [&mut *values]);
+                let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
+                let correct = Correct { beta };
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &correct);
+            } else {
+                let (write, written, read) = ([&*keys], [&mut *values], [&*q]);
+                let out = [&mut *out];
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Nothing);
+            }
+            for (r, t) in tokens.enumerate() {
+                let to = &mut self.out.row(t - range.start)[of_head.clone()];
+                let Some(bonus) = &x.bonus else {
+                    to.copy_from_slice(&out[r * v..(r + 1) * v]);
+                    continue;
+                };
+                to.copy_from_slice(if r == 0 { carried } else { &out[(r - 1) * v..r * v] });
+                let mut through = 0.0;
+                for ((q, k), u) in x.q(t, h).iter().zip(x.k(t, h)).zip(bonus.row(h)) {
+                    through += q * k * u;
+                }
+                math::axpy(s, x.scale * through, x.v(t, h), to);
+            }
+            let last = (n - 1) * v..n * v;
+            carried.copy_from_slice(if early { &out[last] } else { &erased[last] });
+        }
+    }
+}

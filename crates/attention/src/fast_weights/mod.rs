@@ -1,0 +1,315 @@
+//! The kernel of all mechanisms whose state is a matrix with a gate a key channel or with a rule that erases: token by token, forwards and
+//! backwards.
+//!
+//! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top, \qquad o_t = s\,S_t^\top q_t $$
+//!
+//! or, with a bonus `u`, read before it is written: `o_t = s (S_{t-1} + Diag(u) k_t v_tᵀ)ᵀ q_t`. The delta rules erase by their own key:
+//! `a_t = e^{g_t} ⊙ k_t`, `b_t = −β_t k_t`, and write `β_t v_t`; that is one write, of `δ_t = β_t (v_t − S_{t-1}ᵀ a_t)`.
+//!
+//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g: [B, T, H]` or `[B, T, H, K]` · `β: [B, T, H]` ·
+//! `a b: [B, T, H, K]` · `u: [H, K]` · state `[S, H, K, V]` · O(T H K V) time, three to five operations a cell and token.
+
+use std::fmt::Debug;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use longreach_simd::cache::prefetch;
+use longreach_simd::{Cx, Lanes, math};
+use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
+
+use crate::sequences::tokens;
+use crate::{Error, Sequences, error};
+
+mod backward;
+mod forward;
+mod pass;
+
+use pass::Decay;
+
+pub(crate) use backward::backward;
+pub(crate) use forward::forward;
+
+/// What is left of the state at each token, as a logarithm.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Gate<'a, F = f32> {
+    /// All of it.
+    None,
+    /// `[B, T, H]`
+    Token(ArrayView3<'a, F>),
+    /// `[B, T, H, K]`
+    Key(ArrayView4<'a, F>),
+}
+
+/// What is erased before a token is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Erase<'a, F = f32> {
+    /// Nothing.
+    None,
+    /// What its own key reads, as far as `β` says, which also scales what is written.
+    Own(ArrayView3<'a, F>),
+    /// What `a` reads goes where `b` writes.
+    General { a: ArrayView4<'a, F>, b: ArrayView4<'a, F> },
+}
+
+/// A call; `F` is f32, or f64 for the definitions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inputs<'a, F = f32> {
+    /// The mechanism, for errors.
+    pub(crate) op: &'static str,
+    pub(crate) q: ArrayView4<'a, F>,
+    pub(crate) k: ArrayView4<'a, F>,
+    pub(crate) v: ArrayView4<'a, F>,
+    pub(crate) gate: Gate<'a, F>,
+    pub(crate) erase: Erase<'a, F>,
+    /// `u`: the state is read before it is written. Not with anything erased.
+    pub(crate) bonus: Option<ArrayView2<'a, F>>,
+    pub(crate) scale: F,
+    pub(crate) sequences: Sequences<'a>,
+}
+
+impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
+    /// The shape of the state.
+    pub(crate) fn state_shape(&self) -> [usize; 4] {
+        let ((b, _, _, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
+        [self.sequences.count(b), h, k, v]
+    }
+
+    /// Checks all shapes, and that no gate is above 0: its exponential is what is left.
+    pub(crate) fn check(&self, state: &[usize]) -> Result<Dims, Error> {
+        let dims = self.shapes(state)?;
+        let above = match &self.gate {
+            Gate::None => None,
+            Gate::Token(gate) => gate.iter().find(|g| **g > F::default()),
+            Gate::Key(gate) => gate.iter().find(|g| **g > F::default()),
+        };
+        error::parameter(self.op, "g", above.is_none(), above, "the logarithm of a factor of at most 1: 0 or less")?;
+        Ok(dims)
+    }
+
+    fn shapes(&self, state: &[usize]) -> Result<Dims, Error> {
+        let op = self.op;
+        let ((b, t, g, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
+        error::shape(op, "k", &[b, t, g, k], self.k.shape())?;
+        error::shape(op, "v", &[b, t, h, v], self.v.shape())?;
+        if g == 0 || h % g != 0 {
+            return Err(Error::Groups { op, heads: h, groups: g });
+        }
+        match &self.gate {
+            Gate::None => {}
+            Gate::Token(gate) => error::shape(op, "g", &[b, t, h], gate.shape())?,
+            Gate::Key(gate) => error::shape(op, "g", &[b, t, h, k], gate.shape())?,
+        }
+        match &self.erase {
+            Erase::None => {}
+            Erase::Own(beta) => error::shape(op, "beta", &[b, t, h], beta.shape())?,
+            Erase::General { a, b: into } => {
+                error::shape(op, "a", &[b, t, h, k], a.shape())?;
+                error::shape(op, "b", &[b, t, h, k], into.shape())?;
+            }
+        }
+        if let Some(bonus) = &self.bonus {
+            error::shape(op, "u", &[h, k], bonus.shape())?;
+        }
+        error::shape(op, "state", &self.state_shape(), state)?;
+        Ok(Dims { b, t, g, h, k, v })
+    }
+}
+
+impl Dims {
+    /// Every token of every sequence and head, in order: the sequence, its row and place in the batch, the head, and the group that it reads.
+    pub(crate) fn tokens(
+        self,
+        op: &'static str,
+        sequences: Sequences<'_>,
+    ) -> Result<impl Iterator<Item = [usize; 5]>, Error> {
+        let ranges = sequences.ranges(op, self.b, self.t)?;
+        Ok(ranges.into_iter().enumerate().flat_map(move |(s, range)| {
+            range.flat_map(move |i| (0..self.h).map(move |h| [s, i / self.t, i % self.t, h, h * self.g / self.h]))
+        }))
+    }
+}
+
+/// `a bᵀ`
+pub(crate) fn outer(a: ArrayView1<'_, f64>, b: ArrayView1<'_, f64>) -> Array2<f64> {
+    Array2::from_shape_fn((a.len(), b.len()), |(i, j)| a[i] * b[j])
+}
+
+/// The sizes of a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Dims {
+    pub(crate) b: usize,
+    pub(crate) t: usize,
+    pub(crate) g: usize,
+    pub(crate) h: usize,
+    pub(crate) k: usize,
+    pub(crate) v: usize,
+}
+
+/// Gradients to the inputs; those of what was absent are empty.
+pub(crate) struct Gradient {
+    pub(crate) q: Array4<f32>,
+    pub(crate) k: Array4<f32>,
+    pub(crate) v: Array4<f32>,
+    /// `[B, T, H, K]`, or `[B, T, H, 1]` where there is one gate a token.
+    pub(crate) g: Array4<f32>,
+    pub(crate) beta: Array3<f32>,
+    pub(crate) a: Array4<f32>,
+    pub(crate) b: Array4<f32>,
+    pub(crate) bonus: Array2<f32>,
+    pub(crate) state: Array4<f32>,
+}
+
+/// How many tokens ahead their memory is asked for.
+const SOON: usize = 16;
+
+/// The inputs, a slice a token.
+struct Tokens<'a> {
+    dims: Dims,
+    ranges: Vec<Range<usize>>,
+    q: Vec<&'a [f32]>,
+    k: Vec<&'a [f32]>,
+    v: Vec<&'a [f32]>,
+    /// `[H]` or `[H K]`
+    g: Option<Vec<&'a [f32]>>,
+    by_key: bool,
+    beta: Option<Vec<&'a [f32]>>,
+    erase: Option<(Vec<&'a [f32]>, Vec<&'a [f32]>)>,
+    bonus: Option<ArrayView2<'a, f32>>,
+    scale: f32,
+}
+
+impl<'a> Tokens<'a> {
+    fn of(x: &'a Inputs<'_>, state: &[usize], cx: &Cx) -> Result<Self, Error> {
+        let op = x.op;
+        let dims = x.shapes(state)?;
+        let g = match &x.gate {
+            Gate::None => None,
+            Gate::Token(g) => Some(tokens(op, "g", g)?),
+            Gate::Key(g) => Some(tokens(op, "g", g)?),
+        };
+        let above = AtomicBool::new(false);
+        cx.team.for_each(g.iter().flat_map(|g| g.chunks(256)), |tokens| {
+            let any = tokens.iter().any(|token| token.iter().fold(false, |any, g| any | (*g > 0.0)));
+            above.fetch_or(any, Ordering::Relaxed);
+        });
+        if above.into_inner() {
+            x.check(state)?;
+        }
+        let (mut beta, mut erase) = (None, None);
+        match &x.erase {
+            Erase::None => {}
+            Erase::Own(of) => beta = Some(tokens(op, "beta", of)?),
+            Erase::General { a, b } => erase = Some((tokens(op, "a", a)?, tokens(op, "b", b)?)),
+        }
+        Ok(Self {
+            dims,
+            ranges: x.sequences.ranges(op, dims.b, dims.t)?,
+            q: tokens(op, "q", &x.q)?,
+            k: tokens(op, "k", &x.k)?,
+            v: tokens(op, "v", &x.v)?,
+            g,
+            by_key: matches!(x.gate, Gate::Key(_)),
+            beta,
+            erase,
+            bonus: x.bonus,
+            scale: x.scale,
+        })
+    }
+
+    /// Whether something is erased.
+    #[inline(always)]
+    fn erases(&self) -> bool {
+        self.beta.is_some() || self.erase.is_some()
+    }
+
+    #[inline(always)]
+    fn group(&self, h: usize) -> usize {
+        h * self.dims.g / self.dims.h
+    }
+
+    #[inline(always)]
+    fn q(&self, t: usize, h: usize) -> &'a [f32] {
+        let at = self.group(h) * self.dims.k;
+        &self.q[t][at..at + self.dims.k]
+    }
+
+    #[inline(always)]
+    fn k(&self, t: usize, h: usize) -> &'a [f32] {
+        let at = self.group(h) * self.dims.k;
+        &self.k[t][at..at + self.dims.k]
+    }
+
+    #[inline(always)]
+    fn v(&self, t: usize, h: usize) -> &'a [f32] {
+        &self.v[t][h * self.dims.v..(h + 1) * self.dims.v]
+    }
+
+    #[inline(always)]
+    fn beta(&self, t: usize, h: usize) -> f32 {
+        self.beta.as_ref().map_or(1.0, |beta| beta[t][h])
+    }
+
+    /// The factors that the gate leaves at token `t`: a number, or one a key channel.
+    #[inline(always)]
+    fn left<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+        let Some(g) = &self.g else {
+            out.fill(1.0);
+            return;
+        };
+        let g = &g[t][h * out.len()..(h + 1) * out.len()];
+        for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
+            s.store_part(out, math::exp(s, s.load_part(g)));
+        }
+    }
+
+    /// `a_t`: what reads that which is erased.
+    #[inline(always)]
+    fn erasing<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+        if let Some((a, _)) = &self.erase {
+            out.copy_from_slice(&a[t][h * out.len()..(h + 1) * out.len()]);
+            return;
+        }
+        let mut one = [1.0];
+        let k = self.k(t, h);
+        if self.by_key {
+            self.left(s, t, h, out);
+            for (out, k) in out.chunks_mut(S::LANES).zip(k.chunks(S::LANES)) {
+                s.store_part(out, s.mul(s.load_part(out), s.load_part(k)));
+            }
+        } else {
+            self.left(s, t, h, &mut one);
+            math::scale_into(s, one[0], k, out);
+        }
+    }
+
+    /// Asks for the memory of the token that is wanted a little after this one, or before it: a head's rows lie far apart.
+    #[inline(always)]
+    fn ask(&self, t: usize, h: usize, backwards: bool) {
+        let soon = if backwards { t.checked_sub(SOON) } else { Some(t + SOON).filter(|t| *t < self.q.len()) };
+        let Some(t) = soon else { return };
+        prefetch(self.q(t, h));
+        prefetch(self.k(t, h));
+        prefetch(self.v(t, h));
+        let of_keys = h * self.dims.k..(h + 1) * self.dims.k;
+        if let Some(g) = self.g.as_ref().filter(|_| self.by_key) {
+            prefetch(&g[t][of_keys.clone()]);
+        }
+        if let Some((a, b)) = &self.erase {
+            prefetch(&a[t][of_keys.clone()]);
+            prefetch(&b[t][of_keys]);
+        }
+    }
+
+    /// How many factors the gate has a token.
+    fn gate_width(&self) -> usize {
+        if self.by_key { self.dims.k } else { 1 }
+    }
+
+    fn decay<'b>(&self, factors: &'b [f32], columns: bool) -> Decay<'b> {
+        match (self.by_key, columns) {
+            (false, _) => Decay::Token(factors),
+            (true, false) => Decay::Rows(factors),
+            (true, true) => Decay::Columns(factors),
+        }
+    }
+}
