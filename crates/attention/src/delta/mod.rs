@@ -8,3 +8,4 @@ pub mod delta_rule;
 pub mod dplr;
 pub mod gated_delta;
 pub mod kda;
+pub mod rwkv7;

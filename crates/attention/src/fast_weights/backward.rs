@@ -23,6 +23,10 @@ use super::{Dims, Gradient, Inputs, SOON, Tokens};
 use crate::sequences::tokens;
 use crate::{Error, error};
 
+/// A gate below this leaves less of the state than its rounding: its gradient is zero, and the sums that gates act through start anew, so that what
+/// rounding has added to them stays behind.
+pub(crate) const NOTHING_LEFT: f32 = -17.0;
+
 /// Gradients given those of the output, `[B, T, H, V]`, and of the state after the last token. `state` is the one before the first.
 pub(crate) fn backward(
     x: &Inputs<'_>,
@@ -531,7 +535,13 @@ impl Kernel for Head<'_, '_> {
                         }
                     }
                 }
-                if x.g.is_some() {
+                if let Some(g) = &x.g {
+                    let g = &g[t][h * gates..(h + 1) * gates];
+                    for (i, gate) in gate.iter_mut().enumerate() {
+                        if g[if gates == 1 { 0 } else { i }] < NOTHING_LEFT {
+                            *gate = 0.0;
+                        }
+                    }
                     let dg = self.to.g.row(at);
                     match gates {
                         1 => dg[0] = gate.iter().sum::<f64>() as f32,

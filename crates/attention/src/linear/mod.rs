@@ -3,6 +3,10 @@
 //! [`scan`] is the family's kernel; members prepare its inputs and call it.
 
 pub mod gla;
+pub mod hgrn2;
+pub mod lightning;
 pub mod mamba2;
+pub mod retention;
+pub mod rwkv5;
 pub mod rwkv6;
 pub mod scan;

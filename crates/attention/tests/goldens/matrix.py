@@ -1,7 +1,7 @@
 """Makes the goldens of linear attention, the delta rules and the element-wise recurrences: the written equations, in float64, token
 by token, and their gradients by torch's autograd.
 
-    pip install torch==2.13.0 numpy safetensors
+    pip install torch==2.13.0 safetensors
     python matrix.py
 
 It writes matrix.safetensors next to itself. The keys are CASE.NAME; the entry `cases` of the metadata is the JSON of
@@ -23,7 +23,7 @@ from make import HERE, save, softplus, uniform
 B, H, K, V = 2, 2, 5, 7
 D = 6  # channels of the element-wise ones
 M = 8  # random features
-T, LONG = 11, 70
+T, LONG = 9, 70
 LENGTH = 32  # of cosFormer's positions
 
 
@@ -259,25 +259,26 @@ def cases():
         rwkv = {"q": q, "g": mild, "k": k, "v": v, "kappa": (arrow, 1.0, 1.0, *keys), "a": (uniform, 0.05, 0.95, *keys)}
         low_rank = qkv | {"a": (arrow, 0.5, 1.0, *keys), "b": (arrow, 0.1, 0.5, *keys), "g": mild}
         return {
-            "gla": qkv | {"g": g, "state": state},
-            "hgrn2": {"q": q, "g": g, "v": v, "state": state},
-            "rwkv5": qkv | {"g": per_head, "u": per_channel, "state": state},
-            "rwkv6": qkv | {"g": g, "u": per_channel, "state": state},
-            "rwkv7": rwkv | {"state": state},
-            "delta_rule": delta | {"state": state},
-            "gated_delta": delta | {"g": (gate, b, t, h), "state": state},
-            "kda": delta | {"g": g, "state": state},
-            "dplr": low_rank | {"state": state},
-            "retention": qkv | {"state": state},
-            "lightning": qkv | {"state": state},
+            gla: qkv | {"g": g, "state": state},
+            hgrn2: {"q": q, "g": g, "v": v, "state": state},
+            rwkv5: qkv | {"g": per_head, "u": per_channel, "state": state},
+            rwkv6: qkv | {"g": g, "u": per_channel, "state": state},
+            rwkv7: rwkv | {"state": state},
+            delta_rule: delta | {"state": state},
+            gated_delta: delta | {"g": (gate, b, t, h), "state": state},
+            kda: delta | {"g": g, "state": state},
+            dplr: low_rank | {"state": state},
+            retention: qkv | {"state": state},
+            lightning: qkv | {"state": state},
         }
 
-    short, long = sample(T), sample(LONG, 1, 1)
     one = {"scale": 1.0}
-    params = {"rwkv5": one, "rwkv6": one, "rwkv7": one, "lightning": {"layer": 3, "layers": 12}}
-    yield from ((op, globals()[op], params.get(op, {}), draws) for op, draws in short.items())
-    for op, scale in ("gla", {"scale": 0.75}), ("delta_rule", {}), ("kda", {"scale": 0.75}):
-        yield f"{op}_long", globals()[op], scale, long[op]
+    params = {rwkv5: one, rwkv6: one, rwkv7: one, lightning: {"layer": 3, "layers": 12}}
+    for function, draws in sample(T).items():
+        yield function.__name__, function, params.get(function, {}), draws
+    long = sample(LONG, 1, 1)
+    for function, scale in (gla, {"scale": 0.75}), (delta_rule, {}), (kda, {"scale": 0.75}):
+        yield f"{function.__name__}_long", function, scale, long[function]
 
     def kernel(width, x, state, columns):
         return {"q": (*x, B, T, H, K), "k": (*x, B, T, H, K), "v": (uniform, -1.0, 1.0, B, T, H, V)} | {

@@ -1,10 +1,11 @@
 //! Mechanisms whose state is a matrix and whose kernel is the one of `fast_weights`.
 
 use longreach_attention::Sequences;
-use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda};
-use longreach_attention::linear::{gla, rwkv6};
+use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
+use longreach_attention::linear::{gla, hgrn2, lightning, retention, rwkv5, rwkv6};
 use longreach_simd::Cx;
 use longreach_testkit::Kind::{Shared, State, Token};
+use longreach_testkit::tolerance::{FORMS, assert_close};
 use longreach_testkit::{Output, Subject, Tensor};
 use ndarray::ArrayD;
 
@@ -23,7 +24,7 @@ fn at(x: &[Tensor], name: &str) -> usize {
 
 /// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range.
 macro_rules! subject {
-    ($name:ident, $module:ident, |$g:ident, $h:ident, $k:ident, $v:ident| [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]) => {
+    ($name:ident, $module:ident, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]) => {
         struct $name(Sizes, f64);
 
         impl $name {
@@ -60,7 +61,7 @@ macro_rules! subject {
             }
 
             fn forms(&self) -> &'static [&'static str] {
-                &["recurrent"]
+                &["recurrent" $(, $form)?]
             }
 
             fn run(&self, form: &str, x: &[Tensor], packed: Option<&[usize]>, cx: &Cx) -> Output {
@@ -69,6 +70,7 @@ macro_rules! subject {
                 let input = Self::call(x, &arrays, 0.5, packed);
                 let out = match form {
                     "step" => $module::step(&input, state.view_mut(), cx),
+                    $($form => $module::chunk(&input, state.view_mut(), cx),)?
                     _ => $module::recurrent(&input, state.view_mut(), cx),
                 };
                 Output { out: wide(&out.expect("valid inputs")), state: wide(&state) }
@@ -119,6 +121,21 @@ subject!(Dplr, dplr, |g, h, k, v| [
     b: Token [h, k] -0.2..0.2; g: Token [h, k] -0.5..-0.01;
 ]);
 
+subject!(Rwkv5, rwkv5, |_g, h, k, v| [
+    q: Token [h, k] -1.0..1.0; k: Token [h, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h, k] -0.5..-0.01;
+    u: Shared [h, k] -1.0..1.0;
+]);
+subject!(Rwkv7, rwkv7, |_g, h, k, v| [
+    q: Token [h, k] -1.0..1.0; k: Token [h, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.01;
+    kappa: Token [h, k] -0.3..0.3; a: Token [h, k] 0.0..1.0;
+]);
+subject!(Hgrn2, hgrn2, |_g, h, k, v| [
+    q: Token [h, k] -1.0..1.0; g: Token [h, k] -0.5..-0.01; v: Token [h, v] -1.0..1.0;
+]);
+subject!(Retention, retention, "chunk", |g, h, k, v| [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h] -0.5..-0.01;
+]);
+
 /// Every law, with odd sizes and with even ones, and with gates a hundred times as strong.
 macro_rules! laws {
     ($($test:ident $name:ident),+) => {
@@ -131,4 +148,120 @@ macro_rules! laws {
     };
 }
 
-laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr);
+laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
+    rwkv5_laws Rwkv5, rwkv7_laws Rwkv7, hgrn2_laws Hgrn2, retention_laws Retention);
+
+/// Special cases are the general ones: with a gate of 0 the gated rules are the delta rule, with one gate for all channels Kimi's is the gated one, and so on.
+#[test]
+fn special_cases() {
+    let kda = Kda(EVEN, 1.0);
+    let mut x = kda.sample(2, 40, 3);
+    let cx = &Cx::new(2);
+    let named = |x: &[Tensor], name: &str| x[at(x, name)].clone();
+    let without = |x: &[Tensor], name: &str| x.iter().filter(|x| x.name != name).cloned().collect::<Vec<_>>();
+    let same = |what: &str, a: Output, b: Output| {
+        assert_close(what, &a.out, &b.out, FORMS);
+        assert_close(what, &a.state, &b.state, FORMS);
+    };
+    // One gate a token.
+    let mut scalar = x.clone();
+    let (g, gate) = (at(&x, "g"), Tensor::random("g", Token, &[2, 40, 3], -0.5..-0.01, 5));
+    x[g].data = gate.data.iter().flat_map(|g| [*g; 16]).collect();
+    scalar[g] = gate;
+    same("kda", kda.run("recurrent", &x, None, cx), GatedDelta(EVEN, 1.0).run("recurrent", &scalar, None, cx));
+    // None.
+    scalar[g].data.fill(0.0);
+    let plain = DeltaRule(EVEN, 1.0).run("recurrent", &without(&scalar, "g"), None, cx);
+    same("gated_delta", GatedDelta(EVEN, 1.0).run("recurrent", &scalar, None, cx), plain);
+    // The general transition, told what the delta rule erases.
+    let (k, beta, decay) = (named(&x, "k"), named(&x, "beta"), named(&x, "g"));
+    let mut general = without(&x, "beta");
+    let state = general.pop().expect("a state");
+    let by_beta = |data: &[f64], width: usize| {
+        data.iter().enumerate().map(|(i, x)| beta.data[i / width] * x).collect::<Vec<f64>>()
+    };
+    let mut a = k.clone();
+    (a.name, a.data) = ("a", k.data.iter().zip(&decay.data).map(|(k, g)| k * g.exp()).collect());
+    let mut b = k.clone();
+    (b.name, b.data) = ("b", by_beta(&k.data, 16).into_iter().map(|x| -x).collect());
+    let v = at(&general, "v");
+    general[v].data = by_beta(&general[v].data, 32);
+    general.extend([a, b, state]);
+    same("dplr", kda.run("recurrent", &x, None, cx), Dplr(EVEN, 1.0).run("recurrent", &general, None, cx));
+    // Without `β` nothing is erased.
+    let beta = at(&x, "beta");
+    x[beta].data.fill(0.0);
+    let silent = kda.run("recurrent", &x, None, cx);
+    let mut gla = without(&x, "beta");
+    let v = at(&gla, "v");
+    gla[v].data.fill(0.0);
+    same("gla", Gla(EVEN, 1.0).run("recurrent", &gla, None, cx), silent);
+}
+
+/// The published decays.
+#[test]
+fn decays() {
+    let gamma: Vec<f64> = retention::decays(4).into_iter().map(f64::exp).collect();
+    assert_close(
+        "retention",
+        &gamma,
+        &[1.0 - 1.0 / 32.0, 1.0 - 1.0 / 64.0, 1.0 - 1.0 / 128.0, 1.0 - 1.0 / 256.0],
+        FORMS,
+    );
+    let slopes = lightning::decays(2, 0, 3);
+    assert_close("lightning", &slopes, &[-(1.00001 / 16.0), -(1.00001 / 256.0)], FORMS);
+    let last = lightning::decays(2, 2, 3);
+    assert!(last.iter().all(|slope| *slope < 0.0 && *slope > -2e-6), "{last:?}");
+}
+
+/// What cannot be is named with both sides, and the state is as it was.
+#[test]
+fn what_does_not_fit_is_named() {
+    let subject = Kda(EVEN, 1.0);
+    let x = subject.sample(2, 5, 3);
+    let refused = |change: &dyn Fn(&mut Vec<Tensor>)| {
+        let mut x = x.clone();
+        change(&mut x);
+        let arrays: Vec<_> = x.iter().map(array).collect();
+        let input = Kda::call(&x, &arrays, 0.5, None);
+        let mut state = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
+        let before = state.clone();
+        let error = kda::recurrent(&input, state.view_mut(), &Cx::new(1)).expect_err("an error").to_string();
+        assert_eq!(state, before);
+        error
+    };
+    let above = refused(&|x| x[3].data[7] = 0.25);
+    assert_eq!(above, "kda: `g` is Some(0.25), want the logarithm of a factor of at most 1: 0 or less");
+    let beta = refused(&|x| x[4] = Tensor::random("beta", Token, &[2, 5, 2], 0.0..1.0, 1));
+    assert_eq!(beta, "kda: `beta` has shape [2, 5, 2], want [2, 5, 3]");
+    let state = refused(&|x| x[5] = Tensor::random("state", State, &[2, 3, 16, 31], 0.0..1.0, 1));
+    assert_eq!(state, "kda: `state` has shape [2, 3, 16, 31], want [2, 3, 16, 32]");
+    let heads = refused(&|x| {
+        for at in [0, 1] {
+            x[at] = Tensor::random(x[at].name, Token, &[2, 5, 2, 16], 0.0..1.0, 1);
+        }
+    });
+    assert_eq!(heads, "kda: 3 heads cannot share 2 groups");
+}
+
+/// What is no number stays in its sequence and head, and in what comes after it.
+#[test]
+fn nan_stays_in_its_row_and_head() {
+    let subject = Kda(EVEN, 1.0);
+    let mut x = subject.sample(2, 80, 3);
+    let clean = subject.run("recurrent", &x, None, &Cx::new(2));
+    // Sequence 0, token 70, head 1.
+    x[0].data[(70 * 3 + 1) * 16] = f64::NAN;
+    let spoilt = subject.run("recurrent", &x, None, &Cx::new(2));
+    for (i, (got, clean)) in spoilt.out.iter().zip(&clean.out).enumerate() {
+        let (row, h) = (i / 32 / 3, i / 32 % 3);
+        assert_eq!(got.is_nan(), (row, h) == (70, 1), "token {row}, head {h}");
+        assert!(got.is_nan() || got == clean);
+    }
+    x[1].data[(70 * 3 + 1) * 16] = f64::NAN;
+    let spoilt = subject.run("recurrent", &x, None, &Cx::new(2));
+    for (i, got) in spoilt.out.iter().enumerate() {
+        let (row, h) = (i / 32 / 3, i / 32 % 3);
+        assert_eq!(got.is_nan(), (70..80).contains(&row) && h == 1, "token {row}, head {h}");
+    }
+}

@@ -47,7 +47,7 @@ impl<F: Copy + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
         self.kernel().state_shape()
     }
 
-    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
+    pub(super) fn kernel(&self) -> fast_weights::Inputs<'_, F> {
         fast_weights::Inputs {
             op: OP,
             q: self.q,

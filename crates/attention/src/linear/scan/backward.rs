@@ -12,6 +12,7 @@ use ndarray::{Array1, Array3, Array4, ArrayView4};
 
 use super::chunk::{CHUNK, Sums, gather, scale_rows};
 use super::{Dims, Inputs, OP, Tokens};
+use crate::fast_weights::NOTHING_LEFT;
 use crate::sequences::tokens;
 use crate::{Error, error};
 
@@ -229,6 +230,9 @@ impl Kernel for HeadGradient<'_, '_> {
                 let (dq, dk) = (&dq[keys.clone()], &dk[keys.clone()]);
                 // The gate at t reaches what is read from t on, less what is written from t on.
                 gate += math::dot(s, &q[keys.clone()], dq) as f64 - math::dot(s, x.k(t, h), dk) as f64;
+                if x.g(t, h) < NOTHING_LEFT {
+                    gate = 0.0;
+                }
                 let row = &mut rows[(first + r) * width..(first + r + 1) * width];
                 row[..k].copy_from_slice(dq);
                 row[k..2 * k].copy_from_slice(dk);

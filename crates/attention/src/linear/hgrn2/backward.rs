@@ -1,0 +1,36 @@
+//! The gradient: GLA's, with `dg −= e^g ⊙ dk`.
+
+use longreach_simd::Cx;
+use ndarray::{Array4, ArrayView4, Zip};
+
+use super::{Inputs, keys};
+use crate::Error;
+use crate::linear::gla;
+
+/// Gradients to the inputs.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `[B, T, H, K]`
+    pub q: Array4<f32>,
+    /// `[B, T, H, K]`
+    pub g: Array4<f32>,
+    /// `[B, T, H, V]`
+    pub v: Array4<f32>,
+    /// To the state before the first token, `[S, H, K, V]`
+    pub state: Array4<f32>,
+}
+
+/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the state after the last token, `d_state`.
+///
+/// `state` is the one before the first token, as the forward call received it.
+pub fn backward(
+    x: &Inputs<'_>,
+    state: ArrayView4<'_, f32>,
+    d_o: ArrayView4<'_, f32>,
+    d_state: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let gla::Gradient { q, k, v, mut g, state } = gla::backward(&x.with_keys(&keys(x.g)), state, d_o, d_state, cx)?;
+    Zip::from(&mut g).and(&k).and(x.g).for_each(|d, k, g| *d -= g.exp() * k);
+    Ok(Gradient { q, g, v, state })
+}

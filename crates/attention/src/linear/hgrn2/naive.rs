@@ -1,0 +1,22 @@
+//! The definition.
+
+use ndarray::{Array4, ArrayViewMut4, Axis, s};
+
+use super::{Inputs, OP};
+use crate::Error;
+use crate::fast_weights::outer;
+
+/// Token by token as the equation reads, in f64.
+pub fn naive(x: &Inputs<'_, f64>, mut state: ArrayViewMut4<'_, f64>) -> Result<Array4<f64>, Error> {
+    let keys = x.g.mapv(|g| 1.0 - g.exp());
+    let dims = x.with_keys(&keys).kernel().check(state.shape())?;
+    let mut o = Array4::zeros(x.v.dim());
+    for [s, b, t, h, _] in dims.tokens(OP, x.sequences)? {
+        let mut state = state.slice_mut(s![s, h, .., ..]);
+        let left = x.g.slice(s![b, t, h, ..]).mapv(f64::exp);
+        state *= &left.view().insert_axis(Axis(1));
+        state += &outer((1.0 - left).view(), x.v.slice(s![b, t, h, ..]));
+        o.slice_mut(s![b, t, h, ..]).assign(&(state.t().dot(&x.q.slice(s![b, t, h, ..])) * x.scale));
+    }
+    Ok(o)
+}

@@ -1,0 +1,3 @@
+//! The gradient: retention's.
+
+pub use crate::linear::retention::backward;

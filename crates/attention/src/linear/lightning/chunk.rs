@@ -1,0 +1,3 @@
+//! Parallel over chunks of tokens: retention's.
+
+pub use crate::linear::retention::chunk;

@@ -1,0 +1,29 @@
+//! Lightning attention (MiniMax): retention with a decay that depends on the layer too.
+//!
+//! $$ S_t = e^{-s_h} S_{t-1} + k_t v_t^\top, \qquad o_t = s\,S_t^\top q_t, \qquad
+//!    s_h = 2^{-8(h+1)/H} \left(1 - \frac{\ell}{L - 1 + \epsilon} + \epsilon\right) $$
+//!
+//! The forms are retention's, with [`decays`] for the paper's; MiniMax has no scale. State `[S, H, K, V]` f32 · O(T H K V) time. Qin et al. 2024 (Lightning
+//! Attention-2); MiniMax 2025 (MiniMax-01), with the slopes of its code.
+
+mod backward;
+mod chunk;
+mod naive;
+pub(crate) mod operation;
+mod recurrent;
+mod step;
+
+pub use super::retention::{Gradient, Inputs};
+pub use backward::backward;
+pub use chunk::chunk;
+pub use naive::naive;
+pub use recurrent::recurrent;
+pub use step::step;
+
+const OP: &str = "lightning";
+
+/// `−s_h` of layer `layer` of `layers`, `[H]`; `ε` is `10⁻⁵`.
+pub fn decays(heads: usize, layer: usize, layers: usize) -> Vec<f64> {
+    let of_layer = 1.0 - layer as f64 / (layers as f64 - 1.0 + 1e-5) + 1e-5;
+    (0..heads).map(|h| -(-8.0 * (h as f64 + 1.0) / heads as f64).exp2() * of_layer).collect()
+}

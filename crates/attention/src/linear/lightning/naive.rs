@@ -1,0 +1,3 @@
+//! The definition: retention's.
+
+pub use crate::linear::retention::naive;

@@ -1,0 +1,3 @@
+//! Token by token: retention's.
+
+pub use crate::linear::retention::recurrent;

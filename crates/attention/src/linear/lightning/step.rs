@@ -1,0 +1,3 @@
+//! One token, for decoding: retention's.
+
+pub use crate::linear::retention::step;

@@ -1,0 +1,39 @@
+//! The gradient: RWKV-6's, and that of the decay summed over the tokens.
+
+use longreach_simd::Cx;
+use ndarray::{Array2, Array4, ArrayView4, Axis};
+
+use super::Inputs;
+use crate::Error;
+use crate::linear::rwkv6;
+
+/// Gradients to the inputs.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `[B, T, H, K]`
+    pub q: Array4<f32>,
+    /// `[B, T, H, K]`
+    pub k: Array4<f32>,
+    /// `[B, T, H, V]`
+    pub v: Array4<f32>,
+    /// `[H, K]`
+    pub g: Array2<f32>,
+    /// `[H, K]`
+    pub u: Array2<f32>,
+    /// To the state before the first token, `[S, H, K, V]`
+    pub state: Array4<f32>,
+}
+
+/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the state after the last token, `d_state`.
+///
+/// `state` is the one before the first token, as the forward call received it.
+pub fn backward(
+    x: &Inputs<'_>,
+    state: ArrayView4<'_, f32>,
+    d_o: ArrayView4<'_, f32>,
+    d_state: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let rwkv6::Gradient { q, k, v, g, u, state } = rwkv6::backward(&x.at_every_token()?, state, d_o, d_state, cx)?;
+    Ok(Gradient { q, k, v, g: g.sum_axis(Axis(0)).sum_axis(Axis(0)), u, state })
+}

@@ -1,0 +1,66 @@
+//! RWKV-5 (Eagle): RWKV-6 with a decay that is the same for all tokens.
+//!
+//! $$ o_t = s\,(S_{t-1} + \mathrm{Diag}(u)\, k_t v_t^\top)^\top q_t, \qquad S_t = \mathrm{Diag}(e^{g}) S_{t-1} + k_t v_t^\top $$
+//!
+//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle and Finch), eq. 3–8.
+
+use ndarray::{ArrayView2, ArrayView4};
+
+use super::rwkv6;
+use crate::{Error, Sequences, error};
+
+mod backward;
+mod naive;
+pub(crate) mod operation;
+mod recurrent;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use naive::naive;
+pub use recurrent::recurrent;
+pub use step::step;
+
+const OP: &str = "rwkv5";
+
+/// The inputs; `F` is f32, or f64 for the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, F = f32> {
+    /// `[B, T, H, K]`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, H, K]`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, H, V]`
+    pub v: ArrayView4<'a, F>,
+    /// The gate's logarithm, `[H, K]`, ≤ 0
+    pub g: ArrayView2<'a, F>,
+    /// The bonus, `[H, K]`
+    pub u: ArrayView2<'a, F>,
+    /// `s`, in the authors' model 1
+    pub scale: F,
+    /// How the tokens form sequences.
+    pub sequences: Sequences<'a>,
+}
+
+impl<F: Copy> Inputs<'_, F> {
+    /// The shape of the state.
+    pub fn state_shape(&self) -> [usize; 4] {
+        let ((b, _, h, k), v) = (self.q.dim(), self.v.dim().3);
+        [self.sequences.count(b), h, k, v]
+    }
+
+    /// With the decay at every token.
+    fn at_every_token(&self) -> Result<rwkv6::Inputs<'_, F>, Error> {
+        let (_, _, h, k) = self.q.dim();
+        error::shape(OP, "g", &[h, k], self.g.shape())?;
+        let g = self.g.broadcast(self.q.raw_dim()).ok_or(Error::Layout { op: OP, input: "g" })?;
+        Ok(rwkv6::Inputs {
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            g,
+            u: self.u,
+            scale: self.scale,
+            sequences: self.sequences,
+        })
+    }
+}

@@ -1,0 +1,44 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::ArrayD;
+
+use super::{Inputs, OP, backward, naive, recurrent, step};
+use crate::operation::Argument;
+use crate::operation::recurrence::{About, From, Recurrence, SCALE, Scale, Views, calls, ranked_mut};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+/// The inputs; `number` makes one of the call's precision.
+fn inputs<'a, F>(x: &'a Views<'_, F>, number: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    Ok(Inputs {
+        q: x.tensor("q")?,
+        k: x.tensor("k")?,
+        v: x.tensor("v")?,
+        g: x.tensor("g")?,
+        u: x.tensor("u")?,
+        scale: number(x.parameters::<Scale>()?.of(x.tensor("q")?)),
+        sequences: x.sequences(),
+    })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("q", &["B", "T", "H", "K"], "queries"),
+                Argument::input("k", &["B", "T", "H", "K"], "keys"),
+                Argument::input("v", &["B", "T", "H", "V"], "values"),
+                Argument::input("g", &["H", "K"], "the gate's logarithm, at most 0").between(-0.5, -0.01),
+                Argument::input("u", &["H", "K"], "the bonus"),
+            ],
+            parameters: vec![SCALE],
+            output: &["B", "T", "H", "V"],
+            state: &["sequences", "H", "K", "V"],
+            forms: &[Form::Naive, Form::Recurrent, Form::Step],
+        }
+    }
+
+    calls!([Step => step, _ => recurrent], [q, k, v, g, u, state]);
+}
