@@ -24,6 +24,19 @@ impl Golden {
         SafeTensors::deserialize(&self.bytes).unwrap_or_else(|e| panic!("{}: {e}", self.path))
     }
 
+    /// An entry of the metadata.
+    #[track_caller]
+    pub fn about(&self, key: &str) -> String {
+        let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap_or_else(|e| panic!("{}: {e}", self.path));
+        let entry = metadata.metadata().as_ref().and_then(|all| all.get(key));
+        entry.unwrap_or_else(|| panic!("{}: no entry {key:?}", self.path)).clone()
+    }
+
+    /// The names of all tensors.
+    pub fn names(&self) -> Vec<String> {
+        self.view().names().into_iter().map(String::from).collect()
+    }
+
     /// A tensor of f32 or f64, widened, with its shape.
     #[track_caller]
     pub fn floats(&self, name: &str) -> (Vec<usize>, Vec<f64>) {

@@ -2,10 +2,14 @@
 //!
 //! [`scan`] is the family's kernel; members prepare its inputs and call it.
 
+pub mod cosformer;
+mod features;
 pub mod gla;
 pub mod hgrn2;
 pub mod lightning;
+pub mod linear_attention;
 pub mod mamba2;
+pub mod performer;
 pub mod retention;
 pub mod rwkv5;
 pub mod rwkv6;

@@ -97,6 +97,8 @@ pub(crate) struct About {
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: &'static [&'static str],
     pub(crate) state: &'static [&'static str],
+    /// Parameters to begin with, JSON.
+    pub(crate) example: &'static str,
     pub(crate) forms: &'static [Form],
 }
 
@@ -172,6 +174,14 @@ impl<'a, F> Views<'a, F> {
         self.bounds.sequences()
     }
 
+    /// Checks that there are none.
+    pub(crate) fn no_parameters(&self) -> Result<(), Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct No {}
+        self.parameters::<No>().map(|_| ())
+    }
+
     /// The operation's own parameters.
     pub(crate) fn parameters<P: DeserializeOwned>(&self) -> Result<P, Error> {
         serde_json::from_value(self.parameters.clone()).map_err(|e| Error::Parameter {
@@ -202,7 +212,7 @@ impl<R: Recurrence> Operation for R {
             parameters: about.parameters.into_iter().chain([PACKED]).collect(),
             outputs: outputs.to_vec(),
             forms: about.forms,
-            example: "{}",
+            example: about.example,
         }
     }
 

@@ -35,6 +35,7 @@ impl Recurrence for Op {
             parameters: vec![parameter("activation", "\"none\"", "`none` or `silu`")],
             output: &["B", "T", "D"],
             state: &["sequences", "W - 1", "D"],
+            example: "{}",
             forms: &[Form::Naive, Form::Chunk, Form::Step],
         }
     }

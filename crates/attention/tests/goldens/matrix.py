@@ -146,7 +146,7 @@ MAPS = {
 
 def linear_attention(q, k, v, state, map, normalize, causal, scale):
     phi = MAPS[map]
-    out, state = sums(phi(scale * q), phi(k), with_ones(v) if normalize else v, state, causal)
+    out, state = sums(scale * phi(q), phi(k), with_ones(v) if normalize else v, state, causal)
     return (out[..., :-1] / (out[..., -1:] + 1e-6) if normalize else out), state
 
 
@@ -154,9 +154,9 @@ def performer(q, k, v, w, state, kernel, causal, epsilon):
     """w: [M, K]. No maximum is subtracted, so that the sums can go on from one call to the next."""
 
     def phi(x):
+        x = x.shape[-1] ** -0.25 * x
         if kernel == "relu":
             return torch.relu(x @ w.T) + epsilon
-        x = x.shape[-1] ** -0.25 * x
         rows = torch.cat([w, -w]) if kernel == "hyperbolic" else w
         half = (x * x).sum(-1, keepdim=True) / 2
         return rows.shape[0] ** -0.5 * (torch.exp(x @ rows.T - half) + epsilon)

@@ -4,6 +4,7 @@ use longreach_simd::{Cx, Isa};
 use longreach_testkit::{Tensor, laws};
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
+mod channels;
 mod goldens;
 mod layouts;
 mod mamba;

@@ -2,7 +2,9 @@
 
 use longreach_attention::Sequences;
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
-use longreach_attention::linear::{gla, hgrn2, lightning, retention, rwkv5, rwkv6};
+use longreach_attention::linear::linear_attention::Map;
+use longreach_attention::linear::performer::Kernel;
+use longreach_attention::linear::{gla, hgrn2, lightning, linear_attention, performer, retention, rwkv5, rwkv6};
 use longreach_simd::Cx;
 use longreach_testkit::Kind::{Shared, State, Token};
 use longreach_testkit::tolerance::{FORMS, assert_close};
@@ -24,14 +26,14 @@ fn at(x: &[Tensor], name: &str) -> usize {
 
 /// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range.
 macro_rules! subject {
-    ($name:ident, $module:ident, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]) => {
+    ($name:ident, $module:ident { $($extra:tt)* }, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| state [$($state:expr),*] [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]) => {
         struct $name(Sizes, f64);
 
         impl $name {
-            fn call<'a, F: Copy>(of: &[Tensor], x: &'a [impl ViewOf<'a, F>], scale: F, packed: Option<&'a [usize]>) -> $module::Inputs<'a, F> {
+            fn call<'a, F: Number>(of: &[Tensor], x: &'a [impl ViewOf<'a, F>], packed: Option<&'a [usize]>) -> $module::Inputs<'a, F> {
                 $module::Inputs {
                     $($field: x[at(of, stringify!($field))].of().into_dimensionality().expect("rank"),)+
-                    scale,
+                    $($extra)*
                     sequences: packed.map_or(Sequences::Batch, Sequences::Packed),
                 }
             }
@@ -49,14 +51,22 @@ macro_rules! subject {
                 let strongest = |range: std::ops::Range<f64>| if range.end <= 0.0 { range.start * self.1..range.end } else { range };
                 vec![
                     $(Tensor::random(stringify!($field), $kind, &shape($kind, &[$($dim),*]), strongest($range), seed),)+
-                    Tensor::random("state", State, &[b, $h, $k, $v], -1.0..1.0, seed),
+                    {
+                        let mut state = Tensor::random("state", State, &[b, $($state),*], -1.0..1.0, seed);
+                        // A column more than values: sums of weights.
+                        let columns = state.shape[3];
+                        if columns > $v {
+                            state.data.iter_mut().skip($v).step_by(columns).for_each(|z| *z += 3.0);
+                        }
+                        state
+                    },
                 ]
             }
 
             fn naive(&self, x: &[Tensor], packed: Option<&[usize]>) -> Output {
                 let mut state = exact(&x[x.len() - 1]).to_owned().into_dimensionality().expect("rank");
                 let arrays: Vec<_> = x.iter().map(|x| exact(x).to_owned()).collect();
-                let out = $module::naive(&Self::call(x, &arrays, 0.5, packed), state.view_mut()).expect("valid inputs");
+                let out = $module::naive(&Self::call(x, &arrays, packed), state.view_mut()).expect("valid inputs");
                 Output { out: out.into_iter().collect(), state: state.into_iter().collect() }
             }
 
@@ -67,7 +77,7 @@ macro_rules! subject {
             fn run(&self, form: &str, x: &[Tensor], packed: Option<&[usize]>, cx: &Cx) -> Output {
                 let mut state = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
                 let arrays: Vec<_> = x.iter().map(array).collect();
-                let input = Self::call(x, &arrays, 0.5, packed);
+                let input = Self::call(x, &arrays, packed);
                 let out = match form {
                     "step" => $module::step(&input, state.view_mut(), cx),
                     $($form => $module::chunk(&input, state.view_mut(), cx),)?
@@ -79,12 +89,33 @@ macro_rules! subject {
             fn gradient(&self, x: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Cx) -> Vec<Vec<f64>> {
                 let (dout, ds) = (narrow(&x[at(x, "v")].shape, &d.out), narrow(&x[x.len() - 1].shape, &d.state));
                 let arrays: Vec<_> = x.iter().map(array).collect();
-                let input = Self::call(x, &arrays, 0.5, packed);
+                let input = Self::call(x, &arrays, packed);
                 let g = $module::backward(&input, v!(arrays[x.len() - 1]), v!(dout), v!(ds), cx).expect("valid inputs");
                 vec![$(wide(&g.$field),)+ wide(&g.state)]
             }
         }
     };
+}
+
+/// The precision of a call.
+trait Number: Copy {
+    fn of(x: f64) -> Self;
+}
+
+impl Number for f32 {
+    fn of(x: f64) -> Self {
+        x as f32
+    }
+}
+
+impl Number for f64 {
+    fn of(x: f64) -> Self {
+        x
+    }
+}
+
+fn number<F: Number>(x: f64) -> F {
+    F::of(x)
 }
 
 /// An array seen as a view, in either precision.
@@ -98,42 +129,63 @@ impl<'a, F: 'a> ViewOf<'a, F> for ArrayD<F> {
     }
 }
 
-subject!(Gla, gla, |g, h, k, v| [
+subject!(Gla, gla { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.001;
 ]);
-subject!(Rwkv6, rwkv6, |g, h, k, v| [
+subject!(Rwkv6, rwkv6 { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.001;
     u: Shared [h, k] -1.0..1.0;
 ]);
-subject!(DeltaRule, delta_rule, |g, h, k, v| [
+subject!(DeltaRule, delta_rule { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -0.3..0.3; v: Token [h, v] -1.0..1.0; beta: Token [h] 0.1..1.0;
 ]);
-subject!(GatedDelta, gated_delta, |g, h, k, v| [
+subject!(GatedDelta, gated_delta { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -0.3..0.3; v: Token [h, v] -1.0..1.0; g: Token [h] -0.5..-0.001;
     beta: Token [h] 0.1..1.0;
 ]);
-subject!(Kda, kda, |g, h, k, v| [
+subject!(Kda, kda { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -0.3..0.3; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.001;
     beta: Token [h] 0.1..1.0;
 ]);
-subject!(Dplr, dplr, |g, h, k, v| [
+subject!(Dplr, dplr { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; a: Token [h, k] -0.2..0.2;
     b: Token [h, k] -0.2..0.2; g: Token [h, k] -0.5..-0.01;
 ]);
 
-subject!(Rwkv5, rwkv5, |_g, h, k, v| [
+subject!(Rwkv5, rwkv5 { scale: number(0.5), }, |_g, h, k, v| state [h, k, v] [
     q: Token [h, k] -1.0..1.0; k: Token [h, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h, k] -0.5..-0.01;
     u: Shared [h, k] -1.0..1.0;
 ]);
-subject!(Rwkv7, rwkv7, |_g, h, k, v| [
+subject!(Rwkv7, rwkv7 { scale: number(0.5), }, |_g, h, k, v| state [h, k, v] [
     q: Token [h, k] -1.0..1.0; k: Token [h, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.01;
     kappa: Token [h, k] -0.3..0.3; a: Token [h, k] 0.0..1.0;
 ]);
-subject!(Hgrn2, hgrn2, |_g, h, k, v| [
+subject!(Hgrn2, hgrn2 { scale: number(0.5), }, |_g, h, k, v| state [h, k, v] [
     q: Token [h, k] -1.0..1.0; g: Token [h, k] -0.5..-0.01; v: Token [h, v] -1.0..1.0;
 ]);
-subject!(Retention, retention, "chunk", |g, h, k, v| [
+subject!(Retention, retention { scale: number(0.5), }, "chunk", |g, h, k, v| state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h] -0.5..-0.01;
+]);
+
+subject!(LinearElu, linear_attention { map: Map::Elu, normalize: true, causal: true, scale: 1.0, }, "chunk", |g, h, k, v|
+    state [h, k, v + 1] [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
+]);
+subject!(LinearTaylor, linear_attention { map: Map::Taylor, normalize: true, causal: true, scale: 0.5, }, "chunk", |g, h, k, v|
+    state [h, 1 + k + k * k, v + 1] [
+    q: Token [g, k] -0.5..0.5; k: Token [g, k] -0.5..0.5; v: Token [h, v] -1.0..1.0;
+]);
+subject!(LinearSquares, linear_attention { map: Map::Relu2, normalize: false, causal: true, scale: 0.1, }, "chunk", |g, h, k, v|
+    state [h, k, v] [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
+]);
+subject!(Softmax, performer { kernel: Kernel::Softmax, epsilon: 1e-4, causal: true, }, "chunk", |g, h, k, v|
+    state [h, 9, v + 1] [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] -1.0..1.0;
+]);
+subject!(Hyperbolic, performer { kernel: Kernel::Hyperbolic, epsilon: 1e-4, causal: true, }, "chunk", |g, h, k, v|
+    state [h, 18, v + 1] [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] -1.0..1.0;
 ]);
 
 /// Every law, with odd sizes and with even ones, and with gates a hundred times as strong.
@@ -223,7 +275,7 @@ fn what_does_not_fit_is_named() {
         let mut x = x.clone();
         change(&mut x);
         let arrays: Vec<_> = x.iter().map(array).collect();
-        let input = Kda::call(&x, &arrays, 0.5, None);
+        let input = Kda::call(&x, &arrays, None);
         let mut state = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
         let before = state.clone();
         let error = kda::recurrent(&input, state.view_mut(), &Cx::new(1)).expect_err("an error").to_string();

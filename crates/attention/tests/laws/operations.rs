@@ -81,7 +81,7 @@ fn gradients_bear_the_names_of_their_inputs() {
         }
         let missing: Vec<&String> =
             inputs.keys().filter(|input| !gradients.contains_key(&format!("d{input}"))).collect();
-        let constants = ["buckets", "mask"];
+        let constants = ["buckets", "mask", "positions"];
         assert!(
             missing.iter().all(|name| constants.contains(&name.as_str())),
             "{}: no gradient to {missing:?}",

@@ -36,6 +36,7 @@ impl Recurrence for Op {
             parameters: vec![SCALE],
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "K", "V"],
+            example: "{}",
             forms: &[Form::Naive, Form::Recurrent, Form::Step],
         }
     }

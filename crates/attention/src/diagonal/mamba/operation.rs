@@ -2,7 +2,6 @@
 
 use longreach_simd::Cx;
 use ndarray::ArrayD;
-use serde::Deserialize;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::Argument;
@@ -11,12 +10,8 @@ use crate::{Error, Form};
 
 pub(crate) struct Op;
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct None {}
-
 fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
-    x.parameters::<None>()?;
+    x.no_parameters()?;
     Ok(Inputs {
         x: x.tensor("x")?,
         dt: x.tensor("dt")?,
@@ -46,6 +41,7 @@ impl Recurrence for Op {
             parameters: Vec::new(),
             output: &["B", "T", "D"],
             state: &["sequences", "N", "D"],
+            example: "{}",
             forms: &[Form::Naive, Form::Recurrent, Form::Step],
         }
     }

@@ -34,6 +34,7 @@ impl Recurrence for Op {
             parameters: vec![SCALE],
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "K", "V"],
+            example: "{}",
             forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
         }
     }

@@ -53,6 +53,7 @@ impl Recurrence for Op {
             ],
             output: &["B", "T", "H", "P"],
             state: &["sequences", "H", "N", "P"],
+            example: "{}",
             forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
         }
     }

@@ -52,6 +52,7 @@ impl Recurrence for Op {
             parameters: vec![parameter("scale", "1", "the factor of the output")],
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "K", "V"],
+            example: "{}",
             forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
         }
     }

@@ -1,0 +1,45 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::ArrayD;
+
+use super::{Inputs, OP, backward, naive, recurrent, step};
+use crate::operation::Argument;
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+/// The inputs.
+fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    x.no_parameters()?;
+    Ok(Inputs {
+        x: x.tensor("x")?,
+        r: x.tensor("r")?,
+        i: x.tensor("i")?,
+        lambda: x.tensor("lambda")?,
+        reset: x.optional("reset")?,
+        sequences: x.sequences(),
+    })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("x", &["B", "T", "D"], "the input"),
+                Argument::input("r", &["B", "T", "D"], "the recurrence gate before its sigmoid"),
+                Argument::input("i", &["B", "T", "D"], "the input gate before its sigmoid"),
+                Argument::input("lambda", &["D"], "softplus of it is how fast a channel forgets").between(-4.0, 0.0),
+                Argument::optional("reset", &["B", "T"], "not zero where a text begins"),
+            ],
+            parameters: vec![],
+            output: &["B", "T", "D"],
+            state: &["sequences", "D"],
+            example: "{}",
+            forms: &[Form::Naive, Form::Recurrent, Form::Step],
+        }
+    }
+
+    calls!([Step => step, _ => recurrent], [x, r, i, lambda, state]);
+}

@@ -1,0 +1,174 @@
+//! The gradient, from the last token to the first; the state before each token is kept from a pass forwards.
+//!
+//! With `q_t` the exponent that a token's output was computed over, the gradient to `A` is kept as `α e^r`, `r` the greatest exponent so far:
+//! `dA_{t-1} = e^w dA_t + e^{-q_t} do_t / D_t`, and the same of `B` with `−o_t`. The greatest exponent of the state is a constant.
+
+use std::ops::Range;
+
+use longreach_simd::split::Part;
+use longreach_simd::{Cx, Kernel, Lanes, math};
+use ndarray::{Array1, Array2, Array3, ArrayView3, Axis};
+
+use super::recurrent::{CHANNELS, Sums};
+use super::{Inputs, OP};
+use crate::sequences::tokens;
+use crate::{Error, error};
+
+/// Gradients to the inputs.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `[B, T, D]`
+    pub k: Array3<f32>,
+    /// `[B, T, D]`
+    pub v: Array3<f32>,
+    /// `[D]`
+    pub w: Array1<f32>,
+    /// `[D]`
+    pub u: Array1<f32>,
+    /// To the state before the first token, `[S, 3, D]`; zero to its exponent
+    pub state: Array3<f32>,
+}
+
+/// Gradients given those of the output, `d_o: [B, T, D]`, and of the state after the last token, `d_state`, whose third row is not read.
+///
+/// `state` is the one before the first token, as the forward call received it.
+pub fn backward(
+    x: &Inputs<'_>,
+    state: ArrayView3<'_, f32>,
+    d_o: ArrayView3<'_, f32>,
+    d_state: ArrayView3<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    x.check(state.shape())?;
+    error::shape(OP, "d o", x.k.shape(), d_o.shape())?;
+    error::shape(OP, "d state", state.shape(), d_state.shape())?;
+    let (b, t, d) = x.k.dim();
+    let (k, v, d_o) = (tokens(OP, "k", &x.k)?, tokens(OP, "v", &x.v)?, tokens(OP, "d o", &d_o)?);
+    let (w, u) = (x.w.to_vec(), x.u.to_vec());
+    let ranges = x.sequences.ranges(OP, b, t)?;
+    let mut state = state.as_standard_layout().into_owned();
+    let (mut dk, mut dv) = (Array3::zeros((b, t, d)), Array3::zeros((b, t, d)));
+    let mut first = d_state.as_standard_layout().into_owned();
+    // Of each sequence: those to `w` and `u`.
+    let mut shared = Array3::<f32>::zeros((ranges.len(), 2, d));
+    {
+        let mut tasks = Vec::new();
+        let (mut rest_k, mut rest_v) = (dk.as_slice_mut().unwrap_or_default(), dv.as_slice_mut().unwrap_or_default());
+        let mut states = state.as_slice_mut().unwrap_or_default().chunks_mut((3 * d).max(1));
+        let mut firsts = first.as_slice_mut().unwrap_or_default().chunks_mut((3 * d).max(1));
+        let mut both = shared.as_slice_mut().unwrap_or_default().chunks_mut((2 * d).max(1));
+        for range in ranges {
+            let (dk, others) = std::mem::take(&mut rest_k).split_at_mut(range.len() * d);
+            rest_k = others;
+            let (dv, others) = std::mem::take(&mut rest_v).split_at_mut(range.len() * d);
+            rest_v = others;
+            let mut of_state = Part::whole(states.next().unwrap_or_default(), d).columns(CHANNELS);
+            let mut of_first = Part::whole(firsts.next().unwrap_or_default(), d).columns(CHANNELS);
+            let mut of_both = Part::whole(both.next().unwrap_or_default(), d).columns(CHANNELS);
+            for (n, (dk, dv)) in
+                Part::whole(dk, d).columns(CHANNELS).zip(Part::whole(dv, d).columns(CHANNELS)).enumerate()
+            {
+                let channels = n * CHANNELS..((n + 1) * CHANNELS).min(d);
+                let (Some(state), Some(first), Some(shared)) = (of_state.next(), of_first.next(), of_both.next())
+                else {
+                    continue;
+                };
+                let rows = [&k[..], &v[..], &d_o[..]];
+                tasks.push(Channels {
+                    rows,
+                    w: &w,
+                    u: &u,
+                    range: range.clone(),
+                    channels,
+                    state,
+                    first,
+                    shared,
+                    dk,
+                    dv,
+                });
+            }
+        }
+        cx.team.for_each(tasks, |task| cx.isa.run(task));
+    }
+    let shared: Array2<f32> = shared.sum_axis(Axis(0));
+    Ok(Gradient { k: dk, v: dv, w: shared.row(0).to_owned(), u: shared.row(1).to_owned(), state: first })
+}
+
+/// Some channels of a sequence.
+struct Channels<'a, 'o> {
+    /// `k`, `v` and `do`.
+    rows: [&'a [&'a [f32]]; 3],
+    w: &'a [f32],
+    u: &'a [f32],
+    range: Range<usize>,
+    channels: Range<usize>,
+    state: Part<'o>,
+    /// On entry the gradient to the last state, on return to the first.
+    first: Part<'o>,
+    shared: Part<'o>,
+    dk: Part<'o>,
+    dv: Part<'o>,
+}
+
+impl Kernel for Channels<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S) {
+        let zero = s.splat(0.0);
+        let mut before = Vec::with_capacity(self.range.len());
+        for first in self.channels.clone().step_by(S::LANES) {
+            let there = first..(first + S::LANES).min(self.channels.end);
+            let at = first - self.channels.start..there.end - self.channels.start;
+            let (w, u) = (s.load_part(&self.w[there.clone()]), s.load_part(&self.u[there.clone()]));
+            let mut sums = Sums {
+                num: s.load_part(&self.state.row(0)[at.clone()]),
+                den: s.load_part(&self.state.row(1)[at.clone()]),
+                top: s.load_part(&self.state.row(2)[at.clone()]),
+            };
+            let start = sums.top;
+            before.clear();
+            for t in self.range.clone() {
+                before.push(sums);
+                let [k, v, _] = self.rows;
+                sums.next(s, w, s.load_part(&k[t][there.clone()]), s.load_part(&v[t][there.clone()]));
+            }
+            // The gradients to A and B are α e^r and β e^r.
+            let mut alpha = s.load_part(&self.first.row(0)[at.clone()]);
+            let mut beta = s.load_part(&self.first.row(1)[at.clone()]);
+            let mut r = s.sub(zero, sums.top);
+            let (mut dw, mut du) = (zero, zero);
+            for (row, t) in self.range.clone().enumerate().rev() {
+                let [k, v, d] = self.rows;
+                let (k, v) = (s.load_part(&k[t][there.clone()]), s.load_part(&v[t][there.clone()]));
+                let d = s.load_part(&d[t][there.clone()]);
+                let sums = before[row];
+                let (num, den, q) = sums.with(s, s.add(u, k), v, zero);
+                let out = s.div(num, den);
+                let d = s.div(d, den);
+                let own = s.mul(math::exp(s, s.sub(s.add(u, k), q)), d);
+                let kept = math::exp(s, s.add(k, r));
+                let through = s.mul(own, s.sub(v, out));
+                let dk = s.fma(kept, s.fma(alpha, v, beta), through);
+                let dv = s.fma(kept, alpha, own);
+                s.store_part(&mut self.dk.row(row)[at.clone()], dk);
+                s.store_part(&mut self.dv.row(row)[at.clone()], dv);
+                du = s.add(du, through);
+                let decayed = math::exp(s, s.add(s.add(w, r), sums.top));
+                dw = s.fma(decayed, s.fma(alpha, sums.num, s.mul(beta, sums.den)), dw);
+                // Before this token.
+                let (later, now) = (s.add(w, r), s.sub(zero, q));
+                let top = s.max(later, now);
+                let (later, now) = (math::exp(s, s.sub(later, top)), s.mul(math::exp(s, s.sub(now, top)), d));
+                alpha = s.fma(later, alpha, now);
+                beta = s.sub(s.mul(later, beta), s.mul(now, out));
+                r = top;
+            }
+            let back = math::exp(s, s.add(r, start));
+            s.store_part(&mut self.first.row(0)[at.clone()], s.mul(back, alpha));
+            s.store_part(&mut self.first.row(1)[at.clone()], s.mul(back, beta));
+            s.store_part(&mut self.first.row(2)[at.clone()], zero);
+            s.store_part(&mut self.shared.row(0)[at.clone()], dw);
+            s.store_part(&mut self.shared.row(1)[at.clone()], du);
+        }
+    }
+}

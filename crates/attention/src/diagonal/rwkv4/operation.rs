@@ -1,0 +1,37 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::ArrayD;
+
+use super::{Inputs, OP, backward, naive, recurrent, step};
+use crate::operation::Argument;
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+/// The inputs.
+fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    x.no_parameters()?;
+    Ok(Inputs { k: x.tensor("k")?, v: x.tensor("v")?, w: x.tensor("w")?, u: x.tensor("u")?, sequences: x.sequences() })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("k", &["B", "T", "D"], "the logarithms of the weights"),
+                Argument::input("v", &["B", "T", "D"], "values"),
+                Argument::input("w", &["D"], "the decay's logarithm, at most 0").between(-1.0, -0.01),
+                Argument::input("u", &["D"], "the bonus of the token itself"),
+            ],
+            parameters: vec![],
+            output: &["B", "T", "D"],
+            state: &["sequences", "3", "D"],
+            example: "{}",
+            forms: &[Form::Naive, Form::Recurrent, Form::Step],
+        }
+    }
+
+    calls!([Step => step, _ => recurrent], [k, v, w, u, state]);
+}

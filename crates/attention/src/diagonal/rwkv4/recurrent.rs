@@ -1,0 +1,101 @@
+//! Token by token; lanes are channels.
+
+use std::ops::Range;
+
+use longreach_simd::split::Part;
+use longreach_simd::{Cx, Kernel, Lanes, math};
+use ndarray::{Array3, ArrayViewMut3};
+
+use super::{Inputs, OP};
+use crate::Error;
+use crate::sequences::tokens;
+
+/// Channels of a task.
+pub(super) const CHANNELS: usize = 64;
+
+/// The outputs, `[B, T, D]`, of whole sequences or parts of them. `state` `[S, 3, D]` is read and left for the next tokens.
+pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
+    x.check(state.shape())?;
+    let (b, t, d) = x.k.dim();
+    let (k, v) = (tokens(OP, "k", &x.k)?, tokens(OP, "v", &x.v)?);
+    let (w, u) = (x.w.to_vec(), x.u.to_vec());
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
+    let mut out = Array3::zeros((b, t, d));
+    let mut rest = out.as_slice_mut().unwrap_or_default();
+    let mut tasks = Vec::new();
+    for (range, state) in x.sequences.ranges(OP, b, t)?.into_iter().zip(state.chunks_mut((3 * d).max(1))) {
+        let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * d);
+        rest = others;
+        let parts = Part::whole(mine, d).columns(CHANNELS).zip(Part::whole(state, d).columns(CHANNELS));
+        for (n, (out, state)) in parts.enumerate() {
+            let channels = n * CHANNELS..((n + 1) * CHANNELS).min(d);
+            tasks.push(Channels { k: &k, v: &v, w: &w, u: &u, range: range.clone(), channels, out, state });
+        }
+    }
+    cx.team.for_each(tasks, |task| cx.isa.run(task));
+    Ok(out)
+}
+
+/// Some channels of a sequence.
+struct Channels<'a, 'o> {
+    k: &'a [&'a [f32]],
+    v: &'a [&'a [f32]],
+    w: &'a [f32],
+    u: &'a [f32],
+    range: Range<usize>,
+    channels: Range<usize>,
+    out: Part<'o>,
+    /// `[3, channels]`
+    state: Part<'o>,
+}
+
+impl Kernel for Channels<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S) {
+        for first in self.channels.clone().step_by(S::LANES) {
+            let there = first..(first + S::LANES).min(self.channels.end);
+            let at = first - self.channels.start..there.end - self.channels.start;
+            let (w, u) = (s.load_part(&self.w[there.clone()]), s.load_part(&self.u[there.clone()]));
+            let mut sums = Sums {
+                num: s.load_part(&self.state.row(0)[at.clone()]),
+                den: s.load_part(&self.state.row(1)[at.clone()]),
+                top: s.load_part(&self.state.row(2)[at.clone()]),
+            };
+            for t in self.range.clone() {
+                let (k, v) = (s.load_part(&self.k[t][there.clone()]), s.load_part(&self.v[t][there.clone()]));
+                let (num, den, _) = sums.with(s, s.add(u, k), v, s.splat(0.0));
+                s.store_part(&mut self.out.row(t - self.range.start)[at.clone()], s.div(num, den));
+                sums.next(s, w, k, v);
+            }
+            s.store_part(&mut self.state.row(0)[at.clone()], sums.num);
+            s.store_part(&mut self.state.row(1)[at.clone()], sums.den);
+            s.store_part(&mut self.state.row(2)[at.clone()], sums.top);
+        }
+    }
+}
+
+/// The state of some channels.
+#[derive(Clone, Copy)]
+pub(super) struct Sums<V> {
+    pub(super) num: V,
+    pub(super) den: V,
+    pub(super) top: V,
+}
+
+impl<V: Copy> Sums<V> {
+    /// Numerator and denominator with a value of weight `e^by` more, once they have decayed by `e^decay`; over `e` to the third.
+    #[inline(always)]
+    pub(super) fn with<S: Lanes<V = V>>(&self, s: S, by: V, value: V, decay: V) -> (V, V, V) {
+        let old = s.add(self.top, decay);
+        let top = s.max(old, by);
+        let (old, new) = (math::exp(s, s.sub(old, top)), math::exp(s, s.sub(by, top)));
+        (s.fma(old, self.num, s.mul(new, value)), s.fma(old, self.den, new), top)
+    }
+
+    /// After a token.
+    #[inline(always)]
+    pub(super) fn next<S: Lanes<V = V>>(&mut self, s: S, w: V, k: V, value: V) {
+        (self.num, self.den, self.top) = self.with(s, k, value, w);
+    }
+}

@@ -1,0 +1,36 @@
+//! The gradient: the scan's, through the division and the features.
+
+use longreach_simd::Cx;
+use ndarray::{Array4, ArrayView4};
+
+use super::Inputs;
+use crate::Error;
+
+/// Gradients to the inputs.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `[B, T, G, K]`
+    pub q: Array4<f32>,
+    /// `[B, T, G, K]`
+    pub k: Array4<f32>,
+    /// `[B, T, H, V]`
+    pub v: Array4<f32>,
+    /// To the state before the first token
+    pub state: Array4<f32>,
+}
+
+/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the state after the last token, `d_state`.
+///
+/// `state` is the one before the first token, as the forward call received it.
+pub fn backward(
+    x: &Inputs<'_>,
+    state: ArrayView4<'_, f32>,
+    d_o: ArrayView4<'_, f32>,
+    d_state: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    x.check(state.shape())?;
+    let (q, k) = (x.apply(x.q, cx), x.apply(x.k, cx));
+    let [dq, dk, v, state] = x.call().backward([&q, &k], x.v, state, d_o, d_state, cx)?;
+    Ok(Gradient { q: x.spread(x.q, &dq, cx), k: x.spread(x.k, &dk, cx), v, state })
+}

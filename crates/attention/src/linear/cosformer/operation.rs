@@ -1,0 +1,62 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::ArrayD;
+use serde::Deserialize;
+
+use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::operation::{Argument, parameter};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parameters {
+    length: f64,
+    #[serde(default = "yes")]
+    causal: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// The inputs.
+fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    let Parameters { length, causal } = x.parameters()?;
+    Ok(Inputs {
+        q: x.tensor("q")?,
+        k: x.tensor("k")?,
+        v: x.tensor("v")?,
+        positions: x.tensor("positions")?,
+        length,
+        causal,
+        sequences: x.sequences(),
+    })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)")
+                    .between(0.1, 1.0),
+                Argument::input("k", &["B", "T", "G", "K"], "keys").between(0.1, 1.0),
+                Argument::input("v", &["B", "T", "H", "V"], "values"),
+                Argument::input("positions", &["B", "T"], "where each token stands, from 1 on").between(1.0, 512.0),
+            ],
+            parameters: vec![
+                parameter("length", "", "the last position there will be"),
+                parameter("causal", "true", "hide the future"),
+            ],
+            output: &["B", "T", "H", "V"],
+            state: &["sequences", "H", "2 K", "V + 1"],
+            example: r#"{"length": 1024}"#,
+            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+        }
+    }
+
+    calls!([Chunk => chunk, Step => step, _ => recurrent], [q, k, v, state]);
+}

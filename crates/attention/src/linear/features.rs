@@ -1,0 +1,307 @@
+//! Attention whose weights are products of features: `φ(q)ᵀ φ(k)` where softmax has `e^{qᵀk}`, and so a sum over keys that is made once.
+//!
+//! $$ S = \sum_j \phi(k_j) v_j^\top, \quad z = \sum_j \phi(k_j), \quad o_i = \frac{s\,S^\top \phi(q_i)}{s\,z^\top \phi(q_i)} $$
+//!
+//! over all `j ≤ i`, by the family's scan, or over all `j`, by two products. The denominator is one more column of the state.
+
+use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
+
+use super::scan;
+use crate::fast_weights::outer;
+use crate::{Error, Form, Sequences, error};
+
+/// What keeps the denominator from nothing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Floor {
+    /// Added to it.
+    Add(f64),
+    /// The least it can be.
+    AtLeast(f64),
+}
+
+impl Floor {
+    fn of(self, z: f32) -> f32 {
+        match self {
+            Self::Add(floor) => z + floor as f32,
+            Self::AtLeast(floor) => z.max(floor as f32),
+        }
+    }
+}
+
+/// How features become an output.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) op: &'static str,
+    /// The denominator, where there is one.
+    pub(super) floor: Option<Floor>,
+    pub(super) causal: bool,
+    pub(super) scale: f64,
+    pub(super) sequences: Sequences<'a>,
+}
+
+impl Call<'_> {
+    /// Checks keys, values and the state; `features` of a key.
+    pub(super) fn check<F>(
+        &self,
+        q: &ArrayView4<'_, F>,
+        k: &ArrayView4<'_, F>,
+        v: &ArrayView4<'_, F>,
+        features: usize,
+        state: &[usize],
+    ) -> Result<(), Error> {
+        let ((b, t, g, width), (_, _, h, _)) = (q.dim(), v.dim());
+        error::shape(self.op, "k", &[b, t, g, width], k.shape())?;
+        error::shape(self.op, "v", &[b, t, h, v.dim().3], v.shape())?;
+        if g == 0 || h % g != 0 {
+            return Err(Error::Groups { op: self.op, heads: h, groups: g });
+        }
+        error::shape(self.op, "state", &self.state_shape(q, v, features), state)
+    }
+
+    /// The shape of the state: `[S, H, features, V]`, and a column more with a denominator.
+    pub(super) fn state_shape<F>(&self, q: &ArrayView4<'_, F>, v: &ArrayView4<'_, F>, features: usize) -> [usize; 4] {
+        let ((b, ..), (_, _, h, width)) = (q.dim(), v.dim());
+        [self.sequences.count(b), h, features, width + usize::from(self.floor.is_some())]
+    }
+
+    /// The definition, from features: token by token, in f64.
+    pub(super) fn naive(
+        &self,
+        [q, k]: [&Array4<f64>; 2],
+        v: ArrayView4<'_, f64>,
+        mut state: ArrayViewMut4<'_, f64>,
+    ) -> Result<Array4<f64>, Error> {
+        let ((b, t, g, _), (_, _, h, width)) = (q.dim(), v.dim());
+        let mut o = Array4::zeros(v.dim());
+        for (s, range) in self.sequences.ranges(self.op, b, t)?.into_iter().enumerate() {
+            let write = |state: &mut ArrayViewMut4<'_, f64>, i: usize, h: usize| {
+                let mut value = v.slice(s![i / t, i % t, h, ..]).to_vec();
+                value.extend(self.floor.map(|_| 1.0));
+                let mut state = state.slice_mut(s![s, h, .., ..]);
+                state += &outer(k.slice(s![i / t, i % t, h * g / v.dim().2, ..]), value[..].into());
+            };
+            for h in 0..h {
+                if !self.causal {
+                    range.clone().for_each(|i| write(&mut state, i, h));
+                }
+                for i in range.clone() {
+                    if self.causal {
+                        write(&mut state, i, h);
+                    }
+                    let q = q.slice(s![i / t, i % t, h * g / v.dim().2, ..]);
+                    let sums = self.scale * state.slice(s![s, h, .., ..]).t().dot(&q);
+                    let by = match self.floor {
+                        None => 1.0,
+                        Some(Floor::Add(floor)) => sums[width] + floor,
+                        Some(Floor::AtLeast(floor)) => sums[width].max(floor),
+                    };
+                    o.slice_mut(s![i / t, i % t, h, ..]).assign(&(&sums.slice(s![..width]) / by));
+                }
+            }
+        }
+        Ok(o)
+    }
+
+    /// The output, `[B, T, H, V]`, from features; the state is read and left for the next tokens.
+    pub(super) fn forward(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        v: ArrayView4<'_, f32>,
+        form: Form,
+        state: ArrayViewMut4<'_, f32>,
+        cx: &Cx,
+    ) -> Result<Array4<f32>, Error> {
+        let Some(floor) = self.floor else {
+            return self.sums([q, k], v, form, state, cx);
+        };
+        let sums = self.sums([q, k], with_ones(v, cx).view(), form, state, cx)?;
+        let width = v.dim().3;
+        let mut out = Array4::zeros(v.dim());
+        by_tokens(cx, &mut out, |t, out| {
+            let sums = sums.slice(s![.., t, .., ..]);
+            Zip::from(out.rows_mut()).and(sums.rows()).for_each(|mut out, sums| {
+                let by = 1.0 / floor.of(sums[width]);
+                Zip::from(&mut out).and(&sums.slice(s![..width])).for_each(|out, sum| *out = by * sum);
+            });
+        });
+        Ok(out)
+    }
+
+    /// `s S' φ(q)`
+    fn sums(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        v: ArrayView4<'_, f32>,
+        form: Form,
+        mut state: ArrayViewMut4<'_, f32>,
+        cx: &Cx,
+    ) -> Result<Array4<f32>, Error> {
+        if self.causal {
+            let scan = self.scan([q, k], v);
+            return match form {
+                Form::Chunk => scan::chunk(&scan, state, cx),
+                _ => scan::recurrent(&scan, state, cx),
+            };
+        }
+        let (op, (b, t, g, features), (_, _, h, width)) = (self.op, q.dim(), v.dim());
+        let values = v.as_standard_layout();
+        let layout = |input| Error::Layout { op, input };
+        let values = values.as_slice().ok_or(layout("v"))?;
+        let (q, k) = (q.as_slice().ok_or(layout("q"))?, k.as_slice().ok_or(layout("k"))?);
+        let states = state.as_slice_mut().ok_or(layout("state"))?;
+        let mut out = Array4::zeros((b, t, h, width));
+        let outs = out.as_slice_mut().unwrap_or_default();
+        for (s, range) in self.sequences.ranges(op, b, t)?.into_iter().enumerate() {
+            for head in 0..h {
+                let state = &mut states[(s * h + head) * features * width..][..features * width];
+                let (of_key, of_value) =
+                    ((range.start * g + head * g / h) * features, (range.start * h + head) * width);
+                if range.is_empty() {
+                    continue;
+                }
+                let keys = Matrix::rows(&k[of_key..], g * features);
+                let values = Matrix::rows(&values[of_value..], h * width);
+                let size = product::Sizes { m: features, n: width, k: range.len() };
+                product::matmul(cx, size, keys.t(), values, Into::Add, state, width);
+                let size = product::Sizes { m: range.len(), n: width, k: features };
+                let queries = Matrix::rows(&q[of_key..], g * features);
+                let out = &mut outs[of_value..];
+                product::matmul(cx, size, queries, Matrix::rows(state, width), Into::Set, out, h * width);
+            }
+        }
+        out.mapv_inplace(|x| self.scale as f32 * x);
+        Ok(out)
+    }
+
+    fn scan<'x>(&'x self, [q, k]: [&'x Array4<f32>; 2], v: ArrayView4<'x, f32>) -> scan::Inputs<'x> {
+        scan::Inputs {
+            q: q.view(),
+            k: k.view(),
+            v,
+            g: None,
+            beta: None,
+            skip: None,
+            scale: self.scale as f32,
+            sequences: self.sequences,
+        }
+    }
+
+    /// Gradients to the features of queries and of keys, to the values, and to the state before the first token.
+    pub(super) fn backward(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        v: ArrayView4<'_, f32>,
+        state: ArrayView4<'_, f32>,
+        d_o: ArrayView4<'_, f32>,
+        d_state: ArrayView4<'_, f32>,
+        cx: &Cx,
+    ) -> Result<[Array4<f32>; 4], Error> {
+        error::shape(self.op, "d o", v.shape(), d_o.shape())?;
+        error::shape(self.op, "d state", state.shape(), d_state.shape())?;
+        let Some(floor) = self.floor else {
+            return self.sums_backward([q, k], v, state, d_o, d_state, cx);
+        };
+        let values = with_ones(v, cx);
+        let sums = self.sums([q, k], values.view(), Form::Chunk, state.to_owned().view_mut(), cx)?;
+        let width = v.dim().3;
+        let mut d_sums = Array4::zeros(sums.dim());
+        by_tokens(cx, &mut d_sums, |t, d_sums| {
+            let rows = sums.slice(s![.., t.clone(), .., ..]);
+            let d_o = d_o.slice(s![.., t, .., ..]);
+            Zip::from(d_sums.rows_mut()).and(rows.rows()).and(d_o.rows()).for_each(|mut d, sums, d_o| {
+                let by = 1.0 / floor.of(sums[width]);
+                let free = matches!(floor, Floor::Add(_)) || floor.of(sums[width]) == sums[width];
+                d[width] = if free { -by * by * d_o.dot(&sums.slice(s![..width])) } else { 0.0 };
+                Zip::from(&mut d.slice_mut(s![..width])).and(&d_o).for_each(|d, d_o| *d = by * d_o);
+            });
+        });
+        let [dq, dk, dv, d_first] = self.sums_backward([q, k], values.view(), state, d_sums.view(), d_state, cx)?;
+        Ok([dq, dk, dv.slice(s![.., .., .., ..width]).as_standard_layout().into_owned(), d_first])
+    }
+
+    fn sums_backward(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        v: ArrayView4<'_, f32>,
+        state: ArrayView4<'_, f32>,
+        d_o: ArrayView4<'_, f32>,
+        d_state: ArrayView4<'_, f32>,
+        cx: &Cx,
+    ) -> Result<[Array4<f32>; 4], Error> {
+        if self.causal {
+            let g = scan::backward(&self.scan([q, k], v), state, d_o, d_state, cx)?;
+            return Ok([g.q, g.k, g.v, g.state]);
+        }
+        // The sums over all keys, which every query reads.
+        let mut end = state.to_owned();
+        self.sums([q, k], v, Form::Chunk, end.view_mut(), cx)?;
+        let mut d = d_state.as_standard_layout().into_owned();
+        let (mut dq, mut dk, mut dv) = (Array4::zeros(q.dim()), Array4::zeros(k.dim()), Array4::zeros(v.dim()));
+        let (b, t, g, _) = q.dim();
+        let h = v.dim().2;
+        let by = self.scale as f32;
+        for (s, range) in self.sequences.ranges(self.op, b, t)?.into_iter().enumerate() {
+            for (h, group) in (0..h).map(|head| (head, head * g / h)) {
+                for i in range.clone() {
+                    let (b, t) = (i / t, i % t);
+                    let d_o = d_o.slice(s![b, t, h, ..]);
+                    let mut dq = dq.slice_mut(s![b, t, group, ..]);
+                    dq.scaled_add(by, &end.slice(s![s, h, .., ..]).dot(&d_o));
+                    let q = q.slice(s![b, t, group, ..]);
+                    let mut d = d.slice_mut(s![s, h, .., ..]);
+                    Zip::from(d.rows_mut()).and(&q).for_each(|mut d, q| d.scaled_add(by * q, &d_o));
+                }
+                for i in range.clone() {
+                    let (b, t) = (i / t, i % t);
+                    let d = d.slice(s![s, h, .., ..]);
+                    let mut dk = dk.slice_mut(s![b, t, group, ..]);
+                    dk += &d.dot(&v.slice(s![b, t, h, ..]));
+                    dv.slice_mut(s![b, t, h, ..]).assign(&d.t().dot(&k.slice(s![b, t, group, ..])));
+                }
+            }
+        }
+        Ok([dq, dk, dv, d])
+    }
+}
+
+/// A column of ones after the values: its sum is that of the keys' features.
+fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
+    let (b, t, h, width) = v.dim();
+    let mut out = Array4::zeros((b, t, h, width + 1));
+    by_tokens(cx, &mut out, |t, out| {
+        out.slice_mut(s![.., .., .., ..width]).assign(&v.slice(s![.., t, .., ..]));
+        out.slice_mut(s![.., .., .., width]).fill(1.0);
+    });
+    out
+}
+
+/// Some tokens at a time, over all threads.
+pub(super) fn by_tokens(
+    cx: &Cx,
+    out: &mut Array4<f32>,
+    each: impl Fn(std::ops::Range<usize>, &mut ArrayViewMut4<'_, f32>) + Sync,
+) {
+    const TOKENS: usize = 64;
+    let parts: Vec<_> = out.axis_chunks_iter_mut(Axis(1), TOKENS).enumerate().collect();
+    cx.team.for_each(parts, |(i, mut out)| {
+        let tokens = i * TOKENS..i * TOKENS + out.len_of(Axis(1));
+        each(tokens, &mut out);
+    });
+}
+
+/// Exponentials in place.
+pub(super) fn exponentials(isa: Isa, x: &mut [f32]) {
+    struct Exp<'a>(&'a mut [f32]);
+    impl Kernel for Exp<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Lanes>(self, s: S) {
+            for x in self.0.chunks_mut(S::LANES) {
+                s.store_part(x, math::exp(s, s.load_part(x)));
+            }
+        }
+    }
+    isa.run(Exp(x));
+}

@@ -1,0 +1,66 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::ArrayD;
+use serde::Deserialize;
+
+use super::{Inputs, Map, OP, backward, chunk, naive, recurrent, step};
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::operation::{Argument, parameter};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Parameters {
+    map: Map,
+    normalize: bool,
+    causal: bool,
+    scale: f64,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { map: Map::Elu, normalize: true, causal: true, scale: 1.0 }
+    }
+}
+
+/// The inputs.
+fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    let Parameters { map, normalize, causal, scale } = x.parameters()?;
+    Ok(Inputs {
+        q: x.tensor("q")?,
+        k: x.tensor("k")?,
+        v: x.tensor("v")?,
+        map,
+        normalize,
+        causal,
+        scale,
+        sequences: x.sequences(),
+    })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+                Argument::input("k", &["B", "T", "G", "K"], "keys"),
+                Argument::input("v", &["B", "T", "H", "V"], "values"),
+            ],
+            parameters: vec![
+                parameter("map", "\"elu\"", "the features: `elu`, `relu`, `relu2`, `exp`, `identity` or `taylor`"),
+                parameter("normalize", "true", "divide by the sum of the weights"),
+                parameter("causal", "true", "hide the future"),
+                parameter("scale", "1", "times which the features of queries are taken"),
+            ],
+            output: &["B", "T", "H", "V"],
+            state: &["sequences", "H", "F", "V (+ 1)"],
+            example: "{}",
+            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+        }
+    }
+
+    calls!([Chunk => chunk, Step => step, _ => recurrent], [q, k, v, state]);
+}

@@ -1,0 +1,65 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::ArrayD;
+use serde::Deserialize;
+
+use super::{Inputs, Kernel, OP, backward, chunk, naive, recurrent, step};
+use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::operation::{Argument, parameter};
+use crate::{Error, Form};
+
+pub(crate) struct Op;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Parameters {
+    kernel: Kernel,
+    epsilon: f64,
+    causal: bool,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { kernel: Kernel::Softmax, epsilon: 1e-4, causal: true }
+    }
+}
+
+/// The inputs.
+fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+    let Parameters { kernel, epsilon, causal } = x.parameters()?;
+    Ok(Inputs {
+        q: x.tensor("q")?,
+        k: x.tensor("k")?,
+        v: x.tensor("v")?,
+        w: x.tensor("w")?,
+        kernel,
+        epsilon,
+        causal,
+        sequences: x.sequences(),
+    })
+}
+
+impl Recurrence for Op {
+    fn about(&self) -> About {
+        About {
+            inputs: vec![
+                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+                Argument::input("k", &["B", "T", "G", "K"], "keys"),
+                Argument::input("v", &["B", "T", "H", "V"], "values"),
+                Argument::input("w", &["M", "K"], "the random rows"),
+            ],
+            parameters: vec![
+                parameter("kernel", "\"softmax\"", "the features: `softmax`, `hyperbolic` or `relu`"),
+                parameter("epsilon", "1e-4", "added to each feature; 1e-3 for `relu` in the authors' code"),
+                parameter("causal", "true", "hide the future"),
+            ],
+            output: &["B", "T", "H", "V"],
+            state: &["sequences", "H", "F", "V + 1"],
+            example: "{}",
+            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+        }
+    }
+
+    calls!([Chunk => chunk, Step => step, _ => recurrent], [q, k, v, w, state]);
+}
