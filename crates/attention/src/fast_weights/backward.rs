@@ -274,7 +274,7 @@ impl Kernel for Head<'_, '_> {
                 prefetch(&d[h * v..(h + 1) * v]);
             }
         };
-        let of_b = |t: usize| x.erase.as_ref().map_or(&[][..], |(_, b)| &b[t][h * k..(h + 1) * k]);
+        let of_b = |t: usize| x.erase.as_ref().map_or(&[][..], |[_, b]| &b[t][h * k..(h + 1) * k]);
         let forwards = |first: usize| range.start + first..(range.start + first + TOKENS).min(range.end);
 
         // What each token erased.

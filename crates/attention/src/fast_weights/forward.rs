@@ -153,7 +153,7 @@ impl Kernel for Heads<'_, '_> {
             }
             let decay = x.decay(&left[..n * gates], false);
             let (tokens_of, rows, columns) = (n, k, v);
-            if let Some((_, b)) = &x.erase {
+            if let Some([_, b]) = &x.erase {
                 gather(tokens.clone().map(|t| &b[t][h * k..(h + 1) * k]), into);
                 moved[..v].copy_from_slice(carried);
                 let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);

@@ -173,7 +173,7 @@ struct Tokens<'a> {
     g: Option<Vec<&'a [f32]>>,
     by_key: bool,
     beta: Option<Vec<&'a [f32]>>,
-    erase: Option<(Vec<&'a [f32]>, Vec<&'a [f32]>)>,
+    erase: Option<[Vec<&'a [f32]>; 2]>,
     bonus: Option<ArrayView2<'a, f32>>,
     scale: f32,
 }
@@ -199,7 +199,7 @@ impl<'a> Tokens<'a> {
         match &x.erase {
             Erase::None => {}
             Erase::Own(of) => beta = Some(tokens(op, "beta", of)?),
-            Erase::General { a, b } => erase = Some((tokens(op, "a", a)?, tokens(op, "b", b)?)),
+            Erase::General { a, b } => erase = Some([tokens(op, "a", a)?, tokens(op, "b", b)?]),
         }
         Ok(Self {
             dims,
@@ -265,7 +265,7 @@ impl<'a> Tokens<'a> {
     /// `a_t`: what reads that which is erased.
     #[inline(always)]
     fn erasing<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
-        if let Some((a, _)) = &self.erase {
+        if let Some([a, _]) = &self.erase {
             out.copy_from_slice(&a[t][h * out.len()..(h + 1) * out.len()]);
             return;
         }
@@ -294,7 +294,7 @@ impl<'a> Tokens<'a> {
         if let Some(g) = self.g.as_ref().filter(|_| self.by_key) {
             prefetch(&g[t][of_keys.clone()]);
         }
-        if let Some((a, b)) = &self.erase {
+        if let Some([a, b]) = &self.erase {
             prefetch(&a[t][of_keys.clone()]);
             prefetch(&b[t][of_keys]);
         }

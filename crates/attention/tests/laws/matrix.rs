@@ -8,10 +8,10 @@ use longreach_attention::linear::{gla, hgrn2, lightning, linear_attention, perfo
 use longreach_simd::Cx;
 use longreach_testkit::Kind::{Shared, State, Token};
 use longreach_testkit::tolerance::{FORMS, assert_close};
-use longreach_testkit::{Output, Subject, Tensor};
+use longreach_testkit::{Output, Subject, Tensor, laws, numbers};
 use ndarray::ArrayD;
 
-use crate::{array, exact, narrow, prove, v, wide};
+use crate::{array, contexts, exact, narrow, prove, v, wide};
 
 /// Groups, heads, widths of a key and of a value.
 type Sizes = [usize; 4];
@@ -179,6 +179,10 @@ subject!(LinearSquares, linear_attention { map: Map::Relu2, normalize: false, ca
     state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
 ]);
+subject!(LinearWhole, linear_attention { map: Map::Elu, normalize: true, causal: false, scale: 1.0, }, "chunk", |g, h, k, v|
+    state [h, k, v + 1] [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
+]);
 subject!(Softmax, performer { kernel: Kernel::Softmax, epsilon: 1e-4, causal: true, }, "chunk", |g, h, k, v|
     state [h, 9, v + 1] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] -1.0..1.0;
@@ -189,7 +193,7 @@ subject!(Hyperbolic, performer { kernel: Kernel::Hyperbolic, epsilon: 1e-4, caus
 ]);
 
 /// Every law, with odd sizes and with even ones, and with gates a hundred times as strong.
-macro_rules! laws {
+macro_rules! all_laws {
     ($($test:ident $name:ident),+) => {
         $(#[test]
         fn $test() {
@@ -200,8 +204,33 @@ macro_rules! laws {
     };
 }
 
-laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
+all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
     rwkv5_laws Rwkv5, rwkv7_laws Rwkv7, hgrn2_laws Hgrn2, retention_laws Retention);
+
+/// The same of those without gates.
+macro_rules! laws_of_features {
+    ($($test:ident $name:ident),+) => {
+        $(#[test]
+        fn $test() {
+            prove(&$name([1, 2, 7, 18], 1.0));
+        })+
+    };
+}
+
+laws_of_features!(elu_laws LinearElu, taylor_laws LinearTaylor, relu2_laws LinearSquares, softmax_features_laws Softmax,
+    hyperbolic_features_laws Hyperbolic);
+
+/// Without causality every query reads all keys: what comes last changes what comes first; and the state goes on all the same.
+#[test]
+fn whole_sequences() {
+    let subject = LinearWhole([1, 2, 7, 18], 1.0);
+    for cx in contexts() {
+        laws::forms_are_naive(&subject, &cx);
+        laws::rows_are_independent(&subject, &cx);
+        laws::packed_is_padded(&subject, &cx);
+        laws::gradient_is_slope(&subject, &cx);
+    }
+}
 
 /// Special cases are the general ones: with a gate of 0 the gated rules are the delta rule, with one gate for all channels Kimi's is the gated one, and so on.
 #[test]
@@ -316,4 +345,65 @@ fn nan_stays_in_its_row_and_head() {
         let (row, h) = (i / 32 / 3, i / 32 % 3);
         assert_eq!(got.is_nan(), (70..80).contains(&row) && h == 1, "token {row}, head {h}");
     }
+}
+
+/// Performer's estimate of the softmax kernel is right on average, its error falls as features grow, and positive features stay near where the kernel is small,
+/// while trigonometric ones do not.
+#[test]
+fn random_features_estimate_softmax() {
+    let (k, draws) = (16, 100);
+    let mut uniform = numbers(1 << 21, 7).into_iter();
+    let mut normal = || {
+        let (a, b) = (uniform.next().expect("enough"), uniform.next().expect("enough"));
+        (-2.0 * a.max(1e-12).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
+    };
+    let (q, key) = (numbers(k, 1), numbers(k, 2));
+    // A pair that softmax weighs much, and one it hardly weighs.
+    let mut pair = |sign: f64, size: f64, features: usize| {
+        let x: Vec<f64> = q.iter().map(|x| size * (2.0 * x - 1.0)).collect();
+        let y: Vec<f64> = key.iter().zip(&x).map(|(y, x)| sign * x + 0.3 * (2.0 * y - 1.0)).collect();
+        let by = (k as f64).powf(-0.25);
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let want = (by * by * dot(&x, &y)).exp();
+        let (mut sums, mut squares, mut waves) = (0.0, 0.0, 0.0);
+        for _ in 0..draws {
+            let w = performer::projection(features, k, &mut normal);
+            let of = |x: &[f64]| -> Vec<f64> {
+                let half = by * by * dot(x, x) / 2.0;
+                w.outer_iter()
+                    .map(|w| (by * w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>() - half).exp())
+                    .collect()
+            };
+            let got = dot(&of(&x), &of(&y)) / features as f64;
+            let far: Vec<f64> = x.iter().zip(&y).map(|(x, y)| by * (x - y)).collect();
+            let wave: f64 =
+                w.outer_iter().map(|w| w.iter().zip(&far).map(|(w, x)| f64::from(*w) * x).sum::<f64>().cos()).sum();
+            let lifted = (by * by * (dot(&x, &x) + dot(&y, &y)) / 2.0).exp();
+            sums += got;
+            squares += (got - want).powi(2);
+            waves += (lifted * wave / features as f64 - want).powi(2);
+        }
+        let error = |squares: f64| (squares / draws as f64).sqrt() / want;
+        (sums / draws as f64 / want, error(squares), error(waves))
+    };
+    let (few, many) = (pair(1.0, 1.0, 16), pair(1.0, 1.0, 128));
+    assert!((many.0 - 1.0).abs() < 4.0 * many.1 / (draws as f64).sqrt(), "mean {} of the kernel", many.0);
+    assert!(many.1 < few.1 / 2.0, "error {} with 128 features, {} with 16", many.1, few.1);
+    let far = pair(-1.0, 2.0, 64);
+    assert!(far.1 < 2.0 && far.2 > 10.0 * far.1, "positive {}, trigonometric {}", far.1, far.2);
+}
+
+/// The random rows are orthogonal in blocks and as long as normal vectors.
+#[test]
+fn random_rows_are_orthogonal() {
+    let mut uniform = numbers(100_000, 3).into_iter();
+    let w = performer::projection(20, 8, || (0..12).map(|_| uniform.next().expect("enough")).sum::<f64>() - 6.0);
+    for i in 0..20 {
+        for j in 0..i {
+            let cosine = w.row(i).dot(&w.row(j)) / (w.row(i).dot(&w.row(i)) * w.row(j).dot(&w.row(j))).sqrt();
+            assert!(i / 8 != j / 8 || cosine.abs() < 1e-5, "rows {i} and {j}: {cosine}");
+        }
+    }
+    let mean: f32 = w.outer_iter().map(|row| row.dot(&row)).sum::<f32>() / 20.0;
+    assert!((5.0..11.0).contains(&mean), "{mean}, where 8 is to be expected");
 }
