@@ -16,6 +16,7 @@ mod linear;
 mod mamba;
 mod mamba2;
 mod norm;
+mod recurrence;
 mod rotary;
 mod rows;
 mod softmax;
@@ -29,6 +30,11 @@ pub use linear::linear;
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
 pub use norm::{rms_norm, rms_norm_gated};
+pub use recurrence::{
+    CosFormer, DeltaRule, Dplr, GatedDelta, Gla, Hgrn2, Kda, LinearAttention, Performer, Retention, RgLru, Rwkv4,
+    Rwkv5, Rwkv6, Rwkv7, cosformer, delta_rule, dplr, gated_delta, gla, hgrn2, kda, linear_attention, performer,
+    retention, rg_lru, rwkv4, rwkv5, rwkv6, rwkv7,
+};
 pub use rotary::rotary;
 pub use rows::put_rows;
 pub use softmax::{Attention, Options as AttentionOptions, attention};

@@ -1,0 +1,81 @@
+//! Mechanisms with a matrix state: time of every form beside what the products of a chunked form would take, and beside dense attention.
+//!
+//! `cargo run --release -p longreach-bench --bin linear -- [TOKENS] [HEADS] [WIDTH]`
+
+use longreach_attention::Form;
+use longreach_attention::operation::{Sample, named};
+use longreach_bench::Times;
+use longreach_simd::Cx;
+use longreach_simd::product::{self, Into, Matrix};
+use serde_json::json;
+
+/// Tokens of a chunk that operations are counted with.
+const CHUNK: f64 = 64.0;
+
+/// The mechanisms, and whether they erase: then the chunked form solves a triangle more and reads the state once more.
+const NAMES: &[(&str, bool)] = &[
+    ("scan", false),
+    ("retention", false),
+    ("linear_attention", false),
+    ("gla", false),
+    ("hgrn2", false),
+    ("rwkv6", false),
+    ("delta_rule", true),
+    ("gated_delta", true),
+    ("kda", true),
+    ("rwkv7", true),
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut args = std::env::args().skip(1).map(|n| n.parse::<usize>());
+    let mut next = |default| args.next().unwrap_or(Ok(default));
+    let (tokens, heads, width) = (next(4096)?, next(12)?, next(64)?);
+    let cx = Cx::new(2);
+    let n = 1024;
+    let (a, mut out) = (vec![0.5f32; n * n], vec![0.0f32; n * n]);
+    let size = product::Sizes { m: n, n, k: n };
+    let times =
+        Times::of(9, || product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Into::Set, &mut out, n));
+    let rate = 2.0 * (n * n * n) as f64 / times.median();
+    println!("products of {n}: {:.0} GFLOP/s", rate / 1e9);
+    let sample = Sample { batch: 1, tokens, heads, width, seed: 1 };
+    let dense = {
+        let (operation, parameters) = (named("dense")?, json!({"causal": true}));
+        let inputs = operation.sample(&sample);
+        Times::of(3, || drop(operation.forward(&inputs, &parameters, Form::Chunk, &cx).expect("valid"))).median()
+    };
+    println!("dense, causal: {:.2} ms", 1e3 * dense);
+    let k = width as f64;
+    for (name, erases) in NAMES {
+        let operation = named(name)?;
+        let inputs = operation.sample(&sample);
+        let parameters = json!({});
+        // A token's operations in a head: the half of the chunk's square that is needed, and the state.
+        let each = if *erases { 4.0 * CHUNK * k + 6.0 * k * k } else { 2.0 * CHUNK * k + 4.0 * k * k };
+        let work = each * (tokens * heads) as f64;
+        let report = |form: &str, times: Times, work: f64, beside: bool| {
+            let of_dense = if beside { format!(", {:.1} x dense", dense / times.median()) } else { String::new() };
+            println!(
+                "{name:18} {form:10} {:8.2} ms ({:.2} to {:.2}), {:4.0} ns a token and head, {:3.0} % of the products' rate{of_dense}",
+                1e3 * times.median(),
+                1e3 * times.quartiles().0,
+                1e3 * times.quartiles().1,
+                1e9 * times.median() / (tokens * heads) as f64,
+                100.0 * work / times.median() / rate,
+            );
+        };
+        for form in [Form::Chunk, Form::Recurrent] {
+            if operation.signature().forms.contains(&form) {
+                let run = || drop(operation.forward(&inputs, &parameters, form, &cx).expect("valid"));
+                report(form.name(), Times::of(9, run), work, true);
+            }
+        }
+        let outputs = operation.forward(&inputs, &parameters, Form::Recurrent, &cx)?;
+        let mut given = inputs.clone();
+        given.insert("do".into(), outputs["o"].clone());
+        // The gradient's products are two and a half times as many.
+        let run = || drop(operation.backward(&given, &parameters, &cx).expect("valid"));
+        report("backward", Times::of(5, run), 2.5 * work, false);
+    }
+    Ok(())
+}
