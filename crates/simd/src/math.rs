@@ -112,6 +112,18 @@ pub fn silu_slope<S: Lanes>(s: S, x: S::V) -> S::V {
     s.mul(g, s.fma(x, s.sub(s.splat(1.0), g), s.splat(1.0)))
 }
 
+/// `eˣ − 1`, to the last digits also where `x` is small, for `x ≤ 0`.
+#[inline(always)]
+pub fn exp_m1<S: Lanes>(s: S, x: S::V) -> S::V {
+    // The series, which is enough above a third below zero.
+    let mut near = s.splat(1.0 / 5040.0);
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0] {
+        near = s.fma(near, x, s.splat(c));
+    }
+    let far = s.sub(exp(s, x), s.splat(1.0));
+    s.select_lt(x, s.splat(-0.35), far, s.mul(near, x))
+}
+
 /// How many numbers of an element-wise loop one task takes.
 const GRAIN: usize = 16 * 1024;
 
@@ -166,6 +178,7 @@ macro_rules! ops {
 ops! {
     Exp = |s, a, _b| exp(s, a);
     Exp2 = |s, a, _b| exp2(s, a);
+    OneMinusExp = |s, a, _b| s.sub(s.splat(0.0), exp_m1(s, a));
     NegExp = |s, a, _b| s.sub(s.splat(0.0), exp(s, a));
     Softplus = |s, a, _b| softplus(s, a);
     Sigmoid = |s, a, _b| sigmoid(s, a);
@@ -173,6 +186,11 @@ ops! {
     SiluTimes = |s, a, b| s.mul(silu_lanes(s, a), b);
     SiluSlope = |s, a, b| s.mul(silu_slope(s, a), b);
     Multiply = |s, a, b| s.mul(a, b);
+}
+
+/// `x ← 1 − eˣ` for `x ≤ 0`, to the last digits also where `x` is small.
+pub fn one_minus_exp(cx: &Cx, x: &mut [f32]) {
+    map(cx, OneMinusExp, x);
 }
 
 /// `x ← eˣ`

@@ -48,6 +48,15 @@ fn sigmoid_is_exact_to_three_ulp() {
 }
 
 #[test]
+fn one_minus_exp_is_exact_to_four_ulp() {
+    let below = |cx: &Cx, x: &mut [f32]| {
+        x.iter_mut().for_each(|x| *x = -x.abs());
+        math::one_minus_exp(cx, x);
+    };
+    assert!(worst(below, |x| -(-x.abs()).exp_m1()) < 4.0);
+}
+
+#[test]
 fn silu_is_exact_to_four_ulp_where_it_is_not_zero() {
     for isa in Isa::available() {
         let x: Vec<f32> = grid().into_iter().filter(|x| x.abs() < 1e3).collect();

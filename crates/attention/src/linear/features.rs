@@ -5,8 +5,9 @@
 //! over all `j ≤ i`, by the family's scan, or over all `j`, by two products. The denominator is one more column of the state.
 
 use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::split::Part;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
-use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
+use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis, Zip, s};
 
 use super::scan;
 use crate::fast_weights::outer;
@@ -56,6 +57,11 @@ impl Call<'_> {
         error::shape(self.op, "v", &[b, t, h, v.dim().3], v.shape())?;
         if g == 0 || h % g != 0 {
             return Err(Error::Groups { op: self.op, heads: h, groups: g });
+        }
+        for (input, x) in [("q", q), ("k", k), ("v", v)] {
+            if x.len_of(Axis(3)) > 1 && x.strides()[3] != 1 && !x.is_empty() {
+                return Err(Error::Layout { op: self.op, input });
+            }
         }
         error::shape(self.op, "state", &self.state_shape(q, v, features), state)
     }
@@ -116,16 +122,67 @@ impl Call<'_> {
         let Some(floor) = self.floor else {
             return self.sums([q, k], v, form, state, cx);
         };
-        let sums = self.sums([q, k], with_ones(v, cx).view(), form, state, cx)?;
         let width = v.dim().3;
-        let mut out = Array4::zeros(v.dim());
+        if !self.causal {
+            let sums = self.sums([q, k], with_ones(v, cx).view(), form, state, cx)?;
+            let mut out = Array4::zeros(v.dim());
+            by_tokens(cx, &mut out, |t, out| {
+                let sums = sums.slice(s![.., t, .., ..]);
+                Zip::from(out.rows_mut()).and(sums.rows()).for_each(|mut out, sums| {
+                    let by = 1.0 / floor.of(sums[width]);
+                    Zip::from(&mut out).and(&sums.slice(s![..width])).for_each(|out, sum| *out = by * sum);
+                });
+            });
+            return Ok(out);
+        }
+        // The denominator by itself: a column more would be a vector more.
+        let mut state = state;
+        let mut of_values = state.slice(s![.., .., .., ..width]).as_standard_layout().into_owned();
+        let mut of_ones = state.slice(s![.., .., .., width]).as_standard_layout().into_owned();
+        let mut out = self.sums([q, k], v, form, of_values.view_mut(), cx)?;
+        let by = self.denominators([q, k], of_ones.view_mut(), v.dim().2, cx)?;
         by_tokens(cx, &mut out, |t, out| {
-            let sums = sums.slice(s![.., t, .., ..]);
-            Zip::from(out.rows_mut()).and(sums.rows()).for_each(|mut out, sums| {
-                let by = 1.0 / floor.of(sums[width]);
-                Zip::from(&mut out).and(&sums.slice(s![..width])).for_each(|out, sum| *out = by * sum);
+            Zip::from(out.rows_mut()).and(by.slice(s![.., t, ..])).for_each(|mut out, by| {
+                let by = 1.0 / floor.of(self.scale as f32 * by);
+                out.mapv_inplace(|x| by * x);
             });
         });
+        state.slice_mut(s![.., .., .., ..width]).assign(&of_values);
+        state.slice_mut(s![.., .., .., width]).assign(&of_ones);
+        Ok(out)
+    }
+
+    /// `z' φ(q)`, `[B, T, H]`, where `z`, `[S, H, F]`, is the sum of the features of keys so far.
+    fn denominators(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        mut sums: ArrayViewMut3<'_, f32>,
+        heads: usize,
+        cx: &Cx,
+    ) -> Result<Array3<f32>, Error> {
+        let (b, t, g, features) = q.dim();
+        let layout = |input| Error::Layout { op: self.op, input };
+        let (q, k) = (q.as_slice().ok_or(layout("q"))?, k.as_slice().ok_or(layout("k"))?);
+        let mut out = Array3::zeros((b, t, heads));
+        let mut rest = out.as_slice_mut().unwrap_or_default();
+        let mut tasks = Vec::new();
+        let mut sums = sums.as_slice_mut().ok_or(layout("state"))?.chunks_mut(features.max(1));
+        for range in self.sequences.ranges(self.op, b, t)? {
+            let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * heads);
+            rest = others;
+            for (h, out) in Part::whole(mine, heads).columns(1).enumerate() {
+                let at = (range.start * g + h * g / heads) * features;
+                let sum = sums.next().unwrap_or_default();
+                tasks.push(Denominator {
+                    q: &q[at.min(q.len())..],
+                    k: &k[at.min(k.len())..],
+                    stride: g * features,
+                    sum,
+                    out,
+                });
+            }
+        }
+        cx.team.for_each(tasks, |task| cx.isa.run(task));
         Ok(out)
     }
 
@@ -266,6 +323,27 @@ impl Call<'_> {
     }
 }
 
+/// The denominators of a head.
+struct Denominator<'a, 'o> {
+    q: &'a [f32],
+    k: &'a [f32],
+    stride: usize,
+    sum: &'o mut [f32],
+    out: Part<'o>,
+}
+
+impl Kernel for Denominator<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(mut self, s: S) {
+        for t in 0..self.out.rows() {
+            let at = t * self.stride..t * self.stride + self.sum.len();
+            math::axpy(s, 1.0, &self.k[at.clone()], self.sum);
+            self.out.row(t)[0] = math::dot(s, &self.q[at], self.sum);
+        }
+    }
+}
+
 /// A column of ones after the values: its sum is that of the keys' features.
 fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
     let (b, t, h, width) = v.dim();
@@ -278,7 +356,7 @@ fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
 }
 
 /// Some tokens at a time, over all threads.
-pub(super) fn by_tokens(
+pub(crate) fn by_tokens(
     cx: &Cx,
     out: &mut Array4<f32>,
     each: impl Fn(std::ops::Range<usize>, &mut ArrayViewMut4<'_, f32>) + Sync,

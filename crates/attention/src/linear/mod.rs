@@ -4,6 +4,7 @@
 
 pub mod cosformer;
 mod features;
+pub(crate) use features::by_tokens;
 pub mod gla;
 pub mod hgrn2;
 pub mod lightning;

@@ -37,7 +37,7 @@ pub fn backward(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     let dplr::Gradient { q, k, v, a: mut kappa, b: mut a, g, state } =
-        dplr::backward(&Transition::of(x)?.general(x), state, d_o, d_state, cx)?;
+        dplr::backward(&Transition::of(x, cx)?.general(x), state, d_o, d_state, cx)?;
     Zip::from(&mut kappa).and(&mut a).and(x.kappa).and(x.a).for_each(|d_kappa, d, kappa, a| {
         *d_kappa -= *d * a;
         *d *= -kappa;

@@ -4,9 +4,11 @@
 //!
 //! The receptance `r` of the paper is `q` here, `κ̂` is to be of length 1. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2025 (RWKV-7), eq. 15–18.
 
-use ndarray::{Array4, ArrayView4, Zip};
+use longreach_simd::Cx;
+use ndarray::{Array4, ArrayView4, Zip, s};
 
 use super::dplr;
+use crate::linear::by_tokens;
 use crate::{Error, Sequences, error};
 
 mod backward;
@@ -62,9 +64,13 @@ struct Transition {
 }
 
 impl Transition {
-    fn of(x: &Inputs<'_>) -> Result<Self, Error> {
+    fn of(x: &Inputs<'_>, cx: &Cx) -> Result<Self, Error> {
         x.check()?;
-        Ok(Self { b: Zip::from(x.kappa).and(x.a).map_collect(|kappa, a| -kappa * a) })
+        let mut b = x.kappa.as_standard_layout().into_owned();
+        by_tokens(cx, &mut b, |t, b| {
+            Zip::from(b).and(x.a.slice(s![.., t, .., ..])).for_each(|kappa, a| *kappa *= -a);
+        });
+        Ok(Self { b })
     }
 
     fn general<'a>(&'a self, x: &'a Inputs<'_>) -> dplr::Inputs<'a> {

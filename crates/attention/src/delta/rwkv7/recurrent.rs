@@ -9,5 +9,5 @@ use crate::delta::dplr;
 
 /// The outputs, `[B, T, H, V]`, of whole sequences or parts of them. `state` `[S, H, K, V]` is read and left for the next tokens.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    dplr::recurrent(&Transition::of(x)?.general(x), state, cx)
+    dplr::recurrent(&Transition::of(x, cx)?.general(x), state, cx)
 }

@@ -73,7 +73,7 @@ impl<'a> Rows<'a> {
         if self.reset.as_ref().is_some_and(|reset| reset[t]) {
             (token.a, token.begins) = (s.splat(0.0), true);
         } else {
-            token.left = s.sub(s.splat(0.0), less_one(s, s.mul(two, log_a)));
+            token.left = s.sub(s.splat(0.0), math::exp_m1(s, s.mul(two, log_a)));
             token.root = root(s, token.left);
         }
         token
@@ -92,18 +92,6 @@ pub(super) struct Token<V> {
     pub(super) root: V,
     /// Whether a text begins with it.
     pub(super) begins: bool,
-}
-
-/// `eʸ − 1`, to the last digits also where `y` is small.
-#[inline(always)]
-fn less_one<S: Lanes>(s: S, y: S::V) -> S::V {
-    // The series, which is enough below a half.
-    let mut near = s.splat(1.0 / 5040.0);
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0] {
-        near = s.fma(near, y, s.splat(c));
-    }
-    let far = s.sub(math::exp(s, y), s.splat(1.0));
-    s.select_lt(y, s.splat(-0.35), far, s.mul(near, y))
 }
 
 /// The square root.

@@ -1,10 +1,11 @@
 //! The gradient: GLA's, with `dg −= e^g ⊙ dk`.
 
 use longreach_simd::Cx;
-use ndarray::{Array4, ArrayView4, Zip};
+use ndarray::{Array4, ArrayView4, Zip, s};
 
 use super::{Inputs, keys};
 use crate::Error;
+use crate::linear::features::by_tokens;
 use crate::linear::gla;
 
 /// Gradients to the inputs.
@@ -30,7 +31,11 @@ pub fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let gla::Gradient { q, k, v, mut g, state } = gla::backward(&x.with_keys(&keys(x.g)), state, d_o, d_state, cx)?;
-    Zip::from(&mut g).and(&k).and(x.g).for_each(|d, k, g| *d -= g.exp() * k);
+    let keys = keys(x.g, cx);
+    let gla::Gradient { q, k, v, mut g, state } = gla::backward(&x.with_keys(&keys), state, d_o, d_state, cx)?;
+    by_tokens(cx, &mut g, |t, d| {
+        let of = |x: &Array4<f32>| x.slice(s![.., t.clone(), .., ..]).to_owned();
+        Zip::from(d).and(&of(&k)).and(&of(&keys)).for_each(|d, k, key| *d -= (1.0 - key) * k);
+    });
     Ok(Gradient { q, g, v, state })
 }

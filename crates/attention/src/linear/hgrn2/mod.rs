@@ -4,6 +4,7 @@
 //!
 //! State `[S, H, K, V]` f32 · O(T H K V) time. Qin et al. 2024 (HGRN2), eq. 6.
 
+use longreach_simd::{Cx, math};
 use ndarray::{Array4, ArrayView4};
 
 use super::gla;
@@ -50,6 +51,8 @@ impl<F: Copy> Inputs<'_, F> {
 }
 
 /// `1 − e^g`, exact also where little is let go.
-fn keys(g: ArrayView4<'_, f32>) -> Array4<f32> {
-    g.mapv(|g| -g.exp_m1())
+fn keys(g: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
+    let mut k = g.as_standard_layout().into_owned();
+    math::one_minus_exp(cx, k.as_slice_mut().unwrap_or_default());
+    k
 }

@@ -35,7 +35,8 @@ impl Map {
         let mut out = Array4::zeros((b, t, g, self.features(k)));
         by_tokens(cx, &mut out, |t, out| {
             for (mut out, x) in out.rows_mut().into_iter().zip(x.slice(s![.., t, .., ..]).rows()) {
-                let Some(out) = out.as_slice_mut() else { continue };
+                // A token's rows are contiguous: what calls this has checked it.
+                let (Some(out), Some(x)) = (out.as_slice_mut(), x.to_slice()) else { continue };
                 match self {
                     Map::Elu => {
                         out.iter_mut().zip(x).for_each(|(out, x)| *out = x.min(0.0));
