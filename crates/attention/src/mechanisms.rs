@@ -144,7 +144,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "MiniMax 2025, MiniMax-01",
-        operation: &linear::lightning::operation::Op,
+        operation: &linear::retention::operation::Op,
     },
     Mechanism {
         name: "gla",

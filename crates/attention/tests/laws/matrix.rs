@@ -407,3 +407,30 @@ fn random_rows_are_orthogonal() {
     let mean: f32 = w.outer_iter().map(|row| row.dot(&row)).sum::<f32>() / 20.0;
     assert!((5.0..11.0).contains(&mean), "{mean}, where 8 is to be expected");
 }
+
+/// The order in which the axes of queries and keys lie in memory does not matter where features are made of them, as long as the last is contiguous.
+#[test]
+fn heads_may_lie_before_tokens() {
+    let (x, cx) = (Softmax([2, 2, 7, 18], 1.0).sample(2, 70, 5), &Cx::new(2));
+    let arrays: Vec<_> = x.iter().map(array).collect();
+    let turned: Vec<ArrayD<f32>> = arrays
+        .iter()
+        .enumerate()
+        .map(|(i, array)| match i {
+            0 | 1 => {
+                let swapped = array.view().permuted_axes(vec![0, 2, 1, 3]);
+                swapped.as_standard_layout().into_owned().permuted_axes(vec![0, 2, 1, 3])
+            }
+            _ => array.clone(),
+        })
+        .collect();
+    let state = || arrays[arrays.len() - 1].clone().into_dimensionality().expect("rank");
+    let d = v!(arrays[2]);
+    let (plain, other) = (Softmax::call(&x, &arrays, None), Softmax::call(&x, &turned, None));
+    let (want, got) = [plain, other].map(|x| performer::recurrent(&x, state().view_mut(), cx).expect("valid")).into();
+    assert_eq!(got, want);
+    let zero = ndarray::Array4::zeros(state().raw_dim());
+    let (want, got) =
+        [plain, other].map(|x| performer::backward(&x, state().view(), d, zero.view(), cx).expect("valid")).into();
+    assert_eq!((got.q, got.k, got.v, got.w), (want.q, want.k, want.v, want.w));
+}

@@ -9,7 +9,6 @@
 mod backward;
 mod chunk;
 mod naive;
-pub(crate) mod operation;
 mod recurrent;
 mod step;
 
@@ -19,8 +18,6 @@ pub use chunk::chunk;
 pub use naive::naive;
 pub use recurrent::recurrent;
 pub use step::step;
-
-const OP: &str = "lightning";
 
 /// `−s_h` of layer `layer` of `layers`, `[H]`; `ε` is `10⁻⁵`.
 pub fn decays(heads: usize, layer: usize, layers: usize) -> Vec<f64> {

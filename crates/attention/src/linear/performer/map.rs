@@ -31,7 +31,8 @@ impl Inputs<'_> {
     /// `K^{-1/4} x`
     fn scaled(&self, x: ArrayView4<'_, f32>) -> Array4<f32> {
         let by = (x.dim().3 as f32).powf(-0.25);
-        x.mapv(|x| by * x)
+        // One behind the other, whatever order the input's axes have in memory: products are made of it.
+        x.as_standard_layout().mapv(|x| by * x)
     }
 
     /// `[B, T, G, K]` to `[B, T, G, F]`.
