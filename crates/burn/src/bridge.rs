@@ -351,11 +351,13 @@ pub struct Inputs {
 
 impl Inputs {
     fn new(tensors: Vec<FlexTensor>) -> Self {
-        // Kernels want the last axis contiguous and strides that do not run backwards.
+        // Kernels want the last axis contiguous, the heads of a token side by side, and strides that do not run backwards.
         let tidy = |t: FlexTensor| {
-            let last = t.layout().strides().last().copied().unwrap_or(1);
-            let wide = t.layout().shape().last().copied().unwrap_or(1) > 1;
-            if (wide && last != 1) || !t.layout().has_positive_strides() { t.to_contiguous() } else { t }
+            let (shape, strides) = (t.layout().shape().to_vec(), t.layout().strides());
+            let last = strides.last().copied().unwrap_or(1);
+            let wide = shape.last().copied().unwrap_or(1) > 1;
+            let apart = matches!((&shape[..], strides), ([_, _, heads, d], [_, _, head, _]) if *heads > 1 && *head != *d as isize);
+            if (wide && last != 1) || apart || !t.layout().has_positive_strides() { t.to_contiguous() } else { t }
         };
         Self { tensors: tensors.into_iter().map(tidy).collect() }
     }

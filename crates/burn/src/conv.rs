@@ -18,20 +18,23 @@ pub struct Conv {
     pub bias: Option<Tensor<1>>,
     /// `[B, W - 1, D]`
     pub state: Tensor<3>,
+    /// What the sums go through.
+    pub activation: Activation,
 }
 
-/// The convolution with silu, and the state after the last token.
+/// The convolution with its activation, and the state after the last token.
 pub fn short_conv(x: Conv) -> (Tensor<3>, Tensor<3>) {
     let call = Call::new().with(x.x).with(x.weight).with(x.state);
+    let operator = ShortConv(x.activation);
     let mut out = match x.bias {
-        Some(bias) => call.with(bias).run(ShortConv),
-        None => call.run(ShortConv),
+        Some(bias) => call.with(bias).run(operator),
+        None => call.run(operator),
     };
     (out.output(), out.output())
 }
 
 #[derive(Debug)]
-struct ShortConv;
+struct ShortConv(Activation);
 
 impl ShortConv {
     fn inputs<'a>(&self, x: &'a Inputs) -> short_conv::Inputs<'a> {
@@ -39,7 +42,7 @@ impl ShortConv {
             x: x.view(0),
             w: x.view(1),
             bias: (x.len() > 3).then(|| x.view(3)),
-            activation: Activation::Silu,
+            activation: self.0,
             sequences: Sequences::Batch,
         }
     }

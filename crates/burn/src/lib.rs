@@ -27,6 +27,7 @@ pub use cross_entropy::linear_cross_entropy;
 pub use elementwise::{neg_exp, silu_times};
 pub use embedding::embedding;
 pub use linear::linear;
+pub use longreach_attention::short_conv::Activation as ConvActivation;
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
 pub use norm::{rms_norm, rms_norm_gated};

@@ -97,7 +97,7 @@ recurrences! {
     linear linear_attention LinearAttention
         [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`";]
         state 4 "`[B, H, F, V]`, and a column more where the output is normalised", output 4 like "v"
-        [map: Map, copy "The features."; normalize: bool, copy "Whether the output is divided by the sum of the weights.";
+        [map: Map, copy "The features."; normalize: Option<f64>, copy "Where the output is divided by the sum of the weights, what is added to that.";
          causal: bool, copy "Whether the future is hidden."; scale: f64, copy "Times which the features of queries are taken.";]
 
     /// The inputs of [`performer()`].

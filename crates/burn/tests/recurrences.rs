@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use longreach_attention::Form;
-use longreach_attention::linear::linear_attention::Map;
+use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
 use longreach_attention::operation::{Sample, Tensors, named};
 use longreach_burn as ops;
@@ -89,10 +89,10 @@ wired!(gated_delta: gated_delta GatedDelta [q 4, k 4, v 4, g 3, beta 3] state 4,
 wired!(kda: kda Kda [q 4, k 4, v 4, g 4, beta 3] state 4, scale(), |given| { scale: 0.3 });
 wired!(dplr: dplr Dplr [q 4, k 4, v 4, a 4, b 4, g 4] state 4, scale(), |given| { scale: 0.3 });
 wired!(linear_attention: linear_attention LinearAttention [q 4, k 4, v 4] state 4, json!({"map": "relu2", "normalize": false}), |given| {
-    map: Map::Relu2, normalize: false, causal: true, scale: 1.0
+    map: Map::Relu2, normalize: None, causal: true, scale: 1.0
 });
 wired!(linear_attention_of_all: linear_attention LinearAttention [q 4, k 4, v 4] state 4, json!({"causal": false}), |given| {
-    map: Map::Elu, normalize: true, causal: false, scale: 1.0
+    map: Map::Elu, normalize: Some(EPSILON), causal: false, scale: 1.0
 });
 wired!(performer: performer Performer [q 4, k 4, v 4, w 2] state 4, json!({}), |given| {
     kernel: Kernel::Softmax, epsilon: 1e-4, causal: true

@@ -24,7 +24,7 @@ pub struct Resumed<'e> {
 }
 
 /// The name of the format and its version.
-const FORMAT: &str = "longreach state 1";
+const FORMAT: &str = "longreach state 2";
 
 impl Session<'_> {
     /// Writes the state to a file, whole or not at all, and with it where the sampler's random stream stands.
@@ -97,7 +97,7 @@ impl Engine {
         };
         let read = usize::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;
         for (i, layer) in session.cache.layers.iter_mut().enumerate() {
-            let get = |name: &'static str, want: &[Option<usize>]| {
+            let get = |name: &str, want: &[Option<usize>]| {
                 let name = format!("layers.{i}.{name}");
                 let tensor = stored.tensor(&name).map_err(|_| format!("tensor `{name}` is missing"))?;
                 let (found, dtype) = (tensor.shape(), tensor.dtype());

@@ -1,11 +1,13 @@
 //! What a configuration says: the skeleton's sizes and the mixers of its blocks.
 
-use longreach_nn::mixers::{Mamba, Mamba2, Mamba2Config, MambaConfig, Mixer};
 use longreach_nn::{Builder, Decoder, DecoderConfig};
 
-use crate::{Error, Fields, falcon_mamba, mamba, mamba2};
+use crate::{
+    Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, hgrn2, kda, linear_attn, longreach, mamba, mamba2,
+    retnet, rwkv, rwkv6, rwkv7,
+};
 
-/// A Hugging Face model type that can be loaded.
+/// A model type that can be loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture {
     /// `model_type` in `config.json`.
@@ -19,26 +21,30 @@ pub struct Architecture {
 }
 
 /// Every model type of this crate.
-pub const MODELS: &[Architecture] = &[mamba::ARCHITECTURE, mamba2::ARCHITECTURE, falcon_mamba::ARCHITECTURE];
-
-/// The mixers of a model.
-#[derive(Clone, Debug, PartialEq)]
-pub enum MixerConfig {
-    /// Selective state space.
-    Mamba(MambaConfig),
-    /// State-space duality.
-    Mamba2(Mamba2Config),
-}
+pub const MODELS: &[Architecture] = &[
+    mamba::ARCHITECTURE,
+    mamba2::ARCHITECTURE,
+    falcon_mamba::ARCHITECTURE,
+    rwkv::ARCHITECTURE,
+    rwkv6::ARCHITECTURE,
+    rwkv7::ARCHITECTURE,
+    retnet::ARCHITECTURE,
+    linear_attn::ARCHITECTURE,
+    gla::ARCHITECTURE,
+    hgrn2::ARCHITECTURE,
+    delta_net::ARCHITECTURE,
+    gated_deltanet::ARCHITECTURE,
+    kda::ARCHITECTURE,
+    longreach::ARCHITECTURE,
+];
 
 /// A model as its configuration describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     /// `model_type`.
     pub model_type: &'static str,
-    /// The skeleton.
+    /// The skeleton with its mixers.
     pub decoder: DecoderConfig,
-    /// The mixers, the same in every block.
-    pub mixer: MixerConfig,
     /// Tokens that end a text.
     pub eos: Vec<u32>,
 }
@@ -58,10 +64,7 @@ impl Description {
 
     /// Builds the model.
     pub fn build(&self, b: &mut Builder) -> Result<Decoder, longreach_nn::Error> {
-        Decoder::new(b, &self.decoder, |b, _| match &self.mixer {
-            MixerConfig::Mamba(c) => Ok(Mixer::Mamba(Mamba::new(b, c)?)),
-            MixerConfig::Mamba2(c) => Ok(Mixer::Mamba2(Mamba2::new(b, c)?)),
-        })
+        Decoder::new(b, &self.decoder)
     }
 }
 

@@ -44,6 +44,9 @@ fn quote_infinities(text: &str) -> String {
 /// The most any size in a configuration may be: far above every model, far below overflow.
 const LARGEST: u64 = 1 << 28;
 
+/// The most layers a configuration may ask for.
+const MOST_LAYERS: usize = 10_000;
+
 impl Fields {
     /// The fields of a JSON object; `file` is named in errors.
     pub fn parse(file: impl Into<String>, text: &str) -> Result<Self, Error> {
@@ -88,6 +91,19 @@ impl Fields {
         }
     }
 
+    /// Whether the field is there at all, null or not.
+    pub fn given(&self, name: &str) -> bool {
+        self.map.contains_key(name)
+    }
+
+    /// A number of layers, or the default if the field is absent.
+    pub fn layers(&self, name: &str, default: usize) -> Result<usize, Error> {
+        match self.size(name, default)? {
+            n if n <= MOST_LAYERS => Ok(n),
+            n => Err(self.error(format!("field `{name}`: want at most {MOST_LAYERS}, found {n}"))),
+        }
+    }
+
     /// A finite number, or the default if the field is absent.
     pub fn number(&self, name: &str, default: f64) -> Result<f64, Error> {
         let Some(v) = self.get(name) else { return Ok(default) };
@@ -109,6 +125,43 @@ impl Fields {
             _ => None,
         });
         pair.filter(|(low, high)| low <= high).ok_or_else(|| self.wrong(name, want, v))
+    }
+
+    /// A size, or nothing if the field is absent.
+    pub fn some_size(&self, name: &str) -> Result<Option<usize>, Error> {
+        self.get(name).map(|_| self.size(name, 1)).transpose()
+    }
+
+    /// One object or a list of them, each as fields of their own; nothing if the field is absent.
+    pub fn objects(&self, name: &str) -> Result<Vec<Fields>, Error> {
+        let Some(v) = self.get(name) else { return Ok(Vec::new()) };
+        let fields = |v: &Value| v.as_object().map(|map| Self { file: self.file.clone(), map: map.clone() });
+        let found = match v {
+            Value::Array(list) => list.iter().map(fields).collect(),
+            one => fields(one).map(|one| vec![one]),
+        };
+        found.ok_or_else(|| self.wrong(name, "an object or a list of them", v))
+    }
+
+    /// A text, an object or a list of these: for each a text, and these fields with the object's in their place. An object's text is its field `key`.
+    pub fn named(&self, name: &str, key: &str) -> Result<Vec<(String, Fields)>, Error> {
+        let Some(v) = self.get(name) else { return Ok(Vec::new()) };
+        let one = |v: &Value| match v {
+            Value::String(text) => Some((text.clone(), self.clone())),
+            Value::Object(map) => {
+                let text = map.get(key)?.as_str()?.to_owned();
+                let mut own = self.clone();
+                own.map.extend(map.clone());
+                Some((text, own))
+            }
+            _ => None,
+        };
+        let found = match v {
+            Value::Array(list) => list.iter().map(one).collect(),
+            v => one(v).map(|found| vec![found]),
+        };
+        let want = format!("a name, an object with a `{key}`, or a list of these");
+        found.ok_or_else(|| self.wrong(name, &want, v))
     }
 
     /// A token id or several.

@@ -1,10 +1,10 @@
 //! `mamba`: Gu and Dao 2023, as Hugging Face stores it.
 
-use longreach_nn::mixers::MambaConfig;
-use longreach_nn::{DecoderConfig, DecoderNames};
+use longreach_nn::mixers::{MambaConfig, MixerConfig};
+use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, NormConfig};
 
 use crate::architecture::{eos, silu};
-use crate::{Architecture, Description, Error, Fields, MixerConfig};
+use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "mamba", mechanism: "mamba", paper: "Gu and Dao 2023", describe };
@@ -13,6 +13,8 @@ pub(crate) const ARCHITECTURE: Architecture =
 pub(crate) const NAMES: DecoderNames = DecoderNames {
     body: "backbone",
     embedding: "embeddings",
+    blocks: "layers",
+    first_norm: "norm0",
     norm: "norm",
     mixer: "mixer",
     second_norm: "norm2",
@@ -20,6 +22,11 @@ pub(crate) const NAMES: DecoderNames = DecoderNames {
     last_norm: "norm_f",
     head: "lm_head",
 };
+
+/// Blocks of one mixer, without feed-forward layers.
+pub(crate) fn blocks(norm: NormConfig, mixer: MixerConfig, layers: usize) -> Vec<BlockConfig> {
+    vec![BlockConfig { norm, mixer, feed_forward: None }; layers]
+}
 
 fn describe(fields: &Fields) -> Result<Description, Error> {
     family(fields, "mamba", 32, true, 0, None)
@@ -42,28 +49,30 @@ pub(crate) fn family(
         Ok(None | Some("auto")) => hidden.div_ceil(16),
         _ => fields.size("time_step_rank", 1)?,
     };
+    let norm = NormConfig::Rms(fields.number("layer_norm_epsilon", 1e-5)?);
+    let mixer = MixerConfig::Mamba(MambaConfig {
+        hidden,
+        inner,
+        state: fields.size("state_size", 16)?,
+        conv: fields.size("conv_kernel", 4)?,
+        rank,
+        conv_bias: fields.flag("use_conv_bias", true)?,
+        bias: fields.flag("use_bias", false)?,
+        inner_norm,
+        step: (fields.number("time_step_min", 1e-3)? as f32, fields.number("time_step_max", 0.1)? as f32),
+    });
     Ok(Description {
         model_type,
         decoder: DecoderConfig {
             vocabulary: fields.size("vocab_size", 50280)?,
             hidden,
-            layers: fields.size("num_hidden_layers", layers)?,
-            norm_eps: fields.number("layer_norm_epsilon", 1e-5)?,
-            feed_forward: None,
+            blocks: blocks(norm, mixer, fields.layers("num_hidden_layers", layers)?),
+            first_norm: None,
+            last_norm: norm,
+            lower_bounds: None,
             tied: fields.flag("tie_word_embeddings", tied)?,
             names: NAMES,
         },
-        mixer: MixerConfig::Mamba(MambaConfig {
-            hidden,
-            inner,
-            state: fields.size("state_size", 16)?,
-            conv: fields.size("conv_kernel", 4)?,
-            rank,
-            conv_bias: fields.flag("use_conv_bias", true)?,
-            bias: fields.flag("use_bias", false)?,
-            inner_norm,
-            step: (fields.number("time_step_min", 1e-3)? as f32, fields.number("time_step_max", 0.1)? as f32),
-        }),
         eos: eos(fields, eos_default)?,
     })
 }

@@ -1,11 +1,11 @@
 //! `mamba2`: Dao and Gu 2024, as Hugging Face stores it.
 
-use longreach_nn::DecoderConfig;
-use longreach_nn::mixers::Mamba2Config;
+use longreach_nn::mixers::{Mamba2Config, MixerConfig};
+use longreach_nn::{DecoderConfig, NormConfig};
 
 use crate::architecture::{eos, silu};
-use crate::mamba::NAMES;
-use crate::{Architecture, Description, Error, Fields, MixerConfig};
+use crate::mamba::{NAMES, blocks};
+use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "mamba2", mechanism: "mamba2", paper: "Dao and Gu 2024", describe };
@@ -27,30 +27,32 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     if heads % groups != 0 {
         return Err(fields.error(format!("field `n_groups`: want a divisor of `num_heads` {heads}, found {groups}")));
     }
+    let norm = NormConfig::Rms(norm_eps);
+    let mixer = MixerConfig::Mamba2(Mamba2Config {
+        hidden,
+        heads,
+        head_dim,
+        state: fields.size("state_size", 128)?,
+        groups,
+        conv: fields.size("conv_kernel", 4)?,
+        conv_bias: fields.flag("use_conv_bias", true)?,
+        bias: fields.flag("use_bias", false)?,
+        norm_eps,
+        step_limit: fields.bounds("time_step_limit", (0.0, f32::INFINITY))?,
+        step: (fields.number("time_step_min", 1e-3)? as f32, fields.number("time_step_max", 0.1)? as f32),
+    });
     Ok(Description {
         model_type: "mamba2",
         decoder: DecoderConfig {
             vocabulary: fields.size("vocab_size", 32768)?,
             hidden,
-            layers: fields.size("num_hidden_layers", 64)?,
-            norm_eps,
-            feed_forward: None,
+            blocks: blocks(norm, mixer, fields.layers("num_hidden_layers", 64)?),
+            first_norm: None,
+            last_norm: norm,
+            lower_bounds: None,
             tied: fields.flag("tie_word_embeddings", false)?,
             names: NAMES,
         },
-        mixer: MixerConfig::Mamba2(Mamba2Config {
-            hidden,
-            heads,
-            head_dim,
-            state: fields.size("state_size", 128)?,
-            groups,
-            conv: fields.size("conv_kernel", 4)?,
-            conv_bias: fields.flag("use_conv_bias", true)?,
-            bias: fields.flag("use_bias", false)?,
-            norm_eps,
-            step_limit: fields.bounds("time_step_limit", (0.0, f32::INFINITY))?,
-            step: (fields.number("time_step_min", 1e-3)? as f32, fields.number("time_step_max", 0.1)? as f32),
-        }),
         eos: eos(fields, 2)?,
     })
 }

@@ -1,4 +1,4 @@
-//! Every model type against transformers: prefill whole, in chunks and token by token, padding, and greedy text.
+//! Every model type against its reference library: prefill whole, in chunks and token by token, padding, and greedy text.
 
 use std::path::PathBuf;
 
@@ -48,11 +48,40 @@ fn read(model: &Model, batch: usize, t: usize, ids: &[u32], cuts: &[usize], mask
     Tensor::cat(pieces, 1)
 }
 
-const NAMES: &[&str] =
-    &["mamba-a", "mamba-b", "mamba2-a", "mamba2-b", "falcon_mamba-a", "falcon_mamba-b", "mamba2-a-bf16"];
+const NAMES: &[&str] = &[
+    "mamba-a",
+    "mamba-b",
+    "mamba2-a",
+    "mamba2-b",
+    "falcon_mamba-a",
+    "falcon_mamba-b",
+    "mamba2-a-bf16",
+    "rwkv6-a",
+    "rwkv6-b",
+    "rwkv7-a",
+    "rwkv7-b",
+    "retnet-a",
+    "retnet-b",
+    "linear_attn-a",
+    "linear_attn-b",
+    "linear_attn-c",
+    "gla-a",
+    "gla-b",
+    "hgrn2-a",
+    "hgrn2-b",
+    "delta_net-a",
+    "delta_net-b",
+    "delta_net-c",
+    "gated_deltanet-a",
+    "gated_deltanet-b",
+    "kda-a",
+    "kda-b",
+    "rwkv-a",
+    "rwkv-b",
+];
 
 #[test]
-fn logits_are_those_of_transformers_on_every_path() {
+fn logits_are_those_of_the_reference_on_every_path() {
     for name in NAMES {
         let golden = Golden::read(folder(name).join("expected.safetensors"));
         let model = load(name, None);
@@ -70,7 +99,7 @@ fn logits_are_those_of_transformers_on_every_path() {
 
 #[test]
 fn padding_is_that_of_transformers() {
-    for name in NAMES {
+    for name in NAMES.iter().filter(|name| name.contains("mamba")) {
         let golden = Golden::read(folder(name).join("expected.safetensors"));
         let model = load(name, None);
         let (batch, t, ids) = ids(&golden, "padded_ids");
@@ -86,7 +115,7 @@ fn padding_is_that_of_transformers() {
 }
 
 #[test]
-fn greedy_text_is_that_of_transformers() {
+fn greedy_text_is_that_of_the_reference() {
     for name in NAMES {
         let golden = Golden::read(folder(name).join("expected.safetensors"));
         let model = load(name, None);
@@ -116,7 +145,8 @@ fn shards_are_the_whole() {
 
 #[test]
 fn every_model_type_has_goldens() {
-    for model in MODELS {
+    // This project's own type has no other library to compare with.
+    for model in MODELS.iter().filter(|model| model.model_type != "longreach") {
         for config in ["a", "b"] {
             assert!(NAMES.contains(&format!("{}-{config}", model.model_type).as_str()));
         }

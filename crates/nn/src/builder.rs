@@ -58,6 +58,8 @@ pub enum Layout {
     Transposed,
     /// Taps of a depthwise convolution: `[W, D]` here is `[D, 1, W]` in the file.
     Taps,
+    /// `[D]` here is `[1, 1, D]` in the file.
+    Wide,
 }
 
 impl Layout {
@@ -66,6 +68,7 @@ impl Layout {
         match (self, shape) {
             (Layout::Transposed, [r, c]) => vec![*c, *r],
             (Layout::Taps, [w, d]) => vec![*d, 1, *w],
+            (Layout::Wide, [d]) => vec![1, 1, *d],
             _ => shape.to_vec(),
         }
     }
@@ -112,6 +115,10 @@ pub enum Init {
     Uniform(f32, f32),
     /// `ln u`, with `u` uniform between the two.
     LogUniform(f32, f32),
+    /// Rising or falling evenly from the first element to the last.
+    Ramp(f32, f32),
+    /// Orthogonal rows as long as normal ones: the random features of a Performer.
+    OrthogonalRows,
     /// `ln(1 + row)`: the diagonal of S4D-Real (Gu et al. 2022), which Mamba starts from.
     LogOfRow,
     /// The inverse softplus of a step drawn log-uniformly between the two, at least 1e-4 (Gu and Dao 2023, §3.6).

@@ -1,14 +1,23 @@
 //! What a model remembers of the sequences it reads: a typed state a layer.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::Keys;
 
-/// The state of one layer.
+/// The state of one layer: its mixer's, and the last input of a feed-forward layer that looks back on it.
+#[derive(Clone, Debug)]
+pub struct LayerState {
+    /// The mixer's.
+    pub mixer: MixerState,
+    /// `[B, 1, d]`
+    pub shift: Option<Tensor<3>>,
+}
+
+/// The state of a mixer.
 #[derive(Clone, Debug)]
 #[allow(clippy::large_enum_variant, reason = "a handful of them, one a layer")]
-pub enum LayerState {
-    /// An attention mixer's.
+pub enum MixerState {
+    /// Attention's.
     Attention {
         /// The keys it may still see.
         near: Keys,
@@ -17,30 +26,86 @@ pub enum LayerState {
         /// How many tokens were read.
         seen: usize,
     },
-    /// A Mamba mixer's.
-    Mamba {
-        /// The convolution's last inputs, `[B, W - 1, D]`
-        conv: Tensor<3>,
-        /// `[B, N, D]`
-        scan: Tensor<3>,
-    },
-    /// A Mamba-2 mixer's.
-    Mamba2 {
-        /// The convolution's last inputs, `[B, W - 1, D + 2 G N]`
-        conv: Tensor<3>,
-        /// `[B, H, N, P]`
-        scan: Tensor<4>,
-    },
+    /// Of a mechanism with a state of fixed size.
+    Recurrent(Recurrent),
+}
+
+/// A state of fixed size.
+#[derive(Clone, Debug)]
+pub struct Recurrent {
+    /// The last inputs of convolutions and token shifts, `[B, W − 1, D]` each, oldest first.
+    pub inputs: Vec<Tensor<3>>,
+    /// What the mechanism calls its state; axes of length 1 are put behind where it has fewer than four.
+    pub memory: Tensor<4>,
+    /// How many tokens of each sequence were read.
+    pub seen: Vec<usize>,
+}
+
+impl Recurrent {
+    /// Before the first token of `batch` sequences: zeros of the shapes `[W − 1, D]` and `[.., .., ..]` behind the batch's axis.
+    pub fn zeros(batch: usize, inputs: &[[usize; 2]], [a, b, c]: [usize; 3], device: &Device) -> Self {
+        Self {
+            inputs: inputs.iter().map(|[w, d]| Tensor::zeros([batch, *w, *d], device)).collect(),
+            memory: Tensor::zeros([batch, a, b, c], device),
+            seen: vec![0; batch],
+        }
+    }
+
+    /// That of one sequence of the batch.
+    #[must_use]
+    pub fn of_sequence(&self, i: usize) -> Self {
+        Self {
+            inputs: self.inputs.iter().map(|x| x.clone().narrow(0, i, 1)).collect(),
+            memory: self.memory.clone().narrow(0, i, 1),
+            seen: vec![self.seen[i]],
+        }
+    }
+
+    /// Those of several sequences as that of their batch. Panics if there is none.
+    #[must_use]
+    pub fn together(states: Vec<Self>) -> Self {
+        let inputs = (0..states[0].inputs.len())
+            .map(|i| Tensor::cat(states.iter().map(|state| state.inputs[i].clone()).collect(), 0))
+            .collect();
+        let memory = Tensor::cat(states.iter().map(|state| state.memory.clone()).collect(), 0);
+        Self { inputs, memory, seen: states.into_iter().flat_map(|state| state.seen).collect() }
+    }
+}
+
+/// Finds a tensor by its name, of the shape given where that is fixed.
+type Find<'a> = dyn FnMut(&str, &[Option<usize>]) -> Result<TensorData, String> + 'a;
+
+fn like<const D: usize>(x: &Tensor<D>, name: &str, find: &mut Find<'_>) -> Result<Tensor<D>, String> {
+    Ok(Tensor::from_data(find(name, &x.dims().map(Some))?, &x.device()))
+}
+
+/// Keys and values as `of`, a starting row, has them, at most `most`.
+fn keys(of: &Keys, [k, v]: [&str; 2], most: usize, find: &mut Find<'_>) -> Result<Keys, String> {
+    let rows = |x: &Tensor<4>| x.dims().iter().enumerate().map(|(axis, n)| (axis != 1).then_some(*n)).collect();
+    let [of_k, of_v] = of.get();
+    let (shape_k, shape_v): (Vec<_>, Vec<_>) = (rows(&of_k), rows(&of_v));
+    let found: [Tensor<4>; 2] =
+        [Tensor::from_data(find(k, &shape_k)?, &of_k.device()), Tensor::from_data(find(v, &shape_v)?, &of_v.device())];
+    let [of_keys, of_values] = [&found[0], &found[1]].map(|x| x.dims()[1]);
+    if of_keys != of_values || of_keys > most {
+        return Err(format!("`{k}` has {of_keys} rows and `{v}` {of_values}: want as many, at most {most}"));
+    }
+    let [k, v] = found;
+    Ok(Keys::of(k, v, None))
 }
 
 impl LayerState {
     /// How many numbers it holds.
     pub fn len(&self) -> usize {
-        match self {
-            LayerState::Attention { near, sinks, .. } => near.numbers() + sinks.as_ref().map_or(0, Keys::numbers),
-            LayerState::Mamba { conv, scan } => conv.shape().num_elements() + scan.shape().num_elements(),
-            LayerState::Mamba2 { conv, scan } => conv.shape().num_elements() + scan.shape().num_elements(),
-        }
+        let shift = self.shift.as_ref().map_or(0, |x| x.shape().num_elements());
+        shift
+            + match &self.mixer {
+                MixerState::Attention { near, sinks, .. } => near.numbers() + sinks.as_ref().map_or(0, Keys::numbers),
+                MixerState::Recurrent(r) => {
+                    let inputs = r.inputs.iter().map(|x| x.shape().num_elements());
+                    inputs.sum::<usize>() + r.memory.shape().num_elements()
+                }
+            }
     }
 
     /// Whether it holds none.
@@ -49,68 +114,52 @@ impl LayerState {
     }
 
     /// Its tensors by name: all that [`LayerState::restored`] needs. Of sequences without padding.
-    pub fn tensors(&self) -> Vec<(&'static str, TensorData)> {
-        match self {
-            LayerState::Attention { near, sinks, .. } => {
+    pub fn tensors(&self) -> Vec<(String, TensorData)> {
+        let mut tensors: Vec<(String, TensorData)> = Vec::new();
+        match &self.mixer {
+            MixerState::Attention { near, sinks, .. } => {
                 let [k, v] = near.get().map(Tensor::into_data);
-                let mut tensors = vec![("k", k), ("v", v)];
+                tensors.extend([("k".into(), k), ("v".into(), v)]);
                 if let Some(sinks) = sinks {
                     let [k, v] = sinks.get().map(Tensor::into_data);
-                    tensors.extend([("sink_k", k), ("sink_v", v)]);
+                    tensors.extend([("sink_k".into(), k), ("sink_v".into(), v)]);
                 }
-                tensors
             }
-            LayerState::Mamba { conv, scan } => {
-                vec![("conv", conv.clone().into_data()), ("scan", scan.clone().into_data())]
-            }
-            LayerState::Mamba2 { conv, scan } => {
-                vec![("conv", conv.clone().into_data()), ("scan", scan.clone().into_data())]
+            MixerState::Recurrent(r) => {
+                let inputs = r.inputs.iter().enumerate();
+                tensors.extend(inputs.map(|(i, x)| (format!("inputs.{i}"), x.clone().into_data())));
+                tensors.push(("memory".into(), r.memory.clone().into_data()));
             }
         }
+        tensors.extend(self.shift.as_ref().map(|x| ("shift".into(), x.clone().into_data())));
+        tensors
     }
 
-    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens. `get` finds a tensor by name whose shape is the one
+    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens. `find` finds a tensor by name whose shape is the one
     /// given, where that says so.
     pub fn restored(
         self,
         tokens: usize,
-        mut get: impl FnMut(&'static str, &[Option<usize>]) -> Result<TensorData, String>,
+        mut find: impl FnMut(&str, &[Option<usize>]) -> Result<TensorData, String>,
     ) -> Result<Self, String> {
-        fn like<const D: usize>(
-            x: &Tensor<D>,
-            name: &'static str,
-            get: &mut impl FnMut(&'static str, &[Option<usize>]) -> Result<TensorData, String>,
-        ) -> Result<Tensor<D>, String> {
-            Ok(Tensor::from_data(get(name, &x.dims().map(Some))?, &x.device()))
-        }
-        let mut keys = |of: &Keys, [k, v]: [&'static str; 2], most: usize| {
-            let rows = |x: &Tensor<4>| x.dims().iter().enumerate().map(|(axis, n)| (axis != 1).then_some(*n)).collect();
-            let [of_k, of_v] = of.get();
-            let (shape_k, shape_v): (Vec<_>, Vec<_>) = (rows(&of_k), rows(&of_v));
-            let found: [Tensor<4>; 2] = [
-                Tensor::from_data(get(k, &shape_k)?, &of_k.device()),
-                Tensor::from_data(get(v, &shape_v)?, &of_v.device()),
-            ];
-            let [of_keys, of_values] = [&found[0], &found[1]].map(|x| x.dims()[1]);
-            if of_keys != of_values || of_keys > most {
-                return Err(format!("`{k}` has {of_keys} rows and `{v}` {of_values}: want as many, at most {most}"));
+        let find: &mut Find<'_> = &mut find;
+        let mixer = match self.mixer {
+            MixerState::Attention { near, sinks, .. } => {
+                let near = keys(&near, ["k", "v"], tokens, find)?;
+                let sinks = sinks.map(|sinks| keys(&sinks, ["sink_k", "sink_v"], tokens, find)).transpose()?;
+                MixerState::Attention { near, sinks, seen: tokens }
             }
-            let [k, v] = found;
-            Ok(Keys::of(k, v, None))
+            MixerState::Recurrent(r) => {
+                let inputs = r.inputs.iter().enumerate();
+                MixerState::Recurrent(Recurrent {
+                    inputs: inputs.map(|(i, x)| like(x, &format!("inputs.{i}"), find)).collect::<Result<_, _>>()?,
+                    memory: like(&r.memory, "memory", find)?,
+                    seen: vec![tokens; r.seen.len()],
+                })
+            }
         };
-        Ok(match self {
-            LayerState::Attention { near, sinks, .. } => {
-                let near = keys(&near, ["k", "v"], tokens)?;
-                let sinks = sinks.map(|sinks| keys(&sinks, ["sink_k", "sink_v"], tokens)).transpose()?;
-                LayerState::Attention { near, sinks, seen: tokens }
-            }
-            LayerState::Mamba { conv, scan } => {
-                LayerState::Mamba { conv: like(&conv, "conv", &mut get)?, scan: like(&scan, "scan", &mut get)? }
-            }
-            LayerState::Mamba2 { conv, scan } => {
-                LayerState::Mamba2 { conv: like(&conv, "conv", &mut get)?, scan: like(&scan, "scan", &mut get)? }
-            }
-        })
+        let shift = self.shift.map(|x| like(&x, "shift", find)).transpose()?;
+        Ok(Self { mixer, shift })
     }
 }
 

@@ -2,18 +2,20 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use longreach_burn as ops;
+use longreach_burn::{self as ops, ConvActivation};
 
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Layout, Precision};
 
-/// A causal depthwise convolution with silu.
+/// A causal depthwise convolution, with silu unless told otherwise.
 #[derive(Module, Debug)]
 pub struct ShortConv {
     /// `[W, D]`
     pub weight: Param<Tensor<2>>,
     /// `[D]`
     pub bias: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    activation: ConvActivation,
 }
 
 impl ShortConv {
@@ -27,12 +29,19 @@ impl ShortConv {
                 Bias::Yes => Some(b.vector("bias", channels, init)?),
                 Bias::No => None,
             };
-            Ok(Self { weight, bias })
+            Ok(Self { weight, bias, activation: ConvActivation::Silu })
         })
+    }
+
+    /// With another activation.
+    #[must_use]
+    pub fn with_activation(self, activation: ConvActivation) -> Self {
+        Self { activation, ..self }
     }
 
     /// The output, and the state after the last token.
     pub fn forward(&self, x: Tensor<3>, state: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-        ops::short_conv(ops::Conv { x, weight: self.weight.val(), bias: self.bias.as_ref().map(|b| b.val()), state })
+        let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(|b| b.val()));
+        ops::short_conv(ops::Conv { x, weight, bias, state, activation: self.activation })
     }
 }

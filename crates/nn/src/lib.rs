@@ -7,6 +7,7 @@
 
 mod builder;
 mod cache;
+mod channel_mix;
 mod conv;
 mod decoder;
 mod encoder;
@@ -15,13 +16,15 @@ mod keys;
 mod linear;
 pub mod mixers;
 mod norm;
+mod padding;
 mod random;
 mod reversible;
 
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
-pub use cache::{Cache, LayerState};
+pub use cache::{Cache, LayerState, MixerState, Recurrent};
+pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
-pub use decoder::{Block, Decoder, DecoderConfig, DecoderNames};
+pub use decoder::{Block, BlockConfig, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer};
 pub use encoder::{Encoder, EncoderBlock, EncoderConfig, EncoderNames, Order, Reading};
 pub use feed_forward::{Activation, FeedForward, FeedForwardConfig, SwiGlu};
 pub use keys::Keys;

@@ -1,6 +1,7 @@
 //! Weights drawn at random: the start of training.
 
 use burn::tensor::TensorData;
+use longreach_attention::linear::performer::projection;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -22,6 +23,12 @@ impl Random {
     }
 }
 
+/// A standard normal number of two uniform ones. Box and Muller, 1958.
+fn normal(uniform: &mut impl FnMut(f32, f32) -> f32) -> f32 {
+    let (u, v) = (uniform(f32::MIN_POSITIVE, 1.0).max(f32::MIN_POSITIVE), uniform(0.0, 1.0));
+    (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+}
+
 impl Source for Random {
     fn get(&mut self, spec: &Spec) -> Result<TensorData, Error> {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ hash(&spec.name));
@@ -32,15 +39,16 @@ impl Source for Random {
             Init::Constant(c) => vec![c; n],
             Init::Uniform(low, high) => (0..n).map(|_| uniform(low, high)).collect(),
             Init::LogUniform(low, high) => (0..n).map(|_| uniform(low, high).ln()).collect(),
-            Init::LogOfRow => (0..n).map(|i| ((1 + i / row.max(1)) as f32).ln()).collect(),
-            Init::Normal(deviation) => {
-                // Box and Muller, 1958.
-                let mut one = || {
-                    let (u, v) = (uniform(f32::MIN_POSITIVE, 1.0).max(f32::MIN_POSITIVE), uniform(0.0, 1.0));
-                    deviation * (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
-                };
-                (0..n).map(|_| one()).collect()
+            Init::Ramp(from, to) => {
+                let step = (to - from) / (n.max(2) - 1) as f32;
+                (0..n).map(|i| from + step * i as f32).collect()
             }
+            Init::OrthogonalRows => {
+                let normal = || normal(&mut uniform) as f64;
+                projection(n / row.max(1), row, normal).into_iter().collect()
+            }
+            Init::LogOfRow => (0..n).map(|i| ((1 + i / row.max(1)) as f32).ln()).collect(),
+            Init::Normal(deviation) => (0..n).map(|_| deviation * normal(&mut uniform)).collect(),
             Init::InverseSoftplusStep(low, high) => (0..n)
                 .map(|_| {
                     let step = uniform(low.ln(), high.ln()).exp().max(1e-4);

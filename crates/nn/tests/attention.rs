@@ -8,8 +8,8 @@ use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
 use longreach_attention::softmax::{Attend, Patterned};
-use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, Reach, Seen};
-use longreach_nn::{Builder, LayerState, Random};
+use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, Reach, Seen, Shared};
+use longreach_nn::{Builder, LayerState, MixerState, Random};
 
 const ROTARY: Rotary = Rotary { width: 8, theta: 100.0, interleaved: false, scaling: Scaling::Default };
 
@@ -41,12 +41,12 @@ fn close(what: &str, a: &[f32], b: &[f32]) {
 }
 
 /// The output in pieces, and the state after the last.
-fn read(mixer: &Mixer, x: &Tensor<3>, cuts: &[usize]) -> (Vec<f32>, LayerState) {
+fn read(mixer: &Mixer, x: &Tensor<3>, cuts: &[usize]) -> (Vec<f32>, MixerState) {
     let [b, t, _] = x.dims();
     let mut state = mixer.start(b, &Device::flex());
     let (mut from, mut parts) = (0, Vec::new());
     for &to in cuts.iter().chain([&t]) {
-        let (y, next) = mixer.forward(x.clone().narrow(1, from, to - from), state, None);
+        let (y, next) = mixer.forward(x.clone().narrow(1, from, to - from), state, None, &mut Shared::default());
         parts.push(y);
         (from, state) = (to, next);
     }
@@ -78,13 +78,15 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             let (pieces, after) = read(&mixer, &x, cuts);
             close(&format!("{:?} cut at {cuts:?}", config.reach), &whole, &pieces);
             // Put down and taken up again.
-            let tensors = after.tensors();
-            let get = |name: &'static str, _: &[Option<usize>]| {
-                Ok(tensors.iter().find(|(known, _)| *known == name).expect("a tensor of the state").1.clone())
+            let state_of = |mixer| LayerState { mixer, shift: None };
+            let tensors = state_of(after.clone()).tensors();
+            let get = |name: &str, _: &[Option<usize>]| {
+                Ok(tensors.iter().find(|(known, _)| known == name).expect("a tensor of the state").1.clone())
             };
-            let again = mixer.start(2, &Device::flex()).restored(70, get).expect("what was put down");
+            let start = state_of(mixer.start(2, &Device::flex()));
+            let again = start.restored(70, get).expect("what was put down").mixer;
             let more = tokens(2, 3);
-            let next = |state| numbers(mixer.forward(more.clone(), state, None).0);
+            let next = |state| numbers(mixer.forward(more.clone(), state, None, &mut Shared::default()).0);
             close("taken up", &next(state.clone()), &next(again));
         }
         let most = match config.reach {
@@ -93,7 +95,8 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             Reach::Sinks(Streaming { sinks, recent }) => 3 * recent + 64 + sinks,
         };
         // Keys and values of two sequences, two groups of eight channels.
-        assert!(state.len() / (2 * 2 * 2 * 8) <= most, "{:?} keeps {} numbers", config.reach, state.len());
+        let kept = LayerState { mixer: state, shift: None }.len();
+        assert!(kept / (2 * 2 * 2 * 8) <= most, "{:?} keeps {kept} numbers", config.reach);
     }
 }
 
@@ -122,8 +125,14 @@ fn padding_on_the_left_leaves_no_trace() {
     let mask: Vec<f32> = (0..27).map(|t| f32::from(t >= 7)).collect();
     let mask = Tensor::<1>::from_data(&mask[..], &Device::flex()).reshape([1, 27, 1]);
     let state = mixer.start(1, &Device::flex());
-    let (first, state) = mixer.forward(padded.clone().narrow(1, 0, 10), state, Some(mask.clone().narrow(1, 0, 10)));
-    let (second, _) = mixer.forward(padded.narrow(1, 10, 17), state, Some(mask.narrow(1, 10, 17)));
+    let (first, state) = mixer.forward(
+        padded.clone().narrow(1, 0, 10),
+        state,
+        Some(mask.clone().narrow(1, 0, 10)),
+        &mut Shared::default(),
+    );
+    let (second, _) =
+        mixer.forward(padded.narrow(1, 10, 17), state, Some(mask.narrow(1, 10, 17)), &mut Shared::default());
     let all = numbers(Tensor::cat(vec![first, second], 1).narrow(1, 7, 20));
     close("padded", &alone, &all);
 }

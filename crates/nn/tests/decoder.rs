@@ -2,12 +2,14 @@
 //! batch is independent sequences.
 
 use burn::tensor::{Device, Tensor};
-use longreach_nn::mixers::{Attention, AttentionConfig, Mamba, Mamba2, Mamba2Config, MambaConfig, Mixer, Reach};
-use longreach_nn::{Builder, Decoder, DecoderConfig, DecoderNames, Random};
+use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MambaConfig, MixerConfig, Reach};
+use longreach_nn::{BlockConfig, Builder, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig, Random};
 
 const NAMES: DecoderNames = DecoderNames {
     body: "body",
     embedding: "embedding",
+    blocks: "blocks",
+    first_norm: "first_norm",
     norm: "norm",
     mixer: "mixer",
     second_norm: "second_norm",
@@ -20,8 +22,6 @@ const NAMES: DecoderNames = DecoderNames {
 fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
     let mut source = Random::new(3);
     let mut builder = Builder::new(&mut source, &Device::flex());
-    let config =
-        DecoderConfig { vocabulary: 50, hidden: 24, layers: 3, norm_eps: 1e-5, feed_forward, tied, names: NAMES };
     let mamba = MambaConfig {
         hidden: 24,
         inner: 40,
@@ -47,14 +47,19 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
         step: (0.001, 0.1),
     };
     let attention = AttentionConfig { reach: Reach::Window(6), ..AttentionConfig::new(24, 3) };
-    let mixer = |b: &mut Builder, i: usize| {
-        Ok(match i {
-            0 => Mixer::Mamba(Mamba::new(b, &mamba)?),
-            1 => Mixer::Mamba2(Mamba2::new(b, &mamba2)?),
-            _ => Mixer::Attention(Attention::new(b, &attention)?),
-        })
+    let mixers = [MixerConfig::Mamba(mamba), MixerConfig::Mamba2(mamba2), MixerConfig::Attention(attention)];
+    let (norm, feed_forward) = (NormConfig::Rms(1e-5), feed_forward.map(FeedForwardLayer::SwiGlu));
+    let config = DecoderConfig {
+        vocabulary: 50,
+        hidden: 24,
+        blocks: mixers.into_iter().map(|mixer| BlockConfig { norm, mixer, feed_forward }).collect(),
+        first_norm: None,
+        last_norm: norm,
+        lower_bounds: None,
+        tied,
+        names: NAMES,
     };
-    Decoder::new(&mut builder, &config, mixer).expect("random weights fit")
+    Decoder::new(&mut builder, &config).expect("random weights fit")
 }
 
 fn read(decoder: &Decoder, rows: &[Vec<u32>], cuts: &[usize]) -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use longreach_attention::Sequences;
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
-use longreach_attention::linear::linear_attention::Map;
+use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
 use longreach_attention::linear::{gla, hgrn2, lightning, linear_attention, performer, retention, rwkv5, rwkv6};
 use longreach_simd::Cx;
@@ -167,19 +167,19 @@ subject!(Retention, retention { scale: number(0.5), }, "chunk", |g, h, k, v| sta
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h] -0.5..-0.01;
 ]);
 
-subject!(LinearElu, linear_attention { map: Map::Elu, normalize: true, causal: true, scale: 1.0, }, "chunk", |g, h, k, v|
+subject!(LinearElu, linear_attention { map: Map::Elu, normalize: Some(EPSILON), causal: true, scale: 1.0, }, "chunk", |g, h, k, v|
     state [h, k, v + 1] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
 ]);
-subject!(LinearTaylor, linear_attention { map: Map::Taylor, normalize: true, causal: true, scale: 0.5, }, "chunk", |g, h, k, v|
+subject!(LinearTaylor, linear_attention { map: Map::Taylor, normalize: Some(EPSILON), causal: true, scale: 0.5, }, "chunk", |g, h, k, v|
     state [h, 1 + k + k * k, v + 1] [
     q: Token [g, k] -0.5..0.5; k: Token [g, k] -0.5..0.5; v: Token [h, v] -1.0..1.0;
 ]);
-subject!(LinearSquares, linear_attention { map: Map::Relu2, normalize: false, causal: true, scale: 0.1, }, "chunk", |g, h, k, v|
+subject!(LinearSquares, linear_attention { map: Map::Relu2, normalize: None, causal: true, scale: 0.1, }, "chunk", |g, h, k, v|
     state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
 ]);
-subject!(LinearWhole, linear_attention { map: Map::Elu, normalize: true, causal: false, scale: 1.0, }, "chunk", |g, h, k, v|
+subject!(LinearWhole, linear_attention { map: Map::Elu, normalize: Some(EPSILON), causal: false, scale: 1.0, }, "chunk", |g, h, k, v|
     state [h, k, v + 1] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
 ]);

@@ -1,7 +1,9 @@
 //! `longreach info`
 
 use longreach_engine::{CHUNK, Engine};
-use longreach_models::{DType, MixerConfig};
+use longreach_models::DType;
+use longreach_nn::mixers::MixerConfig;
+use longreach_nn::mixers::parts::Heads;
 
 use super::generate::megabytes;
 use crate::failure::Failure;
@@ -30,36 +32,43 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let c = &d.decoder;
     let parameters = model.parameters();
     let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);
-    let mixer = match &d.mixer {
-        MixerConfig::Mamba(m) => {
-            format!("Mamba, {} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv)
+    let (mut mixers, mut counts): (Vec<&MixerConfig>, Vec<usize>) = (Vec::new(), Vec::new());
+    for block in &c.blocks {
+        match mixers.iter().position(|m| m.mechanism() == block.mixer.mechanism()) {
+            Some(at) => counts[at] += 1,
+            None => {
+                mixers.push(&block.mixer);
+                counts.push(1);
+            }
         }
-        MixerConfig::Mamba2(m) => format!(
-            "Mamba-2, {} heads of {} by {} numbers of state in {} groups, convolution over {}",
-            m.heads, m.state, m.head_dim, m.groups, m.conv
-        ),
-    };
-    let scan = match &d.mixer {
-        MixerConfig::Mamba(_) => {
-            "diagonal/mamba recurrent: its decays differ in every channel and state, so no matrix form exists"
-        }
-        MixerConfig::Mamba2(_) => {
-            "linear/mamba2 recurrent: as fast as the chunk form here and unchanged by cutting (bench/records)"
-        }
-    };
+    }
+    let every = mixers.len() == 1;
+    let described = mixers.iter().zip(counts).map(|(mixer, n)| {
+        let layers = if every { String::new() } else { format!("{n} layers of ") };
+        format!("{layers}{}", sizes(mixer))
+    });
+    let mixer = described.collect::<Vec<_>>().join("; ");
+    let recurrent = c.blocks.iter().all(|b| !matches!(b.mixer, MixerConfig::Attention(_)));
     let cx = longreach_burn::context();
     let tied = if c.tied { ", head tied to the embedding" } else { "" };
     vec![
         ("model", engine.name.clone()),
         ("model_type", d.model_type.into()),
-        ("architecture", format!("{} layers of width {}, vocabulary {}{tied}", c.layers, c.hidden, c.vocabulary)),
+        ("architecture", format!("{} layers of width {}, vocabulary {}{tied}", c.blocks.len(), c.hidden, c.vocabulary)),
         ("mixer", mixer),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
         (
             "weights",
             format!("{} in f32, {} in bf16; loaded as {}", memory(DType::F32), memory(DType::Bf16), model.dtype.name()),
         ),
-        ("state", format!("{} a sequence, at any length", megabytes(engine.session().state_bytes() as u64))),
+        (
+            "state",
+            if recurrent {
+                format!("{} a sequence, at any length", megabytes(engine.session().state_bytes() as u64))
+            } else {
+                "grows with the text, by the keys that attention may still see".into()
+            },
+        ),
         ("tokenizer", if engine.tokenizer().is_ok() { "yes".into() } else { "none: only `forward` works".into() }),
         ("machine", format!("{} on {} threads", cx.isa, cx.team.threads())),
         (
@@ -70,6 +79,45 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
             ),
         ),
         ("writing", format!("matrices streamed once a token in {}, memory-bound", model.dtype.name())),
-        ("scan", scan.into()),
+        ("mechanism", mixers.iter().map(|m| m.mechanism()).collect::<Vec<_>>().join(", ")),
     ]
+}
+
+/// A mixer and its sizes in words.
+fn sizes(mixer: &MixerConfig) -> String {
+    let heads = |h: &Heads| {
+        let conv = h.conv.map_or_else(String::new, |c| format!(", convolutions over {}", c.taps));
+        format!("{} heads of {} by {} numbers of state{conv}", h.heads, h.key, h.value)
+    };
+    let name = mixer.mechanism();
+    let sizes = match mixer {
+        MixerConfig::Attention(c) => {
+            format!("{} heads of {} channels, {} of keys and values", c.heads, c.head_dim, c.groups)
+        }
+        MixerConfig::Mamba(m) => {
+            format!("{} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv)
+        }
+        MixerConfig::Mamba2(m) => format!(
+            "{} heads of {} by {} numbers of state in {} groups, convolution over {}",
+            m.heads, m.state, m.head_dim, m.groups, m.conv
+        ),
+        MixerConfig::LinearAttention(c) => heads(&c.heads),
+        MixerConfig::Performer(c) => format!("{}, {} random features", heads(&c.heads), c.rows),
+        MixerConfig::CosFormer(c) => heads(&c.heads),
+        MixerConfig::Retention(c) => heads(&c.heads),
+        MixerConfig::Lightning(c) => format!("{} heads of {1} by {1} numbers of state", c.heads, c.head_dim),
+        MixerConfig::Gla(c) => heads(&c.heads),
+        MixerConfig::Hgrn2(c) => heads(&c.heads),
+        MixerConfig::DeltaRule(c) => heads(&c.heads),
+        MixerConfig::GatedDelta(c) => heads(&c.heads),
+        MixerConfig::Kda(c) => heads(&c.heads),
+        MixerConfig::Rwkv4(c) => format!("{} channels", c.inner),
+        MixerConfig::Rwkv5(c) => format!("{} heads of {1} by {1} numbers of state", c.hidden / c.head_dim, c.head_dim),
+        MixerConfig::Rwkv6(c) => format!("{} heads of {} by {} numbers of state", c.heads, c.key, c.value),
+        MixerConfig::Rwkv7(c) => format!("{} heads of {1} by {1} numbers of state", c.hidden / c.head_dim, c.head_dim),
+        MixerConfig::RgLru(c) => {
+            format!("{} channels, gates of {} blocks, convolution over {}", c.inner, c.blocks, c.conv)
+        }
+    };
+    format!("{name}, {sizes}")
 }

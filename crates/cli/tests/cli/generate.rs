@@ -104,7 +104,7 @@ fn every_instruction_set_writes_the_same_greedy_text() {
 #[test]
 fn info_says_what_a_model_is() {
     let said = stdout(&["info", text(&golden("falcon_mamba-a"))]);
-    for part in ["falcon_mamba", "parameters", "tokenizer      none", "diagonal/mamba recurrent"] {
+    for part in ["falcon_mamba", "parameters", "tokenizer      none", "mechanism      mamba"] {
         assert!(said.contains(part), "{said}");
     }
 }

@@ -13,7 +13,7 @@ use longreach_burn as ops;
 use ndarray::Array2;
 
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Keys, LayerState, Linear, RmsNorm};
+use crate::{Builder, Error, Init, Keys, Linear, MixerState, RmsNorm};
 
 /// How far back a decoder's query sees, which is what its cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,11 +191,11 @@ impl Attention {
         })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> LayerState {
+    pub(super) fn start(&self, batch: usize, device: &Device) -> MixerState {
         let c = &self.rest.config;
         let none = || Keys::none(batch, (c.groups, c.head_dim, c.head_dim), device);
         let sinks = matches!(c.reach, Reach::Sinks(_)).then(none);
-        LayerState::Attention { near: none(), sinks, seen: 0 }
+        MixerState::Attention { near: none(), sinks, seen: 0 }
     }
 
     /// Queries, keys and values, `[B, T, heads, width]`, normed and not yet rotated.
@@ -281,7 +281,7 @@ impl Attention {
         sinks: Option<Keys>,
         seen: usize,
         mask: Option<Tensor<3>>,
-    ) -> (Tensor<3>, LayerState) {
+    ) -> (Tensor<3>, MixerState) {
         let [q, k, v] = self.project(x);
         let [b, t, _, _] = q.dims();
         let positions = seen..seen + t;
@@ -335,6 +335,6 @@ impl Attention {
             }
         };
         let near = if past == usize::MAX { near } else { near.last(past) };
-        (self.joined(out), LayerState::Attention { near, sinks, seen: seen + t })
+        (self.joined(out), MixerState::Attention { near, sinks, seen: seen + t })
     }
 }

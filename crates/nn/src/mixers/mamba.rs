@@ -4,8 +4,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
+use super::parts::{Remembered, after};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, LayerState, Layout, Linear, Precision, ShortConv};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
 
 /// The sizes and switches of a Mamba mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,11 +74,8 @@ impl Mamba {
         })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> LayerState {
-        LayerState::Mamba {
-            conv: Tensor::zeros([batch, self.conv - 1, self.inner], device),
-            scan: Tensor::zeros([batch, self.state, self.inner], device),
-        }
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        Recurrent::zeros(batch, &[[self.conv - 1, self.inner]], [self.state, self.inner, 1], device)
     }
 
     fn a(&self) -> Tensor<2> {
@@ -88,17 +86,13 @@ impl Mamba {
         Self { a: Some(self.a()), ..self }
     }
 
-    pub(super) fn forward(
-        &self,
-        u: Tensor<3>,
-        conv: Tensor<3>,
-        scan: Tensor<3>,
-        mask: Option<Tensor<3>>,
-    ) -> (Tensor<3>, Tensor<3>, Tensor<3>) {
+    pub(super) fn forward(&self, u: Tensor<3>, state: Recurrent, mask: Option<Tensor<3>>) -> (Tensor<3>, Recurrent) {
+        let [batch, t, _] = u.dims();
+        let mut remembered = Remembered::of(state.inputs);
         let u = masked(u, &mask);
         let xz = self.in_proj.forward(u);
         let z = xz.clone().narrow(2, self.inner, self.inner);
-        let (x, conv) = self.conv1d.forward(xz.narrow(2, 0, self.inner), conv);
+        let x = remembered.next(|before| self.conv1d.forward(xz.narrow(2, 0, self.inner), before));
         let x = masked(x, &mask);
         let p = self.x_proj.forward(x.clone());
         let normed = |t: Tensor<3>| match self.inner_norm {
@@ -117,9 +111,10 @@ impl Mamba {
             c,
             d: self.d.val(),
             z,
-            state: scan,
+            state: state.memory.reshape([batch, self.state, self.inner]),
         });
-        (self.out_proj.forward(y), conv, scan)
+        let memory = scan.reshape([batch, self.state, self.inner, 1]);
+        (self.out_proj.forward(y), after(remembered, memory, state.seen, t))
     }
 }
 

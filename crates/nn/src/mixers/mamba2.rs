@@ -5,8 +5,9 @@ use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
 use super::mamba::masked;
+use super::parts::{Remembered, after};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, LayerState, Linear, RmsNorm, ShortConv};
+use crate::{Builder, Error, Init, Linear, Recurrent, RmsNorm, ShortConv};
 
 /// The sizes and switches of a Mamba-2 mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -80,12 +81,9 @@ impl Mamba2 {
         })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> LayerState {
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
         let mixed = self.heads * self.head_dim + 2 * self.groups * self.state;
-        LayerState::Mamba2 {
-            conv: Tensor::zeros([batch, self.conv - 1, mixed], device),
-            scan: Tensor::zeros([batch, self.heads, self.state, self.head_dim], device),
-        }
+        Recurrent::zeros(batch, &[[self.conv - 1, mixed]], [self.heads, self.state, self.head_dim], device)
     }
 
     fn a(&self) -> Tensor<1> {
@@ -96,20 +94,16 @@ impl Mamba2 {
         Self { a: Some(self.a()), ..self }
     }
 
-    pub(super) fn forward(
-        &self,
-        u: Tensor<3>,
-        conv: Tensor<3>,
-        scan: Tensor<4>,
-        mask: Option<Tensor<3>>,
-    ) -> (Tensor<3>, Tensor<3>, Tensor<4>) {
+    pub(super) fn forward(&self, u: Tensor<3>, state: Recurrent, mask: Option<Tensor<3>>) -> (Tensor<3>, Recurrent) {
+        let t = u.dims()[1];
+        let mut remembered = Remembered::of(state.inputs);
         let inner = self.heads * self.head_dim;
         let shared = self.groups * self.state;
         let u = masked(u, &mask);
         let zxbcdt = self.in_proj.forward(u);
         let z = zxbcdt.clone().narrow(2, 0, inner);
         let dt = zxbcdt.clone().narrow(2, 2 * inner + 2 * shared, self.heads);
-        let (xbc, conv) = self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * shared), conv);
+        let xbc = remembered.next(|before| self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * shared), before));
         let xbc = masked(xbc, &mask);
         let (y, scan) = ops::mamba2(ops::Mamba2 {
             x: xbc.clone().narrow(2, 0, inner),
@@ -121,10 +115,10 @@ impl Mamba2 {
             c: xbc.narrow(2, inner + shared, shared),
             groups: self.groups,
             d: self.d.val(),
-            state: scan,
+            state: state.memory,
             form: ops::Mamba2Form::Recurrent,
         });
         let y = self.norm.gated(y, z, inner / self.groups);
-        (self.out_proj.forward(y), conv, scan)
+        (self.out_proj.forward(y), after(remembered, scan, state.seen, t))
     }
 }

@@ -64,8 +64,8 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView4<'a, F>,
     /// The features.
     pub map: Map,
-    /// Whether the output is divided by the sum of the weights.
-    pub normalize: bool,
+    /// `ε`, where the output is divided by the sum of the weights; 0 or more
+    pub normalize: Option<f64>,
     /// Whether the future is hidden.
     pub causal: bool,
     /// `s`, times which the features of queries are taken
@@ -74,8 +74,8 @@ pub struct Inputs<'a, F = f32> {
     pub sequences: Sequences<'a>,
 }
 
-/// `ε`
-const FLOOR: f64 = 1e-6;
+/// The usual `ε`: that of the authors' library.
+pub const EPSILON: f64 = 1e-6;
 
 impl<F> Inputs<'_, F> {
     /// The shape of the state.
@@ -86,7 +86,7 @@ impl<F> Inputs<'_, F> {
     fn call(&self) -> Call<'_> {
         Call {
             op: OP,
-            floor: self.normalize.then_some(Floor::Add(FLOOR)),
+            floor: self.normalize.map(Floor::Add),
             causal: self.causal,
             scale: self.scale,
             sequences: self.sequences,

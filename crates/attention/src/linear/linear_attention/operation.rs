@@ -4,7 +4,7 @@ use longreach_simd::Cx;
 use ndarray::ArrayD;
 use serde::Deserialize;
 
-use super::{Inputs, Map, OP, backward, chunk, naive, recurrent, step};
+use super::{EPSILON, Inputs, Map, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
 use crate::operation::{Argument, parameter};
 use crate::{Error, Form};
@@ -16,25 +16,26 @@ pub(crate) struct Op;
 struct Parameters {
     map: Map,
     normalize: bool,
+    epsilon: f64,
     causal: bool,
     scale: f64,
 }
 
 impl Default for Parameters {
     fn default() -> Self {
-        Self { map: Map::Elu, normalize: true, causal: true, scale: 1.0 }
+        Self { map: Map::Elu, normalize: true, epsilon: EPSILON, causal: true, scale: 1.0 }
     }
 }
 
 /// The inputs.
 fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
-    let Parameters { map, normalize, causal, scale } = x.parameters()?;
+    let Parameters { map, normalize, epsilon, causal, scale } = x.parameters()?;
     Ok(Inputs {
         q: x.tensor("q")?,
         k: x.tensor("k")?,
         v: x.tensor("v")?,
         map,
-        normalize,
+        normalize: normalize.then_some(epsilon),
         causal,
         scale,
         sequences: x.sequences(),
@@ -52,6 +53,7 @@ impl Recurrence for Op {
             parameters: vec![
                 parameter("map", "\"elu\"", "the features: `elu`, `relu`, `relu2`, `exp`, `identity` or `taylor`"),
                 parameter("normalize", "true", "divide by the sum of the weights"),
+                parameter("epsilon", "1e-6", "added to that sum"),
                 parameter("causal", "true", "hide the future"),
                 parameter("scale", "1", "times which the features of queries are taken"),
             ],

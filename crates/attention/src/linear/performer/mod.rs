@@ -43,6 +43,13 @@ pub enum Kernel {
     Relu,
 }
 
+impl Kernel {
+    /// `F`: how many features `rows` random rows give.
+    pub fn features(self, rows: usize) -> usize {
+        if self == Kernel::Hyperbolic { 2 * rows } else { rows }
+    }
+}
+
 /// The inputs; `F` is f32, or f64 for the definition.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, F = f32> {
@@ -71,7 +78,7 @@ impl<F> Inputs<'_, F> {
     }
 
     fn features(&self) -> usize {
-        self.w.dim().0 * if self.kernel == Kernel::Hyperbolic { 2 } else { 1 }
+        self.kernel.features(self.w.dim().0)
     }
 
     fn call(&self) -> Call<'_> {

@@ -1,0 +1,157 @@
+//! What the models of flash-linear-attention have in common: the skeleton, the width of its feed-forward layers, and layers of attention in between.
+
+use longreach_attention::rotary::{Rotary, Scaling};
+use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
+use longreach_nn::mixers::{AttentionConfig, MixerConfig, Reach};
+use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig};
+
+use crate::architecture::{eos, silu};
+use crate::{Description, Error, Fields};
+
+/// Names of the skeleton's parts.
+pub(crate) const NAMES: DecoderNames = DecoderNames {
+    body: "model",
+    embedding: "embeddings",
+    blocks: "layers",
+    first_norm: "pre_norm",
+    norm: "attn_norm",
+    mixer: "attn",
+    second_norm: "mlp_norm",
+    feed_forward: "mlp",
+    last_norm: "norm",
+    head: "lm_head",
+};
+
+/// What of the skeleton differs from model to model where the file is silent.
+pub(crate) struct Defaults {
+    pub(crate) layers: usize,
+    pub(crate) hidden_ratio: f64,
+}
+
+/// The model, with the mixers of all layers that are not attention; `mixer` is told the width of the model and which layer it is.
+pub(crate) fn describe(
+    fields: &Fields,
+    model_type: &'static str,
+    d: &Defaults,
+    mixer: impl Fn(usize, usize) -> Result<MixerConfig, Error>,
+) -> Result<Description, Error> {
+    silu(fields)?;
+    if fields.get("attnres_block_size").is_some() {
+        return Err(fields.error("field `attnres_block_size`: residuals over blocks are not known here"));
+    }
+    let (hidden, layers) = (fields.size("hidden_size", 2048)?, fields.layers("num_hidden_layers", d.layers)?);
+    let norm = NormConfig::Rms(fields.number("norm_eps", 1e-6)?);
+    let ratio = fields.number("hidden_ratio", d.hidden_ratio)?;
+    let of_ratio = ((hidden as f64 * ratio * 2.0 / 3.0) as usize).div_ceil(256) * 256;
+    let inner = fields.size("intermediate_size", of_ratio)?;
+    let attention = attention(fields, hidden)?;
+    let block = |i: usize| {
+        let found = attention.iter().find(|(layers, _)| layers.contains(&i));
+        let mixer = match found {
+            Some((_, attention)) => MixerConfig::Attention(attention.clone()),
+            None => mixer(hidden, i)?,
+        };
+        Ok(BlockConfig { norm, mixer, feed_forward: Some(FeedForwardLayer::SwiGlu(inner)) })
+    };
+    Ok(Description {
+        model_type,
+        decoder: DecoderConfig {
+            vocabulary: fields.size("vocab_size", 32000)?,
+            hidden,
+            blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
+            first_norm: None,
+            last_norm: norm,
+            lower_bounds: None,
+            tied: fields.flag("tie_word_embeddings", false)?,
+            names: NAMES,
+        },
+        eos: eos(fields, 2)?,
+    })
+}
+
+/// The layers of softmax attention that `attn` asks for.
+fn attention(fields: &Fields, hidden: usize) -> Result<Vec<(Vec<usize>, AttentionConfig)>, Error> {
+    let one = |f: Fields| {
+        let layers = f.ids("layers")?.into_iter().map(|i| i as usize).collect();
+        let heads = f.some_size("num_heads")?.ok_or_else(|| f.error("field `attn.num_heads` is missing"))?;
+        let head_dim = divided(&f, "attn.num_heads", hidden, heads)?;
+        let reach = f.some_size("window_size")?.map_or(Reach::Full, Reach::Window);
+        let config = AttentionConfig {
+            groups: f.size("num_kv_heads", heads)?,
+            head_dim,
+            bias: f.flag("qkv_bias", false)?,
+            rotary: Some(rotary(head_dim, f.number("rope_theta", 10_000.0)?)),
+            reach,
+            ..AttentionConfig::new(hidden, heads)
+        };
+        Ok((layers, config))
+    };
+    fields.objects("attn")?.into_iter().map(one).collect()
+}
+
+/// Rotary positions over the whole of a head.
+pub(crate) fn rotary(width: usize, theta: f64) -> Rotary {
+    Rotary { width, theta, interleaved: false, scaling: Scaling::default() }
+}
+
+/// `n / by`, an error that names the field if that is no whole number.
+pub(crate) fn divided(fields: &Fields, name: &str, n: usize, by: usize) -> Result<usize, Error> {
+    if by == 0 || !n.is_multiple_of(by) {
+        return Err(fields.error(format!("field `{name}`: want a divisor of {n}, found {by}")));
+    }
+    Ok(n / by)
+}
+
+/// The sizes of heads by `num_heads`, `num_kv_heads`, `expand_k` and `expand_v`.
+pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, f64, f64)) -> Result<Heads, Error> {
+    let heads = fields.size("num_heads", d.0)?;
+    let groups = fields.size("num_kv_heads", heads)?;
+    divided(fields, "num_kv_heads", heads, groups)?;
+    let of = |name, default| {
+        let expand = fields.number(name, default)?;
+        divided(fields, "num_heads", (hidden as f64 * expand) as usize, heads)
+    };
+    Ok(Heads {
+        hidden,
+        heads,
+        groups,
+        key: of("expand_k", d.1)?,
+        value: of("expand_v", d.2)?,
+        conv: None,
+        norm_eps: fields.number("norm_eps", 1e-6)?,
+        affine: fields.flag("elementwise_affine", true)?,
+    })
+}
+
+/// The convolutions, by `use_short_conv` and `conv_size`.
+pub(crate) fn conv(fields: &Fields, default: bool) -> Result<Option<Short>, Error> {
+    let taps = fields.size("conv_size", 4)?;
+    Ok(fields.flag("use_short_conv", default)?.then_some(Short { taps, bias: false }))
+}
+
+/// `feature_map`
+pub(crate) fn feature_map(fields: &Fields) -> Result<Pointwise, Error> {
+    pointwise(fields, "feature_map", Pointwise::Identity)
+}
+
+/// A function by the library's name for it.
+pub(crate) fn pointwise(fields: &Fields, name: &str, default: Pointwise) -> Result<Pointwise, Error> {
+    Ok(match fields.text(name)? {
+        None => default,
+        Some("relu") => Pointwise::Relu,
+        Some("sqrelu") => Pointwise::Relu2,
+        Some("silu" | "swish") => Pointwise::Silu,
+        Some("sigmoid") => Pointwise::Sigmoid,
+        Some(other) => {
+            let want = "relu, sqrelu, silu, swish or sigmoid";
+            return Err(fields.error(format!("field `{name}`: want {want}, found \"{other}\"")));
+        }
+    })
+}
+
+/// The name of an output norm that may be fused with its gate.
+pub(crate) fn gated_norm(fields: &Fields) -> Result<(bool, &'static str), Error> {
+    let gated = fields.flag("use_output_gate", true)?;
+    let fused = gated && fields.flag("fuse_norm", true)?;
+    Ok((gated, if fused { "g_norm_swish_gate" } else { "g_norm" }))
+}

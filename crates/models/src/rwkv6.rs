@@ -1,0 +1,72 @@
+//! `rwkv6`: Peng et al. 2024 (Finch), as flash-linear-attention stores it.
+
+use longreach_nn::mixers::parts::Pointwise;
+use longreach_nn::mixers::{MixerConfig, Rwkv6Config};
+use longreach_nn::{
+    Bias, BlockConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig,
+};
+
+use crate::architecture::eos;
+use crate::{Architecture, Description, Error, Fields, fla};
+
+pub(crate) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "rwkv6", mechanism: "rwkv6", paper: "Peng et al. 2024", describe };
+
+const CHANNEL_MIX: ChannelMixNames = ChannelMixNames {
+    mix_key: "key.mu",
+    key: "key.linear",
+    receptance: Some(["receptance.mu", "receptance.linear"]),
+    value: "value",
+    kept: false,
+    wide: false,
+};
+
+/// The skeleton of `rwkv6` and `rwkv7`, with the mixer of each layer.
+pub(crate) fn skeleton(
+    fields: &Fields,
+    model_type: &'static str,
+    ratio: f64,
+    channel_mix: ChannelMixNames,
+    mixer: impl Fn(usize, usize) -> Result<MixerConfig, Error>,
+) -> Result<Description, Error> {
+    let activation = fla::pointwise(fields, "hidden_act", Pointwise::Relu2)?;
+    if fields.get("attn").is_some() {
+        return Err(fields.error("field `attn`: layers of attention in between are not known for this model"));
+    }
+    let (hidden, layers) = (fields.size("hidden_size", 2048)?, fields.layers("num_hidden_layers", 24)?);
+    let bias = Bias::from(fields.flag("norm_bias", true)?);
+    let norm = NormConfig::Layer(fields.number("norm_eps", 1e-5)?, bias);
+    let of_ratio = ((hidden as f64 * fields.number("hidden_ratio", ratio)?) as usize).div_ceil(32) * 32;
+    let inner = fields.size("intermediate_size", of_ratio)?;
+    let feed_forward = Some(FeedForwardLayer::ChannelMix(ChannelMixConfig { inner, activation, names: channel_mix }));
+    let block = |i: usize| Ok(BlockConfig { norm, mixer: mixer(hidden, i)?, feed_forward });
+    Ok(Description {
+        model_type,
+        decoder: DecoderConfig {
+            vocabulary: fields.size("vocab_size", 32000)?,
+            hidden,
+            blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
+            first_norm: fields.flag("norm_first", true)?.then_some(norm),
+            last_norm: norm,
+            lower_bounds: None,
+            tied: fields.flag("tie_word_embeddings", false)?,
+            names: DecoderNames { second_norm: "ffn_norm", feed_forward: "ffn", ..fla::NAMES },
+        },
+        eos: eos(fields, 2)?,
+    })
+}
+
+fn describe(fields: &Fields) -> Result<Description, Error> {
+    skeleton(fields, "rwkv6", 3.5, CHANNEL_MIX, |hidden, _| {
+        let heads = fla::heads(fields, hidden, (4, 0.5, 1.0))?;
+        Ok(MixerConfig::Rwkv6(Rwkv6Config {
+            hidden,
+            heads: heads.heads,
+            key: heads.key,
+            value: heads.value,
+            mix_rank: fields.size("proj_low_rank_dim", 32)?,
+            decay_rank: fields.size("gate_low_rank_dim", 64)?,
+            norm_eps: fields.number("norm_eps", 1e-5)?,
+        }))
+    })
+}

@@ -1,0 +1,162 @@
+//! Every mixer by its name: the whole, chunks and steps agree, sequences of a batch do not meet, padding leaves no trace, a state put down is the state.
+
+use burn::tensor::{Device, Tensor};
+use longreach_models::Model;
+use longreach_nn::Cache;
+use longreach_testkit::tolerance;
+
+/// The names, and what is to differ from the usual sizes.
+const MIXERS: &[&str] = &[
+    r#""dense""#,
+    r#""window", "window": 6"#,
+    r#""linear_attention""#,
+    r#""linear_attention", "feature_map": "exp", "normalize": false, "num_kv_heads": 1"#,
+    r#""linear_attention", "feature_map": "hedgehog""#,
+    r#""linear_attention", "feature_map": "dpfp""#,
+    r#""linear_attention", "feature_map": "relu2""#,
+    r#""based""#,
+    r#""performer""#,
+    r#""cosformer", "max_position_embeddings": 64"#,
+    r#""retention", "num_kv_heads": 1"#,
+    r#""lightning""#,
+    r#""gla", "conv_size": 3"#,
+    r#""hgrn2""#,
+    r#""delta_rule""#,
+    r#""gated_delta", "num_kv_heads": 1"#,
+    r#""kda", "conv_size": 0"#,
+    r#""rwkv4""#,
+    r#""rwkv5""#,
+    r#""rwkv6", "key_dim": 6"#,
+    r#""rwkv7""#,
+    r#""rg_lru""#,
+    r#""mamba""#,
+    r#""mamba2""#,
+];
+
+const TOKENS: usize = 23;
+
+fn model(mixer: &str) -> Model {
+    let config = format!(
+        r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 3, "head_dim": 12,
+            "mixer": {{"type": {mixer}}}}}"#
+    );
+    Model::random("config.json", &config, 7, &Device::flex()).expect("a model")
+}
+
+fn rows(n: usize) -> Vec<Vec<u32>> {
+    (0..n as u32).map(|b| (0..TOKENS as u32).map(|t| (t * t * 11 + b * 17 + 5) % 40).collect()).collect()
+}
+
+fn numbers(x: Tensor<3>) -> Vec<f32> {
+    x.into_data().iter::<f32>().collect()
+}
+
+fn read(model: &Model, rows: &[Vec<u32>], cuts: &[usize]) -> (Vec<f32>, Cache) {
+    let mut cache = model.decoder.start(rows.len());
+    let (mut from, mut parts) = (0, Vec::new());
+    for &to in cuts.iter().chain([&rows[0].len()]) {
+        let ids: Vec<u32> = rows.iter().flat_map(|row| &row[from..to]).copied().collect();
+        parts.push(model.decoder.forward(&ids, &mut cache, None));
+        from = to;
+    }
+    (numbers(Tensor::cat(parts, 1)), cache)
+}
+
+#[track_caller]
+fn close(what: &str, a: &[f32], b: &[f32]) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let apart =
+        a.iter().zip(b).fold(0.0f32, |most, (a, b)| if (a - b).is_nan() { f32::NAN } else { most.max((a - b).abs()) });
+    assert!(apart <= tolerance::LOGITS as f32, "{what}: {apart}");
+}
+
+#[test]
+fn every_path_and_every_batch_agree() {
+    for mixer in MIXERS {
+        let (model, rows) = (model(mixer), rows(2));
+        let (whole, _) = read(&model, &rows, &[]);
+        let steps: Vec<usize> = (1..TOKENS).collect();
+        for cuts in [&[1, 2, 7][..], &steps] {
+            close(&format!("{mixer} cut at {cuts:?}"), &whole, &read(&model, &rows, cuts).0);
+        }
+        for (b, row) in rows.iter().enumerate() {
+            let (alone, _) = read(&model, std::slice::from_ref(row), &[]);
+            close(&format!("{mixer}, sequence {b}"), &whole[b * alone.len()..][..alone.len()], &alone);
+        }
+        // A token that is read changes what follows and nothing before.
+        let mut other = rows.clone();
+        other[0][9] = (other[0][9] + 1) % 40;
+        let (changed, _) = read(&model, &other, &[]);
+        let from = 9 * 24;
+        close(&format!("{mixer}, before a change"), &whole[..from], &changed[..from]);
+        let apart = whole[from + 24..].iter().zip(&changed[from + 24..]).any(|(a, b)| (a - b).abs() > 1e-6);
+        assert!(apart, "{mixer} does not see the past");
+    }
+}
+
+#[test]
+fn padding_leaves_no_trace() {
+    for mixer in MIXERS {
+        let (model, row) = (model(mixer), rows(1).remove(0));
+        let (alone, _) = read(&model, std::slice::from_ref(&row), &[]);
+        let lengths = [TOKENS, TOKENS - 6];
+        let padded: Vec<u32> = (0..TOKENS).map(|t| if t < 6 { 3 } else { row[t - 6] }).collect();
+        let ids = [row.clone(), padded];
+        let mask: Vec<f32> =
+            [(0, 0), (1, 6)].iter().flat_map(|(_, n)| (0..TOKENS).map(|t| f32::from(t >= *n))).collect();
+        let mask = Tensor::<1>::from_data(&mask[..], &model.decoder.device()).reshape([2, TOKENS, 1]);
+        for cuts in [&[][..], &[3, 10]] {
+            let mut cache = model.decoder.start(2);
+            let (mut from, mut parts) = (0, Vec::new());
+            for &to in cuts.iter().chain([&TOKENS]) {
+                let part: Vec<u32> = ids.iter().flat_map(|row| &row[from..to]).copied().collect();
+                let mask = mask.clone().narrow(1, from, to - from);
+                parts.push(model.decoder.forward(&part, &mut cache, Some(mask)));
+                from = to;
+            }
+            let out = Tensor::cat(parts, 1);
+            for (b, n) in lengths.into_iter().enumerate() {
+                let own = numbers(out.clone().narrow(0, b, 1).narrow(1, TOKENS - n, n));
+                close(&format!("{mixer}, sequence {b}, cut at {cuts:?}"), &alone[..n * 24], &own);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_put_down_is_the_state() {
+    for mixer in MIXERS {
+        let (model, rows) = (model(mixer), rows(1));
+        let (_, mut cache) = read(&model, &rows, &[]);
+        let start = model.decoder.start(1);
+        let layers = cache.layers.iter().zip(start.layers).map(|(layer, start)| {
+            let tensors = layer.tensors();
+            let find = |name: &str, _: &[Option<usize>]| {
+                let found = tensors.iter().find(|(known, _)| known == name);
+                found.map(|(_, data)| data.clone()).ok_or_else(|| format!("no {name}"))
+            };
+            start.restored(TOKENS, find).expect("what was put down")
+        });
+        let mut again = Cache { layers: layers.collect(), batch: 1 };
+        let next = |cache: &mut Cache| numbers(model.decoder.forward(&[1, 2, 3], cache, None));
+        assert_eq!(next(&mut cache), next(&mut again), "{mixer}");
+    }
+}
+
+#[test]
+fn a_model_of_several_mixers() {
+    let config = r#"{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 5, "head_dim": 12,
+        "mixer": ["gated_delta", {"type": "window", "window": 4}]}"#;
+    let model = Model::random("config.json", config, 7, &Device::flex()).expect("a model");
+    let names: Vec<_> = model.description.decoder.blocks.iter().map(|b| b.mixer.mechanism()).collect();
+    assert_eq!(names, ["gated_delta", "dense", "gated_delta", "dense", "gated_delta"]);
+}
+
+#[test]
+fn an_unknown_mixer_is_named_with_those_there_are() {
+    let config = r#"{"model_type": "longreach", "mixer": "gated_detla"}"#;
+    let error = Model::random("config.json", config, 7, &Device::flex()).expect_err("an error").to_string();
+    for part in ["config.json", "`mixer`", "gated_delta,", "gated_detla"] {
+        assert!(error.contains(part), "{error}");
+    }
+}

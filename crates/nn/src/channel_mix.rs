@@ -1,0 +1,104 @@
+//! The feed-forward layer of the RWKV models, which looks back one token. Peng et al. 2023 (RWKV), §3; 2025 (Goose), §4.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Tensor, activation};
+
+use crate::linear::Bias;
+use crate::mixers::parts;
+use crate::padding::Tokens;
+use crate::{Builder, Error, Init, Layout, Linear, Precision};
+
+/// The sizes and names of the layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelMixConfig {
+    /// Width between the maps.
+    pub inner: usize,
+    /// What stands there; in the papers the square of what is above 0.
+    pub activation: parts::Pointwise,
+    /// What a checkpoint calls the parts, and how it means them.
+    pub names: ChannelMixNames,
+}
+
+/// What a checkpoint calls the parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelMixNames {
+    /// How much of the token before is in the keys.
+    pub mix_key: &'static str,
+    /// The map to the inner width.
+    pub key: &'static str,
+    /// How much of the token before is in the receptance, and its map; absent where the output has no gate.
+    pub receptance: Option<[&'static str; 2]>,
+    /// The map back.
+    pub value: &'static str,
+    /// Whether the mixes say how much of the token itself is kept.
+    pub kept: bool,
+    /// Whether they are `[1, 1, d]` in the file.
+    pub wide: bool,
+}
+
+/// `σ(W_r x_r) ⊙ W_v φ(W_k x_k)`, the gate where there is one.
+#[derive(Module, Debug)]
+pub struct ChannelMix {
+    mix_key: Param<Tensor<1>>,
+    key: Linear,
+    receptance: Option<(Param<Tensor<1>>, Linear)>,
+    value: Linear,
+    kept: bool,
+    #[module(skip)]
+    activation: parts::Pointwise,
+}
+
+impl ChannelMix {
+    /// The layer from `d` and back, under the builder's scope.
+    pub fn new(b: &mut Builder, d: usize, c: &ChannelMixConfig) -> Result<Self, Error> {
+        let n = c.names;
+        let layout = if n.wide { Layout::Wide } else { Layout::Same };
+        let start = if n.kept { Init::Ramp(0.0, 1.0) } else { Init::Ramp(1.0, 0.0) };
+        let mix = |b: &mut Builder, name: &str| b.param(name, [d], layout, Precision::Full, start);
+        Ok(Self {
+            mix_key: mix(b, n.mix_key)?,
+            key: Linear::new(b, n.key, d, c.inner, Bias::No)?,
+            receptance: match n.receptance {
+                Some([of_mix, of_map]) => Some((mix(b, of_mix)?, Linear::new(b, of_map, d, d, Bias::No)?)),
+                None => None,
+            },
+            value: Linear::new(b, n.value, c.inner, d, Bias::No)?,
+            kept: n.kept,
+            activation: c.activation,
+        })
+    }
+
+    /// `x: [B, T, d]` with the token before it, `[B, 1, d]` → the output and the last token. Padding leaves no trace.
+    pub fn forward(&self, x: Tensor<3>, before: Tensor<3>, mask: Option<&Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
+        let Some(tokens) = mask.and_then(Tokens::of) else { return self.read(x, before) };
+        let (mut out, mut last, [_, t, d]) = (Vec::new(), Vec::new(), x.dims());
+        for i in 0..tokens.sequences() {
+            let before = before.clone().narrow(0, i, 1);
+            let (y, after) = match tokens.gather(&x, i) {
+                Some(own) => {
+                    let (y, after) = self.read(own, before);
+                    (tokens.scatter(y, i, t), after)
+                }
+                None => (Tensor::zeros([1, t, d], &x.device()), before),
+            };
+            out.push(y);
+            last.push(after);
+        }
+        (Tensor::cat(out, 0), Tensor::cat(last, 0))
+    }
+
+    fn read(&self, x: Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+        let (delta, last) = parts::difference(&x, before);
+        let mixed = |mix: &Param<Tensor<1>>| {
+            let mix: Tensor<3> = mix.val().unsqueeze();
+            let share = if self.kept { mix.neg().add_scalar(1.0) } else { mix };
+            x.clone() + delta.clone() * share
+        };
+        let value = self.value.forward(self.activation.of(self.key.forward(mixed(&self.mix_key))));
+        let out = match &self.receptance {
+            Some((mix, map)) => activation::sigmoid(map.forward(mixed(mix))) * value,
+            None => value,
+        };
+        (out, last)
+    }
+}

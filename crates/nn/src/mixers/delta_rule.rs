@@ -1,0 +1,106 @@
+//! The DeltaNet mixer. Yang et al. 2024 (Parallelizing linear transformers with the delta rule), §3.3; as flash-linear-attention builds it.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projection, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Linear, Recurrent};
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeltaRuleConfig {
+    /// The sizes in common; as many groups as heads.
+    pub heads: Heads,
+    /// What queries and keys go through.
+    pub features: Pointwise,
+    /// Whether queries and keys are divided by their sums, not by their lengths.
+    pub by_sum: bool,
+    /// Whether how much is corrected is learned; 1 otherwise.
+    pub learned_beta: bool,
+    /// Whether it goes up to 2: the state's eigenvalues then down to −1.
+    pub up_to_two: bool,
+    /// Whether the output is gated.
+    pub gated: bool,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct DeltaRule {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    beta: Option<Linear>,
+    z: Option<Linear>,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    config: DeltaRuleConfig,
+}
+
+/// ε of lengths, under the root.
+pub(super) const LENGTH_EPS: f64 = 1e-6;
+/// ε of sums.
+const SUM_EPS: f64 = 0.0;
+
+impl DeltaRule {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &DeltaRuleConfig) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        let (key, value) = (h.heads * h.key, h.heads * h.value);
+        let silu = ops::ConvActivation::Silu;
+        let of_keys = if c.features == Pointwise::Silu { silu } else { ops::ConvActivation::None };
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, key], h.conv, of_keys)?,
+            k: Projection::new(b, "k", [h.hidden, key], h.conv, of_keys)?,
+            v: Projection::new(b, "v", [h.hidden, value], h.conv, silu)?,
+            beta: if c.learned_beta { Some(Linear::new(b, "b_proj", h.hidden, h.heads, Bias::No)?) } else { None },
+            z: if c.gated { Some(Linear::new(b, "g_proj", h.hidden, value, Bias::No)?) } else { None },
+            norm: HeadNorm::new(b, "o_norm", h.value, h.norm_eps, true)?,
+            out: Linear::new(b, "o_proj", value, h.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let h = &self.config.heads;
+        let (key, value) = (h.heads * h.key, h.heads * h.value);
+        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, h, [b, t, _]) = (&self.config, &self.config.heads, x.dims());
+        let mut remembered = Remembered::of(state.inputs);
+        let q = self.q.forward(x.clone(), &mut remembered);
+        let k = self.k.forward(x.clone(), &mut remembered);
+        let v = self.v.forward(x.clone(), &mut remembered);
+        // The convolution has done the silu where there is one.
+        let key_features =
+            if h.conv.is_some() && c.features == Pointwise::Silu { Pointwise::Identity } else { c.features };
+        let v = if h.conv.is_some() { v } else { activation::silu(v) };
+        let normed = |x: Tensor<3>| {
+            let x = key_features.of(parts::heads(x, h.heads));
+            if c.by_sum { parts::of_sum(x, SUM_EPS) } else { parts::unit(x, LENGTH_EPS) }
+        };
+        let beta = match &self.beta {
+            Some(beta) => activation::sigmoid(beta.forward(x.clone())),
+            None => Tensor::ones([b, t, h.heads], &x.device()),
+        };
+        let (o, memory) = ops::delta_rule(ops::DeltaRule {
+            q: normed(q),
+            k: normed(k),
+            v: parts::heads(v, h.heads),
+            beta: if c.up_to_two { beta * 2.0 } else { beta },
+            state: state.memory,
+            scale: (h.key as f32).powf(-0.5),
+        });
+        let o = match &self.z {
+            Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
+            None => self.norm.forward(o),
+        };
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}

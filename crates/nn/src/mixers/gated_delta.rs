@@ -1,0 +1,96 @@
+//! The Gated DeltaNet mixer. Yang et al. 2025 (Gated delta networks), §3; as flash-linear-attention builds it.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::delta_rule::LENGTH_EPS;
+use super::parts::{self, Gate, HeadNorm, Heads, Projection, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Linear, Recurrent};
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GatedDeltaConfig {
+    /// The sizes in common: `heads` of values, `groups` of queries and keys.
+    pub heads: Heads,
+    /// Whether how much is corrected goes up to 2: the state's eigenvalues then down to −1.
+    pub up_to_two: bool,
+    /// Whether the output is gated.
+    pub gated: bool,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct GatedDelta {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    a: Linear,
+    beta: Linear,
+    a_log: Param<Tensor<1>>,
+    dt_bias: Param<Tensor<1>>,
+    z: Option<Linear>,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    config: GatedDeltaConfig,
+}
+
+impl GatedDelta {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &GatedDeltaConfig) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        let (key, value) = (h.groups * h.key, h.heads * h.value);
+        let silu = ops::ConvActivation::Silu;
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, key], h.conv, silu)?,
+            k: Projection::new(b, "k", [h.hidden, key], h.conv, silu)?,
+            v: Projection::new(b, "v", [h.hidden, value], h.conv, silu)?,
+            a: Linear::new(b, "a_proj", h.hidden, h.heads, Bias::No)?,
+            beta: Linear::new(b, "b_proj", h.hidden, h.heads, Bias::No)?,
+            a_log: b.vector("A_log", h.heads, Init::LogUniform(1e-3, 16.0))?,
+            dt_bias: b.vector("dt_bias", h.heads, Init::InverseSoftplusStep(0.001, 0.1))?,
+            z: if c.gated { Some(Linear::new(b, "g_proj", h.hidden, value, Bias::No)?) } else { None },
+            norm: HeadNorm::new(b, "o_norm", h.value, h.norm_eps, true)?,
+            out: Linear::new(b, "o_proj", value, h.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let h = &self.config.heads;
+        let (key, value) = (h.groups * h.key, h.heads * h.value);
+        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
+        let mut remembered = Remembered::of(state.inputs);
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|p| {
+            let y = p.forward(x.clone(), &mut remembered);
+            // The convolution has done the silu where there is one.
+            if h.conv.is_some() { y } else { activation::silu(y) }
+        });
+        let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
+        let step = activation::softplus(self.a.forward(x.clone()) + parts::row(&self.dt_bias), 1.0);
+        let decay: Tensor<3> = ops::neg_exp(self.a_log.val()).unsqueeze();
+        let beta = activation::sigmoid(self.beta.forward(x.clone()));
+        let (o, memory) = ops::gated_delta(ops::GatedDelta {
+            q: unit(q),
+            k: unit(k),
+            v: parts::heads(v, h.heads),
+            g: step * decay,
+            beta: if c.up_to_two { beta * 2.0 } else { beta },
+            state: state.memory,
+            scale: (h.key as f32).powf(-0.5),
+        });
+        let o = match &self.z {
+            Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
+            None => self.norm.forward(o),
+        };
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}

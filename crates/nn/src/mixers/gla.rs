@@ -1,0 +1,104 @@
+//! The gated linear attention mixer. Yang et al. 2024 (GLA), §4.4; as flash-linear-attention builds it.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projection, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Linear, Recurrent};
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GlaConfig {
+    /// The sizes in common.
+    pub heads: Heads,
+    /// Rank of the gate's projection.
+    pub gate_rank: usize,
+    /// What the gate's logarithm is divided by.
+    pub normalizer: f64,
+    /// The least the logarithm may be.
+    pub clamp: Option<f64>,
+    /// What queries and keys go through.
+    pub features: Pointwise,
+    /// Whether the output is gated.
+    pub gated: bool,
+    /// What a checkpoint calls the output norm.
+    pub norm: &'static str,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Gla {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    gate: LowRank,
+    z: Option<Linear>,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    config: GlaConfig,
+}
+
+impl Gla {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &GlaConfig) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        let [of_q, of_k, of_v] = widths(h);
+        let silu = ops::ConvActivation::Silu;
+        let gated = (h.hidden, h.heads * h.value);
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, of_q], h.conv, silu)?,
+            k: Projection::new(b, "k", [h.hidden, of_k], h.conv, silu)?,
+            v: Projection::new(b, "v", [h.hidden, of_v], h.conv, silu)?,
+            gate: b.scope("gk_proj", |b| {
+                let bias = Some(Init::Constant(0.0));
+                LowRank::new(b, ["0", "1"], [h.hidden, c.gate_rank, of_k], bias, Pointwise::Identity)
+            })?,
+            z: if c.gated { Some(Linear::new(b, "g_proj", gated.0, gated.1, Bias::No)?) } else { None },
+            norm: HeadNorm::new(b, c.norm, h.value, h.norm_eps, h.affine)?,
+            out: Linear::new(b, "o_proj", gated.1, h.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let h = &self.config.heads;
+        parts::matrices(h, &h.remembered(&widths(h)), h.key, batch, device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
+        let mut remembered = Remembered::of(state.inputs);
+        let q = self.q.forward(x.clone(), &mut remembered);
+        let k = self.k.forward(x.clone(), &mut remembered);
+        let v = self.v.forward(x.clone(), &mut remembered);
+        let g = activation::log_sigmoid(self.gate.forward(x.clone())) / c.normalizer;
+        let g = match c.clamp {
+            Some(least) => g.clamp_min(least),
+            None => g,
+        };
+        let of_group = |x: Tensor<3>| parts::repeated(parts::heads(x, h.groups), h.shared_by());
+        let (o, memory) = ops::gla(ops::Gla {
+            q: c.features.of(parts::heads(q, h.heads)),
+            k: c.features.of(of_group(k)),
+            v: of_group(v),
+            g: of_group(g),
+            state: state.memory,
+            scale: (h.key as f32).powf(-0.5),
+        });
+        let o = match &self.z {
+            Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
+            None => self.norm.forward(o),
+        };
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}
+
+/// Widths of the projections of queries, keys and values.
+pub(super) fn widths(h: &Heads) -> [usize; 3] {
+    [h.heads * h.key, h.groups * h.key, h.groups * h.value]
+}

@@ -1,0 +1,80 @@
+//! The HGRN2 mixer. Qin et al. 2024 (HGRN2), §3; as flash-linear-attention builds it.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::parts::{self, HeadNorm, Heads, Projection, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Linear, Recurrent};
+
+/// The sizes and switches of the mixer: `V` is `hidden / heads`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hgrn2Config {
+    /// The sizes in common.
+    pub heads: Heads,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Hgrn2 {
+    q: Projection,
+    f: Projection,
+    i: Projection,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    heads: Heads,
+}
+
+impl Hgrn2 {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &Hgrn2Config) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        let (key, value) = (h.heads * h.key, h.heads * h.value);
+        let none = ops::ConvActivation::None;
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, key], h.conv, none)?,
+            f: Projection::new(b, "f", [h.hidden, key], h.conv, none)?,
+            i: Projection::new(b, "i", [h.hidden, value], h.conv, none)?,
+            norm: HeadNorm::new(b, "g_norm", value, h.norm_eps, h.affine)?,
+            out: Linear::new(b, "o_proj", value, h.hidden, Bias::No)?,
+            heads: h.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let h = &self.heads;
+        let (key, value) = (h.heads * h.key, h.heads * h.value);
+        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (h, t) = (&self.heads, x.dims()[1]);
+        let mut remembered = Remembered::of(state.inputs);
+        let q = activation::silu(self.q.forward(x.clone(), &mut remembered));
+        let f = self.f.forward(x.clone(), &mut remembered);
+        let v = self.i.forward(x, &mut remembered);
+        let g = match &shared.lower_bound {
+            None => activation::log_sigmoid(f),
+            // ln(b + (1 − b) σ(f)), with b below 1.
+            Some(bound) => {
+                let bound: Tensor<3> = bound.clone().unsqueeze();
+                let rest = bound.clone().neg().add_scalar(1.0);
+                (bound + rest * activation::sigmoid(f)).log().clamp_max(0.0)
+            }
+        };
+        let heads = |x| parts::heads(x, h.heads);
+        let (o, memory) = ops::hgrn2(ops::Hgrn2 {
+            q: heads(q),
+            g: heads(g),
+            v: heads(v),
+            state: state.memory,
+            scale: (h.key as f32).powf(-0.5),
+        });
+        let o = self.norm.forward(parts::heads(parts::flat(o), 1));
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}

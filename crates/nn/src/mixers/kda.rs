@@ -1,0 +1,101 @@
+//! The mixer of Kimi delta attention. Kimi Team 2025 (Kimi Linear), §4; as flash-linear-attention builds it.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::delta_rule::LENGTH_EPS;
+use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projection, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Linear, Recurrent};
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KdaConfig {
+    /// The sizes in common: `heads` of values, `groups` of queries and keys.
+    pub heads: Heads,
+    /// Whether how much is corrected goes up to 2: the state's eigenvalues then down to −1.
+    pub up_to_two: bool,
+    /// The least a gate's logarithm may be, where it is bounded.
+    pub lower_bound: Option<f64>,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Kda {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    f: LowRank,
+    beta: Linear,
+    a_log: Param<Tensor<1>>,
+    dt_bias: Param<Tensor<1>>,
+    z: LowRank,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    config: KdaConfig,
+}
+
+impl Kda {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &KdaConfig) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        let (key, value, gates) = (h.groups * h.key, h.heads * h.value, h.heads * h.key);
+        let silu = ops::ConvActivation::Silu;
+        let none = Pointwise::Identity;
+        let of_rates = if c.lower_bound.is_some() { Init::Constant(0.0) } else { Init::LogUniform(1.0, 16.0) };
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, key], h.conv, silu)?,
+            k: Projection::new(b, "k", [h.hidden, key], h.conv, silu)?,
+            v: Projection::new(b, "v", [h.hidden, value], h.conv, silu)?,
+            f: b.scope("f_proj", |b| LowRank::new(b, ["0", "1"], [h.hidden, h.value, gates], None, none))?,
+            beta: Linear::new(b, "b_proj", h.hidden, h.heads, Bias::No)?,
+            a_log: b.vector("A_log", h.heads, of_rates)?,
+            dt_bias: b.vector("dt_bias", gates, Init::InverseSoftplusStep(0.001, 0.1))?,
+            z: b.scope("g_proj", |b| {
+                LowRank::new(b, ["0", "1"], [h.hidden, h.value, value], Some(Init::Constant(0.0)), none)
+            })?,
+            norm: HeadNorm::new(b, "o_norm", h.value, h.norm_eps, true)?,
+            out: Linear::new(b, "o_proj", value, h.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let h = &self.config.heads;
+        let (key, value) = (h.groups * h.key, h.heads * h.value);
+        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
+        let mut remembered = Remembered::of(state.inputs);
+        let [q, k, v] = [&self.q, &self.k, &self.v].map(|p| {
+            let y = p.forward(x.clone(), &mut remembered);
+            // The convolution has done the silu where there is one.
+            if h.conv.is_some() { y } else { activation::silu(y) }
+        });
+        let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
+        let f = parts::heads(self.f.forward(x.clone()) + parts::row(&self.dt_bias), h.heads);
+        let rates: Tensor<4> = ops::neg_exp(self.a_log.val()).reshape([1, 1, h.heads, 1]);
+        let g = match c.lower_bound {
+            None => activation::softplus(f, 1.0) * rates,
+            Some(bound) => activation::sigmoid(f * rates.neg()) * bound,
+        };
+        let beta = activation::sigmoid(self.beta.forward(x.clone()));
+        let (o, memory) = ops::kda(ops::Kda {
+            q: unit(q),
+            k: unit(k),
+            v: parts::heads(v, h.heads),
+            g,
+            beta: if c.up_to_two { beta * 2.0 } else { beta },
+            state: state.memory,
+            scale: (h.key as f32).powf(-0.5),
+        });
+        let o = self.norm.gated(o, self.z.forward(x), Gate::Sigmoid);
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}

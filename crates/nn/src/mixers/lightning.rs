@@ -1,0 +1,77 @@
+//! The mixer of lightning attention. Qin et al. 2024 (Lightning Attention-2), §3; as MiniMax-01 (2025), §2.2, builds it.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, activation};
+use longreach_attention::linear::lightning::decays;
+use longreach_burn as ops;
+
+use super::Shared;
+use super::parts;
+use crate::linear::Bias;
+use crate::{Builder, Error, Linear, Recurrent, RmsNorm};
+
+/// The sizes of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LightningConfig {
+    /// `d`: width of the model.
+    pub hidden: usize,
+    /// `H`: heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Which layer it is, and of how many: the decays depend on it.
+    pub layer: (usize, usize),
+    /// ε of the output norm.
+    pub norm_eps: f64,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Lightning {
+    qkv: Linear,
+    gate: Linear,
+    norm: RmsNorm,
+    out: Linear,
+    #[module(skip)]
+    config: LightningConfig,
+}
+
+impl Lightning {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &LightningConfig) -> Result<Self, Error> {
+        let inner = c.heads * c.head_dim;
+        if inner == 0 {
+            return Err(b.error(format!("{} heads of {} channels", c.heads, c.head_dim)));
+        }
+        Ok(Self {
+            qkv: Linear::new(b, "qkv_proj", c.hidden, 3 * inner, Bias::No)?,
+            gate: Linear::new(b, "output_gate", c.hidden, inner, Bias::No)?,
+            norm: RmsNorm::new(b, "norm", inner, c.norm_eps)?,
+            out: Linear::new(b, "out_proj", inner, c.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let c = &self.config;
+        Recurrent::zeros(batch, &[], [c.heads, c.head_dim, c.head_dim], device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, t) = (&self.config, x.dims()[1]);
+        // A head's queries, keys and values lie side by side.
+        let qkv = parts::heads(activation::silu(self.qkv.forward(x.clone())), c.heads);
+        let part = |i: usize| qkv.clone().narrow(3, i * c.head_dim, c.head_dim);
+        let decays: Vec<f32> = decays(c.heads, c.layer.0, c.layer.1).into_iter().map(|g| g as f32).collect();
+        let (o, memory) = ops::retention(ops::Retention {
+            q: part(0),
+            k: part(1),
+            v: part(2),
+            g: Tensor::from_floats(&decays[..], &x.device()),
+            state: state.memory,
+            scale: 1.0,
+        });
+        let o = activation::sigmoid(self.gate.forward(x)) * self.norm.forward(parts::flat(o));
+        (self.out.forward(o), parts::after(parts::Remembered::of(state.inputs), memory, state.seen, t))
+    }
+}

@@ -1,0 +1,217 @@
+//! Linear attention. Katharopoulos et al. 2020; as flash-linear-attention builds it, with its learned feature maps.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, activation};
+use longreach_attention::linear::linear_attention::Map;
+use longreach_burn as ops;
+
+use super::Shared;
+use super::gla::widths;
+use super::parts::{self, HeadNorm, Heads, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Linear, Recurrent};
+
+/// What queries and keys become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Features {
+    /// A fixed map of the mechanism.
+    Fixed(Map),
+    /// `exp(W x)`, `W: [K, K]`.
+    Exp,
+    /// `max(W x, 0)`. Kasai et al. 2021 (T2R).
+    T2r,
+    /// `(W_1 x + b_1) ⊙ (W_2 x + b_2)`.
+    Product,
+    /// `softmax([2 y, −2 y])`, `y = W x + b`. Zhang et al. 2024 (Hedgehog).
+    Hedgehog,
+    /// Products of neighbours of `[r, −r]`, `r = max(x, 0)`, at distances of 1 to 4, as the library computes it. Schlag et al. 2021 (DPFP).
+    Dpfp,
+}
+
+impl Features {
+    /// How many there are of `key` channels, for the kernel to see.
+    fn given(self, key: usize) -> usize {
+        match self {
+            Features::Hedgehog => 2 * key,
+            Features::Dpfp => 8 * key,
+            _ => key,
+        }
+    }
+
+    fn map(self) -> Map {
+        match self {
+            Features::Fixed(map) => map,
+            Features::Exp => Map::Exp,
+            Features::T2r => Map::Relu,
+            _ => Map::Identity,
+        }
+    }
+}
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinearAttentionConfig {
+    /// The sizes in common.
+    pub heads: Heads,
+    /// What queries and keys become.
+    pub features: Features,
+    /// Whether queries and keys share a learned map.
+    pub tied: bool,
+    /// Whether features of queries, and of keys, are divided by their sums.
+    pub by_sum: [bool; 2],
+    /// Where the output is divided by the sum of the weights, what is added to that.
+    pub normalize: Option<f64>,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct LinearAttention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    map_q: Vec<Linear>,
+    /// Empty where it is that of queries.
+    map_k: Vec<Linear>,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    config: LinearAttentionConfig,
+}
+
+/// ε of the sums of features.
+const SUM_EPS: f64 = 1e-4;
+
+impl LinearAttention {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &LinearAttentionConfig) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        let [of_q, of_k, of_v] = widths(h);
+        let (names, bias): (&[&str], _) = match c.features {
+            Features::Fixed(_) | Features::Dpfp => (&[], Bias::No),
+            Features::Exp | Features::T2r => (&["layer"], Bias::No),
+            Features::Hedgehog => (&["layer"], Bias::Yes),
+            Features::Product => (&["layer1", "layer2"], Bias::Yes),
+        };
+        let bound = (h.key as f32).powf(-0.5);
+        let map = |b: &mut Builder, of: &str| {
+            b.scope(of, |b| {
+                let one = |name: &&str| Linear::with_init(b, name, [h.key, h.key], bias, Init::Uniform(-bound, bound));
+                names.iter().map(one).collect::<Result<Vec<_>, _>>()
+            })
+        };
+        Ok(Self {
+            q: Linear::new(b, "q_proj", h.hidden, of_q, Bias::No)?,
+            k: Linear::new(b, "k_proj", h.hidden, of_k, Bias::No)?,
+            v: Linear::new(b, "v_proj", h.hidden, of_v, Bias::No)?,
+            map_q: map(b, "feature_map_q")?,
+            map_k: if c.tied { Vec::new() } else { map(b, "feature_map_k")? },
+            norm: HeadNorm::new(b, "norm", h.value, h.norm_eps, h.affine)?,
+            out: Linear::new(b, "o_proj", h.heads * h.value, h.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let (c, h) = (&self.config, &self.config.heads);
+        let features = c.features.map().features(c.features.given(h.key));
+        Recurrent::zeros(batch, &[], [h.heads, features, h.value + usize::from(c.normalize.is_some())], device)
+    }
+
+    fn features(&self, x: Tensor<4>, maps: &[Linear], by_sum: bool) -> Tensor<4> {
+        let y = match (self.config.features, maps) {
+            (Features::Exp | Features::T2r, [w]) => w.forward(x),
+            (Features::Product, [a, b]) => a.forward(x.clone()) * b.forward(x),
+            (Features::Hedgehog, [w]) => {
+                let y = w.forward(x) * 2.0;
+                activation::softmax(Tensor::cat(vec![y.clone(), y.neg()], 3), 3)
+            }
+            (Features::Dpfp, _) => {
+                let r = activation::relu(x);
+                let z = Tensor::cat(vec![r.clone(), r.neg()], 3);
+                let width = z.dims()[3];
+                let rolled = |j: usize| {
+                    let end = z.clone().narrow(3, width - j, j);
+                    Tensor::cat(vec![end, z.clone().narrow(3, 0, width - j)], 3)
+                };
+                Tensor::cat((1..=4).map(|j| z.clone() * rolled(j)).collect(), 3)
+            }
+            _ => x,
+        };
+        match by_sum {
+            // The kernel's own map comes after; of what it leaves as it is, or of what is 0 below 0, the sums are known here.
+            true => parts::of_sum(self.mapped(y), SUM_EPS),
+            false => y,
+        }
+    }
+
+    /// The kernel's map, here.
+    fn mapped(&self, x: Tensor<4>) -> Tensor<4> {
+        match self.config.features.map() {
+            Map::Elu => parts::Pointwise::Elu1.of(x),
+            Map::Relu => parts::Pointwise::Relu.of(x),
+            Map::Relu2 => parts::Pointwise::Relu2.of(x),
+            Map::Exp => x.exp(),
+            Map::Identity | Map::Taylor => x,
+        }
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
+        let q = parts::heads(self.q.forward(x.clone()), h.heads);
+        let k = parts::heads(self.k.forward(x.clone()), h.groups);
+        let v = parts::heads(self.v.forward(x), h.groups);
+        let maps = if c.tied { &self.map_q } else { &self.map_k };
+        // What is divided by its sum has been mapped; the rest the kernel maps.
+        let divided = c.by_sum.contains(&true);
+        let given = |x: Tensor<4>, maps: &[Linear], by_sum: bool| {
+            let y = self.features(x, maps, by_sum);
+            if divided && !by_sum { self.mapped(y) } else { y }
+        };
+        let map = if divided { Map::Identity } else { c.features.map() };
+        let features = c.features.map().features(c.features.given(h.key));
+        let (o, memory) = ops::linear_attention(ops::LinearAttention {
+            q: given(q, &self.map_q, c.by_sum[0]),
+            k: parts::repeated(given(k, maps, c.by_sum[1]), h.shared_by()),
+            v: parts::repeated(v, h.shared_by()),
+            state: state.memory,
+            map,
+            normalize: c.normalize,
+            causal: true,
+            scale: (features as f64).powf(-0.5),
+        });
+        let o = self.norm.forward(o);
+        (self.out.forward(o), parts::after(Remembered::of(state.inputs), memory, state.seen, t))
+    }
+}
+
+/// For sharing by other mixers with plain projections.
+#[derive(Module, Debug)]
+pub(super) struct Qkv {
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) out: Linear,
+}
+
+impl Qkv {
+    /// Projections of as many heads of queries as of keys and values.
+    pub(super) fn new(b: &mut Builder, h: &Heads, bias: Bias, names: [&str; 4]) -> Result<Self, Error> {
+        h.check(b)?;
+        Ok(Self {
+            q: Linear::new(b, names[0], h.hidden, h.heads * h.key, bias)?,
+            k: Linear::new(b, names[1], h.hidden, h.heads * h.key, bias)?,
+            v: Linear::new(b, names[2], h.hidden, h.heads * h.value, bias)?,
+            out: Linear::new(b, names[3], h.heads * h.value, h.hidden, Bias::Yes)?,
+        })
+    }
+
+    pub(super) fn heads(&self, x: &Tensor<3>, n: usize) -> [Tensor<4>; 3] {
+        [&self.q, &self.k, &self.v].map(|p| parts::heads(p.forward(x.clone()), n))
+    }
+}
+
+/// A matrix that is not learned.
+pub(super) fn fixed(matrix: Param<Tensor<2>>) -> Param<Tensor<2>> {
+    matrix.set_require_grad(false)
+}

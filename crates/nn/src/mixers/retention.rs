@@ -1,0 +1,98 @@
+//! Multi-scale retention. Sun et al. 2023 (RetNet), §2.2; as flash-linear-attention builds it.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use longreach_attention::linear::retention::decays;
+use longreach_attention::rotary::Rotary;
+use longreach_burn as ops;
+use ndarray::Array2;
+
+use super::Shared;
+use super::gla::widths;
+use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projection, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Linear, Recurrent};
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RetentionConfig {
+    /// The sizes in common.
+    pub heads: Heads,
+    /// What queries and keys go through before they are rotated.
+    pub features: Pointwise,
+    /// Rotary positions of queries and keys.
+    pub rotary: Rotary,
+    /// Whether the output is gated.
+    pub gated: bool,
+    /// What a checkpoint calls the output norm.
+    pub norm: &'static str,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Retention {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+    z: Option<Linear>,
+    norm: HeadNorm,
+    out: Linear,
+    #[module(skip)]
+    config: RetentionConfig,
+}
+
+impl Retention {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &RetentionConfig) -> Result<Self, Error> {
+        let h = &c.heads;
+        h.check(b)?;
+        if c.rotary.width > h.key || !c.rotary.width.is_multiple_of(2) {
+            return Err(b.error(format!("rotary positions of {} channels in heads of {}", c.rotary.width, h.key)));
+        }
+        let [of_q, of_k, of_v] = widths(h);
+        let (silu, inner) = (ops::ConvActivation::Silu, h.heads * h.value);
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, of_q], h.conv, silu)?,
+            k: Projection::new(b, "k", [h.hidden, of_k], h.conv, silu)?,
+            v: Projection::new(b, "v", [h.hidden, of_v], h.conv, silu)?,
+            z: if c.gated { Some(Linear::new(b, "g_proj", h.hidden, inner, Bias::No)?) } else { None },
+            norm: HeadNorm::new(b, c.norm, h.value, h.norm_eps, h.affine)?,
+            out: Linear::new(b, "o_proj", inner, h.hidden, Bias::No)?,
+            config: c.clone(),
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let h = &self.config.heads;
+        parts::matrices(h, &h.remembered(&widths(h)), h.key, batch, device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
+        let mut remembered = Remembered::of(state.inputs);
+        let q = self.q.forward(x.clone(), &mut remembered);
+        let k = self.k.forward(x.clone(), &mut remembered);
+        let v = self.v.forward(x.clone(), &mut remembered);
+        let positions = Array2::from_shape_fn((state.seen.len(), t), |(b, i)| state.seen[b] + i);
+        let end = state.seen.iter().max().map_or(0, |seen| seen + t);
+        let angles = c.rotary.angles(positions.view(), end, ops::context()).unwrap_or_else(|e| panic!("{e}"));
+        let angles = Arc::new(angles);
+        let turned = |x: Tensor<3>, n: usize| ops::rotary(c.features.of(parts::heads(x, n)), &angles);
+        let decays: Vec<f32> = decays(h.heads).into_iter().map(|g| g as f32).collect();
+        let (o, memory) = ops::retention(ops::Retention {
+            q: turned(q, h.heads),
+            k: parts::repeated(turned(k, h.groups), h.shared_by()),
+            v: parts::repeated(parts::heads(v, h.groups), h.shared_by()),
+            g: Tensor::from_floats(&decays[..], &x.device()),
+            state: state.memory,
+            scale: (h.key as f32).powf(-0.5),
+        });
+        let o = match &self.z {
+            Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
+            None => self.norm.forward(o),
+        };
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}

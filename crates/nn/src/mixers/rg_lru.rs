@@ -1,0 +1,101 @@
+//! The recurrent block of Griffin. De et al. 2024, §2.3; names as Hugging Face stores RecurrentGemma.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::parts::{self, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
+
+/// The sizes of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RgLruConfig {
+    /// `d`: width of the model.
+    pub hidden: usize,
+    /// `w`: channels of the recurrence.
+    pub inner: usize,
+    /// Into how many blocks the gates' matrices are cut.
+    pub blocks: usize,
+    /// Taps of the convolution.
+    pub conv: usize,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct RgLru {
+    y: Linear,
+    x: Linear,
+    conv: ShortConv,
+    lambda: Param<Tensor<1>>,
+    input_weight: Param<Tensor<3>>,
+    input_bias: Param<Tensor<2>>,
+    recurrent_weight: Param<Tensor<3>>,
+    recurrent_bias: Param<Tensor<2>>,
+    out: Linear,
+    #[module(skip)]
+    config: RgLruConfig,
+}
+
+impl RgLru {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &RgLruConfig) -> Result<Self, Error> {
+        if c.blocks == 0 || !c.inner.is_multiple_of(c.blocks) {
+            return Err(b.error(format!("{} channels cannot be cut into {} blocks", c.inner, c.blocks)));
+        }
+        let width = c.inner / c.blocks;
+        let bound = (width as f32).powf(-0.5);
+        let (same, full) = (Layout::Same, Precision::Full);
+        let weight =
+            |b: &mut Builder, name| b.param(name, [c.blocks, width, width], same, full, Init::Uniform(-bound, bound));
+        let bias = |b: &mut Builder, name| b.param(name, [c.blocks, width], same, full, Init::Constant(0.0));
+        let conv = ShortConv::new(b, "conv_1d", c.inner, c.conv, Bias::Yes)?.with_activation(ops::ConvActivation::None);
+        let y = Linear::new(b, "linear_y", c.hidden, c.inner, Bias::Yes)?;
+        let x = Linear::new(b, "linear_x", c.hidden, c.inner, Bias::Yes)?;
+        let out = Linear::new(b, "linear_out", c.inner, c.hidden, Bias::Yes)?;
+        b.scope("rg_lru", |b| {
+            Ok(Self {
+                y,
+                x,
+                conv,
+                // Decays of 0.9 to 0.999 where the gate is open.
+                lambda: b.vector("recurrent_param", c.inner, Init::Ramp(-8.5, -4.3))?,
+                input_weight: weight(b, "input_gate_weight")?,
+                input_bias: bias(b, "input_gate_bias")?,
+                recurrent_weight: weight(b, "recurrent_gate_weight")?,
+                recurrent_bias: bias(b, "recurrent_gate_bias")?,
+                out,
+                config: c.clone(),
+            })
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let c = &self.config;
+        Recurrent::zeros(batch, &[[c.conv - 1, c.inner]], [c.inner, 1, 1], device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let (c, [b, t, _]) = (&self.config, x.dims());
+        let mut remembered = Remembered::of(state.inputs);
+        let y = activation::gelu_approximate(self.y.forward(x.clone()));
+        let x = remembered.next(|before| self.conv.forward(self.x.forward(x), before));
+        let blocks = parts::heads(x.clone(), c.blocks).swap_dims(1, 2);
+        let gate = |weight: &Param<Tensor<3>>, bias: &Param<Tensor<2>>| {
+            let weight: Tensor<4> = weight.val().unsqueeze();
+            let bias: Tensor<4> = bias.val().reshape([1, c.blocks, 1, c.inner / c.blocks]);
+            parts::flat((blocks.clone().matmul(weight) + bias).swap_dims(1, 2))
+        };
+        let (o, memory) = ops::rg_lru(ops::RgLru {
+            r: gate(&self.recurrent_weight, &self.recurrent_bias),
+            i: gate(&self.input_weight, &self.input_bias),
+            x,
+            lambda: self.lambda.val(),
+            state: state.memory.reshape([b, c.inner]),
+            reset: None,
+        });
+        let memory = memory.reshape([b, c.inner, 1, 1]);
+        (self.out.forward(o * y), parts::after(remembered, memory, state.seen, t))
+    }
+}

@@ -1,0 +1,90 @@
+//! The time mixing of RWKV-5. Peng et al. 2024 (Eagle and Finch), §4.1; names as the authors store it.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor};
+use longreach_burn as ops;
+
+use super::Shared;
+use super::parts::{self, GroupNorm, Remembered};
+use crate::linear::Bias;
+use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
+
+/// The sizes of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rwkv5Config {
+    /// `d`: width of the model.
+    pub hidden: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// ε of the norm of heads. The authors divide by 8 first, which makes of their 1e-5 the 64e-5 of later versions.
+    pub norm_eps: f64,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Rwkv5 {
+    mix: Vec<Param<Tensor<1>>>,
+    decay: Param<Tensor<2>>,
+    bonus: Param<Tensor<2>>,
+    receptance: Linear,
+    key: Linear,
+    value: Linear,
+    gate: Linear,
+    norm: GroupNorm,
+    output: Linear,
+    heads: usize,
+    width: usize,
+}
+
+/// What is mixed, in the order of the parameters.
+const MIXES: [&str; 4] = ["time_mix_r", "time_mix_k", "time_mix_v", "time_mix_g"];
+
+impl Rwkv5 {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &Rwkv5Config) -> Result<Self, Error> {
+        let d = c.hidden;
+        if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {
+            return Err(b.error(format!("{d} channels cannot be cut into heads of {}", c.head_dim)));
+        }
+        let heads = d / c.head_dim;
+        let of_head =
+            |b: &mut Builder, name, init| b.param(name, [heads, c.head_dim], Layout::Same, Precision::Full, init);
+        Ok(Self {
+            mix: MIXES.iter().map(|name| parts::wide(b, name, d, Init::Ramp(0.0, 1.0))).collect::<Result<_, _>>()?,
+            decay: of_head(b, "time_decay", Init::Ramp(-6.0, -1.0))?,
+            bonus: of_head(b, "time_faaaa", Init::Ramp(0.0, 0.5))?,
+            receptance: Linear::new(b, "receptance", d, d, Bias::No)?,
+            key: Linear::new(b, "key", d, d, Bias::No)?,
+            value: Linear::new(b, "value", d, d, Bias::No)?,
+            gate: Linear::new(b, "gate", d, d, Bias::No)?,
+            norm: GroupNorm::new(b, "ln_x", d, c.norm_eps)?,
+            output: Linear::new(b, "output", d, d, Bias::No)?,
+            heads,
+            width: c.head_dim,
+        })
+    }
+
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        Recurrent::zeros(batch, &[[1, self.heads * self.width]], [self.heads, self.width, self.width], device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let t = x.dims()[1];
+        let mut remembered = Remembered::of(state.inputs);
+        let delta = remembered.next(|before| parts::difference(&x, before));
+        // The weight is that of the token itself, the rest its predecessor's.
+        let mixed = |i: usize| x.clone() + delta.clone() * parts::row::<3>(&self.mix[i]).neg().add_scalar(1.0);
+        let heads = |x| parts::heads(x, self.heads);
+        let (o, memory) = ops::rwkv5(ops::Rwkv5 {
+            q: heads(self.receptance.forward(mixed(0))),
+            k: heads(self.key.forward(mixed(1))),
+            v: heads(self.value.forward(mixed(2))),
+            g: ops::neg_exp(self.decay.val()),
+            u: self.bonus.val(),
+            state: state.memory,
+            scale: 1.0,
+        });
+        let o = ops::silu_times(self.gate.forward(mixed(3)), self.norm.forward(o));
+        (self.output.forward(o), parts::after(remembered, memory, state.seen, t))
+    }
+}
