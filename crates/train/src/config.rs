@@ -79,6 +79,7 @@ pub struct Optimiser {
     /// Sequences in a step.
     pub batch: usize,
     /// Tokens in a sequence.
+    #[serde(default)]
     pub length: usize,
     /// The highest learning rate.
     pub rate: f64,

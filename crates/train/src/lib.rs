@@ -8,10 +8,16 @@ mod config;
 mod corpus;
 mod curve;
 mod error;
+mod learner;
+mod picture;
+mod recall;
 mod run;
+mod study;
 mod tokenizer;
 
 pub use config::{Config, Data, Optimiser, Source, Tokenizer};
 pub use corpus::{Corpus, Page};
 pub use error::Error;
+pub use recall::Recall;
 pub use run::{Event, Outcome, Run};
+pub use study::{Entrant, Standing, Study, StudyEvent};

@@ -5,9 +5,6 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::grad_clipping::GradientClippingConfig;
-use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::{Device, Tensor};
 use longreach_models::{DType, Location, Model, save, write_atomically};
 use longreach_nn::Decoder;
@@ -16,6 +13,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tokenizers::Tokenizer;
 
+use crate::learner::{Learner, optimiser};
 use crate::tokenizer::{self, END_OF_TEXT};
 use crate::{Config, Corpus, Error, Page, curve};
 
@@ -64,10 +62,8 @@ pub struct Run {
     config: Config,
     corpus: Corpus,
     tokenizer: Tokenizer,
-    model: Model,
-    optimiser: ModuleOptimizer,
+    learner: Learner,
     losses: Vec<(usize, f32)>,
-    step: usize,
 }
 
 impl Run {
@@ -88,8 +84,8 @@ impl Run {
             .map_err(|e| Error::Config { file: "model".into(), message: e.to_string() })?;
         let device = Device::flex().autodiff();
         let model = Model::random("model", &json, config.seed, &device)?;
-        let optimiser = optimiser(&config, &model.decoder);
-        let mut run = Self { config, corpus, tokenizer, model, optimiser, losses: Vec::new(), step: 0 };
+        let learner = Learner::new(model, &config.optimiser);
+        let mut run = Self { config, corpus, tokenizer, learner, losses: Vec::new() };
         run.resume(&device)?;
         Ok(run)
     }
@@ -108,15 +104,15 @@ impl Run {
         let location = Location { directory: at.clone(), weights: None };
         let mut stored = longreach_models::Checkpoint::open(&location.directory)?;
         let mut builder = longreach_nn::Builder::new(&mut stored, device);
-        self.model.decoder = self.model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
-        let fresh = optimiser(&self.config, &self.model.decoder);
-        self.optimiser = fresh.load(at.join("optimiser")).map_err(|e| wrong(format!("optimiser: {e:?}")))?;
+        self.learner.model.decoder = self.learner.model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
+        let fresh = optimiser(&self.config.optimiser, &self.learner.model.decoder);
+        self.learner.optimiser = fresh.load(at.join("optimiser")).map_err(|e| wrong(format!("optimiser: {e:?}")))?;
         let text = std::fs::read_to_string(&log).map_err(|e| Error::io(&log, e))?;
         for line in text.lines().skip(1) {
             let pair = line.split_once(',').and_then(|(s, l)| Some((s.parse().ok()?, l.parse().ok()?)));
             self.losses.push(pair.ok_or_else(|| wrong(format!("losses.csv: `{line}` is not a step and a loss")))?);
         }
-        self.step = self.losses.last().map_or(0, |(step, _)| *step);
+        self.learner.step = self.losses.last().map_or(0, |(step, _)| *step);
         Ok(())
     }
 
@@ -135,8 +131,8 @@ impl Run {
         let _ = tell(Event::Ready {
             train: (bytes(&self.corpus.train), count(&pages)),
             held_out: (bytes(&self.corpus.held_out), count(&held_out)),
-            parameters: self.model.parameters(),
-            step: self.step,
+            parameters: self.learner.model.parameters(),
+            step: self.learner.step,
         });
         let mut windows = Windows::new(pages, end, o.length, self.config.seed);
         if windows.starts.len() < o.batch {
@@ -147,27 +143,20 @@ impl Run {
                 o.batch
             )));
         }
-        let first = self.step;
-        while self.step < o.steps {
-            let (ids, targets) = windows.batch(self.step, o.batch);
-            let mut cache = self.model.decoder.start(o.batch);
-            let hidden = self.model.decoder.forward(&ids, &mut cache, None);
-            drop(cache);
-            let loss = self.model.decoder.loss(hidden, &targets);
-            let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
-            let gradients = GradientsParams::from_grads(loss.backward(), &self.model.decoder);
-            let rate = rate(&o, self.step);
-            self.model.decoder = self.optimiser.step(rate, self.model.decoder, gradients);
-            self.step += 1;
-            self.losses.push((self.step, value));
-            let tokens = (self.step - first) * o.batch * o.length;
+        let first = self.learner.step;
+        while self.learner.step < o.steps {
+            let (ids, targets) = windows.batch(self.learner.step, o.batch);
+            let value = self.learner.learn(&ids, &targets, o.batch);
+            let step = self.learner.step;
+            self.losses.push((step, value));
+            let tokens = (step - first) * o.batch * o.length;
             let speed = tokens as f64 / start.elapsed().as_secs_f64();
-            let stop = tell(Event::Step { step: self.step, loss: value, speed }).is_break();
-            if stop || self.step.is_multiple_of(o.checkpoint_every) || self.step == o.steps {
+            let stop = tell(Event::Step { step, loss: value, speed }).is_break();
+            if stop || self.learner.step.is_multiple_of(o.checkpoint_every) || self.learner.step == o.steps {
                 self.write_checkpoint()?;
                 let _ = tell(Event::Checkpoint(self.checkpoint()));
             }
-            if stop && self.step < o.steps {
+            if stop && self.learner.step < o.steps {
                 return Ok(None);
             }
         }
@@ -183,7 +172,7 @@ impl Run {
         }
         std::fs::create_dir_all(&fresh).map_err(io)?;
         self.write_model(&fresh, DType::F32)?;
-        self.optimiser
+        self.learner.optimiser
             .save(fresh.join("optimiser"))
             .map_err(|e| Error::Resume { path: fresh.clone(), message: format!("optimiser: {e:?}") })?;
         let mut log = String::from("step,loss\n");
@@ -201,8 +190,8 @@ impl Run {
     }
 
     fn write_model(&self, directory: &Path, dtype: DType) -> Result<(), Error> {
-        save(&self.model.decoder, &self.model.names, dtype, &directory.join("model.safetensors"))?;
-        write_atomically(&directory.join("config.json"), |out| out.write_all(self.model.config.as_bytes()))?;
+        save(&self.learner.model.decoder, &self.learner.model.names, dtype, &directory.join("model.safetensors"))?;
+        write_atomically(&directory.join("config.json"), |out| out.write_all(self.learner.model.config.as_bytes()))?;
         let tokenizer = self.tokenizer.to_string(false).map_err(|e| Error::Tokenizer(e.to_string()))?;
         write_atomically(&directory.join("tokenizer.json"), |out| out.write_all(tokenizer.as_bytes()))?;
         Ok(())
@@ -248,37 +237,6 @@ fn nats(decoder: &Decoder, end: u32, page: &[u32]) -> f64 {
         }
     }
     sum
-}
-
-/// The learning rate of a step: a linear rise, then a cosine down to a tenth.
-fn rate(o: &crate::Optimiser, step: usize) -> f64 {
-    if step < o.warmup {
-        return o.rate * (step + 1) as f64 / o.warmup as f64;
-    }
-    let part = (step - o.warmup) as f64 / (o.steps - o.warmup).max(1) as f64;
-    o.rate * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * part).cos()))
-}
-
-/// AdamW, with decay on matrices alone.
-fn optimiser(config: &Config, decoder: &Decoder) -> ModuleOptimizer {
-    struct Vectors(Vec<ParamId>);
-    impl ModuleVisitor for Vectors {
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            if D == 1 {
-                self.0.push(param.id);
-            }
-        }
-    }
-    let mut vectors = Vectors(Vec::new());
-    decoder.visit(&mut vectors);
-    let clip = GradientClippingConfig::Norm(config.optimiser.clip);
-    let adam = AdamWConfig::new().with_beta_1(0.9).with_beta_2(0.95).with_epsilon(1e-8);
-    let matrices = adam.clone().with_weight_decay(config.optimiser.weight_decay);
-    ModuleOptimizer::from(matrices.build()).with_grad_clipping(clip.init()).with_group(
-        ParamGroup::from_ids(vectors.0),
-        adam.with_weight_decay(0.0).build(),
-        Some(clip.init()),
-    )
 }
 
 /// Sequences of equal length cut from all pages, one behind the other, in an order drawn anew each time through.

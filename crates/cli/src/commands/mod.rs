@@ -7,4 +7,5 @@ pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod op;
 pub(crate) mod pattern;
+pub(crate) mod recall;
 pub(crate) mod train;

@@ -42,14 +42,14 @@ MAX_GREEDY, MIN_GAP = 64, 2e-3
 
 # NAME: (seed, fields)
 MODELS = {
-    "rwkv-a": (10, {
+    "rwkv-a": (8, {
         "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "attention_hidden_size": None, "intermediate_size": None,
         "layer_norm_epsilon": 1e-5, "rescale_every": 6, "context_length": 1024, "tie_word_embeddings": False,
         "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": None, "use_cache": True,
     }),
-    "rwkv-b": (1, {
+    "rwkv-b": (4, {
         "vocab_size": 109, "hidden_size": 36, "num_hidden_layers": 3, "attention_hidden_size": 28, "intermediate_size": 44,
-        "layer_norm_epsilon": 2e-2, "rescale_every": 2, "context_length": 64, "tie_word_embeddings": True,
+        "layer_norm_epsilon": 0.1, "rescale_every": 2, "context_length": 64, "tie_word_embeddings": True,
         "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 1, "use_cache": False,
     }),
 }  # fmt: skip
@@ -69,7 +69,7 @@ def value(name, like, tied, generator):
         return 0.7 * r
     if part[-2] == "embeddings":
         return r * (1.7 * like.shape[-1] ** -0.5 if tied else 0.7)
-    gain = {"key": 1.5, "value": 3.5, "receptance": 2.2, "output": 6.0, "head": 2.0}[part[-2]]
+    gain = {"key": 1.5, "value": 3.5, "receptance": 2.2, "output": 5.0, "head": 2.0}[part[-2]]
     return r * gain * (2 if part[-3:-1] == ["attention", "key"] else 1) * like.shape[-1] ** -0.5
 
 
@@ -110,7 +110,7 @@ def expect(config, tensors, seed):
 def prove(name, config, tensors, e, gap):
     """No close calls, and everything matters."""
     assert gap > MIN_GAP, f"{name}: a close call, {gap}"
-    assert len(set(e["greedy"].tolist())) > 15, f"{name}: it repeats itself"
+    assert len(set(e["greedy"].tolist())) > 12, f"{name}: it repeats itself"
     assert config.eos_token_id not in e["greedy"], f"{name}: it ends"
     assert 1.0 < e["logits"].std() < 3.0, f"{name}: the spread of the logits is {e['logits'].std()}"
 

@@ -7,7 +7,7 @@ use longreach_burn as ops;
 
 use super::Shared;
 use super::gla::widths;
-use super::parts::{self, HeadNorm, Heads, Remembered};
+use super::parts::{self, HeadNorm, Heads, Projection, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
@@ -66,9 +66,9 @@ pub struct LinearAttentionConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct LinearAttention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    q: Projection,
+    k: Projection,
+    v: Projection,
     map_q: Vec<Linear>,
     /// Empty where it is that of queries.
     map_k: Vec<Linear>,
@@ -93,7 +93,7 @@ impl LinearAttention {
             Features::Hedgehog => (&["layer"], Bias::Yes),
             Features::Product => (&["layer1", "layer2"], Bias::Yes),
         };
-        let bound = (h.key as f32).powf(-0.5);
+        let (bound, silu) = ((h.key as f32).powf(-0.5), ops::ConvActivation::Silu);
         let map = |b: &mut Builder, of: &str| {
             b.scope(of, |b| {
                 let one = |name: &&str| Linear::with_init(b, name, [h.key, h.key], bias, Init::Uniform(-bound, bound));
@@ -101,9 +101,9 @@ impl LinearAttention {
             })
         };
         Ok(Self {
-            q: Linear::new(b, "q_proj", h.hidden, of_q, Bias::No)?,
-            k: Linear::new(b, "k_proj", h.hidden, of_k, Bias::No)?,
-            v: Linear::new(b, "v_proj", h.hidden, of_v, Bias::No)?,
+            q: Projection::new(b, "q", [h.hidden, of_q], h.conv, silu)?,
+            k: Projection::new(b, "k", [h.hidden, of_k], h.conv, silu)?,
+            v: Projection::new(b, "v", [h.hidden, of_v], h.conv, silu)?,
             map_q: map(b, "feature_map_q")?,
             map_k: if c.tied { Vec::new() } else { map(b, "feature_map_k")? },
             norm: HeadNorm::new(b, "norm", h.value, h.norm_eps, h.affine)?,
@@ -115,7 +115,7 @@ impl LinearAttention {
     pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
         let (c, h) = (&self.config, &self.config.heads);
         let features = c.features.map().features(c.features.given(h.key));
-        Recurrent::zeros(batch, &[], [h.heads, features, h.value + usize::from(c.normalize.is_some())], device)
+        Recurrent::zeros(batch, &h.remembered(&widths(h)), [h.heads, features, h.value + usize::from(c.normalize.is_some())], device)
     }
 
     fn features(&self, x: Tensor<4>, maps: &[Linear], by_sum: bool) -> Tensor<4> {
@@ -158,9 +158,10 @@ impl LinearAttention {
 
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
-        let q = parts::heads(self.q.forward(x.clone()), h.heads);
-        let k = parts::heads(self.k.forward(x.clone()), h.groups);
-        let v = parts::heads(self.v.forward(x), h.groups);
+        let mut remembered = Remembered::of(state.inputs);
+        let q = parts::heads(self.q.forward(x.clone(), &mut remembered), h.heads);
+        let k = parts::heads(self.k.forward(x.clone(), &mut remembered), h.groups);
+        let v = parts::heads(self.v.forward(x, &mut remembered), h.groups);
         let maps = if c.tied { &self.map_q } else { &self.map_k };
         // What is divided by its sum has been mapped; the rest the kernel maps.
         let divided = c.by_sum.contains(&true);
@@ -181,7 +182,7 @@ impl LinearAttention {
             scale: (features as f64).powf(-0.5),
         });
         let o = self.norm.forward(o);
-        (self.out.forward(o), parts::after(Remembered::of(state.inputs), memory, state.seen, t))
+        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
     }
 }
 

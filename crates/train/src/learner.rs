@@ -1,0 +1,94 @@
+//! A model that learns: one step of the optimiser.
+
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::Tensor;
+use longreach_models::Model;
+use longreach_nn::Decoder;
+
+use crate::Optimiser;
+
+/// A model and its optimiser.
+pub(crate) struct Learner {
+    pub(crate) model: Model,
+    pub(crate) optimiser: ModuleOptimizer,
+    /// Steps done.
+    pub(crate) step: usize,
+    settings: Optimiser,
+}
+
+impl Learner {
+    pub(crate) fn new(model: Model, settings: &Optimiser) -> Self {
+        let optimiser = optimiser(settings, &model.decoder);
+        Self { model, optimiser, step: 0, settings: settings.clone() }
+    }
+
+    /// One step on `batch` sequences → the loss before it, in nats a target. Only tokens whose target is not negative count.
+    pub(crate) fn learn(&mut self, ids: &[u32], targets: &[i64], batch: usize) -> f32 {
+        let decoder = &self.model.decoder;
+        let mut cache = decoder.start(batch);
+        let hidden = decoder.forward(ids, &mut cache, None);
+        drop(cache);
+        let loss = if targets.contains(&NONE) {
+            let (rows, targets) = counted(targets);
+            decoder.loss(chosen(hidden, &rows), &targets)
+        } else {
+            decoder.loss(hidden, targets)
+        };
+        let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
+        let gradients = GradientsParams::from_grads(loss.backward(), decoder);
+        let rate = rate(&self.settings, self.step);
+        // The optimiser takes the model and gives it back.
+        let decoder = self.model.decoder.clone();
+        self.model.decoder = self.optimiser.step(rate, decoder, gradients);
+        self.step += 1;
+        value
+    }
+}
+
+/// The target of a token that does not count.
+pub(crate) const NONE: i64 = -100;
+
+/// The tokens that count, and their targets.
+pub(crate) fn counted(targets: &[i64]) -> (Vec<i32>, Vec<i64>) {
+    targets.iter().enumerate().filter(|(_, t)| **t >= 0).map(|(i, t)| (i as i32, *t)).unzip()
+}
+
+/// Rows of `[B, T, d]`, counted through, as `[1, n, d]`.
+pub(crate) fn chosen(hidden: Tensor<3>, rows: &[i32]) -> Tensor<3> {
+    let [b, t, d] = hidden.dims();
+    let rows = Tensor::<1, burn::tensor::Int>::from_data(rows, &hidden.device());
+    hidden.reshape([b * t, d]).select(0, rows).unsqueeze()
+}
+
+/// The learning rate of a step: a linear rise, then a cosine down to a tenth.
+fn rate(o: &Optimiser, step: usize) -> f64 {
+    if step < o.warmup {
+        return o.rate * (step + 1) as f64 / o.warmup as f64;
+    }
+    let part = (step - o.warmup) as f64 / (o.steps - o.warmup).max(1) as f64;
+    o.rate * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * part).cos()))
+}
+
+/// AdamW, with decay on matrices alone.
+pub(crate) fn optimiser(settings: &Optimiser, decoder: &Decoder) -> ModuleOptimizer {
+    struct Vectors(Vec<ParamId>);
+    impl ModuleVisitor for Vectors {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if D == 1 {
+                self.0.push(param.id);
+            }
+        }
+    }
+    let mut vectors = Vectors(Vec::new());
+    decoder.visit(&mut vectors);
+    let clip = GradientClippingConfig::Norm(settings.clip);
+    let adam = AdamWConfig::new().with_beta_1(0.9).with_beta_2(0.95).with_epsilon(1e-8);
+    let matrices = adam.clone().with_weight_decay(settings.weight_decay);
+    ModuleOptimizer::from(matrices.build()).with_grad_clipping(clip.init()).with_group(
+        ParamGroup::from_ids(vectors.0),
+        adam.with_weight_decay(0.0).build(),
+        Some(clip.init()),
+    )
+}

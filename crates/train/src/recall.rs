@@ -1,0 +1,135 @@
+//! Multi-query associative recall: which value stood behind each of many keys. Arora et al. 2023 (Zoology), §3.
+//!
+//! A sequence begins with pairs of a key and a value; the keys come again later, each once, at distances that follow a power law,
+//! and behind each the model is to say its value. All other tokens are drawn at random and count for nothing.
+
+use rand::seq::index::sample;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
+
+use crate::learner::NONE;
+
+/// The task.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Recall {
+    /// Size of the vocabulary: the lower half are keys, the upper half values.
+    pub vocabulary: usize,
+    /// Tokens of a sequence.
+    pub length: usize,
+    /// Pairs of key and value in a sequence.
+    pub pairs: usize,
+    /// The exponent of the distances' law: 1 makes all equally likely, near 0 the short ones likelier.
+    #[serde(default = "power")]
+    pub power: f64,
+}
+
+fn power() -> f64 {
+    0.01
+}
+
+impl Recall {
+    /// What is wrong with it, if something is.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { vocabulary, length, pairs, power } = *self;
+        if pairs == 0 || 4 * pairs > length || length % 2 != 0 {
+            return Err(format!("`task`: {pairs} pairs and as many questions want an even length of at least {}, found {length}", 4 * pairs.max(1)));
+        }
+        if vocabulary < 2 * pairs + 2 {
+            return Err(format!("`task.vocabulary`: want at least {}, found {vocabulary}", 2 * pairs + 2));
+        }
+        if !(power > 0.0 && power <= 1.0) {
+            return Err(format!("`task.power`: want above 0 up to 1, found {power}"));
+        }
+        Ok(())
+    }
+
+    /// `n` sequences, one behind the other, and what is to be said behind each token: a value, or a negative number where nothing counts.
+    /// The same for the same seed. Panics on a task that [`Recall::check`] refuses.
+    pub fn sequences(&self, n: usize, seed: u64) -> (Vec<u32>, Vec<i64>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut ids, mut targets) = (Vec::with_capacity(n * self.length), Vec::with_capacity(n * self.length));
+        for _ in 0..n {
+            let (row, answers) = self.sequence(&mut rng);
+            ids.extend(row);
+            targets.extend(answers);
+        }
+        (ids, targets)
+    }
+
+    fn sequence(&self, rng: &mut ChaCha8Rng) -> (Vec<u32>, Vec<i64>) {
+        let half = self.vocabulary / 2;
+        let mut ids: Vec<u32> = (0..self.length).map(|_| rng.random_range(0..self.vocabulary as u32)).collect();
+        let mut targets = vec![NONE; self.length];
+        // 0 is no key.
+        let keys = sample(rng, half - 1, self.pairs).into_iter().map(|i| (i + 1) as u32);
+        let values = sample(rng, self.vocabulary - half, self.pairs).into_iter().map(|i| (i + half) as u32);
+        let pairs: Vec<(u32, u32)> = keys.zip(values).collect();
+        for (at, (key, value)) in pairs.iter().enumerate() {
+            (ids[2 * at], ids[2 * at + 1]) = (*key, *value);
+        }
+        let context = 2 * self.pairs;
+        for ((key, value), gap) in pairs.iter().zip(self.gaps((self.length - context) / 2, rng)) {
+            let at = context + 2 * gap;
+            ids[at] = *key;
+            targets[at] = i64::from(*value);
+        }
+        (ids, targets)
+    }
+
+    /// As many different places among `space` as there are pairs, place `i` with a probability as `(i + 1)^{power − 1}`.
+    fn gaps(&self, space: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
+        // Efraimidis and Spirakis 2006: the largest of u^{1/w} are a weighted draw without repetition; in the order of drawing.
+        let mut drawn: Vec<(f64, usize)> = (0..space)
+            .map(|i| {
+                let weight = ((i + 1) as f64).powf(self.power - 1.0);
+                (rng.random::<f64>().max(f64::MIN_POSITIVE).ln() / weight, i)
+            })
+            .collect();
+        drawn.sort_by(|a, b| b.0.total_cmp(&a.0));
+        drawn.into_iter().take(self.pairs).map(|(_, i)| i).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASK: Recall = Recall { vocabulary: 64, length: 48, pairs: 8, power: 0.01 };
+
+    #[test]
+    fn every_question_has_the_answer_that_stood_behind_its_key() {
+        let (ids, targets) = TASK.sequences(50, 3);
+        for (row, answers) in ids.chunks(48).zip(targets.chunks(48)) {
+            let asked: Vec<usize> = (0..48).filter(|at| answers[*at] >= 0).collect();
+            assert_eq!(asked.len(), 8);
+            for at in asked {
+                assert!(at >= 16);
+                let pair = (0..8).find(|pair| row[2 * pair] == row[at]).expect("a key that was told");
+                assert_eq!(i64::from(row[2 * pair + 1]), answers[at]);
+                assert!(row[at] < 32 && answers[at] >= 32);
+            }
+        }
+    }
+
+    #[test]
+    fn near_questions_are_likelier() {
+        let (_, targets) = TASK.sequences(2000, 5);
+        let at = |place: usize| targets.chunks(48).filter(|row| row[place] >= 0).count();
+        assert!(at(16) > 2 * at(46), "{} {}", at(16), at(46));
+    }
+
+    #[test]
+    fn a_seed_is_a_text() {
+        assert_eq!(TASK.sequences(3, 9), TASK.sequences(3, 9));
+        assert_ne!(TASK.sequences(3, 9).0, TASK.sequences(3, 10).0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(Recall { length: 30, ..TASK }.check().expect_err("refused").contains("at least 32"));
+        assert!(Recall { vocabulary: 12, ..TASK }.check().expect_err("refused").contains("vocabulary"));
+        assert!(TASK.check().is_ok());
+    }
+}

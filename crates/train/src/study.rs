@@ -1,0 +1,253 @@
+//! A comparison of mechanisms: models that differ in their mixers alone learn the same task with the same budget.
+
+use std::fmt::Write as _;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use burn::tensor::{Device, Tensor};
+use longreach_models::{Model, write_atomically};
+use serde::Deserialize;
+
+use crate::learner::{Learner, chosen, counted};
+use crate::{Error, Optimiser, Recall, picture};
+
+/// A comparison, as a TOML file says it. Paths are relative to the file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Study {
+    /// Where the table and the picture are written.
+    pub output: PathBuf,
+    /// Seed of weights and sequences.
+    #[serde(default)]
+    pub seed: u64,
+    /// The task.
+    pub task: Recall,
+    /// Sequences to measure on, which no training sees.
+    pub measure: usize,
+    /// The optimiser; its `length` is the task's.
+    pub optimiser: Optimiser,
+    /// Learning rates to try; the best counts. The optimiser's own alone if there are none.
+    #[serde(default)]
+    pub rates: Vec<f64>,
+    /// The fields of `config.json` that all models share.
+    pub model: toml::Table,
+    /// The models, with the fields in which they differ.
+    pub models: Vec<Entrant>,
+}
+
+/// A model of a study.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entrant {
+    /// What it is called; models of one name become one curve.
+    pub name: String,
+    /// Fields of `config.json`.
+    pub model: toml::Table,
+}
+
+/// What came of one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Standing {
+    /// Its name.
+    pub name: String,
+    /// Numbers of state of a sequence.
+    pub state: usize,
+    /// Numbers of the model.
+    pub parameters: usize,
+    /// The learning rate.
+    pub rate: f64,
+    /// Part of the questions answered rightly.
+    pub accuracy: f64,
+    /// The mean loss over the last tenth of the steps, in nats a question.
+    pub loss: f64,
+    /// Seconds of training.
+    pub seconds: f64,
+}
+
+impl Standing {
+    const HEAD: &'static str = "name,state,parameters,rate,accuracy,loss,seconds";
+
+    fn line(&self) -> String {
+        let Self { name, state, parameters, rate, accuracy, loss, seconds } = self;
+        format!("{name},{state},{parameters},{rate},{accuracy:.4},{loss:.4},{seconds:.0}")
+    }
+
+    fn read(line: &str) -> Option<Self> {
+        let mut parts = line.split(',');
+        let mut next = || parts.next();
+        Some(Self {
+            name: next()?.to_owned(),
+            state: next()?.parse().ok()?,
+            parameters: next()?.parse().ok()?,
+            rate: next()?.parse().ok()?,
+            accuracy: next()?.parse().ok()?,
+            loss: next()?.parse().ok()?,
+            seconds: next()?.parse().ok()?,
+        })
+    }
+}
+
+/// What a study tells while it works.
+#[derive(Clone, Debug)]
+pub enum StudyEvent<'a> {
+    /// A step is done.
+    Step {
+        /// The model.
+        name: &'a str,
+        /// Numbers of state of a sequence.
+        state: usize,
+        /// Steps of all models done, and how many there are.
+        done: (usize, usize),
+        /// The loss, in nats a question.
+        loss: f32,
+    },
+    /// A model is done.
+    Done(&'a Standing),
+}
+
+impl Study {
+    /// Reads a file.
+    pub fn read(file: &Path) -> Result<Self, Error> {
+        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+        let wrong = |message: String| Error::Config { file: file.display().to_string(), message };
+        let mut study: Study = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        study.output = file.parent().unwrap_or(Path::new("")).join(&study.output);
+        study.task.check().map_err(&wrong)?;
+        if study.measure == 0 || study.optimiser.batch == 0 || study.optimiser.steps == 0 {
+            return Err(wrong("`measure`, `optimiser.batch` and `optimiser.steps`: want at least 1".into()));
+        }
+        if study.models.is_empty() {
+            return Err(wrong("`models`: want at least one".into()));
+        }
+        if let Some(entrant) = study.models.iter().find(|e| e.name.contains([',', '|', '\n'])) {
+            return Err(wrong(format!("`models.name`: want one without commas and bars, found `{}`", entrant.name)));
+        }
+        Ok(study)
+    }
+
+    /// Trains and measures every model that the table in the output directory does not have yet, and writes table and picture anew
+    /// after each. `tell` may break off; another run goes on with the next model.
+    pub fn run(&self, mut tell: impl FnMut(StudyEvent<'_>) -> ControlFlow<()>) -> Result<Vec<Standing>, Error> {
+        std::fs::create_dir_all(&self.output).map_err(|e| Error::io(&self.output, e))?;
+        let mut standings = self.standings()?;
+        let rates = if self.rates.is_empty() { vec![self.optimiser.rate] } else { self.rates.clone() };
+        let all = self.models.len() * rates.len() * self.optimiser.steps;
+        let (test, answers) = self.task.sequences(self.measure, self.seed ^ HELD_OUT);
+        let runs = self.models.iter().flat_map(|entrant| rates.iter().map(move |rate| (entrant, *rate)));
+        for (n, (entrant, rate)) in runs.enumerate() {
+            let mut learner = self.learner(entrant, rate)?;
+            let state = learner.model.decoder.start(1).bytes() / 4;
+            let done = |s: &Standing| s.name == entrant.name && s.state == state && s.rate == rate;
+            if standings.iter().any(done) {
+                continue;
+            }
+            let start = Instant::now();
+            let batch = self.optimiser.batch;
+            let mut last = (0.0, 0);
+            for step in 0..self.optimiser.steps {
+                let (ids, targets) = self.task.sequences(batch, self.seed.wrapping_add(1 + step as u64));
+                let loss = learner.learn(&ids, &targets, batch);
+                if 10 * step >= 9 * self.optimiser.steps {
+                    last = (last.0 + f64::from(loss), last.1 + 1);
+                }
+                let done = (n * self.optimiser.steps + step + 1, all);
+                if tell(StudyEvent::Step { name: &entrant.name, state, done, loss }).is_break() {
+                    return Ok(standings);
+                }
+            }
+            let seconds = start.elapsed().as_secs_f64();
+            let accuracy = accuracy(&learner.model, &test, &answers, self.measure, self.task.length);
+            let (name, parameters) = (entrant.name.clone(), learner.model.parameters());
+            let loss = last.0 / f64::from(last.1.max(1));
+            standings.push(Standing { name, state, parameters, rate, accuracy, loss, seconds });
+            self.write(&standings)?;
+            let _ = tell(StudyEvent::Done(&standings[standings.len() - 1]));
+        }
+        self.write(&standings)?;
+        Ok(standings)
+    }
+
+    fn learner(&self, entrant: &Entrant, rate: f64) -> Result<Learner, Error> {
+        let mut fields = self.model.clone();
+        fields.extend(entrant.model.clone());
+        fields.insert("vocab_size".into(), toml::Value::Integer(self.task.vocabulary as i64));
+        let json = serde_json::to_string_pretty(&fields)
+            .map_err(|e| Error::Config { file: "model".into(), message: e.to_string() })?;
+        let model = Model::random("model", &json, self.seed, &Device::flex().autodiff())?;
+        Ok(Learner::new(model, &Optimiser { rate, ..self.optimiser.clone() }))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.output.join(name)
+    }
+
+    fn standings(&self) -> Result<Vec<Standing>, Error> {
+        let file = self.file("recall.csv");
+        if !file.exists() {
+            return Ok(Vec::new());
+        }
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        let wrong = |line: &str| Error::Resume { path: file.clone(), message: format!("`{line}` is no result") };
+        text.lines().skip(1).map(|line| Standing::read(line).ok_or_else(|| wrong(line))).collect()
+    }
+
+    fn write(&self, standings: &[Standing]) -> Result<(), Error> {
+        let mut csv = format!("{}\n", Standing::HEAD);
+        standings.iter().for_each(|s| csv.push_str(&format!("{}\n", s.line())));
+        write_atomically(&self.file("recall.csv"), |out| out.write_all(csv.as_bytes()))?;
+        let best = self.best(standings);
+        let task = &self.task;
+        let mut table = format!(
+            "| model | numbers of state | parameters | questions answered rightly | learning rate |\n| --- | --- | --- | --- | --- |\n",
+        );
+        for s in &best {
+            let _ = writeln!(table, "| {} | {} | {} | {:.1} % | {} |", s.name, s.state, s.parameters, 100.0 * s.accuracy, s.rate);
+        }
+        write_atomically(&self.file("recall-table.md"), |out| out.write_all(table.as_bytes()))?;
+        let title = format!(
+            "associative recall: {} pairs in {} tokens, {} words, {} steps of {} sequences",
+            task.pairs, task.length, task.vocabulary, self.optimiser.steps, self.optimiser.batch
+        );
+        let svg = picture::recall(&title, &best);
+        write_atomically(&self.file("recall.svg"), |out| out.write_all(svg.as_bytes()))?;
+        Ok(())
+    }
+
+    /// For each model the rate that served it best, in the order of the file and of rising states.
+    fn best(&self, standings: &[Standing]) -> Vec<Standing> {
+        let mut best: Vec<Standing> = Vec::new();
+        for s in standings {
+            match best.iter_mut().find(|b| b.name == s.name && b.state == s.state) {
+                Some(b) if b.accuracy >= s.accuracy => {}
+                Some(b) => *b = s.clone(),
+                None => best.push(s.clone()),
+            }
+        }
+        let place = |s: &Standing| self.models.iter().position(|e| e.name == s.name);
+        best.sort_by_key(|s| (place(s), s.state));
+        best
+    }
+}
+
+/// Tells the sequences to measure on from those to learn from.
+const HELD_OUT: u64 = 1 << 63;
+
+/// The part of the questions that a model answers rightly.
+fn accuracy(model: &Model, ids: &[u32], answers: &[i64], sequences: usize, length: usize) -> f64 {
+    let (mut right, mut asked) = (0, 0);
+    for first in (0..sequences).step_by(64) {
+        let n = 64.min(sequences - first);
+        let part = first * length..(first + n) * length;
+        let mut cache = model.decoder.start(n);
+        let hidden: Tensor<3> = model.decoder.forward(&ids[part.clone()], &mut cache, None);
+        let (rows, targets) = counted(&answers[part]);
+        let logits: Vec<f32> = model.decoder.logits(chosen(hidden, &rows)).into_data().iter::<f32>().collect();
+        for (row, target) in logits.chunks(model.decoder.vocabulary()).zip(targets) {
+            let best = (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b]));
+            right += usize::from(best == Some(target as usize));
+            asked += 1;
+        }
+    }
+    right as f64 / f64::from(asked.max(1))
+}
