@@ -18,8 +18,8 @@ use longreach_simd::{Cx, Kernel, Lanes, math, memory};
 use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
 
 use super::forward::{Correct, Move, correct};
-use super::pass::{Carry, Nothing, Pass, TOKENS, gather, read, transpose};
-use super::{Dims, Gradient, Inputs, SOON, Tokens};
+use super::pass::{Ask, Carry, Nothing, Pass, TOKENS, gather, read, transpose};
+use super::{Dims, Gradient, Inputs, Tokens};
 use crate::sequences::tokens;
 use crate::{Error, error};
 
@@ -190,6 +190,27 @@ impl Carry<2, 1> for Back<'_> {
     }
 }
 
+/// The rows of the next pass over the tokens of a head, forwards or backwards.
+struct Soon<'a> {
+    x: &'a Tokens<'a>,
+    d_o: &'a [&'a [f32]],
+    h: usize,
+    token: usize,
+    back: bool,
+}
+
+impl Ask for Soon<'_> {
+    #[inline(always)]
+    fn ask(&self, t: usize) {
+        let t = if self.back { self.token.wrapping_sub(t) } else { self.token + t };
+        self.x.ask(t, self.h);
+        if let Some(d) = self.d_o.get(t) {
+            let v = self.x.dims.v;
+            prefetch(&d[self.h * v..(self.h + 1) * v]);
+        }
+    }
+}
+
 /// Memory for the rows of a chunk, in whatever roles a pass has.
 struct Rows<'m> {
     left: &'m mut [f32],
@@ -211,6 +232,7 @@ impl Rows<'_> {
         transposed: bool,
         matrix: &mut [f32],
         carry: &impl Carry<W, P>,
+        ask: &impl Ask,
     ) {
         let decay = x.decay(&self.left[..tokens * x.gate_width()], transposed);
         let [w0, w1] = &self.write;
@@ -222,7 +244,7 @@ impl Rows<'_> {
         let written = std::array::from_fn(|_| written.next().unwrap_or_default());
         let out = std::array::from_fn(|_| out.next().unwrap_or_default());
         let (write, read) = (std::array::from_fn(|m| write[m]), std::array::from_fn(|m| read[m]));
-        Pass { tokens, rows, columns, decay, write, written, read, out }.run(s, matrix, carry);
+        Pass { tokens, rows, columns, decay, write, written, read, out }.run(s, matrix, carry, ask);
     }
 }
 
@@ -269,11 +291,7 @@ impl Kernel for Head<'_, '_> {
             beta,
         };
         let dout = |t: usize| &d_o[t][h * v..(h + 1) * v];
-        let ask = |t: usize, h: usize| {
-            if let Some(d) = d_o.get(t) {
-                prefetch(&d[h * v..(h + 1) * v]);
-            }
-        };
+        let soon = |token: usize, back: bool| Soon { x, d_o, h, token, back };
         let of_b = |t: usize| x.erase.as_ref().map_or(&[][..], |[_, b]| &b[t][h * k..(h + 1) * k]);
         let forwards = |first: usize| range.start + first..(range.start + first + TOKENS).min(range.end);
 
@@ -286,8 +304,8 @@ impl Kernel for Head<'_, '_> {
         for first in (0..if erases { total } else { 0 }).step_by(TOKENS) {
             let tokens = forwards(first);
             let n = tokens.len();
+            let ask = soon(range.start + first + TOKENS, false);
             for (r, t) in tokens.clone().enumerate() {
-                x.ask(t, h, false);
                 rows.write[0][r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 rows.written[0][r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
                 x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
@@ -304,10 +322,10 @@ impl Kernel for Head<'_, '_> {
             if general {
                 gather(tokens.map(of_b), rows.write[1]);
                 rows.written[1][..v].copy_from_slice(&carried[..v]);
-                rows.pass::<S, 2, 1>(s, x, (n, k, v), false, matrix, &Move);
+                rows.pass::<S, 2, 1>(s, x, (n, k, v), false, matrix, &Move, &ask);
             } else {
                 correct(s, beta[0], &carried[..v], &mut rows.written[0][..v]);
-                rows.pass::<S, 1, 1>(s, x, (n, k, v), false, matrix, &Correct { beta });
+                rows.pass::<S, 1, 1>(s, x, (n, k, v), false, matrix, &Correct { beta }, &ask);
             }
             rows.beta = beta;
             carried[..v].copy_from_slice(&rows.out[0][(n - 1) * v..n * v]);
@@ -319,10 +337,9 @@ impl Kernel for Head<'_, '_> {
         carried.fill(0.0);
         for first in (0..total).step_by(TOKENS) {
             let n = TOKENS.min(total - first);
+            let ask = soon(range.end.wrapping_sub(1 + first + TOKENS), true);
             for r in 0..n {
                 let t = range.end - 1 - first - r;
-                x.ask(t, h, true);
-                ask(t.wrapping_sub(SOON), h);
                 let next = (t + 1 < range.end).then_some(t + 1);
                 let read_with = if early { next } else { Some(t) };
                 let left = &mut rows.left[r * gates..(r + 1) * gates];
@@ -349,9 +366,9 @@ impl Kernel for Head<'_, '_> {
             let beta = std::mem::take(&mut rows.beta);
             rows.written[1][..v].copy_from_slice(&carried[..v]);
             match (own, general) {
-                (true, _) => rows.pass::<S, 2, 1>(s, x, (n, k, v), false, self.d_state, &Back { beta }),
-                (_, true) => rows.pass::<S, 2, 2>(s, x, (n, k, v), false, self.d_state, &Move),
-                _ => rows.pass::<S, 1, 1>(s, x, (n, k, v), false, self.d_state, &Nothing),
+                (true, _) => rows.pass::<S, 2, 1>(s, x, (n, k, v), false, self.d_state, &Back { beta }, &ask),
+                (_, true) => rows.pass::<S, 2, 2>(s, x, (n, k, v), false, self.d_state, &Move, &ask),
+                _ => rows.pass::<S, 1, 1>(s, x, (n, k, v), false, self.d_state, &Nothing, &ask),
             }
             rows.beta = beta;
             for r in 0..n {
@@ -403,9 +420,8 @@ impl Kernel for Head<'_, '_> {
         for first in (0..total).step_by(TOKENS) {
             let tokens = forwards(first);
             let n = tokens.len();
+            let ask = soon(range.start + first + TOKENS, false);
             for (r, t) in tokens.clone().enumerate() {
-                x.ask(t, h, false);
-                ask(t + SOON, h);
                 rows.written[0][r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 rows.write[0][r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
                 let (at, next) = (t - range.start, (t + 1 < range.end).then_some(t + 1));
@@ -425,9 +441,9 @@ impl Kernel for Head<'_, '_> {
                 }
             }
             match (own, general) {
-                (true, _) => rows.pass::<S, 1, 2>(s, x, (n, v, k), true, matrix, &Nothing),
-                (_, true) => rows.pass::<S, 2, 2>(s, x, (n, v, k), true, matrix, &Nothing),
-                _ => rows.pass::<S, 1, 1>(s, x, (n, v, k), true, matrix, &Nothing),
+                (true, _) => rows.pass::<S, 1, 2>(s, x, (n, v, k), true, matrix, &Nothing, &ask),
+                (_, true) => rows.pass::<S, 2, 2>(s, x, (n, v, k), true, matrix, &Nothing, &ask),
+                _ => rows.pass::<S, 1, 1>(s, x, (n, v, k), true, matrix, &Nothing, &ask),
             }
             for (r, t) in tokens.enumerate() {
                 let at = t - range.start;
@@ -460,10 +476,9 @@ impl Kernel for Head<'_, '_> {
         held.fill(0.0);
         for first in (0..total).step_by(TOKENS) {
             let n = TOKENS.min(total - first);
+            let ask = soon(range.end.wrapping_sub(1 + first + TOKENS), true);
             for r in 0..n {
                 let t = range.end - 1 - first - r;
-                x.ask(t, h, true);
-                ask(t.wrapping_sub(SOON), h);
                 let (at, next) = (t - range.start, (t + 1 < range.end).then_some(t + 1));
                 let read_with = if early { next } else { Some(t) };
                 let left = &mut rows.left[r * gates..(r + 1) * gates];
@@ -492,9 +507,9 @@ impl Kernel for Head<'_, '_> {
                 }
             }
             match (own, general) {
-                (true, _) => rows.pass::<S, 2, 1>(s, x, (n, v, k), true, last, &Nothing),
-                (_, true) => rows.pass::<S, 2, 2>(s, x, (n, v, k), true, last, &Nothing),
-                _ => rows.pass::<S, 1, 1>(s, x, (n, v, k), true, last, &Nothing),
+                (true, _) => rows.pass::<S, 2, 1>(s, x, (n, v, k), true, last, &Nothing, &ask),
+                (_, true) => rows.pass::<S, 2, 2>(s, x, (n, v, k), true, last, &Nothing, &ask),
+                _ => rows.pass::<S, 1, 1>(s, x, (n, v, k), true, last, &Nothing, &ask),
             }
             for r in 0..n {
                 let t = range.end - 1 - first - r;

@@ -7,7 +7,7 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::pass::{Carry, Nothing, Pass, TOKENS, gather, read};
+use super::pass::{Ask, Carry, Nothing, Pass, TOKENS, gather, read};
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 
@@ -45,6 +45,20 @@ struct Heads<'a, 'o> {
     out: Part<'o>,
     /// `[heads, K, V]`
     states: &'o mut [f32],
+}
+
+/// The rows of the next pass.
+struct Next<'a> {
+    x: &'a Tokens<'a>,
+    first: usize,
+    h: usize,
+}
+
+impl Ask for Next<'_> {
+    #[inline(always)]
+    fn ask(&self, t: usize) {
+        self.x.ask(self.first + t, self.h);
+    }
 }
 
 /// What the last read found is erased: by the own key, and the next token writes its value less that.
@@ -131,7 +145,6 @@ impl Kernel for Heads<'_, '_> {
             let tokens = first..(first + TOKENS).min(range.end);
             let n = tokens.len();
             for (r, t) in tokens.clone().enumerate() {
-                x.ask(t, h, false);
                 keys[r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 values[r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
                 let q = &mut q[r * k..(r + 1) * k];
@@ -153,22 +166,25 @@ impl Kernel for Heads<'_, '_> {
             }
             let decay = x.decay(&left[..n * gates], false);
             let (tokens_of, rows, columns) = (n, k, v);
+            // The same tokens of the next head, or the next tokens of the first.
+            let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
+            let ask = Next { x, first: next.0, h: next.1 };
             if let Some([_, b]) = &x.erase {
                 gather(tokens.clone().map(|t| &b[t][h * k..(h + 1) * k]), into);
                 moved[..v].copy_from_slice(carried);
                 let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Move);
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Move, &ask);
             } else if x.beta.is_some() {
                 correct(s, beta[0], carried, &mut values[..v]);
                 let (write, written) = ([&*keys], [&mut *values]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
                 let correct = Correct { beta };
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &correct);
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &correct, &ask);
             } else {
                 let (write, written, read) = ([&*keys], [&mut *values], [&*q]);
                 let out = [&mut *out];
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Nothing);
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Nothing, &ask);
             }
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];

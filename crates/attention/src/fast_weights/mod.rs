@@ -159,9 +159,6 @@ pub(crate) struct Gradient {
     pub(crate) state: Array4<f32>,
 }
 
-/// How many tokens ahead their memory is asked for.
-const SOON: usize = 16;
-
 /// The inputs, a slice a token.
 struct Tokens<'a> {
     dims: Dims,
@@ -282,11 +279,12 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Asks for the memory of the token that is wanted a little after this one, or before it: a head's rows lie far apart.
+    /// Asks for the memory of a token, if there is such a one: a head's rows lie far apart.
     #[inline(always)]
-    fn ask(&self, t: usize, h: usize, backwards: bool) {
-        let soon = if backwards { t.checked_sub(SOON) } else { Some(t + SOON).filter(|t| *t < self.q.len()) };
-        let Some(t) = soon else { return };
+    fn ask(&self, t: usize, h: usize) {
+        if t >= self.q.len() {
+            return;
+        }
         prefetch(self.q(t, h));
         prefetch(self.k(t, h));
         prefetch(self.v(t, h));

@@ -45,6 +45,9 @@ pub(super) struct Pass<'a, const W: usize, const P: usize> {
 
 /// What a token's reads change of what the next one writes.
 pub(super) trait Carry<const W: usize, const P: usize> {
+    /// Whether anything is: the last read then has to be known before the next token is written.
+    const CARRIES: bool = true;
+
     /// Token `t` has been read: a few of its columns, given by where they stand in `out`, and where those of the next token stand in `written`.
     fn carry<S: Lanes>(
         &self,
@@ -56,10 +59,23 @@ pub(super) trait Carry<const W: usize, const P: usize> {
     );
 }
 
+/// What is asked of memory while a token passes: the rows that the next pass will gather lie far apart, and come while this one computes.
+pub(super) trait Ask {
+    /// Token `t` of the pass is about to be computed.
+    fn ask(&self, t: usize);
+}
+
 /// Nothing.
 pub(super) struct Nothing;
 
+impl Ask for Nothing {
+    #[inline(always)]
+    fn ask(&self, _: usize) {}
+}
+
 impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
+    const CARRIES: bool = false;
+
     #[inline(always)]
     fn carry<S: Lanes>(&self, _: S, _: usize, _: [Range<usize>; 2], _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
 }
@@ -71,41 +87,207 @@ const COLUMNS: u8 = 2;
 impl<const W: usize, const P: usize> Pass<'_, W, P> {
     /// Takes `matrix: [rows, columns]` through the tokens.
     #[inline(always)]
-    pub(super) fn run<S: Lanes>(mut self, s: S, matrix: &mut [f32], carry: &impl Carry<W, P>) {
+    pub(super) fn run<S: Lanes, C: Carry<W, P>>(mut self, s: S, matrix: &mut [f32], carry: &C, ask: &impl Ask) {
         match self.decay {
-            Decay::Token(by) => self.all::<S, TOKEN>(s, by, matrix, carry),
-            Decay::Rows(by) => self.all::<S, ROWS>(s, by, matrix, carry),
-            Decay::Columns(by) => self.all::<S, COLUMNS>(s, by, matrix, carry),
+            Decay::Token(by) => self.all::<S, C, TOKEN>(s, by, matrix, carry, ask),
+            Decay::Rows(by) => self.all::<S, C, ROWS>(s, by, matrix, carry, ask),
+            Decay::Columns(by) => self.all::<S, C, COLUMNS>(s, by, matrix, carry, ask),
         }
     }
 
     #[inline(always)]
-    fn all<S: Lanes, const BY: u8>(&mut self, s: S, by: &[f32], matrix: &mut [f32], carry: &impl Carry<W, P>) {
+    fn all<S: Lanes, C: Carry<W, P>, const BY: u8>(
+        &mut self,
+        s: S,
+        by: &[f32],
+        matrix: &mut [f32],
+        carry: &C,
+        ask: &impl Ask,
+    ) {
         let mut at = 0;
         while at + WIDE * S::LANES <= self.columns {
-            self.some::<S, BY, WIDE>(s, by, matrix, at, carry);
+            // Two tokens at a time need some thirty registers.
+            let paired = if S::LANES >= 16 && W * P < 4 {
+                self.pairs::<S, C, BY, WIDE>(s, by, matrix, at, carry, ask)
+            } else {
+                0
+            };
+            self.some::<S, C, BY, WIDE>(s, by, matrix, at, paired, carry, ask);
             at += WIDE * S::LANES;
         }
         while at < self.columns {
-            self.some::<S, BY, 1>(s, by, matrix, at, carry);
+            self.some::<S, C, BY, 1>(s, by, matrix, at, 0, carry, ask);
             at += S::LANES;
         }
     }
 
-    /// The columns from `at` on: `N` vectors of them, or what there is of one.
+    /// The columns from `at` on, `N` vectors of them, two tokens at a time, so that the matrix is loaded and stored once for both → how many tokens
+    /// that were. What the first of two reads for the second to be written is put together of what the matrix before both gives and what the first
+    /// writes: `S_aᵀ p = S_{a−1}ᵀ (γ_a ⊙ p) + Σ (u_a · p) y_a`.
     #[inline(always)]
-    fn some<S: Lanes, const BY: u8, const N: usize>(
+    fn pairs<S: Lanes, C: Carry<W, P>, const BY: u8, const N: usize>(
         &mut self,
         s: S,
         by: &[f32],
         matrix: &mut [f32],
         at: usize,
-        carry: &impl Carry<W, P>,
+        carry: &C,
+        ask: &impl Ask,
+    ) -> usize {
+        let (rows, columns) = (self.rows, self.columns);
+        let end = at + N * S::LANES;
+        let zero = s.splat(0.0);
+        let pairs = self.tokens / 2;
+        // What the matrix as it is gives to the last read of the token that comes; its decay over rows is in it already.
+        let mut ahead = [zero; N];
+        if C::CARRIES && pairs > 0 {
+            let p = &self.read[P - 1][..rows];
+            for (r, row) in matrix.chunks_exact(columns).enumerate() {
+                let p = s.splat(if BY == ROWS { by[r] * p[r] } else { p[r] });
+                for (i, ahead) in ahead.iter_mut().enumerate() {
+                    *ahead = s.fma(p, s.load(&row[at + i * S::LANES..]), *ahead);
+                }
+            }
+        }
+        for a in (0..pairs).map(|pair| 2 * pair) {
+            let b = a + 1;
+            if at == 0 {
+                ask.ask(a);
+                ask.ask(b);
+            }
+            let here = a * columns + at..a * columns + end;
+            let next = b * columns + at..b * columns + end;
+            let factors = |t: usize| {
+                let mut factor = [s.splat(if BY == TOKEN { by[t] } else { 1.0 }); N];
+                if BY == COLUMNS {
+                    load(s, &by[t * columns + at..t * columns + end], &mut factor);
+                }
+                factor
+            };
+            let [mut by_a, mut by_b] = [factors(a), factors(b)];
+            let mut y_a = [[zero; N]; W];
+            for (y, written) in y_a.iter_mut().zip(&self.written) {
+                load(s, &written[here.clone()], y);
+            }
+            let mut u = [[&[][..]; W]; 2];
+            let mut p = [[&[][..]; P]; 2];
+            for (t, (u, p)) in [a, b].into_iter().zip(u.iter_mut().zip(&mut p)) {
+                for (u, write) in u.iter_mut().zip(&self.write) {
+                    *u = &write[t * rows..(t + 1) * rows];
+                }
+                for (p, read) in p.iter_mut().zip(&self.read) {
+                    *p = &read[t * rows..(t + 1) * rows];
+                }
+            }
+            if C::CARRIES {
+                for i in 0..N {
+                    ahead[i] = if BY == ROWS { ahead[i] } else { s.mul(ahead[i], by_a[i]) };
+                }
+                for m in 0..W {
+                    let through = s.splat(longreach_simd::math::dot(s, u[0][m], p[0][P - 1]));
+                    for i in 0..N {
+                        ahead[i] = s.fma(through, y_a[m][i], ahead[i]);
+                    }
+                }
+                store(s, &ahead, &mut self.out[P - 1][here.clone()]);
+                carry.carry(s, a, [here.clone(), next.clone()], &mut self.written, &self.out);
+            }
+            let mut y_b = [[zero; N]; W];
+            for (y, written) in y_b.iter_mut().zip(&self.written) {
+                load(s, &written[next.clone()], y);
+            }
+            // The token after the two, if it is the first of two again.
+            let c = b + 1;
+            let goes_on = C::CARRIES && c + 1 < self.tokens;
+            let p_c = if goes_on { &self.read[P - 1][c * rows..(c + 1) * rows] } else { p[1][P - 1] };
+            let rows_by = |t: usize| if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
+            let (rows_a, rows_b) = (rows_by(a), rows_by(b));
+            let rows_c = if goes_on { rows_by(c) } else { rows_b };
+            let own = if C::CARRIES { P - 1 } else { P };
+            let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
+            ahead = [zero; N];
+            for (r, row) in matrix.chunks_exact_mut(columns).enumerate() {
+                let row = &mut row[at..end];
+                let mut x = [zero; N];
+                load(s, row, &mut x);
+                if BY == ROWS {
+                    by_a = [s.splat(rows_a[r]); N];
+                }
+                for i in 0..N {
+                    x[i] = s.mul(x[i], by_a[i]);
+                }
+                for m in 0..W {
+                    let u = s.splat(u[0][m][r]);
+                    for i in 0..N {
+                        x[i] = s.fma(u, y_a[m][i], x[i]);
+                    }
+                }
+                for m in 0..own {
+                    let p = s.splat(p[0][m][r]);
+                    for i in 0..N {
+                        sum_a[m][i] = s.fma(p, x[i], sum_a[m][i]);
+                    }
+                }
+                if BY == ROWS {
+                    by_b = [s.splat(rows_b[r]); N];
+                }
+                for i in 0..N {
+                    x[i] = s.mul(x[i], by_b[i]);
+                }
+                for m in 0..W {
+                    let u = s.splat(u[1][m][r]);
+                    for i in 0..N {
+                        x[i] = s.fma(u, y_b[m][i], x[i]);
+                    }
+                }
+                store(s, &x, row);
+                for m in 0..P {
+                    let p = s.splat(p[1][m][r]);
+                    for i in 0..N {
+                        sum_b[m][i] = s.fma(p, x[i], sum_b[m][i]);
+                    }
+                }
+                if C::CARRIES {
+                    let p = s.splat(if BY == ROWS { rows_c[r] * p_c[r] } else { p_c[r] });
+                    for i in 0..N {
+                        ahead[i] = s.fma(p, x[i], ahead[i]);
+                    }
+                }
+            }
+            for (m, out) in self.out.iter_mut().enumerate() {
+                if m < own {
+                    store(s, &sum_a[m], &mut out[here.clone()]);
+                }
+                store(s, &sum_b[m], &mut out[next.clone()]);
+            }
+            if c < self.tokens {
+                let after = c * columns + at..c * columns + end;
+                carry.carry(s, b, [next, after], &mut self.written, &self.out);
+            }
+        }
+        2 * pairs
+    }
+
+    /// The columns from `at` on and the tokens from `from` on: `N` vectors of them, or what there is of one.
+    #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "one place calls it")]
+    fn some<S: Lanes, C: Carry<W, P>, const BY: u8, const N: usize>(
+        &mut self,
+        s: S,
+        by: &[f32],
+        matrix: &mut [f32],
+        at: usize,
+        from: usize,
+        carry: &C,
+        ask: &impl Ask,
     ) {
         let (rows, columns) = (self.rows, self.columns);
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
-        for t in 0..self.tokens {
+        for t in from..self.tokens {
+            if at == 0 {
+                ask.ask(t);
+            }
             let mut y = [[zero; N]; W];
             for (y, written) in y.iter_mut().zip(&self.written) {
                 load(s, &written[t * columns + at..t * columns + end], y);
