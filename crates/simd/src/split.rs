@@ -1,6 +1,9 @@
 //! Cutting outputs into disjoint parts, so that tasks share nothing.
 
 use std::marker::PhantomData;
+use std::ops::Range;
+
+use crate::cache::Soon;
 
 /// Some rows and columns of a matrix, to be written to by nobody else: of any size in a few words, where [`columns`] keeps a slice a row.
 #[derive(Debug)]
@@ -62,6 +65,17 @@ impl<'a> Part<'a> {
         assert!(r < self.rows, "row {r} of {}", self.rows);
         // SAFETY: the row is there; parts are disjoint, and this one is borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(r * self.stride), self.width) }
+    }
+
+    /// Wants some columns of row `r`, which will be written soon.
+    #[inline(always)]
+    pub fn soon(&self, r: usize, columns: Range<usize>, soon: &mut Soon) {
+        soon.add_at(self.first.wrapping_add(r * self.stride + columns.start).cast(), columns.len() * size_of::<f32>());
+    }
+
+    /// How wide a row is.
+    pub fn width(&self) -> usize {
+        self.width
     }
 }
 

@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::prefetch;
+use longreach_simd::cache::Soon;
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, memory};
@@ -191,22 +191,29 @@ impl Carry<2, 1> for Back<'_> {
 }
 
 /// The rows of the next pass over the tokens of a head, forwards or backwards.
-struct Soon<'a> {
-    x: &'a Tokens<'a>,
+struct Following<'a, 't, 'o> {
+    x: &'a Tokens<'t>,
     d_o: &'a [&'a [f32]],
     h: usize,
     token: usize,
     back: bool,
+    /// Where what this pass finds goes, and the row of its first token.
+    out: [Option<&'a Part<'o>>; 2],
+    at: usize,
 }
 
-impl Ask for Soon<'_> {
+impl Ask for Following<'_, '_, '_> {
     #[inline(always)]
-    fn ask(&self, t: usize) {
+    fn rows(&self, t: usize, soon: &mut Soon) {
+        for out in self.out.iter().flatten() {
+            let r = if self.back { self.at.wrapping_sub(t) } else { self.at + t };
+            out.soon(r, 0..out.width(), soon);
+        }
         let t = if self.back { self.token.wrapping_sub(t) } else { self.token + t };
-        self.x.ask(t, self.h);
+        self.x.rows(t, self.h, soon);
         if let Some(d) = self.d_o.get(t) {
             let v = self.x.dims.v;
-            prefetch(&d[self.h * v..(self.h + 1) * v]);
+            soon.add(&d[self.h * v..(self.h + 1) * v]);
         }
     }
 }
@@ -291,7 +298,6 @@ impl Kernel for Head<'_, '_> {
             beta,
         };
         let dout = |t: usize| &d_o[t][h * v..(h + 1) * v];
-        let soon = |token: usize, back: bool| Soon { x, d_o, h, token, back };
         let of_b = |t: usize| x.erase.as_ref().map_or(&[][..], |[_, b]| &b[t][h * k..(h + 1) * k]);
         let forwards = |first: usize| range.start + first..(range.start + first + TOKENS).min(range.end);
 
@@ -304,7 +310,7 @@ impl Kernel for Head<'_, '_> {
         for first in (0..if erases { total } else { 0 }).step_by(TOKENS) {
             let tokens = forwards(first);
             let n = tokens.len();
-            let ask = soon(range.start + first + TOKENS, false);
+            let ask = Following { x, d_o, h, token: range.start + first + TOKENS, back: false, out: [None; 2], at: first };
             for (r, t) in tokens.clone().enumerate() {
                 rows.write[0][r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 rows.written[0][r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
@@ -337,7 +343,7 @@ impl Kernel for Head<'_, '_> {
         carried.fill(0.0);
         for first in (0..total).step_by(TOKENS) {
             let n = TOKENS.min(total - first);
-            let ask = soon(range.end.wrapping_sub(1 + first + TOKENS), true);
+            let ask = Following { x, d_o, h, token: range.end.wrapping_sub(1 + first + TOKENS), back: true, out: [Some(&self.to.v), None], at: total - 1 - first };
             for r in 0..n {
                 let t = range.end - 1 - first - r;
                 let next = (t + 1 < range.end).then_some(t + 1);
@@ -420,7 +426,7 @@ impl Kernel for Head<'_, '_> {
         for first in (0..total).step_by(TOKENS) {
             let tokens = forwards(first);
             let n = tokens.len();
-            let ask = soon(range.start + first + TOKENS, false);
+            let ask = Following { x, d_o, h, token: range.start + first + TOKENS, back: false, out: [Some(&self.to.q), None], at: first };
             for (r, t) in tokens.clone().enumerate() {
                 rows.written[0][r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 rows.write[0][r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
@@ -476,7 +482,7 @@ impl Kernel for Head<'_, '_> {
         held.fill(0.0);
         for first in (0..total).step_by(TOKENS) {
             let n = TOKENS.min(total - first);
-            let ask = soon(range.end.wrapping_sub(1 + first + TOKENS), true);
+            let ask = Following { x, d_o, h, token: range.end.wrapping_sub(1 + first + TOKENS), back: true, out: [Some(&self.to.k), x.g.as_ref().map(|_| &self.to.g)], at: total - 1 - first };
             for r in 0..n {
                 let t = range.end - 1 - first - r;
                 let (at, next) = (t - range.start, (t + 1 < range.end).then_some(t + 1));

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use longreach_simd::cache::Soon;
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, memory};
@@ -48,16 +49,20 @@ struct Heads<'a, 'o> {
 }
 
 /// The rows of the next pass.
-struct Next<'a> {
-    x: &'a Tokens<'a>,
+struct Next<'a, 't, 'o> {
+    x: &'a Tokens<'t>,
     first: usize,
     h: usize,
+    /// Where this pass's outputs go: their row of its first token, and their columns.
+    out: (&'a Part<'o>, usize, Range<usize>),
 }
 
-impl Ask for Next<'_> {
+impl Ask for Next<'_, '_, '_> {
     #[inline(always)]
-    fn ask(&self, t: usize) {
-        self.x.ask(self.first + t, self.h);
+    fn rows(&self, t: usize, soon: &mut Soon) {
+        self.x.rows(self.first + t, self.h, soon);
+        let (out, first, of_head) = &self.out;
+        out.soon(first + t, of_head.clone(), soon);
     }
 }
 
@@ -168,7 +173,8 @@ impl Kernel for Heads<'_, '_> {
             let (tokens_of, rows, columns) = (n, k, v);
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
-            let ask = Next { x, first: next.0, h: next.1 };
+            let out_of = (&self.out, first - range.start, of_head.clone());
+            let ask = Next { x, first: next.0, h: next.1, out: out_of };
             if let Some([_, b]) = &x.erase {
                 gather(tokens.clone().map(|t| &b[t][h * k..(h + 1) * k]), into);
                 moved[..v].copy_from_slice(carried);

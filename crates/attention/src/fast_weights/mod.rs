@@ -13,7 +13,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use longreach_simd::cache::prefetch;
+use longreach_simd::cache::Soon;
 use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
@@ -279,22 +279,22 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// Asks for the memory of a token, if there is such a one: a head's rows lie far apart.
+    /// The rows of a token, if there is such a one.
     #[inline(always)]
-    fn ask(&self, t: usize, h: usize) {
+    fn rows(&self, t: usize, h: usize, soon: &mut Soon) {
         if t >= self.q.len() {
             return;
         }
-        prefetch(self.q(t, h));
-        prefetch(self.k(t, h));
-        prefetch(self.v(t, h));
+        soon.add(self.q(t, h));
+        soon.add(self.k(t, h));
+        soon.add(self.v(t, h));
         let of_keys = h * self.dims.k..(h + 1) * self.dims.k;
         if let Some(g) = self.g.as_ref().filter(|_| self.by_key) {
-            prefetch(&g[t][of_keys.clone()]);
+            soon.add(&g[t][of_keys.clone()]);
         }
         if let Some([a, b]) = &self.erase {
-            prefetch(&a[t][of_keys.clone()]);
-            prefetch(&b[t][of_keys]);
+            soon.add(&a[t][of_keys.clone()]);
+            soon.add(&b[t][of_keys]);
         }
     }
 

@@ -10,6 +10,7 @@
 use std::ops::Range;
 
 use longreach_simd::Lanes;
+use longreach_simd::cache::Soon;
 
 /// Tokens whose rows are gathered at a time.
 pub(super) const TOKENS: usize = 64;
@@ -61,8 +62,8 @@ pub(super) trait Carry<const W: usize, const P: usize> {
 
 /// What is asked of memory while a token passes: the rows that the next pass will gather lie far apart, and come while this one computes.
 pub(super) trait Ask {
-    /// Token `t` of the pass is about to be computed.
-    fn ask(&self, t: usize);
+    /// The rows that are wanted in return for token `t` of this pass.
+    fn rows(&self, t: usize, soon: &mut Soon);
 }
 
 /// Nothing.
@@ -70,7 +71,7 @@ pub(super) struct Nothing;
 
 impl Ask for Nothing {
     #[inline(always)]
-    fn ask(&self, _: usize) {}
+    fn rows(&self, _: usize, _: &mut Soon) {}
 }
 
 impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
@@ -151,9 +152,10 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
         }
         for a in (0..pairs).map(|pair| 2 * pair) {
             let b = a + 1;
+            let mut soon = Soon::none();
             if at == 0 {
-                ask.ask(a);
-                ask.ask(b);
+                ask.rows(a, &mut soon);
+                ask.rows(b, &mut soon);
             }
             let here = a * columns + at..a * columns + end;
             let next = b * columns + at..b * columns + end;
@@ -207,6 +209,7 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
             let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
             ahead = [zero; N];
             for (r, row) in matrix.chunks_exact_mut(columns).enumerate() {
+                soon.ask();
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
@@ -285,8 +288,9 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
         for t in from..self.tokens {
+            let mut soon = Soon::none();
             if at == 0 {
-                ask.ask(t);
+                ask.rows(t, &mut soon);
             }
             let mut y = [[zero; N]; W];
             for (y, written) in y.iter_mut().zip(&self.written) {
@@ -307,6 +311,7 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
             let by_row = if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
             let mut sum = [[zero; N]; P];
             for (r, row) in matrix.chunks_exact_mut(columns).enumerate() {
+                soon.ask();
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
