@@ -25,7 +25,7 @@ use crate::{Error, error};
 
 /// A gate below this leaves less of the state than its rounding: its gradient is zero, and the sums that gates act through start anew, so that what
 /// rounding has added to them stays behind.
-pub(crate) const NOTHING_LEFT: f32 = -17.0;
+const NOTHING_LEFT: f32 = -17.0;
 
 /// Gradients given those of the output, `[B, T, H, V]`, and of the state after the last token. `state` is the one before the first.
 pub(crate) fn backward(

@@ -70,7 +70,7 @@ impl Dims {
     }
 }
 
-impl<F> Inputs<'_, F> {
+impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
     fn dims(&self) -> Dims {
         let (b, t, g, k) = self.q.dim();
         let (_, _, h, v) = self.v.dim();
@@ -92,6 +92,8 @@ impl<F> Inputs<'_, F> {
         }
         if let Some(gate) = &self.g {
             error::shape(OP, "g", &[b, t, h], gate.shape())?;
+            let above = gate.iter().find(|g| **g > F::default());
+            error::parameter(OP, "g", above.is_none(), above, "the logarithm of a factor of at most 1: 0 or less")?;
         }
         if let Some(beta) = &self.beta {
             error::shape(OP, "beta", &[b, t, h], beta.shape())?;

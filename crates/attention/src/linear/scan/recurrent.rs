@@ -5,6 +5,8 @@
 //! $$ e^{-G_t} S_t = e^{-G_{t-1}} S_{t-1} + k_t\,(e^{-G_t} \beta_t v_t)^\top, \qquad o_t = s\,e^{G_t} (e^{-G_t} S_t)^\top q_t. $$
 //! The sum starts anew before `-G` passes [`LIMIT`], so nothing overflows however strong the decay.
 
+use std::ops::Range;
+
 use longreach_simd::cache::prefetch;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
@@ -75,7 +77,8 @@ impl Kernel for Head<'_, '_> {
                 (q[i], keys[i]) = (x.q(first + i, self.h), x.k(first + i, self.h));
             }
             let chunk = Chunk { q: &q[..out.len()], k: &keys[..out.len()], v, decay: &decay };
-            let mut coming = (0..out.len()).zip(first + out.len()..tokens.end);
+            let mut coming = 0..out.len();
+            let mut wanted = Wanted::of(x, self.h, first + out.len()..tokens.end);
             let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
             for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
                 if out.len() == 1 && at + WIDE * S::LANES <= v {
@@ -84,16 +87,15 @@ impl Kernel for Head<'_, '_> {
                 }
                 let mut row = 0;
                 while row + ROWS <= k {
-                    // The rows of this chunk's output and of the next chunk's values, a few at a time.
-                    for (i, t) in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
-                        prefetch(x.v(t, self.h));
+                    // The rows of this chunk's output, a few at a time.
+                    for i in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
                         prefetch(out[i]);
                     }
-                    chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum);
+                    chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum, &wanted.next());
                     row += ROWS;
                 }
                 while row < k {
-                    chunk.tile::<S, 1>(s, row, at, self.state, value, sum);
+                    chunk.tile::<S, 1>(s, row, at, self.state, value, sum, &Line::NONE);
                     row += 1;
                 }
             }
@@ -109,6 +111,60 @@ impl Kernel for Head<'_, '_> {
                     s.store_part(&mut out[at..end], s.fma(skip, s.load_part(&value[at..end]), y));
                 }
             }
+        }
+    }
+}
+
+/// The lines that the next chunk will want of a head's queries, keys and values, one after the other.
+struct Wanted<'a> {
+    rows: [&'a [&'a [f32]]; 3],
+    /// The head's columns, in each.
+    columns: [Range<usize>; 3],
+}
+
+/// Numbers in a line of the cache.
+const LINE: usize = 16;
+
+impl<'a> Wanted<'a> {
+    #[inline(always)]
+    fn of(x: &'a Tokens<'_>, h: usize, tokens: Range<usize>) -> Self {
+        let (k, v) = (x.dims.k, x.dims.v);
+        let group = x.dims.group(h);
+        let of_keys = group * k..(group + 1) * k;
+        Self {
+            rows: [&x.q[tokens.clone()], &x.k[tokens.clone()], &x.v[tokens]],
+            columns: [of_keys.clone(), of_keys, h * v..(h + 1) * v],
+        }
+    }
+
+    /// The next line of all tokens.
+    #[inline(always)]
+    fn next(&mut self) -> Line<'a> {
+        for (rows, columns) in self.rows.iter().zip(&mut self.columns) {
+            if columns.start < columns.end {
+                let at = columns.start;
+                columns.start = (at + LINE).min(columns.end);
+                return Line { rows, at };
+            }
+        }
+        Line::NONE
+    }
+}
+
+/// A line of the same columns of several tokens.
+struct Line<'a> {
+    rows: &'a [&'a [f32]],
+    at: usize,
+}
+
+impl Line<'_> {
+    const NONE: Self = Self { rows: &[], at: 0 };
+
+    /// Asks for that of one token, if it is there: asked for all at once, the processor would have to wait for them.
+    #[inline(always)]
+    fn ask(&self, token: usize) {
+        if let Some(line) = self.rows.get(token).and_then(|row| row.get(self.at..self.at + 1)) {
+            prefetch(line);
         }
     }
 }
@@ -201,6 +257,7 @@ impl Chunk<'_> {
 
     /// `R` rows of the state from `row` on, the vectors from column `at` on, through all tokens of the chunk.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "two places call it")]
     fn tile<S: Lanes, const R: usize>(
         &self,
         s: S,
@@ -209,6 +266,7 @@ impl Chunk<'_> {
         state: &mut [f32],
         values: &[f32],
         sums: &mut [f32],
+        wanted: &Line<'_>,
     ) {
         let v = self.v;
         let lanes = S::LANES;
@@ -227,7 +285,8 @@ impl Chunk<'_> {
             let rows = self.q[first..end].iter().zip(&self.k[first..end]);
             let value = values[run.clone()].chunks_exact(WIDE * lanes);
             let sums = sums[run].chunks_exact_mut(WIDE * lanes);
-            for (((q, k), value), sum) in rows.zip(value).zip(sums) {
+            for (i, (((q, k), value), sum)) in rows.zip(value).zip(sums).enumerate() {
+                wanted.ask(first + i);
                 let (q, k) = (&q[row..row + R], &k[row..row + R]);
                 let mut out = [s.splat(0.0); WIDE];
                 for (w, out) in out.iter_mut().enumerate() {
