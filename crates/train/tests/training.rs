@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use longreach_train::{Config, Error, Event, Run};
+use longreach_train::{Config, Error, Event, Run, Study, StudyEvent};
 
 const TRAINING: &str = r#"
 output = "out"
@@ -105,5 +105,83 @@ fn a_configuration_that_does_not_fit_says_where() {
         let folder = prepare(&TRAINING.replace(from, to));
         let error = config(folder.path()).and_then(Run::new).err().expect("refused").to_string();
         assert!(error.contains(part), "{to}: {error}");
+    }
+}
+
+const STUDY: &str = r#"
+output = "out"
+seed = 2
+measure = 8
+rates = [0.003, 0.01]
+[task]
+vocabulary = 32
+length = 16
+pairs = 3
+[optimiser]
+steps = 5
+batch = 4
+rate = 0.003
+[model]
+model_type = "longreach"
+hidden_size = 16
+num_hidden_layers = 1
+head_dim = 8
+intermediate_size = 0
+[[models]]
+name = "delta"
+model = { mixer = "delta_rule" }
+[[models]]
+name = "attention"
+model = { mixer = "dense" }
+"#;
+
+#[test]
+fn a_study_that_is_broken_off_goes_on_to_the_same_table() {
+    let table = |breaks: bool| {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("study.toml");
+        std::fs::write(&file, STUDY).expect("written");
+        let study = Study::read(&file).expect("valid");
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            let mut steps = 0;
+            let standings = study.run(|event| match event {
+                StudyEvent::Step { loss, .. } => {
+                    assert!(loss.is_finite());
+                    steps += 1;
+                    if breaks && steps == 7 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                }
+                StudyEvent::Done(_) => ControlFlow::Continue(()),
+            });
+            if standings.expect("runs").len() == 4 {
+                break;
+            }
+        }
+        assert_eq!(runs, if breaks { 4 } else { 1 });
+        for name in ["recall.svg", "recall-table.md"] {
+            assert!(folder.path().join("out").join(name).exists(), "{name}");
+        }
+        let csv = std::fs::read_to_string(folder.path().join("out/recall.csv")).expect("a table");
+        // All but the seconds.
+        csv.lines().map(|line| line.rsplit_once(',').expect("columns").0.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(table(false), table(true));
+}
+
+#[test]
+fn a_study_that_cannot_be_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("study.toml");
+    for (from, to, want) in [
+        ("pairs = 3", "pairs = 5", "at least 20"),
+        ("vocabulary = 32", "vocabulary = 7", "task.vocabulary"),
+        ("measure = 8", "measure = 0", "`measure`"),
+        ("delta_rule", "detla_rule", "detla_rule"),
+    ] {
+        std::fs::write(&file, STUDY.replace(from, to)).expect("written");
+        let outcome = Study::read(&file).and_then(|study| study.run(|_| ControlFlow::Continue(())));
+        let error = outcome.expect_err("refused").to_string();
+        assert!(error.contains(want), "{error}");
     }
 }

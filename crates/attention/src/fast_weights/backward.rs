@@ -526,13 +526,16 @@ impl Kernel for Head<'_, '_> {
                 let dq = self.to.q.row(at);
                 if x.g.is_some() {
                     // `held` is what the token after this one leaves to be counted here.
-                    for i in 0..k {
-                        let now = f64::from(q[i]) * f64::from(dq[i]);
-                        gate[i] += f64::from(held[i]) - f64::from(key[i]) * f64::from(dk[i]);
-                        if early {
-                            held[i] = now as f32;
-                        } else {
-                            gate[i] += now;
+                    let held = &mut held[..k];
+                    less(&mut gate, key, dk);
+                    for (gate, held) in gate.iter_mut().zip(&*held) {
+                        *gate += f64::from(*held);
+                    }
+                    if early {
+                        times(q, dq, held);
+                    } else {
+                        for ((gate, q), dq) in gate.iter_mut().zip(q).zip(&*dq) {
+                            *gate += f64::from(*q) * f64::from(*dq);
                         }
                     }
                 }
@@ -541,27 +544,34 @@ impl Kernel for Head<'_, '_> {
                     if general {
                         let db = &db[r * k..(r + 1) * k];
                         x.erasing(s, t, h, &mut row[..k]);
-                        for i in 0..k {
-                            gate[i] -= f64::from(of_b(t)[i]) * f64::from(db[i]);
-                            held[i] = row[i] * da[i];
-                        }
+                        less(&mut gate, of_b(t), db);
+                        times(&row[..k], da, &mut held[..k]);
                         self.to.a.row(at).copy_from_slice(da);
                         self.to.b.row(at).copy_from_slice(db);
                     } else {
                         x.left(s, t, h, &mut product[..gates]);
-                        for i in 0..k {
-                            let by_key = product[if gates == 1 { 0 } else { i }] * da[i];
-                            gate[i] += f64::from(key[i]) * f64::from(by_key);
-                            dk[i] += by_key;
+                        if gates == 1 {
+                            let by = product[0];
+                            math::scale_into(s, by, da, &mut product[..k]);
+                        } else {
+                            for (product, da) in product[..k].iter_mut().zip(da) {
+                                *product *= da;
+                            }
+                        }
+                        for (((gate, key), by_key), dk) in gate.iter_mut().zip(key).zip(&product[..k]).zip(dk.iter_mut()) {
+                            *gate += f64::from(*key) * f64::from(*by_key);
+                            *dk += by_key;
                         }
                     }
                 }
                 if let Some(g) = &x.g {
                     let g = &g[t][h * gates..(h + 1) * gates];
-                    for (i, gate) in gate.iter_mut().enumerate() {
-                        if g[if gates == 1 { 0 } else { i }] < NOTHING_LEFT {
-                            *gate = 0.0;
+                    if gates > 1 {
+                        for (gate, g) in gate.iter_mut().zip(g) {
+                            *gate = if *g < NOTHING_LEFT { 0.0 } else { *gate };
                         }
+                    } else if g[0] < NOTHING_LEFT {
+                        gate.fill(0.0);
                     }
                     let dg = self.to.g.row(at);
                     match gates {
@@ -570,15 +580,18 @@ impl Kernel for Head<'_, '_> {
                     }
                 }
                 if let Some(bonus) = &x.bonus {
+                    let u = bonus.row(h).to_slice().unwrap_or_default();
                     let (value, d) = (x.v(t, h), dout(t));
                     let through = x.scale * math::dot(s, value, d);
-                    let mut read = 0.0;
                     let du = self.to.bonus.row(0);
-                    for (i, u) in bonus.row(h).iter().enumerate() {
-                        dq[i] += through * u * key[i];
-                        dk[i] += through * u * q[i];
-                        du[i] += through * q[i] * key[i];
-                        read += u * q[i] * key[i];
+                    let weighed = &mut product[..k];
+                    times(u, key, weighed);
+                    let read = math::dot(s, weighed, q);
+                    math::axpy(s, through, weighed, dq);
+                    times(u, q, weighed);
+                    math::axpy(s, through, weighed, dk);
+                    for ((du, q), key) in du.iter_mut().zip(q).zip(key) {
+                        *du += through * q * key;
                     }
                     math::axpy(s, x.scale * read, d, self.to.v.row(at));
                 }
@@ -594,6 +607,22 @@ fn put<S: Lanes>(s: S, by: f32, row: Option<&[f32]>, out: &mut [f32]) {
     match row {
         Some(row) => math::scale_into(s, by, row, out),
         None => out.fill(0.0),
+    }
+}
+
+/// `a ⊙ b`
+#[inline(always)]
+pub(super) fn times(a: &[f32], b: &[f32], out: &mut [f32]) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        *out = a * b;
+    }
+}
+
+/// `x −= a ⊙ b` in f64
+#[inline(always)]
+fn less(x: &mut [f64], a: &[f32], b: &[f32]) {
+    for ((x, a), b) in x.iter_mut().zip(a).zip(b) {
+        *x -= f64::from(*a) * f64::from(*b);
     }
 }
 

@@ -9,6 +9,7 @@ use longreach_simd::{Cx, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::pass::{Ask, Carry, Nothing, Pass, TOKENS, gather, read};
+use super::backward::times;
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 
@@ -199,10 +200,8 @@ impl Kernel for Heads<'_, '_> {
                     continue;
                 };
                 to.copy_from_slice(if r == 0 { carried } else { &out[(r - 1) * v..r * v] });
-                let mut through = 0.0;
-                for ((q, k), u) in x.q(t, h).iter().zip(x.k(t, h)).zip(bonus.row(h)) {
-                    through += q * k * u;
-                }
+                times(x.k(t, h), bonus.row(h).to_slice().unwrap_or_default(), row);
+                let through = math::dot(s, row, x.q(t, h));
                 math::axpy(s, x.scale * through, x.v(t, h), to);
             }
             let last = (n - 1) * v..n * v;

@@ -171,7 +171,8 @@ struct Tokens<'a> {
     by_key: bool,
     beta: Option<Vec<&'a [f32]>>,
     erase: Option<[Vec<&'a [f32]>; 2]>,
-    bonus: Option<ArrayView2<'a, f32>>,
+    /// Rows contiguous.
+    bonus: Option<Array2<f32>>,
     scale: f32,
 }
 
@@ -208,7 +209,7 @@ impl<'a> Tokens<'a> {
             by_key: matches!(x.gate, Gate::Key(_)),
             beta,
             erase,
-            bonus: x.bonus,
+            bonus: x.bonus.map(|bonus| bonus.as_standard_layout().into_owned()),
             scale: x.scale,
         })
     }
