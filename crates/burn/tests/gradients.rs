@@ -126,7 +126,9 @@ fn short_conv_with_its_state() {
     let taps = (0..4).map(|j| line.clone().narrow(1, j, 6) * weight.clone().narrow(0, j, 1).unsqueeze());
     let sum = taps.reduce(|a, b| a + b).expect("four taps") + bias.clone().unsqueeze();
     let theirs = Tensor::cat(vec![silu(sum), line.narrow(1, 6, 3)], 1);
-    let conv = ops::Conv { x: x.clone(), weight: weight.clone(), bias: Some(bias.clone()), state: state.clone() };
+    let activation = ops::ConvActivation::Silu;
+    let conv =
+        ops::Conv { x: x.clone(), weight: weight.clone(), bias: Some(bias.clone()), state: state.clone(), activation };
     let (y, last) = ops::short_conv(conv);
     agree!(Tensor::cat(vec![y, last], 1), theirs, x, weight, bias, state);
 }

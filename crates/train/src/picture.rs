@@ -28,7 +28,11 @@ fn draw(out: &mut String, title: &str, standings: &[Standing]) -> Result<(), Box
     let states = || standings.iter().map(|s| s.state.max(1) as f64);
     let (low, high) = (states().fold(f64::INFINITY, f64::min) / 1.3, states().fold(1.0, f64::max) * 1.3);
     let mut names: Vec<&str> = Vec::new();
-    standings.iter().for_each(|s| if !names.contains(&&s.name[..]) { names.push(&s.name) });
+    standings.iter().for_each(|s| {
+        if !names.contains(&&s.name[..]) {
+            names.push(&s.name)
+        }
+    });
     let root = SVGBackend::with_string(out, (900, 440)).into_drawing_area();
     root.fill(&WHITE)?;
     let (head, body) = root.split_vertically(30);

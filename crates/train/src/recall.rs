@@ -34,7 +34,10 @@ impl Recall {
     pub fn check(&self) -> Result<(), String> {
         let Self { vocabulary, length, pairs, power } = *self;
         if pairs == 0 || 4 * pairs > length || length % 2 != 0 {
-            return Err(format!("`task`: {pairs} pairs and as many questions want an even length of at least {}, found {length}", 4 * pairs.max(1)));
+            return Err(format!(
+                "`task`: {pairs} pairs and as many questions want an even length of at least {}, found {length}",
+                4 * pairs.max(1)
+            ));
         }
         if vocabulary < 2 * pairs + 2 {
             return Err(format!("`task.vocabulary`: want at least {}, found {vocabulary}", 2 * pairs + 2));

@@ -104,7 +104,8 @@ impl Run {
         let location = Location { directory: at.clone(), weights: None };
         let mut stored = longreach_models::Checkpoint::open(&location.directory)?;
         let mut builder = longreach_nn::Builder::new(&mut stored, device);
-        self.learner.model.decoder = self.learner.model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
+        self.learner.model.decoder =
+            self.learner.model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
         let fresh = optimiser(&self.config.optimiser, &self.learner.model.decoder);
         self.learner.optimiser = fresh.load(at.join("optimiser")).map_err(|e| wrong(format!("optimiser: {e:?}")))?;
         let text = std::fs::read_to_string(&log).map_err(|e| Error::io(&log, e))?;
@@ -172,7 +173,8 @@ impl Run {
         }
         std::fs::create_dir_all(&fresh).map_err(io)?;
         self.write_model(&fresh, DType::F32)?;
-        self.learner.optimiser
+        self.learner
+            .optimiser
             .save(fresh.join("optimiser"))
             .map_err(|e| Error::Resume { path: fresh.clone(), message: format!("optimiser: {e:?}") })?;
         let mut log = String::from("step,loss\n");

@@ -198,11 +198,19 @@ impl Study {
         write_atomically(&self.file("recall.csv"), |out| out.write_all(csv.as_bytes()))?;
         let best = self.best(standings);
         let task = &self.task;
-        let mut table = format!(
+        let mut table = String::from(
             "| model | numbers of state | parameters | questions answered rightly | learning rate |\n| --- | --- | --- | --- | --- |\n",
         );
         for s in &best {
-            let _ = writeln!(table, "| {} | {} | {} | {:.1} % | {} |", s.name, s.state, s.parameters, 100.0 * s.accuracy, s.rate);
+            let _ = writeln!(
+                table,
+                "| {} | {} | {} | {:.1} % | {} |",
+                s.name,
+                s.state,
+                s.parameters,
+                100.0 * s.accuracy,
+                s.rate
+            );
         }
         write_atomically(&self.file("recall-table.md"), |out| out.write_all(table.as_bytes()))?;
         let title = format!(

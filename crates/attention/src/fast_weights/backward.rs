@@ -231,6 +231,7 @@ struct Rows<'m> {
 impl Rows<'_> {
     /// Runs a pass: one write and one read without erasing, a second of each as the rule of erasing has them.
     #[inline(always)]
+    #[allow(clippy::too_many_arguments, reason = "five places call it, each with all of them")]
     fn pass<S: Lanes, const W: usize, const P: usize>(
         &mut self,
         s: S,
@@ -310,7 +311,8 @@ impl Kernel for Head<'_, '_> {
         for first in (0..if erases { total } else { 0 }).step_by(TOKENS) {
             let tokens = forwards(first);
             let n = tokens.len();
-            let ask = Following { x, d_o, h, token: range.start + first + TOKENS, back: false, out: [None; 2], at: first };
+            let ask =
+                Following { x, d_o, h, token: range.start + first + TOKENS, back: false, out: [None; 2], at: first };
             for (r, t) in tokens.clone().enumerate() {
                 rows.write[0][r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 rows.written[0][r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
@@ -343,7 +345,15 @@ impl Kernel for Head<'_, '_> {
         carried.fill(0.0);
         for first in (0..total).step_by(TOKENS) {
             let n = TOKENS.min(total - first);
-            let ask = Following { x, d_o, h, token: range.end.wrapping_sub(1 + first + TOKENS), back: true, out: [Some(&self.to.v), None], at: total - 1 - first };
+            let ask = Following {
+                x,
+                d_o,
+                h,
+                token: range.end.wrapping_sub(1 + first + TOKENS),
+                back: true,
+                out: [Some(&self.to.v), None],
+                at: total - 1 - first,
+            };
             for r in 0..n {
                 let t = range.end - 1 - first - r;
                 let next = (t + 1 < range.end).then_some(t + 1);
@@ -426,7 +436,15 @@ impl Kernel for Head<'_, '_> {
         for first in (0..total).step_by(TOKENS) {
             let tokens = forwards(first);
             let n = tokens.len();
-            let ask = Following { x, d_o, h, token: range.start + first + TOKENS, back: false, out: [Some(&self.to.q), None], at: first };
+            let ask = Following {
+                x,
+                d_o,
+                h,
+                token: range.start + first + TOKENS,
+                back: false,
+                out: [Some(&self.to.q), None],
+                at: first,
+            };
             for (r, t) in tokens.clone().enumerate() {
                 rows.written[0][r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
                 rows.write[0][r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
@@ -482,7 +500,15 @@ impl Kernel for Head<'_, '_> {
         held.fill(0.0);
         for first in (0..total).step_by(TOKENS) {
             let n = TOKENS.min(total - first);
-            let ask = Following { x, d_o, h, token: range.end.wrapping_sub(1 + first + TOKENS), back: true, out: [Some(&self.to.k), x.g.as_ref().map(|_| &self.to.g)], at: total - 1 - first };
+            let ask = Following {
+                x,
+                d_o,
+                h,
+                token: range.end.wrapping_sub(1 + first + TOKENS),
+                back: true,
+                out: [Some(&self.to.k), x.g.as_ref().map(|_| &self.to.g)],
+                at: total - 1 - first,
+            };
             for r in 0..n {
                 let t = range.end - 1 - first - r;
                 let (at, next) = (t - range.start, (t + 1 < range.end).then_some(t + 1));
@@ -558,7 +584,9 @@ impl Kernel for Head<'_, '_> {
                                 *product *= da;
                             }
                         }
-                        for (((gate, key), by_key), dk) in gate.iter_mut().zip(key).zip(&product[..k]).zip(dk.iter_mut()) {
+                        for (((gate, key), by_key), dk) in
+                            gate.iter_mut().zip(key).zip(&product[..k]).zip(dk.iter_mut())
+                        {
                             *gate += f64::from(*key) * f64::from(*by_key);
                             *dk += by_key;
                         }

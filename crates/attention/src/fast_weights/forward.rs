@@ -8,8 +8,8 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::pass::{Ask, Carry, Nothing, Pass, TOKENS, gather, read};
 use super::backward::times;
+use super::pass::{Ask, Carry, Nothing, Pass, TOKENS, gather, read};
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 
@@ -187,11 +187,13 @@ impl Kernel for Heads<'_, '_> {
                 let (write, written) = ([&*keys], [&mut *values]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
                 let correct = Correct { beta };
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &correct, &ask);
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }
+                    .run(s, state, &correct, &ask);
             } else {
                 let (write, written, read) = ([&*keys], [&mut *values], [&*q]);
                 let out = [&mut *out];
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Nothing, &ask);
+                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }
+                    .run(s, state, &Nothing, &ask);
             }
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];

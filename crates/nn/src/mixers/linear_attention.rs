@@ -115,7 +115,12 @@ impl LinearAttention {
     pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
         let (c, h) = (&self.config, &self.config.heads);
         let features = c.features.map().features(c.features.given(h.key));
-        Recurrent::zeros(batch, &h.remembered(&widths(h)), [h.heads, features, h.value + usize::from(c.normalize.is_some())], device)
+        Recurrent::zeros(
+            batch,
+            &h.remembered(&widths(h)),
+            [h.heads, features, h.value + usize::from(c.normalize.is_some())],
+            device,
+        )
     }
 
     fn features(&self, x: Tensor<4>, maps: &[Linear], by_sum: bool) -> Tensor<4> {

@@ -78,13 +78,16 @@ pub fn backward(
             let (value, d_o) = (x.v.slice(of), d_o.slice(of));
             if let Some(strength) = &x.beta {
                 let strength = strength.slice(s![.., tokens, ..]);
-                Zip::from(dv.rows_mut()).and(value.rows()).and(&mut d_beta).and(strength).for_each(|mut dv, v, d, by| {
-                    *d = v.dot(&dv);
-                    dv *= *by;
-                });
+                Zip::from(dv.rows_mut()).and(value.rows()).and(&mut d_beta).and(strength).for_each(
+                    |mut dv, v, d, by| {
+                        *d = v.dot(&dv);
+                        dv *= *by;
+                    },
+                );
             }
             for (h, by) in x.skip.iter().flatten().enumerate() {
-                let (mut dv, value, d_o) = (dv.slice_mut(s![.., .., h, ..]), value.slice(s![.., .., h, ..]), d_o.slice(s![.., .., h, ..]));
+                let (mut dv, value, d_o) =
+                    (dv.slice_mut(s![.., .., h, ..]), value.slice(s![.., .., h, ..]), d_o.slice(s![.., .., h, ..]));
                 Zip::from(dv.rows_mut()).and(value.rows()).and(d_o.rows()).for_each(|mut dv, v, d_o| {
                     through[h] += v.dot(&d_o);
                     dv.scaled_add(*by, &d_o);
