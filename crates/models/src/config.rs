@@ -127,6 +127,14 @@ impl Fields {
         pair.filter(|(low, high)| low <= high).ok_or_else(|| self.wrong(name, want, v))
     }
 
+    /// What a factor makes of a size, cut to a whole number: an error that names the field unless that is a size.
+    pub fn scaled(&self, name: &str, size: f64) -> Result<usize, Error> {
+        if (1.0..=LARGEST as f64).contains(&size) {
+            return Ok(size as usize);
+        }
+        Err(self.error(format!("field `{name}`: makes {size} of a size, want 1 to {LARGEST}")))
+    }
+
     /// A size, or nothing if the field is absent.
     pub fn some_size(&self, name: &str) -> Result<Option<usize>, Error> {
         self.get(name).map(|_| self.size(name, 1)).transpose()

@@ -41,9 +41,13 @@ pub(crate) fn describe(
     }
     let (hidden, layers) = (fields.size("hidden_size", 2048)?, fields.layers("num_hidden_layers", d.layers)?);
     let norm = NormConfig::Rms(fields.number("norm_eps", 1e-6)?);
-    let ratio = fields.number("hidden_ratio", d.hidden_ratio)?;
-    let of_ratio = ((hidden as f64 * ratio * 2.0 / 3.0) as usize).div_ceil(256) * 256;
-    let inner = fields.size("intermediate_size", of_ratio)?;
+    let inner = match fields.some_size("intermediate_size")? {
+        Some(inner) => inner,
+        None => {
+            let ratio = fields.number("hidden_ratio", d.hidden_ratio)?;
+            fields.scaled("hidden_ratio", hidden as f64 * ratio * 2.0 / 3.0)?.div_ceil(256) * 256
+        }
+    };
     let attention = attention(fields, hidden)?;
     let block = |i: usize| {
         let found = attention.iter().find(|(layers, _)| layers.contains(&i));
@@ -109,7 +113,7 @@ pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, f64, f64)) -> Res
     divided(fields, "num_kv_heads", heads, groups)?;
     let of = |name, default| {
         let expand = fields.number(name, default)?;
-        divided(fields, "num_heads", (hidden as f64 * expand) as usize, heads)
+        divided(fields, "num_heads", fields.scaled(name, hidden as f64 * expand)?, heads)
     };
     Ok(Heads {
         hidden,

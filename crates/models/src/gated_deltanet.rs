@@ -35,7 +35,7 @@ pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, usize, f64)) -> R
         heads,
         groups,
         key,
-        value: value as usize,
+        value: fields.scaled("expand_v", value)?,
         conv: crate::fla::conv(fields, true)?,
         norm_eps: fields.number("norm_eps", 1e-6)?,
         affine: true,

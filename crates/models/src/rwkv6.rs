@@ -36,8 +36,13 @@ pub(crate) fn skeleton(
     let (hidden, layers) = (fields.size("hidden_size", 2048)?, fields.layers("num_hidden_layers", 24)?);
     let bias = Bias::from(fields.flag("norm_bias", true)?);
     let norm = NormConfig::Layer(fields.number("norm_eps", 1e-5)?, bias);
-    let of_ratio = ((hidden as f64 * fields.number("hidden_ratio", ratio)?) as usize).div_ceil(32) * 32;
-    let inner = fields.size("intermediate_size", of_ratio)?;
+    let inner = match fields.some_size("intermediate_size")? {
+        Some(inner) => inner,
+        None => {
+            let ratio = fields.number("hidden_ratio", ratio)?;
+            fields.scaled("hidden_ratio", hidden as f64 * ratio)?.div_ceil(32) * 32
+        }
+    };
     let feed_forward = Some(FeedForwardLayer::ChannelMix(ChannelMixConfig { inner, activation, names: channel_mix }));
     let block = |i: usize| Ok(BlockConfig { norm, mixer: mixer(hidden, i)?, feed_forward });
     Ok(Description {
