@@ -79,12 +79,21 @@ fn attention(fields: &Fields, hidden: usize) -> Result<Vec<(Vec<usize>, Attentio
         let layers = f.ids("layers")?.into_iter().map(|i| i as usize).collect();
         let heads = f.some_size("num_heads")?.ok_or_else(|| f.error("field `attn.num_heads` is missing"))?;
         let head_dim = divided(&f, "attn.num_heads", hidden, heads)?;
+        let groups = f.size("num_kv_heads", heads)?;
+        divided(&f, "attn.num_kv_heads", heads, groups)?;
+        let theta = f.number("rope_theta", 10_000.0)?;
+        if theta <= 0.0 {
+            return Err(f.error(format!("field `attn.rope_theta`: want a number above 0, found {theta}")));
+        }
+        if head_dim % 2 != 0 {
+            return Err(f.error(format!("field `attn.num_heads`: heads of {head_dim} channels cannot be rotated")));
+        }
         let reach = f.some_size("window_size")?.map_or(Reach::Full, Reach::Window);
         let config = AttentionConfig {
-            groups: f.size("num_kv_heads", heads)?,
+            groups,
             head_dim,
             bias: f.flag("qkv_bias", false)?,
-            rotary: Some(rotary(head_dim, f.number("rope_theta", 10_000.0)?)),
+            rotary: Some(rotary(head_dim, theta)),
             reach,
             ..AttentionConfig::new(hidden, heads)
         };

@@ -116,6 +116,11 @@ impl AttentionConfig {
         if width > head_dim || !width.is_multiple_of(2) {
             return wrong(format!("attention: rotary positions of {width} channels in heads of {head_dim}"));
         }
+        if let Some(rotary) = &self.rotary
+            && let Err(error) = rotary.angles(Array2::zeros((1, 1)).view(), 1, ops::context())
+        {
+            return wrong(error.to_string());
+        }
         match self.reach {
             Reach::Window(0) => wrong("attention: a window of 0 tokens".into()),
             Reach::Sinks(Streaming { recent: 0, .. }) => wrong("attention: 0 recent tokens beside the sinks".into()),
