@@ -6,8 +6,7 @@ use longreach_burn as ops;
 use ndarray::Array2;
 
 use super::Shared;
-use super::linear_attention::Qkv;
-use super::parts::{self, Heads, Remembered};
+use super::parts::{self, Heads, Qkv, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Recurrent};
 
@@ -45,7 +44,7 @@ impl CosFormer {
 
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, t) = (&self.config, x.dims()[1]);
-        let [q, k, v] = self.projections.heads(&x, c.heads.heads);
+        let [q, k, v] = self.projections.forward(&x, c.heads.heads);
         // Behind the length the angle stays that of the last position: weights never turn negative.
         let place = |seen: usize, i: usize| (seen + i + 1).min(c.length) as f32;
         let (o, memory) = ops::cosformer(ops::CosFormer {

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
 use super::Shared;
-use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projection, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Linear, Recurrent};
 
@@ -29,9 +29,7 @@ pub struct DeltaRuleConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct DeltaRule {
-    q: Projection,
-    k: Projection,
-    v: Projection,
+    projections: Projections,
     beta: Option<Linear>,
     z: Option<Linear>,
     norm: HeadNorm,
@@ -54,9 +52,7 @@ impl DeltaRule {
         let silu = ops::ConvActivation::Silu;
         let of_keys = if c.features == Pointwise::Silu { silu } else { ops::ConvActivation::None };
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, key], h.conv, of_keys)?,
-            k: Projection::new(b, "k", [h.hidden, key], h.conv, of_keys)?,
-            v: Projection::new(b, "v", [h.hidden, value], h.conv, silu)?,
+            projections: Projections::new(b, h, [key, key, value], [of_keys, silu])?,
             beta: if c.learned_beta { Some(Linear::new(b, "b_proj", h.hidden, h.heads, Bias::No)?) } else { None },
             z: if c.gated { Some(Linear::new(b, "g_proj", h.hidden, value, Bias::No)?) } else { None },
             norm: HeadNorm::new(b, "o_norm", h.value, h.norm_eps, true)?,
@@ -74,9 +70,7 @@ impl DeltaRule {
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, h, [b, t, _]) = (&self.config, &self.config.heads, x.dims());
         let mut remembered = Remembered::of(state.inputs);
-        let q = self.q.forward(x.clone(), &mut remembered);
-        let k = self.k.forward(x.clone(), &mut remembered);
-        let v = self.v.forward(x.clone(), &mut remembered);
+        let [q, k, v] = self.projections.forward(&x, &mut remembered);
         // The convolution has done the silu where there is one.
         let key_features =
             if h.conv.is_some() && c.features == Pointwise::Silu { Pointwise::Identity } else { c.features };

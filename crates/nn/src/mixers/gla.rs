@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
 use super::Shared;
-use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projection, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
@@ -31,9 +31,7 @@ pub struct GlaConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct Gla {
-    q: Projection,
-    k: Projection,
-    v: Projection,
+    projections: Projections,
     gate: LowRank,
     z: Option<Linear>,
     norm: HeadNorm,
@@ -47,13 +45,10 @@ impl Gla {
     pub fn new(b: &mut Builder, c: &GlaConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
-        let [of_q, of_k, of_v] = widths(h);
-        let silu = ops::ConvActivation::Silu;
+        let [_, of_k, _] = widths(h);
         let gated = (h.hidden, h.heads * h.value);
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, of_q], h.conv, silu)?,
-            k: Projection::new(b, "k", [h.hidden, of_k], h.conv, silu)?,
-            v: Projection::new(b, "v", [h.hidden, of_v], h.conv, silu)?,
+            projections: Projections::new(b, h, widths(h), parts::SILU)?,
             gate: b.scope("gk_proj", |b| {
                 let bias = Some(Init::Constant(0.0));
                 LowRank::new(b, ["0", "1"], [h.hidden, c.gate_rank, of_k], bias, Pointwise::Identity)
@@ -73,9 +68,7 @@ impl Gla {
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
         let mut remembered = Remembered::of(state.inputs);
-        let q = self.q.forward(x.clone(), &mut remembered);
-        let k = self.k.forward(x.clone(), &mut remembered);
-        let v = self.v.forward(x.clone(), &mut remembered);
+        let [q, k, v] = self.projections.forward(&x, &mut remembered);
         let g = activation::log_sigmoid(self.gate.forward(x.clone())) / c.normalizer;
         let g = match c.clamp {
             Some(least) => g.clamp_min(least),

@@ -6,7 +6,7 @@ use longreach_burn as ops;
 
 use super::Shared;
 use super::delta_rule::LENGTH_EPS;
-use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projection, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
@@ -24,9 +24,7 @@ pub struct KdaConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct Kda {
-    q: Projection,
-    k: Projection,
-    v: Projection,
+    projections: Projections,
     f: LowRank,
     beta: Linear,
     a_log: Param<Tensor<1>>,
@@ -44,13 +42,10 @@ impl Kda {
         let h = &c.heads;
         h.check(b)?;
         let (key, value, gates) = (h.groups * h.key, h.heads * h.value, h.heads * h.key);
-        let silu = ops::ConvActivation::Silu;
         let none = Pointwise::Identity;
         let of_rates = if c.lower_bound.is_some() { Init::Constant(0.0) } else { Init::LogUniform(1.0, 16.0) };
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, key], h.conv, silu)?,
-            k: Projection::new(b, "k", [h.hidden, key], h.conv, silu)?,
-            v: Projection::new(b, "v", [h.hidden, value], h.conv, silu)?,
+            projections: Projections::new(b, h, [key, key, value], parts::SILU)?,
             f: b.scope("f_proj", |b| LowRank::new(b, ["0", "1"], [h.hidden, h.value, gates], None, none))?,
             beta: Linear::new(b, "b_proj", h.hidden, h.heads, Bias::No)?,
             a_log: b.vector("A_log", h.heads, of_rates)?,
@@ -73,11 +68,9 @@ impl Kda {
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
         let mut remembered = Remembered::of(state.inputs);
-        let [q, k, v] = [&self.q, &self.k, &self.v].map(|p| {
-            let y = p.forward(x.clone(), &mut remembered);
-            // The convolution has done the silu where there is one.
-            if h.conv.is_some() { y } else { activation::silu(y) }
-        });
+        let [q, k, v] = self.projections.forward(&x, &mut remembered);
+        // The convolutions have done the silu where there are some.
+        let [q, k, v] = if h.conv.is_some() { [q, k, v] } else { [q, k, v].map(activation::silu) };
         let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
         let f = parts::heads(self.f.forward(x.clone()) + parts::row(&self.dt_bias), h.heads);
         let rates: Tensor<4> = ops::neg_exp(self.a_log.val()).reshape([1, 1, h.heads, 1]);

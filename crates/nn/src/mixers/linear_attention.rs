@@ -1,13 +1,13 @@
 //! Linear attention. Katharopoulos et al. 2020; as flash-linear-attention builds it, with its learned feature maps.
 
-use burn::module::{Module, Param};
+use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
 use longreach_attention::linear::linear_attention::Map;
 use longreach_burn as ops;
 
 use super::Shared;
 use super::gla::widths;
-use super::parts::{self, HeadNorm, Heads, Projection, Remembered};
+use super::parts::{self, HeadNorm, Heads, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
@@ -66,9 +66,7 @@ pub struct LinearAttentionConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct LinearAttention {
-    q: Projection,
-    k: Projection,
-    v: Projection,
+    projections: Projections,
     map_q: Vec<Linear>,
     /// Empty where it is that of queries.
     map_k: Vec<Linear>,
@@ -86,14 +84,13 @@ impl LinearAttention {
     pub fn new(b: &mut Builder, c: &LinearAttentionConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
-        let [of_q, of_k, of_v] = widths(h);
         let (names, bias): (&[&str], _) = match c.features {
             Features::Fixed(_) | Features::Dpfp => (&[], Bias::No),
             Features::Exp | Features::T2r => (&["layer"], Bias::No),
             Features::Hedgehog => (&["layer"], Bias::Yes),
             Features::Product => (&["layer1", "layer2"], Bias::Yes),
         };
-        let (bound, silu) = ((h.key as f32).powf(-0.5), ops::ConvActivation::Silu);
+        let bound = (h.key as f32).powf(-0.5);
         let map = |b: &mut Builder, of: &str| {
             b.scope(of, |b| {
                 let one = |name: &&str| Linear::with_init(b, name, [h.key, h.key], bias, Init::Uniform(-bound, bound));
@@ -101,9 +98,7 @@ impl LinearAttention {
             })
         };
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, of_q], h.conv, silu)?,
-            k: Projection::new(b, "k", [h.hidden, of_k], h.conv, silu)?,
-            v: Projection::new(b, "v", [h.hidden, of_v], h.conv, silu)?,
+            projections: Projections::new(b, h, widths(h), parts::SILU)?,
             map_q: map(b, "feature_map_q")?,
             map_k: if c.tied { Vec::new() } else { map(b, "feature_map_k")? },
             norm: HeadNorm::new(b, "norm", h.value, h.norm_eps, h.affine)?,
@@ -164,9 +159,8 @@ impl LinearAttention {
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
         let mut remembered = Remembered::of(state.inputs);
-        let q = parts::heads(self.q.forward(x.clone(), &mut remembered), h.heads);
-        let k = parts::heads(self.k.forward(x.clone(), &mut remembered), h.groups);
-        let v = parts::heads(self.v.forward(x, &mut remembered), h.groups);
+        let [q, k, v] = self.projections.forward(&x, &mut remembered);
+        let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let maps = if c.tied { &self.map_q } else { &self.map_k };
         // What is divided by its sum has been mapped; the rest the kernel maps.
         let divided = c.by_sum.contains(&true);
@@ -189,35 +183,4 @@ impl LinearAttention {
         let o = self.norm.forward(o);
         (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
     }
-}
-
-/// For sharing by other mixers with plain projections.
-#[derive(Module, Debug)]
-pub(super) struct Qkv {
-    pub(super) q: Linear,
-    pub(super) k: Linear,
-    pub(super) v: Linear,
-    pub(super) out: Linear,
-}
-
-impl Qkv {
-    /// Projections of as many heads of queries as of keys and values.
-    pub(super) fn new(b: &mut Builder, h: &Heads, bias: Bias, names: [&str; 4]) -> Result<Self, Error> {
-        h.check(b)?;
-        Ok(Self {
-            q: Linear::new(b, names[0], h.hidden, h.heads * h.key, bias)?,
-            k: Linear::new(b, names[1], h.hidden, h.heads * h.key, bias)?,
-            v: Linear::new(b, names[2], h.hidden, h.heads * h.value, bias)?,
-            out: Linear::new(b, names[3], h.heads * h.value, h.hidden, Bias::Yes)?,
-        })
-    }
-
-    pub(super) fn heads(&self, x: &Tensor<3>, n: usize) -> [Tensor<4>; 3] {
-        [&self.q, &self.k, &self.v].map(|p| parts::heads(p.forward(x.clone()), n))
-    }
-}
-
-/// A matrix that is not learned.
-pub(super) fn fixed(matrix: Param<Tensor<2>>) -> Param<Tensor<2>> {
-    matrix.set_require_grad(false)
 }

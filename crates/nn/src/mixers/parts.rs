@@ -38,12 +38,6 @@ pub struct Heads {
 }
 
 impl Heads {
-    /// `H` heads of equal width, as many of keys and values, no convolution.
-    pub fn new(hidden: usize, heads: usize) -> Self {
-        let width = hidden / heads.max(1);
-        Self { hidden, heads, groups: heads, key: width, value: width, conv: None, norm_eps: 1e-5, affine: true }
-    }
-
     pub(super) fn check(&self, b: &Builder) -> Result<(), Error> {
         let Self { heads, groups, key, value, .. } = *self;
         if heads == 0 || groups == 0 || key == 0 || value == 0 || !heads.is_multiple_of(groups) {
@@ -160,6 +154,37 @@ impl Projection {
         }
     }
 }
+
+/// Projections of queries, keys and values, and the convolutions behind them.
+#[derive(Module, Debug)]
+pub struct Projections {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+}
+
+impl Projections {
+    /// Those to these widths; the activations are of the convolutions behind queries and keys, and behind values.
+    pub(super) fn new(
+        b: &mut Builder,
+        h: &Heads,
+        [q, k, v]: [usize; 3],
+        [of_keys, of_values]: [ops::ConvActivation; 2],
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            q: Projection::new(b, "q", [h.hidden, q], h.conv, of_keys)?,
+            k: Projection::new(b, "k", [h.hidden, k], h.conv, of_keys)?,
+            v: Projection::new(b, "v", [h.hidden, v], h.conv, of_values)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor<3>, remembered: &mut Remembered) -> [Tensor<3>; 3] {
+        [&self.q, &self.k, &self.v].map(|p| p.forward(x.clone(), remembered))
+    }
+}
+
+/// The convolutions of queries, keys and values have silu.
+pub(super) const SILU: [ops::ConvActivation; 2] = [ops::ConvActivation::Silu; 2];
 
 /// `[B, T, H D]` → `[B, T, H, D]`
 pub(super) fn heads(x: Tensor<3>, heads: usize) -> Tensor<4> {
@@ -312,4 +337,35 @@ pub(super) fn matrices(h: &Heads, inputs: &[[usize; 2]], key: usize, batch: usiz
 pub(super) fn after(remembered: Remembered, memory: Tensor<4>, mut seen: Vec<usize>, tokens: usize) -> Recurrent {
     seen.iter_mut().for_each(|seen| *seen += tokens);
     Recurrent { inputs: remembered.into_inner(), memory, seen }
+}
+
+/// Plain projections of queries, keys and values, and that of the output, which has a bias.
+#[derive(Module, Debug)]
+pub struct Qkv {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    pub(super) out: Linear,
+}
+
+impl Qkv {
+    /// Projections of as many heads of queries as of keys and values.
+    pub(super) fn new(b: &mut Builder, h: &Heads, bias: Bias, names: [&str; 4]) -> Result<Self, Error> {
+        h.check(b)?;
+        Ok(Self {
+            q: Linear::new(b, names[0], h.hidden, h.heads * h.key, bias)?,
+            k: Linear::new(b, names[1], h.hidden, h.heads * h.key, bias)?,
+            v: Linear::new(b, names[2], h.hidden, h.heads * h.value, bias)?,
+            out: Linear::new(b, names[3], h.heads * h.value, h.hidden, Bias::Yes)?,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &Tensor<3>, n: usize) -> [Tensor<4>; 3] {
+        [&self.q, &self.k, &self.v].map(|p| heads(p.forward(x.clone()), n))
+    }
+}
+
+/// A matrix that is not learned.
+pub(super) fn fixed(matrix: Param<Tensor<2>>) -> Param<Tensor<2>> {
+    matrix.set_require_grad(false)
 }

@@ -6,8 +6,7 @@ use longreach_attention::linear::performer::{Kernel, projection};
 use longreach_burn as ops;
 
 use super::Shared;
-use super::linear_attention::{Qkv, fixed};
-use super::parts::{self, Heads, Remembered};
+use super::parts::{self, Heads, Qkv, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Layout, Precision, Recurrent};
 
@@ -43,7 +42,7 @@ impl Performer {
         let rows = b.scope("fast_attention", |b| {
             b.param("projection_matrix", shape, Layout::Same, Precision::Full, Init::OrthogonalRows)
         })?;
-        Ok(Self { projections, rows: fixed(rows), config: c.clone() })
+        Ok(Self { projections, rows: parts::fixed(rows), config: c.clone() })
     }
 
     /// As it is, with rows drawn anew from standard normal numbers: from time to time in training (§2.4).
@@ -54,7 +53,7 @@ impl Performer {
             let new = projection(m, k, normal).into_iter().collect::<Vec<f32>>();
             Tensor::from_data(TensorData::new(new, [m, k]), &old.device())
         });
-        Self { rows: fixed(rows), ..self }
+        Self { rows: parts::fixed(rows), ..self }
     }
 
     pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
@@ -65,7 +64,7 @@ impl Performer {
 
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, t) = (&self.config, x.dims()[1]);
-        let [q, k, v] = self.projections.heads(&x, c.heads.heads);
+        let [q, k, v] = self.projections.forward(&x, c.heads.heads);
         let (o, memory) = ops::performer(ops::Performer {
             q,
             k,

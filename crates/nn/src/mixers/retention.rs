@@ -11,7 +11,7 @@ use ndarray::Array2;
 
 use super::Shared;
 use super::gla::widths;
-use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projection, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Linear, Recurrent};
 
@@ -33,9 +33,7 @@ pub struct RetentionConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct Retention {
-    q: Projection,
-    k: Projection,
-    v: Projection,
+    projections: Projections,
     z: Option<Linear>,
     norm: HeadNorm,
     out: Linear,
@@ -51,12 +49,9 @@ impl Retention {
         if c.rotary.width > h.key || !c.rotary.width.is_multiple_of(2) {
             return Err(b.error(format!("rotary positions of {} channels in heads of {}", c.rotary.width, h.key)));
         }
-        let [of_q, of_k, of_v] = widths(h);
-        let (silu, inner) = (ops::ConvActivation::Silu, h.heads * h.value);
+        let inner = h.heads * h.value;
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, of_q], h.conv, silu)?,
-            k: Projection::new(b, "k", [h.hidden, of_k], h.conv, silu)?,
-            v: Projection::new(b, "v", [h.hidden, of_v], h.conv, silu)?,
+            projections: Projections::new(b, h, widths(h), parts::SILU)?,
             z: if c.gated { Some(Linear::new(b, "g_proj", h.hidden, inner, Bias::No)?) } else { None },
             norm: HeadNorm::new(b, c.norm, h.value, h.norm_eps, h.affine)?,
             out: Linear::new(b, "o_proj", inner, h.hidden, Bias::No)?,
@@ -72,9 +67,7 @@ impl Retention {
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
         let mut remembered = Remembered::of(state.inputs);
-        let q = self.q.forward(x.clone(), &mut remembered);
-        let k = self.k.forward(x.clone(), &mut remembered);
-        let v = self.v.forward(x.clone(), &mut remembered);
+        let [q, k, v] = self.projections.forward(&x, &mut remembered);
         let positions = Array2::from_shape_fn((state.seen.len(), t), |(b, i)| state.seen[b] + i);
         let end = state.seen.iter().max().map_or(0, |seen| seen + t);
         let angles = c.rotary.angles(positions.view(), end, ops::context()).unwrap_or_else(|e| panic!("{e}"));
