@@ -6,7 +6,7 @@
 
 use longreach_simd::product::{self, Into, Matrix};
 use longreach_simd::split::Part;
-use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
+use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis, Zip, s};
 
 use super::scan;
@@ -125,7 +125,7 @@ impl Call<'_> {
         let width = v.dim().3;
         if !self.causal {
             let sums = self.sums([q, k], with_ones(v, cx).view(), form, state, cx)?;
-            let mut out = Array4::zeros(v.dim());
+            let mut out = fresh(v.dim());
             by_tokens(cx, &mut out, |t, out| {
                 let sums = sums.slice(s![.., t, .., ..]);
                 Zip::from(out.rows_mut()).and(sums.rows()).for_each(|mut out, sums| {
@@ -208,7 +208,7 @@ impl Call<'_> {
         let values = values.as_slice().ok_or(layout("v"))?;
         let (q, k) = (q.as_slice().ok_or(layout("q"))?, k.as_slice().ok_or(layout("k"))?);
         let states = state.as_slice_mut().ok_or(layout("state"))?;
-        let mut out = Array4::zeros((b, t, h, width));
+        let mut out = fresh((b, t, h, width));
         let outs = out.as_slice_mut().unwrap_or_default();
         for (s, range) in self.sequences.ranges(op, b, t)?.into_iter().enumerate() {
             for head in 0..h {
@@ -263,7 +263,7 @@ impl Call<'_> {
         let values = with_ones(v, cx);
         let sums = self.sums([q, k], values.view(), Form::Chunk, state.to_owned().view_mut(), cx)?;
         let width = v.dim().3;
-        let mut d_sums = Array4::zeros(sums.dim());
+        let mut d_sums = fresh(sums.dim());
         by_tokens(cx, &mut d_sums, |t, d_sums| {
             let rows = sums.slice(s![.., t.clone(), .., ..]);
             let d_o = d_o.slice(s![.., t, .., ..]);
@@ -347,12 +347,18 @@ impl Kernel for Denominator<'_, '_> {
 /// A column of ones after the values: its sum is that of the keys' features.
 fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
     let (b, t, h, width) = v.dim();
-    let mut out = Array4::zeros((b, t, h, width + 1));
+    let mut out = fresh((b, t, h, width + 1));
     by_tokens(cx, &mut out, |t, out| {
         out.slice_mut(s![.., .., .., ..width]).assign(&v.slice(s![.., t, .., ..]));
         out.slice_mut(s![.., .., .., width]).fill(1.0);
     });
     out
+}
+
+/// An array to be written by several threads: its memory comes where it is first touched.
+pub(crate) fn fresh(shape: (usize, usize, usize, usize)) -> Array4<f32> {
+    let (a, b, c, d) = shape;
+    Array4::from_shape_vec(shape, memory::zeros(a * b * c * d)).expect("as many numbers as the shape has")
 }
 
 /// Some tokens at a time, over all threads.

@@ -5,8 +5,9 @@
 //! State `[S, H, K, V]` f32 · O(T H K V) time. Qin et al. 2024 (HGRN2), eq. 6.
 
 use longreach_simd::{Cx, math};
-use ndarray::{Array4, ArrayView4};
+use ndarray::{Array4, ArrayView4, s};
 
+use super::features::{by_tokens, fresh};
 use super::gla;
 use crate::Sequences;
 
@@ -52,7 +53,8 @@ impl<F: Copy> Inputs<'_, F> {
 
 /// `1 − e^g`, exact also where little is let go.
 fn keys(g: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
-    let mut k = g.as_standard_layout().into_owned();
+    let mut k = fresh(g.dim());
+    by_tokens(cx, &mut k, |t, out| out.assign(&g.slice(s![.., t, .., ..])));
     math::one_minus_exp(cx, k.as_slice_mut().unwrap_or_default());
     k
 }

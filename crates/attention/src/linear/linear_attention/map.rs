@@ -4,7 +4,7 @@ use longreach_simd::Cx;
 use ndarray::{Array4, ArrayView4, Zip, s};
 
 use super::Map;
-use crate::linear::features::{by_tokens, exponentials};
+use crate::linear::features::{by_tokens, exponentials, fresh};
 
 impl Map {
     /// In f64, as they read.
@@ -32,7 +32,7 @@ impl Map {
     /// `[B, T, G, K]` to `[B, T, G, F]`.
     pub(super) fn apply(self, x: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         let (b, t, g, k) = x.dim();
-        let mut out = Array4::zeros((b, t, g, self.features(k)));
+        let mut out = fresh((b, t, g, self.features(k)));
         by_tokens(cx, &mut out, |t, out| {
             for (mut out, x) in out.rows_mut().into_iter().zip(x.slice(s![.., t, .., ..]).rows()) {
                 // A token's rows are contiguous: what calls this has checked it.
@@ -67,7 +67,7 @@ impl Map {
     /// The gradient to `x` from that to its features `f`.
     pub(super) fn backward(self, x: ArrayView4<'_, f32>, f: &Array4<f32>, d: &Array4<f32>, cx: &Cx) -> Array4<f32> {
         let k = x.dim().3;
-        let mut out = Array4::zeros(x.dim());
+        let mut out = fresh(x.dim());
         by_tokens(cx, &mut out, |t, out| {
             let part = |of: &Array4<f32>| of.slice(s![.., t.clone(), .., ..]).to_owned();
             let (x, f, d) = (x.slice(s![.., t.clone(), .., ..]), part(f), part(d));

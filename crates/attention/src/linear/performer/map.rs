@@ -5,7 +5,7 @@ use longreach_simd::product::{self, Into, Matrix};
 use ndarray::{Array2, Array4, ArrayView4, s};
 
 use super::{Inputs, Kernel};
-use crate::linear::features::{by_tokens, exponentials};
+use crate::linear::features::{by_tokens, exponentials, fresh};
 
 impl Inputs<'_, f64> {
     /// In f64, as they read.
@@ -40,7 +40,7 @@ impl Inputs<'_> {
         let ((b, t, g, k), m, features) = (x.dim(), self.w.dim().0, self.features());
         let scaled = self.scaled(x);
         let rows = self.w.as_standard_layout();
-        let mut out = Array4::zeros((b, t, g, features));
+        let mut out = fresh((b, t, g, features));
         let size = product::Sizes { m: b * t * g, n: m, k };
         if let (Some(x), Some(w), Some(out)) = (scaled.as_slice(), rows.as_slice(), out.as_slice_mut()) {
             product::matmul(cx, size, Matrix::rows(x, k), Matrix::rows(w, k).t(), Into::Set, out, features);

@@ -11,6 +11,7 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Head, Inputs, OP, Tokens, heads};
+use crate::linear::features::fresh;
 use crate::{Error, error};
 
 /// Tokens in a chunk.
@@ -18,7 +19,7 @@ pub const CHUNK: usize = 64;
 
 /// The scan of whole sequences or long chunks of them. `state` `[S, H, K, V]` is read and left for the next chunk.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    let mut out = Array4::from_elem(x.v.dim(), f32::NAN);
+    let mut out = fresh(x.v.dim());
     chunk_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
     Ok(out)
 }

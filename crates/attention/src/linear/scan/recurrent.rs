@@ -13,6 +13,7 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Head, Inputs, OP, Tokens, heads};
+use crate::linear::features::fresh;
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -26,7 +27,7 @@ const LIMIT: f64 = 30.0;
 
 /// The scan of whole sequences or chunks of them. `state` `[S, H, K, V]` is read and left for the next chunk.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    let mut out = Array4::from_elem(x.v.dim(), f32::NAN);
+    let mut out = fresh(x.v.dim());
     recurrent_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
     Ok(out)
 }
