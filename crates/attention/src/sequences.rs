@@ -63,6 +63,37 @@ where
     Ok(out)
 }
 
+/// The tokens of a view `[B, T, …]`, each a slice.
+#[derive(Debug)]
+pub(crate) enum Rows<'a> {
+    /// One behind the other, each so wide.
+    Even(&'a [f32], usize),
+    /// Anywhere.
+    Each(Vec<&'a [f32]>),
+}
+
+impl<'a> Rows<'a> {
+    pub(crate) fn of<D>(op: &'static str, input: &'static str, x: &'a ArrayView<'_, f32, D>) -> Result<Self, Error>
+    where
+        D: Dimension + RemoveAxis,
+        D::Smaller: RemoveAxis,
+    {
+        match x.as_slice() {
+            Some(all) if !all.is_empty() => Ok(Self::Even(all, all.len() / (x.shape()[0] * x.shape()[1]))),
+            _ => tokens(op, input, x).map(Self::Each),
+        }
+    }
+
+    /// Token `t`.
+    #[inline(always)]
+    pub(crate) fn get(&self, t: usize) -> &'a [f32] {
+        match self {
+            Self::Even(all, width) => &all[t * width..(t + 1) * width],
+            Self::Each(rows) => rows[t],
+        }
+    }
+}
+
 /// The numbers of a view in row-major order; copied only if they do not lie so.
 pub(crate) fn contiguous<'v, F: Copy, D: Dimension>(x: &'v ArrayView<'_, F, D>) -> Cow<'v, [F]> {
     x.as_slice().map_or_else(|| x.iter().copied().collect(), Cow::Borrowed)

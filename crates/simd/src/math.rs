@@ -72,8 +72,27 @@ pub fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
 /// `out ← by · x`
 #[inline(always)]
 pub fn scale_into<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
-    for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
-        s.store_part(out, s.mul(s.splat(by), s.load_part(x)));
+    let by = s.splat(by);
+    let (mut x, mut out) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
+    for (x, out) in x.by_ref().zip(out.by_ref()) {
+        s.store(out, s.mul(by, s.load(x)));
+    }
+    let (x, out) = (x.remainder(), out.into_remainder());
+    if !x.is_empty() {
+        s.store_part(out, s.mul(by, s.load_part(x)));
+    }
+}
+
+/// `out ← x`, of rows too short for a call of the library's.
+#[inline(always)]
+pub fn copy<S: Lanes>(s: S, x: &[f32], out: &mut [f32]) {
+    let (mut x, mut out) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
+    for (x, out) in x.by_ref().zip(out.by_ref()) {
+        s.store(out, s.load(x));
+    }
+    let (x, out) = (x.remainder(), out.into_remainder());
+    if !x.is_empty() {
+        s.store_part(out, s.load_part(x));
     }
 }
 

@@ -5,13 +5,15 @@ use std::ops::Range;
 use longreach_simd::cache::Soon;
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
-use longreach_simd::{Cx, Kernel, Lanes, math, memory};
+use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::backward::times;
-use super::pass::{Ask, Carry, Nothing, Pass, TOKENS, gather, read};
+use super::pass::{Ask, Carry, Nothing, Pass, Step, read};
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
+
+/// Tokens whose rows are gathered at a time.
+const TOKENS: usize = 64;
 
 /// The outputs, `[B, T, H, V]`; `state: [S, H, K, V]` is read and left for the next tokens.
 pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
@@ -31,7 +33,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
             let heads = n * block..((n + 1) * block).min(h);
             let (states_of, others) = std::mem::take(&mut states).split_at_mut(heads.len() * k * v);
             states = others;
-            tasks.push(Heads { x: &input, range: range.clone(), heads, out, states: states_of });
+            tasks.push(Heads { x: &input, isa: cx.isa, range: range.clone(), heads, out, states: states_of });
         }
     }
     cx.team.for_each(tasks, |heads| cx.isa.run(heads));
@@ -41,6 +43,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
 /// Some heads of one sequence.
 struct Heads<'a, 'o> {
     x: &'a Tokens<'a>,
+    isa: Isa,
     range: Range<usize>,
     heads: Range<usize>,
     /// A token's `[heads, V]`.
@@ -59,11 +62,10 @@ struct Next<'a, 't, 'o> {
 }
 
 impl Ask for Next<'_, '_, '_> {
-    #[inline(always)]
-    fn rows(&self, t: usize, soon: &mut Soon) {
-        self.x.rows(self.first + t, self.h, soon);
+    fn rows(&self, i: usize, soon: &mut Soon) {
+        self.x.rows(self.first + i, self.h, true, soon);
         let (out, first, of_head) = &self.out;
-        out.soon(first + t, of_head.clone(), soon);
+        out.soon(first + i, of_head.clone(), soon);
     }
 }
 
@@ -74,15 +76,17 @@ pub(super) struct Correct<'a> {
 
 impl<const P: usize> Carry<1, P> for Correct<'_> {
     #[inline(always)]
-    fn carry<S: Lanes>(
-        &self,
-        s: S,
-        t: usize,
-        [here, next]: [Range<usize>; 2],
-        written: &mut [&mut [f32]; 1],
-        out: &[&mut [f32]; P],
-    ) {
-        correct(s, self.beta[t + 1], &out[P - 1][here], &mut written[0][next]);
+    fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; 1], out: &[&mut [f32]; P]) {
+        let Step { tokens: [_, next], columns: [from, to] } = step;
+        correct(s, self.beta[next], &out[P - 1][from], &mut written[0][to]);
+    }
+}
+
+/// `a ⊙ b`
+#[inline(always)]
+pub(super) fn times(a: &[f32], b: &[f32], out: &mut [f32]) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        *out = a * b;
     }
 }
 
@@ -99,15 +103,9 @@ pub(super) struct Move;
 
 impl<const P: usize> Carry<2, P> for Move {
     #[inline(always)]
-    fn carry<S: Lanes>(
-        &self,
-        _: S,
-        _: usize,
-        [here, next]: [Range<usize>; 2],
-        written: &mut [&mut [f32]; 2],
-        out: &[&mut [f32]; P],
-    ) {
-        written[1][next].copy_from_slice(&out[P - 1][here]);
+    fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; 2], out: &[&mut [f32]; P]) {
+        let [from, to] = step.columns;
+        math::copy(s, &out[P - 1][from], &mut written[1][to]);
     }
 }
 
@@ -115,7 +113,7 @@ impl Kernel for Heads<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        let Self { x, ref range, ref heads, .. } = self;
+        let Self { x, isa, ref range, ref heads, .. } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let most = TOKENS.min(range.len());
         let scratch = &mut Scratch::new(most * (4 * k + gates + 4 * v + 1) + k + heads.len() * v);
@@ -151,8 +149,8 @@ impl Kernel for Heads<'_, '_> {
             let tokens = first..(first + TOKENS).min(range.end);
             let n = tokens.len();
             for (r, t) in tokens.clone().enumerate() {
-                keys[r * k..(r + 1) * k].copy_from_slice(x.k(t, h));
-                values[r * v..(r + 1) * v].copy_from_slice(x.v(t, h));
+                math::copy(s, x.k(t, h), &mut keys[r * k..(r + 1) * k]);
+                math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
                 let q = &mut q[r * k..(r + 1) * k];
                 match early {
                     true if t + 1 == range.end => q.fill(0.0),
@@ -171,34 +169,48 @@ impl Kernel for Heads<'_, '_> {
                 }
             }
             let decay = x.decay(&left[..n * gates], false);
-            let (tokens_of, rows, columns) = (n, k, v);
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
             let out_of = (&self.out, first - range.start, of_head.clone());
-            let ask = Next { x, first: next.0, h: next.1, out: out_of };
-            if let Some([_, b]) = &x.erase {
-                gather(tokens.clone().map(|t| &b[t][h * k..(h + 1) * k]), into);
+            let ask = &Next { x, first: next.0, h: next.1, out: out_of };
+            let (tokens_of, rows, columns, matrix, back) = (n, k, v, state, false);
+            if x.erase.is_some() {
+                for (r, t) in tokens.clone().enumerate() {
+                    math::copy(s, x.b(t, h), &mut into[r * k..(r + 1) * k]);
+                }
                 moved[..v].copy_from_slice(carried);
                 let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }.run(s, state, &Move, &ask);
+                let tokens = tokens_of;
+                isa.run(Pass {
+                    tokens,
+                    rows,
+                    columns,
+                    matrix,
+                    back,
+                    decay,
+                    write,
+                    written,
+                    read,
+                    out,
+                    carry: Move,
+                    ask,
+                });
             } else if x.beta.is_some() {
                 correct(s, beta[0], carried, &mut values[..v]);
                 let (write, written) = ([&*keys], [&mut *values]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
-                let correct = Correct { beta };
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }
-                    .run(s, state, &correct, &ask);
+                let (tokens, carry) = (tokens_of, Correct { beta });
+                isa.run(Pass { tokens, rows, columns, matrix, back, decay, write, written, read, out, carry, ask });
             } else {
-                let (write, written, read) = ([&*keys], [&mut *values], [&*q]);
-                let out = [&mut *out];
-                Pass { tokens: tokens_of, rows, columns, decay, write, written, read, out }
-                    .run(s, state, &Nothing, &ask);
+                let (write, written, read, out) = ([&*keys], [&mut *values], [&*q], [&mut *out]);
+                let (tokens, carry) = (tokens_of, Nothing);
+                isa.run(Pass { tokens, rows, columns, matrix, back, decay, write, written, read, out, carry, ask });
             }
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];
                 let Some(bonus) = &x.bonus else {
-                    to.copy_from_slice(&out[r * v..(r + 1) * v]);
+                    math::copy(s, &out[r * v..(r + 1) * v], to);
                     continue;
                 };
                 to.copy_from_slice(if r == 0 { carried } else { &out[(r - 1) * v..r * v] });

@@ -17,7 +17,7 @@ use longreach_simd::cache::Soon;
 use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
-use crate::sequences::tokens;
+use crate::sequences::Rows;
 use crate::{Error, Sequences, error};
 
 mod backward;
@@ -163,14 +163,14 @@ pub(crate) struct Gradient {
 struct Tokens<'a> {
     dims: Dims,
     ranges: Vec<Range<usize>>,
-    q: Vec<&'a [f32]>,
-    k: Vec<&'a [f32]>,
-    v: Vec<&'a [f32]>,
+    q: Rows<'a>,
+    k: Rows<'a>,
+    v: Rows<'a>,
     /// `[H]` or `[H K]`
-    g: Option<Vec<&'a [f32]>>,
+    g: Option<Rows<'a>>,
     by_key: bool,
-    beta: Option<Vec<&'a [f32]>>,
-    erase: Option<[Vec<&'a [f32]>; 2]>,
+    beta: Option<Rows<'a>>,
+    erase: Option<[Rows<'a>; 2]>,
     /// Rows contiguous.
     bonus: Option<Array2<f32>>,
     scale: f32,
@@ -182,29 +182,32 @@ impl<'a> Tokens<'a> {
         let dims = x.shapes(state)?;
         let g = match &x.gate {
             Gate::None => None,
-            Gate::Token(g) => Some(tokens(op, "g", g)?),
-            Gate::Key(g) => Some(tokens(op, "g", g)?),
+            Gate::Token(g) => Some(Rows::of(op, "g", g)?),
+            Gate::Key(g) => Some(Rows::of(op, "g", g)?),
         };
         let above = AtomicBool::new(false);
-        cx.team.for_each(g.iter().flat_map(|g| g.chunks(256)), |tokens| {
-            let any = tokens.iter().any(|token| token.iter().fold(false, |any, g| any | (*g > 0.0)));
-            above.fetch_or(any, Ordering::Relaxed);
-        });
+        if let Some(g) = &g {
+            let all = dims.b * dims.t;
+            cx.team.for_each((0..all).step_by(256).map(|t| t..(t + 256).min(all)), |mut tokens| {
+                let any = tokens.any(|t| g.get(t).iter().fold(false, |any, g| any | (*g > 0.0)));
+                above.fetch_or(any, Ordering::Relaxed);
+            });
+        }
         if above.into_inner() {
             x.check(state)?;
         }
         let (mut beta, mut erase) = (None, None);
         match &x.erase {
             Erase::None => {}
-            Erase::Own(of) => beta = Some(tokens(op, "beta", of)?),
-            Erase::General { a, b } => erase = Some([tokens(op, "a", a)?, tokens(op, "b", b)?]),
+            Erase::Own(of) => beta = Some(Rows::of(op, "beta", of)?),
+            Erase::General { a, b } => erase = Some([Rows::of(op, "a", a)?, Rows::of(op, "b", b)?]),
         }
         Ok(Self {
             dims,
             ranges: x.sequences.ranges(op, dims.b, dims.t)?,
-            q: tokens(op, "q", &x.q)?,
-            k: tokens(op, "k", &x.k)?,
-            v: tokens(op, "v", &x.v)?,
+            q: Rows::of(op, "q", &x.q)?,
+            k: Rows::of(op, "k", &x.k)?,
+            v: Rows::of(op, "v", &x.v)?,
             g,
             by_key: matches!(x.gate, Gate::Key(_)),
             beta,
@@ -228,23 +231,38 @@ impl<'a> Tokens<'a> {
     #[inline(always)]
     fn q(&self, t: usize, h: usize) -> &'a [f32] {
         let at = self.group(h) * self.dims.k;
-        &self.q[t][at..at + self.dims.k]
+        &self.q.get(t)[at..at + self.dims.k]
     }
 
     #[inline(always)]
     fn k(&self, t: usize, h: usize) -> &'a [f32] {
         let at = self.group(h) * self.dims.k;
-        &self.k[t][at..at + self.dims.k]
+        &self.k.get(t)[at..at + self.dims.k]
     }
 
     #[inline(always)]
     fn v(&self, t: usize, h: usize) -> &'a [f32] {
-        &self.v[t][h * self.dims.v..(h + 1) * self.dims.v]
+        self.of_value(&self.v, t, h)
+    }
+
+    /// A head's part of rows that are as wide as the values.
+    #[inline(always)]
+    fn of_value(&self, rows: &Rows<'a>, t: usize, h: usize) -> &'a [f32] {
+        &rows.get(t)[h * self.dims.v..(h + 1) * self.dims.v]
+    }
+
+    /// `b_t`: where what is erased goes, if not to the own key.
+    #[inline(always)]
+    fn b(&self, t: usize, h: usize) -> &'a [f32] {
+        match &self.erase {
+            Some([_, b]) => &b.get(t)[h * self.dims.k..(h + 1) * self.dims.k],
+            None => &[],
+        }
     }
 
     #[inline(always)]
     fn beta(&self, t: usize, h: usize) -> f32 {
-        self.beta.as_ref().map_or(1.0, |beta| beta[t][h])
+        self.beta.as_ref().map_or(1.0, |beta| beta.get(t)[h])
     }
 
     /// The factors that the gate leaves at token `t`: a number, or one a key channel.
@@ -254,7 +272,7 @@ impl<'a> Tokens<'a> {
             out.fill(1.0);
             return;
         };
-        let g = &g[t][h * out.len()..(h + 1) * out.len()];
+        let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
         for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
             s.store_part(out, math::exp(s, s.load_part(g)));
         }
@@ -263,39 +281,53 @@ impl<'a> Tokens<'a> {
     /// `a_t`: what reads that which is erased.
     #[inline(always)]
     fn erasing<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
-        if let Some([a, _]) = &self.erase {
-            out.copy_from_slice(&a[t][h * out.len()..(h + 1) * out.len()]);
-            return;
-        }
         let mut one = [1.0];
-        let k = self.k(t, h);
-        if self.by_key {
+        if self.erase.is_some() {
+            self.erasing_by(s, t, h, &one, out);
+        } else if self.by_key {
             self.left(s, t, h, out);
-            for (out, k) in out.chunks_mut(S::LANES).zip(k.chunks(S::LANES)) {
+            for (out, k) in out.chunks_mut(S::LANES).zip(self.k(t, h).chunks(S::LANES)) {
                 s.store_part(out, s.mul(s.load_part(out), s.load_part(k)));
             }
         } else {
             self.left(s, t, h, &mut one);
-            math::scale_into(s, one[0], k, out);
+            self.erasing_by(s, t, h, &one, out);
+        }
+    }
+
+    /// As [`Tokens::erasing`], where it is known what the gate leaves.
+    #[inline(always)]
+    fn erasing_by<S: Lanes>(&self, s: S, t: usize, h: usize, left: &[f32], out: &mut [f32]) {
+        if let Some([a, _]) = &self.erase {
+            math::copy(s, &a.get(t)[h * out.len()..(h + 1) * out.len()], out);
+        } else if self.by_key {
+            let k = self.k(t, h).chunks(S::LANES);
+            for ((out, k), left) in out.chunks_mut(S::LANES).zip(k).zip(left.chunks(S::LANES)) {
+                s.store_part(out, s.mul(s.load_part(left), s.load_part(k)));
+            }
+        } else {
+            math::scale_into(s, left[0], self.k(t, h), out);
         }
     }
 
     /// The rows of a token, if there is such a one.
     #[inline(always)]
-    fn rows(&self, t: usize, h: usize, soon: &mut Soon) {
-        if t >= self.q.len() {
+    fn rows(&self, t: usize, h: usize, queries: bool, soon: &mut Soon) {
+        if t >= self.dims.b * self.dims.t {
             return;
         }
-        soon.add(self.q(t, h));
+        if queries {
+            soon.add(self.q(t, h));
+        }
         soon.add(self.k(t, h));
         soon.add(self.v(t, h));
         let of_keys = h * self.dims.k..(h + 1) * self.dims.k;
         if let Some(g) = self.g.as_ref().filter(|_| self.by_key) {
-            soon.add(&g[t][of_keys.clone()]);
+            soon.add(&g.get(t)[of_keys.clone()]);
         }
         if let Some([a, b]) = &self.erase {
-            soon.add(&a[t][of_keys.clone()]);
-            soon.add(&b[t][of_keys]);
+            soon.add(&a.get(t)[of_keys.clone()]);
+            soon.add(&b.get(t)[of_keys]);
         }
     }
 

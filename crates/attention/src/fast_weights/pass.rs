@@ -4,18 +4,18 @@
 //! $$ X_t = \gamma_t \odot X_{t-1} + \sum_m u^m_t (y^m_t)^\top, \qquad o^m_t = X_t^\top p^m_t $$
 //!
 //! Lanes run along the columns. So many columns are taken at a time that all rows of them stay in the first cache while the tokens of a chunk
-//! pass: a cell costs as many operations as the equation has, and is loaded and stored once a token. On a CPU, whose matrix products are made
-//! of the same operations, the products of a chunked form are no cheaper.
+//! pass: a cell costs as many operations as the equation has, and is loaded and stored once for two tokens. On a CPU, whose matrix products are
+//! made of the same operations, the products of a chunked form are no cheaper.
 
 use std::ops::Range;
 
-use longreach_simd::Lanes;
 use longreach_simd::cache::Soon;
+use longreach_simd::{Kernel, Lanes, math};
 
-/// Tokens whose rows are gathered at a time.
-pub(super) const TOKENS: usize = 64;
 /// Vectors of a row that are taken at a time.
 const WIDE: usize = 4;
+/// The least that may be left of a matrix before its decay is taken into it.
+const LEAST: f32 = 1e-13;
 
 /// How the matrix is decayed at each token: factors, not logarithms.
 #[derive(Clone, Copy)]
@@ -29,10 +29,14 @@ pub(super) enum Decay<'a> {
 }
 
 /// What `W` writes and `P` reads a token do to the matrix.
-pub(super) struct Pass<'a, const W: usize, const P: usize> {
+pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
     pub(super) tokens: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
+    /// `[rows, columns]`
+    pub(super) matrix: &'a mut [f32],
+    /// Whether the last token comes first. Where a token's numbers lie does not depend on it.
+    pub(super) back: bool,
     pub(super) decay: Decay<'a>,
     /// `u: [tokens, rows]`
     pub(super) write: [&'a [f32]; W],
@@ -42,6 +46,16 @@ pub(super) struct Pass<'a, const W: usize, const P: usize> {
     pub(super) read: [&'a [f32]; P],
     /// `o: [tokens, columns]`
     pub(super) out: [&'a mut [f32]; P],
+    pub(super) carry: C,
+    pub(super) ask: &'a dyn Ask,
+}
+
+/// Some columns of a token and of the one that comes after it.
+pub(super) struct Step {
+    /// Where the tokens stand.
+    pub(super) tokens: [usize; 2],
+    /// Where their columns stand.
+    pub(super) columns: [Range<usize>; 2],
 }
 
 /// What a token's reads change of what the next one writes.
@@ -49,28 +63,20 @@ pub(super) trait Carry<const W: usize, const P: usize> {
     /// Whether anything is: the last read then has to be known before the next token is written.
     const CARRIES: bool = true;
 
-    /// Token `t` has been read: a few of its columns, given by where they stand in `out`, and where those of the next token stand in `written`.
-    fn carry<S: Lanes>(
-        &self,
-        s: S,
-        t: usize,
-        at: [Range<usize>; 2],
-        written: &mut [&mut [f32]; W],
-        out: &[&mut [f32]; P],
-    );
+    /// The first of two tokens has been read.
+    fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; W], out: &[&mut [f32]; P]);
 }
 
 /// What is asked of memory while a token passes: the rows that the next pass will gather lie far apart, and come while this one computes.
 pub(super) trait Ask {
-    /// The rows that are wanted in return for token `t` of this pass.
-    fn rows(&self, t: usize, soon: &mut Soon);
+    /// The rows that are wanted in return for the `i`th token of this pass.
+    fn rows(&self, i: usize, soon: &mut Soon);
 }
 
 /// Nothing.
 pub(super) struct Nothing;
 
 impl Ask for Nothing {
-    #[inline(always)]
     fn rows(&self, _: usize, _: &mut Soon) {}
 }
 
@@ -78,146 +84,170 @@ impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
     const CARRIES: bool = false;
 
     #[inline(always)]
-    fn carry<S: Lanes>(&self, _: S, _: usize, _: [Range<usize>; 2], _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
+    fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
 }
 
 const TOKEN: u8 = 0;
 const ROWS: u8 = 1;
 const COLUMNS: u8 = 2;
 
-impl<const W: usize, const P: usize> Pass<'_, W, P> {
-    /// Takes `matrix: [rows, columns]` through the tokens.
+impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P> {
+    type Output = ();
     #[inline(always)]
-    pub(super) fn run<S: Lanes, C: Carry<W, P>>(mut self, s: S, matrix: &mut [f32], carry: &C, ask: &impl Ask) {
+    fn run<S: Lanes>(mut self, s: S) {
         match self.decay {
-            Decay::Token(by) => self.all::<S, C, TOKEN>(s, by, matrix, carry, ask),
-            Decay::Rows(by) => self.all::<S, C, ROWS>(s, by, matrix, carry, ask),
-            Decay::Columns(by) => self.all::<S, C, COLUMNS>(s, by, matrix, carry, ask),
+            Decay::Token(by) => self.all::<S, TOKEN>(s, by),
+            Decay::Rows(by) => self.all::<S, ROWS>(s, by),
+            Decay::Columns(by) => self.all::<S, COLUMNS>(s, by),
         }
     }
+}
 
+impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
     #[inline(always)]
-    fn all<S: Lanes, C: Carry<W, P>, const BY: u8>(
-        &mut self,
-        s: S,
-        by: &[f32],
-        matrix: &mut [f32],
-        carry: &C,
-        ask: &impl Ask,
-    ) {
+    fn all<S: Lanes, const BY: u8>(&mut self, s: S, by: &[f32]) {
+        // Two tokens at a time need some thirty registers.
+        let paired = S::LANES >= 16 && W * P < 4;
         let mut at = 0;
         while at + WIDE * S::LANES <= self.columns {
-            // Two tokens at a time need some thirty registers.
-            let paired = if S::LANES >= 16 && W * P < 4 {
-                self.pairs::<S, C, BY, WIDE>(s, by, matrix, at, carry, ask)
-            } else {
-                0
-            };
-            self.some::<S, C, BY, WIDE>(s, by, matrix, at, paired, carry, ask);
+            let mut i = 0;
+            while i < self.tokens {
+                let end = if paired { self.in_pairs::<BY>(by, i) } else { i };
+                if end > i {
+                    self.pairs::<S, BY, WIDE>(s, by, at, i..end);
+                    i = end;
+                } else {
+                    let end = if paired { i + 1 } else { self.tokens };
+                    self.some::<S, BY, WIDE>(s, by, at, i..end);
+                    i = end;
+                }
+            }
             at += WIDE * S::LANES;
         }
         while at < self.columns {
-            self.some::<S, C, BY, 1>(s, by, matrix, at, 0, carry, ask);
+            self.some::<S, BY, 1>(s, by, at, 0..self.tokens);
             at += S::LANES;
         }
     }
 
-    /// The columns from `at` on, `N` vectors of them, two tokens at a time, so that the matrix is loaded and stored once for both → how many tokens
-    /// that were. What the first of two reads for the second to be written is put together of what the matrix before both gives and what the first
-    /// writes: `S_aᵀ p = S_{a−1}ᵀ (γ_a ⊙ p) + Σ (u_a · p) y_a`.
+    /// Where the `i`th token of the pass stands.
     #[inline(always)]
-    fn pairs<S: Lanes, C: Carry<W, P>, const BY: u8, const N: usize>(
-        &mut self,
-        s: S,
-        by: &[f32],
-        matrix: &mut [f32],
-        at: usize,
-        carry: &C,
-        ask: &impl Ask,
-    ) -> usize {
+    fn token(&self, i: usize) -> usize {
+        if self.back { self.tokens - 1 - i } else { i }
+    }
+
+    /// The end of the tokens from the `i`th on that are taken two at a time: all, or as many as leave enough of the matrix.
+    #[inline(always)]
+    fn in_pairs<const BY: u8>(&self, by: &[f32], i: usize) -> usize {
+        let all = i + (self.tokens - i) / 2 * 2;
+        if BY != TOKEN {
+            return all;
+        }
+        let (mut left, mut end) = (1.0, i);
+        while end < all {
+            left *= by[self.token(end)] * by[self.token(end + 1)];
+            // Also false for what is no number.
+            if !(left >= LEAST) {
+                break;
+            }
+            end += 2;
+        }
+        end
+    }
+
+    /// The columns from `at` on, `N` vectors of them, an even number of tokens two at a time, so that the matrix is loaded and stored once for both.
+    /// What the first of two reads for the second to be written is put together of what the matrix before both gives and what the first
+    /// writes: `S_aᵀ p = S_{a−1}ᵀ (γ_a ⊙ p) + Σ (u_a · p) y_a`. With one factor a token the matrix itself is not decayed but once, at the end: what is
+    /// written is divided, and what is read multiplied, by the product `left` of the factors so far.
+    #[inline(always)]
+    fn pairs<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
         let (rows, columns) = (self.rows, self.columns);
         let end = at + N * S::LANES;
         let zero = s.splat(0.0);
-        let pairs = self.tokens / 2;
         // What the matrix as it is gives to the last read of the token that comes; its decay over rows is in it already.
         let mut ahead = [zero; N];
-        if C::CARRIES && pairs > 0 {
-            let p = &self.read[P - 1][..rows];
-            for (r, row) in matrix.chunks_exact(columns).enumerate() {
+        if C::CARRIES {
+            let t = self.token(tokens.start);
+            let p = &self.read[P - 1][t * rows..(t + 1) * rows];
+            let by = if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
+            for (r, row) in self.matrix.chunks_exact(columns).enumerate() {
                 let p = s.splat(if BY == ROWS { by[r] * p[r] } else { p[r] });
                 for (i, ahead) in ahead.iter_mut().enumerate() {
                     *ahead = s.fma(p, s.load(&row[at + i * S::LANES..]), *ahead);
                 }
             }
         }
-        for a in (0..pairs).map(|pair| 2 * pair) {
-            let b = a + 1;
+        let mut left = 1.0;
+        for i in tokens.clone().step_by(2) {
+            let [a, b] = [i, i + 1].map(|i| self.token(i));
             let mut soon = Soon::none();
             if at == 0 {
-                ask.rows(a, &mut soon);
-                ask.rows(b, &mut soon);
+                self.ask.rows(i, &mut soon);
+                self.ask.rows(i + 1, &mut soon);
             }
-            let here = a * columns + at..a * columns + end;
-            let next = b * columns + at..b * columns + end;
-            let factors = |t: usize| {
-                let mut factor = [s.splat(if BY == TOKEN { by[t] } else { 1.0 }); N];
-                if BY == COLUMNS {
-                    load(s, &by[t * columns + at..t * columns + end], &mut factor);
-                }
-                factor
-            };
-            let [mut by_a, mut by_b] = [factors(a), factors(b)];
+            let of_a = a * columns + at..a * columns + end;
+            let of_b = b * columns + at..b * columns + end;
+            let (mut by_a, mut by_b) = ([zero; N], [zero; N]);
+            if BY == COLUMNS {
+                load(s, &by[of_a.clone()], &mut by_a);
+                load(s, &by[of_b.clone()], &mut by_b);
+            }
+            let left_a = if BY == TOKEN { left * by[a] } else { 1.0 };
+            let left_b = if BY == TOKEN { left_a * by[b] } else { 1.0 };
+            left = left_b;
             let mut y_a = [[zero; N]; W];
-            for (y, written) in y_a.iter_mut().zip(&self.written) {
-                load(s, &written[here.clone()], y);
-            }
+            self.written::<S, BY, N>(s, of_a.clone(), left_a, &mut y_a);
             let mut u = [[&[][..]; W]; 2];
             let mut p = [[&[][..]; P]; 2];
-            for (t, (u, p)) in [a, b].into_iter().zip(u.iter_mut().zip(&mut p)) {
-                for (u, write) in u.iter_mut().zip(&self.write) {
-                    *u = &write[t * rows..(t + 1) * rows];
+            for n in 0..2 {
+                let t = [a, b][n];
+                for m in 0..W {
+                    u[n][m] = &self.write[m][t * rows..(t + 1) * rows];
                 }
-                for (p, read) in p.iter_mut().zip(&self.read) {
-                    *p = &read[t * rows..(t + 1) * rows];
+                for m in 0..P {
+                    p[n][m] = &self.read[m][t * rows..(t + 1) * rows];
                 }
             }
             if C::CARRIES {
                 for i in 0..N {
-                    ahead[i] = if BY == ROWS { ahead[i] } else { s.mul(ahead[i], by_a[i]) };
+                    ahead[i] = if BY == COLUMNS { s.mul(ahead[i], by_a[i]) } else { ahead[i] };
                 }
                 for m in 0..W {
-                    let through = s.splat(longreach_simd::math::dot(s, u[0][m], p[0][P - 1]));
+                    let through = s.splat(math::dot(s, u[0][m], p[0][P - 1]));
                     for i in 0..N {
                         ahead[i] = s.fma(through, y_a[m][i], ahead[i]);
                     }
                 }
-                store(s, &ahead, &mut self.out[P - 1][here.clone()]);
-                carry.carry(s, a, [here.clone(), next.clone()], &mut self.written, &self.out);
+                self.found::<S, BY, N>(s, P - 1, of_a.clone(), left_a, &ahead);
+                let step = Step { tokens: [a, b], columns: [of_a.clone(), of_b.clone()] };
+                self.carry.carry(s, step, &mut self.written, &self.out);
             }
             let mut y_b = [[zero; N]; W];
-            for (y, written) in y_b.iter_mut().zip(&self.written) {
-                load(s, &written[next.clone()], y);
-            }
+            self.written::<S, BY, N>(s, of_b.clone(), left_b, &mut y_b);
             // The token after the two, if it is the first of two again.
-            let c = b + 1;
-            let goes_on = C::CARRIES && c + 1 < self.tokens;
-            let p_c = if goes_on { &self.read[P - 1][c * rows..(c + 1) * rows] } else { p[1][P - 1] };
-            let rows_by = |t: usize| if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
-            let (rows_a, rows_b) = (rows_by(a), rows_by(b));
-            let rows_c = if goes_on { rows_by(c) } else { rows_b };
+            let goes_on = C::CARRIES && i + 2 < tokens.end;
+            let c = if goes_on { self.token(i + 2) } else { b };
+            let p_c = if P > 0 { &self.read[P - 1][c * rows..(c + 1) * rows] } else { &[][..] };
+            let (mut rows_a, mut rows_b, mut rows_c) = (&[][..], &[][..], &[][..]);
+            if BY == ROWS {
+                rows_a = &by[a * rows..(a + 1) * rows];
+                rows_b = &by[b * rows..(b + 1) * rows];
+                rows_c = &by[c * rows..(c + 1) * rows];
+            }
             let own = if C::CARRIES { P - 1 } else { P };
             let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
             ahead = [zero; N];
-            for (r, row) in matrix.chunks_exact_mut(columns).enumerate() {
+            for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
                 soon.ask();
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 if BY == ROWS {
                     by_a = [s.splat(rows_a[r]); N];
+                    by_b = [s.splat(rows_b[r]); N];
                 }
                 for i in 0..N {
-                    x[i] = s.mul(x[i], by_a[i]);
+                    x[i] = if BY == TOKEN { x[i] } else { s.mul(x[i], by_a[i]) };
                 }
                 for m in 0..W {
                     let u = s.splat(u[0][m][r]);
@@ -231,11 +261,8 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
                         sum_a[m][i] = s.fma(p, x[i], sum_a[m][i]);
                     }
                 }
-                if BY == ROWS {
-                    by_b = [s.splat(rows_b[r]); N];
-                }
                 for i in 0..N {
-                    x[i] = s.mul(x[i], by_b[i]);
+                    x[i] = if BY == TOKEN { x[i] } else { s.mul(x[i], by_b[i]) };
                 }
                 for m in 0..W {
                     let u = s.splat(u[1][m][r]);
@@ -257,60 +284,104 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
                     }
                 }
             }
-            for (m, out) in self.out.iter_mut().enumerate() {
+            for m in 0..P {
                 if m < own {
-                    store(s, &sum_a[m], &mut out[here.clone()]);
+                    self.found::<S, BY, N>(s, m, of_a.clone(), left_a, &sum_a[m]);
                 }
-                store(s, &sum_b[m], &mut out[next.clone()]);
+                self.found::<S, BY, N>(s, m, of_b.clone(), left_b, &sum_b[m]);
             }
-            if c < self.tokens {
-                let after = c * columns + at..c * columns + end;
-                carry.carry(s, b, [next, after], &mut self.written, &self.out);
+            self.carry_on(s, i + 1, at..end);
+        }
+        if BY == TOKEN && left != 1.0 {
+            let left = s.splat(left);
+            for row in self.matrix.chunks_exact_mut(columns) {
+                for x in row[at..end].chunks_exact_mut(S::LANES) {
+                    s.store(x, s.mul(left, s.load(x)));
+                }
             }
         }
-        2 * pairs
     }
 
-    /// The columns from `at` on and the tokens from `from` on: `N` vectors of them, or what there is of one.
+    /// What is written, in units of what is left.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "one place calls it")]
-    fn some<S: Lanes, C: Carry<W, P>, const BY: u8, const N: usize>(
+    fn written<S: Lanes, const BY: u8, const N: usize>(
+        &self,
+        s: S,
+        at: Range<usize>,
+        left: f32,
+        y: &mut [[S::V; N]; W],
+    ) {
+        for m in 0..W {
+            load(s, &self.written[m][at.clone()], &mut y[m]);
+            if BY == TOKEN {
+                let grown = s.splat(1.0 / left);
+                for y in &mut y[m] {
+                    *y = s.mul(grown, *y);
+                }
+            }
+        }
+    }
+
+    /// What was read, in units of what is left.
+    #[inline(always)]
+    fn found<S: Lanes, const BY: u8, const N: usize>(
         &mut self,
         s: S,
-        by: &[f32],
-        matrix: &mut [f32],
-        at: usize,
-        from: usize,
-        carry: &C,
-        ask: &impl Ask,
+        m: usize,
+        at: Range<usize>,
+        left: f32,
+        sum: &[S::V; N],
     ) {
+        let mut sum = *sum;
+        if BY == TOKEN {
+            for sum in &mut sum {
+                *sum = s.mul(s.splat(left), *sum);
+            }
+        }
+        store(s, &sum, &mut self.out[m][at]);
+    }
+
+    /// The `i`th token has been read: what comes of it for the one after it, if there is one.
+    #[inline(always)]
+    fn carry_on<S: Lanes>(&mut self, s: S, i: usize, at: Range<usize>) {
+        if C::CARRIES && i + 1 < self.tokens {
+            let tokens = [i, i + 1].map(|i| self.token(i));
+            let columns = tokens.map(|t| t * self.columns + at.start..t * self.columns + at.end);
+            self.carry.carry(s, Step { tokens, columns }, &mut self.written, &self.out);
+        }
+    }
+
+    /// The columns from `at` on: `N` vectors of them, or what there is of one.
+    #[inline(always)]
+    fn some<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
         let (rows, columns) = (self.rows, self.columns);
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
-        for t in from..self.tokens {
+        for i in tokens {
+            let t = self.token(i);
             let mut soon = Soon::none();
             if at == 0 {
-                ask.rows(t, &mut soon);
+                self.ask.rows(i, &mut soon);
             }
+            let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
-            for (y, written) in y.iter_mut().zip(&self.written) {
-                load(s, &written[t * columns + at..t * columns + end], y);
+            for m in 0..W {
+                load(s, &self.written[m][here.clone()], &mut y[m]);
             }
             let mut factor = [s.splat(if BY == TOKEN { by[t] } else { 1.0 }); N];
             if BY == COLUMNS {
-                load(s, &by[t * columns + at..t * columns + end], &mut factor);
+                load(s, &by[here.clone()], &mut factor);
             }
-            let mut u = [&[][..]; W];
-            for (u, write) in u.iter_mut().zip(&self.write) {
-                *u = &write[t * rows..(t + 1) * rows];
+            let (mut u, mut p) = ([&[][..]; W], [&[][..]; P]);
+            for m in 0..W {
+                u[m] = &self.write[m][t * rows..(t + 1) * rows];
             }
-            let mut p = [&[][..]; P];
-            for (p, read) in p.iter_mut().zip(&self.read) {
-                *p = &read[t * rows..(t + 1) * rows];
+            for m in 0..P {
+                p[m] = &self.read[m][t * rows..(t + 1) * rows];
             }
             let by_row = if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
             let mut sum = [[zero; N]; P];
-            for (r, row) in matrix.chunks_exact_mut(columns).enumerate() {
+            for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
                 soon.ask();
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
@@ -335,13 +406,10 @@ impl<const W: usize, const P: usize> Pass<'_, W, P> {
                     }
                 }
             }
-            for (sum, out) in sum.iter().zip(&mut self.out) {
-                store(s, sum, &mut out[t * columns + at..t * columns + end]);
+            for m in 0..P {
+                store(s, &sum[m], &mut self.out[m][here.clone()]);
             }
-            if t + 1 < self.tokens {
-                let [here, next] = [t, t + 1].map(|t| t * columns + at..t * columns + end);
-                carry.carry(s, t, [here, next], &mut self.written, &self.out);
-            }
+            self.carry_on(s, i, at..end);
         }
     }
 }
@@ -375,27 +443,28 @@ fn store<S: Lanes, const N: usize>(s: S, v: &[S::V; N], x: &mut [f32]) {
 pub(super) fn read<S: Lanes>(s: S, matrix: &[f32], p: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for (row, p) in matrix.chunks_exact(out.len().max(1)).zip(p) {
-        longreach_simd::math::axpy(s, *p, row, out);
+        math::axpy(s, *p, row, out);
     }
 }
 
 /// The transpose of `[rows, columns]`.
 #[inline(always)]
-pub(super) fn transpose(matrix: &[f32], columns: usize, out: &mut [f32]) {
-    let rows = matrix.len() / columns.max(1);
-    for (r, row) in matrix.chunks_exact(columns.max(1)).enumerate() {
-        for (c, x) in row.iter().enumerate() {
-            out[c * rows + r] = *x;
+pub(super) fn transpose<S: Lanes>(s: S, matrix: &[f32], columns: usize, out: &mut [f32]) {
+    let (rows, n) = (matrix.len() / columns.max(1), S::LANES);
+    // What there is of whole tiles; and the rest, one by one.
+    let (tall, wide) = (rows / n * n, columns / n * n);
+    let mut tile = [s.splat(0.0); 16];
+    for r in (0..tall).step_by(n) {
+        for c in (0..wide).step_by(n) {
+            for (i, row) in tile[..n].iter_mut().enumerate() {
+                *row = s.load(&matrix[(r + i) * columns + c..]);
+            }
+            s.transpose(&tile[..n], &mut out[c * rows + r..], rows);
         }
     }
-}
-
-/// Rows one behind the other.
-#[inline(always)]
-pub(super) fn gather<'a>(rows: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
-    let mut at = 0;
-    for row in rows {
-        out[at..at + row.len()].copy_from_slice(row);
-        at += row.len();
+    for r in 0..rows {
+        for c in if r < tall { wide } else { 0 }..columns {
+            out[c * rows + r] = matrix[r * columns + c];
+        }
     }
 }

@@ -1,0 +1,164 @@
+//! The gradient: two sweeps over the tokens of a head, one to its end and one back, a segment of tokens at a time.
+//!
+//! With `D_t` the gradient to the state after token `t` and `w_t = S_{t-1}ᵀ a_t` what was erased:
+//!
+//! $$ D_t = e^{g_{t+1}} \odot D_{t+1} + a_{t+1}\, dw_{t+1}^\top + s\,q_t\, do_t^\top, \quad dv_t = D_t^\top k_t, \quad dw_t = D_t^\top b_t, $$
+//! $$ dq_t = s\,S_t\, do_t, \quad da_t = S_{t-1} dw_t, \quad dk_t = D_t v_t, \quad db_t = D_t w_t. $$
+//!
+//! Reads along the keys are made of the transposed matrices, so that lanes never have to be summed. A gate acts through sums only:
+//! `X_t = ⟨e^{g_t} S_{t-1}, D_t⟩` a row, its gradient, is `X_{t+1} + a_{t+1} ⊙ da_{t+1} + q_t ⊙ dq_t − b_t ⊙ db_t − k_t ⊙ dk_t`;
+//! Yang et al. 2024 (GLA), §C, has it without `a` and `b`. It starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds
+//! does not grow with the text.
+//!
+//! Of the states one a segment is kept, and where something is erased `w`: `K V / 64` to `K V / 128` and `V` numbers a token, of the heads under way.
+
+use longreach_simd::split::Part;
+use longreach_simd::{Cx, memory};
+use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
+
+use super::{Dims, Gradient, Inputs, Tokens};
+use crate::sequences::Rows;
+use crate::{Error, error};
+
+mod head;
+mod segment;
+
+/// Gradients given those of the output, `[B, T, H, V]`, and of the state after the last token. `state` is the one before the first.
+pub(crate) fn backward(
+    x: &Inputs<'_>,
+    state: ArrayView4<'_, f32>,
+    d_o: ArrayView4<'_, f32>,
+    d_state: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    let (op, input) = (x.op, Tokens::of(x, state.shape(), cx)?);
+    let Dims { b, t, g: groups, h: heads, k, v } = input.dims;
+    error::shape(op, "d o", x.v.shape(), d_o.shape())?;
+    error::shape(op, "d state", state.shape(), d_state.shape())?;
+    let d_o = Rows::of(op, "d o", &d_o)?;
+    let state: Vec<f32> = state.iter().copied().collect();
+    let mut d_state: Vec<f32> = d_state.iter().copied().collect();
+    let some = |there: bool, width: usize| memory::zeros(if there { b * t * heads * width } else { 0 });
+    let general = input.erase.is_some();
+    let mut by_head = ByHead {
+        q: some(true, k),
+        k: some(true, k),
+        v: some(true, v),
+        g: some(input.g.is_some(), input.gate_width()),
+        beta: some(input.beta.is_some(), 1),
+        a: some(general, k),
+        b: some(general, k),
+        bonus: memory::zeros(if input.bonus.is_some() { input.ranges.len() * heads * k } else { 0 }),
+    };
+    {
+        let mut tasks = Vec::new();
+        let mut parts = by_head.parts(&input);
+        let mut states = state.chunks((k * v).max(1)).zip(d_state.chunks_mut((k * v).max(1)));
+        for range in &input.ranges {
+            for h in 0..heads {
+                let (state, d_state) = states.next().unwrap_or((&[], &mut []));
+                let Some(to) = parts.next() else { continue };
+                tasks.push(head::Head {
+                    x: &input,
+                    isa: cx.isa,
+                    d_o: &d_o,
+                    range: range.clone(),
+                    h,
+                    state,
+                    d_state,
+                    to,
+                });
+            }
+        }
+        cx.team.for_each(tasks, |head| cx.isa.run(head));
+    }
+    let shaped = |x: Vec<f32>, width: usize| {
+        let there = if x.is_empty() { 0 } else { t };
+        Array4::from_shape_vec((b, there, heads, width), x).map_err(|_| Error::Layout { op, input: "d o" })
+    };
+    let gates = input.gate_width();
+    let mut bonus = Array2::zeros((heads, if input.bonus.is_some() { k } else { 0 }));
+    for (i, part) in by_head.bonus.chunks(k.max(1)).enumerate() {
+        bonus.row_mut(i % heads).iter_mut().zip(part).for_each(|(sum, x)| *sum += x);
+    }
+    let there = if by_head.beta.is_empty() { 0 } else { t };
+    Ok(Gradient {
+        q: sum_groups(shaped(by_head.q, k)?, groups),
+        k: sum_groups(shaped(by_head.k, k)?, groups),
+        v: shaped(by_head.v, v)?,
+        g: shaped(by_head.g, gates)?,
+        beta: Array3::from_shape_vec((b, there, heads), by_head.beta)
+            .map_err(|_| Error::Layout { op, input: "beta" })?,
+        a: shaped(by_head.a, k)?,
+        b: shaped(by_head.b, k)?,
+        bonus,
+        state: Array4::from_shape_vec((input.ranges.len(), heads, k, v), d_state)
+            .map_err(|_| Error::Layout { op, input: "state" })?,
+    })
+}
+
+/// Heads that share keys share their gradient.
+fn sum_groups(x: Array4<f32>, groups: usize) -> Array4<f32> {
+    let (b, t, h, k) = x.dim();
+    if h == groups {
+        return x;
+    }
+    let heads = h / groups;
+    let mut out = Array4::zeros((b, t, groups, k));
+    for h in 0..h {
+        let mut group = out.index_axis_mut(Axis(2), h / heads);
+        group += &x.index_axis(Axis(2), h);
+    }
+    out
+}
+
+/// Gradients `[B T, H, …]`; empty where there is nothing to be told.
+struct ByHead<T> {
+    q: T,
+    k: T,
+    v: T,
+    g: T,
+    beta: T,
+    a: T,
+    b: T,
+    /// A row for each sequence and head.
+    bonus: T,
+}
+
+impl ByHead<Vec<f32>> {
+    /// What each head of each sequence writes.
+    fn parts<'a>(&'a mut self, x: &Tokens<'_>) -> impl Iterator<Item = ByHead<Part<'a>>> {
+        let Dims { h, k, v, .. } = x.dims;
+        let ranges = &x.ranges;
+        let all = |memory: &'a mut Vec<f32>, width: usize| {
+            let there = !memory.is_empty();
+            let mut rest = &mut memory[..];
+            let mut parts = Vec::with_capacity(ranges.len() * h);
+            for range in ranges {
+                let (mine, others) = rest.split_at_mut(if there { range.len() * h * width } else { 0 });
+                rest = others;
+                match there {
+                    true => parts.extend(Part::whole(mine, h * width).columns(width)),
+                    false => parts.extend((0..h).map(|_| Part::empty())),
+                }
+            }
+            parts.into_iter()
+        };
+        let (mut q, mut dk, mut dv) = (all(&mut self.q, k), all(&mut self.k, k), all(&mut self.v, v));
+        let (mut g, mut beta) = (all(&mut self.g, x.gate_width()), all(&mut self.beta, 1));
+        let (mut a, mut b) = (all(&mut self.a, k), all(&mut self.b, k));
+        let mut bonus = self.bonus.chunks_mut(k.max(1));
+        std::iter::from_fn(move || {
+            Some(ByHead {
+                q: q.next()?,
+                k: dk.next()?,
+                v: dv.next()?,
+                g: g.next()?,
+                beta: beta.next()?,
+                a: a.next()?,
+                b: b.next()?,
+                bonus: bonus.next().map_or_else(Part::empty, |row| Part::whole(row, k)),
+            })
+        })
+    }
+}
