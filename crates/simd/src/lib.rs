@@ -2,6 +2,7 @@
 //!
 //! | module | what it gives |
 //! | --- | --- |
+//! | `count` | with the feature of that name, how many operations a computation takes: for tests of its cost |
 //! | [`file`](mod@file) | [`Mapped`](file::Mapped): files mapped into memory |
 //! | [`isa`] | [`Isa`]: which vector instructions to use, and [`Isa::run`], which runs a [`Kernel`] compiled for them |
 //! | [`lanes`] | [`Lanes`]: the vector operations a kernel is written in, once for all instruction sets |
@@ -15,6 +16,8 @@
 //! This is the only crate of the workspace that contains `unsafe`. [`Cx`] carries the two choices every kernel needs.
 
 pub mod cache;
+#[cfg(feature = "count")]
+pub mod count;
 pub mod file;
 pub mod isa;
 pub mod lanes;

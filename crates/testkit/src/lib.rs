@@ -32,6 +32,6 @@ pub trait Subject {
     fn forms(&self) -> &'static [&'static str];
     /// A form by name, or `step` for inputs of one token.
     fn run(&self, form: &str, inputs: &[Tensor], packed: Option<&[usize]>, cx: &Self::Cx) -> Output;
-    /// Gradients to every input, in order, given those of output and final state.
+    /// Gradients to every input, in order, given those of output and final state; empty to a [`Kind::Constant`].
     fn gradient(&self, inputs: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Self::Cx) -> Vec<Vec<f64>>;
 }

@@ -7,10 +7,18 @@ use std::ops::Range;
 pub enum Kind {
     /// `[B, T, …]`
     Token,
+    /// `[B, T, …]`, without a gradient
+    Constant,
     /// `[S, …]`: the state.
     State,
     /// The same for all tokens: a parameter.
     Shared,
+}
+
+impl Kind {
+    fn by_token(self) -> bool {
+        matches!(self, Self::Token | Self::Constant)
+    }
 }
 
 /// A named tensor, row-major.
@@ -46,7 +54,7 @@ impl Tensor {
 
     /// Tokens `range` of every sequence.
     pub fn tokens(&self, range: Range<usize>) -> Self {
-        if self.kind != Kind::Token {
+        if !self.kind.by_token() {
             return self.clone();
         }
         let (t, per) = (self.shape[1], self.per(2));
@@ -72,7 +80,7 @@ impl Tensor {
 
     /// The tokens `0 .. lengths[b]` of each sequence `b`, one behind the other in a batch of one; states stay as they are.
     pub fn pack(&self, lengths: &[usize]) -> Self {
-        if self.kind != Kind::Token {
+        if !self.kind.by_token() {
             return self.clone();
         }
         let data = lengths.iter().enumerate().flat_map(|(b, n)| self.sequence(b).tokens(0..*n).data).collect();

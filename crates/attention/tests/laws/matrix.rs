@@ -4,9 +4,11 @@ use longreach_attention::Sequences;
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
 use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
-use longreach_attention::linear::{gla, hgrn2, lightning, linear_attention, performer, retention, rwkv5, rwkv6};
+use longreach_attention::linear::{
+    cosformer, gla, hgrn2, lightning, linear_attention, performer, retention, rwkv5, rwkv6,
+};
 use longreach_simd::Cx;
-use longreach_testkit::Kind::{Shared, State, Token};
+use longreach_testkit::Kind::{Constant, Shared, State, Token};
 use longreach_testkit::tolerance::{FORMS, assert_close};
 use longreach_testkit::{Output, Subject, Tensor, laws, numbers};
 use ndarray::ArrayD;
@@ -24,15 +26,18 @@ fn at(x: &[Tensor], name: &str) -> usize {
     x.iter().position(|x| x.name == name).expect("an input of that name")
 }
 
-/// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range.
+/// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range. There may be
+/// constants, by token and without a gradient, and a function that each tensor of a sample goes through.
 macro_rules! subject {
-    ($name:ident, $module:ident { $($extra:tt)* }, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| state [$($state:expr),*] [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]) => {
+    ($name:ident, $module:ident { $($extra:tt)* }, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| state [$($state:expr),*] [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]
+     $(constants [$($constant:ident: [$($axis:expr),*] $between:expr;)+])? $(each $each:ident)?) => {
         struct $name(Sizes, f64);
 
         impl $name {
             fn call<'a, F: Number>(of: &[Tensor], x: &'a [impl ViewOf<'a, F>], packed: Option<&'a [usize]>) -> $module::Inputs<'a, F> {
                 $module::Inputs {
                     $($field: x[at(of, stringify!($field))].of().into_dimensionality().expect("rank"),)+
+                    $($($constant: x[at(of, stringify!($constant))].of().into_dimensionality().expect("rank"),)+)?
                     $($extra)*
                     sequences: packed.map_or(Sequences::Batch, Sequences::Packed),
                 }
@@ -45,12 +50,13 @@ macro_rules! subject {
             fn sample(&self, b: usize, t: usize, seed: u64) -> Vec<Tensor> {
                 let [$g, $h, $k, $v] = self.0;
                 let shape = |kind, rest: &[usize]| match kind {
-                    Token => [&[b, t], rest].concat(),
+                    Token | Constant => [&[b, t], rest].concat(),
                     _ => rest.to_vec(),
                 };
                 let strongest = |range: std::ops::Range<f64>| if range.end <= 0.0 { range.start * self.1..range.end } else { range };
                 vec![
                     $(Tensor::random(stringify!($field), $kind, &shape($kind, &[$($dim),*]), strongest($range), seed),)+
+                    $($(Tensor::random(stringify!($constant), Constant, &shape(Constant, &[$($axis),*]), $between, seed),)+)?
                     {
                         let mut state = Tensor::random("state", State, &[b, $($state),*], -1.0..1.0, seed);
                         // A column more than values: sums of weights.
@@ -61,6 +67,7 @@ macro_rules! subject {
                         state
                     },
                 ]
+                $(.into_iter().map($each).collect())?
             }
 
             fn naive(&self, x: &[Tensor], packed: Option<&[usize]>) -> Output {
@@ -91,10 +98,15 @@ macro_rules! subject {
                 let arrays: Vec<_> = x.iter().map(array).collect();
                 let input = Self::call(x, &arrays, packed);
                 let g = $module::backward(&input, v!(arrays[x.len() - 1]), v!(dout), v!(ds), cx).expect("valid inputs");
-                vec![$(wide(&g.$field),)+ wide(&g.state)]
+                vec![$(wide(&g.$field),)+ $($(no_gradient(stringify!($constant)),)+)? wide(&g.state)]
             }
         }
     };
+}
+
+/// The gradient to a constant.
+fn no_gradient(_: &str) -> Vec<f64> {
+    Vec::new()
 }
 
 /// The precision of a call.
@@ -191,6 +203,27 @@ subject!(Hyperbolic, performer { kernel: Kernel::Hyperbolic, epsilon: 1e-4, caus
     state [h, 18, v + 1] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] -1.0..1.0;
 ]);
+subject!(Relu, performer { kernel: Kernel::Relu, epsilon: 1e-3, causal: true, }, "chunk", |g, h, k, v|
+    state [h, 9, v + 1] [
+    q: Token [g, k] 0.1..1.0; k: Token [g, k] 0.1..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] 0.1..1.0;
+] each signed);
+subject!(Cosformer, cosformer { length: 512.0, causal: true, }, "chunk", |g, h, k, v|
+    state [h, 2 * k, v + 1] [
+    q: Token [g, k] 0.1..1.0; k: Token [g, k] 0.1..1.0; v: Token [h, v] -1.0..1.0;
+] constants [positions: [] 1.0..256.0;]);
+
+/// Queries, keys and random rows of one sign each, now the one and now the other: features go on and off from token to
+/// token, and no projection is near zero, where their slope jumps.
+fn signed(mut x: Tensor) -> Tensor {
+    let every = match x.name {
+        "q" | "w" => 2,
+        "k" => 3,
+        _ => return x,
+    };
+    let width = x.shape[x.shape.len() - 1];
+    x.data.chunks_mut(width).step_by(every).flatten().for_each(|x| *x = -*x);
+    x
+}
 
 /// Every law, with odd sizes and with even ones, and with gates a hundred times as strong.
 macro_rules! all_laws {
@@ -218,7 +251,24 @@ macro_rules! laws_of_features {
 }
 
 laws_of_features!(elu_laws LinearElu, taylor_laws LinearTaylor, relu2_laws LinearSquares, softmax_features_laws Softmax,
-    hyperbolic_features_laws Hyperbolic);
+    hyperbolic_features_laws Hyperbolic, relu_features_laws Relu, cosformer_laws Cosformer);
+
+/// Finite differences do not cross the point where the slope of these features jumps; and there are some on either side.
+#[test]
+fn no_projection_is_near_zero() {
+    let x = Relu([1, 2, 7, 18], 1.0).sample(2, 130, 1);
+    let rows = |name: &str| x[at(&x, name)].data.chunks(7);
+    let mut products = Vec::new();
+    for row in rows("q").chain(rows("k")) {
+        for w in rows("w") {
+            products.push(row.iter().zip(w).map(|(x, w)| x * w).sum::<f64>() * 7f64.powf(-0.25));
+        }
+    }
+    let least = products.iter().fold(f64::INFINITY, |least, x| x.abs().min(least));
+    assert!(least > 1e-2, "{least}");
+    let (on, all) = (products.iter().filter(|x| **x > 0.0).count(), products.len());
+    assert!((all / 4..all - all / 4).contains(&on), "{on} of {all} features are on");
+}
 
 /// Without causality every query reads all keys: what comes last changes what comes first; and the state goes on all the same.
 #[test]

@@ -10,8 +10,16 @@ const N: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub struct Scalar;
 
+/// Counts an operation on vectors, in builds that count them.
+#[inline(always)]
+fn counted() {
+    #[cfg(feature = "count")]
+    crate::count::one();
+}
+
 #[inline(always)]
 fn zip(a: [f32; N], b: [f32; N], f: impl Fn(f32, f32) -> f32) -> [f32; N] {
+    counted();
     std::array::from_fn(|i| f(a[i], b[i]))
 }
 
@@ -62,6 +70,7 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        counted();
         std::array::from_fn(|i| a[i] * b[i] + c[i])
     }
     #[inline(always)]
@@ -74,10 +83,12 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn round(self, a: Self::V) -> Self::V {
+        counted();
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
+        counted();
         std::array::from_fn(|i| {
             // Two factors, each a normal number, so that subnormal results round once.
             let n = n[i] as i32;
@@ -88,14 +99,17 @@ impl Lanes for Scalar {
     }
     #[inline(always)]
     fn select_lt(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V {
+        counted();
         std::array::from_fn(|i| if a[i] < b[i] { x[i] } else { y[i] })
     }
     #[inline(always)]
     fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V {
+        counted();
         std::array::from_fn(|i| if bits >> i & 1 == 1 { x[i] } else { y[i] })
     }
     #[inline(always)]
     fn sum(self, a: Self::V) -> f32 {
+        counted();
         let b = [a[0] + a[4], a[1] + a[5], a[2] + a[6], a[3] + a[7]];
         (b[0] + b[2]) + (b[1] + b[3])
     }

@@ -1,0 +1,74 @@
+//! What is not softmax costs time linear in the tokens: twice as many take twice the operations.
+//!
+//! Counted are the operations of scalar lanes on one thread (`longreach_simd::count`), not what is done in plain Rust.
+
+use longreach_attention::operation::{Named, Sample, Tensors, named};
+use longreach_attention::{Form, MECHANISMS};
+use longreach_simd::{Cx, Isa, count};
+use ndarray::{ArrayD, IxDyn};
+use serde_json::Value;
+
+/// Whole chunks of every kernel, of 128 tokens or fewer, and whole blocks of a product's rows, of 384.
+const TOKENS: usize = 384;
+
+/// Heads so wide that kernels take four vectors of them at a time, and then one.
+const SAMPLE: Sample = Sample { batch: 1, tokens: TOKENS, heads: 2, width: 40, seed: 1 };
+
+/// The tokens of the sample some times over: what a chunk costs may depend on how strong its gates are.
+fn inputs(operation: &Named, times: usize) -> Tensors {
+    let mut tensors = operation.sample(&SAMPLE);
+    for input in operation.signature().inputs {
+        let by_token = matches!(input.axes.get(1), Some(&"T" | &"S"));
+        let Some(once) = tensors.get(input.name).filter(|_| by_token) else { continue };
+        let mut shape = once.shape().to_vec();
+        shape[1] *= times;
+        let repeated = ArrayD::from_shape_fn(IxDyn(&shape), |mut at: IxDyn| {
+            at[1] %= TOKENS;
+            once[at]
+        });
+        tensors.insert(input.name.into(), repeated);
+    }
+    tensors
+}
+
+/// The operations of each form and of the gradient.
+fn costs(name: &str, times: usize) -> Vec<(Form, u64)> {
+    let operation = named(name).expect("a mechanism");
+    let (signature, cx) = (operation.signature(), Cx::with_isa(Isa::SCALAR, 1));
+    let parameters: Value = serde_json::from_str(signature.example).expect("JSON");
+    let mut inputs = inputs(&operation, times);
+    let (mut costs, mut output) = (Vec::new(), None);
+    for form in signature.forms.iter().filter(|form| **form != Form::Naive) {
+        let (outputs, cost) = count::operations(|| operation.forward(&inputs, &parameters, *form, &cx));
+        output = outputs.unwrap_or_else(|e| panic!("{name} {}: {e}", form.name())).remove("o");
+        costs.push((*form, cost));
+    }
+    inputs.insert("do".into(), output.expect("an output"));
+    let (gradients, cost) = count::operations(|| operation.backward(&inputs, &parameters, &cx));
+    assert!(!gradients.unwrap_or_else(|e| panic!("{name}: {e}")).is_empty(), "{name}: no gradient");
+    costs.push((Form::Backward, cost));
+    costs
+}
+
+#[test]
+fn twice_the_tokens_take_twice_the_operations() {
+    for mechanism in MECHANISMS.iter().filter(|mechanism| mechanism.family != "softmax") {
+        let [once, twice, thrice] = [1, 2, 3].map(|times| costs(mechanism.name, times));
+        for (((form, one), (_, two)), (_, three)) in once.into_iter().zip(twice).zip(thrice) {
+            let what = format!("{} {}: {one}, {two}, {three} operations", mechanism.name, form.name());
+            assert!(0 < one && one < two && two < three, "{what}");
+            // Every further token costs the same; the first and the last may cost something else.
+            assert_eq!(two - one, three - two, "{what}");
+            let ratio = two as f64 / one as f64;
+            assert!((1.9..=2.1).contains(&ratio), "{what}");
+        }
+    }
+}
+
+/// What is not linear is seen not to be: twice the tokens are four times the pairs.
+#[test]
+fn pairs_take_more() {
+    for ((form, one), (_, two)) in costs("dense", 1).into_iter().zip(costs("dense", 2)) {
+        assert!(2 * two > 5 * one, "{}: {one}, {two} operations", form.name());
+    }
+}
