@@ -62,6 +62,20 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same, of the operation that was called, not of the one it is made of.
+    pub(crate) fn of(mut self, operation: &'static str) -> Self {
+        match &mut self {
+            Self::Shape { op, .. }
+            | Self::Layout { op, .. }
+            | Self::Groups { op, .. }
+            | Self::Parameter { op, .. }
+            | Self::Boundaries { op, .. } => *op = operation,
+        }
+        self
+    }
+}
+
 /// Checks a shape.
 pub(crate) fn shape(op: &'static str, input: &'static str, want: &[usize], found: &[usize]) -> Result<(), Error> {
     if want == found {

@@ -34,8 +34,8 @@ pub fn backward(
     let keys = keys(x.g, cx);
     let gla::Gradient { q, k, v, mut g, state } = gla::backward(&x.with_keys(&keys), state, d_o, d_state, cx)?;
     by_tokens(cx, &mut g, |t, d| {
-        let of = |x: &Array4<f32>| x.slice(s![.., t.clone(), .., ..]).to_owned();
-        Zip::from(d).and(&of(&k)).and(&of(&keys)).for_each(|d, k, key| *d -= (1.0 - key) * k);
+        let (k, keys) = (k.slice(s![.., t.clone(), .., ..]), keys.slice(s![.., t, .., ..]));
+        Zip::from(d).and(&k).and(&keys).for_each(|d, k, key| *d -= (1.0 - key) * k);
     });
     Ok(Gradient { q, g, v, state })
 }

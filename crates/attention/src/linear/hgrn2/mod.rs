@@ -4,10 +4,10 @@
 //!
 //! State `[S, H, K, V]` f32 · O(T H K V) time. Qin et al. 2024 (HGRN2), eq. 6.
 
-use longreach_simd::{Cx, math};
-use ndarray::{Array4, ArrayView4, s};
+use longreach_simd::{Cx, Lanes, math};
+use ndarray::{Array4, ArrayView4};
 
-use super::features::{by_tokens, fresh};
+use super::features::{OfRows, each, fresh};
 use super::gla;
 use crate::Sequences;
 
@@ -54,7 +54,18 @@ impl<F: Copy> Inputs<'_, F> {
 /// `1 − e^g`, exact also where little is let go.
 fn keys(g: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
     let mut k = fresh(g.dim());
-    by_tokens(cx, &mut k, |t, out| out.assign(&g.slice(s![.., t, .., ..])));
-    math::one_minus_exp(cx, k.as_slice_mut().unwrap_or_default());
+    each(cx, &LetIn, [g], &mut k);
     k
+}
+
+/// `1 − eˣ`
+struct LetIn;
+
+impl OfRows<1> for LetIn {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [g]: [&[f32]; 1], out: &mut [f32]) {
+        for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
+            s.store_part(out, s.sub(s.splat(0.0), math::exp_m1(s, s.load_part(g))));
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! The features and their gradients.
 
-use longreach_simd::Cx;
-use ndarray::{Array4, ArrayView4, Zip, s};
+use longreach_simd::{Cx, Lanes, math};
+use ndarray::{Array4, ArrayView4};
 
 use super::Map;
-use crate::linear::features::{by_tokens, exponentials, fresh};
+use crate::linear::features::{OfRows, each, fresh};
 
 impl Map {
     /// In f64, as they read.
@@ -33,58 +33,75 @@ impl Map {
     pub(super) fn apply(self, x: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         let (b, t, g, k) = x.dim();
         let mut out = fresh((b, t, g, self.features(k)));
-        by_tokens(cx, &mut out, |t, out| {
-            for (mut out, x) in out.rows_mut().into_iter().zip(x.slice(s![.., t, .., ..]).rows()) {
-                // A token's rows are contiguous: what calls this has checked it.
-                let (Some(out), Some(x)) = (out.as_slice_mut(), x.to_slice()) else { continue };
-                match self {
-                    Map::Elu => {
-                        out.iter_mut().zip(x).for_each(|(out, x)| *out = x.min(0.0));
-                        exponentials(cx.isa, out);
-                        out.iter_mut().zip(x).for_each(|(out, x)| *out += x.max(0.0));
-                    }
-                    Map::Relu => out.iter_mut().zip(x).for_each(|(out, x)| *out = x.max(0.0)),
-                    Map::Relu2 => out.iter_mut().zip(x).for_each(|(out, x)| *out = x.max(0.0) * x.max(0.0)),
-                    Map::Exp => {
-                        out.iter_mut().zip(x).for_each(|(out, x)| *out = *x);
-                        exponentials(cx.isa, out);
-                    }
-                    Map::Identity => out.iter_mut().zip(x).for_each(|(out, x)| *out = *x),
-                    Map::Taylor => {
-                        out[0] = 1.0;
-                        out[1..=k].iter_mut().zip(x).for_each(|(out, x)| *out = *x);
-                        for (row, a) in out[1 + k..].chunks_mut(k).zip(x) {
-                            let a = a * std::f32::consts::FRAC_1_SQRT_2;
-                            row.iter_mut().zip(x).for_each(|(out, b)| *out = a * b);
-                        }
-                    }
-                }
-            }
-        });
+        each(cx, &Apply(self), [x], &mut out);
         out
     }
 
     /// The gradient to `x` from that to its features `f`.
     pub(super) fn backward(self, x: ArrayView4<'_, f32>, f: &Array4<f32>, d: &Array4<f32>, cx: &Cx) -> Array4<f32> {
-        let k = x.dim().3;
         let mut out = fresh(x.dim());
-        by_tokens(cx, &mut out, |t, out| {
-            let part = |of: &Array4<f32>| of.slice(s![.., t.clone(), .., ..]).to_owned();
-            let (x, f, d) = (x.slice(s![.., t.clone(), .., ..]), part(f), part(d));
-            match self {
-                Map::Elu => Zip::from(out).and(&f).and(&d).for_each(|out, f, d| *out = d * f.min(1.0)),
-                Map::Relu => Zip::from(out).and(x).and(&d).for_each(|out, x, d| *out = if *x > 0.0 { *d } else { 0.0 }),
-                Map::Relu2 => Zip::from(out).and(x).and(&d).for_each(|out, x, d| *out = 2.0 * d * x.max(0.0)),
-                Map::Exp => Zip::from(out).and(&f).and(&d).for_each(|out, f, d| *out = d * f),
-                Map::Identity => out.assign(&d),
-                Map::Taylor => Zip::from(out.rows_mut()).and(x.rows()).and(d.rows()).for_each(|mut out, x, d| {
-                    for i in 0..k {
-                        let pairs = (0..k).map(|j| (d[1 + k + i * k + j] + d[1 + k + j * k + i]) * x[j]).sum::<f32>();
-                        out[i] = d[1 + i] + pairs * std::f32::consts::FRAC_1_SQRT_2;
-                    }
-                }),
-            }
-        });
+        each(cx, &Slope(self), [x, f.view(), d.view()], &mut out);
         out
+    }
+}
+
+/// A row to its features. What is no number stays none.
+struct Apply(Map);
+
+impl OfRows<1> for Apply {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [x]: [&[f32]; 1], out: &mut [f32]) {
+        let (zero, k) = (s.splat(0.0), x.len());
+        if self.0 == Map::Taylor {
+            out[0] = 1.0;
+            math::copy(s, x, &mut out[1..=k]);
+            for (row, a) in out[1 + k..].chunks_exact_mut(k.max(1)).zip(x) {
+                math::scale_into(s, a * std::f32::consts::FRAC_1_SQRT_2, x, row);
+            }
+            return;
+        }
+        for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+            let x = s.load_part(x);
+            let above = s.select_lt(x, zero, zero, x);
+            let y = match self.0 {
+                Map::Elu => s.add(math::exp(s, s.select_lt(x, zero, x, zero)), above),
+                Map::Relu => above,
+                Map::Relu2 => s.mul(above, above),
+                Map::Exp => math::exp(s, x),
+                Map::Identity | Map::Taylor => x,
+            };
+            s.store_part(out, y);
+        }
+    }
+}
+
+/// The gradient to a row from that to its features: the row, its features, their gradient.
+struct Slope(Map);
+
+impl OfRows<3> for Slope {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [x, f, d]: [&[f32]; 3], out: &mut [f32]) {
+        let (zero, k) = (s.splat(0.0), x.len());
+        if self.0 == Map::Taylor {
+            let root = std::f32::consts::FRAC_1_SQRT_2;
+            math::copy(s, &d[1..=k], out);
+            for (i, row) in d[1 + k..].chunks_exact(k.max(1)).enumerate() {
+                out[i] += root * math::dot(s, row, x);
+                math::axpy(s, root * x[i], row, out);
+            }
+            return;
+        }
+        let parts = x.chunks(S::LANES).zip(f.chunks(S::LANES)).zip(d.chunks(S::LANES));
+        for (out, ((x, f), d)) in out.chunks_mut(S::LANES).zip(parts) {
+            let (x, f, d) = (s.load_part(x), s.load_part(f), s.load_part(d));
+            let y = match self.0 {
+                Map::Elu => s.mul(d, s.min(f, s.splat(1.0))),
+                Map::Relu => s.select_lt(zero, x, d, zero),
+                Map::Relu2 => s.mul(s.mul(s.splat(2.0), d), s.select_lt(x, zero, zero, x)),
+                Map::Exp => s.mul(d, f),
+                Map::Identity | Map::Taylor => d,
+            };
+            s.store_part(out, y);
+        }
     }
 }

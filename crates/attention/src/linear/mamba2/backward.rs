@@ -5,7 +5,7 @@
 use longreach_simd::{Cx, math};
 use ndarray::{Array1, Array3, Array4, ArrayView4, Axis};
 
-use super::{Gates, Inputs, scan};
+use super::{Gates, Inputs, OP, scan};
 use crate::Error;
 
 /// Gradients to the inputs of the scan.
@@ -40,7 +40,8 @@ pub fn backward(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     let gates = Gates::of(x, cx)?;
-    let scan::Gradient { q, k, v, g, beta, skip, state } = scan::backward(&gates.scan(x), state, dy, d_state, cx)?;
+    let scan::Gradient { q, k, v, g, beta, skip, state } =
+        scan::backward(&gates.scan(x), state, dy, d_state, cx).map_err(|e| e.of(OP))?;
     let a = (&g * &gates.delta).sum_axis(Axis(0)).sum_axis(Axis(0));
     let mut dt = &x.dt + &x.dt_bias;
     math::sigmoid_slice(cx, dt.as_slice_mut().unwrap_or_default());

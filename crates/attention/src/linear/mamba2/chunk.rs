@@ -3,15 +3,15 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Gates, Inputs, scan};
+use super::{Gates, Inputs, OP, scan};
 use crate::Error;
 
 /// The scan of whole sequences or long chunks of them. `state` `[S, H, N, P]` is read and left for the next chunk.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    scan::chunk(&Gates::of(x, cx)?.scan(x), state, cx)
+    scan::chunk(&Gates::of(x, cx)?.scan(x), state, cx).map_err(|e| e.of(OP))
 }
 
 /// As [`chunk`], into `out`, contiguous `[B, T, H, P]`.
 pub fn chunk_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
-    scan::chunk_into(&Gates::of(x, cx)?.scan(x), state, out, cx)
+    scan::chunk_into(&Gates::of(x, cx)?.scan(x), state, out, cx).map_err(|e| e.of(OP))
 }

@@ -3,7 +3,7 @@
 use longreach_simd::Cx;
 use ndarray::{Array1, Array4, ArrayView4, Axis};
 
-use super::{Inputs, scan};
+use super::{Inputs, OP, scan};
 use crate::Error;
 
 /// Gradients to the inputs.
@@ -31,6 +31,7 @@ pub fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let scan::Gradient { q, k, v, g, state, .. } = scan::backward(&x.scan()?, state, d_o, d_state, cx)?;
+    let scan::Gradient { q, k, v, g, state, .. } =
+        scan::backward(&x.scan()?, state, d_o, d_state, cx).map_err(|e| e.of(OP))?;
     Ok(Gradient { q, k, v, g: g.sum_axis(Axis(0)).sum_axis(Axis(0)), state })
 }

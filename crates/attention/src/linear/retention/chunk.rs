@@ -3,10 +3,10 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Inputs, scan};
+use super::{Inputs, OP, scan};
 use crate::Error;
 
 /// The outputs, `[B, T, H, V]`, of whole sequences or parts of them. `state` `[S, H, K, V]` is read and left for the next tokens.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    scan::chunk(&x.scan()?, state, cx)
+    scan::chunk(&x.scan()?, state, cx).map_err(|e| e.of(OP))
 }
