@@ -3,9 +3,9 @@
     pip install torch==2.13.0 safetensors
     python fla.py [NAME ...]
 
-It writes next to itself, for each model type, the folders TYPE-a and TYPE-b (and some TYPE-c), whose configurations differ in
-as many fields as possible: config.json, generation_config.json and model.safetensors with the fields, names and shapes that
-fla's models have, and expected.safetensors with
+It writes next to itself, for each model type, the folders TYPE-a and TYPE-b, whose configurations differ in as many fields
+as possible, and more where a type has more feature maps, activations and norms: config.json, generation_config.json and
+model.safetensors with the fields, names and shapes that fla's models have, and expected.safetensors with
 
     input_ids          i64 [2, 45]         random tokens
     logits             f32 [2, 45, vocab]  for those tokens
@@ -18,8 +18,9 @@ in float32. For these checkpoints fla 0.5.2 itself (its models and kernels under
 fields, names and shapes and computes the same logits up to 4e-5; that check is not part of this script.
 
 Parameters are random around their usual values, norms, biases, `A_log` and their like too. The first head of some keys is
-nearly zero, or mapped to that, so that the ε of their normalisation matters. The script checks that each parameter matters
-and each field that does not change shapes, that the logits spread, and that no greedy token is a close call.
+nearly zero, or mapped to that, so that the ε of their normalisation matters; features of either sign have sums away from
+zero where they are divided by them. The script checks that each parameter matters and each field that does not change
+shapes, that the logits spread, and that no greedy token is a close call.
 
 Made with torch 2.13.0.
 """
@@ -115,6 +116,32 @@ MODELS = {
         "vocab_size": 101, "hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2, "num_heads": 3,
         "expand_k": 0.5, "expand_v": 0.75, "use_gate": True, "use_short_conv": False, "norm_eps": 1e-3,
     }),
+    "delta_net-d": (5, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 3,
+        "use_short_conv": False, "qk_activation": "relu",
+    }),
+    "delta_net-e": (4, B_MLP | {
+        "vocab_size": 79, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 2,
+        "expand_v": 0.75, "use_gate": True, "conv_size": 3, "allow_neg_eigval": True, "qk_norm": "sum",
+        "qk_activation": "relu", "tie_word_embeddings": False,
+    }),
+    "delta_net-f": (3, {
+        "vocab_size": 83, "hidden_size": 20, "intermediate_size": 32, "num_hidden_layers": 2, "num_heads": 2,
+        "expand_k": 0.5, "use_beta": False, "conv_size": 2, "qk_activation": "identity",
+    }),
+    "delta_net-g": (180, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 4,
+        "expand_v": 1.5, "use_short_conv": False, "qk_norm": "sum", "qk_activation": "identity", "norm_eps": 1e-3,
+    }),
+    "delta_net-h": (4, B_MLP | {
+        "vocab_size": 79, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 3,
+        "expand_v": 0.5, "allow_neg_eigval": True, "qk_activation": "elu", "tie_word_embeddings": False,
+        "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": True, "window_size": 9, "rope_theta": 300.0},
+    }),
+    "delta_net-i": (3, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 2,
+        "use_gate": True, "use_beta": False, "qk_norm": "sum",
+    }),
     "gated_deltanet-a": (1, {
         "vocab_size": 103, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 6, "num_heads": 3,
     }),
@@ -169,6 +196,52 @@ MODELS = {
         "vocab_size": 97, "hidden_size": 36, "intermediate_size": 48, "num_hidden_layers": 2, "num_heads": 3,
         "expand_v": 0.5, "feature_map": "hedgehog", "norm_feature_map": True, "norm_eps": 1e-3,
     }),
+    "linear_attn-d": (9, B_MLP | {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 4,
+        "num_kv_heads": 2, "expand_v": 1.5, "feature_map": "t2r", "norm_q": True, "tie_word_embeddings": False,
+    }),
+    "linear_attn-e": (30, {
+        "vocab_size": 79, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_heads": 3,
+        "feature_map": "t2r", "norm_feature_map": True,
+    }),
+    "linear_attn-f": (129, B_MLP | {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 4,
+        "expand_k": 0.5, "feature_map": "dpfp", "norm_q": True, "norm_k": True, "tie_word_embeddings": False,
+    }),
+    "linear_attn-g": (202, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 3,
+        "num_kv_heads": 1, "expand_v": 0.5, "feature_map": "dpfp", "tie_feature_map_qk": True, "norm_feature_map": True,
+    }),
+    "linear_attn-h": (9, {
+        "vocab_size": 79, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 4,
+        "expand_k": 1.5, "feature_map": "relu",
+        "attn": {"layers": [0], "num_heads": 4, "num_kv_heads": 4, "qkv_bias": False, "window_size": 7, "rope_theta": 10000.0},
+    }),
+    "linear_attn-i": (43, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 3,
+        "expand_k": 0.75, "feature_map": "relu", "tie_feature_map_qk": True, "norm_k": True, "norm_feature_map": True,
+        "norm_eps": 1e-3,
+    }),
+    "linear_attn-j": (2, {
+        "vocab_size": 79, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 4,
+        "num_kv_heads": 2, "expand_k": 1.5, "feature_map": "identity",
+    }),
+    "linear_attn-k": (950, B_MLP | {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 3,
+        "feature_map": "identity", "norm_q": True, "norm_k": True, "tie_word_embeddings": False,
+        "attn": {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": False, "window_size": 7, "rope_theta": 10000.0},
+    }),
+    "linear_attn-l": (3, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 4,
+        "num_kv_heads": 1, "feature_map": "elu", "norm_feature_map": True, "norm_eps": 1e-3,
+        "attn": {"layers": [0], "num_heads": 4, "num_kv_heads": 2, "qkv_bias": False, "window_size": 7, "rope_theta": 10000.0},
+    }),
+    "linear_attn-m": (19, {
+        "vocab_size": 83, "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 2, "num_heads": 3,
+        "expand_v": 0.75, "norm_k": True, "norm_feature_map": True, "norm_eps": 1e-3,
+        "attn": [{"layers": [0], "num_heads": 3, "num_kv_heads": 3, "qkv_bias": False, "window_size": 9,
+                  "rope_theta": 10000.0}],
+    }),
     "kda-a": (2, {
         "vocab_size": 103, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 6, "num_heads": 3,
         "expand_v": 1.5,
@@ -182,10 +255,13 @@ MODELS = {
 
 # Fields whose value does not change shapes, with a value that must give other logits.
 MATTER = {
-    "clamp_min": None, "feature_map": None, "allow_neg_eigval": False, "qk_norm": "l2", "norm_q": False, "norm_k": False,
+    "clamp_min": None, "allow_neg_eigval": False, "qk_norm": "l2", "qk_activation": "silu", "norm_q": False, "norm_k": False,
     "norm_feature_map": False, "lower_bound": None,
 }  # fmt: skip
-ACT = {"relu": torch.relu, "sqrelu": lambda x: torch.relu(x) ** 2, "silu": F.silu, "swish": F.silu}
+ACT = {
+    "relu": torch.relu, "sqrelu": lambda x: torch.relu(x) ** 2, "silu": F.silu, "swish": F.silu,
+    "elu": lambda x: F.elu(x) + 1, "identity": lambda x: x,
+}  # fmt: skip
 
 
 class Weights:
@@ -327,8 +403,8 @@ def delta_net(c, w, x, layer, shared):
     act = F.silu if c.qk_activation == "silu" else None
     q, k = (heads(project(c, w, x, name, n * K, act, act), K) for name in "qk")
     v = heads(project(c, w, x, "v", n * V, F.silu, F.silu), V)
-    if c.qk_activation == "elu":
-        q, k = F.elu(q) + 1, F.elu(k) + 1
+    if act is None:
+        q, k = ACT[c.qk_activation](q), ACT[c.qk_activation](k)
     norm = l2 if c.qk_norm == "l2" else lambda y: y / y.sum(-1, keepdim=True)
     beta = w.linear("b_proj", x, n).sigmoid() if c.use_beta else torch.ones_like(q[..., 0])
     o = recur(norm(q), norm(k), v, None, beta * 2 if c.allow_neg_eigval else beta)
@@ -386,8 +462,14 @@ def linear_attn(c, w, x, layer, shared):
         elif c.feature_map == "hedgehog":
             y = 2 * w_map.linear("layer", y, K, True)
             y = torch.cat([y, -y], -1).softmax(-1)
+        elif c.feature_map == "t2r":
+            y = torch.relu(w_map.linear("layer", y, K))
+        elif c.feature_map == "dpfp":
+            y = torch.relu(y)
+            y = torch.cat([y, -y], -1)
+            y = torch.cat([y * y.roll(j, -1) for j in range(1, 5)], -1)
         else:
-            y = F.elu(y) + 1
+            y = ACT[c.feature_map](y)
         return y / (y.sum(-1, keepdim=True) + 1e-4) if sums_to_one else y
 
     q, k = feature_map("q", q, c.norm_q), feature_map("k", k, c.norm_k)
@@ -504,6 +586,26 @@ def model(c, tensors, ids, make=None):
     return x, x @ w("model.embeddings.weight" if c.tie_word_embeddings else "lm_head.weight", c.vocab_size, d).T
 
 
+def first_keys(c):
+    """What the keys of the first head are times, so that an ε matters."""
+    if c.model_type in ("gated_deltanet", "kda"):
+        return 1e-3
+    if c.model_type == "delta_net":
+        return 1e-3 if c.qk_norm == "l2" and c.qk_activation != "elu" else 1.0
+    if getattr(c, "norm_k", False):
+        return {"elu": 6.0, "dpfp": 0.02, "elementwise_product": 1.0}.get(c.feature_map, 1e-3)
+    return {"t2r": 1e-10, "dpfp": 1e-5}.get(c.feature_map, 1.0) if getattr(c, "norm_feature_map", False) else 1.0
+
+
+def divided(c):
+    """The features, if they may be of both signs and are divided by sums of them."""
+    if c.model_type == "delta_net" and c.qk_norm == "sum" and c.qk_activation in ("silu", "identity"):
+        return c.qk_activation
+    if c.model_type == "linear_attn" and (c.norm_q or c.norm_k or c.norm_feature_map):
+        return c.feature_map if c.feature_map in ("elementwise_product", "identity") else None
+    return None
+
+
 def value(c, name, shape, generator):
     """A random value of a parameter, around what it is in a trained model."""
     r, u = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator)
@@ -525,16 +627,24 @@ def value(c, name, shape, generator):
         return 0.5 * r
     if part[-1] == "lower_bounds":
         return r
+    if divided(c) == "elementwise_product" and "feature_map" in name and part[-1] == "bias":
+        return 3 + 0.3 * r
     if part[-1] == "bias":
         middle = {"gk_proj": -2.0, "w_proj": -2.0, "w_lora": -1.0}
         return next((m + 2 * r for key, m in middle.items() if key in part), 0.3 * r)
     if part[-2] == "embeddings":
-        return r * (1.7 * shape[-1] ** -0.5 if c.tie_word_embeddings else 0.7)
+        x = r * (1.7 * shape[-1] ** -0.5 if c.tie_word_embeddings else 0.7)
+        if divided(c) == "identity":
+            x[:, 0] += 3
+        return x
     gain = {"o_proj": 1.5, "lm_head": 2.0, "q_proj": 1.5, "k_proj": 1.5, "r_proj": 1.5, "b_proj": 1.5, "value": 1.5}
     x = r * gain.get(part[-2], 1.2) * shape[-1] ** -0.5
+    if part[-2] in ("q_proj", "k_proj", "lm_head") and divided(c) == "identity":
+        x[:, 0] = 0 if part[-2] == "lm_head" else 1
+    if part[-2] in ("q_proj", "k_proj") and divided(c) == "silu":
+        x *= 4
     if part[-2] == "k_proj":
-        of_l2 = c.model_type in ("gated_deltanet", "kda", "delta_net") and getattr(c, "qk_norm", "l2") == "l2"
-        x[: shape[0] // (getattr(c, "num_kv_heads", None) or c.num_heads)] *= 1e-3 if of_l2 else 6.0 if getattr(c, "norm_k", False) else 1.0
+        x[: shape[0] // (getattr(c, "num_kv_heads", None) or c.num_heads)] *= first_keys(c)
     return x
 
 
@@ -572,11 +682,15 @@ def prove(name, c, tensors, e, gap):
     for key, x in tensors.items():
         # A norm without its noise; any other without its value.
         other = torch.ones_like(x) if key.endswith("norm.weight") or "norm_swish" in key else torch.zeros_like(x)
-        assert (d := change(c, tensors | {key: other})) > 0.05, f"{name}: {key} changes the logits by {d}"
+        # Of sums that are zero nothing is left but NaN.
+        assert not (d := change(c, tensors | {key: other})) <= 0.05, f"{name}: {key} changes the logits by {d}"
     matter = MATTER | {"norm_eps": 1e-6 if c.norm_eps > 1e-4 else 2e-2}
-    matter |= {"rwkv6": {"hidden_act": "sqrelu"}, "rwkv7": {"fuse_norm": not c.fuse_norm}}.get(c.model_type, {})
+    matter |= {
+        "gla": {"feature_map": None}, "retnet": {"feature_map": None}, "linear_attn": {"feature_map": "elu"},
+        "rwkv6": {"hidden_act": "sqrelu"}, "rwkv7": {"fuse_norm": not c.fuse_norm},
+    }.get(c.model_type, {})  # fmt: skip
     for key, other in matter.items():
-        if getattr(c, key, other) != other and (key != "feature_map" or c.model_type in ("gla", "retnet")):
+        if getattr(c, key, other) != other:
             d = change(types.SimpleNamespace(**vars(c) | {key: other}), tensors)
             assert d > 0.01, f"{name}: {key} changes the logits by {d}"
 

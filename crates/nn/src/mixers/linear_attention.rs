@@ -130,7 +130,12 @@ impl LinearAttention {
                 let r = activation::relu(x);
                 let z = Tensor::cat(vec![r.clone(), r.neg()], 3);
                 let width = z.dims()[3];
+                // Around, however narrow it is.
                 let rolled = |j: usize| {
+                    let j = j % width;
+                    if j == 0 {
+                        return z.clone();
+                    }
                     let end = z.clone().narrow(3, width - j, j);
                     Tensor::cat(vec![end, z.clone().narrow(3, 0, width - j)], 3)
                 };
