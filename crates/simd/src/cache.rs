@@ -1,5 +1,7 @@
 //! Hints to the caches.
 
+use std::mem::MaybeUninit;
+
 /// Asks for the memory of `x` without waiting for it: for rows that are wanted soon and lie so far apart that the hardware
 /// does not see them coming.
 #[inline(always)]
@@ -29,25 +31,24 @@ fn prefetch_line(at: *const i8) {
     let _ = at;
 }
 
-/// Rows that are wanted soon, asked for a line at a time: a processor has room for some twenty lines under way, and waits if more are asked for at once.
+/// Lines that are wanted soon, to be asked for one after the other: a processor has room for some twenty lines under way, and waits if more are asked
+/// for at once.
 pub struct Soon {
-    rows: [(*const i8, usize); Self::MOST],
+    lines: [MaybeUninit<*const i8>; Self::MOST],
     count: usize,
-    row: usize,
-    line: usize,
 }
 
 impl Soon {
-    /// How many rows there is room for.
-    pub const MOST: usize = 20;
+    /// How many lines there is room for.
+    pub const MOST: usize = 320;
 
     /// None yet.
     #[inline(always)]
     pub fn none() -> Self {
-        Self { rows: [(std::ptr::null(), 0); Self::MOST], count: 0, row: 0, line: 0 }
+        Self { lines: [const { MaybeUninit::uninit() }; Self::MOST], count: 0 }
     }
 
-    /// A row more, if there is room.
+    /// A row more, or as much of it as there is room for.
     #[inline(always)]
     pub fn add<T>(&mut self, row: &[T]) {
         self.add_at(row.as_ptr().cast(), size_of_val(row));
@@ -56,22 +57,39 @@ impl Soon {
     /// As [`Soon::add`], for a row by its address and bytes.
     #[inline(always)]
     pub(crate) fn add_at(&mut self, row: *const i8, bytes: usize) {
-        if self.count < Self::MOST && bytes > 0 {
-            self.rows[self.count] = (row, bytes.div_ceil(64));
-            self.count += 1;
+        let room = &mut self.lines[self.count..];
+        let lines = bytes.div_ceil(64).min(room.len());
+        for (n, line) in room[..lines].iter_mut().enumerate() {
+            line.write(row.wrapping_add(64 * n));
         }
+        self.count += lines;
     }
 
-    /// Asks for the next line, if there is one.
+    /// Ready to be asked for, a share each of so many times.
     #[inline(always)]
-    pub fn ask(&mut self) {
-        if self.row < self.count {
-            let (start, lines) = self.rows[self.row];
-            prefetch_line(start.wrapping_add(64 * self.line));
-            self.line += 1;
-            if self.line >= lines {
-                (self.row, self.line) = (self.row + 1, 0);
-            }
+    pub fn ready(&self, times: usize) -> Asking<'_> {
+        let each = self.count.div_ceil(times.max(1));
+        Asking { lines: &self.lines[..self.count], each }
+    }
+}
+
+/// What [`Soon`] has collected.
+#[derive(Clone, Copy)]
+pub struct Asking<'a> {
+    lines: &'a [MaybeUninit<*const i8>],
+    each: usize,
+}
+
+impl Asking<'_> {
+    /// Asks for the `n`th share.
+    #[inline(always)]
+    pub fn ask(&self, n: usize) {
+        let mut at = n * self.each;
+        let end = (at + self.each).min(self.lines.len());
+        while at < end {
+            // SAFETY: `ready` gives the lines that `add_at` has written.
+            prefetch_line(unsafe { self.lines[at].assume_init() });
+            at += 1;
         }
     }
 }

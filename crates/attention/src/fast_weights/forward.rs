@@ -59,6 +59,8 @@ struct Next<'a, 't, 'o> {
     h: usize,
     /// Where this pass's outputs go: their row of its first token, and their columns.
     out: (&'a Part<'o>, usize, Range<usize>),
+    /// The next head's state, where one token is all there is: then it is most of what is read.
+    state: &'a [f32],
 }
 
 impl Ask for Next<'_, '_, '_> {
@@ -66,6 +68,7 @@ impl Ask for Next<'_, '_, '_> {
         self.x.rows(self.first + i, self.h, true, soon);
         let (out, first, of_head) = &self.out;
         out.soon(first + i, of_head.clone(), soon);
+        soon.add(self.state);
     }
 }
 
@@ -132,19 +135,19 @@ impl Kernel for Heads<'_, '_> {
         if range.is_empty() {
             return;
         }
-        // What the first token reads before it is written: its output, or what it erases.
-        for ((h, state), carried) in heads.clone().zip(self.states.chunks(k * v)).zip(carries.chunks_mut(v)) {
-            if early {
-                math::scale_into(s, x.scale, x.q(range.start, h), row);
-                read(s, state, row, carried);
-            } else if x.erases() {
-                x.erasing(s, range.start, h, row);
-                read(s, state, row, carried);
-            }
-        }
         for (first, at) in range.clone().step_by(TOKENS).flat_map(|first| (0..heads.len()).map(move |at| (first, at))) {
             let h = heads.start + at;
-            let (state, carried) = (&mut self.states[at * k * v..(at + 1) * k * v], &mut carries[at * v..(at + 1) * v]);
+            let (before, others) = self.states.split_at_mut((at + 1) * k * v);
+            let (state, carried) = (&mut before[at * k * v..], &mut carries[at * v..(at + 1) * v]);
+            let next_state = if range.len() == 1 { &others[..others.len().min(k * v)] } else { &[] };
+            // What the first token reads before it is written: its output, or what it erases.
+            if first == range.start && (early || x.erases()) {
+                match early {
+                    true => math::scale_into(s, x.scale, x.q(first, h), row),
+                    false => x.erasing(s, first, h, row),
+                }
+                read(s, state, row, carried);
+            }
             let of_head = at * v..(at + 1) * v;
             let tokens = first..(first + TOKENS).min(range.end);
             let n = tokens.len();
@@ -172,7 +175,7 @@ impl Kernel for Heads<'_, '_> {
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
             let out_of = (&self.out, first - range.start, of_head.clone());
-            let ask = &Next { x, first: next.0, h: next.1, out: out_of };
+            let ask = &Next { x, first: next.0, h: next.1, out: out_of, state: next_state };
             let (tokens_of, rows, columns, matrix, back) = (n, k, v, state, false);
             if x.erase.is_some() {
                 for (r, t) in tokens.clone().enumerate() {

@@ -146,8 +146,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         let (mut left, mut end) = (1.0, i);
         while end < all {
             left *= by[self.token(end)] * by[self.token(end + 1)];
-            // Also false for what is no number.
-            if !(left >= LEAST) {
+            if left.is_nan() || left < LEAST {
                 break;
             }
             end += 2;
@@ -185,6 +184,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 self.ask.rows(i, &mut soon);
                 self.ask.rows(i + 1, &mut soon);
             }
+            let soon = soon.ready(rows);
             let of_a = a * columns + at..a * columns + end;
             let of_b = b * columns + at..b * columns + end;
             let (mut by_a, mut by_b) = ([zero; N], [zero; N]);
@@ -238,7 +238,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
             ahead = [zero; N];
             for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
-                soon.ask();
+                soon.ask(r);
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
@@ -363,6 +363,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             if at == 0 {
                 self.ask.rows(i, &mut soon);
             }
+            let soon = soon.ready(rows);
             let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
             for m in 0..W {
@@ -382,7 +383,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let by_row = if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
             let mut sum = [[zero; N]; P];
             for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
-                soon.ask();
+                soon.ask(r);
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
@@ -441,9 +442,27 @@ fn store<S: Lanes, const N: usize>(s: S, v: &[S::V; N], x: &mut [f32]) {
 /// `Xᵀ p` of a matrix `[rows, columns]`.
 #[inline(always)]
 pub(super) fn read<S: Lanes>(s: S, matrix: &[f32], p: &[f32], out: &mut [f32]) {
-    out.fill(0.0);
-    for (row, p) in matrix.chunks_exact(out.len().max(1)).zip(p) {
-        math::axpy(s, *p, row, out);
+    let columns = out.len();
+    let mut at = 0;
+    while at + WIDE * S::LANES <= columns {
+        let mut sum = [s.splat(0.0); WIDE];
+        for (row, p) in matrix.chunks_exact(columns).zip(p) {
+            let p = s.splat(*p);
+            for (i, sum) in sum.iter_mut().enumerate() {
+                *sum = s.fma(p, s.load(&row[at + i * S::LANES..]), *sum);
+            }
+        }
+        store(s, &sum, &mut out[at..]);
+        at += WIDE * S::LANES;
+    }
+    while at < columns {
+        let end = (at + S::LANES).min(columns);
+        let mut sum = s.splat(0.0);
+        for (row, p) in matrix.chunks_exact(columns).zip(p) {
+            sum = s.fma(s.splat(*p), s.load_part(&row[at..end]), sum);
+        }
+        s.store_part(&mut out[at..end], sum);
+        at = end;
     }
 }
 

@@ -4,7 +4,7 @@
 
 pub mod cosformer;
 mod features;
-pub(crate) use features::by_tokens;
+pub(crate) use features::{by_tokens, fresh};
 pub mod gla;
 pub mod hgrn2;
 pub mod lightning;

@@ -8,7 +8,7 @@ use longreach_simd::Cx;
 use ndarray::{Array4, ArrayView4, Zip, s};
 
 use super::dplr;
-use crate::linear::by_tokens;
+use crate::linear::{by_tokens, fresh};
 use crate::{Error, Sequences, error};
 
 mod backward;
@@ -66,9 +66,10 @@ struct Transition {
 impl Transition {
     fn of(x: &Inputs<'_>, cx: &Cx) -> Result<Self, Error> {
         x.check()?;
-        let mut b = x.kappa.as_standard_layout().into_owned();
+        let mut b = fresh(x.kappa.dim());
         by_tokens(cx, &mut b, |t, b| {
-            Zip::from(b).and(x.a.slice(s![.., t, .., ..])).for_each(|kappa, a| *kappa *= -a);
+            let (kappa, a) = (x.kappa.slice(s![.., t.clone(), .., ..]), x.a.slice(s![.., t, .., ..]));
+            Zip::from(b).and(kappa).and(a).for_each(|b, kappa, a| *b = -kappa * a);
         });
         Ok(Self { b })
     }

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView3, ArrayView4};
 
-use crate::sequences::tokens;
+use crate::sequences::Rows;
 use crate::{Error, Sequences, error};
 
 mod backward;
@@ -109,11 +109,11 @@ impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
 struct Tokens<'a> {
     dims: Dims,
     ranges: Vec<Range<usize>>,
-    q: Vec<&'a [f32]>,
-    k: Vec<&'a [f32]>,
-    v: Vec<&'a [f32]>,
-    g: Option<Vec<&'a [f32]>>,
-    beta: Option<Vec<&'a [f32]>>,
+    q: Rows<'a>,
+    k: Rows<'a>,
+    v: Rows<'a>,
+    g: Option<Rows<'a>>,
+    beta: Option<Rows<'a>>,
     skip: Vec<f32>,
     scale: f32,
 }
@@ -124,11 +124,11 @@ impl<'a> Tokens<'a> {
         Ok(Self {
             dims,
             ranges: x.sequences.ranges(OP, dims.b, dims.t)?,
-            q: tokens(OP, "q", &x.q)?,
-            k: tokens(OP, "k", &x.k)?,
-            v: tokens(OP, "v", &x.v)?,
-            g: x.g.as_ref().map(|g| tokens(OP, "g", g)).transpose()?,
-            beta: x.beta.as_ref().map(|b| tokens(OP, "beta", b)).transpose()?,
+            q: Rows::of(OP, "q", &x.q)?,
+            k: Rows::of(OP, "k", &x.k)?,
+            v: Rows::of(OP, "v", &x.v)?,
+            g: x.g.as_ref().map(|g| Rows::of(OP, "g", g)).transpose()?,
+            beta: x.beta.as_ref().map(|b| Rows::of(OP, "beta", b)).transpose()?,
             skip: x.skip.map_or_else(|| vec![0.0; dims.h], |s| s.to_vec()),
             scale: x.scale,
         })
@@ -137,28 +137,28 @@ impl<'a> Tokens<'a> {
     #[inline(always)]
     fn q(&self, t: usize, h: usize) -> &'a [f32] {
         let at = self.dims.group(h) * self.dims.k;
-        &self.q[t][at..at + self.dims.k]
+        &self.q.get(t)[at..at + self.dims.k]
     }
 
     #[inline(always)]
     fn k(&self, t: usize, h: usize) -> &'a [f32] {
         let at = self.dims.group(h) * self.dims.k;
-        &self.k[t][at..at + self.dims.k]
+        &self.k.get(t)[at..at + self.dims.k]
     }
 
     #[inline(always)]
     fn v(&self, t: usize, h: usize) -> &'a [f32] {
-        &self.v[t][h * self.dims.v..(h + 1) * self.dims.v]
+        &self.v.get(t)[h * self.dims.v..(h + 1) * self.dims.v]
     }
 
     #[inline(always)]
     fn g(&self, t: usize, h: usize) -> f32 {
-        self.g.as_ref().map_or(0.0, |g| g[t][h])
+        self.g.as_ref().map_or(0.0, |g| g.get(t)[h])
     }
 
     #[inline(always)]
     fn beta(&self, t: usize, h: usize) -> f32 {
-        self.beta.as_ref().map_or(1.0, |b| b[t][h])
+        self.beta.as_ref().map_or(1.0, |b| b.get(t)[h])
     }
 }
 

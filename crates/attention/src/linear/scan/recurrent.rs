@@ -14,6 +14,7 @@ use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::fresh;
+use crate::sequences::Rows;
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -58,6 +59,9 @@ impl Kernel for Head<'_, '_> {
         let scratch = &mut Scratch::new(2 * CHUNK * padded);
         let (value, sum) = scratch.split_at_mut(CHUNK * padded);
         let tokens = x.ranges[self.s].clone();
+        if let [out] = &mut self.out[..] {
+            return token(s, x, (tokens.start, self.h), self.state, out);
+        }
         for (chunk, out) in self.out.chunks_mut(CHUNK).enumerate() {
             let first = tokens.start + chunk * CHUNK;
             let decay = Decay::of(s, x, self.h, first, out.len());
@@ -82,10 +86,6 @@ impl Kernel for Head<'_, '_> {
             let mut wanted = Wanted::of(x, self.h, first + out.len()..tokens.end);
             let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
             for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
-                if out.len() == 1 && at + WIDE * S::LANES <= v {
-                    chunk.token(s, at, self.state, value, sum);
-                    continue;
-                }
                 let mut row = 0;
                 while row + ROWS <= k {
                     // The rows of this chunk's output, a few at a time.
@@ -118,7 +118,8 @@ impl Kernel for Head<'_, '_> {
 
 /// The lines that the next chunk will want of a head's queries, keys and values, one after the other.
 struct Wanted<'a> {
-    rows: [&'a [&'a [f32]]; 3],
+    rows: [&'a Rows<'a>; 3],
+    tokens: Range<usize>,
     /// The head's columns, in each.
     columns: [Range<usize>; 3],
 }
@@ -128,24 +129,21 @@ const LINE: usize = 16;
 
 impl<'a> Wanted<'a> {
     #[inline(always)]
-    fn of(x: &'a Tokens<'_>, h: usize, tokens: Range<usize>) -> Self {
+    fn of(x: &'a Tokens<'a>, h: usize, tokens: Range<usize>) -> Self {
         let (k, v) = (x.dims.k, x.dims.v);
         let group = x.dims.group(h);
         let of_keys = group * k..(group + 1) * k;
-        Self {
-            rows: [&x.q[tokens.clone()], &x.k[tokens.clone()], &x.v[tokens]],
-            columns: [of_keys.clone(), of_keys, h * v..(h + 1) * v],
-        }
+        Self { rows: [&x.q, &x.k, &x.v], tokens, columns: [of_keys.clone(), of_keys, h * v..(h + 1) * v] }
     }
 
     /// The next line of all tokens.
     #[inline(always)]
     fn next(&mut self) -> Line<'a> {
-        for (rows, columns) in self.rows.iter().zip(&mut self.columns) {
+        for (rows, columns) in self.rows.into_iter().zip(&mut self.columns) {
             if columns.start < columns.end {
                 let at = columns.start;
                 columns.start = (at + LINE).min(columns.end);
-                return Line { rows, at };
+                return Line { rows: Some(rows), tokens: self.tokens.clone(), at };
             }
         }
         Line::NONE
@@ -154,18 +152,20 @@ impl<'a> Wanted<'a> {
 
 /// A line of the same columns of several tokens.
 struct Line<'a> {
-    rows: &'a [&'a [f32]],
+    rows: Option<&'a Rows<'a>>,
+    tokens: Range<usize>,
     at: usize,
 }
 
 impl Line<'_> {
-    const NONE: Self = Self { rows: &[], at: 0 };
+    const NONE: Self = Self { rows: None, tokens: 0..0, at: 0 };
 
     /// Asks for that of one token, if it is there: asked for all at once, the processor would have to wait for them.
     #[inline(always)]
     fn ask(&self, token: usize) {
-        if let Some(line) = self.rows.get(token).and_then(|row| row.get(self.at..self.at + 1)) {
-            prefetch(line);
+        let token = self.tokens.start + token;
+        if let Some(rows) = self.rows.filter(|_| token < self.tokens.end) {
+            prefetch(&rows.get(token)[self.at..self.at + 1]);
         }
     }
 }
@@ -230,32 +230,6 @@ struct Chunk<'a> {
 }
 
 impl Chunk<'_> {
-    /// All rows of the state, the vectors from column `at` on, through the one token there is: the state streams by and
-    /// the output stays in registers.
-    #[inline(always)]
-    fn token<S: Lanes>(&self, s: S, at: usize, state: &mut [f32], values: &[f32], sum: &mut [f32]) {
-        let lanes = S::LANES;
-        let (v, decay) = (self.v, s.splat(self.decay.entry[0]));
-        let mut value = [s.splat(0.0); WIDE];
-        for (w, value) in value.iter_mut().enumerate() {
-            *value = s.load(&values[w * lanes..]);
-        }
-        let mut out = [s.splat(0.0); WIDE];
-        for ((row, q), k) in state.chunks_exact_mut(v).zip(self.q[0]).zip(self.k[0]) {
-            let (q, k) = (s.splat(*q), s.splat(*k));
-            let row = &mut row[at..at + WIDE * lanes];
-            for w in 0..WIDE {
-                let cell = &mut row[w * lanes..(w + 1) * lanes];
-                let new = s.fma(decay, s.load(cell), s.mul(k, value[w]));
-                s.store(cell, new);
-                out[w] = s.fma(q, new, out[w]);
-            }
-        }
-        for (w, out) in out.into_iter().enumerate() {
-            s.store(&mut sum[w * lanes..], out);
-        }
-    }
-
     /// `R` rows of the state from `row` on, the vectors from column `at` on, through all tokens of the chunk.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "two places call it")]
@@ -313,6 +287,59 @@ impl Chunk<'_> {
                 s.store_part(&mut state[(row + r) * v + from..(row + r) * v + (from + lanes).min(v)], tile);
             }
         }
+    }
+}
+
+/// The one token there is: the state streams by, and the output stays in registers.
+#[inline(always)]
+fn token<S: Lanes>(s: S, x: &Tokens<'_>, (t, h): (usize, usize), state: &mut [f32], out: &mut [f32]) {
+    let left = s.sum(math::exp(s, s.splat(x.g(t, h)))) / S::LANES as f32;
+    let mut at = 0;
+    while at + WIDE * S::LANES <= out.len() {
+        some::<S, WIDE>(s, x, (t, h), left, at, state, out);
+        at += WIDE * S::LANES;
+    }
+    while at < out.len() {
+        some::<S, 1>(s, x, (t, h), left, at, state, out);
+        at += S::LANES;
+    }
+}
+
+/// The columns from `at` on: `N` vectors of them, or what there is of one.
+#[inline(always)]
+fn some<S: Lanes, const N: usize>(
+    s: S,
+    x: &Tokens<'_>,
+    (t, h): (usize, usize),
+    left: f32,
+    at: usize,
+    state: &mut [f32],
+    out: &mut [f32],
+) {
+    let (width, n) = (out.len(), S::LANES);
+    let end = (at + N * n).min(width);
+    let (value, left) = (&x.v(t, h)[at..end], s.splat(left));
+    let (strength, scale, skip) = (s.splat(x.beta(t, h)), s.splat(x.scale), s.splat(x.skip[h]));
+    let (mut written, mut sum) = ([s.splat(0.0); N], [s.splat(0.0); N]);
+    for i in 0..N {
+        written[i] = s.mul(strength, s.load_part(&value[i * n..]));
+    }
+    for ((row, q), k) in state.chunks_exact_mut(width).zip(x.q(t, h)).zip(x.k(t, h)) {
+        let (row, q, k) = (&mut row[at..end], s.splat(*q), s.splat(*k));
+        for i in 0..N {
+            let cell = if N == 1 { s.load_part(row) } else { s.load(&row[i * n..]) };
+            let new = s.fma(left, cell, s.mul(k, written[i]));
+            if N == 1 {
+                s.store_part(row, new)
+            } else {
+                s.store(&mut row[i * n..], new)
+            }
+            sum[i] = s.fma(q, new, sum[i]);
+        }
+    }
+    for i in 0..N {
+        let value = s.load_part(&value[i * n..]);
+        s.store_part(&mut out[at + i * n..end], s.fma(skip, value, s.mul(scale, sum[i])));
     }
 }
 

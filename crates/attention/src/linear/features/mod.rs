@@ -4,14 +4,20 @@
 //!
 //! over all `j ≤ i`, by the family's scan, or over all `j`, by two products. The denominator is one more column of the state.
 
+use longreach_simd::Cx;
 use longreach_simd::product::{self, Into, Matrix};
-use longreach_simd::split::Part;
-use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
-use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut3, ArrayViewMut4, Axis, Zip, s};
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
 
 use super::scan;
 use crate::fast_weights::outer;
 use crate::{Error, Form, Sequences, error};
+
+mod denominator;
+mod rows;
+
+use denominator::Times;
+pub(super) use rows::{OfRows, each, exponentials};
+pub(crate) use rows::{by_tokens, fresh};
 
 /// What keeps the denominator from nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -148,40 +154,6 @@ impl Call<'_> {
         Ok(out)
     }
 
-    /// `z' φ(q)`, `[B, T, H]`, where `z`, `[S, H, F]`, is the sum of the features of keys so far.
-    fn denominators(
-        &self,
-        [q, k]: [&Array4<f32>; 2],
-        mut sums: ArrayViewMut3<'_, f32>,
-        heads: usize,
-        cx: &Cx,
-    ) -> Result<Array3<f32>, Error> {
-        let (b, t, g, features) = q.dim();
-        let layout = |input| Error::Layout { op: self.op, input };
-        let (q, k) = (q.as_slice().ok_or(layout("q"))?, k.as_slice().ok_or(layout("k"))?);
-        let mut out = Array3::zeros((b, t, heads));
-        let mut rest = out.as_slice_mut().unwrap_or_default();
-        let mut tasks = Vec::new();
-        let mut sums = sums.as_slice_mut().ok_or(layout("state"))?.chunks_mut(features.max(1));
-        for range in self.sequences.ranges(self.op, b, t)? {
-            let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * heads);
-            rest = others;
-            for (h, out) in Part::whole(mine, heads).columns(1).enumerate() {
-                let at = (range.start * g + h * g / heads) * features;
-                let sum = sums.next().unwrap_or_default();
-                tasks.push(Denominator {
-                    q: &q[at.min(q.len())..],
-                    k: &k[at.min(k.len())..],
-                    stride: g * features,
-                    sum,
-                    out,
-                });
-            }
-        }
-        cx.team.for_each(tasks, |task| cx.isa.run(task));
-        Ok(out)
-    }
-
     /// `s S' φ(q)`
     fn sums(
         &self,
@@ -260,65 +232,7 @@ impl Call<'_> {
         if !self.causal {
             return self.divided_backward([q, k], v, floor, state, d_o, d_state, cx);
         }
-        let (width, (_, _, groups, features), heads) = (v.dim().3, q.dim(), v.dim().2);
-        let cut = |x: &ArrayView4<'_, f32>| {
-            let [values, ones] = [s![.., .., .., ..width], s![.., .., .., width..]].map(|at| x.slice(at));
-            (values.as_standard_layout().into_owned(), ones.as_standard_layout().into_owned())
-        };
-        let ((of_values, of_ones), (d_values, mut d_ones)) = (cut(&state), cut(&d_state));
-        let z = self.denominators([q, k], of_ones.clone().index_axis_move(Axis(3), 0).view_mut(), heads, cx)?;
-        let by = z.mapv(|z| 1.0 / floor.of(self.scale as f32 * z));
-        let mut d_sums = fresh(v.dim());
-        each(cx, &Times { by: &by, own: false }, [d_o], &mut d_sums);
-        let [mut dq, mut dk, dv, d_values] =
-            self.sums_backward([q, k], v, of_values.view(), d_sums.view(), d_values.view(), cx)?;
-        // What the outputs say to the sums they were divided: `⟨do / z, s S' φ(q)⟩`, which is also `⟨φ(q), dφ(q)⟩`, if nobody shares the query.
-        let mut d_z = Array3::zeros(z.dim());
-        let products = |rows: [ArrayView4<'_, f32>; 2], out: &mut Array3<f32>| {
-            let mut sums = fresh((out.dim().0, out.dim().1, out.dim().2, 1));
-            each(cx, &Dot, rows, &mut sums);
-            out.assign(&sums.index_axis(Axis(3), 0));
-        };
-        if groups == heads {
-            products([q.view(), dq.view()], &mut d_z);
-        } else {
-            let sums = self.sums([q, k], v, Form::Recurrent, of_values.clone().view_mut(), cx)?;
-            products([d_sums.view(), sums.view()], &mut d_z);
-        }
-        let scale = self.scale as f32;
-        Zip::from(&mut d_z).and(&z).and(&by).for_each(|d, z, by| {
-            let free = matches!(floor, Floor::Add(_)) || floor.of(scale * z) == scale * z;
-            *d = if free { -scale * by * *d } else { 0.0 };
-        });
-        let (b, t) = (q.dim().0, q.dim().1);
-        let d_z = d_z.as_slice().unwrap_or_default();
-        let mut parts = Vec::new();
-        let (mut dq_rest, mut dk_rest) = (dq.as_slice_mut().unwrap_or_default(), dk.as_slice_mut().unwrap_or_default());
-        let mut states = d_ones.as_slice_mut().unwrap_or_default().chunks_mut((heads / groups * features).max(1));
-        let mut firsts = of_ones.as_slice().unwrap_or_default().chunks((heads / groups * features).max(1));
-        for range in self.sequences.ranges(self.op, b, t)? {
-            let n = range.len() * groups * features;
-            let (dq, dk);
-            (dq, dq_rest) = std::mem::take(&mut dq_rest).split_at_mut(n);
-            (dk, dk_rest) = std::mem::take(&mut dk_rest).split_at_mut(n);
-            let columns = Part::whole(dq, groups * features).columns(features);
-            for (group, (dq, dk)) in columns.zip(Part::whole(dk, groups * features).columns(features)).enumerate() {
-                parts.push(OfDenominator {
-                    q: &q.as_slice().unwrap_or_default()[range.start * groups * features..],
-                    k: &k.as_slice().unwrap_or_default()[range.start * groups * features..],
-                    group,
-                    shape: (groups, heads, features),
-                    first: firsts.next().unwrap_or_default(),
-                    d_state: states.next().unwrap_or_default(),
-                    d_z: &d_z[range.start * heads..],
-                    dq,
-                    dk,
-                });
-            }
-        }
-        cx.team.for_each(parts, |part| cx.isa.run(part));
-        let d_state = ndarray::concatenate![Axis(3), d_values, d_ones];
-        Ok([dq, dk, dv, d_state])
+        self.quotient_backward([q, k], v, floor, state, d_o, d_state, cx)
     }
 
     /// The gradient through the division, with the denominator as one column more.
@@ -396,135 +310,6 @@ impl Call<'_> {
     }
 }
 
-/// The denominators of a head.
-struct Denominator<'a, 'o> {
-    q: &'a [f32],
-    k: &'a [f32],
-    stride: usize,
-    sum: &'o mut [f32],
-    out: Part<'o>,
-}
-
-impl Kernel for Denominator<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Lanes>(mut self, s: S) {
-        for t in 0..self.out.rows() {
-            let at = t * self.stride..t * self.stride + self.sum.len();
-            math::axpy(s, 1.0, &self.k[at.clone()], self.sum);
-            self.out.row(t)[0] = math::dot(s, &self.q[at], self.sum);
-        }
-    }
-}
-
-/// What the denominators say to the features of a group's queries and keys.
-struct OfDenominator<'a, 'o> {
-    q: &'a [f32],
-    k: &'a [f32],
-    group: usize,
-    /// Groups, heads, features
-    shape: (usize, usize, usize),
-    /// The sums before the first token, of each head of the group.
-    first: &'a [f32],
-    /// On entry the gradient to the last sums, on return to the first.
-    d_state: &'o mut [f32],
-    /// `[T, H]`
-    d_z: &'a [f32],
-    dq: Part<'o>,
-    dk: Part<'o>,
-}
-
-impl Kernel for OfDenominator<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Lanes>(mut self, s: S) {
-        let (groups, heads, features) = self.shape;
-        let (shared, stride) = (heads / groups, groups * features);
-        let mut sums = self.first.to_vec();
-        for t in 0..self.dq.rows() {
-            let key = &self.k[t * stride + self.group * features..][..features];
-            for (h, sum) in sums.chunks_mut(features.max(1)).enumerate() {
-                math::axpy(s, 1.0, key, sum);
-                math::axpy(s, self.d_z[t * heads + self.group * shared + h], sum, self.dq.row(t));
-            }
-        }
-        for t in (0..self.dk.rows()).rev() {
-            let query = &self.q[t * stride + self.group * features..][..features];
-            for (h, d) in self.d_state.chunks_mut(features.max(1)).enumerate() {
-                math::axpy(s, self.d_z[t * heads + self.group * shared + h], query, d);
-                math::axpy(s, 1.0, d, self.dk.row(t));
-            }
-        }
-    }
-}
-
-/// What becomes of rows, one at a time.
-pub(super) trait OfRows<const N: usize>: Sync {
-    /// Row `i` of the output from that of each input.
-    fn row<S: Lanes>(&self, s: S, i: usize, rows: [&[f32]; N], out: &mut [f32]);
-}
-
-/// Every row of `out`, over all threads.
-pub(super) fn each<R: OfRows<N>, const N: usize>(
-    cx: &Cx,
-    of: &R,
-    inputs: [ArrayView4<'_, f32>; N],
-    out: &mut Array4<f32>,
-) {
-    const ROWS: usize = 512;
-    struct Some<'a, 'o, R, const N: usize> {
-        of: &'a R,
-        first: usize,
-        inputs: [&'a [f32]; N],
-        widths: [usize; N],
-        out: &'o mut [f32],
-        width: usize,
-    }
-    impl<R: OfRows<N>, const N: usize> Kernel for Some<'_, '_, R, N> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Lanes>(self, s: S) {
-            for (i, out) in self.out.chunks_mut(self.width).enumerate() {
-                let mut rows = [&[][..]; N];
-                for n in 0..N {
-                    rows[n] = &self.inputs[n][(self.first + i) * self.widths[n]..][..self.widths[n]];
-                }
-                self.of.row(s, self.first + i, rows, out);
-            }
-        }
-    }
-    let width = out.dim().3.max(1);
-    let widths = inputs.each_ref().map(|x| x.dim().3);
-    let inputs = inputs.each_ref().map(|x| x.as_standard_layout());
-    let inputs = inputs.each_ref().map(|x| x.as_slice().unwrap_or_default());
-    let parts = out.as_slice_mut().unwrap_or_default().chunks_mut(ROWS * width).enumerate();
-    cx.team.for_each(parts, |(i, out)| cx.isa.run(Some { of, first: i * ROWS, inputs, widths, out, width }));
-}
-
-/// Rows times a number each: those of an input, or of the output itself.
-struct Times<'a> {
-    by: &'a Array3<f32>,
-    own: bool,
-}
-
-impl<const N: usize> OfRows<N> for Times<'_> {
-    #[inline(always)]
-    fn row<S: Lanes>(&self, s: S, i: usize, rows: [&[f32]; N], out: &mut [f32]) {
-        let by = self.by.as_slice().map_or(1.0, |by| by[i]);
-        if self.own { math::scale(s, by, out) } else { math::scale_into(s, by, rows[0], out) }
-    }
-}
-
-/// The product of two rows.
-struct Dot;
-
-impl OfRows<2> for Dot {
-    #[inline(always)]
-    fn row<S: Lanes>(&self, s: S, _: usize, rows: [&[f32]; 2], out: &mut [f32]) {
-        out[0] = math::dot(s, rows[0], rows[1]);
-    }
-}
-
 /// A column of ones after the values: its sum is that of the keys' features.
 fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
     let (b, t, h, width) = v.dim();
@@ -534,39 +319,4 @@ fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         out.slice_mut(s![.., .., .., width]).fill(1.0);
     });
     out
-}
-
-/// An array to be written by several threads: its memory comes where it is first touched.
-pub(crate) fn fresh(shape: (usize, usize, usize, usize)) -> Array4<f32> {
-    let (a, b, c, d) = shape;
-    Array4::from_shape_vec(shape, memory::zeros(a * b * c * d)).expect("as many numbers as the shape has")
-}
-
-/// Some tokens at a time, over all threads.
-pub(crate) fn by_tokens(
-    cx: &Cx,
-    out: &mut Array4<f32>,
-    each: impl Fn(std::ops::Range<usize>, &mut ArrayViewMut4<'_, f32>) + Sync,
-) {
-    const TOKENS: usize = 64;
-    let parts: Vec<_> = out.axis_chunks_iter_mut(Axis(1), TOKENS).enumerate().collect();
-    cx.team.for_each(parts, |(i, mut out)| {
-        let tokens = i * TOKENS..i * TOKENS + out.len_of(Axis(1));
-        each(tokens, &mut out);
-    });
-}
-
-/// Exponentials in place.
-pub(super) fn exponentials(isa: Isa, x: &mut [f32]) {
-    struct Exp<'a>(&'a mut [f32]);
-    impl Kernel for Exp<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Lanes>(self, s: S) {
-            for x in self.0.chunks_mut(S::LANES) {
-                s.store_part(x, math::exp(s, s.load_part(x)));
-            }
-        }
-    }
-    isa.run(Exp(x));
 }

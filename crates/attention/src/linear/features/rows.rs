@@ -1,0 +1,82 @@
+//! Rows one at a time, over all threads.
+
+use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
+
+/// What becomes of rows, one at a time.
+pub(in crate::linear) trait OfRows<const N: usize>: Sync {
+    /// Row `i` of the output from that of each input.
+    fn row<S: Lanes>(&self, s: S, i: usize, rows: [&[f32]; N], out: &mut [f32]);
+}
+
+/// Every row of `out`, over all threads.
+pub(in crate::linear) fn each<R: OfRows<N>, const N: usize>(
+    cx: &Cx,
+    of: &R,
+    inputs: [ArrayView4<'_, f32>; N],
+    out: &mut Array4<f32>,
+) {
+    const ROWS: usize = 512;
+    struct Several<'a, 'o, R, const N: usize> {
+        of: &'a R,
+        first: usize,
+        inputs: [&'a [f32]; N],
+        widths: [usize; N],
+        out: &'o mut [f32],
+        width: usize,
+    }
+    impl<R: OfRows<N>, const N: usize> Kernel for Several<'_, '_, R, N> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Lanes>(self, s: S) {
+            for (i, out) in self.out.chunks_mut(self.width).enumerate() {
+                let mut rows = [&[][..]; N];
+                for n in 0..N {
+                    rows[n] = &self.inputs[n][(self.first + i) * self.widths[n]..][..self.widths[n]];
+                }
+                self.of.row(s, self.first + i, rows, out);
+            }
+        }
+    }
+    let width = out.dim().3.max(1);
+    let widths = inputs.each_ref().map(|x| x.dim().3);
+    let inputs = inputs.each_ref().map(|x| x.as_standard_layout());
+    let inputs = inputs.each_ref().map(|x| x.as_slice().unwrap_or_default());
+    let parts = out.as_slice_mut().unwrap_or_default().chunks_mut(ROWS * width).enumerate();
+    cx.team.for_each(parts, |(i, out)| cx.isa.run(Several { of, first: i * ROWS, inputs, widths, out, width }));
+}
+
+/// An array to be written by several threads: its memory comes where it is first touched.
+pub(crate) fn fresh(shape: (usize, usize, usize, usize)) -> Array4<f32> {
+    let (a, b, c, d) = shape;
+    Array4::from_shape_vec(shape, memory::zeros(a * b * c * d)).expect("as many numbers as the shape has")
+}
+
+/// Some tokens at a time, over all threads.
+pub(crate) fn by_tokens(
+    cx: &Cx,
+    out: &mut Array4<f32>,
+    each: impl Fn(std::ops::Range<usize>, &mut ArrayViewMut4<'_, f32>) + Sync,
+) {
+    const TOKENS: usize = 64;
+    let parts: Vec<_> = out.axis_chunks_iter_mut(Axis(1), TOKENS).enumerate().collect();
+    cx.team.for_each(parts, |(i, mut out)| {
+        let tokens = i * TOKENS..i * TOKENS + out.len_of(Axis(1));
+        each(tokens, &mut out);
+    });
+}
+
+/// Exponentials in place.
+pub(in crate::linear) fn exponentials(isa: Isa, x: &mut [f32]) {
+    struct Exp<'a>(&'a mut [f32]);
+    impl Kernel for Exp<'_> {
+        type Output = ();
+        #[inline(always)]
+        fn run<S: Lanes>(self, s: S) {
+            for x in self.0.chunks_mut(S::LANES) {
+                s.store_part(x, math::exp(s, s.load_part(x)));
+            }
+        }
+    }
+    isa.run(Exp(x));
+}
