@@ -120,8 +120,10 @@ pub fn projection(features: usize, width: usize, mut normal: impl FnMut() -> f64
     let mut rows = Array2::<f64>::zeros((features, width));
     for i in 0..features {
         let block = i / width.max(1) * width;
-        loop {
-            let mut row = ndarray::Array1::from_shape_fn(width, |_| normal());
+        // Numbers that are not independent may never give a row that is left of those before it: then it is taken as it is.
+        for last in (0..64).rev().map(|left| left == 0) {
+            let drawn = ndarray::Array1::from_shape_fn(width, |_| normal());
+            let mut row = drawn.clone();
             // Twice, or rounding leaves a part of what was taken out.
             for _ in 0..2 {
                 for before in block..i {
@@ -133,6 +135,10 @@ pub fn projection(features: usize, width: usize, mut normal: impl FnMut() -> f64
             if length > 1e-6 {
                 rows.row_mut(i).assign(&(row / length));
                 break;
+            }
+            if last {
+                let length = drawn.dot(&drawn).sqrt().max(f64::MIN_POSITIVE);
+                rows.row_mut(i).assign(&(drawn / length));
             }
         }
     }
