@@ -35,6 +35,8 @@ mod sequences;
 pub mod delta;
 pub mod diagonal;
 pub mod linear;
+pub mod lowrank;
+pub mod memory;
 pub mod operation;
 pub mod rotary;
 pub mod short_conv;

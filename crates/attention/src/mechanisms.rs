@@ -2,7 +2,7 @@
 
 use crate::operation::Operation;
 use crate::softmax::{self, operation as attention};
-use crate::{delta, diagonal, linear, rotary, short_conv};
+use crate::{delta, diagonal, linear, lowrank, memory, rotary, short_conv};
 
 /// A way to compute a mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -361,6 +361,60 @@ pub const MECHANISMS: &[Mechanism] = &[
         state: "2 S G D",
         paper: "Yuan et al. 2025, Native sparse attention",
         operation: &softmax::nsa::operation::Op,
+    },
+    Mechanism {
+        name: "linformer",
+        family: "lowrank",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward],
+        cost: "O((S + T) R H D)",
+        state: "0",
+        paper: "Wang et al. 2020, Linformer",
+        operation: &lowrank::linformer::operation::Op,
+    },
+    Mechanism {
+        name: "nystrom",
+        family: "lowrank",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward],
+        cost: "O(T m H D + H m^3)",
+        state: "0",
+        paper: "Xiong et al. 2021, Nystromformer",
+        operation: &lowrank::nystrom::operation::Op,
+    },
+    Mechanism {
+        name: "transformer_xl",
+        family: "memory",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward, Form::Step],
+        cost: "O(T (M + T) H D)",
+        state: "M D",
+        paper: "Dai et al. 2019, Transformer-XL",
+        operation: &memory::transformer_xl::operation::Op,
+    },
+    Mechanism {
+        name: "compressive",
+        family: "memory",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward],
+        cost: "O(N C^2 taps / c)",
+        state: "(M + M / c) D",
+        paper: "Rae et al. 2020, Compressive Transformer",
+        operation: &memory::compressive::operation::Op,
+    },
+    Mechanism {
+        name: "infini",
+        family: "memory",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward, Form::Step],
+        cost: "O(T s H K + T H K V)",
+        state: "G K (V + 1) + s G (K + V)",
+        paper: "Munkhdalai et al. 2024, Infini-attention",
+        operation: &memory::infini::operation::Op,
+    },
+    Mechanism {
+        name: "hmt",
+        family: "memory",
+        forms: &[Form::Naive, Form::Chunk, Form::Backward],
+        cost: "O(N D R)",
+        state: "N D",
+        paper: "He et al. 2025, HMT",
+        operation: &memory::hmt::operation::Op,
     },
     Mechanism {
         name: "rotary",

@@ -10,6 +10,7 @@ mod layouts;
 mod mamba;
 mod mamba2;
 mod matrix;
+mod memories;
 mod operations;
 mod peers;
 mod rotary;

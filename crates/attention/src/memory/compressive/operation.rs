@@ -1,0 +1,121 @@
+//! The mechanism as an operation on tensors by name.
+
+use longreach_simd::Cx;
+use ndarray::{ArrayD, ArrayView1, ArrayView3, ArrayView4};
+use serde::Deserialize;
+
+use super::{Compression, Inputs, Kind, OP, backward, chunk, naive};
+use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::{Error, Form, error};
+
+pub(crate) struct Op;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Parameters {
+    kind: Option<Kind>,
+    ratio: usize,
+    dilation: usize,
+}
+
+impl Default for Parameters {
+    fn default() -> Self {
+        Self { kind: None, ratio: 4, dilation: 1 }
+    }
+}
+
+/// The tensors of a call.
+struct Read<'a> {
+    x: ArrayView3<'a, f32>,
+    filter: Option<(ArrayView3<'a, f32>, ArrayView1<'a, f32>)>,
+    p: Option<ArrayView4<'a, f32>>,
+    parameters: Parameters,
+}
+
+impl<'a> Read<'a> {
+    fn of(call: &mut Call<'a>) -> Result<Self, Error> {
+        let filter = match (call.optional("w")?, call.optional("b")?) {
+            (Some(w), Some(b)) => Some((w, b)),
+            (None, None) => None,
+            (w, _) => {
+                error::parameter(OP, "w and b", false, if w.is_some() { "w" } else { "b" }, "both or none")?;
+                None
+            }
+        };
+        Ok(Self { x: call.tensor("x")?, filter, p: call.optional("p")?, parameters: call.read()? })
+    }
+
+    /// The one that is asked for, or else the one that there are tensors for.
+    fn kind(&self) -> Result<Kind, Error> {
+        let kind = self.parameters.kind.unwrap_or(match (&self.filter, &self.p) {
+            (Some(_), _) => Kind::Conv,
+            (None, Some(_)) => Kind::Used,
+            _ => Kind::Mean,
+        });
+        error::parameter(OP, "w and b", kind != Kind::Conv || self.filter.is_some(), "none", "tensors for `conv`")?;
+        error::parameter(OP, "p", kind != Kind::Used || self.p.is_some(), "none", "a tensor for `used`")?;
+        Ok(kind)
+    }
+
+    fn inputs(&self) -> Result<Inputs<'_>, Error> {
+        let by = match (self.kind()?, &self.filter, &self.p) {
+            (Kind::Conv, Some((w, b)), _) => {
+                Compression::Conv { w: w.view(), b: b.view(), dilation: self.parameters.dilation }
+            }
+            (Kind::Used, _, Some(p)) => Compression::Used(p.view()),
+            (Kind::Max, ..) => Compression::Max,
+            _ => Compression::Mean,
+        };
+        Ok(Inputs { x: self.x, by, ratio: self.parameters.ratio })
+    }
+}
+
+impl Operation for Op {
+    fn signature(&self) -> Signature {
+        Signature {
+            inputs: vec![
+                Argument::input("x", &["B", "N", "C"], "what falls out of the first memory, the oldest first"),
+                Argument::optional("w", &["C", "C", "taps"], "the filter of `conv`, from the oldest tap to the newest"),
+                Argument::optional("b", &["C"], "its bias"),
+                Argument::optional("p", &["B", "H", "Q", "N"], "how much attention each had, for `used`"),
+            ],
+            parameters: vec![
+                parameter("kind", "what there are tensors for, or \"mean\"", "`conv`, `mean`, `max` or `used`"),
+                parameter("ratio", "4", "how many become one"),
+                parameter("dilation", "1", "how far the filter's taps are apart"),
+            ],
+            outputs: vec![Argument::input("o", &["B", "N / ratio", "C"], "what is left of it")],
+            forms: &[Form::Naive, Form::Chunk],
+            example: "{}",
+        }
+    }
+
+    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let read = Read::of(call)?;
+        let x = read.inputs()?;
+        if form == Form::Naive {
+            let (wide, filter) = (exact(x.x), read.filter.map(|(w, b)| (exact(w), exact(b))));
+            let p = read.p.map(exact);
+            let by = match (&x.by, &filter, &p) {
+                (Compression::Conv { dilation, .. }, Some((w, b)), _) => {
+                    Compression::Conv { w: w.view(), b: b.view(), dilation: *dilation }
+                }
+                (Compression::Used(_), _, Some(p)) => Compression::Used(p.view()),
+                (Compression::Max, ..) => Compression::Max,
+                _ => Compression::Mean,
+            };
+            return Ok(tensors([("o", rounded(naive(&Inputs { x: wide.view(), by, ratio: x.ratio })?))]));
+        }
+        Ok(tensors([("o", chunk(&x, cx)?.into_dyn())]))
+    }
+
+    fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
+        let d_o = call.tensor("do")?;
+        let read = Read::of(call)?;
+        let g = backward(&read.inputs()?, d_o, cx)?;
+        let mut gradients: Vec<(&str, ArrayD<f32>)> = vec![("dx", g.x.into_dyn())];
+        gradients.extend(g.w.map(|w| ("dw", w.into_dyn())));
+        gradients.extend(g.b.map(|b| ("db", b.into_dyn())));
+        Ok(gradients.into_iter().map(|(name, g)| (name.to_string(), g)).collect())
+    }
+}

@@ -1,0 +1,137 @@
+//! Infini-attention: softmax attention inside a segment, and a memory of all segments before it that is read by features.
+//!
+//! $$ o = \sigma(\beta) \odot \frac{\phi(q)\,M}{\max(\phi(q)\,z, \epsilon)} + (1 - \sigma(\beta)) \odot \mathrm{softmax}(s\,q k^\top)\, v $$
+//!
+//! and at the end of a segment, with `φ = elu + 1`,
+//!
+//! $$ M \leftarrow M + \phi(k)^\top v \quad\text{or}\quad M + \phi(k)^\top \Big(v - \frac{\phi(k)\,M}{\max(\phi(k)\,z, \epsilon)}\Big), \qquad z \leftarrow z + \textstyle\sum \phi(k). $$
+//!
+//! A memory without a token (`z = 0`) is not read and has no gate: the output is that of the segment alone. The memory has no positions; queries and keys of the
+//! segment may be others than those of the memory, such as rotated ones. All heads of a group share a memory. O(T s H (K + V) + T H K V) time for segments of `s`
+//! tokens; a state of `G K (V + 1)` numbers, as many for what the segment under way will add, and that segment's keys and values.
+//! Munkhdalai et al. 2024, eq. 1–10.
+
+use ndarray::{Array4, ArrayView1, ArrayView4, s};
+
+use crate::{Error, error};
+
+mod backward;
+mod chunk;
+mod far;
+mod naive;
+mod near;
+pub(crate) mod operation;
+mod step;
+
+pub use backward::{Gradient, backward};
+pub use chunk::chunk;
+pub use naive::naive;
+pub use step::step;
+
+const OP: &str = "infini";
+
+/// The inputs; `F` is f32, or f64 for the definition.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a, F = f32> {
+    /// `[B, T, H, K]`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, G, K]`, head `h` reads group `h / (H / G)`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, G, V]`
+    pub v: ArrayView4<'a, F>,
+    /// Queries and keys inside the segment, where they are not those of the memory
+    pub local: Option<[ArrayView4<'a, F>; 2]>,
+    /// `β`, `[H]`: how much of the memory a head takes, before the sigmoid
+    pub gate: ArrayView1<'a, F>,
+    /// Tokens of a segment
+    pub segment: usize,
+    /// Whether what the memory has of a key already is not written again.
+    pub delta: bool,
+    /// `ε`
+    pub epsilon: F,
+    /// `s`, often `K^{-1/2}`
+    pub scale: F,
+}
+
+/// What is carried from token to token.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State<F = f32> {
+    /// `M`, and `z` as the last column, `[B, G, K, V + 1]`
+    pub memory: Array4<F>,
+    /// What the segment under way will add to it.
+    pub pending: Array4<F>,
+    /// Keys of the segment under way as it sees them, `[B, n, G, K]`; `n` is less than a segment
+    pub keys: Array4<F>,
+    /// Their values, `[B, n, G, V]`
+    pub values: Array4<F>,
+}
+
+impl<F: Clone + Default> State<F> {
+    /// Before the first token.
+    pub fn new(batch: usize, groups: usize, key: usize, value: usize) -> Self {
+        let zeros = |shape| Array4::from_elem(shape, F::default());
+        Self {
+            memory: zeros((batch, groups, key, value + 1)),
+            pending: zeros((batch, groups, key, value + 1)),
+            keys: zeros((batch, 0, groups, key)),
+            values: zeros((batch, 0, groups, value)),
+        }
+    }
+}
+
+impl<'a, F: Copy> Inputs<'a, F> {
+    /// Checks all shapes; how many tokens of the segment under way there are.
+    fn check(&self, state: &State<F>) -> Result<usize, Error> {
+        let ((b, t, h, k), (_, _, g, v)) = (self.q.dim(), self.v.dim());
+        error::shape(OP, "k", &[b, t, g, k], self.k.shape())?;
+        error::shape(OP, "v", &[b, t, g, v], self.v.shape())?;
+        if g == 0 || h % g != 0 {
+            return Err(Error::Groups { op: OP, heads: h, groups: g });
+        }
+        if let Some([ql, kl]) = &self.local {
+            error::shape(OP, "ql", &[b, t, h, k], ql.shape())?;
+            error::shape(OP, "kl", &[b, t, g, k], kl.shape())?;
+        }
+        error::shape(OP, "gate", &[h], self.gate.shape())?;
+        error::parameter(OP, "segment", self.segment > 0, self.segment, "at least 1 token")?;
+        error::shape(OP, "state", &[b, g, k, v + 1], state.memory.shape())?;
+        error::shape(OP, "pending", &[b, g, k, v + 1], state.pending.shape())?;
+        let n = state.keys.dim().1;
+        error::shape(OP, "keys", &[b, n, g, k], state.keys.shape())?;
+        error::shape(OP, "values", &[b, n, g, v], state.values.shape())?;
+        let want = format!("fewer tokens than a segment's {}", self.segment);
+        error::parameter(OP, "keys", n < self.segment, n, want)?;
+        Ok(n)
+    }
+
+    /// Queries and keys inside the segment.
+    fn local(&self) -> [ArrayView4<'a, F>; 2] {
+        self.local.unwrap_or([self.q, self.k])
+    }
+
+    /// The keys and values of the segment under way after these tokens, of which `seen` have been there before.
+    fn under_way(&self, seen: usize, state: &State<F>) -> [Array4<F>; 2] {
+        let t = self.q.dim().1;
+        let n = (seen + t) % self.segment;
+        let (new, old) = (n.min(t), n - n.min(t));
+        let joined = |old_rows: &Array4<F>, rows: ArrayView4<'_, F>| {
+            let kept = old_rows.slice(s![.., old_rows.dim().1 - old.., .., ..]);
+            let new = rows.slice(s![.., t - new.., .., ..]);
+            ndarray::concatenate(ndarray::Axis(1), &[kept, new]).unwrap_or_else(|_| rows.to_owned())
+        };
+        [joined(&state.keys, self.local()[1]), joined(&state.values, self.v)]
+    }
+}
+
+/// Parts of the text that lie in one segment each: where, and whether the segment ends with it.
+fn pieces(
+    tokens: usize,
+    seen: usize,
+    segment: usize,
+) -> impl DoubleEndedIterator<Item = (std::ops::Range<usize>, bool)> {
+    let count = if tokens == 0 { 0 } else { (seen + tokens).div_ceil(segment) };
+    (0..count).map(move |i| {
+        let [first, end] = [i * segment, (i + 1) * segment];
+        (first.saturating_sub(seen)..(end - seen).min(tokens), end - seen <= tokens)
+    })
+}
