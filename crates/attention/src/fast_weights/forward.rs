@@ -152,7 +152,7 @@ impl Kernel for Heads<'_, '_> {
             let tokens = first..(first + TOKENS).min(range.end);
             let n = tokens.len();
             for (r, t) in tokens.clone().enumerate() {
-                math::copy(s, x.k(t, h), &mut keys[r * k..(r + 1) * k]);
+                x.key(s, t, h, &mut keys[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
                 let q = &mut q[r * k..(r + 1) * k];
                 match early {
@@ -179,7 +179,7 @@ impl Kernel for Heads<'_, '_> {
             let (tokens_of, rows, columns, matrix, back) = (n, k, v, state, false);
             if x.erase.is_some() {
                 for (r, t) in tokens.clone().enumerate() {
-                    math::copy(s, x.b(t, h), &mut into[r * k..(r + 1) * k]);
+                    x.b(s, t, h, &mut into[r * k..(r + 1) * k]);
                 }
                 moved[..v].copy_from_slice(carried);
                 let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);

@@ -38,6 +38,8 @@ pub(crate) enum Gate<'a, F = f32> {
     Token(ArrayView3<'a, F>),
     /// `[B, T, H, K]`
     Key(ArrayView4<'a, F>),
+    /// The same, and keys are what it lets go, `1 − e^g`: those that are given are not read.
+    LetIn(ArrayView4<'a, F>),
 }
 
 /// What is erased before a token is written.
@@ -49,6 +51,8 @@ pub(crate) enum Erase<'a, F = f32> {
     Own(ArrayView3<'a, F>),
     /// What `a` reads goes where `b` writes.
     General { a: ArrayView4<'a, F>, b: ArrayView4<'a, F> },
+    /// What `κ̂` reads goes where `−κ̂ ⊙ a` writes: as general, with the gradients to `κ̂` and to what writes.
+    Rate { kappa: ArrayView4<'a, F>, a: ArrayView4<'a, F> },
 }
 
 /// A call; `F` is f32, or f64 for the definitions.
@@ -80,7 +84,7 @@ impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
         let above = match &self.gate {
             Gate::None => None,
             Gate::Token(gate) => gate.iter().find(|g| **g > F::default()),
-            Gate::Key(gate) => gate.iter().find(|g| **g > F::default()),
+            Gate::Key(gate) | Gate::LetIn(gate) => gate.iter().find(|g| **g > F::default()),
         };
         error::parameter(self.op, "g", above.is_none(), above, "the logarithm of a factor of at most 1: 0 or less")?;
         Ok(dims)
@@ -97,7 +101,7 @@ impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
         match &self.gate {
             Gate::None => {}
             Gate::Token(gate) => error::shape(op, "g", &[b, t, h], gate.shape())?,
-            Gate::Key(gate) => error::shape(op, "g", &[b, t, h, k], gate.shape())?,
+            Gate::Key(gate) | Gate::LetIn(gate) => error::shape(op, "g", &[b, t, h, k], gate.shape())?,
         }
         match &self.erase {
             Erase::None => {}
@@ -105,6 +109,10 @@ impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
             Erase::General { a, b: into } => {
                 error::shape(op, "a", &[b, t, h, k], a.shape())?;
                 error::shape(op, "b", &[b, t, h, k], into.shape())?;
+            }
+            Erase::Rate { kappa, a } => {
+                error::shape(op, "kappa", &[b, t, h, k], kappa.shape())?;
+                error::shape(op, "a", &[b, t, h, k], a.shape())?;
             }
         }
         if let Some(bonus) = &self.bonus {
@@ -169,8 +177,12 @@ struct Tokens<'a> {
     /// `[H]` or `[H K]`
     g: Option<Rows<'a>>,
     by_key: bool,
+    /// Whether keys are what the gate lets go.
+    let_in: bool,
     beta: Option<Rows<'a>>,
     erase: Option<[Rows<'a>; 2]>,
+    /// Whether the second is the rate at which the first erases.
+    rate: bool,
     /// Rows contiguous.
     bonus: Option<Array2<f32>>,
     scale: f32,
@@ -183,7 +195,7 @@ impl<'a> Tokens<'a> {
         let g = match &x.gate {
             Gate::None => None,
             Gate::Token(g) => Some(Rows::of(op, "g", g)?),
-            Gate::Key(g) => Some(Rows::of(op, "g", g)?),
+            Gate::Key(g) | Gate::LetIn(g) => Some(Rows::of(op, "g", g)?),
         };
         let above = AtomicBool::new(false);
         if let Some(g) = &g {
@@ -201,6 +213,7 @@ impl<'a> Tokens<'a> {
             Erase::None => {}
             Erase::Own(of) => beta = Some(Rows::of(op, "beta", of)?),
             Erase::General { a, b } => erase = Some([Rows::of(op, "a", a)?, Rows::of(op, "b", b)?]),
+            Erase::Rate { kappa, a } => erase = Some([Rows::of(op, "kappa", kappa)?, Rows::of(op, "a", a)?]),
         }
         Ok(Self {
             dims,
@@ -209,9 +222,11 @@ impl<'a> Tokens<'a> {
             k: Rows::of(op, "k", &x.k)?,
             v: Rows::of(op, "v", &x.v)?,
             g,
-            by_key: matches!(x.gate, Gate::Key(_)),
+            by_key: matches!(x.gate, Gate::Key(_) | Gate::LetIn(_)),
+            let_in: matches!(x.gate, Gate::LetIn(_)),
             beta,
             erase,
+            rate: matches!(x.erase, Erase::Rate { .. }),
             bonus: x.bonus.map(|bonus| bonus.as_standard_layout().into_owned()),
             scale: x.scale,
         })
@@ -251,12 +266,29 @@ impl<'a> Tokens<'a> {
         &rows.get(t)[h * self.dims.v..(h + 1) * self.dims.v]
     }
 
+    /// The key.
+    #[inline(always)]
+    fn key<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+        let Some(g) = self.g.as_ref().filter(|_| self.let_in) else {
+            return math::copy(s, self.k(t, h), out);
+        };
+        let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
+        for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
+            s.store_part(out, s.sub(s.splat(0.0), math::exp_m1(s, s.load_part(g))));
+        }
+    }
+
     /// `b_t`: where what is erased goes, if not to the own key.
     #[inline(always)]
-    fn b(&self, t: usize, h: usize) -> &'a [f32] {
-        match &self.erase {
-            Some([_, b]) => &b.get(t)[h * self.dims.k..(h + 1) * self.dims.k],
-            None => &[],
+    fn b<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+        let Some([a, b]) = &self.erase else { return };
+        let of_head = h * out.len()..(h + 1) * out.len();
+        let (a, b) = (&a.get(t)[of_head.clone()], &b.get(t)[of_head]);
+        if !self.rate {
+            return math::copy(s, b, out);
+        }
+        for ((out, a), b) in out.chunks_mut(S::LANES).zip(a.chunks(S::LANES)).zip(b.chunks(S::LANES)) {
+            s.store_part(out, s.sub(s.splat(0.0), s.mul(s.load_part(a), s.load_part(b))));
         }
     }
 
@@ -319,7 +351,9 @@ impl<'a> Tokens<'a> {
         if queries {
             soon.add(self.q(t, h));
         }
-        soon.add(self.k(t, h));
+        if !self.let_in {
+            soon.add(self.k(t, h));
+        }
         soon.add(self.v(t, h));
         let of_keys = h * self.dims.k..(h + 1) * self.dims.k;
         if let Some(g) = self.g.as_ref().filter(|_| self.by_key) {

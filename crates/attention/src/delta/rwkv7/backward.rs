@@ -1,11 +1,11 @@
 //! The gradient: that of the general transition, and from `a = κ̂`, `b = −κ̂ ⊙ a` back to `κ̂` and the rate.
 
-use longreach_simd::Cx;
-use ndarray::{Array4, ArrayView4, Zip};
+use longreach_simd::{Cx, Lanes};
+use ndarray::{Array4, ArrayView4};
 
-use super::{Inputs, Transition};
-use crate::Error;
-use crate::delta::dplr;
+use super::Inputs;
+use crate::linear::{OfRows, each, fresh};
+use crate::{Error, fast_weights};
 
 /// Gradients to the inputs.
 #[derive(Clone, Debug)]
@@ -36,11 +36,35 @@ pub fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let dplr::Gradient { q, k, v, a: mut kappa, b: mut a, g, state } =
-        dplr::backward(&Transition::of(x, cx)?.general(x), state, d_o, d_state, cx)?;
-    Zip::from(&mut kappa).and(&mut a).and(x.kappa).and(x.a).for_each(|d_kappa, d, kappa, a| {
-        *d_kappa -= *d * a;
-        *d *= -kappa;
-    });
+    let fast_weights::Gradient { q, k, v, a: mut kappa, b, g, state, .. } =
+        fast_weights::backward(&x.kernel(), state, d_o, d_state, cx)?;
+    let mut a = fresh(b.dim());
+    each(cx, &ToRate, [x.kappa, b.view()], &mut a);
+    each(cx, &ToKappa, [x.a, b.view()], &mut kappa);
     Ok(Gradient { q, k, v, g, kappa, a, state })
+}
+
+/// `−κ̂ ⊙ db`
+struct ToRate;
+
+impl OfRows<2> for ToRate {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [kappa, db]: [&[f32]; 2], out: &mut [f32]) {
+        for ((out, kappa), db) in out.chunks_mut(S::LANES).zip(kappa.chunks(S::LANES)).zip(db.chunks(S::LANES)) {
+            s.store_part(out, s.sub(s.splat(0.0), s.mul(s.load_part(kappa), s.load_part(db))));
+        }
+    }
+}
+
+/// `−= a ⊙ db`
+struct ToKappa;
+
+impl OfRows<2> for ToKappa {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [a, db]: [&[f32]; 2], out: &mut [f32]) {
+        for ((out, a), db) in out.chunks_mut(S::LANES).zip(a.chunks(S::LANES)).zip(db.chunks(S::LANES)) {
+            let rest = s.sub(s.load_part(out), s.mul(s.load_part(a), s.load_part(db)));
+            s.store_part(out, rest);
+        }
+    }
 }

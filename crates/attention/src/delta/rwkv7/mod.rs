@@ -4,12 +4,10 @@
 //!
 //! The receptance `r` of the paper is `q` here, `κ̂` is to be of length 1. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2025 (RWKV-7), eq. 15–18.
 
-use longreach_simd::Cx;
-use ndarray::{Array4, ArrayView4, Zip, s};
+use ndarray::ArrayView4;
 
-use super::dplr;
-use crate::linear::{by_tokens, fresh};
-use crate::{Error, Sequences, error};
+use crate::Sequences;
+use crate::fast_weights::{self, Erase, Gate};
 
 mod backward;
 mod naive;
@@ -52,38 +50,17 @@ impl<F: Copy> Inputs<'_, F> {
         [self.sequences.count(b), h, k, v]
     }
 
-    fn check(&self) -> Result<(), Error> {
-        error::shape(OP, "kappa", self.q.shape(), self.kappa.shape())?;
-        error::shape(OP, "a", self.q.shape(), self.a.shape())
-    }
-}
-
-/// What the general transition is given: `a = κ̂`, `b = −κ̂ ⊙ a`.
-struct Transition {
-    b: Array4<f32>,
-}
-
-impl Transition {
-    fn of(x: &Inputs<'_>, cx: &Cx) -> Result<Self, Error> {
-        x.check()?;
-        let mut b = fresh(x.kappa.dim());
-        by_tokens(cx, &mut b, |t, b| {
-            let (kappa, a) = (x.kappa.slice(s![.., t.clone(), .., ..]), x.a.slice(s![.., t, .., ..]));
-            Zip::from(b).and(kappa).and(a).for_each(|b, kappa, a| *b = -kappa * a);
-        });
-        Ok(Self { b })
-    }
-
-    fn general<'a>(&'a self, x: &'a Inputs<'_>) -> dplr::Inputs<'a> {
-        dplr::Inputs {
-            q: x.q,
-            k: x.k,
-            v: x.v,
-            a: x.kappa,
-            b: self.b.view(),
-            g: x.g,
-            scale: x.scale,
-            sequences: x.sequences,
+    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
+        fast_weights::Inputs {
+            op: OP,
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            gate: Gate::Key(self.g),
+            erase: Erase::Rate { kappa: self.kappa, a: self.a },
+            bonus: None,
+            scale: self.scale,
+            sequences: self.sequences,
         }
     }
 }

@@ -1,13 +1,12 @@
-//! Token by token: the general transition.
+//! Token by token: the general transition, `b` made where it is read.
 
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Inputs, Transition};
-use crate::Error;
-use crate::delta::dplr;
+use super::Inputs;
+use crate::{Error, fast_weights};
 
 /// The outputs, `[B, T, H, V]`, of whole sequences or parts of them. `state` `[S, H, K, V]` is read and left for the next tokens.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    dplr::recurrent(&Transition::of(x, cx)?.general(x), state, cx)
+    fast_weights::forward(&x.kernel(), state, cx)
 }

@@ -137,7 +137,7 @@ impl<'a> Head<'a, '_> {
             let n = most.min(total - first);
             for r in 0..n {
                 let t = self.range.start + first + r;
-                math::copy(s, x.k(t, h), &mut rows.k[r * k..(r + 1) * k]);
+                x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
                 x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
                 let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
@@ -191,12 +191,12 @@ impl<'a> Head<'a, '_> {
             transpose(s, matrix, v, &mut states[j * k * v..(j + 1) * k * v]);
             for r in 0..n {
                 let t = self.range.start + first + r;
-                math::copy(s, x.k(t, h), &mut rows.k[r * k..(r + 1) * k]);
+                x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
                 x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
                 rows.beta[r] = x.beta(t, h);
                 if general {
-                    math::copy(s, x.b(t, h), &mut rows.b[r * k..(r + 1) * k]);
+                    x.b(s, t, h, &mut rows.b[r * k..(r + 1) * k]);
                 }
                 if r > 0 {
                     x.erasing_by(s, t, h, &rows.left[r * gates..(r + 1) * gates], &mut rows.a[(r - 1) * k..r * k]);
@@ -375,7 +375,7 @@ impl<'a> Head<'a, '_> {
             let (at, t) = (first + r, self.range.start + first + r);
             let (of_key, of_value, of_gate) = (r * k..(r + 1) * k, r * v..(r + 1) * v, r * gates..(r + 1) * gates);
             math::scale_into(s, x.scale, x.q(t, h), &mut rows.q[of_key.clone()]);
-            math::copy(s, x.k(t, h), &mut rows.k[of_key.clone()]);
+            x.key(s, t, h, &mut rows.k[of_key.clone()]);
             math::copy(s, x.v(t, h), &mut rows.v[of_value.clone()]);
             math::copy(s, self.dout(at), &mut rows.d_o[of_value.clone()]);
             x.left(s, t, h, &mut rows.left[of_gate.clone()]);
@@ -387,7 +387,7 @@ impl<'a> Head<'a, '_> {
                 x.erasing_by(s, t, h, &rows.left[of_gate], &mut rows.a[of_key.clone()]);
             }
             if general {
-                math::copy(s, x.b(t, h), &mut rows.b[of_key]);
+                x.b(s, t, h, &mut rows.b[of_key]);
             } else if erases {
                 correct(s, rows.beta[r], &w[at * v..(at + 1) * v], &mut rows.v[of_value]);
             }

@@ -8,6 +8,7 @@ use longreach_simd::Cx;
 use longreach_simd::product::{self, Into, Matrix};
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
 
+use super::linear_attention::Map;
 use super::scan;
 use crate::fast_weights::outer;
 use crate::{Error, Form, Sequences, error};
@@ -16,8 +17,8 @@ mod denominator;
 mod rows;
 
 use denominator::Times;
-pub(super) use rows::{OfRows, each, exponentials};
-pub(crate) use rows::{by_tokens, fresh};
+pub(crate) use rows::{OfRows, each, fresh};
+pub(super) use rows::{by_tokens, exponentials};
 
 /// What keeps the denominator from nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,7 +30,8 @@ pub(super) enum Floor {
 }
 
 impl Floor {
-    fn of(self, z: f32) -> f32 {
+    #[inline(always)]
+    pub(super) fn of(self, z: f32) -> f32 {
         match self {
             Self::Add(floor) => z + floor as f32,
             Self::AtLeast(floor) => z.max(floor as f32),
@@ -152,6 +154,31 @@ impl Call<'_> {
         state.slice_mut(s![.., .., .., ..width]).assign(&of_values);
         state.slice_mut(s![.., .., .., width]).assign(&of_ones);
         Ok(out)
+    }
+
+    /// As [`Call::forward`], of queries and keys themselves, for features that are as many as channels: they are made where the scan reads, and are
+    /// nowhere else. Causal only.
+    pub(super) fn fused(
+        &self,
+        [q, k]: [ArrayView4<'_, f32>; 2],
+        map: Map,
+        v: ArrayView4<'_, f32>,
+        mut state: ArrayViewMut4<'_, f32>,
+        cx: &Cx,
+    ) -> Result<Array4<f32>, Error> {
+        let width = v.dim().3;
+        let mut of_values = state.slice(s![.., .., .., ..width]).as_standard_layout().into_owned();
+        let mut of_ones = state.slice(s![.., .., .., width..]).as_standard_layout().into_owned();
+        let scale = self.scale as f32;
+        // The scan wants a token's numbers together.
+        let together = |x: ArrayView4<'_, f32>| x.is_empty() || x.slice(s![0, 0, .., ..]).is_standard_layout();
+        let [of_q, of_k] = [q, k].map(|x| (!together(x)).then(|| x.as_standard_layout().into_owned()));
+        let (q, k) = (of_q.as_ref().map_or(q, |q| q.view()), of_k.as_ref().map_or(k, |k| k.view()));
+        let scan = scan::Inputs { q, k, v, g: None, beta: None, skip: None, scale, sequences: self.sequences };
+        let out = scan::featured(&scan, map, self.floor, of_values.view_mut(), of_ones.view_mut(), cx);
+        state.slice_mut(s![.., .., .., ..width]).assign(&of_values);
+        state.slice_mut(s![.., .., .., width..]).assign(&of_ones);
+        out.map_err(|e| e.of(self.op))
     }
 
     /// `s S' φ(q)`

@@ -4,13 +4,13 @@ use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
 
 /// What becomes of rows, one at a time.
-pub(in crate::linear) trait OfRows<const N: usize>: Sync {
+pub(crate) trait OfRows<const N: usize>: Sync {
     /// Row `i` of the output from that of each input.
     fn row<S: Lanes>(&self, s: S, i: usize, rows: [&[f32]; N], out: &mut [f32]);
 }
 
 /// Every row of `out`, over all threads.
-pub(in crate::linear) fn each<R: OfRows<N>, const N: usize>(
+pub(crate) fn each<R: OfRows<N>, const N: usize>(
     cx: &Cx,
     of: &R,
     inputs: [ArrayView4<'_, f32>; N],
@@ -53,7 +53,7 @@ pub(crate) fn fresh(shape: (usize, usize, usize, usize)) -> Array4<f32> {
 }
 
 /// Some tokens at a time, over all threads.
-pub(crate) fn by_tokens(
+pub(in crate::linear) fn by_tokens(
     cx: &Cx,
     out: &mut Array4<f32>,
     each: impl Fn(std::ops::Range<usize>, &mut ArrayViewMut4<'_, f32>) + Sync,

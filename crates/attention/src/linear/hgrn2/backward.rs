@@ -1,12 +1,11 @@
 //! The gradient: GLA's, with `dg −= e^g ⊙ dk`.
 
-use longreach_simd::Cx;
-use ndarray::{Array4, ArrayView4, Zip, s};
+use longreach_simd::{Cx, Lanes, math};
+use ndarray::{Array4, ArrayView4};
 
-use super::{Inputs, keys};
-use crate::Error;
-use crate::linear::features::by_tokens;
-use crate::linear::gla;
+use super::Inputs;
+use crate::linear::features::{OfRows, each};
+use crate::{Error, fast_weights};
 
 /// Gradients to the inputs.
 #[derive(Clone, Debug)]
@@ -31,11 +30,22 @@ pub fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let keys = keys(x.g, cx);
-    let gla::Gradient { q, k, v, mut g, state } = gla::backward(&x.with_keys(&keys), state, d_o, d_state, cx)?;
-    by_tokens(cx, &mut g, |t, d| {
-        let (k, keys) = (k.slice(s![.., t.clone(), .., ..]), keys.slice(s![.., t, .., ..]));
-        Zip::from(d).and(&k).and(&keys).for_each(|d, k, key| *d -= (1.0 - key) * k);
-    });
+    let fast_weights::Gradient { q, k, v, mut g, state, .. } =
+        fast_weights::backward(&x.kernel(), state, d_o, d_state, cx)?;
+    each(cx, &ThroughKey, [x.g, k.view()], &mut g);
     Ok(Gradient { q, g, v, state })
+}
+
+/// `−= e^g ⊙ dk`
+struct ThroughKey;
+
+impl OfRows<2> for ThroughKey {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [g, dk]: [&[f32]; 2], out: &mut [f32]) {
+        for ((out, g), dk) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)).zip(dk.chunks(S::LANES)) {
+            let through = s.mul(math::exp(s, s.load_part(g)), s.load_part(dk));
+            let rest = s.sub(s.load_part(out), through);
+            s.store_part(out, rest);
+        }
+    }
 }

@@ -4,12 +4,10 @@
 //!
 //! State `[S, H, K, V]` f32 · O(T H K V) time. Qin et al. 2024 (HGRN2), eq. 6.
 
-use longreach_simd::{Cx, Lanes, math};
-use ndarray::{Array4, ArrayView4};
+use ndarray::ArrayView4;
 
-use super::features::{OfRows, each, fresh};
-use super::gla;
 use crate::Sequences;
+use crate::fast_weights::{self, Erase, Gate};
 
 mod backward;
 mod naive;
@@ -46,26 +44,18 @@ impl<F: Copy> Inputs<'_, F> {
         [self.sequences.count(b), h, k, v]
     }
 
-    fn with_keys<'a>(&'a self, k: &'a Array4<F>) -> gla::Inputs<'a, F> {
-        gla::Inputs { q: self.q, k: k.view(), v: self.v, g: self.g, scale: self.scale, sequences: self.sequences }
-    }
-}
-
-/// `1 − e^g`, exact also where little is let go.
-fn keys(g: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
-    let mut k = fresh(g.dim());
-    each(cx, &LetIn, [g], &mut k);
-    k
-}
-
-/// `1 − eˣ`
-struct LetIn;
-
-impl OfRows<1> for LetIn {
-    #[inline(always)]
-    fn row<S: Lanes>(&self, s: S, _: usize, [g]: [&[f32]; 1], out: &mut [f32]) {
-        for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
-            s.store_part(out, s.sub(s.splat(0.0), math::exp_m1(s, s.load_part(g))));
+    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
+        fast_weights::Inputs {
+            op: OP,
+            q: self.q,
+            // Not read: keys are what the gate lets go.
+            k: self.g,
+            v: self.v,
+            gate: Gate::LetIn(self.g),
+            erase: Erase::None,
+            bonus: None,
+            scale: self.scale,
+            sequences: self.sequences,
         }
     }
 }

@@ -8,8 +8,7 @@ use crate::fast_weights::outer;
 
 /// Token by token as the equation reads, in f64.
 pub fn naive(x: &Inputs<'_, f64>, mut state: ArrayViewMut4<'_, f64>) -> Result<Array4<f64>, Error> {
-    let keys = x.g.mapv(|g| 1.0 - g.exp());
-    let dims = x.with_keys(&keys).kernel().check(state.shape())?;
+    let dims = x.kernel().check(state.shape())?;
     let mut o = Array4::zeros(x.v.dim());
     for [s, b, t, h, _] in dims.tokens(OP, x.sequences)? {
         let mut state = state.slice_mut(s![s, h, .., ..]);

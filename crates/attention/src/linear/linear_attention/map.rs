@@ -45,14 +45,22 @@ impl Map {
     }
 }
 
-/// A row to its features. What is no number stays none.
+/// A row to its features.
 struct Apply(Map);
 
 impl OfRows<1> for Apply {
     #[inline(always)]
     fn row<S: Lanes>(&self, s: S, _: usize, [x]: [&[f32]; 1], out: &mut [f32]) {
+        self.0.of_row(s, x, out);
+    }
+}
+
+impl Map {
+    /// A row to its features. What is no number stays none.
+    #[inline(always)]
+    pub(in crate::linear) fn of_row<S: Lanes>(self, s: S, x: &[f32], out: &mut [f32]) {
         let (zero, k) = (s.splat(0.0), x.len());
-        if self.0 == Map::Taylor {
+        if self == Map::Taylor {
             out[0] = 1.0;
             math::copy(s, x, &mut out[1..=k]);
             for (row, a) in out[1 + k..].chunks_exact_mut(k.max(1)).zip(x) {
@@ -63,7 +71,7 @@ impl OfRows<1> for Apply {
         for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
             let x = s.load_part(x);
             let above = s.select_lt(x, zero, zero, x);
-            let y = match self.0 {
+            let y = match self {
                 Map::Elu => s.add(math::exp(s, s.select_lt(x, zero, x, zero)), above),
                 Map::Relu => above,
                 Map::Relu2 => s.mul(above, above),

@@ -155,7 +155,7 @@ impl Kernel for Chunks<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let Head { x, s: sequence, h, mut out, state } = self.head;
+        let Head { x, s: sequence, h, mut out, state, .. } = self.head;
         let (k, v) = (x.dims.k, x.dims.v);
         let group = x.dims.group(h);
         let scratch = &mut Scratch::new(CHUNK * (CHUNK + 2 * k + 2 * v + 1));

@@ -12,6 +12,8 @@ use std::ops::Range;
 
 use ndarray::{ArrayView1, ArrayView3, ArrayView4};
 
+use super::features::Floor;
+use super::linear_attention::Map;
 use crate::sequences::Rows;
 use crate::{Error, Sequences, error};
 
@@ -25,6 +27,7 @@ mod step;
 pub use backward::{Gradient, backward};
 pub use chunk::{CHUNK, chunk, chunk_into};
 pub use naive::naive;
+pub(super) use recurrent::featured;
 pub use recurrent::{recurrent, recurrent_into};
 pub use step::step;
 
@@ -170,6 +173,8 @@ struct Head<'a, 'o> {
     h: usize,
     out: Vec<&'o mut [f32]>,
     state: &'o mut [f32],
+    /// Where queries and keys have features: the sums of the keys', which outputs are divided by if there are any.
+    features: Option<(Map, Option<Floor>, &'o mut [f32])>,
 }
 
 /// The work by sequence and head; `out` is contiguous `[B, T, H, V]`, `state` `[S, H, K, V]`.
@@ -183,7 +188,8 @@ fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) ->
         rest = others;
         let mut outs = longreach_simd::split::columns(mine, heads * v, v).into_iter();
         for h in 0..heads {
-            list.push(Head { x, s, h, out: outs.next().unwrap_or_default(), state: states.next().unwrap_or_default() });
+            let (out, state) = (outs.next().unwrap_or_default(), states.next().unwrap_or_default());
+            list.push(Head { x, s, h, out, state, features: None });
         }
     }
     list

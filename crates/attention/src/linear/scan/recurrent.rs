@@ -13,7 +13,8 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Head, Inputs, OP, Tokens, heads};
-use crate::linear::features::fresh;
+use crate::linear::features::{Floor, fresh};
+use crate::linear::linear_attention::Map;
 use crate::sequences::Rows;
 use crate::{Error, error};
 
@@ -48,6 +49,29 @@ pub fn recurrent_into(
     Ok(())
 }
 
+/// As [`recurrent`], of features of queries and keys, and divided by `s φ(q)' Σ φ(k)` where there is a floor; `sums` are `[S, H, K, 1]`, or have no numbers.
+pub(in crate::linear) fn featured(
+    x: &Inputs<'_>,
+    map: Map,
+    floor: Option<Floor>,
+    mut state: ArrayViewMut4<'_, f32>,
+    mut sums: ArrayViewMut4<'_, f32>,
+    cx: &Cx,
+) -> Result<Array4<f32>, Error> {
+    x.check(state.shape())?;
+    let mut out = fresh(x.v.dim());
+    let input = Tokens::of(x)?;
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
+    let sums = sums.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
+    let mut sums = sums.chunks_mut(input.dims.k.max(1));
+    let mut heads = heads(&input, out.as_slice_mut().unwrap_or_default(), state);
+    for head in &mut heads {
+        head.features = Some((map, floor, sums.next().unwrap_or_default()));
+    }
+    cx.team.for_each(heads, |head| cx.isa.run(head));
+    Ok(out)
+}
+
 impl Kernel for Head<'_, '_> {
     type Output = ();
     #[inline(always)]
@@ -56,10 +80,13 @@ impl Kernel for Head<'_, '_> {
         let (k, v) = (x.dims.k, x.dims.v);
         // e^{-G} β v, then the output of a chunk, rows padded to whole tiles.
         let padded = v.next_multiple_of(WIDE * S::LANES);
-        let scratch = &mut Scratch::new(2 * CHUNK * padded);
-        let (value, sum) = scratch.split_at_mut(CHUNK * padded);
+        let mapped = if self.features.is_some() { CHUNK * k } else { 0 };
+        let scratch = &mut Scratch::new(2 * CHUNK * padded + 2 * mapped);
+        let (value, rest) = scratch.split_at_mut(CHUNK * padded);
+        let (sum, rest) = rest.split_at_mut(CHUNK * padded);
+        let (of_queries, of_keys) = rest.split_at_mut(mapped);
         let tokens = x.ranges[self.s].clone();
-        if let [out] = &mut self.out[..] {
+        if let (None, [out]) = (&self.features, &mut self.out[..]) {
             return token(s, x, (tokens.start, self.h), self.state, out);
         }
         for (chunk, out) in self.out.chunks_mut(CHUNK).enumerate() {
@@ -78,8 +105,23 @@ impl Kernel for Head<'_, '_> {
                 }
             }
             let (mut q, mut keys) = ([&[][..]; CHUNK], [&[][..]; CHUNK]);
+            let mut over = [1.0; CHUNK];
+            if let Some((map, floor, sums)) = &mut self.features {
+                for i in 0..out.len() {
+                    let (q, key) = (&mut of_queries[i * k..(i + 1) * k], &mut of_keys[i * k..(i + 1) * k]);
+                    map.of_row(s, x.q(first + i, self.h), q);
+                    map.of_row(s, x.k(first + i, self.h), key);
+                    if let Some(floor) = floor {
+                        math::axpy(s, 1.0, key, sums);
+                        over[i] = 1.0 / floor.of(x.scale * math::dot(s, q, sums));
+                    }
+                }
+            }
             for i in 0..out.len() {
-                (q[i], keys[i]) = (x.q(first + i, self.h), x.k(first + i, self.h));
+                (q[i], keys[i]) = match self.features {
+                    Some(_) => (&of_queries[i * k..(i + 1) * k], &of_keys[i * k..(i + 1) * k]),
+                    None => (x.q(first + i, self.h), x.k(first + i, self.h)),
+                };
             }
             let chunk = Chunk { q: &q[..out.len()], k: &keys[..out.len()], v, decay: &decay };
             let mut coming = 0..out.len();
@@ -103,7 +145,7 @@ impl Kernel for Head<'_, '_> {
             let skip = s.splat(x.skip[self.h]);
             for (i, out) in out.iter_mut().enumerate() {
                 let value = x.v(first + i, self.h);
-                let scale = s.splat(x.scale * decay.left[i]);
+                let scale = s.splat(x.scale * decay.left[i] * over[i]);
                 for at in (0..v).step_by(S::LANES) {
                     let end = (at + S::LANES).min(v);
                     let block = at / (WIDE * S::LANES) * CHUNK + i;
