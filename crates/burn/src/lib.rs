@@ -15,6 +15,7 @@ mod embedding;
 mod linear;
 mod mamba;
 mod mamba2;
+mod memory;
 mod norm;
 mod recurrence;
 mod rotary;
@@ -30,6 +31,10 @@ pub use linear::linear;
 pub use longreach_attention::short_conv::Activation as ConvActivation;
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
+pub use memory::{
+    Infini, InfiniState, Linformer, Nystrom, NystromOptions, TransformerXl, infini, linformer, nystrom, recall,
+    transformer_xl,
+};
 pub use norm::{rms_norm, rms_norm_gated};
 pub use recurrence::{
     CosFormer, DeltaRule, Dplr, GatedDelta, Gla, Hgrn2, Kda, LinearAttention, Performer, Retention, RgLru, Rwkv4,

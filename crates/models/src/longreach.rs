@@ -13,9 +13,9 @@ use longreach_attention::linear::performer::Kernel;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{
-    AttentionConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig, GlaConfig, Hgrn2Config, KdaConfig,
-    LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig, PerformerConfig, Reach,
-    RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
+    AttentionConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig, GlaConfig, Hgrn2Config,
+    InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig,
+    PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
 };
 use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig};
 
@@ -93,6 +93,7 @@ const NAMED: &[&str] = &[
     "rwkv6",
     "rwkv7",
     "rg_lru",
+    "infini",
     "mamba",
     "mamba2",
 ];
@@ -224,6 +225,13 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             inner: f.size("inner", hidden)?,
             blocks: f.size("num_blocks", count)?,
             conv: f.size("conv_size", 4)?,
+        })),
+        "infini" => Ok(MixerConfig::Infini(InfiniConfig {
+            heads: Heads { conv: None, ..heads(width, width, 0)? },
+            segment: f.size("segment", 2048)?,
+            delta: f.flag("delta", true)?,
+            rotary: f.flag("rotary", true)?.then(|| rotary(width & !1, 10_000.0)),
+            gate: f.number("gate", 0.0)? as f32,
         })),
         "mamba" => Ok(MixerConfig::Mamba(MambaConfig {
             hidden,

@@ -29,6 +29,8 @@ const MIXERS: &[&str] = &[
     r#""rwkv6", "key_dim": 6"#,
     r#""rwkv7""#,
     r#""rg_lru""#,
+    r#""infini", "segment": 5"#,
+    r#""infini", "segment": 8, "delta": false, "num_kv_heads": 1, "rotary": false"#,
     r#""mamba""#,
     r#""mamba2""#,
 ];

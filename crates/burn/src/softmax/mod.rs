@@ -104,7 +104,7 @@ struct Softmax {
 
 /// What a gradient needs of the forward pass: kept only if one is to be computed.
 #[derive(Debug)]
-struct Kept<O> {
+pub(crate) struct Kept<O> {
     wanted: AtomicBool,
     output: OnceLock<O>,
 }
@@ -116,12 +116,12 @@ impl<O> Default for Kept<O> {
 }
 
 impl<O> Kept<O> {
-    fn want(&self) {
+    pub(crate) fn want(&self) {
         self.wanted.store(true, Ordering::Relaxed);
     }
 
     /// What `of` takes out of an output, which is copied first if a gradient will want it.
-    fn pass<R>(&self, output: O, of: impl FnOnce(O) -> R) -> R
+    pub(crate) fn pass<R>(&self, output: O, of: impl FnOnce(O) -> R) -> R
     where
         O: Clone,
     {
@@ -131,7 +131,7 @@ impl<O> Kept<O> {
         of(output)
     }
 
-    fn get(&self, again: impl FnOnce() -> O) -> &O {
+    pub(crate) fn get(&self, again: impl FnOnce() -> O) -> &O {
         self.output.get_or_init(again)
     }
 }

@@ -115,6 +115,10 @@ fn sizes(mixer: &MixerConfig) -> String {
         MixerConfig::Rwkv5(c) => format!("{} heads of {1} by {1} numbers of state", c.hidden / c.head_dim, c.head_dim),
         MixerConfig::Rwkv6(c) => format!("{} heads of {} by {} numbers of state", c.heads, c.key, c.value),
         MixerConfig::Rwkv7(c) => format!("{} heads of {1} by {1} numbers of state", c.hidden / c.head_dim, c.head_dim),
+        MixerConfig::Infini(c) => {
+            let rule = if c.delta { "delta" } else { "linear" };
+            format!("{}, {rule} memory, segments of {} tokens", heads(&c.heads), c.segment)
+        }
         MixerConfig::RgLru(c) => {
             format!("{} channels, gates of {} blocks, convolution over {}", c.inner, c.blocks, c.conv)
         }

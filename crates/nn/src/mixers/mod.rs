@@ -14,6 +14,7 @@ mod delta_rule;
 mod gated_delta;
 mod gla;
 mod hgrn2;
+mod infini;
 mod kda;
 mod lightning;
 mod linear_attention;
@@ -34,6 +35,7 @@ pub use delta_rule::{DeltaRule, DeltaRuleConfig};
 pub use gated_delta::{GatedDelta, GatedDeltaConfig};
 pub use gla::{Gla, GlaConfig};
 pub use hgrn2::{Hgrn2, Hgrn2Config};
+pub use infini::{Infini, InfiniConfig};
 pub use kda::{Kda, KdaConfig};
 pub use lightning::{Lightning, LightningConfig};
 pub use linear_attention::{Features, LinearAttention, LinearAttentionConfig};
@@ -162,6 +164,8 @@ mixers! {
     Rwkv7 Rwkv7Config "rwkv7";
     /// The real-gated linear recurrent unit.
     RgLru RgLruConfig "rg_lru";
+    /// Attention inside a segment, and a memory of the segments before.
+    Infini InfiniConfig "infini";
 }
 
 const OTHER: &str = "a cache made by another model";

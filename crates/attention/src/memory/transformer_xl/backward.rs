@@ -7,7 +7,7 @@ use longreach_simd::{Kernel, Lanes, math};
 use ndarray::{Array2, Array3, Array4, Axis, s};
 
 use super::chunk::by_distance;
-use super::{Inputs, pattern};
+use super::{Inputs, OP, pattern};
 use crate::linear::fresh;
 use crate::softmax::{self, Cotangent, Output};
 use crate::{Error, error};
@@ -33,8 +33,8 @@ pub struct Gradient {
 pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
     let memory = x.check()?;
     let ((b, t, h, width), e, all) = (x.q.dim(), x.v.dim().3, x.k.dim().1);
-    error::shape(x.op, "output", &[b, t, h, e], output.out.shape())?;
-    error::shape(x.op, "do", &[b, t, h, e], d.out.shape())?;
+    error::shape(OP, "output", &[b, t, h, e], output.out.shape())?;
+    error::shape(OP, "do", &[b, t, h, e], d.out.shape())?;
     let (table, pattern) = (x.table(), pattern(x.left));
     let mut to = Gradient {
         q: fresh(x.q.dim()),
@@ -57,7 +57,7 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
         let lse = d.lse.map(|lse| lse.slice_move(s![.., block.first..block.first + n, ..]));
         let given = Cotangent { out: d.out.slice(tokens), lse };
         let call = x.attention(&block, memory, &q, &bias);
-        let got = softmax::backward(&call, &*pattern, &part, &given, cx).map_err(|e| e.of(x.op))?;
+        let got = softmax::backward(&call, &*pattern, &part, &given, cx).map_err(|e| e.of(OP))?;
         let seen = s![.., block.low..block.low + keys, .., ..];
         let (mut dk, mut dv) = (to.k.slice_mut(seen), to.v.slice_mut(seen));
         dk += &got.k;
@@ -82,8 +82,7 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
                 d_table: &mut d_table[at..],
             });
         });
-        let d_by =
-            Array4::from_shape_vec((h, b, n, width), d_by).map_err(|_| Error::Layout { op: x.op, input: "q" })?;
+        let d_by = Array4::from_shape_vec((h, b, n, width), d_by).map_err(|_| Error::Layout { op: OP, input: "q" })?;
         let d_by = d_by.permuted_axes([1, 2, 0, 3]);
         to.w += &d_by.sum_axis(Axis(0)).sum_axis(Axis(0));
         to.q.slice_mut(tokens).assign(&(&got.q + &d_by));

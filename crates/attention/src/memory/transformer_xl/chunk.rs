@@ -5,7 +5,7 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, Array4, s};
 
-use super::{Block, Inputs, pattern};
+use super::{Block, Inputs, OP, pattern};
 use crate::Error;
 use crate::linear::fresh;
 use crate::softmax::{self, Output};
@@ -19,7 +19,7 @@ pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     for block in x.blocks(memory) {
         let q = x.queries(&block, &x.u);
         let bias = by_distance(x, &block, &x.queries(&block, &x.w), &table, cx);
-        let got = softmax::chunk(&x.attention(&block, memory, &q, &bias), &*pattern, cx).map_err(|e| e.of(x.op))?;
+        let got = softmax::chunk(&x.attention(&block, memory, &q, &bias), &*pattern, cx).map_err(|e| e.of(OP))?;
         let tokens = block.first..block.first + block.tokens;
         all.out.slice_mut(s![.., tokens.clone(), .., ..]).assign(&got.out);
         all.lse.slice_mut(s![.., tokens, ..]).assign(&got.lse);

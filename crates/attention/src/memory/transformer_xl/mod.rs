@@ -29,8 +29,6 @@ const OP: &str = "transformer_xl";
 /// The inputs; `F` is f32, or f64 for the definition.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, F = f32> {
-    /// The operation that errors name.
-    pub(crate) op: &'static str,
     /// `[B, T, H, D]`
     pub q: ArrayView4<'a, F>,
     /// `[B, S, H, D]`, those of the memory first
@@ -58,21 +56,21 @@ impl<'a, F> Inputs<'a, F> {
         r: ArrayView3<'a, F>,
         scale: F,
     ) -> Self {
-        Self { op: OP, q, k, v, r, u: None, w: None, scale, left: None }
+        Self { q, k, v, r, u: None, w: None, scale, left: None }
     }
 
     /// Checks all shapes; how many tokens are remembered.
     fn check(&self) -> Result<usize, Error> {
         let ((b, t, h, d), (_, s, _, e)) = (self.q.dim(), self.v.dim());
-        error::shape(self.op, "k", &[b, s, h, d], self.k.shape())?;
-        error::shape(self.op, "v", &[b, s, h, e], self.v.shape())?;
-        error::parameter(self.op, "k", s >= t, s, format!("at least {t} tokens, as many as there are queries"))?;
+        error::shape(OP, "k", &[b, s, h, d], self.k.shape())?;
+        error::shape(OP, "v", &[b, s, h, e], self.v.shape())?;
+        error::parameter(OP, "k", s >= t, s, format!("at least {t} tokens, as many as there are queries"))?;
         let rows = self.r.dim().0;
-        error::parameter(self.op, "r", rows >= s, rows, format!("at least {s} rows, one for each distance"))?;
-        error::shape(self.op, "r", &[rows, h, d], self.r.shape())?;
+        error::parameter(OP, "r", rows >= s, rows, format!("at least {s} rows, one for each distance"))?;
+        error::shape(OP, "r", &[rows, h, d], self.r.shape())?;
         for (name, bias) in [("u", &self.u), ("w", &self.w)] {
             if let Some(bias) = bias {
-                error::shape(self.op, name, &[h, d], bias.shape())?;
+                error::shape(OP, name, &[h, d], bias.shape())?;
             }
         }
         Ok(s - t)

@@ -4,7 +4,7 @@ use longreach_simd::Cx;
 use ndarray::{Array3, Array4, ArrayD, ArrayView2, ArrayView3, ArrayView4, s};
 use serde::Deserialize;
 
-use super::{Inputs, OP, backward, chunk, naive, step};
+use super::{Inputs, backward, chunk, naive, step};
 use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
 use crate::softmax::{Cotangent, Output};
 use crate::{Error, Form};
@@ -43,7 +43,7 @@ impl<'a> Read<'a> {
 
     fn inputs(&self) -> Inputs<'_> {
         let ([q, k, v], [u, w]) = (self.qkv, self.biases);
-        Inputs { op: OP, q, k, v, r: self.r, u, w, scale: self.scale() as f32, left: self.parameters.left }
+        Inputs { q, k, v, r: self.r, u, w, scale: self.scale() as f32, left: self.parameters.left }
     }
 }
 
@@ -84,7 +84,7 @@ impl Operation for Op {
                 let (u, w) = (u.as_ref().map(|u| u.view()), w.as_ref().map(|w| w.view()));
                 let (scale, left) = (read.scale(), read.parameters.left);
                 let (q, k, v, r) = (q.view(), k.view(), v.view(), r.view());
-                let (out, lse) = naive(&Inputs { op: OP, q, k, v, r, u, w, scale, left })?;
+                let (out, lse) = naive(&Inputs { q, k, v, r, u, w, scale, left })?;
                 return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
             }
             Form::Step => {

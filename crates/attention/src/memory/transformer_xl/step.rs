@@ -2,13 +2,13 @@
 
 use longreach_simd::Cx;
 
-use super::{Inputs, chunk};
+use super::{Inputs, OP, chunk};
 use crate::softmax::Output;
 use crate::{Error, error};
 
 /// One query of each sequence, `q: [B, 1, H, D]`, against what is remembered and itself.
 pub fn step(x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     let (b, t, h, d) = x.q.dim();
-    error::shape(x.op, "q", &[b, 1, h, d], &[b, t, h, d])?;
+    error::shape(OP, "q", &[b, 1, h, d], &[b, t, h, d])?;
     chunk(x, cx)
 }
