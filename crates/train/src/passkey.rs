@@ -1,0 +1,144 @@
+//! The passkey: a number hidden in a text without content, asked for at its end. Mohtashami and Jaggi 2023 (Landmark attention), §4.2; the text is our own.
+//!
+//! Tokens are bytes. A text of any length is made piece by piece, so that a million tokens need no memory to be asked about.
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Deserialize;
+
+use crate::learner::NONE;
+
+/// What stands around the number, again and again.
+const FILLER: &str = "Rain falls on the hill. A boat lies at the shore. Bread is in the oven. Someone hums a tune. ";
+/// Before the number, twice told.
+const TOLD: [&str; 3] = ["The passkey is ", ", keep it in mind: ", ". "];
+/// Before the answer.
+const QUESTION: &str = "What was the passkey? It was ";
+
+/// The task.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Passkey {
+    /// Bytes of a text, the answer among them.
+    pub length: usize,
+    /// Digits of the number.
+    #[serde(default = "digits")]
+    pub digits: usize,
+}
+
+fn digits() -> usize {
+    5
+}
+
+/// A text with its number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hidden {
+    /// The text up to the answer, bytes.
+    pub prompt: Vec<u32>,
+    /// The digits.
+    pub answer: Vec<u32>,
+    /// Where the number is told first.
+    pub at: usize,
+}
+
+impl Passkey {
+    /// The fewest bytes of a text.
+    pub fn least(&self) -> usize {
+        TOLD.iter().map(|part| part.len()).sum::<usize>() + QUESTION.len() + 3 * self.digits
+    }
+
+    /// What is wrong with it, if something is.
+    pub fn check(&self) -> Result<(), String> {
+        if self.digits == 0 || self.digits > 64 {
+            return Err(format!("`task.digits`: want 1 to 64, found {}", self.digits));
+        }
+        if self.length < self.least() {
+            return Err(format!("`task.length`: want at least {} bytes, found {}", self.least(), self.length));
+        }
+        Ok(())
+    }
+
+    /// A text whose number stands at `depth`, 0 for the beginning and 1 for just before the question; the same for the same seed.
+    /// Panics on a task that [`Passkey::check`] refuses.
+    pub fn text(&self, depth: f64, seed: u64) -> Hidden {
+        self.draw(depth, &mut ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    fn draw(&self, depth: f64, rng: &mut ChaCha8Rng) -> Hidden {
+        let answer: Vec<u8> = (0..self.digits).map(|_| rng.random_range(b'0'..=b'9')).collect();
+        let room = self.length - self.least();
+        let before = (depth.clamp(0.0, 1.0) * room as f64).round() as usize;
+        let from = rng.random_range(0..FILLER.len());
+        let mut filler = FILLER.bytes().cycle().skip(from);
+        let mut text: Vec<u8> = filler.by_ref().take(before).collect();
+        text.extend(TOLD[0].bytes());
+        let at = text.len();
+        text.extend(&answer);
+        text.extend(TOLD[1].bytes());
+        text.extend(&answer);
+        text.extend(TOLD[2].bytes());
+        text.extend(filler.take(room - before));
+        text.extend(QUESTION.bytes());
+        let wide = |bytes: Vec<u8>| bytes.into_iter().map(u32::from).collect();
+        Hidden { prompt: wide(text), answer: wide(answer), at }
+    }
+
+    /// `n` texts at depths drawn at random, one behind the other, all but the last digit of the answer with them; and what is to be said behind each
+    /// token: a digit of the answer, or a negative number where nothing counts. The same for the same seed.
+    pub fn sequences(&self, n: usize, seed: u64) -> (Vec<u32>, Vec<i64>) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let (mut ids, mut targets) = (Vec::with_capacity(n * self.length), Vec::with_capacity(n * self.length));
+        for _ in 0..n {
+            let depth = rng.random();
+            let Hidden { prompt, answer, .. } = self.draw(depth, &mut rng);
+            targets.extend(std::iter::repeat_n(NONE, prompt.len() - 1));
+            targets.extend(answer.iter().map(|digit| i64::from(*digit)));
+            ids.extend(prompt);
+            ids.extend(&answer[..answer.len() - 1]);
+        }
+        (ids, targets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TASK: Passkey = Passkey { length: 400, digits: 5 };
+
+    #[test]
+    fn the_number_stands_where_it_is_said_to_and_is_what_is_asked_for() {
+        for (depth, seed) in [(0.0, 1), (0.5, 2), (1.0, 3)] {
+            let hidden = TASK.text(depth, seed);
+            assert_eq!(hidden.prompt.len() + hidden.answer.len(), 400);
+            assert_eq!(hidden.prompt[hidden.at..hidden.at + 5], hidden.answer[..]);
+            let text: String = hidden.prompt.iter().map(|byte| char::from(*byte as u8)).collect();
+            assert!(text.ends_with("It was "), "{text}");
+            assert_eq!(text.matches(char::is_numeric).count(), 10);
+            let room = (400 - TASK.least()) as f64;
+            assert_eq!(hidden.at, TOLD[0].len() + (depth * room).round() as usize);
+        }
+        let digits: Vec<_> = (0..20).map(|seed| TASK.text(0.3, seed).answer).collect();
+        assert!(digits.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+
+    #[test]
+    fn what_counts_are_the_digits_of_the_answer() {
+        let (ids, targets) = TASK.sequences(3, 9);
+        assert_eq!((ids.len(), targets.len()), (3 * 399, 3 * 399));
+        for (row, answers) in ids.chunks(399).zip(targets.chunks(399)) {
+            let counted: Vec<usize> = (0..399).filter(|at| answers[*at] >= 0).collect();
+            assert_eq!(counted, (394..399).collect::<Vec<_>>());
+            // Each is told to the model behind it, but for the last.
+            assert!(counted.windows(2).all(|pair| i64::from(row[pair[1]]) == answers[pair[0]]));
+        }
+        assert_eq!(TASK.sequences(2, 4), TASK.sequences(2, 4));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        assert!(Passkey { length: 60, ..TASK }.check().expect_err("refused").contains("at least"));
+        assert!(Passkey { digits: 0, ..TASK }.check().expect_err("refused").contains("1 to 64"));
+        assert!(TASK.check().is_ok());
+    }
+}
