@@ -1,29 +1,20 @@
 //! Mechanisms with a state through Burn: outputs, states and gradients are those of the mechanism called by name, whose own are held to f64 elsewhere.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Tensor;
 use longreach_attention::Form;
 use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
 use longreach_attention::operation::{Sample, Tensors, named};
 use longreach_burn as ops;
 use longreach_simd::Cx;
-use longreach_testkit::tolerance::{FORMS, assert_close};
 use ndarray::{Array2, ArrayD};
 use serde_json::{Value, json};
 
+mod common;
+
+use common::{close, tensor};
+
 const SAMPLE: Sample = Sample { batch: 2, tokens: 19, heads: 2, width: 8, seed: 3 };
-
-fn tensor<const D: usize>(x: &ArrayD<f32>) -> Tensor<D> {
-    let data = TensorData::new(x.iter().copied().collect::<Vec<f32>>(), x.shape().to_vec());
-    Tensor::from_data(data, &Device::flex()).autodiff().require_grad()
-}
-
-#[track_caller]
-fn close<const D: usize>(what: &str, got: Tensor<D>, want: &ArrayD<f32>) {
-    assert_eq!(got.dims()[..], want.shape()[..], "{what}");
-    let got: Vec<f64> = got.into_data().iter::<f64>().collect();
-    assert_close(what, &got, &want.iter().map(|x| f64::from(*x)).collect::<Vec<_>>(), FORMS);
-}
 
 /// Inputs, a state that is not zero, and random gradients of output and state; then what the mechanism makes of them.
 fn by_name(name: &str, parameters: &Value) -> (Tensors, Tensors, Tensors) {

@@ -1,4 +1,4 @@
-//! The passkey: a number hidden in a text without content, asked for at its end. Mohtashami and Jaggi 2023 (Landmark attention), §4.2; the text is our own.
+//! The passkey: a number hidden in a text without content, asked for at its end. Mohtashami and Jaggi 2023 (Landmark attention); the text is our own.
 //!
 //! Tokens are bytes. A text of any length is made piece by piece, so that a million tokens need no memory to be asked about.
 

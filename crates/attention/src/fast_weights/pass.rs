@@ -4,7 +4,7 @@
 //! $$ X_t = \gamma_t \odot X_{t-1} + \sum_m u^m_t (y^m_t)^\top, \qquad o^m_t = X_t^\top p^m_t $$
 //!
 //! Lanes run along the columns. So many columns are taken at a time that all rows of them stay in the first cache while the tokens of a chunk
-//! pass: a cell costs as many operations as the equation has, and is loaded and stored once for two tokens. On a CPU, whose matrix products are
+//! pass: a cell costs as many operations as the equation has, and is loaded and stored once a token, or once for two where registers are enough. On a CPU, whose matrix products are
 //! made of the same operations, the products of a chunked form are no cheaper.
 
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! The Infini-attention mixer: attention inside a segment, rotary there, and a memory of the segments before. Munkhdalai et al. 2024, §2.
+//! The Infini-attention mixer: attention inside a segment, rotary there, and a memory of the segments before. Munkhdalai et al. 2024.
 //!
 //! The state keeps the memory beside what the segment under way will add to it, and that segment's keys and values as inputs that are looked back on.
 

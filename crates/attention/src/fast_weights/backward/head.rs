@@ -108,6 +108,15 @@ impl<'a> Head<'a, '_> {
         self.x.of_value(self.d_o, self.range.start + at, self.h)
     }
 
+    /// What token `t` writes and what its gate leaves, as row `r` of the segment.
+    #[inline(always)]
+    fn written<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
+        let (x, h, Shape { k, v, gates, .. }) = (self.x, self.h, shape);
+        x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
+        math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
+        x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
+    }
+
     /// Whether gradients to queries are looked at again, and scaled only then.
     fn again(&self) -> bool {
         self.x.g.is_some() || self.x.bonus.is_some() || self.x.erases()
@@ -124,7 +133,7 @@ impl<'a> Head<'a, '_> {
         states: &mut [f32],
         row: &mut [f32],
     ) {
-        let (x, h, Shape { most, k, v, gates, .. }) = (self.x, self.h, shape);
+        let (x, h, Shape { most, k, v, .. }) = (self.x, self.h, shape);
         let total = self.range.len();
         let early = x.bonus.is_some();
         let by = if self.again() { 1.0 } else { x.scale };
@@ -137,9 +146,7 @@ impl<'a> Head<'a, '_> {
             let n = most.min(total - first);
             for r in 0..n {
                 let t = self.range.start + first + r;
-                x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
-                math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
-                x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
+                self.written(s, shape, rows, (t, r));
                 let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
                 if at < total { math::copy(s, self.dout(at), d_o) } else { d_o.fill(0.0) }
             }
@@ -191,9 +198,7 @@ impl<'a> Head<'a, '_> {
             transpose(s, matrix, v, &mut states[j * k * v..(j + 1) * k * v]);
             for r in 0..n {
                 let t = self.range.start + first + r;
-                x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
-                math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
-                x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
+                self.written(s, shape, rows, (t, r));
                 rows.beta[r] = x.beta(t, h);
                 if general {
                     x.b(s, t, h, &mut rows.b[r * k..(r + 1) * k]);
@@ -375,10 +380,8 @@ impl<'a> Head<'a, '_> {
             let (at, t) = (first + r, self.range.start + first + r);
             let (of_key, of_value, of_gate) = (r * k..(r + 1) * k, r * v..(r + 1) * v, r * gates..(r + 1) * gates);
             math::scale_into(s, x.scale, x.q(t, h), &mut rows.q[of_key.clone()]);
-            x.key(s, t, h, &mut rows.k[of_key.clone()]);
-            math::copy(s, x.v(t, h), &mut rows.v[of_value.clone()]);
+            self.written(s, shape, rows, (t, r));
             math::copy(s, self.dout(at), &mut rows.d_o[of_value.clone()]);
-            x.left(s, t, h, &mut rows.left[of_gate.clone()]);
             rows.beta[r] = x.beta(t, h);
             if read_again {
                 math::copy(s, self.to.q.row(at), &mut rows.dq[of_key.clone()]);

@@ -10,7 +10,7 @@
 //! Yang et al. 2024 (GLA), §C, has it without `a` and `b`. It starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds
 //! does not grow with the text.
 //!
-//! Of the states one a segment is kept, and where something is erased `w`: `K V / 64` to `K V / 128` and `V` numbers a token, of the heads under way.
+//! Of the states one a segment is kept, `K V` numbers for 16 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
 
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, memory};

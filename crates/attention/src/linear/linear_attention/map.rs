@@ -56,7 +56,7 @@ impl OfRows<1> for Apply {
 }
 
 impl Map {
-    /// A row to its features. What is no number stays none.
+    /// A row to its features.
     #[inline(always)]
     pub(in crate::linear) fn of_row<S: Lanes>(self, s: S, x: &[f32], out: &mut [f32]) {
         let (zero, k) = (s.splat(0.0), x.len());

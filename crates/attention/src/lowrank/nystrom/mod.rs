@@ -7,7 +7,7 @@
 //! Landmarks are the means of `m` neighbouring segments, the shorter ones first where `m` does not divide the tokens. `c` is the greatest sum of a column of `A`.
 //! The iterations usually have not converged when they end, so their number is part of the definition. With no more tokens than landmarks it is softmax
 //! attention itself. Every landmark mixes tokens to come: there is no causal form and no step. O(T m H (D + E) + H m³) time, O(m H (D + E + m)) memory beside
-//! inputs and outputs. Xiong et al. 2021, eq. 12–14 and algorithm 1.
+//! inputs and outputs. Xiong et al. 2021 (Nyströmformer), as the authors' code has it.
 
 use ndarray::{Array4, ArrayView2, ArrayView4, CowArray, Ix4, s};
 use serde::Deserialize;

@@ -6,7 +6,7 @@
 //!
 //! by a convolution of `τ` taps `δ` apart that ends at the group's last token `e_n` and sees zeros before the first; or its mean; or its maximum; or, of all tokens, those
 //! that were attended to most, as they are. Attention over both memories and the segment is [`transformer_xl`](super::transformer_xl)'s without biases.
-//! [`reconstruction`] is the loss that the compression learns by. O(N C² τ / c) time. Rae et al. 2020, §3.1 and algorithm 2.
+//! [`reconstruction`] is the loss that the compression learns by. O(N C² τ / c) time. Rae et al. 2020 (Compressive Transformer).
 
 use ndarray::{Array2, ArrayView1, ArrayView3, ArrayView4};
 use serde::Deserialize;

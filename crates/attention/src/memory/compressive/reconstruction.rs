@@ -20,7 +20,7 @@ pub struct Reconstruction {
 }
 
 /// Attention of `q: [B, T, H, D]` to memories `x` against that to what is left of them, with the keys and values that `wk: [C, H D]` and `wv: [C, H E]` make, all
-/// constants; the compression is a convolution. Rae et al. 2020, algorithm 2.
+/// constants; the compression is a convolution. Rae et al. 2020.
 pub fn reconstruction(
     x: &Inputs<'_>,
     q: ArrayView4<'_, f32>,

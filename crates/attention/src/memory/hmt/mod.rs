@@ -2,7 +2,7 @@
 //!
 //! $$ p = \mathrm{softmax}\!\left( R^{-1/2}\,(s W_q)(m W_k)^\top \right) m $$
 //!
-//! What is recalled are the memories as they are, not projections of them; of no memories, zeros. O(N D R) time a summary. He et al. 2025 (HMT), §3.2, as the
+//! What is recalled are the memories as they are, not projections of them; of no memories, zeros. O(N D R) time a summary. He et al. 2025 (HMT), as the
 //! authors' code has it.
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3};

@@ -9,7 +9,7 @@
 //! A memory without a token (`z = 0`) is not read and has no gate: the output is that of the segment alone. The memory has no positions; queries and keys of the
 //! segment may be others than those of the memory, such as rotated ones. All heads of a group share a memory. O(T s H (K + V) + T H K V) time for segments of `s`
 //! tokens; a state of `G K (V + 1)` numbers, as many for what the segment under way will add, and that segment's keys and values.
-//! Munkhdalai et al. 2024, eq. 1–10.
+//! Munkhdalai et al. 2024 (Infini-attention).
 
 use ndarray::{Array4, ArrayView1, ArrayView4, s};
 
