@@ -39,6 +39,7 @@ enum Command {
     List(commands::list::Args),
     Op(commands::op::Args),
     Pattern(commands::pattern::Args),
+    Passkey(commands::passkey::Args),
     Recall(commands::recall::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
@@ -69,6 +70,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::List(args) => commands::list::run(args),
         Command::Op(args) => commands::op::run(args),
         Command::Pattern(args) => commands::pattern::run(args),
+        Command::Passkey(args) => commands::passkey::run(args),
         Command::Recall(args) => commands::recall::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Completions { shell } => {

@@ -155,6 +155,11 @@ impl Names {
     pub fn get(&self, id: ParamId) -> Option<(&str, Layout)> {
         self.0.iter().find(|(i, ..)| *i == id).map(|(_, name, layout)| (name.as_str(), *layout))
     }
+
+    /// The parameters whose names end so.
+    pub fn ending(&self, end: &str) -> impl Iterator<Item = ParamId> {
+        self.0.iter().filter(move |(_, name, _)| name.ends_with(end)).map(|(id, ..)| *id)
+    }
 }
 
 /// FNV-1a, 64 bits.

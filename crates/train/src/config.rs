@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::Error;
 
@@ -77,6 +78,7 @@ pub struct Optimiser {
     /// Steps in all.
     pub steps: usize,
     /// Sequences in a step.
+    #[serde(default)]
     pub batch: usize,
     /// Tokens in a sequence.
     #[serde(default)]
@@ -92,9 +94,22 @@ pub struct Optimiser {
     /// Largest norm of a parameter's gradient.
     #[serde(default = "clip")]
     pub clip: f32,
+    /// Parameters that learn at another rate.
+    #[serde(default)]
+    pub groups: Vec<Group>,
     /// Steps between checkpoints.
     #[serde(default = "every")]
     pub checkpoint_every: usize,
+}
+
+/// Parameters that learn at another rate than the rest.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Group {
+    /// How their names in the checkpoint end.
+    pub ends: String,
+    /// Times which the rate is taken.
+    pub factor: f64,
 }
 
 fn clip() -> f32 {
@@ -108,9 +123,8 @@ fn every() -> usize {
 impl Config {
     /// Reads a file.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
         let wrong = |message: String| Error::Config { file: file.display().to_string(), message };
-        let mut config: Config = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let mut config: Config = read(file)?;
         let base = file.parent().unwrap_or(Path::new(""));
         config.output = base.join(&config.output);
         config.tokenizer.file = config.tokenizer.file.map(|f| base.join(f));
@@ -132,6 +146,13 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// Reads a TOML file.
+pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Error> {
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+    let wrong = |e: toml::de::Error| e.to_string().trim_end().to_owned();
+    toml::from_str(&text).map_err(|e| Error::Config { file: file.display().to_string(), message: wrong(e) })
 }
 
 /// Replaces `$NAME` by the environment's value.

@@ -3,6 +3,7 @@
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::tensor::Tensor;
 use longreach_models::Model;
 use longreach_nn::Decoder;
@@ -16,12 +17,33 @@ pub(crate) struct Learner {
     /// Steps done.
     pub(crate) step: usize,
     settings: Optimiser,
+    /// Parameters that learn at another rate, and times which.
+    groups: Vec<(Vec<ParamId>, f64)>,
 }
 
 impl Learner {
-    pub(crate) fn new(model: Model, settings: &Optimiser) -> Self {
+    /// The model before its first step, or what is wrong with the settings.
+    pub(crate) fn new(model: Model, settings: &Optimiser) -> Result<Self, String> {
         let optimiser = optimiser(settings, &model.decoder);
-        Self { model, optimiser, step: 0, settings: settings.clone() }
+        let groups = settings.groups.iter().map(|group| {
+            let ids: Vec<ParamId> = model.names.ending(&group.ends).collect();
+            if group.factor < 0.0 || !group.factor.is_finite() {
+                return Err(format!("`optimiser.groups`: `factor`: want a number of at least 0, found {}", group.factor));
+            }
+            Ok((ids, group.factor))
+        });
+        let groups = groups.collect::<Result<_, _>>()?;
+        Ok(Self { model, optimiser, step: 0, settings: settings.clone(), groups })
+    }
+
+    /// The learning rates of this step.
+    fn rates(&self) -> ModuleLearningRate {
+        let rate = rate(&self.settings, self.step);
+        let all = ModuleLrScheduler::new(rate);
+        let add = |rates: ModuleLrScheduler, (ids, factor): &(Vec<ParamId>, f64)| {
+            rates.with_group(ParamGroup::from_ids(ids.clone()), rate * factor)
+        };
+        self.groups.iter().fold(all, add).step()
     }
 
     /// One step on `batch` sequences → the loss before it, in nats a target. Only tokens whose target is not negative count.
@@ -38,10 +60,10 @@ impl Learner {
         };
         let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
         let gradients = GradientsParams::from_grads(loss.backward(), decoder);
-        let rate = rate(&self.settings, self.step);
+        let rates = self.rates();
         // The optimiser takes the model and gives it back.
         let decoder = self.model.decoder.clone();
-        self.model.decoder = self.optimiser.step(rate, decoder, gradients);
+        self.model.decoder = self.optimiser.step(rates, decoder, gradients);
         self.step += 1;
         value
     }

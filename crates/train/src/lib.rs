@@ -7,19 +7,18 @@
 mod config;
 mod corpus;
 mod curve;
+mod entrant;
 mod error;
 mod learner;
 mod passkey;
-mod picture;
 mod recall;
 mod run;
-mod study;
 mod tokenizer;
 
-pub use config::{Config, Data, Optimiser, Source, Tokenizer};
+pub use config::{Config, Data, Group, Optimiser, Source, Tokenizer};
 pub use corpus::{Corpus, Page};
+pub use entrant::Entrant;
 pub use error::Error;
-pub use passkey::{Hidden, Passkey};
-pub use recall::Recall;
+pub use passkey::{Asked, Course, Hidden, Passkey, PasskeyEvent, PasskeyStudy, Score};
+pub use recall::{Recall, Standing, Study, StudyEvent};
 pub use run::{Event, Outcome, Run};
-pub use study::{Entrant, Standing, Study, StudyEvent};

@@ -84,7 +84,8 @@ impl Run {
             .map_err(|e| Error::Config { file: "model".into(), message: e.to_string() })?;
         let device = Device::flex().autodiff();
         let model = Model::random("model", &json, config.seed, &device)?;
-        let learner = Learner::new(model, &config.optimiser);
+        let wrong = |message| Error::Config { file: "optimiser".into(), message };
+        let learner = Learner::new(model, &config.optimiser).map_err(wrong)?;
         let mut run = Self { config, corpus, tokenizer, learner, losses: Vec::new() };
         run.resume(&device)?;
         Ok(run)

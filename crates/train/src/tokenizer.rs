@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
+use tokenizers::models::bpe::{BPE, BpeTrainerBuilder, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerBuilder};
 
@@ -41,6 +41,28 @@ pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<Tokeniz
     tokenizer.train(&mut trainer, pages.iter().map(|p| p.text.as_str())).map_err(said)?;
     tokenizer.save(file, false).map_err(said)?;
     Tokenizer::from_file(file).map_err(said)
+}
+
+/// Size of the vocabulary of [`bytes`].
+pub(crate) const BYTES: usize = 256;
+
+/// A tokenizer whose tokens are bytes, as a `tokenizer.json`.
+pub(crate) fn bytes() -> Result<String, Error> {
+    // Byte-level tokenizers write bytes as characters: those that can be printed as themselves, the rest as those from 256 on. (GPT-2)
+    let printed = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    let rest = |byte: u32| 256 + (0..byte).filter(|b| !printed(*b)).count() as u32;
+    let letter = |byte: u32| char::from_u32(if printed(byte) { byte } else { rest(byte) }).map(String::from);
+    let vocabulary = (0..BYTES as u32).filter_map(|byte| Some((letter(byte)?, byte))).collect::<Vocab>();
+    let model = BPE::builder().vocab_and_merges(vocabulary, Vec::new()).build().map_err(said)?;
+    let tokenizer = TokenizerBuilder::new()
+        .with_model(model)
+        .with_normalizer(None::<NormalizerWrapper>)
+        .with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)))
+        .with_post_processor(Some(ByteLevel::default()))
+        .with_decoder(Some(ByteLevel::default()))
+        .build()
+        .map_err(said)?;
+    tokenizer.to_string(false).map_err(said)
 }
 
 /// The tokens of each page.

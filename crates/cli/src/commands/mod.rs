@@ -6,6 +6,7 @@ pub(crate) mod generate;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod op;
+pub(crate) mod passkey;
 pub(crate) mod pattern;
 pub(crate) mod recall;
 pub(crate) mod train;

@@ -5,12 +5,14 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use longreach_models::{Model, write_atomically};
 use serde::Deserialize;
 
-use crate::learner::{Learner, chosen, counted};
-use crate::{Error, Optimiser, Recall, picture};
+use super::{Recall, picture};
+use crate::entrant::{self, Entrant};
+use crate::learner::{chosen, counted};
+use crate::{Error, Optimiser};
 
 /// A comparison, as a TOML file says it. Paths are relative to the file.
 #[derive(Clone, Debug, Deserialize)]
@@ -34,16 +36,6 @@ pub struct Study {
     pub model: toml::Table,
     /// The models, with the fields in which they differ.
     pub models: Vec<Entrant>,
-}
-
-/// A model of a study.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Entrant {
-    /// What it is called; models of one name become one curve.
-    pub name: String,
-    /// Fields of `config.json`.
-    pub model: toml::Table,
 }
 
 /// What came of one model.
@@ -109,20 +101,14 @@ pub enum StudyEvent<'a> {
 impl Study {
     /// Reads a file.
     pub fn read(file: &Path) -> Result<Self, Error> {
-        let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
         let wrong = |message: String| Error::Config { file: file.display().to_string(), message };
-        let mut study: Study = toml::from_str(&text).map_err(|e| wrong(e.to_string().trim_end().to_owned()))?;
+        let mut study: Study = crate::config::read(file)?;
         study.output = file.parent().unwrap_or(Path::new("")).join(&study.output);
         study.task.check().map_err(&wrong)?;
         if study.measure == 0 || study.optimiser.batch == 0 || study.optimiser.steps == 0 {
             return Err(wrong("`measure`, `optimiser.batch` and `optimiser.steps`: want at least 1".into()));
         }
-        if study.models.is_empty() {
-            return Err(wrong("`models`: want at least one".into()));
-        }
-        if let Some(entrant) = study.models.iter().find(|e| e.name.contains([',', '|', '\n'])) {
-            return Err(wrong(format!("`models.name`: want one without commas and bars, found `{}`", entrant.name)));
-        }
+        entrant::check(&study.models).map_err(wrong)?;
         Ok(study)
     }
 
@@ -136,7 +122,8 @@ impl Study {
         let (test, answers) = self.task.sequences(self.measure, self.seed ^ HELD_OUT);
         let runs = self.models.iter().flat_map(|entrant| rates.iter().map(move |rate| (entrant, *rate)));
         for (n, (entrant, rate)) in runs.enumerate() {
-            let mut learner = self.learner(entrant, rate)?;
+            let settings = Optimiser { rate, ..self.optimiser.clone() };
+            let mut learner = entrant.learner(&self.model, self.task.vocabulary, self.seed, &settings)?;
             let state = state(&learner.model, &test[..self.task.length]);
             let done = |s: &Standing| s.name == entrant.name && s.state == state && s.rate == rate;
             if standings.iter().any(done) {
@@ -166,16 +153,6 @@ impl Study {
         }
         self.write(&standings)?;
         Ok(standings)
-    }
-
-    fn learner(&self, entrant: &Entrant, rate: f64) -> Result<Learner, Error> {
-        let mut fields = self.model.clone();
-        fields.extend(entrant.model.clone());
-        fields.insert("vocab_size".into(), toml::Value::Integer(self.task.vocabulary as i64));
-        let json = serde_json::to_string_pretty(&fields)
-            .map_err(|e| Error::Config { file: "model".into(), message: e.to_string() })?;
-        let model = Model::random("model", &json, self.seed, &Device::flex().autodiff())?;
-        Ok(Learner::new(model, &Optimiser { rate, ..self.optimiser.clone() }))
     }
 
     fn file(&self, name: &str) -> PathBuf {

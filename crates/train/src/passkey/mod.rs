@@ -2,6 +2,11 @@
 //!
 //! Tokens are bytes. A text of any length is made piece by piece, so that a million tokens need no memory to be asked about.
 
+mod picture;
+mod study;
+
+pub use study::{Asked, Course, PasskeyEvent, PasskeyStudy, Score};
+
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
@@ -84,14 +89,16 @@ impl Passkey {
     }
 
     /// `n` texts at depths drawn at random, one behind the other, all but the last digit of the answer with them; and what is to be said behind each
-    /// token: a digit of the answer, or a negative number where nothing counts. The same for the same seed.
+    /// token: a digit of the answer, or of the number where it is told again, or a negative number where nothing counts. The same for the same seed.
     pub fn sequences(&self, n: usize, seed: u64) -> (Vec<u32>, Vec<i64>) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut ids, mut targets) = (Vec::with_capacity(n * self.length), Vec::with_capacity(n * self.length));
         for _ in 0..n {
             let depth = rng.random();
-            let Hidden { prompt, answer, .. } = self.draw(depth, &mut rng);
-            targets.extend(std::iter::repeat_n(NONE, prompt.len() - 1));
+            let Hidden { prompt, answer, at } = self.draw(depth, &mut rng);
+            let again = at + self.digits + TOLD[1].len();
+            let told = |i: usize| i.checked_sub(again - 1).and_then(|digit| answer.get(digit));
+            targets.extend((0..prompt.len() - 1).map(|i| told(i).map_or(NONE, |digit| i64::from(*digit))));
             targets.extend(answer.iter().map(|digit| i64::from(*digit)));
             ids.extend(prompt);
             ids.extend(&answer[..answer.len() - 1]);
@@ -128,9 +135,12 @@ mod tests {
         assert_eq!((ids.len(), targets.len()), (3 * 399, 3 * 399));
         for (row, answers) in ids.chunks(399).zip(targets.chunks(399)) {
             let counted: Vec<usize> = (0..399).filter(|at| answers[*at] >= 0).collect();
-            assert_eq!(counted, (394..399).collect::<Vec<_>>());
+            assert_eq!(counted[5..], (394..399).collect::<Vec<_>>());
+            assert!(counted[..5].windows(2).all(|pair| pair[0] + 1 == pair[1]));
             // Each is told to the model behind it, but for the last.
-            assert!(counted.windows(2).all(|pair| i64::from(row[pair[1]]) == answers[pair[0]]));
+            assert!(counted[..9].iter().all(|at| i64::from(row[at + 1]) == answers[*at]));
+            // What is asked for at the end is what was told again.
+            assert!((0..5).all(|digit| answers[counted[digit]] == answers[counted[5 + digit]]));
         }
         assert_eq!(TASK.sequences(2, 4), TASK.sequences(2, 4));
     }

@@ -3,6 +3,11 @@
 //! A sequence begins with pairs of a key and a value; the keys come again later, each once, at distances that follow a power law,
 //! and behind each the model is to say its value. All other tokens are drawn at random and count for nothing.
 
+mod picture;
+mod study;
+
+pub use study::{Standing, Study, StudyEvent};
+
 use rand::seq::index::sample;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;

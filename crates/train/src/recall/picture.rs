@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use crate::Standing;
+use super::Standing;
 
 /// Colours that are told apart by most eyes (Okabe and Ito 2008).
 const COLOURS: [RGBColor; 8] = [

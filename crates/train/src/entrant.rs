@@ -1,0 +1,50 @@
+//! A model of a comparison.
+
+use burn::tensor::Device;
+use longreach_models::Model;
+use serde::Deserialize;
+
+use crate::learner::Learner;
+use crate::{Error, Optimiser};
+
+/// A model of a comparison.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entrant {
+    /// What it is called.
+    pub name: String,
+    /// Fields of `config.json` in which it differs from the others.
+    pub model: toml::Table,
+    /// Where what it costs grows with the text: the longest it is measured on.
+    pub longest: Option<usize>,
+}
+
+/// What is wrong with the models of a comparison, if something is.
+pub(crate) fn check(models: &[Entrant]) -> Result<(), String> {
+    if models.is_empty() {
+        return Err("`models`: want at least one".into());
+    }
+    match models.iter().find(|e| e.name.contains([',', '|', '\n'])) {
+        Some(entrant) => Err(format!("`models.name`: want one without commas and bars, found `{}`", entrant.name)),
+        None => Ok(()),
+    }
+}
+
+impl Entrant {
+    /// The model before its first step: `common` are the fields that all share.
+    pub(crate) fn learner(
+        &self,
+        common: &toml::Table,
+        vocabulary: usize,
+        seed: u64,
+        settings: &Optimiser,
+    ) -> Result<Learner, Error> {
+        let wrong = |message: String| Error::Config { file: format!("model `{}`", self.name), message };
+        let mut fields = common.clone();
+        fields.extend(self.model.clone());
+        fields.insert("vocab_size".into(), toml::Value::Integer(vocabulary as i64));
+        let json = serde_json::to_string_pretty(&fields).map_err(|e| wrong(e.to_string()))?;
+        let model = Model::random(&self.name, &json, seed, &Device::flex().autodiff())?;
+        Learner::new(model, settings).map_err(wrong)
+    }
+}
