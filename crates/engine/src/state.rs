@@ -30,11 +30,9 @@ impl Session<'_> {
     /// Writes the state to a file, whole or not at all, and with it where the sampler's random stream stands.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-        for (i, layer) in self.cache.layers.iter().enumerate() {
-            for (name, data) in layer.tensors() {
-                let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
-                tensors.push((format!("layers.{i}.{name}"), Dtype::F32, data.shape().to_vec(), bytes));
-            }
+        for (name, data) in self.cache.tensors() {
+            let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+            tensors.push((name, Dtype::F32, data.shape().to_vec(), bytes));
         }
         let logits: Vec<u8> = self.logits()?.iter().flat_map(|x| x.to_le_bytes()).collect();
         tensors.push(("logits".into(), Dtype::F32, vec![self.logits.len()], logits));
@@ -83,7 +81,7 @@ impl Engine {
         let narrow = |name: &str, n: u128| u64::try_from(n).map_err(|_| wrong(format!("{name}: out of range")));
         session.tokens = narrow("tokens", tokens)?;
         let seed = narrow("seed", seed)?;
-        let get = |name: &str, dtype: Dtype, shape: &[usize]| {
+        let of_shape = |name: &str, dtype: Dtype, shape: &[usize]| {
             let tensor = stored.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")))?;
             if tensor.shape() != shape || tensor.dtype() != dtype {
                 let (d, s) = (tensor.dtype(), tensor.shape());
@@ -92,28 +90,25 @@ impl Engine {
             Ok(tensor.data().to_vec())
         };
         let floats = |name: &str, shape: &[usize]| {
-            let bytes = get(name, Dtype::F32, shape)?;
+            let bytes = of_shape(name, Dtype::F32, shape)?;
             Ok::<_, Error>(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
         };
         let read = usize::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;
-        for (i, layer) in session.cache.layers.iter_mut().enumerate() {
-            let get = |name: &str, want: &[Option<usize>]| {
-                let name = format!("layers.{i}.{name}");
-                let tensor = stored.tensor(&name).map_err(|_| format!("tensor `{name}` is missing"))?;
-                let (found, dtype) = (tensor.shape(), tensor.dtype());
-                let fits =
-                    found.len() == want.len() && found.iter().zip(want).all(|(n, want)| want.is_none_or(|w| w == *n));
-                if !fits || dtype != Dtype::F32 {
-                    let want: Vec<String> = want.iter().map(|n| n.map_or("any".into(), |n| n.to_string())).collect();
-                    return Err(format!("tensor `{name}`: want F32 [{}], found {dtype:?} {found:?}", want.join(", ")));
-                }
-                let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-                Ok(TensorData::new(numbers, found.to_vec()))
-            };
-            *layer = layer.clone().restored(read, get).map_err(wrong)?;
-        }
+        let get = |name: &str, want: &[Option<usize>]| {
+            let tensor = stored.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
+            let (found, dtype) = (tensor.shape(), tensor.dtype());
+            let fits =
+                found.len() == want.len() && found.iter().zip(want).all(|(n, want)| want.is_none_or(|w| w == *n));
+            if !fits || dtype != Dtype::F32 {
+                let want: Vec<String> = want.iter().map(|n| n.map_or("any".into(), |n| n.to_string())).collect();
+                return Err(format!("tensor `{name}`: want F32 [{}], found {dtype:?} {found:?}", want.join(", ")));
+            }
+            let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+            Ok(TensorData::new(numbers, found.to_vec()))
+        };
+        session.cache = session.cache.restored(read, get).map_err(wrong)?;
         session.logits = floats("logits", &[session.seen.len()])?;
-        session.seen = get("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
+        session.seen = of_shape("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
         Ok(Resumed { session, seed, position })
     }
 }

@@ -4,7 +4,7 @@ use longreach_nn::{Builder, Decoder, DecoderConfig};
 
 use crate::{
     Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, hgrn2, kda, linear_attn, longreach, mamba, mamba2,
-    retnet, rwkv, rwkv6, rwkv7,
+    retnet, rwkv, rwkv6, rwkv7, transfo_xl,
 };
 
 /// A model type that can be loaded.
@@ -35,6 +35,7 @@ pub const MODELS: &[Architecture] = &[
     delta_net::ARCHITECTURE,
     gated_deltanet::ARCHITECTURE,
     kda::ARCHITECTURE,
+    transfo_xl::ARCHITECTURE,
     longreach::ARCHITECTURE,
 ];
 

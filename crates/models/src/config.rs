@@ -91,6 +91,14 @@ impl Fields {
         }
     }
 
+    /// A size that may be 0, or the default if the field is absent.
+    pub fn count(&self, name: &str, default: usize) -> Result<usize, Error> {
+        match self.get(name) {
+            Some(v) if v.as_u64() == Some(0) => Ok(0),
+            _ => self.size(name, default),
+        }
+    }
+
     /// Whether the field is there at all, null or not.
     pub fn given(&self, name: &str) -> bool {
         self.map.contains_key(name)
@@ -170,6 +178,13 @@ impl Fields {
         };
         let want = format!("a name, an object with a `{key}`, or a list of these");
         found.ok_or_else(|| self.wrong(name, &want, v))
+    }
+
+    /// A list of switches, or nothing if the field is absent.
+    pub fn flags(&self, name: &str) -> Result<Option<Vec<bool>>, Error> {
+        let Some(v) = self.get(name) else { return Ok(None) };
+        let flags = v.as_array().and_then(|list| list.iter().map(Value::as_bool).collect());
+        flags.map(Some).ok_or_else(|| self.wrong(name, "a list of true and false", v))
     }
 
     /// A token id or several.

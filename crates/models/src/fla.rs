@@ -3,7 +3,7 @@
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{AttentionConfig, MixerConfig, Reach};
-use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig};
+use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig, Order, WordsConfig};
 
 use crate::architecture::{eos, silu};
 use crate::{Description, Error, Fields};
@@ -55,7 +55,7 @@ pub(crate) fn describe(
             Some((_, attention)) => MixerConfig::Attention(attention.clone()),
             None => mixer(hidden, i)?,
         };
-        Ok(BlockConfig { norm, mixer, feed_forward: Some(FeedForwardLayer::SwiGlu(inner)) })
+        Ok(BlockConfig { norm, order: Order::Before, mixer, feed_forward: Some(FeedForwardLayer::SwiGlu(inner)) })
     };
     Ok(Description {
         model_type,
@@ -64,9 +64,10 @@ pub(crate) fn describe(
             hidden,
             blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
             first_norm: None,
-            last_norm: norm,
+            last_norm: Some(norm),
             lower_bounds: None,
-            tied: fields.flag("tie_word_embeddings", false)?,
+            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
+            hmt: None,
             names: NAMES,
         },
         eos: eos(fields, 2)?,

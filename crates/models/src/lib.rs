@@ -26,6 +26,7 @@ mod rwkv;
 mod rwkv6;
 mod rwkv7;
 mod save;
+mod transfo_xl;
 
 pub use architecture::{Architecture, Description, MODELS};
 pub use checkpoint::{Checkpoint, DType};

@@ -5,8 +5,10 @@
 //!
 //! ```json
 //! {"model_type": "longreach", "vocab_size": 8192, "hidden_size": 256, "num_hidden_layers": 4,
-//!  "mixer": ["gated_delta", {"type": "dense", "window": 512}]}
+//!  "mixer": ["gated_delta", {"type": "window", "window": 512}]}
 //! ```
+//!
+//! `"hmt": {"segment": 1024, "sensory": 32, "queue": 300}` puts a hierarchical memory around the whole.
 
 use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
@@ -16,8 +18,9 @@ use longreach_nn::mixers::{
     AttentionConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig, GlaConfig, Hgrn2Config,
     InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig,
     PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
+    TransformerXlConfig,
 };
-use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig};
+use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, HmtConfig, NormConfig, Order, WordsConfig};
 
 use crate::architecture::eos;
 use crate::fla::{divided, rotary};
@@ -54,7 +57,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     let feed_forward = inner.map(FeedForwardLayer::SwiGlu);
     let block = |i: usize| {
         let (name, fields) = &mixers[i % mixers.len()];
-        Ok(BlockConfig { norm, mixer: mixer(name, fields, hidden, (i, layers))?, feed_forward })
+        Ok(BlockConfig { norm, order: Order::Before, mixer: mixer(name, fields, hidden, (i, layers))?, feed_forward })
     };
     Ok(Description {
         model_type: "longreach",
@@ -63,13 +66,30 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             hidden,
             blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
             first_norm: None,
-            last_norm: norm,
+            last_norm: Some(norm),
             lower_bounds: None,
-            tied: fields.flag("tie_word_embeddings", true)?,
+            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", true)? },
+            hmt: hmt(fields)?,
             names: NAMES,
         },
         eos: eos(fields, 0)?,
     })
+}
+
+/// The hierarchical memory around the model, if the fields say there is one.
+fn hmt(fields: &Fields) -> Result<Option<HmtConfig>, Error> {
+    let found = fields.objects("hmt")?;
+    let [f] = &found[..] else {
+        return if found.is_empty() { Ok(None) } else { Err(fields.error("field `hmt`: want one object")) };
+    };
+    let segment = f.size("segment", 1024)?;
+    Ok(Some(HmtConfig {
+        segment,
+        sensory: f.count("sensory", 32)?,
+        summary: f.count("summary", segment / 2)?,
+        queue: f.size("queue", 300)?,
+        width: f.size("width", fields.size("hidden_size", 512)?)?,
+    }))
 }
 
 /// The names a mixer may have.
@@ -94,6 +114,7 @@ const NAMED: &[&str] = &[
     "rwkv7",
     "rg_lru",
     "infini",
+    "transformer_xl",
     "mamba",
     "mamba2",
 ];
@@ -232,6 +253,16 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             delta: f.flag("delta", true)?,
             rotary: f.flag("rotary", true)?.then(|| rotary(width & !1, 10_000.0)),
             gate: f.number("gate", 0.0)? as f32,
+        })),
+        "transformer_xl" => Ok(MixerConfig::TransformerXl(TransformerXlConfig {
+            hidden,
+            heads: count,
+            head_dim: width,
+            memory: f.size("memory", 512)?,
+            clamp: f.some_size("clamp_len")?,
+            same_length: f.flag("same_length", true)?,
+            zeros: false,
+            norm: None,
         })),
         "mamba" => Ok(MixerConfig::Mamba(MambaConfig {
             hidden,

@@ -1,7 +1,7 @@
 //! `mamba`: Gu and Dao 2023, as Hugging Face stores it.
 
 use longreach_nn::mixers::{MambaConfig, MixerConfig};
-use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, NormConfig};
+use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, NormConfig, Order, WordsConfig};
 
 use crate::architecture::{eos, silu};
 use crate::{Architecture, Description, Error, Fields};
@@ -25,7 +25,7 @@ pub(crate) const NAMES: DecoderNames = DecoderNames {
 
 /// Blocks of one mixer, without feed-forward layers.
 pub(crate) fn blocks(norm: NormConfig, mixer: MixerConfig, layers: usize) -> Vec<BlockConfig> {
-    vec![BlockConfig { norm, mixer, feed_forward: None }; layers]
+    vec![BlockConfig { norm, order: Order::Before, mixer, feed_forward: None }; layers]
 }
 
 fn describe(fields: &Fields) -> Result<Description, Error> {
@@ -68,9 +68,10 @@ pub(crate) fn family(
             hidden,
             blocks: blocks(norm, mixer, fields.layers("num_hidden_layers", layers)?),
             first_norm: None,
-            last_norm: norm,
+            last_norm: Some(norm),
             lower_bounds: None,
-            tied: fields.flag("tie_word_embeddings", tied)?,
+            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", tied)? },
+            hmt: None,
             names: NAMES,
         },
         eos: eos(fields, eos_default)?,

@@ -1,7 +1,7 @@
 //! `mamba2`: Dao and Gu 2024, as Hugging Face stores it.
 
 use longreach_nn::mixers::{Mamba2Config, MixerConfig};
-use longreach_nn::{DecoderConfig, NormConfig};
+use longreach_nn::{DecoderConfig, NormConfig, WordsConfig};
 
 use crate::architecture::{eos, silu};
 use crate::mamba::{NAMES, blocks};
@@ -48,9 +48,10 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             hidden,
             blocks: blocks(norm, mixer, fields.layers("num_hidden_layers", 64)?),
             first_norm: None,
-            last_norm: norm,
+            last_norm: Some(norm),
             lower_bounds: None,
-            tied: fields.flag("tie_word_embeddings", false)?,
+            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
+            hmt: None,
             names: NAMES,
         },
         eos: eos(fields, 2)?,

@@ -4,6 +4,7 @@ use longreach_nn::mixers::parts::Pointwise;
 use longreach_nn::mixers::{MixerConfig, Rwkv4Config};
 use longreach_nn::{
     Bias, BlockConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig,
+    Order, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -50,6 +51,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     let halved = |block: usize, eps: f64| eps * 4f64.powi(i32::try_from(block / every).unwrap_or(i32::MAX));
     let block = |i: usize| BlockConfig {
         norm: NormConfig::Layer(halved(i, eps), Bias::Yes),
+        order: Order::Before,
         mixer: MixerConfig::Rwkv4(Rwkv4Config { hidden, inner }),
         feed_forward: Some(FeedForwardLayer::ChannelMix(ChannelMixConfig {
             inner: feed_forward,
@@ -64,9 +66,10 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             hidden,
             blocks: (0..layers).map(block).collect(),
             first_norm: Some(NormConfig::Layer(eps, Bias::Yes)),
-            last_norm: NormConfig::Layer(halved(layers, LAST_EPS), Bias::Yes),
+            last_norm: Some(NormConfig::Layer(halved(layers, LAST_EPS), Bias::Yes)),
             lower_bounds: None,
-            tied: fields.flag("tie_word_embeddings", false)?,
+            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
+            hmt: None,
             names: NAMES,
         },
         eos: eos(fields, 0)?,

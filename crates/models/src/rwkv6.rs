@@ -4,6 +4,7 @@ use longreach_nn::mixers::parts::Pointwise;
 use longreach_nn::mixers::{MixerConfig, Rwkv6Config};
 use longreach_nn::{
     Bias, BlockConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig,
+    Order, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -44,7 +45,7 @@ pub(crate) fn skeleton(
         }
     };
     let feed_forward = Some(FeedForwardLayer::ChannelMix(ChannelMixConfig { inner, activation, names: channel_mix }));
-    let block = |i: usize| Ok(BlockConfig { norm, mixer: mixer(hidden, i)?, feed_forward });
+    let block = |i: usize| Ok(BlockConfig { norm, order: Order::Before, mixer: mixer(hidden, i)?, feed_forward });
     Ok(Description {
         model_type,
         decoder: DecoderConfig {
@@ -52,9 +53,10 @@ pub(crate) fn skeleton(
             hidden,
             blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
             first_norm: fields.flag("norm_first", true)?.then_some(norm),
-            last_norm: norm,
+            last_norm: Some(norm),
             lower_bounds: None,
-            tied: fields.flag("tie_word_embeddings", false)?,
+            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
+            hmt: None,
             names: DecoderNames { second_norm: "ffn_norm", feed_forward: "ffn", ..fla::NAMES },
         },
         eos: eos(fields, 2)?,

@@ -33,6 +33,7 @@ const FOLDERS: &[&str] = &[
     "delta_net-b",
     "gated_deltanet-b",
     "kda-b",
+    "transfo-xl-b",
 ];
 
 /// Tries to build a model of the configuration from the checkpoint and to read a token.

@@ -31,6 +31,9 @@ const MIXERS: &[&str] = &[
     r#""rg_lru""#,
     r#""infini", "segment": 5"#,
     r#""infini", "segment": 8, "delta": false, "num_kv_heads": 1, "rotary": false"#,
+    r#""transformer_xl", "memory": 9"#,
+    r#""transformer_xl", "memory": 40, "clamp_len": 5"#,
+    r#""transformer_xl", "memory": 2"#,
     r#""mamba""#,
     r#""mamba2""#,
 ];
@@ -125,23 +128,94 @@ fn padding_leaves_no_trace() {
     }
 }
 
+/// What is taken up of a state's tensors by name.
+fn put_down(model: &Model, cache: &Cache, tokens: usize) -> Cache {
+    let tensors = cache.tensors();
+    let find = |name: &str, _: &[Option<usize>]| {
+        let found = tensors.iter().find(|(known, _)| known == name);
+        found.map(|(_, data)| data.clone()).ok_or_else(|| format!("no {name}"))
+    };
+    model.decoder.start(1).restored(tokens, find).expect("what was put down")
+}
+
 #[test]
 fn a_state_put_down_is_the_state() {
     for mixer in MIXERS {
         let (model, rows) = (model(mixer), rows(1));
         let (_, mut cache) = read(&model, &rows, &[]);
-        let start = model.decoder.start(1);
-        let layers = cache.layers.iter().zip(start.layers).map(|(layer, start)| {
-            let tensors = layer.tensors();
-            let find = |name: &str, _: &[Option<usize>]| {
-                let found = tensors.iter().find(|(known, _)| known == name);
-                found.map(|(_, data)| data.clone()).ok_or_else(|| format!("no {name}"))
-            };
-            start.restored(TOKENS, find).expect("what was put down")
-        });
-        let mut again = Cache { layers: layers.collect(), batch: 1 };
+        let mut again = put_down(&model, &cache, TOKENS);
         let next = |cache: &mut Cache| numbers(model.decoder.forward(&[1, 2, 3], cache, None));
         assert_eq!(next(&mut cache), next(&mut again), "{mixer}");
+    }
+}
+
+/// A model with a hierarchical memory around it: segments of 5 tokens, of which two are read again.
+fn hierarchical(mixer: &str, hmt: &str) -> Result<Model, longreach_models::Error> {
+    let config = format!(
+        r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "head_dim": 12,
+            "mixer": {mixer}, "hmt": {hmt}}}"#
+    );
+    Model::random("config.json", &config, 7, &Device::flex())
+}
+
+const HMT: &str = r#"{"segment": 5, "sensory": 2, "summary": 3, "queue": 2, "width": 8}"#;
+
+#[test]
+fn a_hierarchical_memory_is_the_same_on_every_path() {
+    for mixer in [r#""dense""#, r#"["gated_delta", "window"]"#, r#""mamba2""#] {
+        let model = hierarchical(mixer, HMT).expect("a model");
+        let rows = rows(2);
+        let (whole, _) = read(&model, &rows, &[]);
+        let steps: Vec<usize> = (1..TOKENS).collect();
+        for cuts in [&[1, 2, 7][..], &[5, 10], &steps] {
+            close(&format!("{mixer} cut at {cuts:?}"), &whole, &read(&model, &rows, cuts).0);
+        }
+        let (alone, _) = read(&model, &rows[1..], &[]);
+        close(&format!("{mixer}, a sequence alone"), &whole[alone.len()..], &alone);
+        // Nothing is predicted with what follows it, and the past is seen across segments.
+        let mut other = rows.clone();
+        other[0][9] = (other[0][9] + 1) % 40;
+        let (changed, _) = read(&model, &other, &[]);
+        close(&format!("{mixer}, before a change"), &whole[..9 * 24], &changed[..9 * 24]);
+        let far = 15 * 24..TOKENS * 24;
+        assert!(whole[far.clone()].iter().zip(&changed[far]).any(|(a, b)| (a - b).abs() > 1e-6), "{mixer} forgets");
+        for tokens in [3, 5, 12, TOKENS] {
+            let start = [rows[0][..tokens].to_vec()];
+            let (_, mut cache) = read(&model, &start, &[]);
+            let mut again = put_down(&model, &cache, tokens);
+            let next = |cache: &mut Cache| numbers(model.decoder.forward(&[1, 2, 3, 4, 5, 6], cache, None));
+            assert_eq!(next(&mut cache), next(&mut again), "{mixer} after {tokens} tokens");
+        }
+    }
+}
+
+#[test]
+fn with_nothing_in_its_queue_a_hierarchical_memory_is_its_decoder() {
+    let config = r#"{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "head_dim": 12,
+        "mixer": "dense"}"#;
+    let bare = Model::random("config.json", config, 7, &Device::flex()).expect("a model");
+    let model = hierarchical(r#""dense""#, r#"{"segment": 64, "sensory": 2, "queue": 2}"#).expect("a model");
+    assert_eq!(read(&bare, &rows(2), &[]).0, read(&model, &rows(2), &[]).0);
+}
+
+#[test]
+fn sizes_of_a_memory_that_cannot_be_are_refused() {
+    for (hmt, part) in [
+        (r#"{"segment": 0}"#, "`segment`: want a positive integer, found 0"),
+        (r#"{"queue": 2000000}"#, "`queue` of 2000000: want 1 to 1048576"),
+        (r#"{"sensory": -1}"#, "`sensory`"),
+        (r#"[{}, {}]"#, "`hmt`: want one object"),
+    ] {
+        let error = hierarchical(r#""dense""#, hmt).expect_err("refused").to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    for (mixer, part) in [
+        (r#"{"type": "transformer_xl", "memory": 2000000}"#, "a memory of 2000000 tokens: want 1 to 1048576"),
+        (r#"{"type": "infini", "segment": 0}"#, "`segment`: want a positive integer, found 0"),
+        (r#"{"type": "infini", "segment": 100000}"#, "a segment of 100000 tokens: want 1 to 65536"),
+    ] {
+        let error = hierarchical(mixer, HMT).expect_err("refused").to_string();
+        assert!(error.contains(part), "{error}");
     }
 }
 

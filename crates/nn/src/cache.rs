@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::Keys;
+use crate::hmt::HmtState;
 
 /// The state of one layer: its mixer's, and the last input of a feed-forward layer that looks back on it.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ impl Recurrent {
 }
 
 /// Finds a tensor by its name, of the shape given where that is fixed.
-type Find<'a> = dyn FnMut(&str, &[Option<usize>]) -> Result<TensorData, String> + 'a;
+pub(crate) type Find<'a> = dyn FnMut(&str, &[Option<usize>]) -> Result<TensorData, String> + 'a;
 
 fn like<const D: usize>(x: &Tensor<D>, name: &str, find: &mut Find<'_>) -> Result<Tensor<D>, String> {
     Ok(Tensor::from_data(find(name, &x.dims().map(Some))?, &x.device()))
@@ -113,7 +114,7 @@ impl LayerState {
         self.len() == 0
     }
 
-    /// Its tensors by name: all that [`LayerState::restored`] needs. Of sequences without padding.
+    /// Its tensors by name. Of sequences without padding.
     pub fn tensors(&self) -> Vec<(String, TensorData)> {
         let mut tensors: Vec<(String, TensorData)> = Vec::new();
         match &self.mixer {
@@ -135,8 +136,7 @@ impl LayerState {
         tensors
     }
 
-    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens. `find` finds a tensor by name whose shape is the one
-    /// given, where that says so.
+    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens: see [`Cache::restored`].
     pub fn restored(
         self,
         tokens: usize,
@@ -168,13 +168,81 @@ impl LayerState {
 pub struct Cache {
     /// A state a layer, in order.
     pub layers: Vec<LayerState>,
+    /// Of a hierarchical memory around the layers.
+    pub hmt: Option<HmtState>,
     /// How many sequences.
     pub batch: usize,
+}
+
+/// Something done to every tensor of a state, in an order that is always the same.
+pub trait OnTensors {
+    /// Done to one.
+    fn tensor<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D>;
+}
+
+impl Keys {
+    fn map(self, f: &mut impl OnTensors) -> Self {
+        let keep = self.keep().cloned();
+        let [k, v] = self.get();
+        Keys::of(f.tensor(k), f.tensor(v), keep)
+    }
+}
+
+impl LayerState {
+    fn map(self, f: &mut impl OnTensors) -> Self {
+        let mixer = match self.mixer {
+            MixerState::Attention { near, sinks, seen } => {
+                MixerState::Attention { near: near.map(f), sinks: sinks.map(|sinks| sinks.map(f)), seen }
+            }
+            MixerState::Recurrent(r) => MixerState::Recurrent(Recurrent {
+                inputs: r.inputs.into_iter().map(|x| f.tensor(x)).collect(),
+                memory: f.tensor(r.memory),
+                seen: r.seen,
+            }),
+        };
+        Self { mixer, shift: self.shift.map(|x| f.tensor(x)) }
+    }
 }
 
 impl Cache {
     /// How many bytes it holds.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|layer| 4 * layer.len()).sum()
+        self.layers.iter().map(|layer| 4 * layer.len()).sum::<usize>() + self.hmt.as_ref().map_or(0, HmtState::bytes)
+    }
+
+    /// With something done to every tensor.
+    #[must_use]
+    pub fn map(self, f: &mut impl OnTensors) -> Self {
+        Self {
+            layers: self.layers.into_iter().map(|layer| layer.map(f)).collect(),
+            hmt: self.hmt.map(|hmt| hmt.map(f)),
+            batch: self.batch,
+        }
+    }
+
+    /// All its tensors by name: what [`Cache::restored`] needs. Of sequences without padding.
+    pub fn tensors(&self) -> Vec<(String, TensorData)> {
+        let layer = |(i, layer): (usize, &LayerState)| {
+            layer.tensors().into_iter().map(move |(name, data)| (format!("layers.{i}.{name}"), data))
+        };
+        let mut tensors: Vec<_> = self.layers.iter().enumerate().flat_map(layer).collect();
+        tensors.extend(self.hmt.iter().flat_map(HmtState::tensors));
+        tensors
+    }
+
+    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens. `find` finds a tensor by name whose shape is the one
+    /// given, where that says so.
+    pub fn restored(
+        self,
+        tokens: usize,
+        mut find: impl FnMut(&str, &[Option<usize>]) -> Result<TensorData, String>,
+    ) -> Result<Self, String> {
+        let hmt = self.hmt.map(|hmt| hmt.restored(tokens, &mut find)).transpose()?;
+        let within = hmt.as_ref().map_or(tokens, HmtState::within);
+        let layers = self.layers.into_iter().enumerate();
+        let layers = layers.map(|(i, layer)| {
+            layer.restored(within, |name, shape| find(&format!("layers.{i}.{name}"), shape))
+        });
+        Ok(Self { layers: layers.collect::<Result<_, _>>()?, hmt, batch: self.batch })
     }
 }

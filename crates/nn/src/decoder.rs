@@ -1,14 +1,14 @@
 //! The skeleton of a language model: embedding, blocks of norm and mixer (and norm and feed-forward), norm, head.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
-use longreach_burn as ops;
+use burn::tensor::{Device, Int, Tensor, activation};
 
-use crate::linear::Bias;
+use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::{Mixer, MixerConfig, Shared};
+use crate::words::{Words, WordsConfig};
 use crate::{
-    Builder, Cache, ChannelMix, ChannelMixConfig, Embedding, Error, Init, LayerState, Layout, Linear, Norm, NormConfig,
-    Precision, SwiGlu,
+    Builder, Cache, ChannelMix, ChannelMixConfig, Error, FeedForward, FeedForwardConfig, Init, LayerState, Layout, Norm,
+    NormConfig, Order, Precision, SwiGlu,
 };
 
 /// The sizes and names of the skeleton.
@@ -22,12 +22,14 @@ pub struct DecoderConfig {
     pub blocks: Vec<BlockConfig>,
     /// A norm of the embeddings; in the file it is a part of the first block.
     pub first_norm: Option<NormConfig>,
-    /// The norm before the head.
-    pub last_norm: NormConfig,
+    /// The norm before the head, where there is one.
+    pub last_norm: Option<NormConfig>,
     /// Whether each layer's gates have a learned lower bound, of this many channels. Qin et al. 2024 (HGRN2), §3.
     pub lower_bounds: Option<usize>,
-    /// Whether the head is the embedding.
-    pub tied: bool,
+    /// Embedding and head.
+    pub words: WordsConfig,
+    /// A hierarchical memory around it all.
+    pub hmt: Option<HmtConfig>,
     /// Names of the parts in a checkpoint.
     pub names: DecoderNames,
 }
@@ -35,8 +37,10 @@ pub struct DecoderConfig {
 /// One block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockConfig {
-    /// The norms before mixer and feed-forward layer.
+    /// The norms of mixer and feed-forward layer. A mixer that has one of its own gets none here.
     pub norm: NormConfig,
+    /// Where they stand.
+    pub order: Order,
     /// The mixer.
     pub mixer: MixerConfig,
     /// The feed-forward layer, where there is one.
@@ -48,6 +52,8 @@ pub struct BlockConfig {
 pub enum FeedForwardLayer {
     /// SwiGLU of this inner width.
     SwiGlu(usize),
+    /// Two maps with a function between them.
+    Plain(FeedForwardConfig),
     /// That of the RWKV models.
     ChannelMix(ChannelMixConfig),
 }
@@ -77,55 +83,96 @@ pub struct DecoderNames {
     pub head: &'static str,
 }
 
-/// One block: `x + mixer(norm(x))`, and the same with a feed-forward layer where there is one.
+/// One block: `x + mixer(norm(x))`, and the same with a feed-forward layer where there is one; or `norm(x + mixer(x))`.
 #[derive(Module, Debug)]
 pub struct Block {
-    norm: Norm,
+    norm: Option<Norm>,
     mixer: Mixer,
     second_norm: Option<Norm>,
     feed_forward: Option<SwiGlu>,
+    plain: Option<FeedForward>,
     channel_mix: Option<ChannelMix>,
+    #[module(skip)]
+    order: Order,
 }
 
 impl Block {
     fn new(b: &mut Builder, hidden: usize, c: &BlockConfig, n: &DecoderNames) -> Result<Self, Error> {
-        let norm = Norm::new(b, n.norm, hidden, c.norm)?;
+        let norm = if c.mixer.has_a_norm() { None } else { Some(Norm::new(b, n.norm, hidden, c.norm)?) };
         let mixer = b.scope(n.mixer, |b| Mixer::new(b, &c.mixer))?;
         let second_norm = match c.feed_forward {
             Some(_) => Some(Norm::new(b, n.second_norm, hidden, c.norm)?),
             None => None,
         };
-        let (mut feed_forward, mut channel_mix) = (None, None);
+        let (mut feed_forward, mut plain, mut channel_mix) = (None, None, None);
         b.scope(n.feed_forward, |b| {
             match &c.feed_forward {
                 Some(FeedForwardLayer::SwiGlu(inner)) => feed_forward = Some(SwiGlu::new(b, hidden, *inner)?),
+                Some(FeedForwardLayer::Plain(c)) => plain = Some(FeedForward::new(b, hidden, c)?),
                 Some(FeedForwardLayer::ChannelMix(c)) => channel_mix = Some(ChannelMix::new(b, hidden, c)?),
                 None => {}
             }
             Ok::<_, Error>(())
         })?;
-        Ok(Self { norm, mixer, second_norm, feed_forward, channel_mix })
+        Ok(Self { norm, mixer, second_norm, feed_forward, plain, channel_mix, order: c.order })
+    }
+
+    /// `x: [B, T, d]` with the state before it → the output and the state after it.
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        state: LayerState,
+        mask: Option<&Tensor<3>>,
+        shared: &mut Shared,
+    ) -> (Tensor<3>, LayerState) {
+        let (before, behind) = match self.order {
+            Order::Before => (self.norm.as_ref(), None),
+            Order::Behind => (None, self.norm.as_ref()),
+        };
+        let normed = |norm: Option<&Norm>, x: Tensor<3>| match norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        };
+        let (y, mixer) = self.mixer.forward(normed(before, x.clone()), state.mixer, mask.cloned(), shared);
+        let x = normed(behind, x + y);
+        let (before, behind) = match self.order {
+            Order::Before => (self.second_norm.as_ref(), None),
+            Order::Behind => (None, self.second_norm.as_ref()),
+        };
+        let inner = || normed(before, x.clone());
+        let (y, shift) = if let Some(feed_forward) = &self.feed_forward {
+            (feed_forward.forward(inner()), state.shift)
+        } else if let Some(plain) = &self.plain {
+            (plain.forward(inner()), state.shift)
+        } else if let (Some(mix), Some(before)) = (&self.channel_mix, state.shift) {
+            let (y, last) = mix.forward(inner(), before, mask);
+            (y, Some(last))
+        } else {
+            return (x, LayerState { mixer, shift: None });
+        };
+        (normed(behind, x + y), LayerState { mixer, shift })
     }
 }
 
 /// The model.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    embedding: Embedding,
+    words: Words,
     first_norm: Option<Norm>,
     blocks: Vec<Block>,
     /// `[L, D]`
     lower_bounds: Option<Param<Tensor<2>>>,
-    norm: Norm,
-    head: Option<Linear>,
+    norm: Option<Norm>,
+    hmt: Option<Hmt>,
+    hidden: usize,
 }
 
 impl Decoder {
     /// The model under the builder's scope.
     pub fn new(b: &mut Builder, c: &DecoderConfig) -> Result<Self, Error> {
         let n = c.names;
-        let (embedding, first_norm, blocks, lower_bounds, norm) = b.scope(n.body, |b| {
-            let embedding = Embedding::new(b, n.embedding, c.vocabulary, c.hidden)?;
+        let words = Words::new(b, &n, [c.vocabulary, c.hidden], &c.words)?;
+        let (first_norm, blocks, lower_bounds, norm) = b.scope(n.body, |b| {
             let (first_norm, blocks) = b.scope(n.blocks, |b| {
                 let first = c.first_norm.map(|norm| b.scope(0, |b| Norm::new(b, n.first_norm, c.hidden, norm)));
                 let blocks = c.blocks.iter().enumerate();
@@ -138,21 +185,27 @@ impl Decoder {
                 b.param("lower_bounds", shape, Layout::Same, Precision::Full, Init::Constant(0.0))
             };
             let lower_bounds = c.lower_bounds.map(|width| bounds(b, width)).transpose()?;
-            let norm = Norm::new(b, n.last_norm, c.hidden, c.last_norm)?;
-            Ok::<_, Error>((embedding, first_norm, blocks, lower_bounds, norm))
+            let norm = c.last_norm.map(|norm| Norm::new(b, n.last_norm, c.hidden, norm)).transpose()?;
+            Ok::<_, Error>((first_norm, blocks, lower_bounds, norm))
         })?;
-        let head = if c.tied { None } else { Some(Linear::new(b, n.head, c.hidden, c.vocabulary, Bias::No)?) };
-        Ok(Self { embedding, first_norm, blocks, lower_bounds, norm, head })
+        let hmt = c.hmt.as_ref().map(|hmt| b.scope("hmt", |b| Hmt::new(b, c.hidden, hmt))).transpose()?;
+        Ok(Self { words, first_norm, blocks, lower_bounds, norm, hmt, hidden: c.hidden })
     }
 
     /// The state before the first token of `batch` sequences.
     pub fn start(&self, batch: usize) -> Cache {
-        let (device, hidden) = (self.device(), self.embedding.weight.val().dims()[1]);
+        let hmt = self.hmt.as_ref().map(|hmt| hmt.start(batch, &self.device()));
+        Cache { layers: self.layers(batch), hmt, batch }
+    }
+
+    /// The states of the layers before the first token.
+    pub(crate) fn layers(&self, batch: usize) -> Vec<LayerState> {
+        let device = self.device();
         let state = |block: &Block| LayerState {
             mixer: block.mixer.start(batch, &device),
-            shift: block.channel_mix.is_some().then(|| Tensor::zeros([batch, 1, hidden], &device)),
+            shift: block.channel_mix.is_some().then(|| Tensor::zeros([batch, 1, self.hidden], &device)),
         };
-        Cache { layers: self.blocks.iter().map(state).collect(), batch }
+        self.blocks.iter().map(state).collect()
     }
 
     /// As it is, with what depends on the weights alone computed once: for inference. Its weights must not change afterwards.
@@ -165,12 +218,12 @@ impl Decoder {
 
     /// Where the weights are.
     pub fn device(&self) -> Device {
-        self.embedding.weight.val().device()
+        self.words.device()
     }
 
     /// Size of the vocabulary.
     pub fn vocabulary(&self) -> usize {
-        self.embedding.weight.val().dims()[0]
+        self.words.vocabulary()
     }
 
     /// The lower bound of each layer's gates, rising from 0 at the first.
@@ -192,51 +245,63 @@ impl Decoder {
         (0..self.blocks.len()).map(layer).collect()
     }
 
+    /// Whether sequences with padding can be read: not where a memory counts tokens for the whole batch.
+    pub fn takes_padding(&self) -> bool {
+        self.hmt.is_none()
+    }
+
     /// Reads `ids`, rows of equal length for each of the cache's sequences, one behind the other → `[B, T, d]`, normed.
     ///
     /// The whole sequence, a chunk, or one token: the cache carries on from one call to the next.
-    /// `mask: [B, T, 1]` is 0 at padding. Panics if an id is not below the vocabulary's size.
+    /// `mask: [B, T, 1]` is 0 at padding. Panics if an id is not below the vocabulary's size, and on a mask where
+    /// [`Decoder::takes_padding`] says no.
     pub fn forward(&self, ids: &[u32], cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
-        let mut x = self.embedding.forward(ids, cache.batch);
+        if let (Some(hmt), Some(_)) = (&self.hmt, &cache.hmt) {
+            assert!(mask.is_none(), "a hierarchical memory does not take padding");
+            return hmt.forward(self, ids, cache);
+        }
+        self.through(self.words.embed(ids, cache.batch), &mut cache.layers, mask)
+    }
+
+    /// `batch` rows of ids, one behind the other → `[B, T, d]`
+    pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
+        self.words.embed(ids, batch)
+    }
+
+    /// What is read of embeddings `[B, T, d]`.
+    pub(crate) fn through(&self, mut x: Tensor<3>, layers: &mut Vec<LayerState>, mask: Option<Tensor<3>>) -> Tensor<3> {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
         let mut shared = Shared::default();
-        let states = std::mem::take(&mut cache.layers);
+        let states = std::mem::take(layers);
         for ((block, state), bound) in self.blocks.iter().zip(states).zip(self.bounds()) {
             shared.lower_bound = bound;
-            let (y, mixer) = block.mixer.forward(block.norm.forward(x.clone()), state.mixer, mask.clone(), &mut shared);
-            x = x + y;
-            let mut shift = state.shift;
-            if let Some(norm) = &block.second_norm {
-                let normed = norm.forward(x.clone());
-                if let Some(feed_forward) = &block.feed_forward {
-                    x = x + feed_forward.forward(normed);
-                } else if let (Some(mix), Some(before)) = (&block.channel_mix, shift.take()) {
-                    let (y, last) = mix.forward(normed, before, mask.as_ref());
-                    (x, shift) = (x + y, Some(last));
-                }
-            }
-            cache.layers.push(LayerState { mixer, shift });
+            let (y, state) = block.forward(x, state, mask.as_ref(), &mut shared);
+            x = y;
+            layers.push(state);
         }
-        self.norm.forward(x)
+        match &self.norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
     }
 
-    /// `[.., d]`, normed → `[.., vocabulary]`
+    /// `[.., d]`, normed → `[.., vocabulary]`, up to a number that a row's logits share.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
-        match &self.head {
-            Some(head) => head.forward(hidden),
-            None => ops::linear(hidden, self.embedding.weight.val(), None),
-        }
+        self.words.logits(hidden)
     }
 
     /// The mean loss in nats of predicting `targets` from `hidden: [B, T, d]`; negative targets do not count.
     pub fn loss(&self, hidden: Tensor<3>, targets: &[i64]) -> Tensor<1> {
         let [b, t, d] = hidden.dims();
-        let weight = match &self.head {
-            Some(head) => head.weight.val(),
-            None => self.embedding.weight.val(),
-        };
-        ops::linear_cross_entropy(hidden.reshape([b * t, d]), weight, targets)
+        let rows = hidden.reshape([b * t, d]);
+        if targets.iter().all(|target| *target >= 0) {
+            return self.words.loss(rows, targets);
+        }
+        let counted = targets.iter().enumerate().filter(|(_, target)| **target >= 0);
+        let (at, targets): (Vec<i32>, Vec<i64>) = counted.map(|(i, target)| (i as i32, *target)).unzip();
+        let at = Tensor::<1, Int>::from_data(&at[..], &rows.device());
+        self.words.loss(rows.select(0, at), &targets)
     }
 }

@@ -9,17 +9,8 @@ use ndarray::Array2;
 
 use crate::feed_forward::{FeedForward, FeedForwardConfig};
 use crate::mixers::{Attention, Seen};
-use crate::norm::{Norm, NormConfig};
+use crate::norm::{Norm, NormConfig, Order};
 use crate::{Builder, Embedding, Error};
-
-/// Where the norms stand.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    /// `x + f(norm(x))`
-    Before,
-    /// `norm(x + f(x))`
-    Behind,
-}
 
 /// The sizes and names of the skeleton.
 #[derive(Clone, Debug, PartialEq)]

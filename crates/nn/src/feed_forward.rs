@@ -41,6 +41,8 @@ pub enum Activation {
     Gelu,
     /// `gelu(a) ⊙ b` of the two halves of a doubled first map. Shazeer 2020.
     GeGlu,
+    /// `max(x, 0)`
+    Relu,
 }
 
 /// The sizes and names of a [`FeedForward`].
@@ -62,7 +64,8 @@ pub struct FeedForward {
     first: Linear,
     second: Linear,
     inner: usize,
-    gated: bool,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl FeedForward {
@@ -74,17 +77,19 @@ impl FeedForward {
             first: Linear::new(b, c.names[0], d, doubled, c.bias)?,
             second: Linear::new(b, c.names[1], c.inner, d, c.bias)?,
             inner: c.inner,
-            gated,
+            activation: c.activation,
         })
     }
 
     /// `[B, T, d]` → `[B, T, d]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.first.forward(x);
-        let x = if self.gated {
-            activation::gelu(x.clone().narrow(2, 0, self.inner)) * x.narrow(2, self.inner, self.inner)
-        } else {
-            activation::gelu(x)
+        let x = match self.activation {
+            Activation::Gelu => activation::gelu(x),
+            Activation::GeGlu => {
+                activation::gelu(x.clone().narrow(2, 0, self.inner)) * x.narrow(2, self.inner, self.inner)
+            }
+            Activation::Relu => activation::relu(x),
         };
         self.second.forward(x)
     }

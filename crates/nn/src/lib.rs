@@ -5,6 +5,7 @@
 //!
 //! Shapes: tokens `[B, T, d]`; state goes in with a [`Cache`] and comes out in it.
 
+mod adaptive;
 mod builder;
 mod cache;
 mod channel_mix;
@@ -12,6 +13,7 @@ mod conv;
 mod decoder;
 mod encoder;
 mod feed_forward;
+mod hmt;
 mod keys;
 mod linear;
 pub mod mixers;
@@ -19,16 +21,22 @@ mod norm;
 mod padding;
 mod random;
 mod reversible;
+mod segments;
+mod words;
 
+pub use adaptive::{Adaptive, AdaptiveConfig};
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
-pub use cache::{Cache, LayerState, MixerState, Recurrent};
+pub use cache::{Cache, LayerState, MixerState, OnTensors, Recurrent};
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
 pub use decoder::{Block, BlockConfig, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer};
-pub use encoder::{Encoder, EncoderBlock, EncoderConfig, EncoderNames, Order, Reading};
+pub use encoder::{Encoder, EncoderBlock, EncoderConfig, EncoderNames, Reading};
 pub use feed_forward::{Activation, FeedForward, FeedForwardConfig, SwiGlu};
+pub use hmt::{Hmt, HmtConfig, HmtState};
 pub use keys::Keys;
 pub use linear::{Bias, Embedding, Linear};
-pub use norm::{LayerNorm, Norm, NormConfig, RmsNorm};
+pub use norm::{LayerNorm, Norm, NormConfig, Order, RmsNorm};
 pub use random::Random;
 pub use reversible::{Residual, Reversible, reversible};
+pub use segments::{Learnt, Segments, Through};
+pub use words::{Table, Words, WordsConfig};

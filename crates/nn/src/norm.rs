@@ -76,6 +76,15 @@ pub enum NormConfig {
     Layer(f64, Bias),
 }
 
+/// Where the norms stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `x + f(norm(x))`
+    Before,
+    /// `norm(x + f(x))`
+    Behind,
+}
+
 /// One or the other.
 #[derive(Module, Debug)]
 pub enum Norm {

@@ -52,12 +52,7 @@ impl Learner {
         let mut cache = decoder.start(batch);
         let hidden = decoder.forward(ids, &mut cache, None);
         drop(cache);
-        let loss = if targets.contains(&NONE) {
-            let (rows, targets) = counted(targets);
-            decoder.loss(chosen(hidden, &rows), &targets)
-        } else {
-            decoder.loss(hidden, targets)
-        };
+        let loss = decoder.loss(hidden, targets);
         let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
         let gradients = GradientsParams::from_grads(loss.backward(), decoder);
         let rates = self.rates();

@@ -3,6 +3,7 @@
 use longreach_engine::{CHUNK, Engine};
 use longreach_models::DType;
 use longreach_nn::mixers::MixerConfig;
+use longreach_nn::WordsConfig;
 use longreach_nn::mixers::parts::Heads;
 
 use super::generate::megabytes;
@@ -48,13 +49,21 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
         format!("{layers}{}", sizes(mixer))
     });
     let mixer = described.collect::<Vec<_>>().join("; ");
-    let recurrent = c.blocks.iter().all(|b| !matches!(b.mixer, MixerConfig::Attention(_)));
+    let recurrent = c.hmt.is_some()
+        || c.blocks.iter().all(|b| !matches!(b.mixer, MixerConfig::Attention(_)));
     let cx = longreach_burn::context();
-    let tied = if c.tied { ", head tied to the embedding" } else { "" };
+    let words = match &c.words {
+        WordsConfig::Table { tied: true } => ", head tied to the embedding".into(),
+        WordsConfig::Table { tied: false } => String::new(),
+        WordsConfig::Adaptive(a) => format!(" in {} clusters", a.cutoffs.len() + 1),
+    };
+    let around = c.hmt.map_or_else(String::new, |h| {
+        format!("; a hierarchical memory of {} segments of {} tokens around it", h.queue, h.segment)
+    });
     vec![
         ("model", engine.name.clone()),
         ("model_type", d.model_type.into()),
-        ("architecture", format!("{} layers of width {}, vocabulary {}{tied}", c.blocks.len(), c.hidden, c.vocabulary)),
+        ("architecture", format!("{} layers of width {}, vocabulary {}{words}{around}", c.blocks.len(), c.hidden, c.vocabulary)),
         ("mixer", mixer),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
         (
@@ -93,6 +102,9 @@ fn sizes(mixer: &MixerConfig) -> String {
     let sizes = match mixer {
         MixerConfig::Attention(c) => {
             format!("{} heads of {} channels, {} of keys and values", c.heads, c.head_dim, c.groups)
+        }
+        MixerConfig::TransformerXl(c) => {
+            format!("{} heads of {} channels, {} tokens remembered", c.heads, c.head_dim, c.memory)
         }
         MixerConfig::Mamba(m) => {
             format!("{} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv)

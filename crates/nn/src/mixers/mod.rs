@@ -28,6 +28,7 @@ mod rwkv4;
 mod rwkv5;
 mod rwkv6;
 mod rwkv7;
+mod transformer_xl;
 
 pub use attention::{Attention, AttentionConfig, AttentionNames, Reach, Seen};
 pub use cosformer::{CosFormer, CosFormerConfig};
@@ -48,6 +49,7 @@ pub use rwkv4::{Rwkv4, Rwkv4Config};
 pub use rwkv5::{Rwkv5, Rwkv5Config};
 pub use rwkv6::{Rwkv6, Rwkv6Config};
 pub use rwkv7::{Rwkv7, Rwkv7Config};
+pub use transformer_xl::{TransformerXl, TransformerXlConfig};
 
 /// What the layers of a model hand one another during a pass.
 #[derive(Clone, Debug, Default)]
@@ -166,6 +168,15 @@ mixers! {
     RgLru RgLruConfig "rg_lru";
     /// Attention inside a segment, and a memory of the segments before.
     Infini InfiniConfig "infini";
+    /// Attention by content and by distance over a memory of past inputs.
+    TransformerXl TransformerXlConfig "transformer_xl";
+}
+
+impl MixerConfig {
+    /// Whether the mixer norms its inputs itself.
+    pub(crate) fn has_a_norm(&self) -> bool {
+        matches!(self, MixerConfig::TransformerXl(TransformerXlConfig { norm: Some(_), .. }))
+    }
 }
 
 const OTHER: &str = "a cache made by another model";

@@ -57,7 +57,7 @@ pub struct Course {
 pub struct Asked {
     /// Their bytes.
     pub length: usize,
-    /// At how many depths the number stands, from the beginning to the end.
+    /// Into how many parts a text is cut, in each of which the number stands at a place drawn at random.
     pub depths: usize,
     /// How many texts for each.
     pub texts: usize,
@@ -68,7 +68,7 @@ pub struct Asked {
 pub struct Score {
     /// Bytes of a text.
     pub length: usize,
-    /// Where the number stood: 0 is the beginning, 1 just before the question.
+    /// The middle of the part where the number stood: 0 is the beginning of a text, 1 just before the question.
     pub depth: f64,
     /// How many texts.
     pub texts: usize,
@@ -246,7 +246,7 @@ impl PasskeyStudy {
         let mut scores = self.scores(entrant)?;
         for asked in self.asked.iter().filter(|asked| entrant.longest.is_none_or(|longest| asked.length <= longest)) {
             for i in 0..asked.depths {
-                let depth = i as f64 / (asked.depths - 1).max(1) as f64;
+                let depth = (i as f64 + 0.5) / asked.depths as f64;
                 let done = |s: &Score| s.length == asked.length && (s.depth - depth).abs() < 1e-3;
                 if scores.iter().any(done) {
                     continue;
@@ -269,7 +269,12 @@ impl PasskeyStudy {
         let start = Instant::now();
         let task = self.task(asked.length);
         let seed = |text: usize| self.seed ^ HELD_OUT ^ (asked.length as u64) << 24 ^ text as u64;
-        let hidden: Vec<_> = (0..asked.texts).map(|text| task.text(depth, seed(text))).collect();
+        // Somewhere in its part of the text, so that the same byte of a segment is not met every time.
+        let place = |text: usize| {
+            let within: f64 = ChaCha8Rng::seed_from_u64(seed(text)).random();
+            depth + (within - 0.5) / asked.depths as f64
+        };
+        let hidden: Vec<_> = (0..asked.texts).map(|text| task.text(place(text), seed(text))).collect();
         let (decoder, prompt) = (&model.decoder, hidden[0].prompt.len());
         let mut cache = decoder.start(asked.texts);
         let mut last = Vec::new();

@@ -1,0 +1,97 @@
+//! `transfo-xl`: Transformer-XL with adaptive embedding and softmax, as transformers had it until 4.46. Dai et al. 2019.
+//!
+//! Its logits are logarithms of probabilities. Before the text it remembers zeros, which are attended to as any other token. Without `same_length` a query
+//! sees the memory and all of its own segment before it, so that it matters where a text is cut.
+
+use longreach_nn::mixers::{MixerConfig, TransformerXlConfig};
+use longreach_nn::{
+    Activation, AdaptiveConfig, Bias, BlockConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer,
+    NormConfig, Order, WordsConfig,
+};
+
+use crate::architecture::eos;
+use crate::{Architecture, Description, Error, Fields};
+
+pub(crate) const ARCHITECTURE: Architecture = Architecture {
+    model_type: "transfo-xl",
+    mechanism: "transformer_xl",
+    paper: "Dai et al. 2019",
+    describe,
+};
+
+const NAMES: DecoderNames = DecoderNames {
+    body: "transformer",
+    embedding: "word_emb",
+    blocks: "layers",
+    first_norm: "",
+    norm: "dec_attn.layer_norm",
+    mixer: "dec_attn",
+    second_norm: "pos_ff.layer_norm",
+    feed_forward: "pos_ff",
+    last_norm: "",
+    head: "crit",
+};
+
+fn describe(f: &Fields) -> Result<Description, Error> {
+    for (name, default, most) in [("attn_type", 0.0, 0.0), ("sample_softmax", -1.0, 0.0)] {
+        let found = f.number(name, default)?;
+        if found > most || (name == "attn_type" && found != 0.0) {
+            return Err(f.error(format!("field `{name}`: {found} is not supported, want {default}")));
+        }
+    }
+    let aliased = |name: &str, alias: &str, default| f.size(if f.given(name) { name } else { alias }, default);
+    let vocabulary = aliased("vocab_size", "n_token", 267_735)?;
+    let hidden = aliased("d_model", "hidden_size", 1024)?;
+    let layers = f.layers(if f.given("n_layer") { "n_layer" } else { "num_hidden_layers" }, 18)?;
+    let heads = aliased("n_head", "num_attention_heads", 16)?;
+    let norm = NormConfig::Layer(f.number("layer_norm_epsilon", 1e-5)?, Bias::Yes);
+    let first = f.flag("pre_lnorm", false)?;
+    let cutoffs: Vec<usize> = match f.get("cutoffs") {
+        None => vec![20_000, 40_000, 200_000],
+        Some(list) if list.as_array().is_some_and(Vec::is_empty) => Vec::new(),
+        Some(_) => f.ids("cutoffs")?.into_iter().map(|id| id as usize).collect(),
+    };
+    let shared = f.flag("proj_share_all_but_first", true)?;
+    let usual = || (0..=cutoffs.len()).map(|i| i > 0 && shared).collect();
+    let clamp = f.number("clamp_len", 1000.0)?;
+    let mixer = MixerConfig::TransformerXl(TransformerXlConfig {
+        hidden,
+        heads,
+        head_dim: f.size("d_head", 64)?,
+        memory: f.count("mem_len", 1600)?,
+        clamp: (clamp > 0.0).then_some(clamp as usize),
+        same_length: f.flag("same_length", true)?,
+        zeros: true,
+        norm: first.then_some(norm),
+    });
+    let feed_forward = Some(FeedForwardLayer::Plain(FeedForwardConfig {
+        inner: f.size("d_inner", 4096)?,
+        activation: Activation::Relu,
+        bias: Bias::Yes,
+        names: ["CoreNet.0", "CoreNet.3"],
+    }));
+    let order = if first { Order::Before } else { Order::Behind };
+    let words = WordsConfig::Adaptive(AdaptiveConfig {
+        embedded: f.size("d_embed", 1024)?,
+        divisor: f.size("div_val", 4)?,
+        tied: f.flag("tie_word_embeddings", true)?,
+        tied_projections: f.flags("tie_projs")?.unwrap_or_else(usual),
+        scale: (hidden as f32).sqrt(),
+        cutoffs,
+    });
+    Ok(Description {
+        model_type: "transfo-xl",
+        decoder: DecoderConfig {
+            vocabulary,
+            hidden,
+            blocks: vec![BlockConfig { norm, order, mixer, feed_forward }; layers],
+            first_norm: None,
+            last_norm: None,
+            lower_bounds: None,
+            words,
+            hmt: None,
+            names: NAMES,
+        },
+        eos: eos(f, 0)?,
+    })
+}
