@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use longreach_models::{DType, Location, Model, Progress};
 use tokenizers::Tokenizer;
 
-use crate::{EMBEDDED, Error, Session, embedded};
+use crate::{EMBEDDED, Error, Session, embedded, words};
 
 /// A model and its tokenizer.
 pub struct Engine {
@@ -28,7 +28,10 @@ impl Engine {
             let text = std::fs::read_to_string(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
             Some(parse(&file.display().to_string(), &text)?)
         } else {
-            None
+            match words::find(&location.directory)? {
+                Some(text) => Some(parse(&file.display().to_string(), &text)?),
+                None => None,
+            }
         };
         Ok(Self { name: name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
     }

@@ -16,6 +16,7 @@ mod pieces;
 mod sampling;
 mod session;
 mod state;
+mod words;
 
 pub use embedded::EMBEDDED;
 pub use engine::Engine;

@@ -1,4 +1,5 @@
-//! Safetensors files as a source of weights: mapped, checked, and handed out without copying where they can be.
+//! Files as a source of weights: safetensors, mapped, checked, and handed out without copying where they can be; and what `torch.save` wrote, read a tensor
+//! at a time.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -48,11 +49,28 @@ struct Entry {
     file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
-    /// Its bytes, from the start of the file.
-    range: Range<usize>,
+    bytes: Stored,
 }
 
-/// The tensors of one safetensors file or of several shards.
+/// A tensor's bytes.
+#[derive(Clone)]
+enum Stored {
+    /// From the start of the file.
+    There(Range<usize>),
+    /// Read when they are asked for.
+    Pickled(pytorch_reader::Tensor),
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stored::There(range) => range.fmt(f),
+            Stored::Pickled(tensor) => tensor.name.fmt(f),
+        }
+    }
+}
+
+/// The tensors of one file or of several shards.
 #[derive(Debug)]
 pub struct Checkpoint {
     files: Vec<(String, Bytes)>,
@@ -75,15 +93,41 @@ impl Checkpoint {
         if index.exists() {
             return Self::open_files(&shards(&index)?);
         }
-        let pickled = directory.join("pytorch_model.bin").exists();
-        let hint = if pickled {
-            "; `pytorch_model.bin` is a pickle, which can run code: save the model as safetensors"
-        } else {
-            ""
-        };
+        let pickled = directory.join("pytorch_model.bin");
+        if pickled.exists() {
+            return Self::open_pickle(&pickled);
+        }
         Err(Error::NotFound {
             name: directory.display().to_string(),
-            reason: format!("has neither model.safetensors nor model.safetensors.index.json{hint}"),
+            reason: "has neither model.safetensors, nor model.safetensors.index.json, nor pytorch_model.bin".into(),
+        })
+    }
+
+    /// Opens what `torch.save` wrote, of any version. A pickle is read as data: nothing in it is run.
+    fn open_pickle(path: &Path) -> Result<Self, Error> {
+        let wrong = |message: String| Error::Checkpoint { file: path.display().to_string(), message };
+        let reader = pytorch_reader::PytorchReader::new(path)
+            .map_err(|e| wrong(format!("not a checkpoint of PyTorch: {e}; `model.safetensors` is read as well")))?;
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let mapped = Mapped::new(&file).map_err(|e| Error::io(path, e))?;
+        let entry = |(name, tensor): (String, pytorch_reader::Tensor)| {
+            use pytorch_reader::DType as Of;
+            let dtype = match tensor.dtype() {
+                Of::F32 => Dtype::F32,
+                Of::F16 => Dtype::F16,
+                Of::BF16 => Dtype::BF16,
+                Of::F64 => Dtype::F64,
+                // Whatever else there is, is no weight.
+                _ => Dtype::I64,
+            };
+            (name, Entry { file: 0, dtype, shape: tensor.shape().to_vec(), bytes: Stored::Pickled(tensor) })
+        };
+        Ok(Self {
+            files: vec![(path.display().to_string(), Bytes::from_owner(mapped.clone()))],
+            tensors: reader.into_tensors().into_iter().map(entry).collect(),
+            dtype: None,
+            mapped: vec![mapped],
+            without: None,
         })
     }
 
@@ -119,7 +163,8 @@ impl Checkpoint {
                 let (want, found) = (range.end, bytes.len());
                 return Err(wrong(format!("cut short: tensor `{tensor}` ends at byte {want}, the file at {found}")));
             }
-            let entry = Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), range };
+            let bytes = Stored::There(range);
+            let entry = Entry { file: self.files.len(), dtype: info.dtype, shape: info.shape.clone(), bytes };
             if self.tensors.insert(tensor.clone(), entry).is_some() {
                 return Err(wrong(format!("tensor `{tensor}` is in another shard too")));
             }
@@ -213,7 +258,13 @@ impl Source for Checkpoint {
             Precision::Full => DType::F32,
             Precision::Model => self.dtype(),
         };
-        let data = bytes.slice(entry.range.clone());
+        let data = match &entry.bytes {
+            Stored::There(range) => bytes.slice(range.clone()),
+            Stored::Pickled(tensor) => Bytes::from(tensor.read().map_err(|e| {
+                let message = format!("tensor `{}`: {e}", spec.name);
+                NnError::Origin { origin: origin.clone(), message }
+            })?),
+        };
         let in_place = match (entry.dtype, keep) {
             (Dtype::F32, DType::F32) => Some((BurnDType::F32, 4)),
             (Dtype::BF16, DType::Bf16) => Some((BurnDType::BF16, 2)),
@@ -234,10 +285,9 @@ impl Source for Checkpoint {
             found: format!("{:?}", entry.dtype),
         };
         if keep == DType::Bf16 && spec.layout == Layout::Same {
-            let (mapped, start) = (self.mapped.get(entry.file), entry.range.start);
             let done = |part: Range<usize>| {
-                if let Some(mapped) = mapped {
-                    mapped.release(start + part.start..start + part.end);
+                if let (Some(mapped), Stored::There(range)) = (self.mapped.get(entry.file), &entry.bytes) {
+                    mapped.release(range.start + part.start..range.start + part.end);
                 }
             };
             let half = narrow(entry.dtype, &data, done).ok_or_else(unreadable)?;

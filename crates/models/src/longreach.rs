@@ -15,7 +15,7 @@ use longreach_attention::linear::performer::Kernel;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{
-    AttentionConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig, GlaConfig, Hgrn2Config,
+    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig, GlaConfig, Hgrn2Config,
     InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig,
     PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
     TransformerXlConfig,
@@ -115,6 +115,7 @@ const NAMED: &[&str] = &[
     "rg_lru",
     "infini",
     "transformer_xl",
+    "compressive",
     "mamba",
     "mamba2",
 ];
@@ -264,6 +265,26 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             zeros: false,
             norm: None,
         })),
+        "compressive" => {
+            let segment = f.size("segment", 512)?;
+            Ok(MixerConfig::Compressive(CompressiveConfig {
+                hidden,
+                heads: count,
+                head_dim: width,
+                segment,
+                memory: f.count("memory", segment)?,
+                compressed: f.size("compressed", 512)?,
+                rate: f.size("rate", 4)?,
+                how: match f.text("compression")? {
+                    None | Some("conv") => Compressed::Conv,
+                    Some("mean") => Compressed::Mean,
+                    Some("max") => Compressed::Max,
+                    Some(other) => {
+                        return Err(f.error(format!("field `compression`: want conv, mean or max, found \"{other}\"")));
+                    }
+                },
+            }))
+        }
         "mamba" => Ok(MixerConfig::Mamba(MambaConfig {
             hidden,
             inner: f.size("inner", 2 * hidden)?,

@@ -187,6 +187,16 @@ fn segments_memories_and_greedy_text_of_transformer_xl_are_those_of_transformers
 }
 
 #[test]
+fn a_pickled_checkpoint_is_the_checkpoint() {
+    let golden = Golden::read(folder("transfo-xl-b").join("expected.safetensors"));
+    let (batch, t, ids) = ids(&golden, "input_ids");
+    let of = |name: &str, dtype| numbers(read(&load(name, dtype), batch, t, &ids, &[7], None));
+    for dtype in [None, Some(DType::Bf16)] {
+        assert_eq!(of("transfo-xl-b", dtype), of("transfo-xl-b-pickle", dtype));
+    }
+}
+
+#[test]
 fn the_loss_of_an_adaptive_softmax_is_that_of_its_logits() {
     for name in CUT {
         let golden = Golden::read(folder(name).join("expected.safetensors"));

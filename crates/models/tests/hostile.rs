@@ -71,6 +71,24 @@ proptest! {
     }
 
     #[test]
+    fn a_pickle_with_bytes_changed(at in 0usize..9000, to in any::<u8>(), cut in 0usize..110_000) {
+        let mut bytes = of_type("transfo-xl-b-pickle", "pytorch_model.bin");
+        let end = bytes.len();
+        bytes[at % end] = to;
+        bytes.truncate(end - cut.min(end) * (cut % 2));
+        let folder = tempfile::tempdir().expect("a directory");
+        std::fs::write(folder.path().join("pytorch_model.bin"), bytes).expect("written");
+        let config = String::from_utf8(of_type("transfo-xl-b-pickle", "config.json")).expect("text");
+        let description = Fields::parse("config.json", &config).and_then(|f| Description::of(&f)).expect("a description");
+        let built = Checkpoint::open(folder.path()).map_err(|e| e.to_string()).and_then(|mut checkpoint| {
+            description.build(&mut Builder::new(&mut checkpoint, &Device::flex())).map_err(|e| e.to_string())
+        });
+        if let Err(message) = built {
+            prop_assert!(message.contains("pytorch_model.bin"), "{}", message);
+        }
+    }
+
+    #[test]
     fn a_configuration_with_bytes_changed(at in 0usize..4000, to in any::<u8>(), much in proptest::collection::vec(any::<u8>(), 0..20)) {
         let mut config = golden("config.json");
         let at = at % config.len();

@@ -34,6 +34,9 @@ const MIXERS: &[&str] = &[
     r#""transformer_xl", "memory": 9"#,
     r#""transformer_xl", "memory": 40, "clamp_len": 5"#,
     r#""transformer_xl", "memory": 2"#,
+    r#""compressive", "segment": 4, "memory": 6, "compressed": 3, "rate": 2"#,
+    r#""compressive", "segment": 3, "memory": 0, "compressed": 4, "rate": 3, "compression": "max""#,
+    r#""compressive", "segment": 8, "memory": 8, "compressed": 2, "compression": "mean""#,
     r#""mamba""#,
     r#""mamba2""#,
 ];

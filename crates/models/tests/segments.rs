@@ -15,6 +15,7 @@ const MODELS: &[&str] = &[
     r#""mixer": {"type": "transformer_xl", "memory": 9}"#,
     r#""mixer": {"type": "infini", "segment": 4}"#,
     r#""mixer": {"type": "infini", "segment": 4, "delta": false}"#,
+    r#""mixer": {"type": "compressive", "segment": 4, "memory": 4, "compressed": 3, "rate": 2, "compression": "mean"}"#,
     r#""mixer": ["mamba2", "gated_delta"]"#,
     r#""mixer": ["rwkv7", "mamba"]"#,
     r#""mixer": "dense", "hmt": {"segment": 5, "sensory": 2, "summary": 3, "queue": 3, "width": 8}"#,

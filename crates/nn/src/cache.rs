@@ -170,6 +170,8 @@ pub struct Cache {
     pub layers: Vec<LayerState>,
     /// Of a hierarchical memory around the layers.
     pub hmt: Option<HmtState>,
+    /// What layers added to the loss since it was last taken, where they learn by one of their own, `[1]`.
+    pub loss: Option<Tensor<1>>,
     /// How many sequences.
     pub batch: usize,
 }
@@ -210,12 +212,13 @@ impl Cache {
         self.layers.iter().map(|layer| 4 * layer.len()).sum::<usize>() + self.hmt.as_ref().map_or(0, HmtState::bytes)
     }
 
-    /// With something done to every tensor.
+    /// With something done to every tensor that is carried on.
     #[must_use]
     pub fn map(self, f: &mut impl OnTensors) -> Self {
         Self {
             layers: self.layers.into_iter().map(|layer| layer.map(f)).collect(),
             hmt: self.hmt.map(|hmt| hmt.map(f)),
+            loss: self.loss,
             batch: self.batch,
         }
     }
@@ -243,6 +246,6 @@ impl Cache {
         let layers = layers.map(|(i, layer)| {
             layer.restored(within, |name, shape| find(&format!("layers.{i}.{name}"), shape))
         });
-        Ok(Self { layers: layers.collect::<Result<_, _>>()?, hmt, batch: self.batch })
+        Ok(Self { layers: layers.collect::<Result<_, _>>()?, hmt, loss: None, batch: self.batch })
     }
 }

@@ -195,7 +195,7 @@ impl Decoder {
     /// The state before the first token of `batch` sequences.
     pub fn start(&self, batch: usize) -> Cache {
         let hmt = self.hmt.as_ref().map(|hmt| hmt.start(batch, &self.device()));
-        Cache { layers: self.layers(batch), hmt, batch }
+        Cache { layers: self.layers(batch), hmt, loss: None, batch }
     }
 
     /// The states of the layers before the first token.
@@ -260,7 +260,7 @@ impl Decoder {
             assert!(mask.is_none(), "a hierarchical memory does not take padding");
             return hmt.forward(self, ids, cache);
         }
-        self.through(self.words.embed(ids, cache.batch), &mut cache.layers, mask)
+        self.through(self.words.embed(ids, cache.batch), cache, mask)
     }
 
     /// `batch` rows of ids, one behind the other → `[B, T, d]`
@@ -269,18 +269,19 @@ impl Decoder {
     }
 
     /// What is read of embeddings `[B, T, d]`.
-    pub(crate) fn through(&self, mut x: Tensor<3>, layers: &mut Vec<LayerState>, mask: Option<Tensor<3>>) -> Tensor<3> {
+    pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
-        let mut shared = Shared::default();
-        let states = std::mem::take(layers);
+        let mut shared = Shared { loss: cache.loss.take(), ..Shared::default() };
+        let states = std::mem::take(&mut cache.layers);
         for ((block, state), bound) in self.blocks.iter().zip(states).zip(self.bounds()) {
             shared.lower_bound = bound;
             let (y, state) = block.forward(x, state, mask.as_ref(), &mut shared);
             x = y;
-            layers.push(state);
+            cache.layers.push(state);
         }
+        cache.loss = shared.loss;
         match &self.norm {
             Some(norm) => norm.forward(x),
             None => x,

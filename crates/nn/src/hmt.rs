@@ -118,7 +118,7 @@ impl Hmt {
             }
             let n = (t - at).min(self.config.segment - state.under_way.0);
             let rows: Vec<&[u32]> = ids.chunks(t).map(|row| &row[at..at + n]).collect();
-            out.push(decoder.through(decoder.embed(&rows.concat(), batch), &mut cache.layers, None));
+            out.push(decoder.through(decoder.embed(&rows.concat(), batch), cache, None));
             state.read(&rows);
             at += n;
             if state.under_way.0 == self.config.segment {
@@ -146,14 +146,15 @@ impl Hmt {
             let parts = [Some(m.clone()), last(self.config.summary), Some(m)];
             let read = Tensor::cat(parts.into_iter().flatten().collect(), 1);
             let n = read.dims()[1];
-            let summary = decoder.through(read, &mut decoder.layers(batch), None).narrow(1, n - 1, 1);
+            cache.layers = decoder.layers(batch);
+            let summary = decoder.through(read, cache, None).narrow(1, n - 1, 1);
             ops::recall(summary, state.queue.clone(), self.wq.val(), self.wk.val())
         });
         cache.layers = decoder.layers(batch);
         let before: Vec<_> = [state.prompt.clone(), last(self.config.sensory)].into_iter().flatten().collect();
         state.under_way.1 = before.iter().map(|x| x.dims()[1]).sum();
         if !before.is_empty() {
-            decoder.through(Tensor::cat(before, 1), &mut cache.layers, None);
+            decoder.through(Tensor::cat(before, 1), cache, None);
         }
     }
 
@@ -161,7 +162,7 @@ impl Hmt {
     fn close(&self, decoder: &Decoder, state: &mut HmtState, cache: &mut Cache) {
         let batch = cache.batch;
         let last = state.prompt.take().unwrap_or_else(|| self.token(&self.memory, batch));
-        let memory = decoder.through(last, &mut cache.layers, None);
+        let memory = decoder.through(last, cache, None);
         let n = state.queue.dims()[1];
         let over = (n + 1).saturating_sub(self.config.queue);
         state.queue = match n - over {

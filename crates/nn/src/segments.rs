@@ -29,7 +29,7 @@ pub struct Segments {
 /// What came of a text.
 #[derive(Debug)]
 pub struct Learnt {
-    /// The mean loss of the targets, in nats.
+    /// The mean loss of the targets, in nats, without what layers learn by besides.
     pub loss: f32,
     /// To the parameters.
     pub gradients: GradientsParams,
@@ -153,6 +153,13 @@ impl Learning<'_> {
                 None => loss,
             });
         }
+        // What layers learn by besides, at once and whatever the targets.
+        if let Some(loss) = cache.loss.take() {
+            objective = Some(match objective {
+                Some(sum) => sum + loss,
+                None => loss,
+            });
+        }
         let Some(objective) = objective else { return (cache, Vec::new()) };
         let mut gradients = objective.backward();
         let mut take = Take { of: &gradients, taken: Vec::new() };
@@ -169,6 +176,7 @@ impl Learning<'_> {
         for piece in &pieces[..pieces.len().saturating_sub(1)] {
             let mut cache = states[states.len() - 1].clone();
             self.decoder.forward(&piece.ids, &mut cache, None);
+            cache.loss = None;
             states.push(cache.map(&mut Cut));
         }
         let (mut flowing, mut end) = (None, None);

@@ -97,9 +97,31 @@ pub struct Optimiser {
     /// Parameters that learn at another rate.
     #[serde(default)]
     pub groups: Vec<Group>,
+    /// Segments in which a sequence is read, so that memory does not grow with its length; at once if absent.
+    pub segments: Option<SegmentsOf>,
     /// Steps between checkpoints.
     #[serde(default = "every")]
     pub checkpoint_every: usize,
+}
+
+/// In which segments a sequence is read.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentsOf {
+    /// Tokens of one; the last may be shorter.
+    pub length: usize,
+    /// How far gradients flow.
+    pub through: Flow,
+}
+
+/// How far gradients flow.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Flow {
+    /// To the beginning of the sequence: every segment is read twice.
+    All,
+    /// To the beginning of their segment, as Transformer-XL was published.
+    Segment,
 }
 
 /// Parameters that learn at another rate than the rest.

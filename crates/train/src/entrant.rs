@@ -5,7 +5,7 @@ use longreach_models::Model;
 use serde::Deserialize;
 
 use crate::learner::Learner;
-use crate::{Error, Optimiser};
+use crate::{Error, Optimiser, SegmentsOf};
 
 /// A model of a comparison.
 #[derive(Clone, Debug, Deserialize)]
@@ -15,6 +15,8 @@ pub struct Entrant {
     pub name: String,
     /// Fields of `config.json` in which it differs from the others.
     pub model: toml::Table,
+    /// In which segments it learns, where not as all do.
+    pub segments: Option<SegmentsOf>,
     /// Where what it costs grows with the text: the longest it is measured on.
     pub longest: Option<usize>,
 }
@@ -45,6 +47,7 @@ impl Entrant {
         fields.insert("vocab_size".into(), toml::Value::Integer(vocabulary as i64));
         let json = serde_json::to_string_pretty(&fields).map_err(|e| wrong(e.to_string()))?;
         let model = Model::random(&self.name, &json, seed, &Device::flex().autodiff())?;
-        Learner::new(model, settings).map_err(wrong)
+        let segments = self.segments.or(settings.segments);
+        Learner::new(model, &Optimiser { segments, ..settings.clone() }).map_err(wrong)
     }
 }

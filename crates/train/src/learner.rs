@@ -6,9 +6,9 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::tensor::Tensor;
 use longreach_models::Model;
-use longreach_nn::Decoder;
+use longreach_nn::{Decoder, Segments, Through};
 
-use crate::Optimiser;
+use crate::config::{Flow, Optimiser, SegmentsOf};
 
 /// A model and its optimiser.
 pub(crate) struct Learner {
@@ -19,6 +19,7 @@ pub(crate) struct Learner {
     settings: Optimiser,
     /// Parameters that learn at another rate, and times which.
     groups: Vec<(Vec<ParamId>, f64)>,
+    segments: Option<Segments>,
 }
 
 impl Learner {
@@ -33,7 +34,17 @@ impl Learner {
             Ok((ids, group.factor))
         });
         let groups = groups.collect::<Result<_, _>>()?;
-        Ok(Self { model, optimiser, step: 0, settings: settings.clone(), groups })
+        let segments = match settings.segments {
+            Some(SegmentsOf { length: 0, .. }) => {
+                return Err("`optimiser.segments`: `length`: want at least 1, found 0".into());
+            }
+            Some(SegmentsOf { length, through }) => {
+                let through = if through == Flow::All { Through::All } else { Through::Segment };
+                Some(Segments { length, through })
+            }
+            None => None,
+        };
+        Ok(Self { model, optimiser, step: 0, settings: settings.clone(), groups, segments })
     }
 
     /// The learning rates of this step.
@@ -50,11 +61,19 @@ impl Learner {
     pub(crate) fn learn(&mut self, ids: &[u32], targets: &[i64], batch: usize) -> f32 {
         let decoder = &self.model.decoder;
         let mut cache = decoder.start(batch);
-        let hidden = decoder.forward(ids, &mut cache, None);
-        drop(cache);
-        let loss = decoder.loss(hidden, targets);
-        let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
-        let gradients = GradientsParams::from_grads(loss.backward(), decoder);
+        let (value, gradients) = if let Some(segments) = self.segments {
+            let learnt = segments.learn(decoder, ids, targets, cache);
+            (learnt.loss, learnt.gradients)
+        } else {
+            let hidden = decoder.forward(ids, &mut cache, None);
+            let mut loss = decoder.loss(hidden, targets);
+            let value = loss.clone().inner().into_data().iter::<f32>().next().unwrap_or(f32::NAN);
+            if let Some(more) = cache.loss.take() {
+                loss = loss + more;
+            }
+            drop(cache);
+            (value, GradientsParams::from_grads(loss.backward(), decoder))
+        };
         let rates = self.rates();
         // The optimiser takes the model and gives it back.
         let decoder = self.model.decoder.clone();

@@ -15,7 +15,7 @@ mod recall;
 mod run;
 mod tokenizer;
 
-pub use config::{Config, Data, Group, Optimiser, Source, Tokenizer};
+pub use config::{Config, Data, Flow, Group, Optimiser, SegmentsOf, Source, Tokenizer};
 pub use corpus::{Corpus, Page};
 pub use entrant::Entrant;
 pub use error::Error;

@@ -106,6 +106,10 @@ fn sizes(mixer: &MixerConfig) -> String {
         MixerConfig::TransformerXl(c) => {
             format!("{} heads of {} channels, {} tokens remembered", c.heads, c.head_dim, c.memory)
         }
+        MixerConfig::Compressive(c) => format!(
+            "{} heads of {} channels, segments of {}, {} tokens remembered and {} times {} compressed",
+            c.heads, c.head_dim, c.segment, c.memory, c.compressed, c.rate
+        ),
         MixerConfig::Mamba(m) => {
             format!("{} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv)
         }

@@ -138,9 +138,9 @@ fn checkpoints_that_lie() {
     refused(&args, &["model.safetensors", tensor, "I32"]);
 
     fs::remove_file(&file).expect("removed");
-    refused(&args, &["neither model.safetensors nor model.safetensors.index.json"]);
+    refused(&args, &["neither model.safetensors, nor model.safetensors.index.json, nor pytorch_model.bin"]);
     fs::write(folder.path().join("pytorch_model.bin"), []).expect("written");
-    refused(&args, &["pickle"]);
+    refused(&args, &["pytorch_model.bin", "not a checkpoint of PyTorch"]);
     let index = folder.path().join("model.safetensors.index.json");
     fs::write(&index, "{\"weight_map\": {\"a\": \"../../etc/passwd\"}}").expect("written");
     refused(&args, &["model.safetensors.index.json", "weight_map", "want a file name"]);

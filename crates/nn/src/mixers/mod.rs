@@ -9,6 +9,7 @@ use crate::padding::Tokens;
 use crate::{Builder, Error, MixerState, Recurrent};
 
 mod attention;
+mod compressive;
 mod cosformer;
 mod delta_rule;
 mod gated_delta;
@@ -31,6 +32,7 @@ mod rwkv7;
 mod transformer_xl;
 
 pub use attention::{Attention, AttentionConfig, AttentionNames, Reach, Seen};
+pub use compressive::{Compressed, Compressive, CompressiveConfig};
 pub use cosformer::{CosFormer, CosFormerConfig};
 pub use delta_rule::{DeltaRule, DeltaRuleConfig};
 pub use gated_delta::{GatedDelta, GatedDeltaConfig};
@@ -58,6 +60,8 @@ pub struct Shared {
     pub first_values: Option<Tensor<3>>,
     /// The least that this layer's gates let through, `[D]`: HGRN2's, which rise from layer to layer.
     pub lower_bound: Option<Tensor<1>>,
+    /// What layers add to the loss while they learn, `[1]`.
+    pub loss: Option<Tensor<1>>,
 }
 
 /// The mixers with a state of fixed size, by the name of their mechanism.
@@ -170,6 +174,8 @@ mixers! {
     Infini InfiniConfig "infini";
     /// Attention by content and by distance over a memory of past inputs.
     TransformerXl TransformerXlConfig "transformer_xl";
+    /// The same, and behind it a memory of compressed inputs.
+    Compressive CompressiveConfig "compressive";
 }
 
 impl MixerConfig {
@@ -229,10 +235,12 @@ impl Mixer {
                 continue;
             };
             let first = shared.first_values.as_ref().and_then(|v| tokens.gather(v, i));
-            let mut own_shared = Shared { first_values: first, lower_bound: shared.lower_bound.clone() };
+            let mut own_shared =
+                Shared { first_values: first, lower_bound: shared.lower_bound.clone(), loss: shared.loss.take() };
             let (y, after) = self.read(own, before, &mut own_shared);
             out.push(tokens.scatter(y, i, t));
             states.push(after);
+            shared.loss = own_shared.loss.take();
             first_values.push(own_shared.first_values.map(|v| tokens.scatter(v, i, t)));
         }
         if shared.first_values.is_none()

@@ -36,45 +36,23 @@ pub struct TransformerXlConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct TransformerXl {
-    qkv_net: Linear,
-    r_net: Linear,
-    o_net: Linear,
-    /// The paper's `u`, `[H, D]`
-    r_w_bias: Param<Tensor<2>>,
-    /// The paper's `v`, `[H, D]`
-    r_r_bias: Param<Tensor<2>>,
-    layer_norm: Option<Norm>,
+    attention: ByDistance,
     #[module(skip)]
     config: TransformerXlConfig,
 }
 
 /// The longest memory.
-const LONGEST: usize = 1 << 20;
+pub(super) const LONGEST: usize = 1 << 20;
 
 impl TransformerXl {
     /// The mixer under the builder's scope.
     pub fn new(b: &mut Builder, c: &TransformerXlConfig) -> Result<Self, Error> {
-        let (d, inner) = (c.hidden, c.heads * c.head_dim);
-        if inner == 0 || !d.is_multiple_of(2) {
-            let (heads, width) = (c.heads, c.head_dim);
-            return Err(b.error(format!("{heads} heads of {width} channels in a model of {d}: want some, and an even width")));
-        }
         if c.memory > LONGEST || (c.memory == 0 && c.same_length) {
             let least = usize::from(c.same_length);
             return Err(b.error(format!("a memory of {} tokens: want {least} to {LONGEST}", c.memory)));
         }
-        let bias = |b: &mut Builder, name: &str| {
-            b.param(name, [c.heads, c.head_dim], Layout::Same, Precision::Full, Init::Constant(0.0))
-        };
-        Ok(Self {
-            qkv_net: Linear::new(b, "qkv_net", d, 3 * inner, Bias::No)?,
-            r_net: Linear::new(b, "r_net", d, inner, Bias::No)?,
-            o_net: Linear::new(b, "o_net", inner, d, Bias::No)?,
-            r_w_bias: bias(b, "r_w_bias")?,
-            r_r_bias: bias(b, "r_r_bias")?,
-            layer_norm: c.norm.map(|norm| Norm::new(b, "layer_norm", d, norm)).transpose()?,
-            config: c.clone(),
-        })
+        let attention = ByDistance::new(b, [c.hidden, c.heads, c.head_dim], c.clamp, c.norm)?;
+        Ok(Self { attention, config: c.clone() })
     }
 
     pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
@@ -102,39 +80,109 @@ impl TransformerXl {
         let [memory] = <[Tensor<3>; 1]>::try_from(state.inputs).expect("one memory");
         let all = if c.memory == 0 { x } else { Tensor::cat(vec![memory.clone(), x], 1) };
         // Of rows that no query sees, nothing is made.
-        let length = there + t;
-        let seen = all.clone().narrow(1, c.memory - there, length);
-        let seen = match &self.layer_norm {
-            Some(norm) => norm.forward(seen),
-            None => seen,
-        };
-        let inner = c.heads * c.head_dim;
-        let qkv = self.qkv_net.forward(seen);
-        let part = |i: usize, from: usize, n: usize| {
-            qkv.clone().narrow(1, from, n).narrow(2, i * inner, inner).reshape([batch, n, c.heads, c.head_dim])
-        };
-        let r = self.r_net.forward(self.distances(length, &all.device()));
-        let o = ops::transformer_xl(ops::TransformerXl {
-            q: part(0, there, t),
-            k: part(1, 0, length),
-            v: part(2, 0, length),
-            r: r.reshape([length, c.heads, c.head_dim]),
-            biases: Some([self.r_w_bias.val(), self.r_r_bias.val()]),
-            scale: (c.head_dim as f32).powf(-0.5),
-            left: c.same_length.then(|| c.memory - 1),
-        });
+        let seen = all.clone().narrow(1, c.memory - there, there + t);
+        let out = self.attention.forward(seen, there, c.same_length.then(|| c.memory - 1));
         let memory = if c.memory == 0 { memory } else { all.narrow(1, t, c.memory) };
         let state = Recurrent {
             inputs: vec![memory],
             memory: state.memory,
             seen: state.seen.into_iter().map(|seen| seen + t).collect(),
         };
-        (self.o_net.forward(o.reshape([batch, t, inner])), state)
+        (out, state)
+    }
+}
+
+/// Attention by content and by distance over rows of inputs, with its projections.
+#[derive(Module, Debug)]
+pub(super) struct ByDistance {
+    qkv_net: Linear,
+    r_net: Linear,
+    o_net: Linear,
+    /// The paper's `u`, `[H, D]`
+    r_w_bias: Param<Tensor<2>>,
+    /// The paper's `v`, `[H, D]`
+    r_r_bias: Param<Tensor<2>>,
+    layer_norm: Option<Norm>,
+    #[module(skip)]
+    sizes: Sizes,
+}
+
+/// What is no parameter.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    hidden: usize,
+    heads: usize,
+    head_dim: usize,
+    clamp: Option<usize>,
+}
+
+impl ByDistance {
+    pub(super) fn new(
+        b: &mut Builder,
+        [hidden, heads, head_dim]: [usize; 3],
+        clamp: Option<usize>,
+        norm: Option<NormConfig>,
+    ) -> Result<Self, Error> {
+        let inner = heads * head_dim;
+        if inner == 0 || !hidden.is_multiple_of(2) {
+            let found = format!("{heads} heads of {head_dim} channels in a model of {hidden}");
+            return Err(b.error(format!("{found}: want some, and an even width")));
+        }
+        let bias = |b: &mut Builder, name: &str| {
+            b.param(name, [heads, head_dim], Layout::Same, Precision::Full, Init::Constant(0.0))
+        };
+        Ok(Self {
+            qkv_net: Linear::new(b, "qkv_net", hidden, 3 * inner, Bias::No)?,
+            r_net: Linear::new(b, "r_net", hidden, inner, Bias::No)?,
+            o_net: Linear::new(b, "o_net", inner, hidden, Bias::No)?,
+            r_w_bias: bias(b, "r_w_bias")?,
+            r_r_bias: bias(b, "r_r_bias")?,
+            layer_norm: norm.map(|norm| Norm::new(b, "layer_norm", hidden, norm)).transpose()?,
+            sizes: Sizes { hidden, heads, head_dim, clamp },
+        })
+    }
+
+    /// Queries, keys and values of rows, `[B, n, H, D]` each.
+    pub(super) fn project(&self, rows: Tensor<3>) -> [Tensor<4>; 3] {
+        self.projected(rows, self.qkv_net.weight.val())
+    }
+
+    /// The same, with nothing flowing back into what makes them.
+    pub(super) fn given(&self, rows: Tensor<3>) -> [Tensor<4>; 3] {
+        self.projected(rows, self.qkv_net.weight.val().detach())
+    }
+
+    fn projected(&self, rows: Tensor<3>, weight: Tensor<2>) -> [Tensor<4>; 3] {
+        let (Sizes { heads, head_dim, .. }, [batch, n, _]) = (self.sizes, rows.dims());
+        let rows = match &self.layer_norm {
+            Some(norm) => norm.forward(rows),
+            None => rows,
+        };
+        let qkv = ops::linear(rows, weight, None);
+        let inner = heads * head_dim;
+        [0, 1, 2].map(|i| qkv.clone().narrow(2, i * inner, inner).reshape([batch, n, heads, head_dim]))
+    }
+
+    /// Of rows `[B, S, d]`, those behind the first `past` attend to all up to themselves, or to `left` before them.
+    pub(super) fn forward(&self, rows: Tensor<3>, past: usize, left: Option<usize>) -> Tensor<3> {
+        let (Sizes { heads, head_dim, .. }, [batch, length, _]) = (self.sizes, rows.dims());
+        let r = self.r_net.forward(self.distances(length, &rows.device()));
+        let [q, k, v] = self.project(rows);
+        let o = ops::transformer_xl(ops::TransformerXl {
+            q: q.narrow(1, past, length - past),
+            k,
+            v,
+            r: r.reshape([length, heads, head_dim]),
+            biases: Some([self.r_w_bias.val(), self.r_r_bias.val()]),
+            scale: (head_dim as f32).powf(-0.5),
+            left,
+        });
+        self.o_net.forward(o.reshape([batch, length - past, heads * head_dim]))
     }
 
     /// What stands for each distance from 0 on, `[n, d]`: sines of it, then cosines.
     fn distances(&self, n: usize, device: &Device) -> Tensor<2> {
-        let (d, clamp) = (self.config.hidden, self.config.clamp.unwrap_or(usize::MAX));
+        let (d, clamp) = (self.sizes.hidden, self.sizes.clamp.unwrap_or(usize::MAX));
         let frequencies: Vec<f32> = (0..d / 2).map(|i| 10_000f64.powf(-2.0 * i as f64 / d as f64) as f32).collect();
         let mut rows = Vec::with_capacity(n * d);
         for distance in 0..n {

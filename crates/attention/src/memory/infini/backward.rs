@@ -50,7 +50,9 @@ pub fn backward(
     let parts = near(x, seen, state);
     let mut outputs = Vec::new();
     for part in &parts {
-        outputs.push(part.forward(&mut near_out, cx)?);
+        let output = part.forward(cx)?;
+        part.put(&output.out, &mut near_out)?;
+        outputs.push(output);
     }
     let mut to = Gradient {
         q: fresh((b, t, h, k)),

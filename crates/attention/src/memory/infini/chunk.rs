@@ -15,11 +15,22 @@ use crate::{Error, sequences};
 pub fn chunk(x: &Inputs<'_>, state: &mut State, cx: &Cx) -> Result<Array4<f32>, Error> {
     let seen = x.check(state)?;
     let ((b, t, h, k), (_, _, g, v)) = (x.q.dim(), x.v.dim());
-    let mut out = fresh((b, t, h, v));
     let call = call(x, seen)?;
-    for part in near(x, seen, state) {
-        part.forward(&mut out, cx)?;
-    }
+    let parts = near(x, seen, state);
+    let mut out = match &parts[..] {
+        // What lies as it is wanted is not copied.
+        [part] => {
+            let got = part.forward(cx)?.out;
+            got.into_shape_with_order((b, t, h, v)).map_err(|_| Error::Layout { op: OP, input: "q" })?
+        }
+        parts => {
+            let mut out = fresh((b, t, h, v));
+            for part in parts {
+                part.put(&part.forward(cx)?.out, &mut out)?;
+            }
+            out
+        }
+    };
     {
         let size = (k * (v + 1)).max(1);
         let mut memory = state.memory.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?.chunks_mut(size);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use longreach_simd::Cx;
-use ndarray::{Array4, ArrayView4, Axis, s};
+use ndarray::{Array4, ArrayView4, Axis, CowArray, Ix4, s};
 
 use super::{Inputs, OP, State};
 use crate::Error;
@@ -13,21 +13,24 @@ use crate::softmax::{self, Cotangent, Gradient, Output};
 /// What a query sees of its segment.
 const PAST: Dense = Dense { causal: true };
 
+/// Rows of segments: where they lie one behind the other already, there.
+type Segments<'a> = CowArray<'a, f32, Ix4>;
+
 /// Segments of one length.
-pub(super) struct Near {
+pub(super) struct Near<'a> {
     tokens: Range<usize>,
     /// Tokens of the segment that were there before.
     pub(super) cached: usize,
     /// `[B segments, length, H, K]`
-    q: Array4<f32>,
+    q: Segments<'a>,
     /// With those that were there before, as values.
-    k: Array4<f32>,
-    v: Array4<f32>,
+    k: Segments<'a>,
+    v: Segments<'a>,
     scale: f32,
 }
 
 /// A text in as few calls as it can be; `seen` tokens of its first segment have been there before.
-pub(super) fn near(x: &Inputs<'_>, seen: usize, state: &State) -> Vec<Near> {
+pub(super) fn near<'a>(x: &Inputs<'a>, seen: usize, state: &State) -> Vec<Near<'a>> {
     let (t, segment) = (x.q.dim().1, x.segment);
     let first = if seen == 0 { 0 } else { t.min(segment - seen) };
     let whole = first + (t - first) / segment * segment;
@@ -37,20 +40,25 @@ pub(super) fn near(x: &Inputs<'_>, seen: usize, state: &State) -> Vec<Near> {
 }
 
 /// Some tokens, cut into segments.
-fn cut(x: &ArrayView4<'_, f32>, tokens: &Range<usize>, length: usize) -> Array4<f32> {
+fn cut<'a>(x: ArrayView4<'a, f32>, tokens: &Range<usize>, length: usize) -> Segments<'a> {
     let (b, _, h, d) = x.dim();
-    let rows = x.slice(s![.., tokens.clone(), .., ..]).as_standard_layout().into_owned();
+    let rows = x.slice_move(s![.., tokens.clone(), .., ..]);
     let shape = (b * tokens.len() / length, length, h, d);
-    rows.into_shape_with_order(shape).unwrap_or_else(|_| Array4::zeros(shape))
+    // Of one sequence, or of all tokens, the rows are there as they are wanted.
+    let whole = |rows: Array4<f32>| rows.into_shape_with_order(shape).unwrap_or_else(|_| Array4::zeros(shape));
+    match rows.into_shape_with_order(shape) {
+        Ok(rows) => rows.into(),
+        Err(_) => whole(rows.as_standard_layout().into_owned()).into(),
+    }
 }
 
-impl Near {
-    fn of(x: &Inputs<'_>, tokens: Range<usize>, cached: usize, length: usize, state: &State) -> Self {
-        let [q, k] = x.local().map(|x| cut(&x, &tokens, length));
-        let v = cut(&x.v, &tokens, length);
-        let behind = |old: &Array4<f32>, new: Array4<f32>| match cached {
+impl<'a> Near<'a> {
+    fn of(x: &Inputs<'a>, tokens: Range<usize>, cached: usize, length: usize, state: &State) -> Self {
+        let [q, k] = x.local().map(|x| cut(x, &tokens, length));
+        let v = cut(x.v, &tokens, length);
+        let behind = |old: &Array4<f32>, new: Segments<'a>| match cached {
             0 => new,
-            _ => ndarray::concatenate![Axis(1), *old, new],
+            _ => ndarray::concatenate![Axis(1), *old, new].into(),
         };
         Self { tokens, cached, q, k: behind(&state.keys, k), v: behind(&state.values, v), scale: x.scale }
     }
@@ -60,18 +68,21 @@ impl Near {
         softmax::Inputs { offset, ..softmax::Inputs::scaled(self.q.view(), self.k.view(), self.v.view(), self.scale) }
     }
 
-    /// Attention; its output also goes to where the tokens stand.
-    pub(super) fn forward(&self, out: &mut Array4<f32>, cx: &Cx) -> Result<Output, Error> {
-        let got = softmax::chunk(&self.call(), &PAST, cx).map_err(|e| e.of(OP))?;
+    /// Attention.
+    pub(super) fn forward(&self, cx: &Cx) -> Result<Output, Error> {
+        softmax::chunk(&self.call(), &PAST, cx).map_err(|e| e.of(OP))
+    }
+
+    /// Puts outputs where the tokens stand.
+    pub(super) fn put(&self, got: &Array4<f32>, out: &mut Array4<f32>) -> Result<(), Error> {
         let mut to = out.slice_mut(s![.., self.tokens.clone(), .., ..]);
-        let rows = got.out.view().into_shape_with_order(to.dim());
-        rows.map(|rows| to.assign(&rows)).map_err(|_| Error::Layout { op: OP, input: "q" })?;
-        Ok(got)
+        let rows = got.view().into_shape_with_order(to.dim());
+        rows.map(|rows| to.assign(&rows)).map_err(|_| Error::Layout { op: OP, input: "q" })
     }
 
     /// The gradient, given that to outputs of all tokens.
     pub(super) fn backward(&self, output: &Output, d: &Array4<f32>, cx: &Cx) -> Result<Gradient, Error> {
-        let d = cut(&d.view(), &self.tokens, self.q.dim().1);
+        let d = cut(d.view(), &self.tokens, self.q.dim().1);
         softmax::backward(&self.call(), &PAST, output, &Cotangent { out: d.view(), lse: None }, cx)
             .map_err(|e| e.of(OP))
     }

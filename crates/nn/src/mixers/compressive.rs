@@ -1,0 +1,165 @@
+//! The Compressive Transformer's attention: what falls out of the memory is compressed, and seen before it. Rae et al. 2020.
+//!
+//! The text is cut into segments wherever it is read in pieces. A query sees compressed memories, the memory, and its own segment, by content and by distance as
+//! in Transformer-XL; when a segment ends, the oldest rows leave the memory, `rate` of them becoming one. A convolution that compresses learns by what
+//! attention to its results loses against attention to what they were made of, which is added to the loss and flows into nothing else.
+
+use std::sync::Arc;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use longreach_attention::softmax::Patterned;
+use longreach_attention::softmax::dense::Dense;
+use longreach_burn as ops;
+
+use super::Shared;
+use super::transformer_xl::{ByDistance, LONGEST};
+use crate::linear::Bias;
+use crate::{Builder, Error, Linear, Recurrent};
+
+/// How some rows become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compressed {
+    /// By a convolution as long as its stride.
+    Conv,
+    /// Their mean.
+    Mean,
+    /// The greatest of each channel.
+    Max,
+}
+
+/// The sizes and switches of the mixer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CompressiveConfig {
+    /// `d`: width of the model; even.
+    pub hidden: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Tokens of a segment.
+    pub segment: usize,
+    /// Tokens of the memory.
+    pub memory: usize,
+    /// How many compressed memories there are at most.
+    pub compressed: usize,
+    /// `c`: how many tokens become one of them; divides segment and memory.
+    pub rate: usize,
+    /// How.
+    pub how: Compressed,
+}
+
+/// The mixer.
+#[derive(Module, Debug)]
+pub struct Compressive {
+    attention: ByDistance,
+    compress: Option<Linear>,
+    #[module(skip)]
+    config: CompressiveConfig,
+}
+
+impl Compressive {
+    /// The mixer under the builder's scope.
+    pub fn new(b: &mut Builder, c: &CompressiveConfig) -> Result<Self, Error> {
+        let CompressiveConfig { segment, memory, compressed, rate, .. } = *c;
+        for (name, least, found) in
+            [("segment", 1, segment), ("memory", 0, memory), ("compressed", 1, compressed), ("rate", 1, rate)]
+        {
+            if !(least..=LONGEST).contains(&found) {
+                return Err(b.error(format!("`{name}` of {found}: want {least} to {LONGEST}")));
+            }
+        }
+        if !segment.is_multiple_of(rate) || !memory.is_multiple_of(rate) {
+            let found = format!("a segment of {segment} and a memory of {memory} tokens");
+            return Err(b.error(format!("{found}: want multiples of the rate of compression, {rate}")));
+        }
+        let conv = |b: &mut Builder| Linear::new(b, "compress", rate * c.hidden, c.hidden, Bias::Yes);
+        Ok(Self {
+            attention: ByDistance::new(b, [c.hidden, c.heads, c.head_dim], None, None)?,
+            compress: if c.how == Compressed::Conv { Some(conv(b)?) } else { None },
+            config: c.clone(),
+        })
+    }
+
+    /// Rows of the memory and, behind them, of the segment under way; and compressed ones.
+    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+        let c = &self.config;
+        let kept = [[c.memory + c.segment, c.hidden], [c.compressed, c.hidden]];
+        Recurrent::zeros(batch, &kept, [1, 1, 0], device)
+    }
+
+    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
+        let [batch, t, _] = x.dims();
+        if state.seen.iter().any(|seen| *seen != state.seen[0]) {
+            let mut one = |i: usize| self.forward(x.clone().narrow(0, i, 1), state.of_sequence(i), shared);
+            let (out, states): (Vec<_>, Vec<_>) = (0..batch).map(&mut one).unzip();
+            return (Tensor::cat(out, 0), Recurrent::together(states));
+        }
+        let c = &self.config;
+        let [mut rows, mut compressed] = <[Tensor<3>; 2]>::try_from(state.inputs).expect("rows and compressed ones");
+        let (mut seen, mut at, mut out) = (state.seen.first().copied().unwrap_or(0), 0, Vec::new());
+        while at < t {
+            let under_way = seen % c.segment;
+            let n = (t - at).min(c.segment - under_way);
+            let before = seen - under_way;
+            let memory = before.min(c.memory);
+            let older = ((before - memory) / c.rate).min(c.compressed);
+            let new = x.clone().narrow(1, at, n);
+            let (last, held) = (under_way + memory, c.memory + c.segment);
+            let mut seen_rows = Vec::new();
+            if older > 0 {
+                seen_rows.push(compressed.clone().narrow(1, c.compressed - older, older));
+            }
+            if last > 0 {
+                seen_rows.push(rows.clone().narrow(1, held - last, last));
+            }
+            seen_rows.push(new.clone());
+            out.push(self.attention.forward(Tensor::cat(seen_rows, 1), older + last, None));
+            rows = Tensor::cat(vec![rows, new.clone()], 1).narrow(1, n, held);
+            (seen, at) = (seen + n, at + n);
+            if seen.is_multiple_of(c.segment) {
+                // The first rows have left the memory, those that were there.
+                let left = (seen - seen.min(c.memory)).min(c.segment);
+                if left > 0 {
+                    let old = rows.clone().narrow(1, c.segment - left, left);
+                    self.reconstruct(&old, new, shared);
+                    let all = Tensor::cat(vec![compressed, self.compressed(old)], 1);
+                    compressed = all.narrow(1, left / c.rate, c.compressed);
+                }
+            }
+        }
+        let seen = state.seen.iter().map(|seen| seen + t).collect();
+        (Tensor::cat(out, 1), Recurrent { inputs: vec![rows, compressed], memory: state.memory, seen })
+    }
+
+    /// Rows `[B, n, d]` → `[B, n / rate, d]`
+    fn compressed(&self, rows: Tensor<3>) -> Tensor<3> {
+        let (rate, [batch, n, d]) = (self.config.rate, rows.dims());
+        match (&self.compress, self.config.how) {
+            (Some(conv), _) => conv.forward(rows.reshape([batch, n / rate, rate * d])),
+            (None, Compressed::Max) => rows.reshape([batch, n / rate, rate, d]).max_dim(2).reshape([batch, n / rate, d]),
+            (None, _) => rows.reshape([batch, n / rate, rate, d]).mean_dim(2).reshape([batch, n / rate, d]),
+        }
+    }
+
+    /// Adds what attention loses that sees rows compressed, where a convolution is to learn.
+    fn reconstruct(&self, old: &Tensor<3>, new: Tensor<3>, shared: &mut Shared) {
+        if self.compress.is_none() || !old.is_autodiff() {
+            return;
+        }
+        let old = old.clone().detach();
+        let [q, ..] = self.attention.given(new.detach());
+        let attend = |rows: Tensor<3>| {
+            let [_, k, v] = self.attention.given(rows);
+            let mechanism = Arc::new(Patterned::new(Dense { causal: false }));
+            let options = ops::AttentionOptions::shared(mechanism, self.config.head_dim);
+            ops::attention(ops::Attention { q: q.clone(), k, v, bias: None, sinks: None, options }).0
+        };
+        let apart = attend(old.clone()).detach() - attend(self.compressed(old));
+        let loss = (apart.clone() * apart).mean();
+        shared.loss = Some(match shared.loss.take() {
+            Some(sum) => sum + loss,
+            None => loss,
+        });
+    }
+}
