@@ -5,7 +5,7 @@ use longreach_models::Model;
 use serde::Deserialize;
 
 use crate::learner::Learner;
-use crate::{Error, Optimiser, SegmentsOf};
+use crate::{Error, Group, Optimiser, SegmentsOf};
 
 /// A model of a comparison.
 #[derive(Clone, Debug, Deserialize)]
@@ -17,6 +17,9 @@ pub struct Entrant {
     pub model: toml::Table,
     /// In which segments it learns, where not as all do.
     pub segments: Option<SegmentsOf>,
+    /// More parameters that learn at another rate.
+    #[serde(default)]
+    pub groups: Vec<Group>,
     /// Where what it costs grows with the text: the longest it is measured on.
     pub longest: Option<usize>,
 }
@@ -48,6 +51,7 @@ impl Entrant {
         let json = serde_json::to_string_pretty(&fields).map_err(|e| wrong(e.to_string()))?;
         let model = Model::random(&self.name, &json, seed, &Device::flex().autodiff())?;
         let segments = self.segments.or(settings.segments);
-        Learner::new(model, &Optimiser { segments, ..settings.clone() }).map_err(wrong)
+        let groups = settings.groups.iter().chain(&self.groups).cloned().collect();
+        Learner::new(model, &Optimiser { segments, groups, ..settings.clone() }).map_err(wrong)
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use longreach_train::{Config, Error, Event, Run, Study, StudyEvent};
+use longreach_train::{Config, Error, Event, PasskeyEvent, PasskeyStudy, Run, Study, StudyEvent};
 
 const TRAINING: &str = r#"
 output = "out"
@@ -184,4 +184,123 @@ fn a_study_that_cannot_be_is_refused_by_name() {
         let error = outcome.expect_err("refused").to_string();
         assert!(error.contains(want), "{error}");
     }
+}
+
+const PASSKEY: &str = r#"
+output = "out"
+weights = "models"
+seed = 2
+digits = 2
+[course]
+shortest = 80
+growing = 0.5
+[optimiser]
+steps = 4
+batch = 1
+length = 160
+rate = 0.003
+groups = [{ ends = "mixer.gate", factor = 30.0 }]
+[[asked]]
+length = 200
+depths = 3
+texts = 2
+[[asked]]
+length = 400
+depths = 2
+texts = 1
+[model]
+model_type = "longreach"
+hidden_size = 16
+num_hidden_layers = 1
+head_dim = 8
+intermediate_size = 0
+[[models]]
+name = "infini"
+model = { mixer = "infini", segment = 32 }
+[[models]]
+name = "transformer-xl"
+model = { mixer = "transformer_xl", memory = 16 }
+segments = { length = 32, through = "segment" }
+[[models]]
+name = "HMT"
+model = { mixer = "dense", hmt = { segment = 32, sensory = 4, queue = 8 } }
+segments = { length = 64, through = "all" }
+groups = [{ ends = "hmt.wq", factor = 2.0 }]
+[[models]]
+name = "attention"
+model = { mixer = "dense" }
+longest = 300
+"#;
+
+fn passkey(text: &str) -> (tempfile::TempDir, Result<PasskeyStudy, longreach_train::Error>) {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("study.toml");
+    std::fs::write(&file, text).expect("written");
+    let study = PasskeyStudy::read(&file);
+    (folder, study)
+}
+
+#[test]
+fn a_passkey_study_that_is_broken_off_goes_on_to_the_same_tables() {
+    let tables = |breaks: bool| {
+        let (folder, study) = passkey(PASSKEY);
+        let study = study.expect("valid");
+        let mut runs = 0;
+        loop {
+            runs += 1;
+            let (mut events, mut broken) = (0, false);
+            let outcome = study.run(&[], |event| {
+                if let PasskeyEvent::Step { loss, .. } = event {
+                    assert!(loss.is_finite());
+                }
+                events += 1;
+                broken = breaks && events == 6;
+                if broken { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            });
+            outcome.expect("runs");
+            if !broken {
+                break;
+            }
+        }
+        assert!(runs > 1 || !breaks);
+        let read = |file: &str| std::fs::read_to_string(folder.path().join(file)).expect("a file");
+        for name in ["infini", "transformer-xl", "hmt", "attention"] {
+            assert!(read(&format!("out/{name}.svg")).contains("</svg>"));
+            assert!(folder.path().join("models").join(name).join("tokenizer.json").exists());
+        }
+        let table = read("out/passkey-table.md");
+        assert!(table.contains("| attention |") && table.contains("not asked"), "{table}");
+        // All but the seconds.
+        let lines = |file: &str| {
+            let csv = read(file);
+            csv.lines().map(|line| line.rsplit_once(',').expect("columns").0.to_owned()).collect::<Vec<_>>()
+        };
+        let scores = ["infini", "transformer-xl", "hmt", "attention"].map(|name| lines(&format!("out/{name}.csv")));
+        assert_eq!(scores.each_ref().map(Vec::len), [6, 6, 6, 4]);
+        scores
+    };
+    assert_eq!(tables(false), tables(true));
+}
+
+#[test]
+fn a_passkey_study_that_cannot_be_is_refused_by_name() {
+    for (from, to, want) in [
+        ("shortest = 80", "shortest = 20", "task.length"),
+        ("shortest = 80", "shortest = 170", "`course.shortest`"),
+        ("growing = 0.5", "growing = 1.5", "`course.growing`"),
+        ("depths = 3", "depths = 0", "`asked.depths`"),
+        ("steps = 4", "steps = 0", "`optimiser.steps`"),
+        ("length = 32, through = \"segment\"", "length = 0, through = \"segment\"", "`length`: want at least 1"),
+        ("through = \"segment\"", "through = \"none\"", "through"),
+        ("factor = 2.0", "factor = -2.0", "`factor`"),
+        ("name = \"HMT\"", "name = \"a,b\"", "`models.name`"),
+    ] {
+        let (_folder, study) = passkey(&PASSKEY.replace(from, to));
+        let outcome = study.and_then(|study| study.run(&[], |_| ControlFlow::Continue(())));
+        let error = outcome.expect_err("refused").to_string();
+        assert!(error.contains(want), "{to}: {error}");
+    }
+    let (_folder, study) = passkey(PASSKEY);
+    let error = study.expect("valid").run(&["nobody".into()], |_| ControlFlow::Continue(())).expect_err("refused");
+    assert!(error.to_string().contains("infini, transformer-xl, HMT, attention, found `nobody`"), "{error}");
 }

@@ -8,6 +8,7 @@ mod forward;
 mod generate;
 mod hub;
 mod op;
+mod passkey;
 mod pattern;
 mod readme;
 

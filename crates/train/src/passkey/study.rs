@@ -251,7 +251,7 @@ impl PasskeyStudy {
                 if scores.iter().any(done) {
                     continue;
                 }
-                let score = self.score(model, asked, depth);
+                let score = self.score(model, asked, i);
                 scores.push(score);
                 let csv: String = scores.iter().map(|s| format!("{}\n", s.line())).collect();
                 let csv = format!("{}\n{csv}", Score::HEAD);
@@ -265,10 +265,12 @@ impl PasskeyStudy {
         Ok(ControlFlow::Continue(()))
     }
 
-    fn score(&self, model: &Model, asked: &Asked, depth: f64) -> Score {
+    /// Asks about texts whose number stands in part `part` of them.
+    fn score(&self, model: &Model, asked: &Asked, part: usize) -> Score {
         let start = Instant::now();
         let task = self.task(asked.length);
-        let seed = |text: usize| self.seed ^ HELD_OUT ^ (asked.length as u64) << 24 ^ text as u64;
+        let depth = (part as f64 + 0.5) / asked.depths as f64;
+        let seed = |text: usize| self.seed ^ HELD_OUT ^ (asked.length as u64) << 24 ^ (part << 12 | text) as u64;
         // Somewhere in its part of the text, so that the same byte of a segment is not met every time.
         let place = |text: usize| {
             let within: f64 = ChaCha8Rng::seed_from_u64(seed(text)).random();
