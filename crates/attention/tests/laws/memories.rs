@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use longreach_attention::memory::compressive;
-use longreach_attention::operation::{Named, Tensors, named};
+use longreach_attention::operation::{Named, Sample, Tensors, named};
 use longreach_attention::{Form, MECHANISMS};
 use longreach_simd::{Cx, Isa};
 use longreach_testkit::goldens::Golden;
@@ -151,7 +151,7 @@ fn part(inputs: &Tensors, tokens: std::ops::Range<usize>, whole: &[&str]) -> Ten
 #[test]
 fn infini_of_parts_is_infini_of_the_whole() {
     let of = named("infini").expect("a mechanism");
-    let sample = longreach_attention::operation::Sample { batch: 2, tokens: 45, heads: 2, width: 9, seed: 3 };
+    let sample = Sample { batch: 2, tokens: 45, heads: 2, width: 9, seed: 3 };
     let mut inputs = of.sample(&sample);
     let whole = ["gate"];
     for delta in [false, true] {
@@ -225,7 +225,7 @@ fn fewer_keys_come_closer_to_attention_the_more_they_are() {
     let dense = named("dense").expect("a mechanism");
     let (nystrom, linformer) = (named("nystrom").expect("a mechanism"), named("linformer").expect("a mechanism"));
     let tokens = 96;
-    let sample = longreach_attention::operation::Sample { tokens, heads: 2, width: 16, batch: 1, seed: 5 };
+    let sample = Sample { tokens, heads: 2, width: 16, batch: 1, seed: 5 };
     let mut inputs = nystrom.sample(&sample);
     // A text that changes slowly, as what landmarks stand for does.
     for (n, name) in ["q", "k", "v"].into_iter().enumerate() {
@@ -296,4 +296,92 @@ fn what_cannot_be_is_refused() {
         inputs.insert("values".into(), ArrayD::zeros(IxDyn(&[1, 4, 2, 4])));
     };
     refused("infini", &full, json!({"segment": 4}), &["keys", "fewer tokens than a segment's 4"]);
+}
+
+/// The mechanisms of this file, with parameters that go with samples of 21 tokens.
+fn sampled() -> Vec<(&'static str, Value)> {
+    vec![
+        ("transformer_xl", json!({})),
+        ("transformer_xl", json!({"left": 5})),
+        ("infini", json!({"segment": 6})),
+        ("infini", json!({"segment": 6, "delta": true})),
+        ("hmt", json!({})),
+        ("linformer", json!({})),
+        ("nystrom", json!({"landmarks": 4})),
+        ("compressive", json!({})),
+    ]
+}
+
+/// Output and gradients of a sample.
+fn all_of(of: &Named, inputs: &Tensors, parameters: &Value, cx: &Cx) -> (Tensors, Tensors) {
+    let out = of.forward(inputs, parameters, Form::Chunk, cx).expect("valid");
+    let mut given = inputs.clone();
+    given.insert("do".into(), out["o"].mapv(|x| (7.0 * x).sin()));
+    let gradients = of.backward(&given, parameters, cx).expect("valid");
+    (out, gradients)
+}
+
+fn bits(tensors: &Tensors) -> Vec<(&String, Vec<u32>)> {
+    tensors.iter().map(|(name, x)| (name, x.iter().map(|x| x.to_bits()).collect())).collect()
+}
+
+#[test]
+fn threads_change_no_bit_of_a_memory() {
+    for (name, parameters) in sampled() {
+        let of = named(name).expect("a mechanism");
+        let inputs = of.sample(&Sample { batch: 2, tokens: 21, heads: 2, width: 9, seed: 5 });
+        let (one, d_one) = all_of(&of, &inputs, &parameters, &Cx::new(1));
+        for threads in [2, 5] {
+            let (some, d_some) = all_of(&of, &inputs, &parameters, &Cx::new(threads));
+            assert_eq!(bits(&one), bits(&some), "{name} {parameters} on {threads} threads");
+            assert_eq!(bits(&d_one), bits(&d_some), "{name} {parameters}, its gradient on {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn sequences_of_a_memory_do_not_meet() {
+    let cx = Cx::new(2);
+    for (name, parameters) in sampled() {
+        let of = named(name).expect("a mechanism");
+        let inputs = of.sample(&Sample { batch: 2, tokens: 21, heads: 2, width: 9, seed: 6 });
+        let signature = of.signature();
+        let own = |name: &str| signature.inputs.iter().any(|input| input.name == name && input.axes[0] == "B");
+        let (both, d_both) = all_of(&of, &inputs, &parameters, &cx);
+        for i in 0..2 {
+            let of_one = |x: &ArrayD<f32>| x.slice_axis(Axis(0), (i..i + 1).into()).to_owned();
+            let alone = inputs.iter().map(|(name, x)| (name.clone(), if own(name) { of_one(x) } else { x.clone() }));
+            let (alone, d_alone) = all_of(&of, &alone.collect(), &parameters, &cx);
+            assert_close(name, &wide(&alone["o"]), &wide(&of_one(&both["o"])), tolerance::FORWARD);
+            for (gradient, x) in d_both.iter().filter(|(gradient, _)| own(gradient.trim_start_matches('d'))) {
+                let what = format!("{name} {parameters}, `{gradient}` of sequence {i}");
+                assert_close(&what, &wide(&d_alone[gradient]), &wide(&of_one(x)), tolerance::GRADIENT);
+            }
+        }
+    }
+}
+
+/// What is not a number stays in its sequence and head, and goes to no token before it.
+#[test]
+fn the_future_is_invisible_to_a_memory_and_nan_stays_in_its_row() {
+    let cx = Cx::new(2);
+    for (name, parameters) in sampled().into_iter().filter(|(name, _)| ["transformer_xl", "infini"].contains(name)) {
+        let of = named(name).expect("a mechanism");
+        let inputs = of.sample(&Sample { batch: 2, tokens: 21, heads: 2, width: 9, seed: 7 });
+        let out = |inputs: &Tensors| of.forward(inputs, &parameters, Form::Chunk, &cx).expect("valid")["o"].clone();
+        let clean = out(&inputs);
+        for spoilt in ["q", "k", "v"] {
+            let mut inputs = inputs.clone();
+            // Keys may be more than queries: those of the memory come first.
+            let x = inputs.get_mut(spoilt).expect("a tensor");
+            let at = x.shape()[1] - 9;
+            x[[1, at, 1, 3]] = f32::NAN;
+            let from = clean.shape()[1] - 9;
+            for (at, (x, clean)) in out(&inputs).indexed_iter().zip(&clean).map(|((at, x), clean)| (at, (x, clean))) {
+                if at[0] == 0 || at[1] < from || at[2] == 0 {
+                    assert_eq!(x.to_bits(), clean.to_bits(), "{name} {parameters}: `{spoilt}` reached {at:?}");
+                }
+            }
+        }
+    }
 }
