@@ -152,6 +152,18 @@ fn a_state_put_down_is_the_state() {
     }
 }
 
+#[test]
+fn a_state_repeated_is_that_of_as_many_sequences() {
+    let hierarchical = hierarchical(r#""dense""#, HMT).expect("a model");
+    for model in MIXERS.iter().map(|mixer| model(mixer)).chain([hierarchical]) {
+        let row = rows(1).remove(0);
+        let (_, one) = read(&model, std::slice::from_ref(&row), &[]);
+        let (_, mut both) = read(&model, &[row.clone(), row], &[]);
+        let next = |cache: &mut Cache| numbers(model.decoder.forward(&[1, 2, 3, 4, 5, 6], cache, None));
+        close("repeated", &next(&mut one.repeated(2)), &next(&mut both));
+    }
+}
+
 /// A model with a hierarchical memory around it: segments of 5 tokens, of which two are read again.
 fn hierarchical(mixer: &str, hmt: &str) -> Result<Model, longreach_models::Error> {
     let config = format!(

@@ -81,7 +81,7 @@ fn like<const D: usize>(x: &Tensor<D>, name: &str, find: &mut Find<'_>) -> Resul
 }
 
 /// Keys and values as `of`, a starting row, has them, at most `most`.
-fn keys(of: &Keys, [k, v]: [&str; 2], most: usize, find: &mut Find<'_>) -> Result<Keys, String> {
+pub(crate) fn keys(of: &Keys, [k, v]: [&str; 2], most: usize, find: &mut Find<'_>) -> Result<Keys, String> {
     let rows = |x: &Tensor<4>| x.dims().iter().enumerate().map(|(axis, n)| (axis != 1).then_some(*n)).collect();
     let [of_k, of_v] = of.get();
     let (shape_k, shape_v): (Vec<_>, Vec<_>) = (rows(&of_k), rows(&of_v));
@@ -176,6 +176,24 @@ pub struct Cache {
     pub batch: usize,
 }
 
+/// Cuts the graph behind every tensor.
+struct Cut;
+
+impl OnTensors for Cut {
+    fn tensor<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        x.detach()
+    }
+}
+
+/// As many of every tensor, one behind the other.
+struct Repeat(usize);
+
+impl OnTensors for Repeat {
+    fn tensor<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
+        x.repeat_dim(0, self.0)
+    }
+}
+
 /// Something done to every tensor of a state, in an order that is always the same.
 pub trait OnTensors {
     /// Done to one.
@@ -183,7 +201,7 @@ pub trait OnTensors {
 }
 
 impl Keys {
-    fn map(self, f: &mut impl OnTensors) -> Self {
+    pub(crate) fn map(self, f: &mut impl OnTensors) -> Self {
         let keep = self.keep().cloned();
         let [k, v] = self.get();
         Keys::of(f.tensor(k), f.tensor(v), keep)
@@ -221,6 +239,29 @@ impl Cache {
             loss: self.loss,
             batch: self.batch,
         }
+    }
+
+    /// The same, with nothing flowing back from it.
+    #[must_use]
+    pub fn detached(self) -> Self {
+        self.map(&mut Cut)
+    }
+
+    /// That of one sequence for `batch` that have all read the same. Panics on one of several, or with padding.
+    #[must_use]
+    pub fn repeated(self, batch: usize) -> Self {
+        assert_eq!(self.batch, 1, "the state of one sequence");
+        let mut all = self.map(&mut Repeat(batch));
+        for layer in &mut all.layers {
+            match &mut layer.mixer {
+                MixerState::Recurrent(r) => r.seen = vec![r.seen[0]; batch],
+                MixerState::Attention { near, .. } => assert!(near.keep().is_none(), "a state without padding"),
+            }
+        }
+        if let Some(hmt) = &mut all.hmt {
+            hmt.tail = vec![hmt.tail[0].clone(); batch];
+        }
+        Self { batch, ..all }
     }
 
     /// All its tensors by name: what [`Cache::restored`] needs. Of sequences without padding.

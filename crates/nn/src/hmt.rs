@@ -8,15 +8,22 @@
 //! unfinished segment recalls depends on how much of it is there. Here the summary is of the tokens *before* the segment: nothing is predicted with what
 //! follows it, and it does not matter where a text is cut. With nothing in the queue nothing is recalled, and the output is the decoder's.
 //!
-//! State: a queue of `[N, d]`, the ids of the last tokens, and the decoder's own state within the segment. A token costs what the decoder makes of it, times
+//! Recalling is attention of one head whose values are the memories themselves ([`longreach_attention::memory::hmt`]); what they are compared by is made once,
+//! when they join the queue.
+//!
+//! State: a queue of `[N, width + d]`, the ids of the last tokens, and the decoder's own state within the segment. A token costs what the decoder makes of it, times
 //! `1 + (summary + sensory + 4) / segment`.
+
+use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
+use longreach_attention::softmax::Patterned;
+use longreach_attention::softmax::dense::Dense;
 use longreach_burn as ops;
 
-use crate::cache::{Find, OnTensors};
-use crate::{Builder, Cache, Decoder, Error, Init, Layout, Precision};
+use crate::cache::{Find, OnTensors, keys};
+use crate::{Builder, Cache, Decoder, Error, Init, Keys, Layout, Precision};
 
 /// The sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +79,8 @@ pub struct Hmt {
 /// What is remembered between segments and within one.
 #[derive(Clone, Debug)]
 pub struct HmtState {
-    /// Memory embeddings, oldest first, `[B, n, d]` with `n` at most the queue's length.
-    pub queue: Tensor<3>,
+    /// Memory embeddings, oldest first, `[B, n, 1, d]`, as values, and as keys what they are compared by; some that have been given up may stand before them.
+    queue: Keys,
     /// What was recalled for the segment under way, `[B, 1, d]`
     pub prompt: Option<Tensor<3>>,
     /// The ids of each sequence's last tokens.
@@ -102,7 +109,7 @@ impl Hmt {
 
     pub(crate) fn start(&self, batch: usize, device: &Device) -> HmtState {
         let d = self.memory.val().dims()[1];
-        let queue = Tensor::zeros([batch, 0, d], device);
+        let queue = Keys::none(batch, (1, self.config.width, d), device);
         HmtState { queue, prompt: None, tail: vec![Vec::new(); batch], seen: 0, under_way: (0, 0), config: self.config }
     }
 
@@ -141,14 +148,19 @@ impl Hmt {
             let rows: Vec<u32> = state.tail.iter().flat_map(|row| &row[row.len().saturating_sub(n)..]).copied().collect();
             (!rows.is_empty()).then(|| decoder.embed(&rows, batch))
         };
-        state.prompt = (state.queue.dims()[1] > 0).then(|| {
+        state.prompt = (!state.queue.is_empty()).then(|| {
             let m = self.token(&self.summary, batch);
             let parts = [Some(m.clone()), last(self.config.summary), Some(m)];
             let read = Tensor::cat(parts.into_iter().flatten().collect(), 1);
             let n = read.dims()[1];
             cache.layers = decoder.layers(batch);
             let summary = decoder.through(read, cache, None).narrow(1, n - 1, 1);
-            ops::recall(summary, state.queue.clone(), self.wq.val(), self.wk.val())
+            let [k, v] = state.held();
+            let mechanism = Arc::new(Patterned::new(Dense { causal: false }));
+            let options = ops::AttentionOptions::shared(mechanism, self.config.width);
+            let q = compared(summary, &self.wq);
+            let [batch, _, _, d] = v.dims();
+            ops::attention(ops::Attention { q, k, v, bias: None, sinks: None, options }).0.reshape([batch, 1, d])
         });
         cache.layers = decoder.layers(batch);
         let before: Vec<_> = [state.prompt.clone(), last(self.config.sensory)].into_iter().flatten().collect();
@@ -163,15 +175,17 @@ impl Hmt {
         let batch = cache.batch;
         let last = state.prompt.take().unwrap_or_else(|| self.token(&self.memory, batch));
         let memory = decoder.through(last, cache, None);
-        let n = state.queue.dims()[1];
-        let over = (n + 1).saturating_sub(self.config.queue);
-        state.queue = match n - over {
-            0 => memory,
-            kept => Tensor::cat(vec![state.queue.clone().narrow(1, over, kept), memory], 1),
-        };
+        let (key, value) = (compared(memory.clone(), &self.wk), memory.unsqueeze_dim(2));
+        let queue = std::mem::replace(&mut state.queue, Keys::none(0, (1, 0, 0), &decoder.device()));
+        state.queue = queue.with(key, value, None, self.config.queue - 1);
         state.under_way = (0, 0);
         cache.layers = decoder.layers(batch);
     }
+}
+
+/// `[B, 1, d]` by a projection, as a head's `[B, 1, 1, width]`
+fn compared(x: Tensor<3>, by: &Param<Tensor<2>>) -> Tensor<4> {
+    x.matmul(by.val().unsqueeze::<3>()).unsqueeze_dim(2)
 }
 
 impl HmtState {
@@ -186,10 +200,17 @@ impl HmtState {
         self.under_way.0 += n;
     }
 
+    /// The keys and values of those memories that have not been given up.
+    fn held(&self) -> [Tensor<4>; 2] {
+        let n = self.queue.len();
+        let over = n.saturating_sub(self.config.queue);
+        self.queue.get().map(|x| if over == 0 { x } else { x.narrow(1, over, n - over) })
+    }
+
     /// How many bytes it holds.
     pub fn bytes(&self) -> usize {
         let prompt = self.prompt.as_ref().map_or(0, |x| x.shape().num_elements());
-        4 * (self.queue.shape().num_elements() + prompt + self.tail.iter().map(Vec::len).sum::<usize>())
+        4 * (self.queue.numbers() + prompt + self.tail.iter().map(Vec::len).sum::<usize>())
     }
 
     /// How many tokens the decoder's own state has read.
@@ -198,13 +219,15 @@ impl HmtState {
     }
 
     pub(crate) fn map(self, f: &mut impl OnTensors) -> Self {
-        Self { queue: f.tensor(self.queue), prompt: self.prompt.map(|x| f.tensor(x)), ..self }
+        Self { queue: self.queue.map(f), prompt: self.prompt.map(|x| f.tensor(x)), ..self }
     }
 
     pub(crate) fn tensors(&self) -> Vec<(String, TensorData)> {
         let tail: Vec<f32> = self.tail.iter().flatten().map(|id| *id as f32).collect();
+        let [k, v] = self.held().map(Tensor::into_data);
         let mut tensors = vec![
-            ("hmt.queue".into(), self.queue.clone().into_data()),
+            ("hmt.queue_k".into(), k),
+            ("hmt.queue_v".into(), v),
             ("hmt.tail".into(), TensorData::new(tail, [self.tail.len(), self.tail.first().map_or(0, Vec::len)])),
         ];
         tensors.extend(self.prompt.as_ref().map(|x| ("hmt.prompt".into(), x.clone().into_data())));
@@ -212,12 +235,13 @@ impl HmtState {
     }
 
     pub(crate) fn restored(self, tokens: usize, find: &mut Find<'_>) -> Result<Self, String> {
-        let (device, [batch, _, d], c) = (self.queue.device(), self.queue.dims(), self.config);
+        let (c, v) = (self.config, self.queue.get()[1].clone());
+        let (device, [batch, _, _, d]) = (v.device(), v.dims());
         let float = |data: TensorData| Tensor::<3>::from_data(data, &device);
-        let queue = float(find("hmt.queue", &[Some(batch), None, Some(d)])?);
-        let (n, want) = (queue.dims()[1], (tokens / c.segment).min(c.queue));
+        let queue = keys(&self.queue, ["hmt.queue_k", "hmt.queue_v"], c.queue, find)?;
+        let (n, want) = (queue.len(), (tokens / c.segment).min(c.queue));
         if n != want {
-            return Err(format!("`hmt.queue` has {n} memories: want {want} after {tokens} tokens"));
+            return Err(format!("`hmt.queue_k` has {n} memories: want {want} after {tokens} tokens"));
         }
         // A segment that has begun has recalled something, if there was something to recall.
         let inside = tokens % c.segment;

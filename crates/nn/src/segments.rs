@@ -37,15 +37,6 @@ pub struct Learnt {
     pub cache: Cache,
 }
 
-/// Cuts the graph behind every tensor.
-struct Cut;
-
-impl OnTensors for Cut {
-    fn tensor<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D> {
-        x.detach()
-    }
-}
-
 /// Makes every tensor one that a gradient is wanted of.
 struct Leaves;
 
@@ -110,9 +101,9 @@ impl Segments {
             .collect();
         let mut learning = Learning { decoder, gradients: GradientsAccumulator::new(), loss: 0.0 };
         let cache = match self.through {
-            Through::Segment => pieces.iter().fold(cache.map(&mut Cut), |cache, piece| {
+            Through::Segment => pieces.iter().fold(cache.detached(), |cache, piece| {
                 let (after, _) = learning.piece(piece, cache, None);
-                after.map(&mut Cut)
+                after.detached()
             }),
             Through::All => learning.twice(&pieces, cache),
         };
@@ -172,18 +163,18 @@ impl Learning<'_> {
 
     /// Forwards for the states between the segments, then backwards, each segment once more.
     fn twice(&mut self, pieces: &[Piece], cache: Cache) -> Cache {
-        let mut states = vec![cache.map(&mut Cut)];
+        let mut states = vec![cache.detached()];
         for piece in &pieces[..pieces.len().saturating_sub(1)] {
             let mut cache = states[states.len() - 1].clone();
             self.decoder.forward(&piece.ids, &mut cache, None);
             cache.loss = None;
-            states.push(cache.map(&mut Cut));
+            states.push(cache.detached());
         }
         let (mut flowing, mut end) = (None, None);
         for (piece, before) in pieces.iter().zip(&states).rev() {
             let (after, taken) = self.piece(piece, before.clone().map(&mut Leaves), flowing);
             flowing = (!taken.is_empty()).then_some(taken);
-            end.get_or_insert_with(|| after.map(&mut Cut));
+            end.get_or_insert_with(|| after.detached());
         }
         end.unwrap_or_else(|| states.swap_remove(0))
     }

@@ -20,6 +20,9 @@ pub struct Entrant {
     /// More parameters that learn at another rate.
     #[serde(default)]
     pub groups: Vec<Group>,
+    /// Whether some of its texts go on from states of long ones: see [`Course`](crate::Course).
+    #[serde(default)]
+    pub long_states: bool,
     /// Where what it costs grows with the text: the longest it is measured on.
     pub longest: Option<usize>,
 }

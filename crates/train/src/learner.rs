@@ -6,7 +6,7 @@ use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::tensor::Tensor;
 use longreach_models::Model;
-use longreach_nn::{Decoder, Segments, Through};
+use longreach_nn::{Cache, Decoder, Segments, Through};
 
 use crate::config::{Flow, Optimiser, SegmentsOf};
 
@@ -59,8 +59,12 @@ impl Learner {
 
     /// One step on `batch` sequences → the loss before it, in nats a target. Only tokens whose target is not negative count.
     pub(crate) fn learn(&mut self, ids: &[u32], targets: &[i64], batch: usize) -> f32 {
+        self.learn_after(ids, targets, self.model.decoder.start(batch))
+    }
+
+    /// The same for sequences that go on from a state.
+    pub(crate) fn learn_after(&mut self, ids: &[u32], targets: &[i64], mut cache: Cache) -> f32 {
         let decoder = &self.model.decoder;
-        let mut cache = decoder.start(batch);
         let (value, gradients) = if let Some(segments) = self.segments {
             let learnt = segments.learn(decoder, ids, targets, cache);
             (learnt.loss, learnt.gradients)

@@ -194,6 +194,7 @@ digits = 2
 [course]
 shortest = 80
 growing = 0.5
+before = 700
 [optimiser]
 steps = 4
 batch = 1
@@ -217,6 +218,7 @@ intermediate_size = 0
 [[models]]
 name = "infini"
 model = { mixer = "infini", segment = 32 }
+long_states = true
 [[models]]
 name = "transformer-xl"
 model = { mixer = "transformer_xl", memory = 16 }
@@ -288,6 +290,7 @@ fn a_passkey_study_that_cannot_be_is_refused_by_name() {
         ("shortest = 80", "shortest = 20", "task.length"),
         ("shortest = 80", "shortest = 170", "`course.shortest`"),
         ("growing = 0.5", "growing = 1.5", "`course.growing`"),
+        ("before = 700", "before = 100", "`course.before`"),
         ("depths = 3", "depths = 0", "`asked.depths`"),
         ("steps = 4", "steps = 0", "`optimiser.steps`"),
         ("length = 32, through = \"segment\"", "length = 0, through = \"segment\"", "`length`: want at least 1"),

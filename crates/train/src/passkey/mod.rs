@@ -31,6 +31,11 @@ pub struct Passkey {
     pub digits: usize,
 }
 
+/// So many bytes of what stands around the number, from some byte of it on.
+fn filler(length: usize, from: usize) -> Vec<u32> {
+    FILLER.bytes().cycle().skip(from % FILLER.len()).take(length).map(u32::from).collect()
+}
+
 fn digits() -> usize {
     5
 }

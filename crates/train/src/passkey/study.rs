@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 use longreach_models::{DType, Location, Model, save, write_atomically};
+use longreach_nn::Cache;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Deserialize;
@@ -49,6 +50,17 @@ pub struct Course {
     pub shortest: usize,
     /// The part of the steps after which the longest does not grow any more.
     pub growing: f64,
+    /// Bytes of the longest filler whose state models with `long_states` meet: once texts do not grow any more, every other step goes on from the state
+    /// after some filler, between the optimiser's `length` and this, through which no gradient flows (state passing, Buitrago Ruiz and Gu 2025).
+    #[serde(default)]
+    pub before: usize,
+    /// Steps after which filler is read anew.
+    #[serde(default = "refresh")]
+    pub refresh: usize,
+}
+
+fn refresh() -> usize {
+    20
 }
 
 /// Texts to measure on.
@@ -150,6 +162,11 @@ impl PasskeyStudy {
         if !(0.0..=1.0).contains(&course.growing) {
             return Err(wrong(format!("`course.growing`: want 0 to 1, found {}", course.growing)));
         }
+        if study.models.iter().any(|m| m.long_states) && (course.before < o.length || course.refresh == 0) {
+            let found = course.before;
+            let want = format!("want at least `optimiser.length`, {}, where models have `long_states`", o.length);
+            return Err(wrong(format!("`course.before`: {want}, found {found}, and a `refresh` of at least 1")));
+        }
         study.task(course.shortest).check().map_err(&wrong)?;
         for asked in &study.asked {
             study.task(asked.length).check().map_err(&wrong)?;
@@ -211,11 +228,19 @@ impl PasskeyStudy {
     ) -> Result<ControlFlow<()>, Error> {
         let o = &self.optimiser;
         let mut learner = entrant.learner(&self.model, tokenizer::BYTES, self.seed, o)?;
+        let mut state: Option<Cache> = None;
         for step in 0..o.steps {
             let length = self.length(step);
             let batch = (o.batch * o.length / length).max(1);
             let (ids, targets) = self.task(length).sequences(batch, self.seed.wrapping_add(1 + step as u64));
-            let loss = learner.learn(&ids, &targets, batch);
+            let long = entrant.long_states && step as f64 >= self.course.growing * o.steps as f64;
+            if long && (state.is_none() || step.is_multiple_of(self.course.refresh)) {
+                state = Some(self.after_filler(&learner, step));
+            }
+            let loss = match state.clone().filter(|_| step % 2 == 1) {
+                Some(state) => learner.learn_after(&ids, &targets, state.repeated(batch)),
+                None => learner.learn(&ids, &targets, batch),
+            };
             let event = PasskeyEvent::Step { name: &entrant.name, done: (step + 1, o.steps), length, loss };
             if tell(event).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -223,6 +248,20 @@ impl PasskeyStudy {
         }
         self.keep(&learner, directory)?;
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// The state after filler of a length drawn for the step.
+    fn after_filler(&self, learner: &Learner, step: usize) -> Cache {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (step as u64) << 40);
+        let (least, most) = (self.optimiser.length as f64, self.course.before as f64);
+        let length = (least * (most / least).powf(rng.random())).round() as usize;
+        let filler = super::filler(length, rng.random_range(0..length));
+        let decoder = &learner.model.decoder;
+        filler.chunks(PIECE).fold(decoder.start(1), |mut cache, piece| {
+            decoder.forward(piece, &mut cache, None);
+            cache.loss = None;
+            cache.detached()
+        })
     }
 
     /// Writes a model beside its place, then puts it there.
