@@ -26,7 +26,9 @@ fn main() {
     let [q, k, v, d_o] = [1, 2, 3, 4].map(|seed| wave(seed, tokens));
     let gate = Array1::zeros(HEADS);
     println!("{tokens} tokens, {HEADS} heads of {WIDTH}, {} on {} threads", cx.isa, cx.team.threads());
-    println!("segment  update  forward ms  ratio  backward ms  ratio   (ratio: over attention inside the segments alone)");
+    println!(
+        "segment  update  forward ms  ratio  backward ms  ratio   (ratio: over attention inside the segments alone)"
+    );
     for segment in [512, 1024, 2048] {
         let local = softmax::Inputs::new(cut(&q, segment), cut(&k, segment), cut(&v, segment));
         let d_local = cut(&d_o, segment);
@@ -63,12 +65,8 @@ fn main() {
                 || drop(infini::backward(&x, &before, d_o.view(), zeros, zeros, &cx).expect("a gradient")),
             );
             let update = if delta { "delta" } else { "linear" };
-            let [forward, back] =
-                [forward, back].map(|(near, all)| (1e3 * all.median(), all.median() / near.median()));
-            println!(
-                "{segment:7}  {update:6}  {:10.1}  {:5.2}  {:11.1}  {:5.2}",
-                forward.0, forward.1, back.0, back.1
-            );
+            let [forward, back] = [forward, back].map(|(near, all)| (1e3 * all.median(), all.median() / near.median()));
+            println!("{segment:7}  {update:6}  {:10.1}  {:5.2}  {:11.1}  {:5.2}", forward.0, forward.1, back.0, back.1);
         }
     }
 }

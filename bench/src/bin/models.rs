@@ -31,7 +31,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prefill = Times::of(runs, || engine.session().read(&ids).expect("ids below the vocabulary"));
     // A token reads every weight once, but of an embedding that is not the head also only its own row.
     let c = &engine.model.description.decoder;
-    let looked_up = if c.words == (longreach_nn::WordsConfig::Table { tied: true }) { 0 } else { c.vocabulary * c.hidden };
+    let looked_up =
+        if c.words == (longreach_nn::WordsConfig::Table { tied: true }) { 0 } else { c.vocabulary * c.hidden };
     let bytes = (engine.model.parameters() - looked_up) * dtype.bytes();
     let memory = Memory::new(bytes);
     let mut session = engine.session();

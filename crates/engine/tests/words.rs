@@ -21,7 +21,8 @@ fn engine(vocabulary: &str, to: &Path) -> Engine {
 fn both_files_make_the_same_tokenizer_and_it_reads_wikitext() {
     let expected = std::fs::read_to_string(golden("tokens.json")).expect("a file");
     let expected: serde_json::Value = serde_json::from_str(&expected).expect("JSON");
-    let symbols: Vec<&str> = expected["symbols"].as_array().expect("a list").iter().filter_map(|s| s.as_str()).collect();
+    let symbols: Vec<&str> =
+        expected["symbols"].as_array().expect("a list").iter().filter_map(|s| s.as_str()).collect();
     for file in ["vocab.pkl", "vocab.bin"] {
         let folder = tempfile::tempdir().expect("a directory");
         let engine = engine(file, folder.path());

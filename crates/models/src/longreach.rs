@@ -15,12 +15,14 @@ use longreach_attention::linear::performer::Kernel;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{
-    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig, GlaConfig, Hgrn2Config,
-    InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig,
-    PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config,
-    TransformerXlConfig,
+    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig,
+    GlaConfig, Hgrn2Config, InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig,
+    MixerConfig, PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config,
+    Rwkv7Config, TransformerXlConfig,
 };
-use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, HmtConfig, NormConfig, Order, WordsConfig};
+use longreach_nn::{
+    BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, HmtConfig, NormConfig, Order, WordsConfig,
+};
 
 use crate::architecture::eos;
 use crate::fla::{divided, rotary};

@@ -12,12 +12,8 @@ use longreach_nn::{
 use crate::architecture::eos;
 use crate::{Architecture, Description, Error, Fields};
 
-pub(crate) const ARCHITECTURE: Architecture = Architecture {
-    model_type: "transfo-xl",
-    mechanism: "transformer_xl",
-    paper: "Dai et al. 2019",
-    describe,
-};
+pub(crate) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "transfo-xl", mechanism: "transformer_xl", paper: "Dai et al. 2019", describe };
 
 const NAMES: DecoderNames = DecoderNames {
     body: "transformer",

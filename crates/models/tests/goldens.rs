@@ -177,7 +177,11 @@ fn segments_memories_and_greedy_text_of_transformer_xl_are_those_of_transformers
                 longreach_nn::MixerState::Recurrent(r) => numbers(r.inputs[0].clone()),
                 other => panic!("{name}: {other:?}"),
             };
-            close(&format!("{name}, memories after segment {i}"), &cache.layers.iter().flat_map(of_layer).collect::<Vec<_>>(), &want);
+            close(
+                &format!("{name}, memories after segment {i}"),
+                &cache.layers.iter().flat_map(of_layer).collect::<Vec<_>>(),
+                &want,
+            );
         }
         let hidden = Tensor::cat(pieces, 1);
         close(&format!("{name}, hidden"), &numbers(hidden.clone()), &golden.floats("last_hidden_state").1);
@@ -205,7 +209,8 @@ fn the_loss_of_an_adaptive_softmax_is_that_of_its_logits() {
         let hidden = read(&model, batch, t, &ids, &[], None);
         // One target does not count, and there are some of every cluster.
         let vocabulary = model.decoder.vocabulary();
-        let targets: Vec<i64> = (0..batch * t).map(|i| if i == 3 { -1 } else { (i * 29 % vocabulary) as i64 }).collect();
+        let targets: Vec<i64> =
+            (0..batch * t).map(|i| if i == 3 { -1 } else { (i * 29 % vocabulary) as i64 }).collect();
         let logits = numbers(model.decoder.logits(hidden.clone()));
         let rows = logits.chunks(vocabulary).zip(&targets).filter(|(_, target)| **target >= 0);
         let sum: f64 = rows.map(|(row, target)| -row[*target as usize]).sum();

@@ -78,7 +78,9 @@ impl Adaptive {
         let clusters = c.cutoffs.len() + 1;
         if c.tied_projections.len() != clusters {
             let found = c.tied_projections.len();
-            return Err(b.error(format!("{found} projections are said to be tied or not, there are {clusters} clusters")));
+            return Err(
+                b.error(format!("{found} projections are said to be tied or not, there are {clusters} clusters"))
+            );
         }
         let widths = |i: u32| c.divisor.checked_pow(i).map_or(0, |by| c.embedded / by.max(1));
         let widths: Vec<usize> = (0..clusters as u32).map(widths).collect();
@@ -125,13 +127,13 @@ impl Adaptive {
             }
             let head = Tables { rows: if c.tied { Vec::new() } else { rows(b, "out_layers")? }, projections };
             let biases = sizes.iter().enumerate();
-            let biases = biases.map(|(i, size)| b.vector(&format!("out_layers.{i}.bias"), size[0], Init::Constant(0.0)));
+            let biases =
+                biases.map(|(i, size)| b.vector(&format!("out_layers.{i}.bias"), size[0], Init::Constant(0.0)));
             let biases = biases.collect::<Result<_, _>>()?;
             let (mut cluster_weight, mut cluster_bias) = (None, None);
             if clusters > 1 {
                 let size = [clusters - 1, c.embedded];
-                cluster_weight =
-                    Some(matrix(b, "cluster_weight".into(), size, Precision::Full, Init::Normal(0.02))?);
+                cluster_weight = Some(matrix(b, "cluster_weight".into(), size, Precision::Full, Init::Normal(0.02))?);
                 cluster_bias = Some(b.vector("cluster_bias", clusters - 1, Init::Constant(0.0))?);
             }
             Ok(Self { embedding, head, biases, cluster_weight, cluster_bias, plan: Plan { own, ..plan } })

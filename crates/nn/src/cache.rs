@@ -284,9 +284,8 @@ impl Cache {
         let hmt = self.hmt.map(|hmt| hmt.restored(tokens, &mut find)).transpose()?;
         let within = hmt.as_ref().map_or(tokens, HmtState::within);
         let layers = self.layers.into_iter().enumerate();
-        let layers = layers.map(|(i, layer)| {
-            layer.restored(within, |name, shape| find(&format!("layers.{i}.{name}"), shape))
-        });
+        let layers =
+            layers.map(|(i, layer)| layer.restored(within, |name, shape| find(&format!("layers.{i}.{name}"), shape)));
         Ok(Self { layers: layers.collect::<Result<_, _>>()?, hmt, loss: None, batch: self.batch })
     }
 }

@@ -7,8 +7,8 @@ use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::{Mixer, MixerConfig, Shared};
 use crate::words::{Words, WordsConfig};
 use crate::{
-    Builder, Cache, ChannelMix, ChannelMixConfig, Error, FeedForward, FeedForwardConfig, Init, LayerState, Layout, Norm,
-    NormConfig, Order, Precision, SwiGlu,
+    Builder, Cache, ChannelMix, ChannelMixConfig, Error, FeedForward, FeedForwardConfig, Init, LayerState, Layout,
+    Norm, NormConfig, Order, Precision, SwiGlu,
 };
 
 /// The sizes and names of the skeleton.

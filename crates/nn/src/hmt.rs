@@ -96,7 +96,8 @@ impl Hmt {
     /// What is learned, under the builder's scope.
     pub fn new(b: &mut Builder, d: usize, c: &HmtConfig) -> Result<Self, Error> {
         c.check(b)?;
-        let matrix = |b: &mut Builder, name: &str, shape, init| b.param(name, shape, Layout::Same, Precision::Full, init);
+        let matrix =
+            |b: &mut Builder, name: &str, shape, init| b.param(name, shape, Layout::Same, Precision::Full, init);
         let near = Init::Normal((d as f32).powf(-0.5));
         Ok(Self {
             memory: matrix(b, "memory", [1, d], Init::Normal(0.02))?,
@@ -145,7 +146,8 @@ impl Hmt {
     fn open(&self, decoder: &Decoder, state: &mut HmtState, cache: &mut Cache) {
         let batch = cache.batch;
         let last = |n: usize| {
-            let rows: Vec<u32> = state.tail.iter().flat_map(|row| &row[row.len().saturating_sub(n)..]).copied().collect();
+            let rows: Vec<u32> =
+                state.tail.iter().flat_map(|row| &row[row.len().saturating_sub(n)..]).copied().collect();
             (!rows.is_empty()).then(|| decoder.embed(&rows, batch))
         };
         state.prompt = (!state.queue.is_empty()).then(|| {

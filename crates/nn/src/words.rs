@@ -38,12 +38,7 @@ pub struct Table {
 
 impl Words {
     /// Both ends of a model with `vocabulary` tokens and `d` channels.
-    pub fn new(
-        b: &mut Builder,
-        n: &DecoderNames,
-        [vocabulary, d]: [usize; 2],
-        c: &WordsConfig,
-    ) -> Result<Self, Error> {
+    pub fn new(b: &mut Builder, n: &DecoderNames, [vocabulary, d]: [usize; 2], c: &WordsConfig) -> Result<Self, Error> {
         Ok(match c {
             WordsConfig::Table { tied } => {
                 let embedding = b.scope(n.body, |b| Embedding::new(b, n.embedding, vocabulary, d))?;

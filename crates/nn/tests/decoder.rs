@@ -4,7 +4,8 @@
 use burn::tensor::{Device, Tensor};
 use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MambaConfig, MixerConfig, Reach};
 use longreach_nn::{
-    BlockConfig, Builder, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig, Order, Random, WordsConfig,
+    BlockConfig, Builder, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig, Order, Random,
+    WordsConfig,
 };
 
 const NAMES: DecoderNames = DecoderNames {
@@ -54,7 +55,10 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
     let config = DecoderConfig {
         vocabulary: 50,
         hidden: 24,
-        blocks: mixers.into_iter().map(|mixer| BlockConfig { norm, order: Order::Before, mixer, feed_forward }).collect(),
+        blocks: mixers
+            .into_iter()
+            .map(|mixer| BlockConfig { norm, order: Order::Before, mixer, feed_forward })
+            .collect(),
         first_norm: None,
         last_norm: Some(norm),
         lower_bounds: None,

@@ -1,9 +1,9 @@
 //! A model that learns: one step of the optimiser.
 
 use burn::grad_clipping::GradientClippingConfig;
+use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
-use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
 use burn::tensor::Tensor;
 use longreach_models::Model;
 use longreach_nn::{Cache, Decoder, Segments, Through};
@@ -29,7 +29,10 @@ impl Learner {
         let groups = settings.groups.iter().map(|group| {
             let ids: Vec<ParamId> = model.names.ending(&group.ends).collect();
             if group.factor < 0.0 || !group.factor.is_finite() {
-                return Err(format!("`optimiser.groups`: `factor`: want a number of at least 0, found {}", group.factor));
+                return Err(format!(
+                    "`optimiser.groups`: `factor`: want a number of at least 0, found {}",
+                    group.factor
+                ));
             }
             Ok((ids, group.factor))
         });

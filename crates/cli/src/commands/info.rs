@@ -2,8 +2,8 @@
 
 use longreach_engine::{CHUNK, Engine};
 use longreach_models::DType;
-use longreach_nn::mixers::MixerConfig;
 use longreach_nn::WordsConfig;
+use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
 
 use super::generate::megabytes;
@@ -49,8 +49,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
         format!("{layers}{}", sizes(mixer))
     });
     let mixer = described.collect::<Vec<_>>().join("; ");
-    let recurrent = c.hmt.is_some()
-        || c.blocks.iter().all(|b| !matches!(b.mixer, MixerConfig::Attention(_)));
+    let recurrent = c.hmt.is_some() || c.blocks.iter().all(|b| !matches!(b.mixer, MixerConfig::Attention(_)));
     let cx = longreach_burn::context();
     let words = match &c.words {
         WordsConfig::Table { tied: true } => ", head tied to the embedding".into(),
@@ -63,7 +62,10 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     vec![
         ("model", engine.name.clone()),
         ("model_type", d.model_type.into()),
-        ("architecture", format!("{} layers of width {}, vocabulary {}{words}{around}", c.blocks.len(), c.hidden, c.vocabulary)),
+        (
+            "architecture",
+            format!("{} layers of width {}, vocabulary {}{words}{around}", c.blocks.len(), c.hidden, c.vocabulary),
+        ),
         ("mixer", mixer),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
         (

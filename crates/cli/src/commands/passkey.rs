@@ -87,7 +87,12 @@ fn text(args: &TextArgs) -> Result<(), Failure> {
         Some(file) => write_atomically(file, |out| out.write_all(&text))?,
         None => std::io::stdout().lock().write_all(&text).map_err(Failure::new)?,
     }
-    eprintln!("{} bytes, at byte {} the number {}", text.len(), hidden.at, String::from_utf8_lossy(&bytes(&hidden.answer)));
+    eprintln!(
+        "{} bytes, at byte {} the number {}",
+        text.len(),
+        hidden.at,
+        String::from_utf8_lossy(&bytes(&hidden.answer))
+    );
     Ok(())
 }
 

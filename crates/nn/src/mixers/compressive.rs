@@ -137,7 +137,9 @@ impl Compressive {
         let (rate, [batch, n, d]) = (self.config.rate, rows.dims());
         match (&self.compress, self.config.how) {
             (Some(conv), _) => conv.forward(rows.reshape([batch, n / rate, rate * d])),
-            (None, Compressed::Max) => rows.reshape([batch, n / rate, rate, d]).max_dim(2).reshape([batch, n / rate, d]),
+            (None, Compressed::Max) => {
+                rows.reshape([batch, n / rate, rate, d]).max_dim(2).reshape([batch, n / rate, d])
+            }
             (None, _) => rows.reshape([batch, n / rate, rate, d]).mean_dim(2).reshape([batch, n / rate, d]),
         }
     }

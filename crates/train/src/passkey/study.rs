@@ -157,7 +157,9 @@ impl PasskeyStudy {
         }
         if course.shortest > o.length {
             let (shortest, length) = (course.shortest, o.length);
-            return Err(wrong(format!("`course.shortest`: want at most `optimiser.length`, {length}, found {shortest}")));
+            return Err(wrong(format!(
+                "`course.shortest`: want at most `optimiser.length`, {length}, found {shortest}"
+            )));
         }
         if !(0.0..=1.0).contains(&course.growing) {
             return Err(wrong(format!("`course.growing`: want 0 to 1, found {}", course.growing)));
@@ -185,11 +187,7 @@ impl PasskeyStudy {
     /// Trains every model whose directory is not there yet, and asks it what its table does not have yet; tables and pictures are written anew
     /// whenever something was asked. `tell` may break off: another run goes on with the model or the question that was under way.
     /// With `only` some names, the other models are left for another run.
-    pub fn run(
-        &self,
-        only: &[String],
-        mut tell: impl FnMut(PasskeyEvent<'_>) -> ControlFlow<()>,
-    ) -> Result<(), Error> {
+    pub fn run(&self, only: &[String], mut tell: impl FnMut(PasskeyEvent<'_>) -> ControlFlow<()>) -> Result<(), Error> {
         if let Some(name) = only.iter().find(|name| !self.models.iter().any(|m| m.name == **name)) {
             let names: Vec<_> = self.models.iter().map(|m| m.name.as_str()).collect();
             let message = format!("want one of {}, found `{name}`", names.join(", "));
