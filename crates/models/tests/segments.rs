@@ -35,12 +35,15 @@ fn text() -> (Vec<u32>, Vec<i64>) {
     (ids, targets)
 }
 
+/// A parameter's name and numbers.
+type Parameter = (String, Vec<f32>);
+
 /// The gradient of every parameter, zeros where there is none.
-fn flat(model: &Model, gradients: GradientsParams) -> Vec<(String, Vec<f32>)> {
+fn flat(model: &Model, gradients: GradientsParams) -> Vec<Parameter> {
     struct All<'a> {
         model: &'a Model,
         gradients: GradientsParams,
-        found: Vec<(String, Vec<f32>)>,
+        found: Vec<Parameter>,
     }
     impl ModuleVisitor for All<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
@@ -56,16 +59,16 @@ fn flat(model: &Model, gradients: GradientsParams) -> Vec<(String, Vec<f32>)> {
     all.found
 }
 
-fn learn(model: &Model, length: usize, through: Through) -> (f32, Vec<(String, Vec<f32>)>) {
+fn learn(model: &Model, length: usize, through: Through) -> (f32, Vec<Parameter>) {
     let (ids, targets) = text();
     let learnt = Segments { length, through }.learn(&model.decoder, &ids, &targets, model.decoder.start(2));
     (learnt.loss, flat(model, learnt.gradients))
 }
 
 /// The largest difference of two gradients over the largest of the first's numbers, parameter by parameter.
-fn apart(a: &[(String, Vec<f32>)], b: &[(String, Vec<f32>)]) -> (f32, String) {
+fn apart(a: &[Parameter], b: &[Parameter]) -> (f32, String) {
     let most = |x: &[f32]| x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    let of = |((name, a), (_, b)): (&(String, Vec<f32>), &(String, Vec<f32>))| {
+    let of = |((name, a), (_, b)): (&Parameter, &Parameter)| {
         let difference: Vec<f32> = a.iter().zip(b).map(|(a, b)| a - b).collect();
         (most(&difference) / most(a).max(1e-6), name.clone())
     };
@@ -101,7 +104,7 @@ fn a_gradient_that_stops_at_the_state_is_that_of_each_segment_by_itself() {
         assert!(apart_ > 1e-3, "{fields}: something flows through the state, and here it does not: {apart_:.1e}");
         // By hand: each segment from a state that is given.
         let (ids, targets) = text();
-        let (mut cache, mut sum) = (model.decoder.start(2), Vec::<(String, Vec<f32>)>::new());
+        let (mut cache, mut sum) = (model.decoder.start(2), Vec::<Parameter>::new());
         let counted = targets.iter().filter(|t| **t >= 0).count() as f32;
         for from in (0..TOKENS).step_by(8) {
             let to = TOKENS.min(from + 8);
