@@ -1,7 +1,10 @@
 //! A model of a comparison.
 
+use std::path::Path;
+
 use burn::tensor::Device;
-use longreach_models::Model;
+use longreach_models::{Checkpoint, Model};
+use longreach_nn::Builder;
 use serde::Deserialize;
 
 use crate::learner::Learner;
@@ -20,6 +23,8 @@ pub struct Entrant {
     /// More parameters that learn at another rate.
     #[serde(default)]
     pub groups: Vec<Group>,
+    /// The model of the study, by its directory's name, whose weights it begins with; drawn at random if absent.
+    pub from: Option<String>,
     /// Whether some of its texts go on from states of long ones: see [`Course`](crate::Course).
     #[serde(default)]
     pub long_states: bool,
@@ -39,12 +44,13 @@ pub(crate) fn check(models: &[Entrant]) -> Result<(), String> {
 }
 
 impl Entrant {
-    /// The model before its first step: `common` are the fields that all share.
+    /// The model before its first step: `common` are the fields that all share, `weights` the directory of those it begins with.
     pub(crate) fn learner(
         &self,
         common: &toml::Table,
         vocabulary: usize,
         seed: u64,
+        weights: Option<&Path>,
         settings: &Optimiser,
     ) -> Result<Learner, Error> {
         let wrong = |message: String| Error::Config { file: format!("model `{}`", self.name), message };
@@ -52,7 +58,13 @@ impl Entrant {
         fields.extend(self.model.clone());
         fields.insert("vocab_size".into(), toml::Value::Integer(vocabulary as i64));
         let json = serde_json::to_string_pretty(&fields).map_err(|e| wrong(e.to_string()))?;
-        let model = Model::random(&self.name, &json, seed, &Device::flex().autodiff())?;
+        let device = Device::flex().autodiff();
+        let mut model = Model::random(&self.name, &json, seed, &device)?;
+        if let Some(weights) = weights {
+            let mut stored = Checkpoint::open(weights)?;
+            let built = model.description.build(&mut Builder::new(&mut stored, &device));
+            model.decoder = built.map_err(longreach_models::Error::from)?;
+        }
         let segments = self.segments.or(settings.segments);
         let groups = settings.groups.iter().chain(&self.groups).cloned().collect();
         Learner::new(model, &Optimiser { segments, groups, ..settings.clone() }).map_err(wrong)

@@ -232,6 +232,10 @@ groups = [{ ends = "hmt.wq", factor = 2.0 }]
 name = "attention"
 model = { mixer = "dense" }
 longest = 300
+[[models]]
+name = "infini on"
+model = { mixer = "infini", segment = 32 }
+from = "infini"
 "#;
 
 fn passkey(text: &str) -> (tempfile::TempDir, Result<PasskeyStudy, longreach_train::Error>) {
@@ -297,6 +301,7 @@ fn a_passkey_study_that_cannot_be_is_refused_by_name() {
         ("through = \"segment\"", "through = \"none\"", "through"),
         ("factor = 2.0", "factor = -2.0", "`factor`"),
         ("name = \"HMT\"", "name = \"a,b\"", "`models.name`"),
+        ("from = \"infini\"", "from = \"nobody\"", "nobody"),
     ] {
         let (_folder, study) = passkey(&PASSKEY.replace(from, to));
         let outcome = study.and_then(|study| study.run(&[], |_| ControlFlow::Continue(())));
@@ -305,5 +310,5 @@ fn a_passkey_study_that_cannot_be_is_refused_by_name() {
     }
     let (_folder, study) = passkey(PASSKEY);
     let error = study.expect("valid").run(&["nobody".into()], |_| ControlFlow::Continue(())).expect_err("refused");
-    assert!(error.to_string().contains("infini, transformer-xl, HMT, attention, found `nobody`"), "{error}");
+    assert!(error.to_string().contains("infini, transformer-xl, HMT, attention, infini on, found `nobody`"), "{error}");
 }

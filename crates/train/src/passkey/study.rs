@@ -51,7 +51,7 @@ pub struct Course {
     /// The part of the steps after which the longest does not grow any more.
     pub growing: f64,
     /// Bytes of the longest filler whose state models with `long_states` meet: once texts do not grow any more, every other step goes on from the state
-    /// after some filler, between the optimiser's `length` and this, through which no gradient flows (state passing, Buitrago Ruiz and Gu 2025).
+    /// after some filler, between the optimiser's `length` and this, through which no gradient flows (state passing, Buitrago and Gu 2025).
     #[serde(default)]
     pub before: usize,
     /// Steps after which filler is read anew.
@@ -225,7 +225,8 @@ impl PasskeyStudy {
         tell: &mut impl FnMut(PasskeyEvent<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let o = &self.optimiser;
-        let mut learner = entrant.learner(&self.model, tokenizer::BYTES, self.seed, o)?;
+        let weights = entrant.from.as_ref().map(|name| self.weights.join(slug(name)));
+        let mut learner = entrant.learner(&self.model, tokenizer::BYTES, self.seed, weights.as_deref(), o)?;
         let mut state: Option<Cache> = None;
         for step in 0..o.steps {
             let length = self.length(step);
@@ -252,7 +253,9 @@ impl PasskeyStudy {
     fn after_filler(&self, learner: &Learner, step: usize) -> Cache {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (step as u64) << 40);
         let (least, most) = (self.optimiser.length as f64, self.course.before as f64);
-        let length = (least * (most / least).powf(rng.random())).round() as usize;
+        let part: f64 = rng.random();
+        // A third of the longest on average, and some near it.
+        let length = (least + (most - least) * part * part).round() as usize;
         let filler = super::filler(length, rng.random_range(0..length));
         let decoder = &learner.model.decoder;
         filler.chunks(PIECE).fold(decoder.start(1), |mut cache, piece| {

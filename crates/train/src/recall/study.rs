@@ -123,7 +123,7 @@ impl Study {
         let runs = self.models.iter().flat_map(|entrant| rates.iter().map(move |rate| (entrant, *rate)));
         for (n, (entrant, rate)) in runs.enumerate() {
             let settings = Optimiser { rate, ..self.optimiser.clone() };
-            let mut learner = entrant.learner(&self.model, self.task.vocabulary, self.seed, &settings)?;
+            let mut learner = entrant.learner(&self.model, self.task.vocabulary, self.seed, None, &settings)?;
             let state = state(&learner.model, &test[..self.task.length]);
             let done = |s: &Standing| s.name == entrant.name && s.state == state && s.rate == rate;
             if standings.iter().any(done) {
