@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerBuilder};
+use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerBuilder, TokenizerImpl};
 
 use crate::{Config, Error, Page};
 
@@ -30,17 +30,22 @@ pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<Tokeniz
         .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    let mut tokenizer = TokenizerBuilder::new()
-        .with_model(BPE::default())
+    let mut tokenizer = byte_level(BPE::default())?;
+    tokenizer.train(&mut trainer, pages.iter().map(|p| p.text.as_str())).map_err(said)?;
+    tokenizer.save(file, false).map_err(said)?;
+    Tokenizer::from_file(file).map_err(said)
+}
+
+/// A tokenizer of bytes around a model of which of them belong together.
+fn byte_level(model: BPE) -> Result<TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>, Error> {
+    TokenizerBuilder::new()
+        .with_model(model)
         .with_normalizer(None::<NormalizerWrapper>)
         .with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)))
         .with_post_processor(Some(ByteLevel::default()))
         .with_decoder(Some(ByteLevel::default()))
         .build()
-        .map_err(said)?;
-    tokenizer.train(&mut trainer, pages.iter().map(|p| p.text.as_str())).map_err(said)?;
-    tokenizer.save(file, false).map_err(said)?;
-    Tokenizer::from_file(file).map_err(said)
+        .map_err(said)
 }
 
 /// Size of the vocabulary of [`bytes`].
@@ -54,15 +59,7 @@ pub(crate) fn bytes() -> Result<String, Error> {
     let letter = |byte: u32| char::from_u32(if printed(byte) { byte } else { rest(byte) }).map(String::from);
     let vocabulary = (0..BYTES as u32).filter_map(|byte| Some((letter(byte)?, byte))).collect::<Vocab>();
     let model = BPE::builder().vocab_and_merges(vocabulary, Vec::new()).build().map_err(said)?;
-    let tokenizer = TokenizerBuilder::new()
-        .with_model(model)
-        .with_normalizer(None::<NormalizerWrapper>)
-        .with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)))
-        .with_post_processor(Some(ByteLevel::default()))
-        .with_decoder(Some(ByteLevel::default()))
-        .build()
-        .map_err(said)?;
-    tokenizer.to_string(false).map_err(said)
+    byte_level(model)?.to_string(false).map_err(said)
 }
 
 /// The tokens of each page.

@@ -1,16 +1,13 @@
 //! `longreach passkey`
 
 use std::io::Write;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use longreach_models::write_atomically;
 use longreach_train::{Passkey, PasskeyEvent, PasskeyStudy};
 
 use crate::failure::Failure;
+use crate::interrupt::{self, Interrupt};
 
 /// Hide a number in a long text, and see which models find it
 ///
@@ -98,16 +95,7 @@ fn text(args: &TextArgs) -> Result<(), Failure> {
 
 fn study(args: &StudyArgs) -> Result<(), Failure> {
     let study = PasskeyStudy::read(&args.config)?;
-    let bar = ProgressBar::new(1);
-    let style = "{bar:32} {pos}/{len} steps, {eta} left, {msg}";
-    bar.set_style(ProgressStyle::with_template(style).map_err(Failure::new)?);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })?;
+    let (bar, interrupt) = (interrupt::steps(1)?, Interrupt::watched()?);
     let mut mean = None::<f32>;
     study.run(&args.only, |event| {
         match event {
@@ -130,10 +118,10 @@ fn study(args: &StudyArgs) -> Result<(), Failure> {
                 if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
             }
         }
-        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt.flow()
     })?;
     bar.finish_and_clear();
-    if interrupted.load(Ordering::SeqCst) {
+    if interrupt.asked() {
         eprintln!("stopped; the same command goes on with what was under way");
     }
     println!("tables and pictures are in {}", study.output.display());

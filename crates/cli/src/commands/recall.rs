@@ -1,14 +1,11 @@
 //! `longreach recall`
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use longreach_train::{Study, StudyEvent};
 
 use crate::failure::Failure;
+use crate::interrupt::{self, Interrupt};
 
 /// Compare mechanisms: train small models on associative recall and measure what they remember
 ///
@@ -23,16 +20,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let study = Study::read(&args.config)?;
-    let bar = ProgressBar::new(1);
-    let style = "{bar:32} {pos}/{len} steps, {eta} left, {msg}";
-    bar.set_style(ProgressStyle::with_template(style).map_err(Failure::new)?);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })?;
+    let (bar, interrupt) = (interrupt::steps(1)?, Interrupt::watched()?);
     let standings = study.run(|event| {
         match event {
             StudyEvent::Step { name, state, done, loss } => {
@@ -46,10 +34,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
             }
         }
-        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt.flow()
     })?;
     bar.finish();
-    if interrupted.load(Ordering::SeqCst) {
+    if interrupt.asked() {
         eprintln!("stopped; the same command goes on with the model that was learning");
     }
     println!("{} results in {}", standings.len(), study.output.join("recall.csv").display());

@@ -1,14 +1,12 @@
 //! `longreach train`
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use longreach_train::{Config, Event, Run};
 
 use crate::failure::Failure;
+use crate::interrupt::{self, Interrupt};
 
 /// Train a model from a TOML file
 ///
@@ -24,21 +22,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let config = Config::read(&args.config)?;
     let steps = config.optimiser.steps as u64;
     let run = Run::new(config)?;
-    let bar = ProgressBar::new(steps);
-    let style = "{bar:32} {pos}/{len} steps, {eta} left, {msg}";
-    bar.set_style(ProgressStyle::with_template(style).map_err(Failure::new)?);
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&interrupted);
-    // The first Ctrl-C ends the training after its step, the second at once.
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })?;
+    let (bar, interrupt) = (interrupt::steps(steps)?, Interrupt::watched()?);
     let mut mean = None::<f32>;
     let outcome = run.train(|event| {
         show(event, &bar, &mut mean);
-        if interrupted.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        interrupt.flow()
     })?;
     bar.finish();
     match outcome {
