@@ -29,6 +29,7 @@ impl Operator for Embedding {
             match table {
                 Weights::F32(w) => row.copy_from_slice(&w[at]),
                 Weights::Bf16(w) => row.iter_mut().zip(&w[at]).for_each(|(x, w)| *x = w.to_f32()),
+                Weights::Int8(_) => unreachable!("a tensor is f32 or bf16"),
             }
         }
         vec![out]

@@ -25,17 +25,18 @@ mod softmax;
 pub use context::{configure, context};
 pub use conv::{Conv, short_conv};
 pub use cross_entropy::linear_cross_entropy;
-pub use elementwise::{neg_exp, silu_times};
+pub use elementwise::{activate, add, gated, neg_exp, silu_times};
 pub use embedding::embedding;
-pub use linear::linear;
+pub use linear::{linear, linear_int8};
 pub use longreach_attention::short_conv::Activation as ConvActivation;
+pub use longreach_simd::activation::Activation;
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
 pub use memory::{
     Infini, InfiniState, Linformer, Nystrom, NystromOptions, TransformerXl, infini, linformer, nystrom, recall,
     transformer_xl,
 };
-pub use norm::{rms_norm, rms_norm_gated};
+pub use norm::{layer_norm, rms_norm, rms_norm_gated};
 pub use recurrence::{
     CosFormer, DeltaRule, Dplr, GatedDelta, Gla, Hgrn2, Kda, LinearAttention, Performer, Retention, RgLru, Rwkv4,
     Rwkv5, Rwkv6, Rwkv7, cosformer, delta_rule, dplr, gated_delta, gla, hgrn2, kda, linear_attention, performer,

@@ -1,8 +1,10 @@
 //! `y = x Wᵀ + b` with weights in f32 or bf16, never widened in memory.
 
+use std::sync::Arc;
+
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, Weights, linear as product, matmul};
+use longreach_simd::product::{Int8, Into, Matrix, Sizes, Weights, linear as product, matmul};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -12,6 +14,37 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     match bias {
         Some(bias) => call.with(bias).run(Linear).output(),
         None => call.run(Linear).output(),
+    }
+}
+
+/// As [`linear`] with weights of 8 bits, rows of `x` rounded to such as well: for inference, without a gradient.
+pub fn linear_int8<const D: usize>(x: Tensor<D>, weight: &Arc<Int8>, bias: Option<Tensor<1>>) -> Tensor<D> {
+    let call = Call::new().with(x);
+    let op = Rounded { weight: weight.clone() };
+    match bias {
+        Some(bias) => call.with(bias).run(op).output(),
+        None => call.run(op).output(),
+    }
+}
+
+#[derive(Debug)]
+struct Rounded {
+    weight: Arc<Int8>,
+}
+
+impl Operator for Rounded {
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        inputs.make_rows(0);
+        let mut shape = inputs.shape(0);
+        shape.last_mut().into_iter().for_each(|width| *width = self.weight.shape()[0]);
+        let bias = (inputs.len() > 1).then(|| inputs.contiguous(1));
+        let mut y = Plain::unwritten(shape);
+        product(cx, inputs.rows(0), Weights::Int8(&self.weight), bias.as_deref(), &mut y.data);
+        vec![y]
+    }
+
+    fn backward(&self, _: &Inputs, _: &[Plain], _: &Cx) -> Vec<Plain> {
+        panic!("weights of 8 bits have no gradient")
     }
 }
 
@@ -42,6 +75,7 @@ impl Operator for Linear {
                 widened = w.iter().map(|w| w.to_f32()).collect();
                 &widened
             }
+            Weights::Int8(_) => unreachable!("a tensor is f32 or bf16"),
         };
         let mut dx = Plain::unwritten(inputs.shape(0));
         let size = Sizes { m: rows, n: k, k: n };

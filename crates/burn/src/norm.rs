@@ -1,8 +1,8 @@
-//! RMS norm, plain and gated.
+//! RMS norm, plain and gated; layer norm, of a sum as well.
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
-use longreach_simd::norm::{Rms, Rows, rms, rms_backward};
+use longreach_simd::norm::{Layer, Rms, Rows, layer, layer_backward, rms, rms_backward};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -28,6 +28,67 @@ pub fn rms_norm_gated<const D: usize>(
 ) -> Tensor<D> {
     let call = Call::new().with(x).with(weight).with(z);
     call.run(Norm { eps, group, weighted: true, gated: true }).output()
+}
+
+/// The layer norm of every row of `x: [.., D]`, or of `x + r`. Ba et al., 2016, eq. 4.
+pub fn layer_norm<const D: usize>(
+    x: Tensor<D>,
+    r: Option<Tensor<D>>,
+    weight: Tensor<1>,
+    bias: Option<Tensor<1>>,
+    eps: f32,
+) -> Tensor<D> {
+    let op = LayerNorm { eps, sum: r.is_some(), bias: bias.is_some() };
+    let mut call = Call::new().with(x).with(weight);
+    if let Some(bias) = bias {
+        call = call.with(bias);
+    }
+    if let Some(r) = r {
+        call = call.with(r);
+    }
+    call.run(op).output()
+}
+
+#[derive(Debug)]
+struct LayerNorm {
+    eps: f32,
+    /// Whether there is something to add first.
+    sum: bool,
+    bias: bool,
+}
+
+impl Operator for LayerNorm {
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        let other = 2 + usize::from(self.bias);
+        inputs.make_rows(0);
+        if self.sum {
+            inputs.make_rows(other);
+        }
+        let mut out = Plain::unwritten(inputs.shape(0));
+        let (weight, bias) = (inputs.contiguous(1), self.bias.then(|| inputs.contiguous(2)));
+        let norm = Layer { weight: &weight, bias: bias.as_deref(), eps: self.eps };
+        layer(cx, norm, inputs.rows(0), self.sum.then(|| inputs.rows(other)), &mut out.data);
+        vec![out]
+    }
+
+    fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
+        let shape = inputs.shape(0);
+        let width = shape.last().copied().unwrap_or(0);
+        let (weight, bias) = (inputs.contiguous(1), self.bias.then(|| inputs.contiguous(2)));
+        let x = inputs.contiguous(0);
+        let r = self.sum.then(|| inputs.contiguous(2 + usize::from(self.bias)));
+        let norm = Layer { weight: &weight, bias: bias.as_deref(), eps: self.eps };
+        let other = r.as_deref().map(|r| Rows::contiguous(r, width));
+        let g = layer_backward(cx, norm, Rows::contiguous(&x, width), other, &d_out[0].data);
+        let mut gradients = vec![Plain::new(shape.clone(), g.x.clone()), Plain::new([width], g.weight)];
+        if self.bias {
+            gradients.push(Plain::new([width], g.bias));
+        }
+        if self.sum {
+            gradients.push(Plain::new(shape, g.x));
+        }
+        gradients
+    }
 }
 
 #[derive(Debug)]

@@ -89,6 +89,31 @@ fn norms() {
 }
 
 #[test]
+fn layer_norms() {
+    let (x, r, w, b) = (random([2, 5, 12]), random([2, 5, 12]), random([12]), random([12]));
+    let layer = |z: Tensor<3>, w: Tensor<1>| {
+        let z = z.clone() - z.mean_dim(2);
+        z.clone() / (z.powf_scalar(2.0).mean_dim(2) + 1e-3).sqrt() * w.unsqueeze()
+    };
+    agree!(ops::layer_norm(x.clone(), None, w.clone(), None, 1e-3), layer(x.clone(), w.clone()), x, w);
+    let sum = || layer(x.clone() + r.clone(), w.clone()) + b.clone().unsqueeze();
+    agree!(ops::layer_norm(x.clone(), Some(r.clone()), w.clone(), Some(b.clone()), 1e-3), sum(), x, r, w, b);
+}
+
+#[test]
+fn activations_and_gates() {
+    use ops::Activation;
+    let (x, y) = (random([3, 50]), random([3, 50]));
+    agree!(ops::activate(x.clone(), Activation::Gelu), activation::gelu(x.clone()), x);
+    agree!(ops::activate(x.clone(), Activation::Relu), activation::relu(x.clone()), x);
+    agree!(ops::activate(x.clone(), Activation::Tanh), x.clone().tanh(), x);
+    let both = random([3, 2, 14]);
+    let half = |i: usize| both.clone().narrow(2, 7 * i, 7);
+    agree!(ops::gated(both.clone(), Activation::Gelu), activation::gelu(half(0)) * half(1), both);
+    agree!(ops::add(x.clone(), y.clone()), x.clone() + y.clone(), x, y);
+}
+
+#[test]
 fn element_wise() {
     let (x, y) = (random([3, 50]), random([3, 50]));
     agree!(ops::silu_times(x.clone(), y.clone()), silu(x.clone()) * y.clone(), x, y);

@@ -23,6 +23,8 @@ pub(crate) struct ModelArgs {
 pub(crate) enum DTypeArg {
     F32,
     Bf16,
+    /// Matrices of 8-bit integers, and what they are multiplied with rounded to such as it comes
+    Int8,
 }
 
 impl From<DTypeArg> for DType {
@@ -30,6 +32,7 @@ impl From<DTypeArg> for DType {
         match arg {
             DTypeArg::F32 => DType::F32,
             DTypeArg::Bf16 => DType::Bf16,
+            DTypeArg::Int8 => DType::Int8,
         }
     }
 }

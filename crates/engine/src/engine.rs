@@ -1,12 +1,11 @@
 //! A model and its tokenizer, loaded.
 
-use std::str::FromStr;
 use std::sync::OnceLock;
 
 use longreach_models::{DType, Location, Model, Progress};
 use tokenizers::Tokenizer;
 
-use crate::{EMBEDDED, Error, Session, embedded, words};
+use crate::{EMBEDDED, Error, Session, embedded, vocabulary};
 
 /// A model and its tokenizer.
 pub struct Engine {
@@ -23,23 +22,14 @@ impl Engine {
     pub fn load(name: &str, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(name, progress)?;
         let model = Model::load(&location, dtype)?.prepared();
-        let file = location.directory.join("tokenizer.json");
-        let tokenizer = if file.exists() {
-            let text = std::fs::read_to_string(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
-            Some(parse(&file.display().to_string(), &text)?)
-        } else {
-            match words::find(&location.directory)? {
-                Some(text) => Some(parse(&file.display().to_string(), &text)?),
-                None => None,
-            }
-        };
+        let tokenizer = vocabulary::find(&location.directory, false)?;
         Ok(Self { name: name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
     }
 
     /// The model built into this program.
     pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
         let model = Model::embedded(&EMBEDDED, dtype)?.prepared();
-        let tokenizer = Some(parse("the embedded tokenizer", embedded::TOKENIZER)?);
+        let tokenizer = Some(vocabulary::parse("the embedded tokenizer", embedded::TOKENIZER)?);
         Ok(Self { name: EMBEDDED.name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
     }
 
@@ -69,17 +59,4 @@ impl Engine {
         });
         hash.to_hex().to_string()
     }
-}
-
-/// Words whose tokens a tokenizer remembers.
-const WORDS: usize = 200;
-
-fn parse(file: &str, text: &str) -> Result<(Tokenizer, blake3::Hash), Error> {
-    let mut tokenizer = Tokenizer::from_str(text)
-        .map_err(|e| Error::Tokenizer { file: file.to_owned(), message: format!("not a tokenizer: {e}") })?;
-    // The model remembers words it has cut up; left alone that memory grows over the first megabytes of a text.
-    let mut model = tokenizer.get_model().clone();
-    model.resize_cache(WORDS);
-    tokenizer.with_model(model);
-    Ok((tokenizer, blake3::hash(text.as_bytes())))
 }

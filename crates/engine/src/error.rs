@@ -20,6 +20,43 @@ pub enum Error {
     /// A model without a tokenizer was asked for text.
     #[error("{0}: the model has no tokenizer.json, so it cannot read or write text")]
     NoTokenizer(String),
+    /// What a directory says of its pipeline cannot be.
+    #[error("{}: {message}", file.display())]
+    Pipeline {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A prompt that a model does not have.
+    #[error("there is no prompt `{name}`; the model has {known}")]
+    Prompt {
+        /// What was asked for.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// A length that a model cannot read.
+    #[error("a text of {found} tokens cannot be read: want {least} to {most}")]
+    Limit {
+        /// What was asked for.
+        found: usize,
+        /// The least.
+        least: usize,
+        /// The most.
+        most: usize,
+    },
+    /// A model that makes one vector of a text was asked for one a token.
+    #[error("{0}: not a model of late interaction: it makes one vector of a text")]
+    NotLate(String),
+    /// A model that is no encoder or lacks the head.
+    #[error("{name}: {message}")]
+    Head {
+        /// The model.
+        name: String,
+        /// What it has and what was wanted.
+        message: String,
+    },
     /// Text that is not UTF-8.
     #[error("{name}: not UTF-8 at byte {at}")]
     NotUtf8 {

@@ -10,15 +10,18 @@
 //! ```
 
 mod embedded;
+mod encode;
 mod engine;
 mod error;
 mod pieces;
 mod sampling;
 mod session;
 mod state;
+mod vocabulary;
 mod words;
 
 pub use embedded::EMBEDDED;
+pub use encode::{BATCH, batches, Long, Part, Pipeline, Pooling, Prompt, TextEncoder};
 pub use engine::Engine;
 pub use error::Error;
 pub use pieces::Pieces;

@@ -3,8 +3,8 @@
 use longreach_nn::{Builder, Decoder, DecoderConfig};
 
 use crate::{
-    Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, hgrn2, kda, linear_attn, longreach, mamba, mamba2,
-    retnet, rwkv, rwkv6, rwkv7, transfo_xl,
+    Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, gpt2, hgrn2, kda, linear_attn, longreach, mamba,
+    mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
 };
 
 /// A model type that can be loaded.
@@ -36,6 +36,7 @@ pub const MODELS: &[Architecture] = &[
     gated_deltanet::ARCHITECTURE,
     kda::ARCHITECTURE,
     transfo_xl::ARCHITECTURE,
+    gpt2::ARCHITECTURE,
     longreach::ARCHITECTURE,
 ];
 

@@ -22,14 +22,17 @@ pub enum DType {
     F32,
     /// bfloat16: the upper half of a 32-bit float.
     Bf16,
+    /// 8-bit integers with a factor a row, for inference; embeddings, heads and whatever is no matrix of a layer stay in f32.
+    Int8,
 }
 
 impl DType {
-    /// Its name: `f32` or `bf16`.
+    /// Its name: `f32`, `bf16` or `int8`.
     pub fn name(self) -> &'static str {
         match self {
             DType::F32 => "f32",
             DType::Bf16 => "bf16",
+            DType::Int8 => "int8",
         }
     }
 
@@ -38,6 +41,7 @@ impl DType {
         match self {
             DType::F32 => 4,
             DType::Bf16 => 2,
+            DType::Int8 => 1,
         }
     }
 }
@@ -190,7 +194,8 @@ impl Checkpoint {
 
     fn entry(&self, name: &str) -> Option<&Entry> {
         let bare = self.without.as_deref().and_then(|prefix| name.strip_prefix(prefix));
-        self.tensors.get(name).or_else(|| self.tensors.get(bare?))
+        let known = |name: &str| self.tensors.get(name).or_else(|| self.tensors.get(&old(name)?));
+        known(name).or_else(|| known(bare?))
     }
 
     /// The precision matrices are stored in: that of the largest tensor.
@@ -220,6 +225,17 @@ impl Checkpoint {
     }
 }
 
+/// What a norm's weight or bias was called in the days of BERT.
+fn old(name: &str) -> Option<String> {
+    let norm = name.rsplit('.').nth(1).is_some_and(|part| part == "LayerNorm");
+    let (of, new) = name.rsplit_once('.')?;
+    match new {
+        "weight" if norm => Some(format!("{of}.gamma")),
+        "bias" if norm => Some(format!("{of}.beta")),
+        _ => None,
+    }
+}
+
 /// The shards an index names, each checked to be a plain file name.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
     let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, e))?;
@@ -244,6 +260,22 @@ fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
 }
 
 impl Source for Checkpoint {
+    fn has(&self, name: &str) -> bool {
+        self.entry(name).is_some()
+    }
+
+    fn rounds(&self) -> bool {
+        self.dtype == Some(DType::Int8)
+    }
+
+    fn release(&self, name: &str) {
+        if let Some(Entry { file, bytes: Stored::There(range), .. }) = self.entry(name)
+            && let Some(mapped) = self.mapped.get(*file)
+        {
+            mapped.release(range.clone());
+        }
+    }
+
     fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {
         let Some(entry) = self.entry(&spec.name) else {
             return Err(NnError::Missing { origin: self.origin(), name: spec.name.clone() });
@@ -256,6 +288,7 @@ impl Source for Checkpoint {
         }
         let keep = match spec.precision {
             Precision::Full => DType::F32,
+            Precision::Model if self.rounds() => DType::F32,
             Precision::Model => self.dtype(),
         };
         let data = match &entry.bytes {
@@ -296,7 +329,7 @@ impl Source for Checkpoint {
         let numbers = widen(entry.dtype, &data).ok_or_else(unreadable)?;
         let numbers = spec.layout.to_memory(&spec.shape, numbers);
         Ok(match keep {
-            DType::F32 => TensorData::new(numbers, spec.shape.clone()),
+            DType::F32 | DType::Int8 => TensorData::new(numbers, spec.shape.clone()),
             DType::Bf16 => {
                 let half: Vec<bf16> = numbers.into_iter().map(bf16::from_f32).collect();
                 TensorData::new(half, spec.shape.clone())

@@ -187,6 +187,13 @@ impl Fields {
         flags.map(Some).ok_or_else(|| self.wrong(name, "a list of true and false", v))
     }
 
+    /// A token id, or the default if the field is absent.
+    pub fn id(&self, name: &str, default: u32) -> Result<u32, Error> {
+        let Some(v) = self.get(name) else { return Ok(default) };
+        let id = v.as_u64().and_then(|n| u32::try_from(n).ok());
+        id.ok_or_else(|| self.wrong(name, "a token id", v))
+    }
+
     /// A token id or several.
     pub fn ids(&self, name: &str) -> Result<Vec<u32>, Error> {
         let Some(v) = self.get(name) else { return Ok(Vec::new()) };

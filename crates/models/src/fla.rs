@@ -68,6 +68,7 @@ pub(crate) fn describe(
             lower_bounds: None,
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
             hmt: None,
+            positions: None,
             names: NAMES,
         },
         eos: eos(fields, 2)?,

@@ -71,6 +71,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             last_norm: Some(norm),
             lower_bounds: None,
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", true)? },
+            positions: None,
             hmt: hmt(fields)?,
             names: NAMES,
         },

@@ -72,6 +72,7 @@ pub(crate) fn family(
             lower_bounds: None,
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", tied)? },
             hmt: None,
+            positions: None,
             names: NAMES,
         },
         eos: eos(fields, eos_default)?,

@@ -52,6 +52,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             lower_bounds: None,
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
             hmt: None,
+            positions: None,
             names: NAMES,
         },
         eos: eos(fields, 2)?,

@@ -121,7 +121,7 @@ pub struct Evaluation {
 }
 
 /// `config.json` of a directory.
-fn read_config(directory: &Path) -> Result<(PathBuf, String), Error> {
+pub(crate) fn read_config(directory: &Path) -> Result<(PathBuf, String), Error> {
     let file = directory.join("config.json");
     let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
     let text = String::from_utf8(bytes)

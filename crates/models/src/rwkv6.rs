@@ -57,6 +57,7 @@ pub(crate) fn skeleton(
             lower_bounds: None,
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
             hmt: None,
+            positions: None,
             names: DecoderNames { second_norm: "ffn_norm", feed_forward: "ffn", ..fla::NAMES },
         },
         eos: eos(fields, 2)?,

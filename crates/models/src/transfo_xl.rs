@@ -6,7 +6,7 @@
 use longreach_nn::mixers::{MixerConfig, TransformerXlConfig};
 use longreach_nn::{
     Activation, AdaptiveConfig, Bias, BlockConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer,
-    NormConfig, Order, WordsConfig,
+    Layout, NormConfig, Order, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -63,6 +63,8 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     let feed_forward = Some(FeedForwardLayer::Plain(FeedForwardConfig {
         inner: f.size("d_inner", 4096)?,
         activation: Activation::Relu,
+        gated: false,
+        layout: Layout::Same,
         bias: Bias::Yes,
         names: ["CoreNet.0", "CoreNet.3"],
     }));
@@ -86,6 +88,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             lower_bounds: None,
             words,
             hmt: None,
+            positions: None,
             names: NAMES,
         },
         eos: eos(f, 0)?,

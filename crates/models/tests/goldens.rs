@@ -94,6 +94,8 @@ const NAMES: &[&str] = &[
     "kda-b",
     "rwkv-a",
     "rwkv-b",
+    "gpt2-a",
+    "gpt2-b",
 ];
 
 #[test]
@@ -126,6 +128,27 @@ fn padding_is_that_of_transformers() {
         for cuts in [&[][..], &[4, 9]] {
             let got = read(&model, batch, t, &ids, cuts, Some(mask.clone()));
             close(&format!("{name}, padded, cut at {cuts:?}"), &numbers(model.decoder.logits(got)), &logits);
+        }
+    }
+}
+
+#[test]
+fn positions_of_a_text_do_not_count_the_padding_before_it() {
+    for name in ["gpt2-a", "gpt2-b"] {
+        let golden = Golden::read(folder(name).join("expected.safetensors"));
+        let model = load(name, None);
+        let (batch, t, ids) = ids(&golden, "padded_ids");
+        let (_, mask) = golden.integers("attention_mask");
+        let (_, logits) = golden.floats("padded_logits");
+        let there: Vec<f32> = mask.iter().map(|m| *m as f32).collect();
+        let there = Tensor::<1>::from_data(&there[..], &model.decoder.device()).reshape([batch, t, 1]);
+        for cuts in [&[][..], &[4, 9]] {
+            let got = numbers(model.decoder.logits(read(&model, batch, t, &ids, cuts, Some(there.clone()))));
+            let width = got.len() / mask.len();
+            let kept = |x: &[f64]| -> Vec<f64> {
+                x.chunks(width).zip(&mask).filter(|(_, m)| **m != 0).flat_map(|(row, _)| row.to_vec()).collect()
+            };
+            close(&format!("{name}, cut at {cuts:?}"), &kept(&got), &kept(&logits));
         }
     }
 }

@@ -1,7 +1,10 @@
 //! Where weights come from, and under which names.
 
+use std::sync::Arc;
+
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
+use longreach_simd::product::Int8;
 
 /// What can go wrong while a model is built.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +63,8 @@ pub enum Layout {
     Taps,
     /// `[D]` here is `[1, 1, D]` in the file.
     Wide,
+    /// Filters along one of two axes: `[H, W]` here is `[H, 1, W, 1]` in the file.
+    Filters,
 }
 
 impl Layout {
@@ -69,6 +74,7 @@ impl Layout {
             (Layout::Transposed, [r, c]) => vec![*c, *r],
             (Layout::Taps, [w, d]) => vec![*d, 1, *w],
             (Layout::Wide, [d]) => vec![1, 1, *d],
+            (Layout::Filters, [h, w]) => vec![*h, 1, *w, 1],
             _ => shape.to_vec(),
         }
     }
@@ -144,6 +150,22 @@ pub struct Spec {
 pub trait Source {
     /// The weight's numbers, in memory's layout, as f32 or bf16.
     fn get(&mut self, spec: &Spec) -> Result<TensorData, Error>;
+
+    /// Whether there is a weight of this name.
+    fn has(&self, name: &str) -> bool {
+        let _ = name;
+        true
+    }
+
+    /// Whether matrices are to be rounded to 8 bits: then [`Source::get`] gives them in f32, and [`Source::release`] is told when they have been read.
+    fn rounds(&self) -> bool {
+        false
+    }
+
+    /// Gives the memory of a weight back that has been read.
+    fn release(&self, name: &str) {
+        let _ = name;
+    }
 }
 
 /// The names of a built model's weights, for writing them back.
@@ -173,18 +195,22 @@ pub struct Builder<'s> {
     device: Device,
     prefix: String,
     names: Names,
+    unrounded: bool,
 }
 
 impl<'s> Builder<'s> {
     /// Builds from `source` on `device`; on an autodiff device the weights can be trained.
     pub fn new(source: &'s mut dyn Source, device: &Device) -> Self {
-        Self { source, device: device.clone(), prefix: String::new(), names: Names::default() }
+        Self { source, device: device.clone(), prefix: String::new(), names: Names::default(), unrounded: false }
     }
 
-    /// Builds a part whose names begin with `part` and a dot.
+    /// Builds a part whose names begin with `part` and a dot, or with nothing more where it is empty.
     pub fn scope<T>(&mut self, part: impl std::fmt::Display, build: impl FnOnce(&mut Self) -> T) -> T {
-        let outer = self.prefix.len();
-        self.prefix.push_str(&format!("{part}."));
+        let (outer, part) = (self.prefix.len(), part.to_string());
+        if !part.is_empty() {
+            self.prefix.push_str(&part);
+            self.prefix.push('.');
+        }
         let built = build(self);
         self.prefix.truncate(outer);
         built
@@ -218,6 +244,41 @@ impl<'s> Builder<'s> {
         let param = Param::initialized(id, value.set_require_grad(self.device.is_autodiff()));
         self.names.0.push((param.id, spec.name, layout));
         Ok(param)
+    }
+
+    /// Whether the source has a weight of this name within the scope.
+    pub fn has(&self, name: &str) -> bool {
+        self.source.has(&format!("{}{name}", self.prefix))
+    }
+
+    /// Builds a part whose matrices stay as they are, whatever the source says: heads, whose outputs are what is looked at.
+    pub fn unrounded<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.unrounded, true);
+        let built = build(self);
+        self.unrounded = outer;
+        built
+    }
+
+    /// A matrix to multiply by, and the same in 8 bits where the source wants that.
+    pub(crate) fn matrix(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        layout: Layout,
+        init: Init,
+    ) -> Result<(Param<Tensor<2>>, Option<Arc<Int8>>), Error> {
+        let weight = self.param(name, shape, layout, Precision::Model, init)?;
+        if self.unrounded || !self.source.rounds() || shape[1] > Int8::WIDEST {
+            return Ok((weight, None));
+        }
+        let data = weight.val().into_data();
+        let rounded = match data.as_slice::<f32>() {
+            Ok(numbers) => Int8::new(longreach_burn::context(), numbers, shape[1]),
+            Err(_) => Int8::new(longreach_burn::context(), &data.iter::<f32>().collect::<Vec<_>>(), shape[1]),
+        };
+        drop(data);
+        self.source.release(&format!("{}{name}", self.prefix));
+        Ok((weight, Some(Arc::new(rounded))))
     }
 
     /// A vector kept in f32.

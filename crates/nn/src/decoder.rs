@@ -2,13 +2,14 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, activation};
+use longreach_burn as ops;
 
 use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::{Mixer, MixerConfig, Shared};
 use crate::words::{Words, WordsConfig};
 use crate::{
-    Builder, Cache, ChannelMix, ChannelMixConfig, Error, FeedForward, FeedForwardConfig, Init, LayerState, Layout,
-    Norm, NormConfig, Order, Precision, SwiGlu,
+    Builder, Cache, ChannelMix, ChannelMixConfig, Embedding, Error, FeedForward, FeedForwardConfig, Init, LayerState,
+    Layout, MixerState, Norm, NormConfig, Order, Precision, SwiGlu,
 };
 
 /// The sizes and names of the skeleton.
@@ -30,6 +31,8 @@ pub struct DecoderConfig {
     pub words: WordsConfig,
     /// A hierarchical memory around it all.
     pub hmt: Option<HmtConfig>,
+    /// The name and the rows of a table of learned positions, where there is one. The first block is then attention that remembers all keys.
+    pub positions: Option<(&'static str, usize)>,
     /// Names of the parts in a checkpoint.
     pub names: DecoderNames,
 }
@@ -81,6 +84,27 @@ pub struct DecoderNames {
     pub last_norm: &'static str,
     /// The head, outside the body.
     pub head: &'static str,
+}
+
+/// The position of each of the next `t` tokens of each sequence: how many tokens were before it, padding not counted.
+fn places(cache: &Cache, t: usize, mask: Option<&Tensor<3>>) -> Vec<u32> {
+    let before = |b: usize| match cache.layers.first().map(|layer| &layer.mixer) {
+        Some(MixerState::Attention { near, seen, .. }) => match near.keep() {
+            Some(keep) => keep.row(b).iter().filter(|there| **there).count(),
+            None => *seen,
+        },
+        _ => 0,
+    };
+    let there: Option<Vec<f32>> = mask.map(|mask| mask.clone().into_data().iter::<f32>().collect());
+    let mut places = Vec::with_capacity(cache.batch * t);
+    for b in 0..cache.batch {
+        let mut next = before(b) as u32;
+        for i in 0..t {
+            places.push(next);
+            next += u32::from(there.as_ref().is_none_or(|there| there[b * t + i] != 0.0));
+        }
+    }
+    places
 }
 
 /// One block: `x + mixer(norm(x))`, and the same with a feed-forward layer where there is one; or `norm(x + mixer(x))`.
@@ -158,6 +182,7 @@ impl Block {
 #[derive(Module, Debug)]
 pub struct Decoder {
     words: Words,
+    positions: Option<Embedding>,
     first_norm: Option<Norm>,
     blocks: Vec<Block>,
     /// `[L, D]`
@@ -172,7 +197,9 @@ impl Decoder {
     pub fn new(b: &mut Builder, c: &DecoderConfig) -> Result<Self, Error> {
         let n = c.names;
         let words = Words::new(b, &n, [c.vocabulary, c.hidden], &c.words)?;
-        let (first_norm, blocks, lower_bounds, norm) = b.scope(n.body, |b| {
+        let (positions, first_norm, blocks, lower_bounds, norm) = b.scope(n.body, |b| {
+            let table = |(name, rows)| Embedding::new(b, name, rows, c.hidden);
+            let positions = c.positions.map(table).transpose()?;
             let (first_norm, blocks) = b.scope(n.blocks, |b| {
                 let first = c.first_norm.map(|norm| b.scope(0, |b| Norm::new(b, n.first_norm, c.hidden, norm)));
                 let blocks = c.blocks.iter().enumerate();
@@ -186,10 +213,10 @@ impl Decoder {
             };
             let lower_bounds = c.lower_bounds.map(|width| bounds(b, width)).transpose()?;
             let norm = c.last_norm.map(|norm| Norm::new(b, n.last_norm, c.hidden, norm)).transpose()?;
-            Ok::<_, Error>((first_norm, blocks, lower_bounds, norm))
+            Ok::<_, Error>((positions, first_norm, blocks, lower_bounds, norm))
         })?;
         let hmt = c.hmt.as_ref().map(|hmt| b.scope("hmt", |b| Hmt::new(b, c.hidden, hmt))).transpose()?;
-        Ok(Self { words, first_norm, blocks, lower_bounds, norm, hmt, hidden: c.hidden })
+        Ok(Self { words, positions, first_norm, blocks, lower_bounds, norm, hmt, hidden: c.hidden })
     }
 
     /// The state before the first token of `batch` sequences.
@@ -254,13 +281,23 @@ impl Decoder {
     ///
     /// The whole sequence, a chunk, or one token: the cache carries on from one call to the next.
     /// `mask: [B, T, 1]` is 0 at padding. Panics if an id is not below the vocabulary's size, and on a mask where
-    /// [`Decoder::takes_padding`] says no.
+    /// [`Decoder::takes_padding`] says no, and where a text goes on beyond [`Decoder::longest`].
     pub fn forward(&self, ids: &[u32], cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
         if let (Some(hmt), Some(_)) = (&self.hmt, &cache.hmt) {
             assert!(mask.is_none(), "a hierarchical memory does not take padding");
             return hmt.forward(self, ids, cache);
         }
-        self.through(self.words.embed(ids, cache.batch), cache, mask)
+        let mut x = self.words.embed(ids, cache.batch);
+        if let Some(table) = &self.positions {
+            let places = places(cache, ids.len() / cache.batch.max(1), mask.as_ref());
+            x = ops::add(x, table.forward(&places, cache.batch));
+        }
+        self.through(x, cache, mask)
+    }
+
+    /// The longest text it can read, where its positions are learned.
+    pub fn longest(&self) -> Option<usize> {
+        self.positions.as_ref().map(|table| table.weight.val().dims()[0])
     }
 
     /// `batch` rows of ids, one behind the other → `[B, T, d]`

@@ -1,11 +1,12 @@
 //! Feed-forward layers.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, activation};
+use burn::tensor::Tensor;
 use longreach_burn as ops;
+pub use longreach_burn::Activation;
 
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear};
+use crate::{Builder, Error, Layout, Linear};
 
 /// `W_down (silu(W_gate x) ⊙ W_up x)`. Shazeer, 2020.
 #[derive(Module, Debug)]
@@ -34,17 +35,6 @@ impl SwiGlu {
     }
 }
 
-/// What stands between the two maps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activation {
-    /// `gelu(x)`, exactly: with the error function. Hendrycks and Gimpel 2016.
-    Gelu,
-    /// `gelu(a) ⊙ b` of the two halves of a doubled first map. Shazeer 2020.
-    GeGlu,
-    /// `max(x, 0)`
-    Relu,
-}
-
 /// The sizes and names of a [`FeedForward`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedForwardConfig {
@@ -52,10 +42,14 @@ pub struct FeedForwardConfig {
     pub inner: usize,
     /// What stands there.
     pub activation: Activation,
+    /// Whether it is the gate of the other half of a doubled first map: `φ(a) ⊙ b`. Shazeer 2020.
+    pub gated: bool,
     /// Whether the maps have biases.
     pub bias: Bias,
     /// What a checkpoint calls the first map and the second.
     pub names: [&'static str; 2],
+    /// How their weights lie in the file.
+    pub layout: Layout,
 }
 
 /// `W_2 φ(W_1 x)`.
@@ -63,7 +57,7 @@ pub struct FeedForwardConfig {
 pub struct FeedForward {
     first: Linear,
     second: Linear,
-    inner: usize,
+    gated: bool,
     #[module(skip)]
     activation: Activation,
 }
@@ -71,12 +65,11 @@ pub struct FeedForward {
 impl FeedForward {
     /// The layer from `d` and back, under the builder's scope.
     pub fn new(b: &mut Builder, d: usize, c: &FeedForwardConfig) -> Result<Self, Error> {
-        let gated = c.activation == Activation::GeGlu;
-        let doubled = if gated { 2 * c.inner } else { c.inner };
+        let doubled = if c.gated { 2 * c.inner } else { c.inner };
         Ok(Self {
-            first: Linear::new(b, c.names[0], d, doubled, c.bias)?,
-            second: Linear::new(b, c.names[1], c.inner, d, c.bias)?,
-            inner: c.inner,
+            first: Linear::with_layout(b, c.names[0], [doubled, d], c.bias, c.layout)?,
+            second: Linear::with_layout(b, c.names[1], [d, c.inner], c.bias, c.layout)?,
+            gated: c.gated,
             activation: c.activation,
         })
     }
@@ -84,13 +77,7 @@ impl FeedForward {
     /// `[B, T, d]` → `[B, T, d]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let x = self.first.forward(x);
-        let x = match self.activation {
-            Activation::Gelu => activation::gelu(x),
-            Activation::GeGlu => {
-                activation::gelu(x.clone().narrow(2, 0, self.inner)) * x.narrow(2, self.inner, self.inner)
-            }
-            Activation::Relu => activation::relu(x),
-        };
+        let x = if self.gated { ops::gated(x, self.activation) } else { ops::activate(x, self.activation) };
         self.second.forward(x)
     }
 }

@@ -13,6 +13,7 @@ mod conv;
 mod decoder;
 mod encoder;
 mod feed_forward;
+mod heads;
 mod hmt;
 mod keys;
 mod linear;
@@ -30,8 +31,12 @@ pub use cache::{Cache, LayerState, MixerState, OnTensors, Recurrent};
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
 pub use decoder::{Block, BlockConfig, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer};
-pub use encoder::{Encoder, EncoderBlock, EncoderConfig, EncoderNames, Reading};
+pub use encoder::{
+    Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
+    SelfAttention,
+};
 pub use feed_forward::{Activation, FeedForward, FeedForwardConfig, SwiGlu};
+pub use heads::{Head, HeadConfig, Over, Pooler, gathered};
 pub use hmt::{Hmt, HmtConfig, HmtState};
 pub use keys::Keys;
 pub use linear::{Bias, Embedding, Linear};

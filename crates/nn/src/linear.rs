@@ -1,18 +1,24 @@
 //! Linear maps and the embedding table.
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use longreach_burn as ops;
+use longreach_simd::product::Int8;
 
 use crate::{Builder, Error, Init, Layout, Precision};
 
-/// `y = x Wᵀ + b`, with `W: [out, in]` in f32 or bf16.
+/// `y = x Wᵀ + b`, with `W: [out, in]` in f32, bf16, or for inference 8 bits.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`
     pub weight: Param<Tensor<2>>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
+    /// The weight once more in 8 bits, which then is what is multiplied by.
+    #[module(skip)]
+    rounded: Option<Arc<Int8>>,
 }
 
 /// Whether a layer has a bias.
@@ -38,19 +44,51 @@ impl Linear {
 
     /// As [`Linear::new`] for `[outputs, inputs]`, starting from `init`.
     pub fn with_init(b: &mut Builder, name: &str, shape: [usize; 2], bias: Bias, init: Init) -> Result<Self, Error> {
+        Self::build(b, name, shape, bias, init, Layout::Same)
+    }
+
+    /// As [`Linear::new`] for `[outputs, inputs]`, which lies so in the file.
+    pub fn with_layout(
+        b: &mut Builder,
+        name: &str,
+        shape: [usize; 2],
+        bias: Bias,
+        layout: Layout,
+    ) -> Result<Self, Error> {
+        Self::build(b, name, shape, bias, Init::Uniform(-bound(shape[1]), bound(shape[1])), layout)
+    }
+
+    fn build(
+        b: &mut Builder,
+        name: &str,
+        shape: [usize; 2],
+        bias: Bias,
+        init: Init,
+        layout: Layout,
+    ) -> Result<Self, Error> {
         b.scope(name, |b| {
-            let weight = b.param("weight", shape, Layout::Same, Precision::Model, init)?;
+            let (weight, rounded) = b.matrix("weight", shape, layout, init)?;
             let bias = match bias {
                 Bias::Yes => Some(b.vector("bias", shape[0], Init::Constant(0.0))?),
                 Bias::No => None,
             };
-            Ok(Self { weight, bias })
+            Ok(Self { weight, bias, rounded })
         })
+    }
+
+    /// The weight in f32.
+    pub(crate) fn full_weight(&self) -> Tensor<2> {
+        let weight = self.weight.val();
+        if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) }
     }
 
     /// `[.., in]` → `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::linear(x, self.weight.val(), self.bias.as_ref().map(|b| b.val()))
+        let bias = self.bias.as_ref().map(|b| b.val());
+        match &self.rounded {
+            Some(rounded) => ops::linear_int8(x, rounded, bias),
+            None => ops::linear(x, self.weight.val(), bias),
+        }
     }
 }
 

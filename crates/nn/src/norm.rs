@@ -57,13 +57,12 @@ impl LayerNorm {
 
     /// The norm of each row.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        // Without its mean, a row's mean square is its variance.
-        let centred = x.clone() - x.mean_dim(D - 1);
-        let y = ops::rms_norm(centred, Some(self.weight.val()), self.eps as f32);
-        match &self.bias {
-            Some(bias) => y + bias.val().unsqueeze(),
-            None => y,
-        }
+        self.of(x, None)
+    }
+
+    fn of<const D: usize>(&self, x: Tensor<D>, more: Option<Tensor<D>>) -> Tensor<D> {
+        let bias = self.bias.as_ref().map(|b| b.val());
+        ops::layer_norm(x, more, self.weight.val(), bias, self.eps as f32)
     }
 }
 
@@ -108,6 +107,13 @@ impl Norm {
         match self {
             Norm::Rms(norm) => norm.forward(x),
             Norm::Layer(norm) => norm.forward(x),
+        }
+    }
+    /// The norm of each row of `x + y`.
+    pub fn of_sum<const D: usize>(&self, x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
+        match self {
+            Norm::Rms(norm) => norm.forward(ops::add(x, y)),
+            Norm::Layer(norm) => norm.of(x, Some(y)),
         }
     }
 }

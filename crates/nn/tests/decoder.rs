@@ -64,6 +64,7 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
         lower_bounds: None,
         words: WordsConfig::Table { tied },
         hmt: None,
+        positions: None,
         names: NAMES,
     };
     Decoder::new(&mut builder, &config).expect("random weights fit")

@@ -78,6 +78,15 @@ impl Isa {
         }
     }
 
+    /// Whether products of bytes have an instruction of their own: AVX-512 VNNI.
+    pub fn multiplies_bytes(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.0 == Kind::Avx512 {
+            return is_x86_feature_detected!("avx512vnni");
+        }
+        false
+    }
+
     /// Its name: `scalar`, `avx2`, `avx512` or `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {

@@ -2,19 +2,21 @@
 //!
 //! | module | what it gives |
 //! | --- | --- |
+//! | [`activation`] | gelu, relu, silu, tanh, alone or as a gate, with their derivatives |
 //! | `count` | with the feature of that name, how many operations a computation takes: for tests of its cost |
 //! | [`file`](mod@file) | [`Mapped`](file::Mapped): files mapped into memory |
 //! | [`isa`] | [`Isa`]: which vector instructions to use, and [`Isa::run`], which runs a [`Kernel`] compiled for them |
 //! | [`lanes`] | [`Lanes`]: the vector operations a kernel is written in, once for all instruction sets |
 //! | [`math`] | exp, softplus, sigmoid, silu on lanes and slices: right at ±100, with their derivatives |
 //! | [`memory`] | large zeroed buffers on large pages |
-//! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32 or bf16, and the general tile product |
-//! | [`norm`] | RMS norm of rows and its gradient |
+//! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32, bf16 or 8-bit integers, and the general tile product |
+//! | [`norm`] | RMS and layer norm of rows and their gradients |
 //! | [`split`] | cutting outputs into disjoint parts |
 //! | [`team`] | [`Team`]: threads that spin, then park, and the scratch memory they own |
 //!
 //! This is the only crate of the workspace that contains `unsafe`. [`Cx`] carries the two choices every kernel needs.
 
+pub mod activation;
 pub mod cache;
 #[cfg(feature = "count")]
 pub mod count;

@@ -1,8 +1,8 @@
 //! Matrix products and norms against f64, at every tail and on every instruction set of this machine.
 
 use half::bf16;
-use longreach_simd::norm::{Rms, Rows, rms, rms_backward};
-use longreach_simd::product::{FEW, Into, Matrix, Sizes, Weights, linear, matmul};
+use longreach_simd::norm::{Layer, Rms, Rows, layer, layer_backward, rms, rms_backward};
+use longreach_simd::product::{FEW, Int8, Into, Matrix, Sizes, Weights, linear, matmul};
 use longreach_simd::{Cx, Isa};
 
 /// Numbers in [-1, 1) from a fixed linear congruential generator.
@@ -168,6 +168,96 @@ fn norm_and_its_gradient() {
                     if gated {
                         assert!((grad.gate[i * width + j] as f64 - slope(1, i * stride + j)).abs() < 1e-5);
                     }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_bytes_are_exact_on_every_instruction_set() {
+    for (m, n, k) in [(1, 1, 1), (3, 33, 5), (13, 130, 64), (40, 300, 515)] {
+        let (x, w, bias) = (numbers(m * (k + 2), 1), numbers(n * k, 2), numbers(n, 3));
+        let rows = Rows { data: &x, count: m, width: k, stride: k + 2 };
+        let byte = |row: &[f32]| {
+            let by = row.iter().fold(0.0f32, |a, b| a.max(b.abs())) / 127.0;
+            (by, row.iter().map(|x| (x * (1.0 / by)).round_ties_even() as i32).collect::<Vec<_>>())
+        };
+        let (xs, ws): (Vec<_>, Vec<_>) = ((0..m).map(|i| byte(rows.row(i))).collect(), w.chunks(k).map(byte).collect());
+        let mut first: Option<Vec<f32>> = None;
+        for isa in Isa::available() {
+            for threads in [1, 3] {
+                let cx = Cx::with_isa(isa, threads);
+                let packed = Int8::new(&cx, &w, k);
+                assert_eq!(packed.shape(), [n, k]);
+                let mut y = vec![f32::NAN; m * n];
+                linear(&cx, rows, Weights::Int8(&packed), Some(&bias), &mut y);
+                for (e, y) in y.iter().enumerate() {
+                    let ((a, x), (c, w)) = (&xs[e / n], &ws[e % n]);
+                    let sum: i32 = x.iter().zip(w).map(|(x, w)| x * w).sum();
+                    assert_eq!(*y, sum as f32 * (a * c) + bias[e % n], "{isa}: element {e} of {m} by {n} by {k}");
+                }
+                assert_eq!(*first.get_or_insert_with(|| y.clone()), y, "{isa}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_row_of_bytes() {
+    let cx = Cx::new(1);
+    let w = Int8::new(&cx, &numbers(20 * 30, 2), 30);
+    let mut x = numbers(3 * 30, 1);
+    x[31] = f32::NAN;
+    x[60..].fill(0.0);
+    let mut y = vec![1.0; 60];
+    linear(&cx, Rows::contiguous(&x, 30), Weights::Int8(&w), None, &mut y);
+    assert!(y[..20].iter().all(|y| y.is_finite()) && y[20..40].iter().all(|y| y.is_nan()));
+    assert!(y[40..].iter().all(|y| *y == 0.0));
+}
+
+#[test]
+fn layer_norm_and_its_gradient() {
+    for (count, width) in [(19, 24), (3, 5), (40, 33)] {
+        let stride = width + 3;
+        let (x, r) = (numbers(count * stride, 9), numbers(count * stride, 10));
+        let (w, b, dy) = (numbers(width, 11), numbers(width, 12), numbers(count * width, 13));
+        let rows = |data| Rows { data, count, width, stride };
+        let wide = |x: &[f32]| x.iter().map(|x| *x as f64).collect::<Vec<_>>();
+        let exact = |x: &[f64], r: Option<&[f64]>, w: &[f64], b: &[f64]| -> Vec<f64> {
+            let row = |i: usize| {
+                let z: Vec<f64> =
+                    (0..width).map(|j| x[i * stride + j] + r.map_or(0.0, |r| r[i * stride + j])).collect();
+                let mean = z.iter().sum::<f64>() / width as f64;
+                let variance = z.iter().map(|z| (z - mean) * (z - mean)).sum::<f64>() / width as f64;
+                z.into_iter().enumerate().map(move |(j, z)| w[j] * (z - mean) / (variance + 1e-3).sqrt() + b[j])
+            };
+            (0..count).flat_map(row).collect()
+        };
+        for isa in Isa::available() {
+            let cx = Cx::with_isa(isa, 2);
+            for with in [false, true] {
+                let norm = Layer { weight: &w, bias: Some(&b), eps: 1e-3 };
+                let other = with.then(|| rows(&r[..]));
+                let mut y = vec![f32::NAN; count * width];
+                layer(&cx, norm, rows(&x), other, &mut y);
+                let wide_r = wide(&r);
+                let residual = with.then_some(&wide_r[..]);
+                close(&y, &exact(&wide(&x), residual, &wide(&w), &wide(&b)), 3e-6);
+                let g = layer_backward(&cx, norm, rows(&x), other, &dy);
+                let slope = |which: usize, at: usize| {
+                    let f = |h: f64| {
+                        let mut v = [wide(&x), wide(&w), wide(&b)];
+                        v[which][at] += h;
+                        let y = exact(&v[0], residual, &v[1], &v[2]);
+                        y.iter().zip(&dy).map(|(y, d)| y * *d as f64).sum::<f64>()
+                    };
+                    (f(1e-6) - f(-1e-6)) / 2e-6
+                };
+                for (i, j) in [(0, 0), (1, width / 2), (count - 1, width - 1)] {
+                    assert!((g.x[i * width + j] as f64 - slope(0, i * stride + j)).abs() < 2e-5);
+                    assert!((g.weight[j] as f64 - slope(1, j)).abs() < 1e-4);
+                    assert!((g.bias[j] as f64 - slope(2, j)).abs() < 1e-4);
                 }
             }
         }

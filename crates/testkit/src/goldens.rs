@@ -32,6 +32,11 @@ impl Golden {
         entry.unwrap_or_else(|| panic!("{}: no entry {key:?}", self.path)).clone()
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names().iter().any(|known| known == name)
+    }
+
     /// The names of all tensors.
     pub fn names(&self) -> Vec<String> {
         self.view().names().into_iter().map(String::from).collect()

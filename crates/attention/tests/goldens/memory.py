@@ -130,7 +130,7 @@ def nystrom(q, k, v, landmarks, iterations, init, padding="neutral", conv=None, 
         line = v if seen else keep[:, :, None, None] * v
         line = torch.nn.functional.pad(line, (0, 0, 0, 0, half, half))
         out = out + sum(conv[:, j, None] * line[:, j : j + t] for j in range(conv.shape[1]))
-    return {"o": keep[:, :, None, None] * out}
+    return {"o": out if seen else keep[:, :, None, None] * out}
 
 
 def hmt(s, m, wq, wk):
@@ -284,7 +284,7 @@ def hugging_face(q, k, v, landmarks, iterations, init, padding="neutral", conv=N
     module.conv.weight = torch.zeros(h, 1, 1, 1).double() if conv is None else conv[:, None, :, None]
     mask = None if keep is None else (1 - keep.detach())[:, None, None] * torch.finfo(torch.float64).min
     out = module(torch.zeros(b, t, h * d, dtype=torch.float64), mask)[0].unflatten(-1, (h, d))
-    return {"o": out if keep is None else keep.detach()[:, :, None, None] * out}
+    return {"o": out}
 
 
 def make(name, seed, function, params, draws):

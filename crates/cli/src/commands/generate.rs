@@ -190,7 +190,7 @@ fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut 
 
 fn report(numbers: &Numbers, session: &Session<'_>) {
     let speed = |n: u64, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
-    let peak = peak_memory().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
+    let peak = crate::machine::peak().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
     eprintln!(
         "read {} tokens at {:.0} tok/s, wrote {} at {:.0} tok/s, state {}{peak}",
         numbers.read,
@@ -208,11 +208,4 @@ pub(crate) fn megabytes(bytes: u64) -> String {
         mb if mb >= 10.0 => format!("{mb:.0} MB"),
         mb => format!("{mb:.2} MB"),
     }
-}
-
-/// The most memory this process has used, where the system says.
-fn peak_memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;
-    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

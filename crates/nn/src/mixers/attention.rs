@@ -13,7 +13,7 @@ use longreach_burn as ops;
 use ndarray::Array2;
 
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Keys, Linear, MixerState, RmsNorm};
+use crate::{Builder, Error, Init, Keys, Layout, Linear, MixerState, RmsNorm};
 
 /// How far back a decoder's query sees, which is what its cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +57,10 @@ pub struct AttentionConfig {
     pub reach: Reach,
     /// Names in a checkpoint.
     pub names: AttentionNames,
+    /// Whether the projections of queries, keys and values are one in the file, under the name of that of queries.
+    pub joined: bool,
+    /// How weights lie in the file.
+    pub layout: Layout,
 }
 
 /// What a checkpoint calls the parts.
@@ -103,6 +107,8 @@ impl AttentionConfig {
             learned_sinks: false,
             reach: Reach::Full,
             names: AttentionNames::LLAMA,
+            joined: false,
+            layout: Layout::Same,
         }
     }
 
@@ -135,15 +141,41 @@ impl AttentionConfig {
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct Attention {
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    qkv: Projections,
     out: Linear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
     sinks: Option<Param<Tensor<1>>>,
     #[module(skip)]
     rest: Rest,
+}
+
+/// Those of queries, keys and values.
+#[derive(Module, Debug)]
+enum Projections {
+    Joined(Linear),
+    Apart(Apart),
+}
+
+#[derive(Module, Debug)]
+struct Apart {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+}
+
+impl Projections {
+    fn new(b: &mut Builder, c: &AttentionConfig) -> Result<Self, Error> {
+        let [queries, keys] = [c.heads, c.groups].map(|heads| heads * c.head_dim);
+        let mut linear =
+            |name: &str, outputs: usize| Linear::with_layout(b, name, [outputs, c.hidden], c.bias.into(), c.layout);
+        Ok(if c.joined {
+            Projections::Joined(linear(c.names.q, queries + 2 * keys)?)
+        } else {
+            let (q, k, v) = (linear(c.names.q, queries)?, linear(c.names.k, keys)?, linear(c.names.v, keys)?);
+            Projections::Apart(Apart { q, k, v })
+        })
+    }
 }
 
 /// What is no parameter.
@@ -184,11 +216,10 @@ impl Attention {
             Reach::Window(width) => Arc::new(Patterned::new(Window { left: width - 1, right: 0 })),
             Reach::Sinks(streaming) => Arc::new(Patterned::new(streaming)),
         };
+        let out = [c.hidden, c.heads * c.head_dim];
         Ok(Self {
-            q: Linear::new(b, n.q, c.hidden, c.heads * c.head_dim, c.bias.into())?,
-            k: Linear::new(b, n.k, c.hidden, c.groups * c.head_dim, c.bias.into())?,
-            v: Linear::new(b, n.v, c.hidden, c.groups * c.head_dim, c.bias.into())?,
-            out: Linear::new(b, n.out, c.heads * c.head_dim, c.hidden, Bias::from(c.out_bias))?,
+            qkv: Projections::new(b, c)?,
+            out: Linear::with_layout(b, n.out, out, Bias::from(c.out_bias), c.layout)?,
             q_norm: norm(b, n.q_norm)?,
             k_norm: norm(b, n.k_norm)?,
             sinks: if c.learned_sinks { Some(b.vector(n.sinks, c.heads, Init::Constant(0.0))?) } else { None },
@@ -204,7 +235,7 @@ impl Attention {
     }
 
     /// Queries, keys and values, `[B, T, heads, width]`, normed and not yet rotated.
-    fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
+    pub(crate) fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let c = &self.rest.config;
         let [b, t, _] = x.dims();
         let heads = |x: Tensor<3>, n: usize| x.reshape([b, t, n, c.head_dim]);
@@ -212,11 +243,29 @@ impl Attention {
             Some(norm) => norm.forward(x),
             None => x,
         };
-        [
-            normed(heads(self.q.forward(x.clone()), c.heads), &self.q_norm),
-            normed(heads(self.k.forward(x.clone()), c.groups), &self.k_norm),
-            heads(self.v.forward(x), c.groups),
-        ]
+        let [q, k, v] = match &self.qkv {
+            Projections::Joined(all) => {
+                let all = heads(all.forward(x), c.heads + 2 * c.groups);
+                let part = |from: usize, n: usize| all.clone().narrow(2, from, n);
+                [part(0, c.heads), part(c.heads, c.groups), part(c.heads + c.groups, c.groups)]
+            }
+            Projections::Apart(apart) => [
+                heads(apart.q.forward(x.clone()), c.heads),
+                heads(apart.k.forward(x.clone()), c.groups),
+                heads(apart.v.forward(x), c.groups),
+            ],
+        };
+        [normed(q, &self.q_norm), normed(k, &self.k_norm), v]
+    }
+
+    /// How it is configured.
+    pub(crate) fn config(&self) -> &AttentionConfig {
+        &self.rest.config
+    }
+
+    /// The learned sinks, where there are such.
+    pub(crate) fn learned_sinks(&self) -> Option<Tensor<1>> {
+        self.sinks.as_ref().map(|sinks| sinks.val())
     }
 
     /// The angles of a row of positions.
@@ -237,7 +286,7 @@ impl Attention {
         Arc::new(rotary.angles(positions.view(), length, ops::context()).unwrap_or_else(|e| panic!("{e}")))
     }
 
-    fn options(&self, mechanism: Arc<dyn Attend>) -> ops::AttentionOptions {
+    pub(crate) fn options(&self, mechanism: Arc<dyn Attend>) -> ops::AttentionOptions {
         let c = &self.rest.config;
         let mut options = ops::AttentionOptions::shared(mechanism, c.head_dim);
         options.scale = c.scale.unwrap_or(options.scale);
@@ -246,7 +295,8 @@ impl Attention {
         options
     }
 
-    fn joined(&self, out: Tensor<4>) -> Tensor<3> {
+    /// The output of its heads' `[B, T, H, width]`.
+    pub(crate) fn joined(&self, out: Tensor<4>) -> Tensor<3> {
         let [b, t, heads, width] = out.dims();
         self.out.forward(out.reshape([b, t, heads * width]))
     }

@@ -2,7 +2,7 @@
 //!
 //! [`linear`] is `y = x Wᵀ (+ b)` with `W` as checkpoints store it, `[out, in]`, in f32 or bf16, and never widened in
 //! memory: for a few rows a stream over the weights at memory speed, for many a packed product at
-//! arithmetic speed. [`matmul`] is the general product of strided matrices in f32, over all threads; [`tile`] the same
+//! arithmetic speed; or with `W` rounded to 8 bits ([`Int8`]). [`matmul`] is the general product of strided matrices in f32, over all threads; [`tile`] the same
 //! on the calling thread, for kernels that are themselves a task.
 //!
 //! Every element of the packed product is one chain of multiply-adds over `k` in ascending order, whatever the blocking,
@@ -15,10 +15,12 @@ use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes};
 
 mod few;
+mod int8;
 mod packed;
 mod strip;
 
 pub use few::{FEW, Stored};
+pub use int8::Int8;
 pub use strip::{columns, strip, widen};
 
 /// A weight matrix `[out, in]`, rows contiguous and one behind the other.
@@ -28,6 +30,8 @@ pub enum Weights<'a> {
     F32(&'a [f32]),
     /// The upper halves of 32-bit floats.
     Bf16(&'a [bf16]),
+    /// 8-bit integers; rows of the left factor are rounded to such, too.
+    Int8(&'a Int8),
 }
 
 impl Weights<'_> {
@@ -36,6 +40,7 @@ impl Weights<'_> {
         match self {
             Weights::F32(w) => w.len(),
             Weights::Bf16(w) => w.len(),
+            Weights::Int8(w) => w.len(),
         }
     }
 
@@ -44,6 +49,7 @@ impl Weights<'_> {
         match self {
             Weights::F32(w) => size_of_val(*w),
             Weights::Bf16(w) => size_of_val(*w),
+            Weights::Int8(w) => w.bytes(),
         }
     }
 
@@ -109,17 +115,17 @@ pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &
     let n = out.len().checked_div(x.count).unwrap_or(0);
     assert_eq!(w.len(), n * x.width, "linear: weights");
     assert_eq!(out.len(), n * x.count, "linear: output");
-    if x.count <= FEW {
-        few::linear(cx, x, w, out);
-    } else {
-        packed::linear(cx, x, w, out);
+    if let Weights::Int8(w) = w {
+        return int8::linear(cx, x, w, bias, out);
     }
+    if x.count > FEW {
+        return packed::linear(cx, x, w, bias, out);
+    }
+    few::linear(cx, x, w, out);
     if let Some(bias) = bias {
-        cx.team.for_each(out.chunks_mut(16 * n), |rows| {
-            for row in rows.chunks_mut(n) {
-                row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
-            }
-        });
+        for row in out.chunks_mut(n.max(1)) {
+            row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const fn nr<S: Lanes>() -> usize {
 /// Columns of weights that one task packs and multiplies.
 const BLOCK: usize = 128;
 
-pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
+pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let n = out.len() / x.count;
     let columns = n.div_ceil(BLOCK);
     // Few columns: cut the rows as well, so that every thread has some.
@@ -43,9 +43,11 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
         let size = Sizes { m: out.len(), n: out[0].len(), k: x.width };
         let a = Matrix { data: &x.data[i * rows * x.stride..], row: x.stride, col: 1 };
         let w_range = j * BLOCK * x.width..(j * BLOCK + size.n) * x.width;
+        let bias = bias.map(|bias| &bias[j * BLOCK..][..size.n]);
         match w {
-            Weights::F32(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], out: &mut out }),
-            Weights::Bf16(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], out: &mut out }),
+            Weights::F32(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], bias, out: &mut out }),
+            Weights::Bf16(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], bias, out: &mut out }),
+            Weights::Int8(_) => unreachable!("8-bit weights have a product of their own"),
         }
     });
 }
@@ -54,6 +56,7 @@ struct LinearBlock<'a, 'o, W> {
     size: Sizes,
     a: Matrix<'a>,
     w: &'a [W],
+    bias: Option<&'a [f32]>,
     out: &'a mut [&'o mut [f32]],
 }
 
@@ -61,9 +64,10 @@ impl<W: Stored> Kernel for LinearBlock<'_, '_, W> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let Self { size, a, w, out } = self;
+        let Self { size, a, w, bias, out } = self;
         let panels = &mut Scratch::new(panel_scratch::<S>(size));
-        blocked(s, size, a, &PackWeights { w, size }, Into::Set, &mut RowList(out), panels);
+        let start = bias.map_or(Start::Zero, Start::Row);
+        blocked(s, size, a, &PackWeights { w, size }, start, &mut RowList(out), panels);
     }
 }
 
@@ -84,7 +88,8 @@ pub(super) fn tile<S: Lanes>(
     ld: usize,
     panels: &mut [f32],
 ) {
-    blocked(s, size, a, &PackMatrix { b, size }, into, &mut Strided { data: out, ld }, panels);
+    let start = if into == Into::Add { Start::There } else { Start::Zero };
+    blocked(s, size, a, &PackMatrix { b, size }, start, &mut Strided { data: out, ld }, panels);
 }
 
 /// Copies a part of the right factor into a panel: its rows `k..k + kc` and the columns from `j` on.
@@ -125,6 +130,16 @@ impl Pack for PackMatrix<'_> {
     }
 }
 
+/// What the sums of a product begin with.
+#[derive(Clone, Copy)]
+enum Start<'a> {
+    Zero,
+    /// The same for every row: a bias.
+    Row(&'a [f32]),
+    /// What stands in their place.
+    There,
+}
+
 /// Where the product goes, a row at a time.
 trait Output {
     fn row(&mut self, i: usize) -> &mut [f32];
@@ -158,15 +173,15 @@ fn blocked<S: Lanes>(
     size: Sizes,
     a: Matrix<'_>,
     pack: &impl Pack,
-    into: Into,
+    start: Start<'_>,
     out: &mut impl Output,
     panels: &mut [f32],
 ) {
     // Rows of the register tile: as many as leave registers for the panel's vectors and one broadcast.
     match S::LANES {
-        16 => blocked_by::<S, 12>(s, size, a, pack, into, out, panels),
-        8 => blocked_by::<S, 6>(s, size, a, pack, into, out, panels),
-        _ => blocked_by::<S, 8>(s, size, a, pack, into, out, panels),
+        16 => blocked_by::<S, 12>(s, size, a, pack, start, out, panels),
+        8 => blocked_by::<S, 6>(s, size, a, pack, start, out, panels),
+        _ => blocked_by::<S, 8>(s, size, a, pack, start, out, panels),
     }
 }
 
@@ -176,20 +191,26 @@ fn blocked_by<S: Lanes, const MR: usize>(
     size: Sizes,
     a: Matrix<'_>,
     pack: &impl Pack,
-    into: Into,
+    start: Start<'_>,
     out: &mut impl Output,
     panels: &mut [f32],
 ) {
     let nr = nr::<S>();
-    if size.k == 0 && into == Into::Set {
-        (0..size.m).for_each(|i| out.row(i)[..size.n].fill(0.0));
+    if size.k == 0 {
+        for i in 0..size.m {
+            match start {
+                Start::Zero => out.row(i)[..size.n].fill(0.0),
+                Start::Row(row) => out.row(i)[..size.n].copy_from_slice(row),
+                Start::There => {}
+            }
+        }
     }
     for k in (0..size.k).step_by(KC) {
         let kc = KC.min(size.k - k);
         for j in (0..size.n).step_by(nr) {
             pack.pack(s, k, kc, j, &mut panels[j * kc..(j + nr) * kc]);
         }
-        let fresh = k == 0 && into == Into::Set;
+        let start = if k == 0 { start } else { Start::There };
         for i0 in (0..size.m).step_by(MC) {
             let rows = MC.min(size.m - i0);
             for j in (0..size.n).step_by(nr) {
@@ -199,12 +220,19 @@ fn blocked_by<S: Lanes, const MR: usize>(
                 while i < i0 + rows {
                     let m = MR.min(i0 + rows - i);
                     let mut acc = [[s.splat(0.0); NV]; MR];
-                    if !fresh {
-                        for (r, acc) in acc.iter_mut().enumerate() {
-                            if r < m {
-                                let row = &out.row(i + r)[j..j + width];
-                                acc[0] = s.load_part(row);
-                                acc[1] = s.load_part(&row[S::LANES.min(width)..]);
+                    match start {
+                        Start::Zero => {}
+                        Start::Row(row) => {
+                            let row = &row[j..j + width];
+                            acc = [[s.load_part(row), s.load_part(&row[S::LANES.min(width)..])]; MR];
+                        }
+                        Start::There => {
+                            for (r, acc) in acc.iter_mut().enumerate() {
+                                if r < m {
+                                    let row = &out.row(i + r)[j..j + width];
+                                    acc[0] = s.load_part(row);
+                                    acc[1] = s.load_part(&row[S::LANES.min(width)..]);
+                                }
                             }
                         }
                     }

@@ -5,7 +5,7 @@ use ndarray::{Array2, Array4, ArrayView2, ArrayView4, s};
 
 use super::chunk::{Landmarks, Sample, blank, line, read, samples};
 use super::inverse::{inverse_backward, weights_backward};
-use super::{ALL, Inputs, OP, Padding, Start, attention, conv, segments};
+use super::{ALL, Inputs, OP, Start, attention, conv, segments};
 use crate::linear::fresh;
 use crate::softmax::{self, Cotangent};
 use crate::{Error, error};
@@ -39,9 +39,7 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
     let mut to = Gradient { q: fresh(x.q.dim()), k: fresh(x.k.dim()), v: fresh(x.v.dim()), conv: None };
     if let Some(filters) = x.conv {
         conv::add(&d_o, filters, true, &mut to.v, cx);
-        if x.padding == Padding::Neutral {
-            blank(x, &mut to.v);
-        }
+        blank(x, &mut to.v);
         to.conv = Some(conv::filters(&line(x), &d_o, filters.dim(), cx));
     }
     let samples = samples(x, cx)?;

@@ -57,14 +57,15 @@ pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array4<f32>, Error> {
 /// What the filter goes along.
 pub(super) fn line(x: &Inputs<'_>) -> Array4<f32> {
     let mut v = x.v.as_standard_layout().into_owned();
-    if x.padding == Padding::Neutral {
-        blank(x, &mut v);
-    }
+    blank(x, &mut v);
     v
 }
 
-/// Zeros where there is padding.
+/// Zeros where there is padding that is nothing.
 pub(super) fn blank(x: &Inputs<'_>, out: &mut Array4<f32>) {
+    if x.padding == Padding::Seen {
+        return;
+    }
     for ((b, t), _) in x.keep.iter().flat_map(|keep| keep.indexed_iter()).filter(|(_, keep)| !**keep) {
         out.slice_mut(s![b, t, .., ..]).fill(0.0);
     }

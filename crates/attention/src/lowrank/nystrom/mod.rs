@@ -44,10 +44,10 @@ pub enum Start {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
-    /// Nothing: they are made as if it were not there.
+    /// Nothing: they are made as if it were not there, and its outputs are 0.
     #[default]
     Neutral,
-    /// Tokens like others, hidden from landmarks' queries only. As in models of Hugging Face.
+    /// Tokens like others, with outputs, hidden from landmarks' queries only. As in models of Hugging Face.
     Seen,
 }
 
@@ -62,7 +62,7 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView4<'a, F>,
     /// A filter a head along the text, centred, `[H, width]` with an odd width; its result is added
     pub conv: Option<ArrayView2<'a, F>>,
-    /// Which tokens are there and not padding, `[B, T]`; outputs of the others are 0
+    /// Which tokens are there and not padding, `[B, T]`
     pub keep: Option<ArrayView2<'a, bool>>,
     /// `m`
     pub landmarks: usize,

@@ -83,7 +83,7 @@ pub fn naive(x: &Inputs<'_, f64>) -> Result<Array4<f64>, Error> {
                 *o += w * x.v[[b, j, h, e]];
             }
         }
-        if !x.kept(b, i) {
+        if x.padding == Padding::Neutral && !x.kept(b, i) {
             *o = 0.0;
         }
     }

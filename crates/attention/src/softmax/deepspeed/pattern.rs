@@ -9,7 +9,8 @@ use crate::softmax::random::Python;
 use crate::{Error, error};
 
 impl Config {
-    pub(super) fn block(&self) -> usize {
+    /// Tokens of a block.
+    pub fn block(&self) -> usize {
         match *self {
             Config::Dense { block, .. }
             | Config::Fixed { block, .. }

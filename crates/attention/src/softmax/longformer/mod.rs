@@ -38,6 +38,12 @@ impl Longformer {
         Self { window, global: rows, tokens: global.dim().1, local: false }
     }
 
+    /// The same, but global tokens see nothing: for their rows somebody else cares.
+    #[must_use]
+    pub fn without_global_queries(self) -> Self {
+        Self { local: true, ..self }
+    }
+
     fn is_global(&self, b: usize, i: usize) -> bool {
         self.global[b % self.global.len()].get(i..i + 1) == 1
     }
@@ -106,7 +112,7 @@ pub fn chunk<T: Stored>(
     cx: &Cx,
 ) -> Result<Output, Error> {
     check(x, pattern, global)?;
-    let mut output = super::chunk(x, &Longformer { local: true, ..pattern.clone() }, cx)?;
+    let mut output = super::chunk(x, &pattern.clone().without_global_queries(), cx)?;
     let gathered = Gathered::of(pattern, x.q.dim().0);
     let q = gathered.gather(global.q);
     let all = super::chunk(&Inputs { q: q.view(), k: global.k, v: global.v, ..*x }, &Dense { causal: false }, cx)?;

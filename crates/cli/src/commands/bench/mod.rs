@@ -3,16 +3,19 @@
 use crate::failure::Failure;
 
 mod attention;
+mod encode;
 mod plot;
 
 /// Measure on this machine
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     Attention(attention::Args),
+    Encode(encode::Args),
 }
 
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Attention(args) => attention::run(args),
+        Command::Encode(args) => encode::run(args),
     }
 }

@@ -1,0 +1,361 @@
+//! Texts as vectors: an encoder with its tokenizer, and what stands behind it.
+//!
+//! Texts are read packed: a batch is one row, and no token of it is padding.
+
+use burn::tensor::{Device, Tensor};
+use longreach_models::{DType, EncoderModel, Location, Progress};
+use longreach_nn::Reading;
+use ndarray::Array2;
+use tokenizers::{Encoding, Tokenizer, TruncationDirection};
+
+use crate::{Error, vocabulary};
+
+mod late;
+mod pipeline;
+
+pub use pipeline::{Pipeline, Pooling};
+
+/// Which text is put before a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prompt<'a> {
+    /// The model's own default, if it has one.
+    #[default]
+    Default,
+    /// The one of this name.
+    Named(&'a str),
+    /// This one.
+    Text(&'a str),
+    /// The one for questions, if there is one.
+    Query,
+    /// The one for what is searched, if there is one.
+    Document,
+}
+
+/// What becomes of a text with more tokens than the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Long {
+    /// It is cut off, as sentence-transformers do.
+    Truncate,
+    /// It is split; parts share so many tokens with the one before.
+    Split {
+        /// How many.
+        overlap: usize,
+    },
+}
+
+/// A text, or a part of a longer one, in tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Its tokens, the special ones and those of the prompt among them.
+    pub ids: Vec<u32>,
+    /// Their types.
+    pub types: Vec<u32>,
+    /// Which bytes of the text it is.
+    pub bytes: std::ops::Range<usize>,
+    /// Tokens at its beginning that are not pooled.
+    pub skip: usize,
+    /// Where each token lies in the text; nothing for those that are not of it.
+    pub places: Vec<Option<(usize, usize)>>,
+}
+
+/// An encoder with its tokenizer, and what makes vectors of its hidden states.
+pub struct TextEncoder {
+    /// What it was asked for as.
+    pub name: String,
+    /// The encoder.
+    pub model: EncoderModel,
+    /// What makes vectors.
+    pub pipeline: Pipeline,
+    tokenizer: Tokenizer,
+    settings: serde_json::Map<String, serde_json::Value>,
+    limit: usize,
+}
+
+impl TextEncoder {
+    /// Loads an encoder: a directory, a file or a Hub id, of sentence-transformers, PyLate or Hugging Face. Matrices are kept in `dtype`, or as they are
+    /// stored.
+    pub fn load(name: &str, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
+        let location = Location::find(name, progress)?;
+        let (pipeline, directory) = Pipeline::load(&location.directory)?;
+        let at = Location { directory, weights: location.weights };
+        let model = EncoderModel::load(&at, dtype)?;
+        let found = vocabulary::find(&at.directory, pipeline.lower)?;
+        let Some((tokenizer, _)) = found else { return Err(Error::NoTokenizer(name.to_owned())) };
+        let settings = vocabulary::settings(&at.directory)?;
+        let said = settings.get("model_max_length").and_then(serde_json::Value::as_f64);
+        let said = said.filter(|n| (1.0..1e9).contains(n)).map(|n| n as usize);
+        let most = model.description.longest.unwrap_or(usize::MAX);
+        let limit = pipeline.limit.or(said).unwrap_or(most).min(most);
+        let encoder = Self { name: name.to_owned(), model, pipeline, tokenizer, settings, limit };
+        let vocabulary = encoder.model.description.encoder.vocabulary;
+        let largest = encoder.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
+        if largest as usize >= vocabulary {
+            return Err(Error::Token { id: largest, vocabulary });
+        }
+        if encoder.special_tokens() + 1 > encoder.limit {
+            let message = format!("a text of {} tokens has no room for its own", encoder.limit);
+            return Err(Error::Tokenizer { file: name.to_owned(), message });
+        }
+        Ok(encoder)
+    }
+
+    /// The most tokens of a text, its special ones among them.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Reads at most so many tokens of a text.
+    pub fn set_limit(&mut self, tokens: usize) -> Result<(), Error> {
+        let most = self.model.description.longest.unwrap_or(usize::MAX);
+        let least = self.special_tokens() + 1;
+        if !(least..=most).contains(&tokens) {
+            return Err(Error::Limit { found: tokens, least, most });
+        }
+        self.limit = tokens;
+        Ok(())
+    }
+
+    /// How many numbers a vector has.
+    pub fn width(&self) -> usize {
+        let pooled = self.model.description.encoder.hidden * self.pipeline.pooling.len().max(1);
+        self.pipeline.dense.last().map_or(pooled, |dense| dense.outputs())
+    }
+
+    /// Whether a text is a vector a token, compared by late interaction.
+    pub fn is_late(&self) -> bool {
+        self.pipeline.late.is_some()
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// A special token's text, as `tokenizer_config.json` has it.
+    pub fn special(&self, name: &str, default: &str) -> String {
+        vocabulary::special(&self.settings, name, default)
+    }
+
+    fn special_tokens(&self) -> usize {
+        use tokenizers::PostProcessor;
+        self.tokenizer.get_post_processor().map_or(0, |p| p.added_tokens(false))
+    }
+
+    fn encoding(&self, text: &str, special: bool) -> Result<Encoding, Error> {
+        let wrong = |e: tokenizers::Error| Error::Tokenizer { file: self.name.clone(), message: e.to_string() };
+        self.tokenizer.encode(text, special).map_err(wrong)
+    }
+
+    /// The text of a prompt.
+    pub fn prompt<'a>(&'a self, prompt: Prompt<'a>) -> Result<&'a str, Error> {
+        let prompts = &self.pipeline.prompts;
+        let named = |name: &str| prompts.get(name).map(String::as_str);
+        Ok(match prompt {
+            Prompt::Text(text) => text,
+            Prompt::Default => self.pipeline.default_prompt.as_deref().and_then(named).unwrap_or(""),
+            Prompt::Query => named("query").unwrap_or(""),
+            Prompt::Document => ["document", "passage", "corpus"].into_iter().find_map(named).unwrap_or(""),
+            Prompt::Named(name) => named(name).ok_or_else(|| {
+                let known = prompts.keys().cloned().collect::<Vec<_>>().join(", ");
+                let known = if known.is_empty() { "none".into() } else { known };
+                Error::Prompt { name: name.to_owned(), known }
+            })?,
+        })
+    }
+
+    /// A text in tokens: one part, or several where it is long and may be split.
+    pub fn parts(&self, text: &str, prompt: &str, long: Long) -> Result<Vec<Part>, Error> {
+        let skip = if self.pipeline.include_prompt || prompt.is_empty() {
+            0
+        } else {
+            let alone = self.encoding(prompt, true)?;
+            let last = alone.get_special_tokens_mask().last() == Some(&1);
+            alone.len() - usize::from(last)
+        };
+        let whole = self.encoding(&format!("{prompt}{text}"), false)?;
+        let room = self.limit - self.special_tokens();
+        let part = |encoding: Encoding, from: usize, bytes: std::ops::Range<usize>| self.part(encoding, prompt.len(), from, bytes, skip);
+        match long {
+            _ if whole.len() <= room => Ok(vec![part(whole, 0, 0..text.len())?]),
+            Long::Truncate => {
+                let mut whole = whole;
+                whole.truncate(room, 0, TruncationDirection::Right);
+                let end = whole.get_offsets().last().map_or(0, |(_, end)| end.saturating_sub(prompt.len()));
+                Ok(vec![part(whole, 0, 0..end)?])
+            }
+            Long::Split { overlap } => {
+                let before = if prompt.is_empty() { 0 } else { self.encoding(prompt, false)?.len() };
+                let of = self.encoding(text, false)?;
+                let offsets = of.get_offsets();
+                // A little less than there is room for: at a cut, text may become other tokens.
+                let window = room.saturating_sub(before + 2).max(1);
+                let step = window.saturating_sub(overlap).max(1);
+                let mut parts = Vec::new();
+                let mut first = 0;
+                loop {
+                    let mut last = (first + window).min(offsets.len());
+                    loop {
+                        let bytes = if first == 0 { 0 } else { offsets[first].0 }
+                            ..if last == offsets.len() { text.len() } else { offsets[last - 1].1 };
+                        let encoding = self.encoding(&format!("{prompt}{}", &text[bytes.clone()]), false)?;
+                        if encoding.len() <= room || last == first + 1 {
+                            let mut encoding = encoding;
+                            encoding.truncate(room, 0, TruncationDirection::Right);
+                            parts.push(part(encoding, bytes.start, bytes)?);
+                            break;
+                        }
+                        last -= 1;
+                    }
+                    if last == offsets.len() {
+                        return Ok(parts);
+                    }
+                    // Never further than what was read.
+                    first = (first + step).min(last);
+                }
+            }
+        }
+    }
+
+    /// The part that an encoding without special tokens is; `from` is where its text begins in the whole.
+    fn part(
+        &self,
+        encoding: Encoding,
+        prompt: usize,
+        from: usize,
+        bytes: std::ops::Range<usize>,
+        skip: usize,
+    ) -> Result<Part, Error> {
+        let wrong = |e: tokenizers::Error| Error::Tokenizer { file: self.name.clone(), message: e.to_string() };
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(wrong)?;
+        let special = encoding.get_special_tokens_mask();
+        let place = |(i, (start, end)): (usize, &(usize, usize))| {
+            (special[i] == 0 && *start >= prompt).then(|| (start - prompt + from, end - prompt + from))
+        };
+        let places = encoding.get_offsets().iter().enumerate().map(place).collect();
+        Ok(Part { ids: encoding.get_ids().to_vec(), types: encoding.get_type_ids().to_vec(), bytes, skip, places })
+    }
+
+    /// The hidden states of parts, `[1, tokens, d]`, one behind the other, and where each begins.
+    pub fn hidden(&self, parts: &[&Part]) -> (Tensor<3>, Vec<usize>) {
+        let packed = Packed::of(parts, &self.model);
+        (self.model.encoder.forward(&packed.reading()), packed.bounds)
+    }
+
+    /// What model and head make of parts, and where each begins.
+    pub fn encoded(&self, parts: &[&Part]) -> (longreach_models::Encoded, Vec<usize>) {
+        let packed = Packed::of(parts, &self.model);
+        (self.model.forward(&packed.reading()), packed.bounds)
+    }
+
+    /// A vector for each part, one behind the other.
+    pub fn vectors(&self, parts: &[&Part]) -> Vec<f32> {
+        if parts.is_empty() {
+            return Vec::new();
+        }
+        let (hidden, bounds) = self.hidden(parts);
+        let d = hidden.dims()[2];
+        let hidden: Vec<f32> = hidden.into_data().try_into_vec().unwrap_or_default();
+        let mut pooled = Vec::with_capacity(parts.len() * d * self.pipeline.pooling.len());
+        for (part, w) in parts.iter().zip(bounds.windows(2)) {
+            for pooling in &self.pipeline.pooling {
+                pooling.append(&hidden[w[0] * d..w[1] * d], d, part.skip, &mut pooled);
+            }
+        }
+        let width = pooled.len() / parts.len();
+        let mut vectors = self.projected(pooled, width);
+        if self.pipeline.normalize {
+            normalize(&mut vectors, self.width());
+        }
+        vectors
+    }
+
+    /// Vectors of `width` through the maps behind the pooling.
+    fn projected(&self, x: Vec<f32>, width: usize) -> Vec<f32> {
+        if self.pipeline.dense.is_empty() {
+            return x;
+        }
+        let mut x = Tensor::<1>::from_data(&x[..], &Device::flex()).reshape([x.len() / width, width]);
+        for dense in &self.pipeline.dense {
+            x = dense.forward(x);
+        }
+        x.into_data().try_into_vec().unwrap_or_default()
+    }
+
+    /// A vector for each text, each after `prompt`; those longer than the model reads are cut off.
+    pub fn embed(&self, texts: &[&str], prompt: Prompt<'_>) -> Result<Vec<Vec<f32>>, Error> {
+        let prompt = self.prompt(prompt)?.to_owned();
+        let mut parts = Vec::new();
+        for text in texts {
+            parts.extend(self.parts(text, &prompt, Long::Truncate)?);
+        }
+        let mut vectors = vec![Vec::new(); parts.len()];
+        for batch in batches(&parts, BATCH) {
+            let chosen: Vec<&Part> = batch.iter().map(|i| &parts[*i]).collect();
+            for (i, vector) in batch.iter().zip(self.vectors(&chosen).chunks(self.width())) {
+                vectors[*i] = vector.to_vec();
+            }
+        }
+        Ok(vectors)
+    }
+}
+
+/// Tokens of a batch, if nobody says otherwise.
+pub const BATCH: usize = 8192;
+
+/// Divides each vector of `width` numbers by its length.
+pub(crate) fn normalize(vectors: &mut [f32], width: usize) {
+    for vector in vectors.chunks_mut(width.max(1)) {
+        let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);
+        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
+    }
+}
+
+/// Parts by their numbers, the longest first, in batches of at most `most` tokens; a longer part is a batch by itself.
+pub fn batches(parts: &[Part], most: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..parts.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(parts[*i].ids.len()));
+    let mut batches: Vec<Vec<usize>> = Vec::new();
+    let mut room = 0usize;
+    for i in order {
+        let n = parts[i].ids.len();
+        match batches.last_mut() {
+            Some(batch) if n <= room => batch.push(i),
+            _ => {
+                batches.push(vec![i]);
+                room = most.max(n);
+            }
+        }
+        room -= n;
+    }
+    batches
+}
+
+/// Parts in one row.
+struct Packed {
+    ids: Vec<u32>,
+    types: Vec<u32>,
+    bounds: Vec<usize>,
+    global: Option<Array2<bool>>,
+}
+
+impl Packed {
+    fn of(parts: &[&Part], model: &EncoderModel) -> Self {
+        let (mut ids, mut types, mut bounds, mut global) = (Vec::new(), Vec::new(), vec![0], Vec::new());
+        let kinds = model.description.encoder.types.unwrap_or(1) as u32;
+        for part in parts {
+            ids.extend_from_slice(&part.ids);
+            types.extend(part.types.iter().map(|t| (*t).min(kinds - 1)));
+            global.extend(model.globals(&part.ids));
+            bounds.push(ids.len());
+        }
+        let marked = global.iter().any(|m| *m);
+        let global = marked.then(|| Array2::from_shape_vec((1, ids.len()), global).expect("a mark a token"));
+        Self { ids, types, bounds, global }
+    }
+
+    fn reading(&self) -> Reading<'_> {
+        // Where all are of the first type nobody said otherwise.
+        let types = self.types.iter().any(|t| *t != 0).then_some(&self.types[..]);
+        Reading { types, packed: Some(&self.bounds), global: self.global.as_ref(), ..Reading::one(&self.ids) }
+    }
+}

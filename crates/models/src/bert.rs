@@ -1,0 +1,128 @@
+//! `bert`: Devlin et al. 2019, as Hugging Face stores it; and what its kin have in common with it.
+
+use longreach_nn::mixers::{AttentionConfig, AttentionNames};
+use longreach_nn::{
+    Activation, Bias, EncoderBlockConfig, EncoderConfig, EncoderNames, NormConfig, Order, Over, Positions, Sees,
+};
+
+use crate::encoder::{
+    Dense, EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task, activation, feed_forward,
+};
+use crate::{Error, Fields};
+
+pub(crate) const ARCHITECTURE: EncoderArchitecture =
+    EncoderArchitecture { model_type: "bert", mechanism: "dense", paper: "Devlin et al. 2019", describe };
+
+const NAMES: AttentionNames =
+    AttentionNames { q: "self.query", k: "self.key", v: "self.value", out: "output.dense", ..AttentionNames::LLAMA };
+
+/// The names of BERT's parts under another body.
+pub(crate) const fn names(body: &'static str) -> EncoderNames {
+    EncoderNames {
+        body,
+        embedding: "embeddings.word_embeddings",
+        positions: "embeddings.position_embeddings",
+        types: "embeddings.token_type_embeddings",
+        embedding_norm: "embeddings.LayerNorm",
+        layers: "encoder.layer",
+        attention: "attention",
+        norm: "attention.output.LayerNorm",
+        feed_forward: "",
+        second_norm: "output.LayerNorm",
+        last_norm: "",
+    }
+}
+
+/// What differs from one to the other where the file is silent.
+pub(crate) struct Defaults {
+    pub(crate) body: &'static str,
+    pub(crate) vocabulary: usize,
+    pub(crate) activation: Activation,
+    pub(crate) positions: usize,
+    pub(crate) eps: f64,
+}
+
+/// The skeleton of one of BERT's kin; `positions` is told how many rows there are, `sees` which block it is.
+pub(crate) fn encoder(
+    f: &Fields,
+    d: &Defaults,
+    positions: impl Fn(usize) -> Positions,
+    bias: bool,
+    sees: impl Fn(usize) -> Result<Sees, Error>,
+) -> Result<EncoderConfig, Error> {
+    if let Some(kind) = f.text("position_embedding_type")?
+        && kind != "absolute"
+    {
+        return Err(f.error(format!("field `position_embedding_type`: want \"absolute\", found \"{kind}\"")));
+    }
+    if f.flag("is_decoder", false)? || f.flag("add_cross_attention", false)? {
+        return Err(f.error("fields `is_decoder` and `add_cross_attention`: want false: this is read as an encoder"));
+    }
+    let hidden = f.size("hidden_size", 768)?;
+    let heads = f.size("num_attention_heads", 12)?;
+    if hidden % heads != 0 {
+        return Err(f.error(format!("field `num_attention_heads`: {heads} do not divide `hidden_size` {hidden}")));
+    }
+    let attention = AttentionConfig { bias, out_bias: true, names: NAMES, ..AttentionConfig::new(hidden, heads) };
+    let act = activation(f, "hidden_act", d.activation)?;
+    let block = |i| Ok(EncoderBlockConfig { attention: attention.clone(), sees: sees(i)? });
+    Ok(EncoderConfig {
+        vocabulary: f.size("vocab_size", d.vocabulary)?,
+        hidden,
+        blocks: (0..f.layers("num_hidden_layers", 12)?).map(block).collect::<Result<_, Error>>()?,
+        positions: Some(positions(f.size("max_position_embeddings", d.positions)?)),
+        types: Some(f.size("type_vocab_size", 2)?),
+        scale: None,
+        norm: NormConfig::Layer(f.number("layer_norm_eps", d.eps)?, Bias::Yes),
+        order: Order::Behind,
+        first_unnormed: false,
+        last_norm: false,
+        feed_forward: feed_forward(f, 3072, act, ["intermediate.dense", "output.dense"])?,
+        names: names(d.body),
+    })
+}
+
+/// The names of the head of a language model that is BERT's.
+pub(crate) const DECODER: &str = "cls.predictions.decoder";
+pub(crate) const DECODER_BIAS: &[&str] = &["cls.predictions.decoder.bias", "cls.predictions.bias"];
+
+/// The first map and the norm of that head.
+pub(crate) fn transform(act: Activation, norm: NormConfig) -> (Option<Dense>, Option<(&'static str, NormConfig)>) {
+    let dense = ("cls.predictions.transform.dense", Bias::Yes, act);
+    (Some(dense), Some(("cls.predictions.transform.LayerNorm", norm)))
+}
+
+fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
+    let defaults =
+        Defaults { body: "bert", vocabulary: 30_522, activation: Activation::Gelu, positions: 512, eps: 1e-12 };
+    let encoder = encoder(f, &defaults, |rows| Positions { rows, first: 0, skip: None }, true, |_| Ok(Sees::All))?;
+    let heads = Heads::of(f, encoder.hidden, encoder.vocabulary)?;
+    let act = encoder.feed_forward.activation;
+    let head = match heads.task() {
+        None => None,
+        Some(task) => Some((
+            task,
+            match task {
+                Task::MaskedLm => {
+                    let (dense, norm) = transform(act, encoder.norm);
+                    heads.words(dense, norm, DECODER, DECODER_BIAS)
+                }
+                Task::Sequence => heads.labelled(Over::Pooled, None, ["classifier", "classifier.bias"]),
+                Task::Token => heads.labelled(Over::Tokens, None, ["classifier", "classifier.bias"]),
+                Task::Question => heads.ends("qa_outputs", &["qa_outputs.bias"]),
+            },
+        )),
+    };
+    Ok(EncoderDescription {
+        model_type: "bert",
+        longest: encoder.positions.map(|p| p.longest()),
+        pooler: Some(("pooler.dense", Activation::Tanh)),
+        pad: f.id("pad_token_id", 0)?,
+        separator: None,
+        questions: false,
+        global: GlobalByDefault::None,
+        head,
+        labels: heads.labels(),
+        encoder,
+    })
+}

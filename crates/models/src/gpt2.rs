@@ -1,0 +1,79 @@
+//! `gpt2`: learned positions, norms before, weights that lie as `[in, out]`. Radford et al. 2019.
+
+use longreach_nn::mixers::{AttentionConfig, AttentionNames, MixerConfig};
+use longreach_nn::{
+    Activation, Bias, BlockConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer, Layout,
+    NormConfig, Order, WordsConfig,
+};
+
+use crate::architecture::eos;
+use crate::encoder::activation;
+use crate::{Architecture, Description, Error, Fields};
+
+pub(crate) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe };
+
+const NAMES: DecoderNames = DecoderNames {
+    body: "transformer",
+    embedding: "wte",
+    blocks: "h",
+    first_norm: "",
+    norm: "ln_1",
+    mixer: "attn",
+    second_norm: "ln_2",
+    feed_forward: "mlp",
+    last_norm: "ln_f",
+    head: "lm_head",
+};
+
+fn describe(f: &Fields) -> Result<Description, Error> {
+    let aliased = |name: &str, alias: &str, default| f.size(if f.given(name) { name } else { alias }, default);
+    let hidden = aliased("n_embd", "hidden_size", 768)?;
+    let heads = aliased("n_head", "num_attention_heads", 12)?;
+    if hidden % heads != 0 {
+        return Err(f.error(format!("field `n_head`: {heads} do not divide `n_embd` {hidden}")));
+    }
+    let norm = NormConfig::Layer(f.number("layer_norm_epsilon", 1e-5)?, Bias::Yes);
+    let names = AttentionNames { q: "c_attn", out: "c_proj", ..AttentionNames::LLAMA };
+    let scaled = f.flag("scale_attn_weights", true)?;
+    let by_layer = f.flag("scale_attn_by_inverse_layer_idx", false)?;
+    let feed_forward = Some(FeedForwardLayer::Plain(FeedForwardConfig {
+        inner: f.size("n_inner", 4 * hidden)?,
+        activation: activation(f, "activation_function", Activation::GeluTanh)?,
+        gated: false,
+        bias: Bias::Yes,
+        names: ["c_fc", "c_proj"],
+        layout: Layout::Transposed,
+    }));
+    let block = |i: usize| {
+        let width = if scaled { (hidden / heads) as f32 } else { 1.0 };
+        let depth = if by_layer { (i + 1) as f32 } else { 1.0 };
+        let mixer = MixerConfig::Attention(AttentionConfig {
+            bias: true,
+            out_bias: true,
+            scale: Some(width.powf(-0.5) / depth),
+            names,
+            joined: true,
+            layout: Layout::Transposed,
+            ..AttentionConfig::new(hidden, heads)
+        });
+        BlockConfig { norm, order: Order::Before, mixer, feed_forward }
+    };
+    let layers = f.layers(if f.given("n_layer") { "n_layer" } else { "num_hidden_layers" }, 12)?;
+    Ok(Description {
+        model_type: "gpt2",
+        decoder: DecoderConfig {
+            vocabulary: f.size("vocab_size", 50_257)?,
+            hidden,
+            blocks: (0..layers).map(block).collect(),
+            first_norm: None,
+            last_norm: Some(norm),
+            lower_bounds: None,
+            words: WordsConfig::Table { tied: f.flag("tie_word_embeddings", true)? },
+            hmt: None,
+            positions: Some(("wpe", aliased("n_positions", "max_position_embeddings", 1024)?)),
+            names: NAMES,
+        },
+        eos: eos(f, 50_256)?,
+    })
+}

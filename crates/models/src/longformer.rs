@@ -1,0 +1,60 @@
+//! `longformer`: RoBERTa's skeleton with windows, and global tokens that have projections of their own. Beltagy et al. 2020.
+//!
+//! Texts of any length are read as they are: nothing is padded to the window.
+
+use longreach_nn::{Activation, Sees};
+
+use crate::bert::{Defaults, encoder};
+use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
+use crate::roberta::{behind, head};
+use crate::{Error, Fields};
+
+pub(crate) const ARCHITECTURE: EncoderArchitecture =
+    EncoderArchitecture { model_type: "longformer", mechanism: "longformer", paper: "Beltagy et al. 2020", describe };
+
+/// The windows of all layers: one number, or one a layer; each is the sum of both sides.
+fn windows(f: &Fields) -> Result<Vec<usize>, Error> {
+    let layers = f.layers("num_hidden_layers", 12)?;
+    let wrong = |found: &str| {
+        f.error(format!(
+            "field `attention_window`: want an even number, or one for each of {layers} layers, found {found}"
+        ))
+    };
+    let given = match f.get("attention_window") {
+        None => vec![512; layers],
+        Some(one) if one.is_number() => vec![f.size("attention_window", 512)?; layers],
+        Some(list) => {
+            let list = list.as_array().ok_or_else(|| wrong(&list.to_string()))?;
+            let numbers = list.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok()));
+            numbers.collect::<Option<Vec<_>>>().ok_or_else(|| wrong("other things"))?
+        }
+    };
+    if given.len() != layers || given.iter().any(|w| *w == 0 || w % 2 != 0) {
+        return Err(wrong(&format!("{given:?}")));
+    }
+    Ok(given)
+}
+
+fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
+    let defaults =
+        Defaults { body: "longformer", vocabulary: 30_522, activation: Activation::Gelu, positions: 512, eps: 1e-12 };
+    let (pad, windows) = (f.id("pad_token_id", 1)?, windows(f)?);
+    let encoder = encoder(f, &defaults, behind(pad), true, |i| Ok(Sees::Longformer(windows[i] / 2)))?;
+    let heads = Heads::of(f, encoder.hidden, encoder.vocabulary)?;
+    Ok(EncoderDescription {
+        model_type: "longformer",
+        longest: encoder.positions.map(|p| p.longest()),
+        pooler: Some(("pooler.dense", Activation::Tanh)),
+        pad,
+        separator: Some(f.id("sep_token_id", 2)?),
+        questions: false,
+        global: match heads.task() {
+            Some(Task::Sequence) => GlobalByDefault::First,
+            Some(Task::Question) => GlobalByDefault::Question,
+            _ => GlobalByDefault::None,
+        },
+        head: head(&heads, &encoder),
+        labels: heads.labels(),
+        encoder,
+    })
+}

@@ -1,0 +1,312 @@
+//! `y = x Wᵀ` with weights of 8 bits: a scale a row of `W`, and one a row of `x`, which is rounded to 8 bits as well when it is met.
+//!
+//! $$ y_{ij} \approx a_i\, c_j \sum_k \hat x_{ik} \hat w_{jk} + b_j, \qquad \hat x_{ik} = \mathrm{round}(x_{ik} / a_i), \quad a_i = \max_k |x_{ik}| / 127 $$
+//!
+//! The sums are of integers and exact: every instruction set, blocking and number of threads gives the same bits. As in LLM.int8() without its outliers:
+//! Dettmers et al. 2022, §2.1, "vector-wise".
+
+use crate::norm::Rows;
+use crate::team::Scratch;
+use crate::{Cx, Kernel, Lanes, split};
+
+/// Columns of a panel: two vectors of sixteen.
+const NR: usize = 32;
+/// Rows met at a time.
+const MR: usize = 12;
+/// Bytes that one instruction multiplies and adds up.
+const QUAD: usize = 4;
+/// Columns of the product that one task takes.
+const BLOCK: usize = 4 * NR;
+/// Rows of `x` that meet a panel before the next one does.
+const MC: usize = 192;
+
+/// A matrix `[out, in]` rounded to 8 bits, in panels of 32 rows: `[panel][k / 4][row of the panel][4]`.
+#[derive(Clone, Debug)]
+pub struct Int8 {
+    rows: usize,
+    width: usize,
+    /// One a row.
+    scales: Vec<f32>,
+    /// The sum of each row's integers.
+    sums: Vec<i32>,
+    panels: Vec<i8>,
+}
+
+/// What a row is divided by, and its inverse: of a row of zeros or of what is no number, 0.
+fn scale(row: &[f32]) -> (f32, f32) {
+    let most = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+    let by = most / 127.0;
+    if by > 0.0 && (1.0 / by).is_finite() { (by, 1.0 / by) } else { (0.0, 0.0) }
+}
+
+impl Int8 {
+    /// The most numbers of a row: the sum of as many products of a byte and a signed one fits in 31 bits.
+    pub const WIDEST: usize = 1 << 16;
+
+    /// Rounds `w: [out, in]`, rows of `width` numbers. Panics if that is beyond [`Int8::WIDEST`].
+    pub fn new(cx: &Cx, w: &[f32], width: usize) -> Self {
+        let rows = w.len().checked_div(width).unwrap_or(0);
+        assert!(width <= Self::WIDEST, "rows of {width} numbers: their sums of bytes would not fit in 32 bits");
+        let deep = width.div_ceil(QUAD) * QUAD;
+        let mut panels = vec![0; rows.div_ceil(NR) * NR * deep];
+        let (mut scales, mut sums) = (vec![0.0; rows.div_ceil(NR) * NR], vec![0; rows.div_ceil(NR) * NR]);
+        let parts = panels.chunks_mut((NR * deep).max(1)).zip(scales.chunks_mut(NR)).zip(sums.chunks_mut(NR));
+        cx.team.for_each(parts.enumerate(), |(p, ((panel, scales), sums))| {
+            for (j, row) in w.chunks_exact(width).skip(p * NR).take(NR).enumerate() {
+                let (by, inverse) = scale(row);
+                scales[j] = by;
+                for (k, x) in row.iter().enumerate() {
+                    let q = (x * inverse).round_ties_even() as i8;
+                    sums[j] += i32::from(q);
+                    panel[(k / QUAD * NR + j) * QUAD + k % QUAD] = q;
+                }
+            }
+        });
+        Self { rows, width, scales, sums, panels }
+    }
+
+    /// How many numbers it holds.
+    pub fn len(&self) -> usize {
+        self.rows * self.width
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// `[out, in]`
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.width]
+    }
+
+    /// How many bytes they take.
+    pub fn bytes(&self) -> usize {
+        self.panels.len() + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
+    }
+
+    fn deep(&self) -> usize {
+        self.width.div_ceil(QUAD) * QUAD
+    }
+}
+
+/// `x` in bytes, 128 added so that none is negative, and the factor of each row.
+struct Bytes {
+    data: Vec<u8>,
+    scales: Vec<f32>,
+}
+
+fn rounded(cx: &Cx, x: Rows<'_>, deep: usize) -> Bytes {
+    let (mut data, mut scales) = (vec![128; x.count * deep], vec![0.0; x.count]);
+    let rows = 16;
+    let parts = data.chunks_mut((rows * deep).max(1)).zip(scales.chunks_mut(rows));
+    cx.team.for_each(parts.enumerate(), |(i, (data, scales))| {
+        cx.isa.run(Round { x, first: i * rows, data, scales, deep })
+    });
+    Bytes { data, scales }
+}
+
+struct Round<'a> {
+    x: Rows<'a>,
+    first: usize,
+    data: &'a mut [u8],
+    scales: &'a mut [f32],
+    deep: usize,
+}
+
+impl Kernel for Round<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { x, first, data, scales, deep } = self;
+        let buffer = &mut Scratch::new(x.width);
+        for (i, (data, scale)) in data.chunks_mut(deep).zip(scales).enumerate() {
+            let row = x.row(first + i);
+            let mut most = [0.0; 16];
+            for part in row.chunks(S::LANES) {
+                let v = s.load_part(part);
+                let so_far = s.load_part(&most[..S::LANES]);
+                // The larger of x and −x: `max` takes what was so far where x is no number.
+                s.store_part(&mut most[..S::LANES], s.max(s.max(v, s.sub(s.splat(0.0), v)), so_far));
+            }
+            let most = most.iter().fold(0.0f32, |a, b| a.max(*b));
+            let by = most / 127.0;
+            let inverse = if by > 0.0 && (1.0 / by).is_finite() { 1.0 / by } else { 0.0 };
+            *scale = if inverse == 0.0 { 0.0 } else { by };
+            // What is no number, or not finite, stays what it is: the whole row becomes it.
+            if row.iter().any(|x| !x.is_finite()) {
+                *scale = f32::NAN;
+            }
+            let (inverse, shift) = (s.splat(inverse), s.splat(128.0));
+            for (part, y) in row.chunks(S::LANES).zip(buffer.chunks_mut(S::LANES)) {
+                s.store_part(y, s.add(s.round(s.mul(s.load_part(part), inverse)), shift));
+            }
+            for (byte, y) in data.iter_mut().zip(buffer.iter()) {
+                *byte = *y as i32 as u8;
+            }
+        }
+    }
+}
+
+pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: &Int8, bias: Option<&[f32]>, out: &mut [f32]) {
+    let n = w.rows;
+    if x.count == 0 || n == 0 {
+        return;
+    }
+    let deep = w.deep();
+    let bytes = rounded(cx, x, deep);
+    let columns = n.div_ceil(BLOCK);
+    let cuts = (4 * cx.team.threads()).div_ceil(columns).min(x.count.div_ceil(96)).max(1);
+    let rows = x.count.div_ceil(cuts).next_multiple_of(MR);
+    let mut tasks = Vec::with_capacity(columns * cuts);
+    for (i, block) in out.chunks_mut(rows * n).enumerate() {
+        let parts = split::columns(block, n, BLOCK);
+        tasks.extend(parts.into_iter().enumerate().map(|(j, part)| (i * rows, j * BLOCK, part)));
+    }
+    let fast = cx.isa.multiplies_bytes();
+    cx.team.for_each(tasks, |(row, column, mut out)| {
+        let part = Part { bytes: &bytes, w, bias, deep, row, column };
+        #[cfg(target_arch = "x86_64")]
+        if fast {
+            // SAFETY: `multiplies_bytes` says that the CPU has AVX-512 and its VNNI.
+            return unsafe { vnni::product(&part, &mut out) };
+        }
+        let _ = fast;
+        cx.isa.run(Plainly { part, out: &mut out });
+    });
+}
+
+/// What a task multiplies: rows of `x` from `row` on, columns from `column` on.
+struct Part<'a> {
+    bytes: &'a Bytes,
+    w: &'a Int8,
+    bias: Option<&'a [f32]>,
+    deep: usize,
+    row: usize,
+    column: usize,
+}
+
+impl Part<'_> {
+    /// The bytes of row `i`.
+    #[inline(always)]
+    fn row(&self, i: usize) -> &[u8] {
+        &self.bytes.data[(self.row + i) * self.deep..][..self.deep]
+    }
+
+    /// The panel that column `j` begins.
+    #[inline(always)]
+    fn panel(&self, j: usize) -> &[i8] {
+        &self.w.panels[(self.column + j) * self.deep..][..NR * self.deep]
+    }
+
+    /// Writes what a row's sums over the columns from `j` on stand for.
+    #[inline(always)]
+    fn finish(&self, i: usize, j: usize, sums: &[i32; NR], out: &mut [f32]) {
+        let by = self.bytes.scales[self.row + i];
+        let from = self.column + j;
+        let (scales, ones) = (&self.w.scales[from..from + NR], &self.w.sums[from..from + NR]);
+        let bias = self.bias.map(|bias| &bias[from..from + out.len()]);
+        for (c, y) in out.iter_mut().enumerate() {
+            let sum = (sums[c] - 128 * ones[c]) as f32 * (by * scales[c]);
+            *y = sum + bias.map_or(0.0, |bias| bias[c]);
+        }
+    }
+}
+
+/// With what every instruction set has.
+struct Plainly<'a, 'o> {
+    part: Part<'a>,
+    out: &'a mut [&'o mut [f32]],
+}
+
+impl Kernel for Plainly<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, _: S) {
+        let Self { part, out } = self;
+        let width = out.first().map_or(0, |row| row.len());
+        for (i, out) in out.iter_mut().enumerate() {
+            let row = part.row(i);
+            for j in (0..width).step_by(NR) {
+                let mut sums = [0i32; NR];
+                for (x, w) in row.chunks_exact(QUAD).zip(part.panel(j).chunks_exact(NR * QUAD)) {
+                    let x: [i16; QUAD] = std::array::from_fn(|q| i16::from(x[q]));
+                    for (sum, w) in sums.iter_mut().zip(w.chunks_exact(QUAD)) {
+                        let mut quad = 0i32;
+                        for q in 0..QUAD {
+                            quad += i32::from(x[q]) * i32::from(w[q]);
+                        }
+                        *sum += quad;
+                    }
+                }
+                let n = NR.min(width - j);
+                part.finish(i, j, &sums, &mut out[j..j + n]);
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod vnni {
+    //! Four products and their sum in each lane, an instruction each.
+
+    use std::arch::x86_64::*;
+
+    use super::{MC, MR, NR, Part, QUAD};
+
+    /// # Safety
+    /// The CPU must have AVX-512 F, BW, DQ, VL and VNNI.
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    pub(super) unsafe fn product(part: &Part<'_>, out: &mut [&mut [f32]]) {
+        let rows = out.len();
+        let width = out.first().map_or(0, |row| row.len());
+        for top in (0..rows).step_by(MC) {
+            for j in (0..width).step_by(NR) {
+                let n = NR.min(width - j);
+                for i in (top..rows.min(top + MC)).step_by(MR) {
+                    let m = MR.min(rows - i).min(top + MC - i);
+                    // SAFETY: the features are enabled here, as the caller vouched.
+                    let sums = unsafe { tile(part, i, m, j) };
+                    for (r, sums) in sums.iter().take(m).enumerate() {
+                        part.finish(i + r, j, sums, &mut out[i + r][j..j + n]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The sums of `m` rows by a panel. Rows from `m` on repeat row `m − 1`.
+    ///
+    /// # Safety
+    /// As [`product`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    unsafe fn tile(part: &Part<'_>, i: usize, m: usize, j: usize) -> [[i32; NR]; MR] {
+        let panel = part.panel(j);
+        let quads = part.deep / QUAD;
+        assert!(m > 0 && panel.len() >= quads * NR * QUAD);
+        let rows: [*const u8; MR] = std::array::from_fn(|r| part.row(i + r.min(m - 1)).as_ptr());
+        let mut sums = [[0i32; NR]; MR];
+        // SAFETY: every row has `quads` groups of four bytes, the panel as many of 128 (asserted); loads need no alignment; each row of `sums` has
+        // room for two vectors.
+        unsafe {
+            let mut acc = [[_mm512_setzero_si512(); 2]; MR];
+            let mut w = panel.as_ptr();
+            for k in 0..quads {
+                let b0 = _mm512_loadu_si512(w.cast());
+                let b1 = _mm512_loadu_si512(w.add(64).cast());
+                w = w.add(NR * QUAD);
+                for r in 0..MR {
+                    let x = _mm512_set1_epi32(rows[r].add(k * QUAD).cast::<i32>().read_unaligned());
+                    acc[r][0] = _mm512_dpbusd_epi32(acc[r][0], x, b0);
+                    acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], x, b1);
+                }
+            }
+            for (acc, sums) in acc.iter().zip(&mut sums) {
+                _mm512_storeu_si512(sums.as_mut_ptr().cast(), acc[0]);
+                _mm512_storeu_si512(sums.as_mut_ptr().add(16).cast(), acc[1]);
+            }
+        }
+        sums
+    }
+}
