@@ -1,6 +1,7 @@
 //! The command line of longreach. A subcommand is a file in `commands`.
 
 mod commands;
+mod encoder;
 mod failure;
 mod interrupt;
 mod machine;
@@ -19,8 +20,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// An engine for long sequences.
 ///
-/// Reads texts of any length in constant memory with state-space models, and writes more. With no model named, the small
-/// one built into this program is used.
+/// Reads texts of any length in constant memory with state-space models, and writes more: with no model named, the small one built into this program does.
+/// Makes vectors of long documents with encoders, finds passages by them, labels texts and answers questions.
 #[derive(Parser)]
 #[command(name = "longreach", version, propagate_version = true, arg_required_else_help = true)]
 struct Cli {
@@ -32,8 +33,13 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Accuracy(commands::accuracy::Args),
+    Answer(commands::answer::Args),
     #[command(subcommand)]
     Bench(commands::bench::Command),
+    Classify(commands::classify::Args),
+    Embed(commands::embed::Args),
+    FillMask(commands::fill_mask::Args),
     Generate(commands::generate::Args),
     Forward(commands::forward::Args),
     Info(commands::info::Args),
@@ -42,6 +48,8 @@ enum Command {
     Pattern(commands::pattern::Args),
     Passkey(commands::passkey::Args),
     Recall(commands::recall::Args),
+    #[command(subcommand)]
+    Search(commands::search::Command),
     Train(commands::train::Args),
     /// Print a completion script for a shell
     Completions {
@@ -64,6 +72,12 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     cli.machine.configure()?;
     match cli.command {
+        Command::Accuracy(args) => commands::accuracy::run(args),
+        Command::Answer(args) => commands::answer::run(args),
+        Command::Classify(args) => commands::classify::run(args),
+        Command::Embed(args) => commands::embed::run(args),
+        Command::FillMask(args) => commands::fill_mask::run(args),
+        Command::Search(command) => commands::search::run(command),
         Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),
         Command::Forward(args) => commands::forward::run(args),

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use longreach_engine::Engine;
-use longreach_models::{DType, Progress};
+use longreach_models::{DType, EncoderModel, Location, Progress};
 
 use crate::failure::Failure;
 
@@ -38,6 +38,16 @@ impl From<DTypeArg> for DType {
 }
 
 impl ModelArgs {
+    /// The encoder that is named, if it is one.
+    pub(crate) fn encoder(&self) -> Result<Option<EncoderModel>, Failure> {
+        let Some(name) = &self.model else { return Ok(None) };
+        let at = Location::find(name, Progress::Shown)?;
+        if !EncoderModel::is_at(&at)? {
+            return Ok(None);
+        }
+        Ok(Some(EncoderModel::load(&at, self.dtype.map(DType::from))?))
+    }
+
     pub(crate) fn load(&self) -> Result<Engine, Failure> {
         load(self.model.as_deref(), self.dtype)
     }

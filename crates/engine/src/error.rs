@@ -76,6 +76,14 @@ pub enum Error {
         /// Size of the vocabulary.
         vocabulary: usize,
     },
+    /// More tokens than a model with learned positions has positions for.
+    #[error("the text has {found} tokens, the model has positions for {longest}")]
+    TooLong {
+        /// How many there are.
+        found: u64,
+        /// How many there may be.
+        longest: usize,
+    },
     /// An option of sampling that makes no sense.
     #[error("{name}: want {want}, found {found}")]
     Sampling {

@@ -21,7 +21,7 @@ mod vocabulary;
 mod words;
 
 pub use embedded::EMBEDDED;
-pub use encode::{BATCH, batches, Long, Part, Pipeline, Pooling, Prompt, TextEncoder};
+pub use encode::{Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, TextEncoder, batches};
 pub use engine::Engine;
 pub use error::Error;
 pub use pieces::Pieces;

@@ -50,6 +50,9 @@ impl<'e> Session<'e> {
             return Err(Error::Token { id, vocabulary });
         }
         let decoder = &self.engine.model.decoder;
+        if let Some(longest) = decoder.longest().filter(|longest| self.tokens + ids.len() as u64 > *longest as u64) {
+            return Err(Error::TooLong { found: self.tokens + ids.len() as u64, longest });
+        }
         let mut chunks = ids.chunks(CHUNK).peekable();
         while let Some(chunk) = chunks.next() {
             let hidden = decoder.forward(chunk, &mut self.cache, None);

@@ -25,9 +25,8 @@ fn texts(value: &Value) -> Vec<&str> {
 }
 
 fn ids(value: &Value) -> Vec<Vec<u32>> {
-    let row = |row: &Value| {
-        row.as_array().expect("a row").iter().map(|id| id.as_u64().expect("an id") as u32).collect()
-    };
+    let row =
+        |row: &Value| row.as_array().expect("a row").iter().map(|id| id.as_u64().expect("an id") as u32).collect();
     value.as_array().expect("rows").iter().map(row).collect()
 }
 
@@ -120,7 +119,7 @@ fn long_texts_are_split_without_losing_a_token() {
             }
             for part in &parts {
                 let last = part.places.iter().flatten().last().expect("a token of the text");
-                assert!(last.1 <= part.bytes.end && last.0 >= part.bytes.start);
+                assert!(last.1 <= part.bytes.end && last.0 >= part.bytes.start, "{name}: {last:?} of {:?}", part.bytes);
             }
         }
         let short = encoder.parts("A short text.", "", Long::Split { overlap: 3 }).expect("parts");
@@ -150,7 +149,12 @@ fn directories_that_lie_are_refused_by_name() {
     let cases: [(&str, &str, &[u8], &str); 8] = [
         ("st-bert-mean", "modules.json", b"{}", "want a list of modules"),
         ("st-bert-mean", "modules.json", b"[{\"type\": \"a.Transformer\"}]", "a module without a text `path`"),
-        ("st-bert-mean", "modules.json", br#"[{"type": "a.Transformer", "path": "../.."}]"#, "leads out of the directory"),
+        (
+            "st-bert-mean",
+            "modules.json",
+            br#"[{"type": "a.Transformer", "path": "../.."}]"#,
+            "leads out of the directory",
+        ),
         ("st-bert-mean", "modules.json", br#"[{"type": "a.CLIPModel", "path": ""}]"#, "`CLIPModel` is not known here"),
         ("st-bert-mean", "1_Pooling/config.json", br#"{"pooling_mode": "best"}"#, "`best` is not known here"),
         (

@@ -3,8 +3,8 @@
 use longreach_nn::{Builder, Decoder, DecoderConfig};
 
 use crate::{
-    Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, gpt2, hgrn2, kda, linear_attn, longreach, mamba,
-    mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
+    ENCODERS, Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, gpt2, hgrn2, kda, linear_attn, longreach,
+    mamba, mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
 };
 
 /// A model type that can be loaded.
@@ -57,6 +57,12 @@ impl Description {
         let Some(found) = fields.text("model_type")? else {
             return Err(fields.error("field `model_type` is missing"));
         };
+        if ENCODERS.iter().any(|m| m.model_type == found) {
+            let message = format!(
+                "model_type `{found}` is an encoder: it embeds, classifies, fills masks and answers, but does not write"
+            );
+            return Err(fields.error(message));
+        }
         let known = || MODELS.iter().map(|m| m.model_type).collect::<Vec<_>>().join(", ");
         let Some(model) = MODELS.iter().find(|m| m.model_type == found) else {
             return Err(Error::UnknownModel { file: fields.file().into(), found: found.into(), known: known() });

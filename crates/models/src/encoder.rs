@@ -210,8 +210,7 @@ impl EncoderModel {
     pub fn forward(&self, of: &Reading<'_>) -> Encoded {
         let bounds = bounds(of);
         let asked = self.description.questions.then(|| self.questions(of.ids, &bounds));
-        let types: Option<Vec<u32>> =
-            asked.as_ref().map(|asked| asked.iter().map(|asked| u32::from(!asked)).collect());
+        let types: Option<Vec<u32>> = asked.as_ref().map(|asked| asked.iter().map(|asked| u32::from(!asked)).collect());
         let hidden = self.encoder.forward(&Reading { types: of.types.or(types.as_deref()), ..*of });
         let first = |pooler: &Pooler| pooler.forward(gathered(Over::First, hidden.clone(), &bounds, of.keep));
         let pooled = self.pooler.as_ref().map(first);

@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use longreach_engine::Engine;
-use longreach_models::write_atomically;
+use burn::tensor::TensorData;
+use longreach_models::{EncoderModel, Task, write_atomically};
+use longreach_nn::{Over, Reading};
+use ndarray::Array2;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
@@ -15,6 +17,9 @@ use crate::model::ModelArgs;
 ///
 /// FILE.json is {"input_ids": [[1, 2, 3], …], "attention_mask": [[1, 1, 1], …]}, rows of equal length; the mask is optional
 /// and is 0 at padding. The output holds f32 tensors `last_hidden_state` [B, T, d] and `logits` [B, T, vocabulary].
+///
+/// Of an encoder there may be "token_type_ids" and "global_attention_mask" as well, and the output holds what the checkpoint has: `pooler_output` [B, d],
+/// `logits` as its head gives them.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -38,6 +43,8 @@ pub(crate) struct Args {
 struct Tokens {
     input_ids: Vec<Vec<u32>>,
     attention_mask: Option<Vec<Vec<u8>>>,
+    token_type_ids: Option<Vec<Vec<u32>>>,
+    global_attention_mask: Option<Vec<Vec<u8>>>,
 }
 
 impl Tokens {
@@ -59,16 +66,20 @@ impl Tokens {
                 )));
             }
         }
-        if let Some(mask) = &tokens.attention_mask {
-            let lengths: Vec<usize> = mask.iter().map(Vec::len).collect();
-            if lengths != vec![length; tokens.input_ids.len()] {
-                let rows = tokens.input_ids.len();
-                return Err(wrong(format!(
-                    "`attention_mask`: want {rows} rows of {length}, found rows of {lengths:?}"
-                )));
+        let shape = vec![length; tokens.input_ids.len()];
+        let masks =
+            [("attention_mask", &tokens.attention_mask), ("global_attention_mask", &tokens.global_attention_mask)];
+        let found = masks.map(|(name, mask)| (name, mask.as_ref().map(|m| m.iter().map(Vec::len).collect::<Vec<_>>())));
+        let types = tokens.token_type_ids.as_ref().map(|t| t.iter().map(Vec::len).collect());
+        for (name, lengths) in found.into_iter().chain([("token_type_ids", types)]) {
+            if let Some(lengths) = lengths.filter(|lengths| *lengths != shape) {
+                let rows = shape.len();
+                return Err(wrong(format!("`{name}`: want {rows} rows of {length}, found rows of {lengths:?}")));
             }
-            if mask.iter().flatten().any(|m| *m > 1) {
-                return Err(wrong("`attention_mask`: want 0 or 1".into()));
+        }
+        for (name, mask) in masks {
+            if mask.iter().flatten().flatten().any(|m| *m > 1) {
+                return Err(wrong(format!("`{name}`: want 0 or 1")));
             }
         }
         Ok(tokens)
@@ -76,26 +87,96 @@ impl Tokens {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    if let Some(encoder) = args.model.encoder()? {
+        if args.step || args.chunk.is_some() {
+            return Err(Failure::new("--chunk and --step: an encoder reads a text as a whole"));
+        }
+        return encode(&encoder, &args);
+    }
     let engine = args.model.load()?;
     let tokens = Tokens::read(&args.tokens, engine.model.decoder.vocabulary())?;
+    for (name, given) in [
+        ("token_type_ids", tokens.token_type_ids.is_some()),
+        ("global_attention_mask", tokens.global_attention_mask.is_some()),
+    ] {
+        if given {
+            return Err(Failure::new(format!("{}: `{name}`: the model is no encoder", args.tokens.display())));
+        }
+    }
     let length = tokens.input_ids[0].len();
+    if let Some(longest) = engine.model.decoder.longest().filter(|longest| length > *longest) {
+        return Err(too_long(&args.tokens, length, longest));
+    }
     let piece = if args.step { 1 } else { args.chunk.map_or(length, |n| n as usize) };
-    let (hidden, logits) = compute(&engine, &tokens, length, piece);
-    write(&args.out, tokens.input_ids.len(), length, &hidden, &logits)
-}
-
-/// Hidden states and logits, rows of tokens one behind the other.
-fn compute(engine: &Engine, tokens: &Tokens, length: usize, piece: usize) -> (Vec<f32>, Vec<f32>) {
     let batch = tokens.input_ids.len();
     let mask = tokens.attention_mask.as_ref().map(|m| m.concat());
-    let paths = engine.model.evaluate(&tokens.input_ids.concat(), mask.as_deref(), batch, length, piece);
-    (paths.hidden, paths.logits)
+    let got = engine.model.evaluate(&tokens.input_ids.concat(), mask.as_deref(), batch, length, piece);
+    let shaped = |x: Vec<f32>| (vec![batch, length, x.len() / (batch * length)], x);
+    write(&args.out, vec![("last_hidden_state", shaped(got.hidden)), ("logits", shaped(got.logits))])
 }
 
-fn write(file: &Path, batch: usize, length: usize, hidden: &[f32], logits: &[f32]) -> Result<(), Failure> {
+fn too_long(file: &Path, length: usize, longest: usize) -> Failure {
+    Failure::new(format!("{}: `input_ids`: {length} tokens a row, the model reads at most {longest}", file.display()))
+}
+
+/// What an encoder makes of the tokens.
+fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
+    let d = &model.description;
+    let tokens = Tokens::read(&args.tokens, d.encoder.vocabulary)?;
+    let (batch, length) = (tokens.input_ids.len(), tokens.input_ids[0].len());
+    if let Some(longest) = d.longest.filter(|longest| length > *longest) {
+        return Err(too_long(&args.tokens, length, longest));
+    }
+    let kinds = d.encoder.types.unwrap_or(0);
+    if let Some(kind) = tokens.token_type_ids.iter().flatten().flatten().find(|kind| **kind as usize >= kinds.max(1)) {
+        let file = args.tokens.display();
+        return Err(Failure::new(format!(
+            "{file}: `token_type_ids`: type {kind} is out of range: the model has {kinds}"
+        )));
+    }
+    let marks = |mask: &Option<Vec<Vec<u8>>>| {
+        let marks = mask.as_ref()?.concat().into_iter().map(|m| m != 0).collect();
+        Array2::from_shape_vec((batch, length), marks).ok()
+    };
+    let own = || tokens.input_ids.iter().flat_map(|row| model.globals(row)).collect();
+    let (keep, global) = (marks(&tokens.attention_mask), marks(&tokens.global_attention_mask));
+    let global = global.or_else(|| Array2::from_shape_vec((batch, length), own()).ok());
+    let (ids, types) = (tokens.input_ids.concat(), tokens.token_type_ids.as_ref().map(|types| types.concat()));
+    let got = model.forward(&Reading {
+        ids: &ids,
+        batch,
+        types: types.as_deref(),
+        keep: keep.as_ref(),
+        global: global.as_ref(),
+        packed: None,
+    });
+    let numbers = |x: TensorData| x.try_into_vec::<f32>().unwrap_or_default();
+    let mut out = vec![("last_hidden_state", (got.hidden.dims().to_vec(), numbers(got.hidden.into_data())))];
+    if let Some(pooled) = got.pooled {
+        out.push(("pooler_output", (pooled.dims().to_vec(), numbers(pooled.into_data()))));
+    }
+    if let Some(scores) = got.scores {
+        let [rows, width] = scores.dims();
+        let shape =
+            if rows == batch * length && rows != batch { vec![batch, length, width] } else { vec![rows, width] };
+        let scores = numbers(scores.into_data());
+        if matches!(d.head, Some((Task::Question, _))) {
+            for (i, name) in ["start_logits", "end_logits"].into_iter().enumerate() {
+                out.push((name, (vec![batch, length], scores.iter().skip(i).step_by(2).copied().collect())));
+            }
+        } else {
+            out.push(("logits", (shape, scores)));
+        }
+    }
+    write(&args.out, out)
+}
+
+/// A tensor's shape and numbers.
+type Shaped = (Vec<usize>, Vec<f32>);
+
+fn write(file: &Path, tensors: Vec<(&str, Shaped)>) -> Result<(), Failure> {
     let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
-    let tensors = [("last_hidden_state", hidden), ("logits", logits)];
-    let tensors = tensors.map(|(name, x)| (name, vec![batch, length, x.len() / (batch * length)], bytes(x)));
+    let tensors: Vec<_> = tensors.into_iter().map(|(name, (shape, x))| (name, shape, bytes(&x))).collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
         (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape asks for"))
     });

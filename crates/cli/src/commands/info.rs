@@ -1,10 +1,10 @@
 //! `longreach info`
 
 use longreach_engine::{CHUNK, Engine};
-use longreach_models::DType;
-use longreach_nn::WordsConfig;
+use longreach_models::{DType, EncoderModel, Location, Progress, Task};
 use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
+use longreach_nn::{Sees, WordsConfig};
 
 use super::generate::megabytes;
 use crate::failure::Failure;
@@ -21,11 +21,85 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    if let Some(name) = &args.model {
+        let at = Location::find(name, Progress::Shown)?;
+        if EncoderModel::is_at(&at)? {
+            let model = EncoderModel::load(&at, args.dtype.map(DType::from))?;
+            for (name, value) in of_encoder(name, &model) {
+                println!("{name:14} {value}");
+            }
+            return Ok(());
+        }
+    }
     let engine = model::load(args.model.as_deref(), args.dtype)?;
     for (name, value) in facts(&engine) {
         println!("{name:14} {value}");
     }
     Ok(())
+}
+
+fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
+    let (d, c) = (&model.description, &model.description.encoder);
+    let mut ways: Vec<(&Sees, usize)> = Vec::new();
+    for block in &c.blocks {
+        match ways.iter_mut().find(|(sees, _)| **sees == block.sees) {
+            Some((_, n)) => *n += 1,
+            None => ways.push((&block.sees, 1)),
+        }
+    }
+    let way = |(sees, n): &(&Sees, usize)| {
+        let what = match sees {
+            Sees::All => "see everything".into(),
+            Sees::Window(w) => format!("see {w} tokens on either side"),
+            Sees::Longformer(w) => format!("see {w} tokens on either side and global tokens"),
+            Sees::BigBird(b) => {
+                format!(
+                    "see blocks of {}, {} of them random; everything up to {} tokens",
+                    b.block,
+                    b.random_blocks,
+                    (5 + 2 * b.random_blocks) * b.block
+                )
+            }
+            Sees::Nystrom(n) if n.landmarks == usize::MAX => "see everything".into(),
+            Sees::Nystrom(n) => format!("see through {} landmarks", n.landmarks),
+            Sees::Sparse(config, _) => format!("see blocks of {} as DeepSpeed lays them out", config.block()),
+        };
+        format!("{n} layers {what}")
+    };
+    let heads = c.blocks.first().map_or(0, |block| block.attention.heads);
+    let parameters = model.parameters();
+    let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);
+    let head = match &d.head {
+        None => "none: it makes vectors".into(),
+        Some((Task::Sequence | Task::Token, _)) => {
+            let about = d.head.as_ref().map_or("", |(task, _)| task.about());
+            format!("{about}: {}", d.labels.join(", "))
+        }
+        Some((task, _)) => task.about().to_owned(),
+    };
+    let cx = longreach_burn::context();
+    vec![
+        ("model", name.to_owned()),
+        ("model_type", d.model_type.into()),
+        (
+            "architecture",
+            format!(
+                "encoder, {} layers of width {}, {heads} heads, vocabulary {}",
+                c.blocks.len(),
+                c.hidden,
+                c.vocabulary
+            ),
+        ),
+        ("attention", ways.iter().map(way).collect::<Vec<_>>().join("; ")),
+        ("longest text", d.longest.map_or_else(|| "any".into(), |n| format!("{n} tokens"))),
+        ("head", head),
+        ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
+        (
+            "weights",
+            format!("{} in f32, {} in bf16; loaded as {}", memory(DType::F32), memory(DType::Bf16), model.dtype.name()),
+        ),
+        ("machine", format!("{} on {} threads", cx.isa, cx.team.threads())),
+    ]
 }
 
 fn facts(engine: &Engine) -> Vec<(&'static str, String)> {

@@ -2,7 +2,7 @@
 
 use longreach_attention::operation::{Argument, Named, Parameter, named};
 use longreach_attention::{MECHANISMS, Mechanism};
-use longreach_models::MODELS;
+use longreach_models::{ENCODERS, MODELS};
 use longreach_simd::Isa;
 use serde_json::json;
 
@@ -116,6 +116,9 @@ fn as_json() -> serde_json::Value {
         "models": MODELS.iter().map(|m| json!({
             "model_type": m.model_type, "mechanism": m.mechanism, "paper": m.paper,
         })).collect::<Vec<_>>(),
+        "encoders": ENCODERS.iter().map(|m| json!({
+            "model_type": m.model_type, "mechanism": m.mechanism, "paper": m.paper,
+        })).collect::<Vec<_>>(),
         "machine": { "isa": isas(), "using": cx.isa.name(), "threads": cx.team.threads() },
     })
 }
@@ -130,6 +133,10 @@ fn text() -> String {
     for m in MODELS {
         out += &format!("  {:28} {:14} {}\n", m.model_type, m.mechanism, m.paper);
     }
+    out += "encoders (model_type)\n";
+    for m in ENCODERS {
+        out += &format!("  {:28} {:14} {}\n", m.model_type, m.mechanism, m.paper);
+    }
     out + &format!("machine\n  {}, using {} on {} threads\n", isas().join(" "), cx.isa, cx.team.threads())
 }
 
@@ -140,6 +147,10 @@ fn markdown() -> String {
     }
     out += "\n| `model_type` | mechanism | paper |\n| --- | --- | --- |\n";
     for m in MODELS {
+        out += &format!("| `{}` | {} | {} |\n", m.model_type, m.mechanism, m.paper);
+    }
+    out += "\n| `model_type` of an encoder | mechanism | paper |\n| --- | --- | --- |\n";
+    for m in ENCODERS {
         out += &format!("| `{}` | {} | {} |\n", m.model_type, m.mechanism, m.paper);
     }
     out

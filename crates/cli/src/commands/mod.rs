@@ -1,6 +1,11 @@
 //! A file a subcommand.
 
+pub(crate) mod accuracy;
+pub(crate) mod answer;
 pub(crate) mod bench;
+pub(crate) mod classify;
+pub(crate) mod embed;
+pub(crate) mod fill_mask;
 pub(crate) mod forward;
 pub(crate) mod generate;
 pub(crate) mod info;
@@ -9,4 +14,5 @@ pub(crate) mod op;
 pub(crate) mod passkey;
 pub(crate) mod pattern;
 pub(crate) mod recall;
+pub(crate) mod search;
 pub(crate) mod train;

@@ -51,7 +51,7 @@ impl TextEncoder {
         if offsets.len() <= room {
             return Ok(vec![self.prefixed(text, prefix, length)?]);
         }
-        let step = room.saturating_sub(overlap).max(1);
+        let step = room - overlap.min(room / 2);
         let mut parts = Vec::new();
         let mut first = 0;
         loop {

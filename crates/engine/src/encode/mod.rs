@@ -12,8 +12,10 @@ use crate::{Error, vocabulary};
 
 mod late;
 mod pipeline;
+mod tasks;
 
 pub use pipeline::{Pipeline, Pooling};
+pub use tasks::{Answer, Entity, Filled, Scored};
 
 /// Which text is put before a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub enum Long {
     Truncate,
     /// It is split; parts share so many tokens with the one before.
     Split {
-        /// How many.
+        /// How many; never more than half a part.
         overlap: usize,
     },
 }
@@ -174,7 +176,9 @@ impl TextEncoder {
         };
         let whole = self.encoding(&format!("{prompt}{text}"), false)?;
         let room = self.limit - self.special_tokens();
-        let part = |encoding: Encoding, from: usize, bytes: std::ops::Range<usize>| self.part(encoding, prompt.len(), from, bytes, skip);
+        let part = |encoding: Encoding, from: usize, bytes: std::ops::Range<usize>| {
+            self.part(encoding, prompt.len(), from, bytes, skip)
+        };
         match long {
             _ if whole.len() <= room => Ok(vec![part(whole, 0, 0..text.len())?]),
             Long::Truncate => {
@@ -189,14 +193,17 @@ impl TextEncoder {
                 let offsets = of.get_offsets();
                 // A little less than there is room for: at a cut, text may become other tokens.
                 let window = room.saturating_sub(before + 2).max(1);
-                let step = window.saturating_sub(overlap).max(1);
+                let step = window - overlap.min(window / 2);
                 let mut parts = Vec::new();
                 let mut first = 0;
                 loop {
                     let mut last = (first + window).min(offsets.len());
                     loop {
-                        let bytes = if first == 0 { 0 } else { offsets[first].0 }
-                            ..if last == offsets.len() { text.len() } else { offsets[last - 1].1 };
+                        let bytes = if first == 0 { 0 } else { offsets[first].0 }..if last == offsets.len() {
+                            text.len()
+                        } else {
+                            offsets[last - 1].1
+                        };
                         let encoding = self.encoding(&format!("{prompt}{}", &text[bytes.clone()]), false)?;
                         if encoding.len() <= room || last == first + 1 {
                             let mut encoding = encoding;

@@ -291,7 +291,8 @@ impl Pipeline {
 
     fn read_prompts(&mut self, f: &Fields) -> Result<(), Error> {
         if let Some(prompts) = f.get("prompts") {
-            let map = prompts.as_object().ok_or_else(|| f.error("field `prompts`: want an object of names and texts"))?;
+            let map =
+                prompts.as_object().ok_or_else(|| f.error("field `prompts`: want an object of names and texts"))?;
             for (name, text) in map {
                 let text = text.as_str().ok_or_else(|| f.error(format!("field `prompts`: `{name}`: want a text")))?;
                 self.prompts.insert(name.clone(), text.to_owned());
@@ -310,7 +311,8 @@ impl Pipeline {
         let skiplist = match f.get("skiplist_words") {
             None => "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~".chars().map(String::from).collect(),
             Some(list) => {
-                let words = list.as_array().and_then(|list| list.iter().map(|w| w.as_str().map(str::to_owned)).collect());
+                let words =
+                    list.as_array().and_then(|list| list.iter().map(|w| w.as_str().map(str::to_owned)).collect());
                 words.ok_or_else(|| f.error("field `skiplist_words`: want a list of words"))?
             }
         };

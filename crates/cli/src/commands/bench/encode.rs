@@ -78,7 +78,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         if let Some(longest) = model.description.longest.filter(|longest| n > *longest) {
             return Err(Failure::new(format!("--tokens {n}: the model reads at most {longest}")));
         }
-        let ids: Vec<u32> = (0..n as u32).map(|i| 5 + i.wrapping_mul(2_654_435_761) % (vocabulary - 5).max(1)).collect();
+        let ids: Vec<u32> =
+            (0..n as u32).map(|i| 5 + i.wrapping_mul(2_654_435_761) % (vocabulary - 5).max(1)).collect();
         let seconds = measured(args.repeats, || packed(&model, &[0], std::slice::from_ref(&ids), args.first_global));
         report(format!("{n} tokens"), n, seconds);
     }

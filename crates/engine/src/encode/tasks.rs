@@ -1,0 +1,272 @@
+//! What heads are for: labels of texts and of tokens, words for masks, answers to questions.
+
+use std::ops::Range;
+
+use burn::tensor::{Int, Tensor};
+use longreach_models::Task;
+use tokenizers::{Encoding, TruncationParams, TruncationStrategy};
+
+use super::{Long, Part, TextEncoder};
+use crate::Error;
+
+/// A label, and how likely it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scored {
+    /// The label.
+    pub label: String,
+    /// Its share of 1; each by itself where several labels may hold at once.
+    pub score: f32,
+}
+
+/// A stretch of a text that has a label.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entity {
+    /// The label, without the letter that says where in an entity a token stands.
+    pub label: String,
+    /// The mean of its tokens' scores.
+    pub score: f32,
+    /// Which bytes of the text.
+    pub bytes: Range<usize>,
+}
+
+/// A word for a mask.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Filled {
+    /// The token as text.
+    pub word: String,
+    /// Its id.
+    pub id: u32,
+    /// Its share of 1.
+    pub score: f32,
+}
+
+/// An answer found in a text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// How sure: the product of the shares of its two ends.
+    pub score: f32,
+    /// Which bytes of the text.
+    pub bytes: Range<usize>,
+}
+
+fn softmax(scores: &[f32]) -> Vec<f32> {
+    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = scores.iter().map(|s| f64::from(s - most).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|w| (w / sum) as f32).collect()
+}
+
+impl TextEncoder {
+    /// That the model has a head for a task, or an error that says what it has.
+    fn for_task(&self, task: Task) -> Result<(), Error> {
+        let found = self.model.description.head.as_ref().map(|(found, _)| *found);
+        if found == Some(task) {
+            return Ok(());
+        }
+        let has = found.map_or("no head", Task::about);
+        let message = format!("the model has {has}; this needs {}", task.about());
+        Err(Error::Head { name: self.name.clone(), message })
+    }
+
+    /// Whether several labels may hold at once.
+    fn several(&self) -> bool {
+        self.model.config.contains("multi_label_classification")
+    }
+
+    /// A head's scores for parts, a row a text or a token, and where each part begins.
+    fn scores(&self, parts: &[&Part]) -> (Vec<f32>, usize, Vec<usize>) {
+        let (encoded, bounds) = self.encoded(parts);
+        let Some(scores) = encoded.scores else { return (Vec::new(), 1, bounds) };
+        let width = scores.dims()[1];
+        (scores.into_data().try_into_vec().unwrap_or_default(), width, bounds)
+    }
+
+    /// The labels of a text, the likeliest first; one longer than the model reads is read in parts, whose scores are averaged by their tokens.
+    pub fn classify(&self, text: &str) -> Result<Vec<Scored>, Error> {
+        self.for_task(Task::Sequence)?;
+        let parts = self.parts(text, "", Long::Split { overlap: 0 })?;
+        let labels = &self.model.description.labels;
+        let mut mean = vec![0.0f32; labels.len()];
+        let all: usize = parts.iter().map(|part| part.ids.len()).sum();
+        for part in &parts {
+            let (scores, ..) = self.scores(&[part]);
+            let shares = match labels.len() {
+                // A regression's number is what it is.
+                1 => scores,
+                _ if self.several() => scores.into_iter().map(|s| 1.0 / (1.0 + (-s).exp())).collect(),
+                _ => softmax(&scores),
+            };
+            let weight = part.ids.len() as f32 / all as f32;
+            mean.iter_mut().zip(shares).for_each(|(sum, share)| *sum += weight * share);
+        }
+        let mut scored: Vec<Scored> =
+            labels.iter().cloned().zip(mean).map(|(label, score)| Scored { label, score }).collect();
+        scored.sort_by(|a, b| b.score.total_cmp(&a.score));
+        Ok(scored)
+    }
+
+    /// The stretches of a text that have labels. Tokens of the label `O` have none; `B-` begins a stretch and `I-` goes on with it.
+    pub fn entities(&self, text: &str) -> Result<Vec<Entity>, Error> {
+        self.for_task(Task::Token)?;
+        let labels = &self.model.description.labels;
+        let mut entities: Vec<(Entity, usize)> = Vec::new();
+        let mut done = 0;
+        for part in self.parts(text, "", Long::Split { overlap: 0 })? {
+            let (scores, width, _) = self.scores(&[&part]);
+            for (row, place) in scores.chunks(width).zip(&part.places) {
+                let Some((start, end)) = *place else { continue };
+                if end <= done {
+                    continue;
+                }
+                done = end;
+                let shares = softmax(row);
+                let best = (0..width).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0);
+                let label = &labels[best];
+                let (begins, name) = match label.split_at_checked(2) {
+                    Some(("B-", name)) => (true, name),
+                    Some(("I-", name)) => (false, name),
+                    _ => (false, &label[..]),
+                };
+                if label == "O" {
+                    continue;
+                }
+                match entities.last_mut() {
+                    // Behind the last with nothing but space between them.
+                    Some((last, n))
+                        if !begins
+                            && last.label == name
+                            && text[last.bytes.end..start.max(last.bytes.end)].trim().is_empty() =>
+                    {
+                        last.score = (last.score * *n as f32 + shares[best]) / (*n + 1) as f32;
+                        last.bytes.end = end;
+                        *n += 1;
+                    }
+                    _ => entities.push((Entity { label: name.to_owned(), score: shares[best], bytes: start..end }, 1)),
+                }
+            }
+        }
+        Ok(entities.into_iter().map(|(entity, _)| entity).collect())
+    }
+
+    /// The mask token as it is written in a text.
+    pub fn mask(&self) -> Result<(String, u32), Error> {
+        let named = self.special("mask_token", "");
+        let written = [&named[..], "[MASK]", "<mask>"].into_iter().filter(|t| !t.is_empty());
+        let found = written.filter_map(|text| Some((text.to_owned(), self.tokenizer.token_to_id(text)?))).next();
+        let message = "the tokenizer has no mask token".to_owned();
+        found.ok_or_else(|| Error::Tokenizer { file: self.name.clone(), message })
+    }
+
+    /// The `n` likeliest tokens for each mask in a text.
+    pub fn fill(&self, text: &str, n: usize) -> Result<Vec<Vec<Filled>>, Error> {
+        self.for_task(Task::MaskedLm)?;
+        let (written, mask) = self.mask()?;
+        let part = self.parts(text, "", Long::Truncate)?.remove(0);
+        let at: Vec<i32> = part.ids.iter().enumerate().filter(|(_, id)| **id == mask).map(|(i, _)| i as i32).collect();
+        if at.is_empty() {
+            let message = format!("the first {} tokens of the text have no {written} to be filled", self.limit);
+            return Err(Error::Head { name: self.name.clone(), message });
+        }
+        let (hidden, _) = self.hidden(&[&part]);
+        let [_, t, d] = hidden.dims();
+        let rows = hidden.reshape([t, d]).select(0, Tensor::<1, Int>::from_data(&at[..], &self.model.encoder.device()));
+        let Some(head) = &self.model.head else { return Ok(Vec::new()) };
+        let scores = head.forward(rows, &self.model.encoder.embeddings());
+        let vocabulary = scores.dims()[1];
+        let scores: Vec<f32> = scores.into_data().try_into_vec().unwrap_or_default();
+        let word = |id: u32| {
+            let text = self.tokenizer.decode(&[id], false).unwrap_or_default();
+            if text.is_empty() { self.tokenizer.id_to_token(id).unwrap_or_default() } else { text }
+        };
+        let best = |row: &[f32]| {
+            let shares = softmax(row);
+            let mut order: Vec<u32> = (0..vocabulary as u32).collect();
+            order.sort_by(|a, b| shares[*b as usize].total_cmp(&shares[*a as usize]));
+            let filled = order.into_iter().take(n).map(|id| Filled { word: word(id), id, score: shares[id as usize] });
+            filled.collect()
+        };
+        Ok(scores.chunks(vocabulary).map(best).collect())
+    }
+
+    /// The `n` likeliest answers to a question in a text, of at most `most` tokens, none within another. A text longer than the model reads is read in
+    /// parts that share `overlap` tokens.
+    pub fn answer(
+        &self,
+        question: &str,
+        text: &str,
+        n: usize,
+        most: usize,
+        overlap: usize,
+    ) -> Result<Vec<Answer>, Error> {
+        self.for_task(Task::Question)?;
+        let wrong = |e: tokenizers::Error| Error::Tokenizer { file: self.name.clone(), message: e.to_string() };
+        let asked = self.encoding(question, false)?.len() + 4;
+        if asked + 1 >= self.limit {
+            return Err(Error::Limit { found: asked, least: 1, most: self.limit - 2 });
+        }
+        let mut tokenizer = self.tokenizer.clone();
+        let truncation = TruncationParams {
+            max_length: self.limit,
+            strategy: TruncationStrategy::OnlySecond,
+            stride: overlap.min((self.limit - asked) / 2),
+            ..TruncationParams::default()
+        };
+        tokenizer.with_truncation(Some(truncation)).map_err(wrong)?;
+        let mut whole = tokenizer.encode((question, text), true).map_err(wrong)?;
+        let more = whole.take_overflowing();
+        let mut found: Vec<Answer> = Vec::new();
+        for encoding in std::iter::once(whole).chain(more) {
+            found.extend(self.answers(&encoding, most));
+        }
+        found.sort_by(|a, b| b.score.total_cmp(&a.score));
+        let mut kept: Vec<Answer> = Vec::new();
+        for answer in found {
+            let apart = |k: &Answer| answer.bytes.end <= k.bytes.start || k.bytes.end <= answer.bytes.start;
+            if kept.len() < n && kept.iter().all(apart) {
+                kept.push(answer);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The likeliest spans of one reading.
+    fn answers(&self, encoding: &Encoding, most: usize) -> Vec<Answer> {
+        const CANDIDATES: usize = 32;
+        let places: Vec<Option<(usize, usize)>> = (0..encoding.len())
+            .map(|i| (encoding.token_to_sequence(i) == Some(1)).then(|| encoding.get_offsets()[i]))
+            .collect();
+        let part = Part {
+            ids: encoding.get_ids().to_vec(),
+            types: encoding.get_type_ids().to_vec(),
+            bytes: 0..0,
+            skip: 0,
+            places,
+        };
+        let (scores, ..) = self.scores(&[&part]);
+        // What is no part of the text is no answer, but for the first token: it stands for none.
+        let end = |which: usize| {
+            let of =
+                |i: usize| if i == 0 || part.places[i].is_some() { scores[2 * i + which] } else { f32::NEG_INFINITY };
+            softmax(&(0..part.ids.len()).map(of).collect::<Vec<_>>())
+        };
+        let (starts, ends) = (end(0), end(1));
+        let best = |shares: &[f32]| {
+            let mut order: Vec<usize> = (0..shares.len()).filter(|i| part.places[*i].is_some()).collect();
+            order.sort_by(|a, b| shares[*b].total_cmp(&shares[*a]));
+            order.truncate(CANDIDATES);
+            order
+        };
+        let mut found = Vec::new();
+        for i in best(&starts) {
+            for &j in &best(&ends) {
+                if let (Some((start, _)), Some((_, end))) = (part.places[i], part.places[j])
+                    && (i..i + most).contains(&j)
+                    && start < end
+                {
+                    found.push(Answer { score: starts[i] * ends[j], bytes: start..end });
+                }
+            }
+        }
+        found
+    }
+}

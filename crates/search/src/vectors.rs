@@ -1,0 +1,164 @@
+//! The files vectors are written to: Parquet, NumPy, Arrow, JSON lines.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type, UInt64Type};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+use serde_json::json;
+
+use crate::{Error, table};
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// A table: `row`, `file`, `start`, `end`, `tokens`, `vector`.
+    Parquet,
+    /// The same.
+    Arrow,
+    /// The same, an object a line.
+    Jsonl,
+    /// The vectors alone, `[n, d]` in f32.
+    Npy,
+}
+
+impl Format {
+    /// That of a file's name.
+    pub fn of(path: &Path) -> Result<Self, Error> {
+        match path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase().as_str() {
+            "parquet" => Ok(Format::Parquet),
+            "arrow" | "feather" => Ok(Format::Arrow),
+            "jsonl" | "ndjson" => Ok(Format::Jsonl),
+            "npy" => Ok(Format::Npy),
+            _ => Err(Error::file(path, "want a name that ends in .parquet, .arrow, .npy or .jsonl")),
+        }
+    }
+}
+
+/// Writes the rows of Arrow files, in order, to `path`, whole or not at all.
+pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: &[PathBuf]) -> Result<(), Error> {
+    let mut batches = shards.iter().flat_map(|shard| match table::read(shard) {
+        Ok(batches) => Box::new(batches) as Box<dyn Iterator<Item = _>>,
+        Err(e) => Box::new(std::iter::once(Err(e))),
+    });
+    if format == Format::Arrow {
+        return table::write(path, schema, batches);
+    }
+    let rows = if format == Format::Npy { count(shards)? } else { 0 };
+    let mut inner = None;
+    let written = longreach_models::write_atomically(path, |out| {
+        let mut each = |then: &mut dyn FnMut(RecordBatch) -> std::io::Result<()>| {
+            for batch in batches.by_ref() {
+                match batch {
+                    Ok(batch) => then(batch)?,
+                    Err(e) => {
+                        inner = Some(e);
+                        return Err(std::io::Error::other("a part cannot be read"));
+                    }
+                }
+            }
+            Ok(())
+        };
+        match format {
+            Format::Parquet => {
+                let said = |e: parquet::errors::ParquetError| std::io::Error::other(e);
+                let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+                // The writer wants more of its sink than may be lent to it.
+                let mut sink = tempfile::tempfile()?;
+                let mut writer =
+                    ArrowWriter::try_new(sink.try_clone()?, schema.clone(), Some(properties)).map_err(said)?;
+                each(&mut |batch| writer.write(&batch).map_err(said))?;
+                writer.close().map_err(said)?;
+                std::io::Seek::rewind(&mut sink)?;
+                std::io::copy(&mut sink, out).map(|_| ())
+            }
+            Format::Npy => {
+                let width = match schema.field_with_name("vector").map(|field| field.data_type()) {
+                    Ok(arrow_schema::DataType::FixedSizeList(_, width)) => *width,
+                    _ => 0,
+                };
+                out.write_all(&header(rows, width as usize))?;
+                each(&mut |batch| {
+                    let numbers = numbers(&batch);
+                    let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+                    out.write_all(&bytes)
+                })
+            }
+            _ => each(&mut |batch| lines(&batch, out)),
+        }
+    });
+    match (written, inner) {
+        (_, Some(e)) => Err(e),
+        (Err(e), None) => Err(Error::Engine(e.into())),
+        (Ok(()), None) => Ok(()),
+    }
+}
+
+fn count(shards: &[PathBuf]) -> Result<usize, Error> {
+    let mut rows = 0;
+    for shard in shards {
+        for batch in table::read(shard)? {
+            rows += batch?.num_rows();
+        }
+    }
+    Ok(rows)
+}
+
+/// All numbers of a batch's vectors.
+fn numbers(batch: &RecordBatch) -> Vec<f32> {
+    let Some(column) = batch.column_by_name("vector") else { return Vec::new() };
+    column.as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec()
+}
+
+/// The head of a NumPy file, version 1.0.
+fn header(rows: usize, width: usize) -> Vec<u8> {
+    let mut about = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
+    // Ten bytes before it; all together a multiple of 64, with a line's end at the last.
+    let padding = 63 - (10 + about.len()) % 64;
+    about.push_str(&" ".repeat(padding));
+    about.push('\n');
+    let mut head = b"\x93NUMPY\x01\x00".to_vec();
+    head.extend_from_slice(&(about.len() as u16).to_le_bytes());
+    head.extend_from_slice(about.as_bytes());
+    head
+}
+
+fn lines(batch: &RecordBatch, out: &mut dyn Write) -> std::io::Result<()> {
+    let number = |name: &str, i: usize| {
+        let column = batch.column_by_name(name)?;
+        let wide = column.as_primitive_opt::<UInt64Type>().map(|c| c.value(i));
+        wide.or_else(|| column.as_primitive_opt::<UInt32Type>().map(|c| u64::from(c.value(i))))
+    };
+    let text = |name: &str, i: usize| {
+        let column = batch.column_by_name(name)?.as_string_opt::<i32>()?;
+        (!column.is_null(i)).then(|| column.value(i).to_owned())
+    };
+    for i in 0..batch.num_rows() {
+        let floats = |list: &dyn Array| list.as_primitive::<Float32Type>().values().to_vec();
+        let vector = match (batch.column_by_name("vector"), batch.column_by_name("vectors")) {
+            (Some(column), _) => json!(floats(&column.as_fixed_size_list().value(i))),
+            (None, Some(column)) => {
+                let each = column.as_list::<i64>().value(i);
+                let each = each.as_fixed_size_list();
+                json!((0..each.len()).map(|t| floats(&each.value(t))).collect::<Vec<_>>())
+            }
+            _ => json!(null),
+        };
+        let mut line = json!({
+            "row": number("row", i), "start": number("start", i), "end": number("end", i), "tokens": number("tokens", i),
+            "vector": vector,
+        });
+        for name in ["file", "text"] {
+            if let Some(text) = text(name, i) {
+                line[name] = json!(text);
+            }
+        }
+        writeln!(out, "{line}")?;
+    }
+    Ok(())
+}
