@@ -50,6 +50,7 @@ enum Command {
     Recall(commands::recall::Args),
     #[command(subcommand)]
     Search(commands::search::Command),
+    Sparsify(commands::sparsify::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
     Completions {
@@ -77,6 +78,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Classify(args) => commands::classify::run(args),
         Command::Embed(args) => commands::embed::run(args),
         Command::FillMask(args) => commands::fill_mask::run(args),
+        Command::Sparsify(args) => commands::sparsify::run(args),
         Command::Search(command) => commands::search::run(command),
         Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),

@@ -1,5 +1,6 @@
 //! `bert`: Devlin et al. 2019, as Hugging Face stores it; and what its kin have in common with it.
 
+use longreach_attention::softmax::deepspeed;
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
 use longreach_nn::{
     Activation, Bias, EncoderBlockConfig, EncoderConfig, EncoderNames, NormConfig, Order, Over, Positions, Sees,
@@ -65,12 +66,20 @@ pub(crate) fn encoder(
     }
     let attention = AttentionConfig { bias, out_bias: true, names: NAMES, ..AttentionConfig::new(hidden, heads) };
     let act = activation(f, "hidden_act", d.activation)?;
-    let block = |i| Ok(EncoderBlockConfig { attention: attention.clone(), sees: sees(i)? });
+    let positions = positions(f.size("max_position_embeddings", d.positions)?);
+    let sparse = sparse(f, positions.rows.saturating_sub(positions.first))?;
+    let block = |i| {
+        let sees = match &sparse {
+            Some((layout, longest)) => Sees::Sparse(layout.clone(), *longest),
+            None => sees(i)?,
+        };
+        Ok(EncoderBlockConfig { attention: attention.clone(), sees })
+    };
     Ok(EncoderConfig {
         vocabulary: f.size("vocab_size", d.vocabulary)?,
         hidden,
         blocks: (0..f.layers("num_hidden_layers", 12)?).map(block).collect::<Result<_, Error>>()?,
-        positions: Some(positions(f.size("max_position_embeddings", d.positions)?)),
+        positions: Some(positions),
         types: Some(f.size("type_vocab_size", 2)?),
         scale: None,
         norm: NormConfig::Layer(f.number("layer_norm_eps", d.eps)?, Bias::Yes),
@@ -80,6 +89,13 @@ pub(crate) fn encoder(
         feed_forward: feed_forward(f, 3072, act, ["intermediate.dense", "output.dense"])?,
         names: names(d.body),
     })
+}
+
+/// A layout of DeepSpeed over the longest text, where the file has one: what `longreach sparsify` writes.
+pub(crate) fn sparse(f: &Fields, longest: usize) -> Result<Option<(deepspeed::Config, usize)>, Error> {
+    let Some(layout) = f.get("sparse_attention") else { return Ok(None) };
+    let layout = deepspeed::Config::parse(&layout.to_string());
+    Ok(Some((layout.map_err(|e| f.error(format!("field `sparse_attention`: {e}")))?, longest)))
 }
 
 /// The names of the head of a language model that is BERT's.

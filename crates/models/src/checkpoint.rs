@@ -217,6 +217,29 @@ impl Checkpoint {
         self.files.iter().map(|(_, bytes)| &bytes[..])
     }
 
+    /// The names of all tensors, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.tensors.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// A tensor as it is stored.
+    pub(crate) fn raw(&self, name: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>), Error> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(NnError::Missing { origin: self.origin(), name: name.to_owned() }.into());
+        };
+        let (origin, bytes) = &self.files[entry.file];
+        let bytes = match &entry.bytes {
+            Stored::There(range) => bytes[range.clone()].to_vec(),
+            Stored::Pickled(tensor) => tensor.read().map_err(|e| {
+                let message = format!("tensor `{name}`: {e}");
+                NnError::Origin { origin: origin.clone(), message }
+            })?,
+        };
+        Ok((entry.dtype, entry.shape.clone(), bytes))
+    }
+
     fn origin(&self) -> String {
         match &self.files[..] {
             [(name, _)] => name.clone(),

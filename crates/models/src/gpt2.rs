@@ -7,6 +7,7 @@ use longreach_nn::{
 };
 
 use crate::architecture::eos;
+use crate::bert::sparse;
 use crate::encoder::activation;
 use crate::{Architecture, Description, Error, Fields};
 
@@ -45,6 +46,8 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         names: ["c_fc", "c_proj"],
         layout: Layout::Transposed,
     }));
+    let positions = aliased("n_positions", "max_position_embeddings", 1024)?;
+    let sparse = sparse(f, positions)?;
     let block = |i: usize| {
         let width = if scaled { (hidden / heads) as f32 } else { 1.0 };
         let depth = if by_layer { (i + 1) as f32 } else { 1.0 };
@@ -55,6 +58,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             names,
             joined: true,
             layout: Layout::Transposed,
+            sparse: sparse.clone(),
             ..AttentionConfig::new(hidden, heads)
         });
         BlockConfig { norm, order: Order::Before, mixer, feed_forward }
@@ -71,7 +75,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             lower_bounds: None,
             words: WordsConfig::Table { tied: f.flag("tie_word_embeddings", true)? },
             hmt: None,
-            positions: Some(("wpe", aliased("n_positions", "max_position_embeddings", 1024)?)),
+            positions: Some(("wpe", positions)),
             names: NAMES,
         },
         eos: eos(f, 50_256)?,

@@ -35,6 +35,7 @@ mod rwkv;
 mod rwkv6;
 mod rwkv7;
 mod save;
+mod sparsify;
 mod transfo_xl;
 
 pub use architecture::{Architecture, Description, MODELS};
@@ -46,3 +47,4 @@ pub use hub::Progress;
 pub use location::Location;
 pub use model::{Evaluation, Files, Model};
 pub use save::{save, write_atomically};
+pub use sparsify::{SparseTarget, Sparsified, sparsify};

@@ -157,8 +157,8 @@ fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
     }
     if let Some(scores) = got.scores {
         let [rows, width] = scores.dims();
-        let shape =
-            if rows == batch * length && rows != batch { vec![batch, length, width] } else { vec![rows, width] };
+        let each = model.head.as_ref().is_some_and(|head| head.over() == Over::Tokens);
+        let shape = if each { vec![batch, length, width] } else { vec![rows, width] };
         let scores = numbers(scores.into_data());
         if matches!(d.head, Some((Task::Question, _))) {
             for (i, name) in ["start_logits", "end_logits"].into_iter().enumerate() {

@@ -15,4 +15,5 @@ pub(crate) mod passkey;
 pub(crate) mod pattern;
 pub(crate) mod recall;
 pub(crate) mod search;
+pub(crate) mod sparsify;
 pub(crate) mod train;

@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_attention::rotary::{Angles, Rotary};
+use longreach_attention::softmax::deepspeed;
 use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
-use longreach_attention::softmax::{self, Attend, Patterned};
+use longreach_attention::softmax::{self, Attend, Patterned, Sizes};
 use longreach_burn as ops;
 use ndarray::Array2;
 
@@ -61,6 +62,8 @@ pub struct AttentionConfig {
     pub joined: bool,
     /// How weights lie in the file.
     pub layout: Layout,
+    /// A layout of DeepSpeed over the longest text, of so many tokens, that hides some of the keys of a decoder that remembers all.
+    pub sparse: Option<(deepspeed::Config, usize)>,
 }
 
 /// What a checkpoint calls the parts.
@@ -109,6 +112,7 @@ impl AttentionConfig {
             names: AttentionNames::LLAMA,
             joined: false,
             layout: Layout::Same,
+            sparse: None,
         }
     }
 
@@ -212,6 +216,11 @@ impl Attention {
         let norm =
             |b: &mut Builder, name: &str| c.qk_norm.map(|eps| RmsNorm::new(b, name, c.head_dim, eps)).transpose();
         let mechanism: Arc<dyn Attend> = match c.reach {
+            Reach::Full if let Some((config, longest)) = &c.sparse => {
+                let keys = longest.next_multiple_of(config.block());
+                let layout = config.layout(&Sizes { batch: 1, heads: c.heads, queries: 0..keys, keys }, 0);
+                Arc::new(Patterned::new(layout.map_err(|e| b.error(e.to_string()))?))
+            }
             Reach::Full => Arc::new(Patterned::new(Dense { causal: true })),
             Reach::Window(width) => Arc::new(Patterned::new(Window { left: width - 1, right: 0 })),
             Reach::Sinks(streaming) => Arc::new(Patterned::new(streaming)),

@@ -6,6 +6,7 @@
 
 use super::few::Stored;
 use super::{Into, Matrix, Sizes, Weights};
+use crate::math::copy;
 use crate::norm::Rows;
 use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes, split};
@@ -16,6 +17,17 @@ const KC: usize = 256;
 const NV: usize = 2;
 /// Rows of the left factor that are swept while a panel stays near.
 const MC: usize = 384;
+
+/// Columns from which on it is worth to copy the left factor.
+const WORTH: usize = 64;
+/// What is put between its rows then: their lines fall in different sets of the cache.
+const APART: usize = 16;
+
+/// Whether rows of the left factor lie so that the lines of a register tile fall in the same sets of the first-level cache: a multiple of a page apart.
+#[inline(always)]
+fn conflicts(a: &Matrix<'_>) -> bool {
+    a.col == 1 && a.row.is_multiple_of(512)
+}
 
 /// The most lanes any instruction set has.
 const MAX_LANES: usize = 16;
@@ -205,6 +217,8 @@ fn blocked_by<S: Lanes, const MR: usize>(
             }
         }
     }
+    let packs = conflicts(&a) && size.n >= WORTH;
+    let left = &mut Scratch::new(if packs { MC.min(size.m) * (KC + APART) } else { 0 });
     for k in (0..size.k).step_by(KC) {
         let kc = KC.min(size.k - k);
         for j in (0..size.n).step_by(nr) {
@@ -213,6 +227,11 @@ fn blocked_by<S: Lanes, const MR: usize>(
         let start = if k == 0 { start } else { Start::There };
         for i0 in (0..size.m).step_by(MC) {
             let rows = MC.min(size.m - i0);
+            if packs {
+                for (r, row) in left.chunks_mut(KC + APART).take(rows).enumerate() {
+                    copy(s, &a.from(i0 + r, k).data[..kc], &mut row[..kc]);
+                }
+            }
             for j in (0..size.n).step_by(nr) {
                 let panel = &panels[j * kc..(j + nr) * kc];
                 let width = nr.min(size.n - j);
@@ -236,7 +255,9 @@ fn blocked_by<S: Lanes, const MR: usize>(
                             }
                         }
                     }
-                    let acc = multiply::<S, MR>(s, a.from(i, k), m, kc, panel, acc);
+                    let rows =
+                        if packs { Matrix::rows(&left[(i - i0) * (KC + APART)..], KC + APART) } else { a.from(i, k) };
+                    let acc = multiply::<S, MR>(s, rows, m, kc, panel, acc);
                     for (r, acc) in acc.into_iter().enumerate() {
                         if r < m {
                             let row = &mut out.row(i + r)[j..j + width];
