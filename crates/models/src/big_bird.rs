@@ -23,7 +23,8 @@ fn sees(f: &Fields) -> Result<Sees, Error> {
                     "fields `block_size` {block} and `num_random_blocks` {random_blocks}: want at most `max_position_embeddings` {max_length}"
                 )));
             }
-            Ok(Sees::BigBird(BigBird { block, random_blocks, seed: None, max_length }))
+            // Only a draw in training asks how long a text may be.
+            Ok(Sees::BigBird(BigBird { block, random_blocks, seed: None, max_length: max_length.min(4096) }))
         }
         other => Err(f.error(format!("field `attention_type`: want block_sparse or original_full, found \"{other}\""))),
     }

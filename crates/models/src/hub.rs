@@ -48,9 +48,20 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
     for optional in ["generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
         files.optional(id, optional)?;
     }
+    if !directory.join("tokenizer.json").exists() {
+        for optional in ["vocab.txt", "vocab.json", "merges.txt"] {
+            files.optional(id, optional)?;
+        }
+    }
+    if let Some(modules) = files.optional(id, "modules.json")? {
+        modules_of(&files, id, &modules)?;
+    }
     if files.optional(id, "model.safetensors")?.is_none() {
         let Some(index) = files.optional(id, "model.safetensors.index.json")? else {
-            let reason = "the repository has no safetensors weights".into();
+            if files.optional(id, "pytorch_model.bin")?.is_some() {
+                return Ok(directory);
+            }
+            let reason = "the repository has neither safetensors weights nor a pytorch_model.bin".into();
             return Err(Error::NotFound { name: id.into(), reason });
         };
         let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
@@ -64,6 +75,27 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
         }
     }
     Ok(directory)
+}
+
+/// What sentence-transformers and PyLate have beside the encoder.
+fn modules_of(files: &Files, id: &str, modules: &std::path::Path) -> Result<(), Error> {
+    for name in ["config_sentence_transformers.json", "sentence_bert_config.json"] {
+        files.optional(id, name)?;
+    }
+    let text = std::fs::read_to_string(modules).map_err(|e| Error::io(modules, e))?;
+    let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
+    for module in &list {
+        let (path, kind) = (module["path"].as_str().unwrap_or(""), module["type"].as_str().unwrap_or(""));
+        let plain = std::path::Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        if path.is_empty() || !plain || path.contains('\\') {
+            continue;
+        }
+        files.optional(id, &format!("{path}/config.json"))?;
+        if kind.ends_with("Dense") && files.optional(id, &format!("{path}/model.safetensors"))?.is_none() {
+            files.optional(id, &format!("{path}/pytorch_model.bin"))?;
+        }
+    }
+    Ok(())
 }
 
 enum Files {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use longreach_attention::softmax::deepspeed;
+use longreach_attention::softmax::{Sizes, deepspeed};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
@@ -81,7 +81,9 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
     match target {
         SparseTarget::DeepSpeed(layout) => job.deepspeed(layout)?,
         SparseTarget::Longformer { window } if kind == "gpt2" => {
-            let blocks = (window / 2 / 64).max(1) * 2 + 1;
+            // An odd number, and no more than there are.
+            let most = longest.div_ceil(64);
+            let blocks = ((window / 2 / 64).max(1) * 2 + 1).min(most - usize::from(most.is_multiple_of(2))).max(1);
             job.deepspeed(&json!({
                 "mode": "bslongformer", "block": 64, "num_sliding_window_blocks": blocks, "global_block_indices": [0],
                 "attention": "unidirectional",
@@ -196,7 +198,12 @@ impl Job<'_> {
     fn deepspeed(&mut self, layout: &Value) -> Result<(), Error> {
         let layout = layout.get("sparse_attention").unwrap_or(layout).clone();
         let known = deepspeed::Config::parse(&layout.to_string());
-        known.map_err(|e| self.fields.error(format!("`sparse_attention`: {e}")))?;
+        let keys = self.longest;
+        let fits = known.and_then(|layout| {
+            let keys = keys.next_multiple_of(layout.block());
+            layout.layout(&Sizes { batch: 1, heads: 1, queries: 0..keys, keys }, 0).map(|_| ())
+        });
+        fits.map_err(|e| self.fields.error(format!("`sparse_attention`: {e}")))?;
         if self.kind == "gpt2" && layout.get("attention") != Some(&json!("unidirectional")) {
             let want = "want \"attention\": \"unidirectional\" for a model that writes";
             return Err(self.fields.error(format!("`sparse_attention`: {want}")));
@@ -248,7 +255,7 @@ impl Job<'_> {
 
     fn longformer(&mut self, window: usize, directory: &Path) -> Result<(), Error> {
         self.dense_only()?;
-        if window == 0 || window % 2 != 0 {
+        if window == 0 || !window.is_multiple_of(2) {
             return Err(self.fields.error(format!("`attention_window`: want an even number, found {window}")));
         }
         let act = self.fields.text("hidden_act")?.unwrap_or("gelu").to_owned();

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use bytes::Bytes;
-use longreach_models::{Checkpoint, Description, Fields};
-use longreach_nn::Builder;
+use longreach_models::{Checkpoint, Description, EncoderModel, Fields, Location};
+use longreach_nn::{Builder, Reading};
 use longreach_testkit::fuzz;
 use proptest::prelude::*;
 
@@ -35,6 +35,35 @@ const FOLDERS: &[&str] = &[
     "kda-b",
     "transfo-xl-b",
 ];
+
+/// The same of encoders.
+const ENCODERS: &[&str] = &[
+    "bert-masked-lm-b",
+    "roberta-sequence-b",
+    "distilbert-question-a",
+    "modernbert-sequence-b",
+    "longformer-token-b",
+    "big_bird-base-b",
+    "big_bird-question-b",
+    "nystromformer-base-b",
+];
+
+/// Tries to build an encoder of the configuration from the checkpoint and to read a text.
+fn encode(config: &str, folder: &str) -> Result<(), String> {
+    let at = tempfile::tempdir().expect("a directory");
+    std::fs::write(at.path().join("config.json"), config).expect("written");
+    let weights = of_type(&format!("encoders/{folder}"), "model.safetensors");
+    std::fs::write(at.path().join("model.safetensors"), weights).expect("written");
+    let model = EncoderModel::load(&Location { directory: at.path().into(), weights: None }, None);
+    let model = model.map_err(|e| e.to_string())?;
+    for n in [1, 40] {
+        if model.description.longest.is_none_or(|longest| n <= longest) {
+            let ids: Vec<u32> = (0..n as u32).map(|i| i % 7).collect();
+            model.forward(&Reading::one(&ids));
+        }
+    }
+    Ok(())
+}
 
 /// Tries to build a model of the configuration from the checkpoint and to read a token.
 fn load(config: &str, weights: Vec<u8>) -> Result<(), String> {
@@ -114,6 +143,26 @@ proptest! {
             lines[at] = format!("{name}: {value},");
             if let Err(message) = load(&lines.join("\n"), of_type(FOLDERS[folder], "model.safetensors")) {
                 prop_assert!(message.contains("config.json") || message.contains("weights"), "{}", message);
+            }
+        }
+    }
+
+    #[test]
+    fn an_encoders_configuration_with_a_field_changed(folder in 0..ENCODERS.len(), field in 0usize..64, value in prop_oneof![
+        Just("null".to_owned()), Just("true".into()), Just("[]".into()), Just("{}".into()), Just("\"x\"".into()),
+        Just("-1".into()), Just("0".into()), Just("1".into()), Just("3".into()), Just("1e300".into()),
+        Just("18446744073709551615".into()), Just("268435456".into()), Just("4294967295".into()),
+        any::<i64>().prop_map(|n| n.to_string()), any::<f64>().prop_map(|x| format!("{x:?}")),
+    ]) {
+        let config = of_type(&format!("encoders/{}", ENCODERS[folder]), "config.json");
+        let config = String::from_utf8(config).expect("text");
+        let mut lines: Vec<String> = config.lines().map(str::to_owned).collect();
+        let at = field % lines.len();
+        if let Some((name, _)) = lines[at].split_once(": ") {
+            lines[at] = format!("{name}: {value},");
+            if let Err(message) = encode(&lines.join("\n"), ENCODERS[folder]) {
+                let named = ["config.json", "model.safetensors", "model", "encoder"];
+                prop_assert!(named.iter().any(|part| message.contains(part)), "{}", message);
             }
         }
     }

@@ -67,8 +67,8 @@ fn configurations_that_do_not_fit() {
     for (from, to, parts) in [
         (
             "\"model_type\": \"mamba2\"",
-            "\"model_type\": \"gpt2\"",
-            &["config.json", "gpt2", "mamba, mamba2, falcon_mamba"][..],
+            "\"model_type\": \"t5\"",
+            &["config.json", "t5", "mamba, mamba2, falcon_mamba"][..],
         ),
         ("\"model_type\": \"mamba2\"", "\"other\": 1", &["config.json", "`model_type` is missing"]),
         ("\"state_size\": ", "\"state_size\": -", &["config.json", "`state_size`", "want a positive integer, found -"]),

@@ -118,3 +118,27 @@ fn refusals_say_why() {
         assert!(last.contains(id) && last.contains(part), "{error}");
     }
 }
+
+#[test]
+fn what_sentence_transformers_have_beside_the_encoder_is_fetched_too() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("t.txt");
+    std::fs::write(&file, "The quick river.\nYellow trees near the school.\n").expect("written");
+    for model in ["st-roberta-cls", "vocab-only/bert", "colbert"] {
+        let path: &'static str = Box::leak(format!("../../../engine/tests/goldens/{model}").into_boxed_str());
+        let (hub, home) = (Hub::start(path), tempfile::tempdir().expect("a directory"));
+        let vectors = |name: &str, to: &str| {
+            let out = folder.path().join(to);
+            let args = ["embed", "-m", name, "-i", file.to_str().expect("a path"), "-o", out.to_str().expect("a path")];
+            let output = longreach(&args)
+                .env("HF_HOME", home.path())
+                .env("HF_ENDPOINT", &hub.address)
+                .env("HF_HUB_OFFLINE", "0")
+                .output()
+                .expect("the program starts");
+            assert!(output.status.success(), "{model}: {}", String::from_utf8_lossy(&output.stderr));
+            std::fs::read_to_string(out).expect("vectors")
+        };
+        assert_eq!(vectors("owner/name", "a.jsonl"), vectors(golden(path).to_str().expect("a path"), "b.jsonl"));
+    }
+}

@@ -244,7 +244,7 @@ impl Encoder {
 impl Positions {
     /// How many tokens of a text have a row.
     pub fn longest(&self) -> usize {
-        self.rows - self.first
+        self.rows.saturating_sub(self.first)
     }
 
     /// The row of each token.

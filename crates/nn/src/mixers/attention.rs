@@ -156,6 +156,7 @@ pub struct Attention {
 
 /// Those of queries, keys and values.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "one a layer, beside megabytes of weights")]
 enum Projections {
     Joined(Linear),
     Apart(Apart),
