@@ -2,8 +2,8 @@
 
     python bench/peers/compare_encoders.py --models DIR [--rounds N] [--longreach PATH] CASE ...
 
-DIR holds what `encoders.py --save DIR/MODEL` wrote. A CASE is MODEL:TOKENS, MODEL:mixed (with DIR/mixed.json, from `encoders.py --mixed --lengths`), or
-either with :bf16 or :int8 behind it, which is then longreach in that precision beside longreach in f32. Every round measures both sides of every case once,
+DIR holds what `encoders.py --save DIR/MODEL` wrote. A CASE is MODEL:TOKENS, MODEL:mixed (texts of mixed length, written to DIR/mixed.json; 256 are half an
+hour, --texts N takes the first), or MODEL:TOKENS with :bf16 or :int8 behind it, which is then longreach in that precision beside longreach in f32. Every round measures both sides of every case once,
 each after a pass for warmth. Printed is a table of medians of tokens a second, the ratio of the medians, and the ratios' spread over the rounds.
 """
 
@@ -19,6 +19,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("cases", nargs="+")
 parser.add_argument("--models", required=True, type=pathlib.Path)
 parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--texts", type=int, default=256)
 parser.add_argument("--longreach", default=str(HERE.parent.parent / "target/release/longreach"))
 args = parser.parse_args()
 
@@ -36,7 +37,8 @@ def ours(model, what, dtype):
 
 def theirs(model, what):
     command = [sys.executable, str(HERE / "encoders.py"), "--model", model, "--load", str(args.models / model), "--repeats", "1"]
-    line = run(command + (["--mixed"] if what == "mixed" else ["--tokens", what]))
+    mixed = ["--mixed", "--texts", str(args.texts), "--lengths", str(args.models / "mixed.json")]
+    line = run(command + (mixed if what == "mixed" else ["--tokens", what]))
     return line["tokens"] / statistics.median(line["seconds"])
 
 
@@ -44,8 +46,8 @@ results = {}
 for _ in range(args.rounds):
     for case in args.cases:
         model, what, *dtype = case.split(":")
-        speed, peak = ours(model, what, dtype[0] if dtype else "f32")
         other = ours(model, what, "f32")[0] if dtype else theirs(model, what)
+        speed, peak = ours(model, what, dtype[0] if dtype else "f32")
         results.setdefault(case, []).append((speed, other, peak))
         print(case, round(speed), round(other), file=sys.stderr, flush=True)
 print("| case | longreach, tok/s | beside, tok/s | ratio | spread | peak, MB |\n| --- | --- | --- | --- | --- | --- |")

@@ -82,6 +82,16 @@ impl Linear {
         if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) }
     }
 
+    /// Some of the outputs, `[.., in]` → `[.., n]`; nothing where the weight was rounded to 8 bits, which is not cut.
+    pub(crate) fn some<const D: usize>(&self, x: Tensor<D>, outputs: std::ops::Range<usize>) -> Option<Tensor<D>> {
+        if self.rounded.is_some() {
+            return None;
+        }
+        let (from, n) = (outputs.start, outputs.len());
+        let bias = self.bias.as_ref().map(|b| b.val().narrow(0, from, n));
+        Some(ops::linear(x, self.weight.val().narrow(0, from, n), bias))
+    }
+
     /// `[.., in]` → `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let bias = self.bias.as_ref().map(|b| b.val());

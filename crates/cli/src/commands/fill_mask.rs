@@ -7,7 +7,7 @@ use crate::failure::Failure;
 
 /// Say which words a masked language model would put where a text has a mask
 ///
-/// The mask is written as the model writes it, or as [MASK].
+/// The mask is written as the model writes it, or as `[MASK]`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]

@@ -255,9 +255,19 @@ impl Attention {
         };
         let [q, k, v] = match &self.qkv {
             Projections::Joined(all) => {
-                let all = heads(all.forward(x), c.heads + 2 * c.groups);
-                let part = |from: usize, n: usize| all.clone().narrow(2, from, n);
-                [part(0, c.heads), part(c.heads, c.groups), part(c.heads + c.groups, c.groups)]
+                let bounds = [0, c.heads, c.heads + c.groups, c.heads + 2 * c.groups];
+                // Apart where that can be: then one is given back when it has been turned, and not all with the last.
+                let part = |i: usize, x: Tensor<3>| {
+                    let (from, to) = (bounds[i], bounds[i + 1]);
+                    Some(heads(all.some(x, from * c.head_dim..to * c.head_dim)?, to - from))
+                };
+                match (part(0, x.clone()), part(1, x.clone()), part(2, x.clone())) {
+                    (Some(q), Some(k), Some(v)) => [q, k, v],
+                    _ => {
+                        let all = heads(all.forward(x), bounds[3]);
+                        [0, 1, 2].map(|i| all.clone().narrow(2, bounds[i], bounds[i + 1] - bounds[i]))
+                    }
+                }
             }
             Projections::Apart(apart) => [
                 heads(apart.q.forward(x.clone()), c.heads),
