@@ -6,7 +6,7 @@
 //! | [`job`] | embedding them, in pieces that are kept when the work is interrupted |
 //! | [`vectors`] | the files vectors are written to: Parquet, NumPy, JSON lines |
 //! | [`index`] | passages with their vectors on disk, as Arrow, and exact search in them |
-//! | [`matches`] | the sum of best matches between two sets of vectors: late interaction |
+//! | [`matches`](mod@matches) | the sum of best matches between two sets of vectors: late interaction |
 
 pub mod documents;
 mod error;
