@@ -3,7 +3,8 @@
 use longreach_attention::softmax::deepspeed;
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
 use longreach_nn::{
-    Activation, Bias, EncoderBlockConfig, EncoderConfig, EncoderNames, NormConfig, Order, Over, Positions, Sees,
+    Activation, Bias, BodyConfig, EncoderBlockConfig, EncoderConfig, EncoderNames, NormConfig, Order, Over, Positions,
+    Sees,
 };
 
 use crate::encoder::{
@@ -139,6 +140,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

@@ -3,7 +3,7 @@
 //! With `attention_type` `block_sparse` a text of at most `5 + 2 num_random_blocks` blocks is seen whole, as there; [`Sees::whole`] says so.
 
 use longreach_attention::softmax::bigbird::BigBird;
-use longreach_nn::{Activation, Bias, FeedForwardConfig, HeadConfig, Layout, Over, Positions, Sees};
+use longreach_nn::{Activation, Bias, BodyConfig, FeedForwardConfig, HeadConfig, Layout, Over, Positions, Sees};
 
 use crate::bert::{DECODER, DECODER_BIAS, Defaults, encoder, transform};
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
@@ -80,6 +80,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

@@ -2,8 +2,8 @@
 
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
 use longreach_nn::{
-    Activation, Bias, EncoderBlockConfig, EncoderConfig, EncoderNames, FeedForwardConfig, Layout, NormConfig, Order,
-    Over, Positions, Sees,
+    Activation, Bias, BodyConfig, EncoderBlockConfig, EncoderConfig, EncoderNames, FeedForwardConfig, Layout,
+    NormConfig, Order, Over, Positions, Sees,
 };
 
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task, activation};
@@ -87,6 +87,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

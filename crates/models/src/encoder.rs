@@ -3,14 +3,14 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use longreach_nn::{
-    Activation, Bias, Builder, Encoder, EncoderConfig, FeedForwardConfig, Head, HeadConfig, Layout, Names, NormConfig,
-    Over, Pooler, Random, Reading, gathered,
+    Activation, Bias, Body, BodyConfig, Builder, FeedForwardConfig, Head, HeadConfig, Layout, Names, NormConfig, Over,
+    Pooler, Random, Reading, gathered,
 };
 
 use crate::model::read_config;
 use crate::{
     Checkpoint, DType, Error, Fields, Location, bert, big_bird, distilbert, longformer, modernbert, nystromformer,
-    roberta,
+    reformer, roberta,
 };
 
 /// A type of encoder that can be loaded.
@@ -36,6 +36,7 @@ pub const ENCODERS: &[EncoderArchitecture] = &[
     longformer::ARCHITECTURE,
     big_bird::ARCHITECTURE,
     nystromformer::ARCHITECTURE,
+    reformer::ARCHITECTURE,
 ];
 
 /// What a checkpoint's head is for.
@@ -87,8 +88,8 @@ impl Task {
 pub struct EncoderDescription {
     /// `model_type`.
     pub model_type: &'static str,
-    /// The skeleton.
-    pub encoder: EncoderConfig,
+    /// What it is made of, but for heads.
+    pub body: BodyConfig,
     /// The name of the pooler within the body and what it applies, of a type that may have one.
     pub pooler: Option<(&'static str, Activation)>,
     /// The head, if it has one.
@@ -135,7 +136,7 @@ pub struct EncoderModel {
     /// What it is.
     pub description: EncoderDescription,
     /// The network.
-    pub encoder: Encoder,
+    pub encoder: Body,
     /// The pooler, if the checkpoint has one.
     pub pooler: Option<Pooler>,
     /// The head, if it has one.
@@ -184,7 +185,7 @@ impl EncoderModel {
             Some(file) => Checkpoint::open_files(std::slice::from_ref(file))?,
             None => Checkpoint::open(&at.directory)?,
         };
-        let mut checkpoint = checkpoint.keep_as(dtype).allow_without(description.encoder.names.body);
+        let mut checkpoint = checkpoint.keep_as(dtype).allow_without(description.body.name());
         let mut builder = Builder::new(&mut checkpoint, &Device::flex());
         let (encoder, pooler, head) = build(&mut builder, &description)?;
         let names = builder.into_names();
@@ -271,16 +272,13 @@ fn bounds(of: &Reading<'_>) -> Vec<usize> {
     }
 }
 
-fn build(
-    b: &mut Builder,
-    d: &EncoderDescription,
-) -> Result<(Encoder, Option<Pooler>, Option<Head>), longreach_nn::Error> {
-    let encoder = Encoder::new(b, &d.encoder)?;
+fn build(b: &mut Builder, d: &EncoderDescription) -> Result<(Body, Option<Pooler>, Option<Head>), longreach_nn::Error> {
+    let encoder = Body::new(b, &d.body)?;
     let needed = d.head.as_ref().is_some_and(|(_, head)| head.over == Over::Pooled);
-    let pooler = b.scope(d.encoder.names.body, |b| {
+    let pooler = b.scope(d.body.name(), |b| {
         let there = |b: &Builder, name: &str| needed || b.has(&format!("{name}.weight"));
         match d.pooler {
-            Some((name, f)) if there(b, name) => Pooler::new(b, name, d.encoder.hidden, f).map(Some),
+            Some((name, f)) if there(b, name) => Pooler::new(b, name, d.body.width(), f).map(Some),
             _ => Ok(None),
         }
     })?;

@@ -29,6 +29,7 @@ mod mamba2;
 mod model;
 mod modernbert;
 mod nystromformer;
+mod reformer;
 mod retnet;
 mod roberta;
 mod rwkv;

@@ -2,7 +2,7 @@
 //!
 //! Texts of any length are read as they are: nothing is padded to the window.
 
-use longreach_nn::{Activation, Sees};
+use longreach_nn::{Activation, BodyConfig, Sees};
 
 use crate::bert::{Defaults, encoder};
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
@@ -55,6 +55,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         },
         head: head(&heads, &encoder),
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

@@ -3,8 +3,8 @@
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
 use longreach_nn::{
-    Activation, Bias, EncoderBlockConfig, EncoderConfig, EncoderNames, FeedForwardConfig, HeadConfig, Layout,
-    NormConfig, Order, Over, Sees,
+    Activation, Bias, BodyConfig, EncoderBlockConfig, EncoderConfig, EncoderNames, FeedForwardConfig, HeadConfig,
+    Layout, NormConfig, Order, Over, Sees,
 };
 
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task, activation};
@@ -155,6 +155,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

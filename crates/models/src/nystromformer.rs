@@ -4,7 +4,7 @@
 //! landmarks.
 
 use longreach_attention::lowrank::nystrom::Start;
-use longreach_nn::{Activation, Bias, NystromConfig, Over, Positions, Sees};
+use longreach_nn::{Activation, Bias, BodyConfig, NystromConfig, Over, Positions, Sees};
 
 use crate::bert::{DECODER, DECODER_BIAS, Defaults, encoder, transform};
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
@@ -63,6 +63,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

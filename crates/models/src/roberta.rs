@@ -1,6 +1,6 @@
 //! `roberta` and `xlm-roberta`: BERT's skeleton with positions counted from the padding's on. Liu et al. 2019; Conneau et al. 2020.
 
-use longreach_nn::{Activation, Bias, EncoderConfig, HeadConfig, Over, Positions, Sees};
+use longreach_nn::{Activation, Bias, BodyConfig, EncoderConfig, HeadConfig, Over, Positions, Sees};
 
 use crate::bert::{Defaults, encoder};
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
@@ -56,6 +56,6 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         global: GlobalByDefault::None,
         head: head(&heads, &encoder),
         labels: heads.labels(),
-        encoder,
+        body: BodyConfig::Blocks(encoder),
     })
 }

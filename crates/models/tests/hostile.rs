@@ -46,6 +46,8 @@ const ENCODERS: &[&str] = &[
     "big_bird-base-b",
     "big_bird-question-b",
     "nystromformer-base-b",
+    "reformer-base-b",
+    "reformer-causal-a",
 ];
 
 /// Tries to build an encoder of the configuration from the checkpoint and to read a text.

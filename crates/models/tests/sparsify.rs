@@ -81,7 +81,7 @@ fn encoders_seen_whole_are_what_they_were() {
 }
 
 fn ids_of(model: &EncoderModel, n: usize) -> Vec<u32> {
-    let vocabulary = model.description.encoder.vocabulary as u32;
+    let vocabulary = model.description.body.vocabulary() as u32;
     (0..n as u32).map(|i| 8 + i * 7 % (vocabulary - 8)).collect()
 }
 
@@ -97,8 +97,8 @@ fn positions_are_tiled() {
     // One token repeated: where positions repeat, so does what a window of one on either side sees, but for the seams.
     let ids = vec![9; 3 * rows];
     let hidden = numbers(model.forward(&Reading::one(&ids)).hidden);
-    let d = model.description.encoder.hidden;
-    let layers = model.description.encoder.blocks.len();
+    let d = model.description.body.width();
+    let layers = model.encoder.attentions().count();
     for t in layers..rows - layers {
         close("a tile", &hidden[t * d + rows * d..][..d], &hidden[t * d + 2 * rows * d..][..d]);
     }

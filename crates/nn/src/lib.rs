@@ -6,6 +6,7 @@
 //! Shapes: tokens `[B, T, d]`; state goes in with a [`Cache`] and comes out in it.
 
 mod adaptive;
+mod body;
 mod builder;
 mod cache;
 mod channel_mix;
@@ -21,11 +22,13 @@ pub mod mixers;
 mod norm;
 mod padding;
 mod random;
+mod reformer;
 mod reversible;
 mod segments;
 mod words;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
+pub use body::{Body, BodyConfig};
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
 pub use cache::{Cache, LayerState, MixerState, OnTensors, Recurrent};
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
@@ -42,6 +45,7 @@ pub use keys::Keys;
 pub use linear::{Bias, Embedding, Linear};
 pub use norm::{LayerNorm, Norm, NormConfig, Order, RmsNorm};
 pub use random::Random;
+pub use reformer::{Reformer, ReformerAttention, ReformerBlock, ReformerConfig, ReformerPositions};
 pub use reversible::{Residual, Reversible, reversible};
 pub use segments::{Learnt, Segments, Through};
 pub use words::{Table, Words, WordsConfig};

@@ -122,12 +122,12 @@ fn too_long(file: &Path, length: usize, longest: usize) -> Failure {
 /// What an encoder makes of the tokens.
 fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
     let d = &model.description;
-    let tokens = Tokens::read(&args.tokens, d.encoder.vocabulary)?;
+    let tokens = Tokens::read(&args.tokens, d.body.vocabulary())?;
     let (batch, length) = (tokens.input_ids.len(), tokens.input_ids[0].len());
     if let Some(longest) = d.longest.filter(|longest| length > *longest) {
         return Err(too_long(&args.tokens, length, longest));
     }
-    let kinds = d.encoder.types.unwrap_or(0);
+    let kinds = d.body.types().unwrap_or(0);
     if let Some(kind) = tokens.token_type_ids.iter().flatten().flatten().find(|kind| **kind as usize >= kinds.max(1)) {
         let file = args.tokens.display();
         return Err(Failure::new(format!(

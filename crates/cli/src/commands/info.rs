@@ -4,7 +4,7 @@ use longreach_engine::{CHUNK, Engine};
 use longreach_models::{DType, EncoderModel, Location, Progress, Task};
 use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
-use longreach_nn::{Sees, WordsConfig};
+use longreach_nn::{BodyConfig, ReformerAttention, Sees, WordsConfig};
 
 use super::generate::megabytes;
 use crate::failure::Failure;
@@ -39,12 +39,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
-    let (d, c) = (&model.description, &model.description.encoder);
+    let d = &model.description;
     let mut ways: Vec<(&Sees, usize)> = Vec::new();
-    for block in &c.blocks {
-        match ways.iter_mut().find(|(sees, _)| **sees == block.sees) {
+    for attention in model.encoder.attentions() {
+        match ways.iter_mut().find(|(sees, _)| *sees == attention.sees()) {
             Some((_, n)) => *n += 1,
-            None => ways.push((&block.sees, 1)),
+            None => ways.push((attention.sees(), 1)),
         }
     }
     let way = |(sees, n): &(&Sees, usize)| {
@@ -66,7 +66,18 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
         };
         format!("{n} layers {what}")
     };
-    let heads = c.blocks.first().map_or(0, |block| block.attention.heads);
+    let (layers, heads, attention) = match &d.body {
+        BodyConfig::Blocks(c) => {
+            let heads = c.blocks.first().map_or(0, |block| block.attention.heads);
+            (c.blocks.len(), heads, ways.iter().map(way).collect::<Vec<_>>().join("; "))
+        }
+        BodyConfig::Reformer(c) => {
+            let hashed = c.blocks.iter().filter(|b| matches!(b, ReformerAttention::Hashed { .. })).count();
+            let future = if c.causal { ", the future hidden" } else { "" };
+            let local = c.blocks.len() - hashed;
+            (c.blocks.len(), c.heads[0], format!("{hashed} layers by hashing, {local} of neighbouring chunks{future}"))
+        }
+    };
     let parameters = model.parameters();
     let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);
     let head = match &d.head {
@@ -84,13 +95,12 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
         (
             "architecture",
             format!(
-                "encoder, {} layers of width {}, {heads} heads, vocabulary {}",
-                c.blocks.len(),
-                c.hidden,
-                c.vocabulary
+                "encoder, {layers} layers of width {}, {heads} heads, vocabulary {}",
+                d.body.width(),
+                d.body.vocabulary()
             ),
         ),
-        ("attention", ways.iter().map(way).collect::<Vec<_>>().join("; ")),
+        ("attention", attention),
         ("longest text", d.longest.map_or_else(|| "any".into(), |n| format!("{n} tokens"))),
         ("head", head),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),

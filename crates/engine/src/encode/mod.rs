@@ -89,7 +89,7 @@ impl TextEncoder {
         let most = model.description.longest.unwrap_or(usize::MAX);
         let limit = pipeline.limit.or(said).unwrap_or(most).min(most);
         let encoder = Self { name: name.to_owned(), model, pipeline, tokenizer, settings, limit };
-        let vocabulary = encoder.model.description.encoder.vocabulary;
+        let vocabulary = encoder.model.description.body.vocabulary();
         let largest = encoder.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
         if largest as usize >= vocabulary {
             return Err(Error::Token { id: largest, vocabulary });
@@ -119,7 +119,7 @@ impl TextEncoder {
 
     /// How many numbers a vector has.
     pub fn width(&self) -> usize {
-        let pooled = self.model.description.encoder.hidden * self.pipeline.pooling.len().max(1);
+        let pooled = self.model.description.body.width() * self.pipeline.pooling.len().max(1);
         self.pipeline.dense.last().map_or(pooled, |dense| dense.outputs())
     }
 
@@ -348,7 +348,7 @@ struct Packed {
 impl Packed {
     fn of(parts: &[&Part], model: &EncoderModel) -> Self {
         let (mut ids, mut types, mut bounds, mut global) = (Vec::new(), Vec::new(), vec![0], Vec::new());
-        let kinds = model.description.encoder.types.unwrap_or(1) as u32;
+        let kinds = model.description.body.types().unwrap_or(1) as u32;
         for part in parts {
             ids.extend_from_slice(&part.ids);
             types.extend(part.types.iter().map(|t| (*t).min(kinds - 1)));

@@ -49,13 +49,14 @@ Where transformers could not do it alone:
     big_bird        A row that is too short for sparse attention switches the model object to full attention for good.
     reformer        The first long row sets num_buckets for good if it is null. For both, each case has a model of its own.
 
-Everything is computed in float32 on one thread of a CPU, in evaluation mode. Parameters are random around their usual values,
+Everything is computed in float32 on one thread of a CPU, in evaluation mode; reformer in float64, rounded in the end: its float32
+is off by up to 0.4 % where a token sees nothing but copies of itself. Parameters are random around their usual values,
 norms and biases too. The script checks that each parameter matters, except those that it says do not (`Type.unused`) and the
 biases of keys, which add the same to all scores of a query; that fields matter (`Type.probes`); that what is computed differs
 from position to position; that float64 gives the same; that loading the folder gives the same; that no hash of reformer and no
 greedy token is a close call.
 
-Made with torch 2.13.0 and transformers 5.23.0.
+Made with torch 2.15.0 and transformers 5.23.0.
 """
 
 import copy
@@ -480,15 +481,28 @@ def changes(e, other):
     return max((torch.where(e[key].abs() < 1e5, e[key] - other[key], 0.0).abs().max().item() for key in e), default=0.0)
 
 
-def rounding(name, head, model, case, e):
-    """How far the outputs are from those of a model in float64. Reformer's hashes would be others."""
-    if name == "reformer":
-        return 0.0
-    default = torch.get_default_dtype()
+def exact(name, head, model, case):
+    """The outputs of a model in float64; the rotations of reformer are still drawn in float32, or its hashes would be others."""
+    default, randn = torch.get_default_dtype(), torch.randn
+
+    def drawn(*shape, dtype=None, **more):
+        return randn(*shape, dtype=torch.float32, **more).to(dtype or torch.float64)
+
     torch.set_default_dtype(torch.float64)  # of the masks that some models make
-    exact = compute(name, head, copy.deepcopy(model).double(), case)
+    with unittest.mock.patch.object(torch, "randn", drawn):
+        e = compute(name, head, copy.deepcopy(model).double(), case)
     torch.set_default_dtype(default)
-    return changes(exact, {key: x.double() for key, x in e.items()})
+    return e
+
+
+def rounding(name, head, model, case, e):
+    """How far the outputs are from those of a model in float64; of reformer without the padding, which sees everything alike in float32."""
+    found, e = exact(name, head, model, case), {key: x.double() for key, x in e.items()}
+    mask = case.get("attention_mask")
+    if name == "reformer" and mask is not None:
+        there = mask.bool()
+        found, e = ({key: x[there] if x.shape[:2] == there.shape else x for key, x in of.items()} for of in (found, e))
+    return changes(found, e)
 
 
 def prove(name, head, letter, model, cases, expected):
@@ -608,7 +622,8 @@ def make(name, head, letter):
     for case, e in zip(cases, expected):
         again = compute(name, head, model, case)
         off = rounding(name, head, model, case, e)
-        assert off < MAX_ROUNDING, f"{where}: float64 gives something else by {off}"
+        # Of copies of a token that sees only itself, float32 knows the scores to 1/128: they are 100,000 below the others.
+        assert off < (5e-2 if name == "reformer" else MAX_ROUNDING), f"{where}: float64 gives something else by {off}"
         for key, x in e.items():
             real = x[x.abs() < 1e5]
             assert x.equal(again[key]) and x.isfinite().all(), f"{where}: {key} differs from itself"
@@ -616,9 +631,12 @@ def make(name, head, letter):
             if x.dim() == 3 and x.shape[1] > 1:
                 assert x.std(dim=1).mean() > 0.15, f"{where}: {key} is the same everywhere, {x.std(dim=1).mean()}"
     prove(name, head, letter, model, cases, expected)
+    found = probe(name, head, letter, state, fields, cases, expected)
+    if name == "reformer":
+        expected = [{key: x.float() for key, x in exact(name, head, model, case).items()} for case in cases]
     tensors = {f"c{n}.{key}": x for n, case in enumerate(cases) for key, x in (case | expected[n]).items()}
     save(path / "expected.safetensors", tensors, metadata(seed))
-    return probe(name, head, letter, state, fields, cases, expected)
+    return found
 
 
 def differ(name, head):

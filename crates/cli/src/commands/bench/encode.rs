@@ -46,7 +46,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let at = Location::find(&args.model, Progress::Shown)?;
     let model = EncoderModel::load(&at, args.dtype.map(Into::into))?;
-    let vocabulary = model.description.encoder.vocabulary as u32;
+    let vocabulary = model.description.body.vocabulary() as u32;
     let report = |what: String, tokens: usize, seconds: Vec<f64>| {
         let mut sorted = seconds.clone();
         sorted.sort_by(f64::total_cmp);
