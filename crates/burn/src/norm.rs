@@ -30,7 +30,7 @@ pub fn rms_norm_gated<const D: usize>(
     call.run(Norm { eps, group, weighted: true, gated: true }).output()
 }
 
-/// The layer norm of every row of `x: [.., D]`, or of `x + r`. Ba et al., 2016, eq. 4.
+/// The layer norm of every row of `x: [.., D]`, or of `x + r`. Ba et al., 2016.
 pub fn layer_norm<const D: usize>(
     x: Tensor<D>,
     r: Option<Tensor<D>>,

@@ -21,7 +21,9 @@ mod vocabulary;
 mod words;
 
 pub use embedded::EMBEDDED;
-pub use encode::{Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, TextEncoder, batches};
+pub use encode::{
+    Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, TextEncoder, batches, normalize,
+};
 pub use engine::Engine;
 pub use error::Error;
 pub use pieces::Pieces;

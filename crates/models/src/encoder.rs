@@ -209,7 +209,7 @@ impl EncoderModel {
 
     /// Hidden states, and what pooler and head make of them. Panics if an id, a type or a position is beyond its table.
     pub fn forward(&self, of: &Reading<'_>) -> Encoded {
-        let bounds = bounds(of);
+        let bounds = of.bounds();
         let asked = self.description.questions.then(|| self.questions(of.ids, &bounds));
         let types: Option<Vec<u32>> = asked.as_ref().map(|asked| asked.iter().map(|asked| u32::from(!asked)).collect());
         let hidden = self.encoder.forward(&Reading { types: of.types.or(types.as_deref()), ..*of });
@@ -261,14 +261,6 @@ impl EncoderModel {
                 (0..ids.len()).map(|i| i < end).collect()
             }
         }
-    }
-}
-
-/// The sequences' bounds among all tokens of a batch.
-fn bounds(of: &Reading<'_>) -> Vec<usize> {
-    match of.packed {
-        Some(bounds) => bounds.to_vec(),
-        None => (0..=of.batch).map(|b| b * (of.ids.len() / of.batch.max(1))).collect(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Dense checkpoints made sparse: attention is replaced, positions are tiled, global projections are copied.
 //!
-//! What AllenAI's conversion of RoBERTa to Longformer did (Beltagy et al. 2020, §5) and DeepSpeed's `replace_model_self_attention_with_sparse_self_attention`
+//! What AllenAI's conversion of RoBERTa to Longformer did (Beltagy et al. 2020) and DeepSpeed's `replace_model_self_attention_with_sparse_self_attention`
 //! with `extend_position_embedding`. Where the target is an architecture of Hugging Face, so is the checkpoint; a layout of DeepSpeed stands in `config.json` as
 //! `sparse_attention`, which this project reads. Read by a window as wide as the text, the model is what it was.
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use longreach_engine::{Long, Part, TextEncoder, batches};
+use longreach_engine::{Long, Part, TextEncoder, batches, normalize};
 use serde_json::{Value, json};
 
 use crate::documents::{Document, Input};
@@ -330,13 +330,5 @@ impl Piece {
             first += n;
         }
         Ok(rows)
-    }
-}
-
-/// Divides each vector by its length.
-pub(crate) fn normalize(vectors: &mut [f32], width: usize) {
-    for vector in vectors.chunks_mut(width.max(1)) {
-        let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);
-        vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);
     }
 }

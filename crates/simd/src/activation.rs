@@ -7,13 +7,13 @@ use crate::{Cx, Kernel, Lanes};
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
-    /// `x Φ(x)`, with the error function. Hendrycks and Gimpel 2016, eq. 1.
+    /// `x Φ(x)`, with the error function. Hendrycks and Gimpel 2016.
     Gelu,
     /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`. The same, its approximation.
     GeluTanh,
     /// `max(x, 0)`
     Relu,
-    /// `x σ(x)`. The same, §2.
+    /// `x σ(x)`. The same.
     Silu,
     /// The hyperbolic tangent.
     Tanh,

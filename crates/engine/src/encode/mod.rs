@@ -310,7 +310,7 @@ impl TextEncoder {
 pub const BATCH: usize = 8192;
 
 /// Divides each vector of `width` numbers by its length.
-pub(crate) fn normalize(vectors: &mut [f32], width: usize) {
+pub fn normalize(vectors: &mut [f32], width: usize) {
     for vector in vectors.chunks_mut(width.max(1)) {
         let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);
         vector.iter_mut().for_each(|x| *x = (f64::from(*x) / length) as f32);

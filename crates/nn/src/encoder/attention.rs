@@ -195,7 +195,7 @@ impl SelfAttention {
         ops::attention(ops::Attention { q, k, v, bias, sinks, options }).0
     }
 
-    /// The mechanism for `[B, T, H, width]`. Panics where a layout does not fit: [`Sees`] was checked against shorter and longer texts when it was built.
+    /// The mechanism for `[B, T, H, width]`. BigBird's blocks fit every text that is not seen whole.
     fn mechanism(&self, [batch, t, heads, _]: [usize; 4], call: &Call<'_>) -> Arc<dyn Attend> {
         if let Some(layout) = &self.layout {
             return layout.clone();

@@ -146,7 +146,7 @@ impl<'a> Reading<'a> {
     }
 
     /// The sequences' bounds among all ids: those of packed ones, or of rows.
-    pub(crate) fn bounds(&self) -> Vec<usize> {
+    pub fn bounds(&self) -> Vec<usize> {
         match self.packed {
             Some(bounds) => bounds.to_vec(),
             None => (0..=self.batch).map(|b| b * self.tokens()).collect(),

@@ -2,7 +2,7 @@
 //!
 //! $$ y = w \odot \frac{z - \bar z}{\sqrt{\overline{(z - \bar z)^2} + \varepsilon}} + b, \qquad z = x + r $$
 //!
-//! Ba et al. 2016, eq. 4. `r` is what a block adds to its input where the norm stands behind it.
+//! Ba et al. 2016. `r` is what a block adds to its input where the norm stands behind it.
 
 use super::Rows;
 use crate::math::{axpy, dot};

@@ -3,7 +3,7 @@
 //! $$ y_{ij} \approx a_i\, c_j \sum_k \hat x_{ik} \hat w_{jk} + b_j, \qquad \hat x_{ik} = \mathrm{round}(x_{ik} / a_i), \quad a_i = \max_k |x_{ik}| / 127 $$
 //!
 //! The sums are of integers and exact: every instruction set, blocking and number of threads gives the same bits. As in LLM.int8() without its outliers:
-//! Dettmers et al. 2022, §2.1, "vector-wise".
+//! Dettmers et al. 2022.
 
 use crate::norm::Rows;
 use crate::team::Scratch;
