@@ -236,6 +236,20 @@ impl Scratch {
         buffer[..len].fill(f32::NAN);
         Self { buffer, len }
     }
+
+    /// The room as bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let room = &self[..];
+        // SAFETY: the bytes of these numbers, initialised and borrowed as they are; any alignment is one of a byte.
+        unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), size_of_val(room)) }
+    }
+
+    /// As [`Scratch::bytes`], to be written.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let room = &mut self[..];
+        // SAFETY: as in `bytes`, and any bytes are numbers.
+        unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), size_of_val(room)) }
+    }
 }
 
 impl Deref for Scratch {

@@ -92,59 +92,71 @@ impl Int8 {
 
 /// `x` in bytes, 128 added so that none is negative, and the factor of each row.
 struct Bytes {
-    data: Vec<u8>,
-    scales: Vec<f32>,
+    data: Scratch,
+    scales: Scratch,
 }
 
 fn rounded(cx: &Cx, x: Rows<'_>, deep: usize) -> Bytes {
-    let (mut data, mut scales) = (vec![128; x.count * deep], vec![0.0; x.count]);
+    let (mut data, mut scales) = (Scratch::new(x.count * deep / QUAD), Scratch::new(x.count));
     let rows = 16;
-    let parts = data.chunks_mut((rows * deep).max(1)).zip(scales.chunks_mut(rows));
+    let parts = data.bytes_mut().chunks_mut((rows * deep).max(1)).zip(scales.chunks_mut(rows));
+    let fast = cx.isa.multiplies_bytes();
     cx.team.for_each(parts.enumerate(), |(i, (data, scales))| {
-        cx.isa.run(Round { x, first: i * rows, data, scales, deep })
+        for (r, (data, scale)) in data.chunks_mut(deep).zip(scales).enumerate() {
+            let row = x.row(i * rows + r);
+            let (data, beyond) = data.split_at_mut(x.width);
+            beyond.fill(128);
+            #[cfg(target_arch = "x86_64")]
+            if fast {
+                // SAFETY: `multiplies_bytes` says that the CPU has AVX-512.
+                *scale = unsafe { vnni::round(row, data) };
+                continue;
+            }
+            let _ = fast;
+            *scale = cx.isa.run(Round { row, data });
+        }
     });
     Bytes { data, scales }
 }
 
+/// What a row whose largest number is `most` is divided by and multiplied with; a row with a number that is not finite becomes that throughout.
+#[inline(always)]
+fn factors(most: f32, finite: bool) -> (f32, f32) {
+    let by = most / 127.0;
+    let inverse = if by > 0.0 && (1.0 / by).is_finite() { 1.0 / by } else { 0.0 };
+    let by = if inverse == 0.0 { 0.0 } else { by };
+    (if finite { by } else { f32::NAN }, inverse)
+}
+
+/// Rounds a row, and returns its factor.
 struct Round<'a> {
-    x: Rows<'a>,
-    first: usize,
+    row: &'a [f32],
     data: &'a mut [u8],
-    scales: &'a mut [f32],
-    deep: usize,
 }
 
 impl Kernel for Round<'_> {
-    type Output = ();
+    type Output = f32;
     #[inline(always)]
-    fn run<S: Lanes>(self, s: S) {
-        let Self { x, first, data, scales, deep } = self;
-        let buffer = &mut Scratch::new(x.width);
-        for (i, (data, scale)) in data.chunks_mut(deep).zip(scales).enumerate() {
-            let row = x.row(first + i);
-            let mut most = [0.0; 16];
-            for part in row.chunks(S::LANES) {
-                let v = s.load_part(part);
-                let so_far = s.load_part(&most[..S::LANES]);
-                // The larger of x and −x: `max` takes what was so far where x is no number.
-                s.store_part(&mut most[..S::LANES], s.max(s.max(v, s.sub(s.splat(0.0), v)), so_far));
-            }
-            let most = most.iter().fold(0.0f32, |a, b| a.max(*b));
-            let by = most / 127.0;
-            let inverse = if by > 0.0 && (1.0 / by).is_finite() { 1.0 / by } else { 0.0 };
-            *scale = if inverse == 0.0 { 0.0 } else { by };
-            // What is no number, or not finite, stays what it is: the whole row becomes it.
-            if row.iter().any(|x| !x.is_finite()) {
-                *scale = f32::NAN;
-            }
-            let (inverse, shift) = (s.splat(inverse), s.splat(128.0));
-            for (part, y) in row.chunks(S::LANES).zip(buffer.chunks_mut(S::LANES)) {
-                s.store_part(y, s.add(s.round(s.mul(s.load_part(part), inverse)), shift));
-            }
-            for (byte, y) in data.iter_mut().zip(buffer.iter()) {
-                *byte = *y as i32 as u8;
-            }
+    fn run<S: Lanes>(self, s: S) -> f32 {
+        let Self { row, data } = self;
+        let buffer = &mut Scratch::new(row.len());
+        let mut most = [0.0; 16];
+        for part in row.chunks(S::LANES) {
+            let v = s.load_part(part);
+            let so_far = s.load_part(&most[..S::LANES]);
+            // The larger of x and −x: `max` takes what was so far where x is no number.
+            s.store_part(&mut most[..S::LANES], s.max(s.max(v, s.sub(s.splat(0.0), v)), so_far));
         }
+        let most = most.iter().fold(0.0f32, |a, b| a.max(*b));
+        let (by, inverse) = factors(most, row.iter().all(|x| x.is_finite()));
+        let (inverse, shift) = (s.splat(inverse), s.splat(128.0));
+        for (part, y) in row.chunks(S::LANES).zip(buffer.chunks_mut(S::LANES)) {
+            s.store_part(y, s.add(s.round(s.mul(s.load_part(part), inverse)), shift));
+        }
+        for (byte, y) in data.iter_mut().zip(buffer.iter()) {
+            *byte = *y as i32 as u8;
+        }
+        by
     }
 }
 
@@ -190,7 +202,7 @@ impl Part<'_> {
     /// The bytes of row `i`.
     #[inline(always)]
     fn row(&self, i: usize) -> &[u8] {
-        &self.bytes.data[(self.row + i) * self.deep..][..self.deep]
+        &self.bytes.data.bytes()[(self.row + i) * self.deep..][..self.deep]
     }
 
     /// The panel that column `j` begins.
@@ -199,13 +211,19 @@ impl Part<'_> {
         &self.w.panels[(self.column + j) * self.deep..][..NR * self.deep]
     }
 
+    /// The factors of the columns of a panel, and their sums.
+    #[inline(always)]
+    fn columns(&self, j: usize) -> (&[f32], &[i32]) {
+        let from = self.column + j;
+        (&self.w.scales[from..from + NR], &self.w.sums[from..from + NR])
+    }
+
     /// Writes what a row's sums over the columns from `j` on stand for.
     #[inline(always)]
     fn finish(&self, i: usize, j: usize, sums: &[i32; NR], out: &mut [f32]) {
         let by = self.bytes.scales[self.row + i];
-        let from = self.column + j;
-        let (scales, ones) = (&self.w.scales[from..from + NR], &self.w.sums[from..from + NR]);
-        let bias = self.bias.map(|bias| &bias[from..from + out.len()]);
+        let (scales, ones) = self.columns(j);
+        let bias = self.bias.map(|bias| &bias[self.column + j..][..out.len()]);
         for (c, y) in out.iter_mut().enumerate() {
             let sum = (sums[c] - 128 * ones[c]) as f32 * (by * scales[c]);
             *y = sum + bias.map_or(0.0, |bias| bias[c]);
@@ -252,7 +270,7 @@ mod vnni {
 
     use std::arch::x86_64::*;
 
-    use super::{MC, MR, NR, Part, QUAD};
+    use super::{MC, MR, NR, Part, QUAD, factors};
 
     /// # Safety
     /// The CPU must have AVX-512 F, BW, DQ, VL and VNNI.
@@ -261,36 +279,40 @@ mod vnni {
         let rows = out.len();
         let width = out.first().map_or(0, |row| row.len());
         for top in (0..rows).step_by(MC) {
+            let bottom = rows.min(top + MC);
             for j in (0..width).step_by(NR) {
-                let n = NR.min(width - j);
-                for i in (top..rows.min(top + MC)).step_by(MR) {
-                    let m = MR.min(rows - i).min(top + MC - i);
+                for i in (top..bottom).step_by(MR) {
                     // SAFETY: the features are enabled here, as the caller vouched.
-                    let sums = unsafe { tile(part, i, m, j) };
-                    for (r, sums) in sums.iter().take(m).enumerate() {
-                        part.finish(i + r, j, sums, &mut out[i + r][j..j + n]);
-                    }
+                    unsafe { tile(part, i, &mut out[i..bottom.min(i + MR)], j) };
                 }
             }
         }
     }
 
-    /// The sums of `m` rows by a panel. Rows from `m` on repeat row `m − 1`.
+    /// Some rows, at most [`MR`], by a panel. Missing rows repeat the last one.
     ///
     /// # Safety
     /// As [`product`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-    unsafe fn tile(part: &Part<'_>, i: usize, m: usize, j: usize) -> [[i32; NR]; MR] {
-        let panel = part.panel(j);
+    unsafe fn tile(part: &Part<'_>, i: usize, out: &mut [&mut [f32]], j: usize) {
+        let (m, panel) = (out.len(), part.panel(j));
         let quads = part.deep / QUAD;
-        assert!(m > 0 && panel.len() >= quads * NR * QUAD);
+        assert!((1..=MR).contains(&m) && panel.len() >= quads * NR * QUAD);
         let rows: [*const u8; MR] = std::array::from_fn(|r| part.row(i + r.min(m - 1)).as_ptr());
-        let mut sums = [[0i32; NR]; MR];
-        // SAFETY: every row has `quads` groups of four bytes, the panel as many of 128 (asserted); loads need no alignment; each row of `sums` has
-        // room for two vectors.
+        let (scales, ones) = part.columns(j);
+        let width = NR.min(out[0].len() - j);
+        // Which of the two vectors' columns there are.
+        let masks = [0, 16].map(|first| (1u32 << width.saturating_sub(first).min(16)).wrapping_sub(1) as u16);
+        // SAFETY: every row has `quads` groups of four bytes, the panel as many of 128 (asserted), and loads need no alignment; `scales` and `ones` have
+        // 32 numbers each; of the output and the bias only columns that are there are touched, by the masks.
         unsafe {
-            let mut acc = [[_mm512_setzero_si512(); 2]; MR];
+            let none = _mm512_setzero_si512();
+            let starts = [0, 16].map(|at| {
+                // 128 too much in every byte of x.
+                _mm512_sub_epi32(none, _mm512_slli_epi32::<7>(_mm512_loadu_si512(ones.as_ptr().add(at).cast())))
+            });
+            let mut acc = [starts; MR];
             let mut w = panel.as_ptr();
             for k in 0..quads {
                 let b0 = _mm512_loadu_si512(w.cast());
@@ -302,11 +324,53 @@ mod vnni {
                     acc[r][1] = _mm512_dpbusd_epi32(acc[r][1], x, b1);
                 }
             }
-            for (acc, sums) in acc.iter().zip(&mut sums) {
-                _mm512_storeu_si512(sums.as_mut_ptr().cast(), acc[0]);
-                _mm512_storeu_si512(sums.as_mut_ptr().add(16).cast(), acc[1]);
+            let scales = [0, 16].map(|at| _mm512_loadu_ps(scales.as_ptr().add(at)));
+            let bias = part.bias.map(|bias| {
+                let bias = bias[part.column + j..][..width].as_ptr();
+                [0, 1].map(|v| _mm512_maskz_loadu_ps(masks[v], bias.wrapping_add(16 * v)))
+            });
+            for r in 0..MR {
+                if r < m {
+                    let by = _mm512_set1_ps(part.bytes.scales[part.row + i + r]);
+                    let to = out[r][j..j + width].as_mut_ptr();
+                    for v in 0..2 {
+                        let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][v]), _mm512_mul_ps(by, scales[v]));
+                        let y = bias.map_or(sum, |bias| _mm512_add_ps(sum, bias[v]));
+                        _mm512_mask_storeu_ps(to.wrapping_add(16 * v), masks[v], y);
+                    }
+                }
             }
         }
-        sums
+    }
+
+    /// As [`super::Round`].
+    ///
+    /// # Safety
+    /// As [`product`].
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+    pub(super) unsafe fn round(row: &[f32], data: &mut [u8]) -> f32 {
+        assert_eq!(row.len(), data.len());
+        let mask = |at: usize| (1u32 << (row.len() - at).min(16)).wrapping_sub(1) as u16;
+        let mut most = _mm512_setzero_ps();
+        let mut finite = true;
+        let limit = _mm512_set1_ps(f32::MAX);
+        for at in (0..row.len()).step_by(16) {
+            // SAFETY: only numbers of the row are touched, by the mask.
+            let x = _mm512_abs_ps(unsafe { _mm512_maskz_loadu_ps(mask(at), row.as_ptr().add(at)) });
+            finite &= _mm512_cmp_ps_mask::<_CMP_LE_OQ>(x, limit) == u16::MAX;
+            // What was so far where x is no number.
+            most = _mm512_max_ps(x, most);
+        }
+        let (by, inverse) = factors(_mm512_reduce_max_ps(most), finite);
+        let (inverse, shift) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(128));
+        for at in (0..row.len()).step_by(16) {
+            // SAFETY: as above, and `data` is as long as the row.
+            unsafe {
+                let x = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask(at), row.as_ptr().add(at)), inverse);
+                let bytes = _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(x), shift));
+                _mm_mask_storeu_epi8(data.as_mut_ptr().add(at).cast(), mask(at), bytes);
+            }
+        }
+        by
     }
 }

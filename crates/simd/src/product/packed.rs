@@ -1,7 +1,7 @@
 //! The packed product: panels of the right factor in cache, a register tile of the output.
 //!
 //! The tile holds `MR` rows by `NV` vectors of columns. The left factor is read in place, an element at a time into all
-//! lanes; the right one is copied into panels of `NV` vectors, `KC` deep, that stay in the first-level cache
+//! lanes; the right one is copied into panels of `NV` vectors, `KC` deep, that stay in the second-level cache
 //! (Goto and van de Geijn, 2008).
 
 use super::few::Stored;
@@ -12,11 +12,11 @@ use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes, split};
 
 /// Depth of a panel.
-const KC: usize = 256;
+const KC: usize = 1152;
 /// Vectors of columns in a register tile.
 const NV: usize = 2;
 /// Rows of the left factor that are swept while a panel stays near.
-const MC: usize = 384;
+const MC: usize = 48;
 
 /// Columns from which on it is worth to copy the left factor.
 const WORTH: usize = 64;
@@ -37,8 +37,11 @@ const fn nr<S: Lanes>() -> usize {
     NV * S::LANES
 }
 
+/// Columns whose panels are packed before they are multiplied with.
+const NC: usize = 128;
+
 /// Columns of weights that one task packs and multiplies.
-const BLOCK: usize = 128;
+const BLOCK: usize = NC;
 
 pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let n = out.len() / x.count;
@@ -85,7 +88,7 @@ impl<W: Stored> Kernel for LinearBlock<'_, '_, W> {
 
 /// How many numbers of scratch the panels of a product need.
 pub(super) fn panel_scratch<S: Lanes>(size: Sizes) -> usize {
-    size.n.next_multiple_of(nr::<S>()) * size.k.min(KC)
+    size.n.min(NC).next_multiple_of(nr::<S>()) * depth(size.k)
 }
 
 #[inline(always)]
@@ -217,59 +220,71 @@ fn blocked_by<S: Lanes, const MR: usize>(
             }
         }
     }
+    let deep = depth(size.k);
     let packs = conflicts(&a) && size.n >= WORTH;
-    let left = &mut Scratch::new(if packs { MC.min(size.m) * (KC + APART) } else { 0 });
-    for k in (0..size.k).step_by(KC) {
-        let kc = KC.min(size.k - k);
-        for j in (0..size.n).step_by(nr) {
-            pack.pack(s, k, kc, j, &mut panels[j * kc..(j + nr) * kc]);
-        }
-        let start = if k == 0 { start } else { Start::There };
-        for i0 in (0..size.m).step_by(MC) {
-            let rows = MC.min(size.m - i0);
-            if packs {
-                for (r, row) in left.chunks_mut(KC + APART).take(rows).enumerate() {
-                    copy(s, &a.from(i0 + r, k).data[..kc], &mut row[..kc]);
-                }
+    let left = &mut Scratch::new(if packs { MC.min(size.m) * (deep + APART) } else { 0 });
+    for j0 in (0..size.n).step_by(NC) {
+        let columns = j0..size.n.min(j0 + NC);
+        for k in (0..size.k).step_by(deep) {
+            let kc = deep.min(size.k - k);
+            for j in columns.clone().step_by(nr) {
+                pack.pack(s, k, kc, j, &mut panels[(j - j0) * kc..(j - j0 + nr) * kc]);
             }
-            for j in (0..size.n).step_by(nr) {
-                let panel = &panels[j * kc..(j + nr) * kc];
-                let width = nr.min(size.n - j);
-                let mut i = i0;
-                while i < i0 + rows {
-                    let m = MR.min(i0 + rows - i);
-                    let mut acc = [[s.splat(0.0); NV]; MR];
-                    match start {
-                        Start::Zero => {}
-                        Start::Row(row) => {
-                            let row = &row[j..j + width];
-                            acc = [[s.load_part(row), s.load_part(&row[S::LANES.min(width)..])]; MR];
-                        }
-                        Start::There => {
-                            for (r, acc) in acc.iter_mut().enumerate() {
-                                if r < m {
-                                    let row = &out.row(i + r)[j..j + width];
-                                    acc[0] = s.load_part(row);
-                                    acc[1] = s.load_part(&row[S::LANES.min(width)..]);
+            let start = if k == 0 { start } else { Start::There };
+            for i0 in (0..size.m).step_by(MC) {
+                let rows = MC.min(size.m - i0);
+                if packs {
+                    for (r, row) in left.chunks_mut(deep + APART).take(rows).enumerate() {
+                        copy(s, &a.from(i0 + r, k).data[..kc], &mut row[..kc]);
+                    }
+                }
+                for j in columns.clone().step_by(nr) {
+                    let panel = &panels[(j - j0) * kc..(j - j0 + nr) * kc];
+                    let width = nr.min(size.n - j);
+                    let mut i = i0;
+                    while i < i0 + rows {
+                        let m = MR.min(i0 + rows - i);
+                        let mut acc = [[s.splat(0.0); NV]; MR];
+                        match start {
+                            Start::Zero => {}
+                            Start::Row(row) => {
+                                let row = &row[j..j + width];
+                                acc = [[s.load_part(row), s.load_part(&row[S::LANES.min(width)..])]; MR];
+                            }
+                            Start::There => {
+                                for (r, acc) in acc.iter_mut().enumerate() {
+                                    if r < m {
+                                        let row = &out.row(i + r)[j..j + width];
+                                        acc[0] = s.load_part(row);
+                                        acc[1] = s.load_part(&row[S::LANES.min(width)..]);
+                                    }
                                 }
                             }
                         }
-                    }
-                    let rows =
-                        if packs { Matrix::rows(&left[(i - i0) * (KC + APART)..], KC + APART) } else { a.from(i, k) };
-                    let acc = multiply::<S, MR>(s, rows, m, kc, panel, acc);
-                    for (r, acc) in acc.into_iter().enumerate() {
-                        if r < m {
-                            let row = &mut out.row(i + r)[j..j + width];
-                            s.store_part(row, acc[0]);
-                            s.store_part(&mut row[S::LANES.min(width)..], acc[1]);
+                        let rows = if packs {
+                            Matrix::rows(&left[(i - i0) * (deep + APART)..], deep + APART)
+                        } else {
+                            a.from(i, k)
+                        };
+                        let acc = multiply::<S, MR>(s, rows, m, kc, panel, acc);
+                        for (r, acc) in acc.into_iter().enumerate() {
+                            if r < m {
+                                let row = &mut out.row(i + r)[j..j + width];
+                                s.store_part(row, acc[0]);
+                                s.store_part(&mut row[S::LANES.min(width)..], acc[1]);
+                            }
                         }
+                        i += MR;
                     }
-                    i += MR;
                 }
             }
         }
     }
+}
+
+/// How deep panels are for a sum over `k`: equal parts, of whole vectors, of at most [`KC`].
+fn depth(k: usize) -> usize {
+    k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(MAX_LANES).min(k)
 }
 
 /// The register tile: `acc[r] += Σ_k a[r, k] panel[k]`, `k` ascending. Rows from `m` on repeat row `m - 1`.
