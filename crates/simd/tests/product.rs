@@ -263,3 +263,15 @@ fn layer_norm_and_its_gradient() {
         }
     }
 }
+
+#[test]
+fn a_sum_over_nothing_is_the_bias() {
+    let cx = Cx::new(1);
+    let (bias, mut y) = (numbers(3, 1), vec![f32::NAN; 12 * 3]);
+    linear(&cx, Rows { data: &[], count: 12, width: 0, stride: 0 }, Weights::F32(&[]), Some(&bias), &mut y);
+    assert!(y.chunks(3).all(|row| row == bias));
+    let size = Sizes { m: 12, n: 3, k: 0 };
+    let nothing = Matrix::rows(&[], 0);
+    matmul(&cx, size, nothing, nothing, Into::Add, &mut y, 3);
+    assert!(y.chunks(3).all(|row| row == bias));
+}

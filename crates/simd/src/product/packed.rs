@@ -284,7 +284,7 @@ fn blocked_by<S: Lanes, const MR: usize>(
 
 /// How deep panels are for a sum over `k`: equal parts, of whole vectors, of at most [`KC`].
 fn depth(k: usize) -> usize {
-    k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(MAX_LANES).min(k)
+    k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(MAX_LANES).min(k).max(1)
 }
 
 /// The register tile: `acc[r] += Σ_k a[r, k] panel[k]`, `k` ascending. Rows from `m` on repeat row `m - 1`.
