@@ -68,21 +68,121 @@ pub(super) struct Forward<'a, 'o> {
     pub(super) out: Part<'o>,
 }
 
-/// Whether a memory has a token.
-#[inline(always)]
-fn written(memory: &[f32], width: usize) -> bool {
-    memory.chunks(width).any(|row| row[width - 1] != 0.0)
+/// A memory, its last column apart: products with one column more than a few vectors would spend a vector on it.
+struct Memory<'m> {
+    /// `[K, V]`
+    sums: &'m mut [f32],
+    /// `z`, `[K]`
+    weights: &'m mut [f32],
+}
+
+impl<'m> Memory<'m> {
+    fn size(k: usize, v: usize) -> usize {
+        k * v + k
+    }
+
+    /// In scratch memory of [`Memory::size`].
+    #[inline(always)]
+    fn new(room: &'m mut [f32], k: usize, v: usize) -> Self {
+        let (sums, weights) = room.split_at_mut(k * v);
+        Self { sums, weights }
+    }
+
+    fn width(&self) -> usize {
+        self.sums.len() / self.weights.len().max(1)
+    }
+
+    /// Takes over `[K, V + 1]`.
+    #[inline(always)]
+    fn unpack(&mut self, from: &[f32]) {
+        let v = self.width();
+        for (i, row) in from.chunks_exact(v + 1).enumerate() {
+            self.sums[i * v..(i + 1) * v].copy_from_slice(&row[..v]);
+            self.weights[i] = row[v];
+        }
+    }
+
+    /// Puts down `[K, V + 1]`.
+    #[inline(always)]
+    fn pack(&self, to: &mut [f32]) {
+        let v = self.width();
+        for (i, row) in to.chunks_exact_mut(v + 1).enumerate() {
+            row[..v].copy_from_slice(&self.sums[i * v..(i + 1) * v]);
+            row[v] = self.weights[i];
+        }
+    }
+
+    #[inline(always)]
+    fn copy_from(&mut self, other: &Memory<'_>) {
+        self.sums.copy_from_slice(other.sums);
+        self.weights.copy_from_slice(other.weights);
+    }
+
+    /// Whether it has a token.
+    #[inline(always)]
+    fn written(&self) -> bool {
+        self.weights.iter().any(|z| *z != 0.0)
+    }
+
+    /// The segment's end: what is pending is added, and nothing is pending any more.
+    #[inline(always)]
+    fn take<S: Lanes>(&mut self, s: S, pending: &mut Memory<'_>) {
+        math::axpy(s, 1.0, pending.sums, self.sums);
+        math::axpy(s, 1.0, pending.weights, self.weights);
+        pending.sums.fill(0.0);
+        pending.weights.fill(0.0);
+    }
+
+    /// `Σ_i f_i r_iᵀ` is added, and `Σ_i by_i f_i` to the weights; without `by` every one counts once.
+    #[inline(always)]
+    fn add<S: Lanes>(&mut self, s: S, n: usize, features: &[f32], rows: &[f32], by: Option<&[f32]>) {
+        let (k, v) = (self.weights.len(), self.width());
+        let sizes = Sizes { m: k, n: v, k: n };
+        tile(s, sizes, Matrix::rows(features, k).t(), Matrix::rows(rows, v), Into::Add, self.sums, v);
+        for (i, features) in features[..n * k].chunks_exact(k.max(1)).enumerate() {
+            math::axpy(s, by.map_or(1.0, |by| by[i]), features, self.weights);
+        }
+    }
+
+    /// The gradient to features that read the memory: `M r_i + by_i z`.
+    #[inline(always)]
+    fn told<S: Lanes>(&self, s: S, n: usize, rows: &[f32], by: Option<&[f32]>, into: Into, out: &mut [f32]) {
+        let (k, v) = (self.weights.len(), self.width());
+        let sizes = Sizes { m: n, n: k, k: v };
+        tile(s, sizes, Matrix::rows(rows, v), Matrix::rows(self.sums, v).t(), into, out, k);
+        for (i, out) in out[..n * k].chunks_exact_mut(k.max(1)).enumerate() {
+            math::axpy(s, by.map_or(1.0, |by| by[i]), self.weights, out);
+        }
+    }
 }
 
 /// Rows of scratch that a few tokens take.
 struct Few<'m> {
+    /// `[n, K]`
     features: &'m mut [f32],
+    /// What is written, `[n, V]`
     rows: &'m mut [f32],
+    /// What is read, `[n, V]`
     read: &'m mut [f32],
+    /// What that is divided by, `[n]`
+    over: &'m mut [f32],
 }
 
-impl Few<'_> {
-    /// Features of a head's tokens, and what they read: `[n, V + 1]`, the sums and what they are divided by.
+impl<'m> Few<'m> {
+    fn size(n: usize, k: usize, v: usize) -> usize {
+        n * (k + 2 * v + 1)
+    }
+
+    /// In scratch memory of [`Few::size`].
+    #[inline(always)]
+    fn new(room: &'m mut [f32], n: usize, k: usize, v: usize) -> Self {
+        let (features, rest) = room.split_at_mut(n * k);
+        let (rows, rest) = rest.split_at_mut(n * v);
+        let (read, over) = rest.split_at_mut(n * v);
+        Self { features, rows, read, over }
+    }
+
+    /// Features of a head's tokens, and what they read.
     #[inline(always)]
     fn read<'a, S: Lanes>(
         &mut self,
@@ -90,16 +190,64 @@ impl Few<'_> {
         rows: &Rows<'a>,
         (first, n): (usize, usize),
         columns: Range<usize>,
-        memory: Option<&[f32]>,
+        memory: Option<&Memory<'_>>,
     ) {
-        let (k, width) = (columns.len(), self.read.len() / (self.features.len() / columns.len().max(1)).max(1));
+        let k = columns.len();
         for i in 0..n {
             phi(s, &rows.get(first + i)[columns.clone()], &mut self.features[i * k..(i + 1) * k]);
         }
         if let Some(memory) = memory {
-            let sizes = Sizes { m: n, n: width, k };
-            tile(s, sizes, Matrix::rows(self.features, k), Matrix::rows(memory, width), Into::Set, self.read, width);
+            let v = memory.width();
+            let sizes = Sizes { m: n, n: v, k };
+            tile(s, sizes, Matrix::rows(self.features, k), Matrix::rows(memory.sums, v), Into::Set, self.read, v);
+            for i in 0..n {
+                self.over[i] = math::dot(s, &self.features[i * k..(i + 1) * k], memory.weights);
+            }
         }
+    }
+
+    /// What tokens write: their features, and rows of a value, less what the memory has of it.
+    #[inline(always)]
+    fn write<S: Lanes>(
+        &mut self,
+        s: S,
+        call: &Call<'_>,
+        (first, n): (usize, usize),
+        group: usize,
+        memory: &Memory<'_>,
+        known: bool,
+    ) {
+        let (k, v) = (call.key, call.value);
+        let erases = call.delta && known;
+        self.read(s, &call.k, (first, n), group * k..(group + 1) * k, erases.then_some(memory));
+        for i in 0..n {
+            let (value, of) = (&call.v.get(first + i)[group * v..(group + 1) * v], i * v..(i + 1) * v);
+            if erases {
+                let by = -1.0 / self.over[i].max(call.epsilon);
+                sum_into(s, by, &self.read[of.clone()], value, &mut self.rows[of]);
+            } else {
+                math::copy(s, value, &mut self.rows[of]);
+            }
+        }
+    }
+}
+
+/// `out = a x + y`
+#[inline(always)]
+fn sum_into<S: Lanes>(s: S, a: f32, x: &[f32], y: &[f32], out: &mut [f32]) {
+    let a = s.splat(a);
+    for ((out, x), y) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)).zip(y.chunks(S::LANES)) {
+        s.store_part(out, s.fma(a, s.load_part(x), s.load_part(y)));
+    }
+}
+
+/// `out ← a out + b x`
+#[inline(always)]
+fn mix<S: Lanes>(s: S, a: f32, b: f32, x: &[f32], out: &mut [f32]) {
+    let (a, b) = (s.splat(a), s.splat(b));
+    for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
+        let y = s.mul(a, s.load_part(out));
+        s.store_part(out, s.fma(b, s.load_part(x), y));
     }
 }
 
@@ -108,61 +256,36 @@ impl Kernel for Forward<'_, '_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
         let call = self.call;
-        let (k, v, width, base) = (call.key, call.value, call.value + 1, self.sequence * call.tokens);
-        let most = TOKENS.min(call.tokens);
-        let scratch = &mut Scratch::new(most * (k + 2 * width));
-        let (features, rest) = scratch.split_at_mut(most * k);
-        let (rows, read) = rest.split_at_mut(most * width);
-        let mut few = Few { features, rows, read };
+        let (k, v, base) = (call.key, call.value, self.sequence * call.tokens);
+        let (most, size) = (TOKENS.min(call.tokens), Memory::size(k, v));
+        let scratch = &mut Scratch::new(Few::size(most, k, v) + 2 * size);
+        let (memory, rest) = scratch.split_at_mut(size);
+        let (pending, rest) = rest.split_at_mut(size);
+        let mut few = Few::new(rest, most, k, v);
+        let (mut memory, mut pending) = (Memory::new(memory, k, v), Memory::new(pending, k, v));
+        memory.unpack(self.memory);
+        pending.unpack(self.pending);
         for (piece, ends) in &call.pieces {
-            let known = written(self.memory, width);
+            let known = memory.written();
             for first in piece.clone().step_by(TOKENS) {
                 let n = TOKENS.min(piece.end - first);
                 for (at, h) in call.heads_of(self.group).enumerate().filter(|_| known) {
-                    few.read(s, &call.q, (base + first, n), h * k..(h + 1) * k, Some(self.memory));
+                    few.read(s, &call.q, (base + first, n), h * k..(h + 1) * k, Some(&memory));
                     let share = call.shares[h];
-                    for (i, read) in few.read[..n * width].chunks(width).enumerate() {
+                    for (i, read) in few.read[..n * v].chunks_exact(v.max(1)).enumerate() {
                         let out = &mut self.out.row(first + i)[at * v..(at + 1) * v];
-                        math::scale(s, 1.0 - share, out);
-                        math::axpy(s, share / read[v].max(call.epsilon), &read[..v], out);
+                        mix(s, 1.0 - share, share / few.over[i].max(call.epsilon), read, out);
                     }
                 }
-                few.write(s, call, (base + first, n), self.group, self.memory, known);
-                let sizes = Sizes { m: k, n: width, k: n };
-                let features = Matrix::rows(few.features, k).t();
-                tile(s, sizes, features, Matrix::rows(few.rows, width), Into::Add, self.pending, width);
+                few.write(s, call, (base + first, n), self.group, &memory, known);
+                pending.add(s, n, few.features, few.rows, None);
             }
             if *ends {
-                math::axpy(s, 1.0, self.pending, self.memory);
-                self.pending.fill(0.0);
+                memory.take(s, &mut pending);
             }
         }
-    }
-}
-
-impl Few<'_> {
-    /// What tokens write: their features, and rows of a value, less what the memory has of it, and 1.
-    #[inline(always)]
-    fn write<S: Lanes>(
-        &mut self,
-        s: S,
-        call: &Call<'_>,
-        (first, n): (usize, usize),
-        group: usize,
-        memory: &[f32],
-        known: bool,
-    ) {
-        let (k, v, width) = (call.key, call.value, call.value + 1);
-        let erases = call.delta && known;
-        self.read(s, &call.k, (first, n), group * k..(group + 1) * k, erases.then_some(memory));
-        for (i, row) in self.rows[..n * width].chunks_mut(width).enumerate() {
-            math::copy(s, &call.v.get(first + i)[group * v..(group + 1) * v], &mut row[..v]);
-            row[v] = 1.0;
-            if erases {
-                let read = &self.read[i * width..(i + 1) * width];
-                math::axpy(s, -1.0 / read[v].max(call.epsilon), &read[..v], &mut row[..v]);
-            }
-        }
+        memory.pack(self.memory);
+        pending.pack(self.pending);
     }
 }
 
@@ -194,44 +317,47 @@ impl Kernel for Backward<'_, '_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
         let call = self.call;
-        let (k, v, width, base) = (call.key, call.value, call.value + 1, self.sequence * call.tokens);
-        let (most, size) = (TOKENS.min(call.tokens), k * width);
+        let (k, v, base) = (call.key, call.value, self.sequence * call.tokens);
+        let (most, size) = (TOKENS.min(call.tokens), Memory::size(k, v));
         let states = call.pieces.len() * size;
-        let scratch = &mut Scratch::new(most * (2 * k + 3 * width) + states + 2 * size);
-        let (features, rest) = scratch.split_at_mut(most * k);
+        let scratch = &mut Scratch::new(Few::size(most, k, v) + most * (k + v + 1) + states + 4 * size);
+        let (few, rest) = scratch.split_at_mut(Few::size(most, k, v));
+        let mut few = Few::new(few, most, k, v);
         let (d_features, rest) = rest.split_at_mut(most * k);
-        let (rows, rest) = rest.split_at_mut(most * width);
-        let (read, rest) = rest.split_at_mut(most * width);
-        let (d_read, rest) = rest.split_at_mut(most * width);
-        let (memory, rest) = rest.split_at_mut(size);
-        let (pending, states) = rest.split_at_mut(size);
-        let mut few = Few { features, rows, read };
+        let (d_read, rest) = rest.split_at_mut(most * v);
+        let (d_over, rest) = rest.split_at_mut(most);
+        let mut rest = rest;
+        let [mut memory, mut pending, mut d_memory, mut d_pending] = std::array::from_fn(|_| {
+            let (room, others) = std::mem::take(&mut rest).split_at_mut(size);
+            rest = others;
+            Memory::new(room, k, v)
+        });
+        let states = rest;
         // The memory before each piece.
-        memory.copy_from_slice(self.memory);
-        pending.copy_from_slice(self.pending);
+        memory.unpack(self.memory);
+        pending.unpack(self.pending);
         for ((piece, ends), state) in call.pieces.iter().zip(states.chunks_mut(size)) {
-            state.copy_from_slice(memory);
-            let known = written(memory, width);
+            Memory::new(state, k, v).copy_from(&memory);
+            let known = memory.written();
             for first in piece.clone().step_by(TOKENS) {
                 let n = TOKENS.min(piece.end - first);
-                few.write(s, call, (base + first, n), self.group, memory, known);
-                let features = Matrix::rows(few.features, k).t();
-                let sizes = Sizes { m: k, n: width, k: n };
-                tile(s, sizes, features, Matrix::rows(few.rows, width), Into::Add, pending, width);
+                few.write(s, call, (base + first, n), self.group, &memory, known);
+                pending.add(s, n, few.features, few.rows, None);
             }
             if *ends {
-                math::axpy(s, 1.0, pending, memory);
-                pending.fill(0.0);
+                memory.take(s, &mut pending);
             }
         }
-        for ((piece, ends), state) in call.pieces.iter().zip(states.chunks(size)).rev() {
+        d_memory.unpack(self.d_memory);
+        d_pending.unpack(self.d_pending);
+        for ((piece, ends), state) in call.pieces.iter().zip(states.chunks_mut(size)).rev() {
+            let state = &Memory::new(state, k, v);
             if *ends {
-                self.d_pending.copy_from_slice(self.d_memory);
+                d_pending.copy_from(&d_memory);
             }
-            let known = written(state, width);
+            let known = state.written();
             for first in piece.clone().step_by(TOKENS) {
                 let n = TOKENS.min(piece.end - first);
-                let (to_features, to_state) = (Sizes { m: n, n: k, k: width }, Sizes { m: k, n: width, k: n });
                 for (at, h) in call.heads_of(self.group).enumerate() {
                     let columns = at * v..(at + 1) * v;
                     if !known {
@@ -247,40 +373,37 @@ impl Kernel for Backward<'_, '_> {
                         let t = base + first + i;
                         let (d_o, near) = (&self.d_o.get(t)[h * v..(h + 1) * v], &self.near.get(t)[h * v..(h + 1) * v]);
                         math::scale_into(s, 1.0 - share, d_o, &mut self.d_near.row(first + i)[columns.clone()]);
-                        let (read, d_read) =
-                            (&few.read[i * width..(i + 1) * width], &mut d_read[i * width..(i + 1) * width]);
-                        let told = through_division(s, share, d_o, read, call.epsilon, d_read);
+                        let of = i * v..(i + 1) * v;
+                        let read = (&few.read[of.clone()], few.over[i]);
+                        let told;
+                        (told, d_over[i]) = through_division(s, share, d_o, read, call.epsilon, &mut d_read[of]);
                         self.d_gate[at] += share * (1.0 - share) * (told - math::dot(s, d_o, near));
                     }
-                    let (d_rows, d_matrix) = (Matrix::rows(d_read, width), Matrix::rows(state, width).t());
-                    tile(s, to_features, d_rows, d_matrix, Into::Set, d_features, k);
+                    state.told(s, n, d_read, Some(d_over), Into::Set, d_features);
                     for i in 0..n {
                         let of = i * k..(i + 1) * k;
                         let dq = &mut self.dq.row(first + i)[at * k..(at + 1) * k];
                         through_phi(s, &few.features[of.clone()], &d_features[of], dq);
                     }
-                    let features = Matrix::rows(few.features, k).t();
-                    tile(s, to_state, features, d_rows, Into::Add, self.d_memory, width);
+                    d_memory.add(s, n, few.features, d_read, Some(d_over));
                 }
                 // What was written.
                 few.write(s, call, (base + first, n), self.group, state, known);
-                let told = Matrix::rows(self.d_pending, width);
-                tile(s, to_features, Matrix::rows(few.rows, width), told.t(), Into::Set, d_features, k);
-                let of_rows = Sizes { m: n, n: width, k };
-                tile(s, of_rows, Matrix::rows(few.features, k), told, Into::Set, few.rows, width);
+                d_pending.told(s, n, few.rows, None, Into::Set, d_features);
+                let (told, sizes) = (Matrix::rows(d_pending.sums, v), Sizes { m: n, n: v, k });
+                tile(s, sizes, Matrix::rows(few.features, k), told, Into::Set, few.rows, v);
                 for i in 0..n {
-                    math::copy(s, &few.rows[i * width..i * width + v], self.dv.row(first + i));
+                    math::copy(s, &few.rows[i * v..(i + 1) * v], self.dv.row(first + i));
                 }
                 if call.delta && known {
                     for i in 0..n {
-                        let of = i * width..(i + 1) * width;
-                        let (read, d_read) = (&few.read[of.clone()], &mut d_read[of.clone()]);
-                        through_division(s, -1.0, &few.rows[of][..v], read, call.epsilon, d_read);
+                        let of = i * v..(i + 1) * v;
+                        let read = (&few.read[of.clone()], few.over[i]);
+                        let d_row = &few.rows[of.clone()];
+                        (_, d_over[i]) = through_division(s, -1.0, d_row, read, call.epsilon, &mut d_read[of]);
                     }
-                    let (d_rows, d_matrix) = (Matrix::rows(d_read, width), Matrix::rows(state, width).t());
-                    tile(s, to_features, d_rows, d_matrix, Into::Add, d_features, k);
-                    let features = Matrix::rows(few.features, k).t();
-                    tile(s, to_state, features, d_rows, Into::Add, self.d_memory, width);
+                    state.told(s, n, d_read, Some(d_over), Into::Add, d_features);
+                    d_memory.add(s, n, few.features, d_read, Some(d_over));
                 }
                 for i in 0..n {
                     let of = i * k..(i + 1) * k;
@@ -288,16 +411,23 @@ impl Kernel for Backward<'_, '_> {
                 }
             }
         }
+        d_memory.pack(self.d_memory);
+        d_pending.pack(self.d_pending);
     }
 }
 
-/// The gradient to sums and to what they are divided by, given `by` times that of the quotient `d` → `⟨d, quotient⟩`.
+/// The gradient to sums and to what they are divided by, given `by` times that of the quotient `d` → `⟨d, quotient⟩`, and the latter of the two.
 #[inline(always)]
-fn through_division<S: Lanes>(s: S, by: f32, d: &[f32], read: &[f32], epsilon: f32, out: &mut [f32]) -> f32 {
-    let v = d.len();
-    let over = 1.0 / read[v].max(epsilon);
-    let told = over * math::dot(s, d, &read[..v]);
-    math::scale_into(s, by * over, d, &mut out[..v]);
-    out[v] = if read[v] > epsilon { -by * over * told } else { 0.0 };
-    told
+fn through_division<S: Lanes>(
+    s: S,
+    by: f32,
+    d: &[f32],
+    (read, weight): (&[f32], f32),
+    epsilon: f32,
+    out: &mut [f32],
+) -> (f32, f32) {
+    let over = 1.0 / weight.max(epsilon);
+    let told = over * math::dot(s, d, read);
+    math::scale_into(s, by * over, d, out);
+    (told, if weight > epsilon { -by * over * told } else { 0.0 })
 }
