@@ -34,17 +34,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let n = 1024;
     let (a, mut out) = (vec![0.5f32; n * n], vec![0.0f32; n * n]);
     let size = product::Sizes { m: n, n, k: n };
-    let times =
-        Times::of(9, || product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Into::Set, &mut out, n));
-    let rate = 2.0 * (n * n * n) as f64 / times.median();
-    println!("products of {n}: {:.0} GFLOP/s", rate / 1e9);
+    let products = 2.0 * (n * n * n) as f64;
+    let mut product = || product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Into::Set, &mut out, n);
     let sample = Sample { batch: 1, tokens, heads, width, seed: 1 };
+    // Everything is measured in turn with the same product: what else the machine does slows both.
     let dense = {
         let (operation, parameters) = (named("dense")?, json!({"causal": true}));
         let inputs = operation.sample(&sample);
-        Times::of(3, || drop(operation.forward(&inputs, &parameters, Form::Chunk, &cx).expect("valid"))).median()
+        let run = || drop(operation.forward(&inputs, &parameters, Form::Chunk, &cx).expect("valid"));
+        let (dense, beside) = Times::in_turn(5, run, &mut product);
+        println!("products of {n}: {:.0} GFLOP/s", products / beside.median() / 1e9);
+        println!("dense, causal: {:.2} ms", 1e3 * dense.median());
+        dense.median() / beside.median()
     };
-    println!("dense, causal: {:.2} ms", 1e3 * dense);
     let k = width as f64;
     for (name, erases) in NAMES {
         let operation = named(name)?;
@@ -53,21 +55,24 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // A token's operations in a head: the half of the chunk's square that is needed, and the state.
         let each = if *erases { 4.0 * CHUNK * k + 6.0 * k * k } else { 2.0 * CHUNK * k + 4.0 * k * k };
         let work = each * (tokens * heads) as f64;
-        let report = |form: &str, times: Times, work: f64, beside: bool| {
-            let of_dense = if beside { format!(", {:.1} x dense", dense / times.median()) } else { String::new() };
+        let report = |form: &str, (times, product): (Times, Times), work: f64, beside: bool| {
+            let of_dense = match beside {
+                true => format!(", {:.1} x dense", dense * product.median() / times.median()),
+                false => String::new(),
+            };
             println!(
                 "{name:18} {form:10} {:8.2} ms ({:.2} to {:.2}), {:4.0} ns a token and head, {:3.0} % of the products' rate{of_dense}",
                 1e3 * times.median(),
                 1e3 * times.quartiles().0,
                 1e3 * times.quartiles().1,
                 1e9 * times.median() / (tokens * heads) as f64,
-                100.0 * work / times.median() / rate,
+                100.0 * (work / times.median()) / (products / product.median()),
             );
         };
         for form in [Form::Chunk, Form::Recurrent] {
             if operation.signature().forms.contains(&form) {
                 let run = || drop(operation.forward(&inputs, &parameters, form, &cx).expect("valid"));
-                report(form.name(), Times::of(9, run), work, true);
+                report(form.name(), Times::in_turn(9, run, &mut product), work, true);
             }
         }
         let outputs = operation.forward(&inputs, &parameters, Form::Recurrent, &cx)?;
@@ -75,7 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         given.insert("do".into(), outputs["o"].clone());
         // The gradient's products are two and a half times as many.
         let run = || drop(operation.backward(&given, &parameters, &cx).expect("valid"));
-        report("backward", Times::of(5, run), 2.5 * work, false);
+        report("backward", Times::in_turn(7, run, &mut product), 2.5 * work, false);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ mod pass;
 
 use pass::Decay;
 
-pub(crate) use backward::backward;
+pub(crate) use backward::{backward, backward_times};
 pub(crate) use forward::forward;
 
 /// What is left of the state at each token, as a logarithm.

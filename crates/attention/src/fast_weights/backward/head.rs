@@ -19,6 +19,8 @@ pub(super) struct Head<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
     pub(super) isa: Isa,
     pub(super) d_o: &'a Rows<'a>,
+    /// What rows of that are multiplied with, `[B T, H]`.
+    pub(super) by: Option<&'a [f32]>,
     pub(super) range: Range<usize>,
     pub(super) h: usize,
     /// Before the first token, `[K, V]`.
@@ -102,10 +104,15 @@ impl Kernel for Head<'_, '_> {
 }
 
 impl<'a> Head<'a, '_> {
-    /// Token `at` of the head.
+    /// The gradient to the output of token `at` of the head.
     #[inline(always)]
-    fn dout(&self, at: usize) -> &'a [f32] {
-        self.x.of_value(self.d_o, self.range.start + at, self.h)
+    fn dout<S: Lanes>(&self, s: S, at: usize, out: &mut [f32]) {
+        let t = self.range.start + at;
+        let row = self.x.of_value(self.d_o, t, self.h);
+        match self.by {
+            None => math::copy(s, row, out),
+            Some(by) => math::scale_into(s, by[t * self.x.dims.h + self.h], row, out),
+        }
     }
 
     /// What token `t` writes and what its gate leaves, as row `r` of the segment.
@@ -139,7 +146,8 @@ impl<'a> Head<'a, '_> {
         let by = if self.again() { 1.0 } else { x.scale };
         transpose(s, self.state, v, matrix);
         if early {
-            read(s, matrix, self.dout(0), &mut row[..k]);
+            self.dout(s, 0, &mut rows.d_o[..v]);
+            read(s, matrix, &rows.d_o[..v], &mut row[..k]);
             math::copy(s, &row[..k], self.to.q.row(0));
         }
         for (j, first) in (0..total).step_by(most).enumerate() {
@@ -148,7 +156,7 @@ impl<'a> Head<'a, '_> {
                 let t = self.range.start + first + r;
                 self.written(s, shape, rows, (t, r));
                 let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
-                if at < total { math::copy(s, self.dout(at), d_o) } else { d_o.fill(0.0) }
+                if at < total { self.dout(s, at, d_o) } else { d_o.fill(0.0) }
             }
             let next = (self.range.start + first + n).min(self.range.end);
             let ask = Coming {
@@ -381,7 +389,7 @@ impl<'a> Head<'a, '_> {
             let (of_key, of_value, of_gate) = (r * k..(r + 1) * k, r * v..(r + 1) * v, r * gates..(r + 1) * gates);
             math::scale_into(s, x.scale, x.q(t, h), &mut rows.q[of_key.clone()]);
             self.written(s, shape, rows, (t, r));
-            math::copy(s, self.dout(at), &mut rows.d_o[of_value.clone()]);
+            self.dout(s, at, &mut rows.d_o[of_value.clone()]);
             rows.beta[r] = x.beta(t, h);
             if read_again {
                 math::copy(s, self.to.q.row(at), &mut rows.dq[of_key.clone()]);

@@ -31,10 +31,26 @@ pub(crate) fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
+    backward_times(x, state, (d_o, None), d_state, cx)
+}
+
+/// As [`backward`], where the gradient to the output is that which is given, times a number a token and head, `[B, T, H]`.
+pub(crate) fn backward_times(
+    x: &Inputs<'_>,
+    state: ArrayView4<'_, f32>,
+    (d_o, by): (ArrayView4<'_, f32>, Option<&Array3<f32>>),
+    d_state: ArrayView4<'_, f32>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
     let (op, input) = (x.op, Tokens::of(x, state.shape(), cx)?);
     let Dims { b, t, g: groups, h: heads, k, v } = input.dims;
     error::shape(op, "d o", x.v.shape(), d_o.shape())?;
     error::shape(op, "d state", state.shape(), d_state.shape())?;
+    if let Some(by) = by {
+        error::shape(op, "factors of d o", &[b, t, heads], by.shape())?;
+    }
+    let by = by.map(|by| by.as_standard_layout());
+    let by = by.as_ref().and_then(|by| by.as_slice());
     let d_o = Rows::of(op, "d o", &d_o)?;
     let state: Vec<f32> = state.iter().copied().collect();
     let mut d_state: Vec<f32> = d_state.iter().copied().collect();
@@ -62,6 +78,7 @@ pub(crate) fn backward(
                     x: &input,
                     isa: cx.isa,
                     d_o: &d_o,
+                    by,
                     range: range.clone(),
                     h,
                     state,

@@ -23,20 +23,18 @@ impl Call<'_> {
         let mut out = Array3::zeros((b, t, heads));
         let mut rest = out.as_slice_mut().unwrap_or_default();
         let mut tasks = Vec::new();
-        let mut sums = sums.as_slice_mut().ok_or(layout("state"))?.chunks_mut(features.max(1));
+        let mut sums = sums.as_slice_mut().ok_or(layout("state"))?;
+        let block = heads.div_ceil(cx.team.threads());
         for range in self.sequences.ranges(self.op, b, t)? {
             let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * heads);
             rest = others;
-            for (h, out) in Part::whole(mine, heads).columns(1).enumerate() {
-                let at = (range.start * g + h * g / heads) * features;
-                let sum = sums.next().unwrap_or_default();
-                tasks.push(Denominator {
-                    q: &q[at.min(q.len())..],
-                    k: &k[at.min(k.len())..],
-                    stride: g * features,
-                    sum,
-                    out,
-                });
+            for (n, out) in Part::whole(mine, heads).columns(block).enumerate() {
+                let first = n * block;
+                let (mine, others) = std::mem::take(&mut sums).split_at_mut(out.width() * features);
+                sums = others;
+                let at = (range.start * g * features).min(q.len());
+                let (q, k) = (&q[at..], &k[at..]);
+                tasks.push(Denominator { q, k, first, shape: (g, heads, features), sums: mine, out });
             }
         }
         cx.team.for_each(tasks, |task| cx.isa.run(task));
@@ -64,49 +62,54 @@ impl Call<'_> {
         let ((of_values, of_ones), (d_values, mut d_ones)) = (cut(&state), cut(&d_state));
         let z = self.denominators([q, k], of_ones.clone().index_axis_move(Axis(3), 0).view_mut(), heads, cx)?;
         let by = z.mapv(|z| 1.0 / floor.of(self.scale as f32 * z));
-        let mut d_sums = fresh(v.dim());
-        each(cx, &Times { by: &by, own: false }, [d_o], &mut d_sums);
         let [mut dq, mut dk, dv, d_values] =
-            self.sums_backward([q, k], v, of_values.view(), d_sums.view(), d_values.view(), cx)?;
+            self.scan_backward([q, k], v, of_values.view(), (d_o, Some(&by)), d_values.view(), cx)?;
         // What the outputs say to the sums they were divided: `⟨do / z, s S' φ(q)⟩`, which is also `⟨φ(q), dφ(q)⟩`, if nobody shares the query.
-        let mut d_z = Array3::zeros(z.dim());
-        let products = |rows: [ArrayView4<'_, f32>; 2], out: &mut Array3<f32>| {
-            let mut sums = fresh((out.dim().0, out.dim().1, out.dim().2, 1));
-            each(cx, &Dot, rows, &mut sums);
-            out.assign(&sums.index_axis(Axis(3), 0));
-        };
-        if groups == heads {
-            products([q.view(), dq.view()], &mut d_z);
-        } else {
-            let sums = self.sums([q, k], v, Form::Recurrent, of_values.clone().view_mut(), cx)?;
-            products([d_sums.view(), sums.view()], &mut d_z);
-        }
+        // Of each the factor is what it is times; the product is made where the query is met, or here.
         let scale = self.scale as f32;
-        Zip::from(&mut d_z).and(&z).and(&by).for_each(|d, z, by| {
+        let mut d_z = by;
+        Zip::from(&mut d_z).and(&z).for_each(|by, z| {
             let free = matches!(floor, Floor::Add(_)) || floor.of(scale * z) == scale * z;
-            *d = if free { -scale * by * *d } else { 0.0 };
+            *by = if free { -scale * *by } else { 0.0 };
         });
+        let shared = heads > groups;
+        if shared {
+            let sums = self.sums([q, k], v, Form::Recurrent, of_values.clone().view_mut(), cx)?;
+            let by = z.mapv(|z| 1.0 / floor.of(scale * z));
+            let mut told = fresh((z.dim().0, z.dim().1, z.dim().2, 1));
+            each(cx, &Dot, [d_o, sums.view()], &mut told);
+            Zip::from(&mut d_z).and(&by).and(&told.index_axis(Axis(3), 0)).for_each(|d, by, told| *d *= by * told);
+        }
         let (b, t) = (q.dim().0, q.dim().1);
         let d_z = d_z.as_slice().unwrap_or_default();
+        let (q, k) = (q.as_slice().unwrap_or_default(), k.as_slice().unwrap_or_default());
         let mut parts = Vec::new();
         let (mut dq_rest, mut dk_rest) = (dq.as_slice_mut().unwrap_or_default(), dk.as_slice_mut().unwrap_or_default());
-        let mut states = d_ones.as_slice_mut().unwrap_or_default().chunks_mut((heads / groups * features).max(1));
-        let mut firsts = of_ones.as_slice().unwrap_or_default().chunks((heads / groups * features).max(1));
+        let mut d_sums = d_ones.as_slice_mut().unwrap_or_default();
+        let mut sums = of_ones.as_slice().unwrap_or_default();
+        let block = groups.div_ceil(cx.team.threads());
         for range in self.sequences.ranges(self.op, b, t)? {
             let n = range.len() * groups * features;
             let (dq, dk);
             (dq, dq_rest) = std::mem::take(&mut dq_rest).split_at_mut(n);
             (dk, dk_rest) = std::mem::take(&mut dk_rest).split_at_mut(n);
-            let columns = Part::whole(dq, groups * features).columns(features);
-            for (group, (dq, dk)) in columns.zip(Part::whole(dk, groups * features).columns(features)).enumerate() {
+            let columns = Part::whole(dq, groups * features).columns(block * features);
+            for (i, (dq, dk)) in columns.zip(Part::whole(dk, groups * features).columns(block * features)).enumerate() {
+                let of_block = dq.width() * (heads / groups);
+                let (mine, others) = std::mem::take(&mut d_sums).split_at_mut(of_block);
+                let before;
+                (before, sums) = sums.split_at(of_block);
+                d_sums = others;
+                let at = (range.start * groups * features).min(q.len());
                 parts.push(OfDenominator {
-                    q: &q.as_slice().unwrap_or_default()[range.start * groups * features..],
-                    k: &k.as_slice().unwrap_or_default()[range.start * groups * features..],
-                    group,
+                    q: &q[at..],
+                    k: &k[at..],
+                    first: i * block,
                     shape: (groups, heads, features),
-                    first: firsts.next().unwrap_or_default(),
-                    d_state: states.next().unwrap_or_default(),
+                    before,
+                    d_sums: mine,
                     d_z: &d_z[range.start * heads..],
+                    shared,
                     dq,
                     dk,
                 });
@@ -118,12 +121,17 @@ impl Call<'_> {
     }
 }
 
-/// The denominators of a head.
+/// The denominators of some heads.
 struct Denominator<'a, 'o> {
+    /// From the sequence's first token on.
     q: &'a [f32],
     k: &'a [f32],
-    stride: usize,
-    sum: &'o mut [f32],
+    /// The first head.
+    first: usize,
+    /// Groups, heads, features
+    shape: (usize, usize, usize),
+    /// Of each head.
+    sums: &'o mut [f32],
     out: Part<'o>,
 }
 
@@ -131,27 +139,34 @@ impl Kernel for Denominator<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
+        let (groups, heads, features) = self.shape;
         for t in 0..self.out.rows() {
-            let at = t * self.stride..t * self.stride + self.sum.len();
-            math::axpy(s, 1.0, &self.k[at.clone()], self.sum);
-            self.out.row(t)[0] = math::dot(s, &self.q[at], self.sum);
+            let out = self.out.row(t);
+            for (h, sum) in self.sums.chunks_exact_mut(features.max(1)).enumerate() {
+                let at = (t * groups + (self.first + h) * groups / heads) * features;
+                math::axpy(s, 1.0, &self.k[at..at + features], sum);
+                out[h] = math::dot(s, &self.q[at..at + features], sum);
+            }
         }
     }
 }
 
-/// What the denominators say to the features of a group's queries and keys.
+/// What the denominators say to the features of some groups' queries and keys.
 struct OfDenominator<'a, 'o> {
+    /// From the sequence's first token on.
     q: &'a [f32],
     k: &'a [f32],
-    group: usize,
+    /// The first group.
+    first: usize,
     /// Groups, heads, features
     shape: (usize, usize, usize),
-    /// The sums before the first token, of each head of the group.
-    first: &'a [f32],
+    /// The sums before the first token, of each head.
+    before: &'a [f32],
     /// On entry the gradient to the last sums, on return to the first.
-    d_state: &'o mut [f32],
-    /// `[T, H]`
+    d_sums: &'o mut [f32],
+    /// `[T, H]`: the gradient to a denominator, or what `⟨φ(q), dφ(q)⟩` is to be multiplied with, unless heads share queries.
     d_z: &'a [f32],
+    shared: bool,
     dq: Part<'o>,
     dk: Part<'o>,
 }
@@ -161,20 +176,31 @@ impl Kernel for OfDenominator<'_, '_> {
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
         let (groups, heads, features) = self.shape;
-        let (shared, stride) = (heads / groups, groups * features);
-        let mut sums = self.first.to_vec();
-        for t in 0..self.dq.rows() {
-            let key = &self.k[t * stride + self.group * features..][..features];
-            for (h, sum) in sums.chunks_mut(features.max(1)).enumerate() {
-                math::axpy(s, 1.0, key, sum);
-                math::axpy(s, self.d_z[t * heads + self.group * shared + h], sum, self.dq.row(t));
+        let (each, tokens, of_block) = (heads / groups, self.dq.rows(), self.dq.width());
+        let mut sums = self.before.to_vec();
+        let mut told = vec![0.0; tokens * sums.len().checked_div(features).unwrap_or(0)];
+        let of_token = told.len().checked_div(tokens).unwrap_or(0);
+        let block = |t: usize| (t * groups + self.first) * features..(t * groups + self.first) * features + of_block;
+        for t in 0..tokens {
+            let (q, k, dq) = (&self.q[block(t)], &self.k[block(t)], self.dq.row(t));
+            for (h, sum) in sums.chunks_exact_mut(features.max(1)).enumerate() {
+                let of_group = h / each * features..(h / each + 1) * features;
+                math::axpy(s, 1.0, &k[of_group.clone()], sum);
+                let mut d_z = self.d_z[t * heads + self.first * each + h];
+                let dq = &mut dq[of_group.clone()];
+                if !self.shared {
+                    d_z *= math::dot(s, &q[of_group], dq);
+                }
+                told[t * of_token + h] = d_z;
+                math::axpy(s, d_z, sum, dq);
             }
         }
-        for t in (0..self.dk.rows()).rev() {
-            let query = &self.q[t * stride + self.group * features..][..features];
-            for (h, d) in self.d_state.chunks_mut(features.max(1)).enumerate() {
-                math::axpy(s, self.d_z[t * heads + self.group * shared + h], query, d);
-                math::axpy(s, 1.0, d, self.dk.row(t));
+        for t in (0..tokens).rev() {
+            let (q, dk) = (&self.q[block(t)], self.dk.row(t));
+            for (h, d) in self.d_sums.chunks_exact_mut(features.max(1)).enumerate() {
+                let of_group = h / each * features..(h / each + 1) * features;
+                math::axpy(s, told[t * of_token + h], &q[of_group.clone()], d);
+                math::axpy(s, 1.0, d, &mut dk[of_group]);
             }
         }
     }

@@ -6,11 +6,11 @@
 
 use longreach_simd::Cx;
 use longreach_simd::product::{self, Into, Matrix};
-use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
+use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
 
 use super::linear_attention::Map;
 use super::scan;
-use crate::fast_weights::outer;
+use crate::fast_weights::{self, Erase, Gate, outer};
 use crate::{Error, Form, Sequences, error};
 
 mod denominator;
@@ -292,6 +292,31 @@ impl Call<'_> {
         Ok([dq, dk, dv.slice(s![.., .., .., ..width]).as_standard_layout().into_owned(), d_first])
     }
 
+    /// The gradient of the scan; that to its output is `d_o`, times a number a token and head.
+    fn scan_backward(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        v: ArrayView4<'_, f32>,
+        state: ArrayView4<'_, f32>,
+        d_o: (ArrayView4<'_, f32>, Option<&Array3<f32>>),
+        d_state: ArrayView4<'_, f32>,
+        cx: &Cx,
+    ) -> Result<[Array4<f32>; 4], Error> {
+        let call = fast_weights::Inputs {
+            op: self.op,
+            q: q.view(),
+            k: k.view(),
+            v,
+            gate: Gate::None,
+            erase: Erase::None,
+            bonus: None,
+            scale: self.scale as f32,
+            sequences: self.sequences,
+        };
+        let g = fast_weights::backward_times(&call, state, d_o, d_state, cx)?;
+        Ok([g.q, g.k, g.v, g.state])
+    }
+
     fn sums_backward(
         &self,
         [q, k]: [&Array4<f32>; 2],
@@ -302,8 +327,7 @@ impl Call<'_> {
         cx: &Cx,
     ) -> Result<[Array4<f32>; 4], Error> {
         if self.causal {
-            let g = scan::backward(&self.scan([q, k], v), state, d_o, d_state, cx).map_err(|e| e.of(self.op))?;
-            return Ok([g.q, g.k, g.v, g.state]);
+            return self.scan_backward([q, k], v, state, (d_o, None), d_state, cx);
         }
         // The sums over all keys, which every query reads.
         let mut end = state.to_owned();

@@ -32,5 +32,5 @@ pub fn backward(
     x.check(state.shape())?;
     let (q, k) = (x.map.apply(x.q, cx), x.map.apply(x.k, cx));
     let [dq, dk, v, state] = x.call().backward([&q, &k], x.v, state, d_o, d_state, cx)?;
-    Ok(Gradient { q: x.map.backward(x.q, &q, &dq, cx), k: x.map.backward(x.k, &k, &dk, cx), v, state })
+    Ok(Gradient { q: x.map.backward(x.q, &q, dq, cx), k: x.map.backward(x.k, &k, dk, cx), v, state })
 }

@@ -38,9 +38,14 @@ impl Map {
     }
 
     /// The gradient to `x` from that to its features `f`.
-    pub(super) fn backward(self, x: ArrayView4<'_, f32>, f: &Array4<f32>, d: &Array4<f32>, cx: &Cx) -> Array4<f32> {
+    pub(super) fn backward(self, x: ArrayView4<'_, f32>, f: &Array4<f32>, d: Array4<f32>, cx: &Cx) -> Array4<f32> {
+        if self != Map::Taylor {
+            let mut d = d;
+            each(cx, &InPlace(self), [x, f.view()], &mut d);
+            return d;
+        }
         let mut out = fresh(x.dim());
-        each(cx, &Slope(self), [x, f.view(), d.view()], &mut out);
+        each(cx, &OfTaylor, [x, d.view()], &mut out);
         out
     }
 }
@@ -83,26 +88,39 @@ impl Map {
     }
 }
 
-/// The gradient to a row from that to its features: the row, its features, their gradient.
-struct Slope(Map);
+/// The gradient to a row from that to its Taylor features.
+struct OfTaylor;
 
-impl OfRows<3> for Slope {
+impl OfRows<2> for OfTaylor {
     #[inline(always)]
-    fn row<S: Lanes>(&self, s: S, _: usize, [x, f, d]: [&[f32]; 3], out: &mut [f32]) {
-        let (zero, k) = (s.splat(0.0), x.len());
-        if self.0 == Map::Taylor {
-            let root = std::f32::consts::FRAC_1_SQRT_2;
-            math::copy(s, &d[1..=k], out);
-            for (i, row) in d[1 + k..].chunks_exact(k.max(1)).enumerate() {
-                out[i] += root * math::dot(s, row, x);
-                math::axpy(s, root * x[i], row, out);
-            }
-            return;
+    fn row<S: Lanes>(&self, s: S, _: usize, [x, d]: [&[f32]; 2], out: &mut [f32]) {
+        let (k, root) = (x.len(), std::f32::consts::FRAC_1_SQRT_2);
+        math::copy(s, &d[1..=k], out);
+        for (i, row) in d[1 + k..].chunks_exact(k.max(1)).enumerate() {
+            out[i] += root * math::dot(s, row, x);
+            math::axpy(s, root * x[i], row, out);
         }
-        let parts = x.chunks(S::LANES).zip(f.chunks(S::LANES)).zip(d.chunks(S::LANES));
-        for (out, ((x, f), d)) in out.chunks_mut(S::LANES).zip(parts) {
-            let (x, f, d) = (s.load_part(x), s.load_part(f), s.load_part(d));
-            let y = match self.0 {
+    }
+}
+
+/// The gradient to features becomes that to the row, of features as many as the row has numbers.
+struct InPlace(Map);
+
+impl OfRows<2> for InPlace {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [x, f]: [&[f32]; 2], d: &mut [f32]) {
+        self.0.slope(s, x, f, d);
+    }
+}
+
+impl Map {
+    /// A gradient to the features of `x` becomes that to `x`.
+    #[inline(always)]
+    fn slope<S: Lanes>(self, s: S, x: &[f32], f: &[f32], d: &mut [f32]) {
+        let zero = s.splat(0.0);
+        for ((out, x), f) in d.chunks_mut(S::LANES).zip(x.chunks(S::LANES)).zip(f.chunks(S::LANES)) {
+            let (x, f, d) = (s.load_part(x), s.load_part(f), s.load_part(out));
+            let y = match self {
                 Map::Elu => s.mul(d, s.min(f, s.splat(1.0))),
                 Map::Relu => s.select_lt(zero, x, d, zero),
                 Map::Relu2 => s.mul(s.mul(s.splat(2.0), d), s.select_lt(x, zero, zero, x)),
