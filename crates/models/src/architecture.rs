@@ -2,9 +2,10 @@
 
 use longreach_nn::{Builder, Decoder, DecoderConfig};
 
+use crate::encoder::architecture;
 use crate::{
-    ENCODERS, Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, gpt2, hgrn2, kda, linear_attn, longreach,
-    mamba, mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
+    Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, gpt2, hgrn2, kda, linear_attn, longreach, mamba,
+    mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
 };
 
 /// A model type that can be loaded.
@@ -57,9 +58,9 @@ impl Description {
         let Some(found) = fields.text("model_type")? else {
             return Err(fields.error("field `model_type` is missing"));
         };
-        if ENCODERS.iter().any(|m| m.model_type == found) {
+        if architecture(fields)?.is_some() {
             let message = format!(
-                "model_type `{found}` is an encoder: it embeds, classifies, fills masks and answers, but does not write"
+                "model_type `{found}` with this head is an encoder: it embeds, classifies, fills masks and answers, but does not write"
             );
             return Err(fields.error(message));
         }

@@ -9,8 +9,8 @@ use longreach_nn::{
 
 use crate::model::read_config;
 use crate::{
-    Checkpoint, DType, Error, Fields, Location, bert, big_bird, distilbert, longformer, modernbert, nystromformer,
-    reformer, roberta,
+    Checkpoint, DType, Error, Fields, Location, MODELS, bert, big_bird, distilbert, gpt2, longformer, modernbert,
+    nystromformer, reformer, roberta,
 };
 
 /// A type of encoder that can be loaded.
@@ -37,7 +37,17 @@ pub const ENCODERS: &[EncoderArchitecture] = &[
     big_bird::ARCHITECTURE,
     nystromformer::ARCHITECTURE,
     reformer::ARCHITECTURE,
+    gpt2::SCORING,
 ];
+
+/// The type of encoder whose configuration this is, if it is one's. A type that also writes is one where it has another head than a language model's.
+pub(crate) fn architecture(fields: &Fields) -> Result<Option<&'static EncoderArchitecture>, Error> {
+    let found = fields.text("model_type")?;
+    let known = ENCODERS.iter().find(|known| Some(known.model_type) == found);
+    let writes = MODELS.iter().any(|model| Some(model.model_type) == found);
+    let scores = matches!(Task::of(fields), Some(Task::Sequence | Task::Token | Task::Question));
+    Ok(known.filter(|_| scores || !writes))
+}
 
 /// What a checkpoint's head is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,8 +132,7 @@ pub enum GlobalByDefault {
 impl EncoderDescription {
     /// What the fields describe, by their `model_type`; nothing if that is no encoder's.
     pub fn of(fields: &Fields) -> Result<Option<Self>, Error> {
-        let found = fields.text("model_type")?;
-        match ENCODERS.iter().find(|known| Some(known.model_type) == found) {
+        match architecture(fields)? {
             Some(known) => (known.describe)(fields).map(Some),
             None => Ok(None),
         }
@@ -167,8 +176,7 @@ impl EncoderModel {
     pub fn is_at(at: &Location) -> Result<bool, Error> {
         let (file, config) = read_config(&at.directory)?;
         let fields = Fields::parse(file.display().to_string(), &config)?;
-        let found = fields.text("model_type")?;
-        Ok(ENCODERS.iter().any(|known| Some(known.model_type) == found))
+        Ok(architecture(&fields)?.is_some())
     }
 
     /// Loads a model, keeping its matrices in `dtype`, or as they are stored.
@@ -220,7 +228,7 @@ impl EncoderModel {
                 (Over::Pooled, Some(pooled)) => pooled.clone(),
                 (over, _) => gathered(over, hidden.clone(), &bounds, of.keep),
             };
-            let scores = head.forward(seen, &self.encoder.embeddings());
+            let scores = head.forward(seen, self.encoder.embeddings());
             match &asked {
                 // The first token stays: an answer there means that there is none.
                 Some(asked) => {

@@ -2,17 +2,21 @@
 
 use longreach_nn::mixers::{AttentionConfig, AttentionNames, MixerConfig};
 use longreach_nn::{
-    Activation, Bias, BlockConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer, Layout,
-    NormConfig, Order, WordsConfig,
+    Activation, Bias, BlockConfig, BodyConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer,
+    Layout, NormConfig, Order, Over, WordsConfig,
 };
 
 use crate::architecture::eos;
 use crate::bert::sparse;
-use crate::encoder::activation;
+use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task, activation};
 use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe };
+
+/// With a head that scores texts, tokens or answers.
+pub(crate) const SCORING: EncoderArchitecture =
+    EncoderArchitecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe: scoring };
 
 const NAMES: DecoderNames = DecoderNames {
     body: "transformer",
@@ -79,5 +83,30 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             names: NAMES,
         },
         eos: eos(f, 50_256)?,
+    })
+}
+
+fn scoring(f: &Fields) -> Result<EncoderDescription, Error> {
+    let Description { decoder, eos, .. } = describe(f)?;
+    // The head of the language model is not there.
+    let decoder = DecoderConfig { words: WordsConfig::Table { tied: true }, ..decoder };
+    let heads = Heads::of(f, decoder.hidden, decoder.vocabulary)?;
+    let head = match heads.task() {
+        Some(Task::Sequence) => Some((Task::Sequence, heads.labelled(Over::Last, None, ["score", ""]))),
+        Some(Task::Token) => Some((Task::Token, heads.labelled(Over::Tokens, None, ["classifier", "classifier.bias"]))),
+        Some(Task::Question) => Some((Task::Question, heads.ends("qa_outputs", &["qa_outputs.bias"]))),
+        Some(Task::MaskedLm) | None => None,
+    };
+    Ok(EncoderDescription {
+        model_type: "gpt2",
+        pooler: None,
+        head,
+        labels: heads.labels(),
+        longest: decoder.positions.map(|(_, rows)| rows),
+        pad: f.id("pad_token_id", eos.first().copied().unwrap_or(0))?,
+        separator: None,
+        global: GlobalByDefault::None,
+        questions: false,
+        body: BodyConfig::Decoder(decoder),
     })
 }

@@ -242,6 +242,10 @@ fn every_encoder_and_head_has_goldens() {
         for head in ["base", "masked-lm", "sequence", "token", "question"] {
             // There is none that classifies tokens, but one that predicts them.
             let head = if encoder.model_type == "reformer" && head == "token" { "causal" } else { head };
+            // It is no encoder without one of the other heads.
+            if encoder.model_type == "gpt2" && ["base", "masked-lm"].contains(&head) {
+                continue;
+            }
             for config in ["a", "b"] {
                 let name = format!("{}-{head}-{config}", encoder.model_type);
                 assert!(names.contains(&name), "{name}");

@@ -48,6 +48,7 @@ const ENCODERS: &[&str] = &[
     "nystromformer-base-b",
     "reformer-base-b",
     "reformer-causal-a",
+    "gpt2-sequence-a",
 ];
 
 /// Tries to build an encoder of the configuration from the checkpoint and to read a text.

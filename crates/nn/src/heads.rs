@@ -101,8 +101,8 @@ impl Head {
         self.over
     }
 
-    /// Scores `[n, outputs]` of `[n, width]`; `embeddings` is the table that is the last map where it has none of its own.
-    pub fn forward(&self, x: Tensor<2>, embeddings: &Tensor<2>) -> Tensor<2> {
+    /// Scores `[n, outputs]` of `[n, width]`; `embeddings` is the table that is the last map where it has none of its own. Panics if there is neither.
+    pub fn forward(&self, x: Tensor<2>, embeddings: Option<Tensor<2>>) -> Tensor<2> {
         let mut x = x;
         if let (Some(dense), Some(activation)) = (&self.dense, self.activation) {
             x = ops::activate(dense.forward(x), activation);
@@ -114,7 +114,8 @@ impl Head {
         if let Some(norm) = &self.norm {
             x = norm.forward(x);
         }
-        let weight = self.weight.as_ref().map_or_else(|| embeddings.clone(), |weight| weight.val());
+        let weight = self.weight.as_ref().map(|weight| weight.val()).or(embeddings);
+        let weight = weight.unwrap_or_else(|| panic!("a head without a weight, and no table of embeddings"));
         ops::linear(x, weight, self.bias.as_ref().map(|bias| bias.val()))
     }
 }

@@ -77,6 +77,13 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
             let local = c.blocks.len() - hashed;
             (c.blocks.len(), c.heads[0], format!("{hashed} layers by hashing, {local} of neighbouring chunks{future}"))
         }
+        BodyConfig::Decoder(c) => {
+            let heads = c.blocks.iter().find_map(|block| match &block.mixer {
+                MixerConfig::Attention(attention) => Some(attention.heads),
+                _ => None,
+            });
+            (c.blocks.len(), heads.unwrap_or(0), format!("{} layers see what is before", c.blocks.len()))
+        }
     };
     let parameters = model.parameters();
     let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);

@@ -171,7 +171,7 @@ impl TextEncoder {
         let [_, t, d] = hidden.dims();
         let rows = hidden.reshape([t, d]).select(0, Tensor::<1, Int>::from_data(&at[..], &self.model.encoder.device()));
         let Some(head) = &self.model.head else { return Ok(Vec::new()) };
-        let scores = head.forward(rows, &self.model.encoder.embeddings());
+        let scores = head.forward(rows, self.model.encoder.embeddings());
         let vocabulary = scores.dims()[1];
         let scores: Vec<f32> = scores.into_data().try_into_vec().unwrap_or_default();
         let word = |id: u32| {
