@@ -110,7 +110,7 @@ fn a_configuration_that_does_not_fit_says_where() {
 
 const STUDY: &str = r#"
 output = "out"
-seed = 2
+seeds = [2, 5]
 measure = 8
 rates = [0.003, 0.01]
 [task]
@@ -154,14 +154,16 @@ fn a_study_that_is_broken_off_goes_on_to_the_same_table() {
                 }
                 StudyEvent::Done(_) => ControlFlow::Continue(()),
             });
-            if standings.expect("runs").len() == 4 {
+            if standings.expect("runs").len() == 8 {
                 break;
             }
         }
-        assert_eq!(runs, if breaks { 4 } else { 1 });
+        assert_eq!(runs, if breaks { 8 } else { 1 });
         for name in ["recall.svg", "recall-table.md"] {
             assert!(folder.path().join("out").join(name).exists(), "{name}");
         }
+        let table = std::fs::read_to_string(folder.path().join("out/recall-table.md")).expect("a table");
+        assert!(table.lines().count() == 4 && table.contains(" | 2 | 0.0"), "both seeds of two models: {table}");
         let csv = std::fs::read_to_string(folder.path().join("out/recall.csv")).expect("a table");
         // All but the seconds.
         csv.lines().map(|line| line.rsplit_once(',').expect("columns").0.to_owned()).collect::<Vec<_>>()
@@ -177,6 +179,7 @@ fn a_study_that_cannot_be_is_refused_by_name() {
         ("pairs = 3", "pairs = 5", "at least 20"),
         ("vocabulary = 32", "vocabulary = 7", "task.vocabulary"),
         ("measure = 8", "measure = 0", "`measure`"),
+        ("seeds = [2, 5]", "seeds = []", "`seeds`"),
         ("delta_rule", "detla_rule", "detla_rule"),
     ] {
         std::fs::write(&file, STUDY.replace(from, to)).expect("written");

@@ -2,7 +2,7 @@
 
 use plotters::prelude::*;
 
-use super::Standing;
+use super::study::Verdict;
 
 /// Colours that are told apart by most eyes (Okabe and Ito 2008).
 const COLOURS: [RGBColor; 8] = [
@@ -17,14 +17,14 @@ const COLOURS: [RGBColor; 8] = [
 ];
 
 /// An SVG with a curve a name.
-pub(crate) fn recall(title: &str, standings: &[Standing]) -> String {
+pub(crate) fn recall(title: &str, standings: &[Verdict]) -> String {
     let mut out = String::new();
     // Drawing into a string fails only if the picture has no room, and it has.
     let _ = draw(&mut out, title, standings);
     out
 }
 
-fn draw(out: &mut String, title: &str, standings: &[Standing]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(out: &mut String, title: &str, standings: &[Verdict]) -> Result<(), Box<dyn std::error::Error>> {
     let states = || standings.iter().map(|s| s.state.max(1) as f64);
     let (low, high) = (states().fold(f64::INFINITY, f64::min) / 1.3, states().fold(1.0, f64::max) * 1.3);
     let mut names: Vec<&str> = Vec::new();
@@ -54,7 +54,12 @@ fn draw(out: &mut String, title: &str, standings: &[Standing]) -> Result<(), Box
     for (n, name) in names.iter().enumerate() {
         let (colour, hollow) = (COLOURS[n % COLOURS.len()], n >= COLOURS.len());
         let points: Vec<(f64, f64)> =
-            standings.iter().filter(|s| s.name == **name).map(|s| (s.state.max(1) as f64, s.accuracy)).collect();
+            standings.iter().filter(|s| s.name == **name).map(|s| (s.state.max(1) as f64, s.median())).collect();
+        // From the least to the most of several seeds.
+        for s in standings.iter().filter(|s| s.name == **name && s.accuracies.len() > 1) {
+            let (x, (least, most)) = (s.state.max(1) as f64, s.spread());
+            chart.draw_series(LineSeries::new([(x, least), (x, most)], colour.mix(0.4).stroke_width(2)))?;
+        }
         chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
         let style = if hollow { colour.stroke_width(2) } else { colour.filled() };
         chart.draw_series(points.iter().map(|p| Circle::new(*p, 4, style)))?;

@@ -20,16 +20,15 @@ use crate::{Error, Optimiser};
 pub struct Study {
     /// Where the table and the picture are written.
     pub output: PathBuf,
-    /// Seed of weights and sequences.
-    #[serde(default)]
-    pub seed: u64,
+    /// Seeds of weights and sequences: each model learns with all of them, and the median counts.
+    pub seeds: Vec<u64>,
     /// The task.
     pub task: Recall,
     /// Sequences to measure on, which no training sees.
     pub measure: usize,
     /// The optimiser; its `length` is the task's.
     pub optimiser: Optimiser,
-    /// Learning rates to try; the best counts. The optimiser's own alone if there are none.
+    /// Learning rates to try; the one with the best median counts. The optimiser's own alone if there are none.
     #[serde(default)]
     pub rates: Vec<f64>,
     /// The fields of `config.json` that all models share.
@@ -38,7 +37,7 @@ pub struct Study {
     pub models: Vec<Entrant>,
 }
 
-/// What came of one model.
+/// What came of one model, rate and seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
     /// Its name.
@@ -49,6 +48,8 @@ pub struct Standing {
     pub parameters: usize,
     /// The learning rate.
     pub rate: f64,
+    /// The seed.
+    pub seed: u64,
     /// Part of the questions answered rightly.
     pub accuracy: f64,
     /// The mean loss over the last tenth of the steps, in nats a question.
@@ -58,11 +59,11 @@ pub struct Standing {
 }
 
 impl Standing {
-    const HEAD: &'static str = "name,state,parameters,rate,accuracy,loss,seconds";
+    const HEAD: &'static str = "name,state,parameters,rate,seed,accuracy,loss,seconds";
 
     fn line(&self) -> String {
-        let Self { name, state, parameters, rate, accuracy, loss, seconds } = self;
-        format!("{name},{state},{parameters},{rate},{accuracy:.4},{loss:.4},{seconds:.0}")
+        let Self { name, state, parameters, rate, seed, accuracy, loss, seconds } = self;
+        format!("{name},{state},{parameters},{rate},{seed},{accuracy:.4},{loss:.4},{seconds:.0}")
     }
 
     fn read(line: &str) -> Option<Self> {
@@ -73,10 +74,46 @@ impl Standing {
             state: next()?.parse().ok()?,
             parameters: next()?.parse().ok()?,
             rate: next()?.parse().ok()?,
+            seed: next()?.parse().ok()?,
             accuracy: next()?.parse().ok()?,
             loss: next()?.parse().ok()?,
             seconds: next()?.parse().ok()?,
         })
+    }
+}
+
+/// What a model has come to with the rate that serves it best, over all seeds.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Verdict {
+    pub(crate) name: String,
+    pub(crate) state: usize,
+    pub(crate) parameters: usize,
+    pub(crate) rate: f64,
+    /// Part of the questions answered rightly: one a seed, rising.
+    pub(crate) accuracies: Vec<f64>,
+}
+
+impl Verdict {
+    /// The median; of an even number the mean of the two in the middle.
+    pub(crate) fn median(&self) -> f64 {
+        let n = self.accuracies.len();
+        (self.accuracies[(n - 1) / 2] + self.accuracies[n / 2]) / 2.0
+    }
+
+    /// The least and the most.
+    pub(crate) fn spread(&self) -> (f64, f64) {
+        (self.accuracies[0], self.accuracies[self.accuracies.len() - 1])
+    }
+
+    fn line(&self) -> String {
+        let Self { name, state, parameters, rate, accuracies } = self;
+        let (median, (least, most)) = (100.0 * self.median(), self.spread());
+        let spread = if accuracies.len() > 1 {
+            format!("{median:.1} % ({:.1}–{:.1})", 100.0 * least, 100.0 * most)
+        } else {
+            format!("{median:.1} %")
+        };
+        format!("| {name} | {state} | {parameters} | {spread} | {} | {rate} |", accuracies.len())
     }
 }
 
@@ -108,6 +145,9 @@ impl Study {
         if study.measure == 0 || study.optimiser.batch == 0 || study.optimiser.steps == 0 {
             return Err(wrong("`measure`, `optimiser.batch` and `optimiser.steps`: want at least 1".into()));
         }
+        if study.seeds.is_empty() {
+            return Err(wrong("`seeds`: want at least one".into()));
+        }
         entrant::check(&study.models).map_err(wrong)?;
         Ok(study)
     }
@@ -118,14 +158,17 @@ impl Study {
         std::fs::create_dir_all(&self.output).map_err(|e| Error::io(&self.output, e))?;
         let mut standings = self.standings()?;
         let rates = if self.rates.is_empty() { vec![self.optimiser.rate] } else { self.rates.clone() };
-        let all = self.models.len() * rates.len() * self.optimiser.steps;
-        let (test, answers) = self.task.sequences(self.measure, self.seed ^ HELD_OUT);
-        let runs = self.models.iter().flat_map(|entrant| rates.iter().map(move |rate| (entrant, *rate)));
-        for (n, (entrant, rate)) in runs.enumerate() {
+        let all = self.seeds.len() * self.models.len() * rates.len() * self.optimiser.steps;
+        // Every model once before any learns again.
+        let of_seed = |seed: u64| self.models.iter().map(move |entrant| (entrant, seed));
+        let runs = self.seeds.iter().flat_map(|seed| of_seed(*seed));
+        let runs = runs.flat_map(|(entrant, seed)| rates.iter().map(move |rate| (entrant, seed, *rate)));
+        for (n, (entrant, seed, rate)) in runs.enumerate() {
+            let (test, answers) = self.task.sequences(self.measure, seed ^ HELD_OUT);
             let settings = Optimiser { rate, ..self.optimiser.clone() };
-            let mut learner = entrant.learner(&self.model, self.task.vocabulary, self.seed, None, &settings)?;
+            let mut learner = entrant.learner(&self.model, self.task.vocabulary, seed, None, &settings)?;
             let state = state(&learner.model, &test[..self.task.length]);
-            let done = |s: &Standing| s.name == entrant.name && s.state == state && s.rate == rate;
+            let done = |s: &Standing| s.name == entrant.name && s.state == state && s.rate == rate && s.seed == seed;
             if standings.iter().any(done) {
                 continue;
             }
@@ -133,7 +176,7 @@ impl Study {
             let batch = self.optimiser.batch;
             let mut last = (0.0, 0);
             for step in 0..self.optimiser.steps {
-                let (ids, targets) = self.task.sequences(batch, self.seed.wrapping_add(1 + step as u64));
+                let (ids, targets) = self.task.sequences(batch, seed.wrapping_add(1 + step as u64));
                 let loss = learner.learn(&ids, &targets, batch);
                 if 10 * step >= 9 * self.optimiser.steps {
                     last = (last.0 + f64::from(loss), last.1 + 1);
@@ -147,7 +190,7 @@ impl Study {
             let accuracy = accuracy(&learner.model, &test, &answers, self.measure, self.task.length);
             let (name, parameters) = (entrant.name.clone(), learner.model.parameters());
             let loss = last.0 / f64::from(last.1.max(1));
-            standings.push(Standing { name, state, parameters, rate, accuracy, loss, seconds });
+            standings.push(Standing { name, state, parameters, rate, seed, accuracy, loss, seconds });
             self.write(&standings)?;
             let _ = tell(StudyEvent::Done(&standings[standings.len() - 1]));
         }
@@ -176,18 +219,10 @@ impl Study {
         let best = self.best(standings);
         let task = &self.task;
         let mut table = String::from(
-            "| model | numbers of state | parameters | questions answered rightly | learning rate |\n| --- | --- | --- | --- | --- |\n",
+            "| model | numbers of state | parameters | questions answered rightly | seeds | learning rate |\n| --- | --- | --- | --- | --- | --- |\n",
         );
-        for s in &best {
-            let _ = writeln!(
-                table,
-                "| {} | {} | {} | {:.1} % | {} |",
-                s.name,
-                s.state,
-                s.parameters,
-                100.0 * s.accuracy,
-                s.rate
-            );
+        for verdict in &best {
+            let _ = writeln!(table, "{}", verdict.line());
         }
         write_atomically(&self.file("recall-table.md"), |out| out.write_all(table.as_bytes()))?;
         let title = format!(
@@ -199,19 +234,30 @@ impl Study {
         Ok(())
     }
 
-    /// For each model the rate that served it best, in the order of the file and of rising states.
-    fn best(&self, standings: &[Standing]) -> Vec<Standing> {
-        let mut best: Vec<Standing> = Vec::new();
+    /// For each model the rate that serves it best, in the order of the file and of rising states.
+    fn best(&self, standings: &[Standing]) -> Vec<Verdict> {
+        let mut all: Vec<Verdict> = Vec::new();
         for s in standings {
-            match best.iter_mut().find(|b| b.name == s.name && b.state == s.state) {
-                Some(b) if b.accuracy >= s.accuracy => {}
-                Some(b) => *b = s.clone(),
-                None => best.push(s.clone()),
+            let found = all.iter_mut().find(|v| v.name == s.name && v.state == s.state && v.rate == s.rate);
+            match found {
+                Some(verdict) => verdict.accuracies.push(s.accuracy),
+                None => all.push(Verdict {
+                    name: s.name.clone(),
+                    state: s.state,
+                    parameters: s.parameters,
+                    rate: s.rate,
+                    accuracies: vec![s.accuracy],
+                }),
             }
         }
-        let place = |s: &Standing| self.models.iter().position(|e| e.name == s.name);
-        best.sort_by_key(|s| (place(s), s.state));
-        best
+        all.iter_mut().for_each(|verdict| verdict.accuracies.sort_by(f64::total_cmp));
+        let place = |v: &Verdict| self.models.iter().position(|e| e.name == v.name);
+        all.sort_by(|a, b| {
+            let same = (place(a), a.state).cmp(&(place(b), b.state));
+            same.then(b.median().total_cmp(&a.median())).then(a.rate.total_cmp(&b.rate))
+        });
+        all.dedup_by(|b, a| a.name == b.name && a.state == b.state);
+        all
     }
 }
 
