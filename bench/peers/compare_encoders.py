@@ -2,9 +2,15 @@
 
     python bench/peers/compare_encoders.py --models DIR [--rounds N] [--longreach PATH] CASE ...
 
-DIR holds what `encoders.py --save DIR/MODEL` wrote. A CASE is MODEL:TOKENS, MODEL:mixed (texts of mixed length, written to DIR/mixed.json; 256 are half an
-hour, --texts N takes the first), or MODEL:TOKENS with :bf16 or :int8 behind it, which is then longreach in that precision beside longreach in f32. Every round measures both sides of every case once,
-each after a pass for warmth. Printed is a table of medians of tokens a second, the ratio of the medians, and the ratios' spread over the rounds.
+DIR holds what `encoders.py --save DIR/MODEL` wrote. A CASE is
+
+    MODEL:TOKENS                    a text of so many tokens
+    MODEL:TOKENS:bf16 or :int8      longreach in that precision beside longreach in f32
+    MODEL:mixed                     256 texts of mixed length, written to DIR/mixed.json, there in batches by length
+    MODEL:unsorted                  the same, in batches as the texts come
+
+All batches of the last two are an hour: --every N takes every Nth. Every round measures both sides of every case once, each after a pass
+for warmth. Printed is a table of medians of tokens a second, the ratio of the medians, and the ratios' spread over the rounds.
 """
 
 import argparse
@@ -19,7 +25,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("cases", nargs="+")
 parser.add_argument("--models", required=True, type=pathlib.Path)
 parser.add_argument("--rounds", type=int, default=3)
-parser.add_argument("--texts", type=int, default=256)
+parser.add_argument("--every", type=int, default=1)
 parser.add_argument("--longreach", default=str(HERE.parent.parent / "target/release/longreach"))
 args = parser.parse_args()
 
@@ -30,15 +36,16 @@ def run(command):
 
 def ours(model, what, dtype):
     command = [args.longreach, "bench", "encode", "-m", str(args.models / model), "--repeats", "1", "--json", "--dtype", dtype]
-    command += ["--texts", str(args.models / "mixed.json")] if what == "mixed" else ["--tokens", what]
+    command += ["--texts", str(args.models / "mixed.json")] if what in ("mixed", "unsorted") else ["--tokens", what]
     line = run(command + (["--first-global"] if model == "longformer" else []))
     return line["tokens_per_second"], line["peak_bytes"]
 
 
 def theirs(model, what):
     command = [sys.executable, str(HERE / "encoders.py"), "--model", model, "--load", str(args.models / model), "--repeats", "1"]
-    mixed = ["--mixed", "--texts", str(args.texts), "--lengths", str(args.models / "mixed.json")]
-    line = run(command + (mixed if what == "mixed" else ["--tokens", what]))
+    mixed = ["--mixed", "--every", str(args.every), "--lengths", str(args.models / "mixed.json")]
+    kinds = {"mixed": mixed, "unsorted": mixed + ["--unsorted"]}
+    line = run(command + kinds.get(what, ["--tokens", what]))
     return line["tokens"] / statistics.median(line["seconds"])
 
 

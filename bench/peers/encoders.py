@@ -3,6 +3,7 @@
 pip install torch transformers==5.23.0
 python bench/peers/encoders.py --model MODEL --tokens N --repeats R    a text of N random tokens, R times after one for warmth
 python bench/peers/encoders.py --model MODEL --mixed                   256 texts of mixed lengths, in batches
+python bench/peers/encoders.py --model MODEL --mixed --every N         every Nth of these batches: all of them are an hour
 python bench/peers/encoders.py --model MODEL --save DIR                writes the checkpoint instead, for another program
 python bench/peers/encoders.py --model MODEL --load DIR ...            reads such a checkpoint instead of making one
 
@@ -14,8 +15,9 @@ bigbird (BigBird-base, block-sparse) or bert (BERT-base with 4,096 positions). I
 
 The mixed lengths are log-uniform between 32 and 8,192, or the most that the model takes, and the tokens random, both drawn with
 seed 0; --lengths FILE writes them as {"model", "lengths", "ids"}. Batches are as a careful user makes them: sorted by length, 8
-at a time, padded to the longest, with a mask. `tokens` counts those of the texts, not the padding. ModernBERT and BERT run on
-PyTorch's scaled_dot_product_attention, the others on the attention that they come with: BigBird's is full up to 704 tokens.
+at a time, padded to the longest, with a mask; with --unsorted in the order in which texts come. `tokens` counts those of the
+texts, not the padding. ModernBERT and BERT run on PyTorch's scaled_dot_product_attention, the others on the attention that they
+come with: BigBird's is full up to 704 tokens.
 """
 
 import argparse
@@ -51,6 +53,8 @@ parser.add_argument("--save", metavar="DIR")
 parser.add_argument("--load", metavar="DIR")
 parser.add_argument("--mixed", action="store_true")
 parser.add_argument("--texts", type=int, default=TEXTS, help="how many texts --mixed has")
+parser.add_argument("--every", type=int, default=1, help="of the batches of --mixed only every Nth")
+parser.add_argument("--unsorted", action="store_true", help="batches of --mixed in the order in which texts come")
 parser.add_argument("--lengths", metavar="FILE", help="where --mixed writes its lengths and tokens")
 args = parser.parse_args()
 
@@ -87,18 +91,20 @@ def timed(model, parts, warm):
 
 
 def mixed(vocabulary):
-    """Lengths and tokens of the texts; no token is special."""
+    """Tokens of the texts, in batches; no token is special."""
     rng = random.Random(0)
     low, high = math.log(SHORTEST), math.log(min(LONGEST, most))
     lengths = [round(math.exp(rng.uniform(low, high))) for _ in range(args.texts)]
-    return lengths, [[rng.randrange(1000, vocabulary) for _ in range(length)] for length in lengths]
+    texts = [[rng.randrange(1000, vocabulary) for _ in range(length)] for length in lengths]
+    if not args.unsorted:
+        texts.sort(key=len, reverse=True)
+    # The middle one of so many: not the longest of them.
+    return [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)][args.every // 2 :: args.every]
 
 
-def batches(texts, padding):
-    texts = sorted(texts, key=len, reverse=True)
-    for at in range(0, len(texts), BATCH):
-        part = texts[at : at + BATCH]
-        width = len(part[0])
+def padded(batches, padding):
+    for part in batches:
+        width = max(len(text) for text in part)
         ids = torch.tensor([text + [padding] * (width - len(text)) for text in part])
         yield ids, torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in part])
 
@@ -107,12 +113,14 @@ model = (kind.from_pretrained(args.load, dtype=torch.float32) if args.load else 
 if args.save:
     model.save_pretrained(args.save)
 elif args.mixed:
-    lengths, texts = mixed(model.config.vocab_size)
+    batches = mixed(model.config.vocab_size)
+    texts = [text for part in batches for text in part]
+    lengths = [len(text) for text in texts]
     if args.lengths:
         pathlib.Path(args.lengths).write_text(json.dumps({"model": args.model, "lengths": lengths, "ids": texts}) + "\n")
     # Only the shortest batch for warmth: a whole pass is minutes.
-    parts = list(batches(texts, model.config.pad_token_id))
-    seconds = timed(model, parts, parts[-1:])
+    parts = list(padded(batches, model.config.pad_token_id))
+    seconds = timed(model, parts, [min(parts, key=lambda part: part[0].numel())])
     line = {"model": args.model, "mixed": True, "texts": len(texts), "tokens": sum(lengths), "batch": BATCH}
     line |= {"threads": args.threads, "seconds": seconds}
     print(json.dumps(line | {"tokens_per_second": round(sum(lengths) / statistics.median(seconds), 1)}), flush=True)

@@ -243,3 +243,32 @@ fn forward_gives_what_transformers_gives_with_types_masks_and_global_tokens() {
     fs::write(&file, long).expect("written");
     refused(&["forward", "-m", text(&model), "--tokens", text(&file), "--out", "x.safetensors"], "reads at most 48");
 }
+
+/// A file that may not grow stands for a disk that is full: the same error from the same call.
+#[cfg(unix)]
+#[test]
+fn a_full_disk_is_named_and_what_was_finished_is_kept() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (model, input) = (sentences("st-bert-mean"), folder.path().join("texts.txt"));
+    let (out, whole) = (folder.path().join("v.jsonl"), folder.path().join("whole.jsonl"));
+    fs::write(&input, (0..4_500).map(|i| format!("river {i}\n")).collect::<String>()).expect("written");
+    let embed = |out: &Path| ["embed", "-m", text(&model), "-i", text(&input), "-o", text(out)].map(String::from);
+    // 2,000 times 512 or 1,024 bytes: enough for a piece, not for all vectors as text.
+    let limited = "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"";
+    let output = std::process::Command::new("sh")
+        .args(["-c", limited, env!("CARGO_BIN_EXE_longreach")])
+        .args(embed(&out))
+        .output()
+        .expect("a shell");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && !out.exists(), "{said}");
+    let error: Vec<&str> = said.lines().filter(|line| line.starts_with("longreach: ")).collect();
+    assert!(matches!(error[..], [line] if line.contains("v.jsonl") && line.contains("large")), "{said}");
+    let pieces = fs::read_dir(folder.path().join("v.jsonl.partial")).expect("what was finished");
+    let pieces: Vec<_> = pieces.map(|entry| entry.expect("an entry").file_name()).collect();
+    assert!(pieces.iter().any(|name| name.to_string_lossy().ends_with(".arrow")), "{pieces:?}");
+    let said = run(&embed(&out).each_ref().map(String::as_str)).stderr;
+    assert!(String::from_utf8_lossy(&said).contains("4,500 of them before"), "{}", String::from_utf8_lossy(&said));
+    stdout(&embed(&whole).each_ref().map(String::as_str));
+    assert_eq!(fs::read(&out).expect("vectors"), fs::read(&whole).expect("vectors"));
+}

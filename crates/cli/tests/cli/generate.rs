@@ -115,3 +115,18 @@ fn completions_are_for_every_shell() {
         assert!(stdout(&["completions", shell]).contains("generate"), "{shell}");
     }
 }
+
+#[test]
+fn what_a_token_costs_is_measured_along_a_text() {
+    let model = golden("mamba-a");
+    let args = ["bench", "read", "-m", text(&model), "--at", "64,256", "--tokens", "16", "--repeats", "2", "--json"];
+    let lines = stdout(&args);
+    let lines: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let [first, last] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!((first["at"].as_u64(), last["at"].as_u64()), (Some(64), Some(256)));
+    assert_eq!(first["state_bytes"], last["state_bytes"]);
+    assert!(last["cost"].as_f64() > Some(0.0) && last["cost_least"].as_f64() <= last["cost_most"].as_f64());
+    let output = run(&["bench", "read", "-m", text(&model), "--at", "256,64"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--at") && said.lines().count() == 1, "{said}");
+}
