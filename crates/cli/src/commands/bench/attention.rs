@@ -40,6 +40,9 @@ pub(crate) struct Args {
     /// Measure the gradient, with what it computes again of the forward pass: all of it for softmax attention, the states alone for a scan
     #[arg(long)]
     grad: bool,
+    /// Which form of a mechanism that has both
+    #[arg(long, value_enum, default_value_t = Fast::Recurrent)]
+    form: Fast,
     /// How often each point is measured
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
@@ -59,6 +62,16 @@ pub(crate) struct Args {
 
 const DEFAULT: &str = r#"dense,window={"left": 255},longformer={"window": 128, "global": [0]},bigbird,deepspeed={"mode": "bslongformer", "block": 64, "num_sliding_window_blocks": 5},sparse_transformer,hierarchical,mamba2"#;
 
+/// The forms for many tokens of a mechanism with a state.
+#[derive(Clone, Copy, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum Fast {
+    /// Token by token with the state in registers: what layers compute with
+    Recurrent,
+    /// Chunks of tokens as matrix products
+    Chunk,
+}
+
 /// What is measured in a process of its own.
 #[derive(Deserialize, Serialize)]
 struct Point {
@@ -68,6 +81,7 @@ struct Point {
     heads: usize,
     width: usize,
     grad: bool,
+    form: Fast,
     repeat: usize,
 }
 
@@ -102,7 +116,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     let (chosen, lengths) = (mechanisms(&args.mechanisms)?, lengths(&args.lengths)?);
     for one in &chosen {
-        check(one, args.grad, cx)?;
+        check(one, args.grad, args.form, cx)?;
     }
     let bar = ProgressBar::new((chosen.len() * lengths.len()) as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
@@ -239,18 +253,24 @@ fn lengths(list: &str) -> Result<Vec<usize>, Failure> {
     Ok(lengths)
 }
 
-/// The fast form of a mechanism.
-fn fast(operation: &Named) -> Form {
-    operation.signature().forms.iter().copied().find(|form| *form != Form::Naive).unwrap_or(Form::Naive)
+/// The fast form of a mechanism: that which is asked for, or the one it has.
+fn fast(operation: &Named, asked: Fast) -> Form {
+    let asked = match asked {
+        Fast::Recurrent => Form::Recurrent,
+        Fast::Chunk => Form::Chunk,
+    };
+    let forms = operation.signature().forms;
+    let any = || forms.iter().copied().find(|form| *form != Form::Naive).unwrap_or(Form::Naive);
+    if forms.contains(&asked) { asked } else { any() }
 }
 
 /// Holds a mechanism to its definition before it is measured.
-fn check(one: &Chosen, grad: bool, cx: &Cx) -> Result<(), Failure> {
+fn check(one: &Chosen, grad: bool, form: Fast, cx: &Cx) -> Result<(), Failure> {
     // As the tests have it: the largest difference over the largest value, or over 1.
     const TOLERANCE: f32 = 1e-5;
     let sample = one.operation.sample(&Sample { batch: 1, tokens: 1024, heads: 2, width: 8, seed: 1 });
     let want = one.operation.forward(&sample, &one.parameters, Form::Naive, cx)?;
-    let found = one.operation.forward(&sample, &one.parameters, fast(&one.operation), cx)?;
+    let found = one.operation.forward(&sample, &one.parameters, fast(&one.operation, form), cx)?;
     let (want, found) = (&want["o"], &found["o"]);
     let most = want.iter().fold(1.0f32, |most, x| most.max(x.abs()));
     let apart = want
@@ -272,7 +292,7 @@ fn check(one: &Chosen, grad: bool, cx: &Cx) -> Result<(), Failure> {
 fn point(one: &Chosen, tokens: usize, args: &Args, cx: &Cx) -> Result<Measured, Failure> {
     let (name, parameters) = (one.operation.name().to_string(), one.parameters.clone());
     let (heads, width, repeat) = (usize::from(args.heads), usize::from(args.width), usize::from(args.repeat));
-    let point = Point { name, parameters, tokens, heads, width, grad: args.grad, repeat };
+    let point = Point { name, parameters, tokens, heads, width, grad: args.grad, form: args.form, repeat };
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["bench", "attention", "--point", &serde_json::to_string(&point)?]);
     command.args(["--threads", &cx.team.threads().to_string()]);
@@ -290,7 +310,7 @@ fn measure(point: &Point, cx: &Cx) -> Result<Measured, Failure> {
     let operation = named(&point.name)?;
     let Point { tokens, heads, width, .. } = *point;
     let mut inputs = operation.sample(&Sample { batch: 1, tokens, heads, width, seed: 0 });
-    let form = fast(&operation);
+    let form = fast(&operation, point.form);
     if point.grad {
         let out = operation.forward(&inputs, &point.parameters, form, cx)?.remove("o");
         inputs.insert("do".into(), out.unwrap_or_default());
