@@ -101,7 +101,9 @@ fn lengths_are_measured() {
     assert!(csv.contains(r#"window,"{""left"":7}",64,"#), "{csv}");
     let svg = std::fs::read_to_string(svg).expect("written");
     assert!(svg.contains("window left 7") && svg.contains("<polyline"), "{svg}");
-    assert_eq!(stdout(&[&["bench", "attention", "--grad"][..], &sizes].concat()).lines().count(), 4);
+    for more in [&["--grad"][..], &["--form", "chunk"]] {
+        assert_eq!(stdout(&[&["bench", "attention"][..], more, &sizes].concat()).lines().count(), 4);
+    }
 }
 
 #[test]
