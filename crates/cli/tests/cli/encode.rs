@@ -272,3 +272,31 @@ fn a_full_disk_is_named_and_what_was_finished_is_kept() {
     stdout(&embed(&whole).each_ref().map(String::as_str));
     assert_eq!(fs::read(&out).expect("vectors"), fs::read(&whole).expect("vectors"));
 }
+
+/// GPT-2's tokenizer adds no special token: a text without a character has none at all.
+#[test]
+fn a_text_without_a_token_is_read_as_padding() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let letters: Vec<char> = ('a'..='z').collect();
+    let words = letters.iter().flat_map(|c| [c.to_string(), format!("Ġ{c}")]).zip(6..);
+    let words: serde_json::Map<String, serde_json::Value> = words.map(|(word, id)| (word, id.into())).collect();
+    let at = |name: &str| {
+        let model = with_letters(folder.path(), name);
+        fs::remove_file(model.join("vocab.txt")).expect("removed");
+        fs::write(model.join("vocab.json"), serde_json::Value::from(words.clone()).to_string()).expect("written");
+        fs::write(model.join("merges.txt"), "#version: 0.2\n").expect("written");
+        model
+    };
+    let (labels, tokens, answers) = (at("gpt2-sequence-a"), at("gpt2-token-a"), at("gpt2-question-a"));
+    let file = folder.path().join("t.txt");
+    fs::write(&file, "abc de\n\nxyz\n").expect("written");
+    let lines = stdout(&["classify", "-m", text(&labels), "-i", text(&file), "--json"]);
+    let lines: Vec<serde_json::Value> = lines.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    assert!(lines.len() == 3 && lines.iter().all(|l| l["labels"][0]["score"].as_f64() > Some(0.3)), "{lines:?}");
+    assert!(stdout(&["classify", "-m", text(&tokens), "--json", ""]).contains("\"entities\":[]"));
+    stdout(&["answer", "-m", text(&answers), "--text", "", "--json", ""]);
+    let out = folder.path().join("v.jsonl");
+    fs::write(&file, "\n").expect("written");
+    stdout(&["embed", "-m", text(&labels), "-i", text(&file), "-o", text(&out)]);
+    assert_eq!(fs::read_to_string(&out).expect("vectors").lines().count(), 1);
+}

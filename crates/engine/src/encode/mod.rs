@@ -60,6 +60,18 @@ pub struct Part {
     pub places: Vec<Option<(usize, usize)>>,
 }
 
+impl Part {
+    /// A text without a character has no token where the tokenizer adds none: it is read as the one that stands for nothing.
+    fn not_empty(mut self, pad: u32) -> Self {
+        if self.ids.is_empty() {
+            self.ids.push(pad);
+            self.types.push(0);
+            self.places.push(None);
+        }
+        self
+    }
+}
+
 /// An encoder with its tokenizer, and what makes vectors of its hidden states.
 pub struct TextEncoder {
     /// What it was asked for as.
@@ -239,7 +251,8 @@ impl TextEncoder {
             (special[i] == 0 && *start >= prompt).then(|| (start - prompt + from, end - prompt + from))
         };
         let places = encoding.get_offsets().iter().enumerate().map(place).collect();
-        Ok(Part { ids: encoding.get_ids().to_vec(), types: encoding.get_type_ids().to_vec(), bytes, skip, places })
+        let (ids, types) = (encoding.get_ids().to_vec(), encoding.get_type_ids().to_vec());
+        Ok(Part { ids, types, bytes, skip, places }.not_empty(self.model.description.pad))
     }
 
     /// The hidden states of parts, `[1, tokens, d]`, one behind the other, and where each begins.

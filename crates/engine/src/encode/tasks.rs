@@ -232,6 +232,9 @@ impl TextEncoder {
     /// The likeliest spans of one reading.
     fn answers(&self, encoding: &Encoding, most: usize) -> Vec<Answer> {
         const CANDIDATES: usize = 32;
+        if encoding.is_empty() {
+            return Vec::new();
+        }
         let places: Vec<Option<(usize, usize)>> = (0..encoding.len())
             .map(|i| (encoding.token_to_sequence(i) == Some(1)).then(|| encoding.get_offsets()[i]))
             .collect();
