@@ -32,13 +32,6 @@ pub struct Int8 {
     panels: Vec<i8>,
 }
 
-/// What a row is divided by, and its inverse: of a row of zeros or of what is no number, 0.
-fn scale(row: &[f32]) -> (f32, f32) {
-    let most = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-    let by = most / 127.0;
-    if by > 0.0 && (1.0 / by).is_finite() { (by, 1.0 / by) } else { (0.0, 0.0) }
-}
-
 impl Int8 {
     /// The most numbers of a row: the sum of as many products of a byte and a signed one fits in 31 bits.
     pub const WIDEST: usize = 1 << 16;
@@ -53,7 +46,7 @@ impl Int8 {
         let parts = panels.chunks_mut((NR * deep).max(1)).zip(scales.chunks_mut(NR)).zip(sums.chunks_mut(NR));
         cx.team.for_each(parts.enumerate(), |(p, ((panel, scales), sums))| {
             for (j, row) in w.chunks_exact(width).skip(p * NR).take(NR).enumerate() {
-                let (by, inverse) = scale(row);
+                let (by, inverse) = factors(row.iter().fold(0.0, |most: f32, x| most.max(x.abs())), true);
                 scales[j] = by;
                 for (k, x) in row.iter().enumerate() {
                     let q = (x * inverse).round_ties_even() as i8;
@@ -119,7 +112,7 @@ fn rounded(cx: &Cx, x: Rows<'_>, deep: usize) -> Bytes {
     Bytes { data, scales }
 }
 
-/// What a row whose largest number is `most` is divided by and multiplied with; a row with a number that is not finite becomes that throughout.
+/// What a row whose largest number is `most` is divided by and multiplied with, 0 of a row of zeros; a row with a number that is not finite becomes that throughout.
 #[inline(always)]
 fn factors(most: f32, finite: bool) -> (f32, f32) {
     let by = most / 127.0;

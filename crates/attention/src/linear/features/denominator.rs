@@ -67,15 +67,13 @@ impl Call<'_> {
         // What the outputs say to the sums they were divided: `⟨do / z, s S' φ(q)⟩`, which is also `⟨φ(q), dφ(q)⟩`, if nobody shares the query.
         // Of each the factor is what it is times; the product is made where the query is met, or here.
         let scale = self.scale as f32;
-        let mut d_z = by;
-        Zip::from(&mut d_z).and(&z).for_each(|by, z| {
+        let mut d_z = Zip::from(&by).and(&z).map_collect(|by, z| {
             let free = matches!(floor, Floor::Add(_)) || floor.of(scale * z) == scale * z;
-            *by = if free { -scale * *by } else { 0.0 };
+            if free { -scale * by } else { 0.0 }
         });
         let shared = heads > groups;
         if shared {
             let sums = self.sums([q, k], v, Form::Recurrent, of_values.clone().view_mut(), cx)?;
-            let by = z.mapv(|z| 1.0 / floor.of(scale * z));
             let mut told = fresh((z.dim().0, z.dim().1, z.dim().2, 1));
             each(cx, &Dot, [d_o, sums.view()], &mut told);
             Zip::from(&mut d_z).and(&by).and(&told.index_axis(Axis(3), 0)).for_each(|d, by, told| *d *= by * told);
@@ -206,17 +204,13 @@ impl Kernel for OfDenominator<'_, '_> {
     }
 }
 
-/// Rows times a number each: those of an input, or of the output itself.
-pub(super) struct Times<'a> {
-    pub(super) by: &'a Array3<f32>,
-    pub(super) own: bool,
-}
+/// Rows of the output times a number each.
+pub(super) struct Times<'a>(pub(super) &'a Array3<f32>);
 
-impl<const N: usize> OfRows<N> for Times<'_> {
+impl OfRows<0> for Times<'_> {
     #[inline(always)]
-    fn row<S: Lanes>(&self, s: S, i: usize, rows: [&[f32]; N], out: &mut [f32]) {
-        let by = self.by.as_slice().map_or(1.0, |by| by[i]);
-        if self.own { math::scale(s, by, out) } else { math::scale_into(s, by, rows[0], out) }
+    fn row<S: Lanes>(&self, s: S, i: usize, _: [&[f32]; 0], out: &mut [f32]) {
+        math::scale(s, self.0.as_slice().map_or(1.0, |by| by[i]), out);
     }
 }
 

@@ -150,7 +150,7 @@ impl Call<'_> {
         let mut out = self.sums([q, k], v, form, of_values.view_mut(), cx)?;
         let by = self.denominators([q, k], of_ones.view_mut(), v.dim().2, cx)?;
         let by = by.mapv(|z| 1.0 / floor.of(self.scale as f32 * z));
-        each(cx, &Times { by: &by, own: true }, [], &mut out);
+        each(cx, &Times(&by), [], &mut out);
         state.slice_mut(s![.., .., .., ..width]).assign(&of_values);
         state.slice_mut(s![.., .., .., width]).assign(&of_ones);
         Ok(out)
