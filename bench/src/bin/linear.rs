@@ -1,6 +1,6 @@
 //! Mechanisms with a matrix state: time of every form beside what the products of a chunked form would take, and beside dense attention.
 //!
-//! `cargo run --release -p longreach-bench --bin linear -- [TOKENS] [HEADS] [WIDTH]`
+//! `cargo run --release -p longreach-bench --bin linear -- [TOKENS] [HEADS] [WIDTH] [NAME,…]`
 
 use longreach_attention::Form;
 use longreach_attention::operation::{Sample, named};
@@ -8,6 +8,10 @@ use longreach_bench::Times;
 use longreach_simd::Cx;
 use longreach_simd::product::{self, Into, Matrix};
 use serde_json::json;
+
+// As the program: memory that is given back is handed out again, where the system's would be asked for anew, and cleared, with every call.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Tokens of a chunk that operations are counted with.
 const CHUNK: f64 = 64.0;
@@ -27,9 +31,11 @@ const NAMES: &[(&str, bool)] = &[
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1).map(|n| n.parse::<usize>());
-    let mut next = |default| args.next().unwrap_or(Ok(default));
+    let mut args = std::env::args().skip(1);
+    let mut next = |default| args.next().map_or(Ok(default), |n| n.parse::<usize>());
     let (tokens, heads, width) = (next(4096)?, next(12)?, next(64)?);
+    let wanted = args.next();
+    let wanted = |name: &str| wanted.as_ref().is_none_or(|names| names.split(',').any(|n| n == name));
     let cx = Cx::new(2);
     let n = 1024;
     let (a, mut out) = (vec![0.5f32; n * n], vec![0.0f32; n * n]);
@@ -48,7 +54,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dense.median() / beside.median()
     };
     let k = width as f64;
-    for (name, erases) in NAMES {
+    for (name, erases) in NAMES.iter().filter(|(name, _)| wanted(name)) {
         let operation = named(name)?;
         let inputs = operation.sample(&sample);
         let parameters = json!({});

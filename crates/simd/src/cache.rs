@@ -14,13 +14,13 @@ pub fn prefetch<T>(x: &[T]) {
 pub fn prefetch_ahead<T>(x: &[T], ahead: usize) {
     let first = x.as_ptr().cast::<i8>().wrapping_add(ahead);
     for line in 0..size_of_val(x).div_ceil(64) {
-        prefetch_line(first.wrapping_add(64 * line));
+        line_to_first(first.wrapping_add(64 * line));
     }
 }
 
-/// Asks for the line of an address, which need not be anybody's.
+/// Asks for the line of an address, which need not be anybody's, for the first cache.
 #[inline(always)]
-fn prefetch_line(at: *const i8) {
+fn line_to_first(at: *const i8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -31,8 +31,21 @@ fn prefetch_line(at: *const i8) {
     let _ = at;
 }
 
-/// Lines that are wanted soon, to be asked for one after the other: a processor has room for some twenty lines under way, and waits if more are asked
-/// for at once.
+/// As [`line_to_first`], for the second.
+#[inline(always)]
+fn line_to_second(at: *const i8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
+/// Lines that are wanted soon in the second cache, so that what is worked on stays in the first, to be asked for one after the other: a processor
+/// has room for some twenty lines under way, and waits if more are asked for at once.
 pub struct Soon {
     lines: [MaybeUninit<*const i8>; Self::MOST],
     count: usize,
@@ -88,7 +101,7 @@ impl Asking<'_> {
         let end = (at + self.each).min(self.lines.len());
         while at < end {
             // SAFETY: `ready` gives the lines that `add_at` has written.
-            prefetch_line(unsafe { self.lines[at].assume_init() });
+            line_to_second(unsafe { self.lines[at].assume_init() });
             at += 1;
         }
     }

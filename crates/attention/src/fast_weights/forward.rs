@@ -20,7 +20,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let input = Tokens::of(x, state.shape(), cx)?;
     let Dims { b, t, h, k, v, .. } = input.dims;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
-    let mut out = memory::zeros(b * t * h * v);
+    let mut out = memory::unwritten(b * t * h * v);
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
     // Heads that follow one another go together: a token's rows of them are one piece of memory.
     let units = (input.ranges.len() * h).max(1);

@@ -4,7 +4,7 @@
 
 pub mod cosformer;
 mod features;
-pub(crate) use features::{OfRows, each, fresh};
+pub(crate) use features::{OfRows, each, fresh, unwritten};
 pub mod gla;
 pub mod hgrn2;
 pub mod lightning;

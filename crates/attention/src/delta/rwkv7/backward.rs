@@ -4,7 +4,7 @@ use longreach_simd::{Cx, Lanes};
 use ndarray::{Array4, ArrayView4};
 
 use super::Inputs;
-use crate::linear::{OfRows, each, fresh};
+use crate::linear::{OfRows, each, unwritten};
 use crate::{Error, fast_weights};
 
 /// Gradients to the inputs.
@@ -38,7 +38,7 @@ pub fn backward(
 ) -> Result<Gradient, Error> {
     let fast_weights::Gradient { q, k, v, a: mut kappa, b, g, state, .. } =
         fast_weights::backward(&x.kernel(), state, d_o, d_state, cx)?;
-    let mut a = fresh(b.dim());
+    let mut a = unwritten(b.dim());
     each(cx, &ToRate, [x.kappa, b.view()], &mut a);
     each(cx, &ToKappa, [x.a, b.view()], &mut kappa);
     Ok(Gradient { q, k, v, g, kappa, a, state })

@@ -54,7 +54,7 @@ pub(crate) fn backward_times(
     let d_o = Rows::of(op, "d o", &d_o)?;
     let state: Vec<f32> = state.iter().copied().collect();
     let mut d_state: Vec<f32> = d_state.iter().copied().collect();
-    let some = |there: bool, width: usize| memory::zeros(if there { b * t * heads * width } else { 0 });
+    let some = |there: bool, width: usize| memory::unwritten(if there { b * t * heads * width } else { 0 });
     let general = input.erase.is_some();
     let mut by_head = ByHead {
         q: some(true, k),

@@ -7,7 +7,7 @@ use longreach_simd::{Lanes, math};
 const NOTHING_LEFT: f32 = 4.14e-8;
 
 /// Numbers that there is room for in the second cache, beside those that come next.
-const ROOM: usize = 96 * 1024;
+const ROOM: usize = 72 * 1024;
 
 /// Rows of the tokens of a segment, in their order, and one more: that of the first token of the segment behind it, or of no token.
 pub(super) struct Segment<'m> {
@@ -123,7 +123,7 @@ pub(super) struct Through {
     /// `X_t`, that of one gate in the first place.
     sums: Vec<f64>,
     /// What a token leaves to be counted by the one before it.
-    held: Vec<f64>,
+    held: Vec<f32>,
 }
 
 /// What a token adds to the sums, gradients with what they belong to.
@@ -187,14 +187,15 @@ impl Through {
     pub(super) fn token<S: Lanes>(&mut self, s: S, left: &[f32], of: Shares<'_>, dg: &mut [f32]) {
         let (sums, held) = (&mut self.sums[..], &mut self.held[..]);
         if let ([sum], [held], [dg]) = (&mut *sums, &mut *held, &mut *dg) {
-            let (read, counted) = (f64::from(math::dot(s, of.q[0], of.q[1])), *held);
+            let (read, counted) = (math::dot(s, of.q[0], of.q[1]), f64::from(*held));
             *held = if of.early { read } else { 0.0 };
-            *sum += counted + if of.early { 0.0 } else { read } - f64::from(math::dot(s, of.k[0], of.k[1]));
+            let read = if of.early { 0.0 } else { f64::from(read) };
+            *sum += counted + read - f64::from(math::dot(s, of.k[0], of.k[1]));
             if let Some(own) = of.own {
                 *sum += f64::from(math::dot(s, of.k[0], own));
             }
             if let Some([[a, da], [b, db]]) = of.general {
-                *held += f64::from(math::dot(s, a, da));
+                *held += math::dot(s, a, da);
                 *sum -= f64::from(math::dot(s, b, db));
             }
             *sum = if left[0] < NOTHING_LEFT { 0.0 } else { *sum };
@@ -204,31 +205,31 @@ impl Through {
         let n = sums.len();
         let (q, dq, k, dk) = (&of.q[0][..n], &of.q[1][..n], &of.k[0][..n], &of.k[1][..n]);
         let held = &mut held[..n];
+        // A token's share in f32, whose rounding is that of the gradients themselves; what the shares of many tokens add up to in f64.
         match (of.early, of.own, of.general) {
             (true, ..) => {
                 for i in 0..n {
-                    sums[i] += held[i] - f64::from(k[i]) * f64::from(dk[i]);
-                    held[i] = f64::from(q[i]) * f64::from(dq[i]);
+                    sums[i] += f64::from(held[i] - k[i] * dk[i]);
+                    held[i] = q[i] * dq[i];
                 }
             }
             (_, Some(own), _) => {
                 let own = &own[..n];
                 for i in 0..n {
-                    let gap = f64::from(own[i]) - f64::from(dk[i]);
-                    sums[i] += f64::from(q[i]) * f64::from(dq[i]) + f64::from(k[i]) * gap;
+                    sums[i] += f64::from(q[i] * dq[i] + k[i] * (own[i] - dk[i]));
                 }
             }
             (_, _, Some([[a, da], [b, db]])) => {
                 let (a, da, b, db) = (&a[..n], &da[..n], &b[..n], &db[..n]);
                 for i in 0..n {
-                    let written = f64::from(k[i]) * f64::from(dk[i]) + f64::from(b[i]) * f64::from(db[i]);
-                    sums[i] += held[i] + f64::from(q[i]) * f64::from(dq[i]) - written;
-                    held[i] = f64::from(a[i]) * f64::from(da[i]);
+                    let written = k[i] * dk[i] + b[i] * db[i];
+                    sums[i] += f64::from(held[i] + q[i] * dq[i] - written);
+                    held[i] = a[i] * da[i];
                 }
             }
             _ => {
                 for i in 0..n {
-                    sums[i] += f64::from(q[i]) * f64::from(dq[i]) - f64::from(k[i]) * f64::from(dk[i]);
+                    sums[i] += f64::from(q[i] * dq[i] - k[i] * dk[i]);
                 }
             }
         }

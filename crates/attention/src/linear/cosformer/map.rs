@@ -6,7 +6,7 @@ use longreach_simd::Cx;
 use ndarray::{Array4, ArrayView4, s};
 
 use super::Inputs;
-use crate::linear::features::{by_tokens, fresh};
+use crate::linear::features::{by_tokens, unwritten};
 
 impl Inputs<'_, f64> {
     /// In f64, as they read.
@@ -29,7 +29,7 @@ impl Inputs<'_> {
     /// `[B, T, G, K]` to `[B, T, G, 2 K]`.
     pub(super) fn apply(&self, x: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         let (b, t, g, k) = x.dim();
-        let mut out = fresh((b, t, g, 2 * k));
+        let mut out = unwritten((b, t, g, 2 * k));
         by_tokens(cx, &mut out, |tokens, out| {
             for (t, b) in tokens.clone().flat_map(|t| (0..x.dim().0).map(move |b| (t, b))) {
                 let (sin, cos) = self.turn(b, t);
@@ -47,7 +47,7 @@ impl Inputs<'_> {
     /// The gradient to `x` from that to its features.
     pub(super) fn spread(&self, x: ArrayView4<'_, f32>, d: &Array4<f32>, cx: &Cx) -> Array4<f32> {
         let k = x.dim().3;
-        let mut out = fresh(x.dim());
+        let mut out = unwritten(x.dim());
         by_tokens(cx, &mut out, |tokens, out| {
             for (t, b) in tokens.clone().flat_map(|t| (0..x.dim().0).map(move |b| (t, b))) {
                 let (sin, cos) = self.turn(b, t);

@@ -17,7 +17,7 @@ mod denominator;
 mod rows;
 
 use denominator::Times;
-pub(crate) use rows::{OfRows, each, fresh};
+pub(crate) use rows::{OfRows, each, fresh, unwritten};
 pub(super) use rows::{by_tokens, exponentials};
 
 /// What keeps the denominator from nothing.
@@ -133,7 +133,7 @@ impl Call<'_> {
         let width = v.dim().3;
         if !self.causal {
             let sums = self.sums([q, k], with_ones(v, cx).view(), form, state, cx)?;
-            let mut out = fresh(v.dim());
+            let mut out = unwritten(v.dim());
             by_tokens(cx, &mut out, |t, out| {
                 let sums = sums.slice(s![.., t, .., ..]);
                 Zip::from(out.rows_mut()).and(sums.rows()).for_each(|mut out, sums| {
@@ -277,7 +277,7 @@ impl Call<'_> {
         let values = with_ones(v, cx);
         let sums = self.sums([q, k], values.view(), Form::Chunk, state.to_owned().view_mut(), cx)?;
         let width = v.dim().3;
-        let mut d_sums = fresh(sums.dim());
+        let mut d_sums = unwritten(sums.dim());
         by_tokens(cx, &mut d_sums, |t, d_sums| {
             let rows = sums.slice(s![.., t.clone(), .., ..]);
             let d_o = d_o.slice(s![.., t, .., ..]);
@@ -364,7 +364,7 @@ impl Call<'_> {
 /// A column of ones after the values: its sum is that of the keys' features.
 fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
     let (b, t, h, width) = v.dim();
-    let mut out = fresh((b, t, h, width + 1));
+    let mut out = unwritten((b, t, h, width + 1));
     by_tokens(cx, &mut out, |t, out| {
         out.slice_mut(s![.., .., .., ..width]).assign(&v.slice(s![.., t, .., ..]));
         out.slice_mut(s![.., .., .., width]).fill(1.0);

@@ -46,10 +46,16 @@ pub(crate) fn each<R: OfRows<N>, const N: usize>(
     cx.team.for_each(parts, |(i, out)| cx.isa.run(Several { of, first: i * ROWS, inputs, widths, out, width }));
 }
 
-/// An array to be written by several threads: its memory comes where it is first touched.
+/// Zeros, to be written by several threads: their memory comes where it is first touched.
 pub(crate) fn fresh(shape: (usize, usize, usize, usize)) -> Array4<f32> {
     let (a, b, c, d) = shape;
     Array4::from_shape_vec(shape, memory::zeros(a * b * c * d)).expect("as many numbers as the shape has")
+}
+
+/// As [`fresh`], of no particular values: to be written everywhere.
+pub(crate) fn unwritten(shape: (usize, usize, usize, usize)) -> Array4<f32> {
+    let (a, b, c, d) = shape;
+    Array4::from_shape_vec(shape, memory::unwritten(a * b * c * d)).expect("as many numbers as the shape has")
 }
 
 /// Some tokens at a time, over all threads.

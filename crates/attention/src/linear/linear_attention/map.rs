@@ -4,7 +4,7 @@ use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array4, ArrayView4};
 
 use super::Map;
-use crate::linear::features::{OfRows, each, fresh};
+use crate::linear::features::{OfRows, each, unwritten};
 
 impl Map {
     /// In f64, as they read.
@@ -32,7 +32,7 @@ impl Map {
     /// `[B, T, G, K]` to `[B, T, G, F]`.
     pub(super) fn apply(self, x: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         let (b, t, g, k) = x.dim();
-        let mut out = fresh((b, t, g, self.features(k)));
+        let mut out = unwritten((b, t, g, self.features(k)));
         each(cx, &Apply(self), [x], &mut out);
         out
     }
@@ -44,7 +44,7 @@ impl Map {
             each(cx, &InPlace(self), [x, f.view()], &mut d);
             return d;
         }
-        let mut out = fresh(x.dim());
+        let mut out = unwritten(x.dim());
         each(cx, &OfTaylor, [x, d.view()], &mut out);
         out
     }

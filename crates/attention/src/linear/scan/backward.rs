@@ -7,7 +7,7 @@ use ndarray::{Array1, Array2, Array3, Array4, ArrayView4, Axis, Zip, s};
 
 use super::{Inputs, OP};
 use crate::fast_weights::{self, Erase, Gate};
-use crate::linear::features::{by_tokens, fresh};
+use crate::linear::features::{by_tokens, unwritten};
 use crate::{Error, error};
 
 /// Gradients to the inputs of the scan.
@@ -46,7 +46,7 @@ pub fn backward(
     error::shape(OP, "d_o", x.v.shape(), d_o.shape())?;
     let (b, t, heads, _) = x.v.dim();
     let written = x.beta.map(|beta| {
-        let mut written = fresh(x.v.dim());
+        let mut written = unwritten(x.v.dim());
         by_tokens(cx, &mut written, |t, to| {
             let (v, beta) = (x.v.slice(s![.., t.clone(), .., ..]), beta.slice(s![.., t, ..]));
             Zip::from(to.rows_mut()).and(v.rows()).and(beta).for_each(|mut to, v, by| {

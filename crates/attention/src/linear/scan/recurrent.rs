@@ -13,7 +13,7 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Head, Inputs, OP, Tokens, heads};
-use crate::linear::features::{Floor, fresh};
+use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
 use crate::sequences::Rows;
 use crate::{Error, error};
@@ -29,7 +29,7 @@ const LIMIT: f64 = 30.0;
 
 /// The scan of whole sequences or chunks of them. `state` `[S, H, K, V]` is read and left for the next chunk.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    let mut out = fresh(x.v.dim());
+    let mut out = unwritten(x.v.dim());
     recurrent_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
     Ok(out)
 }
@@ -59,7 +59,7 @@ pub(in crate::linear) fn featured(
     cx: &Cx,
 ) -> Result<Array4<f32>, Error> {
     x.check(state.shape())?;
-    let mut out = fresh(x.v.dim());
+    let mut out = unwritten(x.v.dim());
     let input = Tokens::of(x)?;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     let sums = sums.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
