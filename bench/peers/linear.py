@@ -1,21 +1,32 @@
-"""Times the chunked forms of linear attention with decay and of the delta rule, and a loop over tokens, in PyTorch on the CPU.
+"""Chunked forms of linear attention with decay and of the delta rule, and a loop over tokens, in PyTorch on the CPU, beside longreach's kernels.
 
     pip install torch==2.13.0
-    python bench/peers/linear.py [TOKENS] [HEADS] [WIDTH]
+    python bench/peers/linear.py [TOKENS] [HEADS] [WIDTH] [--rounds N] [--longreach PATH]
 
 The equations are those of GLA (Yang et al. 2024) and DeltaNet (Yang et al. 2024) with chunks of 64, all heads at once, and the state carried
-from chunk to chunk. Gates are so mild that keys may be divided by what is left of them, which is the cheapest way. Prints milliseconds, the median
-of three runs after one.
+from chunk to chunk. Gates are so mild that keys may be divided by what is left of them, which is the cheapest way. Every round measures PyTorch and
+then longreach, each the median of three runs after one, and takes their ratio. Printed are medians over the rounds, with the ratios' spread.
 """
 
+import argparse
+import csv
+import pathlib
 import statistics
-import sys
+import subprocess
+import tempfile
 import time
 
 import torch
 
 CHUNK = 64
-tokens, heads, width = (int(x) for x in (sys.argv[1:] + ["4096", "12", "64"][len(sys.argv) - 1 :]))
+parser = argparse.ArgumentParser()
+parser.add_argument("tokens", nargs="?", type=int, default=4096)
+parser.add_argument("heads", nargs="?", type=int, default=12)
+parser.add_argument("width", nargs="?", type=int, default=64)
+parser.add_argument("--rounds", type=int, default=5)
+parser.add_argument("--longreach", default=pathlib.Path(__file__).resolve().parents[2] / "target/release/longreach")
+args = parser.parse_args()
+tokens, heads, width = args.tokens, args.heads, args.width
 torch.set_num_threads(2)
 torch.manual_seed(1)
 
@@ -89,15 +100,39 @@ def both(f, *inputs):
     f(*leaves).sum().backward()
 
 
+def ours(mechanism, grad):
+    """Milliseconds of the forward pass, or of the gradient and what it computes again of the forward pass."""
+    with tempfile.NamedTemporaryFile() as out:
+        shape = ["--lengths", str(tokens), "--heads", str(heads), "--width", str(width)]
+        command = [args.longreach, "bench", "attention", "--mechanisms", mechanism, *shape, "--csv", out.name]
+        subprocess.run(command + ["--grad"] * grad, check=True, capture_output=True)
+        (row,) = csv.DictReader(open(out.name))
+        return 1e3 * float(row["seconds"])
+
+
+def line(name, theirs, mine):
+    ratios = sorted(t / m for t, m in zip(theirs, mine))
+    median = statistics.median
+    print(f"{name:44} PyTorch {median(theirs):7.1f} ms, longreach {median(mine):6.1f} ms: {median(ratios):5.1f} x ({ratios[0]:.1f} to {ratios[-1]:.1f})", flush=True)
+
+
 with torch.no_grad():
     assert (decayed(q, k, v, vector) - decayed_loop(q, k, v, vector)).abs().max() < 1e-3
     assert (delta(q, k, v, beta) - delta_loop(q, k, v, beta)).abs().max() < 1e-3
-    for name, chunked, loop, gate in (
-        ("one gate a token", decayed, decayed_loop, scalar),
-        ("a gate a channel", decayed, decayed_loop, vector),
-        ("delta rule", delta, delta_loop, beta),
+    for name, chunked, loop, gate, mechanism in (
+        ("one gate a token (scan)", decayed, decayed_loop, scalar, "scan"),
+        ("a gate a channel (gla)", decayed, decayed_loop, vector, "gla"),
+        ("delta rule", delta, delta_loop, beta, "delta_rule"),
     ):
-        print(f"{name:18} chunked {milliseconds(lambda: chunked(q, k, v, gate)):9.1f} ms", end="", flush=True)
-        print(f"   loop {milliseconds(lambda: loop(q, k, v, gate)):9.1f} ms", end="", flush=True)
-        with torch.enable_grad():
-            print(f"   chunked, forward and backward {milliseconds(lambda: both(chunked, q, k, v, gate)):9.1f} ms", flush=True)
+        seen = {"chunked": [], "loop": [], "chunked, forward and backward": []}
+        mine = {kind: [] for kind in seen}
+        for _ in range(args.rounds):
+            seen["chunked"].append(milliseconds(lambda: chunked(q, k, v, gate)))
+            mine["chunked"].append(ours(mechanism, False))
+            seen["loop"].append(milliseconds(lambda: loop(q, k, v, gate)))
+            mine["loop"].append(ours(mechanism, False))
+            with torch.enable_grad():
+                seen["chunked, forward and backward"].append(milliseconds(lambda: both(chunked, q, k, v, gate)))
+            mine["chunked, forward and backward"].append(ours(mechanism, False) + ours(mechanism, True))
+        for kind in seen:
+            line(f"{name}, {kind}", seen[kind], mine[kind])

@@ -16,18 +16,38 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Tokens of a chunk that operations are counted with.
 const CHUNK: f64 = 64.0;
 
-/// The mechanisms, and whether they erase: then the chunked form solves a triangle more and reads the state once more.
-const NAMES: &[(&str, bool)] = &[
-    ("scan", false),
-    ("retention", false),
-    ("linear_attention", false),
-    ("gla", false),
-    ("hgrn2", false),
-    ("rwkv6", false),
-    ("delta_rule", true),
-    ("gated_delta", true),
-    ("kda", true),
-    ("rwkv7", true),
+/// What a token of a head multiplies and adds in the chunked form, half a square of a chunk being `C K` and a product with the state `2 K²`.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// `q kᵀ` and that times `v`; the state read and written: `2 C K + 4 K²`.
+    Write,
+    /// `k kᵀ` too, and the solution of its triangle; the state read by keys: `4 C K + 6 K²`.
+    Own,
+    /// `q kᵀ`, `q bᵀ`, `a kᵀ`, `a bᵀ`, each times its rows but the last, which is solved; the state read and written twice: `8 C K + 8 K²`.
+    General,
+}
+
+impl Rule {
+    fn operations(self, k: f64) -> f64 {
+        match self {
+            Rule::Write => 2.0 * CHUNK * k + 4.0 * k * k,
+            Rule::Own => 4.0 * CHUNK * k + 6.0 * k * k,
+            Rule::General => 8.0 * CHUNK * k + 8.0 * k * k,
+        }
+    }
+}
+
+const NAMES: &[(&str, Rule)] = &[
+    ("scan", Rule::Write),
+    ("retention", Rule::Write),
+    ("linear_attention", Rule::Write),
+    ("gla", Rule::Write),
+    ("hgrn2", Rule::Write),
+    ("rwkv6", Rule::Write),
+    ("delta_rule", Rule::Own),
+    ("gated_delta", Rule::Own),
+    ("kda", Rule::Own),
+    ("rwkv7", Rule::General),
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -54,13 +74,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         dense.median() / beside.median()
     };
     let k = width as f64;
-    for (name, erases) in NAMES.iter().filter(|(name, _)| wanted(name)) {
+    for (name, rule) in NAMES.iter().filter(|(name, _)| wanted(name)) {
         let operation = named(name)?;
         let inputs = operation.sample(&sample);
         let parameters = json!({});
-        // A token's operations in a head: the half of the chunk's square that is needed, and the state.
-        let each = if *erases { 4.0 * CHUNK * k + 6.0 * k * k } else { 2.0 * CHUNK * k + 4.0 * k * k };
-        let work = each * (tokens * heads) as f64;
+        let work = rule.operations(k) * (tokens * heads) as f64;
         let report = |form: &str, (times, product): (Times, Times), work: f64, beside: bool| {
             let of_dense = match beside {
                 true => format!(", {:.1} x dense", dense * product.median() / times.median()),

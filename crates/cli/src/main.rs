@@ -1,5 +1,6 @@
 //! The command line of longreach. A subcommand is a file in `commands`.
 
+mod allocator;
 mod commands;
 mod encoder;
 mod failure;
@@ -14,9 +15,6 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::failure::Failure;
 use crate::machine::MachineArgs;
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// An engine for long sequences.
 ///
@@ -72,6 +70,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     cli.machine.configure()?;
+    if matches!(cli.command, Command::Train(_) | Command::Recall(_) | Command::Passkey(_) | Command::Bench(_)) {
+        allocator::keep_memory();
+    }
     match cli.command {
         Command::Accuracy(args) => commands::accuracy::run(args),
         Command::Answer(args) => commands::answer::run(args),

@@ -2,11 +2,23 @@
 
 use std::mem::MaybeUninit;
 
+/// An output of more numbers is better written past the caches ([`Lanes::store_past`](crate::Lanes::store_past)): they do not hold it until it is read,
+/// and its memory need not be read before it is written.
+pub const HELD: usize = 2 << 20;
+
 /// Asks for the memory of `x` without waiting for it: for rows that are wanted soon and lie so far apart that the hardware
 /// does not see them coming.
 #[inline(always)]
 pub fn prefetch<T>(x: &[T]) {
     prefetch_ahead(x, 0);
+}
+
+/// As [`prefetch`], for the second cache: what is worked on meanwhile stays in the first.
+#[inline(always)]
+pub fn prefetch_second<T>(x: &[T]) {
+    for line in 0..size_of_val(x).div_ceil(64) {
+        line_to_second(x.as_ptr().cast::<i8>().wrapping_add(64 * line));
+    }
 }
 
 /// Asks for as much memory as `x` is long, from `ahead` bytes behind its start on; it need not be anybody's.
@@ -42,6 +54,16 @@ fn line_to_second(at: *const i8) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
+}
+
+/// Makes what this thread has written past the caches visible to others before whatever it writes next.
+#[inline(always)]
+pub fn settle() {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE is part of the architecture; a fence writes nothing.
+    unsafe {
+        std::arch::x86_64::_mm_sfence()
+    }
 }
 
 /// Lines that are wanted soon in the second cache, so that what is worked on stays in the first, to be asked for one after the other: a processor

@@ -96,6 +96,23 @@ pub fn copy<S: Lanes>(s: S, x: &[f32], out: &mut [f32]) {
     }
 }
 
+/// As [`scale_into`], past the caches if that is asked for: [`Lanes::store_past`].
+#[inline(always)]
+pub fn scale_past<S: Lanes>(s: S, past: bool, by: f32, x: &[f32], out: &mut [f32]) {
+    if !past {
+        return scale_into(s, by, x, out);
+    }
+    let by = s.splat(by);
+    let (mut x, mut out) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
+    for (x, out) in x.by_ref().zip(out.by_ref()) {
+        s.store_past(out, s.mul(by, s.load(x)));
+    }
+    let (x, out) = (x.remainder(), out.into_remainder());
+    if !x.is_empty() {
+        s.store_part(out, s.mul(by, s.load_part(x)));
+    }
+}
+
 /// `x ← by · x`
 #[inline(always)]
 pub fn scale<S: Lanes>(s: S, by: f32, x: &mut [f32]) {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::Soon;
+use longreach_simd::cache::{HELD, Soon, settle};
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
@@ -21,10 +21,12 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let Dims { b, t, h, k, v, .. } = input.dims;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
     let mut out = memory::unwritten(b * t * h * v);
+    let numbers = out.len();
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
     // Heads that follow one another go together: a token's rows of them are one piece of memory.
     let units = (input.ranges.len() * h).max(1);
     let block = units.div_ceil(2 * cx.team.threads()).min(h.max(1));
+    let past = numbers > HELD;
     let mut tasks = Vec::new();
     for range in &input.ranges {
         let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * h * v);
@@ -33,7 +35,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
             let heads = n * block..((n + 1) * block).min(h);
             let (states_of, others) = std::mem::take(&mut states).split_at_mut(heads.len() * k * v);
             states = others;
-            tasks.push(Heads { x: &input, isa: cx.isa, range: range.clone(), heads, out, states: states_of });
+            tasks.push(Heads { x: &input, isa: cx.isa, range: range.clone(), heads, out, past, states: states_of });
         }
     }
     cx.team.for_each(tasks, |heads| cx.isa.run(heads));
@@ -48,6 +50,8 @@ struct Heads<'a, 'o> {
     heads: Range<usize>,
     /// A token's `[heads, V]`.
     out: Part<'o>,
+    /// Whether that is written past the caches.
+    past: bool,
     /// `[heads, K, V]`
     states: &'o mut [f32],
 }
@@ -57,8 +61,8 @@ struct Next<'a, 't, 'o> {
     x: &'a Tokens<'t>,
     first: usize,
     h: usize,
-    /// Where this pass's outputs go: their row of its first token, and their columns.
-    out: (&'a Part<'o>, usize, Range<usize>),
+    /// Where this pass's outputs go, if not past the caches: their row of its first token, and their columns.
+    out: Option<(&'a Part<'o>, usize, Range<usize>)>,
     /// The next head's state, where one token is all there is: then it is most of what is read.
     state: &'a [f32],
 }
@@ -66,8 +70,9 @@ struct Next<'a, 't, 'o> {
 impl Ask for Next<'_, '_, '_> {
     fn rows(&self, i: usize, soon: &mut Soon) {
         self.x.rows(self.first + i, self.h, true, soon);
-        let (out, first, of_head) = &self.out;
-        out.soon(first + i, of_head.clone(), soon);
+        if let Some((out, first, of_head)) = &self.out {
+            out.soon(first + i, of_head.clone(), soon);
+        }
         soon.add(self.state);
     }
 }
@@ -116,7 +121,7 @@ impl Kernel for Heads<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        let Self { x, isa, ref range, ref heads, .. } = self;
+        let Self { x, isa, ref range, ref heads, past, .. } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let most = TOKENS.min(range.len());
         let scratch = &mut Scratch::new(most * (4 * k + gates + 4 * v + 1) + k + heads.len() * v);
@@ -174,7 +179,7 @@ impl Kernel for Heads<'_, '_> {
             let decay = x.decay(&left[..n * gates], false);
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
-            let out_of = (&self.out, first - range.start, of_head.clone());
+            let out_of = Some((&self.out, first - range.start, of_head.clone())).filter(|_| !past);
             let ask = &Next { x, first: next.0, h: next.1, out: out_of, state: next_state };
             let (tokens_of, rows, columns, matrix, back) = (n, k, v, state, false);
             if x.erase.is_some() {
@@ -213,16 +218,20 @@ impl Kernel for Heads<'_, '_> {
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];
                 let Some(bonus) = &x.bonus else {
-                    math::copy(s, &out[r * v..(r + 1) * v], to);
+                    math::scale_past(s, past, 1.0, &out[r * v..(r + 1) * v], to);
                     continue;
                 };
-                to.copy_from_slice(if r == 0 { carried } else { &out[(r - 1) * v..r * v] });
                 times(x.k(t, h), bonus.row(h).to_slice().unwrap_or_default(), row);
                 let through = math::dot(s, row, x.q(t, h));
-                math::axpy(s, x.scale * through, x.v(t, h), to);
+                let read = if r == 0 { &mut *carried } else { &mut out[(r - 1) * v..r * v] };
+                math::axpy(s, x.scale * through, x.v(t, h), read);
+                math::scale_past(s, past, 1.0, read, to);
             }
             let last = (n - 1) * v..n * v;
             carried.copy_from_slice(if early { &out[last] } else { &erased[last] });
+        }
+        if past {
+            settle();
         }
     }
 }

@@ -87,6 +87,9 @@ impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
     fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
 }
 
+/// From so many tokens on it is cheaper to decay the matrix once for all.
+const FEW: usize = 4;
+
 const TOKEN: u8 = 0;
 const ROWS: u8 = 1;
 const COLUMNS: u8 = 2;
@@ -112,20 +115,22 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         while at + WIDE * S::LANES <= self.columns {
             let mut i = 0;
             while i < self.tokens {
-                let end = if paired { self.in_pairs::<BY>(by, i) } else { i };
-                if end > i {
+                let run = self.run_of::<BY>(by, i);
+                let (two, once) = (paired && run >= 2, BY == TOKEN && run >= FEW);
+                let end = i + if two { run / 2 * 2 } else { run.max(1) };
+                if two {
                     self.pairs::<S, BY, WIDE>(s, by, at, i..end);
-                    i = end;
+                } else if once {
+                    self.some::<S, BY, true, WIDE>(s, by, at, i..end);
                 } else {
-                    let end = if paired { i + 1 } else { self.tokens };
-                    self.some::<S, BY, WIDE>(s, by, at, i..end);
-                    i = end;
+                    self.some::<S, BY, false, WIDE>(s, by, at, i..end);
                 }
+                i = end;
             }
             at += WIDE * S::LANES;
         }
         while at < self.columns {
-            self.some::<S, BY, 1>(s, by, at, 0..self.tokens);
+            self.some::<S, BY, false, 1>(s, by, at, 0..self.tokens);
             at += S::LANES;
         }
     }
@@ -136,22 +141,22 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         if self.back { self.tokens - 1 - i } else { i }
     }
 
-    /// The end of the tokens from the `i`th on that are taken two at a time: all, or as many as leave enough of the matrix.
+    /// How many tokens from the `i`th on leave enough of the matrix for it to be decayed once for all of them; all where each row or column decays
+    /// for itself.
     #[inline(always)]
-    fn in_pairs<const BY: u8>(&self, by: &[f32], i: usize) -> usize {
-        let all = i + (self.tokens - i) / 2 * 2;
+    fn run_of<const BY: u8>(&self, by: &[f32], i: usize) -> usize {
         if BY != TOKEN {
-            return all;
+            return self.tokens - i;
         }
         let (mut left, mut end) = (1.0, i);
-        while end < all {
-            left *= by[self.token(end)] * by[self.token(end + 1)];
+        while end < self.tokens {
+            left *= by[self.token(end)];
             if left.is_nan() || left < LEAST {
                 break;
             }
-            end += 2;
+            end += 1;
         }
-        end
+        end - i
     }
 
     /// The columns from `at` on, `N` vectors of them, an even number of tokens two at a time, so that the matrix is loaded and stored once for both.
@@ -196,7 +201,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let left_b = if BY == TOKEN { left_a * by[b] } else { 1.0 };
             left = left_b;
             let mut y_a = [[zero; N]; W];
-            self.written::<S, BY, N>(s, of_a.clone(), left_a, &mut y_a);
+            self.written(s, of_a.clone(), left_a, &mut y_a);
             let mut u = [[&[][..]; W]; 2];
             let mut p = [[&[][..]; P]; 2];
             for n in 0..2 {
@@ -218,12 +223,12 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                         ahead[i] = s.fma(through, y_a[m][i], ahead[i]);
                     }
                 }
-                self.found::<S, BY, N>(s, P - 1, of_a.clone(), left_a, &ahead);
+                self.found(s, P - 1, of_a.clone(), left_a, &ahead);
                 let step = Step { tokens: [a, b], columns: [of_a.clone(), of_b.clone()] };
                 self.carry.carry(s, step, &mut self.written, &self.out);
             }
             let mut y_b = [[zero; N]; W];
-            self.written::<S, BY, N>(s, of_b.clone(), left_b, &mut y_b);
+            self.written(s, of_b.clone(), left_b, &mut y_b);
             // The token after the two, if it is the first of two again.
             let goes_on = C::CARRIES && i + 2 < tokens.end;
             let c = if goes_on { self.token(i + 2) } else { b };
@@ -286,34 +291,35 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             }
             for m in 0..P {
                 if m < own {
-                    self.found::<S, BY, N>(s, m, of_a.clone(), left_a, &sum_a[m]);
+                    self.found(s, m, of_a.clone(), left_a, &sum_a[m]);
                 }
-                self.found::<S, BY, N>(s, m, of_b.clone(), left_b, &sum_b[m]);
+                self.found(s, m, of_b.clone(), left_b, &sum_b[m]);
             }
             self.carry_on(s, i + 1, at..end);
         }
-        if BY == TOKEN && left != 1.0 {
-            let left = s.splat(left);
-            for row in self.matrix.chunks_exact_mut(columns) {
-                for x in row[at..end].chunks_exact_mut(S::LANES) {
-                    s.store(x, s.mul(left, s.load(x)));
-                }
+        self.decay_once(s, left, at..end);
+    }
+
+    /// What is left of some columns, if not all.
+    #[inline(always)]
+    fn decay_once<S: Lanes>(&mut self, s: S, left: f32, at: Range<usize>) {
+        if left == 1.0 {
+            return;
+        }
+        let left = s.splat(left);
+        for row in self.matrix.chunks_exact_mut(self.columns) {
+            for x in row[at.clone()].chunks_exact_mut(S::LANES) {
+                s.store(x, s.mul(left, s.load(x)));
             }
         }
     }
 
     /// What is written, in units of what is left.
     #[inline(always)]
-    fn written<S: Lanes, const BY: u8, const N: usize>(
-        &self,
-        s: S,
-        at: Range<usize>,
-        left: f32,
-        y: &mut [[S::V; N]; W],
-    ) {
+    fn written<S: Lanes, const N: usize>(&self, s: S, at: Range<usize>, left: f32, y: &mut [[S::V; N]; W]) {
         for m in 0..W {
             load(s, &self.written[m][at.clone()], &mut y[m]);
-            if BY == TOKEN {
+            if left != 1.0 {
                 let grown = s.splat(1.0 / left);
                 for y in &mut y[m] {
                     *y = s.mul(grown, *y);
@@ -324,16 +330,9 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
 
     /// What was read, in units of what is left.
     #[inline(always)]
-    fn found<S: Lanes, const BY: u8, const N: usize>(
-        &mut self,
-        s: S,
-        m: usize,
-        at: Range<usize>,
-        left: f32,
-        sum: &[S::V; N],
-    ) {
+    fn found<S: Lanes, const N: usize>(&mut self, s: S, m: usize, at: Range<usize>, left: f32, sum: &[S::V; N]) {
         let mut sum = *sum;
-        if BY == TOKEN {
+        if left != 1.0 {
             for sum in &mut sum {
                 *sum = s.mul(s.splat(left), *sum);
             }
@@ -351,14 +350,22 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// The columns from `at` on: `N` vectors of them, or what there is of one.
+    /// The columns from `at` on: `N` vectors of them, or what there is of one. With `ONCE`, as [`Pass::pairs`], the matrix is decayed at the end.
     #[inline(always)]
-    fn some<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
+    fn some<S: Lanes, const BY: u8, const ONCE: bool, const N: usize>(
+        &mut self,
+        s: S,
+        by: &[f32],
+        at: usize,
+        tokens: Range<usize>,
+    ) {
         let (rows, columns) = (self.rows, self.columns);
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
+        let mut left = 1.0;
         for i in tokens {
             let t = self.token(i);
+            left = if ONCE { left * by[t] } else { 1.0 };
             let mut soon = Soon::none();
             if at == 0 {
                 self.ask.rows(i, &mut soon);
@@ -366,9 +373,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let soon = soon.ready(rows);
             let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
-            for m in 0..W {
-                load(s, &self.written[m][here.clone()], &mut y[m]);
-            }
+            self.written(s, here.clone(), left, &mut y);
             let mut factor = [s.splat(if BY == TOKEN { by[t] } else { 1.0 }); N];
             if BY == COLUMNS {
                 load(s, &by[here.clone()], &mut factor);
@@ -391,7 +396,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                     factor = [s.splat(by_row[r]); N];
                 }
                 for i in 0..N {
-                    x[i] = s.mul(x[i], factor[i]);
+                    x[i] = if ONCE { x[i] } else { s.mul(x[i], factor[i]) };
                 }
                 for m in 0..W {
                     let u = s.splat(u[m][r]);
@@ -408,10 +413,11 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 }
             }
             for m in 0..P {
-                store(s, &sum[m], &mut self.out[m][here.clone()]);
+                self.found(s, m, here.clone(), left, &sum[m]);
             }
             self.carry_on(s, i, at..end);
         }
+        self.decay_once(s, left, at..end);
     }
 }
 

@@ -55,6 +55,14 @@ impl Lanes for Avx2 {
         unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
     }
     #[inline(always)]
+    fn store_past(self, x: &mut [f32], v: Self::V) {
+        assert!(x.len() >= N);
+        match x.as_ptr().cast::<__m256>().is_aligned() {
+            true => unsafe { _mm256_stream_ps(x.as_mut_ptr(), v) },
+            false => unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) },
+        }
+    }
+    #[inline(always)]
     fn store_part(self, x: &mut [f32], v: Self::V) {
         unsafe { _mm256_maskstore_ps(x.as_mut_ptr(), mask(x.len()), v) }
     }

@@ -56,6 +56,14 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
     }
     #[inline(always)]
+    fn store_past(self, x: &mut [f32], v: Self::V) {
+        assert!(x.len() >= N);
+        match x.as_ptr().cast::<__m512>().is_aligned() {
+            true => unsafe { _mm512_stream_ps(x.as_mut_ptr(), v) },
+            false => unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) },
+        }
+    }
+    #[inline(always)]
     fn store_part(self, x: &mut [f32], v: Self::V) {
         let mask = mask(x.len());
         unsafe { _mm512_mask_storeu_ps(x.as_mut_ptr(), mask, v) }

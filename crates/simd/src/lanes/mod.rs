@@ -32,6 +32,12 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn load_bf16(self, x: &[bf16]) -> Self::V;
     /// Writes to the first [`Lanes::LANES`] places of `x`. Panics if there are fewer.
     fn store(self, x: &mut [f32], v: Self::V);
+    /// As [`Lanes::store`], past the caches where the instruction set can and the address allows it: for what nobody reads soon. Such a write
+    /// waits for [`settle`](crate::cache::settle) to be seen by other threads.
+    #[inline(always)]
+    fn store_past(self, x: &mut [f32], v: Self::V) {
+        self.store(x, v);
+    }
     /// Writes as many lanes as `x` has room for.
     fn store_part(self, x: &mut [f32], v: Self::V);
 

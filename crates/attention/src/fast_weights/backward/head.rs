@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::Soon;
+use longreach_simd::cache::{Soon, settle};
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Isa, Kernel, Lanes, math};
@@ -28,6 +28,8 @@ pub(super) struct Head<'a, 'o> {
     /// On entry the gradient to the last state, on return to the first.
     pub(super) d_state: &'o mut [f32],
     pub(super) to: ByHead<Part<'o>>,
+    /// Whether that is written past the caches.
+    pub(super) past: bool,
 }
 
 /// The gradient to what was erased goes to the token before: by the own key, it is that to the value, times `−β`.
@@ -100,6 +102,9 @@ impl Kernel for Head<'_, '_> {
             self.queries(s, shape, &mut rows, matrix, states, row);
         }
         self.sweep(s, shape, &mut rows, [matrix, other], states, w, [row, product]);
+        if self.past {
+            settle();
+        }
     }
 }
 
@@ -144,6 +149,8 @@ impl<'a> Head<'a, '_> {
         let total = self.range.len();
         let early = x.bonus.is_some();
         let by = if self.again() { 1.0 } else { x.scale };
+        // Not what is read again.
+        let past = self.past && !self.again();
         transpose(s, self.state, v, matrix);
         if early {
             self.dout(s, 0, &mut rows.d_o[..v]);
@@ -165,7 +172,7 @@ impl<'a> Head<'a, '_> {
                 tokens: next..self.range.end.min(next + most),
                 queries: false,
                 d_o: Some(self.d_o),
-                parts: [Some(&self.to.q), None, None, None, None, None],
+                parts: [Some(&self.to.q).filter(|_| !past), None, None, None, None, None],
                 at: first,
             };
             let (decay, pass) = (x.decay(rows.left, true), (n, v, k, false));
@@ -174,7 +181,7 @@ impl<'a> Head<'a, '_> {
             for r in 0..n {
                 let at = first + r + usize::from(early);
                 if at < total {
-                    math::scale_into(s, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
+                    math::scale_past(s, past, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
                 }
             }
             if x.g.is_some() {
@@ -263,7 +270,7 @@ impl<'a> Head<'a, '_> {
         let (x, h, isa) = (self.x, self.h, self.isa);
         let Shape { most, k, v, gates, erases, general } = shape;
         let (early, own, total) = (x.bonus.is_some(), x.beta.is_some(), self.range.len());
-        let again = self.again() && !erases;
+        let (again, past) = (self.again() && !erases, self.past);
         let shift = usize::from(early);
         let mut through = Through::new(if x.g.is_some() { gates } else { 0 }, k);
         // Its gradient, `[V, K]`, goes beside that of the state.
@@ -337,12 +344,12 @@ impl<'a> Head<'a, '_> {
                 queries: false,
                 d_o: None,
                 parts: [
-                    Some(&self.to.q).filter(|_| erases),
-                    Some(&self.to.k),
-                    Some(&self.to.v),
+                    Some(&self.to.q).filter(|_| erases && !past),
+                    Some(&self.to.k).filter(|_| !past),
+                    Some(&self.to.v).filter(|_| !past),
                     Some(&self.to.g),
-                    Some(&self.to.a),
-                    Some(&self.to.b),
+                    Some(&self.to.a).filter(|_| !past),
+                    Some(&self.to.b).filter(|_| !past),
                 ],
                 at: first,
             };
@@ -441,42 +448,52 @@ impl<'a> Head<'a, '_> {
             };
             through.token(s, left, shares, self.to.g.row(at));
         }
-        let (dq, dk) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()]);
-        let (key, query) = (&rows.k[of_key.clone()], &rows.q[of_key.clone()]);
+        let (dq, dk, past) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()], self.past);
+        if let Some(bonus) = &x.bonus {
+            let u = bonus.row(h).to_slice().unwrap_or_default();
+            let (value, d_out) = (&rows.v[of_value.clone()], &rows.d_o[of_value.clone()]);
+            let keys = [u, &rows.k[of_key.clone()], &rows.q[of_key.clone()]];
+            let key_read = add_bonus(s, math::dot(s, value, d_out), keys, [dq, dk, self.to.bonus.row(0)]);
+            math::axpy(s, key_read, d_out, &mut rows.dv[of_value.clone()]);
+        }
         if self.again() {
-            math::scale_into(s, x.scale, dq, self.to.q.row(at));
+            math::scale_past(s, past, x.scale, dq, self.to.q.row(at));
         }
         if own {
             math::axpy(s, 1.0, by_key, dk);
             let (beta, found) = (rows.beta[r], &rows.dv[of_value.clone()]);
-            math::scale_into(s, beta, found, self.to.v.row(at));
+            math::scale_past(s, past, beta, found, self.to.v.row(at));
             // Times what was written before the strength.
             let gap = &mut row[..v];
             math::copy(s, x.v(t, h), gap);
             math::axpy(s, -1.0, &erased[of_value], gap);
             self.to.beta.row(at)[0] = math::dot(s, found, gap);
         } else {
-            math::copy(s, &rows.dv[of_value.clone()], self.to.v.row(at));
+            math::scale_past(s, past, 1.0, &rows.dv[of_value.clone()], self.to.v.row(at));
             if general {
-                math::copy(s, &rows.da[of_key.clone()], self.to.a.row(at));
-                math::copy(s, &rows.db[of_key], self.to.b.row(at));
-            }
-            if let Some(bonus) = &x.bonus {
-                let u = bonus.row(h).to_slice().unwrap_or_default();
-                let d_out = &rows.d_o[of_value.clone()];
-                let value_read = math::dot(s, &rows.v[of_value], d_out);
-                let weighed = &mut product[..k];
-                times(u, key, weighed);
-                math::axpy(s, x.scale * value_read, weighed, self.to.q.row(at));
-                math::axpy(s, math::dot(s, weighed, query), d_out, self.to.v.row(at));
-                times(u, query, weighed);
-                math::axpy(s, value_read, weighed, dk);
-                times(query, key, weighed);
-                math::axpy(s, value_read, weighed, self.to.bonus.row(0));
+                math::scale_past(s, past, 1.0, &rows.da[of_key.clone()], self.to.a.row(at));
+                math::scale_past(s, past, 1.0, &rows.db[of_key], self.to.b.row(at));
             }
         }
-        math::copy(s, dk, self.to.k.row(at));
+        math::scale_past(s, past, 1.0, dk, self.to.k.row(at));
     }
+}
+
+/// What the bonus tells queries, keys and itself, given what the value reads of the gradient to the output; what queries read of keys.
+#[inline(always)]
+fn add_bonus<S: Lanes>(s: S, value_read: f32, [u, k, q]: [&[f32]; 3], [dq, dk, du]: [&mut [f32]; 3]) -> f32 {
+    let (by, mut key_read) = (s.splat(value_read), s.splat(0.0));
+    let inputs = u.chunks(S::LANES).zip(k.chunks(S::LANES)).zip(q.chunks(S::LANES));
+    let outputs = dq.chunks_mut(S::LANES).zip(dk.chunks_mut(S::LANES)).zip(du.chunks_mut(S::LANES));
+    for (((u, k), q), ((dq, dk), du)) in inputs.zip(outputs) {
+        let (u, k, q) = (s.load_part(u), s.load_part(k), s.load_part(q));
+        let (weighed, told) = (s.mul(u, k), s.mul(by, q));
+        key_read = s.fma(weighed, q, key_read);
+        s.store_part(dq, s.fma(by, weighed, s.load_part(dq)));
+        s.store_part(dk, s.fma(told, u, s.load_part(dk)));
+        s.store_part(du, s.fma(told, k, s.load_part(du)));
+    }
+    s.sum(key_read)
 }
 
 /// Row `r`.

@@ -12,6 +12,7 @@
 //!
 //! Of the states one a segment is kept, `K V` numbers for 16 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
 
+use longreach_simd::cache::HELD;
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, memory};
 use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
@@ -84,6 +85,7 @@ pub(crate) fn backward_times(
                     state,
                     d_state,
                     to,
+                    past: b * t * heads * k.min(v) > HELD,
                 });
             }
         }

@@ -202,41 +202,36 @@ impl Through {
             *dg = *sum as f32;
             return;
         }
-        let n = sums.len();
-        let (q, dq, k, dk) = (&of.q[0][..n], &of.q[1][..n], &of.k[0][..n], &of.k[1][..n]);
-        let held = &mut held[..n];
         // A token's share in f32, whose rounding is that of the gradients themselves; what the shares of many tokens add up to in f64.
-        match (of.early, of.own, of.general) {
-            (true, ..) => {
-                for i in 0..n {
-                    sums[i] += f64::from(held[i] - k[i] * dk[i]);
-                    held[i] = q[i] * dq[i];
-                }
+        let mut shares = [0.0; 16];
+        let vectors = sums.chunks_mut(S::LANES).zip(held.chunks_mut(S::LANES));
+        let rows = left.chunks(S::LANES).zip(dg.chunks_mut(S::LANES));
+        for (i, ((sums, held), (left, dg))) in vectors.zip(rows).enumerate() {
+            let at = i * S::LANES;
+            let (read, written) = (product(s, of.q, at), product(s, of.k, at));
+            let mut share = s.sub(if of.early { s.splat(0.0) } else { read }, written);
+            if let Some(own) = of.own {
+                share = s.fma(s.load_part(&of.k[0][at..]), s.load_part(&own[at..]), share);
             }
-            (_, Some(own), _) => {
-                let own = &own[..n];
-                for i in 0..n {
-                    sums[i] += f64::from(q[i] * dq[i] + k[i] * (own[i] - dk[i]));
-                }
+            if of.early {
+                share = s.add(share, s.load_part(held));
+                s.store_part(held, read);
             }
-            (_, _, Some([[a, da], [b, db]])) => {
-                let (a, da, b, db) = (&a[..n], &da[..n], &b[..n], &db[..n]);
-                for i in 0..n {
-                    let written = k[i] * dk[i] + b[i] * db[i];
-                    sums[i] += f64::from(held[i] + q[i] * dq[i] - written);
-                    held[i] = a[i] * da[i];
-                }
+            if let Some([a, b]) = of.general {
+                share = s.add(share, s.sub(s.load_part(held), product(s, b, at)));
+                s.store_part(held, product(s, a, at));
             }
-            _ => {
-                for i in 0..n {
-                    sums[i] += f64::from(q[i] * dq[i] - k[i] * dk[i]);
-                }
+            s.store_part(&mut shares, share);
+            for (((sum, share), left), dg) in sums.iter_mut().zip(&shares).zip(left).zip(dg) {
+                *sum = if *left < NOTHING_LEFT { 0.0 } else { *sum + f64::from(*share) };
+                *dg = *sum as f32;
             }
-        }
-        let (left, dg) = (&left[..n], &mut dg[..n]);
-        for i in 0..n {
-            sums[i] = if left[i] < NOTHING_LEFT { 0.0 } else { sums[i] };
-            dg[i] = sums[i] as f32;
         }
     }
+}
+
+/// A vector of a row times one of its gradient, from `at` on.
+#[inline(always)]
+fn product<S: Lanes>(s: S, [x, d]: [&[f32]; 2], at: usize) -> S::V {
+    s.mul(s.load_part(&x[at..]), s.load_part(&d[at..]))
 }

@@ -165,9 +165,13 @@ impl Kernel for Chunks<'_, '_> {
         let (values, rest) = rest.split_at_mut(CHUNK * v);
         let (sum, left) = rest.split_at_mut(CHUNK * v);
         let range = x.ranges[sequence].clone();
-        for (i, out) in out.chunks_mut(CHUNK).enumerate() {
-            let n = out.len();
-            let first = range.start + i * CHUNK;
+        for (i, first) in range.clone().step_by(CHUNK).enumerate() {
+            let mut out = out.take(CHUNK);
+            let n = out.rows();
+            if n == 0 {
+                // Values without numbers.
+                break;
+            }
             let tokens = first..first + n;
             let sums = Sums::of(x, h, tokens.clone());
             gather(tokens.clone().map(|t| x.q(t, h)), q);
@@ -195,7 +199,8 @@ impl Kernel for Chunks<'_, '_> {
             let inside = Sizes { m: n, n: v, k: n };
             tile(s, inside, Matrix::rows(weights, CHUNK), Matrix::rows(values, v), Into::Add, sum, v);
             let skip = x.skip[h];
-            for (r, out) in out.iter_mut().enumerate() {
+            for r in 0..n {
+                let out = out.row(r);
                 out.copy_from_slice(&sum[r * v..(r + 1) * v]);
                 if skip != 0.0 {
                     math::axpy(s, skip, x.v(first + r, h), out);

@@ -10,6 +10,8 @@
 
 use std::ops::Range;
 
+use longreach_simd::cache::HELD;
+use longreach_simd::split::Part;
 use ndarray::{ArrayView1, ArrayView3, ArrayView4};
 
 use super::features::Floor;
@@ -171,7 +173,9 @@ struct Head<'a, 'o> {
     /// The sequence.
     s: usize,
     h: usize,
-    out: Vec<&'o mut [f32]>,
+    out: Part<'o>,
+    /// Whether that is written past the caches.
+    past: bool,
     state: &'o mut [f32],
     /// Where queries and keys have features: the sums of the keys', which outputs are divided by if there are any.
     features: Option<(Map, Option<Floor>, &'o mut [f32])>,
@@ -182,14 +186,15 @@ fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) ->
     let Dims { h: heads, k, v, .. } = x.dims;
     let mut list = Vec::with_capacity(x.ranges.len() * heads);
     let mut states = state.chunks_mut((k * v).max(1));
+    let past = out.len() > HELD;
     let mut rest = out;
     for (s, range) in x.ranges.iter().enumerate() {
         let (mine, others) = rest.split_at_mut(range.len() * heads * v);
         rest = others;
-        let mut outs = longreach_simd::split::columns(mine, heads * v, v).into_iter();
+        let mut outs = Part::whole(mine, heads * v).columns(v);
         for h in 0..heads {
-            let (out, state) = (outs.next().unwrap_or_default(), states.next().unwrap_or_default());
-            list.push(Head { x, s, h, out, state, features: None });
+            let out = outs.next().unwrap_or_else(Part::empty);
+            list.push(Head { x, s, h, out, past, state: states.next().unwrap_or_default(), features: None });
         }
     }
     list

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::prefetch;
+use longreach_simd::cache::{prefetch, prefetch_second, settle};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
@@ -86,13 +86,14 @@ impl Kernel for Head<'_, '_> {
         let (sum, rest) = rest.split_at_mut(CHUNK * padded);
         let (of_queries, of_keys) = rest.split_at_mut(mapped);
         let tokens = x.ranges[self.s].clone();
-        if let (None, [out]) = (&self.features, &mut self.out[..]) {
-            return token(s, x, (tokens.start, self.h), self.state, out);
+        if self.features.is_none() && self.out.rows() == 1 {
+            return token(s, x, (tokens.start, self.h), self.state, self.out.row(0));
         }
-        for (chunk, out) in self.out.chunks_mut(CHUNK).enumerate() {
-            let first = tokens.start + chunk * CHUNK;
-            let decay = Decay::of(s, x, self.h, first, out.len());
-            for i in 0..out.len() {
+        for first in tokens.clone().step_by(CHUNK) {
+            let mut out = self.out.take(CHUNK);
+            let n = out.rows();
+            let decay = Decay::of(s, x, self.h, first, n);
+            for i in 0..n {
                 let (t, h) = (first + i, self.h);
                 let strength = s.splat(decay.grown[i] * x.beta(t, h));
                 let row = x.v(t, h);
@@ -107,7 +108,7 @@ impl Kernel for Head<'_, '_> {
             let (mut q, mut keys) = ([&[][..]; CHUNK], [&[][..]; CHUNK]);
             let mut over = [1.0; CHUNK];
             if let Some((map, floor, sums)) = &mut self.features {
-                for i in 0..out.len() {
+                for i in 0..n {
                     let (q, key) = (&mut of_queries[i * k..(i + 1) * k], &mut of_keys[i * k..(i + 1) * k]);
                     map.of_row(s, x.q(first + i, self.h), q);
                     map.of_row(s, x.k(first + i, self.h), key);
@@ -117,22 +118,22 @@ impl Kernel for Head<'_, '_> {
                     }
                 }
             }
-            for i in 0..out.len() {
+            for i in 0..n {
                 (q[i], keys[i]) = match self.features {
                     Some(_) => (&of_queries[i * k..(i + 1) * k], &of_keys[i * k..(i + 1) * k]),
                     None => (x.q(first + i, self.h), x.k(first + i, self.h)),
                 };
             }
-            let chunk = Chunk { q: &q[..out.len()], k: &keys[..out.len()], v, decay: &decay };
-            let mut coming = 0..out.len();
-            let mut wanted = Wanted::of(x, self.h, first + out.len()..tokens.end);
+            let chunk = Chunk { q: &q[..n], k: &keys[..n], v, decay: &decay };
+            let mut coming = 0..if self.past { 0 } else { n };
+            let mut wanted = Wanted::of(x, self.h, first + n..tokens.end);
             let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
             for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
                 let mut row = 0;
                 while row + ROWS <= k {
                     // The rows of this chunk's output, a few at a time.
                     for i in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
-                        prefetch(out[i]);
+                        prefetch(out.row(i));
                     }
                     chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum, &wanted.next());
                     row += ROWS;
@@ -143,17 +144,24 @@ impl Kernel for Head<'_, '_> {
                 }
             }
             let skip = s.splat(x.skip[self.h]);
-            for (i, out) in out.iter_mut().enumerate() {
-                let value = x.v(first + i, self.h);
+            for i in 0..n {
+                let (value, out) = (x.v(first + i, self.h), out.row(i));
                 let scale = s.splat(x.scale * decay.left[i] * over[i]);
                 for at in (0..v).step_by(S::LANES) {
                     let end = (at + S::LANES).min(v);
                     let block = at / (WIDE * S::LANES) * CHUNK + i;
                     let from = block * WIDE * S::LANES + at % (WIDE * S::LANES);
                     let y = s.mul(scale, s.load(&sum[from..]));
-                    s.store_part(&mut out[at..end], s.fma(skip, s.load_part(&value[at..end]), y));
+                    let y = s.fma(skip, s.load_part(&value[at..end]), y);
+                    match self.past && end == at + S::LANES {
+                        true => s.store_past(&mut out[at..end], y),
+                        false => s.store_part(&mut out[at..end], y),
+                    }
                 }
             }
+        }
+        if self.past {
+            settle();
         }
     }
 }
@@ -207,7 +215,7 @@ impl Line<'_> {
     fn ask(&self, token: usize) {
         let token = self.tokens.start + token;
         if let Some(rows) = self.rows.filter(|_| token < self.tokens.end) {
-            prefetch(&rows.get(token)[self.at..self.at + 1]);
+            prefetch_second(&rows.get(token)[self.at..self.at + 1]);
         }
     }
 }
