@@ -29,16 +29,51 @@ impl Sequences<'_> {
 
     /// The tokens of each sequence, as ranges of `0 .. B T`.
     pub(crate) fn ranges(&self, op: &'static str, batch: usize, tokens: usize) -> Result<Vec<Range<usize>>, Error> {
-        match *self {
-            Sequences::Batch => Ok((0..batch).map(|b| b * tokens..(b + 1) * tokens).collect()),
-            Sequences::Packed(bounds) => {
-                let rises = bounds.windows(2).all(|w| w[0] <= w[1]);
-                if batch != 1 || !rises || bounds.first() != Some(&0) || bounds.last() != Some(&tokens) {
-                    return Err(Error::Boundaries { op, tokens, batch, found: bounds.to_vec() });
-                }
-                Ok(bounds.windows(2).map(|w| w[0]..w[1]).collect())
+        Ok(self.cut(op, batch, tokens)?.iter().collect())
+    }
+}
+
+impl<'a> Sequences<'a> {
+    /// As [`Sequences::ranges`], without a list of them.
+    pub(crate) fn cut(self, op: &'static str, batch: usize, tokens: usize) -> Result<Ranges<'a>, Error> {
+        if let Sequences::Packed(bounds) = self {
+            let rises = bounds.windows(2).all(|w| w[0] <= w[1]);
+            if batch != 1 || !rises || bounds.first() != Some(&0) || bounds.last() != Some(&tokens) {
+                return Err(Error::Boundaries { op, tokens, batch, found: bounds.to_vec() });
             }
         }
+        Ok(Ranges { sequences: self, count: self.count(batch), tokens })
+    }
+}
+
+/// The tokens of sequences, as ranges of `0 .. B T`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ranges<'a> {
+    sequences: Sequences<'a>,
+    count: usize,
+    /// Of a row of the batch.
+    tokens: usize,
+}
+
+impl Ranges<'_> {
+    /// How many sequences there are.
+    #[inline(always)]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Those of sequence `i`.
+    #[inline(always)]
+    pub(crate) fn get(&self, i: usize) -> Range<usize> {
+        match self.sequences {
+            Sequences::Batch => i * self.tokens..(i + 1) * self.tokens,
+            Sequences::Packed(bounds) => bounds[i]..bounds[i + 1],
+        }
+    }
+
+    /// Those of each.
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
+        (0..self.count).map(|i| self.get(i))
     }
 }
 
@@ -68,6 +103,8 @@ where
 pub(crate) enum Rows<'a> {
     /// One behind the other, each so wide.
     Even(&'a [f32], usize),
+    /// The same for all.
+    Same(&'a [f32]),
     /// Anywhere.
     Each(Vec<&'a [f32]>),
 }
@@ -80,6 +117,10 @@ impl<'a> Rows<'a> {
     {
         match x.as_slice() {
             Some(all) if !all.is_empty() => Ok(Self::Even(all, all.len() / (x.shape()[0] * x.shape()[1]))),
+            _ if x.strides()[..2] == [0, 0] && !x.is_empty() => {
+                let row = x.view().index_axis_move(Axis(0), 0).index_axis_move(Axis(0), 0);
+                row.to_slice().map(Self::Same).ok_or(Error::Layout { op, input })
+            }
             _ => tokens(op, input, x).map(Self::Each),
         }
     }
@@ -89,6 +130,7 @@ impl<'a> Rows<'a> {
     pub(crate) fn get(&self, t: usize) -> &'a [f32] {
         match self {
             Self::Even(all, width) => &all[t * width..(t + 1) * width],
+            Self::Same(row) => row,
             Self::Each(rows) => rows[t],
         }
     }

@@ -147,6 +147,32 @@ impl Team {
         unsafe { items.set_len(0) };
         drop(ManuallyDrop::into_inner(items));
     }
+
+    /// Gives the `i`th pieces of `a` and of `b`, so long each, to one call of `f`, in any order and on any of the threads: without a list of them. What
+    /// is left of an incomplete piece is left out.
+    pub fn for_each_pieces<T: Send, U: Send>(
+        &self,
+        (a, of_a): (&mut [T], usize),
+        (b, of_b): (&mut [U], usize),
+        f: impl Fn(usize, &mut [T], &mut [U]) + Sync,
+    ) {
+        struct First<T>(*mut T);
+        // SAFETY: each piece is taken by exactly one call, and `T: Send`.
+        unsafe impl<T: Send> Sync for First<T> {}
+        impl<T> First<T> {
+            /// # Safety
+            /// Piece `i` is within the slice, and no other call takes it.
+            #[allow(clippy::mut_from_ref, reason = "no other call takes it")]
+            unsafe fn piece(&self, i: usize, of: usize) -> &mut [T] {
+                // SAFETY: the caller's promise.
+                unsafe { std::slice::from_raw_parts_mut(self.0.add(i * of), of) }
+            }
+        }
+        let pieces = a.len().checked_div(of_a).unwrap_or(0).min(b.len().checked_div(of_b).unwrap_or(0));
+        let (a, b) = (First(a.as_mut_ptr()), First(b.as_mut_ptr()));
+        // SAFETY: there are so many whole pieces in both, and `run` calls each index at most once.
+        self.run(pieces, |i| unsafe { f(i, a.piece(i, of_a), b.piece(i, of_b)) });
+    }
 }
 
 fn drain(shared: &Shared, job: Job, pieces: usize) {

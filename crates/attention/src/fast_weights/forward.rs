@@ -10,7 +10,7 @@ use ndarray::{Array4, ArrayViewMut4};
 
 use super::pass::{Ask, Carry, Nothing, Pass, Step, read};
 use super::{Dims, Inputs, Tokens};
-use crate::Error;
+use crate::{Error, error};
 
 /// Tokens whose rows are gathered at a time.
 const TOKENS: usize = 64;
@@ -28,7 +28,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let block = units.div_ceil(2 * cx.team.threads()).min(h.max(1));
     let past = numbers > HELD;
     let mut tasks = Vec::new();
-    for range in &input.ranges {
+    for range in input.ranges.iter() {
         let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * h * v);
         rest = others;
         for (n, out) in Part::whole(mine, h * v).columns(block * v).enumerate() {
@@ -40,6 +40,29 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     }
     cx.team.for_each(tasks, |heads| cx.isa.run(heads));
     Array4::from_shape_vec((b, t, h, v), out).map_err(|_| Error::Layout { op: x.op, input: "v" })
+}
+
+/// One token of each sequence, into `out`, contiguous `[B, H, V]`: the one thing that decoding does, and nothing is allocated.
+pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+    let input = Tokens::of(x, state.shape(), cx)?;
+    let Dims { b, t, g, h, k, v } = input.dims;
+    error::shape(x.op, "q", &[b, 1, g, k], &[b, t, g, k])?;
+    error::shape(x.op, "out", &[b * h * v], &[out.len()])?;
+    if input.ranges.len() != b || k * v == 0 {
+        // Some sequences have no token, or states no numbers.
+        out.copy_from_slice(forward(x, state, cx)?.as_slice().unwrap_or_default());
+        return Ok(());
+    }
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
+    // Heads of one sequence go together, as many as there are enough pieces of.
+    let most = (b * h).div_ceil(2 * cx.team.threads()).clamp(1, h.max(1));
+    let block = (1..=most).rev().find(|n| h.is_multiple_of(*n)).unwrap_or(1);
+    cx.team.for_each_pieces((out, block * v), (state, block * k * v), |i, out, states| {
+        let (sequence, first) = (i * block / h, i * block % h);
+        let (range, out) = (sequence..sequence + 1, Part::whole(out, block * v));
+        cx.isa.run(Heads { x: &input, isa: cx.isa, range, heads: first..first + block, out, past: false, states });
+    });
+    Ok(())
 }
 
 /// Some heads of one sequence.
@@ -221,7 +244,7 @@ impl Kernel for Heads<'_, '_> {
                     math::scale_past(s, past, 1.0, &out[r * v..(r + 1) * v], to);
                     continue;
                 };
-                times(x.k(t, h), bonus.row(h).to_slice().unwrap_or_default(), row);
+                times(x.k(t, h), &bonus[h * k..(h + 1) * k], row);
                 let through = math::dot(s, row, x.q(t, h));
                 let read = if r == 0 { &mut *carried } else { &mut out[(r - 1) * v..r * v] };
                 math::axpy(s, x.scale * through, x.v(t, h), read);

@@ -9,15 +9,15 @@
 //! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g: [B, T, H]` or `[B, T, H, K]` · `β: [B, T, H]` ·
 //! `a b: [B, T, H, K]` · `u: [H, K]` · state `[S, H, K, V]` · O(T H K V) time, three to five operations a cell and token.
 
+use std::borrow::Cow;
 use std::fmt::Debug;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longreach_simd::cache::Soon;
 use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
-use crate::sequences::Rows;
+use crate::sequences::{Ranges, Rows, contiguous};
 use crate::{Error, Sequences, error};
 
 mod backward;
@@ -27,7 +27,7 @@ mod pass;
 use pass::Decay;
 
 pub(crate) use backward::{backward, backward_times};
-pub(crate) use forward::forward;
+pub(crate) use forward::{forward, step};
 
 /// What is left of the state at each token, as a logarithm.
 #[derive(Clone, Copy, Debug)]
@@ -170,7 +170,7 @@ pub(crate) struct Gradient {
 /// The inputs, a slice a token.
 struct Tokens<'a> {
     dims: Dims,
-    ranges: Vec<Range<usize>>,
+    ranges: Ranges<'a>,
     q: Rows<'a>,
     k: Rows<'a>,
     v: Rows<'a>,
@@ -183,8 +183,8 @@ struct Tokens<'a> {
     erase: Option<[Rows<'a>; 2]>,
     /// Whether the second is the rate at which the first erases.
     rate: bool,
-    /// Rows contiguous.
-    bonus: Option<Array2<f32>>,
+    /// `[H K]`
+    bonus: Option<Cow<'a, [f32]>>,
     scale: f32,
 }
 
@@ -200,7 +200,8 @@ impl<'a> Tokens<'a> {
         let above = AtomicBool::new(false);
         if let Some(g) = &g {
             let all = dims.b * dims.t;
-            cx.team.for_each((0..all).step_by(256).map(|t| t..(t + 256).min(all)), |mut tokens| {
+            cx.team.run(all.div_ceil(256), |i| {
+                let mut tokens = i * 256..(i * 256 + 256).min(all);
                 let any = tokens.any(|t| g.get(t).iter().fold(false, |any, g| any | (*g > 0.0)));
                 above.fetch_or(any, Ordering::Relaxed);
             });
@@ -217,7 +218,7 @@ impl<'a> Tokens<'a> {
         }
         Ok(Self {
             dims,
-            ranges: x.sequences.ranges(op, dims.b, dims.t)?,
+            ranges: x.sequences.cut(op, dims.b, dims.t)?,
             q: Rows::of(op, "q", &x.q)?,
             k: Rows::of(op, "k", &x.k)?,
             v: Rows::of(op, "v", &x.v)?,
@@ -227,7 +228,7 @@ impl<'a> Tokens<'a> {
             beta,
             erase,
             rate: matches!(x.erase, Erase::Rate { .. }),
-            bonus: x.bonus.map(|bonus| bonus.as_standard_layout().into_owned()),
+            bonus: x.bonus.as_ref().map(contiguous),
             scale: x.scale,
         })
     }

@@ -450,7 +450,7 @@ impl<'a> Head<'a, '_> {
         }
         let (dq, dk, past) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()], self.past);
         if let Some(bonus) = &x.bonus {
-            let u = bonus.row(h).to_slice().unwrap_or_default();
+            let u = &bonus[h * k..(h + 1) * k];
             let (value, d_out) = (&rows.v[of_value.clone()], &rows.d_o[of_value.clone()]);
             let keys = [u, &rows.k[of_key.clone()], &rows.q[of_key.clone()]];
             let key_read = add_bonus(s, math::dot(s, value, d_out), keys, [dq, dk, self.to.bonus.row(0)]);

@@ -71,7 +71,7 @@ pub(crate) fn backward_times(
         let mut tasks = Vec::new();
         let mut parts = by_head.parts(&input);
         let mut states = state.chunks((k * v).max(1)).zip(d_state.chunks_mut((k * v).max(1)));
-        for range in &input.ranges {
+        for range in input.ranges.iter() {
             for h in 0..heads {
                 let (state, d_state) = states.next().unwrap_or((&[], &mut []));
                 let Some(to) = parts.next() else { continue };
@@ -148,12 +148,12 @@ impl ByHead<Vec<f32>> {
     /// What each head of each sequence writes.
     fn parts<'a>(&'a mut self, x: &Tokens<'_>) -> impl Iterator<Item = ByHead<Part<'a>>> {
         let Dims { h, k, v, .. } = x.dims;
-        let ranges = &x.ranges;
+        let ranges = x.ranges;
         let all = |memory: &'a mut Vec<f32>, width: usize| {
             let there = !memory.is_empty();
             let mut rest = &mut memory[..];
             let mut parts = Vec::with_capacity(ranges.len() * h);
-            for range in ranges {
+            for range in ranges.iter() {
                 let (mine, others) = rest.split_at_mut(if there { range.len() * h * width } else { 0 });
                 rest = others;
                 match there {

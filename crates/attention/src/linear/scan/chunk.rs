@@ -36,7 +36,7 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
     let chunks: usize = input.ranges.iter().map(|r| r.len().div_ceil(CHUNK)).sum();
     let mut scores = vec![0.0; chunks * input.dims.g * CHUNK * CHUNK];
     let mut places = Vec::with_capacity(chunks);
-    for range in &input.ranges {
+    for range in input.ranges.iter() {
         places.extend(range.clone().step_by(CHUNK).map(|t| t..(t + CHUNK).min(range.end)));
     }
     let groups = input.dims.g;
@@ -164,7 +164,7 @@ impl Kernel for Chunks<'_, '_> {
         let (keys, rest) = rest.split_at_mut(CHUNK * k);
         let (values, rest) = rest.split_at_mut(CHUNK * v);
         let (sum, left) = rest.split_at_mut(CHUNK * v);
-        let range = x.ranges[sequence].clone();
+        let range = x.ranges.get(sequence);
         for (i, first) in range.clone().step_by(CHUNK).enumerate() {
             let mut out = out.take(CHUNK);
             let n = out.rows();
@@ -198,7 +198,7 @@ impl Kernel for Chunks<'_, '_> {
             }
             let inside = Sizes { m: n, n: v, k: n };
             tile(s, inside, Matrix::rows(weights, CHUNK), Matrix::rows(values, v), Into::Add, sum, v);
-            let skip = x.skip[h];
+            let skip = x.skip(h);
             for r in 0..n {
                 let out = out.row(r);
                 out.copy_from_slice(&sum[r * v..(r + 1) * v]);

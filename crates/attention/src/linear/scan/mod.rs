@@ -8,7 +8,7 @@
 //! Linear attention is the scan without a gate, retention and lightning attention the scan with a constant one, Mamba-2
 //! the scan with `β = Δ` and `g = Δ A`. Chunk form: Dao and Gu 2024, §6; Yang et al. 2024 (GLA), §4.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
 use longreach_simd::cache::HELD;
 use longreach_simd::split::Part;
@@ -16,7 +16,7 @@ use ndarray::{ArrayView1, ArrayView3, ArrayView4};
 
 use super::features::Floor;
 use super::linear_attention::Map;
-use crate::sequences::Rows;
+use crate::sequences::{Ranges, Rows, contiguous};
 use crate::{Error, Sequences, error};
 
 mod backward;
@@ -31,7 +31,7 @@ pub use chunk::{CHUNK, chunk, chunk_into};
 pub use naive::naive;
 pub(super) use recurrent::featured;
 pub use recurrent::{recurrent, recurrent_into};
-pub use step::step;
+pub use step::{step, step_into};
 
 /// The inputs of the scan; `F` is f32, or f64 for the definition.
 #[derive(Clone, Copy, Debug)]
@@ -113,13 +113,14 @@ impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
 /// The inputs, a slice a token: `[G K]`, `[H V]` or `[H]`.
 struct Tokens<'a> {
     dims: Dims,
-    ranges: Vec<Range<usize>>,
+    ranges: Ranges<'a>,
     q: Rows<'a>,
     k: Rows<'a>,
     v: Rows<'a>,
     g: Option<Rows<'a>>,
     beta: Option<Rows<'a>>,
-    skip: Vec<f32>,
+    /// `[H]`
+    skip: Option<Cow<'a, [f32]>>,
     scale: f32,
 }
 
@@ -128,13 +129,13 @@ impl<'a> Tokens<'a> {
         let dims = x.dims();
         Ok(Self {
             dims,
-            ranges: x.sequences.ranges(OP, dims.b, dims.t)?,
+            ranges: x.sequences.cut(OP, dims.b, dims.t)?,
             q: Rows::of(OP, "q", &x.q)?,
             k: Rows::of(OP, "k", &x.k)?,
             v: Rows::of(OP, "v", &x.v)?,
             g: x.g.as_ref().map(|g| Rows::of(OP, "g", g)).transpose()?,
             beta: x.beta.as_ref().map(|b| Rows::of(OP, "beta", b)).transpose()?,
-            skip: x.skip.map_or_else(|| vec![0.0; dims.h], |s| s.to_vec()),
+            skip: x.skip.as_ref().map(contiguous),
             scale: x.scale,
         })
     }
@@ -164,6 +165,11 @@ impl<'a> Tokens<'a> {
     #[inline(always)]
     fn beta(&self, t: usize, h: usize) -> f32 {
         self.beta.as_ref().map_or(1.0, |b| b.get(t)[h])
+    }
+
+    #[inline(always)]
+    fn skip(&self, h: usize) -> f32 {
+        self.skip.as_ref().map_or(0.0, |skip| skip[h])
     }
 }
 

@@ -8,11 +8,12 @@
 use std::ops::Range;
 
 use longreach_simd::cache::{prefetch, prefetch_second, settle};
+use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Head, Inputs, OP, Tokens, heads};
+use super::{Dims, Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
 use crate::sequences::Rows;
@@ -46,6 +47,31 @@ pub fn recurrent_into(
     let input = Tokens::of(x)?;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     cx.team.for_each(heads(&input, out, state), |head| cx.isa.run(head));
+    Ok(())
+}
+
+/// One token of each sequence: as [`recurrent_into`], and nothing is allocated.
+pub(super) fn one(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+    x.check(state.shape())?;
+    error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
+    let input = Tokens::of(x)?;
+    let Dims { b, h, k, v, .. } = input.dims;
+    if input.ranges.len() != b || k * v == 0 {
+        // Some sequences have no token, or states no numbers.
+        return recurrent_into(x, state, out, cx);
+    }
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
+    cx.team.for_each_pieces((out, v), (state, k * v), |i, out, state| {
+        cx.isa.run(Head {
+            x: &input,
+            s: i / h,
+            h: i % h,
+            out: Part::whole(out, v),
+            past: false,
+            state,
+            features: None,
+        });
+    });
     Ok(())
 }
 
@@ -85,7 +111,7 @@ impl Kernel for Head<'_, '_> {
         let (value, rest) = scratch.split_at_mut(CHUNK * padded);
         let (sum, rest) = rest.split_at_mut(CHUNK * padded);
         let (of_queries, of_keys) = rest.split_at_mut(mapped);
-        let tokens = x.ranges[self.s].clone();
+        let tokens = x.ranges.get(self.s);
         if self.features.is_none() && self.out.rows() == 1 {
             return token(s, x, (tokens.start, self.h), self.state, self.out.row(0));
         }
@@ -143,7 +169,7 @@ impl Kernel for Head<'_, '_> {
                     row += 1;
                 }
             }
-            let skip = s.splat(x.skip[self.h]);
+            let skip = s.splat(x.skip(self.h));
             for i in 0..n {
                 let (value, out) = (x.v(first + i, self.h), out.row(i));
                 let scale = s.splat(x.scale * decay.left[i] * over[i]);
@@ -369,7 +395,7 @@ fn some<S: Lanes, const N: usize>(
     let (width, n) = (out.len(), S::LANES);
     let end = (at + N * n).min(width);
     let (value, left) = (&x.v(t, h)[at..end], s.splat(left));
-    let (strength, scale, skip) = (s.splat(x.beta(t, h)), s.splat(x.scale), s.splat(x.skip[h]));
+    let (strength, scale, skip) = (s.splat(x.beta(t, h)), s.splat(x.scale), s.splat(x.skip(h)));
     let (mut written, mut sum) = ([s.splat(0.0); N], [s.splat(0.0); N]);
     for i in 0..N {
         written[i] = s.mul(strength, s.load_part(&value[i * n..]));

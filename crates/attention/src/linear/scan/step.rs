@@ -8,7 +8,14 @@ use crate::{Error, error};
 
 /// One token of each sequence, `q: [S, 1, G, K]`. The recurrent form with `T = 1`, where it is a single pass over the state.
 pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
+    let mut out = Array4::zeros(x.v.dim());
+    step_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
+    Ok(out)
+}
+
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     let (b, t, g, k) = x.q.dim();
     error::shape(OP, "q", &[b, 1, g, k], &[b, t, g, k])?;
-    recurrent(x, state, cx)
+    recurrent::one(x, state, out, cx)
 }

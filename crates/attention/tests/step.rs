@@ -1,0 +1,105 @@
+//! One token more: what a step does to its state and says is what the recurrent form does, and nothing is allocated.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
+use longreach_attention::linear::{gla, hgrn2, retention, rwkv6, scan};
+use longreach_attention::{Error, Sequences};
+use longreach_simd::Cx;
+use ndarray::{Array1, Array2, Array3, Array4, ArrayViewMut4};
+
+/// Counts what is asked for, on all threads.
+struct Counting;
+
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+#[expect(unsafe_code, reason = "an allocator is unsafe")]
+// SAFETY: the system's allocator, and a number beside it.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(memory, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+type Into<'a> = Box<dyn Fn(ArrayViewMut4<'_, f32>, &mut [f32]) -> Result<(), Error> + 'a>;
+type Whole<'a> = Box<dyn Fn(ArrayViewMut4<'_, f32>) -> Result<Array4<f32>, Error> + 'a>;
+
+const BATCH: usize = 3;
+const HEADS: usize = 6;
+const KEY: usize = 24;
+const VALUE: usize = 40;
+
+/// What a mechanism's step and its recurrent form do with the same inputs.
+macro_rules! both {
+    ($cx:expr, $name:ident, $x:expr) => {{
+        let (x, cx) = ($x, $cx);
+        let step: Into<'_> = Box::new(move |state, out| $name::step_into(&x, state, out, cx));
+        let recurrent: Whole<'_> = Box::new(move |state| $name::recurrent(&x, state, cx));
+        (stringify!($name), step, recurrent)
+    }};
+}
+
+// One test: a second would run beside it, and ask for memory too.
+#[test]
+fn a_step_allocates_nothing() {
+    let row = |width: usize, by: f32| {
+        Array4::from_shape_fn((BATCH, 1, HEADS, width), |(b, _, h, d)| by * ((b * 31 + h * 7 + d) as f32 + by).sin())
+    };
+    let (q, k, v, g) = (row(KEY, 1.0), row(KEY, 0.3), row(VALUE, 0.9), row(KEY, 0.1).mapv(|x| -0.2 - x));
+    let (a, rate) = (row(KEY, 0.2), row(KEY, 0.5).mapv(f32::abs));
+    let (of_token, beta) = (Array3::from_elem((BATCH, 1, HEADS), -0.1), Array3::from_elem((BATCH, 1, HEADS), 0.5));
+    let (u, of_head, skip) =
+        (Array2::from_elem((HEADS, KEY), 0.4), Array1::from_elem(HEADS, -0.3), Array1::from_elem(HEADS, 0.7));
+    let (q, k, v, g, a, rate) = (q.view(), k.view(), v.view(), g.view(), a.view(), rate.view());
+    let (of_token, beta) = (of_token.view(), beta.view());
+    let (scale, sequences) = (0.2, Sequences::Batch);
+    for threads in [1, 2] {
+        let cx = &Cx::new(threads);
+        let (gate, strength, skip) = (Some(of_token), Some(beta), Some(skip.view()));
+        let cases = [
+            both!(cx, scan, scan::Inputs { q, k, v, g: gate, beta: strength, skip, scale, sequences }),
+            both!(cx, retention, retention::Inputs { q, k, v, g: of_head.view(), scale, sequences }),
+            both!(cx, gla, gla::Inputs { q, k, v, g, scale, sequences }),
+            both!(cx, hgrn2, hgrn2::Inputs { q, g, v, scale, sequences }),
+            both!(cx, rwkv6, rwkv6::Inputs { q, k, v, g, u: u.view(), scale, sequences }),
+            both!(cx, delta_rule, delta_rule::Inputs { q, k, v, beta, scale, sequences }),
+            both!(cx, gated_delta, gated_delta::Inputs { q, k, v, g: of_token, beta, scale, sequences }),
+            both!(cx, kda, kda::Inputs { q, k, v, g, beta, scale, sequences }),
+            both!(cx, rwkv7, rwkv7::Inputs { q, k, v, g, kappa: a, a: rate, scale, sequences }),
+            both!(cx, dplr, dplr::Inputs { q, k, v, a, b: rate, g, scale, sequences }),
+        ];
+        for (name, step, recurrent) in &cases {
+            let mut state = Array4::from_shape_fn((BATCH, HEADS, KEY, VALUE), |(b, h, k, v)| {
+                0.01 * ((b * 5 + h * 3 + k * 11 + v) as f32).cos()
+            });
+            let mut other = state.clone();
+            let mut out = vec![0.0; BATCH * HEADS * VALUE];
+            // Working memory is handed out once to every thread that has not had any; which thread takes part is chance.
+            for n in 0..3 {
+                step(state.view_mut(), &mut out).expect(name);
+                let whole = recurrent(other.view_mut()).expect(name);
+                assert_eq!(whole.as_slice().expect("contiguous"), out, "{name}, step {n}, {threads} threads");
+                assert_eq!(state, other, "{name}, step {n}, {threads} threads");
+            }
+            // With more than one thread the working memory of the second may come late.
+            let most = if threads == 1 { 0 } else { 4 };
+            let before = ASKED.load(Ordering::Relaxed);
+            for _ in 0..100 {
+                step(state.view_mut(), &mut out).expect(name);
+            }
+            let asked = ASKED.load(Ordering::Relaxed) - before;
+            assert!(asked <= most, "{name}: a hundred steps with {threads} threads asked for memory {asked} times");
+            assert!(step(state.view_mut(), &mut out[1..]).is_err(), "{name}: an output too short");
+        }
+    }
+}
