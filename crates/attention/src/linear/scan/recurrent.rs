@@ -61,17 +61,19 @@ pub(super) fn one(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
         return recurrent_into(x, state, out, cx);
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
-    cx.team.for_each_pieces((out, v), (state, k * v), |i, out, state| {
-        cx.isa.run(Head {
-            x: &input,
-            s: i / h,
-            h: i % h,
-            out: Part::whole(out, v),
-            past: false,
-            state,
-            features: None,
-        });
-    });
+    // Heads that follow one another go together: their states are one piece of memory, which the processor sees coming.
+    let block = (b * h).div_ceil(4 * cx.team.threads()).max(1);
+    let whole = b * h / block * block;
+    let (outs, rest_of_outs) = out.split_at_mut(whole * v);
+    let (states, rest_of_states) = state.split_at_mut(whole * k * v);
+    let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
+        for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(v).zip(state.chunks_exact_mut(k * v))) {
+            let out = Part::whole(out, v);
+            cx.isa.run(Head { x: &input, s: i / h, h: i % h, out, past: false, state, features: None });
+        }
+    };
+    cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, state| heads(i * block, out, state));
+    heads(whole, rest_of_outs, rest_of_states);
     Ok(())
 }
 
