@@ -1,6 +1,6 @@
 //! One token through states beyond the cache, in turn with reading and writing as many bytes.
 //!
-//! `cargo run --release -p longreach-bench --bin steps -- [HEADS] [WIDTH]`
+//! `cargo run --release -p longreach-bench --bin steps -- [HEADS] [WIDTH] [NAME,…]`
 
 use longreach_attention::Sequences;
 use longreach_attention::delta::{delta_rule, rwkv7};
@@ -10,9 +10,11 @@ use longreach_simd::Cx;
 use ndarray::{Array3, Array4, ArrayViewMut4};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args().skip(1).map(|n| n.parse::<usize>());
-    let mut next = |default| args.next().unwrap_or(Ok(default));
+    let mut args = std::env::args().skip(1);
+    let mut next = |default: usize| args.next().map_or(Ok(default), |n| n.parse::<usize>());
     let (h, k) = (next(8192)?, next(64)?);
+    let names = args.next();
+    let asked = |name: &str| names.as_ref().is_none_or(|names| names.split(',').any(|n| n == name));
     let cx = Cx::new(2);
     let row = |by: f32| Array4::from_shape_fn((1, 1, h, k), |(_, _, h, d)| by * ((h * 7 + d) as f32).sin());
     let (q, key, v, g, a) = (row(1.0), row(0.1), row(1.0), row(0.1).mapv(|x| -0.2 - x), row(0.1).mapv(f32::abs));
@@ -22,34 +24,35 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let bytes = (2 * h * k * k * size_of::<f32>()) as f64;
     println!("{h} heads of {k} by {k}: {:.0} MB of state", bytes / 2e6);
     let (scale, sequences) = (0.1, Sequences::Batch);
-    type Step<'a> = Box<dyn Fn(ArrayViewMut4<'_, f32>) + 'a>;
+    type Step<'a> = Box<dyn Fn(ArrayViewMut4<'_, f32>, &mut [f32]) + 'a>;
     let (q, key, v, g, a) = (q.view(), key.view(), v.view(), g.view(), a.view());
     let cx = &cx;
     let steps: Vec<(&str, Step<'_>)> = vec![
         ("scan", {
             let (g, beta) = (Some(of_token.view()), None);
             let x = scan::Inputs { q, k: key, v, g, beta, skip: None, scale, sequences };
-            Box::new(move |state| drop(scan::step(&x, state, cx).expect("valid")))
+            Box::new(move |state, out| scan::step_into(&x, state, out, cx).expect("valid"))
         }),
         ("gla", {
             let x = gla::Inputs { q, k: key, v, g, scale, sequences };
-            Box::new(move |state| drop(gla::step(&x, state, cx).expect("valid")))
+            Box::new(move |state, out| gla::step_into(&x, state, out, cx).expect("valid"))
         }),
         ("delta_rule", {
             let x = delta_rule::Inputs { q, k: key, v, beta: beta.view(), scale, sequences };
-            Box::new(move |state| drop(delta_rule::step(&x, state, cx).expect("valid")))
+            Box::new(move |state, out| delta_rule::step_into(&x, state, out, cx).expect("valid"))
         }),
         ("rwkv7", {
             let x = rwkv7::Inputs { q, k: key, v, g, kappa: key, a, scale, sequences };
-            Box::new(move |state| drop(rwkv7::step(&x, state, cx).expect("valid")))
+            Box::new(move |state, out| rwkv7::step_into(&x, state, out, cx).expect("valid"))
         }),
     ];
-    for (name, step) in &steps {
+    let mut out = vec![0.0f32; h * k];
+    for (name, step) in steps.iter().filter(|(name, _)| asked(name)) {
         let piece = other.len().div_ceil(64);
         let copy = || {
             cx.team.for_each(other.chunks_mut(piece), |part| part.iter_mut().for_each(|x| *x *= 1.000_001));
         };
-        let (of_step, of_copy) = Times::in_turn(15, || step(state.view_mut()), copy);
+        let (of_step, of_copy) = Times::in_turn(15, || step(state.view_mut(), &mut out), copy);
         println!(
             "{name:12} {:.1} GB/s of {:.1}: {:.0} % of reading and writing as much",
             bytes / of_step.median() / 1e9,

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use longreach_simd::Cx;
 use ndarray::{ArrayView, Axis, Dimension, RemoveAxis};
 
 use crate::Error;
@@ -139,4 +140,11 @@ impl<'a> Rows<'a> {
 /// The numbers of a view in row-major order; copied only if they do not lie so.
 pub(crate) fn contiguous<'v, F: Copy, D: Dimension>(x: &'v ArrayView<'_, F, D>) -> Cow<'v, [F]> {
     x.as_slice().map_or_else(|| x.iter().copied().collect(), Cow::Borrowed)
+}
+
+/// How many heads, of so many, a thread takes at a time where one token passes each: states of so many numbers, which follow one another in memory, so
+/// that the processor sees them coming; but not so many that a thread has none.
+pub(crate) fn together(heads: usize, numbers: usize, cx: &Cx) -> usize {
+    const ENOUGH: usize = 64 * 1024;
+    (ENOUGH / numbers.max(1)).min(heads.div_ceil(2 * cx.team.threads())).max(1)
 }

@@ -66,24 +66,26 @@ pub fn settle() {
     }
 }
 
-/// Lines that are wanted soon in the second cache, so that what is worked on stays in the first, to be asked for one after the other: a processor
+/// Rows that are wanted soon in the second cache, so that what is worked on stays in the first, to be asked for a line at a time: a processor
 /// has room for some twenty lines under way, and waits if more are asked for at once.
 pub struct Soon {
-    lines: [MaybeUninit<*const i8>; Self::MOST],
+    rows: [MaybeUninit<*const i8>; Self::MOST],
     count: usize,
+    /// The longest of them.
+    bytes: usize,
 }
 
 impl Soon {
-    /// How many lines there is room for.
-    pub const MOST: usize = 320;
+    /// How many rows there is room for.
+    pub const MOST: usize = 40;
 
     /// None yet.
     #[inline(always)]
     pub fn none() -> Self {
-        Self { lines: [const { MaybeUninit::uninit() }; Self::MOST], count: 0 }
+        Self { rows: [const { MaybeUninit::uninit() }; Self::MOST], count: 0, bytes: 0 }
     }
 
-    /// A row more, or as much of it as there is room for.
+    /// A row more, if there is room for it.
     #[inline(always)]
     pub fn add<T>(&mut self, row: &[T]) {
         self.add_at(row.as_ptr().cast(), size_of_val(row));
@@ -92,26 +94,28 @@ impl Soon {
     /// As [`Soon::add`], for a row by its address and bytes.
     #[inline(always)]
     pub(crate) fn add_at(&mut self, row: *const i8, bytes: usize) {
-        let room = &mut self.lines[self.count..];
-        let lines = bytes.div_ceil(64).min(room.len());
-        for (n, line) in room[..lines].iter_mut().enumerate() {
-            line.write(row.wrapping_add(64 * n));
+        if let Some(place) = self.rows.get_mut(self.count) {
+            place.write(row);
+            self.count += 1;
+            self.bytes = self.bytes.max(bytes);
         }
-        self.count += lines;
     }
 
-    /// Ready to be asked for, a share each of so many times.
+    /// Ready to be asked for, a share each of so many times. As much is asked for of each row as of the longest.
     #[inline(always)]
     pub fn ready(&self, times: usize) -> Asking<'_> {
-        let each = self.count.div_ceil(times.max(1));
-        Asking { lines: &self.lines[..self.count], each }
+        let lines = self.bytes.div_ceil(64).next_power_of_two();
+        let each = (self.count * lines).div_ceil(times.max(1));
+        Asking { rows: &self.rows[..self.count], shift: lines.trailing_zeros(), each }
     }
 }
 
 /// What [`Soon`] has collected.
 #[derive(Clone, Copy)]
 pub struct Asking<'a> {
-    lines: &'a [MaybeUninit<*const i8>],
+    rows: &'a [MaybeUninit<*const i8>],
+    /// The logarithm of the lines of a row.
+    shift: u32,
     each: usize,
 }
 
@@ -119,12 +123,21 @@ impl Asking<'_> {
     /// Asks for the `n`th share.
     #[inline(always)]
     pub fn ask(&self, n: usize) {
-        let mut at = n * self.each;
-        let end = (at + self.each).min(self.lines.len());
-        while at < end {
-            // SAFETY: `ready` gives the lines that `add_at` has written.
-            line_to_second(unsafe { self.lines[at].assume_init() });
-            at += 1;
+        if self.each == 1 {
+            self.line(n);
+        } else {
+            for line in n * self.each..(n + 1) * self.each {
+                self.line(line);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn line(&self, line: usize) {
+        if let Some(row) = self.rows.get(line >> self.shift) {
+            // SAFETY: `ready` gives the rows that `add_at` has written.
+            let row = unsafe { row.assume_init() };
+            line_to_second(row.wrapping_add((line & ((1 << self.shift) - 1)) * 64));
         }
     }
 }

@@ -116,8 +116,14 @@ pub fn scale_past<S: Lanes>(s: S, past: bool, by: f32, x: &[f32], out: &mut [f32
 /// `x ← by · x`
 #[inline(always)]
 pub fn scale<S: Lanes>(s: S, by: f32, x: &mut [f32]) {
-    for x in x.chunks_mut(S::LANES) {
-        s.store_part(x, s.mul(s.splat(by), s.load_part(x)));
+    let by = s.splat(by);
+    let mut x = x.chunks_exact_mut(S::LANES);
+    for x in x.by_ref() {
+        s.store(x, s.mul(by, s.load(x)));
+    }
+    let x = x.into_remainder();
+    if !x.is_empty() {
+        s.store_part(x, s.mul(by, s.load_part(x)));
     }
 }
 

@@ -8,8 +8,10 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
+use super::decay::{Along, Runs, scale, scale_into, take};
 use super::pass::{Ask, Carry, Nothing, Pass, Step, read};
 use super::{Dims, Inputs, Tokens};
+use crate::sequences::together;
 use crate::{Error, error};
 
 /// Tokens whose rows are gathered at a time.
@@ -54,8 +56,8 @@ pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut 
         return Ok(());
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
-    // Heads of one sequence go together, as many as there are enough pieces of.
-    let most = (b * h).div_ceil(2 * cx.team.threads()).clamp(1, h.max(1));
+    // Heads of one sequence go together.
+    let most = together(b * h, k * v, cx).min(h);
     let block = (1..=most).rev().find(|n| h.is_multiple_of(*n)).unwrap_or(1);
     cx.team.for_each_pieces((out, block * v), (state, block * k * v), |i, out, states| {
         let (sequence, first) = (i * block / h, i * block % h);
@@ -86,8 +88,6 @@ struct Next<'a, 't, 'o> {
     h: usize,
     /// Where this pass's outputs go, if not past the caches: their row of its first token, and their columns.
     out: Option<(&'a Part<'o>, usize, Range<usize>)>,
-    /// The next head's state, where one token is all there is: then it is most of what is read.
-    state: &'a [f32],
 }
 
 impl Ask for Next<'_, '_, '_> {
@@ -96,7 +96,6 @@ impl Ask for Next<'_, '_, '_> {
         if let Some((out, first, of_head)) = &self.out {
             out.soon(first + i, of_head.clone(), soon);
         }
-        soon.add(self.state);
     }
 }
 
@@ -110,14 +109,6 @@ impl<const P: usize> Carry<1, P> for Correct<'_> {
     fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; 1], out: &[&mut [f32]; P]) {
         let Step { tokens: [_, next], columns: [from, to] } = step;
         correct(s, self.beta[next], &out[P - 1][from], &mut written[0][to]);
-    }
-}
-
-/// `a ⊙ b`
-#[inline(always)]
-pub(super) fn times(a: &[f32], b: &[f32], out: &mut [f32]) {
-    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-        *out = a * b;
     }
 }
 
@@ -147,27 +138,28 @@ impl Kernel for Heads<'_, '_> {
         let Self { x, isa, ref range, ref heads, past, .. } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let most = TOKENS.min(range.len());
-        let scratch = &mut Scratch::new(most * (4 * k + gates + 4 * v + 1) + k + heads.len() * v);
+        let numbers = most * (4 * k + 4 * v + 1) + Runs::size(most, gates) + gates + k + heads.len() * v;
+        let scratch = &mut Scratch::new(numbers);
         let (q, rest) = scratch.split_at_mut(most * k);
         let (keys, rest) = rest.split_at_mut(most * k);
-        let (left, rest) = rest.split_at_mut(most * gates);
         let (values, rest) = rest.split_at_mut(most * v);
         let (out, rest) = rest.split_at_mut(most * v);
         let (erasing, rest) = rest.split_at_mut(most * k);
         let (into, rest) = rest.split_at_mut(most * k);
         let (moved, rest) = rest.split_at_mut(most * v);
         let (erased, rest) = rest.split_at_mut(most * v);
-        let (beta, rest) = rest.split_at_mut(most);
+        let (beta, mut rest) = rest.split_at_mut(most);
+        let mut runs = Runs::new(most, gates, &mut rest);
+        let factors = take(&mut rest, gates);
         let (row, carries) = rest.split_at_mut(k);
-        let early = x.bonus.is_some();
+        let (early, general) = (x.bonus.is_some(), x.erase.is_some());
         if range.is_empty() {
             return;
         }
         for (first, at) in range.clone().step_by(TOKENS).flat_map(|first| (0..heads.len()).map(move |at| (first, at))) {
             let h = heads.start + at;
-            let (before, others) = self.states.split_at_mut((at + 1) * k * v);
-            let (state, carried) = (&mut before[at * k * v..], &mut carries[at * v..(at + 1) * v]);
-            let next_state = if range.len() == 1 { &others[..others.len().min(k * v)] } else { &[] };
+            let state = &mut self.states[at * k * v..(at + 1) * k * v];
+            let carried = &mut carries[at * v..(at + 1) * v];
             // What the first token reads before it is written: its output, or what it erases.
             if first == range.start && (early || x.erases()) {
                 match early {
@@ -179,6 +171,7 @@ impl Kernel for Heads<'_, '_> {
             let of_head = at * v..(at + 1) * v;
             let tokens = first..(first + TOKENS).min(range.end);
             let n = tokens.len();
+            runs.clear();
             for (r, t) in tokens.clone().enumerate() {
                 x.key(s, t, h, &mut keys[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
@@ -188,27 +181,43 @@ impl Kernel for Heads<'_, '_> {
                     true => math::scale_into(s, x.scale, x.q(t + 1, h), q),
                     false => math::scale_into(s, x.scale, x.q(t, h), q),
                 }
-                x.left(s, t, h, &mut left[r * gates..(r + 1) * gates]);
+                x.left(s, t, h, factors);
+                // A token alone is decayed as it passes.
+                runs.push(s, factors, range.len() == 1);
+                scale(s, runs.left(r), q);
+                scale(s, runs.grown(r), &mut keys[r * k..(r + 1) * k]);
                 if x.erases() {
-                    let erasing = &mut erasing[r * k..(r + 1) * k];
-                    if t + 1 == range.end {
-                        erasing.fill(0.0)
-                    } else {
-                        x.erasing(s, t + 1, h, erasing)
-                    }
                     beta[r] = x.beta(t, h);
+                    if r > 0 {
+                        let erasing = &mut erasing[(r - 1) * k..r * k];
+                        x.erasing_by(s, t, h, runs.entry(r), erasing);
+                        if general {
+                            scale(s, runs.left(r - 1), erasing);
+                        }
+                    }
+                }
+                if general {
+                    x.b(s, t, h, &mut into[r * k..(r + 1) * k]);
+                    scale(s, runs.grown(r), &mut into[r * k..(r + 1) * k]);
                 }
             }
-            let decay = x.decay(&left[..n * gates], false);
+            if x.erases() {
+                let erasing = &mut erasing[(n - 1) * k..n * k];
+                if tokens.end == range.end {
+                    erasing.fill(0.0)
+                } else {
+                    x.erasing(s, tokens.end, h, erasing);
+                    scale(s, runs.left(n - 1), erasing);
+                }
+            }
+            runs.end();
+            let cuts = runs.cuts(Along::Rows);
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
             let out_of = Some((&self.out, first - range.start, of_head.clone())).filter(|_| !past);
-            let ask = &Next { x, first: next.0, h: next.1, out: out_of, state: next_state };
+            let ask = &Next { x, first: next.0, h: next.1, out: out_of };
             let (tokens_of, rows, columns, matrix, back) = (n, k, v, state, false);
-            if x.erase.is_some() {
-                for (r, t) in tokens.clone().enumerate() {
-                    x.b(s, t, h, &mut into[r * k..(r + 1) * k]);
-                }
+            if general {
                 moved[..v].copy_from_slice(carried);
                 let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
@@ -219,7 +228,7 @@ impl Kernel for Heads<'_, '_> {
                     columns,
                     matrix,
                     back,
-                    decay,
+                    cuts,
                     write,
                     written,
                     read,
@@ -232,11 +241,11 @@ impl Kernel for Heads<'_, '_> {
                 let (write, written) = ([&*keys], [&mut *values]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
                 let (tokens, carry) = (tokens_of, Correct { beta });
-                isa.run(Pass { tokens, rows, columns, matrix, back, decay, write, written, read, out, carry, ask });
+                isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
             } else {
                 let (write, written, read, out) = ([&*keys], [&mut *values], [&*q], [&mut *out]);
                 let (tokens, carry) = (tokens_of, Nothing);
-                isa.run(Pass { tokens, rows, columns, matrix, back, decay, write, written, read, out, carry, ask });
+                isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
             }
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];
@@ -244,7 +253,7 @@ impl Kernel for Heads<'_, '_> {
                     math::scale_past(s, past, 1.0, &out[r * v..(r + 1) * v], to);
                     continue;
                 };
-                times(x.k(t, h), &bonus[h * k..(h + 1) * k], row);
+                scale_into(s, x.k(t, h), &bonus[h * k..(h + 1) * k], row);
                 let through = math::dot(s, row, x.q(t, h));
                 let read = if r == 0 { &mut *carried } else { &mut out[(r - 1) * v..r * v] };
                 math::axpy(s, x.scale * through, x.v(t, h), read);

@@ -21,10 +21,9 @@ use crate::sequences::{Ranges, Rows, contiguous};
 use crate::{Error, Sequences, error};
 
 mod backward;
+mod decay;
 mod forward;
 mod pass;
-
-use pass::Decay;
 
 pub(crate) use backward::{backward, backward_times};
 pub(crate) use forward::{forward, step};
@@ -298,15 +297,17 @@ impl<'a> Tokens<'a> {
         self.beta.as_ref().map_or(1.0, |beta| beta.get(t)[h])
     }
 
-    /// The factors that the gate leaves at token `t`: a number, or one a key channel.
+    /// The factors that the gate leaves at token `t`: a number, or one a key channel; nothing where there is no gate.
     #[inline(always)]
     fn left<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
-        let Some(g) = &self.g else {
-            out.fill(1.0);
-            return;
-        };
+        let Some(g) = &self.g else { return };
         let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
-        for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
+        let (mut out, mut g) = (out.chunks_exact_mut(S::LANES), g.chunks_exact(S::LANES));
+        for (out, g) in out.by_ref().zip(g.by_ref()) {
+            s.store(out, math::exp(s, s.load(g)));
+        }
+        let (out, g) = (out.into_remainder(), g.remainder());
+        if !g.is_empty() {
             s.store_part(out, math::exp(s, s.load_part(g)));
         }
     }
@@ -314,32 +315,21 @@ impl<'a> Tokens<'a> {
     /// `a_t`: what reads that which is erased.
     #[inline(always)]
     fn erasing<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
-        let mut one = [1.0];
-        if self.erase.is_some() {
-            self.erasing_by(s, t, h, &one, out);
-        } else if self.by_key {
-            self.left(s, t, h, out);
-            for (out, k) in out.chunks_mut(S::LANES).zip(self.k(t, h).chunks(S::LANES)) {
-                s.store_part(out, s.mul(s.load_part(out), s.load_part(k)));
-            }
-        } else {
-            self.left(s, t, h, &mut one);
-            self.erasing_by(s, t, h, &one, out);
+        if self.erase.is_some() || !self.by_key {
+            let mut left = [1.0];
+            self.left(s, t, h, &mut left);
+            return self.erasing_by(s, t, h, &left, out);
         }
+        self.left(s, t, h, out);
+        decay::scale(s, self.k(t, h), out);
     }
 
-    /// As [`Tokens::erasing`], where it is known what the gate leaves.
+    /// As [`Tokens::erasing`], where it is known what the gate leaves; or times more than that, where its own key erases.
     #[inline(always)]
     fn erasing_by<S: Lanes>(&self, s: S, t: usize, h: usize, left: &[f32], out: &mut [f32]) {
-        if let Some([a, _]) = &self.erase {
-            math::copy(s, &a.get(t)[h * out.len()..(h + 1) * out.len()], out);
-        } else if self.by_key {
-            let k = self.k(t, h).chunks(S::LANES);
-            for ((out, k), left) in out.chunks_mut(S::LANES).zip(k).zip(left.chunks(S::LANES)) {
-                s.store_part(out, s.mul(s.load_part(left), s.load_part(k)));
-            }
-        } else {
-            math::scale_into(s, left[0], self.k(t, h), out);
+        match &self.erase {
+            Some([a, _]) => math::copy(s, &a.get(t)[h * out.len()..(h + 1) * out.len()], out),
+            None => decay::scale_into(s, left, self.k(t, h), out),
         }
     }
 
@@ -368,14 +358,10 @@ impl<'a> Tokens<'a> {
 
     /// How many factors the gate has a token.
     fn gate_width(&self) -> usize {
-        if self.by_key { self.dims.k } else { 1 }
-    }
-
-    fn decay<'b>(&self, factors: &'b [f32], columns: bool) -> Decay<'b> {
-        match (self.by_key, columns) {
-            (false, _) => Decay::Token(factors),
-            (true, false) => Decay::Rows(factors),
-            (true, true) => Decay::Columns(factors),
+        match self.g {
+            None => 0,
+            Some(_) if self.by_key => self.dims.k,
+            Some(_) => 1,
         }
     }
 }

@@ -1,32 +1,22 @@
-//! A matrix that is decayed, written to by outer products and read, token by token: what every mechanism whose state is a matrix does,
-//! forwards and backwards.
+//! A matrix that is written to by outer products and read, token by token, and decayed at cuts: what every mechanism whose state is a matrix
+//! does, forwards and backwards.
 //!
-//! $$ X_t = \gamma_t \odot X_{t-1} + \sum_m u^m_t (y^m_t)^\top, \qquad o^m_t = X_t^\top p^m_t $$
+//! $$ X_t = X_{t-1} + \sum_m u^m_t (y^m_t)^\top, \qquad o^m_t = X_t^\top p^m_t $$
 //!
-//! Lanes run along the columns. So many columns are taken at a time that all rows of them stay in the first cache while the tokens of a chunk
-//! pass: a cell costs as many operations as the equation has, and is loaded and stored once a token, or once for two where registers are enough. On a CPU, whose matrix products are
-//! made of the same operations, the products of a chunked form are no cheaper.
+//! Lanes run along the columns. A few vectors of them are taken at a time, whose rows stay in the first cache while the tokens of a chunk pass: a cell
+//! costs as many operations as the equation has, and is loaded and stored once for two or four tokens, for stores are what a processor has least of. On
+//! a CPU, whose matrix products are made of the same operations, the products of a chunked form are no cheaper.
 
 use std::ops::Range;
 
 use longreach_simd::cache::Soon;
 use longreach_simd::{Kernel, Lanes, math};
 
-/// Vectors of a row that are taken at a time.
-const WIDE: usize = 4;
-/// The least that may be left of a matrix before its decay is taken into it.
-const LEAST: f32 = 1e-13;
+use super::decay::{Along, Cuts};
 
-/// How the matrix is decayed at each token: factors, not logarithms.
-#[derive(Clone, Copy)]
-pub(super) enum Decay<'a> {
-    /// One factor a token.
-    Token(&'a [f32]),
-    /// A factor a row, `[tokens, rows]`.
-    Rows(&'a [f32]),
-    /// A factor a column, `[tokens, columns]`.
-    Columns(&'a [f32]),
-}
+/// The most vectors of a row that are taken at a time, and as many as there always is room for.
+const WIDE: usize = 4;
+const HALF: usize = WIDE / 2;
 
 /// What `W` writes and `P` reads a token do to the matrix.
 pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
@@ -37,7 +27,7 @@ pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
     pub(super) matrix: &'a mut [f32],
     /// Whether the last token comes first. Where a token's numbers lie does not depend on it.
     pub(super) back: bool,
-    pub(super) decay: Decay<'a>,
+    pub(super) cuts: Cuts<'a>,
     /// `u: [tokens, rows]`
     pub(super) write: [&'a [f32]; W],
     /// `y: [tokens, columns]`
@@ -87,51 +77,78 @@ impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
     fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
 }
 
-/// From so many tokens on it is cheaper to decay the matrix once for all.
-const FEW: usize = 4;
-
-const TOKEN: u8 = 0;
-const ROWS: u8 = 1;
-const COLUMNS: u8 = 2;
+/// Nothing is decayed, or all alike, or each row or column for itself.
+const NONE: u8 = 0;
+const WHOLE: u8 = 1;
+const ROWS: u8 = 2;
+const COLUMNS: u8 = 3;
 
 impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        match self.decay {
-            Decay::Token(by) => self.all::<S, TOKEN>(s, by),
-            Decay::Rows(by) => self.all::<S, ROWS>(s, by),
-            Decay::Columns(by) => self.all::<S, COLUMNS>(s, by),
+        let mut at = 0;
+        // One write and one read take four tokens of half as many columns instead; two of each need the registers for two tokens.
+        let wide = S::LANES >= 16 && (2..4).contains(&(W * P));
+        while wide && at + WIDE * S::LANES <= self.columns {
+            self.block::<S, WIDE>(s, at);
+            at += WIDE * S::LANES;
+        }
+        while at + HALF * S::LANES <= self.columns {
+            self.block::<S, HALF>(s, at);
+            at += HALF * S::LANES;
+        }
+        while at < self.columns {
+            self.block::<S, 1>(s, at);
+            at += S::LANES;
         }
     }
 }
 
 impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
+    /// All tokens, the columns from `at` on, `N` vectors of them.
     #[inline(always)]
-    fn all<S: Lanes, const BY: u8>(&mut self, s: S, by: &[f32]) {
-        // Two tokens at a time need some thirty registers.
-        let paired = S::LANES >= 16 && W * P < 4;
-        let mut at = 0;
-        while at + WIDE * S::LANES <= self.columns {
-            let mut i = 0;
-            while i < self.tokens {
-                let run = self.run_of::<BY>(by, i);
-                let (two, once) = (paired && run >= 2, BY == TOKEN && run >= FEW);
-                let end = i + if two { run / 2 * 2 } else { run.max(1) };
-                if two {
-                    self.pairs::<S, BY, WIDE>(s, by, at, i..end);
-                } else if once {
-                    self.some::<S, BY, true, WIDE>(s, by, at, i..end);
-                } else {
-                    self.some::<S, BY, false, WIDE>(s, by, at, i..end);
-                }
-                i = end;
+    fn block<S: Lanes, const N: usize>(&mut self, s: S, at: usize) {
+        // As many tokens at a time as there are registers for.
+        let together = match W * P {
+            1 if !C::CARRIES && S::LANES >= 16 => 4,
+            4 if S::LANES == 8 => 1,
+            _ => 2,
+        };
+        let (cuts, tokens, back) = (self.cuts, self.tokens, self.back);
+        let (mut i, mut n) = (0, 0);
+        let mut next = cuts.get(0, tokens, back);
+        loop {
+            let cut = next.filter(|(place, _)| *place == i);
+            if cut.is_some() {
+                n += 1;
+                next = cuts.get(n, tokens, back);
             }
-            at += WIDE * S::LANES;
-        }
-        while at < self.columns {
-            self.some::<S, BY, false, 1>(s, by, at, 0..self.tokens);
-            at += S::LANES;
+            let end = next.map_or(tokens, |(place, _)| place);
+            if let Some((_, by)) = cut {
+                // The decay goes with a token that passes alone.
+                let alone = !(end - i).is_multiple_of(together);
+                match cuts.along {
+                    _ if cuts.whole() => self.cut::<S, WHOLE, N>(s, by, at, i, alone),
+                    Along::Rows => self.cut::<S, ROWS, N>(s, by, at, i, alone),
+                    Along::Columns => self.cut::<S, COLUMNS, N>(s, by, at, i, alone),
+                }
+                i += usize::from(alone);
+            }
+            let last = end - (end - i) % together;
+            if last > i {
+                match together {
+                    1 => {}
+                    _ if C::CARRIES => self.pairs::<S, N>(s, at, i..last),
+                    4 => self.groups::<S, N, 4>(s, at, i..last),
+                    _ => self.groups::<S, N, 2>(s, at, i..last),
+                }
+            }
+            self.some::<S, NONE, N>(s, &[], at, if together > 1 { last } else { i }..end);
+            i = end;
+            if i == tokens && next.is_none() {
+                return;
+            }
         }
     }
 
@@ -141,133 +158,142 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         if self.back { self.tokens - 1 - i } else { i }
     }
 
-    /// How many tokens from the `i`th on leave enough of the matrix for it to be decayed once for all of them; all where each row or column decays
-    /// for itself.
+    /// The rows of `G` tokens from the `i`th on.
     #[inline(always)]
-    fn run_of<const BY: u8>(&self, by: &[f32], i: usize) -> usize {
-        if BY != TOKEN {
-            return self.tokens - i;
-        }
-        let (mut left, mut end) = (1.0, i);
-        while end < self.tokens {
-            left *= by[self.token(end)];
-            if left.is_nan() || left < LEAST {
-                break;
+    fn rows_of<'r, const N: usize, const G: usize>(&self, rows: &[&'r [f32]; N], i: usize) -> [[&'r [f32]; N]; G] {
+        let mut of = [[&[][..]; N]; G];
+        for (g, of) in of.iter_mut().enumerate() {
+            let t = self.token(i + g);
+            for m in 0..N {
+                of[m] = &rows[m][t * self.rows..][..self.rows];
             }
-            end += 1;
         }
-        end - i
+        of
     }
 
-    /// The columns from `at` on, `N` vectors of them, an even number of tokens two at a time, so that the matrix is loaded and stored once for both.
-    /// What the first of two reads for the second to be written is put together of what the matrix before both gives and what the first
-    /// writes: `S_aᵀ p = S_{a−1}ᵀ (γ_a ⊙ p) + Σ (u_a · p) y_a`. With one factor a token the matrix itself is not decayed but once, at the end: what is
-    /// written is divided, and what is read multiplied, by the product `left` of the factors so far.
+    /// Where the columns of `G` tokens from the `i`th on stand.
     #[inline(always)]
-    fn pairs<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
-        let (rows, columns) = (self.rows, self.columns);
-        let end = at + N * S::LANES;
-        let zero = s.splat(0.0);
-        // What the matrix as it is gives to the last read of the token that comes; its decay over rows is in it already.
-        let mut ahead = [zero; N];
-        if C::CARRIES {
-            let t = self.token(tokens.start);
-            let p = &self.read[P - 1][t * rows..(t + 1) * rows];
-            let by = if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
-            for (r, row) in self.matrix.chunks_exact(columns).enumerate() {
-                let p = s.splat(if BY == ROWS { by[r] * p[r] } else { p[r] });
-                for (i, ahead) in ahead.iter_mut().enumerate() {
-                    *ahead = s.fma(p, s.load(&row[at + i * S::LANES..]), *ahead);
-                }
-            }
+    fn columns_of<const G: usize>(&self, i: usize, at: &Range<usize>) -> [Range<usize>; G] {
+        std::array::from_fn(
+            #[inline(always)]
+            |g| {
+                let t = self.token(i + g) * self.columns;
+                t + at.start..t + at.end
+            },
+        )
+    }
+
+    /// What is asked for while `G` tokens from the `i`th on pass.
+    #[inline(always)]
+    fn soon<const G: usize>(&self, i: usize, at: usize) -> Soon {
+        let mut soon = Soon::none();
+        for i in (i..i + G).take_while(|_| at == 0) {
+            self.ask.rows(i, &mut soon);
         }
-        let mut left = 1.0;
-        for i in tokens.clone().step_by(2) {
-            let [a, b] = [i, i + 1].map(|i| self.token(i));
-            let mut soon = Soon::none();
-            if at == 0 {
-                self.ask.rows(i, &mut soon);
-                self.ask.rows(i + 1, &mut soon);
-            }
+        soon
+    }
+
+    /// The columns from `at` on, `N` vectors of them, `G` tokens at a time, so that the matrix is loaded and stored once for them. Where nothing is carried.
+    #[inline(always)]
+    fn groups<S: Lanes, const N: usize, const G: usize>(&mut self, s: S, at: usize, tokens: Range<usize>) {
+        let rows = self.rows;
+        let end = (at + N * S::LANES).min(self.columns);
+        let zero = s.splat(0.0);
+        for i in tokens.step_by(G) {
+            let soon = self.soon::<G>(i, at);
             let soon = soon.ready(rows);
-            let of_a = a * columns + at..a * columns + end;
-            let of_b = b * columns + at..b * columns + end;
-            let (mut by_a, mut by_b) = ([zero; N], [zero; N]);
-            if BY == COLUMNS {
-                load(s, &by[of_a.clone()], &mut by_a);
-                load(s, &by[of_b.clone()], &mut by_b);
+            let columns = self.columns_of::<G>(i, &(at..end));
+            let (u, p) = (self.rows_of::<W, G>(&self.write, i), self.rows_of::<P, G>(&self.read, i));
+            let (mut y, mut sum) = ([[[zero; N]; W]; G], [[[zero; N]; P]; G]);
+            for g in 0..G {
+                self.written(s, columns[g].clone(), &mut y[g]);
             }
-            let left_a = if BY == TOKEN { left * by[a] } else { 1.0 };
-            let left_b = if BY == TOKEN { left_a * by[b] } else { 1.0 };
-            left = left_b;
-            let mut y_a = [[zero; N]; W];
-            self.written(s, of_a.clone(), left_a, &mut y_a);
-            let mut u = [[&[][..]; W]; 2];
-            let mut p = [[&[][..]; P]; 2];
-            for n in 0..2 {
-                let t = [a, b][n];
-                for m in 0..W {
-                    u[n][m] = &self.write[m][t * rows..(t + 1) * rows];
-                }
-                for m in 0..P {
-                    p[n][m] = &self.read[m][t * rows..(t + 1) * rows];
-                }
-            }
-            if C::CARRIES {
-                for i in 0..N {
-                    ahead[i] = if BY == COLUMNS { s.mul(ahead[i], by_a[i]) } else { ahead[i] };
-                }
-                for m in 0..W {
-                    let through = s.splat(math::dot(s, u[0][m], p[0][P - 1]));
-                    for i in 0..N {
-                        ahead[i] = s.fma(through, y_a[m][i], ahead[i]);
-                    }
-                }
-                self.found(s, P - 1, of_a.clone(), left_a, &ahead);
-                let step = Step { tokens: [a, b], columns: [of_a.clone(), of_b.clone()] };
-                self.carry.carry(s, step, &mut self.written, &self.out);
-            }
-            let mut y_b = [[zero; N]; W];
-            self.written(s, of_b.clone(), left_b, &mut y_b);
-            // The token after the two, if it is the first of two again.
-            let goes_on = C::CARRIES && i + 2 < tokens.end;
-            let c = if goes_on { self.token(i + 2) } else { b };
-            let p_c = if P > 0 { &self.read[P - 1][c * rows..(c + 1) * rows] } else { &[][..] };
-            let (mut rows_a, mut rows_b, mut rows_c) = (&[][..], &[][..], &[][..]);
-            if BY == ROWS {
-                rows_a = &by[a * rows..(a + 1) * rows];
-                rows_b = &by[b * rows..(b + 1) * rows];
-                rows_c = &by[c * rows..(c + 1) * rows];
-            }
-            let own = if C::CARRIES { P - 1 } else { P };
-            let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
-            ahead = [zero; N];
-            for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
+            for (r, row) in (0..rows).zip(self.matrix.chunks_exact_mut(self.columns)) {
                 soon.ask(r);
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
-                if BY == ROWS {
-                    by_a = [s.splat(rows_a[r]); N];
-                    by_b = [s.splat(rows_b[r]); N];
+                for g in 0..G {
+                    for m in 0..W {
+                        let u = s.splat(u[g][m][r]);
+                        for i in 0..N {
+                            x[i] = s.fma(u, y[g][m][i], x[i]);
+                        }
+                    }
+                    for m in 0..P {
+                        let p = s.splat(p[g][m][r]);
+                        for i in 0..N {
+                            sum[g][m][i] = s.fma(p, x[i], sum[g][m][i]);
+                        }
+                    }
                 }
+                store(s, &x, row);
+            }
+            for g in 0..G {
+                for m in 0..P {
+                    store(s, &sum[g][m], &mut self.out[m][columns[g].clone()]);
+                }
+            }
+        }
+    }
+
+    /// As [`Pass::groups`], two tokens at a time, where the last read of the first has to be known before the second is written: it is put together of
+    /// what the matrix before both gives and what the first writes, `X_aᵀ p = X_{a−1}ᵀ p + Σ (u_a · p) y_a`.
+    #[inline(always)]
+    fn pairs<S: Lanes, const N: usize>(&mut self, s: S, at: usize, tokens: Range<usize>) {
+        let rows = self.rows;
+        let end = (at + N * S::LANES).min(self.columns);
+        let zero = s.splat(0.0);
+        // What the matrix as it is gives to the last read of the token that comes.
+        let mut ahead = [zero; N];
+        let t = self.token(tokens.start);
+        let first = &self.read[P - 1][t * rows..(t + 1) * rows];
+        for (row, p) in self.matrix.chunks_exact(self.columns).zip(first) {
+            let mut x = [zero; N];
+            load(s, &row[at..end], &mut x);
+            for (x, ahead) in x.into_iter().zip(&mut ahead) {
+                *ahead = s.fma(s.splat(*p), x, *ahead);
+            }
+        }
+        for i in tokens.clone().step_by(2) {
+            let [a, b] = [i, i + 1].map(|i| self.token(i));
+            let soon = self.soon::<2>(i, at);
+            let soon = soon.ready(rows);
+            let [of_a, of_b] = self.columns_of::<2>(i, &(at..end));
+            let (u, p) = (self.rows_of::<W, 2>(&self.write, i), self.rows_of::<P, 2>(&self.read, i));
+            let (mut y_a, mut y_b) = ([[zero; N]; W], [[zero; N]; W]);
+            self.written(s, of_a.clone(), &mut y_a);
+            for m in 0..W {
+                let through = s.splat(math::dot(s, u[0][m], p[0][P - 1]));
                 for i in 0..N {
-                    x[i] = if BY == TOKEN { x[i] } else { s.mul(x[i], by_a[i]) };
+                    ahead[i] = s.fma(through, y_a[m][i], ahead[i]);
                 }
+            }
+            store(s, &ahead, &mut self.out[P - 1][of_a.clone()]);
+            let step = Step { tokens: [a, b], columns: [of_a.clone(), of_b.clone()] };
+            self.carry.carry(s, step, &mut self.written, &self.out);
+            self.written(s, of_b.clone(), &mut y_b);
+            // The token after the two, if it is the first of two again.
+            let c = if i + 2 < tokens.end { self.token(i + 2) } else { b };
+            let p_c = &self.read[P - 1][c * rows..][..rows];
+            let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
+            ahead = [zero; N];
+            for (r, row) in (0..rows).zip(self.matrix.chunks_exact_mut(self.columns)) {
+                soon.ask(r);
+                let row = &mut row[at..end];
+                let mut x = [zero; N];
+                load(s, row, &mut x);
                 for m in 0..W {
                     let u = s.splat(u[0][m][r]);
                     for i in 0..N {
                         x[i] = s.fma(u, y_a[m][i], x[i]);
                     }
                 }
-                for m in 0..own {
+                for m in 0..P - 1 {
                     let p = s.splat(p[0][m][r]);
                     for i in 0..N {
                         sum_a[m][i] = s.fma(p, x[i], sum_a[m][i]);
                     }
-                }
-                for i in 0..N {
-                    x[i] = if BY == TOKEN { x[i] } else { s.mul(x[i], by_b[i]) };
                 }
                 for m in 0..W {
                     let u = s.splat(u[1][m][r]);
@@ -282,62 +308,55 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                         sum_b[m][i] = s.fma(p, x[i], sum_b[m][i]);
                     }
                 }
-                if C::CARRIES {
-                    let p = s.splat(if BY == ROWS { rows_c[r] * p_c[r] } else { p_c[r] });
-                    for i in 0..N {
-                        ahead[i] = s.fma(p, x[i], ahead[i]);
-                    }
+                let p = s.splat(p_c[r]);
+                for i in 0..N {
+                    ahead[i] = s.fma(p, x[i], ahead[i]);
                 }
             }
             for m in 0..P {
-                if m < own {
-                    self.found(s, m, of_a.clone(), left_a, &sum_a[m]);
+                if m + 1 < P {
+                    store(s, &sum_a[m], &mut self.out[m][of_a.clone()]);
                 }
-                self.found(s, m, of_b.clone(), left_b, &sum_b[m]);
+                store(s, &sum_b[m], &mut self.out[m][of_b.clone()]);
             }
             self.carry_on(s, i + 1, at..end);
         }
-        self.decay_once(s, left, at..end);
     }
 
-    /// What is left of some columns, if not all.
+    /// The decay at a cut, with the `i`th token if that passes alone.
     #[inline(always)]
-    fn decay_once<S: Lanes>(&mut self, s: S, left: f32, at: Range<usize>) {
-        if left == 1.0 {
-            return;
+    fn cut<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, i: usize, alone: bool) {
+        if alone {
+            self.some::<S, BY, N>(s, by, at, i..i + 1);
+        } else {
+            self.decay::<S, BY, N>(s, by, at);
         }
-        let left = s.splat(left);
-        for row in self.matrix.chunks_exact_mut(self.columns) {
-            for x in row[at.clone()].chunks_exact_mut(S::LANES) {
-                s.store(x, s.mul(left, s.load(x)));
+    }
+
+    /// What is left of some columns at a cut.
+    #[inline(always)]
+    fn decay<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize) {
+        let end = (at + N * S::LANES).min(self.columns);
+        let mut factor = factors::<S, BY, N>(s, by, at..end);
+        for (r, row) in self.matrix.chunks_exact_mut(self.columns).enumerate() {
+            if BY == ROWS {
+                factor = [s.splat(by[r]); N];
             }
+            let mut x = [s.splat(0.0); N];
+            load(s, &row[at..end], &mut x);
+            for (x, factor) in x.iter_mut().zip(factor) {
+                *x = s.mul(*x, factor);
+            }
+            store(s, &x, &mut row[at..end]);
         }
     }
 
-    /// What is written, in units of what is left.
+    /// What is written.
     #[inline(always)]
-    fn written<S: Lanes, const N: usize>(&self, s: S, at: Range<usize>, left: f32, y: &mut [[S::V; N]; W]) {
+    fn written<S: Lanes, const N: usize>(&self, s: S, at: Range<usize>, y: &mut [[S::V; N]; W]) {
         for m in 0..W {
             load(s, &self.written[m][at.clone()], &mut y[m]);
-            if left != 1.0 {
-                let grown = s.splat(1.0 / left);
-                for y in &mut y[m] {
-                    *y = s.mul(grown, *y);
-                }
-            }
         }
-    }
-
-    /// What was read, in units of what is left.
-    #[inline(always)]
-    fn found<S: Lanes, const N: usize>(&mut self, s: S, m: usize, at: Range<usize>, left: f32, sum: &[S::V; N]) {
-        let mut sum = *sum;
-        if left != 1.0 {
-            for sum in &mut sum {
-                *sum = s.mul(s.splat(left), *sum);
-            }
-        }
-        store(s, &sum, &mut self.out[m][at]);
     }
 
     /// The `i`th token has been read: what comes of it for the one after it, if there is one.
@@ -350,22 +369,15 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// The columns from `at` on: `N` vectors of them, or what there is of one. With `ONCE`, as [`Pass::pairs`], the matrix is decayed at the end.
+    /// The columns from `at` on: `N` vectors of them, or what there is of one; decayed first, at every token, unless by [`NONE`].
     #[inline(always)]
-    fn some<S: Lanes, const BY: u8, const ONCE: bool, const N: usize>(
-        &mut self,
-        s: S,
-        by: &[f32],
-        at: usize,
-        tokens: Range<usize>,
-    ) {
+    fn some<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
         let (rows, columns) = (self.rows, self.columns);
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
-        let mut left = 1.0;
+        let mut factor = factors::<S, BY, N>(s, by, at..end);
         for i in tokens {
             let t = self.token(i);
-            left = if ONCE { left * by[t] } else { 1.0 };
             let mut soon = Soon::none();
             if at == 0 {
                 self.ask.rows(i, &mut soon);
@@ -373,11 +385,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let soon = soon.ready(rows);
             let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
-            self.written(s, here.clone(), left, &mut y);
-            let mut factor = [s.splat(if BY == TOKEN { by[t] } else { 1.0 }); N];
-            if BY == COLUMNS {
-                load(s, &by[here.clone()], &mut factor);
-            }
+            self.written(s, here.clone(), &mut y);
             let (mut u, mut p) = ([&[][..]; W], [&[][..]; P]);
             for m in 0..W {
                 u[m] = &self.write[m][t * rows..(t + 1) * rows];
@@ -385,7 +393,6 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             for m in 0..P {
                 p[m] = &self.read[m][t * rows..(t + 1) * rows];
             }
-            let by_row = if BY == ROWS { &by[t * rows..(t + 1) * rows] } else { &[][..] };
             let mut sum = [[zero; N]; P];
             for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
                 soon.ask(r);
@@ -393,10 +400,10 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 if BY == ROWS {
-                    factor = [s.splat(by_row[r]); N];
+                    factor = [s.splat(by[r]); N];
                 }
                 for i in 0..N {
-                    x[i] = if ONCE { x[i] } else { s.mul(x[i], factor[i]) };
+                    x[i] = if BY == NONE { x[i] } else { s.mul(x[i], factor[i]) };
                 }
                 for m in 0..W {
                     let u = s.splat(u[m][r]);
@@ -413,12 +420,21 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 }
             }
             for m in 0..P {
-                self.found(s, m, here.clone(), left, &sum[m]);
+                store(s, &sum[m], &mut self.out[m][here.clone()]);
             }
             self.carry_on(s, i, at..end);
         }
-        self.decay_once(s, left, at..end);
     }
+}
+
+/// What some columns are multiplied with, where that is the same for all rows.
+#[inline(always)]
+fn factors<S: Lanes, const BY: u8, const N: usize>(s: S, by: &[f32], columns: Range<usize>) -> [S::V; N] {
+    let mut factors = [s.splat(if BY == WHOLE { by[0] } else { 1.0 }); N];
+    if BY == COLUMNS {
+        load(s, &by[columns], &mut factors);
+    }
+    factors
 }
 
 /// `N` vectors; the last one may be there in part, if it is the only one.

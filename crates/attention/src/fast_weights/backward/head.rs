@@ -8,10 +8,11 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::ByHead;
-use super::segment::{Segment, Shape, Shares, Through, take};
+use super::segment::{Segment, Shape, Shares, Through};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::forward::{Correct, Move, correct, times};
-use crate::fast_weights::pass::{Ask, Carry, Decay, Nothing, Pass, Step, read, transpose};
+use crate::fast_weights::decay::{Along, Cuts, scale, scale_into, take};
+use crate::fast_weights::forward::{Correct, Move, correct};
+use crate::fast_weights::pass::{Ask, Carry, Nothing, Pass, Step, read, transpose};
 use crate::sequences::Rows;
 
 /// One head of one sequence.
@@ -120,13 +121,16 @@ impl<'a> Head<'a, '_> {
         }
     }
 
-    /// What token `t` writes and what its gate leaves, as row `r` of the segment.
+    /// What token `t` writes and what its gate leaves, as row `r` of the segment: the next one.
     #[inline(always)]
     fn written<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
         let (x, h, Shape { k, v, gates, .. }) = (self.x, self.h, shape);
         x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
         math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
-        x.left(s, t, h, &mut rows.left[r * gates..(r + 1) * gates]);
+        let factors = &mut rows.factors[r * gates..(r + 1) * gates];
+        x.left(s, t, h, factors);
+        rows.runs.push(s, factors, false);
+        scale(s, rows.runs.grown(r), &mut rows.k[r * k..(r + 1) * k]);
     }
 
     /// Whether gradients to queries are looked at again, and scaled only then.
@@ -159,12 +163,14 @@ impl<'a> Head<'a, '_> {
         }
         for (j, first) in (0..total).step_by(most).enumerate() {
             let n = most.min(total - first);
+            rows.runs.clear();
             for r in 0..n {
                 let t = self.range.start + first + r;
                 self.written(s, shape, rows, (t, r));
                 let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
                 if at < total { self.dout(s, at, d_o) } else { d_o.fill(0.0) }
             }
+            rows.runs.end();
             let next = (self.range.start + first + n).min(self.range.end);
             let ask = Coming {
                 x,
@@ -175,9 +181,13 @@ impl<'a> Head<'a, '_> {
                 parts: [Some(&self.to.q).filter(|_| !past), None, None, None, None, None],
                 at: first,
             };
-            let (decay, pass) = (x.decay(rows.left, true), (n, v, k, false));
+            let (cuts, pass) = (rows.runs.cuts(Along::Columns), (n, v, k, false));
             let (written, out) = ([&mut *rows.k], [&mut *rows.dq]);
-            over(self.isa, pass, matrix, decay, [&*rows.v], written, [&*rows.d_o], out, Nothing, &ask);
+            over(self.isa, pass, matrix, cuts, [&*rows.v], written, [&*rows.d_o], out, Nothing, &ask);
+            if early {
+                // It belongs to the segment behind.
+                scale(s, rows.runs.left(n - 1), &mut rows.dq[(n - 1) * k..n * k]);
+            }
             for r in 0..n {
                 let at = first + r + usize::from(early);
                 if at < total {
@@ -203,7 +213,7 @@ impl<'a> Head<'a, '_> {
         w: &mut [f32],
         row: &mut [f32],
     ) {
-        let (x, h, Shape { most, k, v, gates, general, .. }) = (self.x, self.h, shape);
+        let (x, h, Shape { most, k, v, general, .. }) = (self.x, self.h, shape);
         let total = self.range.len();
         matrix.copy_from_slice(self.state);
         x.erasing(s, self.range.start, h, &mut row[..k]);
@@ -211,24 +221,32 @@ impl<'a> Head<'a, '_> {
         for (j, first) in (0..total).step_by(most).enumerate() {
             let n = most.min(total - first);
             transpose(s, matrix, v, &mut states[j * k * v..(j + 1) * k * v]);
+            rows.runs.clear();
             for r in 0..n {
                 let t = self.range.start + first + r;
                 self.written(s, shape, rows, (t, r));
                 rows.beta[r] = x.beta(t, h);
                 if general {
                     x.b(s, t, h, &mut rows.b[r * k..(r + 1) * k]);
+                    scale(s, rows.runs.grown(r), &mut rows.b[r * k..(r + 1) * k]);
                 }
                 if r > 0 {
-                    x.erasing_by(s, t, h, &rows.left[r * gates..(r + 1) * gates], &mut rows.a[(r - 1) * k..r * k]);
+                    let a = &mut rows.a[(r - 1) * k..r * k];
+                    x.erasing_by(s, t, h, rows.runs.entry(r), a);
+                    if general {
+                        scale(s, rows.runs.left(r - 1), a);
+                    }
                 }
             }
             let next = self.range.start + first + n;
             let last = &mut rows.a[(n - 1) * k..n * k];
             if next < self.range.end {
-                x.erasing(s, next, h, last)
+                x.erasing(s, next, h, last);
+                scale(s, rows.runs.left(n - 1), last);
             } else {
                 last.fill(0.0)
             }
+            rows.runs.end();
             let ask = Coming {
                 x,
                 h,
@@ -240,16 +258,16 @@ impl<'a> Head<'a, '_> {
             };
             let (known, out) = w.split_at_mut((first + 1) * v);
             let erased = &known[first * v..];
-            let decay = x.decay(rows.left, false);
+            let cuts = rows.runs.cuts(Along::Rows);
             let pass = (n, k, v, false);
             if general {
                 math::copy(s, erased, &mut rows.moved[..v]);
                 let (write, written) = ([&*rows.k, &*rows.b], [&mut *rows.v, &mut *rows.moved]);
-                over(self.isa, pass, matrix, decay, write, written, [&*rows.a], [out], Move, &ask);
+                over(self.isa, pass, matrix, cuts, write, written, [&*rows.a], [out], Move, &ask);
             } else {
                 correct(s, rows.beta[0], erased, &mut rows.v[..v]);
                 let carry = Correct { beta: rows.beta };
-                over(self.isa, pass, matrix, decay, [&*rows.k], [&mut *rows.v], [&*rows.a], [out], carry, &ask);
+                over(self.isa, pass, matrix, cuts, [&*rows.k], [&mut *rows.v], [&*rows.a], [out], carry, &ask);
             }
         }
     }
@@ -273,7 +291,7 @@ impl<'a> Head<'a, '_> {
         let (again, past) = (self.again() && !erases, self.past);
         let shift = usize::from(early);
         let mut through = Through::new(if x.g.is_some() { gates } else { 0 }, k);
-        // Its gradient, `[V, K]`, goes beside that of the state.
+        // The gradient to the state, `[K, V]` and `[V, K]`: behind a segment that times what the next token's gate leaves.
         transpose(s, self.d_state, v, transposed);
         rows.tokens = 0;
         for j in (0..total.div_ceil(most)).rev() {
@@ -292,7 +310,7 @@ impl<'a> Head<'a, '_> {
                 at: before,
             };
             // The values, and what was erased.
-            let decay = x.decay(&rows.left[gates..], false);
+            let cuts = rows.runs.cuts(Along::Rows);
             let queries = &rows.q[shift * k..];
             let d_out = &mut rows.d_o[shift * v..];
             let pass = (n, k, v, true);
@@ -300,18 +318,19 @@ impl<'a> Head<'a, '_> {
                 let carry = Back { beta: rows.beta };
                 let written = [d_out, &mut rows.dw[v..]];
                 let (write, read) = ([queries, &rows.a[k..]], [&*rows.k]);
-                over(isa, pass, self.d_state, decay, write, written, read, [&mut *rows.dv], carry, &ask);
+                over(isa, pass, self.d_state, cuts, write, written, read, [&mut *rows.dv], carry, &ask);
                 math::scale_into(s, -rows.beta[0], &rows.dv[..v], &mut rows.dw[..v]);
             } else if general {
                 let written = [d_out, &mut rows.dw[v..]];
                 let (write, read) = ([queries, &rows.a[k..]], [&*rows.k, &*rows.b]);
                 let out = [&mut *rows.dv, &mut *rows.moved];
-                over(isa, pass, self.d_state, decay, write, written, read, out, Move, &ask);
+                over(isa, pass, self.d_state, cuts, write, written, read, out, Move, &ask);
                 math::copy(s, &rows.moved[..v], &mut rows.dw[..v]);
             } else {
                 let out = [&mut *rows.dv];
-                over(isa, pass, self.d_state, decay, [queries], [d_out], [&*rows.k], out, Nothing, &ask);
+                over(isa, pass, self.d_state, cuts, [queries], [d_out], [&*rows.k], out, Nothing, &ask);
             }
+            let cuts = rows.runs.cuts(Along::Columns);
             // The queries, and what reads what is erased, from the state before the segment on.
             let state = match states.len() {
                 0 => &mut matrix[..],
@@ -320,18 +339,17 @@ impl<'a> Head<'a, '_> {
             let erased = if erases { &w[first * v..(first + n) * v] } else { &[] };
             if erases {
                 read(s, state, &rows.dw[..v], &mut rows.da[..k]);
-                let decay = x.decay(rows.left, true);
                 let (read, out) = ([&*rows.d_o, &rows.dw[v..]], [&mut *rows.dq, &mut rows.da[k..]]);
                 let pass = (n, v, k, false);
                 if general {
                     let (write, written) = ([&*rows.v, erased], [&mut *rows.k, &mut *rows.b]);
-                    over(isa, pass, state, decay, write, written, read, out, Nothing, &Nothing);
+                    over(isa, pass, state, cuts, write, written, read, out, Nothing, &Nothing);
                 } else {
-                    over(isa, pass, state, decay, [&*rows.v], [&mut *rows.k], read, out, Nothing, &Nothing);
+                    over(isa, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, Nothing, &Nothing);
                 }
             }
             if x.g.is_some() {
-                through.start([state, transposed], nth(rows.left, n, gates), k);
+                through.start([state, transposed], k);
                 if own {
                     through.add(s, nth(rows.a, n, k), nth(rows.da, n, k));
                 }
@@ -353,7 +371,6 @@ impl<'a> Head<'a, '_> {
                 ],
                 at: first,
             };
-            let decay = x.decay(&rows.left[gates..], true);
             let d_out = &rows.d_o[shift * v..];
             let queries = &mut rows.q[shift * k..];
             let pass = (n, v, k, true);
@@ -361,23 +378,20 @@ impl<'a> Head<'a, '_> {
                 let (write, written) = ([d_out, &rows.dw[v..]], [queries, &mut rows.a[k..]]);
                 if general {
                     let (read, out) = ([&*rows.v, erased], [&mut *rows.dk, &mut *rows.db]);
-                    over(isa, pass, transposed, decay, write, written, read, out, Nothing, &ask);
+                    over(isa, pass, transposed, cuts, write, written, read, out, Nothing, &ask);
                 } else {
                     let out = [&mut *rows.dk];
-                    over(isa, pass, transposed, decay, write, written, [&*rows.v], out, Nothing, &ask);
+                    over(isa, pass, transposed, cuts, write, written, [&*rows.v], out, Nothing, &ask);
                 }
             } else {
                 let out = [&mut *rows.dk];
-                over(isa, pass, transposed, decay, [d_out], [queries], [&*rows.v], out, Nothing, &ask);
+                over(isa, pass, transposed, cuts, [d_out], [queries], [&*rows.v], out, Nothing, &ask);
             }
             for r in (0..n).rev() {
                 self.token(s, shape, rows, (first + r, r), erased, &mut through, [&mut *row, &mut *product]);
             }
         }
-        // The first token's own decay and what it erased, which no token before it takes up.
-        for (i, d) in self.d_state.chunks_mut(v).enumerate() {
-            math::scale(s, rows.left[if gates == 1 { 0 } else { i }], d);
-        }
+        // What the first token read before it was written, which no token before it takes up.
         if erases {
             add_outer(s, &rows.a[..k], &rows.dw[..v], self.d_state);
         }
@@ -389,27 +403,34 @@ impl<'a> Head<'a, '_> {
     /// The rows of the tokens from `first` on.
     #[inline(always)]
     fn gather<S: Lanes>(&mut self, s: S, shape: Shape, rows: &mut Segment<'_>, first: usize, w: &[f32]) {
-        let (x, h, Shape { k, v, gates, erases, general, .. }) = (self.x, self.h, shape);
-        let read_again = self.again() && !erases;
+        let (x, h, Shape { k, v, erases, general, .. }) = (self.x, self.h, shape);
+        let (read_again, early) = (self.again() && !erases, x.bonus.is_some());
+        rows.runs.clear();
         for r in 0..rows.tokens {
             let (at, t) = (first + r, self.range.start + first + r);
-            let (of_key, of_value, of_gate) = (r * k..(r + 1) * k, r * v..(r + 1) * v, r * gates..(r + 1) * gates);
+            let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
             math::scale_into(s, x.scale, x.q(t, h), &mut rows.q[of_key.clone()]);
             self.written(s, shape, rows, (t, r));
+            let before = r.checked_sub(1).map_or(&[][..], |before| rows.runs.left(before));
+            scale(s, if early { before } else { rows.runs.left(r) }, &mut rows.q[of_key.clone()]);
             self.dout(s, at, &mut rows.d_o[of_value.clone()]);
             rows.beta[r] = x.beta(t, h);
             if read_again {
                 math::copy(s, self.to.q.row(at), &mut rows.dq[of_key.clone()]);
             }
             if erases {
-                x.erasing_by(s, t, h, &rows.left[of_gate], &mut rows.a[of_key.clone()]);
+                x.erasing_by(s, t, h, rows.runs.entry(r), &mut rows.a[of_key.clone()]);
             }
             if general {
-                x.b(s, t, h, &mut rows.b[of_key]);
+                let before = r.checked_sub(1).map_or(&[][..], |before| rows.runs.left(before));
+                scale(s, before, &mut rows.a[of_key.clone()]);
+                x.b(s, t, h, &mut rows.b[of_key.clone()]);
+                scale(s, rows.runs.grown(r), &mut rows.b[of_key]);
             } else if erases {
                 correct(s, rows.beta[r], &w[at * v..(at + 1) * v], &mut rows.v[of_value]);
             }
         }
+        rows.ready(s, shape, early);
     }
 
     /// What is left to be done for a token, `at` in the sequence and `r` in the segment: gates, strengths, bonus; and all goes where it belongs.
@@ -428,25 +449,39 @@ impl<'a> Head<'a, '_> {
         let (x, h, Shape { k, v, gates, erases, general, .. }) = (self.x, self.h, shape);
         let (of_key, of_value, of_gate) = (r * k..(r + 1) * k, r * v..(r + 1) * v, r * gates..(r + 1) * gates);
         let t = self.range.start + at;
-        let own = erases && !general;
-        let left = &rows.left[of_gate];
+        let (own, early) = (erases && !general, x.bonus.is_some());
         let by_key = &mut product[..k];
-        if own {
-            let da = &rows.da[of_key.clone()];
-            if gates == 1 { math::scale_into(s, left[0], da, by_key) } else { times(left, da, by_key) }
-        }
         if x.g.is_some() {
             let shares = Shares {
-                early: x.bonus.is_some(),
+                early,
                 q: [nth(rows.q, r, k), nth(rows.dq, r, k)],
                 k: [nth(rows.k, r, k), nth(rows.dk, r, k)],
-                own: own.then_some(&*by_key),
+                own: if own { Some([nth(rows.a, r, k), nth(rows.da, r, k)]) } else { None },
                 general: match general {
                     false => None,
                     true => Some([[nth(rows.a, r, k), nth(rows.da, r, k)], [nth(rows.b, r, k), nth(rows.db, r, k)]]),
                 },
             };
-            through.token(s, left, shares, self.to.g.row(at));
+            through.token(s, &rows.factors[of_gate], shares, self.to.g.row(at));
+            // From here on all is as it is, not as it was scaled.
+            let (here, grown) = (rows.runs.left(r), rows.runs.grown(r));
+            let before = r.checked_sub(1).map(|before| (rows.runs.left(before), rows.runs.grown(before)));
+            let (before, before_grown) = before.unwrap_or_default();
+            scale(s, grown, &mut rows.dk[of_key.clone()]);
+            if early {
+                scale(s, before, &mut rows.dq[of_key.clone()]);
+                scale(s, before_grown, &mut rows.q[of_key.clone()]);
+                scale(s, here, &mut rows.k[of_key.clone()]);
+            } else {
+                scale(s, here, &mut rows.dq[of_key.clone()]);
+            }
+            if general {
+                scale(s, before, &mut rows.da[of_key.clone()]);
+                scale(s, grown, &mut rows.db[of_key.clone()]);
+            }
+        }
+        if own {
+            scale_into(s, rows.runs.entry(r), &rows.da[of_key.clone()], by_key);
         }
         let (dq, dk, past) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()], self.past);
         if let Some(bonus) = &x.bonus {
@@ -517,7 +552,7 @@ fn over<C: Carry<W, P>, const W: usize, const P: usize>(
     isa: Isa,
     (tokens, rows, columns, back): (usize, usize, usize, bool),
     matrix: &mut [f32],
-    decay: Decay<'_>,
+    cuts: Cuts<'_>,
     write: [&[f32]; W],
     written: [&mut [f32]; W],
     read: [&[f32]; P],
@@ -525,5 +560,5 @@ fn over<C: Carry<W, P>, const W: usize, const P: usize>(
     carry: C,
     ask: &dyn Ask,
 ) {
-    isa.run(Pass { tokens, rows, columns, matrix, back, decay, write, written, read, out, carry, ask });
+    isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
 }

@@ -2,6 +2,8 @@
 
 use longreach_simd::{Lanes, math};
 
+use crate::fast_weights::decay::{Runs, scale, take};
+
 /// A gate that leaves less than this of the state leaves less than its rounding: its gradient is zero, and the sums that gates act through start
 /// anew, so that what rounding has added to them stays behind. `e⁻¹⁷`
 const NOTHING_LEFT: f32 = 4.14e-8;
@@ -10,6 +12,9 @@ const NOTHING_LEFT: f32 = 4.14e-8;
 const ROOM: usize = 72 * 1024;
 
 /// Rows of the tokens of a segment, in their order, and one more: that of the first token of the segment behind it, or of no token.
+///
+/// Rows as wide as a key are scaled for their step, as [`Runs`] has it, and so are gradients: what token `t` writes and what it reads with, in which
+/// row ever that is. Those of the first row that the token before it reads with are as they are: it is in another segment.
 pub(super) struct Segment<'m> {
     pub(super) tokens: usize,
     /// Queries times the scale.
@@ -18,7 +23,8 @@ pub(super) struct Segment<'m> {
     /// What is written: values, of which what is erased has been taken off where the own key erases.
     pub(super) v: &'m mut [f32],
     /// What gates leave.
-    pub(super) left: &'m mut [f32],
+    pub(super) factors: &'m mut [f32],
+    pub(super) runs: Runs<'m>,
     pub(super) d_o: &'m mut [f32],
     pub(super) a: &'m mut [f32],
     pub(super) b: &'m mut [f32],
@@ -52,36 +58,30 @@ pub(super) struct Shape {
 impl Shape {
     /// An even number of tokens whose rows, some six of a key and six of a value each, stay in the second cache.
     pub(super) fn tokens(k: usize, v: usize) -> usize {
-        (ROOM / (6 * (k + v)).max(1)).clamp(16, 128) / 2 * 2
+        (ROOM / (6 * (k + v)).max(1)).clamp(16, Runs::MOST) / 2 * 2
     }
 
     /// Numbers in all rows.
     pub(super) fn size(&self) -> usize {
         let Self { most, k, v, gates, erases, general } = *self;
         let erasing = if erases { 2 * k + v } else { 0 } + if general { 2 * k + v } else { 0 };
-        (most + 1) * (4 * k + 3 * v + gates + 1 + erasing)
+        (most + 1) * (4 * k + 3 * v + gates + 1 + erasing) + Runs::size(most, gates)
     }
-}
-
-/// So many numbers off the front.
-#[inline(always)]
-pub(super) fn take<'m>(rest: &mut &'m mut [f32], n: usize) -> &'m mut [f32] {
-    let (mine, others) = std::mem::take(rest).split_at_mut(n);
-    *rest = others;
-    mine
 }
 
 impl<'m> Segment<'m> {
     #[inline(always)]
     pub(super) fn new(shape: Shape, rest: &mut &'m mut [f32]) -> Self {
         let Shape { most, k, v, gates, erases, general } = shape;
+        let runs = Runs::new(most, gates, rest);
         let mut rows = |there: bool, width: usize| take(rest, if there { (most + 1) * width } else { 0 });
         Self {
             tokens: 0,
             q: rows(true, k),
             k: rows(true, k),
             v: rows(true, v),
-            left: rows(true, gates),
+            factors: rows(true, gates),
+            runs,
             d_o: rows(true, v),
             a: rows(erases, k),
             b: rows(general, k),
@@ -99,7 +99,7 @@ impl<'m> Segment<'m> {
     /// Makes room for the tokens before those that are here, whose first stays as the one behind them.
     #[inline(always)]
     pub(super) fn before<S: Lanes>(&mut self, s: S, tokens: usize, shape: Shape) {
-        let Shape { k, v, gates, .. } = shape;
+        let Shape { k, v, .. } = shape;
         let none = self.tokens == 0;
         let rows = [&mut *self.q, &mut *self.a, &mut *self.d_o, &mut *self.dw];
         for (rows, width) in rows.into_iter().zip([k, k, v, v]).filter(|(rows, _)| !rows.is_empty()) {
@@ -107,14 +107,17 @@ impl<'m> Segment<'m> {
             let last = &mut rest[(tokens - 1) * width..tokens * width];
             if none { last.fill(0.0) } else { math::copy(s, first, last) }
         }
-        let (first, rest) = self.left.split_at_mut(gates);
-        let last = &mut rest[(tokens - 1) * gates..tokens * gates];
-        if none {
-            last.fill(1.0)
-        } else {
-            last.copy_from_slice(first)
-        }
         self.tokens = tokens;
+    }
+
+    /// All its tokens have been gathered, `early` if queries read before a token is written: what stands for the one behind is scaled, and the last cut is made.
+    #[inline(always)]
+    pub(super) fn ready<S: Lanes>(&mut self, s: S, shape: Shape, early: bool) {
+        let (n, k) = (self.tokens, shape.k);
+        for rows in [early.then_some(&mut *self.q), shape.erases.then_some(&mut *self.a)].into_iter().flatten() {
+            scale(s, self.runs.left(n - 1), &mut rows[n * k..(n + 1) * k]);
+        }
+        self.runs.end();
     }
 }
 
@@ -132,8 +135,8 @@ pub(super) struct Shares<'a> {
     pub(super) early: bool,
     pub(super) q: [&'a [f32]; 2],
     pub(super) k: [&'a [f32]; 2],
-    /// What the own key read times what the gate leaves, which is part of the gradient to the key.
-    pub(super) own: Option<&'a [f32]>,
+    /// What the own key reads with, times the gate.
+    pub(super) own: Option<[&'a [f32]; 2]>,
     /// What reads the erased, and where it goes: the first is counted by the token before it.
     pub(super) general: Option<[[&'a [f32]; 2]; 2]>,
 }
@@ -143,9 +146,9 @@ impl Through {
         Self { sums: vec![0.0; gates], held: vec![0.0; if gates > 1 { k } else { 1 }] }
     }
 
-    /// Starts anew from a state and the gradient to the state after the next token, both `[V, K]`, and what that token's gate leaves.
+    /// Starts anew from a state and the gradient to the state after the next token, times what that token's gate leaves, both `[V, K]`.
     #[inline(always)]
-    pub(super) fn start(&mut self, states: [&[f32]; 2], left: &[f32], k: usize) {
+    pub(super) fn start(&mut self, states: [&[f32]; 2], k: usize) {
         let [state, d] = states.map(|x| x.chunks_exact(k));
         if let [sum] = &mut self.sums[..] {
             let mut partial = [0.0f64; 8];
@@ -156,7 +159,7 @@ impl Through {
                     }
                 }
             }
-            *sum = partial.iter().sum::<f64>() * f64::from(left[0]);
+            *sum = partial.iter().sum::<f64>();
             return;
         }
         self.sums.fill(0.0);
@@ -164,9 +167,6 @@ impl Through {
             for ((sum, state), d) in self.sums.iter_mut().zip(state).zip(d) {
                 *sum += f64::from(*state) * f64::from(*d);
             }
-        }
-        for (sum, left) in self.sums.iter_mut().zip(left) {
-            *sum *= f64::from(*left);
         }
     }
 
@@ -192,7 +192,7 @@ impl Through {
             let read = if of.early { 0.0 } else { f64::from(read) };
             *sum += counted + read - f64::from(math::dot(s, of.k[0], of.k[1]));
             if let Some(own) = of.own {
-                *sum += f64::from(math::dot(s, of.k[0], own));
+                *sum += f64::from(math::dot(s, own[0], own[1]));
             }
             if let Some([[a, da], [b, db]]) = of.general {
                 *held += math::dot(s, a, da);
@@ -211,7 +211,7 @@ impl Through {
             let (read, written) = (product(s, of.q, at), product(s, of.k, at));
             let mut share = s.sub(if of.early { s.splat(0.0) } else { read }, written);
             if let Some(own) = of.own {
-                share = s.fma(s.load_part(&of.k[0][at..]), s.load_part(&own[at..]), share);
+                share = s.add(share, product(s, own, at));
             }
             if of.early {
                 share = s.add(share, s.load_part(held));

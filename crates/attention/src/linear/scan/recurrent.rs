@@ -16,7 +16,7 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::{Dims, Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
-use crate::sequences::Rows;
+use crate::sequences::{Rows, together};
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -62,7 +62,7 @@ pub(super) fn one(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     // Heads that follow one another go together: their states are one piece of memory, which the processor sees coming.
-    let block = (b * h).div_ceil(4 * cx.team.threads()).max(1);
+    let block = together(b * h, k * v, cx);
     let whole = b * h / block * block;
     let (outs, rest_of_outs) = out.split_at_mut(whole * v);
     let (states, rest_of_states) = state.split_at_mut(whole * k * v);

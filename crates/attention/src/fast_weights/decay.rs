@@ -1,0 +1,213 @@
+//! Decay beside the matrix instead of in it.
+//!
+//! With `L_t` what is left, at token `t`, of the matrix as it was at the first token of a run, `S_t = L_t ⊙ S̃_t`, the matrix `S̃` is written to
+//! and read, but not decayed, whether the gate is one number a token or one a row:
+//!
+//! $$ \tilde S_t = \tilde S_{t-1} + (k_t / L_t)\,y_t^\top, \qquad S_t^\top p = \tilde S_t^\top (L_t \odot p). $$
+//!
+//! So what a token writes is divided, and what it reads with is multiplied, by its `L`: `K` numbers instead of `K V`. Gradients go the other way
+//! with the same numbers: `L_t ⊙ D_t`, the gradient to `S̃_t`, is written to by `L_t ⊙ q_t` and read by `k_t / L_t`. A run ends before anything of `L` falls
+//! below [`LEAST`]; between two runs, at a cut, the matrix is decayed for all of them at once. (Yang et al. 2024, GLA, §4.2, divide keys
+//! within a chunk.)
+
+use longreach_simd::{Lanes, math};
+
+/// The least that may be left of a matrix before its decay is taken into it.
+const LEAST: f32 = 1e-13;
+
+/// A place for a cut before each token and behind the last.
+const CUTS: usize = 129;
+
+/// Which way factors lie along the matrix.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Along {
+    Rows,
+    Columns,
+}
+
+/// Where the matrix itself is decayed, and by what.
+#[derive(Clone, Copy)]
+pub(super) struct Cuts<'a> {
+    /// Before which tokens; behind the last, if it is their number. Ascending.
+    at: &'a [u16],
+    /// A row for each of those tokens, by its place.
+    factors: &'a [f32],
+    /// Factors in a row: one, or one a row or column of the matrix.
+    width: usize,
+    pub(super) along: Along,
+}
+
+impl<'a> Cuts<'a> {
+    /// The `n`th cut in the order of a pass over so many tokens: how many of them come before it, and the factors.
+    #[inline(always)]
+    pub(super) fn get(&self, n: usize, tokens: usize, back: bool) -> Option<(usize, &'a [f32])> {
+        let place = if back { self.at.len().checked_sub(n + 1)? } else { n };
+        let at = usize::from(*self.at.get(place)?);
+        Some((if back { tokens - at } else { at }, &self.factors[at * self.width..(at + 1) * self.width]))
+    }
+
+    /// Whether there is one factor for the whole matrix.
+    #[inline(always)]
+    pub(super) fn whole(&self) -> bool {
+        self.width <= 1
+    }
+}
+
+/// The runs of some tokens.
+pub(super) struct Runs<'m> {
+    /// Factors a token: none, one, or one a channel of a key.
+    width: usize,
+    /// `L`, `[tokens, width]`
+    left: &'m mut [f32],
+    /// `1 / L`
+    grown: &'m mut [f32],
+    /// `L` of the token before times what this one leaves; behind the last token, its `L`.
+    entry: &'m mut [f32],
+    cuts: [u16; CUTS],
+    count: usize,
+    tokens: usize,
+}
+
+impl<'m> Runs<'m> {
+    /// The most tokens there can be.
+    pub(super) const MOST: usize = CUTS - 1;
+
+    /// How many numbers so many tokens need.
+    pub(super) fn size(tokens: usize, width: usize) -> usize {
+        (3 * tokens + 1) * width
+    }
+
+    #[inline(always)]
+    pub(super) fn new(tokens: usize, width: usize, rest: &mut &'m mut [f32]) -> Self {
+        let mut rows = |n: usize| take(rest, n * width);
+        let (left, grown, entry) = (rows(tokens), rows(tokens), rows(tokens + 1));
+        Self { width, left, grown, entry, cuts: [0; CUTS], count: 0, tokens: 0 }
+    }
+
+    /// Forgets all tokens.
+    #[inline(always)]
+    pub(super) fn clear(&mut self) {
+        (self.count, self.tokens) = (0, 0);
+    }
+
+    /// The next token, whose gate leaves so much; with a cut before it if that is asked for or needed.
+    #[inline(always)]
+    pub(super) fn push<S: Lanes>(&mut self, s: S, factors: &[f32], cut: bool) {
+        let (t, width) = (self.tokens, self.width);
+        self.tokens += 1;
+        if width == 0 {
+            return;
+        }
+        let (before, here) = self.left.split_at_mut(t * width);
+        let before = &before[t.saturating_sub(1) * width..];
+        let here = &mut here[..width];
+        let grown = &mut self.grown[t * width..(t + 1) * width];
+        let entry = &mut self.entry[t * width..(t + 1) * width];
+        let whole = width / S::LANES * S::LANES;
+        // What is no number is not enough.
+        let (one, mut enough, mut all) = (s.splat(1.0), s.splat(1.0), true);
+        for at in (0..whole).step_by(S::LANES) {
+            let mut x = s.load(&factors[at..]);
+            if t > 0 {
+                x = s.mul(x, s.load(&before[at..]));
+            }
+            s.store(&mut entry[at..], x);
+            s.store(&mut here[at..], x);
+            s.store(&mut grown[at..], s.div(one, x));
+            enough = s.select_lt(s.splat(LEAST), x, enough, s.splat(0.0));
+        }
+        for at in whole..width {
+            let x = if t > 0 { factors[at] * before[at] } else { factors[at] };
+            (entry[at], here[at], grown[at]) = (x, x, 1.0 / x);
+            all &= x > LEAST;
+        }
+        if cut || !all || whole > 0 && s.sum(enough) < S::LANES as f32 {
+            here.fill(1.0);
+            grown.fill(1.0);
+            self.cuts[self.count] = t as u16;
+            self.count += 1;
+        }
+    }
+
+    /// That was all: behind it the matrix is whole again.
+    #[inline(always)]
+    pub(super) fn end(&mut self) {
+        let (t, width) = (self.tokens, self.width);
+        let cut = self.count > 0 && usize::from(self.cuts[self.count - 1]) + 1 == t;
+        if width == 0 || t == 0 || cut {
+            return;
+        }
+        let last = &self.left[(t - 1) * width..t * width];
+        self.entry[t * width..(t + 1) * width].copy_from_slice(last);
+        self.cuts[self.count] = t as u16;
+        self.count += 1;
+    }
+
+    #[inline(always)]
+    pub(super) fn cuts(&self, along: Along) -> Cuts<'_> {
+        Cuts { at: &self.cuts[..self.count], factors: self.entry, width: self.width, along }
+    }
+
+    /// `L_t`: what the token reads with is multiplied by it.
+    #[inline(always)]
+    pub(super) fn left(&self, t: usize) -> &[f32] {
+        &self.left[t * self.width..(t + 1) * self.width]
+    }
+
+    /// `1 / L_t`: what the token writes is multiplied by it.
+    #[inline(always)]
+    pub(super) fn grown(&self, t: usize) -> &[f32] {
+        &self.grown[t * self.width..(t + 1) * self.width]
+    }
+
+    /// `L_{t-1}` times what the gate of token `t` leaves, which is `L_t` if there is no cut between them.
+    #[inline(always)]
+    pub(super) fn entry(&self, t: usize) -> &[f32] {
+        &self.entry[t * self.width..(t + 1) * self.width]
+    }
+}
+
+/// `x ← by ⊙ x`, where `by` has a number for each, one for all, or none: then `x` stays as it is.
+#[inline(always)]
+pub(super) fn scale<S: Lanes>(s: S, by: &[f32], x: &mut [f32]) {
+    match by {
+        [] => return,
+        [by] => return math::scale(s, *by, x),
+        _ => {}
+    }
+    let (mut x, mut by) = (x.chunks_exact_mut(S::LANES), by.chunks_exact(S::LANES));
+    for (x, by) in x.by_ref().zip(by.by_ref()) {
+        s.store(x, s.mul(s.load(by), s.load(x)));
+    }
+    for (x, by) in x.into_remainder().iter_mut().zip(by.remainder()) {
+        *x *= by;
+    }
+}
+
+/// `out ← by ⊙ x`, as [`scale`].
+#[inline(always)]
+pub(super) fn scale_into<S: Lanes>(s: S, by: &[f32], x: &[f32], out: &mut [f32]) {
+    match by {
+        [] => math::copy(s, x, out),
+        [by] => math::scale_into(s, *by, x, out),
+        _ => {
+            let (mut out, mut x) = (out.chunks_exact_mut(S::LANES), x.chunks_exact(S::LANES));
+            let mut by = by.chunks_exact(S::LANES);
+            for ((out, x), by) in out.by_ref().zip(x.by_ref()).zip(by.by_ref()) {
+                s.store(out, s.mul(s.load(by), s.load(x)));
+            }
+            let rest = x.remainder().iter().zip(by.remainder());
+            for (out, (x, by)) in out.into_remainder().iter_mut().zip(rest) {
+                *out = by * x;
+            }
+        }
+    }
+}
+
+/// So many numbers off the front.
+#[inline(always)]
+pub(super) fn take<'m>(rest: &mut &'m mut [f32], n: usize) -> &'m mut [f32] {
+    let (mine, others) = std::mem::take(rest).split_at_mut(n);
+    *rest = others;
+    mine
+}
