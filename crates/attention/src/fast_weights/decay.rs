@@ -66,6 +66,8 @@ pub(super) struct Runs<'m> {
     cuts: [u16; CUTS],
     count: usize,
     tokens: usize,
+    /// Whether some gate was above 0.
+    pub(super) above: bool,
 }
 
 impl<'m> Runs<'m> {
@@ -81,7 +83,7 @@ impl<'m> Runs<'m> {
     pub(super) fn new(tokens: usize, width: usize, rest: &mut &'m mut [f32]) -> Self {
         let mut rows = |n: usize| take(rest, n * width);
         let (left, grown, entry) = (rows(tokens), rows(tokens), rows(tokens + 1));
-        Self { width, left, grown, entry, cuts: [0; CUTS], count: 0, tokens: 0 }
+        Self { width, left, grown, entry, cuts: [0; CUTS], count: 0, tokens: 0, above: false }
     }
 
     /// Forgets all tokens.
@@ -90,9 +92,9 @@ impl<'m> Runs<'m> {
         (self.count, self.tokens) = (0, 0);
     }
 
-    /// The next token, whose gate leaves so much; with a cut before it if that is asked for or needed.
+    /// The next token with its gates, logarithms, and a cut before it if that is asked for or needed; what they leave goes to `factors`, if there is room.
     #[inline(always)]
-    pub(super) fn push<S: Lanes>(&mut self, s: S, factors: &[f32], cut: bool) {
+    pub(super) fn push<S: Lanes>(&mut self, s: S, gates: &[f32], factors: &mut [f32], cut: bool) {
         let (t, width) = (self.tokens, self.width);
         self.tokens += 1;
         if width == 0 {
@@ -100,28 +102,44 @@ impl<'m> Runs<'m> {
         }
         let (before, here) = self.left.split_at_mut(t * width);
         let before = &before[t.saturating_sub(1) * width..];
-        let here = &mut here[..width];
+        let (gates, here) = (&gates[..width], &mut here[..width]);
         let grown = &mut self.grown[t * width..(t + 1) * width];
         let entry = &mut self.entry[t * width..(t + 1) * width];
         let whole = width / S::LANES * S::LANES;
-        // What is no number is not enough.
-        let (one, mut enough, mut all) = (s.splat(1.0), s.splat(1.0), true);
+        // What is no number is not enough, nor is what belongs to no gate.
+        let (zero, one) = (s.splat(0.0), s.splat(1.0));
+        let (mut enough, mut all) = (one, true);
         for at in (0..whole).step_by(S::LANES) {
-            let mut x = s.load(&factors[at..]);
+            let gate = s.load(&gates[at..]);
+            let mut x = math::exp(s, gate);
+            if !factors.is_empty() {
+                s.store(&mut factors[at..], x);
+            }
             if t > 0 {
                 x = s.mul(x, s.load(&before[at..]));
             }
             s.store(&mut entry[at..], x);
             s.store(&mut here[at..], x);
             s.store(&mut grown[at..], s.div(one, x));
-            enough = s.select_lt(s.splat(LEAST), x, enough, s.splat(0.0));
+            enough = s.select_lt(s.splat(LEAST), x, enough, zero);
+            enough = s.select_lt(zero, gate, zero, enough);
         }
-        for at in whole..width {
-            let x = if t > 0 { factors[at] * before[at] } else { factors[at] };
-            (entry[at], here[at], grown[at]) = (x, x, 1.0 / x);
-            all &= x > LEAST;
+        if whole < width {
+            let mut rest = [0.0; 16];
+            s.store(&mut rest, math::exp(s, s.load_part(&gates[whole..])));
+            for (at, mut x) in (whole..width).zip(rest) {
+                if !factors.is_empty() {
+                    factors[at] = x;
+                }
+                if t > 0 {
+                    x *= before[at];
+                }
+                (entry[at], here[at], grown[at]) = (x, x, 1.0 / x);
+                all &= x > LEAST && gates[at] <= 0.0;
+            }
         }
         if cut || !all || whole > 0 && s.sum(enough) < S::LANES as f32 {
+            self.above |= gates.iter().any(|gate| *gate > 0.0);
             here.fill(1.0);
             grown.fill(1.0);
             self.cuts[self.count] = t as u16;
@@ -201,6 +219,25 @@ pub(super) fn scale_into<S: Lanes>(s: S, by: &[f32], x: &[f32], out: &mut [f32])
                 *out = by * x;
             }
         }
+    }
+}
+
+/// `out ← scale · by ⊙ x`, as [`scale`].
+#[inline(always)]
+pub(super) fn scale_twice_into<S: Lanes>(s: S, scale: f32, by: &[f32], x: &[f32], out: &mut [f32]) {
+    let by = match by {
+        [] => return math::scale_into(s, scale, x, out),
+        [by] => return math::scale_into(s, scale * by, x, out),
+        _ => by,
+    };
+    let (mut out, mut x) = (out.chunks_exact_mut(S::LANES), x.chunks_exact(S::LANES));
+    let mut by = by.chunks_exact(S::LANES);
+    for ((out, x), by) in out.by_ref().zip(x.by_ref()).zip(by.by_ref()) {
+        s.store(out, s.mul(s.mul(s.splat(scale), s.load(by)), s.load(x)));
+    }
+    let rest = x.remainder().iter().zip(by.remainder());
+    for (out, (x, by)) in out.into_remainder().iter_mut().zip(rest) {
+        *out = scale * by * x;
     }
 }
 

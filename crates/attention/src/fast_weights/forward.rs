@@ -1,6 +1,7 @@
 //! Token by token.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use longreach_simd::cache::{HELD, Soon, settle};
 use longreach_simd::split::Part;
@@ -8,7 +9,7 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::decay::{Along, Runs, scale, scale_into, take};
+use super::decay::{Along, Runs, scale, scale_into, scale_twice_into};
 use super::pass::{Ask, Carry, Nothing, Pass, Step, read};
 use super::{Dims, Inputs, Tokens};
 use crate::sequences::together;
@@ -22,6 +23,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let input = Tokens::of(x, state.shape(), cx)?;
     let Dims { b, t, h, k, v, .. } = input.dims;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
+    let before = if input.by_key && t > v { state.to_vec() } else { Vec::new() };
     let mut out = memory::unwritten(b * t * h * v);
     let numbers = out.len();
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
@@ -41,6 +43,10 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
         }
     }
     cx.team.for_each(tasks, |heads| cx.isa.run(heads));
+    if input.above.load(Ordering::Relaxed) {
+        state.copy_from_slice(&before);
+        x.check(&x.state_shape())?;
+    }
     Array4::from_shape_vec((b, t, h, v), out).map_err(|_| Error::Layout { op: x.op, input: "v" })
 }
 
@@ -138,7 +144,7 @@ impl Kernel for Heads<'_, '_> {
         let Self { x, isa, ref range, ref heads, past, .. } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let most = TOKENS.min(range.len());
-        let numbers = most * (4 * k + 4 * v + 1) + Runs::size(most, gates) + gates + k + heads.len() * v;
+        let numbers = most * (4 * k + 4 * v + 1) + Runs::size(most, gates) + k + heads.len() * v;
         let scratch = &mut Scratch::new(numbers);
         let (q, rest) = scratch.split_at_mut(most * k);
         let (keys, rest) = rest.split_at_mut(most * k);
@@ -150,7 +156,6 @@ impl Kernel for Heads<'_, '_> {
         let (erased, rest) = rest.split_at_mut(most * v);
         let (beta, mut rest) = rest.split_at_mut(most);
         let mut runs = Runs::new(most, gates, &mut rest);
-        let factors = take(&mut rest, gates);
         let (row, carries) = rest.split_at_mut(k);
         let (early, general) = (x.bonus.is_some(), x.erase.is_some());
         if range.is_empty() {
@@ -173,19 +178,16 @@ impl Kernel for Heads<'_, '_> {
             let n = tokens.len();
             runs.clear();
             for (r, t) in tokens.clone().enumerate() {
-                x.key(s, t, h, &mut keys[r * k..(r + 1) * k]);
+                // A token alone is decayed as it passes.
+                runs.push(s, x.gates(t, h), &mut [], range.len() == 1);
+                x.key(s, t, h, runs.grown(r), &mut keys[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
                 let q = &mut q[r * k..(r + 1) * k];
-                match early {
-                    true if t + 1 == range.end => q.fill(0.0),
-                    true => math::scale_into(s, x.scale, x.q(t + 1, h), q),
-                    false => math::scale_into(s, x.scale, x.q(t, h), q),
+                if early && t + 1 == range.end {
+                    q.fill(0.0);
+                } else {
+                    scale_twice_into(s, x.scale, runs.left(r), x.q(t + usize::from(early), h), q);
                 }
-                x.left(s, t, h, factors);
-                // A token alone is decayed as it passes.
-                runs.push(s, factors, range.len() == 1);
-                scale(s, runs.left(r), q);
-                scale(s, runs.grown(r), &mut keys[r * k..(r + 1) * k]);
                 if x.erases() {
                     beta[r] = x.beta(t, h);
                     if r > 0 {
@@ -261,6 +263,9 @@ impl Kernel for Heads<'_, '_> {
             }
             let last = (n - 1) * v..n * v;
             carried.copy_from_slice(if early { &out[last] } else { &erased[last] });
+        }
+        if runs.above {
+            x.above.store(true, Ordering::Relaxed);
         }
         if past {
             settle();

@@ -185,6 +185,8 @@ struct Tokens<'a> {
     /// `[H K]`
     bonus: Option<Cow<'a, [f32]>>,
     scale: f32,
+    /// Whether a gate above 0 has been met: where there are many, they are looked at when they are used.
+    above: AtomicBool,
 }
 
 impl<'a> Tokens<'a> {
@@ -196,8 +198,9 @@ impl<'a> Tokens<'a> {
             Gate::Token(g) => Some(Rows::of(op, "g", g)?),
             Gate::Key(g) | Gate::LetIn(g) => Some(Rows::of(op, "g", g)?),
         };
-        let above = AtomicBool::new(false);
-        if let Some(g) = &g {
+        let (above, by_key) = (AtomicBool::new(false), matches!(x.gate, Gate::Key(_) | Gate::LetIn(_)));
+        // Few, if there is one for all channels, or fewer tokens than rows of a state.
+        if let Some(g) = g.as_ref().filter(|_| !by_key || dims.t <= dims.v) {
             let all = dims.b * dims.t;
             cx.team.run(all.div_ceil(256), |i| {
                 let mut tokens = i * 256..(i * 256 + 256).min(all);
@@ -222,14 +225,22 @@ impl<'a> Tokens<'a> {
             k: Rows::of(op, "k", &x.k)?,
             v: Rows::of(op, "v", &x.v)?,
             g,
-            by_key: matches!(x.gate, Gate::Key(_) | Gate::LetIn(_)),
+            by_key,
             let_in: matches!(x.gate, Gate::LetIn(_)),
             beta,
             erase,
             rate: matches!(x.erase, Erase::Rate { .. }),
             bonus: x.bonus.as_ref().map(contiguous),
             scale: x.scale,
+            above: AtomicBool::new(false),
         })
+    }
+
+    /// The gates of a token and head, logarithms; nothing where there are none.
+    #[inline(always)]
+    fn gates(&self, t: usize, h: usize) -> &'a [f32] {
+        let width = self.gate_width();
+        self.g.as_ref().map_or(&[], |g| &g.get(t)[h * width..(h + 1) * width])
     }
 
     /// Whether something is erased.
@@ -266,16 +277,17 @@ impl<'a> Tokens<'a> {
         &rows.get(t)[h * self.dims.v..(h + 1) * self.dims.v]
     }
 
-    /// The key.
+    /// The key, times `by`.
     #[inline(always)]
-    fn key<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+    fn key<S: Lanes>(&self, s: S, t: usize, h: usize, by: &[f32], out: &mut [f32]) {
         let Some(g) = self.g.as_ref().filter(|_| self.let_in) else {
-            return math::copy(s, self.k(t, h), out);
+            return decay::scale_into(s, by, self.k(t, h), out);
         };
         let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
         for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
             s.store_part(out, s.sub(s.splat(0.0), math::exp_m1(s, s.load_part(g))));
         }
+        decay::scale(s, by, out);
     }
 
     /// `b_t`: where what is erased goes, if not to the own key.

@@ -17,6 +17,8 @@ use super::decay::{Along, Cuts};
 /// The most vectors of a row that are taken at a time, and as many as there always is room for.
 const WIDE: usize = 4;
 const HALF: usize = WIDE / 2;
+/// Rows of the matrix between two times that memory is asked for something.
+const APART: usize = 8;
 
 /// What `W` writes and `P` reads a token do to the matrix.
 pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
@@ -201,7 +203,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         let zero = s.splat(0.0);
         for i in tokens.step_by(G) {
             let soon = self.soon::<G>(i, at);
-            let soon = soon.ready(rows);
+            let soon = soon.ready(rows.div_ceil(APART));
             let columns = self.columns_of::<G>(i, &(at..end));
             let (u, p) = (self.rows_of::<W, G>(&self.write, i), self.rows_of::<P, G>(&self.read, i));
             let (mut y, mut sum) = ([[[zero; N]; W]; G], [[[zero; N]; P]; G]);
@@ -209,7 +211,9 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 self.written(s, columns[g].clone(), &mut y[g]);
             }
             for (r, row) in (0..rows).zip(self.matrix.chunks_exact_mut(self.columns)) {
-                soon.ask(r);
+                if r.is_multiple_of(APART) {
+                    soon.ask(r / APART);
+                }
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
@@ -258,7 +262,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         for i in tokens.clone().step_by(2) {
             let [a, b] = [i, i + 1].map(|i| self.token(i));
             let soon = self.soon::<2>(i, at);
-            let soon = soon.ready(rows);
+            let soon = soon.ready(rows.div_ceil(APART));
             let [of_a, of_b] = self.columns_of::<2>(i, &(at..end));
             let (u, p) = (self.rows_of::<W, 2>(&self.write, i), self.rows_of::<P, 2>(&self.read, i));
             let (mut y_a, mut y_b) = ([[zero; N]; W], [[zero; N]; W]);
@@ -279,7 +283,9 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
             ahead = [zero; N];
             for (r, row) in (0..rows).zip(self.matrix.chunks_exact_mut(self.columns)) {
-                soon.ask(r);
+                if r.is_multiple_of(APART) {
+                    soon.ask(r / APART);
+                }
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);
@@ -382,7 +388,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             if at == 0 {
                 self.ask.rows(i, &mut soon);
             }
-            let soon = soon.ready(rows);
+            let soon = soon.ready(rows.div_ceil(APART));
             let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
             self.written(s, here.clone(), &mut y);
@@ -395,7 +401,9 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             }
             let mut sum = [[zero; N]; P];
             for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
-                soon.ask(r);
+                if r.is_multiple_of(APART) {
+                    soon.ask(r / APART);
+                }
                 let row = &mut row[at..end];
                 let mut x = [zero; N];
                 load(s, row, &mut x);

@@ -1,6 +1,7 @@
 //! One head of one sequence.
 
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 
 use longreach_simd::cache::{Soon, settle};
 use longreach_simd::split::Part;
@@ -10,7 +11,7 @@ use longreach_simd::{Isa, Kernel, Lanes, math};
 use super::ByHead;
 use super::segment::{Segment, Shape, Shares, Through};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::decay::{Along, Cuts, scale, scale_into, take};
+use crate::fast_weights::decay::{Along, Cuts, scale, scale_into, scale_twice_into, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
 use crate::fast_weights::pass::{Ask, Carry, Nothing, Pass, Step, read, transpose};
 use crate::sequences::Rows;
@@ -103,6 +104,9 @@ impl Kernel for Head<'_, '_> {
             self.queries(s, shape, &mut rows, matrix, states, row);
         }
         self.sweep(s, shape, &mut rows, [matrix, other], states, w, [row, product]);
+        if rows.runs.above {
+            self.x.above.store(true, Ordering::Relaxed);
+        }
         if self.past {
             settle();
         }
@@ -125,12 +129,9 @@ impl<'a> Head<'a, '_> {
     #[inline(always)]
     fn written<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
         let (x, h, Shape { k, v, gates, .. }) = (self.x, self.h, shape);
-        x.key(s, t, h, &mut rows.k[r * k..(r + 1) * k]);
+        rows.runs.push(s, x.gates(t, h), &mut rows.factors[r * gates..(r + 1) * gates], false);
+        x.key(s, t, h, rows.runs.grown(r), &mut rows.k[r * k..(r + 1) * k]);
         math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
-        let factors = &mut rows.factors[r * gates..(r + 1) * gates];
-        x.left(s, t, h, factors);
-        rows.runs.push(s, factors, false);
-        scale(s, rows.runs.grown(r), &mut rows.k[r * k..(r + 1) * k]);
     }
 
     /// Whether gradients to queries are looked at again, and scaled only then.
@@ -409,10 +410,10 @@ impl<'a> Head<'a, '_> {
         for r in 0..rows.tokens {
             let (at, t) = (first + r, self.range.start + first + r);
             let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
-            math::scale_into(s, x.scale, x.q(t, h), &mut rows.q[of_key.clone()]);
             self.written(s, shape, rows, (t, r));
             let before = r.checked_sub(1).map_or(&[][..], |before| rows.runs.left(before));
-            scale(s, if early { before } else { rows.runs.left(r) }, &mut rows.q[of_key.clone()]);
+            let by = if early { before } else { rows.runs.left(r) };
+            scale_twice_into(s, x.scale, by, x.q(t, h), &mut rows.q[of_key.clone()]);
             self.dout(s, at, &mut rows.d_o[of_value.clone()]);
             rows.beta[r] = x.beta(t, h);
             if read_again {

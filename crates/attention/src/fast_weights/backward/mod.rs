@@ -12,6 +12,8 @@
 //!
 //! Of the states one a segment is kept, `K V` numbers for 16 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
 
+use std::sync::atomic::Ordering;
+
 use longreach_simd::cache::HELD;
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, memory};
@@ -90,6 +92,9 @@ pub(crate) fn backward_times(
             }
         }
         cx.team.for_each(tasks, |head| cx.isa.run(head));
+    }
+    if input.above.load(Ordering::Relaxed) {
+        x.check(&x.state_shape())?;
     }
     let shaped = |x: Vec<f32>, width: usize| {
         let there = if x.is_empty() { 0 } else { t };
