@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
-use longreach_attention::linear::{gla, hgrn2, retention, rwkv6, scan};
+use longreach_attention::linear::{gla, hgrn2, linear_attention, mamba2, retention, rwkv5, rwkv6, scan};
 use longreach_attention::{Error, Sequences};
 use longreach_simd::Cx;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayViewMut4};
@@ -43,9 +43,10 @@ const VALUE: usize = 40;
 macro_rules! both {
     ($cx:expr, $name:ident, $x:expr) => {{
         let (x, cx) = ($x, $cx);
+        let shape = x.state_shape();
         let step: Into<'_> = Box::new(move |state, out| $name::step_into(&x, state, out, cx));
         let recurrent: Whole<'_> = Box::new(move |state| $name::recurrent(&x, state, cx));
-        (stringify!($name), step, recurrent)
+        (stringify!($name), shape, step, recurrent)
     }};
 }
 
@@ -62,10 +63,13 @@ fn a_step_allocates_nothing() {
         (Array2::from_elem((HEADS, KEY), 0.4), Array1::from_elem(HEADS, -0.3), Array1::from_elem(HEADS, 0.7));
     let (q, k, v, g, a, rate) = (q.view(), k.view(), v.view(), g.view(), a.view(), rate.view());
     let (of_token, beta) = (of_token.view(), beta.view());
+    let negative = u.mapv(|u| -u);
     let (scale, sequences) = (0.2, Sequences::Batch);
+    let (dt_bias, dt_limit, d) = (skip.view(), (0.0, f32::INFINITY), skip.view());
+    let (map, normalize, causal) = (linear_attention::Map::Elu, Some(linear_attention::EPSILON), true);
     for threads in [1, 2] {
         let cx = &Cx::new(threads);
-        let (gate, strength, skip) = (Some(of_token), Some(beta), Some(skip.view()));
+        let (gate, strength, skip) = (Some(of_token), Some(beta), Some(d));
         let cases = [
             both!(cx, scan, scan::Inputs { q, k, v, g: gate, beta: strength, skip, scale, sequences }),
             both!(cx, retention, retention::Inputs { q, k, v, g: of_head.view(), scale, sequences }),
@@ -77,18 +81,36 @@ fn a_step_allocates_nothing() {
             both!(cx, kda, kda::Inputs { q, k, v, g, beta, scale, sequences }),
             both!(cx, rwkv7, rwkv7::Inputs { q, k, v, g, kappa: a, a: rate, scale, sequences }),
             both!(cx, dplr, dplr::Inputs { q, k, v, a, b: rate, g, scale, sequences }),
+            both!(cx, rwkv5, rwkv5::Inputs { q, k, v, g: negative.view(), u: u.view(), scale, sequences }),
+            both!(
+                cx,
+                mamba2,
+                mamba2::Inputs { x: v, dt: beta, dt_bias, dt_limit, a: of_head.view(), b: k, c: q, d, sequences }
+            ),
+            both!(
+                cx,
+                linear_attention,
+                linear_attention::Inputs { q, k, v, map, normalize, causal, scale: 0.2, sequences }
+            ),
         ];
-        for (name, step, recurrent) in &cases {
-            let mut state = Array4::from_shape_fn((BATCH, HEADS, KEY, VALUE), |(b, h, k, v)| {
-                0.01 * ((b * 5 + h * 3 + k * 11 + v) as f32).cos()
-            });
+        for (name, shape, step, recurrent) in &cases {
+            // Sums that divide are positive.
+            let mut state =
+                Array4::from_shape_fn(*shape, |(b, h, k, v)| 0.1 + 0.01 * ((b * 5 + h * 3 + k * 11 + v) as f32).cos());
             let mut other = state.clone();
             let mut out = vec![0.0; BATCH * HEADS * VALUE];
             // Working memory is handed out once to every thread that has not had any; which thread takes part is chance.
             for n in 0..3 {
                 step(state.view_mut(), &mut out).expect(name);
                 let whole = recurrent(other.view_mut()).expect(name);
-                assert_eq!(whole.as_slice().expect("contiguous"), out, "{name}, step {n}, {threads} threads");
+                let whole = whole.as_slice().expect("contiguous");
+                if *name == "linear_attention" {
+                    // Its denominator is summed in another order.
+                    let far = whole.iter().zip(&out).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(far < 1e-6, "{name}, step {n}, {threads} threads: {far} apart");
+                } else {
+                    assert_eq!(whole, out, "{name}, step {n}, {threads} threads");
+                }
                 assert_eq!(state, other, "{name}, step {n}, {threads} threads");
             }
             // With more than one thread the working memory of the second may come late.

@@ -12,8 +12,8 @@
 
 use longreach_simd::{Lanes, math};
 
-/// The least that may be left of a matrix before its decay is taken into it.
-const LEAST: f32 = 1e-13;
+/// The least that may be left of a matrix before its decay is taken into it, `e⁻¹⁷`; a gate that leaves less leaves less than the state's rounding.
+pub(super) const LEAST: f32 = 4.14e-8;
 
 /// A place for a cut before each token and behind the last.
 const CUTS: usize = 129;
@@ -164,6 +164,12 @@ impl<'m> Runs<'m> {
     #[inline(always)]
     pub(super) fn cuts(&self, along: Along) -> Cuts<'_> {
         Cuts { at: &self.cuts[..self.count], factors: self.entry, width: self.width, along }
+    }
+
+    /// Whether there is a cut before the token.
+    #[inline(always)]
+    pub(super) fn is_cut(&self, t: usize) -> bool {
+        self.cuts[..self.count].iter().any(|cut| usize::from(*cut) == t)
     }
 
     /// `L_t`: what the token reads with is multiplied by it.

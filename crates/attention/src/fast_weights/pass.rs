@@ -89,7 +89,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        let mut at = 0;
+        let mut at = if self.tokens == 1 { self.alone(s) } else { 0 };
         // One write and one read take four tokens of half as many columns instead; two of each need the registers for two tokens.
         let wide = S::LANES >= 16 && (2..4).contains(&(W * P));
         while wide && at + WIDE * S::LANES <= self.columns {
@@ -152,6 +152,28 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 return;
             }
         }
+    }
+
+    /// The only token there is, which is decayed as it passes: whole vectors of whole rows, as they lie in memory. Up to which column it was done.
+    #[inline(always)]
+    fn alone<S: Lanes>(&mut self, s: S) -> usize {
+        let cuts = self.cuts;
+        let (first, second) = (cuts.get(0, 1, self.back), cuts.get(1, 1, self.back));
+        let by = first.filter(|(place, _)| *place == 0).map_or(&[][..], |(_, by)| by);
+        if second.is_some() || first.is_some() && by.is_empty() {
+            return 0;
+        }
+        let mut at = 0;
+        while at + WIDE * S::LANES <= self.columns {
+            match cuts.along {
+                _ if by.is_empty() => self.some::<S, NONE, WIDE>(s, by, at, 0..1),
+                _ if cuts.whole() => self.some::<S, WHOLE, WIDE>(s, by, at, 0..1),
+                Along::Rows => self.some::<S, ROWS, WIDE>(s, by, at, 0..1),
+                Along::Columns => self.some::<S, COLUMNS, WIDE>(s, by, at, 0..1),
+            }
+            at += WIDE * S::LANES;
+        }
+        at
     }
 
     /// Where the `i`th token of the pass stands.

@@ -463,7 +463,8 @@ impl<'a> Head<'a, '_> {
                     true => Some([[nth(rows.a, r, k), nth(rows.da, r, k)], [nth(rows.b, r, k), nth(rows.db, r, k)]]),
                 },
             };
-            through.token(s, &rows.factors[of_gate], shares, self.to.g.row(at));
+            let gate = (&rows.factors[of_gate], rows.runs.is_cut(r));
+            through.token(s, gate, shares, self.to.g.row(at));
             // From here on all is as it is, not as it was scaled.
             let (here, grown) = (rows.runs.left(r), rows.runs.grown(r));
             let before = r.checked_sub(1).map(|before| (rows.runs.left(before), rows.runs.grown(before)));

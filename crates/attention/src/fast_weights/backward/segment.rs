@@ -2,11 +2,7 @@
 
 use longreach_simd::{Lanes, math};
 
-use crate::fast_weights::decay::{Runs, scale, take};
-
-/// A gate that leaves less than this of the state leaves less than its rounding: its gradient is zero, and the sums that gates act through start
-/// anew, so that what rounding has added to them stays behind. `e⁻¹⁷`
-const NOTHING_LEFT: f32 = 4.14e-8;
+use crate::fast_weights::decay::{LEAST, Runs, scale, take};
 
 /// Numbers that there is room for in the second cache, beside those that come next.
 const ROOM: usize = 72 * 1024;
@@ -121,13 +117,24 @@ impl<'m> Segment<'m> {
     }
 }
 
-/// How a gate acts through sums: one for each channel of a key, or one for all.
+/// How a gate acts through sums: one for each channel of a key, or one for all. They are f64, to which what some tokens add is added at a time.
+///
+/// A gate that leaves less than [`LEAST`] leaves less than the state's rounding: its gradient is zero, and its sum starts anew, so that what rounding has
+/// added stays behind.
 pub(super) struct Through {
     /// `X_t`, that of one gate in the first place.
     sums: Vec<f64>,
+    /// The same, rounded, and what tokens have added since.
+    rounded: Vec<f32>,
+    added: Vec<f32>,
+    /// How many tokens those were.
+    tokens: usize,
     /// What a token leaves to be counted by the one before it.
     held: Vec<f32>,
 }
+
+/// How many tokens' shares are summed in f32, whose rounding is that of the shares themselves.
+const TOGETHER: usize = 16;
 
 /// What a token adds to the sums, gradients with what they belong to.
 pub(super) struct Shares<'a> {
@@ -143,7 +150,25 @@ pub(super) struct Shares<'a> {
 
 impl Through {
     pub(super) fn new(gates: usize, k: usize) -> Self {
-        Self { sums: vec![0.0; gates], held: vec![0.0; if gates > 1 { k } else { 1 }] }
+        let numbers = if gates > 1 { gates } else { 0 };
+        Self {
+            sums: vec![0.0; gates],
+            rounded: vec![0.0; numbers],
+            added: vec![0.0; numbers],
+            tokens: 0,
+            held: vec![0.0; if gates > 1 { k } else { 1 }],
+        }
+    }
+
+    /// Adds what has been added in f32 to the sums.
+    #[inline(always)]
+    fn settle(&mut self) {
+        self.tokens = 0;
+        for ((sum, rounded), added) in self.sums.iter_mut().zip(&mut self.rounded).zip(&mut self.added) {
+            *sum += f64::from(*added);
+            *rounded = *sum as f32;
+            *added = 0.0;
+        }
     }
 
     /// Starts anew from a state and the gradient to the state after the next token, times what that token's gate leaves, both `[V, K]`.
@@ -163,11 +188,13 @@ impl Through {
             return;
         }
         self.sums.fill(0.0);
+        self.added.fill(0.0);
         for (state, d) in state.zip(d) {
             for ((sum, state), d) in self.sums.iter_mut().zip(state).zip(d) {
                 *sum += f64::from(*state) * f64::from(*d);
             }
         }
+        self.settle();
     }
 
     /// What the next token's own key read of the state.
@@ -180,11 +207,16 @@ impl Through {
         for ((sum, a), da) in self.sums.iter_mut().zip(a).zip(da) {
             *sum += f64::from(*a) * f64::from(*da);
         }
+        self.settle();
     }
 
-    /// Counts a token: its gate's gradient.
+    /// Counts a token, whose gates leave so much, and whether there is a cut before it: its gates' gradients.
     #[inline(always)]
-    pub(super) fn token<S: Lanes>(&mut self, s: S, left: &[f32], of: Shares<'_>, dg: &mut [f32]) {
+    pub(super) fn token<S: Lanes>(&mut self, s: S, (left, cut): (&[f32], bool), of: Shares<'_>, dg: &mut [f32]) {
+        self.tokens += 1;
+        if self.tokens > TOGETHER {
+            self.settle();
+        }
         let (sums, held) = (&mut self.sums[..], &mut self.held[..]);
         if let ([sum], [held], [dg]) = (&mut *sums, &mut *held, &mut *dg) {
             let (read, counted) = (math::dot(s, of.q[0], of.q[1]), f64::from(*held));
@@ -198,16 +230,12 @@ impl Through {
                 *held += math::dot(s, a, da);
                 *sum -= f64::from(math::dot(s, b, db));
             }
-            *sum = if left[0] < NOTHING_LEFT { 0.0 } else { *sum };
+            *sum = if left[0] < LEAST { 0.0 } else { *sum };
             *dg = *sum as f32;
             return;
         }
-        // A token's share in f32, whose rounding is that of the gradients themselves; what the shares of many tokens add up to in f64.
-        let mut shares = [0.0; 16];
-        let vectors = sums.chunks_mut(S::LANES).zip(held.chunks_mut(S::LANES));
-        let rows = left.chunks(S::LANES).zip(dg.chunks_mut(S::LANES));
-        for (i, ((sums, held), (left, dg))) in vectors.zip(rows).enumerate() {
-            let at = i * S::LANES;
+        for at in (0..dg.len()).step_by(S::LANES) {
+            let (held, added) = (&mut held[at..], &mut self.added[at..]);
             let (read, written) = (product(s, of.q, at), product(s, of.k, at));
             let mut share = s.sub(if of.early { s.splat(0.0) } else { read }, written);
             if let Some(own) = of.own {
@@ -221,10 +249,18 @@ impl Through {
                 share = s.add(share, s.sub(s.load_part(held), product(s, b, at)));
                 s.store_part(held, product(s, a, at));
             }
-            s.store_part(&mut shares, share);
-            for (((sum, share), left), dg) in sums.iter_mut().zip(&shares).zip(left).zip(dg) {
-                *sum = if *left < NOTHING_LEFT { 0.0 } else { *sum + f64::from(*share) };
-                *dg = *sum as f32;
+            let sum = s.add(s.load_part(added), share);
+            s.store_part(added, sum);
+            s.store_part(&mut dg[at..], s.add(s.load_part(&self.rounded[at..]), sum));
+        }
+        if cut {
+            self.settle();
+            let sums = self.sums.iter_mut().zip(&mut self.rounded);
+            for (((sum, rounded), left), dg) in sums.zip(left).zip(dg) {
+                if *left < LEAST {
+                    (*sum, *rounded) = (0.0, 0.0);
+                }
+                *dg = *rounded;
             }
         }
     }

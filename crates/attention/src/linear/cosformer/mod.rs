@@ -23,7 +23,7 @@ pub use backward::{Gradient, backward};
 pub use chunk::chunk;
 pub use naive::naive;
 pub use recurrent::recurrent;
-pub use step::step;
+pub use step::{step, step_into};
 
 const OP: &str = "cosformer";
 

@@ -15,6 +15,7 @@ use crate::{Error, Form, Sequences, error};
 
 mod denominator;
 mod rows;
+mod step;
 
 use denominator::Times;
 pub(crate) use rows::{OfRows, each, fresh, unwritten};

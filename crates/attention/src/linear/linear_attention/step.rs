@@ -3,13 +3,22 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Inputs, OP, recurrent};
-use crate::{Error, error};
+use super::{Inputs, recurrent};
+use crate::Error;
 
 /// One token of each sequence, `q: [S, 1, G, K]`. Causal only.
 pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    let (b, t, g, k) = x.q.dim();
-    error::shape(OP, "q", &[b, 1, g, k], &[b, t, g, k])?;
-    error::parameter(OP, "causal", x.causal, x.causal, "true: a step does not know what comes")?;
-    recurrent(x, state, cx)
+    let mut out = Array4::zeros(x.v.dim());
+    step_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
+    Ok(out)
+}
+
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+    x.check(state.shape())?;
+    let done = x.call().step([x.q, x.k], x.map, x.v, state.view_mut(), out, cx)?;
+    if !done {
+        out.copy_from_slice(recurrent(x, state, cx)?.as_slice().unwrap_or_default());
+    }
+    Ok(())
 }

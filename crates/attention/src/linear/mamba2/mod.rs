@@ -25,7 +25,7 @@ pub use backward::{Gradient, backward};
 pub use chunk::{chunk, chunk_into};
 pub use naive::naive;
 pub use recurrent::{recurrent, recurrent_into};
-pub use step::step;
+pub use step::{step, step_into};
 
 /// The inputs of the scan; `F` is f32, or f64 for the definition.
 #[derive(Clone, Copy, Debug)]

@@ -26,7 +26,7 @@ pub use chunk::chunk;
 pub use map::projection;
 pub use naive::naive;
 pub use recurrent::recurrent;
-pub use step::step;
+pub use step::{step, step_into};
 
 const OP: &str = "performer";
 

@@ -3,12 +3,17 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Inputs, OP, recurrent};
-use crate::{Error, error};
+use super::{Inputs, OP, rwkv6};
+use crate::Error;
 
 /// One token of each sequence, `q: [S, 1, H, K]`.
 pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
-    let (b, t, g, k) = x.q.dim();
-    error::shape(OP, "q", &[b, 1, g, k], &[b, t, g, k])?;
-    recurrent(x, state, cx)
+    let mut out = Array4::zeros(x.v.dim());
+    step_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
+    Ok(out)
+}
+
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+    rwkv6::step_into(&x.at_every_token()?, state, out, cx).map_err(|e| e.of(OP))
 }

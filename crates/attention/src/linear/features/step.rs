@@ -1,0 +1,143 @@
+//! One token: a head's state, with its denominator as the last column, is read and written once.
+
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Kernel, Lanes, math};
+use ndarray::{ArrayView4, ArrayViewMut4, Axis};
+
+use super::{Call, Floor};
+use crate::linear::linear_attention::Map;
+use crate::sequences::together;
+use crate::{Error, error};
+
+/// Vectors of a row that are taken at a time.
+const WIDE: usize = 4;
+
+impl Call<'_> {
+    /// One token of each sequence, into `out`, contiguous `[B, 1, H, V]`; features are `map`'s of `q` and `k`, `[B, 1, G, …]`. Nothing is allocated.
+    /// Whether it was done: not where some sequence has no token or a state no numbers.
+    pub(in crate::linear) fn step(
+        &self,
+        [q, k]: [ArrayView4<'_, f32>; 2],
+        map: Map,
+        v: ArrayView4<'_, f32>,
+        mut state: ArrayViewMut4<'_, f32>,
+        out: &mut [f32],
+        cx: &Cx,
+    ) -> Result<bool, Error> {
+        let ((b, t, g, width), (_, _, h, of_value)) = (q.dim(), v.dim());
+        error::shape(self.op, "q", &[b, 1, g, width], &[b, t, g, width])?;
+        error::parameter(self.op, "causal", self.causal, self.causal, "true: a step does not know what comes")?;
+        let features = map.features(width);
+        self.check(&q, &k, &v, features, state.shape())?;
+        error::shape(self.op, "out", &[b * h * of_value], &[out.len()])?;
+        let numbers = features * state.dim().3;
+        if self.sequences.cut(self.op, b, t)?.len() != b || numbers == 0 || of_value == 0 {
+            return Ok(false);
+        }
+        let state = state.as_slice_mut().ok_or(Error::Layout { op: self.op, input: "state" })?;
+        let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
+            for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(of_value).zip(state.chunks_exact_mut(numbers)))
+            {
+                let (b, h, group) = (i / h, i % h, i % h * g / h);
+                let head =
+                    Head { q: row(&q, b, group), k: row(&k, b, group), v: row(&v, b, h), map, features, state, out };
+                cx.isa.run(Divided { head, scale: self.scale as f32, floor: self.floor });
+            }
+        };
+        let block = together(b * h, numbers, cx);
+        let whole = b * h / block * block;
+        let (outs, rest_of_outs) = out.split_at_mut(whole * of_value);
+        let (states, rest_of_states) = state.split_at_mut(whole * numbers);
+        let (outs, states) = ((outs, block * of_value), (states, block * numbers));
+        cx.team.for_each_pieces(outs, states, |i, out, state| heads(i * block, out, state));
+        heads(whole, rest_of_outs, rest_of_states);
+        Ok(true)
+    }
+}
+
+/// A head's row of the only token; checked to lie together.
+fn row<'a>(x: &ArrayView4<'a, f32>, b: usize, h: usize) -> &'a [f32] {
+    let head = (*x).index_axis_move(Axis(0), b).index_axis_move(Axis(0), 0).index_axis_move(Axis(0), h);
+    head.to_slice().unwrap_or_default()
+}
+
+/// One head of one sequence.
+struct Head<'a, 'o> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    map: Map,
+    features: usize,
+    /// `[features, V]`, with one more column where there is a denominator.
+    state: &'o mut [f32],
+    out: &'o mut [f32],
+}
+
+/// Its output, divided.
+struct Divided<'a, 'o> {
+    head: Head<'a, 'o>,
+    scale: f32,
+    floor: Option<Floor>,
+}
+
+impl Kernel for Divided<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { head: Head { q, k, v, map, features, state, out }, scale, floor } = self;
+        let columns = state.len() / features;
+        let scratch = &mut Scratch::new(2 * features + 2 * columns);
+        let (of_q, rest) = scratch.split_at_mut(features);
+        let (of_k, rest) = rest.split_at_mut(features);
+        let (value, sum) = rest.split_at_mut(columns);
+        map.of_row(s, q, of_q);
+        map.of_row(s, k, of_k);
+        value.fill(1.0);
+        math::copy(s, v, &mut value[..v.len()]);
+        let mut at = 0;
+        while at + WIDE * S::LANES <= columns {
+            some::<S, WIDE>(s, [of_q, of_k], at, value, state, sum);
+            at += WIDE * S::LANES;
+        }
+        while at < columns {
+            some::<S, 1>(s, [of_q, of_k], at, value, state, sum);
+            at += S::LANES;
+        }
+        let by = floor.map_or(scale, |floor| scale / floor.of(scale * sum[v.len()]));
+        math::scale_into(s, by, &sum[..v.len()], out);
+    }
+}
+
+/// The columns from `at` on: `N` vectors of them, or what there is of one.
+#[inline(always)]
+fn some<S: Lanes, const N: usize>(
+    s: S,
+    [q, k]: [&[f32]; 2],
+    at: usize,
+    value: &[f32],
+    state: &mut [f32],
+    sum: &mut [f32],
+) {
+    let (columns, n) = (value.len(), S::LANES);
+    let end = (at + N * n).min(columns);
+    let (mut written, mut read) = ([s.splat(0.0); N], [s.splat(0.0); N]);
+    for i in 0..N {
+        written[i] = s.load_part(&value[at + i * n..end]);
+    }
+    for ((row, q), k) in state.chunks_exact_mut(columns).zip(q).zip(k) {
+        let (row, q, k) = (&mut row[at..end], s.splat(*q), s.splat(*k));
+        for i in 0..N {
+            let cell = if N == 1 { s.load_part(row) } else { s.load(&row[i * n..]) };
+            let new = s.fma(k, written[i], cell);
+            if N == 1 {
+                s.store_part(row, new)
+            } else {
+                s.store(&mut row[i * n..], new)
+            }
+            read[i] = s.fma(q, new, read[i]);
+        }
+    }
+    for i in 0..N {
+        s.store_part(&mut sum[at + i * n..end], read[i]);
+    }
+}
