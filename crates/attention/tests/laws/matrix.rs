@@ -345,6 +345,28 @@ fn decays() {
     assert!(last.iter().all(|slope| *slope < 0.0 && *slope > -2e-6), "{last:?}");
 }
 
+/// A gate above 0 is refused where it is met in the middle of a text, too, and the state that had been written to is as it was.
+#[test]
+fn a_gate_above_zero_late_in_a_text_changes_nothing() {
+    let subject = Kda(EVEN, 1.0);
+    let mut x = subject.sample(2, 150, 3);
+    let last = x[3].data.len() - 1;
+    x[3].data[last] = 0.25;
+    let arrays: Vec<_> = x.iter().map(array).collect();
+    let input = Kda::call(&x, &arrays, None);
+    let mut state: ndarray::Array4<f32> = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
+    let before = state.clone();
+    let refused = "kda: `g` is Some(0.25), want the logarithm of a factor of at most 1: 0 or less";
+    for threads in [1, 2] {
+        let cx = Cx::new(threads);
+        let error = kda::recurrent(&input, state.view_mut(), &cx).expect_err("an error").to_string();
+        assert_eq!(error, refused);
+        assert_eq!(state, before);
+        let gradient = kda::backward(&input, state.view(), input.v, state.view(), &cx);
+        assert_eq!(gradient.expect_err("an error").to_string(), refused);
+    }
+}
+
 /// What cannot be is named with both sides, and the state is as it was.
 #[test]
 fn what_does_not_fit_is_named() {

@@ -2,12 +2,12 @@
 
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
-use ndarray::{ArrayView4, ArrayViewMut4, Axis};
+use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
 
 use super::{Call, Floor};
 use crate::linear::linear_attention::Map;
 use crate::sequences::together;
-use crate::{Error, error};
+use crate::{Error, Form, error};
 
 /// Vectors of a row that are taken at a time.
 const WIDE: usize = 4;
@@ -52,6 +52,21 @@ impl Call<'_> {
         cx.team.for_each_pieces(outs, states, |i, out, state| heads(i * block, out, state));
         heads(whole, rest_of_outs, rest_of_states);
         Ok(true)
+    }
+
+    /// As [`Call::step`], of features that have been made.
+    pub(in crate::linear) fn step_of_features(
+        &self,
+        [q, k]: [&Array4<f32>; 2],
+        v: ArrayView4<'_, f32>,
+        mut state: ArrayViewMut4<'_, f32>,
+        out: &mut [f32],
+        cx: &Cx,
+    ) -> Result<(), Error> {
+        if !self.step([q.view(), k.view()], Map::Identity, v, state.view_mut(), out, cx)? {
+            out.copy_from_slice(self.forward([q, k], v, Form::Recurrent, state, cx)?.as_slice().unwrap_or_default());
+        }
+        Ok(())
     }
 }
 

@@ -52,6 +52,22 @@ pub struct Inputs<'a, F = f32> {
 
 const OP: &str = "mamba2";
 
+impl Inputs<'_> {
+    /// The scan, given `Δ` and `g`.
+    fn scan<'a>(&'a self, delta: ArrayView3<'a, f32>, g: ArrayView3<'a, f32>) -> scan::Inputs<'a> {
+        scan::Inputs {
+            q: self.c.view(),
+            k: self.b.view(),
+            v: self.x.view(),
+            g: Some(g),
+            beta: Some(delta),
+            skip: Some(self.d.view()),
+            scale: 1.0,
+            sequences: self.sequences,
+        }
+    }
+}
+
 impl<F> Inputs<'_, F> {
     /// The shape of the state.
     pub fn state_shape(&self) -> [usize; 4] {
@@ -85,15 +101,6 @@ impl Gates {
     }
 
     fn scan<'a>(&'a self, x: &'a Inputs<'_>) -> scan::Inputs<'a> {
-        scan::Inputs {
-            q: x.c.view(),
-            k: x.b.view(),
-            v: x.x.view(),
-            g: Some(self.g.view()),
-            beta: Some(self.delta.view()),
-            skip: Some(x.d.view()),
-            scale: 1.0,
-            sequences: x.sequences,
-        }
+        x.scan(self.delta.view(), self.g.view())
     }
 }

@@ -32,18 +32,7 @@ pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32],
     }
     let view =
         |of_heads| ArrayView3::from_shape((b, 1, h), of_heads).map_err(|_| Error::Layout { op: OP, input: "dt" });
-    let (delta, g) = (view(&*delta)?, view(&*g)?);
-    let inputs = scan::Inputs {
-        q: x.c,
-        k: x.b,
-        v: x.x,
-        g: Some(g),
-        beta: Some(delta),
-        skip: Some(x.d),
-        scale: 1.0,
-        sequences: x.sequences,
-    };
-    scan::step_into(&inputs, state, out, cx).map_err(|e| e.of(OP))
+    scan::step_into(&x.scan(view(&*delta)?, view(&*g)?), state, out, cx).map_err(|e| e.of(OP))
 }
 
 /// `ln(1 + eˣ)` in place, of numbers too few for several threads.
