@@ -148,3 +148,9 @@ pub(crate) fn together(heads: usize, numbers: usize, cx: &Cx) -> usize {
     const ENOUGH: usize = 64 * 1024;
     (ENOUGH / numbers.max(1)).min(heads.div_ceil(2 * cx.team.threads())).max(1)
 }
+
+/// How many heads of one sequence a thread takes at a time, some tokens of each in turn, where there are so many sequences: a token's rows of heads that
+/// follow one another are one piece of memory; but not so many that a thread has none.
+pub(crate) fn side_by_side(sequences: usize, heads: usize, cx: &Cx) -> usize {
+    (sequences * heads).div_ceil(2 * cx.team.threads()).clamp(1, heads.max(1))
+}

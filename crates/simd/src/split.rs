@@ -73,9 +73,34 @@ impl<'a> Part<'a> {
         soon.add_at(self.first.wrapping_add(r * self.stride + columns.start).cast(), columns.len() * size_of::<f32>());
     }
 
+    /// Where its rows lie.
+    #[inline(always)]
+    pub fn place(&self) -> Place {
+        Place { first: self.first, rows: self.rows, stride: self.stride, width: self.width }
+    }
+
     /// How wide a row is.
     pub fn width(&self) -> usize {
         self.width
+    }
+}
+
+/// Where the rows of a [`Part`] lie: they can be asked for, while others write them, but not touched.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    first: *const f32,
+    rows: usize,
+    stride: usize,
+    width: usize,
+}
+
+impl Place {
+    /// Wants row `r`, if there is such a one.
+    #[inline(always)]
+    pub fn soon(&self, r: usize, soon: &mut Soon) {
+        if r < self.rows {
+            soon.add_at(self.first.wrapping_add(r * self.stride).cast(), self.width * size_of::<f32>());
+        }
     }
 }
 

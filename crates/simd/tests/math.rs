@@ -1,6 +1,6 @@
 //! The delicate functions against f64, on every instruction set of this machine.
 
-use longreach_simd::{Cx, Isa, math};
+use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
 
 fn grid() -> Vec<f32> {
     let mut x: Vec<f32> = (-200_000..=200_000).map(|i| i as f32 * 5e-4).collect();
@@ -65,6 +65,35 @@ fn silu_is_exact_to_four_ulp_where_it_is_not_zero() {
         for (x, y) in x.into_iter().zip(y) {
             let want = x as f64 / (1.0 + (-x as f64).exp());
             assert!((y as f64 - want).abs() <= 4.0 * f32::EPSILON as f64 * want.abs() + 1e-43, "{isa}: {x} {y} {want}");
+        }
+    }
+}
+
+/// `1 / x` of each.
+struct Reciprocals<'a>(&'a mut [f32]);
+
+impl Kernel for Reciprocals<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        for x in self.0.chunks_mut(S::LANES) {
+            let y = s.reciprocal(s.load_part(x));
+            s.store_part(x, y);
+        }
+    }
+}
+
+#[test]
+fn reciprocal_is_exact_to_two_ulp() {
+    for isa in Isa::available() {
+        let mut x: Vec<f32> = (1..100_000).map(|i| i as f32 * 3.7e-3).collect();
+        x.extend((-125..=125).flat_map(|n| [2.0f32.powi(n), -1.7 * 2.0f32.powi(n)]));
+        let mut y = x.clone();
+        isa.run(Reciprocals(&mut y));
+        for (x, y) in x.into_iter().zip(y) {
+            let want = 1.0 / f64::from(x);
+            let error = (f64::from(y) - want).abs() / (want.abs() * f64::from(f32::EPSILON));
+            assert!(error < 2.0, "{isa}: 1 / {x} = {y}: {error}");
         }
     }
 }

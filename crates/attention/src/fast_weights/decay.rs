@@ -14,6 +14,8 @@ use longreach_simd::{Lanes, math};
 
 /// The least that may be left of a matrix before its decay is taken into it, `e⁻¹⁷`; a gate that leaves less leaves less than the state's rounding.
 pub(super) const LEAST: f32 = 4.14e-8;
+/// The same as a gate.
+pub(super) const LEAST_GATE: f32 = -17.0;
 
 /// A place for a cut before each token and behind the last.
 const CUTS: usize = 129;
@@ -61,10 +63,12 @@ pub(super) struct Runs<'m> {
     left: &'m mut [f32],
     /// `1 / L`
     grown: &'m mut [f32],
-    /// `L` of the token before times what this one leaves; behind the last token, its `L`.
+    /// Where there is a cut, `L` of the token before times what this one leaves; behind the last token, its `L`.
     entry: &'m mut [f32],
     cuts: [u16; CUTS],
     count: usize,
+    /// Before which of the tokens there is one.
+    is_cut: u128,
     tokens: usize,
     /// Whether some gate was above 0.
     pub(super) above: bool,
@@ -83,18 +87,18 @@ impl<'m> Runs<'m> {
     pub(super) fn new(tokens: usize, width: usize, rest: &mut &'m mut [f32]) -> Self {
         let mut rows = |n: usize| take(rest, n * width);
         let (left, grown, entry) = (rows(tokens), rows(tokens), rows(tokens + 1));
-        Self { width, left, grown, entry, cuts: [0; CUTS], count: 0, tokens: 0, above: false }
+        Self { width, left, grown, entry, cuts: [0; CUTS], count: 0, is_cut: 0, tokens: 0, above: false }
     }
 
     /// Forgets all tokens.
     #[inline(always)]
     pub(super) fn clear(&mut self) {
-        (self.count, self.tokens) = (0, 0);
+        (self.count, self.is_cut, self.tokens) = (0, 0, 0);
     }
 
-    /// The next token with its gates, logarithms, and a cut before it if that is asked for or needed; what they leave goes to `factors`, if there is room.
+    /// The next token with its gates, logarithms, and a cut before it if that is asked for or needed.
     #[inline(always)]
-    pub(super) fn push<S: Lanes>(&mut self, s: S, gates: &[f32], factors: &mut [f32], cut: bool) {
+    pub(super) fn push<S: Lanes>(&mut self, s: S, gates: &[f32], cut: bool) {
         let (t, width) = (self.tokens, self.width);
         self.tokens += 1;
         if width == 0 {
@@ -104,7 +108,6 @@ impl<'m> Runs<'m> {
         let before = &before[t.saturating_sub(1) * width..];
         let (gates, here) = (&gates[..width], &mut here[..width]);
         let grown = &mut self.grown[t * width..(t + 1) * width];
-        let entry = &mut self.entry[t * width..(t + 1) * width];
         let whole = width / S::LANES * S::LANES;
         // What is no number is not enough, nor is what belongs to no gate.
         let (zero, one) = (s.splat(0.0), s.splat(1.0));
@@ -112,15 +115,11 @@ impl<'m> Runs<'m> {
         for at in (0..whole).step_by(S::LANES) {
             let gate = s.load(&gates[at..]);
             let mut x = math::exp(s, gate);
-            if !factors.is_empty() {
-                s.store(&mut factors[at..], x);
-            }
             if t > 0 {
                 x = s.mul(x, s.load(&before[at..]));
             }
-            s.store(&mut entry[at..], x);
             s.store(&mut here[at..], x);
-            s.store(&mut grown[at..], s.div(one, x));
+            s.store(&mut grown[at..], s.reciprocal(x));
             enough = s.select_lt(s.splat(LEAST), x, enough, zero);
             enough = s.select_lt(zero, gate, zero, enough);
         }
@@ -128,22 +127,21 @@ impl<'m> Runs<'m> {
             let mut rest = [0.0; 16];
             s.store(&mut rest, math::exp(s, s.load_part(&gates[whole..])));
             for (at, mut x) in (whole..width).zip(rest) {
-                if !factors.is_empty() {
-                    factors[at] = x;
-                }
                 if t > 0 {
                     x *= before[at];
                 }
-                (entry[at], here[at], grown[at]) = (x, x, 1.0 / x);
+                (here[at], grown[at]) = (x, 1.0 / x);
                 all &= x > LEAST && gates[at] <= 0.0;
             }
         }
         if cut || !all || whole > 0 && s.sum(enough) < S::LANES as f32 {
             self.above |= gates.iter().any(|gate| *gate > 0.0);
+            self.entry[t * width..(t + 1) * width].copy_from_slice(here);
             here.fill(1.0);
             grown.fill(1.0);
             self.cuts[self.count] = t as u16;
             self.count += 1;
+            self.is_cut |= 1 << t;
         }
     }
 
@@ -169,7 +167,7 @@ impl<'m> Runs<'m> {
     /// Whether there is a cut before the token.
     #[inline(always)]
     pub(super) fn is_cut(&self, t: usize) -> bool {
-        self.cuts[..self.count].iter().any(|cut| usize::from(*cut) == t)
+        self.is_cut >> t & 1 == 1
     }
 
     /// `L_t`: what the token reads with is multiplied by it.
@@ -187,7 +185,8 @@ impl<'m> Runs<'m> {
     /// `L_{t-1}` times what the gate of token `t` leaves, which is `L_t` if there is no cut between them.
     #[inline(always)]
     pub(super) fn entry(&self, t: usize) -> &[f32] {
-        &self.entry[t * self.width..(t + 1) * self.width]
+        let rows = if self.is_cut(t) { &self.entry } else { &self.left };
+        &rows[t * self.width..(t + 1) * self.width]
     }
 }
 
@@ -244,6 +243,41 @@ pub(super) fn scale_twice_into<S: Lanes>(s: S, scale: f32, by: &[f32], x: &[f32]
     let rest = x.remainder().iter().zip(by.remainder());
     for (out, (x, by)) in out.into_remainder().iter_mut().zip(rest) {
         *out = scale * by * x;
+    }
+}
+
+/// As [`scale_twice_into`], past the caches if that is asked for: [`Lanes::store_past`].
+#[inline(always)]
+pub(super) fn scale_twice_past<S: Lanes>(s: S, past: bool, scale: f32, by: &[f32], x: &[f32], out: &mut [f32]) {
+    match by {
+        [] => return math::scale_past(s, past, scale, x, out),
+        [by] => return math::scale_past(s, past, scale * by, x, out),
+        _ if !past => return scale_twice_into(s, scale, by, x, out),
+        _ => {}
+    }
+    let whole = x.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        s.store_past(&mut out[at..], s.mul(s.mul(s.splat(scale), s.load(&by[at..])), s.load(&x[at..])));
+    }
+    for at in whole..x.len() {
+        out[at] = scale * by[at] * x[at];
+    }
+}
+
+/// `out ← by ⊙ x + by' ⊙ x'`, as [`scale`], past the caches if that is asked for.
+#[inline(always)]
+pub(super) fn scale_both_past<S: Lanes>(s: S, past: bool, [(a, x), (b, y)]: [(&[f32], &[f32]); 2], out: &mut [f32]) {
+    let each = a.len() > 1;
+    let (of_x, of_y) = (s.splat(a.first().copied().unwrap_or(1.0)), s.splat(b.first().copied().unwrap_or(1.0)));
+    let whole = x.len() / S::LANES * S::LANES;
+    for at in (0..whole).step_by(S::LANES) {
+        let (a, b) = if each { (s.load(&a[at..]), s.load(&b[at..])) } else { (of_x, of_y) };
+        let sum = s.fma(a, s.load(&x[at..]), s.mul(b, s.load(&y[at..])));
+        if past { s.store_past(&mut out[at..], sum) } else { s.store(&mut out[at..], sum) }
+    }
+    for at in whole..x.len() {
+        let by = |by: &[f32]| by.get(if each { at } else { 0 }).copied().unwrap_or(1.0);
+        out[at] = by(a) * x[at] + by(b) * y[at];
     }
 }
 

@@ -12,7 +12,7 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::decay::{Along, Runs, scale, scale_into, scale_twice_into};
 use super::pass::{Ask, Carry, Nothing, Pass, Step, read};
 use super::{Dims, Inputs, Tokens};
-use crate::sequences::together;
+use crate::sequences::{side_by_side, together};
 use crate::{Error, error};
 
 /// Tokens whose rows are gathered at a time.
@@ -27,9 +27,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let mut out = memory::unwritten(b * t * h * v);
     let numbers = out.len();
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
-    // Heads that follow one another go together: a token's rows of them are one piece of memory.
-    let units = (input.ranges.len() * h).max(1);
-    let block = units.div_ceil(2 * cx.team.threads()).min(h.max(1));
+    let block = side_by_side(input.ranges.len(), h, cx);
     let past = numbers > HELD;
     let mut tasks = Vec::new();
     for range in input.ranges.iter() {
@@ -179,7 +177,7 @@ impl Kernel for Heads<'_, '_> {
             runs.clear();
             for (r, t) in tokens.clone().enumerate() {
                 // A token alone is decayed as it passes.
-                runs.push(s, x.gates(t, h), &mut [], range.len() == 1);
+                runs.push(s, x.gates(t, h), range.len() == 1);
                 x.key(s, t, h, runs.grown(r), &mut keys[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
                 let q = &mut q[r * k..(r + 1) * k];

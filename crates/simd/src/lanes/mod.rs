@@ -49,6 +49,11 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `1 / x`, within a unit in the last place or two, for numbers between 2⁻¹²⁶ and 2¹²⁶.
+    #[inline(always)]
+    fn reciprocal(self, x: Self::V) -> Self::V {
+        self.div(self.splat(1.0), x)
+    }
     /// `a · b + c`, rounded once where the instruction set can.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The smaller, lane by lane.

@@ -1,22 +1,25 @@
-//! One head of one sequence.
+//! Some heads of one sequence, a segment of each in turn: a token's rows of them are one piece of memory.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use longreach_simd::cache::{Soon, settle};
-use longreach_simd::split::Part;
+use longreach_simd::split::{Part, Place};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::ByHead;
-use super::segment::{Segment, Shape, Shares, Through};
+use super::segment::{Behind, Segment, Shape, Shares, Through};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::decay::{Along, Cuts, scale, scale_into, scale_twice_into, take};
+use crate::fast_weights::decay::{Along, Cuts, scale, scale_both_past, scale_twice_into, scale_twice_past, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
 use crate::fast_weights::pass::{Ask, Carry, Nothing, Pass, Step, read, transpose};
 use crate::sequences::Rows;
 
-/// One head of one sequence.
+/// Some heads of one sequence.
+pub(super) struct Heads<'a, 'o>(pub(super) Vec<Head<'a, 'o>>);
+
+/// One of them.
 pub(super) struct Head<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
     pub(super) isa: Isa,
@@ -47,22 +50,64 @@ impl Carry<2, 1> for Back<'_> {
     }
 }
 
+/// What is kept of a head between its segments.
+struct Kept<'m> {
+    /// `[K, V]` where something is erased, or else transposed.
+    state: &'m mut [f32],
+    /// The gradient to it, transposed.
+    d_state: &'m mut [f32],
+    /// A state a segment, transposed: before it where something is erased, after it where a gate asks for it; or none.
+    states: &'m mut [f32],
+    /// What was erased, `[T + 1, V]`.
+    w: &'m mut [f32],
+    behind: Behind<'m>,
+    through: Through,
+}
+
+impl<'m> Kept<'m> {
+    /// Numbers in `states` and `w`, for so many tokens.
+    fn sizes(shape: Shape, tokens: usize) -> [usize; 2] {
+        let Shape { most, k, v, gates, erases, .. } = shape;
+        let states = if erases || gates > 0 { tokens.div_ceil(most) * k * v } else { 0 };
+        [states, if erases { (tokens + 1) * v } else { 0 }]
+    }
+
+    fn size(shape: Shape, tokens: usize) -> usize {
+        Self::sizes(shape, tokens).iter().sum::<usize>() + 2 * shape.k * shape.v + shape.behind().iter().sum::<usize>()
+    }
+
+    #[inline(always)]
+    fn new(shape: Shape, tokens: usize, rest: &mut &'m mut [f32]) -> Self {
+        let Shape { k, v, gates, .. } = shape;
+        let [states, w] = Self::sizes(shape, tokens);
+        Self {
+            state: take(rest, k * v),
+            d_state: take(rest, k * v),
+            states: take(rest, states),
+            w: take(rest, w),
+            behind: Behind::new(shape, rest),
+            through: Through::new(gates, k),
+        }
+    }
+}
+
 /// The rows that are gathered next, and those that are written soon.
-struct Coming<'a, 't, 'o> {
+struct Coming<'a, 't> {
     x: &'a Tokens<'t>,
+    /// The head and tokens that come next.
     h: usize,
     tokens: Range<usize>,
     queries: bool,
     d_o: Option<&'a Rows<'t>>,
-    /// Rows of these from `at` on.
-    parts: [Option<&'a Part<'o>>; 6],
+    /// Rows of these, from the ones given on.
+    places: [Option<Place>; 6],
     at: usize,
 }
 
-impl Ask for Coming<'_, '_, '_> {
+impl Ask for Coming<'_, '_> {
     fn rows(&self, i: usize, soon: &mut Soon) {
-        for part in self.parts.iter().flatten().filter(|part| self.at + i < part.rows()) {
-            part.soon(self.at + i, 0..part.width(), soon);
+        for place in self.places.iter().flatten() {
+            place.soon(self.at + i, soon);
         }
         let t = self.tokens.start + i;
         if t >= self.tokens.end {
@@ -75,39 +120,49 @@ impl Ask for Coming<'_, '_, '_> {
     }
 }
 
-impl Kernel for Head<'_, '_> {
+impl Kernel for Heads<'_, '_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Lanes>(mut self, s: S) {
-        let (k, v, gates) = (self.x.dims.k, self.x.dims.v, self.x.gate_width());
-        let total = self.range.len();
+    fn run<S: Lanes>(self, s: S) {
+        let Self(mut heads) = self;
+        let Some(&Head { x, ref range, past, .. }) = heads.first() else { return };
+        let (k, v, gates, total) = (x.dims.k, x.dims.v, x.gate_width(), range.len());
         if total == 0 {
             return;
         }
-        let (erases, general) = (self.x.erases(), self.x.erase.is_some());
+        let (erases, general) = (x.erases(), x.erase.is_some());
         let shape = Shape { most: Shape::tokens(k, v).min(total), k, v, gates, erases, general };
-        // A state a segment: before it where something is erased, after it where a gate asks for it.
-        let states = if erases || self.x.g.is_some() { total.div_ceil(shape.most) * k * v } else { 0 };
-        let of_erasing = if erases { (total + 1) * v } else { 0 };
-        let scratch = &mut Scratch::new(shape.size() + states + of_erasing + 2 * k * v + 2 * k.max(v));
+        let numbers = shape.size() + heads.len() * Kept::size(shape, total) + 2 * k.max(v);
+        let scratch = &mut Scratch::new(numbers);
         let mut rest = &mut scratch[..];
         let mut rows = Segment::new(shape, &mut rest);
-        let w = take(&mut rest, of_erasing);
-        let matrix = take(&mut rest, k * v);
-        let other = take(&mut rest, k * v);
-        let row = take(&mut rest, k.max(v));
-        let product = take(&mut rest, k.max(v));
-        let states = rest;
-        if erases {
-            self.erased(s, shape, &mut rows, matrix, states, w, row);
-        } else {
-            self.queries(s, shape, &mut rows, matrix, states, row);
+        let [row, product] = [k.max(v); 2].map(|width| take(&mut rest, width));
+        let mut all: Vec<_> = heads.iter().map(|_| Kept::new(shape, total, &mut rest)).collect();
+        for (head, kept) in heads.iter_mut().zip(&mut all) {
+            head.begin(s, kept, [&mut *row, &mut *product]);
         }
-        self.sweep(s, shape, &mut rows, [matrix, other], states, w, [row, product]);
+        let segments = total.div_ceil(shape.most);
+        let (last, numbers) = (segments - 1, heads.iter().map(|head| head.h).collect::<Vec<_>>());
+        let after = |i: usize| if i + 1 < numbers.len() { (i + 1, 0) } else { (0, 1) };
+        for (j, i) in (0..segments).flat_map(|j| (0..numbers.len()).map(move |i| (j, i))) {
+            let (next, segment) = (numbers[after(i).0], j + after(i).1);
+            match erases {
+                true => heads[i].erased(s, shape, &mut rows, &mut all[i], j, (next, segment)),
+                false => heads[i].queries(s, shape, &mut rows, &mut all[i], j, (next, segment)),
+            }
+        }
+        for (j, i) in (0..segments).rev().flat_map(|j| (0..numbers.len()).map(move |i| (j, i))) {
+            let (next, back) = after(i);
+            let next = (numbers[next], heads[next].to.q.place(), j.checked_sub(back));
+            heads[i].sweep(s, shape, &mut rows, &mut all[i], (j, j == last), next);
+        }
+        for (head, kept) in heads.iter_mut().zip(&all) {
+            head.end(s, kept);
+        }
         if rows.runs.above {
-            self.x.above.store(true, Ordering::Relaxed);
+            x.above.store(true, Ordering::Relaxed);
         }
-        if self.past {
+        if past {
             settle();
         }
     }
@@ -128,8 +183,8 @@ impl<'a> Head<'a, '_> {
     /// What token `t` writes and what its gate leaves, as row `r` of the segment: the next one.
     #[inline(always)]
     fn written<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
-        let (x, h, Shape { k, v, gates, .. }) = (self.x, self.h, shape);
-        rows.runs.push(s, x.gates(t, h), &mut rows.factors[r * gates..(r + 1) * gates], false);
+        let (x, h, Shape { k, v, .. }) = (self.x, self.h, shape);
+        rows.runs.push(s, x.gates(t, h), false);
         x.key(s, t, h, rows.runs.grown(r), &mut rows.k[r * k..(r + 1) * k]);
         math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
     }
@@ -139,141 +194,169 @@ impl<'a> Head<'a, '_> {
         self.x.g.is_some() || self.x.bonus.is_some() || self.x.erases()
     }
 
-    /// Forwards, where nothing is erased: the states, transposed, give the gradients to queries.
+    /// The tokens of a segment.
+    #[inline(always)]
+    fn segment(&self, j: usize, shape: Shape) -> Range<usize> {
+        let total = self.range.len();
+        (j * shape.most).min(total)..((j + 1) * shape.most).min(total)
+    }
+
+    /// As [`Head::segment`], in the batch.
+    #[inline(always)]
+    fn coming(&self, j: usize, shape: Shape) -> Range<usize> {
+        let Range { start, end } = self.segment(j, shape);
+        self.range.start + start..self.range.start + end
+    }
+
+    /// The state and its gradient as they will be wanted, and what is read before the first token is written.
+    #[inline(always)]
+    fn begin<S: Lanes>(&mut self, s: S, kept: &mut Kept<'_>, [row, product]: [&mut [f32]; 2]) {
+        let (x, k, v) = (self.x, self.x.dims.k, self.x.dims.v);
+        transpose(s, self.d_state, v, kept.d_state);
+        if x.erases() {
+            kept.state.copy_from_slice(self.state);
+            x.erasing(s, self.range.start, self.h, &mut row[..k]);
+            return read(s, kept.state, &row[..k], &mut kept.w[..v]);
+        }
+        transpose(s, self.state, v, kept.state);
+        if x.bonus.is_some() {
+            self.dout(s, 0, &mut row[..v]);
+            read(s, kept.state, &row[..v], &mut product[..k]);
+            math::copy(s, &product[..k], self.to.q.row(0));
+        }
+    }
+
+    /// What the first token read before it was written, which no token before it takes up.
+    #[inline(always)]
+    fn end<S: Lanes>(&mut self, s: S, kept: &Kept<'_>) {
+        let [of_output, of_erased] = kept.behind.writes();
+        if self.x.erases() {
+            add_outer(s, of_erased.0, of_erased.1, self.d_state);
+        }
+        if self.x.bonus.is_some() {
+            add_outer(s, of_output.0, of_output.1, self.d_state);
+        }
+    }
+
+    /// Forwards through segment `j`, where nothing is erased: the states, transposed, give the gradients to queries. A head and its segment come next.
     #[inline(always)]
     fn queries<S: Lanes>(
         &mut self,
         s: S,
         shape: Shape,
         rows: &mut Segment<'_>,
-        matrix: &mut [f32],
-        states: &mut [f32],
-        row: &mut [f32],
+        kept: &mut Kept<'_>,
+        j: usize,
+        next: (usize, usize),
     ) {
-        let (x, h, Shape { most, k, v, .. }) = (self.x, self.h, shape);
-        let total = self.range.len();
+        let (x, Shape { k, v, .. }) = (self.x, shape);
+        let (total, tokens) = (self.range.len(), self.segment(j, shape));
+        let (first, n) = (tokens.start, tokens.len());
         let early = x.bonus.is_some();
         let by = if self.again() { 1.0 } else { x.scale };
         // Not what is read again.
         let past = self.past && !self.again();
-        transpose(s, self.state, v, matrix);
-        if early {
-            self.dout(s, 0, &mut rows.d_o[..v]);
-            read(s, matrix, &rows.d_o[..v], &mut row[..k]);
-            math::copy(s, &row[..k], self.to.q.row(0));
+        rows.runs.clear();
+        for r in 0..n {
+            let t = self.range.start + first + r;
+            self.written(s, shape, rows, (t, r));
+            let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
+            if at < total { self.dout(s, at, d_o) } else { d_o.fill(0.0) }
         }
-        for (j, first) in (0..total).step_by(most).enumerate() {
-            let n = most.min(total - first);
-            rows.runs.clear();
-            for r in 0..n {
-                let t = self.range.start + first + r;
-                self.written(s, shape, rows, (t, r));
-                let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
-                if at < total { self.dout(s, at, d_o) } else { d_o.fill(0.0) }
+        rows.runs.end();
+        let ask = Coming {
+            x,
+            h: next.0,
+            tokens: self.coming(next.1, shape),
+            queries: false,
+            d_o: Some(self.d_o),
+            places: [Some(self.to.q.place()).filter(|_| !past), None, None, None, None, None],
+            at: first,
+        };
+        let (cuts, pass) = (rows.runs.cuts(Along::Columns), (n, v, k, false));
+        let (written, out) = ([&mut *rows.k], [&mut *rows.dq]);
+        over(self.isa, pass, kept.state, cuts, [&*rows.v], written, [&*rows.d_o], out, Nothing, &ask);
+        if early {
+            // It belongs to the segment behind.
+            scale(s, rows.runs.left(n - 1), &mut rows.dq[(n - 1) * k..n * k]);
+        }
+        for r in 0..n {
+            let at = first + r + usize::from(early);
+            if at < total {
+                math::scale_past(s, past, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
             }
-            rows.runs.end();
-            let next = (self.range.start + first + n).min(self.range.end);
-            let ask = Coming {
-                x,
-                h,
-                tokens: next..self.range.end.min(next + most),
-                queries: false,
-                d_o: Some(self.d_o),
-                parts: [Some(&self.to.q).filter(|_| !past), None, None, None, None, None],
-                at: first,
-            };
-            let (cuts, pass) = (rows.runs.cuts(Along::Columns), (n, v, k, false));
-            let (written, out) = ([&mut *rows.k], [&mut *rows.dq]);
-            over(self.isa, pass, matrix, cuts, [&*rows.v], written, [&*rows.d_o], out, Nothing, &ask);
-            if early {
-                // It belongs to the segment behind.
-                scale(s, rows.runs.left(n - 1), &mut rows.dq[(n - 1) * k..n * k]);
-            }
-            for r in 0..n {
-                let at = first + r + usize::from(early);
-                if at < total {
-                    math::scale_past(s, past, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
-                }
-            }
-            if x.g.is_some() {
-                states[j * k * v..(j + 1) * k * v].copy_from_slice(matrix);
-            }
+        }
+        if !kept.states.is_empty() {
+            kept.states[j * k * v..(j + 1) * k * v].copy_from_slice(kept.state);
         }
     }
 
-    /// Forwards, where something is erased: what that is, `w`, and the state before each segment, transposed.
+    /// Forwards through segment `j`, where something is erased: what that is, `w`, and the state before the segment, transposed. A head and its segment
+    /// come next.
     #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "one place calls it")]
     fn erased<S: Lanes>(
         &mut self,
         s: S,
         shape: Shape,
         rows: &mut Segment<'_>,
-        matrix: &mut [f32],
-        states: &mut [f32],
-        w: &mut [f32],
-        row: &mut [f32],
+        kept: &mut Kept<'_>,
+        j: usize,
+        next: (usize, usize),
     ) {
-        let (x, h, Shape { most, k, v, general, .. }) = (self.x, self.h, shape);
-        let total = self.range.len();
-        matrix.copy_from_slice(self.state);
-        x.erasing(s, self.range.start, h, &mut row[..k]);
-        read(s, matrix, &row[..k], &mut w[..v]);
-        for (j, first) in (0..total).step_by(most).enumerate() {
-            let n = most.min(total - first);
-            transpose(s, matrix, v, &mut states[j * k * v..(j + 1) * k * v]);
-            rows.runs.clear();
-            for r in 0..n {
-                let t = self.range.start + first + r;
-                self.written(s, shape, rows, (t, r));
-                rows.beta[r] = x.beta(t, h);
-                if general {
-                    x.b(s, t, h, &mut rows.b[r * k..(r + 1) * k]);
-                    scale(s, rows.runs.grown(r), &mut rows.b[r * k..(r + 1) * k]);
-                }
-                if r > 0 {
-                    let a = &mut rows.a[(r - 1) * k..r * k];
-                    x.erasing_by(s, t, h, rows.runs.entry(r), a);
-                    if general {
-                        scale(s, rows.runs.left(r - 1), a);
-                    }
-                }
-            }
-            let next = self.range.start + first + n;
-            let last = &mut rows.a[(n - 1) * k..n * k];
-            if next < self.range.end {
-                x.erasing(s, next, h, last);
-                scale(s, rows.runs.left(n - 1), last);
-            } else {
-                last.fill(0.0)
-            }
-            rows.runs.end();
-            let ask = Coming {
-                x,
-                h,
-                tokens: next..self.range.end.min(next + most),
-                queries: false,
-                d_o: None,
-                parts: [None; 6],
-                at: 0,
-            };
-            let (known, out) = w.split_at_mut((first + 1) * v);
-            let erased = &known[first * v..];
-            let cuts = rows.runs.cuts(Along::Rows);
-            let pass = (n, k, v, false);
+        let (x, h, Shape { k, v, general, .. }) = (self.x, self.h, shape);
+        let Range { start: first, end } = self.segment(j, shape);
+        let (n, behind) = (end - first, self.range.start + end);
+        transpose(s, kept.state, v, &mut kept.states[j * k * v..(j + 1) * k * v]);
+        rows.runs.clear();
+        for r in 0..n {
+            let t = self.range.start + first + r;
+            self.written(s, shape, rows, (t, r));
+            rows.beta[r] = x.beta(t, h);
             if general {
-                math::copy(s, erased, &mut rows.moved[..v]);
-                let (write, written) = ([&*rows.k, &*rows.b], [&mut *rows.v, &mut *rows.moved]);
-                over(self.isa, pass, matrix, cuts, write, written, [&*rows.a], [out], Move, &ask);
-            } else {
-                correct(s, rows.beta[0], erased, &mut rows.v[..v]);
-                let carry = Correct { beta: rows.beta };
-                over(self.isa, pass, matrix, cuts, [&*rows.k], [&mut *rows.v], [&*rows.a], [out], carry, &ask);
+                x.b(s, t, h, &mut rows.b[r * k..(r + 1) * k]);
+                scale(s, rows.runs.grown(r), &mut rows.b[r * k..(r + 1) * k]);
             }
+            if r > 0 {
+                let a = &mut rows.a[(r - 1) * k..r * k];
+                x.erasing_by(s, t, h, rows.runs.entry(r), a);
+                if general {
+                    scale(s, rows.runs.left(r - 1), a);
+                }
+            }
+        }
+        let last = &mut rows.a[(n - 1) * k..n * k];
+        if behind < self.range.end {
+            x.erasing(s, behind, h, last);
+            scale(s, rows.runs.left(n - 1), last);
+        } else {
+            last.fill(0.0)
+        }
+        rows.runs.end();
+        let ask = Coming {
+            x,
+            h: next.0,
+            tokens: self.coming(next.1, shape),
+            queries: false,
+            d_o: None,
+            places: [None; 6],
+            at: 0,
+        };
+        let (known, out) = kept.w.split_at_mut((first + 1) * v);
+        let erased = &known[first * v..];
+        let cuts = rows.runs.cuts(Along::Rows);
+        let pass = (n, k, v, false);
+        if general {
+            math::copy(s, erased, &mut rows.moved[..v]);
+            let (write, written) = ([&*rows.k, &*rows.b], [&mut *rows.v, &mut *rows.moved]);
+            over(self.isa, pass, kept.state, cuts, write, written, [&*rows.a], [out], Move, &ask);
+        } else {
+            correct(s, rows.beta[0], erased, &mut rows.v[..v]);
+            let carry = Correct { beta: rows.beta };
+            over(self.isa, pass, kept.state, cuts, [&*rows.k], [&mut *rows.v], [&*rows.a], [out], carry, &ask);
         }
     }
 
-    /// Back to the first token: all other gradients.
+    /// Back through segment `j`, whether it is the last: all other gradients. A head, its gradients to queries, and its segment, if there is one, come next.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one place calls it")]
     fn sweep<S: Lanes>(
@@ -281,124 +364,111 @@ impl<'a> Head<'a, '_> {
         s: S,
         shape: Shape,
         rows: &mut Segment<'_>,
-        [matrix, transposed]: [&mut [f32]; 2],
-        states: &mut [f32],
-        w: &[f32],
-        [row, product]: [&mut [f32]; 2],
+        kept: &mut Kept<'_>,
+        (j, last): (usize, bool),
+        (next, queries_of_next, segment): (usize, Place, Option<usize>),
     ) {
-        let (x, h, isa) = (self.x, self.h, self.isa);
-        let Shape { most, k, v, gates, erases, general } = shape;
-        let (early, own, total) = (x.bonus.is_some(), x.beta.is_some(), self.range.len());
+        let (x, isa) = (self.x, self.isa);
+        let Shape { k, v, gates, erases, general, .. } = shape;
+        let (early, own) = (x.bonus.is_some(), x.beta.is_some());
         let (again, past) = (self.again() && !erases, self.past);
         let shift = usize::from(early);
-        let mut through = Through::new(if x.g.is_some() { gates } else { 0 }, k);
-        // The gradient to the state, `[K, V]` and `[V, K]`: behind a segment that times what the next token's gate leaves.
-        transpose(s, self.d_state, v, transposed);
-        rows.tokens = 0;
-        for j in (0..total.div_ceil(most)).rev() {
-            let first = j * most;
-            let n = most.min(total - first);
-            rows.before(s, n, shape);
-            self.gather(s, shape, rows, first, w);
-            let before = first.saturating_sub(most);
-            let ask = Coming {
-                x,
-                h,
-                tokens: self.range.start + before..self.range.start + first,
-                queries: true,
-                d_o: Some(self.d_o),
-                parts: [Some(&self.to.q).filter(|_| again), None, None, None, None, None],
-                at: before,
-            };
-            // The values, and what was erased.
-            let cuts = rows.runs.cuts(Along::Rows);
-            let queries = &rows.q[shift * k..];
-            let d_out = &mut rows.d_o[shift * v..];
-            let pass = (n, k, v, true);
-            if own {
-                let carry = Back { beta: rows.beta };
-                let written = [d_out, &mut rows.dw[v..]];
-                let (write, read) = ([queries, &rows.a[k..]], [&*rows.k]);
-                over(isa, pass, self.d_state, cuts, write, written, read, [&mut *rows.dv], carry, &ask);
-                math::scale_into(s, -rows.beta[0], &rows.dv[..v], &mut rows.dw[..v]);
-            } else if general {
-                let written = [d_out, &mut rows.dw[v..]];
-                let (write, read) = ([queries, &rows.a[k..]], [&*rows.k, &*rows.b]);
-                let out = [&mut *rows.dv, &mut *rows.moved];
-                over(isa, pass, self.d_state, cuts, write, written, read, out, Move, &ask);
-                math::copy(s, &rows.moved[..v], &mut rows.dw[..v]);
+        let tokens = self.segment(j, shape);
+        let (first, n) = (tokens.start, tokens.len());
+        rows.begin(s, n, shape, Some(&kept.behind).filter(|_| !last));
+        self.gather(s, shape, rows, first, kept.w);
+        let coming = segment.map_or(0..0, |segment| self.coming(segment, shape));
+        let ask = Coming {
+            x,
+            h: next,
+            queries: true,
+            d_o: Some(self.d_o),
+            places: [segment.filter(|_| again).map(|_| queries_of_next), None, None, None, None, None],
+            at: coming.start.saturating_sub(self.range.start),
+            tokens: coming,
+        };
+        // The values, and what was erased.
+        let cuts = rows.runs.cuts(Along::Rows);
+        let queries = &rows.q[shift * k..];
+        let d_out = &mut rows.d_o[shift * v..];
+        let pass = (n, k, v, true);
+        if own {
+            let carry = Back { beta: rows.beta };
+            let written = [d_out, &mut rows.dw[v..]];
+            let (write, read) = ([queries, &rows.a[k..]], [&*rows.k]);
+            over(isa, pass, self.d_state, cuts, write, written, read, [&mut *rows.dv], carry, &ask);
+            math::scale_into(s, -rows.beta[0], &rows.dv[..v], &mut rows.dw[..v]);
+        } else if general {
+            let written = [d_out, &mut rows.dw[v..]];
+            let (write, read) = ([queries, &rows.a[k..]], [&*rows.k, &*rows.b]);
+            let out = [&mut *rows.dv, &mut *rows.moved];
+            over(isa, pass, self.d_state, cuts, write, written, read, out, Move, &ask);
+            math::copy(s, &rows.moved[..v], &mut rows.dw[..v]);
+        } else {
+            let out = [&mut *rows.dv];
+            over(isa, pass, self.d_state, cuts, [queries], [d_out], [&*rows.k], out, Nothing, &ask);
+        }
+        let cuts = rows.runs.cuts(Along::Columns);
+        // The queries, and what reads what is erased, from the state before the segment on.
+        let state = match kept.states.len() {
+            0 => &mut *kept.state,
+            _ => &mut kept.states[j * k * v..(j + 1) * k * v],
+        };
+        let erased = if erases { &kept.w[first * v..(first + n) * v] } else { &[] };
+        if erases {
+            read(s, state, &rows.dw[..v], &mut rows.da[..k]);
+            let (read, out) = ([&*rows.d_o, &rows.dw[v..]], [&mut *rows.dq, &mut rows.da[k..]]);
+            let pass = (n, v, k, false);
+            if general {
+                let (write, written) = ([&*rows.v, erased], [&mut *rows.k, &mut *rows.b]);
+                over(isa, pass, state, cuts, write, written, read, out, Nothing, &Nothing);
             } else {
-                let out = [&mut *rows.dv];
-                over(isa, pass, self.d_state, cuts, [queries], [d_out], [&*rows.k], out, Nothing, &ask);
+                over(isa, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, Nothing, &Nothing);
             }
-            let cuts = rows.runs.cuts(Along::Columns);
-            // The queries, and what reads what is erased, from the state before the segment on.
-            let state = match states.len() {
-                0 => &mut matrix[..],
-                _ => &mut states[j * k * v..(j + 1) * k * v],
-            };
-            let erased = if erases { &w[first * v..(first + n) * v] } else { &[] };
-            if erases {
-                read(s, state, &rows.dw[..v], &mut rows.da[..k]);
-                let (read, out) = ([&*rows.d_o, &rows.dw[v..]], [&mut *rows.dq, &mut rows.da[k..]]);
-                let pass = (n, v, k, false);
-                if general {
-                    let (write, written) = ([&*rows.v, erased], [&mut *rows.k, &mut *rows.b]);
-                    over(isa, pass, state, cuts, write, written, read, out, Nothing, &Nothing);
-                } else {
-                    over(isa, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, Nothing, &Nothing);
-                }
+        }
+        if x.g.is_some() {
+            kept.through.start(s, [state, kept.d_state], k);
+            if own {
+                kept.through.add(s, nth(rows.a, n, k), nth(rows.da, n, k));
             }
-            if x.g.is_some() {
-                through.start([state, transposed], k);
-                if own {
-                    through.add(s, nth(rows.a, n, k), nth(rows.da, n, k));
-                }
-            }
-            // The keys, and where the erased goes.
-            let ask = Coming {
-                x,
-                h,
-                tokens: 0..0,
-                queries: false,
-                d_o: None,
-                parts: [
-                    Some(&self.to.q).filter(|_| erases && !past),
-                    Some(&self.to.k).filter(|_| !past),
-                    Some(&self.to.v).filter(|_| !past),
-                    Some(&self.to.g),
-                    Some(&self.to.a).filter(|_| !past),
-                    Some(&self.to.b).filter(|_| !past),
-                ],
-                at: first,
-            };
-            let d_out = &rows.d_o[shift * v..];
-            let queries = &mut rows.q[shift * k..];
-            let pass = (n, v, k, true);
-            if erases {
-                let (write, written) = ([d_out, &rows.dw[v..]], [queries, &mut rows.a[k..]]);
-                if general {
-                    let (read, out) = ([&*rows.v, erased], [&mut *rows.dk, &mut *rows.db]);
-                    over(isa, pass, transposed, cuts, write, written, read, out, Nothing, &ask);
-                } else {
-                    let out = [&mut *rows.dk];
-                    over(isa, pass, transposed, cuts, write, written, [&*rows.v], out, Nothing, &ask);
-                }
+        }
+        // The keys, and where the erased goes.
+        let ask = Coming {
+            x,
+            h: self.h,
+            tokens: 0..0,
+            queries: false,
+            d_o: None,
+            places: [
+                Some(self.to.q.place()).filter(|_| erases && !past),
+                Some(self.to.k.place()).filter(|_| !past),
+                Some(self.to.v.place()).filter(|_| !past),
+                Some(self.to.g.place()).filter(|_| !past || gates < 2),
+                Some(self.to.a.place()).filter(|_| !past),
+                Some(self.to.b.place()).filter(|_| !past),
+            ],
+            at: first,
+        };
+        let d_out = &rows.d_o[shift * v..];
+        let queries = &mut rows.q[shift * k..];
+        let pass = (n, v, k, true);
+        if erases {
+            let (write, written) = ([d_out, &rows.dw[v..]], [queries, &mut rows.a[k..]]);
+            if general {
+                let (read, out) = ([&*rows.v, erased], [&mut *rows.dk, &mut *rows.db]);
+                over(isa, pass, kept.d_state, cuts, write, written, read, out, Nothing, &ask);
             } else {
                 let out = [&mut *rows.dk];
-                over(isa, pass, transposed, cuts, [d_out], [queries], [&*rows.v], out, Nothing, &ask);
+                over(isa, pass, kept.d_state, cuts, write, written, [&*rows.v], out, Nothing, &ask);
             }
-            for r in (0..n).rev() {
-                self.token(s, shape, rows, (first + r, r), erased, &mut through, [&mut *row, &mut *product]);
-            }
+        } else {
+            let out = [&mut *rows.dk];
+            over(isa, pass, kept.d_state, cuts, [d_out], [queries], [&*rows.v], out, Nothing, &ask);
         }
-        // What the first token read before it was written, which no token before it takes up.
-        if erases {
-            add_outer(s, &rows.a[..k], &rows.dw[..v], self.d_state);
+        for r in (0..n).rev() {
+            self.token(s, shape, rows, (first + r, r), erased, &mut kept.through);
         }
-        if early {
-            add_outer(s, &rows.q[..k], &rows.d_o[..v], self.d_state);
-        }
+        rows.leave(s, &mut kept.behind);
     }
 
     /// The rows of the tokens from `first` on.
@@ -445,13 +515,11 @@ impl<'a> Head<'a, '_> {
         (at, r): (usize, usize),
         erased: &[f32],
         through: &mut Through,
-        [row, product]: [&mut [f32]; 2],
     ) {
-        let (x, h, Shape { k, v, gates, erases, general, .. }) = (self.x, self.h, shape);
-        let (of_key, of_value, of_gate) = (r * k..(r + 1) * k, r * v..(r + 1) * v, r * gates..(r + 1) * gates);
+        let (x, h, past, Shape { k, v, erases, general, .. }) = (self.x, self.h, self.past, shape);
+        let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
         let t = self.range.start + at;
         let (own, early) = (erases && !general, x.bonus.is_some());
-        let by_key = &mut product[..k];
         if x.g.is_some() {
             let shares = Shares {
                 early,
@@ -463,57 +531,62 @@ impl<'a> Head<'a, '_> {
                     true => Some([[nth(rows.a, r, k), nth(rows.da, r, k)], [nth(rows.b, r, k), nth(rows.db, r, k)]]),
                 },
             };
-            let gate = (&rows.factors[of_gate], rows.runs.is_cut(r));
-            through.token(s, gate, shares, self.to.g.row(at));
-            // From here on all is as it is, not as it was scaled.
-            let (here, grown) = (rows.runs.left(r), rows.runs.grown(r));
-            let before = r.checked_sub(1).map(|before| (rows.runs.left(before), rows.runs.grown(before)));
-            let (before, before_grown) = before.unwrap_or_default();
-            scale(s, grown, &mut rows.dk[of_key.clone()]);
-            if early {
-                scale(s, before, &mut rows.dq[of_key.clone()]);
-                scale(s, before_grown, &mut rows.q[of_key.clone()]);
-                scale(s, here, &mut rows.k[of_key.clone()]);
-            } else {
-                scale(s, here, &mut rows.dq[of_key.clone()]);
-            }
-            if general {
-                scale(s, before, &mut rows.da[of_key.clone()]);
-                scale(s, grown, &mut rows.db[of_key.clone()]);
-            }
+            let gates = (x.gates(t, h), rows.runs.is_cut(r));
+            through.token(s, past, gates, shares, self.to.g.row(at));
         }
-        if own {
-            scale_into(s, rows.runs.entry(r), &rows.da[of_key.clone()], by_key);
-        }
-        let (dq, dk, past) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()], self.past);
+        // From here on all is as it is, not as it was scaled.
+        let (here, grown, entry) = (rows.runs.left(r), rows.runs.grown(r), rows.runs.entry(r));
+        let before = r.checked_sub(1).map(|before| (rows.runs.left(before), rows.runs.grown(before)));
+        let (before, before_grown) = before.unwrap_or_default();
+        let (dq, dk) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()]);
         if let Some(bonus) = &x.bonus {
+            scale(s, grown, dk);
+            scale(s, before, dq);
+            scale(s, before_grown, &mut rows.q[of_key.clone()]);
+            scale(s, here, &mut rows.k[of_key.clone()]);
             let u = &bonus[h * k..(h + 1) * k];
             let (value, d_out) = (&rows.v[of_value.clone()], &rows.d_o[of_value.clone()]);
-            let keys = [u, &rows.k[of_key.clone()], &rows.q[of_key.clone()]];
+            let keys = [u, &rows.k[of_key.clone()], &rows.q[of_key]];
             let key_read = add_bonus(s, math::dot(s, value, d_out), keys, [dq, dk, self.to.bonus.row(0)]);
             math::axpy(s, key_read, d_out, &mut rows.dv[of_value.clone()]);
+            math::scale_past(s, past, x.scale, dq, self.to.q.row(at));
+            math::scale_past(s, past, 1.0, dk, self.to.k.row(at));
+            return math::scale_past(s, past, 1.0, &rows.dv[of_value], self.to.v.row(at));
         }
         if self.again() {
-            math::scale_past(s, past, x.scale, dq, self.to.q.row(at));
+            scale_twice_past(s, past, x.scale, here, dq, self.to.q.row(at));
         }
+        let found = &rows.dv[of_value.clone()];
         if own {
-            math::axpy(s, 1.0, by_key, dk);
-            let (beta, found) = (rows.beta[r], &rows.dv[of_value.clone()]);
-            math::scale_past(s, past, beta, found, self.to.v.row(at));
+            // The own key also reads what is erased.
+            scale_both_past(s, past, [(grown, dk), (entry, &rows.da[of_key])], self.to.k.row(at));
+            math::scale_past(s, past, rows.beta[r], found, self.to.v.row(at));
             // Times what was written before the strength.
-            let gap = &mut row[..v];
-            math::copy(s, x.v(t, h), gap);
-            math::axpy(s, -1.0, &erased[of_value], gap);
-            self.to.beta.row(at)[0] = math::dot(s, found, gap);
-        } else {
-            math::scale_past(s, past, 1.0, &rows.dv[of_value.clone()], self.to.v.row(at));
-            if general {
-                math::scale_past(s, past, 1.0, &rows.da[of_key.clone()], self.to.a.row(at));
-                math::scale_past(s, past, 1.0, &rows.db[of_key], self.to.b.row(at));
-            }
+            self.to.beta.row(at)[0] = dot_difference(s, found, x.v(t, h), &erased[of_value]);
+            return;
         }
-        math::scale_past(s, past, 1.0, dk, self.to.k.row(at));
+        scale_twice_past(s, past, 1.0, grown, dk, self.to.k.row(at));
+        math::scale_past(s, past, 1.0, found, self.to.v.row(at));
+        if general {
+            scale_twice_past(s, past, 1.0, before, &rows.da[of_key.clone()], self.to.a.row(at));
+            scale_twice_past(s, past, 1.0, grown, &rows.db[of_key], self.to.b.row(at));
+        }
     }
+}
+
+/// `x · (a − b)`
+#[inline(always)]
+fn dot_difference<S: Lanes>(s: S, x: &[f32], a: &[f32], b: &[f32]) -> f32 {
+    let mut sum = s.splat(0.0);
+    let (mut x, mut a, mut b) = (x.chunks_exact(S::LANES), a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
+    for ((x, a), b) in x.by_ref().zip(a.by_ref()).zip(b.by_ref()) {
+        sum = s.fma(s.load(x), s.sub(s.load(a), s.load(b)), sum);
+    }
+    let (x, a, b) = (x.remainder(), a.remainder(), b.remainder());
+    if !x.is_empty() {
+        sum = s.fma(s.load_part(x), s.sub(s.load_part(a), s.load_part(b)), sum);
+    }
+    s.sum(sum)
 }
 
 /// What the bonus tells queries, keys and itself, given what the value reads of the gradient to the output; what queries read of keys.

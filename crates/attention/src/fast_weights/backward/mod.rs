@@ -1,4 +1,5 @@
-//! The gradient: two sweeps over the tokens of a head, one to its end and one back, a segment of tokens at a time.
+//! The gradient: two sweeps over the tokens of a head, one to its end and one back, a segment of tokens at a time,
+//! in turn with the same segment of a few other heads: a token's rows of them are one piece of memory.
 //!
 //! With `D_t` the gradient to the state after token `t` and `w_t = S_{t-1}ᵀ a_t` what was erased:
 //!
@@ -10,7 +11,7 @@
 //! Yang et al. 2024 (GLA), §C, has it without `a` and `b`. It starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds
 //! does not grow with the text.
 //!
-//! Of the states one a segment is kept, `K V` numbers for 16 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
+//! Of the states one a segment is kept, `K V` numbers for 32 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
 
 use std::sync::atomic::Ordering;
 
@@ -20,7 +21,7 @@ use longreach_simd::{Cx, memory};
 use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
 
 use super::{Dims, Gradient, Inputs, Tokens};
-use crate::sequences::Rows;
+use crate::sequences::{Rows, side_by_side};
 use crate::{Error, error};
 
 mod head;
@@ -70,14 +71,16 @@ pub(crate) fn backward_times(
         bonus: memory::zeros(if input.bonus.is_some() { input.ranges.len() * heads * k } else { 0 }),
     };
     {
+        let block = side_by_side(input.ranges.len(), heads, cx);
         let mut tasks = Vec::new();
         let mut parts = by_head.parts(&input);
         let mut states = state.chunks((k * v).max(1)).zip(d_state.chunks_mut((k * v).max(1)));
         for range in input.ranges.iter() {
+            let mut of_range = Vec::with_capacity(heads);
             for h in 0..heads {
                 let (state, d_state) = states.next().unwrap_or((&[], &mut []));
                 let Some(to) = parts.next() else { continue };
-                tasks.push(head::Head {
+                of_range.push(head::Head {
                     x: &input,
                     isa: cx.isa,
                     d_o: &d_o,
@@ -90,8 +93,12 @@ pub(crate) fn backward_times(
                     past: b * t * heads * k.min(v) > HELD,
                 });
             }
+            let mut of_range = of_range.into_iter();
+            while of_range.len() > 0 {
+                tasks.push(head::Heads(of_range.by_ref().take(block).collect()));
+            }
         }
-        cx.team.for_each(tasks, |head| cx.isa.run(head));
+        cx.team.for_each(tasks, |heads| cx.isa.run(heads));
     }
     if input.above.load(Ordering::Relaxed) {
         x.check(&x.state_shape())?;

@@ -2,10 +2,10 @@
 
 use longreach_simd::{Lanes, math};
 
-use crate::fast_weights::decay::{LEAST, Runs, scale, take};
+use crate::fast_weights::decay::{LEAST_GATE, Runs, scale, take};
 
 /// Numbers that there is room for in the second cache, beside those that come next.
-const ROOM: usize = 72 * 1024;
+const ROOM: usize = 36 * 1024;
 
 /// Rows of the tokens of a segment, in their order, and one more: that of the first token of the segment behind it, or of no token.
 ///
@@ -18,8 +18,6 @@ pub(super) struct Segment<'m> {
     pub(super) k: &'m mut [f32],
     /// What is written: values, of which what is erased has been taken off where the own key erases.
     pub(super) v: &'m mut [f32],
-    /// What gates leave.
-    pub(super) factors: &'m mut [f32],
     pub(super) runs: Runs<'m>,
     pub(super) d_o: &'m mut [f32],
     pub(super) a: &'m mut [f32],
@@ -54,14 +52,37 @@ pub(super) struct Shape {
 impl Shape {
     /// An even number of tokens whose rows, some six of a key and six of a value each, stay in the second cache.
     pub(super) fn tokens(k: usize, v: usize) -> usize {
-        (ROOM / (6 * (k + v)).max(1)).clamp(16, Runs::MOST) / 2 * 2
+        (ROOM / (6 * (k + v)).max(1)).clamp(32, Runs::MOST) / 2 * 2
+    }
+
+    /// The widths of the rows in [`Behind`].
+    pub(super) fn behind(&self) -> [usize; 4] {
+        [self.k, if self.erases { self.k } else { 0 }, self.v, if self.erases { self.v } else { 0 }]
     }
 
     /// Numbers in all rows.
     pub(super) fn size(&self) -> usize {
         let Self { most, k, v, gates, erases, general } = *self;
         let erasing = if erases { 2 * k + v } else { 0 } + if general { 2 * k + v } else { 0 };
-        (most + 1) * (4 * k + 3 * v + gates + 1 + erasing) + Runs::size(most, gates)
+        (most + 1) * (4 * k + 3 * v + 1 + erasing) + Runs::size(most, gates)
+    }
+}
+
+/// The rows of a segment's first token that the token before it needs: the query, what reads what is erased, the gradients to the output and to what
+/// was erased.
+pub(super) struct Behind<'m>([&'m mut [f32]; 4]);
+
+impl<'m> Behind<'m> {
+    #[inline(always)]
+    pub(super) fn new(shape: Shape, rest: &mut &'m mut [f32]) -> Self {
+        Self(shape.behind().map(|width| take(rest, width)))
+    }
+
+    /// What that token writes to the gradient of the state: of the output, and of what was erased.
+    #[inline(always)]
+    pub(super) fn writes(&self) -> [(&[f32], &[f32]); 2] {
+        let [q, a, d_o, dw] = &self.0;
+        [(q, d_o), (a, dw)]
     }
 }
 
@@ -76,7 +97,6 @@ impl<'m> Segment<'m> {
             q: rows(true, k),
             k: rows(true, k),
             v: rows(true, v),
-            factors: rows(true, gates),
             runs,
             d_o: rows(true, v),
             a: rows(erases, k),
@@ -92,18 +112,27 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Makes room for the tokens before those that are here, whose first stays as the one behind them.
+    /// Room for so many tokens, of which the first of those behind them follow, if there are any.
     #[inline(always)]
-    pub(super) fn before<S: Lanes>(&mut self, s: S, tokens: usize, shape: Shape) {
-        let Shape { k, v, .. } = shape;
-        let none = self.tokens == 0;
-        let rows = [&mut *self.q, &mut *self.a, &mut *self.d_o, &mut *self.dw];
-        for (rows, width) in rows.into_iter().zip([k, k, v, v]).filter(|(rows, _)| !rows.is_empty()) {
-            let (first, rest) = rows.split_at_mut(width);
-            let last = &mut rest[(tokens - 1) * width..tokens * width];
-            if none { last.fill(0.0) } else { math::copy(s, first, last) }
-        }
+    pub(super) fn begin<S: Lanes>(&mut self, s: S, tokens: usize, shape: Shape, behind: Option<&Behind<'_>>) {
         self.tokens = tokens;
+        let rows = [&mut *self.q, &mut *self.a, &mut *self.d_o, &mut *self.dw];
+        for (i, (rows, width)) in rows.into_iter().zip(shape.behind()).enumerate().filter(|(_, (_, width))| *width > 0)
+        {
+            let last = &mut rows[tokens * width..(tokens + 1) * width];
+            match behind {
+                None => last.fill(0.0),
+                Some(behind) => math::copy(s, behind.0[i], last),
+            }
+        }
+    }
+
+    /// Its first token's rows are kept for the tokens before it.
+    #[inline(always)]
+    pub(super) fn leave<S: Lanes>(&self, s: S, behind: &mut Behind<'_>) {
+        for (rows, to) in [&*self.q, &*self.a, &*self.d_o, &*self.dw].into_iter().zip(&mut behind.0) {
+            math::copy(s, &rows[..to.len()], to);
+        }
     }
 
     /// All its tokens have been gathered, `early` if queries read before a token is written: what stands for the one behind is scaled, and the last cut is made.
@@ -119,7 +148,7 @@ impl<'m> Segment<'m> {
 
 /// How a gate acts through sums: one for each channel of a key, or one for all. They are f64, to which what some tokens add is added at a time.
 ///
-/// A gate that leaves less than [`LEAST`] leaves less than the state's rounding: its gradient is zero, and its sum starts anew, so that what rounding has
+/// A gate of less than [`LEAST_GATE`] leaves less than the state's rounding: its gradient is zero, and its sum starts anew, so that what rounding has
 /// added stays behind.
 pub(super) struct Through {
     /// `X_t`, that of one gate in the first place.
@@ -173,28 +202,27 @@ impl Through {
 
     /// Starts anew from a state and the gradient to the state after the next token, times what that token's gate leaves, both `[V, K]`.
     #[inline(always)]
-    pub(super) fn start(&mut self, states: [&[f32]; 2], k: usize) {
-        let [state, d] = states.map(|x| x.chunks_exact(k));
+    pub(super) fn start<S: Lanes>(&mut self, s: S, states: [&[f32]; 2], k: usize) {
+        let [state, d] = states;
         if let [sum] = &mut self.sums[..] {
-            let mut partial = [0.0f64; 8];
-            for (state, d) in state.zip(d) {
-                for (state, d) in state.chunks(8).zip(d.chunks(8)) {
-                    for ((sum, state), d) in partial.iter_mut().zip(state).zip(d) {
-                        *sum += f64::from(*state) * f64::from(*d);
-                    }
-                }
+            *sum = 0.0;
+            for (state, d) in state.chunks(TOGETHER * k).zip(d.chunks(TOGETHER * k)) {
+                *sum += f64::from(math::dot(s, state, d));
             }
-            *sum = partial.iter().sum::<f64>();
             return;
         }
         self.sums.fill(0.0);
         self.added.fill(0.0);
-        for (state, d) in state.zip(d) {
-            for ((sum, state), d) in self.sums.iter_mut().zip(state).zip(d) {
-                *sum += f64::from(*state) * f64::from(*d);
+        for (state, d) in state.chunks(TOGETHER * k).zip(d.chunks(TOGETHER * k)) {
+            for (state, d) in state.chunks_exact(k).zip(d.chunks_exact(k)) {
+                let cells = self.added.chunks_mut(S::LANES).zip(state.chunks(S::LANES)).zip(d.chunks(S::LANES));
+                for ((added, state), d) in cells {
+                    let sum = s.fma(s.load_part(state), s.load_part(d), s.load_part(added));
+                    s.store_part(added, sum);
+                }
             }
+            self.settle();
         }
-        self.settle();
     }
 
     /// What the next token's own key read of the state.
@@ -210,15 +238,21 @@ impl Through {
         self.settle();
     }
 
-    /// Counts a token, whose gates leave so much, and whether there is a cut before it: its gates' gradients.
+    /// Counts a token, given its gates and whether there is a cut before it: the gradients to the gates, written past the caches if that is asked for.
     #[inline(always)]
-    pub(super) fn token<S: Lanes>(&mut self, s: S, (left, cut): (&[f32], bool), of: Shares<'_>, dg: &mut [f32]) {
+    pub(super) fn token<S: Lanes>(
+        &mut self,
+        s: S,
+        past: bool,
+        (gates, cut): (&[f32], bool),
+        of: Shares<'_>,
+        dg: &mut [f32],
+    ) {
         self.tokens += 1;
         if self.tokens > TOGETHER {
             self.settle();
         }
-        let (sums, held) = (&mut self.sums[..], &mut self.held[..]);
-        if let ([sum], [held], [dg]) = (&mut *sums, &mut *held, &mut *dg) {
+        if let ([sum], [held], [dg]) = (&mut self.sums[..], &mut self.held[..], &mut *dg) {
             let (read, counted) = (math::dot(s, of.q[0], of.q[1]), f64::from(*held));
             *held = if of.early { read } else { 0.0 };
             let read = if of.early { 0.0 } else { f64::from(read) };
@@ -230,44 +264,63 @@ impl Through {
                 *held += math::dot(s, a, da);
                 *sum -= f64::from(math::dot(s, b, db));
             }
-            *sum = if left[0] < LEAST { 0.0 } else { *sum };
+            *sum = if gates[0] < LEAST_GATE { 0.0 } else { *sum };
             *dg = *sum as f32;
             return;
         }
-        for at in (0..dg.len()).step_by(S::LANES) {
-            let (held, added) = (&mut held[at..], &mut self.added[at..]);
-            let (read, written) = (product(s, of.q, at), product(s, of.k, at));
-            let mut share = s.sub(if of.early { s.splat(0.0) } else { read }, written);
-            if let Some(own) = of.own {
-                share = s.add(share, product(s, own, at));
-            }
-            if of.early {
-                share = s.add(share, s.load_part(held));
-                s.store_part(held, read);
-            }
-            if let Some([a, b]) = of.general {
-                share = s.add(share, s.sub(s.load_part(held), product(s, b, at)));
-                s.store_part(held, product(s, a, at));
-            }
-            let sum = s.add(s.load_part(added), share);
-            s.store_part(added, sum);
-            s.store_part(&mut dg[at..], s.add(s.load_part(&self.rounded[at..]), sum));
+        let whole = dg.len() / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            let sum = self.share::<S, true>(s, &of, at);
+            let sum = s.add(s.load(&self.rounded[at..]), sum);
+            if past { s.store_past(&mut dg[at..], sum) } else { s.store(&mut dg[at..], sum) }
+        }
+        if whole < dg.len() {
+            let sum = self.share::<S, false>(s, &of, whole);
+            s.store_part(&mut dg[whole..], s.add(s.load_part(&self.rounded[whole..]), sum));
         }
         if cut {
             self.settle();
             let sums = self.sums.iter_mut().zip(&mut self.rounded);
-            for (((sum, rounded), left), dg) in sums.zip(left).zip(dg) {
-                if *left < LEAST {
+            for (((sum, rounded), gate), dg) in sums.zip(gates).zip(dg) {
+                if *gate < LEAST_GATE {
                     (*sum, *rounded) = (0.0, 0.0);
                 }
                 *dg = *rounded;
             }
         }
     }
+
+    /// Adds a token's share to some channels, a whole vector of them or what there is: what has been added since the sums were rounded.
+    #[inline(always)]
+    fn share<S: Lanes, const WHOLE: bool>(&mut self, s: S, of: &Shares<'_>, at: usize) -> S::V {
+        let (held, added) = (&mut self.held[at..], &mut self.added[at..]);
+        let (read, written) = (product::<S, WHOLE>(s, of.q, at), product::<S, WHOLE>(s, of.k, at));
+        let mut share = s.sub(if of.early { s.splat(0.0) } else { read }, written);
+        if let Some(own) = of.own {
+            share = s.add(share, product::<S, WHOLE>(s, own, at));
+        }
+        if of.early {
+            share = s.add(share, part::<S, WHOLE>(s, held));
+            s.store_part(held, read);
+        }
+        if let Some([a, b]) = of.general {
+            share = s.add(share, s.sub(part::<S, WHOLE>(s, held), product::<S, WHOLE>(s, b, at)));
+            s.store_part(held, product::<S, WHOLE>(s, a, at));
+        }
+        let sum = s.add(part::<S, WHOLE>(s, added), share);
+        s.store_part(added, sum);
+        sum
+    }
+}
+
+/// A whole vector, or what there is of one.
+#[inline(always)]
+fn part<S: Lanes, const WHOLE: bool>(s: S, x: &[f32]) -> S::V {
+    if WHOLE { s.load(x) } else { s.load_part(x) }
 }
 
 /// A vector of a row times one of its gradient, from `at` on.
 #[inline(always)]
-fn product<S: Lanes>(s: S, [x, d]: [&[f32]; 2], at: usize) -> S::V {
-    s.mul(s.load_part(&x[at..]), s.load_part(&d[at..]))
+fn product<S: Lanes, const WHOLE: bool>(s: S, [x, d]: [&[f32]; 2], at: usize) -> S::V {
+    s.mul(part::<S, WHOLE>(s, &x[at..]), part::<S, WHOLE>(s, &d[at..]))
 }

@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use longreach_simd::cache::{prefetch, prefetch_second, settle};
-use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
@@ -16,7 +15,7 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::{Dims, Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
-use crate::sequences::{Rows, together};
+use crate::sequences::{Rows, side_by_side, together};
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -46,8 +45,21 @@ pub fn recurrent_into(
     error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
     let input = Tokens::of(x)?;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
-    cx.team.for_each(heads(&input, out, state), |head| cx.isa.run(head));
+    cx.team.for_each(groups(&input, heads(&input, out, state), cx), |heads| cx.isa.run(heads));
     Ok(())
+}
+
+/// Heads that a thread takes together.
+fn groups<'a, 'o>(x: &Tokens<'_>, heads: Vec<Head<'a, 'o>>, cx: &Cx) -> Vec<Heads<'a, 'o>> {
+    let (all, block) = (x.dims.h, side_by_side(x.ranges.len(), x.dims.h, cx));
+    let mut groups = Vec::with_capacity(heads.len().div_ceil(block));
+    let mut heads = heads.into_iter();
+    while let Some(head) = heads.next() {
+        // Of one sequence.
+        let more = (block - 1).min(all - 1 - head.h);
+        groups.push(Heads(std::iter::once(head).chain(heads.by_ref().take(more)).collect()));
+    }
+    groups
 }
 
 /// One token of each sequence: as [`recurrent_into`], and nothing is allocated.
@@ -68,8 +80,8 @@ pub(super) fn one(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
     let (states, rest_of_states) = state.split_at_mut(whole * k * v);
     let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
         for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(v).zip(state.chunks_exact_mut(k * v))) {
-            let out = Part::whole(out, v);
-            cx.isa.run(Head { x: &input, s: i / h, h: i % h, out, past: false, state, features: None });
+            let t = input.ranges.get(i / h).start;
+            cx.isa.run(Token { x: &input, t, h: i % h, state, out });
         }
     };
     cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, state| heads(i * block, out, state));
@@ -96,102 +108,140 @@ pub(in crate::linear) fn featured(
     for head in &mut heads {
         head.features = Some((map, floor, sums.next().unwrap_or_default()));
     }
-    cx.team.for_each(heads, |head| cx.isa.run(head));
+    cx.team.for_each(groups(&input, heads, cx), |heads| cx.isa.run(heads));
     Ok(out)
 }
 
-impl Kernel for Head<'_, '_> {
+/// Some heads of one sequence, a chunk of tokens of each in turn: a token's rows of them are one piece of memory.
+struct Heads<'a, 'o>(Vec<Head<'a, 'o>>);
+
+/// What a chunk of tokens needs room for.
+struct Room<'m> {
+    /// `e^{-G} β v`, and the outputs: blocks of columns, a row a token in each, padded to whole tiles.
+    value: &'m mut [f32],
+    sum: &'m mut [f32],
+    /// Features, where there are any, `[CHUNK, K]`.
+    of_queries: &'m mut [f32],
+    of_keys: &'m mut [f32],
+}
+
+impl Kernel for Heads<'_, '_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Lanes>(mut self, s: S) {
-        let x = self.x;
-        let (k, v) = (x.dims.k, x.dims.v);
-        // e^{-G} β v, then the output of a chunk, rows padded to whole tiles.
-        let padded = v.next_multiple_of(WIDE * S::LANES);
-        let mapped = if self.features.is_some() { CHUNK * k } else { 0 };
+    fn run<S: Lanes>(self, s: S) {
+        let Self(mut heads) = self;
+        let Some(&Head { x, s: sequence, past, ref features, .. }) = heads.first() else { return };
+        let padded = x.dims.v.next_multiple_of(WIDE * S::LANES);
+        let mapped = if features.is_some() { CHUNK * x.dims.k } else { 0 };
         let scratch = &mut Scratch::new(2 * CHUNK * padded + 2 * mapped);
         let (value, rest) = scratch.split_at_mut(CHUNK * padded);
         let (sum, rest) = rest.split_at_mut(CHUNK * padded);
         let (of_queries, of_keys) = rest.split_at_mut(mapped);
-        let tokens = x.ranges.get(self.s);
-        if self.features.is_none() && self.out.rows() == 1 {
-            return token(s, x, (tokens.start, self.h), self.state, self.out.row(0));
-        }
+        let room = &mut Room { value, sum, of_queries, of_keys };
+        let tokens = x.ranges.get(sequence);
         for first in tokens.clone().step_by(CHUNK) {
-            let mut out = self.out.take(CHUNK);
-            let n = out.rows();
-            let decay = Decay::of(s, x, self.h, first, n);
-            for i in 0..n {
-                let (t, h) = (first + i, self.h);
-                let strength = s.splat(decay.grown[i] * x.beta(t, h));
-                let row = x.v(t, h);
-                for at in (0..padded).step_by(S::LANES) {
-                    let part = s.load_part(&row[at.min(v)..]);
-                    let block = at / (WIDE * S::LANES) * CHUNK + i;
-                    let to = block * WIDE * S::LANES + at % (WIDE * S::LANES);
-                    s.store(&mut value[to..], s.mul(strength, part));
-                    s.store(&mut sum[to..], s.splat(0.0));
-                }
-            }
-            let (mut q, mut keys) = ([&[][..]; CHUNK], [&[][..]; CHUNK]);
-            let mut over = [1.0; CHUNK];
-            if let Some((map, floor, sums)) = &mut self.features {
-                for i in 0..n {
-                    let (q, key) = (&mut of_queries[i * k..(i + 1) * k], &mut of_keys[i * k..(i + 1) * k]);
-                    map.of_row(s, x.q(first + i, self.h), q);
-                    map.of_row(s, x.k(first + i, self.h), key);
-                    if let Some(floor) = floor {
-                        math::axpy(s, 1.0, key, sums);
-                        over[i] = 1.0 / floor.of(x.scale * math::dot(s, q, sums));
-                    }
-                }
-            }
-            for i in 0..n {
-                (q[i], keys[i]) = match self.features {
-                    Some(_) => (&of_queries[i * k..(i + 1) * k], &of_keys[i * k..(i + 1) * k]),
-                    None => (x.q(first + i, self.h), x.k(first + i, self.h)),
-                };
-            }
-            let chunk = Chunk { q: &q[..n], k: &keys[..n], v, decay: &decay };
-            let mut coming = 0..if self.past { 0 } else { n };
-            let mut wanted = Wanted::of(x, self.h, first + n..tokens.end);
-            let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
-            for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
-                let mut row = 0;
-                while row + ROWS <= k {
-                    // The rows of this chunk's output, a few at a time.
-                    for i in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
-                        prefetch(out.row(i));
-                    }
-                    chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum, &wanted.next());
-                    row += ROWS;
-                }
-                while row < k {
-                    chunk.tile::<S, 1>(s, row, at, self.state, value, sum, &Line::NONE);
-                    row += 1;
-                }
-            }
-            let skip = s.splat(x.skip(self.h));
-            for i in 0..n {
-                let (value, out) = (x.v(first + i, self.h), out.row(i));
-                let scale = s.splat(x.scale * decay.left[i] * over[i]);
-                for at in (0..v).step_by(S::LANES) {
-                    let end = (at + S::LANES).min(v);
-                    let block = at / (WIDE * S::LANES) * CHUNK + i;
-                    let from = block * WIDE * S::LANES + at % (WIDE * S::LANES);
-                    let y = s.mul(scale, s.load(&sum[from..]));
-                    let y = s.fma(skip, s.load_part(&value[at..end]), y);
-                    match self.past && end == at + S::LANES {
-                        true => s.store_past(&mut out[at..end], y),
-                        false => s.store_part(&mut out[at..end], y),
-                    }
-                }
+            let (here, behind) = (first..(first + CHUNK).min(tokens.end), (first + CHUNK).min(tokens.end));
+            let behind = behind..(behind + CHUNK).min(tokens.end);
+            for i in 0..heads.len() {
+                // The same tokens of the next head, or the next tokens of the first.
+                let next = heads.get(i + 1).map_or((heads[0].h, behind.clone()), |head| (head.h, here.clone()));
+                heads[i].chunk(s, here.clone(), room, next);
             }
         }
-        if self.past {
+        if past {
             settle();
         }
     }
+}
+
+impl Head<'_, '_> {
+    /// The tokens of a chunk; a head and its tokens come next.
+    #[inline(always)]
+    fn chunk<S: Lanes>(&mut self, s: S, tokens: Range<usize>, room: &mut Room<'_>, next: (usize, Range<usize>)) {
+        let x = self.x;
+        let (k, v) = (x.dims.k, x.dims.v);
+        if self.features.is_none() && self.out.rows() == 1 && x.ranges.get(self.s).len() == 1 {
+            return Token { x, t: tokens.start, h: self.h, state: self.state, out: self.out.row(0) }.run(s);
+        }
+        let padded = v.next_multiple_of(WIDE * S::LANES);
+        let Room { value, sum, of_queries, of_keys } = room;
+        let first = tokens.start;
+        let mut out = self.out.take(CHUNK);
+        let n = out.rows();
+        let decay = Decay::of(s, x, self.h, first, n);
+        for i in 0..n {
+            let (t, h) = (first + i, self.h);
+            let strength = s.splat(decay.grown[i] * x.beta(t, h));
+            let row = x.v(t, h);
+            for at in (0..padded).step_by(S::LANES) {
+                let row = &row[at.min(v)..];
+                let part = if row.len() < S::LANES { s.load_part(row) } else { s.load(row) };
+                s.store(&mut value[place::<S>(i, at)..], s.mul(strength, part));
+            }
+        }
+        if k == 0 {
+            sum.fill(0.0);
+        }
+        let (mut q, mut keys) = ([&[][..]; CHUNK], [&[][..]; CHUNK]);
+        let mut over = [1.0; CHUNK];
+        if let Some((map, floor, sums)) = &mut self.features {
+            for i in 0..n {
+                let (q, key) = (&mut of_queries[i * k..(i + 1) * k], &mut of_keys[i * k..(i + 1) * k]);
+                map.of_row(s, x.q(first + i, self.h), q);
+                map.of_row(s, x.k(first + i, self.h), key);
+                if let Some(floor) = floor {
+                    math::axpy(s, 1.0, key, sums);
+                    over[i] = 1.0 / floor.of(x.scale * math::dot(s, q, sums));
+                }
+            }
+        }
+        for i in 0..n {
+            (q[i], keys[i]) = match self.features {
+                Some(_) => (&of_queries[i * k..(i + 1) * k], &of_keys[i * k..(i + 1) * k]),
+                None => (x.q(first + i, self.h), x.k(first + i, self.h)),
+            };
+        }
+        let chunk = Chunk { q: &q[..n], k: &keys[..n], v, decay: &decay };
+        let mut coming = 0..if self.past { 0 } else { n };
+        let mut wanted = Wanted::of(x, next);
+        let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
+        for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
+            let mut row = 0;
+            while row + ROWS <= k {
+                // The rows of this chunk's output, a few at a time.
+                for i in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
+                    prefetch(out.row(i));
+                }
+                chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum, &wanted.next());
+                row += ROWS;
+            }
+            while row < k {
+                chunk.tile::<S, 1>(s, row, at, self.state, value, sum, &Line::NONE);
+                row += 1;
+            }
+        }
+        let skip = s.splat(x.skip(self.h));
+        for i in 0..n {
+            let (value, out) = (x.v(first + i, self.h), out.row(i));
+            let scale = s.splat(x.scale * decay.left[i] * over[i]);
+            for at in (0..v).step_by(S::LANES) {
+                let (value, out) = (&value[at..], &mut out[at..]);
+                let y = s.mul(scale, s.load(&sum[place::<S>(i, at)..]));
+                match value.len() < S::LANES {
+                    true => s.store_part(out, s.fma(skip, s.load_part(value), y)),
+                    false if self.past => s.store_past(out, s.fma(skip, s.load(value), y)),
+                    false => s.store(out, s.fma(skip, s.load(value), y)),
+                }
+            }
+        }
+    }
+}
+
+/// Where the columns of token `i` from `at` on stand, in blocks as wide as a tile.
+#[inline(always)]
+fn place<S: Lanes>(i: usize, at: usize) -> usize {
+    let wide = WIDE * S::LANES;
+    (at / wide * CHUNK + i) * wide + at % wide
 }
 
 /// The lines that the next chunk will want of a head's queries, keys and values, one after the other.
@@ -207,7 +257,7 @@ const LINE: usize = 16;
 
 impl<'a> Wanted<'a> {
     #[inline(always)]
-    fn of(x: &'a Tokens<'a>, h: usize, tokens: Range<usize>) -> Self {
+    fn of(x: &'a Tokens<'a>, (h, tokens): (usize, Range<usize>)) -> Self {
         let (k, v) = (x.dims.k, x.dims.v);
         let group = x.dims.group(h);
         let of_keys = group * k..(group + 1) * k;
@@ -342,8 +392,11 @@ impl Chunk<'_> {
                 wanted.ask(first + i);
                 let (q, k) = (&q[row..row + R], &k[row..row + R]);
                 let mut out = [s.splat(0.0); WIDE];
-                for (w, out) in out.iter_mut().enumerate() {
-                    *out = s.load(&sum[w * lanes..(w + 1) * lanes]);
+                // The first rows are the first that are read.
+                if row > 0 {
+                    for (w, out) in out.iter_mut().enumerate() {
+                        *out = s.load(&sum[w * lanes..(w + 1) * lanes]);
+                    }
                 }
                 for r in 0..R {
                     let (q, k) = (s.splat(q[r]), s.splat(k[r]));
@@ -369,17 +422,29 @@ impl Chunk<'_> {
 }
 
 /// The one token there is: the state streams by, and the output stays in registers.
-#[inline(always)]
-fn token<S: Lanes>(s: S, x: &Tokens<'_>, (t, h): (usize, usize), state: &mut [f32], out: &mut [f32]) {
-    let left = s.sum(math::exp(s, s.splat(x.g(t, h)))) / S::LANES as f32;
-    let mut at = 0;
-    while at + WIDE * S::LANES <= out.len() {
-        some::<S, WIDE>(s, x, (t, h), left, at, state, out);
-        at += WIDE * S::LANES;
-    }
-    while at < out.len() {
-        some::<S, 1>(s, x, (t, h), left, at, state, out);
-        at += S::LANES;
+struct Token<'a, 'o> {
+    x: &'a Tokens<'a>,
+    t: usize,
+    h: usize,
+    state: &'o mut [f32],
+    out: &'o mut [f32],
+}
+
+impl Kernel for Token<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { x, t, h, state, out } = self;
+        let left = s.sum(math::exp(s, s.splat(x.g(t, h)))) / S::LANES as f32;
+        let mut at = 0;
+        while at + WIDE * S::LANES <= out.len() {
+            some::<S, WIDE>(s, x, (t, h), left, at, state, out);
+            at += WIDE * S::LANES;
+        }
+        while at < out.len() {
+            some::<S, 1>(s, x, (t, h), left, at, state, out);
+            at += S::LANES;
+        }
     }
 }
 
