@@ -16,9 +16,7 @@ pub fn prefetch<T>(x: &[T]) {
 /// As [`prefetch`], for the second cache: what is worked on meanwhile stays in the first.
 #[inline(always)]
 pub fn prefetch_second<T>(x: &[T]) {
-    for line in 0..size_of_val(x).div_ceil(64) {
-        line_to_second(x.as_ptr().cast::<i8>().wrapping_add(64 * line));
-    }
+    prefetch_second_ahead(x, 0);
 }
 
 /// Asks for as much memory as `x` is long, from `ahead` bytes behind its start on; it need not be anybody's.
@@ -27,6 +25,15 @@ pub fn prefetch_ahead<T>(x: &[T], ahead: usize) {
     let first = x.as_ptr().cast::<i8>().wrapping_add(ahead);
     for line in 0..size_of_val(x).div_ceil(64) {
         line_to_first(first.wrapping_add(64 * line));
+    }
+}
+
+/// As [`prefetch_ahead`], for the second cache.
+#[inline(always)]
+pub fn prefetch_second_ahead<T>(x: &[T], ahead: usize) {
+    let first = x.as_ptr().cast::<i8>().wrapping_add(ahead);
+    for line in 0..size_of_val(x).div_ceil(64) {
+        line_to_second(first.wrapping_add(64 * line));
     }
 }
 

@@ -10,7 +10,7 @@ use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::decay::{Along, Runs, scale, scale_into, scale_twice_into};
-use super::pass::{Ask, Carry, Nothing, Pass, Step, read};
+use super::pass::{Ask, Carry, Nothing, Step, over, read};
 use super::{Dims, Inputs, Tokens};
 use crate::sequences::{side_by_side, together};
 use crate::{Error, error};
@@ -92,6 +92,8 @@ struct Next<'a, 't, 'o> {
     h: usize,
     /// Where this pass's outputs go, if not past the caches: their row of its first token, and their columns.
     out: Option<(&'a Part<'o>, usize, Range<usize>)>,
+    /// Whether the next head's state is read before it is written to.
+    onward: bool,
 }
 
 impl Ask for Next<'_, '_, '_> {
@@ -100,6 +102,10 @@ impl Ask for Next<'_, '_, '_> {
         if let Some((out, first, of_head)) = &self.out {
             out.soon(first + i, of_head.clone(), soon);
         }
+    }
+
+    fn onward(&self) -> bool {
+        self.onward
     }
 }
 
@@ -215,37 +221,21 @@ impl Kernel for Heads<'_, '_> {
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
             let out_of = Some((&self.out, first - range.start, of_head.clone())).filter(|_| !past);
-            let ask = &Next { x, first: next.0, h: next.1, out: out_of };
-            let (tokens_of, rows, columns, matrix, back) = (n, k, v, state, false);
+            // What erases reads a state before it writes to it: the next one comes while this one is written.
+            let onward = x.erases() && at + 1 < heads.len();
+            let ask = &Next { x, first: next.0, h: next.1, out: out_of, onward };
+            let pass = (n, k, v, false);
             if general {
                 moved[..v].copy_from_slice(carried);
                 let (write, written) = ([&*keys, &*into], [&mut *values, &mut *moved]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
-                let tokens = tokens_of;
-                isa.run(Pass {
-                    tokens,
-                    rows,
-                    columns,
-                    matrix,
-                    back,
-                    cuts,
-                    write,
-                    written,
-                    read,
-                    out,
-                    carry: Move,
-                    ask,
-                });
+                over(isa, pass, state, cuts, write, written, read, out, Move, ask);
             } else if x.beta.is_some() {
                 correct(s, beta[0], carried, &mut values[..v]);
-                let (write, written) = ([&*keys], [&mut *values]);
                 let (read, out) = ([&*q, &*erasing], [&mut *out, &mut *erased]);
-                let (tokens, carry) = (tokens_of, Correct { beta });
-                isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
+                over(isa, pass, state, cuts, [&*keys], [&mut *values], read, out, Correct { beta }, ask);
             } else {
-                let (write, written, read, out) = ([&*keys], [&mut *values], [&*q], [&mut *out]);
-                let (tokens, carry) = (tokens_of, Nothing);
-                isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
+                over(isa, pass, state, cuts, [&*keys], [&mut *values], [&*q], [&mut *out], Nothing, ask);
             }
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];

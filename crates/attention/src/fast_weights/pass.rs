@@ -9,8 +9,8 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::Soon;
-use longreach_simd::{Kernel, Lanes, math};
+use longreach_simd::cache::{Soon, prefetch_second_ahead};
+use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::decay::{Along, Cuts};
 
@@ -42,6 +42,24 @@ pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
     pub(super) ask: &'a dyn Ask,
 }
 
+/// A pass: so many tokens, rows and columns, and whether the last token comes first.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a pass has so many parts")]
+pub(super) fn over<C: Carry<W, P>, const W: usize, const P: usize>(
+    isa: Isa,
+    (tokens, rows, columns, back): (usize, usize, usize, bool),
+    matrix: &mut [f32],
+    cuts: Cuts<'_>,
+    write: [&[f32]; W],
+    written: [&mut [f32]; W],
+    read: [&[f32]; P],
+    out: [&mut [f32]; P],
+    carry: C,
+    ask: &dyn Ask,
+) {
+    isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
+}
+
 /// Some columns of a token and of the one that comes after it.
 pub(super) struct Step {
     /// Where the tokens stand.
@@ -63,6 +81,11 @@ pub(super) trait Carry<const W: usize, const P: usize> {
 pub(super) trait Ask {
     /// The rows that are wanted in return for the `i`th token of this pass.
     fn rows(&self, i: usize, soon: &mut Soon);
+
+    /// Whether the matrix that lies behind this one is read next, and wanted while a token passes alone.
+    fn onward(&self) -> bool {
+        false
+    }
 }
 
 /// Nothing.
@@ -404,6 +427,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
         let mut factor = factors::<S, BY, N>(s, by, at..end);
+        let onward = self.tokens == 1 && self.ask.onward();
         for i in tokens {
             let t = self.token(i);
             let mut soon = Soon::none();
@@ -427,6 +451,9 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                     soon.ask(r / APART);
                 }
                 let row = &mut row[at..end];
+                if onward {
+                    prefetch_second_ahead(row, rows * columns * size_of::<f32>());
+                }
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 if BY == ROWS {

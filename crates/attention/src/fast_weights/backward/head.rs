@@ -11,9 +11,9 @@ use longreach_simd::{Isa, Kernel, Lanes, math};
 use super::ByHead;
 use super::segment::{Behind, Segment, Shape, Shares, Through};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::decay::{Along, Cuts, scale, scale_both_past, scale_twice_into, scale_twice_past, take};
+use crate::fast_weights::decay::{Along, scale, scale_both_past, scale_twice_into, scale_twice_past, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
-use crate::fast_weights::pass::{Ask, Carry, Nothing, Pass, Step, read, transpose};
+use crate::fast_weights::pass::{Ask, Carry, Nothing, Step, over, read, transpose};
 use crate::sequences::Rows;
 
 /// Some heads of one sequence.
@@ -618,22 +618,4 @@ fn add_outer<S: Lanes>(s: S, u: &[f32], y: &[f32], matrix: &mut [f32]) {
     for (row, u) in matrix.chunks_exact_mut(y.len().max(1)).zip(u) {
         math::axpy(s, *u, y, row);
     }
-}
-
-/// A pass: so many tokens, rows and columns, and whether the last token comes first.
-#[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a pass has so many parts")]
-fn over<C: Carry<W, P>, const W: usize, const P: usize>(
-    isa: Isa,
-    (tokens, rows, columns, back): (usize, usize, usize, bool),
-    matrix: &mut [f32],
-    cuts: Cuts<'_>,
-    write: [&[f32]; W],
-    written: [&mut [f32]; W],
-    read: [&[f32]; P],
-    out: [&mut [f32]; P],
-    carry: C,
-    ask: &dyn Ask,
-) {
-    isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
 }
