@@ -132,8 +132,8 @@ impl Kernel for Heads<'_, '_> {
         }
         let (erases, general) = (x.erases(), x.erase.is_some());
         let shape = Shape { most: Shape::tokens(k, v).min(total), k, v, gates, erases, general };
-        let numbers = shape.size() + heads.len() * Kept::size(shape, total) + 2 * k.max(v);
-        let scratch = &mut Scratch::new(numbers);
+        let size = shape.size() + heads.len() * Kept::size(shape, total) + 2 * k.max(v);
+        let scratch = &mut Scratch::new(size);
         let mut rest = &mut scratch[..];
         let mut rows = Segment::new(shape, &mut rest);
         let [row, product] = [k.max(v); 2].map(|width| take(&mut rest, width));

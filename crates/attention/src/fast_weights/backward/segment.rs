@@ -50,9 +50,10 @@ pub(super) struct Shape {
 }
 
 impl Shape {
-    /// An even number of tokens whose rows, some six of a key and six of a value each, stay in the second cache.
+    /// So many tokens that their rows, some six of a key and six of a value each, stay in the second cache; not any number, so that some text is cut evenly
+    /// whatever its heads' widths.
     pub(super) fn tokens(k: usize, v: usize) -> usize {
-        (ROOM / (6 * (k + v)).max(1)).clamp(32, Runs::MOST) / 2 * 2
+        [Runs::MOST, 96, 64, 48].into_iter().find(|tokens| tokens * 6 * (k + v) <= ROOM).unwrap_or(32)
     }
 
     /// The widths of the rows in [`Behind`].
