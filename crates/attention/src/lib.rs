@@ -30,6 +30,7 @@
 mod error;
 mod fast_weights;
 mod mechanisms;
+mod one_token;
 mod sequences;
 
 pub mod delta;

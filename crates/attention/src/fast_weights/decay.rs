@@ -96,9 +96,9 @@ impl<'m> Runs<'m> {
         (self.count, self.is_cut, self.tokens) = (0, 0, 0);
     }
 
-    /// The next token with its gates, logarithms, and a cut before it if that is asked for or needed.
+    /// The next token with its gates, logarithms, and a cut before it if one is needed.
     #[inline(always)]
-    pub(super) fn push<S: Lanes>(&mut self, s: S, gates: &[f32], cut: bool) {
+    pub(super) fn push<S: Lanes>(&mut self, s: S, gates: &[f32]) {
         let (t, width) = (self.tokens, self.width);
         self.tokens += 1;
         if width == 0 {
@@ -134,8 +134,8 @@ impl<'m> Runs<'m> {
                 all &= x > LEAST && gates[at] <= 0.0;
             }
         }
-        if cut || !all || whole > 0 && s.sum(enough) < S::LANES as f32 {
-            self.above |= gates.iter().any(|gate| *gate > 0.0);
+        if !all || whole > 0 && s.sum(enough) < S::LANES as f32 {
+            self.above |= above(s, gates);
             self.entry[t * width..(t + 1) * width].copy_from_slice(here);
             here.fill(1.0);
             grown.fill(1.0);
@@ -188,6 +188,16 @@ impl<'m> Runs<'m> {
         let rows = if self.is_cut(t) { &self.entry } else { &self.left };
         &rows[t * self.width..(t + 1) * self.width]
     }
+}
+
+/// Whether one of some gates is above 0.
+#[inline(always)]
+pub(super) fn above<S: Lanes>(s: S, gates: &[f32]) -> bool {
+    let mut some = s.splat(0.0);
+    for gates in gates.chunks(S::LANES) {
+        some = s.select_lt(s.splat(0.0), s.load_part(gates), s.splat(1.0), some);
+    }
+    s.sum(some) > 0.0
 }
 
 /// `x ← by ⊙ x`, where `by` has a number for each, one for all, or none: then `x` stays as it is.

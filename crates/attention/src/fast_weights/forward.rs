@@ -10,10 +10,12 @@ use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::decay::{Along, Runs, scale, scale_into, scale_twice_into};
-use super::pass::{Ask, Carry, Nothing, Step, over, read};
+use super::pass::{Ask, Carry, Nothing, Step, over};
+use super::step::One;
 use super::{Dims, Inputs, Tokens};
-use crate::sequences::{side_by_side, together};
-use crate::{Error, error};
+use crate::Error;
+use crate::one_token::read;
+use crate::sequences::side_by_side;
 
 /// Tokens whose rows are gathered at a time.
 const TOKENS: usize = 64;
@@ -40,35 +42,18 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
             tasks.push(Heads { x: &input, isa: cx.isa, range: range.clone(), heads, out, past, states: states_of });
         }
     }
-    cx.team.for_each(tasks, |heads| cx.isa.run(heads));
+    cx.team.for_each(tasks, |mut heads| match (heads.range.len(), heads.states.len()) {
+        (_, 0) | (0 | 2.., _) => cx.isa.run(heads),
+        (1, _) => {
+            let (x, token, out) = (heads.x, heads.range.start, heads.out.row(0));
+            cx.isa.run(One { x, token, heads: heads.heads, out, states: heads.states });
+        }
+    });
     if input.above.load(Ordering::Relaxed) {
         state.copy_from_slice(&before);
         x.check(&x.state_shape())?;
     }
     Array4::from_shape_vec((b, t, h, v), out).map_err(|_| Error::Layout { op: x.op, input: "v" })
-}
-
-/// One token of each sequence, into `out`, contiguous `[B, H, V]`: the one thing that decoding does, and nothing is allocated.
-pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
-    let input = Tokens::of(x, state.shape(), cx)?;
-    let Dims { b, t, g, h, k, v } = input.dims;
-    error::shape(x.op, "q", &[b, 1, g, k], &[b, t, g, k])?;
-    error::shape(x.op, "out", &[b * h * v], &[out.len()])?;
-    if input.ranges.len() != b || k * v == 0 {
-        // Some sequences have no token, or states no numbers.
-        out.copy_from_slice(forward(x, state, cx)?.as_slice().unwrap_or_default());
-        return Ok(());
-    }
-    let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
-    // Heads of one sequence go together.
-    let most = together(b * h, k * v, cx).min(h);
-    let block = (1..=most).rev().find(|n| h.is_multiple_of(*n)).unwrap_or(1);
-    cx.team.for_each_pieces((out, block * v), (state, block * k * v), |i, out, states| {
-        let (sequence, first) = (i * block / h, i * block % h);
-        let (range, out) = (sequence..sequence + 1, Part::whole(out, block * v));
-        cx.isa.run(Heads { x: &input, isa: cx.isa, range, heads: first..first + block, out, past: false, states });
-    });
-    Ok(())
 }
 
 /// Some heads of one sequence.
@@ -92,8 +77,6 @@ struct Next<'a, 't, 'o> {
     h: usize,
     /// Where this pass's outputs go, if not past the caches: their row of its first token, and their columns.
     out: Option<(&'a Part<'o>, usize, Range<usize>)>,
-    /// Whether the next head's state is read before it is written to.
-    onward: bool,
 }
 
 impl Ask for Next<'_, '_, '_> {
@@ -102,10 +85,6 @@ impl Ask for Next<'_, '_, '_> {
         if let Some((out, first, of_head)) = &self.out {
             out.soon(first + i, of_head.clone(), soon);
         }
-    }
-
-    fn onward(&self) -> bool {
-        self.onward
     }
 }
 
@@ -182,8 +161,7 @@ impl Kernel for Heads<'_, '_> {
             let n = tokens.len();
             runs.clear();
             for (r, t) in tokens.clone().enumerate() {
-                // A token alone is decayed as it passes.
-                runs.push(s, x.gates(t, h), range.len() == 1);
+                runs.push(s, x.gates(t, h));
                 x.key(s, t, h, runs.grown(r), &mut keys[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
                 let q = &mut q[r * k..(r + 1) * k];
@@ -221,9 +199,7 @@ impl Kernel for Heads<'_, '_> {
             // The same tokens of the next head, or the next tokens of the first.
             let next = if at + 1 < heads.len() { (first, h + 1) } else { (first + TOKENS, heads.start) };
             let out_of = Some((&self.out, first - range.start, of_head.clone())).filter(|_| !past);
-            // What erases reads a state before it writes to it: the next one comes while this one is written.
-            let onward = x.erases() && at + 1 < heads.len();
-            let ask = &Next { x, first: next.0, h: next.1, out: out_of, onward };
+            let ask = &Next { x, first: next.0, h: next.1, out: out_of };
             let pass = (n, k, v, false);
             if general {
                 moved[..v].copy_from_slice(carried);

@@ -24,9 +24,11 @@ mod backward;
 mod decay;
 mod forward;
 mod pass;
+mod step;
 
 pub(crate) use backward::{backward, backward_times};
-pub(crate) use forward::{forward, step};
+pub(crate) use forward::forward;
+pub(crate) use step::step;
 
 /// What is left of the state at each token, as a logarithm.
 #[derive(Clone, Copy, Debug)]

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::{Soon, prefetch_second_ahead};
+use longreach_simd::cache::Soon;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::decay::{Along, Cuts};
@@ -81,11 +81,6 @@ pub(super) trait Carry<const W: usize, const P: usize> {
 pub(super) trait Ask {
     /// The rows that are wanted in return for the `i`th token of this pass.
     fn rows(&self, i: usize, soon: &mut Soon);
-
-    /// Whether the matrix that lies behind this one is read next, and wanted while a token passes alone.
-    fn onward(&self) -> bool {
-        false
-    }
 }
 
 /// Nothing.
@@ -112,7 +107,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        let mut at = if self.tokens == 1 { self.alone(s) } else { 0 };
+        let mut at = 0;
         // One write and one read take four tokens of half as many columns instead; two of each need the registers for two tokens.
         let wide = S::LANES >= 16 && (2..4).contains(&(W * P));
         while wide && at + WIDE * S::LANES <= self.columns {
@@ -175,28 +170,6 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 return;
             }
         }
-    }
-
-    /// The only token there is, which is decayed as it passes: whole vectors of whole rows, as they lie in memory. Up to which column it was done.
-    #[inline(always)]
-    fn alone<S: Lanes>(&mut self, s: S) -> usize {
-        let cuts = self.cuts;
-        let (first, second) = (cuts.get(0, 1, self.back), cuts.get(1, 1, self.back));
-        let by = first.filter(|(place, _)| *place == 0).map_or(&[][..], |(_, by)| by);
-        if second.is_some() || first.is_some() && by.is_empty() {
-            return 0;
-        }
-        let mut at = 0;
-        while at + WIDE * S::LANES <= self.columns {
-            match cuts.along {
-                _ if by.is_empty() => self.some::<S, NONE, WIDE>(s, by, at, 0..1),
-                _ if cuts.whole() => self.some::<S, WHOLE, WIDE>(s, by, at, 0..1),
-                Along::Rows => self.some::<S, ROWS, WIDE>(s, by, at, 0..1),
-                Along::Columns => self.some::<S, COLUMNS, WIDE>(s, by, at, 0..1),
-            }
-            at += WIDE * S::LANES;
-        }
-        at
     }
 
     /// Where the `i`th token of the pass stands.
@@ -427,7 +400,6 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         let end = (at + N * S::LANES).min(columns);
         let zero = s.splat(0.0);
         let mut factor = factors::<S, BY, N>(s, by, at..end);
-        let onward = self.tokens == 1 && self.ask.onward();
         for i in tokens {
             let t = self.token(i);
             let mut soon = Soon::none();
@@ -451,9 +423,6 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                     soon.ask(r / APART);
                 }
                 let row = &mut row[at..end];
-                if onward {
-                    prefetch_second_ahead(row, rows * columns * size_of::<f32>());
-                }
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 if BY == ROWS {
@@ -515,33 +484,6 @@ fn store<S: Lanes, const N: usize>(s: S, v: &[S::V; N], x: &mut [f32]) {
     }
     for (i, v) in v.iter().enumerate() {
         s.store(&mut x[i * S::LANES..], *v);
-    }
-}
-
-/// `Xᵀ p` of a matrix `[rows, columns]`.
-#[inline(always)]
-pub(super) fn read<S: Lanes>(s: S, matrix: &[f32], p: &[f32], out: &mut [f32]) {
-    let columns = out.len();
-    let mut at = 0;
-    while at + WIDE * S::LANES <= columns {
-        let mut sum = [s.splat(0.0); WIDE];
-        for (row, p) in matrix.chunks_exact(columns).zip(p) {
-            let p = s.splat(*p);
-            for (i, sum) in sum.iter_mut().enumerate() {
-                *sum = s.fma(p, s.load(&row[at + i * S::LANES..]), *sum);
-            }
-        }
-        store(s, &sum, &mut out[at..]);
-        at += WIDE * S::LANES;
-    }
-    while at < columns {
-        let end = (at + S::LANES).min(columns);
-        let mut sum = s.splat(0.0);
-        for (row, p) in matrix.chunks_exact(columns).zip(p) {
-            sum = s.fma(s.splat(*p), s.load_part(&row[at..end]), sum);
-        }
-        s.store_part(&mut out[at..end], sum);
-        at = end;
     }
 }
 

@@ -240,6 +240,20 @@ macro_rules! all_laws {
 all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
     rwkv5_laws Rwkv5, rwkv7_laws Rwkv7, hgrn2_laws Hgrn2, retention_laws Retention);
 
+/// One token goes through rows of any width: of whole vectors and not, of more than there are registers for.
+#[test]
+fn steps_of_every_width() {
+    for width in [1, 3, 8, 16, 24, 31, 32, 48, 64, 70, 127, 128, 129, 255, 256, 300] {
+        for cx in contexts() {
+            laws::step_is_naive(&LinearElu([1, 2, 3, width], 1.0), &cx);
+            laws::step_is_naive(&Gla([1, 2, 3, width], 1.0), &cx);
+            laws::step_is_naive(&Rwkv6([1, 2, 3, width], 1.0), &cx);
+            laws::step_is_naive(&DeltaRule([1, 2, 3, width], 1.0), &cx);
+            laws::step_is_naive(&Dplr([1, 2, 3, width], 1.0), &cx);
+        }
+    }
+}
+
 /// The same of those without gates.
 macro_rules! laws_of_features {
     ($($test:ident $name:ident),+) => {

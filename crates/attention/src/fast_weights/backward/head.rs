@@ -13,7 +13,8 @@ use super::segment::{Behind, Segment, Shape, Shares, Through};
 use crate::fast_weights::Tokens;
 use crate::fast_weights::decay::{Along, scale, scale_both_past, scale_twice_into, scale_twice_past, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
-use crate::fast_weights::pass::{Ask, Carry, Nothing, Step, over, read, transpose};
+use crate::fast_weights::pass::{Ask, Carry, Nothing, Step, over, transpose};
+use crate::one_token::read;
 use crate::sequences::Rows;
 
 /// Some heads of one sequence.
@@ -184,7 +185,7 @@ impl<'a> Head<'a, '_> {
     #[inline(always)]
     fn written<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
         let (x, h, Shape { k, v, .. }) = (self.x, self.h, shape);
-        rows.runs.push(s, x.gates(t, h), false);
+        rows.runs.push(s, x.gates(t, h));
         x.key(s, t, h, rows.runs.grown(r), &mut rows.k[r * k..(r + 1) * k]);
         math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
     }

@@ -6,11 +6,9 @@ use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
 
 use super::{Call, Floor};
 use crate::linear::linear_attention::Map;
+use crate::one_token::OneToken;
 use crate::sequences::together;
 use crate::{Error, Form, error};
-
-/// Vectors of a row that are taken at a time.
-const WIDE: usize = 4;
 
 impl Call<'_> {
     /// One token of each sequence, into `out`, contiguous `[B, 1, H, V]`; features are `map`'s of `q` and `k`, `[B, 1, G, …]`. Nothing is allocated.
@@ -109,50 +107,9 @@ impl Kernel for Divided<'_, '_> {
         map.of_row(s, k, of_k);
         value.fill(1.0);
         math::copy(s, v, &mut value[..v.len()]);
-        let mut at = 0;
-        while at + WIDE * S::LANES <= columns {
-            some::<S, WIDE>(s, [of_q, of_k], at, value, state, sum);
-            at += WIDE * S::LANES;
-        }
-        while at < columns {
-            some::<S, 1>(s, [of_q, of_k], at, value, state, sum);
-            at += S::LANES;
-        }
+        let (write, written, read) = ([&*of_k], [&*value], &*of_q);
+        OneToken { left: &[], write, written, read, early: false, onward: false }.pass(s, state, sum);
         let by = floor.map_or(scale, |floor| scale / floor.of(scale * sum[v.len()]));
         math::scale_into(s, by, &sum[..v.len()], out);
-    }
-}
-
-/// The columns from `at` on: `N` vectors of them, or what there is of one.
-#[inline(always)]
-fn some<S: Lanes, const N: usize>(
-    s: S,
-    [q, k]: [&[f32]; 2],
-    at: usize,
-    value: &[f32],
-    state: &mut [f32],
-    sum: &mut [f32],
-) {
-    let (columns, n) = (value.len(), S::LANES);
-    let end = (at + N * n).min(columns);
-    let (mut written, mut read) = ([s.splat(0.0); N], [s.splat(0.0); N]);
-    for i in 0..N {
-        written[i] = s.load_part(&value[at + i * n..end]);
-    }
-    for ((row, q), k) in state.chunks_exact_mut(columns).zip(q).zip(k) {
-        let (row, q, k) = (&mut row[at..end], s.splat(*q), s.splat(*k));
-        for i in 0..N {
-            let cell = if N == 1 { s.load_part(row) } else { s.load(&row[i * n..]) };
-            let new = s.fma(k, written[i], cell);
-            if N == 1 {
-                s.store_part(row, new)
-            } else {
-                s.store(&mut row[i * n..], new)
-            }
-            read[i] = s.fma(q, new, read[i]);
-        }
-    }
-    for i in 0..N {
-        s.store_part(&mut sum[at + i * n..end], read[i]);
     }
 }

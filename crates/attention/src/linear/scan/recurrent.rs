@@ -12,10 +12,11 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Dims, Head, Inputs, OP, Tokens, heads};
+use super::step::Token;
+use super::{Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
-use crate::sequences::{Rows, side_by_side, together};
+use crate::sequences::{Rows, side_by_side};
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -62,33 +63,6 @@ fn groups<'a, 'o>(x: &Tokens<'_>, heads: Vec<Head<'a, 'o>>, cx: &Cx) -> Vec<Head
     groups
 }
 
-/// One token of each sequence: as [`recurrent_into`], and nothing is allocated.
-pub(super) fn one(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
-    x.check(state.shape())?;
-    error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
-    let input = Tokens::of(x)?;
-    let Dims { b, h, k, v, .. } = input.dims;
-    if input.ranges.len() != b || k * v == 0 {
-        // Some sequences have no token, or states no numbers.
-        return recurrent_into(x, state, out, cx);
-    }
-    let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
-    // Heads that follow one another go together: their states are one piece of memory, which the processor sees coming.
-    let block = together(b * h, k * v, cx);
-    let whole = b * h / block * block;
-    let (outs, rest_of_outs) = out.split_at_mut(whole * v);
-    let (states, rest_of_states) = state.split_at_mut(whole * k * v);
-    let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
-        for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(v).zip(state.chunks_exact_mut(k * v))) {
-            let t = input.ranges.get(i / h).start;
-            cx.isa.run(Token { x: &input, t, h: i % h, state, out });
-        }
-    };
-    cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, state| heads(i * block, out, state));
-    heads(whole, rest_of_outs, rest_of_states);
-    Ok(())
-}
-
 /// As [`recurrent`], of features of queries and keys, and divided by `s φ(q)' Σ φ(k)` where there is a floor; `sums` are `[S, H, K, 1]`, or have no numbers.
 pub(in crate::linear) fn featured(
     x: &Inputs<'_>,
@@ -131,6 +105,13 @@ impl Kernel for Heads<'_, '_> {
     fn run<S: Lanes>(self, s: S) {
         let Self(mut heads) = self;
         let Some(&Head { x, s: sequence, past, ref features, .. }) = heads.first() else { return };
+        let tokens = x.ranges.get(sequence);
+        if tokens.len() == 1 && features.is_none() {
+            for Head { h, out, state, .. } in &mut heads {
+                Token { x, t: tokens.start, h: *h, state, out: out.row(0) }.run(s);
+            }
+            return;
+        }
         let padded = x.dims.v.next_multiple_of(WIDE * S::LANES);
         let mapped = if features.is_some() { CHUNK * x.dims.k } else { 0 };
         let scratch = &mut Scratch::new(2 * CHUNK * padded + 2 * mapped);
@@ -138,7 +119,6 @@ impl Kernel for Heads<'_, '_> {
         let (sum, rest) = rest.split_at_mut(CHUNK * padded);
         let (of_queries, of_keys) = rest.split_at_mut(mapped);
         let room = &mut Room { value, sum, of_queries, of_keys };
-        let tokens = x.ranges.get(sequence);
         for first in tokens.clone().step_by(CHUNK) {
             let (here, behind) = (first..(first + CHUNK).min(tokens.end), (first + CHUNK).min(tokens.end));
             let behind = behind..(behind + CHUNK).min(tokens.end);
@@ -160,9 +140,6 @@ impl Head<'_, '_> {
     fn chunk<S: Lanes>(&mut self, s: S, tokens: Range<usize>, room: &mut Room<'_>, next: (usize, Range<usize>)) {
         let x = self.x;
         let (k, v) = (x.dims.k, x.dims.v);
-        if self.features.is_none() && self.out.rows() == 1 && x.ranges.get(self.s).len() == 1 {
-            return Token { x, t: tokens.start, h: self.h, state: self.state, out: self.out.row(0) }.run(s);
-        }
         let padded = v.next_multiple_of(WIDE * S::LANES);
         let Room { value, sum, of_queries, of_keys } = room;
         let first = tokens.start;
@@ -418,71 +395,6 @@ impl Chunk<'_> {
                 s.store_part(&mut state[(row + r) * v + from..(row + r) * v + (from + lanes).min(v)], tile);
             }
         }
-    }
-}
-
-/// The one token there is: the state streams by, and the output stays in registers.
-struct Token<'a, 'o> {
-    x: &'a Tokens<'a>,
-    t: usize,
-    h: usize,
-    state: &'o mut [f32],
-    out: &'o mut [f32],
-}
-
-impl Kernel for Token<'_, '_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Lanes>(self, s: S) {
-        let Self { x, t, h, state, out } = self;
-        let left = s.sum(math::exp(s, s.splat(x.g(t, h)))) / S::LANES as f32;
-        let mut at = 0;
-        while at + WIDE * S::LANES <= out.len() {
-            some::<S, WIDE>(s, x, (t, h), left, at, state, out);
-            at += WIDE * S::LANES;
-        }
-        while at < out.len() {
-            some::<S, 1>(s, x, (t, h), left, at, state, out);
-            at += S::LANES;
-        }
-    }
-}
-
-/// The columns from `at` on: `N` vectors of them, or what there is of one.
-#[inline(always)]
-fn some<S: Lanes, const N: usize>(
-    s: S,
-    x: &Tokens<'_>,
-    (t, h): (usize, usize),
-    left: f32,
-    at: usize,
-    state: &mut [f32],
-    out: &mut [f32],
-) {
-    let (width, n) = (out.len(), S::LANES);
-    let end = (at + N * n).min(width);
-    let (value, left) = (&x.v(t, h)[at..end], s.splat(left));
-    let (strength, scale, skip) = (s.splat(x.beta(t, h)), s.splat(x.scale), s.splat(x.skip(h)));
-    let (mut written, mut sum) = ([s.splat(0.0); N], [s.splat(0.0); N]);
-    for i in 0..N {
-        written[i] = s.mul(strength, s.load_part(&value[i * n..]));
-    }
-    for ((row, q), k) in state.chunks_exact_mut(width).zip(x.q(t, h)).zip(x.k(t, h)) {
-        let (row, q, k) = (&mut row[at..end], s.splat(*q), s.splat(*k));
-        for i in 0..N {
-            let cell = if N == 1 { s.load_part(row) } else { s.load(&row[i * n..]) };
-            let new = s.fma(left, cell, s.mul(k, written[i]));
-            if N == 1 {
-                s.store_part(row, new)
-            } else {
-                s.store(&mut row[i * n..], new)
-            }
-            sum[i] = s.fma(q, new, sum[i]);
-        }
-    }
-    for i in 0..N {
-        let value = s.load_part(&value[i * n..]);
-        s.store_part(&mut out[at + i * n..end], s.fma(skip, value, s.mul(scale, sum[i])));
     }
 }
 

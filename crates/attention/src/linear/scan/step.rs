@@ -1,9 +1,12 @@
 //! One token, for decoding.
 
-use longreach_simd::Cx;
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Inputs, OP, recurrent};
+use super::{Dims, Inputs, OP, Tokens, recurrent};
+use crate::one_token::OneToken;
+use crate::sequences::together;
 use crate::{Error, error};
 
 /// One token of each sequence, `q: [S, 1, G, K]`. The recurrent form with `T = 1`, where it is a single pass over the state.
@@ -14,8 +17,57 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
 }
 
 /// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
-pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     let (b, t, g, k) = x.q.dim();
     error::shape(OP, "q", &[b, 1, g, k], &[b, t, g, k])?;
-    recurrent::one(x, state, out, cx)
+    x.check(state.shape())?;
+    error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
+    let input = Tokens::of(x)?;
+    let Dims { b, h, k, v, .. } = input.dims;
+    if input.ranges.len() != b || k * v == 0 {
+        // Some sequences have no token, or states no numbers.
+        return recurrent::recurrent_into(x, state, out, cx);
+    }
+    let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
+    // Heads that follow one another go together: their states are one piece of memory, which the processor sees coming.
+    let block = together(b * h, k * v, cx);
+    let whole = b * h / block * block;
+    let (outs, rest_of_outs) = out.split_at_mut(whole * v);
+    let (states, rest_of_states) = state.split_at_mut(whole * k * v);
+    let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
+        for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(v).zip(state.chunks_exact_mut(k * v))) {
+            let t = input.ranges.get(i / h).start;
+            cx.isa.run(Token { x: &input, t, h: i % h, state, out });
+        }
+    };
+    cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, state| heads(i * block, out, state));
+    heads(whole, rest_of_outs, rest_of_states);
+    Ok(())
+}
+
+/// A head of a sequence that has one token.
+pub(super) struct Token<'a, 'o> {
+    pub(super) x: &'a Tokens<'a>,
+    pub(super) t: usize,
+    pub(super) h: usize,
+    pub(super) state: &'o mut [f32],
+    pub(super) out: &'o mut [f32],
+}
+
+impl Kernel for Token<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { x, t, h, state, out } = self;
+        let (value, read, write, mut left) = (x.v(t, h), x.q(t, h), [x.k(t, h)], [1.0]);
+        s.store_part(&mut left, math::exp(s, s.splat(x.g(t, h))));
+        let scratch = &mut Scratch::new(value.len());
+        math::scale_into(s, x.beta(t, h), value, scratch);
+        let written = [&**scratch];
+        OneToken { left: &left, write, written, read, early: false, onward: false }.pass(s, state, out);
+        math::scale(s, x.scale, out);
+        if x.skip.is_some() {
+            math::axpy(s, x.skip(h), value, out);
+        }
+    }
 }

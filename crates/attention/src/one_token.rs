@@ -1,0 +1,230 @@
+//! One token through a head's state that is a matrix: what decoding does, for all mechanisms that have such a state.
+//!
+//! $$ X \leftarrow \mathrm{Diag}(l)\,X + \sum_m u^m (y^m)^\top, \qquad o = X^\top p $$
+//!
+//! The state is read and written once: that is what a token costs. It goes by row after row, whole rows, as it lies in memory: in any other order
+//! the processor does not see it coming. Lanes run along a row, and a row's sums stay in registers.
+
+use longreach_simd::cache::prefetch_second_ahead;
+use longreach_simd::{Lanes, math};
+
+/// What a token does to a state `[K, V]`.
+#[derive(Clone, Copy)]
+pub(crate) struct OneToken<'a, const W: usize> {
+    /// What is left: nothing is said, and all of it is; one number for all; or one a row.
+    pub(crate) left: &'a [f32],
+    /// `u: [K]`
+    pub(crate) write: [&'a [f32]; W],
+    /// `y: [V]`
+    pub(crate) written: [&'a [f32]; W],
+    /// `p: [K]`
+    pub(crate) read: &'a [f32],
+    /// Whether it is read before it is decayed and written.
+    pub(crate) early: bool,
+    /// Whether the state that lies behind this one is asked for meanwhile: it is read next, and memory would be idle, as this one has just been read.
+    pub(crate) onward: bool,
+}
+
+/// When a state is read, and whether it is decayed.
+const ADDED: u8 = 0;
+const DECAYED: u8 = 1;
+const READ_BEFORE: u8 = 2;
+
+/// The most vectors whose sums stay in registers.
+const fn most(lanes: usize) -> usize {
+    if lanes == 8 { 8 } else { 16 }
+}
+
+/// As many vectors as there are registers for, of those that a row has: a call with so many, and whether the last of them are not whole or not there.
+macro_rules! by_width {
+    ($columns:expr, $lanes:expr, $some:ident, $wide:expr) => {
+        match ($columns.div_ceil($lanes), $columns % $lanes == 0) {
+            (1, true) => $some!(1, false),
+            (2, true) => $some!(2, false),
+            (4, true) => $some!(4, false),
+            (8, true) => $some!(8, false),
+            (16, true) if most($lanes) == 16 => $some!(16, false),
+            (1, _) => $some!(1, true),
+            (2, _) => $some!(2, true),
+            (3..=4, _) => $some!(4, true),
+            (5..=8, _) => $some!(8, true),
+            (9..=16, _) if most($lanes) == 16 => $some!(16, true),
+            _ => $wide,
+        }
+    };
+}
+
+impl<const W: usize> OneToken<'_, W> {
+    /// Passes the state `[K, V]`; `out: [V]`.
+    #[inline(always)]
+    pub(crate) fn pass<S: Lanes>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
+        if W == 1 && self.left.is_empty() && !self.early {
+            return self.through::<S, ADDED>(s, state, out);
+        }
+        let of_all = Self { left: if self.left.is_empty() { &[1.0] } else { self.left }, ..*self };
+        match self.early {
+            false => of_all.through::<S, DECAYED>(s, state, out),
+            true => of_all.through::<S, READ_BEFORE>(s, state, out),
+        }
+    }
+
+    #[inline(always)]
+    fn through<S: Lanes, const HOW: u8>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
+        macro_rules! some {
+            ($n:literal, $part:literal) => {
+                self.some::<S, HOW, $n, $part>(s, state, out)
+            };
+        }
+        by_width!(out.len(), S::LANES, some, self.wide::<S, HOW>(s, state, out))
+    }
+
+    /// Rows of `N` vectors; the last ones in part, if `PART`.
+    #[inline(always)]
+    fn some<S: Lanes, const HOW: u8, const N: usize, const PART: bool>(
+        &self,
+        s: S,
+        state: &mut [f32],
+        out: &mut [f32],
+    ) {
+        let columns = out.len();
+        let (mut y, mut sum) = ([[s.splat(0.0); N]; W], [s.splat(0.0); N]);
+        for m in 0..W {
+            load::<S, N, PART>(s, self.written[m], &mut y[m]);
+        }
+        let ahead = size_of_val(state);
+        for (r, row) in state.chunks_exact_mut(columns).enumerate() {
+            if self.onward {
+                prefetch_second_ahead(row, ahead);
+            }
+            let mut x = [s.splat(0.0); N];
+            load::<S, N, PART>(s, row, &mut x);
+            let cell = self.row::<S, HOW>(s, r);
+            for i in 0..N {
+                let mut written = [s.splat(0.0); W];
+                for m in 0..W {
+                    written[m] = y[m][i];
+                }
+                (x[i], sum[i]) = cell.pass::<HOW>(s, x[i], written, sum[i]);
+            }
+            store::<S, N, PART>(s, &x, row);
+        }
+        store::<S, N, PART>(s, &sum, out);
+    }
+
+    /// Rows so wide that their sums go back and forth.
+    #[inline(always)]
+    fn wide<S: Lanes, const HOW: u8>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
+        let columns = out.len();
+        out.fill(0.0);
+        let ahead = size_of_val(state);
+        for (r, row) in state.chunks_exact_mut(columns.max(1)).enumerate() {
+            if self.onward {
+                prefetch_second_ahead(row, ahead);
+            }
+            let cell = self.row::<S, HOW>(s, r);
+            for at in (0..columns).step_by(S::LANES) {
+                let part = at..(at + S::LANES).min(columns);
+                let mut written = [s.splat(0.0); W];
+                for m in 0..W {
+                    written[m] = s.load_part(&self.written[m][part.clone()]);
+                }
+                let (cells, sums) = (&mut row[part.clone()], &mut out[part]);
+                let (x, sum) = cell.pass::<HOW>(s, s.load_part(cells), written, s.load_part(sums));
+                s.store_part(cells, x);
+                s.store_part(sums, sum);
+            }
+        }
+    }
+
+    /// What the cells of row `r` are multiplied with.
+    #[inline(always)]
+    fn row<S: Lanes, const HOW: u8>(&self, s: S, r: usize) -> Row<S, W> {
+        let left = match HOW {
+            ADDED => 1.0,
+            _ => self.left[if self.left.len() > 1 { r } else { 0 }],
+        };
+        let mut u = [s.splat(0.0); W];
+        for m in 0..W {
+            u[m] = s.splat(self.write[m][r]);
+        }
+        Row { left: s.splat(left), u, p: s.splat(self.read[r]) }
+    }
+}
+
+/// What the cells of a row are multiplied with.
+#[derive(Clone, Copy)]
+struct Row<S: Lanes, const W: usize> {
+    left: S::V,
+    u: [S::V; W],
+    p: S::V,
+}
+
+impl<S: Lanes, const W: usize> Row<S, W> {
+    /// Some cells, and the sums that they are read into.
+    #[inline(always)]
+    fn pass<const HOW: u8>(&self, s: S, x: S::V, y: [S::V; W], sum: S::V) -> (S::V, S::V) {
+        let mut new = if HOW == ADDED { x } else { s.mul(self.left, x) };
+        for m in 0..W {
+            new = s.fma(self.u[m], y[m], new);
+        }
+        (new, s.fma(self.p, if HOW == READ_BEFORE { x } else { new }, sum))
+    }
+}
+
+/// `Xᵀ p` of a state `[K, V]`; `p: [K]`, `out: [V]`.
+#[inline(always)]
+pub(crate) fn read<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
+    macro_rules! some {
+        ($n:literal, $part:literal) => {
+            read_some::<S, $n, $part>(s, state, p, out)
+        };
+    }
+    by_width!(out.len(), S::LANES, some, read_wide(s, state, p, out))
+}
+
+/// As [`OneToken::some`].
+#[inline(always)]
+fn read_some<S: Lanes, const N: usize, const PART: bool>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
+    let mut sum = [s.splat(0.0); N];
+    for (row, p) in state.chunks_exact(out.len()).zip(p) {
+        let (mut x, p) = ([s.splat(0.0); N], s.splat(*p));
+        load::<S, N, PART>(s, row, &mut x);
+        for i in 0..N {
+            sum[i] = s.fma(p, x[i], sum[i]);
+        }
+    }
+    store::<S, N, PART>(s, &sum, out);
+}
+
+/// As [`OneToken::wide`].
+#[inline(always)]
+fn read_wide<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
+    out.fill(0.0);
+    for (row, p) in state.chunks_exact(out.len().max(1)).zip(p) {
+        math::axpy(s, *p, row, out);
+    }
+}
+
+/// `N` vectors; of those in the second half, or a single one, what there is, if `PART`.
+#[inline(always)]
+fn load<S: Lanes, const N: usize, const PART: bool>(s: S, x: &[f32], v: &mut [S::V; N]) {
+    let width = x.len();
+    for (i, v) in v.iter_mut().enumerate() {
+        *v = match PART && i >= N / 2 {
+            true => s.load_part(&x[(i * S::LANES).min(width)..((i + 1) * S::LANES).min(width)]),
+            false => s.load(&x[i * S::LANES..]),
+        };
+    }
+}
+
+/// As [`load`].
+#[inline(always)]
+fn store<S: Lanes, const N: usize, const PART: bool>(s: S, v: &[S::V; N], x: &mut [f32]) {
+    let width = x.len();
+    for (i, v) in v.iter().enumerate() {
+        match PART && i >= N / 2 {
+            true => s.store_part(&mut x[(i * S::LANES).min(width)..((i + 1) * S::LANES).min(width)], *v),
+            false => s.store(&mut x[i * S::LANES..], *v),
+        }
+    }
+}
