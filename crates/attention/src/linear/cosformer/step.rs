@@ -3,7 +3,8 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::Inputs;
+use super::map::Turned;
+use super::{Inputs, recurrent};
 use crate::Error;
 
 /// One token of each sequence, `q: [S, 1, G, K]`. Causal only.
@@ -13,8 +14,11 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. The features are arrays, the state stays where it is.
-pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     x.check(state.shape())?;
-    x.call().step_of_features([&x.apply(x.q, cx), &x.apply(x.k, cx)], x.v, state, out, cx)
+    if !x.call().step([x.q, x.k], (&Turned(x), 2 * x.q.dim().3), x.v, state.view_mut(), out, cx)? {
+        out.copy_from_slice(recurrent(x, state, cx)?.as_slice().unwrap_or_default());
+    }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! Rows one at a time, over all threads.
 
-use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
+use longreach_simd::{Cx, Kernel, Lanes, memory};
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
 
 /// What becomes of rows, one at a time.
@@ -70,19 +70,4 @@ pub(in crate::linear) fn by_tokens(
         let tokens = i * TOKENS..i * TOKENS + out.len_of(Axis(1));
         each(tokens, &mut out);
     });
-}
-
-/// Exponentials in place.
-pub(in crate::linear) fn exponentials(isa: Isa, x: &mut [f32]) {
-    struct Exp<'a>(&'a mut [f32]);
-    impl Kernel for Exp<'_> {
-        type Output = ();
-        #[inline(always)]
-        fn run<S: Lanes>(self, s: S) {
-            for x in self.0.chunks_mut(S::LANES) {
-                s.store_part(x, math::exp(s, s.load_part(x)));
-            }
-        }
-    }
-    isa.run(Exp(x));
 }

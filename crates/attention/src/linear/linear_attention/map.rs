@@ -51,7 +51,7 @@ impl Map {
 }
 
 /// A row to its features.
-struct Apply(Map);
+pub(super) struct Apply(pub(super) Map);
 
 impl OfRows<1> for Apply {
     #[inline(always)]

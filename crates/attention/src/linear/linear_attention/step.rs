@@ -3,6 +3,7 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
+use super::map::Apply;
 use super::{Inputs, recurrent};
 use crate::Error;
 
@@ -16,8 +17,8 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
 /// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
 pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     x.check(state.shape())?;
-    let done = x.call().step([x.q, x.k], x.map, x.v, state.view_mut(), out, cx)?;
-    if !done {
+    let features = x.map.features(x.q.dim().3);
+    if !x.call().step([x.q, x.k], (&Apply(x.map), features), x.v, state.view_mut(), out, cx)? {
         out.copy_from_slice(recurrent(x, state, cx)?.as_slice().unwrap_or_default());
     }
     Ok(())

@@ -1,11 +1,12 @@
 //! The features, their gradients, and the random rows.
 
-use longreach_simd::Cx;
 use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::team::Scratch;
+use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array2, Array4, ArrayView4, s};
 
 use super::{Inputs, Kernel};
-use crate::linear::features::{by_tokens, exponentials, fresh};
+use crate::linear::features::{OfRows, by_tokens, each, fresh};
 
 impl Inputs<'_, f64> {
     /// In f64, as they read.
@@ -45,23 +46,17 @@ impl Inputs<'_> {
         if let (Some(x), Some(w), Some(out)) = (scaled.as_slice(), rows.as_slice(), out.as_slice_mut()) {
             product::matmul(cx, size, Matrix::rows(x, k), Matrix::rows(w, k).t(), Into::Set, out, features);
         }
-        let (root, epsilon) = (self.root(), self.epsilon as f32);
-        by_tokens(cx, &mut out, |t, out| {
-            for (mut out, x) in out.rows_mut().into_iter().zip(scaled.slice(s![.., t, .., ..]).rows()) {
-                let Some(out) = out.as_slice_mut() else { continue };
-                if self.kernel == Kernel::Relu {
-                    out.iter_mut().for_each(|f| *f = f.max(0.0) + epsilon);
-                    continue;
-                }
-                let half = x.dot(&x) / 2.0;
-                let (plus, minus) = out.split_at_mut(m);
-                minus.iter_mut().zip(&*plus).for_each(|(minus, plus)| *minus = -plus - half);
-                plus.iter_mut().for_each(|plus| *plus -= half);
-                exponentials(cx.isa, out);
-                out.iter_mut().for_each(|f| *f = root * (*f + epsilon));
-            }
-        });
+        each(cx, &self.of_products(), [scaled.view()], &mut out);
         out
+    }
+
+    fn of_products(&self) -> OfProducts {
+        OfProducts { kernel: self.kernel, rows: self.w.dim().0, root: self.root(), epsilon: self.epsilon as f32 }
+    }
+
+    /// The features of one row after the other; `rows` are the random ones, contiguous.
+    pub(super) fn by_row<'w>(&self, rows: &'w [f32]) -> ByRow<'w> {
+        ByRow { rows, by: (self.w.dim().1 as f32).powf(-0.25), of_products: self.of_products() }
     }
 
     /// The gradients to `x` and to the random rows from that to the features `f` of `x`.
@@ -110,6 +105,60 @@ impl Inputs<'_> {
             }
         });
         (dx, dw)
+    }
+}
+
+/// Features from products with random rows, which lie where the features, or the first half of them, will.
+pub(super) struct OfProducts {
+    kernel: Kernel,
+    rows: usize,
+    root: f32,
+    epsilon: f32,
+}
+
+impl OfRows<1> for OfProducts {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, _: usize, [x]: [&[f32]; 1], out: &mut [f32]) {
+        let (zero, root, epsilon) = (s.splat(0.0), s.splat(self.root), s.splat(self.epsilon));
+        if self.kernel == Kernel::Relu {
+            for f in out.chunks_mut(S::LANES) {
+                let product = s.load_part(f);
+                s.store_part(f, s.add(s.select_lt(product, zero, zero, product), epsilon));
+            }
+            return;
+        }
+        let half = s.splat(math::dot(s, x, x) / 2.0);
+        let (plus, minus) = out.split_at_mut(self.rows);
+        for (minus, plus) in minus.chunks_mut(S::LANES).zip(plus.chunks(S::LANES)) {
+            let f = math::exp(s, s.sub(s.sub(zero, s.load_part(plus)), half));
+            s.store_part(minus, s.mul(root, s.add(f, epsilon)));
+        }
+        for plus in plus.chunks_mut(S::LANES) {
+            let f = math::exp(s, s.sub(s.load_part(plus), half));
+            s.store_part(plus, s.mul(root, s.add(f, epsilon)));
+        }
+    }
+}
+
+/// Features of a row by itself: for one token.
+pub(super) struct ByRow<'w> {
+    /// `[M, K]`
+    rows: &'w [f32],
+    /// `K^{-1/4}`
+    by: f32,
+    of_products: OfProducts,
+}
+
+impl OfRows<1> for ByRow<'_> {
+    #[inline(always)]
+    fn row<S: Lanes>(&self, s: S, i: usize, [x]: [&[f32]; 1], out: &mut [f32]) {
+        let k = x.len();
+        let scaled = &mut Scratch::new(k)[..];
+        math::scale_into(s, self.by, x, scaled);
+        for (i, out) in out[..self.of_products.rows].iter_mut().enumerate() {
+            *out = math::dot(s, &self.rows[i * k..(i + 1) * k], scaled);
+        }
+        self.of_products.row(s, i, [&*scaled], out);
     }
 }
 

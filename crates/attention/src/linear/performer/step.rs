@@ -3,8 +3,9 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::Inputs;
+use super::{Inputs, recurrent};
 use crate::Error;
+use crate::sequences::contiguous;
 
 /// One token of each sequence, `q: [S, 1, G, K]`. Causal only.
 pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
@@ -13,8 +14,12 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. The features are arrays, the state stays where it is.
-pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated, if the random rows lie together.
+pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     x.check(state.shape())?;
-    x.call().step_of_features([&x.apply(x.q, cx), &x.apply(x.k, cx)], x.v, state, out, cx)
+    let rows = contiguous(&x.w);
+    if !x.call().step([x.q, x.k], (&x.by_row(&rows), x.features()), x.v, state.view_mut(), out, cx)? {
+        out.copy_from_slice(recurrent(x, state, cx)?.as_slice().unwrap_or_default());
+    }
+    Ok(())
 }
