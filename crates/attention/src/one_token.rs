@@ -122,13 +122,22 @@ impl<const W: usize> OneToken<'_, W> {
                 prefetch_second_ahead(row, ahead);
             }
             let cell = self.row::<S, HOW>(s, r);
-            for at in (0..columns).step_by(S::LANES) {
-                let part = at..(at + S::LANES).min(columns);
+            let whole = columns / S::LANES * S::LANES;
+            for at in (0..whole).step_by(S::LANES) {
                 let mut written = [s.splat(0.0); W];
                 for m in 0..W {
-                    written[m] = s.load_part(&self.written[m][part.clone()]);
+                    written[m] = s.load(&self.written[m][at..]);
                 }
-                let (cells, sums) = (&mut row[part.clone()], &mut out[part]);
+                let (x, sum) = cell.pass::<HOW>(s, s.load(&row[at..]), written, s.load(&out[at..]));
+                s.store(&mut row[at..], x);
+                s.store(&mut out[at..], sum);
+            }
+            if whole < columns {
+                let mut written = [s.splat(0.0); W];
+                for m in 0..W {
+                    written[m] = s.load_part(&self.written[m][whole..]);
+                }
+                let (cells, sums) = (&mut row[whole..], &mut out[whole..]);
                 let (x, sum) = cell.pass::<HOW>(s, s.load_part(cells), written, s.load_part(sums));
                 s.store_part(cells, x);
                 s.store_part(sums, sum);

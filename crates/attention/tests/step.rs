@@ -4,6 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
+use longreach_attention::diagonal::{mamba, rg_lru, rwkv4};
 use longreach_attention::linear::{
     cosformer, gla, hgrn2, linear_attention, mamba2, performer, retention, rwkv5, rwkv6, scan,
 };
@@ -58,6 +59,54 @@ fn apart(a: &[f32], b: &[f32]) -> f32 {
     far.fold(0.0, |far, x| if x > far || x.is_nan() { x } else { far })
 }
 
+/// As [`a_step_allocates_nothing`], of channels by themselves.
+fn of_channels(cx: &Cx, most: usize) {
+    const WIDTH: usize = 200;
+    const STATE: usize = 5;
+    let row = |width: usize, by: f32| {
+        Array3::from_shape_fn((BATCH, 1, width), |(b, _, d)| by * ((b * 31 + d) as f32 + by).sin())
+    };
+    let (x, dt, z, b, c) = (row(WIDTH, 1.0), row(WIDTH, 0.5), row(WIDTH, 0.7), row(STATE, 0.9), row(STATE, 1.1));
+    let a = Array2::from_shape_fn((STATE, WIDTH), |(n, d)| -0.1 - ((n * 7 + d) as f32).cos().abs());
+    let (of_channel, decay) = (Array1::from_elem(WIDTH, 0.3), Array1::from_elem(WIDTH, -0.4));
+    let (x, dt, sequences) = (x.view(), dt.view(), Sequences::Batch);
+    macro_rules! same {
+        ($name:ident, $x:expr, $state:expr) => {{
+            let input = $x;
+            let (mut state, mut out) = ($state, vec![0.0; BATCH * WIDTH]);
+            let mut other = state.clone();
+            for _ in 0..3 {
+                $name::step_into(&input, state.view_mut(), &mut out, cx).expect("valid");
+                let whole = $name::recurrent(&input, other.view_mut(), cx).expect("valid");
+                assert_eq!((whole.as_slice().expect("contiguous"), &other), (&out[..], &state), stringify!($name));
+            }
+            let before = ASKED.load(Ordering::Relaxed);
+            for _ in 0..100 {
+                $name::step_into(&input, state.view_mut(), &mut out, cx).expect("valid");
+            }
+            let asked = ASKED.load(Ordering::Relaxed) - before;
+            assert!(asked <= most, "{}: a hundred steps asked for memory {asked} times", stringify!($name));
+            assert!($name::step_into(&input, state.view_mut(), &mut out[1..], cx).is_err(), "an output too short");
+        }};
+    }
+    let (a, b, c, z, d) = (a.view(), b.view(), c.view(), Some(z.view()), of_channel.view());
+    same!(
+        mamba,
+        mamba::Inputs { x, dt, dt_bias: d, a, b, c, d, z, sequences },
+        Array3::from_elem((BATCH, STATE, WIDTH), 0.2)
+    );
+    same!(
+        rwkv4,
+        rwkv4::Inputs { k: x, v: dt, w: decay.view(), u: d, sequences },
+        Array3::from_elem((BATCH, 3, WIDTH), 0.2)
+    );
+    same!(
+        rg_lru,
+        rg_lru::Inputs { x, r: dt, i: dt, lambda: d, reset: None, sequences },
+        Array2::from_elem((BATCH, WIDTH), 0.2)
+    );
+}
+
 // One test: a second would run beside it, and ask for memory too.
 #[test]
 fn a_step_allocates_nothing() {
@@ -81,6 +130,9 @@ fn a_step_allocates_nothing() {
     let divided = ["linear_attention", "performer", "cosformer"];
     for threads in [1, 2] {
         let cx = &Cx::new(threads);
+        // With more than one thread the working memory of the second may come late.
+        let most = if threads == 1 { 0 } else { 4 };
+        of_channels(cx, most);
         let (gate, strength, skip) = (Some(of_token), Some(beta), Some(d));
         let cases = [
             both!(cx, scan, scan::Inputs { q, k, v, g: gate, beta: strength, skip, scale, sequences }),
@@ -134,8 +186,6 @@ fn a_step_allocates_nothing() {
                 let far = apart(state.as_slice().expect("contiguous"), other.as_slice().expect("contiguous"));
                 assert!(far <= of_state, "{name}, state of step {n}, {threads} threads: {far} apart");
             }
-            // With more than one thread the working memory of the second may come late.
-            let most = if threads == 1 { 0 } else { 4 };
             let before = ASKED.load(Ordering::Relaxed);
             for _ in 0..100 {
                 step(state.view_mut(), &mut out).expect(name);

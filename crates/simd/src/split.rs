@@ -85,6 +85,47 @@ impl<'a> Part<'a> {
     }
 }
 
+/// Contiguous matrices of one size, one behind the other, whose parts are taken in any order and by any thread.
+pub(crate) struct Stack<'a> {
+    first: *mut f32,
+    pub(crate) count: usize,
+    rows: usize,
+    width: usize,
+    lives: PhantomData<&'a mut [f32]>,
+}
+
+// SAFETY: who takes a part promises that nobody else does.
+unsafe impl Sync for Stack<'_> {}
+
+impl<'a> Stack<'a> {
+    /// Matrices of so many rows and columns; what is left of an incomplete one is left out.
+    pub(crate) fn of(matrices: &'a mut [f32], rows: usize, width: usize) -> Self {
+        let count = matrices.len().checked_div(rows * width).unwrap_or(0);
+        Self { first: matrices.as_mut_ptr(), count, rows, width, lives: PhantomData }
+    }
+
+    /// Columns of matrix `i`, from `column` on, so many or what there are.
+    ///
+    /// # Safety
+    /// Nobody else takes any of them while the part lives.
+    pub(crate) unsafe fn part(&self, i: usize, column: usize, columns: usize) -> Part<'a> {
+        assert!(
+            i < self.count && column < self.width,
+            "column {column} of {}, matrix {i} of {}",
+            self.width,
+            self.count
+        );
+        Part {
+            // SAFETY: within the matrix.
+            first: unsafe { self.first.add(i * self.rows * self.width + column) },
+            rows: self.rows,
+            stride: self.width,
+            width: columns.min(self.width - column),
+            lives: PhantomData,
+        }
+    }
+}
+
 /// Where the rows of a [`Part`] lie: they can be asked for, while others write them, but not touched.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
@@ -145,6 +186,21 @@ mod tests {
         assert_eq!(seen, (1..=70).map(|n| n as f32).collect::<Vec<f32>>());
         // The first column's second row, and the last column's first.
         assert_eq!((matrix[10], matrix[8]), (5.0, 57.0));
+    }
+
+    #[test]
+    fn parts_cover_a_stack_once() {
+        let mut matrices = vec![0.0; 3 * 2 * 10 + 5];
+        let stack = Stack::of(&mut matrices, 2, 10);
+        for (i, column) in (0..stack.count).flat_map(|i| [0, 4, 8].map(|column| (i, column))) {
+            // SAFETY: one at a time.
+            let mut part = unsafe { stack.part(i, column, 4) };
+            for r in 0..part.rows() {
+                part.row(r).iter_mut().for_each(|x| *x += 1.0 + i as f32);
+            }
+        }
+        let seen: Vec<f32> = [[1.0; 20], [2.0; 20], [3.0; 20]].concat();
+        assert_eq!((&matrices[..60], &matrices[60..]), (&seen[..], &[0.0; 5][..]));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::thread::{JoinHandle, Thread};
 
+use crate::split::{Part, Stack};
+
 /// How often an idle worker looks for work before it parks: some tens of microseconds.
 const SPINS: usize = 4_000;
 
@@ -146,6 +148,25 @@ impl Team {
         // SAFETY: all items have been moved out; what is left is the allocation.
         unsafe { items.set_len(0) };
         drop(ManuallyDrop::into_inner(items));
+    }
+
+    /// Gives the same columns of the `i`th of the matrices in `a` and of those in `b`, all of one width and those of either of so many rows, to one call
+    /// of `f`, with `i` and the first column: `block` of them, or what there are. In any order and on any of the threads, without a list of them.
+    pub fn for_each_columns(
+        &self,
+        [(a, rows_of_a), (b, rows_of_b)]: [(&mut [f32], usize); 2],
+        (width, block): (usize, usize),
+        f: impl Fn(usize, usize, Part<'_>, Part<'_>) + Sync,
+    ) {
+        let block = block.max(1);
+        let blocks = width.div_ceil(block);
+        let (a, b) = (Stack::of(a, rows_of_a, width), Stack::of(b, rows_of_b, width));
+        self.run(a.count.min(b.count) * blocks, |n| {
+            let (i, column) = (n / blocks, n % blocks * block);
+            // SAFETY: `run` calls each index at most once, and each has columns of its own.
+            let (a, b) = unsafe { (a.part(i, column, block), b.part(i, column, block)) };
+            f(i, column, a, b);
+        });
     }
 
     /// Gives the `i`th pieces of `a` and of `b`, so long each, to one call of `f`, in any order and on any of the threads: without a list of them. What

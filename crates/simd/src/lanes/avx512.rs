@@ -85,6 +85,10 @@ impl Lanes for Avx512 {
         unsafe { _mm512_div_ps(a, b) }
     }
     #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+    #[inline(always)]
     fn reciprocal(self, x: Self::V) -> Self::V {
         // Fourteen bits, and a step of Newton's.
         unsafe {

@@ -49,6 +49,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a / b`
     fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The square root.
+    fn sqrt(self, a: Self::V) -> Self::V;
     /// `1 / x`, within a unit in the last place or two, for numbers between 2⁻¹²⁶ and 2¹²⁶.
     #[inline(always)]
     fn reciprocal(self, x: Self::V) -> Self::V {

@@ -78,6 +78,10 @@ impl Lanes for Neon {
         unsafe { vdivq_f32(a, b) }
     }
     #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        unsafe { vsqrtq_f32(a) }
+    }
+    #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         unsafe { vfmaq_f32(c, a, b) }
     }

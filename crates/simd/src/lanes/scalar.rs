@@ -69,6 +69,11 @@ impl Lanes for Scalar {
         zip(a, b, |a, b| a / b)
     }
     #[inline(always)]
+    fn sqrt(self, a: Self::V) -> Self::V {
+        counted();
+        a.map(f32::sqrt)
+    }
+    #[inline(always)]
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         counted();
         std::array::from_fn(|i| a[i] * b[i] + c[i])

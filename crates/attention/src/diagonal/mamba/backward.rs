@@ -172,11 +172,11 @@ impl Block<'_, '_> {
             let (before, after) = start[k * n * l..].split_at_mut(n * l);
             after[..n * l].copy_from_slice(before);
             for t in range.start + k * CHUNK..(range.start + (k + 1) * CHUNK).min(range.end) {
-                let step = math::softplus(s, s.add(s.load_part(&x.dt[t][c.clone()]), bias));
-                let input = s.mul(step, s.load_part(&x.x[t][c.clone()]));
+                let step = math::softplus(s, s.add(s.load_part(&x.dt.get(t)[c.clone()]), bias));
+                let input = s.mul(step, s.load_part(&x.x.get(t)[c.clone()]));
                 for i in 0..n {
                     let decay = math::exp(s, s.mul(step, s.load(&a[i * l..])));
-                    let h = s.fma(decay, s.load(&after[i * l..]), s.mul(input, s.splat(x.b[t][i])));
+                    let h = s.fma(decay, s.load(&after[i * l..]), s.mul(input, s.splat(x.b.get(t)[i])));
                     s.store(&mut after[i * l..], h);
                 }
             }
@@ -187,28 +187,28 @@ impl Block<'_, '_> {
             let last = (first + CHUNK).min(range.end);
             let start = &start[k * n * l..(k + 1) * n * l];
             for t in first..last {
-                let step = math::softplus(s, s.add(s.load_part(&x.dt[t][c.clone()]), bias));
-                let input = s.mul(step, s.load_part(&x.x[t][c.clone()]));
+                let step = math::softplus(s, s.add(s.load_part(&x.dt.get(t)[c.clone()]), bias));
+                let input = s.mul(step, s.load_part(&x.x.get(t)[c.clone()]));
                 let (earlier, now) = inside.split_at_mut((t - first) * n * l);
                 let earlier = if t == first { start } else { &earlier[(t - first - 1) * n * l..] };
                 for i in 0..n {
                     let decay = math::exp(s, s.mul(step, s.load(&a[i * l..])));
-                    let h = s.fma(decay, s.load(&earlier[i * l..]), s.mul(input, s.splat(x.b[t][i])));
+                    let h = s.fma(decay, s.load(&earlier[i * l..]), s.mul(input, s.splat(x.b.get(t)[i])));
                     s.store(&mut now[i * l..], h);
                 }
             }
             for t in (first..last).rev() {
-                let u = s.add(s.load_part(&x.dt[t][c.clone()]), bias);
+                let u = s.add(s.load_part(&x.dt.get(t)[c.clone()]), bias);
                 let step = math::softplus(s, u);
-                let xt = s.load_part(&x.x[t][c.clone()]);
+                let xt = s.load_part(&x.x.get(t)[c.clone()]);
                 let mut dy = s.load_part(&self.dy[t][c.clone()]);
                 let now = &inside[(t - first) * n * l..(t - first + 1) * n * l];
                 let earlier = if t == first { start } else { &inside[(t - first - 1) * n * l..] };
                 if let Some(z) = &x.z {
-                    let z = s.load_part(&z[t][c.clone()]);
+                    let z = s.load_part(&z.get(t)[c.clone()]);
                     let mut y = s.mul(skip, xt);
                     for i in 0..n {
-                        y = s.fma(s.splat(x.c[t][i]), s.load(&now[i * l..]), y);
+                        y = s.fma(s.splat(x.c.get(t)[i]), s.load(&now[i * l..]), y);
                     }
                     s.store_part(&mut self.dz[t][at..end], s.mul(s.mul(dy, y), math::silu_slope(s, z)));
                     dy = s.mul(dy, math::silu_lanes(s, z));
@@ -219,8 +219,8 @@ impl Block<'_, '_> {
                 let shared = &mut self.shared[t * 2 * n..(t + 1) * 2 * n];
                 for i in 0..n {
                     let a = s.load(&a[i * l..]);
-                    let b = s.splat(x.b[t][i]);
-                    let g = s.fma(dy, s.splat(x.c[t][i]), s.load(&dh[i * l..])); // dh_t
+                    let b = s.splat(x.b.get(t)[i]);
+                    let g = s.fma(dy, s.splat(x.c.get(t)[i]), s.load(&dh[i * l..])); // dh_t
                     let decay = math::exp(s, s.mul(step, a));
                     let decayed = s.mul(decay, s.load(&earlier[i * l..])); // e^{ΔA} h_{t-1}
                     shared[n + i] += s.sum(s.mul(dy, s.load(&now[i * l..])));

@@ -21,7 +21,7 @@ mod step;
 pub use backward::{Gradient, backward};
 pub use naive::naive;
 pub use recurrent::{recurrent, recurrent_into};
-pub use step::step;
+pub use step::{step, step_into};
 
 /// The inputs of the scan; `F` is f32, or f64 for the definition.
 #[derive(Clone, Copy, Debug)]

@@ -10,8 +10,8 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, split};
 use ndarray::{Array3, ArrayViewMut3};
 
-use super::{Inputs, OP};
-use crate::sequences::{contiguous, tokens};
+use super::{Inputs, OP, step};
+use crate::sequences::{Rows, contiguous};
 use crate::{Error, error};
 
 /// Tokens whose steps are computed together.
@@ -44,6 +44,10 @@ pub fn recurrent_into(
     if d == 0 || n == 0 && t == 0 {
         return Ok(());
     }
+    if t == 1 && ranges.len() == b && n > 0 {
+        step::one(&input, [state, out], (d, n), cx);
+        return Ok(());
+    }
     let mut tasks = Vec::new();
     let mut rest = out;
     for (state, range) in state.chunks_mut((n * d).max(1)).zip(ranges) {
@@ -63,11 +67,11 @@ pub fn recurrent_into(
 
 /// The inputs, a slice a token.
 pub(super) struct Tokens<'a> {
-    pub(super) x: Vec<&'a [f32]>,
-    pub(super) dt: Vec<&'a [f32]>,
-    pub(super) b: Vec<&'a [f32]>,
-    pub(super) c: Vec<&'a [f32]>,
-    pub(super) z: Option<Vec<&'a [f32]>>,
+    pub(super) x: Rows<'a>,
+    pub(super) dt: Rows<'a>,
+    pub(super) b: Rows<'a>,
+    pub(super) c: Rows<'a>,
+    pub(super) z: Option<Rows<'a>>,
     pub(super) a: Cow<'a, [f32]>,
     pub(super) d: Cow<'a, [f32]>,
     pub(super) dt_bias: Cow<'a, [f32]>,
@@ -76,11 +80,11 @@ pub(super) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     pub(super) fn of(x: &'a Inputs<'_>) -> Result<Self, Error> {
         Ok(Self {
-            x: tokens(OP, "x", &x.x)?,
-            dt: tokens(OP, "dt", &x.dt)?,
-            b: tokens(OP, "b", &x.b)?,
-            c: tokens(OP, "c", &x.c)?,
-            z: x.z.as_ref().map(|z| tokens(OP, "z", z)).transpose()?,
+            x: Rows::of(OP, "x", &x.x)?,
+            dt: Rows::of(OP, "dt", &x.dt)?,
+            b: Rows::of(OP, "b", &x.b)?,
+            c: Rows::of(OP, "c", &x.c)?,
+            z: x.z.as_ref().map(|z| Rows::of(OP, "z", z)).transpose()?,
             a: contiguous(&x.a),
             d: contiguous(&x.d),
             dt_bias: contiguous(&x.dt_bias),
@@ -122,10 +126,10 @@ impl Kernel for Block<'_, '_> {
             for (t, row) in out.iter().enumerate() {
                 for at in (0..row.len()).step_by(S::LANES) {
                     let c = self.c + at..self.c + (at + S::LANES).min(width);
-                    let u = s.add(s.load_part(&x.dt[first + t][c.clone()]), s.load_part(&x.dt_bias[c.clone()]));
+                    let u = s.add(s.load_part(&x.dt.get(first + t)[c.clone()]), s.load_part(&x.dt_bias[c.clone()]));
                     let step = math::softplus(s, u);
                     s.store(&mut delta[t * padded + at..], step);
-                    s.store(&mut input[t * padded + at..], s.mul(step, s.load_part(&x.x[first + t][c])));
+                    s.store(&mut input[t * padded + at..], s.mul(step, s.load_part(&x.x.get(first + t)[c])));
                     s.store(&mut sum[t * padded + at..], s.splat(0.0));
                 }
             }
@@ -147,8 +151,8 @@ impl Kernel for Block<'_, '_> {
                         let step = s.load(&delta[t * padded + at..]);
                         let input = s.load(&input[t * padded + at..]);
                         let mut y = s.load(&sum[t * padded + at..]);
-                        let b = &x.b[first + t][row..row + rows];
-                        let c = &x.c[first + t][row..row + rows];
+                        let b = &x.b.get(first + t)[row..row + rows];
+                        let c = &x.c.get(first + t)[row..row + rows];
                         if rows == ROWS {
                             let b: &[f32; ROWS] = b.try_into().expect("a full tile of rows");
                             let c: &[f32; ROWS] = c.try_into().expect("a full tile of rows");
@@ -180,10 +184,10 @@ impl Kernel for Block<'_, '_> {
                 for at in (0..width).step_by(S::LANES) {
                     let end = (at + S::LANES).min(width);
                     let c = self.c + at..self.c + end;
-                    let skip = s.load_part(&x.x[first + t][c.clone()]);
+                    let skip = s.load_part(&x.x.get(first + t)[c.clone()]);
                     let mut y = s.fma(s.load_part(&x.d[c.clone()]), skip, s.load(&sum[t * padded + at..]));
                     if let Some(z) = &x.z {
-                        y = s.mul(y, math::silu_lanes(s, s.load_part(&z[first + t][c])));
+                        y = s.mul(y, math::silu_lanes(s, s.load_part(&z.get(first + t)[c])));
                     }
                     s.store_part(&mut row[at..end], y);
                 }

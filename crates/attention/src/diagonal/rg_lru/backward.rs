@@ -9,7 +9,7 @@ use longreach_simd::split::Part;
 use longreach_simd::{Cx, Kernel, Lanes};
 use ndarray::{Array1, Array2, Array3, ArrayView2, ArrayView3, Axis};
 
-use super::recurrent::{CHANNELS, Rows, recurrent, root};
+use super::recurrent::{CHANNELS, Tokens, recurrent};
 use super::{Inputs, OP, SHARPNESS};
 use crate::sequences::tokens;
 use crate::{Error, error};
@@ -48,7 +48,7 @@ pub fn backward(
     let (b, t, d) = x.x.dim();
     let h = recurrent(x, state.to_owned().view_mut(), cx)?;
     let h = h.view();
-    let (rows, h, d_o) = (Rows::of(x)?, tokens(OP, "h", &h)?, tokens(OP, "d o", &d_o)?);
+    let (rows, h, d_o) = (Tokens::of(x)?, tokens(OP, "h", &h)?, tokens(OP, "d o", &d_o)?);
     let ranges = x.sequences.ranges(OP, b, t)?;
     let state = state.as_standard_layout();
     let mut grad = [(); 3].map(|()| Array3::<f32>::zeros((b, t, d)));
@@ -84,7 +84,7 @@ pub fn backward(
 
 /// Some channels of a sequence.
 struct Channels<'a, 'o> {
-    rows: &'a Rows<'a>,
+    rows: &'a Tokens<'a>,
     h: &'a [&'a [f32]],
     d_o: &'a [&'a [f32]],
     range: Range<usize>,
@@ -106,10 +106,9 @@ impl Kernel for Channels<'_, '_> {
             let at = from..(from + S::LANES).min(self.first.len());
             let there = self.channel + at.start..self.channel + at.end;
             let mut d = s.load_part(&self.first[at.clone()]);
-            let mut rates = zero;
+            let (mut rates, rate) = (zero, self.rows.rate(s, there.clone()));
             for (row, t) in self.range.clone().enumerate().rev() {
-                let token = self.rows.token(s, t, there.clone());
-                let rate = s.load_part(self.rows.rate(there.clone()));
+                let token = self.rows.token(s, t, there.clone(), rate);
                 d = s.add(d, s.load_part(&self.d_o[t][there.clone()]));
                 let before = match row {
                     0 => s.load_part(&self.state[at.clone()]),
@@ -119,7 +118,7 @@ impl Kernel for Channels<'_, '_> {
                 let d_gated = s.mul(d, token.root);
                 let mut d_log = zero;
                 if !token.begins {
-                    let slope = s.div(one, root(s, s.max(s.mul(s.splat(4.0), token.left), s.splat(BOUND))));
+                    let slope = s.div(one, s.sqrt(s.max(s.mul(s.splat(4.0), token.left), s.splat(BOUND))));
                     let of_root = s.mul(s.mul(s.splat(-2.0), s.mul(token.a, token.a)), slope);
                     d_log = s.mul(d, s.fma(token.a, before, s.mul(gated, of_root)));
                 }

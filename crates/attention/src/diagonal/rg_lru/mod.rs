@@ -18,7 +18,7 @@ mod step;
 pub use backward::{Gradient, backward};
 pub use naive::naive;
 pub use recurrent::recurrent;
-pub use step::step;
+pub use step::{step, step_into};
 
 const OP: &str = "rg_lru";
 /// `c`

@@ -1,14 +1,15 @@
 //! Token by token; lanes are channels.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, Kernel, Lanes, math};
-use ndarray::{Array3, ArrayViewMut2};
+use ndarray::{Array3, ArrayView2, ArrayViewMut2};
 
 use super::{Inputs, OP, SHARPNESS};
 use crate::Error;
-use crate::sequences::tokens;
+use crate::sequences::{Rows, contiguous};
 
 /// Channels of a task.
 pub(super) const CHANNELS: usize = 64;
@@ -17,7 +18,7 @@ pub(super) const CHANNELS: usize = 64;
 pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut2<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     x.check(state.shape())?;
     let (b, t, d) = x.x.dim();
-    let rows = Rows::of(x)?;
+    let rows = Tokens::of(x)?;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     let mut out = Array3::zeros((b, t, d));
     let mut rest = out.as_slice_mut().unwrap_or_default();
@@ -33,50 +34,56 @@ pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut2<'_, f32>, cx: &Cx) -> 
     Ok(out)
 }
 
-/// The inputs as rows, and what is shared by all tokens.
-pub(super) struct Rows<'a> {
-    x: Vec<&'a [f32]>,
-    r: Vec<&'a [f32]>,
-    i: Vec<&'a [f32]>,
-    /// `−c softplus(λ)`
-    rate: Vec<f32>,
-    reset: Option<Vec<bool>>,
+/// The inputs, a slice a token, and what is shared by all tokens.
+pub(super) struct Tokens<'a> {
+    x: Rows<'a>,
+    r: Rows<'a>,
+    i: Rows<'a>,
+    lambda: Cow<'a, [f32]>,
+    reset: Option<ArrayView2<'a, f32>>,
 }
 
-impl<'a> Rows<'a> {
+impl<'a> Tokens<'a> {
     pub(super) fn of(x: &'a Inputs<'_>) -> Result<Self, Error> {
-        let softplus = |x: f32| x.max(0.0) + (-x.abs()).exp().ln_1p();
         Ok(Self {
-            x: tokens(OP, "x", &x.x)?,
-            r: tokens(OP, "r", &x.r)?,
-            i: tokens(OP, "i", &x.i)?,
-            rate: x.lambda.iter().map(|x| -SHARPNESS * softplus(*x)).collect(),
-            reset: x.reset.map(|reset| reset.iter().map(|x| *x != 0.0).collect()),
+            r: Rows::of(OP, "r", &x.r)?,
+            i: Rows::of(OP, "i", &x.i)?,
+            lambda: contiguous(&x.lambda),
+            reset: x.reset,
+            x: Rows::of(OP, "x", &x.x)?,
         })
     }
 
     /// `−c softplus(λ)` of some channels.
     #[inline(always)]
-    pub(super) fn rate(&self, at: Range<usize>) -> &[f32] {
-        &self.rate[at]
+    pub(super) fn rate<S: Lanes>(&self, s: S, at: Range<usize>) -> S::V {
+        s.mul(s.splat(-SHARPNESS), math::softplus(s, s.load_part(&self.lambda[at])))
     }
 
-    /// What token `t` does to some channels.
+    /// What token `t` does to some channels, whose rates are known.
     #[inline(always)]
-    pub(super) fn token<S: Lanes>(&self, s: S, t: usize, at: Range<usize>) -> Token<S::V> {
+    pub(super) fn token<S: Lanes>(&self, s: S, t: usize, at: Range<usize>, rate: S::V) -> Token<S::V> {
         let (one, two) = (s.splat(1.0), s.splat(2.0));
-        let (x, i) = (s.load_part(&self.x[t][at.clone()]), s.load_part(&self.i[t][at.clone()]));
-        let (r, rate) = (s.load_part(&self.r[t][at.clone()]), s.load_part(&self.rate[at]));
+        let (x, i) = (s.load_part(&self.x.get(t)[at.clone()]), s.load_part(&self.i.get(t)[at.clone()]));
+        let r = s.load_part(&self.r.get(t)[at]);
         let (r, i) = (math::sigmoid(s, r), math::sigmoid(s, i));
         let log_a = s.mul(rate, r);
         let mut token = Token { x, r, i, a: math::exp(s, log_a), left: one, root: one, begins: false };
-        if self.reset.as_ref().is_some_and(|reset| reset[t]) {
+        if self.begins(t) {
             (token.a, token.begins) = (s.splat(0.0), true);
         } else {
             token.left = s.sub(s.splat(0.0), math::exp_m1(s, s.mul(two, log_a)));
-            token.root = root(s, token.left);
+            token.root = s.sqrt(token.left);
         }
         token
+    }
+
+    /// Whether a text begins with token `t`.
+    #[inline(always)]
+    fn begins(&self, t: usize) -> bool {
+        let Some(reset) = &self.reset else { return false };
+        let tokens = reset.dim().1;
+        reset[[t / tokens, t % tokens]] != 0.0
     }
 }
 
@@ -94,24 +101,13 @@ pub(super) struct Token<V> {
     pub(super) begins: bool,
 }
 
-/// The square root.
-#[inline(always)]
-pub(super) fn root<S: Lanes>(s: S, x: S::V) -> S::V {
-    let mut lanes = [0.0f32; 16];
-    s.store(&mut lanes, x);
-    for x in &mut lanes {
-        *x = x.sqrt();
-    }
-    s.load(&lanes)
-}
-
 /// Some channels of a sequence.
-struct Channels<'a, 'o> {
-    rows: &'a Rows<'a>,
-    range: Range<usize>,
-    first: usize,
-    out: Part<'o>,
-    state: &'o mut [f32],
+pub(super) struct Channels<'a, 'o> {
+    pub(super) rows: &'a Tokens<'a>,
+    pub(super) range: Range<usize>,
+    pub(super) first: usize,
+    pub(super) out: Part<'o>,
+    pub(super) state: &'o mut [f32],
 }
 
 impl Kernel for Channels<'_, '_> {
@@ -122,8 +118,9 @@ impl Kernel for Channels<'_, '_> {
             let at = from..(from + S::LANES).min(self.state.len());
             let there = self.first + at.start..self.first + at.end;
             let mut h = s.load_part(&self.state[at.clone()]);
+            let rate = self.rows.rate(s, there.clone());
             for t in self.range.clone() {
-                let token = self.rows.token(s, t, there.clone());
+                let token = self.rows.token(s, t, there.clone(), rate);
                 let written = s.mul(s.mul(token.root, token.i), token.x);
                 h = if token.begins { written } else { s.fma(token.a, h, written) };
                 s.store_part(&mut self.out.row(t - self.range.start)[at.clone()], h);

@@ -9,9 +9,9 @@ use longreach_simd::split::Part;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array1, Array2, Array3, ArrayView3, Axis};
 
-use super::recurrent::{CHANNELS, Sums};
+use super::recurrent::{CHANNELS, Sums, Tokens};
 use super::{Inputs, OP};
-use crate::sequences::tokens;
+use crate::sequences::Rows;
 use crate::{Error, error};
 
 /// Gradients to the inputs.
@@ -43,8 +43,7 @@ pub fn backward(
     error::shape(OP, "d o", x.k.shape(), d_o.shape())?;
     error::shape(OP, "d state", state.shape(), d_state.shape())?;
     let (b, t, d) = x.k.dim();
-    let (k, v, d_o) = (tokens(OP, "k", &x.k)?, tokens(OP, "v", &x.v)?, tokens(OP, "d o", &d_o)?);
-    let (w, u) = (x.w.to_vec(), x.u.to_vec());
+    let (rows, d_o) = (Tokens::of(x)?, Rows::of(OP, "d o", &d_o)?);
     let ranges = x.sequences.ranges(OP, b, t)?;
     let mut state = state.as_standard_layout().into_owned();
     let (mut dk, mut dv) = (Array3::zeros((b, t, d)), Array3::zeros((b, t, d)));
@@ -73,11 +72,9 @@ pub fn backward(
                 else {
                     continue;
                 };
-                let rows = [&k[..], &v[..], &d_o[..]];
                 tasks.push(Channels {
-                    rows,
-                    w: &w,
-                    u: &u,
+                    x: &rows,
+                    d_o: &d_o,
                     range: range.clone(),
                     channels,
                     state,
@@ -96,10 +93,8 @@ pub fn backward(
 
 /// Some channels of a sequence.
 struct Channels<'a, 'o> {
-    /// `k`, `v` and `do`.
-    rows: [&'a [&'a [f32]]; 3],
-    w: &'a [f32],
-    u: &'a [f32],
+    x: &'a Tokens<'a>,
+    d_o: &'a Rows<'a>,
     range: Range<usize>,
     channels: Range<usize>,
     state: Part<'o>,
@@ -119,7 +114,7 @@ impl Kernel for Channels<'_, '_> {
         for first in self.channels.clone().step_by(S::LANES) {
             let there = first..(first + S::LANES).min(self.channels.end);
             let at = first - self.channels.start..there.end - self.channels.start;
-            let (w, u) = (s.load_part(&self.w[there.clone()]), s.load_part(&self.u[there.clone()]));
+            let (w, u) = (s.load_part(&self.x.w[there.clone()]), s.load_part(&self.x.u[there.clone()]));
             let mut sums = Sums {
                 num: s.load_part(&self.state.row(0)[at.clone()]),
                 den: s.load_part(&self.state.row(1)[at.clone()]),
@@ -129,8 +124,8 @@ impl Kernel for Channels<'_, '_> {
             before.clear();
             for t in self.range.clone() {
                 before.push(sums);
-                let [k, v, _] = self.rows;
-                sums.next(s, w, s.load_part(&k[t][there.clone()]), s.load_part(&v[t][there.clone()]));
+                let (k, v) = (self.x.k.get(t), self.x.v.get(t));
+                sums.next(s, w, s.load_part(&k[there.clone()]), s.load_part(&v[there.clone()]));
             }
             // The gradients to A and B are α e^r and β e^r.
             let mut alpha = s.load_part(&self.first.row(0)[at.clone()]);
@@ -138,9 +133,9 @@ impl Kernel for Channels<'_, '_> {
             let mut r = s.sub(zero, sums.top);
             let (mut dw, mut du) = (zero, zero);
             for (row, t) in self.range.clone().enumerate().rev() {
-                let [k, v, d] = self.rows;
-                let (k, v) = (s.load_part(&k[t][there.clone()]), s.load_part(&v[t][there.clone()]));
-                let d = s.load_part(&d[t][there.clone()]);
+                let (k, v, d) = (self.x.k.get(t), self.x.v.get(t), self.d_o.get(t));
+                let (k, v) = (s.load_part(&k[there.clone()]), s.load_part(&v[there.clone()]));
+                let d = s.load_part(&d[there.clone()]);
                 let sums = before[row];
                 let (num, den, q) = sums.with(s, s.add(u, k), v, zero);
                 let out = s.div(num, den);

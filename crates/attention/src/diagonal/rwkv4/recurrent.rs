@@ -1,5 +1,6 @@
 //! Token by token; lanes are channels.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use longreach_simd::split::Part;
@@ -8,7 +9,7 @@ use ndarray::{Array3, ArrayViewMut3};
 
 use super::{Inputs, OP};
 use crate::Error;
-use crate::sequences::tokens;
+use crate::sequences::{Rows, contiguous};
 
 /// Channels of a task.
 pub(super) const CHANNELS: usize = 64;
@@ -17,8 +18,7 @@ pub(super) const CHANNELS: usize = 64;
 pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     x.check(state.shape())?;
     let (b, t, d) = x.k.dim();
-    let (k, v) = (tokens(OP, "k", &x.k)?, tokens(OP, "v", &x.v)?);
-    let (w, u) = (x.w.to_vec(), x.u.to_vec());
+    let rows = Tokens::of(x)?;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     let mut out = Array3::zeros((b, t, d));
     let mut rest = out.as_slice_mut().unwrap_or_default();
@@ -29,24 +29,36 @@ pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, cx: &Cx) -> 
         let parts = Part::whole(mine, d).columns(CHANNELS).zip(Part::whole(state, d).columns(CHANNELS));
         for (n, (out, state)) in parts.enumerate() {
             let channels = n * CHANNELS..((n + 1) * CHANNELS).min(d);
-            tasks.push(Channels { k: &k, v: &v, w: &w, u: &u, range: range.clone(), channels, out, state });
+            tasks.push(Channels { x: &rows, range: range.clone(), channels, out, state });
         }
     }
     cx.team.for_each(tasks, |task| cx.isa.run(task));
     Ok(out)
 }
 
+/// The inputs, a slice a token, and what is shared by all tokens.
+pub(super) struct Tokens<'a> {
+    pub(super) k: Rows<'a>,
+    pub(super) v: Rows<'a>,
+    pub(super) w: Cow<'a, [f32]>,
+    pub(super) u: Cow<'a, [f32]>,
+}
+
+impl<'a> Tokens<'a> {
+    pub(super) fn of(x: &'a Inputs<'_>) -> Result<Self, Error> {
+        let (k, v) = (Rows::of(OP, "k", &x.k)?, Rows::of(OP, "v", &x.v)?);
+        Ok(Self { k, v, w: contiguous(&x.w), u: contiguous(&x.u) })
+    }
+}
+
 /// Some channels of a sequence.
-struct Channels<'a, 'o> {
-    k: &'a [&'a [f32]],
-    v: &'a [&'a [f32]],
-    w: &'a [f32],
-    u: &'a [f32],
-    range: Range<usize>,
-    channels: Range<usize>,
-    out: Part<'o>,
+pub(super) struct Channels<'a, 'o> {
+    pub(super) x: &'a Tokens<'a>,
+    pub(super) range: Range<usize>,
+    pub(super) channels: Range<usize>,
+    pub(super) out: Part<'o>,
     /// `[3, channels]`
-    state: Part<'o>,
+    pub(super) state: Part<'o>,
 }
 
 impl Kernel for Channels<'_, '_> {
@@ -56,14 +68,15 @@ impl Kernel for Channels<'_, '_> {
         for first in self.channels.clone().step_by(S::LANES) {
             let there = first..(first + S::LANES).min(self.channels.end);
             let at = first - self.channels.start..there.end - self.channels.start;
-            let (w, u) = (s.load_part(&self.w[there.clone()]), s.load_part(&self.u[there.clone()]));
+            let (w, u) = (s.load_part(&self.x.w[there.clone()]), s.load_part(&self.x.u[there.clone()]));
             let mut sums = Sums {
                 num: s.load_part(&self.state.row(0)[at.clone()]),
                 den: s.load_part(&self.state.row(1)[at.clone()]),
                 top: s.load_part(&self.state.row(2)[at.clone()]),
             };
             for t in self.range.clone() {
-                let (k, v) = (s.load_part(&self.k[t][there.clone()]), s.load_part(&self.v[t][there.clone()]));
+                let (k, v) = (self.x.k.get(t), self.x.v.get(t));
+                let (k, v) = (s.load_part(&k[there.clone()]), s.load_part(&v[there.clone()]));
                 let (num, den, _) = sums.with(s, s.add(u, k), v, s.splat(0.0));
                 s.store_part(&mut self.out.row(t - self.range.start)[at.clone()], s.div(num, den));
                 sums.next(s, w, k, v);
