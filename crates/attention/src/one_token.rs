@@ -30,25 +30,27 @@ const ADDED: u8 = 0;
 const DECAYED: u8 = 1;
 const READ_BEFORE: u8 = 2;
 
-/// The most vectors whose sums stay in registers.
-const fn most(lanes: usize) -> usize {
-    if lanes == 8 { 8 } else { 16 }
-}
-
-/// As many vectors as there are registers for, of those that a row has: a call with so many, and whether the last of them are not whole or not there.
+/// A call for as many whole vectors as a row has, if their sums all stay in registers, and whether there is a part of one more; or else `$wide`.
 macro_rules! by_width {
     ($columns:expr, $lanes:expr, $some:ident, $wide:expr) => {
-        match ($columns.div_ceil($lanes), $columns % $lanes == 0) {
-            (1, true) => $some!(1, false),
-            (2, true) => $some!(2, false),
-            (4, true) => $some!(4, false),
-            (8, true) => $some!(8, false),
-            (16, true) if most($lanes) == 16 => $some!(16, false),
-            (1, _) => $some!(1, true),
-            (2, _) => $some!(2, true),
-            (3..=4, _) => $some!(4, true),
-            (5..=8, _) => $some!(8, true),
-            (9..=16, _) if most($lanes) == 16 => $some!(16, true),
+        match ($columns / $lanes, $columns % $lanes > 0) {
+            (1, false) => $some!(1, false),
+            (2, false) => $some!(2, false),
+            (3, false) => $some!(3, false),
+            (4, false) => $some!(4, false),
+            (5, false) => $some!(5, false),
+            (6, false) => $some!(6, false),
+            (8, false) => $some!(8, false),
+            (0, true) => $some!(0, true),
+            (1, true) => $some!(1, true),
+            (2, true) => $some!(2, true),
+            // Those with a denominator as their last column.
+            (4, true) => $some!(4, true),
+            (8, true) => $some!(8, true),
+            // With eight lanes there are half as many registers.
+            (12, false) if $lanes != 8 => $some!(12, false),
+            (16, false) if $lanes != 8 => $some!(16, false),
+            (16, true) if $lanes != 8 => $some!(16, true),
             _ => $wide,
         }
     };
@@ -78,7 +80,7 @@ impl<const W: usize> OneToken<'_, W> {
         by_width!(out.len(), S::LANES, some, self.wide::<S, HOW>(s, state, out))
     }
 
-    /// Rows of `N` vectors; the last ones in part, if `PART`.
+    /// Rows of `N` vectors, and a part of one more if `PART`.
     #[inline(always)]
     fn some<S: Lanes, const HOW: u8, const N: usize, const PART: bool>(
         &self,
@@ -86,29 +88,46 @@ impl<const W: usize> OneToken<'_, W> {
         state: &mut [f32],
         out: &mut [f32],
     ) {
-        let columns = out.len();
+        let (columns, whole) = (out.len(), N * S::LANES);
         let (mut y, mut sum) = ([[s.splat(0.0); N]; W], [s.splat(0.0); N]);
+        let (mut y_of_part, mut sum_of_part) = ([s.splat(0.0); W], s.splat(0.0));
         for m in 0..W {
-            load::<S, N, PART>(s, self.written[m], &mut y[m]);
+            for i in 0..N {
+                y[m][i] = s.load(&self.written[m][i * S::LANES..]);
+            }
+            if PART {
+                y_of_part[m] = s.load_part(&self.written[m][whole..]);
+            }
         }
         let ahead = size_of_val(state);
         for (r, row) in state.chunks_exact_mut(columns).enumerate() {
             if self.onward {
                 prefetch_second_ahead(row, ahead);
             }
-            let mut x = [s.splat(0.0); N];
-            load::<S, N, PART>(s, row, &mut x);
             let cell = self.row::<S, HOW>(s, r);
             for i in 0..N {
                 let mut written = [s.splat(0.0); W];
                 for m in 0..W {
                     written[m] = y[m][i];
                 }
-                (x[i], sum[i]) = cell.pass::<HOW>(s, x[i], written, sum[i]);
+                let cells = &mut row[i * S::LANES..(i + 1) * S::LANES];
+                let x;
+                (x, sum[i]) = cell.pass::<HOW>(s, s.load(cells), written, sum[i]);
+                s.store(cells, x);
             }
-            store::<S, N, PART>(s, &x, row);
+            if PART {
+                let cells = &mut row[whole..];
+                let x;
+                (x, sum_of_part) = cell.pass::<HOW>(s, s.load_part(cells), y_of_part, sum_of_part);
+                s.store_part(cells, x);
+            }
         }
-        store::<S, N, PART>(s, &sum, out);
+        for (i, sum) in sum.into_iter().enumerate() {
+            s.store(&mut out[i * S::LANES..], sum);
+        }
+        if PART {
+            s.store_part(&mut out[whole..], sum_of_part);
+        }
     }
 
     /// Rows so wide that their sums go back and forth.
@@ -194,15 +213,23 @@ pub(crate) fn read<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
 /// As [`OneToken::some`].
 #[inline(always)]
 fn read_some<S: Lanes, const N: usize, const PART: bool>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
-    let mut sum = [s.splat(0.0); N];
+    let whole = N * S::LANES;
+    let (mut sum, mut sum_of_part) = ([s.splat(0.0); N], s.splat(0.0));
     for (row, p) in state.chunks_exact(out.len()).zip(p) {
-        let (mut x, p) = ([s.splat(0.0); N], s.splat(*p));
-        load::<S, N, PART>(s, row, &mut x);
+        let p = s.splat(*p);
         for i in 0..N {
-            sum[i] = s.fma(p, x[i], sum[i]);
+            sum[i] = s.fma(p, s.load(&row[i * S::LANES..]), sum[i]);
+        }
+        if PART {
+            sum_of_part = s.fma(p, s.load_part(&row[whole..]), sum_of_part);
         }
     }
-    store::<S, N, PART>(s, &sum, out);
+    for (i, sum) in sum.into_iter().enumerate() {
+        s.store(&mut out[i * S::LANES..], sum);
+    }
+    if PART {
+        s.store_part(&mut out[whole..], sum_of_part);
+    }
 }
 
 /// As [`OneToken::wide`].
@@ -211,29 +238,5 @@ fn read_wide<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for (row, p) in state.chunks_exact(out.len().max(1)).zip(p) {
         math::axpy(s, *p, row, out);
-    }
-}
-
-/// `N` vectors; of those in the second half, or a single one, what there is, if `PART`.
-#[inline(always)]
-fn load<S: Lanes, const N: usize, const PART: bool>(s: S, x: &[f32], v: &mut [S::V; N]) {
-    let width = x.len();
-    for (i, v) in v.iter_mut().enumerate() {
-        *v = match PART && i >= N / 2 {
-            true => s.load_part(&x[(i * S::LANES).min(width)..((i + 1) * S::LANES).min(width)]),
-            false => s.load(&x[i * S::LANES..]),
-        };
-    }
-}
-
-/// As [`load`].
-#[inline(always)]
-fn store<S: Lanes, const N: usize, const PART: bool>(s: S, v: &[S::V; N], x: &mut [f32]) {
-    let width = x.len();
-    for (i, v) in v.iter().enumerate() {
-        match PART && i >= N / 2 {
-            true => s.store_part(&mut x[(i * S::LANES).min(width)..((i + 1) * S::LANES).min(width)], *v),
-            false => s.store(&mut x[i * S::LANES..], *v),
-        }
     }
 }

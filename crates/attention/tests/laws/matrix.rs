@@ -243,7 +243,7 @@ all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta
 /// One token goes through rows of any width: of whole vectors and not, of more than there are registers for.
 #[test]
 fn steps_of_every_width() {
-    for width in [1, 3, 8, 16, 24, 31, 32, 48, 64, 70, 127, 128, 129, 255, 256, 300] {
+    for width in [1, 3, 8, 16, 24, 31, 32, 48, 64, 70, 80, 96, 127, 128, 129, 192, 255, 256, 300] {
         for cx in contexts() {
             laws::step_is_naive(&LinearElu([1, 2, 3, width], 1.0), &cx);
             laws::step_is_naive(&Gla([1, 2, 3, width], 1.0), &cx);
