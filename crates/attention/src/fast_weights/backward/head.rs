@@ -9,9 +9,9 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::ByHead;
-use super::segment::{Behind, Segment, Shape, Shares, Through};
+use super::segment::{Behind, Segment, Shape, Through};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::decay::{Along, scale, scale_both_past, scale_twice_into, scale_twice_past, take};
+use crate::fast_weights::decay::{Along, scale, scale_twice_into, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
 use crate::fast_weights::pass::{Ask, Carry, Nothing, Step, over, transpose};
 use crate::one_token::read;
@@ -191,7 +191,7 @@ impl<'a> Head<'a, '_> {
     }
 
     /// Whether gradients to queries are looked at again, and scaled only then.
-    fn again(&self) -> bool {
+    pub(super) fn again(&self) -> bool {
         self.x.g.is_some() || self.x.bonus.is_some() || self.x.erases()
     }
 
@@ -504,112 +504,11 @@ impl<'a> Head<'a, '_> {
         }
         rows.ready(s, shape, early);
     }
-
-    /// What is left to be done for a token, `at` in the sequence and `r` in the segment: gates, strengths, bonus; and all goes where it belongs.
-    #[inline(always)]
-    #[allow(clippy::too_many_arguments, reason = "one place calls it")]
-    fn token<S: Lanes>(
-        &mut self,
-        s: S,
-        shape: Shape,
-        rows: &mut Segment<'_>,
-        (at, r): (usize, usize),
-        erased: &[f32],
-        through: &mut Through,
-    ) {
-        let (x, h, past, Shape { k, v, erases, general, .. }) = (self.x, self.h, self.past, shape);
-        let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
-        let t = self.range.start + at;
-        let (own, early) = (erases && !general, x.bonus.is_some());
-        if x.g.is_some() {
-            let shares = Shares {
-                early,
-                q: [nth(rows.q, r, k), nth(rows.dq, r, k)],
-                k: [nth(rows.k, r, k), nth(rows.dk, r, k)],
-                own: if own { Some([nth(rows.a, r, k), nth(rows.da, r, k)]) } else { None },
-                general: match general {
-                    false => None,
-                    true => Some([[nth(rows.a, r, k), nth(rows.da, r, k)], [nth(rows.b, r, k), nth(rows.db, r, k)]]),
-                },
-            };
-            let gates = (x.gates(t, h), rows.runs.is_cut(r));
-            through.token(s, past, gates, shares, self.to.g.row(at));
-        }
-        // From here on all is as it is, not as it was scaled.
-        let (here, grown, entry) = (rows.runs.left(r), rows.runs.grown(r), rows.runs.entry(r));
-        let before = r.checked_sub(1).map(|before| (rows.runs.left(before), rows.runs.grown(before)));
-        let (before, before_grown) = before.unwrap_or_default();
-        let (dq, dk) = (&mut rows.dq[of_key.clone()], &mut rows.dk[of_key.clone()]);
-        if let Some(bonus) = &x.bonus {
-            scale(s, grown, dk);
-            scale(s, before, dq);
-            scale(s, before_grown, &mut rows.q[of_key.clone()]);
-            scale(s, here, &mut rows.k[of_key.clone()]);
-            let u = &bonus[h * k..(h + 1) * k];
-            let (value, d_out) = (&rows.v[of_value.clone()], &rows.d_o[of_value.clone()]);
-            let keys = [u, &rows.k[of_key.clone()], &rows.q[of_key]];
-            let key_read = add_bonus(s, math::dot(s, value, d_out), keys, [dq, dk, self.to.bonus.row(0)]);
-            math::axpy(s, key_read, d_out, &mut rows.dv[of_value.clone()]);
-            math::scale_past(s, past, x.scale, dq, self.to.q.row(at));
-            math::scale_past(s, past, 1.0, dk, self.to.k.row(at));
-            return math::scale_past(s, past, 1.0, &rows.dv[of_value], self.to.v.row(at));
-        }
-        if self.again() {
-            scale_twice_past(s, past, x.scale, here, dq, self.to.q.row(at));
-        }
-        let found = &rows.dv[of_value.clone()];
-        if own {
-            // The own key also reads what is erased.
-            scale_both_past(s, past, [(grown, dk), (entry, &rows.da[of_key])], self.to.k.row(at));
-            math::scale_past(s, past, rows.beta[r], found, self.to.v.row(at));
-            // Times what was written before the strength.
-            self.to.beta.row(at)[0] = dot_difference(s, found, x.v(t, h), &erased[of_value]);
-            return;
-        }
-        scale_twice_past(s, past, 1.0, grown, dk, self.to.k.row(at));
-        math::scale_past(s, past, 1.0, found, self.to.v.row(at));
-        if general {
-            scale_twice_past(s, past, 1.0, before, &rows.da[of_key.clone()], self.to.a.row(at));
-            scale_twice_past(s, past, 1.0, grown, &rows.db[of_key], self.to.b.row(at));
-        }
-    }
-}
-
-/// `x · (a − b)`
-#[inline(always)]
-fn dot_difference<S: Lanes>(s: S, x: &[f32], a: &[f32], b: &[f32]) -> f32 {
-    let mut sum = s.splat(0.0);
-    let (mut x, mut a, mut b) = (x.chunks_exact(S::LANES), a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
-    for ((x, a), b) in x.by_ref().zip(a.by_ref()).zip(b.by_ref()) {
-        sum = s.fma(s.load(x), s.sub(s.load(a), s.load(b)), sum);
-    }
-    let (x, a, b) = (x.remainder(), a.remainder(), b.remainder());
-    if !x.is_empty() {
-        sum = s.fma(s.load_part(x), s.sub(s.load_part(a), s.load_part(b)), sum);
-    }
-    s.sum(sum)
-}
-
-/// What the bonus tells queries, keys and itself, given what the value reads of the gradient to the output; what queries read of keys.
-#[inline(always)]
-fn add_bonus<S: Lanes>(s: S, value_read: f32, [u, k, q]: [&[f32]; 3], [dq, dk, du]: [&mut [f32]; 3]) -> f32 {
-    let (by, mut key_read) = (s.splat(value_read), s.splat(0.0));
-    let inputs = u.chunks(S::LANES).zip(k.chunks(S::LANES)).zip(q.chunks(S::LANES));
-    let outputs = dq.chunks_mut(S::LANES).zip(dk.chunks_mut(S::LANES)).zip(du.chunks_mut(S::LANES));
-    for (((u, k), q), ((dq, dk), du)) in inputs.zip(outputs) {
-        let (u, k, q) = (s.load_part(u), s.load_part(k), s.load_part(q));
-        let (weighed, told) = (s.mul(u, k), s.mul(by, q));
-        key_read = s.fma(weighed, q, key_read);
-        s.store_part(dq, s.fma(by, weighed, s.load_part(dq)));
-        s.store_part(dk, s.fma(told, u, s.load_part(dk)));
-        s.store_part(du, s.fma(told, k, s.load_part(du)));
-    }
-    s.sum(key_read)
 }
 
 /// Row `r`.
 #[inline(always)]
-fn nth(rows: &[f32], r: usize, width: usize) -> &[f32] {
+pub(super) fn nth(rows: &[f32], r: usize, width: usize) -> &[f32] {
     &rows[r * width..(r + 1) * width]
 }
 

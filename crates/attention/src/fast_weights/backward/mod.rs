@@ -26,6 +26,7 @@ use crate::{Error, error};
 
 mod head;
 mod segment;
+mod token;
 
 /// Gradients given those of the output, `[B, T, H, V]`, and of the state after the last token. `state` is the one before the first.
 pub(crate) fn backward(
