@@ -14,7 +14,7 @@ use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longreach_simd::cache::Soon;
-use longreach_simd::{Cx, Lanes, math};
+use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
 use crate::sequences::{Ranges, Rows, contiguous};
@@ -168,6 +168,20 @@ pub(crate) struct Gradient {
     pub(crate) state: Array4<f32>,
 }
 
+/// Gates that a thread looks at, at a time.
+const GATES: usize = 32 * 1024;
+
+/// Whether one of some gates is above 0.
+struct Above<'a>(&'a [f32]);
+
+impl Kernel for Above<'_> {
+    type Output = bool;
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> bool {
+        decay::above(s, self.0)
+    }
+}
+
 /// The inputs, a slice a token.
 struct Tokens<'a> {
     dims: Dims,
@@ -203,11 +217,14 @@ impl<'a> Tokens<'a> {
         let (above, by_key) = (AtomicBool::new(false), matches!(x.gate, Gate::Key(_) | Gate::LetIn(_)));
         // Few, if there is one for all channels, or fewer tokens than rows of a state.
         if let Some(g) = g.as_ref().filter(|_| !by_key || dims.t <= dims.v) {
-            let all = dims.b * dims.t;
-            cx.team.run(all.div_ceil(256), |i| {
-                let mut tokens = i * 256..(i * 256 + 256).min(all);
-                let any = tokens.any(|t| g.get(t).iter().fold(false, |any, g| any | (*g > 0.0)));
-                above.fetch_or(any, Ordering::Relaxed);
+            let (tokens, width) = (dims.b * dims.t, if by_key { dims.h * dims.k } else { dims.h });
+            let (at_a_time, parts) = ((GATES / width.max(1)).max(1), width.div_ceil(GATES));
+            cx.team.run(tokens.div_ceil(at_a_time) * parts, |i| {
+                let (first, column) = (i / parts * at_a_time, i % parts * GATES);
+                let columns = column..(column + GATES).min(width);
+                for t in first..(first + at_a_time).min(tokens) {
+                    above.fetch_or(cx.isa.run(Above(&g.get(t)[columns.clone()])), Ordering::Relaxed);
+                }
             });
         }
         if above.into_inner() {

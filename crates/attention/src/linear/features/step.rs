@@ -4,7 +4,7 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{ArrayView4, ArrayViewMut4, Axis};
 
-use super::{Call, Floor, OfRows};
+use super::{Call, OfRows};
 use crate::one_token::OneToken;
 use crate::sequences::together;
 use crate::{Error, error};
@@ -32,70 +32,107 @@ impl Call<'_> {
             return Ok(false);
         }
         let state = state.as_slice_mut().ok_or(Error::Layout { op: self.op, input: "state" })?;
-        let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
-            for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(of_value).zip(state.chunks_exact_mut(numbers)))
-            {
-                let (b, h, group) = (i / h, i % h, i % h * g / h);
-                let (q, k, v) = (row(&q, b, group), row(&k, b, group), row(&v, b, h));
-                let head = Head { q, k, v, of, row: b * g + group, features, state, out };
-                cx.isa.run(Divided { head, scale: self.scale as f32, floor: self.floor });
-            }
-        };
         let block = together(b * h, numbers, cx);
         let whole = b * h / block * block;
         let (outs, rest_of_outs) = out.split_at_mut(whole * of_value);
         let (states, rest_of_states) = state.split_at_mut(whole * numbers);
         let (outs, states) = ((outs, block * of_value), (states, block * numbers));
-        cx.team.for_each_pieces(outs, states, |i, out, state| heads(i * block, out, state));
-        heads(whole, rest_of_outs, rest_of_states);
+        let x = &Inputs {
+            call: self,
+            q: HeadRows::of(&q),
+            k: HeadRows::of(&k),
+            v: HeadRows::of(&v),
+            of,
+            features,
+            groups: g,
+            heads: h,
+        };
+        cx.team.for_each_pieces(outs, states, |i, out, states| cx.isa.run(Heads { x, first: i * block, out, states }));
+        cx.isa.run(Heads { x, first: whole, out: rest_of_outs, states: rest_of_states });
         Ok(true)
     }
 }
 
-/// A head's row of the only token; checked to lie together.
-fn row<'a>(x: &ArrayView4<'a, f32>, b: usize, h: usize) -> &'a [f32] {
-    let head = (*x).index_axis_move(Axis(0), b).index_axis_move(Axis(0), 0).index_axis_move(Axis(0), h);
-    head.to_slice().unwrap_or_default()
+/// The heads' rows of the only token of each sequence; checked to lie together each.
+enum HeadRows<'a> {
+    /// One behind the other, each so wide.
+    Even(&'a [f32], usize),
+    Each(&'a ArrayView4<'a, f32>),
 }
 
-/// One head of one sequence.
-struct Head<'a, 'o, R> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+impl<'a> HeadRows<'a> {
+    fn of(x: &'a ArrayView4<'_, f32>) -> Self {
+        x.as_slice().map_or(Self::Each(x), |all| Self::Even(all, x.dim().3))
+    }
+
+    /// How wide a row is.
+    fn width(&self) -> usize {
+        match self {
+            Self::Even(_, width) => *width,
+            Self::Each(x) => x.dim().3,
+        }
+    }
+
+    /// Row `i` of all.
+    #[inline(always)]
+    fn get(&self, i: usize) -> &'a [f32] {
+        match self {
+            Self::Even(all, width) => &all[i * width..(i + 1) * width],
+            Self::Each(x) => {
+                let (b, h) = (i / x.dim().2, i % x.dim().2);
+                let head = x.view().index_axis_move(Axis(0), b).index_axis_move(Axis(0), 0).index_axis_move(Axis(0), h);
+                head.to_slice().unwrap_or_default()
+            }
+        }
+    }
+}
+
+/// What a step is given.
+struct Inputs<'a, R> {
+    call: &'a Call<'a>,
+    q: HeadRows<'a>,
+    k: HeadRows<'a>,
+    v: HeadRows<'a>,
     of: &'a R,
-    /// Which row of queries and keys that is.
-    row: usize,
     features: usize,
-    /// `[features, V]`, with one more column where there is a denominator.
-    state: &'o mut [f32],
+    groups: usize,
+    heads: usize,
+}
+
+/// Some heads that follow one another, of any sequences.
+struct Heads<'a, 'o, R> {
+    x: &'a Inputs<'a, R>,
+    /// In the batch.
+    first: usize,
+    /// `[heads, V]`
     out: &'o mut [f32],
+    /// `[heads, features, V]`, with one more column where there is a denominator; of a size.
+    states: &'o mut [f32],
 }
 
-/// Its output, divided.
-struct Divided<'a, 'o, R> {
-    head: Head<'a, 'o, R>,
-    scale: f32,
-    floor: Option<Floor>,
-}
-
-impl<R: OfRows<1>> Kernel for Divided<'_, '_, R> {
+impl<R: OfRows<1>> Kernel for Heads<'_, '_, R> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let Self { head: Head { q, k, v, of, row, features, state, out }, scale, floor } = self;
-        let columns = state.len() / features;
+        let Self { x: &Inputs { call, ref q, ref k, ref v, of, features, groups, heads }, first, out, states } = self;
+        let (scale, floor) = (call.scale as f32, call.floor);
+        let width = v.width();
+        let columns = width + usize::from(floor.is_some());
         let scratch = &mut Scratch::new(2 * features + 2 * columns);
         let (of_q, rest) = scratch.split_at_mut(features);
         let (of_k, rest) = rest.split_at_mut(features);
         let (value, sum) = rest.split_at_mut(columns);
-        of.row(s, row, [q], of_q);
-        of.row(s, row, [k], of_k);
         value.fill(1.0);
-        math::copy(s, v, &mut value[..v.len()]);
-        let (write, written, read) = ([&*of_k], [&*value], &*of_q);
-        OneToken { left: &[], write, written, read, early: false, onward: false }.pass(s, state, sum);
-        let by = floor.map_or(scale, |floor| scale / floor.of(scale * sum[v.len()]));
-        math::scale_into(s, by, &sum[..v.len()], out);
+        let all = out.chunks_exact_mut(width).zip(states.chunks_exact_mut(features * columns));
+        for (i, (out, state)) in (first..).zip(all) {
+            let row = i / heads * groups + i % heads * groups / heads;
+            of.row(s, row, [q.get(row)], of_q);
+            of.row(s, row, [k.get(row)], of_k);
+            math::copy(s, v.get(i), &mut value[..width]);
+            let (write, written, read) = ([&*of_k], [&*value], &*of_q);
+            OneToken { left: &[], write, written, read, early: false, onward: false }.pass(s, state, sum);
+            let by = floor.map_or(scale, |floor| scale / floor.of(scale * sum[width]));
+            math::scale_into(s, by, &sum[..width], out);
+        }
     }
 }

@@ -107,8 +107,9 @@ impl Kernel for Heads<'_, '_> {
         let Some(&Head { x, s: sequence, past, ref features, .. }) = heads.first() else { return };
         let tokens = x.ranges.get(sequence);
         if tokens.len() == 1 && features.is_none() {
+            let written = &mut Scratch::new(x.dims.v);
             for Head { h, out, state, .. } in &mut heads {
-                Token { x, t: tokens.start, h: *h, state, out: out.row(0) }.run(s);
+                Token { x, t: tokens.start, h: *h, state, out: out.row(0) }.pass(s, written);
             }
             return;
         }

@@ -34,15 +34,37 @@ pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f
     let whole = b * h / block * block;
     let (outs, rest_of_outs) = out.split_at_mut(whole * v);
     let (states, rest_of_states) = state.split_at_mut(whole * k * v);
-    let heads = |first: usize, out: &mut [f32], state: &mut [f32]| {
-        for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(v).zip(state.chunks_exact_mut(k * v))) {
-            let t = input.ranges.get(i / h).start;
-            cx.isa.run(Token { x: &input, t, h: i % h, state, out });
-        }
-    };
-    cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, state| heads(i * block, out, state));
-    heads(whole, rest_of_outs, rest_of_states);
+    let x = &input;
+    cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, states| {
+        cx.isa.run(Heads { x, first: i * block, out, states });
+    });
+    cx.isa.run(Heads { x, first: whole, out: rest_of_outs, states: rest_of_states });
     Ok(())
+}
+
+/// Some heads that follow one another, of any sequences.
+struct Heads<'a, 'o> {
+    x: &'a Tokens<'a>,
+    /// In the batch.
+    first: usize,
+    /// `[heads, V]`
+    out: &'o mut [f32],
+    /// `[heads, K, V]`; of a size.
+    states: &'o mut [f32],
+}
+
+impl Kernel for Heads<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { x, first, out, states } = self;
+        let Dims { h, k, v, .. } = x.dims;
+        let written = &mut Scratch::new(v);
+        for (i, (out, state)) in (first..).zip(out.chunks_exact_mut(v).zip(states.chunks_exact_mut(k * v))) {
+            let t = x.ranges.get(i / h).start;
+            Token { x, t, h: i % h, state, out }.pass(s, written);
+        }
+    }
 }
 
 /// A head of a sequence that has one token.
@@ -54,17 +76,21 @@ pub(super) struct Token<'a, 'o> {
     pub(super) out: &'o mut [f32],
 }
 
-impl Kernel for Token<'_, '_> {
-    type Output = ();
+impl Token<'_, '_> {
+    /// `written` is room for a value.
     #[inline(always)]
-    fn run<S: Lanes>(self, s: S) {
+    pub(super) fn pass<S: Lanes>(self, s: S, written: &mut [f32]) {
         let Self { x, t, h, state, out } = self;
         let (value, read, write, mut left) = (x.v(t, h), x.q(t, h), [x.k(t, h)], [1.0]);
-        s.store_part(&mut left, math::exp(s, s.splat(x.g(t, h))));
-        let scratch = &mut Scratch::new(value.len());
-        math::scale_into(s, x.beta(t, h), value, scratch);
-        let written = [&**scratch];
-        OneToken { left: &left, write, written, read, early: false, onward: false }.pass(s, state, out);
+        if x.g.is_some() {
+            s.store_part(&mut left, math::exp(s, s.splat(x.g(t, h))));
+        }
+        if x.beta.is_some() {
+            math::scale_into(s, x.beta(t, h), value, written);
+        }
+        let left = if x.g.is_some() { &left[..] } else { &[] };
+        let written = [if x.beta.is_some() { &*written } else { value }];
+        OneToken { left, write, written, read, early: false, onward: false }.pass(s, state, out);
         math::scale(s, x.scale, out);
         if x.skip.is_some() {
             math::axpy(s, x.skip(h), value, out);
