@@ -2,8 +2,8 @@
 //!
 //! $$ X \leftarrow \mathrm{Diag}(l)\,X + \sum_m u^m (y^m)^\top, \qquad o = X^\top p $$
 //!
-//! The state is read and written once: that is what a token costs. It goes by row after row, whole rows, as it lies in memory: in any other order
-//! the processor does not see it coming. Lanes run along a row, and a row's sums stay in registers.
+//! The state is read and written once: that is what a token costs. It goes by row after row, whole rows, as it lies in memory: of another order
+//! the processor sees less coming. Lanes run along a row, and a row's sums stay in registers.
 
 use longreach_simd::cache::prefetch_second_ahead;
 use longreach_simd::{Lanes, math};

@@ -142,11 +142,20 @@ pub(crate) fn contiguous<'v, F: Copy, D: Dimension>(x: &'v ArrayView<'_, F, D>) 
     x.as_slice().map_or_else(|| x.iter().copied().collect(), Cow::Borrowed)
 }
 
-/// How many heads, of so many, a thread takes at a time where one token passes each: states of so many numbers, which follow one another in memory, so
-/// that the processor sees them coming; but not so many that a thread has none.
-pub(crate) fn together(heads: usize, numbers: usize, cx: &Cx) -> usize {
+/// One token of each sequence: the outputs and the states, so many numbers a head of each, of heads that follow one another, of any sequences, to one call of
+/// `f`, with the number of the first. States that a thread takes follow one another in memory, so that the processor sees them coming; but they are not so
+/// many that a thread has none.
+pub(crate) fn by_heads(
+    cx: &Cx,
+    (out, of_output): (&mut [f32], usize),
+    (states, of_state): (&mut [f32], usize),
+    f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+) {
     const ENOUGH: usize = 64 * 1024;
-    (ENOUGH / numbers.max(1)).min(heads.div_ceil(2 * cx.team.threads())).max(1)
+    let heads = states.len() / of_state.max(1);
+    let block = (ENOUGH / of_state.max(1)).min(heads.div_ceil(2 * cx.team.threads())).max(1);
+    let (outs, states) = ((out, block * of_output), (states, block * of_state));
+    cx.team.for_each_pieces(outs, states, |i, out, states| f(i * block, out, states));
 }
 
 /// How many heads of one sequence a thread takes at a time, some tokens of each in turn, where there are so many sequences: a token's rows of heads that

@@ -169,30 +169,38 @@ impl Team {
         });
     }
 
-    /// Gives the `i`th pieces of `a` and of `b`, so long each, to one call of `f`, in any order and on any of the threads: without a list of them. What
-    /// is left of an incomplete piece is left out.
+    /// Gives the `i`th pieces of `a` and of `b`, so long each or what there is, to one call of `f`, in any order and on any of the threads: without a
+    /// list of them.
     pub fn for_each_pieces<T: Send, U: Send>(
         &self,
         (a, of_a): (&mut [T], usize),
         (b, of_b): (&mut [U], usize),
         f: impl Fn(usize, &mut [T], &mut [U]) + Sync,
     ) {
-        struct First<T>(*mut T);
+        struct Pieces<T>(*mut T, usize, usize);
         // SAFETY: each piece is taken by exactly one call, and `T: Send`.
-        unsafe impl<T: Send> Sync for First<T> {}
-        impl<T> First<T> {
+        unsafe impl<T: Send> Sync for Pieces<T> {}
+        impl<T> Pieces<T> {
+            fn of(all: &mut [T], each: usize) -> Self {
+                Self(all.as_mut_ptr(), all.len(), each)
+            }
+
+            fn count(&self) -> usize {
+                if self.2 == 0 { 0 } else { self.1.div_ceil(self.2) }
+            }
+
             /// # Safety
-            /// Piece `i` is within the slice, and no other call takes it.
+            /// There is a piece `i`, and no other call takes it.
             #[allow(clippy::mut_from_ref, reason = "no other call takes it")]
-            unsafe fn piece(&self, i: usize, of: usize) -> &mut [T] {
+            unsafe fn piece(&self, i: usize) -> &mut [T] {
+                let first = i * self.2;
                 // SAFETY: the caller's promise.
-                unsafe { std::slice::from_raw_parts_mut(self.0.add(i * of), of) }
+                unsafe { std::slice::from_raw_parts_mut(self.0.add(first), self.2.min(self.1 - first)) }
             }
         }
-        let pieces = a.len().checked_div(of_a).unwrap_or(0).min(b.len().checked_div(of_b).unwrap_or(0));
-        let (a, b) = (First(a.as_mut_ptr()), First(b.as_mut_ptr()));
-        // SAFETY: there are so many whole pieces in both, and `run` calls each index at most once.
-        self.run(pieces, |i| unsafe { f(i, a.piece(i, of_a), b.piece(i, of_b)) });
+        let (a, b) = (Pieces::of(a, of_a), Pieces::of(b, of_b));
+        // SAFETY: there are so many pieces of both, and `run` calls each index at most once.
+        self.run(a.count().min(b.count()), |i| unsafe { f(i, a.piece(i), b.piece(i)) });
     }
 }
 

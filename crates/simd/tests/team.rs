@@ -22,6 +22,23 @@ fn every_piece_runs_once() {
 }
 
 #[test]
+fn pieces_cover_both_once() {
+    for threads in [1, 3] {
+        let team = Team::new(threads);
+        for pieces in [0, 1, 4, 5, 11] {
+            let (mut a, mut b) = (vec![0; 2 * pieces], vec![0; 3 * pieces]);
+            team.for_each_pieces((&mut a, 2 * 4), (&mut b, 3 * 4), |i, a, b| {
+                assert_eq!((a.len(), b.len()), (2 * 4.min(pieces - 4 * i), 3 * 4.min(pieces - 4 * i)));
+                a.iter_mut().chain(b).for_each(|x| *x += 1 + i);
+            });
+            let seen = |each: usize| (0..each * pieces).map(|n| 1 + n / (each * 4)).collect::<Vec<_>>();
+            assert_eq!((a, b), (seen(2), seen(3)));
+            team.for_each_pieces((&mut [0; 3], 0), (&mut [0; 3], 1), |_, _, _| panic!("no piece has nothing"));
+        }
+    }
+}
+
+#[test]
 fn many_small_jobs_with_pauses() {
     let team = Team::new(3);
     let sum = AtomicUsize::new(0);

@@ -45,8 +45,8 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     cx.team.for_each(tasks, |mut heads| match (heads.range.len(), heads.states.len()) {
         (_, 0) | (0 | 2.., _) => cx.isa.run(heads),
         (1, _) => {
-            let (x, token, out) = (heads.x, heads.range.start, heads.out.row(0));
-            cx.isa.run(One { x, token, heads: heads.heads, out, states: heads.states });
+            let (x, first, out) = (heads.x, heads.range.start * h + heads.heads.start, heads.out.row(0));
+            cx.isa.run(One { x, first, out, states: heads.states });
         }
     });
     if input.above.load(Ordering::Relaxed) {

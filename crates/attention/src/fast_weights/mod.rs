@@ -201,6 +201,8 @@ struct Tokens<'a> {
     /// `[H K]`
     bonus: Option<Cow<'a, [f32]>>,
     scale: f32,
+    /// Whether it is known that no gate is above 0.
+    checked: bool,
     /// Whether a gate above 0 has been met: where there are many, they are looked at when they are used.
     above: AtomicBool,
 }
@@ -216,7 +218,8 @@ impl<'a> Tokens<'a> {
         };
         let (above, by_key) = (AtomicBool::new(false), matches!(x.gate, Gate::Key(_) | Gate::LetIn(_)));
         // Few, if there is one for all channels, or fewer tokens than rows of a state.
-        if let Some(g) = g.as_ref().filter(|_| !by_key || dims.t <= dims.v) {
+        let checked = g.is_none() || !by_key || dims.t <= dims.v;
+        if let Some(g) = g.as_ref().filter(|_| checked) {
             let (tokens, width) = (dims.b * dims.t, if by_key { dims.h * dims.k } else { dims.h });
             let (at_a_time, parts) = ((GATES / width.max(1)).max(1), width.div_ceil(GATES));
             cx.team.run(tokens.div_ceil(at_a_time) * parts, |i| {
@@ -251,6 +254,7 @@ impl<'a> Tokens<'a> {
             rate: matches!(x.erase, Erase::Rate { .. }),
             bonus: x.bonus.as_ref().map(contiguous),
             scale: x.scale,
+            checked,
             above: AtomicBool::new(false),
         })
     }

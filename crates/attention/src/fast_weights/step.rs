@@ -1,6 +1,5 @@
 //! One token of each sequence.
 
-use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use longreach_simd::team::Scratch;
@@ -11,7 +10,7 @@ use super::decay::{above, scale_into};
 use super::forward::{correct, forward};
 use super::{Dims, Inputs, Tokens};
 use crate::one_token::{OneToken, read};
-use crate::sequences::together;
+use crate::sequences::by_heads;
 use crate::{Error, error};
 
 /// One token of each sequence, into `out`, contiguous `[B, H, V]`: the one thing that decoding does, and nothing is allocated.
@@ -26,21 +25,16 @@ pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut 
         return Ok(());
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
-    // Heads of one sequence go together.
-    let most = together(b * h, k * v, cx).min(h);
-    let block = (1..=most).rev().find(|n| h.is_multiple_of(*n)).unwrap_or(1);
-    cx.team.for_each_pieces((out, block * v), (state, block * k * v), |i, out, states| {
-        let (token, first) = (i * block / h, i * block % h);
-        cx.isa.run(One { x: &input, token, heads: first..first + block, out, states });
-    });
+    let x = &input;
+    by_heads(cx, (out, v), (state, k * v), |first, out, states| cx.isa.run(One { x, first, out, states }));
     Ok(())
 }
 
-/// A token of some heads of one sequence.
+/// One token of some heads that follow one another.
 pub(super) struct One<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
-    pub(super) token: usize,
-    pub(super) heads: Range<usize>,
+    /// The first, among those of all tokens.
+    pub(super) first: usize,
     /// `[heads, V]`
     pub(super) out: &'o mut [f32],
     /// `[heads, K, V]`; of a size.
@@ -51,7 +45,7 @@ impl Kernel for One<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        let Self { x, token: t, heads, out, states } = self;
+        let Self { x, first, out, states } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let scratch = &mut Scratch::new(gates + 3 * k + 2 * v);
         let (left, rest) = scratch.split_at_mut(gates);
@@ -60,16 +54,18 @@ impl Kernel for One<'_, '_> {
         let (let_in, rest) = rest.split_at_mut(k);
         let (erased, difference) = rest.split_at_mut(v);
         let mut grows = false;
+        let end = first + out.len() / v;
         let all = states.chunks_exact_mut(k * v).zip(out.chunks_exact_mut(v));
-        for (h, (state, out)) in heads.clone().zip(all) {
-            grows |= above(s, x.gates(t, h));
+        for (i, (state, out)) in (first..).zip(all) {
+            let (t, h) = (i / x.dims.h, i % x.dims.h);
+            grows |= !x.checked && above(s, x.gates(t, h));
             x.left(s, t, h, left);
             let (q, mut key, value, scale) = (x.q(t, h), x.k(t, h), x.v(t, h), x.scale);
             if x.let_in {
                 x.key(s, t, h, &[], let_in);
                 key = let_in;
             }
-            let onward = x.erases() && h + 1 < heads.end;
+            let onward = x.erases() && i + 1 < end;
             if x.erases() {
                 x.erasing_by(s, t, h, left, row);
                 read(s, state, row, erased);

@@ -65,11 +65,7 @@ impl Kernel for Channels<'_, '_> {
         let scratch = &mut Scratch::new(2 * width);
         let (steps, inputs) = scratch.split_at_mut(width);
         let out = self.out.row(0);
-        let rows = [x.dt.get(t), &x.dt_bias[..], x.x.get(t)];
-        let [dt, bias, token] = rows.map(
-            #[inline(always)]
-            |row| &row[there.clone()],
-        );
+        let (dt, bias, token) = (&x.dt.get(t)[there.clone()], &x.dt_bias[there.clone()], &x.x.get(t)[there.clone()]);
         for at in (0..width).step_by(S::LANES) {
             let end = (at + S::LANES).min(width);
             let step = math::softplus(s, s.add(s.load_part(&dt[at..end]), s.load_part(&bias[at..end])));

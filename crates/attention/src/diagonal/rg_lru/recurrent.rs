@@ -46,11 +46,11 @@ pub(super) struct Tokens<'a> {
 impl<'a> Tokens<'a> {
     pub(super) fn of(x: &'a Inputs<'_>) -> Result<Self, Error> {
         Ok(Self {
+            x: Rows::of(OP, "x", &x.x)?,
             r: Rows::of(OP, "r", &x.r)?,
             i: Rows::of(OP, "i", &x.i)?,
             lambda: contiguous(&x.lambda),
             reset: x.reset,
-            x: Rows::of(OP, "x", &x.x)?,
         })
     }
 

@@ -6,13 +6,12 @@ use ndarray::{ArrayView4, ArrayViewMut4, Axis};
 
 use super::{Call, OfRows};
 use crate::one_token::OneToken;
-use crate::sequences::together;
+use crate::sequences::by_heads;
 use crate::{Error, error};
 
 impl Call<'_> {
     /// One token of each sequence, into `out`, contiguous `[B, 1, H, V]`; queries and keys have so many features, `of` their rows
-    /// `[B, 1, G]`. Nothing is allocated.
-    /// Whether it was done: not where some sequence has no token or a state no numbers.
+    /// `[B, 1, G]`. Nothing is allocated. Whether it was done: not where some sequence has no token or a state no numbers.
     pub(in crate::linear) fn step(
         &self,
         [q, k]: [ArrayView4<'_, f32>; 2],
@@ -32,11 +31,6 @@ impl Call<'_> {
             return Ok(false);
         }
         let state = state.as_slice_mut().ok_or(Error::Layout { op: self.op, input: "state" })?;
-        let block = together(b * h, numbers, cx);
-        let whole = b * h / block * block;
-        let (outs, rest_of_outs) = out.split_at_mut(whole * of_value);
-        let (states, rest_of_states) = state.split_at_mut(whole * numbers);
-        let (outs, states) = ((outs, block * of_value), (states, block * numbers));
         let x = &Inputs {
             call: self,
             q: HeadRows::of(&q),
@@ -47,8 +41,8 @@ impl Call<'_> {
             groups: g,
             heads: h,
         };
-        cx.team.for_each_pieces(outs, states, |i, out, states| cx.isa.run(Heads { x, first: i * block, out, states }));
-        cx.isa.run(Heads { x, first: whole, out: rest_of_outs, states: rest_of_states });
+        let (outs, states) = ((out, of_value), (state, numbers));
+        by_heads(cx, outs, states, |first, out, states| cx.isa.run(Heads { x, first, out, states }));
         Ok(true)
     }
 }

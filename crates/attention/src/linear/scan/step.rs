@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Dims, Inputs, OP, Tokens, recurrent};
 use crate::one_token::OneToken;
-use crate::sequences::together;
+use crate::sequences::by_heads;
 use crate::{Error, error};
 
 /// One token of each sequence, `q: [S, 1, G, K]`. The recurrent form with `T = 1`, where it is a single pass over the state.
@@ -23,22 +23,14 @@ pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f
     x.check(state.shape())?;
     error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
     let input = Tokens::of(x)?;
-    let Dims { b, h, k, v, .. } = input.dims;
+    let Dims { b, k, v, .. } = input.dims;
     if input.ranges.len() != b || k * v == 0 {
         // Some sequences have no token, or states no numbers.
         return recurrent::recurrent_into(x, state, out, cx);
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
-    // Heads that follow one another go together: their states are one piece of memory, which the processor sees coming.
-    let block = together(b * h, k * v, cx);
-    let whole = b * h / block * block;
-    let (outs, rest_of_outs) = out.split_at_mut(whole * v);
-    let (states, rest_of_states) = state.split_at_mut(whole * k * v);
     let x = &input;
-    cx.team.for_each_pieces((outs, block * v), (states, block * k * v), |i, out, states| {
-        cx.isa.run(Heads { x, first: i * block, out, states });
-    });
-    cx.isa.run(Heads { x, first: whole, out: rest_of_outs, states: rest_of_states });
+    by_heads(cx, (out, v), (state, k * v), |first, out, states| cx.isa.run(Heads { x, first, out, states }));
     Ok(())
 }
 
