@@ -2,43 +2,14 @@
 
 use serde_json::Value;
 
-use crate::Error;
+use crate::json::{self, NotNumbers};
+use crate::{Error, recognise};
 
 /// The fields of a configuration file.
 #[derive(Clone, Debug)]
 pub struct Fields {
     file: String,
     map: serde_json::Map<String, Value>,
-}
-
-/// Python's `json` writes infinities as bare words, which are not JSON; this makes strings of them.
-fn quote_infinities(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 16);
-    let mut rest = text;
-    let mut in_string = false;
-    while let Some(c) = rest.chars().next() {
-        if in_string && c == '\\' {
-            let end = 1 + rest[1..].chars().next().map_or(0, char::len_utf8);
-            out.push_str(&rest[..end]);
-            rest = &rest[end..];
-            continue;
-        }
-        if c == '"' {
-            in_string = !in_string;
-        }
-        let word = ["-Infinity", "Infinity", "NaN"].into_iter().find(|w| !in_string && rest.starts_with(w));
-        match word {
-            Some(word) => {
-                out.push_str(&format!("\"{word}\""));
-                rest = &rest[word.len()..];
-            }
-            None => {
-                out.push(c);
-                rest = &rest[c.len_utf8()..];
-            }
-        }
-    }
-    out
 }
 
 /// The most any size in a configuration may be: far above every model, far below overflow.
@@ -51,10 +22,16 @@ impl Fields {
     /// The fields of a JSON object; `file` is named in errors.
     pub fn parse(file: impl Into<String>, text: &str) -> Result<Self, Error> {
         let file = file.into();
-        match serde_json::from_str(&quote_infinities(text)) {
+        match json::parse(text, NotNumbers::Text) {
             Ok(Value::Object(map)) => Ok(Self { file, map }),
             Ok(_) => Err(Error::Config { file, message: "want a JSON object".into() }),
-            Err(e) => Err(Error::Config { file, message: format!("not JSON: {e}") }),
+            Err(e) => Err(Error::Config {
+                file,
+                message: match recognise(text.as_bytes()) {
+                    Some(what) => format!("this file is {what}"),
+                    None => format!("not JSON: {e}"),
+                },
+            }),
         }
     }
 

@@ -1,0 +1,126 @@
+//! JSON as Python's `json` module writes it, which is a little more than JSON: `NaN`, `Infinity` and `-Infinity` are bare words, and a string may hold one
+//! half of a surrogate pair.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+
+/// What becomes of the words `NaN`, `Infinity` and `-Infinity`, which JSON does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotNumbers {
+    /// They become `null`.
+    Null,
+    /// They become strings.
+    Text,
+}
+
+/// Parses a JSON text that Python may have written.
+///
+/// Half a surrogate pair in a string becomes U+FFFD, as every decoder of UTF-16 does it; a byte order mark before the text is skipped. Errors are those of
+/// [`serde_json`]. O(n) time; a text that is plain JSON is parsed once and not copied.
+pub fn parse(text: &str, not_numbers: NotNumbers) -> Result<Value, serde_json::Error> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(text).or_else(|e| match standard(text, not_numbers) {
+        Cow::Borrowed(_) => Err(e),
+        Cow::Owned(text) => serde_json::from_str(&text),
+    })
+}
+
+/// The text with everything replaced that Python writes and JSON does not have.
+fn standard(text: &str, not_numbers: NotNumbers) -> Cow<'_, str> {
+    let mut out = String::new();
+    // What was copied to `out` so far, and where the scan is.
+    let (mut copied, mut at) = (0, 0);
+    let mut in_string = false;
+    let bytes = text.as_bytes();
+    while at < bytes.len() {
+        let (length, replacement) = match bytes[at] {
+            b'"' => {
+                in_string = !in_string;
+                (1, None)
+            }
+            b'\\' if in_string => escape(&bytes[at..]),
+            b'-' | b'I' | b'N' if !in_string => {
+                let word = ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| text[at..].starts_with(word));
+                match (word, not_numbers) {
+                    (Some(word), NotNumbers::Null) => (word.len(), Some("null".to_owned())),
+                    (Some(word), NotNumbers::Text) => (word.len(), Some(format!("\"{word}\""))),
+                    (None, _) => (1, None),
+                }
+            }
+            _ => (1, None),
+        };
+        if let Some(replacement) = replacement {
+            out.push_str(&text[copied..at]);
+            out.push_str(&replacement);
+            copied = at + length;
+        }
+        at += length;
+    }
+    if copied == 0 {
+        return Cow::Borrowed(text);
+    }
+    out.push_str(&text[copied..]);
+    Cow::Owned(out)
+}
+
+/// How long an escape sequence is, and what to write instead of it if it is half a surrogate pair.
+fn escape(bytes: &[u8]) -> (usize, Option<String>) {
+    let unit = |bytes: &[u8]| {
+        let digits = bytes.strip_prefix(b"\\u")?.get(..4).filter(|d| d.iter().all(u8::is_ascii_hexdigit))?;
+        u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+    };
+    match unit(bytes) {
+        Some(0xd800..=0xdbff) => match bytes.get(6..).and_then(unit) {
+            Some(0xdc00..=0xdfff) => (12, None),
+            _ => (6, Some("\\ufffd".to_owned())),
+        },
+        Some(0xdc00..=0xdfff) => (6, Some("\\ufffd".to_owned())),
+        Some(_) => (6, None),
+        // A backslash and the one byte behind it; longer characters behind it are no escape, and are scanned on.
+        None => (2.min(bytes.len()), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_python_writes_is_read() {
+        let text = r#"{"a": NaN, "b": [-Infinity, Infinity], "c": "NaN \ud83d", "d": "\ud83d\ude00 \\ud83d \udc00x", "e": -1}"#;
+        let want = json!({"a": null, "b": [null, null], "c": "NaN \u{fffd}", "d": "😀 \\ud83d \u{fffd}x", "e": -1});
+        assert_eq!(parse(text, NotNumbers::Null).expect("Python writes this"), want);
+        let quoted = parse("[NaN, -Infinity]", NotNumbers::Text).expect("Python writes this");
+        assert_eq!(quoted, json!(["NaN", "-Infinity"]));
+        assert_eq!(parse("\u{feff}1", NotNumbers::Null).expect("a mark and a number"), json!(1));
+    }
+
+    #[test]
+    fn what_is_no_json_stays_an_error() {
+        for text in ["", "{", "[Inf]", "nan", r#"{"a": "\ud8"}"#, r#"{"a": "\"#, "[NaN", "\\u"] {
+            assert!(parse(text, NotNumbers::Null).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn plain_json_means_the_same(key in ".*", text in ".*", number in -1e9f64..1e9) {
+            let value = json!({ key: [text, number] });
+            let mut written = value.to_string();
+            prop_assert_eq!(&parse(&written, NotNumbers::Null).expect("JSON"), &value);
+            // The slow way changes nothing in plain JSON.
+            prop_assert_eq!(&standard(&written, NotNumbers::Null), &written);
+            written.push_str("NaN");
+            prop_assert!(parse(&written, NotNumbers::Null).is_err());
+        }
+
+        #[test]
+        fn no_text_panics(text in r#"(\\|u|d8|"|NaN|-Infinity|é|[{}\[\]:,]|.)*"#) {
+            let _ = parse(&text, NotNumbers::Text);
+        }
+    }
+}
