@@ -1,5 +1,7 @@
 //! The options that say which encoder, and bars over documents.
 
+use std::ffi::OsString;
+
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use longreach_engine::{Pooling, Prompt, TextEncoder};
@@ -11,11 +13,12 @@ use crate::model::DTypeArg;
 
 #[derive(Args)]
 pub(crate) struct EncoderArgs {
-    /// Directory, .safetensors file or Hub id (owner/name): an encoder of Hugging Face, sentence-transformers or PyLate
+    /// Directory, file of weights or Hub id: an encoder of Hugging Face, sentence-transformers or PyLate
     ///
-    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured.
+    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE are
+    /// honoured.
     #[arg(long, short, value_name = "MODEL")]
-    model: String,
+    model: OsString,
     /// Precision in which matrices are kept [default: as they are stored]; what int8 loses, `longreach accuracy` measures
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -34,6 +37,7 @@ impl EncoderArgs {
         if let Some(n) = self.max_tokens {
             encoder.set_limit(n)?;
         }
+        encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
         Ok(encoder)
     }
 
@@ -65,9 +69,11 @@ impl VectorArgs {
     pub(crate) fn apply(&self, encoder: &mut TextEncoder) {
         if !self.pooling.is_empty() {
             encoder.pipeline.pooling = self.pooling.clone();
+        } else if let Some(note) = encoder.note_on_vectors() {
+            eprintln!("note: {note}");
         }
         if let Some(normalize) = self.normalize {
-            encoder.pipeline.normalize = normalize;
+            encoder.pipeline.set_normalize(normalize);
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The options that say which model, in which precision.
 
+use std::ffi::{OsStr, OsString};
+
 use clap::{Args, ValueEnum};
 use longreach_engine::Engine;
 use longreach_models::{DType, EncoderModel, Location, Progress};
@@ -8,12 +10,12 @@ use crate::failure::Failure;
 
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Directory, .safetensors file or Hub id (owner/name) [default: the model built into this program]
+    /// Directory, file of weights or Hub id [default: the model built into this program]
     ///
-    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are
-    /// honoured.
+    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+    /// TRANSFORMERS_OFFLINE are honoured.
     #[arg(long, short, value_name = "MODEL")]
-    model: Option<String>,
+    model: Option<OsString>,
     /// Precision in which matrices are kept [default: as they are stored]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -23,7 +25,7 @@ pub(crate) struct ModelArgs {
 pub(crate) enum DTypeArg {
     F32,
     Bf16,
-    /// Matrices of 8-bit integers, and what they are multiplied with rounded to such as it comes
+    /// Matrices of 8-bit integers; activations are rounded to 8 bits before each product
     Int8,
 }
 
@@ -54,10 +56,12 @@ impl ModelArgs {
 }
 
 /// The model of that name, or the embedded one.
-pub(crate) fn load(name: Option<&str>, dtype: Option<DTypeArg>) -> Result<Engine, Failure> {
+pub(crate) fn load(name: Option<&OsStr>, dtype: Option<DTypeArg>) -> Result<Engine, Failure> {
     let dtype = dtype.map(DType::from);
-    Ok(match name {
+    let engine = match name {
         Some(name) => Engine::load(name, dtype, Progress::Shown)?,
         None => Engine::embedded(dtype)?,
-    })
+    };
+    engine.model.notes().iter().for_each(|note| eprintln!("note: {note}"));
+    Ok(engine)
 }

@@ -1,5 +1,6 @@
 //! A model and its tokenizer, loaded.
 
+use std::ffi::OsStr;
 use std::sync::OnceLock;
 
 use longreach_models::{DType, Location, Model, Progress};
@@ -19,11 +20,12 @@ pub struct Engine {
 
 impl Engine {
     /// Loads a model: a directory, a safetensors file, or a Hub id. Matrices are kept in `dtype`, or as they are stored.
-    pub fn load(name: &str, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
-        let location = Location::find(name, progress)?;
+    pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
+        let location = Location::find(&name, progress)?;
         let model = Model::load(&location, dtype)?.prepared();
         let tokenizer = vocabulary::find(&location.directory, false)?;
-        Ok(Self { name: name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
+        let name = name.as_ref().to_string_lossy().into_owned();
+        Ok(Self { name, model, tokenizer, fingerprint: OnceLock::new() })
     }
 
     /// The model built into this program.

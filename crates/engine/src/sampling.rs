@@ -1,5 +1,6 @@
 //! From logits to a token.
 
+use longreach_models::GenerationConfig;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -32,6 +33,26 @@ impl Sampling {
     /// The likeliest token, always.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+
+    /// What a model's `generation_config.json` says, with the defaults of transformers for the rest where it says that tokens are drawn (`do_sample`), the
+    /// likeliest token where it says that they are not, and [`Sampling::default`] for the rest where it says neither.
+    pub fn of_model(config: &GenerationConfig) -> Self {
+        let base = match config.sample {
+            Some(true) => Self { temperature: 1.0, top_k: 50, top_p: 1.0, min_p: 0.0, ..Self::default() },
+            Some(false) => {
+                return Self { repetition_penalty: config.repetition_penalty.unwrap_or(1.0), ..Self::greedy() };
+            }
+            None => Self::default(),
+        };
+        Self {
+            temperature: config.temperature.unwrap_or(base.temperature),
+            top_k: config.top_k.unwrap_or(base.top_k),
+            top_p: config.top_p.unwrap_or(base.top_p),
+            min_p: config.min_p.unwrap_or(base.min_p),
+            repetition_penalty: config.repetition_penalty.unwrap_or(base.repetition_penalty),
+            seed: base.seed,
+        }
     }
 
     fn check(&self) -> Result<(), Error> {

@@ -93,7 +93,7 @@ impl<'e> Session<'e> {
 
     /// Starts a text from nothing: reads the token that separates texts.
     pub fn read_start(&mut self) -> Result<(), Error> {
-        let start = self.engine.model.description.eos.first().copied().unwrap_or(0);
+        let start = self.engine.model.start.unwrap_or(0);
         self.read(&[start])
     }
 

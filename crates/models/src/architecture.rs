@@ -2,10 +2,10 @@
 
 use longreach_nn::{Builder, Decoder, DecoderConfig};
 
-use crate::encoder::architecture;
+use crate::encoder::{ENCODERS, architecture};
 use crate::{
     Error, Fields, delta_net, falcon_mamba, gated_deltanet, gla, gpt2, hgrn2, kda, linear_attn, longreach, mamba,
-    mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
+    mamba_ssm, mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
 };
 
 /// A model type that can be loaded.
@@ -56,7 +56,10 @@ impl Description {
     /// What the fields describe, by their `model_type`.
     pub fn of(fields: &Fields) -> Result<Self, Error> {
         let Some(found) = fields.text("model_type")? else {
-            return Err(fields.error("field `model_type` is missing"));
+            if mamba_ssm::is(fields) {
+                return mamba_ssm::describe(fields);
+            }
+            return Err(fields.error(format!("field `model_type` is missing; known are {}", known())));
         };
         if architecture(fields)?.is_some() {
             let message = format!(
@@ -64,7 +67,6 @@ impl Description {
             );
             return Err(fields.error(message));
         }
-        let known = || MODELS.iter().map(|m| m.model_type).collect::<Vec<_>>().join(", ");
         let Some(model) = MODELS.iter().find(|m| m.model_type == found) else {
             return Err(Error::UnknownModel { file: fields.file().into(), found: found.into(), known: known() });
         };
@@ -77,10 +79,16 @@ impl Description {
     }
 }
 
-/// Tokens that end a text: `eos_token_id`, one or several.
+/// The types of models that write, and those of encoders.
+pub(crate) fn known() -> String {
+    let mut types: Vec<&str> = MODELS.iter().map(|m| m.model_type).collect();
+    types.extend(ENCODERS.iter().map(|m| m.model_type).filter(|encoder| !types.contains(encoder)).collect::<Vec<_>>());
+    types.join(", ")
+}
+
+/// Tokens that end a text: `eos_token_id`, one or several; none where it is `null`, and `default` where the file says nothing.
 pub(crate) fn eos(fields: &Fields, default: u32) -> Result<Vec<u32>, Error> {
-    let ids = fields.ids("eos_token_id")?;
-    Ok(if ids.is_empty() { vec![default] } else { ids })
+    if fields.given("eos_token_id") { fields.ids("eos_token_id") } else { Ok(vec![default]) }
 }
 
 /// Refuses an activation other than silu, the only one these models are published with.

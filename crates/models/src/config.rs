@@ -35,6 +35,23 @@ impl Fields {
         }
     }
 
+    /// Other fields of the same file.
+    pub(crate) fn within(&self, map: serde_json::Map<String, Value>) -> Self {
+        Self { file: self.file.clone(), map }
+    }
+
+    /// The names of all fields.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.map.keys().map(String::as_str)
+    }
+
+    /// Sets a field where the file says nothing about it.
+    pub(crate) fn set_default(&mut self, name: &str, value: Value) {
+        if self.get(name).is_none() {
+            self.map.insert(name.to_owned(), value);
+        }
+    }
+
     /// The file the fields are from.
     pub fn file(&self) -> &str {
         &self.file

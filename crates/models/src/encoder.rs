@@ -6,8 +6,10 @@ use longreach_nn::{
     Activation, Bias, Body, BodyConfig, Builder, FeedForwardConfig, Head, HeadConfig, Layout, Names, NormConfig, Over,
     Pooler, Random, Reading, gathered,
 };
+use serde_json::{Value, json};
 
-use crate::model::read_config;
+use crate::directory::read_config;
+use crate::model::unused;
 use crate::{
     Checkpoint, DType, Error, Fields, Location, MODELS, bert, big_bird, distilbert, gpt2, longformer, modernbert,
     nystromformer, reformer, roberta,
@@ -93,6 +95,51 @@ impl Task {
     }
 }
 
+/// What becomes of the scores of labels, as transformers' pipeline for classification has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScoreScale {
+    /// Softmax: shares of 1 of labels of which one holds.
+    Softmax,
+    /// The logistic function of each: several labels may hold.
+    Sigmoid,
+    /// The scores as they are: regression, and rerankers that say so.
+    Identity,
+}
+
+impl ScoreScale {
+    /// By what a cross-encoder of sentence-transformers says of itself, else by `problem_type`, else by the number of labels.
+    fn of(fields: &Fields, labels: usize) -> Result<Self, Error> {
+        let of_cross_encoder = fields.objects("sentence_transformers")?;
+        let own = match of_cross_encoder.first() {
+            Some(own) => own.text("activation_fn")?,
+            None => None,
+        };
+        let own = match own {
+            Some(own) => Some(own),
+            None => fields.text("sbert_ce_default_activation_function")?,
+        };
+        if let Some(function) = own.filter(|_| labels == 1) {
+            return match function.rsplit('.').next().unwrap_or_default() {
+                "Sigmoid" => Ok(ScoreScale::Sigmoid),
+                "Identity" => Ok(ScoreScale::Identity),
+                _ => Err(fields.error(format!(
+                    "activation `{function}` of a cross-encoder is not supported: want Sigmoid or Identity"
+                ))),
+            };
+        }
+        match fields.text("problem_type")? {
+            Some("regression") => Ok(ScoreScale::Identity),
+            Some("multi_label_classification") => Ok(ScoreScale::Sigmoid),
+            None | Some("single_label_classification") if labels == 1 => Ok(ScoreScale::Sigmoid),
+            None | Some("single_label_classification") => Ok(ScoreScale::Softmax),
+            Some(other) => {
+                let want = "want regression, single_label_classification or multi_label_classification";
+                Err(fields.error(format!("field `problem_type`: {want}, found \"{other}\"")))
+            }
+        }
+    }
+}
+
 /// An encoder as its configuration describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderDescription {
@@ -154,6 +201,10 @@ pub struct EncoderModel {
     pub names: Names,
     /// The precision its matrices are kept in.
     pub dtype: DType,
+    /// What becomes of the scores of labels.
+    pub scale: ScoreScale,
+    /// The name in `architectures`, where it is none that is known.
+    pub unknown: Option<String>,
     /// Its configuration, as the file has it.
     pub config: String,
     /// The checkpoint, whose mapping the weights may lie in; absent for one drawn at random.
@@ -174,31 +225,34 @@ pub struct Encoded {
 impl EncoderModel {
     /// Whether `config.json` of a directory is an encoder's.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
-        let (file, config) = read_config(&at.directory)?;
-        let fields = Fields::parse(file.display().to_string(), &config)?;
+        let (fields, _) = read_config(&at.directory)?;
         Ok(architecture(&fields)?.is_some())
     }
 
     /// Loads a model, keeping its matrices in `dtype`, or as they are stored.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
-        let (file, config) = read_config(&at.directory)?;
-        let fields = Fields::parse(file.display().to_string(), &config)?;
-        let Some(description) = EncoderDescription::of(&fields)? else {
-            let known = ENCODERS.iter().map(|m| m.model_type).collect::<Vec<_>>().join(", ");
-            let found = fields.text("model_type")?.unwrap_or("nothing").to_owned();
-            let message = format!("model_type `{found}` is no encoder; encoders are {known}");
-            return Err(fields.error(message));
-        };
-        let checkpoint = match &at.weights {
-            Some(file) => Checkpoint::open_files(std::slice::from_ref(file))?,
-            None => Checkpoint::open(&at.directory)?,
-        };
-        let mut checkpoint = checkpoint.keep_as(dtype).allow_without(description.body.name());
+        let (mut fields, config) = read_config(&at.directory)?;
+        if architecture(&fields)?.is_none() {
+            return Err(no_encoder(&fields)?);
+        }
+        let checkpoint = Checkpoint::at(at)?;
+        if fields.get("architectures").is_none() {
+            let (head, labels) = head_of(&checkpoint);
+            fields.set_default("architectures", json!([head]));
+            if let (Some(n), None) = (labels, fields.get("id2label")) {
+                fields.set_default("num_labels", json!(n));
+            }
+        }
+        let Some(description) = EncoderDescription::of(&fields)? else { return Err(no_encoder(&fields)?) };
+        let of = &description.body;
+        let mut checkpoint = checkpoint.keep_as(dtype).named_as(of.name(), &of.embedding());
         let mut builder = Builder::new(&mut checkpoint, &Device::flex());
         let (encoder, pooler, head) = build(&mut builder, &description)?;
         let names = builder.into_names();
-        let dtype = checkpoint.dtype();
-        Ok(Self { description, encoder, pooler, head, names, dtype, config, checkpoint: Some(checkpoint) })
+        let (dtype, scale) = (checkpoint.dtype(), ScoreScale::of(&fields, description.labels.len())?);
+        let unknown = unknown_architecture(&fields);
+        let checkpoint = Some(checkpoint);
+        Ok(Self { description, encoder, pooler, head, names, dtype, scale, unknown, config, checkpoint })
     }
 
     /// A model of the configuration with weights drawn at random, on `device`.
@@ -211,8 +265,9 @@ impl EncoderModel {
         let mut builder = Builder::new(&mut source, device);
         let (encoder, pooler, head) = build(&mut builder, &description)?;
         let names = builder.into_names();
-        let config = config.to_owned();
-        Ok(Self { description, encoder, pooler, head, names, dtype: DType::F32, config, checkpoint: None })
+        let (config, scale) = (config.to_owned(), ScoreScale::of(&fields, description.labels.len())?);
+        let (dtype, unknown) = (DType::F32, unknown_architecture(&fields));
+        Ok(Self { description, encoder, pooler, head, names, dtype, scale, unknown, config, checkpoint: None })
     }
 
     /// Hidden states, and what pooler and head make of them. Panics if an id, a type or a position is beyond its table.
@@ -259,6 +314,22 @@ impl EncoderModel {
         self.encoder.num_params() + pooler + self.head.as_ref().map_or(0, Module::num_params)
     }
 
+    /// What a user should know about how it was loaded, a sentence each: an architecture that is not known, and weights in the files that it does not have,
+    /// but for those that `elsewhere` says are used by other parts.
+    pub fn notes(&self, elsewhere: impl Fn(&str) -> bool) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Some(name) = &self.unknown {
+            notes.push(format!(
+                "architecture `{name}` is not known here: the encoder of model_type `{}` is read from it, and no head",
+                self.description.model_type
+            ));
+        }
+        let mut names = self.checkpoint.as_ref().map(Checkpoint::unused).unwrap_or_default();
+        names.retain(|name| !elsewhere(name));
+        notes.extend(unused(&names));
+        notes
+    }
+
     /// Which tokens of a text are global where nobody says it.
     pub fn globals(&self, ids: &[u32]) -> Vec<bool> {
         match self.description.global {
@@ -270,6 +341,52 @@ impl EncoderModel {
             }
         }
     }
+}
+
+/// That a `config.json` is no encoder's, and which types are.
+fn no_encoder(fields: &Fields) -> Result<Error, Error> {
+    let known = ENCODERS.iter().map(|m| m.model_type).collect::<Vec<_>>().join(", ");
+    Ok(fields.error(match fields.text("model_type")? {
+        None => format!("field `model_type` is missing; encoders are {known}"),
+        Some(found) if MODELS.iter().any(|model| model.model_type == found) => {
+            format!("model_type `{found}` is a model that writes and no encoder; encoders are {known}")
+        }
+        Some(found) => format!("model_type `{found}` is not known; encoders are {known}"),
+    }))
+}
+
+/// The first of `architectures`, where it is neither a bare body nor one whose head is known.
+fn unknown_architecture(fields: &Fields) -> Option<String> {
+    let named = fields.get("architectures")?.as_array()?.first()?.as_str()?;
+    (Task::of(fields).is_none() && !named.ends_with("Model")).then(|| named.to_owned())
+}
+
+/// What a checkpoint without `architectures` has for a head, as the end of such a name, and how many labels its head scores.
+fn head_of(checkpoint: &Checkpoint) -> (&'static str, Option<usize>) {
+    let names = checkpoint.names();
+    let ends = |end: &str| names.iter().find(|name| *name == end || name.ends_with(&format!(".{end}")));
+    let rows = |name: &String| checkpoint.shape(name).and_then(|shape| shape.first().copied());
+    if ends("qa_outputs.weight").is_some() {
+        return ("ForQuestionAnswering", None);
+    }
+    let whole = ends("classifier.out_proj.weight").or_else(|| ends("score.weight"));
+    if let Some(name) = whole {
+        return ("ForSequenceClassification", rows(name));
+    }
+    if let Some(name) = ends("classifier.weight") {
+        // A head over tokens stands on the body itself; one over the text on a pooler or a layer of its own.
+        let of_text = ["pooler.dense.weight", "pre_classifier.weight", "head.dense.weight"]
+            .iter()
+            .any(|name| ends(name).is_some());
+        return (if of_text { "ForSequenceClassification" } else { "ForTokenClassification" }, rows(name));
+    }
+    if ["cls.predictions.bias", "lm_head.bias", "lm_head.decoder.bias", "vocab_projector.bias", "decoder.bias"]
+        .iter()
+        .any(|name| ends(name).is_some())
+    {
+        return ("ForMaskedLM", None);
+    }
+    ("Model", None)
 }
 
 fn build(b: &mut Builder, d: &EncoderDescription) -> Result<(Body, Option<Pooler>, Option<Head>), longreach_nn::Error> {
@@ -367,7 +484,7 @@ impl Heads {
     }
 }
 
-/// The names of labels: `id2label`, or numbers.
+/// The names of labels: `id2label`, whose names may be numbers, or `LABEL_0` and so on.
 fn labels(fields: &Fields) -> Result<Vec<String>, Error> {
     let Some(map) = fields.get("id2label") else {
         let n = fields.size("num_labels", 2)?;
@@ -375,7 +492,11 @@ fn labels(fields: &Fields) -> Result<Vec<String>, Error> {
     };
     let wrong = || fields.error("field `id2label`: want an object of the numbers from 0 on and names");
     let map = map.as_object().ok_or_else(wrong)?;
-    let name = |i: usize| map.get(&i.to_string()).and_then(|v| v.as_str()).map(str::to_owned).ok_or_else(wrong);
+    let name = |i: usize| match map.get(&i.to_string()).ok_or_else(wrong)? {
+        Value::String(name) => Ok(name.clone()),
+        plain @ (Value::Number(_) | Value::Bool(_)) => Ok(plain.to_string()),
+        _ => Err(wrong()),
+    };
     (0..map.len()).map(name).collect()
 }
 

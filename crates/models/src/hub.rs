@@ -1,9 +1,14 @@
-//! Models on the Hugging Face Hub, through its cache: `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` are honoured.
+//! Models on the Hugging Face Hub, through the cache that its own library keeps.
+//!
+//! Honoured are `HF_HOME`, `HF_HUB_CACHE` (and its older name `HUGGINGFACE_HUB_CACHE`), `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN` (and
+//! `HUGGING_FACE_HUB_TOKEN`, `HF_TOKEN_PATH` and the token in the cache), `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`, with the meaning that
+//! `huggingface_hub` gives them. What is in the cache is used without asking the network.
 
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo};
+use hf_hub::{Cache, CacheRepo, Repo};
 
 use crate::Error;
 
@@ -16,10 +21,30 @@ pub enum Progress {
     Hidden,
 }
 
-/// How often a broken download is taken up again where it broke.
+/// How often a broken download is resumed.
 const RETRIES: usize = 5;
 
-/// Whether `name` has the form of an id: `owner/name`.
+/// What stands beside the weights, all of it optional.
+const BESIDE: [&str; 5] = [
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// The tokenizers there may be instead of `tokenizer.json`.
+const VOCABULARIES: [&str; 7] = [
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "rwkv_vocab_v20230424.txt",
+];
+
+/// Whether `name` has the form of an id: `owner/name`, or `name` alone for models of the Hub's first days.
 pub(crate) fn is_id(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty()
@@ -27,104 +52,246 @@ pub(crate) fn is_id(name: &str) -> bool {
             && !p.starts_with(['.', '-'])
             && p.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    name.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+    match name.split_once('/') {
+        Some((owner, name)) => part(owner) && part(name),
+        None => part(name),
+    }
+}
+
+/// A variable of the environment that is not empty.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Whether a switch of the environment is on, by the words that `huggingface_hub` takes for it.
+fn switch(name: &str) -> bool {
+    variable(name).is_some_and(|value| ["1", "on", "yes", "true"].contains(&&value.to_lowercase()[..]))
+}
+
+/// A path of the environment, `~` for the home directory.
+fn directory(name: &str) -> Option<PathBuf> {
+    let value = variable(name)?;
+    match value.strip_prefix("~/").and_then(|rest| Some(Path::new(&variable("HOME")?).join(rest))) {
+        Some(path) => Some(path),
+        None => Some(value.into()),
+    }
+}
+
+/// Where the Hub's library keeps things.
+fn home() -> Option<PathBuf> {
+    directory("HF_HOME").or_else(|| Some(directory("XDG_CACHE_HOME")?.join("huggingface")))
+}
+
+/// The cache of models.
+fn cache() -> Cache {
+    let named = directory("HF_HUB_CACHE").or_else(|| directory("HUGGINGFACE_HUB_CACHE"));
+    named.or_else(|| Some(home()?.join("hub"))).map_or_else(Cache::from_env, Cache::new)
+}
+
+/// The token that is sent to the Hub, if there is one.
+fn token(cache: &Cache) -> Option<String> {
+    let of_file = || {
+        let file = directory("HF_TOKEN_PATH").or_else(|| Some(home()?.join("token")))?;
+        let text = std::fs::read_to_string(file).ok()?;
+        Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+    };
+    variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN")).or_else(of_file).or_else(|| cache.token())
 }
 
 /// The snapshot directory of a model, with its configuration, tokenizer and weights in it.
 pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
-    let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false" | "FALSE"));
-    let files = if offline {
-        Files::Offline(Cache::from_env().repo(Repo::model(id.into())))
+    let cache = cache();
+    let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(|name| switch(name));
+    let online = if offline.is_some() {
+        None
     } else {
-        let mut builder = ApiBuilder::from_env().with_progress(progress == Progress::Shown).with_retries(RETRIES);
-        if let Some(token) = std::env::var("HF_TOKEN").ok().filter(|t| !t.is_empty()) {
-            builder = builder.with_token(Some(token));
+        let token = token(&cache);
+        let mut builder = ApiBuilder::from_cache(cache.clone())
+            .with_progress(progress == Progress::Shown)
+            .with_retries(RETRIES)
+            .with_token(token);
+        if let Some(endpoint) = variable("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint);
         }
         let api: Api = builder.build().map_err(|e| said(id, "the Hub", &e))?;
-        Files::Online(Box::new(api.model(id.into())))
+        Some(Box::new(api.model(id.into())))
     };
-    let config = files.get(id, "config.json")?;
-    let directory = config.parent().unwrap_or(&config).to_owned();
-    for optional in ["generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
-        files.optional(id, optional)?;
+    let files = Files {
+        id,
+        cache: cache.repo(Repo::model(id.into())),
+        root: cache.path().clone(),
+        online,
+        offline,
+        down: OnceCell::new(),
+    };
+    let modules = files.optional("modules.json")?;
+    let listed = modules.as_deref().map(listed).transpose()?.unwrap_or_default();
+    // An encoder of sentence-transformers may lie in a folder of its own.
+    let encoder = listed.iter().find(|(_, kind)| kind.ends_with("Transformer")).map_or("", |(path, _)| &path[..]);
+    let within = |name: &str| if encoder.is_empty() { name.to_owned() } else { format!("{encoder}/{name}") };
+    let directory = match (&modules, files.optional(&within("config.json"))?) {
+        (Some(modules), Some(_)) => modules.parent().unwrap_or(modules).to_owned(),
+        (None, Some(config)) => config.parent().unwrap_or(&config).to_owned(),
+        (_, None) => {
+            // An adapter's repository has no configuration of a model, and the error says so.
+            let adapter = files.optional("adapter_config.json")?;
+            let config = match adapter {
+                Some(adapter) => adapter,
+                None => files.get(&within("config.json"))?,
+            };
+            return Ok(config.parent().unwrap_or(&config).to_owned());
+        }
+    };
+    for name in BESIDE {
+        files.optional(&within(name))?;
     }
-    if !directory.join("tokenizer.json").exists() {
-        for optional in ["vocab.txt", "vocab.json", "merges.txt"] {
-            files.optional(id, optional)?;
+    if !directory.join(within("tokenizer.json")).exists() {
+        for name in VOCABULARIES {
+            files.optional(&within(name))?;
         }
     }
-    if let Some(modules) = files.optional(id, "modules.json")? {
-        modules_of(&files, id, &modules)?;
-    }
-    if files.optional(id, "model.safetensors")?.is_none() {
-        let Some(index) = files.optional(id, "model.safetensors.index.json")? else {
-            if files.optional(id, "pytorch_model.bin")?.is_some() {
-                return Ok(directory);
+    if modules.is_some() {
+        for name in ["config_sentence_transformers.json", "sentence_bert_config.json", "sentence_roberta_config.json"] {
+            files.optional(name)?;
+            if !encoder.is_empty() {
+                files.optional(&within(name))?;
             }
-            let reason = "the repository has neither safetensors weights nor a pytorch_model.bin".into();
-            return Err(Error::NotFound { name: id.into(), reason });
-        };
-        let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
-        let fields = crate::Fields::parse(index.display().to_string(), &text)?;
-        let map = fields.get("weight_map").and_then(|m| m.as_object()).cloned().unwrap_or_default();
-        let mut shards: Vec<String> = map.values().filter_map(|v| v.as_str().map(str::to_owned)).collect();
-        shards.sort();
-        shards.dedup();
-        for shard in shards {
-            files.get(id, &shard)?;
         }
+        for (path, kind) in listed.iter().filter(|(path, _)| !path.is_empty() && path != encoder) {
+            files.optional(&format!("{path}/config.json"))?;
+            let weights = ["Dense", "LayerNorm"].iter().any(|end| kind.ends_with(end));
+            if weights && files.optional(&format!("{path}/model.safetensors"))?.is_none() {
+                files.optional(&format!("{path}/pytorch_model.bin"))?;
+            }
+        }
+    } else {
+        // Stanford's ColBERT says here what it does with queries and documents.
+        files.optional("artifact.metadata")?;
     }
+    files.weights(&within)?;
     Ok(directory)
 }
 
-/// What sentence-transformers and PyLate have beside the encoder.
-fn modules_of(files: &Files, id: &str, modules: &std::path::Path) -> Result<(), Error> {
-    for name in ["config_sentence_transformers.json", "sentence_bert_config.json"] {
-        files.optional(id, name)?;
-    }
+/// The paths and types of the modules of sentence-transformers and PyLate that lie within the repository.
+fn listed(modules: &Path) -> Result<Vec<(String, String)>, Error> {
     let text = std::fs::read_to_string(modules).map_err(|e| Error::io(modules, e))?;
     let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
-    for module in &list {
+    let entry = |module: &serde_json::Value| {
         let (path, kind) = (module["path"].as_str().unwrap_or(""), module["type"].as_str().unwrap_or(""));
-        let plain = std::path::Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
-        if path.is_empty() || !plain || path.contains('\\') {
-            continue;
-        }
-        files.optional(id, &format!("{path}/config.json"))?;
-        if kind.ends_with("Dense") && files.optional(id, &format!("{path}/model.safetensors"))?.is_none() {
-            files.optional(id, &format!("{path}/pytorch_model.bin"))?;
-        }
-    }
-    Ok(())
+        let path = path.trim_start_matches("./").trim_end_matches('/');
+        let plain = Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+        (plain && !path.contains('\\')).then(|| (path.to_owned(), kind.to_owned()))
+    };
+    Ok(list.iter().filter_map(entry).collect())
 }
 
-enum Files {
-    Online(Box<ApiRepo>),
-    Offline(hf_hub::CacheRepo),
+/// The files of a repository, in the cache or on the Hub.
+struct Files<'a> {
+    id: &'a str,
+    cache: CacheRepo,
+    root: PathBuf,
+    online: Option<Box<ApiRepo>>,
+    /// The variable that forbids the network.
+    offline: Option<&'static str>,
+    /// Why the Hub could not be reached, once it could not; it is not asked again.
+    down: OnceCell<String>,
 }
 
-impl Files {
-    fn get(&self, id: &str, name: &str) -> Result<PathBuf, Error> {
-        match self {
-            Files::Online(repo) => repo.get(name).map_err(|e| said(id, name, &e)),
-            Files::Offline(cache) => cache.get(name).ok_or_else(|| Error::NotFound {
-                name: id.into(),
-                reason: format!("`{name}` is not in the cache, and HF_HUB_OFFLINE is set"),
-            }),
+impl Files<'_> {
+    fn get(&self, name: &str) -> Result<PathBuf, Error> {
+        let lacking = |reason: String| Error::NotFound { name: self.id.into(), reason };
+        match self.find(name)? {
+            Some(path) => Ok(path),
+            None => Err(lacking(match self.offline {
+                Some(variable) => format!(
+                    "there is no such directory, and as a model of the Hub its `{name}` is not in the cache ({}) while {variable} is set",
+                    self.root.display()
+                ),
+                None => match self.down.get() {
+                    Some(why) => format!(
+                        "there is no such directory, and as a model of the Hub its `{name}` is not in the cache ({}) while {} cannot be reached: {why}",
+                        self.root.display(),
+                        endpoint()
+                    ),
+                    None => {
+                        format!("there is no such directory, and {} has no such model or file (`{name}`)", endpoint())
+                    }
+                },
+            })),
         }
     }
 
-    /// The file, or nothing if the repository does not have it.
-    fn optional(&self, id: &str, name: &str) -> Result<Option<PathBuf>, Error> {
-        match self {
-            Files::Online(repo) => match repo.get(name) {
-                Ok(path) => Ok(Some(path)),
-                Err(e) if status(&e) == Some(404) => Ok(None),
-                Err(e) => Err(said(id, name, &e)),
+    /// The file, or nothing if the repository does not have it, or if that cannot be known.
+    fn optional(&self, name: &str) -> Result<Option<PathBuf>, Error> {
+        self.find(name)
+    }
+
+    fn find(&self, name: &str) -> Result<Option<PathBuf>, Error> {
+        if let Some(path) = self.cache.get(name) {
+            return Ok(Some(path));
+        }
+        let Some(online) = self.online.as_ref().filter(|_| self.down.get().is_none() && !self.known_absent(name))
+        else {
+            return Ok(None);
+        };
+        match online.get(name) {
+            Ok(path) => Ok(Some(path)),
+            Err(e) => match status(&e) {
+                Some(404) => Ok(None),
+                // The Hub answered, and refuses.
+                Some(_) => Err(said(self.id, name, &e)),
+                // A model that is in the cache is used as it is there.
+                None if matches!(e, ApiError::RequestError(_)) => {
+                    let _ = self.down.set(e.to_string());
+                    Ok(None)
+                }
+                None => Err(said(self.id, name, &e)),
             },
-            Files::Offline(cache) => Ok(cache.get(name)),
         }
     }
+
+    /// Whether the cache says that the repository does not have a file.
+    fn known_absent(&self, name: &str) -> bool {
+        let Some(any) = ["config.json", "modules.json"].into_iter().find_map(|file| self.cache.get(file)) else {
+            return false;
+        };
+        let commit = any.parent().and_then(Path::file_name);
+        let repository = any.ancestors().nth(3);
+        matches!((repository, commit), (Some(at), Some(commit)) if at.join(".no_exist").join(commit).join(name).exists())
+    }
+
+    /// Weights in one of the forms that [`Checkpoint::open`](crate::Checkpoint::open) looks for.
+    fn weights(&self, within: &dyn Fn(&str) -> String) -> Result<(), Error> {
+        for (whole, index) in [
+            ("model.safetensors", "model.safetensors.index.json"),
+            ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+        ] {
+            if self.optional(&within(whole))?.is_some() {
+                return Ok(());
+            }
+            let Some(index) = self.optional(&within(index))? else { continue };
+            let text = std::fs::read_to_string(&index).map_err(|e| Error::io(&index, e))?;
+            let fields = crate::Fields::parse(index.display().to_string(), &text)?;
+            let map = fields.get("weight_map").and_then(|m| m.as_object()).cloned().unwrap_or_default();
+            let mut shards: Vec<String> = map.values().filter_map(|v| v.as_str().map(str::to_owned)).collect();
+            shards.sort();
+            shards.dedup();
+            for shard in shards {
+                self.get(&within(&shard))?;
+            }
+            return Ok(());
+        }
+        if self.offline.is_some() || self.down.get().is_some() {
+            return self.get(&within("model.safetensors")).map(|_| ());
+        }
+        let reason = "the repository has neither safetensors weights nor a pytorch_model.bin".into();
+        Err(Error::NotFound { name: self.id.into(), reason })
+    }
+}
+
+/// What the Hub is called in errors.
+fn endpoint() -> String {
+    variable("HF_ENDPOINT").unwrap_or_else(|| "the Hub".into())
 }
 
 /// The HTTP status an error stands for, if it is one.
@@ -141,10 +308,10 @@ fn status(error: &ApiError) -> Option<u16> {
 }
 
 fn said(id: &str, what: &str, error: &ApiError) -> Error {
-    let endpoint = std::env::var("HF_ENDPOINT").unwrap_or_else(|_| "the Hub".into());
+    let endpoint = endpoint();
     let reason = match status(error) {
         Some(401 | 403) => format!("{endpoint} refuses `{what}` (is the model gated? set HF_TOKEN)"),
-        Some(404) => format!("{endpoint} has no such model or file (`{what}`)"),
+        Some(404) => format!("there is no such directory, and {endpoint} has no such model or file (`{what}`)"),
         _ => format!("`{what}` could not be fetched from {endpoint}: {error}"),
     };
     Error::NotFound { name: id.into(), reason }

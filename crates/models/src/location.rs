@@ -1,5 +1,6 @@
-//! What a user may call a model: a directory, a safetensors file, or a Hub id.
+//! What a user may call a model: a directory, a file of weights, or a Hub id.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Progress, hub};
@@ -14,9 +15,9 @@ pub struct Location {
 }
 
 impl Location {
-    /// Finds `name`: a directory, a `.safetensors` file, or else an id on the Hub, fetched if it is not in the cache.
-    pub fn find(name: &str, progress: Progress) -> Result<Self, Error> {
-        let path = Path::new(name);
+    /// Finds `name`: a directory, a file of weights, or else an id on the Hub, fetched if it is not in the cache.
+    pub fn find(name: impl AsRef<OsStr>, progress: Progress) -> Result<Self, Error> {
+        let path = Path::new(name.as_ref());
         if path.is_dir() {
             return Ok(Self { directory: path.to_owned(), weights: None });
         }
@@ -24,10 +25,12 @@ impl Location {
             let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             return Ok(Self { directory: directory.to_owned(), weights: Some(path.to_owned()) });
         }
-        if !hub::is_id(name) {
-            let reason = "no such file or directory, and not a Hub id (`owner/name`)".into();
-            return Err(Error::NotFound { name: name.into(), reason });
+        match path.to_str().filter(|name| hub::is_id(name)) {
+            Some(id) => Ok(Self { directory: hub::fetch(id, progress)?, weights: None }),
+            None => {
+                let reason = "there is no such file or directory, and it is no Hub id (`owner/name` or `name`)".into();
+                Err(Error::NotFound { name: path.display().to_string(), reason })
+            }
         }
-        Ok(Self { directory: hub::fetch(name, progress)?, weights: None })
     }
 }

@@ -1,13 +1,12 @@
 //! A model with what its files say.
 
-use std::path::{Path, PathBuf};
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
-use crate::{Checkpoint, DType, Description, Error, Fields, Location};
+use crate::directory::read_config;
+use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location};
 
 /// A model's files in memory, for one that is built into a program.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +30,10 @@ pub struct Model {
     pub names: Names,
     /// The precision its matrices are kept in.
     pub dtype: DType,
+    /// How its publisher means it to write.
+    pub generation: GenerationConfig,
+    /// The token from which a text without a prompt starts, where the model has one.
+    pub start: Option<u32>,
     /// Its configuration, as the file has it.
     pub config: String,
     /// The checkpoint, whose mapping the weights may lie in; absent for one drawn at random.
@@ -40,14 +43,16 @@ pub struct Model {
 impl Model {
     /// Loads a model, keeping its matrices in `dtype`, or as they are stored.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
-        let (file, config) = read_config(&at.directory)?;
-        let fields = Fields::parse(file.display().to_string(), &config)?;
-        let description = Description::of(&fields)?;
-        let checkpoint = match &at.weights {
-            Some(file) => Checkpoint::open_files(std::slice::from_ref(file))?,
-            None => Checkpoint::open(&at.directory)?,
-        };
-        Self::from_checkpoint(description, config, checkpoint.keep_as(dtype))
+        let (fields, config) = read_config(&at.directory)?;
+        let mut description = Description::of(&fields)?;
+        let generation = GenerationConfig::read(&at.directory)?;
+        if let Some(eos) = &generation.eos {
+            description.eos.clone_from(eos);
+        }
+        let start = fields.ids("bos_token_id")?.first().copied();
+        let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
+        let model = Self::from_checkpoint(description, config, checkpoint)?;
+        Ok(Self { generation, start: model.description.eos.first().copied().or(start), ..model })
     }
 
     /// A model from files in memory.
@@ -58,12 +63,15 @@ impl Model {
     }
 
     fn from_checkpoint(description: Description, config: String, checkpoint: Checkpoint) -> Result<Self, Error> {
-        let mut checkpoint = checkpoint.allow_without(description.decoder.names.body);
+        let of = &description.decoder;
+        let mut checkpoint = checkpoint.named_as(of.names.body, &of.embedding());
         let mut builder = Builder::new(&mut checkpoint, &Device::flex());
         let decoder = description.build(&mut builder)?;
         let names = builder.into_names();
         let dtype = checkpoint.dtype();
-        Ok(Self { description, decoder, names, dtype, config, checkpoint: Some(checkpoint) })
+        let start = description.eos.first().copied();
+        let generation = GenerationConfig::default();
+        Ok(Self { description, decoder, names, dtype, generation, start, config, checkpoint: Some(checkpoint) })
     }
 
     /// A model of the configuration with weights drawn at random, on `device`: the start of training.
@@ -73,7 +81,9 @@ impl Model {
         let mut builder = Builder::new(&mut source, device);
         let decoder = description.build(&mut builder)?;
         let names = builder.into_names();
-        Ok(Self { description, decoder, names, dtype: DType::F32, config: config.to_owned(), checkpoint: None })
+        let (start, config) = (description.eos.first().copied(), config.to_owned());
+        let generation = GenerationConfig::default();
+        Ok(Self { description, decoder, names, dtype: DType::F32, generation, start, config, checkpoint: None })
     }
 
     /// Hidden states and logits of every token of `batch` sequences of `length` tokens, read `piece` tokens at a time.
@@ -105,6 +115,16 @@ impl Model {
         Self { decoder: self.decoder.prepared(), ..self }
     }
 
+    /// What a user should know about how it was loaded, a sentence each: weights in the files that it does not have, and settings that are not supported.
+    pub fn notes(&self) -> Vec<String> {
+        let mut notes: Vec<String> = self.checkpoint.iter().filter_map(|c| unused(&c.unused())).collect();
+        if !self.generation.unsupported.is_empty() {
+            let fields = self.generation.unsupported.join(", ");
+            notes.push(format!("generation_config.json: not supported, and without effect: {fields}"));
+        }
+        notes
+    }
+
     /// How many numbers the model has.
     pub fn parameters(&self) -> usize {
         self.decoder.num_params()
@@ -120,11 +140,13 @@ pub struct Evaluation {
     pub logits: Vec<f32>,
 }
 
-/// `config.json` of a directory.
-pub(crate) fn read_config(directory: &Path) -> Result<(PathBuf, String), Error> {
-    let file = directory.join("config.json");
-    let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|e| Error::Config { file: file.display().to_string(), message: format!("not UTF-8: {e}") })?;
-    Ok((file, text))
+/// What is said about weights that were not asked for.
+pub(crate) fn unused(names: &[String]) -> Option<String> {
+    const SHOWN: usize = 6;
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => None,
+        n if n <= SHOWN => Some(format!("weights in the checkpoint that the model does not use: {shown}")),
+        n => Some(format!("{n} weights in the checkpoint that the model does not use: {shown} and {} more", n - SHOWN)),
+    }
 }

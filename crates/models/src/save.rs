@@ -12,6 +12,21 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::{DType, Error};
 
+/// That `file` can be written, without writing it: that its directory is there and takes a new file, and that it is no directory itself.
+///
+/// For outputs of long work, which would otherwise fail at its end.
+pub fn check_writable(file: &Path) -> Result<(), Error> {
+    if file.is_dir() {
+        return Err(Error::io(
+            file,
+            std::io::Error::new(std::io::ErrorKind::IsADirectory, "is a directory, want a file"),
+        ));
+    }
+    let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let probe = tempfile::Builder::new().prefix(".longreach-").tempfile_in(directory);
+    probe.map(|_| ()).map_err(|e| Error::io(file, std::io::Error::new(e.kind(), format!("cannot be written: {e}"))))
+}
+
 /// Writes `file` whole or not at all: to a temporary name beside it, then renamed.
 pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));

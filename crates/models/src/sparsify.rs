@@ -11,7 +11,7 @@ use longreach_attention::softmax::{Sizes, deepspeed};
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Map, Value, json};
 
-use crate::model::read_config;
+use crate::directory::read_config;
 use crate::{Checkpoint, Error, Fields, Location, write_atomically};
 
 /// What dense attention is replaced by.
@@ -55,8 +55,7 @@ type Tensors = BTreeMap<String, Tensor>;
 
 /// Writes to the folder `to` the model at `from` with sparse attention over texts of up to `longest` tokens.
 pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usize) -> Result<Sparsified, Error> {
-    let (file, text) = read_config(&from.directory)?;
-    let fields = Fields::parse(file.display().to_string(), &text)?;
+    let (fields, text) = read_config(&from.directory)?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| fields.error(format!("not JSON: {e}")))?;
     let kind = fields.text("model_type")?.unwrap_or("").to_owned();
@@ -68,10 +67,7 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
         let (name, reason) = (to.display().to_string(), "is there already: it is not written over".into());
         return Err(Error::NotFound { name, reason });
     }
-    let checkpoint = match &from.weights {
-        Some(file) => Checkpoint::open_files(std::slice::from_ref(file))?,
-        None => Checkpoint::open(&from.directory)?,
-    };
+    let checkpoint = Checkpoint::at(from)?;
     let mut tensors = Tensors::new();
     for name in checkpoint.names() {
         let (dtype, shape, bytes) = checkpoint.raw(&name)?;

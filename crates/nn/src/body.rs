@@ -53,6 +53,15 @@ impl BodyConfig {
             BodyConfig::Decoder(c) => c.names.body,
         }
     }
+
+    /// The name within the body of a tensor that every checkpoint of it has: its embedding.
+    pub fn embedding(&self) -> String {
+        match self {
+            BodyConfig::Blocks(c) => format!("{}.weight", c.names.embedding),
+            BodyConfig::Reformer(_) => "embeddings.word_embeddings.weight".into(),
+            BodyConfig::Decoder(c) => c.embedding(),
+        }
+    }
 }
 
 /// An encoder without its heads.

@@ -11,12 +11,14 @@ use longreach_simd::product::Int8;
 #[non_exhaustive]
 pub enum Error {
     /// A tensor that should be there is not.
-    #[error("{origin}: tensor `{name}` is missing")]
+    #[error("{origin}: tensor `{name}` is missing; {there}")]
     Missing {
         /// The file or other origin.
         origin: String,
         /// The tensor.
         name: String,
+        /// What there is instead, as a sentence.
+        there: String,
     },
     /// A tensor of another shape.
     #[error("{origin}: tensor `{name}`: want {want:?}, found {found:?}")]

@@ -37,6 +37,16 @@ pub struct DecoderConfig {
     pub names: DecoderNames,
 }
 
+impl DecoderConfig {
+    /// The name within the body of a tensor that every checkpoint of it has: its embedding, or that of the most frequent tokens.
+    pub fn embedding(&self) -> String {
+        match &self.words {
+            WordsConfig::Table { .. } => format!("{}.weight", self.names.embedding),
+            WordsConfig::Adaptive(_) => format!("{}.emb_layers.0.weight", self.names.embedding),
+        }
+    }
+}
+
 /// One block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockConfig {

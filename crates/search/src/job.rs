@@ -98,7 +98,7 @@ impl Job<'_> {
             "model": encoder.name, "weights": hasher.finalize().to_hex().as_str(), "input": self.input.name(),
             "column": self.column, "prompt": self.prompt, "long": format!("{:?}", self.long), "keep": self.keep,
             "limit": encoder.limit(), "pooling": encoder.pipeline.pooling.iter().map(|p| p.name()).collect::<Vec<_>>(),
-            "normalize": encoder.pipeline.normalize, "text": self.text,
+            "normalize": encoder.pipeline.normalizes(), "text": self.text,
         })
     }
 
@@ -291,7 +291,7 @@ impl Piece {
             if keep < width {
                 vector = vector.chunks(width).flat_map(|v| v[..keep].iter().copied()).collect();
             }
-            if encoder.pipeline.normalize || encoder.is_late() {
+            if encoder.pipeline.normalizes() || encoder.is_late() {
                 normalize(&mut vector, keep.min(width));
             }
             vector

@@ -35,24 +35,27 @@ pub(crate) struct Args {
     /// `-` reads the prompt from standard input
     #[arg(value_name = "-", value_parser = ["-"])]
     stdin: Option<String>,
-    /// The most tokens to write
-    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 256)]
-    tokens: usize,
-    /// Divides the logits: below 1 bolder, above 1 wilder, 0 always the likeliest token
-    #[arg(long, default_value_t = Sampling::default().temperature, allow_negative_numbers = true)]
-    temperature: f32,
-    /// Choose among the K likeliest tokens; 0 is all
-    #[arg(long, value_name = "K", default_value_t = Sampling::default().top_k)]
-    top_k: usize,
-    /// Choose among the likeliest tokens whose probabilities together reach P
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().top_p, allow_negative_numbers = true)]
-    top_p: f32,
-    /// Choose among tokens at least P times as likely as the likeliest
-    #[arg(long, value_name = "P", default_value_t = Sampling::default().min_p, allow_negative_numbers = true)]
-    min_p: f32,
-    /// Make tokens that occurred less likely; 1 does not
-    #[arg(long, value_name = "R", default_value_t = Sampling::default().repetition_penalty, allow_negative_numbers = true)]
-    repetition_penalty: f32,
+    /// The most tokens to write [default: 256]
+    ///
+    /// Unless they are given, this and the five options below are what the model's generation_config.json says. Where that says `do_sample` without the rest,
+    /// the rest is as in transformers: temperature 1, top-k 50, top-p 1. Where it says nothing, the defaults here hold.
+    #[arg(short = 'n', long = "tokens", value_name = "N")]
+    tokens: Option<usize>,
+    /// Divides the logits: below 1 bolder, above 1 wilder, 0 always the likeliest token [default: 0.7]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temperature: Option<f32>,
+    /// Choose among the K likeliest tokens; 0 is all [default: 0]
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
+    /// Choose among the likeliest tokens whose probabilities together reach P [default: 0.95]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Choose among tokens at least P times as likely as the likeliest [default: 0.02]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Make tokens that occurred less likely; 1 does not [default: 1]
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    repetition_penalty: Option<f32>,
     /// Where the random numbers start [default: 0, or where a loaded state stopped]
     #[arg(long)]
     seed: Option<u64>,
@@ -67,6 +70,9 @@ pub(crate) struct Args {
     load_state: Option<PathBuf>,
 }
 
+/// The most tokens that are written if nobody says otherwise.
+const TOKENS: usize = 256;
+
 /// What the closing line says.
 #[derive(Default)]
 struct Numbers {
@@ -77,20 +83,16 @@ struct Numbers {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let mut sampling = Sampling {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        min_p: args.min_p,
-        repetition_penalty: args.repetition_penalty,
-        seed: args.seed.unwrap_or(0),
-    };
     // What can be refused is refused before a model is loaded for nothing.
-    Sampler::new(sampling)?;
+    Sampler::new(args.sampling(Sampling::default()))?;
     if let Some(file) = &args.prompt_file {
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     }
+    if let Some(file) = &args.save_state {
+        longreach_models::check_writable(file)?;
+    }
     let engine = args.model.load()?;
+    let mut sampling = args.sampling(Sampling::of_model(&engine.model.generation));
     let (mut session, mut sampler) = match &args.load_state {
         None => (engine.session(), Sampler::new(sampling)?),
         Some(file) => {
@@ -117,6 +119,20 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     report(&numbers, &session);
     Ok(())
+}
+
+impl Args {
+    /// What was asked for, and for the rest `default`.
+    fn sampling(&self, default: Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(default.temperature),
+            top_k: self.top_k.unwrap_or(default.top_k),
+            top_p: self.top_p.unwrap_or(default.top_p),
+            min_p: self.min_p.unwrap_or(default.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
+            seed: self.seed.unwrap_or(default.seed),
+        }
+    }
 }
 
 fn read_prompt(args: &Args, session: &mut Session<'_>) -> Result<(), Failure> {
@@ -166,7 +182,8 @@ fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut 
         put(prompt)?;
         ended_line = false;
     }
-    while written < args.tokens as u64 {
+    let most = args.tokens.or(engine.model.generation.max_new_tokens).unwrap_or(TOKENS);
+    while written < most as u64 {
         let id = session.next_token(sampler)?;
         written += 1;
         if engine.model.description.eos.contains(&id) && !args.ignore_eos {

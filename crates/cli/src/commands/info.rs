@@ -1,6 +1,8 @@
 //! `longreach info`
 
-use longreach_engine::{CHUNK, Engine};
+use std::ffi::OsString;
+
+use longreach_engine::{CHUNK, Engine, TextEncoder};
 use longreach_models::{DType, EncoderModel, Location, Progress, Task};
 use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
@@ -13,8 +15,8 @@ use crate::model;
 /// Say what a model is, what it needs, and what will compute it here
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Directory, .safetensors file or Hub id [default: the model built into this program]
-    model: Option<String>,
+    /// Directory, file of weights or Hub id [default: the model built into this program]
+    model: Option<OsString>,
     /// Precision in which matrices are kept [default: as they are stored]
     #[arg(long, value_enum)]
     dtype: Option<model::DTypeArg>,
@@ -23,9 +25,21 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if let Some(name) = &args.model {
         let at = Location::find(name, Progress::Shown)?;
-        if EncoderModel::is_at(&at)? {
-            let model = EncoderModel::load(&at, args.dtype.map(DType::from))?;
-            for (name, value) in of_encoder(name, &model) {
+        let dtype = args.dtype.map(DType::from);
+        let shown = name.to_string_lossy();
+        if TextEncoder::is_at(&at)? {
+            let facts = match TextEncoder::load(name, dtype, Progress::Shown) {
+                Ok(encoder) => {
+                    encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
+                    let mut facts = of_encoder(&shown, &encoder.model);
+                    facts.extend(of_vectors(&encoder));
+                    facts
+                }
+                // Without a tokenizer it reads no texts, and can still be described.
+                Err(longreach_engine::Error::NoTokenizer(_)) => of_encoder(&shown, &EncoderModel::load(&at, dtype)?),
+                Err(e) => return Err(e.into()),
+            };
+            for (name, value) in facts {
                 println!("{name:14} {value}");
             }
             return Ok(());
@@ -36,6 +50,25 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         println!("{name:14} {value}");
     }
     Ok(())
+}
+
+/// What `embed` makes of a text with this model.
+fn of_vectors(encoder: &TextEncoder) -> Vec<(&'static str, String)> {
+    let pipeline = &encoder.pipeline;
+    let mut facts = vec![
+        ("embed reads", format!("{} tokens of a text at once", encoder.limit())),
+        ("vectors", format!("{} numbers: {}", encoder.width(), pipeline.about())),
+    ];
+    if !pipeline.prompts.is_empty() {
+        let default = match &pipeline.default_prompt {
+            Some(name) => format!("; `{name}` if none is named"),
+            None => String::new(),
+        };
+        facts
+            .push(("prompts", format!("{}{default}", pipeline.prompts.keys().cloned().collect::<Vec<_>>().join(", "))));
+    }
+    facts.extend(pipeline.similarity.clone().map(|name| ("similarity", name)));
+    facts
 }
 
 fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {

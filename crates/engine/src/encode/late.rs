@@ -88,7 +88,7 @@ impl TextEncoder {
             rows.filter(|(_, id)| !skipped.contains(id)).for_each(|(row, _)| kept.extend_from_slice(row));
             counts.push((kept.len() - before) / d);
         }
-        let mut vectors = self.projected(kept, d);
+        let mut vectors = self.pipeline.finished(kept, d);
         let width = self.width();
         normalize(&mut vectors, width);
         let mut rest = &vectors[..];
@@ -118,7 +118,7 @@ impl TextEncoder {
         let reading = Reading { keep: Some(&seen), ..Reading::one(&part.ids) };
         let hidden = self.model.encoder.forward(&reading);
         let d = hidden.dims()[2];
-        let mut vectors = self.projected(hidden.into_data().try_into_vec().unwrap_or_default(), d);
+        let mut vectors = self.pipeline.finished(hidden.into_data().try_into_vec().unwrap_or_default(), d);
         normalize(&mut vectors, self.width());
         Ok(vectors)
     }

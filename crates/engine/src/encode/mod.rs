@@ -2,7 +2,9 @@
 //!
 //! Texts are read packed: a batch is one row, and no token of it is padding.
 
-use burn::tensor::{Device, Tensor};
+use std::ffi::OsStr;
+
+use burn::tensor::Tensor;
 use longreach_models::{DType, EncoderModel, Location, Progress};
 use longreach_nn::Reading;
 use ndarray::Array2;
@@ -86,10 +88,16 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
+    /// Whether there is an encoder at a location: one of Hugging Face, or modules of sentence-transformers, which may keep it in a folder of its own.
+    pub fn is_at(at: &Location) -> Result<bool, Error> {
+        Ok(at.directory.join("modules.json").exists() || EncoderModel::is_at(at)?)
+    }
+
     /// Loads an encoder: a directory, a file or a Hub id, of sentence-transformers, PyLate or Hugging Face. Matrices are kept in `dtype`, or as they are
     /// stored.
-    pub fn load(name: &str, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
-        let location = Location::find(name, progress)?;
+    pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
+        let location = Location::find(&name, progress)?;
+        let name = &*name.as_ref().to_string_lossy();
         let (pipeline, directory) = Pipeline::load(&location.directory)?;
         let at = Location { directory, weights: location.weights };
         let model = EncoderModel::load(&at, dtype)?;
@@ -106,6 +114,7 @@ impl TextEncoder {
         if largest as usize >= vocabulary {
             return Err(Error::Token { id: largest, vocabulary });
         }
+        encoder.pipeline.check(encoder.model.description.body.width())?;
         if encoder.special_tokens() + 1 > encoder.limit {
             let message = format!("a text of {} tokens has no room for its own", encoder.limit);
             return Err(Error::Tokenizer { file: name.to_owned(), message });
@@ -131,8 +140,7 @@ impl TextEncoder {
 
     /// How many numbers a vector has.
     pub fn width(&self) -> usize {
-        let pooled = self.model.description.body.width() * self.pipeline.pooling.len().max(1);
-        self.pipeline.dense.last().map_or(pooled, |dense| dense.outputs())
+        self.pipeline.width(self.model.description.body.width())
     }
 
     /// Whether a text is a vector a token, compared by late interaction.
@@ -282,23 +290,18 @@ impl TextEncoder {
             }
         }
         let width = pooled.len() / parts.len();
-        let mut vectors = self.projected(pooled, width);
-        if self.pipeline.normalize {
-            normalize(&mut vectors, self.width());
-        }
-        vectors
+        self.pipeline.finished(pooled, width)
     }
 
-    /// Vectors of `width` through the maps behind the pooling.
-    fn projected(&self, x: Vec<f32>, width: usize) -> Vec<f32> {
-        if self.pipeline.dense.is_empty() {
-            return x;
-        }
-        let mut x = Tensor::<1>::from_data(&x[..], &Device::flex()).reshape([x.len() / width, width]);
-        for dense in &self.pipeline.dense {
-            x = dense.forward(x);
-        }
-        x.into_data().try_into_vec().unwrap_or_default()
+    /// What a user should know about how the model was loaded, a sentence each.
+    pub fn notes(&self) -> Vec<String> {
+        self.model.notes(|name| self.is_late() && name == pipeline::STANFORD)
+    }
+
+    /// What a user who makes vectors should know besides: that nobody says how they are made.
+    pub fn note_on_vectors(&self) -> Option<String> {
+        let note = "the model does not say how a text's vector is made: it is the mean of its tokens' hidden states (--pooling chooses)";
+        (!self.pipeline.described).then(|| note.to_owned())
     }
 
     /// A vector for each text, each after `prompt`; those longer than the model reads are cut off.

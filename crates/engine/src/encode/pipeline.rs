@@ -1,13 +1,14 @@
 //! What stands behind an encoder to make vectors of its hidden states, as sentence-transformers and PyLate write it down.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use burn::tensor::{Device, Tensor};
 use longreach_models::{Checkpoint, Fields};
 use longreach_nn::{Activation, Bias, Builder, Linear};
 use serde_json::Value;
 
+use super::normalize;
 use crate::Error;
 
 /// A way to make one vector of a text's tokens.
@@ -93,8 +94,7 @@ pub(crate) struct Dense {
 }
 
 impl Dense {
-    fn load(directory: &Path) -> Result<Self, Error> {
-        let fields = fields(&directory.join("config.json"))?;
+    fn load(directory: &Path, fields: &Fields) -> Result<Self, Error> {
         let (inputs, outputs) = (fields.size("in_features", 1)?, fields.size("out_features", 1)?);
         let named = fields.text("activation_function")?.unwrap_or("torch.nn.modules.activation.Tanh");
         let (mut activation, mut sigmoid) = (None, false);
@@ -125,8 +125,18 @@ impl Dense {
         Ok(Self { linear, activation, sigmoid, residual })
     }
 
+    /// The map that Stanford's ColBERT keeps among the weights of its encoder.
+    fn of_stanford(directory: &Path, width: usize) -> Result<Self, Error> {
+        let mut checkpoint = Checkpoint::open(directory)?;
+        let outputs = checkpoint.shape(STANFORD).and_then(|shape| shape.first().copied()).unwrap_or(width);
+        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+        let linear = Linear::new(&mut builder, "linear", width, outputs, Bias::No);
+        let linear = linear.map_err(|e| Error::from(longreach_models::Error::from(e)))?;
+        Ok(Self { linear, activation: None, sigmoid: false, residual: None })
+    }
+
     /// How many numbers come out.
-    pub(crate) fn outputs(&self) -> usize {
+    fn outputs(&self) -> usize {
         self.linear.weight.val().dims()[0]
     }
 
@@ -143,6 +153,58 @@ impl Dense {
             None => y,
             Some(None) => y + x,
             Some(Some(map)) => y + map.forward(x),
+        }
+    }
+}
+
+/// The name of that map.
+pub(crate) const STANFORD: &str = "linear.weight";
+
+/// What is done to vectors, one step after another in the order of `modules.json`.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// A map.
+    Dense(Dense),
+    /// Division by the length.
+    Normalize,
+    /// The norm of sentence-transformers' `LayerNorm`: mean 0 and variance 1, then a factor and an addend a channel.
+    LayerNorm { weight: Vec<f32>, bias: Vec<f32> },
+}
+
+impl Step {
+    /// `[n, in]` → `[n, out]`, rows one behind the other.
+    pub(crate) fn apply(&self, mut x: Vec<f32>, width: usize) -> Vec<f32> {
+        match self {
+            Step::Dense(dense) => {
+                let rows = x.len() / width.max(1);
+                let x = Tensor::<1>::from_data(&x[..], &Device::flex()).reshape([rows, width]);
+                dense.forward(x).into_data().try_into_vec().unwrap_or_default()
+            }
+            Step::Normalize => {
+                normalize(&mut x, width);
+                x
+            }
+            Step::LayerNorm { weight, bias } => {
+                // The constant of PyTorch's LayerNorm.
+                const EPS: f64 = 1e-5;
+                for row in x.chunks_mut(width.max(1)) {
+                    let n = row.len() as f64;
+                    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
+                    let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
+                    for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
+                        *x = ((f64::from(*x) - mean) / (variance + EPS).sqrt() * f64::from(*w) + f64::from(*b)) as f32;
+                    }
+                }
+                x
+            }
+        }
+    }
+
+    /// How many numbers come out, where that is not as many as go in.
+    fn outputs(&self) -> Option<usize> {
+        match self {
+            Step::Dense(dense) => Some(dense.outputs()),
+            Step::Normalize | Step::LayerNorm { .. } => None,
         }
     }
 }
@@ -168,9 +230,14 @@ pub struct Pipeline {
     pub pooling: Vec<Pooling>,
     /// Whether a prompt's tokens are pooled as well.
     pub include_prompt: bool,
-    pub(crate) dense: Vec<Dense>,
-    /// Whether vectors are divided by their length.
-    pub normalize: bool,
+    /// What follows the pooling, in order.
+    pub(crate) steps: Vec<Step>,
+    /// How many of a vector's first numbers are kept, where the directory says it.
+    pub truncate: Option<usize>,
+    /// How vectors are compared, where the directory says it: `cosine`, `dot`, `euclidean` or `manhattan`.
+    pub similarity: Option<String>,
+    /// Whether the directory says how vectors are made; otherwise they are means of hidden states.
+    pub described: bool,
     /// Texts that are put before others, by their names.
     pub prompts: BTreeMap<String, String>,
     /// The one of them that is taken where none is asked for.
@@ -192,8 +259,10 @@ impl Pipeline {
         Self {
             pooling: vec![Pooling::Mean],
             include_prompt: true,
-            dense: Vec::new(),
-            normalize: false,
+            steps: Vec::new(),
+            truncate: None,
+            similarity: None,
+            described: false,
             prompts: BTreeMap::new(),
             default_prompt: None,
             late: None,
@@ -202,49 +271,205 @@ impl Pipeline {
         }
     }
 
+    /// Whether the vectors that come out have length 1.
+    pub fn normalizes(&self) -> bool {
+        matches!(self.steps.last(), Some(Step::Normalize))
+    }
+
+    /// Has vectors divided by their length at the end, or nowhere.
+    pub fn set_normalize(&mut self, normalize: bool) {
+        if !normalize {
+            self.steps.retain(|step| !matches!(step, Step::Normalize));
+        } else if !self.normalizes() {
+            self.steps.push(Step::Normalize);
+        }
+    }
+
+    /// How many numbers a vector has where hidden states have `width`.
+    pub(crate) fn width(&self, width: usize) -> usize {
+        let pooled = width * if self.late.is_some() { 1 } else { self.pooling.len().max(1) };
+        let width = self.steps.iter().filter_map(Step::outputs).next_back().unwrap_or(pooled);
+        self.truncate.map_or(width, |most| width.min(most))
+    }
+
+    /// That each step takes what the one before gives, where hidden states have `width`.
+    pub(crate) fn check(&self, width: usize) -> Result<(), Error> {
+        let mut width = width * if self.late.is_some() { 1 } else { self.pooling.len().max(1) };
+        for (i, step) in self.steps.iter().enumerate() {
+            let want = match step {
+                Step::Dense(dense) => dense.linear.weight.val().dims()[1],
+                Step::LayerNorm { weight, .. } => weight.len(),
+                Step::Normalize => width,
+            };
+            if want != width {
+                let message =
+                    format!("step {} behind the pooling takes vectors of {want} numbers, and gets {width}", i + 1);
+                return Err(Error::Pipeline { file: "modules.json".into(), message });
+            }
+            width = step.outputs().unwrap_or(width);
+        }
+        Ok(())
+    }
+
+    /// Vectors of `width` numbers each, one behind the other, through all that follows the pooling.
+    pub(crate) fn finished(&self, mut x: Vec<f32>, mut width: usize) -> Vec<f32> {
+        for step in &self.steps {
+            x = step.apply(x, width);
+            width = step.outputs().unwrap_or(width);
+        }
+        match self.truncate {
+            Some(most) if most < width => x.chunks(width).flat_map(|row| &row[..most]).copied().collect(),
+            _ => x,
+        }
+    }
+
+    /// The steps in words, for people.
+    pub fn about(&self) -> String {
+        let mut parts = Vec::new();
+        if self.late.is_none() {
+            let ways = self.pooling.iter().map(|pooling| pooling.name()).collect::<Vec<_>>().join(" and ");
+            parts.push(format!("{ways} of the tokens{}", if self.include_prompt { "" } else { " behind the prompt" }));
+        } else {
+            parts.push("a vector a token, compared by the sum of best matches".into());
+        }
+        for step in &self.steps {
+            parts.push(match step {
+                Step::Dense(dense) => format!("a map to {} numbers", dense.outputs()),
+                Step::Normalize => "divided by the length".into(),
+                Step::LayerNorm { .. } => "LayerNorm".into(),
+            });
+        }
+        parts.extend(self.truncate.map(|most| format!("the first {most} numbers")));
+        parts.join(", then ")
+    }
+
     /// The pipeline of a directory, and where in it the encoder is.
     pub(crate) fn load(directory: &Path) -> Result<(Self, PathBuf), Error> {
         let mut pipeline = Self::plain();
-        let mut encoder = directory.to_owned();
         let file = directory.join("modules.json");
-        let wrong = |message: String| Error::Pipeline { file: file.clone(), message };
         if !file.exists() {
-            return Ok((pipeline, encoder));
+            pipeline.read_stanford(directory)?;
+            return Ok((pipeline, directory.to_owned()));
         }
+        pipeline.described = true;
+        let wrong = |message: String| Error::Pipeline { file: file.clone(), message };
         let text = std::fs::read_to_string(&file).map_err(|source| Error::Io { path: file.clone(), source })?;
-        let modules: Vec<Value> =
-            serde_json::from_str(&text).map_err(|e| wrong(format!("want a list of modules: {e}")))?;
+        let modules: Vec<Value> = serde_json::from_str(&text).map_err(|e| {
+            wrong(match longreach_models::recognise(text.as_bytes()) {
+                Some(what) => format!("this file is {what}"),
+                None => format!("want a list of modules: {e}"),
+            })
+        })?;
+        // What is in `config_sentence_transformers.json` says which of the modules are for every token.
+        let settings = directory.join("config_sentence_transformers.json");
+        if settings.exists() {
+            pipeline.read_settings(&fields(&settings)?)?;
+        }
+        let (mut encoder, mut pooled) = (None, pipeline.late.is_some());
         for module in &modules {
             let part = |name: &str| {
                 let found = module.get(name).and_then(Value::as_str);
                 found.ok_or_else(|| wrong(format!("a module without a text `{name}`")))
             };
             let (path, kind) = (part("path")?, part("type")?);
-            if Path::new(path).components().any(|c| !matches!(c, std::path::Component::Normal(_))) {
-                return Err(wrong(format!("module `{kind}`: path `{path}` leads out of the directory")));
+            let at = within(directory, path)
+                .ok_or_else(|| wrong(format!("module `{kind}`: path `{path}` leads out of the directory")))?;
+            if !["sentence_transformers.", "pylate."].iter().any(|package| kind.starts_with(package)) {
+                return Err(wrong(format!("module `{kind}` is code of the model's own, which is not run here")));
             }
-            let at = directory.join(path);
-            match kind.rsplit('.').next().unwrap_or_default() {
-                "Transformer" => {
+            let name = kind.rsplit('.').next().unwrap_or_default();
+            match name {
+                "Transformer" if encoder.is_none() => {
                     pipeline.read_encoder(&at)?;
-                    encoder = at;
+                    encoder = Some(at);
                 }
-                "Pooling" => pipeline.read_pooling(&at.join("config.json"))?,
-                "Dense" => pipeline.dense.push(Dense::load(&at)?),
-                "Normalize" => pipeline.normalize = true,
+                "Transformer" => return Err(wrong("a second module `Transformer` is not supported".into())),
+                _ if encoder.is_none() => {
+                    return Err(wrong(format!("module `{name}`: want a `Transformer` before it")));
+                }
+                "Pooling" if pooled => return Err(wrong("a second module `Pooling` is not supported".into())),
+                "Pooling" => {
+                    pipeline.read_pooling(&at.join("config.json"))?;
+                    pooled = true;
+                }
                 // It does nothing outside training.
                 "Dropout" => {}
+                "Dense" | "Normalize" | "LayerNorm" => pipeline.read_step(name, &at, pooled)?,
                 other => {
-                    let known = "Transformer, Pooling, Dense, Normalize and Dropout";
-                    return Err(wrong(format!("module `{other}` is not known here; known are {known}")));
+                    let known = "Transformer, Pooling, Dense, LayerNorm, Normalize and Dropout";
+                    return Err(wrong(format!("module `{other}` is not supported; supported are {known}")));
                 }
             }
         }
-        let file = directory.join("config_sentence_transformers.json");
-        if file.exists() {
-            pipeline.read_prompts(&fields(&file)?)?;
+        if !pooled {
+            return Err(wrong(
+                "it has no module `Pooling`, and nothing says that the model has a vector a token".into(),
+            ));
         }
+        let encoder = encoder.ok_or_else(|| wrong("it has no module `Transformer`".into()))?;
         Ok((pipeline, encoder))
+    }
+
+    fn read_step(&mut self, name: &str, at: &Path, pooled: bool) -> Result<(), Error> {
+        let file = at.join("config.json");
+        // `Normalize` had no file for long.
+        let f = if name == "Normalize" && !file.exists() { Fields::parse("", "{}")? } else { fields(&file)? };
+        let want = if self.late.is_some() { "token_embeddings" } else { "sentence_embedding" };
+        for field in ["module_input_name", "module_output_name"] {
+            // PyLate's own modules name nothing.
+            let found = f.text(field)?.unwrap_or(want);
+            if found != want && !(self.late.is_some() && found == "sentence_embedding") {
+                return Err(f.error(format!("field `{field}`: want \"{want}\", found \"{found}\"")).into());
+            }
+        }
+        if !pooled {
+            return Err(f.error(format!("module `{name}` stands before the pooling, which is not supported")).into());
+        }
+        self.steps.push(match name {
+            "Dense" => Step::Dense(Dense::load(at, &f)?),
+            "Normalize" => Step::Normalize,
+            _ => {
+                let n = f.size("dimension", 1)?;
+                let mut checkpoint = Checkpoint::open(at)?;
+                let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+                let mut vector = |name: &str| {
+                    let vector = builder.vector(name, n, longreach_nn::Init::Constant(1.0));
+                    let vector = vector.map_err(|e| Error::from(longreach_models::Error::from(e)))?;
+                    Ok::<Vec<f32>, Error>(vector.val().into_data().try_into_vec().unwrap_or_default())
+                };
+                Step::LayerNorm { weight: vector("norm.weight")?, bias: vector("norm.bias")? }
+            }
+        });
+        Ok(())
+    }
+
+    /// What Stanford's own ColBERT writes: `artifact.metadata`, and a map among the weights.
+    fn read_stanford(&mut self, directory: &Path) -> Result<(), Error> {
+        let config = directory.join("config.json");
+        if !config.exists() {
+            return Ok(());
+        }
+        let config = fields(&config)?;
+        let named = config.get("architectures").and_then(Value::as_array).and_then(|list| list.first()?.as_str());
+        if named != Some("HF_ColBERT") {
+            return Ok(());
+        }
+        let file = directory.join("artifact.metadata");
+        let f = if file.exists() { fields(&file)? } else { Fields::parse("artifact.metadata", "{}")? };
+        let text = |name: &str, default: &str| f.text(name).map(|text| text.unwrap_or(default).to_owned());
+        self.late = Some(Late {
+            query_prefix: text("query_token_id", "[unused0]")?,
+            document_prefix: text("doc_token_id", "[unused1]")?,
+            query_length: f.size("query_maxlen", 32)?,
+            document_length: f.size("doc_maxlen", 220)?,
+            expansion: true,
+            attend: f.flag("attend_to_mask_tokens", false)?,
+            skiplist: if f.flag("mask_punctuation", true)? { punctuation() } else { Vec::new() },
+        });
+        self.steps =
+            vec![Step::Dense(Dense::of_stanford(directory, config.size("hidden_size", 768)?)?), Step::Normalize];
+        self.described = true;
+        Ok(())
     }
 
     fn read_encoder(&mut self, at: &Path) -> Result<(), Error> {
@@ -254,6 +479,26 @@ impl Pipeline {
             let f = fields(file)?;
             self.limit = f.some_size("max_seq_length")?;
             self.lower = f.flag("do_lower_case", false)?;
+            match f.text("transformer_task")? {
+                None | Some("feature-extraction") => {}
+                Some(task) => {
+                    let message = format!("field `transformer_task`: want \"feature-extraction\", found \"{task}\"");
+                    return Err(f.error(message).into());
+                }
+            }
+            let output = f.objects("modality_config")?;
+            let output = output.first().map(|of| of.objects("text")).transpose()?.unwrap_or_default();
+            if let Some(found) = output.first().map(|of| of.text("method_output_name")).transpose()?.flatten()
+                && found != "last_hidden_state"
+            {
+                let want = "field `modality_config.text.method_output_name`: want \"last_hidden_state\"";
+                return Err(f.error(format!("{want}, found \"{found}\"")).into());
+            }
+            if let Some(more) = f.get("processing_kwargs")
+                && more.as_object().is_none_or(|map| !map.is_empty())
+            {
+                return Err(f.error(format!("field `processing_kwargs`: {more} is not supported, want none")).into());
+            }
         }
         Ok(())
     }
@@ -289,18 +534,29 @@ impl Pipeline {
         Ok(())
     }
 
-    fn read_prompts(&mut self, f: &Fields) -> Result<(), Error> {
+    /// `config_sentence_transformers.json`
+    fn read_settings(&mut self, f: &Fields) -> Result<(), Error> {
+        self.truncate = f.some_size("truncate_dim")?;
+        self.similarity = match f.text("similarity_fn_name")? {
+            None => None,
+            Some(name @ ("cosine" | "dot" | "euclidean" | "manhattan" | "MaxSim")) => Some(name.to_owned()),
+            Some(other) => {
+                let want = "want cosine, dot, euclidean or manhattan";
+                return Err(f.error(format!("field `similarity_fn_name`: {want}, found \"{other}\"")).into());
+            }
+        };
         if let Some(prompts) = f.get("prompts") {
             let map =
                 prompts.as_object().ok_or_else(|| f.error("field `prompts`: want an object of names and texts"))?;
-            for (name, text) in map {
+            // A prompt that is null is none.
+            for (name, text) in map.iter().filter(|(_, text)| !text.is_null()) {
                 let text = text.as_str().ok_or_else(|| f.error(format!("field `prompts`: `{name}`: want a text")))?;
                 self.prompts.insert(name.clone(), text.to_owned());
             }
         }
         self.default_prompt = f.text("default_prompt_name")?.map(str::to_owned);
         if let Some(name) = &self.default_prompt
-            && !self.prompts.contains_key(name)
+            && !f.get("prompts").and_then(Value::as_object).is_some_and(|map| map.contains_key(name))
         {
             return Err(f.error(format!("field `default_prompt_name`: there is no prompt `{name}`")).into());
         }
@@ -309,7 +565,7 @@ impl Pipeline {
         }
         let text = |name: &str, default: &str| f.text(name).map(|text| text.unwrap_or(default).to_owned());
         let skiplist = match f.get("skiplist_words") {
-            None => "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~".chars().map(String::from).collect(),
+            None => punctuation(),
             Some(list) => {
                 let words =
                     list.as_array().and_then(|list| list.iter().map(|w| w.as_str().map(str::to_owned)).collect());
@@ -327,4 +583,22 @@ impl Pipeline {
         });
         Ok(())
     }
+}
+
+/// What PyLate and Stanford's ColBERT leave out of documents: Python's `string.punctuation`.
+fn punctuation() -> Vec<String> {
+    "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~".chars().map(String::from).collect()
+}
+
+/// A path of `modules.json` within the directory; nothing if it leads out of it.
+fn within(directory: &Path, path: &str) -> Option<PathBuf> {
+    let mut at = directory.to_owned();
+    for part in Path::new(path).components() {
+        match part {
+            Component::CurDir => {}
+            Component::Normal(name) => at.push(name),
+            Component::ParentDir | Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    Some(at)
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor};
-use longreach_models::Task;
+use longreach_models::{ScoreScale, Task};
 use tokenizers::{Encoding, TruncationParams, TruncationStrategy};
 
 use super::{Long, Part, TextEncoder};
@@ -68,11 +68,6 @@ impl TextEncoder {
         Err(Error::Head { name: self.name.clone(), message })
     }
 
-    /// Whether several labels may hold at once.
-    fn several(&self) -> bool {
-        self.model.config.contains("multi_label_classification")
-    }
-
     /// A head's scores for parts, a row a text or a token, and where each part begins.
     fn scores(&self, parts: &[&Part]) -> (Vec<f32>, usize, Vec<usize>) {
         let (encoded, bounds) = self.encoded(parts);
@@ -85,67 +80,96 @@ impl TextEncoder {
     pub fn classify(&self, text: &str) -> Result<Vec<Scored>, Error> {
         self.for_task(Task::Sequence)?;
         let parts = self.parts(text, "", Long::Split { overlap: 0 })?;
-        let labels = &self.model.description.labels;
-        let mut mean = vec![0.0f32; labels.len()];
+        let mut mean = vec![0.0f32; self.model.description.labels.len()];
         let all: usize = parts.iter().map(|part| part.ids.len()).sum();
         for part in &parts {
-            let (scores, ..) = self.scores(&[part]);
-            let shares = match labels.len() {
-                // A regression's number is what it is.
-                1 => scores,
-                _ if self.several() => scores.into_iter().map(|s| 1.0 / (1.0 + (-s).exp())).collect(),
-                _ => softmax(&scores),
-            };
             let weight = part.ids.len() as f32 / all as f32;
-            mean.iter_mut().zip(shares).for_each(|(sum, share)| *sum += weight * share);
+            mean.iter_mut().zip(self.scaled(part)).for_each(|(sum, share)| *sum += weight * share);
         }
-        let mut scored: Vec<Scored> =
-            labels.iter().cloned().zip(mean).map(|(label, score)| Scored { label, score }).collect();
-        scored.sort_by(|a, b| b.score.total_cmp(&a.score));
-        Ok(scored)
+        Ok(self.labelled(mean))
     }
 
-    /// The stretches of a text that have labels. Tokens of the label `O` have none; `B-` begins a stretch and `I-` goes on with it.
+    /// The labels of a pair of texts, the likeliest first: for models of inference (premise and hypothesis) and rerankers (query and passage).
+    ///
+    /// A pair with more tokens than the model reads is cut off, the longer of the two first, as transformers does it; the second value says whether it was.
+    pub fn classify_pair(&self, first: &str, second: &str) -> Result<(Vec<Scored>, bool), Error> {
+        self.for_task(Task::Sequence)?;
+        let wrong = |e: tokenizers::Error| Error::Tokenizer { file: self.name.clone(), message: e.to_string() };
+        let mut tokenizer = self.tokenizer.clone();
+        let truncation = TruncationParams {
+            max_length: self.limit,
+            strategy: TruncationStrategy::LongestFirst,
+            ..TruncationParams::default()
+        };
+        tokenizer.with_truncation(Some(truncation)).map_err(wrong)?;
+        let encoding = tokenizer.encode((first, second), true).map_err(wrong)?;
+        let cut = !encoding.get_overflowing().is_empty();
+        let part = Part {
+            ids: encoding.get_ids().to_vec(),
+            types: encoding.get_type_ids().to_vec(),
+            bytes: 0..0,
+            skip: 0,
+            places: vec![None; encoding.len()],
+        };
+        let part = part.not_empty(self.model.description.pad);
+        Ok((self.labelled(self.scaled(&part)), cut))
+    }
+
+    /// What a head that classifies texts says of one, a number a label.
+    fn scaled(&self, part: &Part) -> Vec<f32> {
+        let (scores, ..) = self.scores(&[part]);
+        match self.model.scale {
+            ScoreScale::Softmax => softmax(&scores),
+            ScoreScale::Sigmoid => scores.into_iter().map(|s| 1.0 / (1.0 + (-s).exp())).collect(),
+            ScoreScale::Identity => scores,
+        }
+    }
+
+    fn labelled(&self, scores: Vec<f32>) -> Vec<Scored> {
+        let labels = self.model.description.labels.iter().cloned();
+        let mut scored: Vec<Scored> = labels.zip(scores).map(|(label, score)| Scored { label, score }).collect();
+        scored.sort_by(|a, b| b.score.total_cmp(&a.score));
+        scored
+    }
+
+    /// The stretches of a text that have labels, as transformers' pipeline makes them with `aggregation_strategy="simple"`.
+    ///
+    /// Tokens that follow one another with the same label are one stretch, unless the label begins with `B-`; the letter of `B-` and `I-` is no part of it.
+    /// Tokens of the label `O` have none.
     pub fn entities(&self, text: &str) -> Result<Vec<Entity>, Error> {
         self.for_task(Task::Token)?;
         let labels = &self.model.description.labels;
-        let mut entities: Vec<(Entity, usize)> = Vec::new();
-        let mut done = 0;
+        let tag = |label: usize| {
+            let name = &labels[label][..];
+            match name.strip_prefix("B-") {
+                Some(name) => (true, name),
+                None => (false, name.strip_prefix("I-").unwrap_or(name)),
+            }
+        };
+        // The label of a stretch, the scores of its tokens added up, their number, and its bytes.
+        let mut stretches: Vec<(usize, f64, usize, Range<usize>)> = Vec::new();
         for part in self.parts(text, "", Long::Split { overlap: 0 })? {
             let (scores, width, _) = self.scores(&[&part]);
             for (row, place) in scores.chunks(width).zip(&part.places) {
                 let Some((start, end)) = *place else { continue };
-                if end <= done {
-                    continue;
-                }
-                done = end;
                 let shares = softmax(row);
-                let best = (0..width).max_by(|a, b| shares[*a].total_cmp(&shares[*b])).unwrap_or(0);
-                let label = &labels[best];
-                let (begins, name) = match label.split_at_checked(2) {
-                    Some(("B-", name)) => (true, name),
-                    Some(("I-", name)) => (false, name),
-                    _ => (false, &label[..]),
-                };
-                if label == "O" {
-                    continue;
-                }
-                match entities.last_mut() {
-                    // Behind the last with nothing but space between them.
-                    Some((last, n))
-                        if !begins
-                            && last.label == name
-                            && text[last.bytes.end..start.max(last.bytes.end)].trim().is_empty() =>
-                    {
-                        last.score = (last.score * *n as f32 + shares[best]) / (*n + 1) as f32;
-                        last.bytes.end = end;
-                        *n += 1;
+                // Of equals the first.
+                let best = (1..width).fold(0, |best, i| if shares[i] > shares[best] { i } else { best });
+                let (begins, name) = tag(best);
+                match stretches.last_mut() {
+                    Some((label, sum, n, bytes)) if !begins && tag(*label).1 == name => {
+                        (*sum, *n, bytes.end) = (*sum + f64::from(shares[best]), *n + 1, end);
                     }
-                    _ => entities.push((Entity { label: name.to_owned(), score: shares[best], bytes: start..end }, 1)),
+                    _ => stretches.push((best, f64::from(shares[best]), 1, start..end)),
                 }
             }
         }
-        Ok(entities.into_iter().map(|(entity, _)| entity).collect())
+        let entity = |(label, sum, n, bytes): (usize, f64, usize, Range<usize>)| {
+            // Of any other scheme's prefix, too, the pipeline shows what is behind it.
+            let name = labels[label].split_once('-').map_or(&labels[label][..], |(_, name)| name);
+            Entity { label: name.to_owned(), score: (sum / n as f64) as f32, bytes }
+        };
+        Ok(stretches.into_iter().map(entity).filter(|entity| entity.label != "O").collect())
     }
 
     /// The mask token as it is written in a text.

@@ -93,7 +93,7 @@ pub fn build(
         model: encoder.name.clone(),
         late: encoder.is_late(),
         width: encoder.width(),
-        normalized: encoder.pipeline.normalize || encoder.is_late(),
+        normalized: encoder.pipeline.normalizes() || encoder.is_late(),
         input: input.name(),
         passages: done.rows,
     };

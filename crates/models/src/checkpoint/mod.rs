@@ -1,0 +1,236 @@
+//! Files as a source of weights: safetensors, mapped, checked, and handed out without copying where they can be; and what `torch.save` wrote, read a tensor
+//! at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+
+use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, TensorData};
+use bytes::Bytes;
+use half::bf16;
+use longreach_nn::{Error as NnError, Layout, Precision, Source, Spec};
+use longreach_simd::file::Mapped;
+use safetensors::Dtype;
+
+use self::names::Naming;
+use self::numbers::{narrow, widen};
+use crate::Error;
+
+mod names;
+mod numbers;
+mod open;
+
+/// The precision a model's matrices are kept in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DType {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16: the upper half of a 32-bit float.
+    Bf16,
+    /// 8-bit integers with a factor a row, for inference; embeddings, heads and whatever is no matrix of a layer stay in f32.
+    Int8,
+}
+
+impl DType {
+    /// Its name: `f32`, `bf16` or `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::Bf16 => "bf16",
+            DType::Int8 => "int8",
+        }
+    }
+
+    /// Bytes a number takes.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F32 => 4,
+            DType::Bf16 => 2,
+            DType::Int8 => 1,
+        }
+    }
+}
+
+/// A tensor in a file.
+#[derive(Clone, Debug)]
+struct Entry {
+    /// Which of the files.
+    file: usize,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Stored,
+}
+
+/// A tensor's bytes.
+#[derive(Clone)]
+enum Stored {
+    /// From the start of the file.
+    There(Range<usize>),
+    /// Read when they are asked for.
+    Pickled(pytorch_reader::Tensor),
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stored::There(range) => range.fmt(f),
+            Stored::Pickled(tensor) => tensor.name.fmt(f),
+        }
+    }
+}
+
+/// The tensors of one file or of several shards.
+#[derive(Debug)]
+pub struct Checkpoint {
+    files: Vec<(String, Bytes)>,
+    tensors: HashMap<String, Entry>,
+    dtype: Option<DType>,
+    /// The files again, if they are mapped.
+    mapped: Vec<Mapped>,
+    /// How the names in the files differ from those that are asked for.
+    naming: Naming,
+    /// The names, as the files have them, of the tensors that were handed out.
+    used: HashSet<String>,
+}
+
+impl Checkpoint {
+    /// Keeps matrices in this precision rather than the one they are stored in.
+    pub fn keep_as(mut self, dtype: Option<DType>) -> Self {
+        self.dtype = dtype;
+        self
+    }
+
+    /// The precision matrices are stored in: that of the largest tensor.
+    pub fn stored(&self) -> DType {
+        let largest = self.tensors.values().max_by_key(|e| (e.shape.iter().product::<usize>(), e.dtype == Dtype::F32));
+        match largest.map(|e| e.dtype) {
+            Some(Dtype::BF16) => DType::Bf16,
+            _ => DType::F32,
+        }
+    }
+
+    /// The precision matrices are kept in.
+    pub fn dtype(&self) -> DType {
+        self.dtype.unwrap_or_else(|| self.stored())
+    }
+
+    /// The bytes of all files, in order of name.
+    pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
+        self.files.iter().map(|(_, bytes)| &bytes[..])
+    }
+
+    /// The names of all tensors, in order.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.tensors.keys().cloned().collect();
+        names.sort();
+        names
+    }
+
+    /// The shape of a tensor by its name in the files.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| &entry.shape[..])
+    }
+
+    /// A tensor as it is stored.
+    pub(crate) fn raw(&self, name: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>), Error> {
+        let Some(entry) = self.tensors.get(name) else {
+            return Err(self.missing(name).into());
+        };
+        let (origin, bytes) = &self.files[entry.file];
+        let bytes = match &entry.bytes {
+            Stored::There(range) => bytes[range.clone()].to_vec(),
+            Stored::Pickled(tensor) => tensor.read().map_err(|e| {
+                let message = format!("tensor `{name}`: {e}");
+                NnError::Origin { origin: origin.clone(), message }
+            })?,
+        };
+        Ok((entry.dtype, entry.shape.clone(), bytes))
+    }
+
+    fn origin(&self) -> String {
+        match &self.files[..] {
+            [(name, _)] => name.clone(),
+            files => files.first().map_or_else(String::new, |(name, _)| format!("{name} and {} more", files.len() - 1)),
+        }
+    }
+}
+
+impl Source for Checkpoint {
+    fn has(&self, name: &str) -> bool {
+        self.entry(name).is_some()
+    }
+
+    fn rounds(&self) -> bool {
+        self.dtype == Some(DType::Int8)
+    }
+
+    fn release(&self, name: &str) {
+        if let Some((_, Entry { file, bytes: Stored::There(range), .. })) = self.entry(name)
+            && let Some(mapped) = self.mapped.get(*file)
+        {
+            mapped.release(range.clone());
+        }
+    }
+
+    fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {
+        let Some(stored) = self.entry(&spec.name).map(|(stored, _)| stored.to_owned()) else {
+            return Err(self.missing(&spec.name));
+        };
+        let entry = &self.tensors[&stored];
+        self.used.insert(stored);
+        let (origin, bytes) = &self.files[entry.file];
+        let want = spec.layout.on_disk(&spec.shape);
+        if entry.shape != want {
+            let (origin, name, found) = (origin.clone(), spec.name.clone(), entry.shape.clone());
+            return Err(NnError::Shape { origin, name, want, found });
+        }
+        let keep = match spec.precision {
+            Precision::Full => DType::F32,
+            Precision::Model if self.rounds() => DType::F32,
+            Precision::Model => self.dtype(),
+        };
+        let data = match &entry.bytes {
+            Stored::There(range) => bytes.slice(range.clone()),
+            Stored::Pickled(tensor) => Bytes::from(tensor.read().map_err(|e| {
+                let message = format!("tensor `{}`: {e}", spec.name);
+                NnError::Origin { origin: origin.clone(), message }
+            })?),
+        };
+        let in_place = match (entry.dtype, keep) {
+            (Dtype::F32, DType::F32) => Some((BurnDType::F32, 4)),
+            (Dtype::BF16, DType::Bf16) => Some((BurnDType::BF16, 2)),
+            _ => None,
+        };
+        if let Some((dtype, align)) = in_place
+            && spec.layout == Layout::Same
+            && (data.as_ptr() as usize).is_multiple_of(align)
+            && cfg!(target_endian = "little")
+        {
+            let shared = TensorBytes::from_shared(data, AllocationProperty::File);
+            return Ok(TensorData::from_bytes(shared, spec.shape.clone(), dtype));
+        }
+        let unreadable = || NnError::Dtype {
+            origin: origin.clone(),
+            name: spec.name.clone(),
+            want: "F64, F32, BF16, F16",
+            found: format!("{:?}", entry.dtype),
+        };
+        if keep == DType::Bf16 && spec.layout == Layout::Same {
+            let done = |part: Range<usize>| {
+                if let (Some(mapped), Stored::There(range)) = (self.mapped.get(entry.file), &entry.bytes) {
+                    mapped.release(range.start + part.start..range.start + part.end);
+                }
+            };
+            let half = narrow(entry.dtype, &data, done).ok_or_else(unreadable)?;
+            return Ok(TensorData::new(half, spec.shape.clone()));
+        }
+        let numbers = widen(entry.dtype, &data).ok_or_else(unreadable)?;
+        let numbers = spec.layout.to_memory(&spec.shape, numbers);
+        Ok(match keep {
+            DType::F32 | DType::Int8 => TensorData::new(numbers, spec.shape.clone()),
+            DType::Bf16 => {
+                let half: Vec<bf16> = numbers.into_iter().map(bf16::from_f32).collect();
+                TensorData::new(half, spec.shape.clone())
+            }
+        })
+    }
+}

@@ -1,0 +1,124 @@
+//! The names of tensors: what wrappers put before them, what bare bodies leave out, and what a missing one may have been called.
+
+use longreach_nn::Error as NnError;
+
+use super::{Checkpoint, Entry, Stored};
+
+/// How the names in a file differ from those that a model asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Naming {
+    /// What stands before all names of the model in the file, with its dot: `module.` of `DataParallel`, `_orig_mod.` of `torch.compile`, or the key of a
+    /// dictionary that holds the weights beside other things.
+    wrapper: String,
+    /// What the file leaves out before the names of the body, with its dot, in a checkpoint of a bare body.
+    without: Option<String>,
+}
+
+impl Checkpoint {
+    /// Finds out how the file names the parts of a model: `body` stands before the names of all its parts but heads, and `probe`, within the body, is a tensor
+    /// that every checkpoint of it has.
+    ///
+    /// Found are names as they should be, those of a body alone, and both behind whatever wrappers put before them.
+    pub fn named_as(mut self, body: &str, probe: &str) -> Self {
+        let body = if body.is_empty() { String::new() } else { format!("{body}.") };
+        let whole = format!("{body}{probe}");
+        let before = |name: &str| -> Option<String> {
+            let ends = self.tensors.keys().filter_map(|found| found.strip_suffix(name));
+            ends.filter(|before| before.is_empty() || before.ends_with('.'))
+                .min_by_key(|before| before.len())
+                .map(str::to_owned)
+        };
+        let (wrapper, bare) = match (before(&whole), before(probe)) {
+            (Some(wrapper), _) => (wrapper, false),
+            (None, Some(wrapper)) => (wrapper, true),
+            (None, None) => return self,
+        };
+        self.naming = Naming { wrapper, without: (bare && !body.is_empty()).then_some(body) };
+        self
+    }
+
+    /// The tensor that is asked for under a name, and its name in the file.
+    pub(super) fn entry(&self, name: &str) -> Option<(&str, &Entry)> {
+        let Naming { wrapper, without } = &self.naming;
+        let known = |name: &str| {
+            let stored = self.tensors.get_key_value(name).or_else(|| self.tensors.get_key_value(&old(name)?));
+            stored.map(|(name, entry)| (&name[..], entry))
+        };
+        let bare = without.as_deref().and_then(|body| name.strip_prefix(body));
+        known(&format!("{wrapper}{name}"))
+            .or_else(|| known(&format!("{wrapper}{}", bare?)))
+            .or_else(|| known(name))
+            .or_else(|| known(bare?))
+    }
+
+    /// That a tensor is not there, and which names come nearest to it.
+    pub(super) fn missing(&self, name: &str) -> NnError {
+        const SHOWN: usize = 4;
+        let mut names = self.names();
+        let parts: Vec<&str> = name.split('.').collect();
+        let shared = |found: &str| {
+            let found: Vec<&str> = found.split('.').collect();
+            let behind = parts.iter().rev().zip(found.iter().rev()).take_while(|(a, b)| a == b).count();
+            let before = parts.iter().zip(&found).take_while(|(a, b)| a == b).count();
+            2 * behind + before
+        };
+        names.sort_by_cached_key(|found| std::cmp::Reverse(shared(found)));
+        let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let there = match names.len() {
+            0 => "the file has no tensors".into(),
+            n if n <= SHOWN => format!("the file has {shown}"),
+            n => format!("the file has {n} tensors, of which the nearest by name are {shown}"),
+        };
+        NnError::Missing { origin: self.origin(), name: name.to_owned(), there }
+    }
+
+    /// The names, in order, of weights in the files that the model built from them did not ask for.
+    ///
+    /// Left out are buffers, copies of weights that it did ask for (the head of a model that is tied to its embedding), and what training leaves beside the
+    /// weights of a wrapped model. O(bytes of the tensors left over) time.
+    pub fn unused(&self) -> Vec<String> {
+        const BUFFERS: [&str; 8] = [
+            "position_ids",
+            "token_type_ids",
+            "inv_freq",
+            "num_batches_tracked",
+            "masked_bias",
+            "attn.bias",
+            "causal_mask",
+            "rotary_emb.cos_cached",
+        ];
+        let wrapper = &self.naming.wrapper;
+        let copy = |name: &str| {
+            let Some(of) = self.tensors.get(name) else { return false };
+            let same = |other: &Entry| other.dtype == of.dtype && other.shape == of.shape && self.equal(of, other);
+            self.used.iter().filter_map(|name| self.tensors.get(name)).any(same)
+        };
+        let mut names = self.names();
+        names.retain(|name| {
+            !self.used.contains(name)
+                && (wrapper.is_empty() || name.starts_with(&wrapper[..]))
+                && !BUFFERS.iter().any(|buffer| name.ends_with(buffer))
+                && !copy(name)
+        });
+        names
+    }
+
+    fn equal(&self, a: &Entry, b: &Entry) -> bool {
+        match (&a.bytes, &b.bytes) {
+            (Stored::There(x), Stored::There(y)) => self.files[a.file].1[x.clone()] == self.files[b.file].1[y.clone()],
+            (Stored::Pickled(x), Stored::Pickled(y)) => matches!((x.read(), y.read()), (Ok(x), Ok(y)) if x == y),
+            _ => false,
+        }
+    }
+}
+
+/// What a norm's weight or bias was called in the days of BERT.
+fn old(name: &str) -> Option<String> {
+    let norm = name.rsplit('.').nth(1).is_some_and(|part| part == "LayerNorm");
+    let (of, new) = name.rsplit_once('.')?;
+    match new {
+        "weight" if norm => Some(format!("{of}.gamma")),
+        "bias" if norm => Some(format!("{of}.beta")),
+        _ => None,
+    }
+}

@@ -1,0 +1,110 @@
+//! `generation_config.json`: how a model's publisher means it to write.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Error, Fields};
+
+/// What `generation_config.json` says; a field is absent where the file says nothing about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GenerationConfig {
+    /// The tokens that end a text; an empty list where the file says that none does.
+    pub eos: Option<Vec<u32>>,
+    /// Whether tokens are drawn (`do_sample`), or the likeliest is always taken.
+    pub sample: Option<bool>,
+    /// Divides the logits.
+    pub temperature: Option<f32>,
+    /// Keeps the `k` likeliest tokens; 0 keeps all.
+    pub top_k: Option<usize>,
+    /// Keeps the likeliest tokens whose probabilities together reach `p`.
+    pub top_p: Option<f32>,
+    /// Keeps tokens at least this part as likely as the likeliest.
+    pub min_p: Option<f32>,
+    /// Makes tokens that occurred less likely; 1 does not.
+    pub repetition_penalty: Option<f32>,
+    /// The most tokens to write.
+    pub max_new_tokens: Option<usize>,
+    /// The fields that change what is written in transformers and do not here.
+    pub unsupported: Vec<String>,
+}
+
+/// Fields that change what transformers writes and are not supported, with the values at which they do nothing.
+const UNSUPPORTED: [(&str, &[f64]); 20] = [
+    ("num_beams", &[1.0]),
+    ("no_repeat_ngram_size", &[0.0]),
+    ("encoder_no_repeat_ngram_size", &[0.0]),
+    ("encoder_repetition_penalty", &[1.0]),
+    ("typical_p", &[1.0]),
+    ("epsilon_cutoff", &[0.0]),
+    ("eta_cutoff", &[0.0]),
+    ("top_h", &[]),
+    ("penalty_alpha", &[0.0]),
+    ("guidance_scale", &[1.0]),
+    ("min_length", &[0.0]),
+    ("min_new_tokens", &[0.0]),
+    ("bad_words_ids", &[]),
+    ("suppress_tokens", &[]),
+    ("begin_suppress_tokens", &[]),
+    ("forced_bos_token_id", &[]),
+    ("forced_eos_token_id", &[]),
+    ("sequence_bias", &[]),
+    ("exponential_decay_length_penalty", &[]),
+    ("watermarking_config", &[]),
+];
+
+impl GenerationConfig {
+    /// What the file in a directory says; nothing is said where there is none.
+    pub fn read(directory: &Path) -> Result<Self, Error> {
+        let file = directory.join("generation_config.json");
+        if !file.exists() {
+            return Ok(Self::default());
+        }
+        let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
+        let f = Fields::parse(file.display().to_string(), &text)?;
+        let number = |name: &str| f.get(name).map(|_| f.number(name, 0.0)).transpose().map(|n| n.map(|n| n as f32));
+        let count = |name: &str| f.get(name).map(|_| f.count(name, 0)).transpose();
+        let changes = |(name, idle): &&(&str, &[f64])| {
+            f.get(name).is_some_and(|value| match value {
+                Value::Array(list) => !list.is_empty(),
+                value => !value.as_f64().is_some_and(|number| idle.contains(&number)),
+            })
+        };
+        Ok(Self {
+            eos: if f.given("eos_token_id") { Some(f.ids("eos_token_id")?) } else { None },
+            sample: f.get("do_sample").map(|_| f.flag("do_sample", false)).transpose()?,
+            temperature: number("temperature")?,
+            top_k: count("top_k")?,
+            top_p: number("top_p")?,
+            min_p: number("min_p")?,
+            repetition_penalty: number("repetition_penalty")?,
+            max_new_tokens: count("max_new_tokens")?,
+            unsupported: UNSUPPORTED.iter().filter(changes).map(|(name, _)| (*name).to_owned()).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_file_says_is_read_and_what_it_leaves_out_is_absent() {
+        let folder = tempfile::tempdir().expect("a directory");
+        assert_eq!(GenerationConfig::read(folder.path()).expect("none"), GenerationConfig::default());
+        let read = |text: &str| {
+            std::fs::write(folder.path().join("generation_config.json"), text).expect("written");
+            GenerationConfig::read(folder.path())
+        };
+        let some = read(
+            r#"{"eos_token_id": [2, 7], "do_sample": true, "temperature": 0.6, "num_beams": 1, "typical_p": 0.9}"#,
+        );
+        let some = some.expect("a whole file");
+        assert_eq!((some.eos, some.sample, some.temperature), (Some(vec![2, 7]), Some(true), Some(0.6)));
+        assert_eq!((some.top_k, some.unsupported), (None, vec!["typical_p".to_owned()]));
+        let none = read(r#"{"eos_token_id": null}"#).expect("a whole file");
+        assert_eq!(none.eos, Some(Vec::new()), "null is no token");
+        assert!(read(r#"{"eos_token_id": "</s>"}"#).is_err());
+        assert!(read(r#"{"temperature": "hot"}"#).is_err());
+    }
+}
