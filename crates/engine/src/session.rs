@@ -97,12 +97,15 @@ impl<'e> Session<'e> {
         self.read(&[start])
     }
 
-    /// Writes up to `n` tokens and returns them as text.
+    /// Writes up to `n` tokens and returns them as text; fewer where a token ends the text or the model has no position for another.
     pub fn write(&mut self, n: usize, sampling: Sampling) -> Result<String, Error> {
         let mut sampler = Sampler::new(sampling)?;
         let mut writer = Writer::new(self.engine)?;
         let mut text = String::new();
         for _ in 0..n {
+            if self.room() == Some(0) {
+                break;
+            }
             let id = self.next_token(&mut sampler)?;
             if self.engine.model.description.eos.contains(&id) {
                 break;
@@ -111,6 +114,12 @@ impl<'e> Session<'e> {
         }
         text.push_str(&writer.rest());
         Ok(text)
+    }
+
+    /// How many more tokens there are positions for, of a model whose positions were learned; nothing of one that reads texts of any length.
+    pub fn room(&self) -> Option<u64> {
+        let longest = self.engine.model.decoder.longest()?;
+        Some((longest as u64).saturating_sub(self.tokens))
     }
 
     /// Chooses the next token and reads it.

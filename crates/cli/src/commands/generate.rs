@@ -184,6 +184,10 @@ fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut 
     }
     let most = args.tokens.or(engine.model.generation.max_new_tokens).unwrap_or(TOKENS);
     while written < most as u64 {
+        if session.room() == Some(0) {
+            eprintln!("note: the text ends here: the model has positions for {} tokens", session.tokens());
+            break;
+        }
         let id = session.next_token(sampler)?;
         written += 1;
         if engine.model.description.eos.contains(&id) && !args.ignore_eos {

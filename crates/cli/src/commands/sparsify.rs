@@ -1,5 +1,6 @@
 //! `longreach sparsify`
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use longreach_models::{Location, Progress, SparseTarget, sparsify};
@@ -17,9 +18,9 @@ use crate::failure::Failure;
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// Directory, .safetensors file or Hub id (owner/name)
+    /// Directory, file of weights or Hub id
     #[arg(long, short, value_name = "MODEL")]
-    model: String,
+    model: OsString,
     /// What replaces dense attention: longformer, bigbird, or the `sparse_attention` block of a DeepSpeed configuration as JSON
     #[arg(long, value_name = "NAME|JSON")]
     attention: String,
@@ -59,7 +60,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         eprintln!("note: left out, for want of a place in it: {}", done.left_out.join(", "));
     }
     if done.copied.is_empty() {
-        eprintln!("note: {} has no tokenizer to be copied", args.model);
+        eprintln!("note: {} has no tokenizer to be copied", args.model.display());
     }
     Ok(())
 }

@@ -58,7 +58,7 @@ fn paths_that_lead_nowhere() {
     refused(&["generate", "--load-state", "/no/such/state"], &["/no/such/state", "No such file"]);
     refused(&["train", "/no/such.toml"], &["/no/such.toml", "No such file"]);
     let folder = tempfile::tempdir().expect("a directory");
-    refused(&["info", text(folder.path())], &["config.json", "No such file"]);
+    refused(&["info", text(folder.path())], &["config.json", "no such file"]);
 }
 
 #[test]

@@ -104,13 +104,51 @@ fn a_model_is_fetched_once_and_a_broken_download_taken_up() {
 }
 
 #[test]
+fn a_model_in_the_cache_needs_no_network() {
+    let hub = Hub::start("mamba-a");
+    let home = tempfile::tempdir().expect("a directory");
+    let (code, want, error) = info(home.path(), &hub.address, "0", "owner/name");
+    assert_eq!(code, Some(0), "{error}");
+    let cache = home.path().join("hub");
+    let dead = "http://127.0.0.1:9";
+    let other = tempfile::tempdir().expect("a directory");
+    let run = |variables: &[(&str, &std::ffi::OsStr)]| {
+        let mut command = longreach(&["info", "owner/name"]);
+        for name in [
+            "HF_HOME",
+            "HF_HUB_CACHE",
+            "HUGGINGFACE_HUB_CACHE",
+            "HF_HUB_OFFLINE",
+            "TRANSFORMERS_OFFLINE",
+            "HF_ENDPOINT",
+        ] {
+            command.env_remove(name);
+        }
+        let output =
+            command.envs(variables.iter().copied()).env("HOME", other.path()).output().expect("the program starts");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{variables:?}: {error}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), want, "{variables:?}");
+    };
+    let (home, cache, dead) = (home.path().as_os_str(), cache.as_os_str(), std::ffi::OsStr::new(dead));
+    let on = std::ffi::OsStr::new("ON");
+    run(&[("HF_HOME", home), ("HF_ENDPOINT", dead)]);
+    run(&[("HF_HUB_CACHE", cache), ("HF_HUB_OFFLINE", on), ("HF_ENDPOINT", dead)]);
+    run(&[("HUGGINGFACE_HUB_CACHE", cache), ("HF_HOME", other.path().as_os_str()), ("HF_ENDPOINT", dead)]);
+    run(&[("HF_HOME", home), ("TRANSFORMERS_OFFLINE", on), ("HF_ENDPOINT", dead)]);
+}
+
+#[test]
 fn refusals_say_why() {
     let hub = Hub::start("mamba-a");
     let home = tempfile::tempdir().expect("a directory");
     for (id, endpoint, part) in [
         ("owner/other", hub.address.as_str(), "has no such model or file"),
         ("gated/name", &hub.address, "gated"),
-        ("owner/name", "http://127.0.0.1:9", "could not be fetched"),
+        ("owner/name", "http://127.0.0.1:9", "cannot be reached"),
+        // A model may have no owner, and a folder that is not there is no model of the Hub either.
+        ("name", &hub.address, "no such directory"),
+        ("models/none", &hub.address, "no such directory"),
     ] {
         let (code, _, error) = info(home.path(), endpoint, "0", id);
         assert_eq!(code, Some(2), "{error}");

@@ -159,6 +159,9 @@ fn is_pickled(bytes: &[u8]) -> bool {
     bytes.get(8) != Some(&b'{') && (bytes.starts_with(b"PK\x03\x04") || pickle || tar)
 }
 
+/// The longest header that the format allows.
+const LONGEST_HEADER: u64 = 100_000_000;
+
 /// Why a file is no safetensors.
 fn no_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     if let Some(what) = recognise(&bytes[..bytes.len().min(512)]) {
@@ -166,7 +169,7 @@ fn no_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String 
     }
     let header = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
     match header {
-        Some(length) if bytes.get(8) == Some(&b'{') && length > bytes.len() as u64 - 8 => {
+        Some(length @ ..=LONGEST_HEADER) if bytes.get(8) == Some(&b'{') && length > bytes.len() as u64 - 8 => {
             format!("cut short: its header alone has {length} bytes, the file {}; download it again", bytes.len())
         }
         Some(_) if matches!(error, safetensors::SafeTensorError::MetadataIncompleteBuffer) => {

@@ -1,5 +1,6 @@
 //! `longreach bench encode`
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -17,9 +18,9 @@ use crate::model::DTypeArg;
 /// With --texts the texts of a file are read in packed batches instead, {"ids": [[1, 2, …], …]}.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Directory, .safetensors file or Hub id (owner/name)
+    /// Directory, file of weights or Hub id
     #[arg(long, short, value_name = "MODEL")]
-    model: String,
+    model: OsString,
     /// Precision in which matrices are kept [default: as they are stored]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
@@ -55,7 +56,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let peak = crate::machine::peak();
         if args.json {
             let line = json!({
-                "model": args.model, "dtype": model.dtype.name(), "what": what, "tokens": tokens, "seconds": seconds,
+                "model": args.model.to_string_lossy(), "dtype": model.dtype.name(), "what": what, "tokens": tokens, "seconds": seconds,
                 "tokens_per_second": rate(median), "peak_bytes": peak,
             });
             println!("{line}");
