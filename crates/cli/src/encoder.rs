@@ -29,7 +29,9 @@ pub(crate) struct EncoderArgs {
 
 impl EncoderArgs {
     pub(crate) fn load(&self) -> Result<TextEncoder, Failure> {
-        self.load_as(self.dtype)
+        let encoder = self.load_as(self.dtype)?;
+        encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
+        Ok(encoder)
     }
 
     pub(crate) fn load_as(&self, dtype: Option<DTypeArg>) -> Result<TextEncoder, Failure> {
@@ -37,7 +39,6 @@ impl EncoderArgs {
         if let Some(n) = self.max_tokens {
             encoder.set_limit(n)?;
         }
-        encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
         Ok(encoder)
     }
 
@@ -123,7 +124,7 @@ impl Bar {
     }
 
     /// Takes the bar away and says what was done.
-    pub(crate) fn done(self, p: &job::Progress, what: &str, split: &str) {
+    pub(crate) fn done(self, p: &job::Progress, what: &str, split: &str, blank: &str) {
         self.bar.finish_and_clear();
         let rate = p.tokens as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
         let before = if p.before > 0 { format!(" ({} of them before)", HumanCount(p.before)) } else { String::new() };
@@ -133,13 +134,14 @@ impl Bar {
             HumanCount(p.rows),
             HumanCount(p.tokens)
         );
-        for (n, note) in [
-            (p.long, format!("were longer than the model reads at once, and {split}")),
-            (p.empty, "are empty".into()),
-            (p.left_out, "are no text and were left out".into()),
+        for (n, what, note) in [
+            (p.long, "documents longer than the model reads at once", split),
+            (p.blank, "documents that are blank", blank),
+            (p.left_out, "files that are no text", "left out"),
+            (p.broken_links, "symbolic links that lead nowhere, or back to a folder they are in", "left out"),
         ] {
             if n > 0 {
-                eprintln!("note: {} documents {note}", HumanCount(n));
+                eprintln!("note: {what}: {} ({note})", HumanCount(n));
             }
         }
     }

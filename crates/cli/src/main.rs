@@ -2,6 +2,7 @@
 
 mod allocator;
 mod commands;
+mod documents;
 mod encoder;
 mod failure;
 mod interrupt;

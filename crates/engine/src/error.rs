@@ -57,6 +57,14 @@ pub enum Error {
         /// What it has and what was wanted.
         message: String,
     },
+    /// What a model computes is NaN or infinite.
+    #[error(
+        "{name}: the model's output holds NaN or infinite numbers: its weights may be damaged, or too large for their precision (try --dtype f32)"
+    )]
+    NotFinite {
+        /// The model.
+        name: String,
+    },
     /// Text that is not UTF-8.
     #[error("{name}: not UTF-8 at byte {at}")]
     NotUtf8 {

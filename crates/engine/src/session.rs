@@ -124,7 +124,12 @@ impl<'e> Session<'e> {
 
     /// Chooses the next token and reads it.
     pub fn next_token(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
-        let id = sampler.choose(self.logits()?, &self.seen);
+        let logits = self.logits()?;
+        // Minus infinity forbids a token; anything else that is no number is a defect of the weights.
+        if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
+            return Err(Error::NotFinite { name: self.engine.name.clone() });
+        }
+        let id = sampler.choose(logits, &self.seen);
         self.read(&[id])?;
         Ok(id)
     }

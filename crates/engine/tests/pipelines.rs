@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use longreach_engine::{Prompt, TextEncoder};
+use longreach_engine::{Prompt, Similarity, TextEncoder};
 use longreach_models::Progress;
 use serde_json::{Value, json};
 
@@ -70,7 +70,7 @@ fn with_modules() -> tempfile::TempDir {
 fn modules_are_applied_in_their_order_and_saved_settings_hold() {
     let folder = with_modules();
     let (encoder, expected) = (load(folder.path()), read(&golden("modules/expected.json")));
-    assert_eq!((encoder.width(), encoder.pipeline.similarity.as_deref()), (7, Some("dot")));
+    assert_eq!((encoder.width(), encoder.pipeline.similarity), (7, Some(Similarity::Dot)));
     assert_eq!(encoder.prompt(Prompt::Default).expect("the default"), "", "a prompt that is null is none");
     assert_eq!(encoder.prompt(Prompt::Document).expect("a prompt"), "passage: ");
     let got = encoder.embed(&texts(&expected["texts"]), Prompt::Default).expect("vectors");

@@ -22,6 +22,17 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// Fields that cannot be carried.
+    #[error("{0}")]
+    Fields(String),
+    /// A document whose vector holds numbers that are none.
+    #[error(
+        "{origin}: its vector holds NaN or infinite numbers: the weights may be damaged, or too large for their precision (try --dtype f32)"
+    )]
+    NotFinite {
+        /// Where the document is from.
+        origin: String,
+    },
     /// The encoder.
     #[error(transparent)]
     Engine(#[from] longreach_engine::Error),

@@ -6,15 +6,15 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::UInt64Type;
 use longreach_engine::{Long, Part, TextEncoder, batches, normalize};
 use serde_json::{Value, json};
 
-use crate::documents::{Document, Input};
-use crate::table::{self, Columns, Row};
+use crate::Error;
+use crate::documents::{Document, Input, Options};
+use crate::output::{Existing, check_file};
+use crate::piece::{self, Made};
+use crate::table::{Columns, Row, check_fields};
 use crate::vectors::{Format, assemble};
-use crate::{Error, documents};
 
 /// What becomes of a document with more tokens than the model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,17 +33,28 @@ pub enum LongDocument {
     Truncate,
 }
 
+/// What becomes of a document of white space only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blank {
+    /// It has a vector like any other, so that rows stay those of the input.
+    Keep,
+    /// It has none: it would be found by questions it says nothing about.
+    LeaveOut,
+}
+
 /// Some documents to be embedded.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// The documents.
     pub input: &'a Input,
-    /// The column that holds the text.
-    pub column: Option<&'a str>,
+    /// How they are read.
+    pub options: &'a Options,
     /// What is put before each.
     pub prompt: &'a str,
     /// What becomes of long ones.
     pub long: LongDocument,
+    /// What becomes of blank ones.
+    pub blank: Blank,
     /// How many of a vector's first numbers are kept (Kusupati et al. 2022); all if absent.
     pub keep: Option<usize>,
     /// Tokens of a batch.
@@ -67,10 +78,14 @@ pub struct Progress {
     pub bytes: u64,
     /// Documents that were longer than the model reads.
     pub long: u64,
-    /// Documents without a character.
-    pub empty: u64,
+    /// The most tokens that two parts of such a document share.
+    pub shared: u64,
+    /// Documents of white space only.
+    pub blank: u64,
     /// Files of a folder that are no text.
     pub left_out: u64,
+    /// Symbolic links of a folder that lead nowhere, or back.
+    pub broken_links: u64,
 }
 
 /// A piece is done when it has so many tokens or so many documents.
@@ -78,27 +93,27 @@ const TOKENS: usize = 64 * 1024;
 const DOCUMENTS: usize = 4096;
 
 impl Job<'_> {
-    fn columns(&self, encoder: &TextEncoder) -> Columns {
+    pub(crate) fn columns(&self, encoder: &TextEncoder) -> Columns {
         let width = encoder.width();
-        Columns { width: self.keep.map_or(width, |keep| keep.min(width)), late: encoder.is_late(), text: self.text }
+        Columns {
+            width: self.keep.map_or(width, |keep| keep.min(width)),
+            late: encoder.is_late(),
+            text: self.text,
+            fields: self.options.fields.clone(),
+        }
     }
 
     /// What tells this work from any other.
     fn about(&self, encoder: &TextEncoder) -> Value {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(encoder.model.config.as_bytes());
-        hasher.update(encoder.model.dtype.name().as_bytes());
-        for file in encoder.model.checkpoint.iter().flat_map(|c| c.contents()) {
-            const ENDS: usize = 1 << 16;
-            hasher.update(&file.len().to_le_bytes());
-            hasher.update(&file[..file.len().min(ENDS)]);
-            hasher.update(&file[file.len().saturating_sub(ENDS)..]);
-        }
+        let mut settings = encoder.settings();
+        // How vectors are compared changes none of them.
+        settings.as_object_mut().map(|settings| settings.remove("similarity"));
         json!({
-            "model": encoder.name, "weights": hasher.finalize().to_hex().as_str(), "input": self.input.name(),
-            "column": self.column, "prompt": self.prompt, "long": format!("{:?}", self.long), "keep": self.keep,
-            "limit": encoder.limit(), "pooling": encoder.pipeline.pooling.iter().map(|p| p.name()).collect::<Vec<_>>(),
-            "normalize": encoder.pipeline.normalizes(), "text": self.text,
+            "model": encoder.name, "weights and tokenizer": encoder.fingerprint(), "settings": settings,
+            "input": self.input.name(), "kind of input": self.input.kind(),
+            "format": self.options.format.map(|kind| kind.name()), "column": self.options.column,
+            "fields": self.options.fields, "prompt": self.prompt, "long": format!("{:?}", self.long),
+            "blank": format!("{:?}", self.blank), "keep": self.keep, "text": self.text,
         })
     }
 
@@ -107,78 +122,116 @@ impl Job<'_> {
         &self,
         encoder: &TextEncoder,
         out: &Path,
-        format: Format,
+        existing: Existing,
         progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Progress, Error> {
-        if encoder.is_late() && format == Format::Npy {
+        let format = check_file(out, self.input, existing)?;
+        if format == Format::Npy && encoder.is_late() {
             let message = "a vector a token does not fit in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }
+        if format == Format::Npy && !(self.options.fields.is_empty() && !self.text) {
+            let message = "texts and fields do not fit in .npy: want .parquet, .arrow or .jsonl";
+            return Err(Error::file(out, message));
+        }
         let folder = partial(out);
-        let (shards, done) = self.pieces(encoder, &folder, progress)?;
-        assemble(out, format, &self.columns(encoder).schema(), &shards)?;
+        let (pieces, done) = self.pieces(encoder, out, progress)?;
+        let paths: Vec<PathBuf> = pieces.into_iter().map(|piece| piece.path).collect();
+        assemble(out, format, &self.columns(encoder).schema(), &paths)?;
         std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         Ok(done)
     }
 
-    /// Embeds the documents, a file a piece in `folder`; those there already are not made again.
+    /// Embeds the documents, a file a piece in the folder beside `out`; those there already are not made again.
     pub(crate) fn pieces(
         &self,
         encoder: &TextEncoder,
-        folder: &Path,
+        out: &Path,
         progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-    ) -> Result<(Vec<PathBuf>, Progress), Error> {
-        let mut documents = self.input.documents(self.column)?;
-        let mut shards = self.taken_up(encoder, folder)?;
+    ) -> Result<(Vec<Made>, Progress), Error> {
+        check_fields(&self.options.fields)?;
+        let folder = partial(out);
+        let mut options = self.options.clone();
+        options.leave_out.extend([out.to_owned(), folder.clone()]);
+        let mut documents = self.input.read(&options)?;
+        let columns = self.columns(encoder);
+        let mut pieces = self.taken_up(encoder, &folder, &columns)?;
         let mut done = Progress::default();
-        for shard in &shards {
-            let (documents, rows) = ended(shard)?;
-            done.documents = documents;
-            done.rows += rows;
+        let mut seen = piece::Seen::default();
+        for piece in &pieces {
+            let changed = || {
+                let message = format!(
+                    "has changed since its first {} documents were embedded: remove {}, or choose another output",
+                    piece.documents,
+                    folder.display()
+                );
+                Error::file(Path::new(&self.input.name()), message)
+            };
+            while done.documents < piece.documents {
+                let (document, bytes) = documents.next()?.ok_or_else(changed)?;
+                seen.add(&document);
+                done.documents += 1;
+                done.bytes = bytes;
+            }
+            if seen.hash() != piece.input {
+                return Err(changed());
+            }
+            done.rows += piece.rows;
+            done.long += piece.long;
+            done.blank += piece.blank;
+            done.shared = done.shared.max(piece.shared);
         }
         done.before = done.documents;
-        for i in 0..done.documents {
-            match documents.next()? {
-                Some((_, bytes)) => done.bytes = bytes,
-                None => {
-                    let message = format!("has only {i} documents; {} were embedded before", done.documents);
-                    return Err(Error::file(Path::new(&self.input.name()), message));
-                }
-            }
-        }
         let mut piece = Piece::default();
         loop {
             let next = documents.next()?;
             done.left_out = documents.left_out() as u64;
+            done.broken_links = documents.broken_links() as u64;
             let last = next.is_none();
             if let Some((document, bytes)) = next {
-                piece.add(self, encoder, document, &mut done)?;
+                seen.add(&document);
+                piece.add(self, encoder, document)?;
                 done.bytes = bytes;
             }
             if piece.tokens >= TOKENS || piece.documents.len() >= DOCUMENTS || (last && !piece.documents.is_empty()) {
-                let path = folder.join(format!("{:06}.arrow", shards.len()));
-                let rows = piece.embed(self, encoder, &mut done, progress, folder)?;
-                let columns = self.columns(encoder);
-                table::write(&path, &columns.schema(), std::iter::once(Ok(columns.batch(&rows))))?;
+                let rows = piece.embed(self, encoder, &mut done, progress, &folder)?;
                 done.documents += piece.documents.len() as u64;
                 done.rows += rows.len() as u64;
-                shards.push(path);
+                done.long += piece.long;
+                done.blank += piece.blank;
+                done.shared = done.shared.max(piece.shared);
+                let made = Made {
+                    path: folder.join(format!("{:06}.arrow", pieces.len())),
+                    documents: done.documents,
+                    rows: rows.len() as u64,
+                    long: piece.long,
+                    blank: piece.blank,
+                    shared: piece.shared,
+                    input: seen.hash(),
+                    checksum: String::new(),
+                };
+                pieces.push(made.write(&columns, &rows)?);
                 piece = Piece::default();
                 if progress(&done).is_break() && !last {
-                    return Err(Error::Interrupted { rows: done.documents, path: folder.to_owned() });
+                    return Err(Error::Interrupted { rows: done.documents, path: folder });
                 }
             }
+            if last && done.documents == 0 {
+                std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+                return Err(self.input.nothing());
+            }
             if last {
-                return Ok((shards, done));
+                return Ok((pieces, done));
             }
         }
     }
 
     /// The pieces there are already, of the same work.
-    fn taken_up(&self, encoder: &TextEncoder, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    fn taken_up(&self, encoder: &TextEncoder, folder: &Path, columns: &Columns) -> Result<Vec<Made>, Error> {
         let about = self.about(encoder);
         let file = folder.join("job.json");
-        if !file.exists() {
+        let place = |i: usize| folder.join(format!("{i:06}.arrow"));
+        if !place(0).exists() {
             std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
             let text = format!("{about:#}\n");
             let written = longreach_models::write_atomically(&file, |out| out.write_all(text.as_bytes()));
@@ -186,23 +239,43 @@ impl Job<'_> {
             return Ok(Vec::new());
         }
         let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-        let before: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
-        if before != about {
-            let fields = about.as_object().into_iter().flatten().filter(|(name, value)| before[*name] != **value);
-            let fields = fields.map(|(name, _)| name.clone()).collect::<Vec<_>>().join(", ");
-            let message =
-                format!("holds the beginning of other work ({fields} differ): remove it, or choose another output");
+        let before: Value = serde_json::from_slice(&text)
+            .map_err(|e| Error::file(&file, format!("damaged: {e}: remove {}", folder.display())))?;
+        let differ = differences(&before, &about);
+        if !differ.is_empty() {
+            let message = format!(
+                "holds the beginning of other work ({} differ): remove it, or choose another output",
+                differ.join(", ")
+            );
             return Err(Error::file(folder, message));
         }
-        let mut shards = Vec::new();
-        loop {
-            let path = folder.join(format!("{:06}.arrow", shards.len()));
-            if !path.exists() {
-                return Ok(shards);
+        let mut pieces: Vec<Made> = Vec::new();
+        while place(pieces.len()).exists() {
+            let piece = Made::read(&place(pieces.len()), columns)?;
+            if pieces.last().is_some_and(|before| before.documents >= piece.documents) {
+                return Err(Error::file(&piece.path, "damaged: it is of documents that the piece before it is of"));
             }
-            shards.push(path);
+            pieces.push(piece);
         }
+        Ok(pieces)
     }
+}
+
+/// The names of the fields in which two descriptions differ; of `settings`, those of its own fields.
+fn differences(a: &Value, b: &Value) -> Vec<String> {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return vec!["all fields".into()] };
+    let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
+    names.sort();
+    names.dedup();
+    let of = |name: &String| {
+        let (a, b) = (a.get(name), b.get(name));
+        match (a, b) {
+            _ if a == b => Vec::new(),
+            (Some(a), Some(b)) if name == "settings" => differences(a, b),
+            _ => vec![name.clone()],
+        }
+    };
+    names.into_iter().flat_map(of).collect()
 }
 
 /// Where the pieces of an output are until it is there.
@@ -212,37 +285,35 @@ pub fn partial(out: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// The number of the first document behind a piece, and the rows it has.
-fn ended(shard: &Path) -> Result<(u64, u64), Error> {
-    let (mut last, mut rows) = (0, 0);
-    for batch in table::read(shard)? {
-        let batch = batch?;
-        let row = batch.column_by_name("row").and_then(|c| c.as_primitive_opt::<UInt64Type>().cloned());
-        let row = row.ok_or_else(|| Error::file(shard, "damaged: it has no column `row`"))?;
-        last = row.values().iter().copied().max().map_or(last, |most| most + 1);
-        rows += row.values().len() as u64;
-    }
-    Ok((last, rows))
-}
-
 /// Documents that are embedded together.
 #[derive(Default)]
 struct Piece {
-    documents: Vec<documents::Document>,
+    documents: Vec<Document>,
     /// Which document each part is of.
     of: Vec<usize>,
     parts: Vec<Part>,
     tokens: usize,
+    /// Documents that are longer than the model reads, and the most tokens that two parts share.
+    long: u64,
+    shared: u64,
+    /// Documents of white space only.
+    blank: u64,
+}
+
+/// How many tokens of a part lie in the part before it.
+fn shared(before: &Part, part: &Part) -> u64 {
+    let places = part.places.iter().flatten();
+    places.filter(|(start, end)| start < end && *start < before.bytes.end).count() as u64
 }
 
 impl Piece {
-    fn add(
-        &mut self,
-        job: &Job<'_>,
-        encoder: &TextEncoder,
-        document: Document,
-        done: &mut Progress,
-    ) -> Result<(), Error> {
+    fn add(&mut self, job: &Job<'_>, encoder: &TextEncoder, document: Document) -> Result<(), Error> {
+        let blank = document.text.trim().is_empty();
+        self.blank += u64::from(blank);
+        if blank && job.blank == Blank::LeaveOut {
+            self.documents.push(document);
+            return Ok(());
+        }
         let long = match job.long {
             LongDocument::Truncate => Long::Truncate,
             LongDocument::Mean { overlap } | LongDocument::Parts { overlap } => Long::Split { overlap },
@@ -253,8 +324,8 @@ impl Piece {
             encoder.parts(&document.text, job.prompt, long)?
         };
         let cut = parts.last().is_some_and(|part| document.text[part.bytes.end..].chars().any(|c| !c.is_whitespace()));
-        done.long += u64::from(parts.len() > 1 || cut);
-        done.empty += u64::from(document.text.trim().is_empty());
+        self.long += u64::from(parts.len() > 1 || cut);
+        self.shared = parts.windows(2).map(|two| shared(&two[0], &two[1])).fold(self.shared, u64::max);
         self.of.extend(std::iter::repeat_n(self.documents.len(), parts.len()));
         self.tokens += parts.iter().map(|part| part.ids.len()).sum::<usize>();
         self.parts.extend(parts);
@@ -307,6 +378,7 @@ impl Piece {
                 end: of.start + last.end as u64,
                 tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
                 text: if job.text { of.text[first.start..last.end].to_owned() } else { String::new() },
+                fields: of.fields.clone(),
                 vector: finish(vector),
             }
         };
@@ -328,6 +400,10 @@ impl Piece {
                 parts.iter().for_each(|i| rows.push(row(document, &[*i], std::mem::take(&mut vectors[*i]))));
             }
             first += n;
+        }
+        if let Some(row) = rows.iter().find(|row| row.vector.iter().any(|x| !x.is_finite())) {
+            let document = &self.documents[(row.row - done.documents) as usize];
+            return Err(Error::NotFinite { origin: document.origin() });
         }
         Ok(rows)
     }

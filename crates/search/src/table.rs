@@ -4,8 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow_array::builder::StringBuilder;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt32Type, UInt64Type};
 use arrow_array::{
-    ArrayRef, FixedSizeListArray, Float32Array, LargeListArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
+    Array, ArrayRef, FixedSizeListArray, Float32Array, LargeListArray, RecordBatch, StringArray, UInt32Array,
+    UInt64Array,
 };
 use arrow_buffer::{OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -13,7 +16,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use crate::Error;
 
 /// What a table holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Columns {
     /// How many numbers a vector has.
     pub(crate) width: usize,
@@ -21,6 +24,25 @@ pub(crate) struct Columns {
     pub(crate) late: bool,
     /// Whether the text is there.
     pub(crate) text: bool,
+    /// Columns of texts that were carried from the documents.
+    pub(crate) fields: Vec<String>,
+}
+
+/// Names of columns that a table has of itself.
+pub(crate) const OWN: [&str; 8] = ["row", "file", "start", "end", "tokens", "text", "vector", "vectors"];
+
+/// An error if columns of these names cannot be carried.
+pub(crate) fn check_fields(fields: &[String]) -> Result<(), Error> {
+    for (i, name) in fields.iter().enumerate() {
+        if OWN.contains(&name.as_str()) {
+            let message = format!("field `{name}` cannot be carried: the output has a column of that name");
+            return Err(Error::Fields(message));
+        }
+        if fields[..i].contains(name) {
+            return Err(Error::Fields(format!("field `{name}` is to be carried twice")));
+        }
+    }
+    Ok(())
 }
 
 /// A document or a passage of one.
@@ -32,6 +54,7 @@ pub(crate) struct Row {
     pub(crate) end: u64,
     pub(crate) tokens: u32,
     pub(crate) text: String,
+    pub(crate) fields: Vec<Option<String>>,
     pub(crate) vector: Vec<f32>,
 }
 
@@ -55,6 +78,7 @@ impl Columns {
         if self.text {
             fields.push(Field::new("text", DataType::Utf8, false));
         }
+        fields.extend(self.fields.iter().map(|name| Field::new(name, DataType::Utf8, true)));
         fields.push(if self.late {
             let each = Arc::new(Field::new("item", self.vector(), false));
             Field::new("vectors", DataType::LargeList(each), false)
@@ -77,6 +101,9 @@ impl Columns {
         ];
         if self.text {
             columns.push(Arc::new(StringArray::from_iter_values(rows.iter().map(|r| &r.text))));
+        }
+        for i in 0..self.fields.len() {
+            columns.push(Arc::new(StringArray::from_iter(rows.iter().map(|r| r.fields.get(i).cloned().flatten()))));
         }
         let numbers: Vec<f32> = rows.iter().flat_map(|r| r.vector.iter().copied()).collect();
         let vectors = FixedSizeListArray::new(item(), self.width as i32, Arc::new(Float32Array::from(numbers)), None);
@@ -129,11 +156,37 @@ pub(crate) fn write(
     }
 }
 
-/// The batches of an Arrow file.
-pub(crate) fn read(path: &Path) -> Result<impl Iterator<Item = Result<RecordBatch, Error>>, Error> {
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let wrong = |e: arrow_schema::ArrowError| Error::file(path, format!("damaged: {e}"));
-    let reader = arrow_ipc::reader::FileReader::try_new_buffered(file, None).map_err(wrong)?;
-    let path = path.to_owned();
-    Ok(reader.map(move |batch| batch.map_err(|e| Error::file(&path, format!("damaged: {e}")))))
+/// A hash of what a batch holds: the numbers of its rows and all columns.
+pub(crate) fn checksum(batch: &RecordBatch) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(batch.num_rows() as u64).to_le_bytes());
+    batch.columns().iter().for_each(|column| column_into(&mut hasher, column));
+    hasher.finalize().to_hex().to_string()
+}
+
+fn column_into(hasher: &mut blake3::Hasher, column: &dyn Array) {
+    let mut part = |bytes: &[u8]| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    if let Some(nulls) = column.nulls().filter(|nulls| nulls.null_count() > 0) {
+        part(&nulls.iter().map(u8::from).collect::<Vec<u8>>());
+    }
+    match column.data_type() {
+        DataType::UInt64 => part(column.as_primitive::<UInt64Type>().values().inner().as_slice()),
+        DataType::UInt32 => part(column.as_primitive::<UInt32Type>().values().inner().as_slice()),
+        DataType::Float32 => part(column.as_primitive::<Float32Type>().values().inner().as_slice()),
+        DataType::Utf8 => {
+            let texts = column.as_string::<i32>();
+            part(texts.offsets().inner().inner().as_slice());
+            part(texts.values().as_slice());
+        }
+        DataType::FixedSizeList(..) => column_into(hasher, column.as_fixed_size_list().values()),
+        DataType::LargeList(_) => {
+            let list = column.as_list::<i64>();
+            part(list.offsets().inner().inner().as_slice());
+            column_into(hasher, list.values());
+        }
+        other => unreachable!("tables have no columns of {other}"),
+    }
 }

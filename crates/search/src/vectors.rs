@@ -12,12 +12,13 @@ use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 use serde_json::json;
 
+use crate::ipc::Table;
 use crate::{Error, table};
 
 /// A kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A table: `row`, `file`, `start`, `end`, `tokens`, `vector`.
+    /// A table: `row`, `file`, `start`, `end`, `tokens`, `text` and fields if they were asked for, `vector`.
     Parquet,
     /// The same.
     Arrow,
@@ -42,14 +43,14 @@ impl Format {
 
 /// Writes the rows of Arrow files, in order, to `path`, whole or not at all.
 pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: &[PathBuf]) -> Result<(), Error> {
-    let mut batches = shards.iter().flat_map(|shard| match table::read(shard) {
-        Ok(batches) => Box::new(batches) as Box<dyn Iterator<Item = _>>,
-        Err(e) => Box::new(std::iter::once(Err(e))),
+    let mut batches = shards.iter().flat_map(|shard| match read(shard, schema) {
+        Ok(batches) => batches,
+        Err(e) => vec![Err(e)],
     });
     if format == Format::Arrow {
         return table::write(path, schema, batches);
     }
-    let rows = if format == Format::Npy { count(shards)? } else { 0 };
+    let rows = if format == Format::Npy { count(schema, shards)? } else { 0 };
     let mut inner = None;
     let written = longreach_models::write_atomically(path, |out| {
         let mut each = |then: &mut dyn FnMut(RecordBatch) -> std::io::Result<()>| {
@@ -99,10 +100,15 @@ pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: 
     }
 }
 
-fn count(shards: &[PathBuf]) -> Result<usize, Error> {
+/// The batches of a piece, which lie in its mapping.
+fn read(shard: &Path, schema: &SchemaRef) -> Result<Vec<Result<RecordBatch, Error>>, Error> {
+    Ok(Table::open(shard)?.batches(schema)?.collect())
+}
+
+fn count(schema: &SchemaRef, shards: &[PathBuf]) -> Result<usize, Error> {
     let mut rows = 0;
     for shard in shards {
-        for batch in table::read(shard)? {
+        for batch in read(shard, schema)? {
             rows += batch?.num_rows();
         }
     }
@@ -158,7 +164,16 @@ fn lines(batch: &RecordBatch, out: &mut dyn Write) -> std::io::Result<()> {
                 line[name] = json!(text);
             }
         }
+        for name in fields(batch) {
+            line[name] = json!(text(name, i));
+        }
         writeln!(out, "{line}")?;
     }
     Ok(())
+}
+
+/// The names of the columns that were carried from documents.
+fn fields(batch: &RecordBatch) -> Vec<&str> {
+    let names = batch.schema_ref().fields().iter().map(|field| field.name().as_str());
+    names.filter(|name| !table::OWN.contains(name)).collect()
 }

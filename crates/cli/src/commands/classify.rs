@@ -1,7 +1,7 @@
 //! `longreach classify`
 
 use longreach_models::Task;
-use longreach_search::documents::Input;
+use longreach_search::documents::{Input, Options};
 use serde_json::json;
 
 use crate::encoder::EncoderArgs;
@@ -11,14 +11,27 @@ use crate::failure::Failure;
 ///
 /// A head that classifies texts gives each text's labels, the likeliest first; one that classifies tokens gives the stretches that have a label, with their
 /// places in bytes. What is longer than the model reads is read in parts.
+///
+/// A model that judges pairs of texts, of inference (premise and hypothesis) or a reranker (query and passage), gets the second text by --pair, the same for
+/// all, or by --pair-column. A pair that is longer than the model reads is cut off, the longer text first.
+///
+///   longreach classify --model DIR "A soccer game with many players." --pair "People are playing."
+///   longreach classify --model DIR --input pairs.jsonl --column premise --pair-column hypothesis
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub(crate) struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
     /// The text [default: those of --input]
     #[arg(conflicts_with = "input")]
     text: Option<String>,
-    /// A .jsonl or .parquet file, any other file a line a text, a folder a file a text, or - for lines of standard input
+    /// The second text of a pair, for all texts
+    #[arg(long, value_name = "TEXT", conflicts_with = "pair_column")]
+    pair: Option<String>,
+    /// The field or column that holds the second text of each pair
+    #[arg(long, value_name = "NAME", conflicts_with = "text")]
+    pair_column: Option<String>,
+    /// A .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a text, a folder a file a text, or - for standard input
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
     input: String,
     /// The field or column that holds the text [default: text, or the only one that holds texts]
@@ -35,7 +48,11 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let encoder = args.encoder.load()?;
     let tokens = matches!(encoder.model.description.head, Some((Task::Token, _)));
-    let each = |row: u64, text: &str| -> Result<(), Failure> {
+    if tokens && (args.pair.is_some() || args.pair_column.is_some()) {
+        return Err(Failure::new("--pair: the model classifies the tokens of one text, not pairs of texts"));
+    }
+    let mut cut = 0;
+    let mut each = |row: u64, text: &str, second: Option<&str>| -> Result<(), Failure> {
         if tokens {
             let found = encoder.entities(text)?;
             if args.json {
@@ -52,7 +69,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             }
             return Ok(());
         }
-        let mut scored = encoder.classify(text)?;
+        let mut scored = match second {
+            None => encoder.classify(text)?,
+            Some(second) => {
+                let (scored, short) = encoder.classify_pair(text, second)?;
+                cut += u64::from(short);
+                scored
+            }
+        };
         scored.truncate(args.number.max(1));
         if args.json {
             let label = |s: &longreach_engine::Scored| json!({"label": s.label, "score": s.score});
@@ -64,13 +88,31 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Ok(())
     };
     if let Some(text) = &args.text {
-        return each(0, text);
+        each(0, text, args.pair.as_deref())?;
+    } else {
+        let fields = args.pair_column.iter().cloned().collect();
+        let options = Options { column: args.column.clone(), fields, ..Options::default() };
+        let mut documents = Input::of(&args.input)?.read(&options)?;
+        let mut row = 0;
+        while let Some((document, _)) = documents.next()? {
+            let second = match (&args.pair_column, document.fields.first()) {
+                (Some(_), Some(Some(second))) => Some(&second[..]),
+                // A second text that is null is an empty one.
+                (Some(_), _) => Some(""),
+                (None, _) => args.pair.as_deref(),
+            };
+            each(row, &document.text, second)?;
+            row += 1;
+        }
+        if row == 0 {
+            return Err(Failure::new(format!("{}: no texts were found", args.input)));
+        }
     }
-    let mut documents = Input::of(&args.input)?.documents(args.column.as_deref())?;
-    let mut row = 0;
-    while let Some((document, _)) = documents.next()? {
-        each(row, &document.text)?;
-        row += 1;
+    if cut > 0 {
+        eprintln!(
+            "note: {cut} pairs were longer than the {} tokens the model reads, and were cut off",
+            encoder.limit()
+        );
     }
     Ok(())
 }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use longreach_search::documents::Input;
-use longreach_search::job::{Job, LongDocument};
-use longreach_search::vectors::Format;
+use longreach_search::job::{Blank, Job, LongDocument};
+use longreach_search::output;
 
+use crate::documents::{DocumentArgs, OverwriteArgs};
 use crate::encoder::{Bar, EncoderArgs, PromptArgs, VectorArgs, note_short};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -29,22 +30,24 @@ pub(crate) struct Args {
     vectors: VectorArgs,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// A .jsonl or .parquet file, any other file a line a text, a folder a file a text, or - for lines of standard input
+    /// A .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a text, a folder (a text file a text, a row of a table a text), or - for standard
+    /// input: JSON lines if it begins with an object, else lines
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
     input: String,
-    /// The field or column that holds the text [default: text, or the only one that holds texts]
-    #[arg(long, value_name = "NAME")]
-    column: Option<String>,
+    #[command(flatten)]
+    documents: DocumentArgs,
     /// Where vectors go: .parquet, .arrow, .npy or .jsonl
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
+    #[command(flatten)]
+    overwrite: OverwriteArgs,
     /// Keep the first N numbers of each vector (Matryoshka), and divide by their length where the model divides
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     matryoshka: Option<u32>,
     /// What becomes of a text longer than the model reads
     #[arg(long, value_enum, default_value_t = LongArg::Mean)]
     long: LongArg,
-    /// Tokens that the parts of a long text share
+    /// Tokens that the parts of a long text share; at most half a part
     #[arg(long, value_name = "N", default_value_t = 64)]
     overlap: usize,
     /// Tokens of a packed batch
@@ -66,8 +69,11 @@ enum LongArg {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let format = Format::of(&args.out)?;
     let input = Input::of(&args.input)?;
+    let options = args.documents.options();
+    let existing = args.overwrite.existing();
+    output::check_file(&args.out, &input, existing)?;
+    input.check(&options)?;
     let mut encoder = args.encoder.load()?;
     args.vectors.apply(&mut encoder);
     let prompt = encoder.prompt(args.prompt.of())?.to_owned();
@@ -77,19 +83,18 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::new(format!("--matryoshka {n}: the model's vectors have {} numbers", encoder.width())));
     }
     let overlap = args.overlap;
-    let (long, split) = match args.long {
-        LongArg::Mean => {
-            (LongDocument::Mean { overlap }, format!("have the mean of their parts, which share {overlap} tokens"))
-        }
-        LongArg::Parts => (LongDocument::Parts { overlap }, format!("have a row a part; parts share {overlap} tokens")),
-        LongArg::Truncate => (LongDocument::Truncate, format!("were cut off behind {} tokens", encoder.limit())),
+    let long = match args.long {
+        LongArg::Mean => LongDocument::Mean { overlap },
+        LongArg::Parts => LongDocument::Parts { overlap },
+        LongArg::Truncate => LongDocument::Truncate,
     };
     note_short(&encoder);
     let job = Job {
         input: &input,
-        column: args.column.as_deref(),
+        options: &options,
         prompt: &prompt,
         long,
+        blank: Blank::Keep,
         keep: args.matryoshka.map(|n| n as usize),
         batch: args.batch_tokens.max(1),
         text: args.with_text,
@@ -100,7 +105,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         bar.at(p);
         interrupt.flow()
     };
-    let done = job.run(&encoder, &args.out, format, &mut progress)?;
-    bar.done(&done, &format!("rows of {}", args.out.display()), &split);
+    let done = job.run(&encoder, &args.out, existing, &mut progress)?;
+    let split = match args.long {
+        LongArg::Mean => {
+            format!("their vectors are the mean of their parts, which share at most {} tokens", done.shared)
+        }
+        LongArg::Parts => format!("each part is a row; parts share at most {} tokens", done.shared),
+        LongArg::Truncate => format!("cut off behind {} tokens", encoder.limit()),
+    };
+    bar.done(&done, &format!("rows of {}", args.out.display()), &split, "their rows are kept");
     Ok(())
 }

@@ -175,6 +175,9 @@ fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
 type Shaped = (Vec<usize>, Vec<f32>);
 
 fn write(file: &Path, tensors: Vec<(&str, Shaped)>) -> Result<(), Failure> {
+    for (name, (_, numbers)) in &tensors {
+        note_not_finite(name, numbers.iter());
+    }
     let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<_> = tensors.into_iter().map(|(name, (shape, x))| (name, shape, bytes(&x))).collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
@@ -182,4 +185,13 @@ fn write(file: &Path, tensors: Vec<(&str, Shaped)>) -> Result<(), Failure> {
     });
     let bytes = safetensors::serialize(views, None::<HashMap<String, String>>)?;
     Ok(write_atomically(file, |out| out.write_all(&bytes))?)
+}
+
+/// Says how many numbers of an output are NaN or infinite, if some are.
+pub(crate) fn note_not_finite<'a>(name: &str, numbers: impl ExactSizeIterator<Item = &'a f32>) {
+    let all = numbers.len();
+    let n = numbers.filter(|x| !x.is_finite()).count();
+    if n > 0 {
+        eprintln!("note: `{name}`: {n} of {all} numbers are NaN or infinite");
+    }
 }

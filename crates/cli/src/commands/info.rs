@@ -67,7 +67,7 @@ fn of_vectors(encoder: &TextEncoder) -> Vec<(&'static str, String)> {
         facts
             .push(("prompts", format!("{}{default}", pipeline.prompts.keys().cloned().collect::<Vec<_>>().join(", "))));
     }
-    facts.extend(pipeline.similarity.clone().map(|name| ("similarity", name)));
+    facts.extend(pipeline.similarity.map(|similarity| ("similarity", similarity.name().to_owned())));
     facts
 }
 

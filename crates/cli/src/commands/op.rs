@@ -63,6 +63,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         said += &format!(", backward in {:.1} ms", 1e3 * start.elapsed().as_secs_f64());
         results.extend(gradients);
     }
+    for (name, x) in &results {
+        super::forward::note_not_finite(name, x.iter());
+    }
     write(&args.out, &results)?;
     let shapes: Vec<String> = results.iter().map(|(name, x)| format!("{name} {:?}", x.shape())).collect();
     eprintln!("{said}: {}", shapes.join(", "));

@@ -12,11 +12,14 @@ use tokenizers::{Encoding, Tokenizer, TruncationDirection};
 
 use crate::{Error, vocabulary};
 
+mod identity;
 mod late;
 mod pipeline;
+mod similarity;
 mod tasks;
 
 pub use pipeline::{Pipeline, Pooling};
+pub use similarity::Similarity;
 pub use tasks::{Answer, Entity, Filled, Scored};
 
 /// Which text is put before a text.

@@ -8,7 +8,7 @@ use longreach_models::{Checkpoint, Fields};
 use longreach_nn::{Activation, Bias, Builder, Linear};
 use serde_json::Value;
 
-use super::normalize;
+use super::{Similarity, normalize};
 use crate::Error;
 
 /// A way to make one vector of a text's tokens.
@@ -234,8 +234,8 @@ pub struct Pipeline {
     pub(crate) steps: Vec<Step>,
     /// How many of a vector's first numbers are kept, where the directory says it.
     pub truncate: Option<usize>,
-    /// How vectors are compared, where the directory says it: `cosine`, `dot`, `euclidean` or `manhattan`.
-    pub similarity: Option<String>,
+    /// How vectors are compared, where the directory says it.
+    pub similarity: Option<Similarity>,
     /// Whether the directory says how vectors are made; otherwise they are means of hidden states.
     pub described: bool,
     /// Texts that are put before others, by their names.
@@ -276,11 +276,12 @@ impl Pipeline {
         matches!(self.steps.last(), Some(Step::Normalize))
     }
 
-    /// Has vectors divided by their length at the end, or nowhere.
+    /// Has vectors divided by their length at the end, or not; what is done before the last step stays.
     pub fn set_normalize(&mut self, normalize: bool) {
-        if !normalize {
-            self.steps.retain(|step| !matches!(step, Step::Normalize));
-        } else if !self.normalizes() {
+        while !normalize && self.normalizes() {
+            self.steps.pop();
+        }
+        if normalize && !self.normalizes() {
             self.steps.push(Step::Normalize);
         }
     }
@@ -320,6 +321,32 @@ impl Pipeline {
         match self.truncate {
             Some(most) if most < width => x.chunks(width).flat_map(|row| &row[..most]).copied().collect(),
             _ => x,
+        }
+    }
+
+    /// What the steps hold, in order, as bytes.
+    pub(crate) fn contents(&self, part: &mut impl FnMut(&[u8])) {
+        let mut numbers = |name: &str, x: &[f32]| {
+            part(name.as_bytes());
+            part(&x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
+        };
+        for step in &self.steps {
+            match step {
+                Step::Dense(dense) => {
+                    let name = format!("{:?} {} {:?}", dense.activation, dense.sigmoid, dense.residual.is_some());
+                    let residual = dense.residual.iter().flatten();
+                    for linear in std::iter::once(&dense.linear).chain(residual) {
+                        let data = |x: burn::tensor::TensorData| x.iter::<f32>().collect::<Vec<f32>>();
+                        numbers(&name, &data(linear.weight.val().into_data()));
+                        linear.bias.iter().for_each(|bias| numbers(&name, &data(bias.val().into_data())));
+                    }
+                }
+                Step::Normalize => numbers("normalize", &[]),
+                Step::LayerNorm { weight, bias } => {
+                    numbers("norm", weight);
+                    numbers("norm", bias);
+                }
+            }
         }
     }
 
@@ -538,12 +565,9 @@ impl Pipeline {
     fn read_settings(&mut self, f: &Fields) -> Result<(), Error> {
         self.truncate = f.some_size("truncate_dim")?;
         self.similarity = match f.text("similarity_fn_name")? {
-            None => None,
-            Some(name @ ("cosine" | "dot" | "euclidean" | "manhattan" | "MaxSim")) => Some(name.to_owned()),
-            Some(other) => {
-                let want = "want cosine, dot, euclidean or manhattan";
-                return Err(f.error(format!("field `similarity_fn_name`: {want}, found \"{other}\"")).into());
-            }
+            // That of late interaction, which has no other.
+            None | Some("MaxSim") => None,
+            Some(name) => Some(name.parse().map_err(|e| f.error(format!("field `similarity_fn_name`: {e}")))?),
         };
         if let Some(prompts) = f.get("prompts") {
             let map =

@@ -69,11 +69,21 @@ impl TextEncoder {
     }
 
     /// A head's scores for parts, a row a text or a token, and where each part begins.
-    fn scores(&self, parts: &[&Part]) -> (Vec<f32>, usize, Vec<usize>) {
+    fn scores(&self, parts: &[&Part]) -> Result<(Vec<f32>, usize, Vec<usize>), Error> {
         let (encoded, bounds) = self.encoded(parts);
-        let Some(scores) = encoded.scores else { return (Vec::new(), 1, bounds) };
+        let Some(scores) = encoded.scores else { return Ok((Vec::new(), 1, bounds)) };
         let width = scores.dims()[1];
-        (scores.into_data().try_into_vec().unwrap_or_default(), width, bounds)
+        let scores = scores.into_data().try_into_vec().unwrap_or_default();
+        Ok((self.finite(scores)?, width, bounds))
+    }
+
+    /// Scores of a head, or an error if there are some that are no numbers.
+    fn finite(&self, scores: Vec<f32>) -> Result<Vec<f32>, Error> {
+        if scores.iter().all(|x| x.is_finite()) {
+            Ok(scores)
+        } else {
+            Err(Error::NotFinite { name: self.name.clone() })
+        }
     }
 
     /// The labels of a text, the likeliest first; one longer than the model reads is read in parts, whose scores are averaged by their tokens.
@@ -84,7 +94,7 @@ impl TextEncoder {
         let all: usize = parts.iter().map(|part| part.ids.len()).sum();
         for part in &parts {
             let weight = part.ids.len() as f32 / all as f32;
-            mean.iter_mut().zip(self.scaled(part)).for_each(|(sum, share)| *sum += weight * share);
+            mean.iter_mut().zip(self.scaled(part)?).for_each(|(sum, share)| *sum += weight * share);
         }
         Ok(self.labelled(mean))
     }
@@ -112,17 +122,17 @@ impl TextEncoder {
             places: vec![None; encoding.len()],
         };
         let part = part.not_empty(self.model.description.pad);
-        Ok((self.labelled(self.scaled(&part)), cut))
+        Ok((self.labelled(self.scaled(&part)?), cut))
     }
 
     /// What a head that classifies texts says of one, a number a label.
-    fn scaled(&self, part: &Part) -> Vec<f32> {
-        let (scores, ..) = self.scores(&[part]);
-        match self.model.scale {
+    fn scaled(&self, part: &Part) -> Result<Vec<f32>, Error> {
+        let (scores, ..) = self.scores(&[part])?;
+        Ok(match self.model.scale {
             ScoreScale::Softmax => softmax(&scores),
             ScoreScale::Sigmoid => scores.into_iter().map(|s| 1.0 / (1.0 + (-s).exp())).collect(),
             ScoreScale::Identity => scores,
-        }
+        })
     }
 
     fn labelled(&self, scores: Vec<f32>) -> Vec<Scored> {
@@ -149,7 +159,7 @@ impl TextEncoder {
         // The label of a stretch, the scores of its tokens added up, their number, and its bytes.
         let mut stretches: Vec<(usize, f64, usize, Range<usize>)> = Vec::new();
         for part in self.parts(text, "", Long::Split { overlap: 0 })? {
-            let (scores, width, _) = self.scores(&[&part]);
+            let (scores, width, _) = self.scores(&[&part])?;
             for (row, place) in scores.chunks(width).zip(&part.places) {
                 let Some((start, end)) = *place else { continue };
                 let shares = softmax(row);
@@ -197,7 +207,7 @@ impl TextEncoder {
         let Some(head) = &self.model.head else { return Ok(Vec::new()) };
         let scores = head.forward(rows, self.model.encoder.embeddings());
         let vocabulary = scores.dims()[1];
-        let scores: Vec<f32> = scores.into_data().try_into_vec().unwrap_or_default();
+        let scores = self.finite(scores.into_data().try_into_vec().unwrap_or_default())?;
         let word = |id: u32| {
             let text = self.tokenizer.decode(&[id], false).unwrap_or_default();
             if text.is_empty() { self.tokenizer.id_to_token(id).unwrap_or_default() } else { text }
@@ -240,7 +250,7 @@ impl TextEncoder {
         let more = whole.take_overflowing();
         let mut found: Vec<Answer> = Vec::new();
         for encoding in std::iter::once(whole).chain(more) {
-            found.extend(self.answers(&encoding, most));
+            found.extend(self.answers(&encoding, most)?);
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
         let mut kept: Vec<Answer> = Vec::new();
@@ -254,10 +264,10 @@ impl TextEncoder {
     }
 
     /// The likeliest spans of one reading.
-    fn answers(&self, encoding: &Encoding, most: usize) -> Vec<Answer> {
+    fn answers(&self, encoding: &Encoding, most: usize) -> Result<Vec<Answer>, Error> {
         const CANDIDATES: usize = 32;
         if encoding.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let places: Vec<Option<(usize, usize)>> = (0..encoding.len())
             .map(|i| (encoding.token_to_sequence(i) == Some(1)).then(|| encoding.get_offsets()[i]))
@@ -269,7 +279,7 @@ impl TextEncoder {
             skip: 0,
             places,
         };
-        let (scores, ..) = self.scores(&[&part]);
+        let (scores, ..) = self.scores(&[&part])?;
         // What is no part of the text is no answer, but for the first token: it stands for none.
         let end = |which: usize| {
             let of =
@@ -294,6 +304,6 @@ impl TextEncoder {
                 }
             }
         }
-        found
+        Ok(found)
     }
 }

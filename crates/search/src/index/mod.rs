@@ -6,27 +6,28 @@
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
-use arrow_buffer::Buffer;
-use arrow_ipc::convert::try_fb_to_schema;
-use arrow_ipc::reader::{FileDecoder, read_footer_length};
-use arrow_ipc::{Block, root_as_footer};
-use bytes::Bytes;
-use longreach_engine::{Prompt, TextEncoder};
+use longreach_engine::{Prompt, Similarity, TextEncoder};
 use longreach_simd::Cx;
-use longreach_simd::file::Mapped;
 use longreach_simd::norm::Rows;
 use longreach_simd::product::{Weights, linear};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::documents::Input;
-use crate::job::{self, Job, LongDocument, Progress};
+use crate::documents::{Input, Kind, Options};
+use crate::ipc::Table;
+use crate::job::{self, Blank, Job, LongDocument, Progress};
+use crate::output::{Existing, check_index};
+use crate::table::{Columns, check_fields, checksum};
 use crate::vectors::{Format, assemble};
 use crate::{Error, matches};
+
+mod questions;
+
+pub use questions::Questions;
 
 /// What made an index.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,19 +36,31 @@ pub struct About {
     pub version: u32,
     /// The model, as it was asked for.
     pub model: String,
+    /// Its configuration, weights and tokenizer, as a hash ([`TextEncoder::fingerprint`]).
+    pub fingerprint: String,
+    /// What its vectors depend on besides ([`TextEncoder::settings`]).
+    pub settings: Value,
     /// Whether there is a vector a token.
     pub late: bool,
     /// How many numbers a vector has.
     pub width: usize,
     /// Whether vectors are of length 1.
     pub normalized: bool,
+    /// How vectors are compared, by name; nothing where there is one a token.
+    pub similarity: Option<String>,
     /// What was indexed.
     pub input: String,
+    /// The format it was said to be in.
+    pub format: Option<String>,
+    /// The columns that were carried from it.
+    pub fields: Vec<String>,
     /// How many passages there are.
     pub passages: u64,
+    /// A hash of each batch of them.
+    pub checksums: Vec<String>,
 }
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const ABOUT: &str = "index.json";
 const PASSAGES: &str = "passages.arrow";
 
@@ -62,47 +75,106 @@ pub struct Passages {
     pub batch: usize,
 }
 
-/// Indexes documents. The encoder's limit is set to the passages' length.
+/// What is indexed, and how.
+#[derive(Debug)]
+pub struct Build<'a> {
+    /// The documents.
+    pub input: &'a Input,
+    /// How they are read.
+    pub options: &'a Options,
+    /// How they become passages.
+    pub passages: Passages,
+    /// How vectors are compared; what the model says, or else by their cosine, if absent.
+    pub similarity: Option<Similarity>,
+    /// What becomes of an index that is there already.
+    pub existing: Existing,
+}
+
+/// Indexes documents; blank ones are left out. The encoder's limit is set to the passages' length.
 pub fn build(
     encoder: &mut TextEncoder,
-    input: &Input,
-    column: Option<&str>,
-    passages: Passages,
+    what: &Build<'_>,
     to: &Path,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Progress, Error> {
-    if to.exists() {
-        return Err(Error::file(
-            to,
-            "is there already: an index is not written over; choose another name or remove it",
-        ));
+    check_index(to, what.input, what.existing)?;
+    if let Some(name) = what.options.fields.iter().find(|name| ["number", "query", "score"].contains(&name.as_str())) {
+        return Err(Error::Fields(format!("field `{name}` cannot be carried: a match has a field of that name")));
     }
-    let tokens = passages.tokens.min(encoder.limit());
-    encoder.set_limit(tokens)?;
+    let settings = encoder.settings();
+    let similarity = similarity(encoder, &settings, what.similarity)?;
+    encoder.set_limit(what.passages.tokens.min(encoder.limit()))?;
     let prompt = encoder.prompt(Prompt::Document)?.to_owned();
-    let long = LongDocument::Parts { overlap: passages.overlap };
-    let job = Job { input, column, prompt: &prompt, long, keep: None, batch: passages.batch, text: true };
+    let job = Job {
+        input: what.input,
+        options: what.options,
+        prompt: &prompt,
+        long: LongDocument::Parts { overlap: what.passages.overlap },
+        blank: Blank::LeaveOut,
+        keep: None,
+        batch: what.passages.batch,
+        text: true,
+    };
     let folder = job::partial(to);
-    let (shards, done) = job.pieces(encoder, &folder, progress)?;
-    let columns = crate::table::Columns { width: encoder.width(), late: encoder.is_late(), text: true };
+    let (pieces, done) = job.pieces(encoder, to, progress)?;
+    let remove = || std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e));
+    if done.rows == 0 {
+        remove()?;
+        let message = format!("holds no text: its {} documents are blank", done.documents);
+        return Err(Error::file(Path::new(&what.input.name()), message));
+    }
     let whole = folder.join("whole");
     std::fs::create_dir_all(&whole).map_err(|e| Error::io(&whole, e))?;
-    assemble(&whole.join(PASSAGES), Format::Arrow, &columns.schema(), &shards)?;
+    let paths: Vec<PathBuf> = pieces.iter().map(|piece| piece.path.clone()).collect();
+    assemble(&whole.join(PASSAGES), Format::Arrow, &job.columns(encoder).schema(), &paths)?;
     let about = About {
         version: VERSION,
         model: encoder.name.clone(),
+        fingerprint: encoder.fingerprint(),
+        settings,
         late: encoder.is_late(),
         width: encoder.width(),
         normalized: encoder.pipeline.normalizes() || encoder.is_late(),
-        input: input.name(),
+        similarity: similarity.map(|similarity| similarity.name().to_owned()),
+        input: what.input.name(),
+        format: what.options.format.map(|kind| kind.name().to_owned()),
+        fields: what.options.fields.clone(),
         passages: done.rows,
+        checksums: pieces.into_iter().map(|piece| piece.checksum).collect(),
     };
     let text = serde_json::to_vec_pretty(&about).unwrap_or_default();
     let file = whole.join(ABOUT);
     longreach_models::write_atomically(&file, |out| out.write_all(&text)).map_err(|e| Error::Engine(e.into()))?;
-    std::fs::rename(&whole, to).map_err(|e| Error::io(to, e))?;
-    std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
+    // The index that is replaced is there until the new one is.
+    let replaced = folder.join("replaced");
+    if to.exists() {
+        std::fs::rename(to, &replaced).map_err(|e| Error::io(to, e))?;
+    }
+    std::fs::rename(&whole, to).map_err(|e| {
+        let _ = std::fs::rename(&replaced, to);
+        Error::io(to, e)
+    })?;
+    remove()?;
     Ok(done)
+}
+
+/// How an index compares vectors: as was asked, or as the model says, or by their cosine.
+fn similarity(encoder: &TextEncoder, settings: &Value, asked: Option<Similarity>) -> Result<Option<Similarity>, Error> {
+    let wrong = |message: String| Error::file(Path::new(&encoder.name), message);
+    match (encoder.is_late(), asked, settings["similarity"].as_str()) {
+        (true, None, _) => Ok(None),
+        (true, Some(asked), _) => Err(wrong(format!(
+            "similarity `{}`: a model with a vector a token is compared by its best matches only",
+            asked.name()
+        ))),
+        (false, Some(asked), _) => Ok(Some(asked)),
+        (false, None, Some(name)) => {
+            let known =
+                name.parse().map_err(|e| wrong(format!("the model's similarity: {e}; name one with --similarity")));
+            known.map(Some)
+        }
+        (false, None, None) => Ok(Some(Similarity::Cosine)),
+    }
 }
 
 /// An index, mapped.
@@ -110,6 +182,7 @@ pub fn build(
 pub struct Index {
     path: PathBuf,
     about: About,
+    similarity: Option<Similarity>,
     batches: Vec<RecordBatch>,
 }
 
@@ -126,11 +199,13 @@ pub struct Found {
     pub bytes: std::ops::Range<u64>,
     /// The passage.
     pub text: String,
+    /// What was carried from its document, in the order of [`About::fields`].
+    pub fields: Vec<Option<String>>,
 }
 
 impl Index {
-    /// Opens an index.
-    pub fn open(path: &Path) -> Result<Self, Error> {
+    /// Opens an index, and checks that it is what was written.
+    pub fn open(cx: &Cx, path: &Path) -> Result<Self, Error> {
         let file = path.join(ABOUT);
         if !file.exists() {
             let begun = job::partial(path);
@@ -141,25 +216,42 @@ impl Index {
             };
             return Err(Error::file(path, message));
         }
-        let text = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-        let about: About = serde_json::from_slice(&text).map_err(|e| Error::file(&file, format!("damaged: {e}")))?;
-        if about.version != VERSION {
-            let message = format!("version {}, this program reads version {VERSION}", about.version);
-            return Err(Error::file(&file, message));
+        let about = about(&file)?;
+        let wrong = |message: String| Error::file(&file, format!("damaged: {message}"));
+        let similarity = about.similarity.as_deref().map(str::parse).transpose();
+        let similarity: Option<Similarity> = similarity.map_err(|e| wrong(format!("field `similarity`: {e}")))?;
+        if similarity.is_none() != about.late {
+            return Err(wrong("fields `late` and `similarity` do not go together".into()));
         }
-        let file = path.join(PASSAGES);
-        let batches = map(&file)?;
-        let rows: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
-        if rows != about.passages {
-            let message = format!("has {rows} passages, {ABOUT} says {}", about.passages);
-            return Err(Error::file(&file, message));
+        let table = path.join(PASSAGES);
+        let columns = Columns { width: about.width, late: about.late, text: true, fields: about.fields.clone() };
+        let batches = Table::open(&table)?.batches(&columns.schema())?.collect::<Result<Vec<_>, _>>()?;
+        let index = Self { path: path.to_owned(), about, similarity, batches };
+        index.check(cx).map_err(|message| Error::file(&table, message))?;
+        Ok(index)
+    }
+
+    /// Whether the passages are those that the description is of.
+    fn check(&self, cx: &Cx) -> Result<(), String> {
+        let rows: u64 = self.batches.iter().map(|b| b.num_rows() as u64).sum();
+        if rows != self.about.passages {
+            return Err(format!("has {rows} passages, {ABOUT} says {}", self.about.passages));
         }
-        let columns = crate::table::Columns { width: about.width, late: about.late, text: true };
-        if let Some(batch) = batches.iter().find(|batch| batch.schema() != columns.schema()) {
-            let message = format!("its columns are {}, want {}", batch.schema(), columns.schema());
-            return Err(Error::file(&file, message));
+        if self.batches.len() != self.about.checksums.len() {
+            let n = self.about.checksums.len();
+            return Err(format!("has {} batches of passages, {ABOUT} says {n}", self.batches.len()));
         }
-        Ok(Self { path: path.to_owned(), about, batches })
+        let mut same = vec![false; self.batches.len()];
+        cx.team.for_each(
+            same.iter_mut().zip(self.batches.iter().zip(&self.about.checksums)),
+            |(same, (batch, sum))| {
+                *same = checksum(batch) == *sum;
+            },
+        );
+        match same.iter().position(|same| !same) {
+            Some(i) => Err(format!("damaged: batch {i} of its passages is not what was written")),
+            None => Ok(()),
+        }
     }
 
     /// What made it.
@@ -167,26 +259,14 @@ impl Index {
         &self.about
     }
 
-    /// The `n` passages that match a query best, the best first.
-    pub fn search(&self, cx: &Cx, encoder: &TextEncoder, query: &str, n: usize) -> Result<Vec<Found>, Error> {
-        if encoder.is_late() != self.about.late || encoder.width() != self.about.width {
-            let kind = |late: bool, width: usize| {
-                let each = if late { "token" } else { "text" };
-                format!("a vector of {width} numbers a {each}")
-            };
-            let message = format!(
-                "holds {}, the model makes {}",
-                kind(self.about.late, self.about.width),
-                kind(encoder.is_late(), encoder.width())
-            );
-            return Err(Error::file(&self.path, message));
+    /// Where a passage is, in words.
+    pub fn place(&self, found: &Found) -> String {
+        let Some(file) = &found.file else { return format!("row {}", found.row) };
+        let said = self.about.format.as_deref().and_then(|name| name.parse::<Kind>().ok());
+        if said.or_else(|| Kind::of_name(Path::new(file)).ok().flatten()).is_some_and(Kind::is_table) {
+            return format!("{file}, row {}", found.row);
         }
-        let query = if encoder.is_late() {
-            encoder.late_query(query)?
-        } else {
-            encoder.embed(&[query], Prompt::Query)?.concat()
-        };
-        Ok(self.best(cx, &query, n))
+        format!("{file}, bytes {} to {}", found.bytes.start, found.bytes.end)
     }
 
     /// The `n` passages whose vectors match best.
@@ -194,11 +274,13 @@ impl Index {
         let mut best: Vec<(f32, usize, usize)> = Vec::new();
         for (b, batch) in self.batches.iter().enumerate() {
             let scores = self.scores(cx, query, batch);
-            best.extend(scores.into_iter().enumerate().map(|(i, score)| (score, b, i)));
+            // A score that is no number, or that of a passage without a vector, is no match.
+            let scores = scores.into_iter().enumerate().filter(|(_, score)| score.is_finite());
+            best.extend(scores.map(|(i, score)| (score, b, i)));
             best.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
             best.truncate(n);
         }
-        best.into_iter().map(|(score, b, i)| found(&self.batches[b], i, score)).collect()
+        best.into_iter().map(|(score, b, i)| found(&self.batches[b], &self.about.fields, i, score)).collect()
     }
 
     fn scores(&self, cx: &Cx, query: &[f32], batch: &RecordBatch) -> Vec<f32> {
@@ -212,62 +294,55 @@ impl Index {
         let list = batch.column_by_name("vector").expect("the schema was checked").as_fixed_size_list();
         let numbers = list.values().as_primitive::<Float32Type>().values();
         let mut scores = vec![0.0; batch.num_rows()];
-        linear(cx, Rows::contiguous(query, width), Weights::F32(numbers), None, &mut scores);
-        if self.about.normalized {
+        let similarity = self.similarity.unwrap_or(Similarity::Cosine);
+        if similarity == Similarity::Dot || (similarity == Similarity::Cosine && self.about.normalized) {
+            linear(cx, Rows::contiguous(query, width), Weights::F32(numbers), None, &mut scores);
             return scores;
         }
-        // Cosines of vectors that are not of length 1.
-        let length = |x: &[f32]| x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);
-        let own = length(query);
-        for (score, vector) in scores.iter_mut().zip(numbers.chunks_exact(width)) {
-            *score = (f64::from(*score) / (own * length(vector))) as f32;
-        }
+        let parts = scores.chunks_mut(PART).zip(numbers.chunks(PART * width));
+        cx.team.for_each(parts, |(scores, numbers)| {
+            for (score, vector) in scores.iter_mut().zip(numbers.chunks_exact(width)) {
+                *score = similarity.score(query, vector);
+            }
+        });
         scores
     }
 }
 
-fn found(batch: &RecordBatch, i: usize, score: f32) -> Found {
+/// Passages that a thread compares at a time.
+const PART: usize = 256;
+
+/// What an index says of itself.
+fn about(file: &Path) -> Result<About, Error> {
+    let damaged = |message: String| Error::file(file, format!("damaged: {message}"));
+    let text = std::fs::read(file).map_err(|e| Error::io(file, e))?;
+    let fields: Value = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+    if fields["version"].as_u64() != Some(u64::from(VERSION)) {
+        let message =
+            format!("version {}, this program reads version {VERSION}: build the index again", fields["version"]);
+        return Err(Error::file(file, message));
+    }
+    let about: About = serde_json::from_value(fields).map_err(|e| damaged(e.to_string()))?;
+    if i32::try_from(about.width).is_err() || about.width == 0 {
+        return Err(damaged(format!("field `width`: {}", about.width)));
+    }
+    check_fields(&about.fields).map_err(|e| damaged(e.to_string()))?;
+    Ok(about)
+}
+
+fn found(batch: &RecordBatch, fields: &[String], i: usize, score: f32) -> Found {
     let column = |name: &str| batch.column_by_name(name).expect("the schema was checked");
     let number = |name: &str| column(name).as_primitive::<UInt64Type>().value(i);
-    let file = column("file").as_string::<i32>();
+    let text = |name: &str| {
+        let texts = column(name).as_string::<i32>();
+        (!texts.is_null(i)).then(|| texts.value(i).to_owned())
+    };
     Found {
         score,
         row: number("row"),
-        file: (!file.is_null(i)).then(|| file.value(i).to_owned()),
+        file: text("file"),
         bytes: number("start")..number("end"),
-        text: column("text").as_string::<i32>().value(i).to_owned(),
+        text: text("text").unwrap_or_default(),
+        fields: fields.iter().map(|name| text(name)).collect(),
     }
-}
-
-/// The batches of an Arrow file, whose numbers lie in its mapping.
-fn map(path: &Path) -> Result<Vec<RecordBatch>, Error> {
-    let wrong = |e: &dyn std::fmt::Display| Error::file(path, format!("damaged: {e}"));
-    let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
-    let mapped = Mapped::new(&file).map_err(|e| Error::io(path, e))?;
-    let buffer = Buffer::from(Bytes::from_owner(mapped));
-    let length = buffer.len();
-    let tail: Option<[u8; 10]> = buffer.get(length.saturating_sub(10)..).and_then(|tail| tail.try_into().ok());
-    let tail = tail.ok_or_else(|| wrong(&"it is cut short"))?;
-    let footer = read_footer_length(tail).map_err(|e| wrong(&e))?;
-    let from = length.checked_sub(10 + footer).ok_or_else(|| wrong(&"it is cut short"))?;
-    let footer = root_as_footer(&buffer[from..length - 10]).map_err(|e| wrong(&e))?;
-    let schema = footer.schema().ok_or_else(|| wrong(&"it has no schema"))?;
-    let schema = try_fb_to_schema(schema).map_err(|e| wrong(&e))?;
-    let decoder = FileDecoder::new(Arc::new(schema), footer.version());
-    let part = |block: &Block| {
-        let (from, n) = (usize::try_from(block.offset()), usize::try_from(block.bodyLength()));
-        let head = usize::try_from(block.metaDataLength());
-        let (Ok(from), Ok(n), Ok(head)) = (from, n, head) else { return Err(wrong(&"a part without a place")) };
-        let end = head.checked_add(n).and_then(|n| n.checked_add(from)).filter(|end| *end <= from.max(length));
-        match end {
-            Some(end) if end <= length => Ok(buffer.slice_with_length(from, end - from)),
-            _ => Err(wrong(&"it is cut short")),
-        }
-    };
-    let mut batches = Vec::new();
-    for block in footer.recordBatches().into_iter().flatten() {
-        let batch = decoder.read_record_batch(block, &part(block)?).map_err(|e| wrong(&e))?;
-        batches.extend(batch);
-    }
-    Ok(batches)
 }

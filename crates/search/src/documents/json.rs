@@ -1,0 +1,249 @@
+//! Rows from JSON: a value a line, or one array of values, or values one after another.
+
+use longreach_models::json::parse;
+use serde_json::{Map, Value};
+
+use super::column::{choose, missing};
+use super::kind::NULL;
+use super::source::{Source, utf8};
+use super::{Document, Options, Place};
+use crate::Error;
+
+/// A value a line.
+pub(super) struct JsonLines {
+    source: Source,
+    shape: Shape,
+    line: u64,
+}
+
+impl JsonLines {
+    pub(super) fn of(source: Source, options: &Options) -> Self {
+        Self { source, shape: Shape::of(options), line: 0 }
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
+        while let Some((_, line)) = self.source.line()? {
+            self.line += 1;
+            // An empty line between values is none.
+            if line.trim_ascii().is_empty() {
+                continue;
+            }
+            return self.shape.document(&self.source, self.line, line).map(Some);
+        }
+        Ok(None)
+    }
+}
+
+/// The elements of one array, or values one after another.
+pub(super) struct Json {
+    source: Source,
+    shape: Shape,
+    line: u64,
+    after_return: bool,
+    at: At,
+}
+
+/// Where between values the reader is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    Start,
+    /// In an array: before its first element, or behind one.
+    First,
+    Behind,
+    /// Between values that are in no array.
+    Bare,
+    End,
+}
+
+impl Json {
+    pub(super) fn of(source: Source, options: &Options) -> Self {
+        Self { source, shape: Shape::of(options), line: 1, after_return: false, at: At::Start }
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
+        loop {
+            let Some(byte) = self.visible()? else {
+                return match self.at {
+                    At::First | At::Behind => Err(self.wrong("the array is not closed: the file is cut short")),
+                    _ => Ok(None),
+                };
+            };
+            match (self.at, byte) {
+                (At::Start, b'[') => {
+                    self.take(byte);
+                    self.at = At::First;
+                }
+                (At::Start | At::Bare, _) => {
+                    self.at = At::Bare;
+                    return self.value().map(Some);
+                }
+                (At::First | At::Behind, b']') => {
+                    self.take(byte);
+                    self.at = At::End;
+                }
+                (At::First, _) => {
+                    self.at = At::Behind;
+                    return self.value().map(Some);
+                }
+                (At::Behind, b',') => {
+                    self.take(byte);
+                    self.visible()?;
+                    return self.value().map(Some);
+                }
+                (At::Behind, _) => return Err(self.wrong("not JSON: want `,` or `]` behind an element")),
+                (At::End, _) => return Err(self.wrong("not JSON: there is more behind the array")),
+            }
+        }
+    }
+
+    fn wrong(&self, message: &str) -> Error {
+        self.source.wrong(format!("line {}: {message}", self.line))
+    }
+
+    /// The next byte that is no white space.
+    fn visible(&mut self) -> Result<Option<u8>, Error> {
+        loop {
+            match self.source.peek()? {
+                Some(byte) if byte.is_ascii_whitespace() => self.take(byte),
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn take(&mut self, byte: u8) {
+        self.source.take_byte();
+        self.line += u64::from(byte == b'\r' || (byte == b'\n' && !self.after_return));
+        self.after_return = byte == b'\r';
+    }
+
+    /// The value that begins here, up to where its brackets and quotes end.
+    fn value(&mut self) -> Result<(Document, u64), Error> {
+        let begun = self.line;
+        let mut bytes = Vec::new();
+        let (mut depth, mut in_string, mut escaped) = (0u64, false, false);
+        while let Some(byte) = self.source.peek()? {
+            let bare = depth == 0 && !in_string && !bytes.is_empty();
+            if bare && (byte.is_ascii_whitespace() || matches!(byte, b',' | b']' | b'}')) {
+                break;
+            }
+            self.take(byte);
+            bytes.push(byte);
+            if in_string {
+                in_string = escaped || byte != b'"';
+                escaped = byte == b'\\' && !escaped;
+            } else {
+                match byte {
+                    b'"' => in_string = true,
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth = depth.saturating_sub(1),
+                    _ => continue,
+                }
+            }
+            if depth == 0 && !in_string {
+                break;
+            }
+        }
+        if depth > 0 || in_string {
+            let message = format!("line {begun}: not JSON: the value that begins here does not end");
+            return Err(self.source.wrong(message));
+        }
+        self.shape.document(&self.source, begun, bytes)
+    }
+}
+
+/// What rows look like, which the first of them decides.
+struct Shape {
+    asked: Option<String>,
+    fields: Vec<String>,
+    decided: Option<Decided>,
+}
+
+enum Decided {
+    /// They are texts themselves.
+    Texts,
+    /// They are objects, and this field is the text.
+    Field { name: String },
+}
+
+impl Shape {
+    fn of(options: &Options) -> Self {
+        Self { asked: options.column.clone(), fields: options.fields.clone(), decided: None }
+    }
+
+    /// The document of the value that begins on a line, and how many bytes have been read.
+    fn document(&mut self, source: &Source, line: u64, bytes: Vec<u8>) -> Result<(Document, u64), Error> {
+        let row = utf8(bytes).and_then(|text| {
+            let value = parse(&text, NULL).map_err(|e| format!("not JSON: {e}"))?;
+            self.row(value)
+        });
+        let (text, fields) = row.map_err(|message| source.wrong(format!("line {line}: {message}")))?;
+        let document = Document { text, file: source.file(), start: 0, place: Place::Line(line), fields };
+        Ok((document, source.bytes()))
+    }
+
+    fn row(&mut self, value: Value) -> Result<(String, Vec<Option<String>>), String> {
+        if self.decided.is_none() {
+            self.decided = Some(self.decide(&value)?);
+        }
+        match (&self.decided, value) {
+            (Some(Decided::Texts), Value::String(text)) => Ok((text, Vec::new())),
+            (Some(Decided::Texts), Value::Null) => Ok((String::new(), Vec::new())),
+            (Some(Decided::Texts), other) => Err(format!("want a text, as the first value is; found {}", a(&other))),
+            (Some(Decided::Field { name }), Value::Object(map)) => self.object(name, map),
+            (_, other) => Err(format!("want an object, found {}", a(&other))),
+        }
+    }
+
+    fn decide(&self, first: &Value) -> Result<Decided, String> {
+        match first {
+            Value::String(_) | Value::Null if self.asked.is_none() && self.fields.is_empty() => Ok(Decided::Texts),
+            Value::Object(map) => {
+                let names: Vec<&str> = map.keys().map(String::as_str).collect();
+                let texts: Vec<bool> = map.values().map(Value::is_string).collect();
+                let chosen = choose(self.asked.as_deref(), &names, &texts, "field")?;
+                match self.fields.iter().find(|name| !map.contains_key(*name)) {
+                    Some(name) => Err(missing(name, names.into_iter(), "field")),
+                    None => Ok(Decided::Field { name: names[chosen].to_owned() }),
+                }
+            }
+            other => Err(format!("want an object, found {}", a(other))),
+        }
+    }
+
+    fn object(&self, name: &str, mut map: Map<String, Value>) -> Result<(String, Vec<Option<String>>), String> {
+        let fields = self.fields.iter().map(|name| carried(map.get(name))).collect();
+        // The first row had no `text`, or that would have been chosen.
+        if self.asked.is_none() && name != "text" && map.contains_key("text") {
+            return Err(format!(
+                "there is a field `text`, and the first row has `{name}` only: name one with --column"
+            ));
+        }
+        match map.remove(name) {
+            Some(Value::String(text)) => Ok((text, fields)),
+            Some(Value::Null) => Ok((String::new(), fields)),
+            Some(other) => Err(format!("field `{name}`: want a text, found {}", a(&other))),
+            None => Err(missing(name, map.keys().map(String::as_str), "field")),
+        }
+    }
+}
+
+/// A value as a text: a string as it is, anything else as JSON.
+fn carried(value: Option<&Value>) -> Option<String> {
+    match value? {
+        Value::Null => None,
+        Value::String(text) => Some(text.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
+/// What a value is, in words.
+fn a(value: &Value) -> String {
+    match value {
+        Value::Null => "null".into(),
+        Value::Bool(b) => b.to_string(),
+        Value::Number(n) => format!("the number {n}"),
+        Value::String(_) => "a text".into(),
+        Value::Array(_) => "an array".into(),
+        Value::Object(_) => "an object".into(),
+    }
+}

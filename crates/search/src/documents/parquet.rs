@@ -1,0 +1,159 @@
+//! Rows from Parquet. Columns are read as Parquet stores them: what other programs note beside it for themselves (that a column is a category, or that its
+//! offsets are wide) changes nothing, so strings of every kind are strings.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use ::parquet::arrow::ProjectionMask;
+use ::parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use ::parquet::file::reader::ChunkReader;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{
+    Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use arrow_array::{Array, RecordBatch};
+use arrow_schema::DataType;
+use bytes::Bytes;
+
+use super::column::{choose, find};
+use super::source::{Source, utf8};
+use super::{Document, Options, Place};
+use crate::Error;
+
+/// Rows that are read at once.
+const ROWS: usize = 256;
+
+/// A table.
+pub(super) struct Parquet {
+    path: PathBuf,
+    file: Option<String>,
+    reader: ParquetRecordBatchReader,
+    batch: Option<(RecordBatch, usize)>,
+    /// Where in a batch the text is, and what is carried.
+    column: usize,
+    fields: Vec<usize>,
+    rows: u64,
+    of: u64,
+    bytes: u64,
+}
+
+impl Parquet {
+    pub(super) fn of_file(path: &Path, options: &Options) -> Result<Self, Error> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let bytes = file.metadata().map_or(0, |about| about.len());
+        Self::of(path, Some(path.display().to_string()), file, bytes, options)
+    }
+
+    /// Of a pipe, whose bytes are kept in memory: the end of a table is read first.
+    pub(super) fn of_source(mut source: Source, options: &Options) -> Result<Self, Error> {
+        let mut bytes = Vec::new();
+        source.read_to_end(&mut bytes).map_err(|e| Error::io(source.path(), e))?;
+        let n = bytes.len() as u64;
+        Self::of(source.path(), source.file(), Bytes::from(bytes), n, options)
+    }
+
+    fn of<R: ChunkReader + 'static>(
+        path: &Path,
+        file: Option<String>,
+        reader: R,
+        bytes: u64,
+        options: &Options,
+    ) -> Result<Self, Error> {
+        let wrong = |e: ::parquet::errors::ParquetError| {
+            let known = longreach_models::recognise_file(path);
+            Error::file(path, known.map_or_else(|| format!("no Parquet: {e}"), |known| format!("is {known}")))
+        };
+        let as_stored = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, as_stored).map_err(wrong)?;
+        let schema = builder.schema().clone();
+        let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+        let of_kind =
+            |kind: DataType| -> Vec<bool> { schema.fields().iter().map(|f| *f.data_type() == kind).collect() };
+        let said = |message: String| Error::file(path, message);
+        // Some programs store strings as bytes, and do not say that they are strings.
+        let (strings, binary) = (of_kind(DataType::Utf8), of_kind(DataType::Binary));
+        let texts = if strings.contains(&true) { strings } else { binary };
+        let column = choose(options.column.as_deref(), &names, &texts, "column").map_err(said)?;
+        let found = schema.field(column).data_type();
+        if !matches!(found, DataType::Utf8 | DataType::Binary) {
+            return Err(said(format!("column `{}`: want texts, found {found}", names[column])));
+        }
+        let mut fields = Vec::new();
+        for name in &options.fields {
+            let i = find(name, &names, "column").map_err(said)?;
+            let kind = schema.field(i).data_type();
+            if !is_carried(kind) {
+                let want = "only texts, numbers and booleans are carried";
+                return Err(said(format!("column `{name}`: {want}, found {kind}")));
+            }
+            fields.push(i);
+        }
+        let mut read: Vec<usize> = fields.iter().copied().chain([column]).collect();
+        read.sort_unstable();
+        read.dedup();
+        let place = |i: usize| read.iter().position(|r| *r == i).unwrap_or(0);
+        let (column, fields) = (place(column), fields.into_iter().map(place).collect());
+        let of = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), read.iter().copied());
+        let reader = builder.with_projection(mask).with_batch_size(ROWS).build().map_err(wrong)?;
+        Ok(Self { path: path.to_owned(), file, reader, batch: None, column, fields, rows: 0, of, bytes })
+    }
+
+    pub(super) fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
+        loop {
+            if let Some((batch, at)) = &mut self.batch
+                && *at < batch.num_rows()
+            {
+                let (i, row) = (*at, self.rows);
+                *at += 1;
+                self.rows += 1;
+                let wrong = |message| Error::file(&self.path, format!("row {row}: {message}"));
+                let value = |column: usize| value(batch.column(column), i).map_err(wrong);
+                let text = value(self.column)?.unwrap_or_default();
+                let fields = self.fields.iter().map(|column| value(*column)).collect::<Result<_, _>>()?;
+                let done = (self.bytes as f64 * self.rows as f64 / self.of.max(1) as f64) as u64;
+                let document = Document { text, file: self.file.clone(), start: 0, place: Place::Row(row), fields };
+                return Ok(Some((document, done)));
+            }
+            match self.reader.next() {
+                None => return Ok(None),
+                Some(Err(e)) => return Err(Error::file(&self.path, format!("damaged: {e}"))),
+                Some(Ok(batch)) => self.batch = Some((batch, 0)),
+            }
+        }
+    }
+}
+
+fn is_carried(kind: &DataType) -> bool {
+    kind.is_integer()
+        || matches!(kind, DataType::Utf8 | DataType::Binary | DataType::Boolean | DataType::Float32 | DataType::Float64)
+}
+
+/// A value as a text; nothing of a null.
+fn value(column: &dyn Array, i: usize) -> Result<Option<String>, String> {
+    macro_rules! number {
+        ($kind:ty) => {
+            column.as_primitive::<$kind>().value(i).to_string()
+        };
+    }
+    if column.is_null(i) {
+        return Ok(None);
+    }
+    Ok(Some(match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value(i).to_owned(),
+        DataType::Binary => utf8(column.as_binary::<i32>().value(i).to_vec())?,
+        DataType::Boolean => column.as_boolean().value(i).to_string(),
+        DataType::Int8 => number!(Int8Type),
+        DataType::Int16 => number!(Int16Type),
+        DataType::Int32 => number!(Int32Type),
+        DataType::Int64 => number!(Int64Type),
+        DataType::UInt8 => number!(UInt8Type),
+        DataType::UInt16 => number!(UInt16Type),
+        DataType::UInt32 => number!(UInt32Type),
+        DataType::UInt64 => number!(UInt64Type),
+        DataType::Float32 => number!(Float32Type),
+        DataType::Float64 => number!(Float64Type),
+        other => return Err(format!("want a text, a number or a boolean, found {other}")),
+    }))
+}
