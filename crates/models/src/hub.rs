@@ -45,11 +45,25 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
     };
     let config = files.get(id, "config.json")?;
     let directory = config.parent().unwrap_or(&config).to_owned();
-    for optional in ["generation_config.json", "tokenizer.json", "tokenizer_config.json"] {
+    for optional in [
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ] {
         files.optional(id, optional)?;
     }
     if !directory.join("tokenizer.json").exists() {
-        for optional in ["vocab.txt", "vocab.json", "merges.txt"] {
+        for optional in [
+            "vocab.txt",
+            "vocab.json",
+            "merges.txt",
+            "sentencepiece.bpe.model",
+            "spiece.model",
+            "tokenizer.model",
+            "rwkv_vocab_v20230424.txt",
+        ] {
             files.optional(id, optional)?;
         }
     }

@@ -216,6 +216,7 @@ impl TextEncoder {
         let more = whole.take_overflowing();
         let mut found: Vec<Answer> = Vec::new();
         for encoding in std::iter::once(whole).chain(more) {
+            self.known(encoding.get_ids())?;
             found.extend(self.answers(&encoding, most));
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));
