@@ -4,9 +4,8 @@ use std::ffi::OsStr;
 use std::sync::OnceLock;
 
 use longreach_models::{DType, Location, Model, Progress};
-use tokenizers::Tokenizer;
 
-use crate::{EMBEDDED, Error, Session, embedded, vocabulary};
+use crate::{EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
 
 /// A model and its tokenizer.
 pub struct Engine {
@@ -14,7 +13,7 @@ pub struct Engine {
     pub name: String,
     /// The model.
     pub model: Model,
-    tokenizer: Option<(Tokenizer, blake3::Hash)>,
+    tokenizer: Option<Tokenizer>,
     fingerprint: OnceLock<blake3::Hash>,
 }
 
@@ -37,7 +36,7 @@ impl Engine {
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
-        self.tokenizer.as_ref().map(|(t, _)| t).ok_or_else(|| Error::NoTokenizer(self.name.clone()))
+        self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer(self.name.clone()))
     }
 
     /// A session that has read nothing yet.
@@ -54,8 +53,8 @@ impl Engine {
             for part in self.model.checkpoint.iter().flat_map(|c| c.contents()) {
                 hasher.update(part);
             }
-            if let Some((_, tokenizer)) = &self.tokenizer {
-                hasher.update(tokenizer.as_bytes());
+            if let Some(tokenizer) = &self.tokenizer {
+                hasher.update(tokenizer.hash.as_bytes());
             }
             hasher.finalize()
         });

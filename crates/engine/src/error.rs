@@ -17,8 +17,20 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// A token of a text for which the model has no row of embeddings.
+    #[error("{file}: the text has the token `{token}`, whose id is {id}, but the model has {rows} rows of embeddings")]
+    NoRow {
+        /// The tokenizer's file.
+        file: String,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the table.
+        rows: usize,
+    },
     /// A model without a tokenizer was asked for text.
-    #[error("{0}: the model has no tokenizer.json, so it cannot read or write text")]
+    #[error("{0}: the model has no tokenizer.json nor any other tokenizer, so it cannot read or write text")]
     NoTokenizer(String),
     /// What a directory says of its pipeline cannot be.
     #[error("{}: {message}", file.display())]

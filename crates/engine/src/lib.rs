@@ -17,8 +17,12 @@ mod pieces;
 mod sampling;
 mod session;
 mod state;
+mod stream;
+mod tokenizer;
 mod vocabulary;
 mod words;
+mod world;
+mod writer;
 
 pub use embedded::EMBEDDED;
 pub use encode::{
@@ -29,5 +33,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use pieces::Pieces;
 pub use sampling::{Sampler, Sampling};
-pub use session::{CHUNK, Session, Writer};
+pub use session::{CHUNK, Session};
 pub use state::Resumed;
+pub use tokenizer::{Around, Tokenizer};
+pub use writer::Writer;

@@ -6,9 +6,8 @@
 
 use std::io::Read;
 
-use tokenizers::Tokenizer;
-
-use crate::Error;
+use crate::tokenizer::Kind;
+use crate::{Error, Tokenizer};
 
 /// Bytes of text that are encoded together.
 const PIECE: usize = 4 * 1024;
@@ -28,6 +27,8 @@ pub struct Pieces<'t, R> {
     read: u64,
     started: bool,
     ended: bool,
+    /// What the tokenizer puts behind a text.
+    behind: Vec<u32>,
 }
 
 impl<'t, R: Read> Pieces<'t, R> {
@@ -42,6 +43,7 @@ impl<'t, R: Read> Pieces<'t, R> {
             read: 0,
             started: false,
             ended: false,
+            behind: Vec::new(),
         }
     }
 
@@ -58,7 +60,14 @@ impl<'t, R: Read> Pieces<'t, R> {
             if self.ended {
                 break;
             }
-            if let Some(cut) = self.cut()? {
+            if let Kind::World(world) = &self.tokenizer.kind {
+                let settled = world.settled(&self.pending).map_err(|message| self.said(message))?;
+                if let Some((ids, end)) = settled {
+                    self.pending.drain(..end);
+                    self.started = true;
+                    return Ok(Some(ids));
+                }
+            } else if let Some(cut) = self.cut()? {
                 let rest = self.pending.split_off(cut);
                 let piece = std::mem::replace(&mut self.pending, rest);
                 return self.encode(&piece).map(Some);
@@ -70,7 +79,9 @@ impl<'t, R: Read> Pieces<'t, R> {
             return if self.started { Ok(None) } else { Err(Error::Empty(self.name.clone())) };
         }
         let piece = std::mem::take(&mut self.pending);
-        self.encode(&piece).map(Some)
+        let mut ids = self.encode(&piece)?;
+        ids.append(&mut self.behind);
+        Ok(Some(ids))
     }
 
     fn fill(&mut self, want: usize) -> Result<(), Error> {
@@ -93,8 +104,12 @@ impl<'t, R: Read> Pieces<'t, R> {
             };
             let rest = self.partial.split_off(valid);
             let whole = std::mem::replace(&mut self.partial, rest);
+            let first = self.read == 0;
             self.read += whole.len() as u64;
-            self.pending.push_str(&String::from_utf8(whole).unwrap_or_default());
+            let whole = String::from_utf8(whole).unwrap_or_default();
+            // A byte order mark at the beginning of a file is no part of the text.
+            let text = if first { whole.strip_prefix('\u{feff}').unwrap_or(&whole) } else { &whole };
+            self.pending.push_str(text);
         }
         Ok(())
     }
@@ -128,22 +143,24 @@ impl<'t, R: Read> Pieces<'t, R> {
         let text = &self.pending;
         let from = floor(text, cut.saturating_sub(AROUND));
         let to = floor(text, (cut + AROUND).min(text.len()));
-        let ids = |part: &str| self.ids(part, false);
+        let ids = |part: &str| self.tokenizer.encode(part);
         let mut apart = ids(&text[from..cut])?;
         apart.extend(ids(&text[cut..to])?);
         Ok(apart == ids(&text[from..to])?)
     }
 
-    fn ids(&self, text: &str, special: bool) -> Result<Vec<u32>, Error> {
-        let encoded = self.tokenizer.encode_fast(text, special);
-        let encoded = encoded.map_err(|e| Error::Tokenizer { file: self.name.clone(), message: e.to_string() })?;
-        Ok(encoded.get_ids().to_vec())
+    /// The first piece gets what the tokenizer puts before every text; the others are its middle. What it puts behind waits for the last.
+    fn encode(&mut self, piece: &str) -> Result<Vec<u32>, Error> {
+        if std::mem::replace(&mut self.started, true) {
+            return self.tokenizer.encode(piece);
+        }
+        let around = self.tokenizer.encode_around(piece)?;
+        self.behind = around.behind;
+        Ok(around.ids)
     }
 
-    /// The first piece gets what the tokenizer puts before every text; the others are its middle.
-    fn encode(&mut self, piece: &str) -> Result<Vec<u32>, Error> {
-        let first = !std::mem::replace(&mut self.started, true);
-        self.ids(piece, first)
+    fn said(&self, message: String) -> Error {
+        Error::Tokenizer { file: self.name.clone(), message }
     }
 }
 

@@ -4,7 +4,8 @@ use std::io::Read;
 
 use longreach_nn::Cache;
 
-use crate::{Engine, Error, Pieces, Sampler, Sampling};
+use crate::writer::Recent;
+use crate::{Engine, Error, Pieces, Sampler, Sampling, Writer};
 
 /// Tokens of a long text that are read at once: enough for the matrix products to run at full speed, few enough that
 /// memory stays that of the weights.
@@ -19,13 +20,15 @@ pub struct Session<'e> {
     pub(crate) logits: Vec<f32>,
     pub(crate) tokens: u64,
     pub(crate) seen: Vec<bool>,
+    pub(crate) recent: Recent,
 }
+
 
 impl<'e> Session<'e> {
     pub(crate) fn new(engine: &'e Engine) -> Self {
         let decoder = &engine.model.decoder;
         let seen = vec![false; decoder.vocabulary()];
-        Self { engine, cache: decoder.start(1), logits: Vec::new(), tokens: 0, seen }
+        Self { engine, cache: decoder.start(1), logits: Vec::new(), tokens: 0, seen, recent: Recent::default() }
     }
 
     /// Tokens read and written so far.
@@ -46,8 +49,13 @@ impl<'e> Session<'e> {
     /// Reads tokens, [`CHUNK`] at a time.
     pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
         let vocabulary = self.seen.len();
-        if let Some(&id) = ids.iter().find(|id| **id as usize >= vocabulary) {
-            return Err(Error::Token { id, vocabulary });
+        match self.engine.tokenizer() {
+            Ok(tokenizer) => tokenizer.within(ids, vocabulary)?,
+            Err(_) => {
+                if let Some(&id) = ids.iter().find(|id| **id as usize >= vocabulary) {
+                    return Err(Error::Token { id, vocabulary });
+                }
+            }
         }
         let decoder = &self.engine.model.decoder;
         if let Some(longest) = decoder.longest().filter(|longest| self.tokens + ids.len() as u64 > *longest as u64) {
@@ -63,6 +71,9 @@ impl<'e> Session<'e> {
             }
             self.tokens += chunk.len() as u64;
             chunk.iter().for_each(|id| self.seen[*id as usize] = true);
+            if let Ok(tokenizer) = self.engine.tokenizer() {
+                self.recent.add(tokenizer, chunk);
+            }
         }
         Ok(())
     }
@@ -100,7 +111,7 @@ impl<'e> Session<'e> {
     /// Writes up to `n` tokens and returns them as text; fewer where a token ends the text or the model has no position for another.
     pub fn write(&mut self, n: usize, sampling: Sampling) -> Result<String, Error> {
         let mut sampler = Sampler::new(sampling)?;
-        let mut writer = Writer::new(self.engine)?;
+        let mut writer = self.writer()?;
         let mut text = String::new();
         for _ in 0..n {
             if self.room() == Some(0) {
@@ -112,7 +123,7 @@ impl<'e> Session<'e> {
             }
             text.push_str(&writer.text(id)?);
         }
-        text.push_str(&writer.rest());
+        text.push_str(&writer.rest()?);
         Ok(text)
     }
 
@@ -120,6 +131,11 @@ impl<'e> Session<'e> {
     pub fn room(&self) -> Option<u64> {
         let longest = self.engine.model.decoder.longest()?;
         Some((longest as u64).saturating_sub(self.tokens))
+    }
+
+    /// What turns the tokens written next into text.
+    pub fn writer(&self) -> Result<Writer<'e>, Error> {
+        Writer::new(self.engine.tokenizer()?, &self.recent)
     }
 
     /// Chooses the next token and reads it.
@@ -132,46 +148,5 @@ impl<'e> Session<'e> {
         let id = sampler.choose(logits, &self.seen);
         self.read(&[id])?;
         Ok(id)
-    }
-}
-
-/// Turns tokens into text as they come; characters that take several tokens come whole.
-pub struct Writer<'e> {
-    tokenizer: &'e tokenizers::Tokenizer,
-    /// Tokens whose text is not settled, and how much of their text was given out.
-    ids: Vec<u32>,
-    given: usize,
-}
-
-impl<'e> Writer<'e> {
-    /// A writer for the engine's tokens.
-    pub fn new(engine: &'e Engine) -> Result<Self, Error> {
-        Ok(Self { tokenizer: engine.tokenizer()?, ids: Vec::new(), given: 0 })
-    }
-
-    /// What `id` adds to the text; empty while a character is incomplete.
-    pub fn text(&mut self, id: u32) -> Result<String, Error> {
-        self.ids.push(id);
-        let text = self.decode()?;
-        if text.ends_with('\u{fffd}') && self.ids.len() < 16 {
-            return Ok(String::new());
-        }
-        let new = text.get(self.given..).unwrap_or_default().to_owned();
-        // One settled token stays, for decoders that treat a text's first token in a way of its own.
-        let last = self.ids.len() - 1;
-        self.ids.drain(..last);
-        self.given = self.decode()?.len();
-        Ok(new)
-    }
-
-    /// What is left of a character that was not completed.
-    pub fn rest(&self) -> String {
-        self.decode().map(|text| text.get(self.given..).unwrap_or_default().to_owned()).unwrap_or_default()
-    }
-
-    fn decode(&self) -> Result<String, Error> {
-        self.tokenizer
-            .decode(&self.ids, true)
-            .map_err(|e| Error::Tokenizer { file: "tokenizer".into(), message: e.to_string() })
     }
 }

@@ -11,6 +11,7 @@ use longreach_models::write_atomically;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
+use crate::writer::RECENT;
 use crate::{Engine, Error, Sampler, Session};
 
 /// A text taken up where it was put down.
@@ -24,7 +25,9 @@ pub struct Resumed<'e> {
 }
 
 /// The name of the format and its version.
-const FORMAT: &str = "longreach state 2";
+const FORMAT: &str = "longreach state 3";
+/// The version before, without the last tokens: text written behind it starts as in the middle of one.
+const WITHOUT_RECENT: &str = "longreach state 2";
 
 impl Session<'_> {
     /// Writes the state to a file, whole or not at all, and with it where the sampler's random stream stands.
@@ -38,6 +41,8 @@ impl Session<'_> {
         tensors.push(("logits".into(), Dtype::F32, vec![self.logits.len()], logits));
         let seen: Vec<u8> = self.seen.iter().map(|s| *s as u8).collect();
         tensors.push(("seen".into(), Dtype::U8, vec![seen.len()], seen));
+        let recent: Vec<u8> = self.recent.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        tensors.push(("recent".into(), Dtype::U32, vec![self.recent.ids.len()], recent));
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
             (name, TensorView::new(*dtype, shape.clone(), bytes).expect("as many bytes as the shape asks for"))
         });
@@ -45,6 +50,7 @@ impl Session<'_> {
             ("format".to_owned(), FORMAT.to_owned()),
             ("fingerprint".to_owned(), self.engine.fingerprint()),
             ("tokens".to_owned(), self.tokens.to_string()),
+            ("recent".to_owned(), if self.recent.cut { "cut" } else { "whole" }.to_owned()),
             ("seed".to_owned(), sampler.seed().to_string()),
             ("position".to_owned(), sampler.position().to_string()),
         ]);
@@ -63,7 +69,7 @@ impl Engine {
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let field = |name: &str| metadata.get(name).map(String::as_str).unwrap_or_default();
-        if field("format") != FORMAT {
+        if ![FORMAT, WITHOUT_RECENT].contains(&field("format")) {
             return Err(wrong(format!("format: want `{FORMAT}`, found `{}`", field("format"))));
         }
         if field("fingerprint") != self.fingerprint() {
@@ -109,6 +115,16 @@ impl Engine {
         session.cache = session.cache.restored(read, get).map_err(wrong)?;
         session.logits = floats("logits", &[session.seen.len()])?;
         session.seen = of_shape("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
+        session.recent.cut = tokens > 0 && field("recent") != "whole";
+        if field("format") == FORMAT {
+            let tensor = stored.tensor("recent").map_err(|_| wrong("tensor `recent` is missing".into()))?;
+            let (dtype, shape) = (tensor.dtype(), tensor.shape());
+            if dtype != Dtype::U32 || shape.len() != 1 || shape[0] > RECENT {
+                let message = format!("tensor `recent`: want U32 [at most {RECENT}], found {dtype:?} {shape:?}");
+                return Err(wrong(message));
+            }
+            session.recent.ids = tensor.data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        }
         Ok(Resumed { session, seed, position })
     }
 }

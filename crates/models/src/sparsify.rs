@@ -410,9 +410,17 @@ fn separator(directory: &Path, bert: bool) -> Option<u64> {
 /// Copies a tokenizer's files, and says in its configuration how long texts may be.
 fn copy_tokenizer(from: &Path, to: &Path, longest: usize, kind: &str) -> Result<Vec<String>, Error> {
     let mut copied = Vec::new();
-    for name in
-        ["tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json"]
-    {
+    for name in [
+        "tokenizer.json",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+        "sentencepiece.bpe.model",
+        "spiece.model",
+        "tokenizer.model",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ] {
         let file = from.join(name);
         if file.exists() {
             std::fs::copy(&file, to.join(name)).map_err(|e| Error::io(&file, e))?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use longreach_engine::{Engine, Sampler, Sampling, Session, Writer};
+use longreach_engine::{Engine, Sampler, Sampling, Session};
 
 use crate::failure::Failure;
 use crate::model::ModelArgs;
@@ -168,7 +168,7 @@ fn read_long(session: &mut Session<'_>, text: impl Read, name: &str, length: u64
 /// Streams up to `n` tokens to stdout; how many there were.
 fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut Sampler) -> Result<u64, Failure> {
     let mut out = std::io::stdout().lock();
-    let mut writer = Writer::new(engine)?;
+    let mut writer = session.writer()?;
     let mut written = 0;
     let mut ended_line = true;
     // A reader that has had enough (`| head`) is no failure.
@@ -201,7 +201,7 @@ fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut 
             }
         }
     }
-    let rest = writer.rest();
+    let rest = writer.rest()?;
     put(&rest)?;
     if !ended_line || !rest.is_empty() {
         put("\n")?;

@@ -32,6 +32,7 @@ impl TextEncoder {
         let end = encoding.get_offsets().last().map_or(0, |(_, end)| *end);
         let mut part = self.part(encoding, 0, 0, 0..end, 0)?;
         if let Some(prefix) = prefix {
+            self.known(&[prefix])?;
             part.ids.insert(1, prefix);
             part.types.insert(1, 0);
             part.places.insert(1, None);
@@ -112,6 +113,7 @@ impl TextEncoder {
             let filler = filler.iter().find_map(|token| self.tokenizer.token_to_id(token));
             let message = "the vocabulary has no mask token to fill queries up with".to_owned();
             let filler = filler.ok_or_else(|| Error::Tokenizer { file: self.name.clone(), message })?;
+            self.known(&[filler])?;
             part.ids.resize(late.query_length.min(self.limit), filler);
         }
         let seen = Array2::from_shape_fn((1, part.ids.len()), |(_, t)| t < own || late.attend);

@@ -10,6 +10,7 @@ use longreach_nn::Reading;
 use ndarray::Array2;
 use tokenizers::{Encoding, Tokenizer, TruncationDirection};
 
+use crate::tokenizer::{token, within};
 use crate::{Error, vocabulary};
 
 mod identity;
@@ -86,6 +87,7 @@ pub struct TextEncoder {
     /// What makes vectors.
     pub pipeline: Pipeline,
     tokenizer: Tokenizer,
+    tokenizer_file: String,
     settings: serde_json::Map<String, serde_json::Value>,
     limit: usize,
 }
@@ -105,18 +107,14 @@ impl TextEncoder {
         let at = Location { directory, weights: location.weights };
         let model = EncoderModel::load(&at, dtype)?;
         let found = vocabulary::find(&at.directory, pipeline.lower)?;
-        let Some((tokenizer, _)) = found else { return Err(Error::NoTokenizer(name.to_owned())) };
+        let Some(found) = found else { return Err(Error::NoTokenizer(name.to_owned())) };
+        let (tokenizer, tokenizer_file) = found.into_hugging_face()?;
         let settings = vocabulary::settings(&at.directory)?;
         let said = settings.get("model_max_length").and_then(serde_json::Value::as_f64);
         let said = said.filter(|n| (1.0..1e9).contains(n)).map(|n| n as usize);
         let most = model.description.longest.unwrap_or(usize::MAX);
         let limit = pipeline.limit.or(said).unwrap_or(most).min(most);
-        let encoder = Self { name: name.to_owned(), model, pipeline, tokenizer, settings, limit };
-        let vocabulary = encoder.model.description.body.vocabulary();
-        let largest = encoder.tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-        if largest as usize >= vocabulary {
-            return Err(Error::Token { id: largest, vocabulary });
-        }
+        let encoder = Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit };
         encoder.pipeline.check(encoder.model.description.body.width())?;
         if encoder.special_tokens() + 1 > encoder.limit {
             let message = format!("a text of {} tokens has no room for its own", encoder.limit);
@@ -159,6 +157,12 @@ impl TextEncoder {
     /// A special token's text, as `tokenizer_config.json` has it.
     pub fn special(&self, name: &str, default: &str) -> String {
         vocabulary::special(&self.settings, name, default)
+    }
+
+    /// An error for a token that the model has no row for: a tokenizer may have more tokens than a text uses.
+    fn known(&self, ids: &[u32]) -> Result<(), Error> {
+        let rows = self.model.description.body.vocabulary();
+        within(&self.tokenizer_file, |id| token(&self.tokenizer, id), ids, rows)
     }
 
     fn special_tokens(&self) -> usize {
@@ -257,6 +261,7 @@ impl TextEncoder {
     ) -> Result<Part, Error> {
         let wrong = |e: tokenizers::Error| Error::Tokenizer { file: self.name.clone(), message: e.to_string() };
         let encoding = self.tokenizer.post_process(encoding, None, true).map_err(wrong)?;
+        self.known(encoding.get_ids())?;
         let special = encoding.get_special_tokens_mask();
         let place = |(i, (start, end)): (usize, &(usize, usize))| {
             (special[i] == 0 && *start >= prompt).then(|| (start - prompt + from, end - prompt + from))

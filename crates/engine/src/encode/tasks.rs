@@ -113,6 +113,7 @@ impl TextEncoder {
         };
         tokenizer.with_truncation(Some(truncation)).map_err(wrong)?;
         let encoding = tokenizer.encode((first, second), true).map_err(wrong)?;
+        self.known(encoding.get_ids())?;
         let cut = !encoding.get_overflowing().is_empty();
         let part = Part {
             ids: encoding.get_ids().to_vec(),
@@ -250,6 +251,7 @@ impl TextEncoder {
         let more = whole.take_overflowing();
         let mut found: Vec<Answer> = Vec::new();
         for encoding in std::iter::once(whole).chain(more) {
+            self.known(encoding.get_ids())?;
             found.extend(self.answers(&encoding, most)?);
         }
         found.sort_by(|a, b| b.score.total_cmp(&a.score));

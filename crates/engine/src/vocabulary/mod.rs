@@ -1,0 +1,249 @@
+//! The tokenizer of a model's directory: what transformers' `AutoTokenizer` makes of all its files.
+//!
+//! `tokenizer.json` is one already, but for what the settings beside it override; `vocab.txt`, `vocab.json` with `merges.txt`, and SentencePiece's models are
+//! put into its form. RWKV's vocabulary has no such form ([`crate::world`]); whole words are in [`crate::words`].
+
+use std::path::Path;
+use std::str::FromStr;
+
+use serde_json::{Map, Value, json};
+use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as HuggingFace};
+
+use crate::tokenizer::{Kind, Tokenizer};
+use crate::world::World;
+use crate::{Error, words};
+
+mod class;
+mod legacy;
+mod names;
+mod overrides;
+mod pieces;
+mod sentencepiece;
+
+use class::Class;
+use names::Names;
+
+/// Words whose tokens a tokenizer remembers.
+const WORDS: usize = 200;
+/// RWKV's vocabulary.
+const WORLD: &str = "rwkv_vocab_v20230424.txt";
+
+/// A directory's files about its tokenizer, read so far.
+struct Files<'d> {
+    directory: &'d Path,
+    /// `tokenizer_config.json`, and `special_tokens_map.json` where that counts.
+    settings: Map<String, Value>,
+    class: Class,
+    names: Names,
+}
+
+/// A tokenizer that is not put together yet.
+struct Draft {
+    /// The file it is from.
+    file: String,
+    /// Its `tokenizer.json`.
+    text: String,
+    /// Tokens that are special if the vocabulary has them.
+    special: Vec<AddedToken>,
+    /// What is put around a text, if the file does not say it.
+    around: Option<Template>,
+}
+
+/// What is put around one text and around two; `None` stands for the next text. With each part its type.
+struct Template {
+    single: Vec<(Option<String>, u8)>,
+    pair: Vec<(Option<String>, u8)>,
+}
+
+/// The tokenizer of a directory, if there is one. With `lower`, texts are lowercased first.
+pub(crate) fn find(directory: &Path, lower: bool) -> Result<Option<Tokenizer>, Error> {
+    let mut files = Files::read(directory)?;
+    let has = |name: &str| directory.join(name).exists();
+    let mut draft = if has("tokenizer.json") {
+        overrides::draft(&files)?
+    } else if has("vocab.txt") {
+        legacy::word_pieces(&files)?
+    } else if has("vocab.json") && has("merges.txt") {
+        legacy::byte_pairs(&files)?
+    } else if let Some(name) = sentencepiece::FILES.into_iter().find(|name| has(name)) {
+        pieces::draft(&mut files, name)?
+    } else if has(WORLD) {
+        return files.world().map(Some);
+    } else if let Some(text) = words::find(directory)? {
+        Draft { file: directory.display().to_string(), text, special: Vec::new(), around: None }
+    } else {
+        return Ok(None);
+    };
+    if lower {
+        draft.text = lowercased(&draft.file, &draft.text)?;
+    }
+    draft.finish(&files.names).map(Some)
+}
+
+/// A tokenizer from the text of a `tokenizer.json`.
+pub(crate) fn parse(file: &str, text: &str) -> Result<Tokenizer, Error> {
+    Draft { file: file.to_owned(), text: text.to_owned(), special: Vec::new(), around: None }.finish(&Names::default())
+}
+
+impl<'d> Files<'d> {
+    fn read(directory: &'d Path) -> Result<Self, Error> {
+        let mut settings = settings(directory)?;
+        let class = Class::of(&settings, &object(&directory.join("config.json"))?);
+        let names = Names::read(directory, &mut settings)?;
+        Ok(Self { directory, settings, class, names })
+    }
+
+    fn flag(&self, name: &str, default: bool) -> bool {
+        self.settings.get(name).and_then(Value::as_bool).unwrap_or(default)
+    }
+
+    /// A special token's text.
+    fn token(&self, name: &str, default: &str) -> String {
+        special(&self.settings, name, default)
+    }
+
+    /// A file's path for errors, and its text.
+    fn text(&self, name: &str) -> Result<(String, String), Error> {
+        let path = self.directory.join(name);
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+        Ok((path.display().to_string(), text))
+    }
+
+    fn world(&self) -> Result<Tokenizer, Error> {
+        let (file, text) = self.text(WORLD)?;
+        let mut world = World::parse(&text).map_err(|message| wrong(&file, message))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(text.as_bytes());
+        for (id, token) in self.names.numbered() {
+            world.add(token.content.clone(), id, !token.special);
+            hasher.update(format!("{id} {token:?}").as_bytes());
+        }
+        Ok(Tokenizer { file, kind: Kind::World(Box::new(world)), hash: hasher.finalize() })
+    }
+}
+
+impl Draft {
+    /// Reads the text, adds tokens, and sets what is put around texts.
+    fn finish(self, names: &Names) -> Result<Tokenizer, Error> {
+        let file = &self.file;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.text.as_bytes());
+        let mut tokenizer =
+            HuggingFace::from_str(&self.text).map_err(|e| wrong(file, format!("not a tokenizer: {e}")))?;
+        // The model remembers words it has cut up; left alone that memory grows over the first megabytes of a text.
+        let mut model = tokenizer.get_model().clone();
+        model.resize_cache(WORDS);
+        tokenizer.with_model(model);
+        // How long a text may be and how batches are padded is not the file's to say.
+        let _ = tokenizer.with_truncation(None);
+        tokenizer.with_padding(None);
+        let mut added = names.missing(&tokenizer);
+        let has = |token: &AddedToken| tokenizer.token_to_id(&token.content).is_some();
+        let known = |token: &AddedToken| added.iter().any(|known| known.content == token.content);
+        let special: Vec<AddedToken> = self.special.into_iter().filter(|token| has(token) && !known(token)).collect();
+        added.extend(special);
+        if !added.is_empty() {
+            tokenizer.add_tokens(&added);
+            hasher.update(format!("{added:?}").as_bytes());
+        }
+        if let Some(template) = self.around {
+            let processor = template.processor(file, &tokenizer)?;
+            hasher.update(processor.to_string().as_bytes());
+            let processor: PostProcessorWrapper =
+                serde_json::from_value(processor).map_err(|e| wrong(file, format!("not a post-processor: {e}")))?;
+            tokenizer.with_post_processor(Some(processor));
+        }
+        let hash = hasher.finalize();
+        Ok(Tokenizer { file: self.file, kind: Kind::HuggingFace(Box::new(tokenizer)), hash })
+    }
+}
+
+impl Template {
+    /// Nothing but the texts, between `first` and `last` where there are such tokens.
+    fn ends(first: Option<String>, last: Option<String>) -> Self {
+        let one = |kind: u8| {
+            let token = |token: &Option<String>| token.clone().map(|token| (Some(token), kind));
+            token(&first).into_iter().chain([(None, kind)]).chain(token(&last)).collect::<Vec<_>>()
+        };
+        Self { single: one(0), pair: [one(0), one(1)].concat() }
+    }
+
+    /// `first`, a text and `last`; or both texts, each with `last` behind it, the second of another type. (BERT)
+    fn pair_of_two(first: &str, last: &str) -> Self {
+        let (first, last) = (Some(first.to_owned()), Some(last.to_owned()));
+        let single = vec![(first, 0), (None, 0), (last.clone(), 0)];
+        let pair = [&single[..], &[(None, 1), (last, 1)]].concat();
+        Self { single, pair }
+    }
+
+    /// `first`, a text and `last`; or both texts with two `last` between them. (RoBERTa)
+    fn pair_of_four(first: &str, last: &str) -> Self {
+        let (first, last) = (Some(first.to_owned()), Some(last.to_owned()));
+        let single = vec![(first, 0), (None, 0), (last.clone(), 0)];
+        let pair = [&single[..], &[(last.clone(), 0), (None, 0), (last, 0)]].concat();
+        Self { single, pair }
+    }
+
+    /// The same with all of the first type.
+    fn of_one_type(mut self) -> Self {
+        self.pair.iter_mut().for_each(|(_, kind)| *kind = 0);
+        self
+    }
+
+    fn processor(&self, file: &str, tokenizer: &HuggingFace) -> Result<Value, Error> {
+        let mut special = Map::new();
+        for token in self.single.iter().chain(&self.pair).filter_map(|(token, _)| token.as_ref()) {
+            let id = tokenizer.token_to_id(token).ok_or_else(|| wrong(file, format!("has no `{token}`")))?;
+            special.insert(token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}));
+        }
+        let list = |parts: &[(Option<String>, u8)]| -> Vec<Value> {
+            let mut texts = ["A", "B"].into_iter();
+            let part = |(token, kind): &(Option<String>, u8)| match token {
+                Some(token) => json!({"SpecialToken": {"id": token, "type_id": kind}}),
+                None => json!({"Sequence": {"id": texts.next().unwrap_or("B"), "type_id": kind}}),
+            };
+            parts.iter().map(part).collect()
+        };
+        let (single, pair) = (list(&self.single), list(&self.pair));
+        Ok(json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": special}))
+    }
+}
+
+fn wrong(file: &str, message: String) -> Error {
+    Error::Tokenizer { file: file.to_owned(), message }
+}
+
+fn lowercased(file: &str, text: &str) -> Result<String, Error> {
+    let mut all: Value = serde_json::from_str(text).map_err(|e| wrong(file, format!("not JSON: {e}")))?;
+    let first = json!({"type": "Lowercase"});
+    let normalizer = match all["normalizer"].take() {
+        Value::Null => first,
+        own => json!({"type": "Sequence", "normalizers": [first, own]}),
+    };
+    all["normalizer"] = normalizer;
+    Ok(all.to_string())
+}
+
+/// The JSON object in a file; an empty one where there is no file.
+fn object(file: &Path) -> Result<Map<String, Value>, Error> {
+    if !file.exists() {
+        return Ok(Map::new());
+    }
+    let text = std::fs::read_to_string(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(map)) => Ok(map),
+        _ => Err(wrong(&file.display().to_string(), "want a JSON object".into())),
+    }
+}
+
+/// `tokenizer_config.json`, or nothing of it.
+pub(crate) fn settings(directory: &Path) -> Result<Map<String, Value>, Error> {
+    object(&directory.join("tokenizer_config.json"))
+}
+
+/// A special token's text: a string, or an object with its `content`.
+pub(crate) fn special(settings: &Map<String, Value>, name: &str, default: &str) -> String {
+    let value = settings.get(name);
+    let text = value.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));
+    text.unwrap_or(default).to_owned()
+}

@@ -1,0 +1,81 @@
+//! Text as it is written: pieces that together are exactly what decoding all tokens at once would give.
+
+use crate::stream::TextStream;
+use crate::{Error, Tokenizer};
+
+/// How many tokens a writer begins from: more than one character, or a run of spaces, has.
+pub(crate) const RECENT: usize = 64;
+
+/// The last tokens of a text that are shown: what is written next continues theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Recent {
+    /// At most [`RECENT`].
+    pub(crate) ids: Vec<u32>,
+    /// Whether others stood before them.
+    pub(crate) cut: bool,
+}
+
+impl Recent {
+    /// Adds tokens and keeps the last.
+    pub(crate) fn add(&mut self, tokenizer: &Tokenizer, ids: &[u32]) {
+        let shown = ids.iter().rev().filter(|id| tokenizer.shows(**id));
+        let last: Vec<u32> = shown.take(RECENT + 1).copied().collect();
+        self.ids.extend(last.into_iter().rev());
+        let over = self.ids.len().saturating_sub(RECENT);
+        self.cut |= over > 0;
+        self.ids.drain(..over);
+    }
+}
+
+/// Turns tokens into text as they come.
+///
+/// With `p` the tokens that were read, and `w` those written, the pieces and the rest are `decode(p + w)` without `decode(p)`: the first word has the
+/// space before it, a token that is not shown takes nothing with it, and a character of several tokens comes whole. What a later token may still change is
+/// held back, but no longer; a character that is never completed is U+FFFD.
+#[derive(Clone)]
+pub struct Writer<'e> {
+    tokenizer: &'e Tokenizer,
+    stream: TextStream,
+    /// Text of what was read that the stream still holds: it is not given again.
+    read: String,
+}
+
+impl<'e> Writer<'e> {
+    /// A writer for what stands behind these tokens.
+    pub(crate) fn new(tokenizer: &'e Tokenizer, recent: &Recent) -> Result<Self, Error> {
+        let mut stream = tokenizer.stream();
+        if recent.cut {
+            stream.continue_unseen();
+        }
+        for id in &recent.ids {
+            tokenizer.push(&mut stream, *id)?;
+        }
+        let read = stream.clone().finish()?;
+        Ok(Self { tokenizer, stream, read })
+    }
+
+    /// What `id` adds to the text that no later token changes; empty while that is nothing.
+    pub fn text(&mut self, id: u32) -> Result<String, Error> {
+        let text = self.tokenizer.push(&mut self.stream, id)?;
+        Ok(self.unread(text))
+    }
+
+    /// What is left when no token follows.
+    pub fn rest(&self) -> Result<String, Error> {
+        let text = self.stream.clone().finish()?;
+        Ok(self.clone().unread(text))
+    }
+
+    /// Text without what of it was read.
+    fn unread(&mut self, text: String) -> String {
+        let same = self.read.chars().zip(text.chars()).take_while(|(a, b)| a == b);
+        let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
+        if same < text.len() {
+            // The rest of what was read has become something else.
+            self.read.clear();
+        } else {
+            self.read.drain(..same);
+        }
+        text[same..].to_owned()
+    }
+}
