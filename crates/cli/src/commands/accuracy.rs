@@ -1,5 +1,6 @@
 //! `longreach accuracy`
 
+use std::ffi::OsString;
 use std::time::Instant;
 
 use longreach_engine::{Long, Part, TextEncoder, batches};
@@ -23,7 +24,7 @@ pub(crate) struct Args {
     encoder: EncoderArgs,
     /// A .jsonl or .parquet file, any other file a line a text, a folder a file a text, or - for lines of standard input
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
-    input: String,
+    input: OsString,
     /// The field or column that holds the text [default: text, or the only one that holds texts]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
@@ -45,7 +46,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
     }
     if texts.is_empty() {
-        return Err(Failure::new(format!("{}: there is no text to compare with", args.input)));
+        return Err(Failure::new(format!("{}: there is no text to compare with", args.input.to_string_lossy())));
     }
     let rounded = args.encoder.dtype().unwrap_or(DTypeArg::Int8);
     let (exact, slow, tokens) = vectors(&args.encoder.load_as(Some(DTypeArg::F32))?, &texts)?;

@@ -1,5 +1,7 @@
 //! `longreach classify`
 
+use std::ffi::OsString;
+
 use longreach_models::Task;
 use longreach_search::documents::{Input, Options};
 use serde_json::json;
@@ -33,7 +35,7 @@ pub(crate) struct Args {
     pair_column: Option<String>,
     /// A .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a text, a folder a file a text, or - for standard input
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
-    input: String,
+    input: OsString,
     /// The field or column that holds the text [default: text, or the only one that holds texts]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
@@ -105,7 +107,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             row += 1;
         }
         if row == 0 {
-            return Err(Failure::new(format!("{}: no texts were found", args.input)));
+            return Err(Failure::new(format!("{}: no texts were found", args.input.to_string_lossy())));
         }
     }
     if cut > 0 {

@@ -1,5 +1,6 @@
 //! `longreach embed`
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -33,7 +34,7 @@ pub(crate) struct Args {
     /// A .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a text, a folder (a text file a text, a row of a table a text), or - for standard
     /// input: JSON lines if it begins with an object, else lines
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
-    input: String,
+    input: OsString,
     #[command(flatten)]
     documents: DocumentArgs,
     /// Where vectors go: .parquet, .arrow, .npy or .jsonl

@@ -1,5 +1,6 @@
 //! `longreach search`
 
+use std::ffi::OsString;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -40,7 +41,7 @@ pub(crate) struct Build {
     vectors: VectorArgs,
     /// A folder (a text file a document, a row of a table a document), a .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a document, or -
     #[arg(long, short, value_name = "DIR|FILE|-")]
-    input: String,
+    input: OsString,
     #[command(flatten)]
     documents: DocumentArgs,
     /// Where the index goes

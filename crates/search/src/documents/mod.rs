@@ -4,6 +4,7 @@
 //!
 //! Every text is UTF-8, or UTF-16 where a byte order mark says so; marks are no part of a text. A line ends with `\n`, `\r\n` or `\r`.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::Error;
@@ -86,11 +87,11 @@ pub enum Input {
 
 impl Input {
     /// `-` is standard input.
-    pub fn of(name: &str) -> Result<Self, Error> {
-        if name == "-" {
+    pub fn of(name: impl AsRef<OsStr>) -> Result<Self, Error> {
+        if name.as_ref() == "-" {
             return Ok(Input::Standard);
         }
-        let path = PathBuf::from(name);
+        let path = PathBuf::from(name.as_ref());
         let about = std::fs::metadata(&path).map_err(|e| Error::io(&path, e))?;
         Ok(if about.is_dir() { Input::Folder(path) } else { Input::File(path) })
     }
