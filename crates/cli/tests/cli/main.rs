@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 mod bad_input;
 mod encode;
 mod forward;
+mod found;
 mod generate;
 mod hub;
 mod op;
