@@ -192,6 +192,17 @@ proptest! {
 }
 
 #[test]
+fn every_two_tokens_are_the_whole_for_every_decoder() {
+    let all = 0..TOKENS.len() as u32;
+    for (name, tokenizer) in odd_tokenizers() {
+        for (a, b) in all.clone().flat_map(|a| all.clone().map(move |b| (a, b))) {
+            law(name, tokenizer, &[0, a, b], 1);
+            law(name, tokenizer, &[0, a, b], 2);
+        }
+    }
+}
+
+#[test]
 fn every_cut_of_a_text_is_the_whole() {
     let text = "Hello  World, 漢字 🙂👩‍👩‍👧 don't\n\n\u{fffd} <s> x</s> y [MASK] . ! Würde ▁ a";
     for (name, tokenizer) in text_tokenizers() {

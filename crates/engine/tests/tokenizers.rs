@@ -91,6 +91,15 @@ fn a_long_text_in_pieces_has_the_tokens_of_the_whole() {
 }
 
 #[test]
+fn a_piece_ends_where_no_longer_token_can_begin() {
+    let tokenizer = load("world");
+    for shift in 0..130 {
+        let text = "x".repeat(shift) + &"-".repeat(9000);
+        assert_eq!(in_pieces(&tokenizer, &text), tokenizer.encode(&text).expect("tokens"), "{shift}");
+    }
+}
+
+#[test]
 fn pieces_of_rwkvs_vocabulary_do_not_wait_for_the_end() {
     let tokenizer = load("world");
     let text = "to be or not to be, 漢字 ".repeat(4000);
