@@ -23,7 +23,6 @@ pub struct Session<'e> {
     pub(crate) recent: Recent,
 }
 
-
 impl<'e> Session<'e> {
     pub(crate) fn new(engine: &'e Engine) -> Self {
         let decoder = &engine.model.decoder;

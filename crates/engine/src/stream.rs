@@ -344,7 +344,8 @@ impl TextLink {
 }
 
 fn decoded(decoder: &DecoderWrapper, tokens: Vec<String>) -> Result<Vec<String>, Error> {
-    let wrong = |e: tokenizers::Error| Error::Tokenizer { file: "the tokenizer's decoder".into(), message: e.to_string() };
+    let wrong =
+        |e: tokenizers::Error| Error::Tokenizer { file: "the tokenizer's decoder".into(), message: e.to_string() };
     if tokens.is_empty() { Ok(tokens) } else { decoder.decode_chain(tokens).map_err(wrong) }
 }
 

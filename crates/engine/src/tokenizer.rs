@@ -151,12 +151,7 @@ pub struct Around {
 }
 
 /// An error for the first token that is not among `rows` rows of embeddings.
-pub(crate) fn within(
-    file: &str,
-    token: impl Fn(u32) -> Option<String>,
-    ids: &[u32],
-    rows: usize,
-) -> Result<(), Error> {
+pub(crate) fn within(file: &str, token: impl Fn(u32) -> Option<String>, ids: &[u32], rows: usize) -> Result<(), Error> {
     let Some(&id) = ids.iter().find(|id| **id as usize >= rows) else { return Ok(()) };
     Err(match token(id) {
         Some(token) => Error::NoRow { file: file.to_owned(), token, id, rows },

@@ -106,9 +106,9 @@ impl World {
             // Between added tokens, tokens do not reach into them.
             let (until, added) = self.next_added(text, at);
             while at < until {
-                let (id, end) = self.longest_token(&bytes[..until], at).ok_or_else(|| {
-                    format!("has no token for byte {:#04x}, byte {at} of the text", bytes[at])
-                })?;
+                let (id, end) = self
+                    .longest_token(&bytes[..until], at)
+                    .ok_or_else(|| format!("has no token for byte {:#04x}, byte {at} of the text", bytes[at]))?;
                 meet(id, end);
                 at = end;
             }
@@ -127,7 +127,8 @@ impl World {
             // Where `at` is within a character no added token begins.
             let from = (at..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
             let Some(start) = text[from..].find(token.as_str()).map(|i| i + from) else { continue };
-            let better = found.is_none_or(|(s, length, _)| (start, usize::MAX - token.len()) < (s, usize::MAX - length));
+            let better =
+                found.is_none_or(|(s, length, _)| (start, usize::MAX - token.len()) < (s, usize::MAX - length));
             if better {
                 found = Some((start, token.len(), *id));
             }

@@ -79,3 +79,33 @@ impl<'e> Writer<'e> {
         text[same..].to_owned()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn behind_text_that_is_not_known_nothing_is_a_beginning() {
+        let metaspace = r#"{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}"#;
+        let llama = r#"{"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]}"#;
+        for (decoder, ids, want) in [
+            (metaspace, &[0][..], " a"),
+            ("null", &[0], " ▁a"),
+            (r#"{"type": "WordPiece", "prefix": "▁", "cleanup": true}"#, &[0], "a"),
+            (llama, &[0], " a"),
+            // What goes on with a character that began before is not shown.
+            (llama, &[1, 0], " a"),
+        ] {
+            let json = format!(
+                r#"{{"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+                "decoder": {decoder}, "model": {{"type": "WordLevel", "vocab": {{"▁a": 0, "<0xA2>": 1}}, "unk_token": "▁a"}}}}"#
+            );
+            let tokenizer = Tokenizer::parse("a tokenizer", &json).expect("a tokenizer");
+            let mut writer = Writer::new(&tokenizer, &Recent { ids: Vec::new(), cut: true }).expect("a writer");
+            let mut text: String = ids.iter().map(|id| writer.text(*id).expect("a text")).collect();
+            text.push_str(&writer.rest().expect("a text"));
+            assert_eq!(text, want, "{decoder}");
+        }
+    }
+}

@@ -40,6 +40,45 @@ fn a_state_goes_on_with_bit_identical_logits() {
 }
 
 #[test]
+fn text_behind_a_saved_state_continues_what_was_read() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("a.state");
+    // The prompt ends within a character.
+    let tokenizer = engine().tokenizer().expect("a tokenizer");
+    let ids = tokenizer.encode("Types and 漢").expect("tokens");
+    let (read, rest) = ids.split_at(ids.len() - 1);
+    let mut session = engine().session();
+    session.read(read).expect("read");
+    session.save(&file, &sampler()).expect("saved");
+    let again = engine().resume(&file).expect("taken up").session;
+    for session in [&session, &again] {
+        let mut writer = session.writer().expect("a writer");
+        assert_eq!(writer.text(rest[0]).expect("a text"), "漢");
+    }
+}
+
+#[test]
+fn a_state_of_the_version_before_is_taken_up() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (file, old) = (folder.path().join("a.state"), folder.path().join("old.state"));
+    let mut session = engine().session();
+    session.read_text("A trait tells").expect("read");
+    session.save(&file, &sampler()).expect("saved");
+    let bytes = std::fs::read(&file).expect("saved");
+    let stored = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
+    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
+    let mut metadata = header.metadata().clone().expect("metadata");
+    metadata.insert("format".into(), "longreach state 2".into());
+    metadata.remove("recent");
+    let tensors: Vec<_> = stored.tensors().into_iter().filter(|(name, _)| name != "recent").collect();
+    std::fs::write(&old, safetensors::serialize(tensors, Some(metadata)).expect("bytes")).expect("written");
+    let mut again = engine().resume(&old).expect("taken up").session;
+    assert_eq!(bits(&session), bits(&again));
+    let written = again.write(5, Sampling::greedy()).expect("a text");
+    assert_eq!(written, session.write(5, Sampling::greedy()).expect("a text"));
+}
+
+#[test]
 fn cutting_a_prompt_changes_nothing_but_rounding() {
     let text = "The ownership rules are simple to say and take some time to learn. ".repeat(60);
     let ids = engine().tokenizer().expect("a tokenizer").encode(&text).expect("encodes");

@@ -71,16 +71,15 @@ pub(super) fn byte_pairs(files: &Files<'_>) -> Result<Draft, Error> {
     };
     let end = "<|endoftext|>";
     let stated = |flag: &str, name: &str| files.flag(flag, false).then(|| files.token(name, end));
-    let around = plain.then(|| {
-        Template::ends(stated("add_bos_token", "bos_token"), stated("add_eos_token", "eos_token"))
-    });
-    let mut special: Vec<AddedToken> = [cls, sep, files.token("pad_token", "<pad>"), files.token("unk_token", "<unk>")]
-        .into_iter()
-        .chain([end.to_owned()])
-        .map(|token| AddedToken::from(token, true))
-        .collect();
-    // A mask takes the space before it, as in the `tokenizer.json` of these models.
-    special.push(AddedToken::from(files.token("mask_token", "<mask>"), true).lstrip(true));
+    let around =
+        plain.then(|| Template::ends(stated("add_bos_token", "bos_token"), stated("add_eos_token", "eos_token")));
+    let mut special = vec![AddedToken::from(end, true)];
+    if !plain {
+        let tokens = [cls, sep, files.token("pad_token", "<pad>"), files.token("unk_token", "<unk>")];
+        special.extend(tokens.map(|token| AddedToken::from(token, true)));
+        // A mask takes the space before it, as in the `tokenizer.json` of these models.
+        special.push(AddedToken::from(files.token("mask_token", "<mask>"), true).lstrip(true));
+    }
     let normalizer = if files.class == Class::GptNeoX { json!({"type": "NFC"}) } else { Value::Null };
     let text = json!({
         "version": "1.0",

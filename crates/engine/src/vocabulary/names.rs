@@ -11,8 +11,7 @@ use super::{object, wrong};
 use crate::Error;
 
 /// The names of special tokens, in the order in which they are added.
-const NAMED: [&str; 7] =
-    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The tokens that a directory's files add to its vocabulary.
 #[derive(Clone, Debug, Default)]
@@ -50,14 +49,17 @@ impl Names {
         }
         for (place, name) in NAMED.into_iter().enumerate() {
             if let Some(token) = settings.get(name).and_then(described) {
-                let token = names.numbered.values().find(|known| known.content == token.content).cloned().unwrap_or(token);
+                let token =
+                    names.numbered.values().find(|known| known.content == token.content).cloned().unwrap_or(token);
                 names.named.insert(place, token.special(true));
             }
         }
         let lists = ["extra_special_tokens", "additional_special_tokens"].map(|name| settings.get(name)?.as_array());
-        names.extra = lists.into_iter().flatten().max_by_key(|list| list.len()).map(|list| {
-            list.iter().filter_map(described).map(|token| token.special(true)).collect()
-        });
+        names.extra = lists
+            .into_iter()
+            .flatten()
+            .max_by_key(|list| list.len())
+            .map(|list| list.iter().filter_map(described).map(|token| token.special(true)).collect());
         let file = directory.join("added_tokens.json").display().to_string();
         for (token, id) in added {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -78,15 +80,19 @@ impl Names {
         self.named.values().chain(self.extra.iter().flatten()).any(|known| known.content == token)
     }
 
-    /// The tokens that a tokenizer lacks among its added ones, in the order in which they are added.
+    /// The tokens that a tokenizer lacks among its added ones, in the order in which they are added: one that is there with other properties gets these.
     pub(super) fn missing(&self, tokenizer: &HuggingFace) -> Vec<AddedToken> {
-        let has = tokenizer.get_added_vocabulary().get_vocab();
-        let mut missing: Vec<AddedToken> = Vec::new();
-        for token in self.numbered.values().chain(self.named.values()).chain(self.extra.iter().flatten()) {
-            let known = has.contains_key(&token.content) || missing.iter().any(|m| m.content == token.content);
-            if !known {
-                let named = self.named.values().any(|named| named.content == token.content);
-                missing.push(token.clone().special(token.special || named));
+        let has = tokenizer.get_added_vocabulary();
+        let equal = |token: &AddedToken| has.get_added_tokens_decoder().values().any(|known| known == token);
+        let stated = |token: &AddedToken| {
+            has.get_vocab().contains_key(&token.content) || self.numbered.values().any(|n| n.content == token.content)
+        };
+        let named = |token: &AddedToken| self.named.values().any(|named| named.content == token.content);
+        let numbered = self.numbered.values().map(|token| token.clone().special(token.special || named(token)));
+        let mut missing: Vec<AddedToken> = numbered.filter(|token| !equal(token)).collect();
+        for token in self.named.values().chain(self.extra.iter().flatten()) {
+            if !stated(token) && !missing.contains(token) {
+                missing.push(token.clone());
             }
         }
         missing
@@ -95,11 +101,6 @@ impl Names {
     /// The token with a number.
     pub(super) fn at(&self, id: u32) -> Option<&AddedToken> {
         self.numbered.get(&id)
-    }
-
-    /// The token of a text that a number is stated for.
-    pub(super) fn of(&self, text: &str) -> Option<&AddedToken> {
-        self.numbered.values().find(|token| token.content == text)
     }
 
     /// Names a special token where no file does.

@@ -22,13 +22,6 @@ pub(super) fn draft(files: &Files<'_>) -> Result<Draft, Error> {
         Class::Llama if is(&all["model"], "BPE") && !byte_level(&all) => llama(files, &mut all),
         _ => {}
     }
-    if files.class != Class::Backend {
-        for entry in all["added_tokens"].as_array_mut().into_iter().flatten() {
-            let Some(token) = entry["content"].as_str().and_then(|text| files.names.of(text)) else { continue };
-            let flags = [("lstrip", token.lstrip), ("rstrip", token.rstrip), ("normalized", token.normalized)];
-            flags.into_iter().for_each(|(name, flag)| entry[name] = json!(flag));
-        }
-    }
     // A file that nothing overrides is taken as it is.
     let text = if all == before { text } else { all.to_string() };
     Ok(Draft { file, text, special: Vec::new(), around: None })

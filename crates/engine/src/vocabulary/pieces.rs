@@ -144,7 +144,7 @@ impl Named {
         let special = |text: &str| AddedToken::from(text, true);
         let list: Vec<(&'static str, AddedToken)> = match class {
             Class::XlmRoberta | Class::Camembert => {
-                let mask = special("<mask>").lstrip(*class == Class::Camembert).normalized(*class == Class::Camembert);
+                let mask = special("<mask>").lstrip(*class == Class::Camembert);
                 let mut list: Vec<_> = [
                     ("bos_token", "<s>"),
                     ("eos_token", "</s>"),
@@ -181,7 +181,7 @@ impl Named {
                 ("cls_token", "[CLS]"),
                 ("mask_token", "[MASK]"),
             ]
-            .map(|(name, text)| (name, special(text).normalized(true).lstrip(name == "mask_token")))
+            .map(|(name, text)| (name, special(text).lstrip(name == "mask_token")))
             .into(),
             Class::Reformer => {
                 [("eos_token", "</s>"), ("unk_token", "<unk>")].map(|(name, text)| (name, special(text))).into()

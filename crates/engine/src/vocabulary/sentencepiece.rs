@@ -169,10 +169,7 @@ fn text(bytes: &[u8]) -> Result<String, String> {
 }
 
 /// Meets the fields of a message with their numbers.
-fn fields<'a>(
-    mut bytes: &'a [u8],
-    mut meet: impl FnMut(u64, Value<'a>) -> Result<(), String>,
-) -> Result<(), String> {
+fn fields<'a>(mut bytes: &'a [u8], mut meet: impl FnMut(u64, Value<'a>) -> Result<(), String>) -> Result<(), String> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let value = match key & 7 {

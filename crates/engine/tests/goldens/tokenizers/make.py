@@ -154,7 +154,7 @@ def beside():
     path = folder("bert-decoder", {"model_type": "bert"}, {"tokenizer_class": "BertTokenizer", "added_tokens_decoder": decoder})
     words.save(f"{path}/tokenizer.json")
     path = folder("bert-added", {"model_type": "bert"}, {"tokenizer_class": "BertTokenizer"}, added_tokens={"<ent>": n, "<tool>": n + 1},
-                  special_tokens_map={"additional_special_tokens": ["<tool>"], "mask_token": token("[MASK]", lstrip=True), "unk_token": "[UNK]"})
+                  special_tokens_map={"extra_special_tokens": ["<tool>"], "mask_token": token("[MASK]", lstrip=True), "unk_token": "[UNK]"})
     write_legacy(path, words)
     path = folder("bert-silent", {"model_type": "bert"})
     file = json.loads(words.to_str())
@@ -167,7 +167,9 @@ def beside():
     path = folder("gpt2-ends", {"model_type": "gpt2"}, {"tokenizer_class": "GPT2Tokenizer", "add_bos_token": True, "add_prefix_space": True}, added_tokens={"<ent>": pairs.get_vocab_size()})
     write_legacy(path, pairs)
     # With a tokenizer.json, add_bos_token and add_eos_token do not count.
-    path = folder("neox-json", {"model_type": "mamba"}, {"tokenizer_class": "GPTNeoXTokenizer", "add_bos_token": True, "added_tokens_decoder": {str(pairs.get_vocab_size()): token("<tool>", special=True)}})
+    added = {str(i): token(t, special=True) for i, t in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>"])}
+    added[str(pairs.get_vocab_size())] = token("<tool>", special=True)
+    path = folder("neox-json", {"model_type": "mamba"}, {"tokenizer_class": "GPTNeoXTokenizer", "add_bos_token": True, "added_tokens_decoder": added})
     pairs.normalizer = normalizers.NFC()
     pairs.save(f"{path}/tokenizer.json")
     # Llama's tokenizer makes its own of an old file's vocabulary.
