@@ -274,8 +274,11 @@ pub fn gradient_of_decays_is_slope<S: Subject>(subject: &S, name: &str, tokens: 
                 let gradient = &subject.gradient(&inputs, None, &d, cx)[at];
                 let got = directions.iter().map(|to| to.iter().map(|i| gradient[*i]).sum::<f64>());
                 let error = got.zip(&want).map(|(got, want)| (got - want).abs() / scale).fold(0.0, f64::max);
-                let of = directions[0].len();
-                eprintln!("MEASURE {name} {what} T={tokens} of {of} error {error:.1e}");
+                let (elements, bound) = (directions[0].len(), tolerance::DECAYS);
+                assert!(
+                    error <= bound,
+                    "T = {tokens}, {what}: gradient to {name}, {elements} elements together: error {error:.1e} over {bound:.0e}"
+                );
             }
         }
     }

@@ -91,9 +91,11 @@ fn every_law_with_a_limited_step() {
     prove(&Mamba2 { limit: (0.05, 0.7) });
 }
 
+/// With steps of like length. Where they differ a hundredfold, gates of long steps have gradients far smaller than those of the tokens beside them, and take up
+/// their rounding, which the length of the step then weighs.
 #[test]
 fn decays() {
-    laws::gradient_of_decays_is_slope(&Mamba2 { limit: (0.0, f64::INFINITY) }, "a", 97, &contexts());
+    laws::gradient_of_decays_is_slope(&Mamba2 { limit: (0.4, 0.7) }, "a", 97, &contexts());
 }
 
 #[test]

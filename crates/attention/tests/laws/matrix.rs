@@ -242,7 +242,7 @@ all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta
 
 /// Heads that are small, so that a text is one piece for the gradient, and ordinary ones, whose text is in several.
 const SMALL: Sizes = [2, 4, 12, 8];
-const WIDE: Sizes = [1, 2, 64, 64];
+const WIDE: Sizes = [1, 2, 24, 72];
 
 /// The gradient of decays of every strength.
 macro_rules! laws_of_decays {
