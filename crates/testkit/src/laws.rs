@@ -246,3 +246,72 @@ pub fn gradient_is_slope<S: Subject>(subject: &S, cx: &S::Cx) {
         }
     }
 }
+
+/// Strengths of decay: from nearly none to less than rounding leaves of a state.
+const STRENGTHS: [f64; 8] = [1e-3, 0.03, 0.3, 1.0, 3.0, 8.0, 12.0, 16.0];
+
+/// The gradient of decays is the slope of the definition whatever their strength, as exact as its own size asks for. `name` is the input that decays come
+/// from, negative: the same everywhere, at each of several strengths, or spread over all of them.
+///
+/// The slopes are those to all tokens of some channels together, where errors of tokens would add up, and those to single tokens.
+pub fn gradient_of_decays_is_slope<S: Subject>(subject: &S, name: &str, tokens: usize, contexts: &[S::Cx]) {
+    let inputs = subject.sample(1, tokens, 50);
+    let at = inputs.iter().position(|x| x.name == name).expect("an input of that name");
+    let n = inputs[at].data.len();
+    let spread = numbers(n, 51).into_iter().map(|u| -((1e-3f64.ln() * (1.0 - u) + 40f64.ln() * u).exp()));
+    let mut cases = vec![("spread".to_owned(), 1e-3, spread.collect::<Vec<_>>())];
+    cases.extend(STRENGTHS.map(|g| (format!("of {g}"), g, vec![-g; n])));
+    for (what, least, decays) in cases {
+        let mut inputs = inputs.clone();
+        inputs[at].data = decays.into_iter().map(|g| g as f32 as f64).collect();
+        let d = cotangent(&subject.naive(&inputs, None), 52);
+        let alone = directions(&inputs[at], n);
+        let together = directions(&inputs[at], tokens);
+        for directions in [alone, together].into_iter().filter(|directions| !directions.is_empty()) {
+            let want: Vec<f64> = directions.iter().map(|to| slope(subject, &inputs, at, to, &d, least)).collect();
+            let scale = want.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+            for cx in contexts {
+                let gradient = &subject.gradient(&inputs, None, &d, cx)[at];
+                let got = directions.iter().map(|to| to.iter().map(|i| gradient[*i]).sum::<f64>());
+                let error = got.zip(&want).map(|(got, want)| (got - want).abs() / scale).fold(0.0, f64::max);
+                let (elements, bound) = (directions[0].len(), tolerance::DECAYS);
+                assert!(
+                    error <= bound,
+                    "T = {tokens}, {what}: gradient to {name}, {elements} elements together: error {error:.1e} over {bound:.0e}"
+                );
+            }
+        }
+    }
+}
+
+/// Some directions along an input of decays: the elements that change together, which are all tokens of a channel, where there are several, or one element.
+fn directions(x: &Tensor, tokens: usize) -> Vec<Vec<usize>> {
+    let n = x.data.len();
+    let channels = if x.kind == Kind::Token { n / x.shape[1] } else { n };
+    let some = |of: usize| (0..of.min(7)).map(move |i| i * of / of.min(7));
+    match x.kind {
+        Kind::Token if tokens < n => some(channels).map(|c| (c..n).step_by(channels).collect()).collect(),
+        _ if tokens < n => Vec::new(),
+        _ => some(n).map(|i| vec![i]).collect(),
+    }
+}
+
+/// The slope of the definition in one direction, of elements that change together and are `-least` or less: from six points around it, and from differences of outputs,
+/// so that it is exact to far less than f32.
+fn slope<S: Subject>(subject: &S, inputs: &[Tensor], at: usize, to: &[usize], d: &Output, least: f64) -> f64 {
+    let h = (least / 50.0).min(0.05);
+    let moved = |h: f64| {
+        let mut inputs = inputs.to_vec();
+        to.iter().for_each(|i| inputs[at].data[*i] += h);
+        subject.naive(&inputs, None)
+    };
+    let mut sum = 0.0;
+    for (i, by) in [(1.0, 45.0), (2.0, -9.0), (3.0, 1.0)] {
+        let (up, down) = (moved(i * h), moved(-i * h));
+        let along = |up: &[f64], down: &[f64], d: &[f64]| {
+            up.iter().zip(down).zip(d).map(|((up, down), d)| (up - down) * d).sum::<f64>()
+        };
+        sum += by * (along(&up.out, &down.out, &d.out) + along(&up.state, &down.state, &d.state));
+    }
+    sum / (60.0 * h)
+}

@@ -9,6 +9,8 @@ pub const FORWARD: f64 = 1e-5;
 pub const FORMS: f64 = 1e-5;
 /// A gradient in f32 against finite differences of the definition in f64.
 pub const GRADIENT: f64 = 5e-5;
+/// A gradient to decays of any strength in f32 against the slope of the definition in f64, over the largest, however small that is.
+pub const DECAYS: f64 = 3e-5;
 /// Logits of a whole model against another implementation in f32, absolute.
 pub const LOGITS: f64 = 1e-4;
 

@@ -3,6 +3,8 @@
 //!
 //! $$ X_t = X_{t-1} + \sum_m u^m_t (y^m_t)^\top, \qquad o^m_t = X_t^\top p^m_t $$
 //!
+//! or, where a token reads before it writes ([`Before`]), `o_t = X_{t-1}ᵀ p_t`.
+//!
 //! Lanes run along the columns. A few vectors of them are taken at a time, whose rows stay in the first cache while the tokens of a chunk pass: a cell
 //! costs as many operations as the equation has, and is loaded and stored once for two or four tokens, for stores are what a processor has least of. On
 //! a CPU, whose matrix products are made of the same operations, the products of a chunked form are no cheaper.
@@ -72,6 +74,8 @@ pub(super) struct Step {
 pub(super) trait Carry<const W: usize, const P: usize> {
     /// Whether anything is: the last read then has to be known before the next token is written.
     const CARRIES: bool = true;
+    /// Whether a token reads before it writes. Only where nothing is carried.
+    const READS_FIRST: bool = false;
 
     /// The first of two tokens has been read.
     fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; W], out: &[&mut [f32]; P]);
@@ -92,6 +96,17 @@ impl Ask for Nothing {
 
 impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
     const CARRIES: bool = false;
+
+    #[inline(always)]
+    fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
+}
+
+/// Nothing is carried, and a token reads the matrix as it was before the token's own writes.
+pub(super) struct Before;
+
+impl<const W: usize, const P: usize> Carry<W, P> for Before {
+    const CARRIES: bool = false;
+    const READS_FIRST: bool = true;
 
     #[inline(always)]
     fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
@@ -236,17 +251,12 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 for g in 0..G {
-                    for m in 0..W {
-                        let u = s.splat(u[g][m][r]);
-                        for i in 0..N {
-                            x[i] = s.fma(u, y[g][m][i], x[i]);
-                        }
+                    if C::READS_FIRST {
+                        read(s, &p[g], r, &x, &mut sum[g]);
                     }
-                    for m in 0..P {
-                        let p = s.splat(p[g][m][r]);
-                        for i in 0..N {
-                            sum[g][m][i] = s.fma(p, x[i], sum[g][m][i]);
-                        }
+                    write(s, &u[g], r, &y[g], &mut x);
+                    if !C::READS_FIRST {
+                        read(s, &p[g], r, &x, &mut sum[g]);
                     }
                 }
                 store(s, &x, row);
@@ -431,24 +441,53 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 for i in 0..N {
                     x[i] = if BY == NONE { x[i] } else { s.mul(x[i], factor[i]) };
                 }
-                for m in 0..W {
-                    let u = s.splat(u[m][r]);
-                    for i in 0..N {
-                        x[i] = s.fma(u, y[m][i], x[i]);
-                    }
+                if C::READS_FIRST {
+                    read(s, &p, r, &x, &mut sum);
                 }
+                write(s, &u, r, &y, &mut x);
                 store(s, &x, row);
-                for m in 0..P {
-                    let p = s.splat(p[m][r]);
-                    for i in 0..N {
-                        sum[m][i] = s.fma(p, x[i], sum[m][i]);
-                    }
+                if !C::READS_FIRST {
+                    read(s, &p, r, &x, &mut sum);
                 }
             }
             for m in 0..P {
                 store(s, &sum[m], &mut self.out[m][here.clone()]);
             }
             self.carry_on(s, i, at..end);
+        }
+    }
+}
+
+/// What a token writes to row `r`.
+#[inline(always)]
+fn write<S: Lanes, const N: usize, const W: usize>(
+    s: S,
+    u: &[&[f32]; W],
+    r: usize,
+    y: &[[S::V; N]; W],
+    x: &mut [S::V; N],
+) {
+    for m in 0..W {
+        let u = s.splat(u[m][r]);
+        for i in 0..N {
+            x[i] = s.fma(u, y[m][i], x[i]);
+        }
+    }
+}
+
+/// What a token reads of row `r`.
+#[inline(always)]
+fn read<S: Lanes, const N: usize, const P: usize>(
+    s: S,
+    p: &[&[f32]; P],
+    r: usize,
+    x: &[S::V; N],
+    sum: &mut [[S::V; N]; P],
+) {
+    for m in 0..P {
+        let p = s.splat(p[m][r]);
+        for i in 0..N {
+            sum[m][i] = s.fma(p, x[i], sum[m][i]);
         }
     }
 }

@@ -3,9 +3,9 @@ use longreach_attention::linear::mamba2::{Inputs, backward, chunk, naive, recurr
 use longreach_attention::linear::scan;
 use longreach_simd::Cx;
 use longreach_testkit::Kind::{Shared, State, Token};
-use longreach_testkit::{Output, Subject, Tensor, tolerance};
+use longreach_testkit::{Output, Subject, Tensor, laws, tolerance};
 
-use crate::{array, exact, narrow, prove, v, wide};
+use crate::{array, contexts, exact, narrow, prove, v, wide};
 
 struct Mamba2 {
     limit: (f64, f64),
@@ -89,6 +89,13 @@ fn every_law() {
 #[test]
 fn every_law_with_a_limited_step() {
     prove(&Mamba2 { limit: (0.05, 0.7) });
+}
+
+/// With steps of like length. Where they differ a hundredfold, gates of long steps have gradients far smaller than those of the tokens beside them, and take up
+/// their rounding, which the length of the step then weighs.
+#[test]
+fn decays() {
+    laws::gradient_of_decays_is_slope(&Mamba2 { limit: (0.4, 0.7) }, "a", 97, &contexts());
 }
 
 #[test]

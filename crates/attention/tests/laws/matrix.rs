@@ -240,6 +240,24 @@ macro_rules! all_laws {
 all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
     rwkv5_laws Rwkv5, rwkv7_laws Rwkv7, hgrn2_laws Hgrn2, retention_laws Retention);
 
+/// Heads that are small, so that a text is one piece for the gradient, and ordinary ones, whose text is in several.
+const SMALL: Sizes = [2, 4, 12, 8];
+const WIDE: Sizes = [1, 2, 24, 72];
+
+/// The gradient of decays of every strength.
+macro_rules! laws_of_decays {
+    ($($test:ident $name:ident),+) => {
+        $(#[test]
+        fn $test() {
+            laws::gradient_of_decays_is_slope(&$name(SMALL, 1.0), "g", 97, &contexts());
+            laws::gradient_of_decays_is_slope(&$name(WIDE, 1.0), "g", 97, &contexts());
+        })+
+    };
+}
+
+laws_of_decays!(gla_decays Gla, rwkv6_decays Rwkv6, gated_delta_decays GatedDelta, kda_decays Kda, dplr_decays Dplr, rwkv5_decays Rwkv5,
+    rwkv7_decays Rwkv7, hgrn2_decays Hgrn2, retention_decays Retention);
+
 /// One token goes through rows of any width: of whole vectors and not, of more than there are registers for.
 #[test]
 fn steps_of_every_width() {

@@ -2,9 +2,9 @@ use longreach_attention::Sequences;
 use longreach_attention::linear::scan::{Inputs, backward, chunk, naive, recurrent, step};
 use longreach_simd::Cx;
 use longreach_testkit::Kind::{Shared, State, Token};
-use longreach_testkit::{Output, Subject, Tensor, tolerance};
+use longreach_testkit::{Output, Subject, Tensor, laws, tolerance};
 
-use crate::{array, exact, narrow, prove, v, wide};
+use crate::{array, contexts, exact, narrow, prove, v, wide};
 
 /// The scan with everything, or bare.
 struct Scan {
@@ -98,6 +98,11 @@ fn every_law_without_gate() {
 #[test]
 fn every_law_under_strong_decay() {
     prove(&Scan { full: true, floor: -50.0 });
+}
+
+#[test]
+fn decays() {
+    laws::gradient_of_decays_is_slope(&Scan { full: true, floor: -0.5 }, "g", 97, &contexts());
 }
 
 #[test]

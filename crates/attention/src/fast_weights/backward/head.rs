@@ -11,9 +11,9 @@ use longreach_simd::{Isa, Kernel, Lanes, math};
 use super::ByHead;
 use super::segment::{Behind, Segment, Shape, Through};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::decay::{Along, scale, scale_twice_into, take};
+use crate::fast_weights::decay::{Along, Cuts, scale, scale_twice_into, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
-use crate::fast_weights::pass::{Ask, Carry, Nothing, Step, over, transpose};
+use crate::fast_weights::pass::{Ask, Before, Carry, Nothing, Step, over, transpose};
 use crate::one_token::read;
 use crate::sequences::Rows;
 
@@ -51,13 +51,33 @@ impl Carry<2, 1> for Back<'_> {
     }
 }
 
+/// As [`over`], a pass over a transposed matrix: where there is a gate, a token reads before it writes.
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "a pass has so many parts")]
+fn over_transposed<const W: usize, const P: usize>(
+    (isa, gated): (Isa, bool),
+    pass: (usize, usize, usize, bool),
+    matrix: &mut [f32],
+    cuts: Cuts<'_>,
+    write: [&[f32]; W],
+    written: [&mut [f32]; W],
+    read: [&[f32]; P],
+    out: [&mut [f32]; P],
+    ask: &dyn Ask,
+) {
+    match gated {
+        true => over(isa, pass, matrix, cuts, write, written, read, out, Before, ask),
+        false => over(isa, pass, matrix, cuts, write, written, read, out, Nothing, ask),
+    }
+}
+
 /// What is kept of a head between its segments.
 struct Kept<'m> {
     /// `[K, V]` where something is erased, or else transposed.
     state: &'m mut [f32],
     /// The gradient to it, transposed.
     d_state: &'m mut [f32],
-    /// A state a segment, transposed: before it where something is erased, after it where a gate asks for it; or none.
+    /// A state a segment, transposed: before it where something is erased, after it where a gate asks for it, but for the last token's write; or none.
     states: &'m mut [f32],
     /// What was erased, `[T + 1, V]`.
     w: &'m mut [f32],
@@ -264,6 +284,9 @@ impl<'a> Head<'a, '_> {
             let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
             if at < total { self.dout(s, at, d_o) } else { d_o.fill(0.0) }
         }
+        if x.g.is_some() && tokens.end == total {
+            rows.k[(n - 1) * k..n * k].fill(0.0);
+        }
         rows.runs.end();
         let ask = Coming {
             x,
@@ -276,7 +299,8 @@ impl<'a> Head<'a, '_> {
         };
         let (cuts, pass) = (rows.runs.cuts(Along::Columns), (n, v, k, false));
         let (written, out) = ([&mut *rows.k], [&mut *rows.dq]);
-        over(self.isa, pass, kept.state, cuts, [&*rows.v], written, [&*rows.d_o], out, Nothing, &ask);
+        let how = (self.isa, x.g.is_some());
+        over_transposed(how, pass, kept.state, cuts, [&*rows.v], written, [&*rows.d_o], out, &ask);
         if early {
             // It belongs to the segment behind.
             scale(s, rows.runs.left(n - 1), &mut rows.dq[(n - 1) * k..n * k]);
@@ -409,27 +433,37 @@ impl<'a> Head<'a, '_> {
             let out = [&mut *rows.dv];
             over(isa, pass, self.d_state, cuts, [queries], [d_out], [&*rows.k], out, Nothing, &ask);
         }
-        let cuts = rows.runs.cuts(Along::Columns);
         // The queries, and what reads what is erased, from the state before the segment on.
         let state = match kept.states.len() {
             0 => &mut *kept.state,
             _ => &mut kept.states[j * k * v..(j + 1) * k * v],
         };
         let erased = if erases { &kept.w[first * v..(first + n) * v] } else { &[] };
+        let how = (isa, x.g.is_some());
         if erases {
             read(s, state, &rows.dw[..v], &mut rows.da[..k]);
+            // The last token's writes are not wanted in the state that the gate's gradient starts from.
+            let put_aside = how.1 && last;
+            if put_aside {
+                kept.behind.put_aside(s, shape, rows);
+            }
+            let cuts = rows.runs.cuts(Along::Columns);
             let (read, out) = ([&*rows.d_o, &rows.dw[v..]], [&mut *rows.dq, &mut rows.da[k..]]);
             let pass = (n, v, k, false);
             if general {
                 let (write, written) = ([&*rows.v, erased], [&mut *rows.k, &mut *rows.b]);
-                over(isa, pass, state, cuts, write, written, read, out, Nothing, &Nothing);
+                over_transposed(how, pass, state, cuts, write, written, read, out, &Nothing);
             } else {
-                over(isa, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, Nothing, &Nothing);
+                over_transposed(how, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, &Nothing);
+            }
+            if put_aside {
+                kept.behind.take_back(s, shape, rows);
             }
         }
+        let cuts = rows.runs.cuts(Along::Columns);
         if x.g.is_some() {
             kept.through.start(s, [state, kept.d_state], k);
-            if own {
+            if erases {
                 kept.through.add(s, nth(rows.a, n, k), nth(rows.da, n, k));
             }
         }
@@ -457,14 +491,14 @@ impl<'a> Head<'a, '_> {
             let (write, written) = ([d_out, &rows.dw[v..]], [queries, &mut rows.a[k..]]);
             if general {
                 let (read, out) = ([&*rows.v, erased], [&mut *rows.dk, &mut *rows.db]);
-                over(isa, pass, kept.d_state, cuts, write, written, read, out, Nothing, &ask);
+                over_transposed(how, pass, kept.d_state, cuts, write, written, read, out, &ask);
             } else {
                 let out = [&mut *rows.dk];
-                over(isa, pass, kept.d_state, cuts, write, written, [&*rows.v], out, Nothing, &ask);
+                over_transposed(how, pass, kept.d_state, cuts, write, written, [&*rows.v], out, &ask);
             }
         } else {
             let out = [&mut *rows.dk];
-            over(isa, pass, kept.d_state, cuts, [d_out], [queries], [&*rows.v], out, Nothing, &ask);
+            over_transposed(how, pass, kept.d_state, cuts, [d_out], [queries], [&*rows.v], out, &ask);
         }
         for r in (0..n).rev() {
             self.token(s, shape, rows, (first + r, r), erased, &mut kept.through);

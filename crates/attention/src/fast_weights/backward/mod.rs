@@ -7,9 +7,17 @@
 //! $$ dq_t = s\,S_t\, do_t, \quad da_t = S_{t-1} dw_t, \quad dk_t = D_t v_t, \quad db_t = D_t w_t. $$
 //!
 //! Reads along the keys are made of the transposed matrices, so that lanes never have to be summed. A gate acts through sums only:
-//! `X_t = ⟨e^{g_t} S_{t-1}, D_t⟩` a row, its gradient, is `X_{t+1} + a_{t+1} ⊙ da_{t+1} + q_t ⊙ dq_t − b_t ⊙ db_t − k_t ⊙ dk_t`;
-//! Yang et al. 2024 (GLA), §C, has it without `a` and `b`. It starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds
-//! does not grow with the text.
+//! `X_t = ⟨e^{g_t} S_{t-1}, D_t⟩` a row, its gradient, is
+//!
+//! $$ X_t = X_{t+1} + a_{t+1} \odot \hat{da}_{t+1} + q_t \odot \hat{dq}_t - b_t \odot \hat{db}_t - k_t \odot \hat{dk}_t, $$
+//!
+//! where the hats say that reads and writes of a token do not meet: matrices are read as they are when the gate has acted and the token has not written yet,
+//! `dq̂_t = s e^{g_t} S_{t-1} do_t`, `dâ_{t+1} = e^{g_t} S_{t-1} dw_{t+1}`, `dk̂_t = e^{g_{t+1}} D_{t+1} v_t`, `db̂_t = e^{g_{t+1}} D_{t+1} w_t`. What a
+//! token's own writes and reads have in common is in both sides of the difference in Yang et al. 2024 (GLA), §C, which is without `a` and `b`, and under
+//! strong decay far larger than the difference; it is added to the gradients afterwards (`own.rs`). For the same reason the last token's write, which the
+//! final state holds without a gate in between, is in neither side of the first sum.
+//!
+//! The sum starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds does not grow with the text.
 //!
 //! Of the states one a segment is kept, `K V` numbers for 32 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
 
@@ -25,6 +33,7 @@ use crate::sequences::{Rows, side_by_side};
 use crate::{Error, error};
 
 mod head;
+mod own;
 mod segment;
 mod token;
 

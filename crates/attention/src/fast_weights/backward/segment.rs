@@ -85,6 +85,31 @@ impl<'m> Behind<'m> {
         let [q, a, d_o, dw] = &self.0;
         [(q, d_o), (a, dw)]
     }
+
+    /// Makes nothing of what the segment's last token writes, where no segment is behind it whose rows would be here.
+    #[inline(always)]
+    pub(super) fn put_aside<S: Lanes>(&mut self, s: S, shape: Shape, rows: &mut Segment<'_>) {
+        let last = (rows.tokens - 1) * shape.k..rows.tokens * shape.k;
+        let [key, into, ..] = &mut self.0;
+        for (written, to) in
+            [(&mut *rows.k, key), (&mut *rows.b, into)].into_iter().take(1 + usize::from(shape.general))
+        {
+            math::copy(s, &written[last.clone()], to);
+            written[last.clone()].fill(0.0);
+        }
+    }
+
+    /// The opposite of [`Behind::put_aside`].
+    #[inline(always)]
+    pub(super) fn take_back<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>) {
+        let last = (rows.tokens - 1) * shape.k..rows.tokens * shape.k;
+        let [key, into, ..] = &self.0;
+        for (written, from) in
+            [(&mut *rows.k, key), (&mut *rows.b, into)].into_iter().take(1 + usize::from(shape.general))
+        {
+            math::copy(s, from, &mut written[last.clone()]);
+        }
+    }
 }
 
 impl<'m> Segment<'m> {
@@ -159,23 +184,27 @@ pub(super) struct Through {
     added: Vec<f32>,
     /// How many tokens those were.
     tokens: usize,
-    /// What a token leaves to be counted by the one before it.
+    /// What a query that reads early leaves to be counted by the token before it.
     held: Vec<f32>,
 }
 
 /// How many tokens' shares are summed in f32, whose rounding is that of the shares themselves.
 const TOGETHER: usize = 16;
 
-/// What a token adds to the sums, gradients with what they belong to.
+/// What a token adds to the sums, gradients with what they belong to. None has a part in it that the token's own writes and reads have in common.
 pub(super) struct Shares<'a> {
     /// Where the query reads before the token is written, the token before it counts this.
     pub(super) early: bool,
+    /// Whether it is the text's last token: no gate comes after its writes, which are counted nowhere.
+    pub(super) last: bool,
     pub(super) q: [&'a [f32]; 2],
     pub(super) k: [&'a [f32]; 2],
-    /// What the own key reads with, times the gate.
-    pub(super) own: Option<[&'a [f32]; 2]>,
-    /// What reads the erased, and where it goes: the first is counted by the token before it.
-    pub(super) general: Option<[[&'a [f32]; 2]; 2]>,
+    /// What reads the erased, which is counted by the token before it.
+    pub(super) a: Option<[&'a [f32]; 2]>,
+    /// Where the erased goes, if not to the own key.
+    pub(super) b: Option<[&'a [f32]; 2]>,
+    /// Where that is read with the own key times the gate: the key of the token before it, and how much of that makes the gradient to `a` whole.
+    pub(super) own: Option<(f32, &'a [f32])>,
 }
 
 impl Through {
@@ -226,7 +255,7 @@ impl Through {
         }
     }
 
-    /// What the next token's own key read of the state.
+    /// What reads of the state that the next token erases.
     #[inline(always)]
     pub(super) fn add<S: Lanes>(&mut self, s: S, a: &[f32], da: &[f32]) {
         if let [sum] = &mut self.sums[..] {
@@ -257,60 +286,74 @@ impl Through {
             let (read, counted) = (math::dot(s, of.q[0], of.q[1]), f64::from(*held));
             *held = if of.early { read } else { 0.0 };
             let read = if of.early { 0.0 } else { f64::from(read) };
-            *sum += counted + read - f64::from(math::dot(s, of.k[0], of.k[1]));
-            if let Some(own) = of.own {
-                *sum += f64::from(math::dot(s, own[0], own[1]));
-            }
-            if let Some([[a, da], [b, db]]) = of.general {
-                *held += math::dot(s, a, da);
-                *sum -= f64::from(math::dot(s, b, db));
+            *sum += counted + read;
+            if !of.last {
+                *sum -= f64::from(math::dot(s, of.k[0], of.k[1]));
+                if let Some([b, db]) = of.b {
+                    *sum -= f64::from(math::dot(s, b, db));
+                }
             }
             *sum = if gates[0] < LEAST_GATE { 0.0 } else { *sum };
-            *dg = *sum as f32;
+            let mut gradient = *sum;
+            if let Some([a, da]) = of.a {
+                let erased = f64::from(math::dot(s, a, da));
+                *sum += erased;
+                if let Some((by, key)) = of.own {
+                    gradient += erased + f64::from(by * math::dot(s, a, key));
+                }
+            }
+            *dg = gradient as f32;
             return;
         }
         let whole = dg.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
-            let sum = self.share::<S, true>(s, &of, at);
-            let sum = s.add(s.load(&self.rounded[at..]), sum);
-            if past { s.store_past(&mut dg[at..], sum) } else { s.store(&mut dg[at..], sum) }
+            let gradient = self.share::<S, true>(s, &of, at);
+            if past { s.store_past(&mut dg[at..], gradient) } else { s.store(&mut dg[at..], gradient) }
         }
         if whole < dg.len() {
-            let sum = self.share::<S, false>(s, &of, whole);
-            s.store_part(&mut dg[whole..], s.add(s.load_part(&self.rounded[whole..]), sum));
+            let gradient = self.share::<S, false>(s, &of, whole);
+            s.store_part(&mut dg[whole..], gradient);
         }
         if cut {
             self.settle();
             let sums = self.sums.iter_mut().zip(&mut self.rounded);
-            for (((sum, rounded), gate), dg) in sums.zip(gates).zip(dg) {
+            for (i, (((sum, rounded), gate), dg)) in sums.zip(gates).zip(dg).enumerate() {
                 if *gate < LEAST_GATE {
-                    (*sum, *rounded) = (0.0, 0.0);
+                    *rounded = of.a.map_or(0.0, |[a, da]| a[i] * da[i]);
+                    (*sum, *dg) = (f64::from(*rounded), 0.0);
                 }
-                *dg = *rounded;
             }
         }
     }
 
-    /// Adds a token's share to some channels, a whole vector of them or what there is: what has been added since the sums were rounded.
+    /// Adds a token's share to some channels, a whole vector of them or what there is: the gradients to the gates.
     #[inline(always)]
     fn share<S: Lanes, const WHOLE: bool>(&mut self, s: S, of: &Shares<'_>, at: usize) -> S::V {
-        let (held, added) = (&mut self.held[at..], &mut self.added[at..]);
-        let (read, written) = (product::<S, WHOLE>(s, of.q, at), product::<S, WHOLE>(s, of.k, at));
-        let mut share = s.sub(if of.early { s.splat(0.0) } else { read }, written);
-        if let Some(own) = of.own {
-            share = s.add(share, product::<S, WHOLE>(s, own, at));
-        }
+        let (held, added, rounded) = (&mut self.held[at..], &mut self.added[at..], &self.rounded[at..]);
+        let read = product::<S, WHOLE>(s, of.q, at);
+        let mut share = read;
         if of.early {
-            share = s.add(share, part::<S, WHOLE>(s, held));
+            share = part::<S, WHOLE>(s, held);
             s.store_part(held, read);
         }
-        if let Some([a, b]) = of.general {
-            share = s.add(share, s.sub(part::<S, WHOLE>(s, held), product::<S, WHOLE>(s, b, at)));
-            s.store_part(held, product::<S, WHOLE>(s, a, at));
+        if !of.last {
+            share = s.sub(share, product::<S, WHOLE>(s, of.k, at));
+            if let Some(b) = of.b {
+                share = s.sub(share, product::<S, WHOLE>(s, b, at));
+            }
         }
-        let sum = s.add(part::<S, WHOLE>(s, added), share);
+        let mut sum = s.add(part::<S, WHOLE>(s, added), share);
+        let mut gradient = s.add(part::<S, WHOLE>(s, rounded), sum);
+        if let Some([a, da]) = of.a {
+            let (a, da) = (part::<S, WHOLE>(s, &a[at..]), part::<S, WHOLE>(s, &da[at..]));
+            sum = s.fma(a, da, sum);
+            if let Some((by, key)) = of.own {
+                let whole = s.fma(s.splat(by), part::<S, WHOLE>(s, &key[at..]), da);
+                gradient = s.fma(a, whole, gradient);
+            }
+        }
         s.store_part(added, sum);
-        sum
+        gradient
     }
 }
 

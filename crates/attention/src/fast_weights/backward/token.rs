@@ -5,6 +5,7 @@ use std::ops::Range;
 use longreach_simd::{Lanes, math};
 
 use super::head::{Head, nth};
+use super::own::Told;
 use super::segment::{Segment, Shape, Shares, Through};
 use crate::fast_weights::decay::{scale_both_past, scale_twice_past};
 
@@ -26,18 +27,24 @@ impl Head<'_, '_> {
         let t = self.range.start + at;
         let (own, early) = (erases && !general, x.bonus.is_some());
         if x.g.is_some() {
+            let told = if erases { Told::of(s, rows, v, r) } else { Told::NOTHING };
             let shares = Shares {
                 early,
+                last: at + 1 == self.range.len(),
                 q: [nth(rows.q, r, k), nth(rows.dq, r, k)],
                 k: [nth(rows.k, r, k), nth(rows.dk, r, k)],
-                own: if own { Some([nth(rows.a, r, k), nth(rows.da, r, k)]) } else { None },
-                general: match general {
-                    false => None,
-                    true => Some([[nth(rows.a, r, k), nth(rows.da, r, k)], [nth(rows.b, r, k), nth(rows.db, r, k)]]),
-                },
+                a: if erases { Some([nth(rows.a, r, k), nth(rows.da, r, k)]) } else { None },
+                b: if general { Some([nth(rows.b, r, k), nth(rows.db, r, k)]) } else { None },
+                own: if own { Some((told.before, nth(rows.k, r.saturating_sub(1), k))) } else { None },
             };
             let gates = (x.gates(t, h), rows.runs.is_cut(r));
             through.token(s, past, gates, shares, self.to.g.row(at));
+            rows.add_own(s, shape, r, early, told, erased);
+            if early && r == 0 && at > 0 {
+                // The token before it is in another segment, and is as it is.
+                let told = math::dot(s, x.v(t - 1, h), &rows.d_o[..v]);
+                math::axpy(s, told, x.k(t - 1, h), &mut rows.dq[..k]);
+            }
         }
         // From here on all is as it is, not as it was scaled.
         let (here, grown, entry) = (rows.runs.left(r), rows.runs.grown(r), rows.runs.entry(r));

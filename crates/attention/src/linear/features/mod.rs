@@ -18,8 +18,8 @@ mod rows;
 mod step;
 
 use denominator::Times;
-pub(super) use rows::by_tokens;
 pub(crate) use rows::{OfRows, each, fresh, unwritten};
+pub(super) use rows::{by_tokens, sum_of_tokens};
 
 /// What keeps the denominator from nothing.
 #[derive(Clone, Copy, Debug, PartialEq)]

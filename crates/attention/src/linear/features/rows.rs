@@ -58,6 +58,15 @@ pub(crate) fn unwritten(shape: (usize, usize, usize, usize)) -> Array4<f32> {
     Array4::from_shape_vec(shape, memory::unwritten(a * b * c * d)).expect("as many numbers as the shape has")
 }
 
+/// The sum of the rows of all tokens, `[B, T, width]`, in f64: the gradient to what is the same at every token.
+pub(in crate::linear) fn sum_of_tokens(x: &[f32], width: usize) -> Vec<f32> {
+    let mut sums = vec![0.0; width];
+    for row in x.chunks_exact(width.max(1)) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
+}
+
 /// Some tokens at a time, over all threads.
 pub(in crate::linear) fn by_tokens(
     cx: &Cx,

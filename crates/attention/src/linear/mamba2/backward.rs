@@ -3,10 +3,11 @@
 //! `dΔ = A dg + dβ`, through the clamp where it did not bind and through softplus, whose slope is the sigmoid.
 
 use longreach_simd::{Cx, math};
-use ndarray::{Array1, Array3, Array4, ArrayView4, Axis};
+use ndarray::{Array1, Array3, Array4, ArrayView4};
 
 use super::{Gates, Inputs, OP, scan};
 use crate::Error;
+use crate::linear::features::sum_of_tokens;
 
 /// Gradients to the inputs of the scan.
 #[derive(Clone, Debug)]
@@ -42,13 +43,14 @@ pub fn backward(
     let gates = Gates::of(x, cx)?;
     let scan::Gradient { q, k, v, g, beta, skip, state } =
         scan::backward(&gates.scan(x), state, dy, d_state, cx).map_err(|e| e.of(OP))?;
-    let a = (&g * &gates.delta).sum_axis(Axis(0)).sum_axis(Axis(0));
+    let of_heads = |x: &Array3<f32>| Array1::from(sum_of_tokens(x.as_slice().unwrap_or_default(), x.dim().2));
+    let a = of_heads(&(&g * &gates.delta));
     let mut dt = &x.dt + &x.dt_bias;
     math::sigmoid_slice(cx, dt.as_slice_mut().unwrap_or_default());
     let (low, high) = x.dt_limit;
     let inside = gates.delta.mapv(|d| if d > low && d < high { 1.0 } else { 0.0 });
     dt *= &inside;
     dt *= &(g * x.a + beta);
-    let dt_bias = dt.sum_axis(Axis(0)).sum_axis(Axis(0));
+    let dt_bias = of_heads(&dt);
     Ok(Gradient { x: v, dt, dt_bias, a, b: k, c: q, d: skip, state })
 }

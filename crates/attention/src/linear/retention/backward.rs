@@ -1,10 +1,11 @@
 //! The gradient: the scan's, and that of the decays summed over the tokens.
 
 use longreach_simd::Cx;
-use ndarray::{Array1, Array4, ArrayView4, Axis};
+use ndarray::{Array1, Array4, ArrayView4};
 
 use super::{Inputs, OP, scan};
 use crate::Error;
+use crate::linear::features::sum_of_tokens;
 
 /// Gradients to the inputs.
 #[derive(Clone, Debug)]
@@ -33,5 +34,6 @@ pub fn backward(
 ) -> Result<Gradient, Error> {
     let scan::Gradient { q, k, v, g, state, .. } =
         scan::backward(&x.scan()?, state, d_o, d_state, cx).map_err(|e| e.of(OP))?;
-    Ok(Gradient { q, k, v, g: g.sum_axis(Axis(0)).sum_axis(Axis(0)), state })
+    let g = sum_of_tokens(g.as_slice().unwrap_or_default(), g.dim().2);
+    Ok(Gradient { q, k, v, g: g.into(), state })
 }

@@ -1,10 +1,11 @@
 //! The gradient: RWKV-6's, and that of the decay summed over the tokens.
 
 use longreach_simd::Cx;
-use ndarray::{Array2, Array4, ArrayView4, Axis};
+use ndarray::{Array2, Array4, ArrayView4};
 
-use super::Inputs;
+use super::{Inputs, OP};
 use crate::Error;
+use crate::linear::features::sum_of_tokens;
 use crate::linear::rwkv6;
 
 /// Gradients to the inputs.
@@ -35,5 +36,7 @@ pub fn backward(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     let rwkv6::Gradient { q, k, v, g, u, state } = rwkv6::backward(&x.at_every_token()?, state, d_o, d_state, cx)?;
-    Ok(Gradient { q, k, v, g: g.sum_axis(Axis(0)).sum_axis(Axis(0)), u, state })
+    let g = sum_of_tokens(g.as_slice().unwrap_or_default(), u.len());
+    let g = Array2::from_shape_vec(u.dim(), g).map_err(|_| Error::Layout { op: OP, input: "g" })?;
+    Ok(Gradient { q, k, v, g, u, state })
 }
