@@ -7,7 +7,7 @@ use super::{Global, Longformer, OP, backward, chunk};
 use crate::operation::{Argument, Call, Operation, PACKED, Signature, Tensors, parameter, rounded, tensors};
 use crate::softmax::operation::{OFFSET, OPTIONS, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
 use crate::softmax::{self, Cotangent, Gradient, Output};
-use crate::{Error, Form, error};
+use crate::{Error, Form, Sequences, error};
 
 pub(crate) struct Op;
 
@@ -16,13 +16,22 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
     error::parameter(OP, "window", window.is_some(), window, "a number of tokens on either side")?;
     let positions: Vec<usize> = call.take("global")?.unwrap_or_default();
     let tokens = read.qkv[1].dim().1;
-    let beyond = positions.iter().find(|i| **i >= tokens);
-    error::parameter(OP, "global", beyond.is_none(), beyond, format!("positions among the {tokens} tokens"))?;
+    read.inputs().sizes(OP)?.0.within(OP)?;
+    // Positions are those of every sequence.
+    let packed = read.inputs().sequences;
+    let starts = match packed {
+        Sequences::Batch => vec![0..tokens],
+        _ => packed.ranges(OP, read.qkv[1].dim().0, tokens)?,
+    };
+    let longest = starts.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+    let beyond = positions.iter().find(|i| **i >= longest);
+    error::parameter(OP, "global", beyond.is_none(), beyond, format!("positions among {longest} tokens"))?;
     let marks = match call.flags("global")? {
         Some(marks) => marks,
         None => {
             let mut marks = Array2::default((1, tokens));
-            positions.iter().for_each(|i| marks[[0, *i]] = true);
+            let places = starts.iter().flat_map(|of| positions.iter().map(|i| of.start + i).filter(|i| *i < of.end));
+            places.for_each(|i| marks[[0, i]] = true);
             marks
         }
     };
@@ -68,7 +77,11 @@ impl Operation for Op {
             inputs: QKV.into_iter().chain(own).chain(OPTIONS).collect(),
             parameters: vec![
                 parameter("window", "", "how far a query sees on either side"),
-                parameter("global", "[]", "positions of global tokens, where there is no tensor of that name"),
+                parameter(
+                    "global",
+                    "[]",
+                    "positions of global tokens in a sequence, where there is no tensor of that name",
+                ),
                 SCALE,
                 OFFSET,
                 SOFTCAP,

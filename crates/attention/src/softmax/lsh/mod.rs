@@ -151,6 +151,7 @@ fn check(
     let (b, t, h, _) = x.dim();
     error::shape(OP, "v", &[b, t, h, v.dim().3], v.shape())?;
     error::shape(OP, "buckets", &[b, h, buckets.dim().2, t], buckets.shape())?;
+    error::some(OP, [("H", h), ("D", x.dim().3), ("E", v.dim().3)])?;
     error::parameter(OP, "rounds", buckets.dim().2 > 0, buckets.dim().2, "at least 1")?;
     for (name, chunks) in [("before", lsh.before), ("after", lsh.after)] {
         error::parameter(OP, name, chunks <= 1 << 16, chunks, "at most 65536")?;
