@@ -109,7 +109,7 @@ impl Order {
                 (0..rounds * t).map(|n| (buckets[[b, h, n / t, n % t]], n % t)).collect();
             if tokens > lsh.chunk {
                 // Rounds are counted on, so that one sort keeps them apart.
-                order.sort_by_key(|(bucket, t)| bucket * tokens + t);
+                order.sort_unstable();
             }
             row.iter_mut().zip(order).for_each(|(place, (_, t))| *place = Some(t));
         }
