@@ -26,7 +26,7 @@ pub(super) fn wanted<T, F>(x: &Inputs<'_, T, F>, pattern: &(impl Pattern + ?Size
 /// An error if sequences are packed.
 pub(super) fn none<T, F>(op: &'static str, x: &Inputs<'_, T, F>) -> Result<(), Error> {
     let one = matches!(x.sequences, Sequences::Batch);
-    error::parameter(op, "sequences", one, &x.sequences, "rows of one sequence: what a query sees was made for one")
+    error::parameter(op, "sequences", one, x.sequences, "rows of one sequence: what a query sees was made for one")
 }
 
 /// The sequences that have queries.

@@ -71,6 +71,14 @@ pub struct Gradients {
     pub global: Gradient,
 }
 
+/// The tokens of a row that belong together: all of them, or those of each packed sequence.
+fn texts(sequences: Sequences<'_>, batch: usize, tokens: usize) -> Result<Vec<Range<usize>>, Error> {
+    match sequences {
+        Sequences::Batch => Ok(std::iter::once(0..tokens).collect()),
+        packed => packed.ranges(OP, batch, tokens),
+    }
+}
+
 /// Global queries of some tokens, gathered: `[B, most of a sequence]` positions, and whether each is there.
 struct Gathered {
     /// The tokens that they see.
@@ -83,11 +91,7 @@ impl Gathered {
     /// Of all sequences of a batch at once, or of one packed sequence after the other.
     fn of<T>(x: &Inputs<'_, T>, pattern: &Longformer) -> Result<Vec<Self>, Error> {
         let (batch, tokens, ..) = x.q.dim();
-        let ranges = match x.sequences {
-            Sequences::Batch => std::iter::once(0..tokens).collect(),
-            packed => packed.ranges(OP, batch, tokens)?,
-        };
-        Ok(ranges.into_iter().map(|tokens| Self::among(tokens, pattern, batch)).collect())
+        Ok(texts(x.sequences, batch, tokens)?.into_iter().map(|tokens| Self::among(tokens, pattern, batch)).collect())
     }
 
     fn among(tokens: Range<usize>, pattern: &Longformer, batch: usize) -> Self {

@@ -3,11 +3,11 @@
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView4};
 
-use super::{Global, Longformer, OP, backward, chunk};
+use super::{Global, Longformer, OP, backward, chunk, texts};
 use crate::operation::{Argument, Call, Operation, PACKED, Signature, Tensors, parameter, rounded, tensors};
 use crate::softmax::operation::{OFFSET, OPTIONS, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
 use crate::softmax::{self, Cotangent, Gradient, Output};
-use crate::{Error, Form, Sequences, error};
+use crate::{Error, Form, error};
 
 pub(crate) struct Op;
 
@@ -18,19 +18,15 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
     let tokens = read.qkv[1].dim().1;
     read.inputs().sizes(OP)?.0.within(OP)?;
     // Positions are those of every sequence.
-    let packed = read.inputs().sequences;
-    let starts = match packed {
-        Sequences::Batch => vec![0..tokens],
-        _ => packed.ranges(OP, read.qkv[1].dim().0, tokens)?,
-    };
-    let longest = starts.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+    let sequences = texts(read.inputs().sequences, read.qkv[1].dim().0, tokens)?;
+    let longest = sequences.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
     let beyond = positions.iter().find(|i| **i >= longest);
     error::parameter(OP, "global", beyond.is_none(), beyond, format!("positions among {longest} tokens"))?;
     let marks = match call.flags("global")? {
         Some(marks) => marks,
         None => {
             let mut marks = Array2::default((1, tokens));
-            let places = starts.iter().flat_map(|of| positions.iter().map(|i| of.start + i).filter(|i| *i < of.end));
+            let places = sequences.iter().flat_map(|of| positions.iter().map(|i| of.start + i).filter(|i| *i < of.end));
             places.for_each(|i| marks[[0, i]] = true);
             marks
         }
