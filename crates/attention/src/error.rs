@@ -84,6 +84,18 @@ pub(crate) fn shape(op: &'static str, input: &'static str, want: &[usize], found
     Err(Error::Shape { op, input, want: want.to_vec(), found: found.to_vec() })
 }
 
+/// Checks that sizes are not 0.
+pub(crate) fn some<const N: usize>(op: &'static str, sizes: [(&'static str, usize); N]) -> Result<(), Error> {
+    sizes.into_iter().try_for_each(|(name, size)| parameter(op, name, size > 0, size, "at least 1"))
+}
+
+/// Checks a number that kernels compute with in f32, where it may be doubled.
+pub(crate) fn number(op: &'static str, name: &'static str, x: impl Into<f64>) -> Result<(), Error> {
+    const MOST: f64 = f32::MAX as f64 / 2.0;
+    let x = x.into();
+    parameter(op, name, x.abs() <= MOST, x, format!("a number of at most {MOST:.1e} in size"))
+}
+
 /// Checks a parameter.
 pub(crate) fn parameter(
     op: &'static str,

@@ -24,7 +24,13 @@ pub fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
 /// `2ˣ`: 0 below −151, infinite from 128 on. Cheaper than [`exp`]; for exponents that were scaled by log₂ e beforehand.
 #[inline(always)]
 pub fn exp2<S: Lanes>(s: S, x: S::V) -> S::V {
-    let x = s.min(s.splat(129.0), s.max(s.splat(-151.0), x));
+    exp2_at_most(s, 129.0, x)
+}
+
+/// As [`exp2`], of exponents that are `most` at most but for rounding, and then are `most`.
+#[inline(always)]
+pub fn exp2_at_most<S: Lanes>(s: S, most: f32, x: S::V) -> S::V {
+    let x = s.min(s.splat(most), s.max(s.splat(-151.0), x));
     let n = s.round(x);
     let r = s.sub(x, n);
     let mut p = s.splat(1.535_336_2e-4);

@@ -72,13 +72,15 @@ pub(crate) struct Inputs<'a, F = f32> {
     pub(crate) sequences: Sequences<'a>,
 }
 
-impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
+impl<F> Inputs<'_, F> {
     /// The shape of the state.
     pub(crate) fn state_shape(&self) -> [usize; 4] {
         let ((b, _, _, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
         [self.sequences.count(b), h, k, v]
     }
+}
 
+impl<F: Copy + Into<f64> + PartialOrd + Default + Debug> Inputs<'_, F> {
     /// Checks all shapes, and that no gate is above 0: its exponential is what is left.
     pub(crate) fn check(&self, state: &[usize]) -> Result<Dims, Error> {
         let dims = self.shapes(state)?;
@@ -119,6 +121,7 @@ impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
         if let Some(bonus) = &self.bonus {
             error::shape(op, "u", &[h, k], bonus.shape())?;
         }
+        error::number(op, "scale", self.scale)?;
         error::shape(op, "state", &self.state_shape(), state)?;
         Ok(Dims { b, t, g, h, k, v })
     }

@@ -380,6 +380,11 @@ impl Bounds {
         self.0.as_deref().map_or(Sequences::Batch, Sequences::Packed)
     }
 
+    /// Whether sequences are packed.
+    pub(crate) fn packed(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// An error if sequences are packed: a step has one token of each.
     pub fn none_for_steps(&self, op: &'static str) -> Result<(), Error> {
         let want = "none where tokens are read one by one";

@@ -57,10 +57,25 @@ pub struct Angles {
     interleaved: bool,
 }
 
+/// The widest head there may be: frequencies are made before a head is met.
+const WIDEST: usize = 1 << 16;
+
 impl Rotary {
+    /// The frequencies, with which every position has an angle.
+    fn frequencies(&self, positions: &ArrayView2<'_, usize>, length: usize) -> Result<Frequencies, Error> {
+        error::parameter(OP, "width", self.width <= WIDEST, self.width, format!("at most {WIDEST} channels"))?;
+        let frequencies = self.scaling.frequencies(self.width, self.theta, length)?;
+        let last = positions.iter().max().copied().unwrap_or(0) as f64;
+        let fits = frequencies.inverse.iter().all(|w| (w * last).is_finite());
+        let fits = fits && frequencies.factor.abs() <= f64::from(f32::MAX) / 2.0;
+        let found = (self.theta, &self.scaling);
+        error::parameter(OP, "theta and scaling", fits, found, "angles and a magnitude that are finite in f32")?;
+        Ok(frequencies)
+    }
+
     /// The angles at `positions: [B or 1, T]`, in a sequence of `length` tokens: some scalings depend on it.
     pub fn angles(&self, positions: ArrayView2<'_, usize>, length: usize, cx: &Cx) -> Result<Angles, Error> {
-        let frequencies = self.scaling.frequencies(self.width, self.theta, length)?;
+        let frequencies = self.frequencies(&positions, length)?;
         let half = self.width / 2;
         let flat: Vec<usize> = positions.iter().copied().collect();
         let (mut cos, mut sin) = (Array2::zeros((flat.len(), half)), Array2::zeros((flat.len(), half)));

@@ -2,8 +2,8 @@
 
 use ndarray::{Array4, ArrayView2, ArrayView4};
 
-use super::Rotary;
-use crate::Error;
+use super::{OP, Rotary};
+use crate::{Error, error};
 
 /// `x: [B, T, H, D]` turned, in f64; `positions: [B or 1, T]`, in a sequence of `length` tokens.
 pub fn naive(
@@ -12,7 +12,8 @@ pub fn naive(
     length: usize,
     rotary: &Rotary,
 ) -> Result<Array4<f64>, Error> {
-    let frequencies = rotary.scaling.frequencies(rotary.width, rotary.theta, length)?;
+    let (frequencies, d) = (rotary.frequencies(&positions, length)?, x.dim().3);
+    error::parameter(OP, "width", rotary.width <= d, rotary.width, format!("at most the {d} channels of a head"))?;
     let half = rotary.width / 2;
     let mut out = x.to_owned();
     for ((b, t, h, d), out) in out.indexed_iter_mut().filter(|((.., d), _)| *d < rotary.width) {

@@ -12,7 +12,7 @@ use super::infllm_v2::{self, InfLlmV2};
 use super::longnet::{self, LongNet};
 use super::moba::{self, Moba};
 use super::sparse_transformer::{self, SparseTransformer};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, Selected};
+use super::{Cotangent, Gradient, Inputs, Output, Pattern, Selected, apart};
 use crate::Error;
 
 /// A mechanism that attends with queries, keys and values and nothing else.
@@ -95,28 +95,29 @@ own!(SparseTransformer, sparse_transformer, super::naive, step);
 own!(LongNet, longnet, longnet::naive);
 own!(Hierarchical, hierarchical, hierarchical::naive);
 
-/// Those that choose first: the choice is made again for the gradient.
+/// Those that choose first: the choice is made again for the gradient. Blocks are counted from a sequence's beginning.
 macro_rules! choosing {
     ($type:ty, $module:ident) => {
         impl Attend for $type {
             fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-                super::chunk(x, &$module::select(x, self, cx)?, cx)
+                apart::forward($module::OP, x, |x| super::chunk(x, &$module::select(x, self, cx)?, cx))
             }
 
             fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-                super::step(x, &$module::select(x, self, cx)?, cx)
+                apart::forward($module::OP, x, |x| super::step(x, &$module::select(x, self, cx)?, cx))
             }
 
             fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
-                super::backward(x, &$module::select(x, self, cx)?, output, d, cx)
+                apart::backward($module::OP, x, output, d, |x, output, d| {
+                    super::backward(x, &$module::select(x, self, cx)?, output, d, cx)
+                })
             }
 
             fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
-                let (of, groups) = self.check(x)?;
-                let lists = self.choose(x);
-                let per_head = lists.len() == of.batch * of.heads * of.queries.len();
-                let shape = (of.batch, if per_head { of.heads } else { groups }, of.queries);
-                super::naive(x, &Selected::new($module::OP, self.block, shape, lists)?)
+                apart::naive($module::OP, x, |x| {
+                    let (of, groups) = self.check(x)?;
+                    super::naive(x, &Selected::new($module::OP, self.block, self.lists(&of, groups), self.choose(x))?)
+                })
             }
         }
     };

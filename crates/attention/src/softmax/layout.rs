@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::mask::{Entry, Pattern, Sizes, band, join, span};
+use super::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
 /// A layout of square blocks, the same for all heads or one for each.
@@ -147,6 +147,10 @@ impl Pattern for Layout {
         )?;
         let heads = self.heads == 1 || self.heads == of.heads;
         error::parameter(self.op, "heads", heads, of.heads, format!("{} of the layout", self.heads))
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Refused
     }
 
     fn block(&self) -> (usize, usize) {

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use ndarray::ArrayView2;
 
-use crate::{Error, Sequences};
+use crate::{Error, Sequences, error};
 
 /// A block of keys that a block of queries visits.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,6 +45,26 @@ pub struct Sizes {
     pub keys: usize,
 }
 
+impl Sizes {
+    /// An error if a query stands behind the last key: blocks of keys are counted up to its own.
+    pub(super) fn within(&self, op: &'static str) -> Result<(), Error> {
+        let (fits, last) = (self.queries.end <= self.keys, self.keys.saturating_sub(self.queries.len()));
+        let want = format!("at most {last}: {} queries that stand among the {} keys", self.queries.len(), self.keys);
+        error::parameter(op, "offset", fits, self.queries.start, want)
+    }
+}
+
+/// What a pattern makes of sequences packed into a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Distances count, or tokens of the row are marked as they stand there: the kernel hides what is not of a query's sequence.
+    Row,
+    /// Positions count from the beginning of a sequence: the sequences are attended to one by one.
+    Sequence,
+    /// The pattern was made for one sequence: it is an error.
+    Refused,
+}
+
 /// Which keys each query sees. Queries and keys are named by their positions.
 pub trait Pattern: std::fmt::Debug + Send + Sync {
     /// The mechanism's name, for errors.
@@ -64,6 +84,11 @@ pub trait Pattern: std::fmt::Debug + Send + Sync {
     /// Whether sequences differ, and whether heads do.
     fn differs(&self) -> (bool, bool) {
         (false, false)
+    }
+
+    /// What it makes of packed sequences.
+    fn packing(&self) -> Packing {
+        Packing::Row
     }
 
     /// The definition: how many times query `i` of head `h` counts key `j`; 0 where it does not see it.
@@ -281,7 +306,10 @@ impl BlockMask {
         let block = pattern.block();
         debug_assert!(block.0 > 0 && block.1.is_power_of_two() && (16..=256).contains(&block.1), "{block:?}");
         let differs = pattern.differs();
-        let planes = (if differs.0 || limits.differ() { of.batch } else { 1 }, if differs.1 { of.heads } else { 1 });
+        let planes = (
+            if differs.0 || limits.differ() { of.batch } else { of.batch.min(1) },
+            if differs.1 { of.heads } else { of.heads.min(1) },
+        );
         let mut mask = Self { block, queries: of.queries.clone(), planes, start: vec![0], entries: Vec::new() };
         for b in 0..planes.0 {
             for h in 0..planes.1 {
@@ -335,7 +363,7 @@ impl BlockMask {
         self.planes
     }
 
-    /// The transpose: for each `range` keys of a plane, the blocks of queries that visit some of them, rising.
+    /// The transpose: for each `range` keys of a plane, the blocks of queries that visit some of them, rising, counted from the first.
     pub(crate) fn columns(&self, b: usize, h: usize, keys: usize, range: usize) -> Columns {
         let per = range / self.block.1;
         let visits = |i: usize| {
@@ -354,7 +382,7 @@ impl BlockMask {
         let mut next = start.clone();
         for i in self.rows() {
             for at in visits(i) {
-                rows[next[at]] = i as u32;
+                rows[next[at]] = (i - self.rows().start) as u32;
                 next[at] += 1;
             }
         }

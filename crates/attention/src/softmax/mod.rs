@@ -19,6 +19,7 @@ use ndarray::{ArrayView1, ArrayView2, ArrayView4};
 
 use crate::{Error, Sequences, error};
 
+mod apart;
 mod attend;
 mod band;
 pub mod bigbird;
@@ -51,7 +52,7 @@ pub mod window;
 
 pub use attend::{Attend, Patterned};
 pub use layout::{Layout, Visit};
-pub use mask::{BlockMask, Pattern, Sizes};
+pub use mask::{BlockMask, Packing, Pattern, Sizes};
 pub use merge::merge;
 pub use naive::naive;
 pub use named::{STATIC, mechanism, named};
@@ -114,8 +115,10 @@ impl<'a, T, F> Inputs<'a, T, F> {
             sequences: Sequences::Batch,
         }
     }
+}
 
-    /// Checks all shapes; the sizes a pattern is asked about, and the groups.
+impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
+    /// Checks all shapes and numbers; the sizes a pattern is asked about, and the groups.
     fn sizes(&self, op: &'static str) -> Result<(Sizes, usize), Error> {
         let (b, t, h, d) = self.q.dim();
         let (_, s, g, e) = self.v.dim();
@@ -124,9 +127,7 @@ impl<'a, T, F> Inputs<'a, T, F> {
         if g == 0 || h % g != 0 {
             return Err(Error::Groups { op, heads: h, groups: g });
         }
-        for (name, width) in [("D", d), ("E", e)] {
-            error::parameter(op, name, width > 0, width, "at least 1")?;
-        }
+        error::some(op, [("D", d), ("E", e)])?;
         if let Some(bias) = &self.bias {
             let one = |n: usize, of: usize| if n == 1 { 1 } else { of };
             error::shape(op, "bias", &[one(bias.dim().0, b), one(bias.dim().1, h), t, s], bias.shape())?;
@@ -143,6 +144,20 @@ impl<'a, T, F> Inputs<'a, T, F> {
         if let Some(keep) = &self.keep {
             error::shape(op, "keep", &[b, s], keep.shape())?;
         }
+        error::number(op, "scale", self.scale)?;
+        if let Some(cap) = self.softcap.map(Into::into) {
+            // It is divided by as well.
+            let fits = cap > 0.0 && cap <= f64::from(f32::MAX) && (1.0 / cap) <= f64::from(f32::MAX);
+            error::parameter(op, "softcap", fits, cap, "a positive number that f32 can hold, and its inverse too")?;
+        }
+        let last = self.offset.checked_add(t).filter(|last| *last <= isize::MAX as usize);
+        error::parameter(
+            op,
+            "offset",
+            last.is_some(),
+            self.offset,
+            format!("at most {} less {t} queries", isize::MAX),
+        )?;
         Ok((Sizes { batch: b, heads: h, queries: self.offset..self.offset + t, keys: s }, g))
     }
 }

@@ -2,13 +2,18 @@
 
 use ndarray::{Array3, Array4, s};
 
-use super::{Inputs, Pattern};
+use super::mask::Limits;
+use super::{Inputs, Pattern, apart};
 use crate::{Error, Sequences};
 
 /// Attention in f64, and the logarithm of the sum of the exponentials, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, pattern: &(impl Pattern + ?Sized)) -> Result<(Array4<f64>, Array3<f64>), Error> {
+    if apart::wanted(x, pattern)? {
+        return apart::naive(pattern.name(), x, |x| naive(x, pattern));
+    }
     let (of, groups) = x.sizes(pattern.name())?;
     pattern.check(&of)?;
+    Limits::of(pattern.name(), &of, None, x.sequences)?;
     let (batch, t, heads, _) = x.q.dim();
     let (_, keys, _, e) = x.v.dim();
     let sequence = |i: usize| match x.sequences {

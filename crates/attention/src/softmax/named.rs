@@ -1,5 +1,7 @@
 //! Patterns by their names, with parameters from JSON.
 
+use longreach_simd::Cx;
+use ndarray::{Array3, Array4};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -16,7 +18,7 @@ use super::moba::Moba;
 use super::sparse_transformer::SparseTransformer;
 use super::streaming::Streaming;
 use super::window::Window;
-use super::{Attend, Pattern, Patterned, Sizes};
+use super::{Attend, Cotangent, Gradient, Inputs, Output, Pattern, Patterned, Sizes, apart};
 use crate::Error;
 
 /// The patterns that do not depend on what is attended to, each with parameters to begin with.
@@ -55,7 +57,8 @@ pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Patte
         }
         "longformer" => {
             let Globals { window, global } = read(op, parameters)?;
-            let tokens = of.keys.max(of.queries.end);
+            of.within(op)?;
+            let tokens = of.keys;
             let marks = ndarray::Array2::from_shape_fn((1, tokens), |(_, i)| global.contains(&i));
             Box::new(Longformer::new(window, marks.view()))
         }
@@ -82,6 +85,48 @@ pub fn mechanism(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn A
         "infllm_v2" => Box::new(read::<InfLlmV2>("infllm_v2", parameters)?),
         _ => Box::new(Patterned::from(named(name, parameters, of)?)),
     })
+}
+
+/// A mechanism whose layout follows from the length of a sequence: of sequences packed into a row each has its own.
+#[derive(Debug)]
+pub(super) struct ByLength {
+    op: &'static str,
+    parameters: Value,
+}
+
+impl ByLength {
+    /// Whether this mechanism is such a one.
+    pub(super) fn knows(op: &str) -> bool {
+        ["bigbird", "deepspeed"].contains(&op)
+    }
+
+    /// It, with parameters as [`mechanism`] has them.
+    pub(super) fn new(op: &'static str, parameters: Value) -> Self {
+        Self { op, parameters }
+    }
+
+    /// For a call of one sequence.
+    fn of<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<Box<dyn Attend>, Error> {
+        mechanism(self.op, &self.parameters, &x.sizes(self.op)?.0)
+    }
+}
+
+impl Attend for ByLength {
+    fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
+        apart::forward(self.op, x, |x| self.of(x)?.chunk(x, cx))
+    }
+
+    fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
+        apart::forward(self.op, x, |x| self.of(x)?.step(x, cx))
+    }
+
+    fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+        apart::backward(self.op, x, output, d, |x, output, d| self.of(x)?.backward(x, output, d, cx))
+    }
+
+    fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
+        apart::naive(self.op, x, |x| self.of(x)?.naive(x))
+    }
 }
 
 /// Parameters from JSON.

@@ -4,6 +4,7 @@ use longreach_simd::Cx;
 use ndarray::{Array2, Array4, ArrayView1, ArrayView2, ArrayView4, Axis, s};
 
 use super::masked::Masked;
+use super::named::ByLength;
 use super::{Attend, Cotangent, Inputs, Output, Sizes, mechanism};
 use crate::operation::{
     Argument, Bounds, Call, Operation, PACKED, Parameter, Signature, Tensors, exact, parameter, rounded, tensors,
@@ -255,6 +256,9 @@ impl Attention {
             queries: read.offset..read.offset.saturating_add(t),
             keys: read.qkv[1].dim().1,
         };
+        if read.bounds.packed() && ByLength::knows(op) {
+            return Ok(Box::new(ByLength::new(op, call.rest())));
+        }
         mechanism(op, &call.rest(), &of)
     }
 
@@ -306,6 +310,9 @@ impl Operation for Attention {
 /// Each query by itself against all keys, as in decoding.
 fn steps(mechanism: &dyn Attend, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     let (b, t, h, _) = x.q.dim();
+    if t == 0 {
+        return mechanism.step(x, cx);
+    }
     let mut output = Output { out: Array4::zeros((b, t, h, x.v.dim().3)), lse: ndarray::Array3::zeros((b, t, h)) };
     for i in 0..t {
         let bias = x.bias.map(|bias| bias.slice_move(s![.., .., i..i + 1, ..]));

@@ -90,8 +90,8 @@ impl<'a> Phase<'a> {
 
     /// Which phase key `j` is of, by the phases' first queries.
     fn key(&self, j: usize) -> usize {
-        let step = self.of.steps.dilation;
-        (j % step + step - self.phase) % step
+        let (step, place) = (self.of.steps.dilation, j % self.of.steps.dilation);
+        if place >= self.phase { place - self.phase } else { place + (step - self.phase) }
     }
 
     fn step(&self) -> isize {

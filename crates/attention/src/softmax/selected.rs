@@ -8,7 +8,7 @@ use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayView4, s};
 
 use super::Inputs;
-use super::mask::{Entry, Pattern, Sizes, band, join, span};
+use super::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
 /// Query `i` sees the keys up to its own position in the blocks of its list.
@@ -88,10 +88,14 @@ impl Pattern for Selected {
     }
 
     fn check(&self, of: &Sizes) -> Result<(), Error> {
-        let divides = self.groups > 0 && of.heads.is_multiple_of(self.groups);
+        let divides = of.heads.is_multiple_of(self.groups);
         error::parameter(self.op, "groups", divides, self.groups, format!("a divisor of {} heads", of.heads))?;
         error::parameter(self.op, "queries", self.queries == of.queries, &of.queries, format!("{:?}", self.queries))?;
         error::parameter(self.op, "batch", self.batch == of.batch, of.batch, self.batch.to_string())
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Refused
     }
 
     fn block(&self) -> (usize, usize) {
@@ -143,7 +147,7 @@ impl Pattern for Selected {
 /// Means of `size` tokens, `stride` apart, of the stretches that are there whole, and of a last one that is not if `rest`: `[B, n, G, D]`.
 pub(super) fn means<T: Stored>(x: ArrayView4<'_, T>, size: usize, stride: usize, rest: bool, cx: &Cx) -> Array4<f32> {
     let (b, t, g, d) = x.dim();
-    let n = if rest { t.div_ceil(stride) } else { (t + stride).saturating_sub(size) / stride };
+    let n = if rest { t.div_ceil(stride) } else { t.saturating_add(stride).saturating_sub(size) / stride };
     let mut out = super::tile::zeros((b, n, g, d));
     let tasks = out.as_slice_mut().unwrap_or_default().chunks_mut((g * d).max(1)).enumerate();
     cx.team.for_each(tasks, |(i, mean)| {
@@ -171,6 +175,9 @@ pub(super) fn choose<T: Stored>(
 ) -> Vec<Vec<u32>> {
     const TILE: usize = 64;
     let (b, t, h, d) = x.q.dim();
+    if groups == 0 {
+        return Vec::new();
+    }
     let (all, of_keys) = (keys.dim().1, keys.dim().2);
     let keys = keys.as_standard_layout();
     let keys = keys.as_slice().unwrap_or_default();
@@ -238,9 +245,9 @@ impl Kernel for Softmax<'_> {
 
 /// The `count` highest of some scores, by index; of equal ones the earlier.
 pub(super) fn highest(scores: &[f32], count: usize) -> Vec<u32> {
-    // Whole numbers that rise as scores fall, then the index.
+    // Whole numbers that rise as scores fall, then the index. Zeros are equal whatever their signs.
     let falling = |score: f32| {
-        let bits = score.to_bits() as i32;
+        let bits = (score + 0.0).to_bits() as i32;
         let rising = bits ^ ((bits >> 31) as u32 >> 1) as i32;
         !(rising as u32 ^ 1 << 31)
     };

@@ -5,6 +5,7 @@ use longreach_testkit::{Tensor, laws};
 use ndarray::{ArrayD, ArrayViewD, IxDyn};
 
 mod channels;
+mod corners;
 mod goldens;
 mod layouts;
 mod mamba;

@@ -62,6 +62,7 @@ impl<F> Inputs<'_, F> {
 
     fn check(&self, state: &[usize]) -> Result<(), Error> {
         let (b, t, d, n) = self.dims();
+        error::some(OP, [("N", n)])?;
         error::shape(OP, "dt", &[b, t, d], self.dt.shape())?;
         error::shape(OP, "dt_bias", &[d], self.dt_bias.shape())?;
         error::shape(OP, "a", &[n, d], self.a.shape())?;

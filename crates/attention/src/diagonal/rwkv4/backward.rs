@@ -115,11 +115,7 @@ impl Kernel for Channels<'_, '_> {
             let there = first..(first + S::LANES).min(self.channels.end);
             let at = first - self.channels.start..there.end - self.channels.start;
             let (w, u) = (s.load_part(&self.x.w[there.clone()]), s.load_part(&self.x.u[there.clone()]));
-            let mut sums = Sums {
-                num: s.load_part(&self.state.row(0)[at.clone()]),
-                den: s.load_part(&self.state.row(1)[at.clone()]),
-                top: s.load_part(&self.state.row(2)[at.clone()]),
-            };
+            let mut sums = Sums::of(s, &mut self.state, at.clone());
             let start = sums.top;
             before.clear();
             for t in self.range.clone() {

@@ -3,7 +3,7 @@
 //! $$ o_t = \frac{A_{t-1} + e^{u + k_t} v_t}{B_{t-1} + e^{u + k_t}}, \qquad A_t = e^{w} A_{t-1} + e^{k_t} v_t, \qquad B_t = e^{w} B_{t-1} + e^{k_t} $$
 //!
 //! `k v o: [B, T, D]` · `w u: [D]`, `w ≤ 0` the logarithm of the decay · state `[S, 3, D]` f32: `A` and `B` over `e^m`, and `m`, the greatest exponent so far, which keeps
-//! everything in range; a state without a past has `m` at −10³⁸ · O(T D) time. Peng et al. 2023 (RWKV), eq. 16 and appendix D.
+//! everything in range; where `B` is 0 there is no past, and `m` is not read but −∞ · O(T D) time. Peng et al. 2023 (RWKV), eq. 16 and appendix D.
 
 use ndarray::{ArrayView1, ArrayView3};
 

@@ -15,6 +15,8 @@ pub fn naive(x: &Inputs<'_, f64>, mut state: ArrayViewMut3<'_, f64>) -> Result<A
             for c in 0..d {
                 let (k, v, w, u) = (x.k[[b, t, c]], x.v[[b, t, c]], x.w[c], x.u[c]);
                 let [num, den, m] = [0, 1, 2].map(|n| state[[s, n, c]]);
+                // No weights have no greatest exponent.
+                let m = if den == 0.0 { f64::NEG_INFINITY } else { m };
                 let top = m.max(u + k);
                 let (old, new) = ((m - top).exp(), (u + k - top).exp());
                 o[[b, t, c]] = (old * num + new * v) / (old * den + new);

@@ -65,15 +65,14 @@ impl Kernel for Channels<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
+        if self.range.is_empty() {
+            return;
+        }
         for first in self.channels.clone().step_by(S::LANES) {
             let there = first..(first + S::LANES).min(self.channels.end);
             let at = first - self.channels.start..there.end - self.channels.start;
             let (w, u) = (s.load_part(&self.x.w[there.clone()]), s.load_part(&self.x.u[there.clone()]));
-            let mut sums = Sums {
-                num: s.load_part(&self.state.row(0)[at.clone()]),
-                den: s.load_part(&self.state.row(1)[at.clone()]),
-                top: s.load_part(&self.state.row(2)[at.clone()]),
-            };
+            let mut sums = Sums::of(s, &mut self.state, at.clone());
             for t in self.range.clone() {
                 let (k, v) = (self.x.k.get(t), self.x.v.get(t));
                 let (k, v) = (s.load_part(&k[there.clone()]), s.load_part(&v[there.clone()]));
@@ -96,7 +95,19 @@ pub(super) struct Sums<V> {
     pub(super) top: V,
 }
 
+/// The exponent of a state without a past: less than any, and finite, so that differences stay numbers.
+const NOTHING: f32 = -1e38;
+
 impl<V: Copy> Sums<V> {
+    /// Some channels of a state `[3, channels]`. Where there are no weights yet their exponent is not read: it may be 0.
+    #[inline(always)]
+    pub(super) fn of<S: Lanes<V = V>>(s: S, state: &mut Part<'_>, at: Range<usize>) -> Self {
+        let [num, den, top] = [0, 1, 2].map(|n| s.load_part(&state.row(n)[at.clone()]));
+        let (zero, nothing) = (s.splat(0.0), s.splat(NOTHING));
+        let top = s.select_lt(den, zero, top, s.select_lt(zero, den, top, nothing));
+        Self { num, den, top }
+    }
+
     /// Numerator and denominator with a value of weight `e^by` more, once they have decayed by `e^decay`; over `e` to the third.
     #[inline(always)]
     pub(super) fn with<S: Lanes<V = V>>(&self, s: S, by: V, value: V, decay: V) -> (V, V, V) {

@@ -63,6 +63,9 @@ pub(crate) fn backward_times(
     if let Some(by) = by {
         error::shape(op, "factors of d o", &[b, t, heads], by.shape())?;
     }
+    if b * t * heads * k * v == 0 {
+        return nothing(&input, d_state);
+    }
     let by = by.map(|by| by.as_standard_layout());
     let by = by.as_ref().and_then(|by| by.as_slice());
     let d_o = Rows::of(op, "d o", &d_o)?;
@@ -135,6 +138,23 @@ pub(crate) fn backward_times(
         bonus,
         state: Array4::from_shape_vec((input.ranges.len(), heads, k, v), d_state)
             .map_err(|_| Error::Layout { op, input: "state" })?,
+    })
+}
+
+/// Where there is no token, or no number in a state: the gradient to the state is that to the last.
+fn nothing(x: &Tokens<'_>, d_state: ArrayView4<'_, f32>) -> Result<Gradient, Error> {
+    let Dims { b, t, g, h, k, v } = x.dims;
+    let some = |there: bool, heads: usize, width: usize| Array4::zeros((b, if there { t } else { 0 }, heads, width));
+    Ok(Gradient {
+        q: some(true, g, k),
+        k: some(true, g, k),
+        v: some(true, h, v),
+        g: some(x.g.is_some(), h, x.gate_width()),
+        beta: some(x.beta.is_some(), h, 1).index_axis_move(Axis(3), 0),
+        a: some(x.erase.is_some(), h, k),
+        b: some(x.erase.is_some(), h, k),
+        bonus: Array2::zeros((h, if x.bonus.is_some() { k } else { 0 })),
+        state: d_state.as_standard_layout().into_owned(),
     })
 }
 

@@ -61,7 +61,7 @@ impl<F> Inputs<'_, F> {
 
     fn check(&self, state: &[usize]) -> Result<(), Error> {
         error::shape(OP, "positions", &[self.q.dim().0, self.q.dim().1], self.positions.shape())?;
-        error::parameter(OP, "length", self.length > 0.0, self.length, "more than 0")?;
+        error::parameter(OP, "length", self.length > 0.0 && self.length.is_finite(), self.length, "more than 0")?;
         self.call().check(&self.q, &self.k, &self.v, 2 * self.q.dim().3, state)
     }
 }

@@ -72,6 +72,11 @@ impl Call<'_> {
                 return Err(Error::Layout { op: self.op, input });
             }
         }
+        error::number(self.op, "scale", self.scale)?;
+        if let Some(Floor::Add(floor) | Floor::AtLeast(floor)) = self.floor {
+            error::number(self.op, "epsilon", floor)?;
+            error::parameter(self.op, "epsilon", floor >= 0.0, floor, "0 or more")?;
+        }
         error::shape(self.op, "state", &self.state_shape(q, v, features), state)
     }
 

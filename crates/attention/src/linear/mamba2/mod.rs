@@ -74,11 +74,19 @@ impl<F> Inputs<'_, F> {
         let (b, _, h, p) = self.x.dim();
         [self.sequences.count(b), h, self.b.dim().3, p]
     }
+}
 
+impl<F: Copy + Into<f64>> Inputs<'_, F> {
     fn check(&self) -> Result<(), Error> {
-        let (b, t, h, _) = self.x.dim();
+        let ((b, t, h, _), (_, _, groups, _)) = (self.x.dim(), self.b.dim());
+        if groups == 0 || h % groups != 0 {
+            return Err(Error::Groups { op: OP, heads: h, groups });
+        }
         error::shape(OP, "dt", &[b, t, h], self.dt.shape())?;
         error::shape(OP, "dt_bias", &[h], self.dt_bias.shape())?;
+        let (low, high): (f64, f64) = (self.dt_limit.0.into(), self.dt_limit.1.into());
+        error::number(OP, "dt_min", low)?;
+        error::parameter(OP, "dt_max", high >= low, high, format!("at least {low}, the least step"))?;
         error::shape(OP, "a", &[h], self.a.shape())
     }
 }

@@ -87,7 +87,9 @@ impl<F> Inputs<'_, F> {
 
     fn check(&self, state: &[usize]) -> Result<(), Error> {
         error::shape(OP, "w", &[self.w.dim().0, self.q.dim().3], self.w.shape())?;
-        error::parameter(OP, "epsilon", self.epsilon >= 0.0, self.epsilon, "0 or more")?;
+        error::some(OP, [("M", self.w.dim().0)])?;
+        let between = (0.0..=1.0).contains(&self.epsilon);
+        error::parameter(OP, "epsilon", between, self.epsilon, "from 0 to 1: sums of its squares must be finite")?;
         self.call().check(&self.q, &self.k, &self.v, self.features(), state)
     }
 }

@@ -10,7 +10,7 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::{Head, Inputs, OP, Tokens, heads};
+use super::{Head, Inputs, OP, Tokens, heads, recurrent_into};
 use crate::linear::features::fresh;
 use crate::{Error, error};
 
@@ -29,6 +29,9 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
     x.check(state.shape())?;
     error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
     let input = Tokens::of(x)?;
+    if input.dims.k == 0 || out.is_empty() {
+        return recurrent_into(x, state, out, cx);
+    }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     // The products q kᵀ are a group's; its heads share them.
     let first: Vec<usize> =

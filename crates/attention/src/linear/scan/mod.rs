@@ -75,7 +75,7 @@ impl Dims {
     }
 }
 
-impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
+impl<F> Inputs<'_, F> {
     fn dims(&self) -> Dims {
         let (b, t, g, k) = self.q.dim();
         let (_, _, h, v) = self.v.dim();
@@ -87,7 +87,9 @@ impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
         let Dims { b, h, k, v, .. } = self.dims();
         [self.sequences.count(b), h, k, v]
     }
+}
 
+impl<F: Copy + Into<f64> + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
     fn check(&self, state: &[usize]) -> Result<(), Error> {
         let Dims { b, t, g, h, k, v } = self.dims();
         error::shape(OP, "k", &[b, t, g, k], self.k.shape())?;
@@ -106,6 +108,7 @@ impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
         if let Some(skip) = &self.skip {
             error::shape(OP, "skip", &[h], skip.shape())?;
         }
+        error::number(OP, "scale", self.scale)?;
         error::shape(OP, "state", &self.state_shape(), state)
     }
 }

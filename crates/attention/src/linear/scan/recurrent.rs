@@ -45,6 +45,9 @@ pub fn recurrent_into(
     x.check(state.shape())?;
     error::shape(OP, "out", &[x.v.len()], &[out.len()])?;
     let input = Tokens::of(x)?;
+    if out.is_empty() {
+        return Ok(());
+    }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     cx.team.for_each(groups(&input, heads(&input, out, state), cx), |heads| cx.isa.run(heads));
     Ok(())

@@ -40,7 +40,7 @@ pub struct Inputs<'a, F = f32> {
     pub scale: F,
 }
 
-impl<F> Inputs<'_, F> {
+impl<F: Copy + Into<f64>> Inputs<'_, F> {
     fn check(&self) -> Result<(), Error> {
         let ((b, _, h, d), (_, s, g, e)) = (self.q.dim(), self.v.dim());
         error::shape(OP, "k", &[b, s, g, d], self.k.shape())?;
@@ -51,6 +51,7 @@ impl<F> Inputs<'_, F> {
         let (most, rank) = self.e.dim();
         error::parameter(OP, "k", s <= most, s, format!("at most the {most} tokens that `e` has rows for"))?;
         error::parameter(OP, "e", rank > 0, rank, "at least one projected key")?;
+        error::number(OP, "scale", self.scale)?;
         match &self.f {
             Some(f) => error::shape(OP, "f", &[most, rank], f.shape()),
             None => Ok(()),

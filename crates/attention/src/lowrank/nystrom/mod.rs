@@ -28,6 +28,8 @@ pub use chunk::chunk;
 pub use naive::naive;
 
 const OP: &str = "nystrom";
+/// The most iterations there may be: they double the digits, and the gradient keeps a matrix for each.
+const ITERATIONS: usize = 1024;
 
 /// Where the greatest sum `c` is looked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -76,12 +78,16 @@ pub struct Inputs<'a, F = f32> {
     pub scale: F,
 }
 
-impl<F> Inputs<'_, F> {
+impl<F: Copy + Into<f64>> Inputs<'_, F> {
     fn check(&self) -> Result<(), Error> {
         let ((b, t, h, d), e) = (self.q.dim(), self.v.dim().3);
+        error::some(OP, [("H", h), ("D", d), ("E", e)])?;
         error::shape(OP, "k", &[b, t, h, d], self.k.shape())?;
         error::shape(OP, "v", &[b, t, h, e], self.v.shape())?;
         error::parameter(OP, "landmarks", self.landmarks > 0, self.landmarks, "at least 1")?;
+        let few = self.iterations <= ITERATIONS;
+        error::parameter(OP, "iterations", few, self.iterations, format!("at most {ITERATIONS}"))?;
+        error::number(OP, "scale", self.scale)?;
         if let Some(conv) = &self.conv {
             let width = conv.dim().1;
             error::parameter(OP, "conv", width % 2 == 1, width, "a filter of odd width")?;

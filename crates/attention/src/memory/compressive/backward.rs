@@ -41,7 +41,7 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView3<'_, f32>, cx: &Cx) -> Result<Gra
             matmul(cx, to_filters, d.t(), Matrix::rows(rows, width), Into::Set, into, width);
             for (r, (b, group)) in (0..batch).flat_map(|b| groups.iter().map(move |group| (b, group))).enumerate() {
                 for i in 0..taps {
-                    if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i) * dilation) {
+                    if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i).saturating_mul(*dilation)) {
                         let mut to = to.x.slice_mut(s![b, t, ..]);
                         to += &d_rows.slice(s![r, i * c..(i + 1) * c]);
                     }

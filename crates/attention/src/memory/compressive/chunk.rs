@@ -51,7 +51,7 @@ pub(super) fn windows(x: &Inputs<'_>, taps: usize, dilation: usize) -> Array2<f3
     let mut rows = Array2::zeros((batch * groups.len(), taps * c));
     for (r, (b, group)) in (0..batch).flat_map(|b| groups.iter().map(move |group| (b, group))).enumerate() {
         for i in 0..taps {
-            if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i) * dilation) {
+            if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i).saturating_mul(dilation)) {
                 rows.slice_mut(s![r, i * c..(i + 1) * c]).assign(&x.x.slice(s![b, t, ..]));
             }
         }

@@ -25,7 +25,7 @@ pub fn naive(x: &Inputs<'_, f64>) -> Result<Array3<f64>, Error> {
             Compression::Conv { w, b: bias, dilation } => {
                 let (mut sum, taps) = (bias.to_owned(), w.dim().2);
                 for i in 0..taps {
-                    if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i) * dilation) {
+                    if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i).saturating_mul(*dilation)) {
                         sum += &w.slice(s![.., .., i]).dot(&x.x.slice(s![b, t, ..]));
                     }
                 }

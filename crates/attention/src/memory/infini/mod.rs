@@ -79,7 +79,7 @@ impl<F: Clone + Default> State<F> {
     }
 }
 
-impl<'a, F: Copy> Inputs<'a, F> {
+impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
     /// Checks all shapes; how many tokens of the segment under way there are.
     fn check(&self, state: &State<F>) -> Result<usize, Error> {
         let ((b, t, h, k), (_, _, g, v)) = (self.q.dim(), self.v.dim());
@@ -88,12 +88,15 @@ impl<'a, F: Copy> Inputs<'a, F> {
         if g == 0 || h % g != 0 {
             return Err(Error::Groups { op: OP, heads: h, groups: g });
         }
+        error::some(OP, [("H", h), ("K", k), ("V", v)])?;
         if let Some([ql, kl]) = &self.local {
             error::shape(OP, "ql", &[b, t, h, k], ql.shape())?;
             error::shape(OP, "kl", &[b, t, g, k], kl.shape())?;
         }
         error::shape(OP, "gate", &[h], self.gate.shape())?;
         error::parameter(OP, "segment", self.segment > 0, self.segment, "at least 1 token")?;
+        error::number(OP, "epsilon", self.epsilon)?;
+        error::number(OP, "scale", self.scale)?;
         error::shape(OP, "state", &[b, g, k, v + 1], state.memory.shape())?;
         error::shape(OP, "pending", &[b, g, k, v + 1], state.pending.shape())?;
         let n = state.keys.dim().1;

@@ -152,7 +152,7 @@ impl Operation for Op {
                 let [memory, pending, keys, values] = [memory, pending, keys, values].map(|x| x.mapv(|x| x as f32));
                 Ok(named(rounded(o), State { memory, pending, keys, values }))
             }
-            Form::Step => {
+            Form::Step if read.qkv[0].dim().1 > 0 => {
                 let x = read.inputs();
                 let mut out = Array4::zeros((x.q.dim().0, x.q.dim().1, x.q.dim().2, x.v.dim().3));
                 for (t, mut row) in out.axis_chunks_iter_mut(Axis(1), 1).enumerate() {

@@ -47,7 +47,7 @@ pub struct Inputs<'a, F = f32> {
     pub left: Option<usize>,
 }
 
-impl<'a, F> Inputs<'a, F> {
+impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
     /// Attention with this scale, without biases, to the first key.
     pub fn new(
         q: ArrayView4<'a, F>,
@@ -62,12 +62,14 @@ impl<'a, F> Inputs<'a, F> {
     /// Checks all shapes; how many tokens are remembered.
     fn check(&self) -> Result<usize, Error> {
         let ((b, t, h, d), (_, s, _, e)) = (self.q.dim(), self.v.dim());
+        error::some(OP, [("H", h), ("D", d), ("E", e)])?;
         error::shape(OP, "k", &[b, s, h, d], self.k.shape())?;
         error::shape(OP, "v", &[b, s, h, e], self.v.shape())?;
         error::parameter(OP, "k", s >= t, s, format!("at least {t} tokens, as many as there are queries"))?;
         let rows = self.r.dim().0;
         error::parameter(OP, "r", rows >= s, rows, format!("at least {s} rows, one for each distance"))?;
         error::shape(OP, "r", &[rows, h, d], self.r.shape())?;
+        error::number(OP, "scale", self.scale)?;
         for (name, bias) in [("u", &self.u), ("w", &self.w)] {
             if let Some(bias) = bias {
                 error::shape(OP, name, &[h, d], bias.shape())?;

@@ -44,7 +44,8 @@ impl BigBird {
     /// The layout over a sequence: at least 4 blocks. The last may be there in part.
     pub fn layout(&self, of: &Sizes) -> Result<Layout, Error> {
         error::parameter(OP, "block", self.block > 0, self.block, "at least 1")?;
-        let blocks = of.keys.max(of.queries.end).div_ceil(self.block);
+        of.within(OP)?;
+        let blocks = of.keys.div_ceil(self.block);
         error::parameter(
             OP,
             "tokens",

@@ -169,7 +169,8 @@ impl Config {
     /// The layout of `heads` heads over a sequence, whose length `block` must divide. `seed` is what `random.seed` was given.
     pub fn layout(&self, of: &Sizes, seed: u64) -> Result<Layout, Error> {
         self.check()?;
-        let tokens = of.keys.max(of.queries.end);
+        of.within(OP)?;
+        let tokens = of.keys;
         let block = self.block();
         error::parameter(
             OP,

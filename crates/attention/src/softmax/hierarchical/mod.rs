@@ -16,8 +16,8 @@ use longreach_simd::product::Stored;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView4, ArrayViewMut4, Axis, s};
 use serde::Deserialize;
 
-use super::{Cotangent, Gradient, Inputs, Output, Sizes};
-use crate::{Error, Sequences, error};
+use super::{Cotangent, Gradient, Inputs, Output, Sizes, apart};
+use crate::{Error, error};
 
 mod naive;
 mod pattern;
@@ -44,15 +44,15 @@ fn sixty_four() -> usize {
 }
 
 impl Hierarchical {
-    fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
+    /// Checks a call whose sequences are not packed; its sizes, and the parameters with a block that is no longer than the sequence, which it then holds.
+    fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, Self), Error> {
         let (sizes, _) = x.sizes(OP)?;
         error::parameter(OP, "block", self.block > 0 && self.block.is_multiple_of(16), self.block, "a multiple of 16")?;
-        let fits = sizes.queries.end <= sizes.keys;
-        error::parameter(OP, "queries", fits, &sizes.queries, format!("positions among the {} keys", sizes.keys))?;
+        sizes.within(OP)?;
         let plain = x.bias.is_none() && x.alibi.is_none() && x.weights.is_none();
-        let plain = plain && matches!(x.sequences, Sequences::Batch);
-        error::parameter(OP, "bias, alibi, weights or packed sequences", plain, "given", "none")?;
-        Ok(sizes)
+        error::parameter(OP, "bias, alibi or weights", plain, "given", "none")?;
+        let block = self.block.min(sizes.keys.next_multiple_of(16).max(16));
+        Ok((sizes, Self { block, ..*self }))
     }
 }
 
@@ -67,9 +67,9 @@ struct Levels {
 }
 
 impl Levels {
-    fn of<T, F>(x: &Inputs<'_, T, F>, of: &Hierarchical) -> Result<(Self, Sizes), Error> {
-        let sizes = of.check(x)?;
-        let tree = Tree::new(sizes.keys, *of);
+    fn of<T, F: Copy + Into<f64>>(x: &Inputs<'_, T, F>, of: &Hierarchical) -> Result<(Self, Sizes), Error> {
+        let (sizes, of) = of.check(x)?;
+        let tree = Tree::new(sizes.keys, of);
         let mut count = Array2::<f32>::zeros((sizes.batch, tree.nodes()));
         for ((b, t), count) in count.slice_mut(s![.., ..sizes.keys]).indexed_iter_mut() {
             *count = f32::from(u8::from(x.keep.as_ref().is_none_or(|keep| keep[[b, t]])));
@@ -185,8 +185,13 @@ fn put(from: &Array4<f32>, heads: Range<usize>, to: &mut Array4<f32>, cx: &Cx) {
     });
 }
 
-/// Attention of all queries.
+/// Attention of all queries; of packed sequences to each by itself.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result<Output, Error> {
+    apart::forward(OP, x, |x| together(x, of, cx))
+}
+
+/// Attention of sequences that are not packed.
+fn together<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result<Output, Error> {
     let (levels, Sizes { batch, heads, .. }) = Levels::of(x, of)?;
     let (t, groups, e) = (x.q.len_of(Axis(1)), x.k.len_of(Axis(2)), x.v.len_of(Axis(3)));
     let mut all = Output { out: super::tile::zeros((batch, t, heads, e)), lse: Array3::zeros((batch, t, heads)) };
@@ -202,6 +207,16 @@ pub fn chunk<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result
 
 /// The gradient, as [`softmax::backward`](super::backward).
 pub fn backward<T: Stored>(
+    x: &Inputs<'_, T>,
+    of: &Hierarchical,
+    output: &Output,
+    d: &Cotangent<'_>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    apart::backward(OP, x, output, d, |x, output, d| backward_together(x, of, output, d, cx))
+}
+
+fn backward_together<T: Stored>(
     x: &Inputs<'_, T>,
     of: &Hierarchical,
     output: &Output,

@@ -2,13 +2,17 @@
 
 use ndarray::{Array1, Array3, Array4, s};
 
-use super::Hierarchical;
+use super::{Hierarchical, OP};
 use crate::Error;
-use crate::softmax::Inputs;
+use crate::softmax::{Inputs, apart};
 
 /// Attention in f64, `[B, T, H, E]`, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Result<(Array4<f64>, Array3<f64>), Error> {
-    of.check(x)?;
+    apart::naive(OP, x, |x| together(x, of))
+}
+
+fn together(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Result<(Array4<f64>, Array3<f64>), Error> {
+    let (_, of) = of.check(x)?;
     let (batch, t, heads, _) = x.q.dim();
     let (_, keys, groups, e) = x.v.dim();
     let mut out = Array4::zeros((batch, t, heads, e));

@@ -16,8 +16,6 @@ pub(super) struct Tree {
 
 impl Tree {
     pub(super) fn new(tokens: usize, of: Hierarchical) -> Self {
-        // A block longer than the sequence is one that holds it.
-        let of = Hierarchical { block: of.block.min(tokens.next_multiple_of(16).max(16)), ..of };
         let mut first = vec![0];
         let mut size = 1;
         loop {

@@ -10,9 +10,11 @@
 //!
 //! The softmax is exact, where the authors' kernel estimates its sum from coarser summaries.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 
-use super::{Inputs, Sizes};
+use super::{Inputs, Sizes, apart};
 use crate::{Error, error};
 
 mod naive;
@@ -50,17 +52,24 @@ impl Default for InfLlmV2 {
 }
 
 impl InfLlmV2 {
-    pub(super) fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
+    pub(super) fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
         error::parameter(OP, "stride", self.stride > 0, self.stride, "at least 1")?;
         let covers = self.kernel >= self.stride;
         error::parameter(OP, "kernel", covers, self.kernel, format!("at least the stride, {}", self.stride))?;
         let divides = self.block > 0 && self.block.is_multiple_of(self.stride);
         error::parameter(OP, "block", divides, self.block, format!("a multiple of the stride, {}", self.stride))?;
         error::parameter(OP, "top", self.chosen() > 0, self.top, "at least 1 without a window")?;
+        let fits = self.kernel <= isize::MAX as usize && self.stride <= isize::MAX as usize;
+        error::parameter(OP, "kernel", fits, self.kernel, format!("at most {}, as the stride", isize::MAX))?;
         let (of, groups) = x.sizes(OP)?;
-        let fits = of.queries.end <= of.keys;
-        error::parameter(OP, "queries", fits, &of.queries, format!("positions among the {} keys", of.keys))?;
+        of.within(OP)?;
+        apart::none(OP, x)?;
         Ok((of, groups))
+    }
+
+    /// For what there is a list of blocks: sequences, groups of heads and queries.
+    pub(super) fn lists(&self, of: &Sizes, groups: usize) -> (usize, usize, Range<usize>) {
+        (of.batch, groups, of.queries.clone())
     }
 
     pub(super) fn choose(&self, x: &Inputs<'_, f64, f64>) -> Vec<Vec<u32>> {
@@ -73,7 +82,7 @@ impl InfLlmV2 {
     }
 
     /// The summaries pooled for a block, of `n`: one before its first to the last that begins in it.
-    fn pooled(&self, block: usize, n: usize) -> std::ops::Range<usize> {
+    fn pooled(&self, block: usize, n: usize) -> Range<usize> {
         let per = self.block / self.stride;
         (block * per).saturating_sub(1).min(n)..((block + 1) * per).min(n)
     }

@@ -28,18 +28,21 @@ pub fn naive(
                         let q = q.slice(s![b, t, head, ..]);
                         scale * stretch.rows().into_iter().map(|k| k.dot(&q)).sum::<f64>() / of.kernel as f64
                     };
-                    let exp: Vec<f64> = (0..n).filter(ends_before).map(|c| score(c).exp()).collect();
+                    let scores: Vec<f64> = (0..n).filter(ends_before).map(score).collect();
+                    let top = scores.iter().fold(f64::NEG_INFINITY, |top, y| top.max(*y));
+                    let exp: Vec<f64> = scores.iter().map(|y| (y - top).exp()).collect();
                     let total: f64 = exp.iter().sum();
                     sum.iter_mut().zip(&exp).for_each(|(sum, e)| *sum += e / total);
                 }
                 let score = |block: usize| {
-                    let forced = block < of.init_blocks || block + of.window / of.block >= own;
+                    let forced = block < of.init_blocks || block.saturating_add(of.window / of.block) >= own;
                     let most = sum[of.pooled(block, n)].iter().fold(0.0f64, |a, b| a.max(*b));
                     if forced { f64::INFINITY } else { most }
                 };
                 let mut blocks: Vec<(f64, u32)> = (0..=own).map(|block| (score(block), block as u32)).collect();
                 blocks.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-                let most = if keys < of.dense_below { blocks.len() } else { of.top + of.window / of.block };
+                let most =
+                    if keys < of.dense_below { blocks.len() } else { of.top.saturating_add(of.window / of.block) };
                 let mut list: Vec<u32> = blocks.into_iter().take(most).map(|(_, block)| block).collect();
                 list.sort_unstable();
                 lists.push(list);

@@ -11,7 +11,7 @@ use crate::softmax::{Inputs, Selected};
 /// The blocks that the queries of each group see: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Selected, Error> {
     let (sizes, groups) = of.check(x)?;
-    let shape = (sizes.batch, groups, sizes.queries.clone());
+    let shape = of.lists(&sizes, groups);
     if sizes.keys < of.dense_below {
         let all = sizes.queries.clone().map(|i| (0..=(i / of.block) as u32).collect::<Vec<_>>());
         let lists: Vec<_> = all.collect();

@@ -6,13 +6,15 @@
 //! tokens, while the others meet the ordinary ones. A key counts once, in the window or as global.
 //! O(T (2w + 1 + |G|) H D) time. Beltagy et al. 2020, §3.1; the conventions are Hugging Face's, with `w = attention_window / 2`.
 
+use std::ops::Range;
+
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, s};
 
 use super::mask::Bits;
 use super::{Cotangent, Gradient, Inputs, Output, dense::Dense};
-use crate::{Error, error};
+use crate::{Error, Sequences, error};
 
 mod naive;
 pub(crate) mod operation;
@@ -69,20 +71,49 @@ pub struct Gradients {
     pub global: Gradient,
 }
 
-/// Global queries, gathered: `[B, most of a sequence]` positions, and whether each is there.
+/// The tokens of a row that belong together: all of them, or those of each packed sequence.
+fn texts(sequences: Sequences<'_>, batch: usize, tokens: usize) -> Result<Vec<Range<usize>>, Error> {
+    match sequences {
+        Sequences::Batch => Ok(std::iter::once(0..tokens).collect()),
+        packed => packed.ranges(OP, batch, tokens),
+    }
+}
+
+/// Global queries of some tokens, gathered: `[B, most of a sequence]` positions, and whether each is there.
 struct Gathered {
+    /// The tokens that they see.
+    tokens: Range<usize>,
     positions: Array2<usize>,
     there: Array2<bool>,
 }
 
 impl Gathered {
-    fn of(pattern: &Longformer, batch: usize) -> Self {
+    /// Of all sequences of a batch at once, or of one packed sequence after the other.
+    fn of<T>(x: &Inputs<'_, T>, pattern: &Longformer) -> Result<Vec<Self>, Error> {
+        let (batch, tokens, ..) = x.q.dim();
+        Ok(texts(x.sequences, batch, tokens)?.into_iter().map(|tokens| Self::among(tokens, pattern, batch)).collect())
+    }
+
+    fn among(tokens: Range<usize>, pattern: &Longformer, batch: usize) -> Self {
         let rows: Vec<Vec<usize>> =
-            (0..batch).map(|b| (0..pattern.tokens).filter(|i| pattern.is_global(b, *i)).collect()).collect();
+            (0..batch).map(|b| tokens.clone().filter(|i| pattern.is_global(b, *i)).collect()).collect();
         let most = rows.iter().map(Vec::len).max().unwrap_or(0);
         let positions = Array2::from_shape_fn((batch, most), |(b, n)| rows[b].get(n).copied().unwrap_or(0));
         let there = Array2::from_shape_fn((batch, most), |(b, n)| n < rows[b].len());
-        Self { positions, there }
+        Self { tokens, positions, there }
+    }
+
+    /// What these queries see.
+    fn inputs<'s, T>(&self, x: &'s Inputs<'_, T>, global: &'s Global<'_, T>, q: ArrayView4<'s, T>) -> Inputs<'s, T> {
+        let tokens = self.tokens.clone();
+        let k = global.k.slice(s![.., tokens.clone(), .., ..]);
+        let v = global.v.slice(s![.., tokens.clone(), .., ..]);
+        Inputs {
+            softcap: x.softcap,
+            weights: x.weights.as_ref().map(|weights| weights.slice(s![.., tokens.clone()])),
+            keep: x.keep.as_ref().map(|keep| keep.slice(s![.., tokens])),
+            ..Inputs::scaled(q, k, v, x.scale)
+        }
     }
 
     fn gather<T: Copy>(&self, x: ArrayView4<'_, T>) -> Array4<T> {
@@ -113,12 +144,13 @@ pub fn chunk<T: Stored>(
 ) -> Result<Output, Error> {
     check(x, pattern, global)?;
     let mut output = super::chunk(x, &pattern.clone().without_global_queries(), cx)?;
-    let gathered = Gathered::of(pattern, x.q.dim().0);
-    let q = gathered.gather(global.q);
-    let all = super::chunk(&Inputs { q: q.view(), k: global.k, v: global.v, ..*x }, &Dense { causal: false }, cx)?;
-    for (b, n, i) in gathered.each() {
-        output.out.slice_mut(s![b, i, .., ..]).assign(&all.out.slice(s![b, n, .., ..]));
-        output.lse.slice_mut(s![b, i, ..]).assign(&all.lse.slice(s![b, n, ..]));
+    for gathered in Gathered::of(x, pattern)? {
+        let q = gathered.gather(global.q);
+        let all = super::chunk(&gathered.inputs(x, global, q.view()), &Dense { causal: false }, cx)?;
+        for (b, n, i) in gathered.each() {
+            output.out.slice_mut(s![b, i, .., ..]).assign(&all.out.slice(s![b, n, .., ..]));
+            output.lse.slice_mut(s![b, i, ..]).assign(&all.lse.slice(s![b, n, ..]));
+        }
     }
     Ok(output)
 }
@@ -134,29 +166,34 @@ pub fn backward<T: Stored>(
 ) -> Result<Gradients, Error> {
     check(x, pattern, global)?;
     let local = super::backward(x, &Longformer { local: true, ..pattern.clone() }, output, d, cx)?;
-    let gathered = Gathered::of(pattern, x.q.dim().0);
-    let (b, n) = gathered.positions.dim();
-    let q = gathered.gather(global.q);
-    let lse = output.lse.view().insert_axis(ndarray::Axis(3));
-    let part = Output {
-        out: gathered.gather(output.out.view()),
-        lse: gathered.gather(lse).index_axis_move(ndarray::Axis(3), 0),
-    };
-    let mut out = Array4::zeros((b, n, x.q.dim().2, x.v.dim().3));
-    let mut lse = ndarray::Array3::zeros((b, n, x.q.dim().2));
-    // What is not there has no gradient.
-    for (b, n, i) in gathered.each() {
-        out.slice_mut(s![b, n, .., ..]).assign(&d.out.slice(s![b, i, .., ..]));
-        if let Some(d) = &d.lse {
-            lse.slice_mut(s![b, n, ..]).assign(&d.slice(s![b, i, ..]));
+    let zeros = |x: &ArrayView4<'_, T>| Array4::zeros(x.dim());
+    let [q, k, v] = [&x.q, &x.k, &x.v].map(zeros);
+    let mut all = Gradient { q, k, v, sinks: None, bias: None };
+    for gathered in Gathered::of(x, pattern)? {
+        let (b, n) = gathered.positions.dim();
+        let q = gathered.gather(global.q);
+        let lse = output.lse.view().insert_axis(ndarray::Axis(3));
+        let part = Output {
+            out: gathered.gather(output.out.view()),
+            lse: gathered.gather(lse).index_axis_move(ndarray::Axis(3), 0),
+        };
+        let mut out = Array4::zeros((b, n, x.q.dim().2, x.v.dim().3));
+        let mut lse = ndarray::Array3::zeros((b, n, x.q.dim().2));
+        // What is not there has no gradient.
+        for (b, n, i) in gathered.each() {
+            out.slice_mut(s![b, n, .., ..]).assign(&d.out.slice(s![b, i, .., ..]));
+            if let Some(d) = &d.lse {
+                lse.slice_mut(s![b, n, ..]).assign(&d.slice(s![b, i, ..]));
+            }
         }
+        let d = Cotangent { out: out.view(), lse: Some(lse.view()) };
+        let inputs = gathered.inputs(x, global, q.view());
+        let got = super::backward(&inputs, &Dense { causal: false }, &part, &d, cx)?;
+        for (b, n, i) in gathered.each() {
+            all.q.slice_mut(s![b, i, .., ..]).assign(&got.q.slice(s![b, n, .., ..]));
+        }
+        all.k.slice_mut(s![.., gathered.tokens.clone(), .., ..]).assign(&got.k);
+        all.v.slice_mut(s![.., gathered.tokens.clone(), .., ..]).assign(&got.v);
     }
-    let d = Cotangent { out: out.view(), lse: Some(lse.view()) };
-    let inputs = Inputs { q: q.view(), k: global.k, v: global.v, ..*x };
-    let all = super::backward(&inputs, &Dense { causal: false }, &part, &d, cx)?;
-    let mut dq = Array4::zeros(x.q.dim());
-    for (b, n, i) in gathered.each() {
-        dq.slice_mut(s![b, i, .., ..]).assign(&all.q.slice(s![b, n, .., ..]));
-    }
-    Ok(Gradients { local, global: Gradient { q: dq, ..all } })
+    Ok(Gradients { local, global: all })
 }

@@ -3,7 +3,7 @@
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView4};
 
-use super::{Global, Longformer, OP, backward, chunk};
+use super::{Global, Longformer, OP, backward, chunk, texts};
 use crate::operation::{Argument, Call, Operation, PACKED, Signature, Tensors, parameter, rounded, tensors};
 use crate::softmax::operation::{OFFSET, OPTIONS, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
 use crate::softmax::{self, Cotangent, Gradient, Output};
@@ -16,13 +16,18 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
     error::parameter(OP, "window", window.is_some(), window, "a number of tokens on either side")?;
     let positions: Vec<usize> = call.take("global")?.unwrap_or_default();
     let tokens = read.qkv[1].dim().1;
-    let beyond = positions.iter().find(|i| **i >= tokens);
-    error::parameter(OP, "global", beyond.is_none(), beyond, format!("positions among the {tokens} tokens"))?;
+    read.inputs().sizes(OP)?.0.within(OP)?;
+    // Positions are those of every sequence.
+    let sequences = texts(read.inputs().sequences, read.qkv[1].dim().0, tokens)?;
+    let longest = sequences.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
+    let beyond = positions.iter().find(|i| **i >= longest);
+    error::parameter(OP, "global", beyond.is_none(), beyond, format!("positions among {longest} tokens"))?;
     let marks = match call.flags("global")? {
         Some(marks) => marks,
         None => {
             let mut marks = Array2::default((1, tokens));
-            positions.iter().for_each(|i| marks[[0, *i]] = true);
+            let places = sequences.iter().flat_map(|of| positions.iter().map(|i| of.start + i).filter(|i| *i < of.end));
+            places.for_each(|i| marks[[0, i]] = true);
             marks
         }
     };
@@ -68,7 +73,11 @@ impl Operation for Op {
             inputs: QKV.into_iter().chain(own).chain(OPTIONS).collect(),
             parameters: vec![
                 parameter("window", "", "how far a query sees on either side"),
-                parameter("global", "[]", "positions of global tokens, where there is no tensor of that name"),
+                parameter(
+                    "global",
+                    "[]",
+                    "positions of global tokens in a sequence, where there is no tensor of that name",
+                ),
                 SCALE,
                 OFFSET,
                 SOFTCAP,

@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 use super::gather::Places;
 use super::mask::{Bits, Sizes};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, merge};
-use crate::{Error, Sequences, error};
+use super::{Cotangent, Gradient, Inputs, Output, Pattern, apart, merge};
+use crate::{Error, error};
 
 mod naive;
 mod pattern;
@@ -47,12 +47,13 @@ impl LongNet {
         self.segments.iter().copied().zip(self.dilations.iter().copied())
     }
 
-    fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
+    /// Checks a call whose sequences are not packed.
+    fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
         let (of, _) = x.sizes(OP)?;
+        error::some(OP, [("H", of.heads)])?;
         Pattern::check(self, &of)?;
         let plain = x.bias.is_none() && x.alibi.is_none() && x.sinks.is_none() && x.weights.is_none();
-        let plain = plain && matches!(x.sequences, Sequences::Batch);
-        error::parameter(OP, "bias, alibi, sinks, weights or packed sequences", plain, "given", "none")?;
+        error::parameter(OP, "bias, alibi, sinks or weights", plain, "given", "none")?;
         Ok(of)
     }
 }
@@ -89,8 +90,13 @@ fn inputs<'a, T>(x: &Inputs<'_, T>, taken: &'a [Array4<f32>; 3]) -> Inputs<'a> {
     Inputs { softcap: x.softcap, ..Inputs::scaled(q.view(), k.view(), v.view(), x.scale) }
 }
 
-/// Attention of all queries.
+/// Attention of all queries; of packed sequences to each by itself.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<Output, Error> {
+    apart::forward(OP, x, |x| together(x, longnet, cx))
+}
+
+/// Attention of sequences that are not packed.
+fn together<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<Output, Error> {
     let of = longnet.check(x)?;
     let mut parts = Vec::new();
     for branch in longnet.branches() {
@@ -109,6 +115,16 @@ pub fn chunk<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result
 
 /// The gradient, as [`softmax::backward`](super::backward).
 pub fn backward<T: Stored>(
+    x: &Inputs<'_, T>,
+    longnet: &LongNet,
+    output: &Output,
+    d: &Cotangent<'_>,
+    cx: &Cx,
+) -> Result<Gradient, Error> {
+    apart::backward(OP, x, output, d, |x, output, d| backward_together(x, longnet, output, d, cx))
+}
+
+fn backward_together<T: Stored>(
     x: &Inputs<'_, T>,
     longnet: &LongNet,
     output: &Output,

@@ -2,9 +2,9 @@
 
 use ndarray::{Array3, Array4, s};
 
-use super::LongNet;
+use super::{LongNet, OP};
 use crate::Error;
-use crate::softmax::Inputs;
+use crate::softmax::{Inputs, apart};
 
 /// From where on head `h` of `heads` keeps tokens: as many heads in a row share an offset as make `r` different ones.
 pub(super) fn offset(h: usize, heads: usize, r: usize) -> usize {
@@ -25,6 +25,10 @@ impl LongNet {
 
 /// Attention in f64, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, longnet: &LongNet) -> Result<(Array4<f64>, Array3<f64>), Error> {
+    apart::naive(OP, x, |x| together(x, longnet))
+}
+
+fn together(x: &Inputs<'_, f64, f64>, longnet: &LongNet) -> Result<(Array4<f64>, Array3<f64>), Error> {
     let of = longnet.check(x)?;
     let (b, t, heads, _) = x.q.dim();
     let mut out = Array4::zeros((b, t, heads, x.v.dim().3));

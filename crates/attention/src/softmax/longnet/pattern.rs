@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{LongNet, OP};
-use crate::softmax::mask::{Bits, Entry, Pattern, Sizes, band, span};
+use crate::softmax::mask::{Bits, Entry, Packing, Pattern, Sizes, band, span};
 use crate::{Error, error};
 
 /// All branches at once, for looking at: a key that two branches meet counts once here, and twice in [`chunk`](super::chunk).
@@ -19,6 +19,10 @@ impl Pattern for LongNet {
         error::parameter(OP, "dilations", same, &self.dilations, "one of at least 1 for each segment length")?;
         let square = of.queries == (0..of.keys);
         error::parameter(OP, "queries", square, &of.queries, format!("those of all {} keys", of.keys))
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Sequence
     }
 
     fn differs(&self) -> (bool, bool) {

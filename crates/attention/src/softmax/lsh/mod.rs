@@ -109,7 +109,7 @@ impl Order {
                 (0..rounds * t).map(|n| (buckets[[b, h, n / t, n % t]], n % t)).collect();
             if tokens > lsh.chunk {
                 // Rounds are counted on, so that one sort keeps them apart.
-                order.sort_by_key(|(bucket, t)| bucket * tokens + t);
+                order.sort_unstable();
             }
             row.iter_mut().zip(order).for_each(|(place, (_, t))| *place = Some(t));
         }
@@ -151,6 +151,7 @@ fn check(
     let (b, t, h, _) = x.dim();
     error::shape(OP, "v", &[b, t, h, v.dim().3], v.shape())?;
     error::shape(OP, "buckets", &[b, h, buckets.dim().2, t], buckets.shape())?;
+    error::some(OP, [("H", h), ("D", x.dim().3), ("E", v.dim().3)])?;
     error::parameter(OP, "rounds", buckets.dim().2 > 0, buckets.dim().2, "at least 1")?;
     for (name, chunks) in [("before", lsh.before), ("after", lsh.after)] {
         error::parameter(OP, name, chunks <= 1 << 16, chunks, "at most 65536")?;

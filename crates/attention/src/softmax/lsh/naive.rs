@@ -15,6 +15,9 @@ pub fn naive(
     let (b, t, h, d) = x.dim();
     let rounds = buckets.dim().2;
     let mut out = Array4::zeros(v.dim());
+    if t == 0 {
+        return out;
+    }
     for b in 0..b {
         for h in 0..h {
             let mut order: Vec<(usize, usize, usize)> = (0..rounds)
@@ -33,7 +36,7 @@ pub fn naive(
                 let mut seen: Vec<usize> = if t <= lsh.chunk {
                     vec![own]
                 } else {
-                    (0..lsh.before + lsh.after + 1)
+                    (0..(lsh.before + lsh.after + 1).min(chunks))
                         .map(|n| (own + chunks * lsh.before + n - lsh.before) % chunks)
                         .collect()
                 };
@@ -49,10 +52,14 @@ pub fn naive(
                     scores[*i].push((*j, x.slice(s![b, *i, h, ..]).dot(&key) / norm - itself));
                 }
             }
-            for (i, scores) in scores.iter().enumerate() {
+            for (i, scores) in scores.iter_mut().enumerate() {
+                // Itself it sees only where it sees nothing else.
+                if scores.iter().any(|(j, _)| *j != i) {
+                    scores.retain(|(j, _)| *j != i);
+                }
                 let top = scores.iter().fold(f64::NEG_INFINITY, |top, (_, y)| top.max(*y));
                 let sum: f64 = scores.iter().map(|(_, y)| (y - top).exp()).sum();
-                for (j, y) in scores {
+                for (j, y) in &*scores {
                     out.slice_mut(s![b, i, h, ..]).scaled_add((y - top).exp() / sum, &v.slice(s![b, *j, h, ..]));
                 }
             }

@@ -6,9 +6,11 @@
 //! [`select`] chooses; the family's kernel attends. The choice is a constant to the gradient, as in the paper.
 //! O(T k b H D + T² H D / b) time. Lu et al. 2025 (MoBA), eq. 5–8.
 
+use std::ops::Range;
+
 use serde::Deserialize;
 
-use super::{Inputs, Sizes};
+use super::{Inputs, Sizes, apart};
 use crate::{Error, error};
 
 mod naive;
@@ -30,13 +32,18 @@ pub use pattern::select;
 pub(super) const OP: &str = "moba";
 
 impl Moba {
-    pub(super) fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
+    pub(super) fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
         error::parameter(OP, "block", self.block > 0, self.block, "at least 1")?;
         error::parameter(OP, "top", self.top > 0, self.top, "at least 1")?;
         let (of, groups) = x.sizes(OP)?;
-        let fits = of.queries.end <= of.keys;
-        error::parameter(OP, "queries", fits, &of.queries, format!("positions among the {} keys", of.keys))?;
+        of.within(OP)?;
+        apart::none(OP, x)?;
         Ok((of, groups))
+    }
+
+    /// For what there is a list of blocks: sequences, heads and queries.
+    pub(super) fn lists(&self, of: &Sizes, _: usize) -> (usize, usize, Range<usize>) {
+        (of.batch, of.heads, of.queries.clone())
     }
 
     pub(super) fn choose(&self, x: &Inputs<'_, f64, f64>) -> Vec<Vec<u32>> {

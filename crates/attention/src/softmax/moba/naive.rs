@@ -15,7 +15,7 @@ pub fn naive(q: ArrayView4<'_, f64>, k: ArrayView4<'_, f64>, offset: usize, moba
                 let own = (offset + t) / moba.block;
                 let score = |m: usize| {
                     let block = k.slice(s![b, m * moba.block..(m + 1) * moba.block, head * k.dim().2 / h, ..]);
-                    block.rows().into_iter().map(|k| k.dot(&q.slice(s![b, t, head, ..]))).sum::<f64>()
+                    block.rows().into_iter().map(|k| k.dot(&q.slice(s![b, t, head, ..]))).sum::<f64>() + 0.0
                 };
                 let mut past: Vec<(f64, usize)> = (0..own).map(|m| (score(m), m)).collect();
                 past.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));

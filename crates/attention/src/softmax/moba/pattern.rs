@@ -10,7 +10,7 @@ use crate::softmax::{Inputs, Selected};
 
 /// The blocks that each query sees: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, moba: &Moba, cx: &Cx) -> Result<Selected, Error> {
-    let (of, _) = moba.check(x)?;
+    let (of, groups) = moba.check(x)?;
     let keys = means(x.k, moba.block, moba.block, true, cx);
     let lists = choose(
         x,
@@ -24,5 +24,5 @@ pub fn select<T: Stored>(x: &Inputs<'_, T>, moba: &Moba, cx: &Cx) -> Result<Sele
         },
         cx,
     );
-    Selected::new(OP, moba.block, (of.batch, of.heads, of.queries), lists)
+    Selected::new(OP, moba.block, moba.lists(&of, groups), lists)
 }

@@ -4,7 +4,7 @@
 //!    g_i^{(3)}\, \mathrm{attn}(q_i, K_{i-w<j\le i}, V_{i-w<j\le i}) $$
 //!
 //! A mean is seen once its block has ended. `I(i)` are the query's own block, the first, the one before its own, and those of the highest weight
-//! in the first term, averaged over the heads of a group, up to `top` in all. Choosing is a constant to the gradient.
+//! in the first term, averaged over the heads of a group, in this order and up to `top` in all; of equal weights the earlier block. Choosing is a constant to the gradient.
 //! O(T (T / b + k b + w) H D) time. Yuan et al. 2025, eq. 5–12, with means for the summaries as flash-linear-attention has them.
 
 use longreach_simd::Cx;
@@ -57,6 +57,7 @@ pub struct Attended {
 
 fn check<T>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa) -> Result<(), Error> {
     let (of, _) = x.sizes(OP)?;
+    of.within(OP)?;
     error::parameter(OP, "block", nsa.block > 0, nsa.block, "at least 1")?;
     error::parameter(OP, "top", nsa.top > 0, nsa.top, "at least 1")?;
     error::parameter(OP, "window", nsa.window > 0, nsa.window, "at least 1")?;

@@ -21,7 +21,8 @@ pub fn naive(x: &Inputs<'_, f64, f64>, gates: ArrayView4<'_, f64>, nsa: &Nsa) ->
         let (own, ended) = (i / nsa.block, ((i + 1) / nsa.block).min(keys / nsa.block));
         let capped = |y: f64| x.softcap.map_or(y, |cap| cap * (y / cap).tanh());
         let weights = |scores: Vec<f64>| {
-            let exp: Vec<f64> = scores.iter().map(|y| y.exp()).collect();
+            let top = scores.iter().fold(f64::NEG_INFINITY, |top, y| top.max(*y));
+            let exp: Vec<f64> = scores.iter().map(|y| (y - top).exp()).collect();
             let total: f64 = exp.iter().sum();
             exp.into_iter().map(move |e| e / total).collect::<Vec<_>>()
         };
@@ -35,9 +36,14 @@ pub fn naive(x: &Inputs<'_, f64, f64>, gates: ArrayView4<'_, f64>, nsa: &Nsa) ->
             }
         }
         let mut order: Vec<usize> = (0..=own).collect();
-        let forced = |n: usize| if n == own { 2 } else { usize::from(n == 0 || n + 1 == own) };
-        order
-            .sort_by(|a, b| forced(*b).cmp(&forced(*a)).then(importance[*b].total_cmp(&importance[*a])).then(a.cmp(b)));
+        // Blocks that are forced come before others whatever they weigh.
+        let rank = |n: usize| match n {
+            _ if n == own => 4.0,
+            0 => 3.0,
+            _ if n + 1 == own => 2.0,
+            _ => importance[n] / per_group as f64,
+        };
+        order.sort_by(|a, b| rank(*b).total_cmp(&rank(*a)).then(a.cmp(b)));
         order.truncate(nsa.top);
         for h in g * per_group..(g + 1) * per_group {
             let chosen: Vec<usize> = (0..=i.min(keys - 1)).filter(|j| order.contains(&(j / nsa.block))).collect();

@@ -23,7 +23,7 @@ impl Pattern for Ended {
     }
 
     fn count(&self, _: &Sizes, _: usize, _: usize, i: usize, j: usize) -> u32 {
-        ((j + 1) * self.block <= i + 1).into()
+        ((i + 1) / self.block > j).into()
     }
 
     fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {

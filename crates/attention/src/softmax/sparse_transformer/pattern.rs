@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::SparseTransformer::{Fixed, Strided};
 use super::{OP, SparseTransformer, Which};
-use crate::softmax::mask::{Entry, Pattern, Sizes, band, join};
+use crate::softmax::mask::{Entry, Packing, Pattern, Sizes, band, join};
 use crate::{Error, error};
 
 impl SparseTransformer {
@@ -30,6 +30,13 @@ impl Pattern for SparseTransformer {
                 let want = format!("at least 1, and at most {stride} with {positions} positions");
                 error::parameter(OP, "columns", fits, columns, want)
             }
+        }
+    }
+
+    fn packing(&self) -> Packing {
+        match self {
+            Strided { .. } => Packing::Row,
+            Fixed { .. } => Packing::Sequence,
         }
     }
 

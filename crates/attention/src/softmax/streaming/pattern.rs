@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::Streaming;
-use crate::softmax::mask::{Entry, Pattern, Sizes, band, join, span};
+use crate::softmax::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
 impl Streaming {
@@ -20,6 +20,10 @@ impl Pattern for Streaming {
 
     fn check(&self, _: &Sizes) -> Result<(), Error> {
         error::parameter("streaming", "recent", self.recent > 0, self.recent, "at least 1")
+    }
+
+    fn packing(&self) -> Packing {
+        Packing::Sequence
     }
 
     fn count(&self, _: &Sizes, _: usize, _: usize, i: usize, j: usize) -> u32 {

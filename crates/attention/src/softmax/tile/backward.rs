@@ -17,8 +17,8 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 
-use super::super::Inputs;
 use super::super::mask::{Columns, Entry, Pattern};
+use super::super::{Inputs, apart};
 use super::{
     Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, finite,
     pack_columns, pack_rows, products, push_panels, run, zeros,
@@ -73,6 +73,9 @@ pub fn backward<T: Stored>(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     let op = pattern.name();
+    if apart::wanted(x, pattern)? {
+        return apart::backward(op, x, output, d, |x, output, d| backward(x, pattern, output, d, cx));
+    }
     let call = Call::new(x, pattern)?;
     let Dims { b, t, s, h, g, d: width, e } = call.dims;
     error::shape(op, "output", &[b, t, h, e], output.out.shape())?;
@@ -150,7 +153,7 @@ pub fn backward<T: Stored>(
     let sinks = x.sinks.map(|sinks| {
         Array1::from_shape_fn(h, |h| {
             let (lse, delta) = (output.lse.slice(s![.., .., h]), delta.slice(s![.., .., h]));
-            -lse.iter().zip(&delta).map(|(lse, delta)| (sinks[h] - lse).exp() * delta).sum::<f32>()
+            -lse.iter().zip(&delta).map(|(lse, delta)| (sinks[h] - lse).min(0.0).exp() * delta).sum::<f32>()
         })
     });
     let group = |x: Array4<f32>| if h == g { x } else { sum_groups(&x, g) };
@@ -361,13 +364,13 @@ impl<T: Stored> Task<'_, '_, '_, T> {
             keys.dk.fill(0.0);
             keys.dv.fill(0.0);
             let mut packed = [false; RANGE];
-            for &i in columns.of(first / RANGE) {
-                let row = call.mask.row(self.b, self.h, i as usize);
+            for i in columns.of(first / RANGE).iter().map(|i| call.mask.rows().start + *i as usize) {
+                let row = call.mask.row(self.b, self.h, i);
                 let from = row.partition_point(|entry| (entry.keys as usize) * block < first);
                 // The first keys of this part that these queries meet: their gradient is written, later it is added to.
                 let new = row[..from].last().is_none_or(|entry| (entry.keys as usize) * block < self.keys.start);
                 let row = &row[from..];
-                let queries = call.queries(i as usize);
+                let queries = call.queries(i);
                 for t in queries.clone().step_by(TILE) {
                     let there = t..(t + TILE).min(queries.end);
                     tile.rows = there.len();
@@ -486,7 +489,8 @@ impl<T: Stored> Task<'_, '_, '_, T> {
                     let seen = if panel.cut { sight.bits(panel, r) } else { u32::MAX };
                     call.adjust(s, (self.b, self.h, t + r), *panel, seen, part, slope);
                 }
-                s.store(part, math::exp2(s, s.sub(s.load(part), base)));
+                // A share is at most 1, however much of large scores rounding has taken.
+                s.store(part, math::exp2_at_most(s, 0.0, s.sub(s.load(part), base)));
             }
         }
     }

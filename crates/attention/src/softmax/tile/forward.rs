@@ -13,8 +13,8 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::Array3;
 
-use super::super::Inputs;
 use super::super::mask::{Entry, Pattern};
+use super::super::{Inputs, apart};
 use super::{
     Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, finite, higher, pack_columns, pack_rows,
     products, push_panels, run, scattered, zeros,
@@ -32,6 +32,9 @@ const PACKED: usize = 3 << 18;
 ///
 /// O(visited pairs × (D + E)) time, memory for the inputs and outputs alone. Rows that see no key are zero, their log-sum-exp is −∞.
 pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
+    if apart::wanted(x, pattern)? {
+        return apart::forward(pattern.name(), x, |x| forward(x, pattern, cx));
+    }
     let call = Call::new(x, pattern)?;
     if pattern.scattered() {
         return scattered::forward(&call, cx);

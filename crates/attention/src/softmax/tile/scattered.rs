@@ -204,7 +204,7 @@ impl<T: Stored> Gradients<'_, '_, '_, T> {
                 }
                 call.scores(s, (b, h, t), keys, (&k, first), q, p, Some(slope));
                 for part in p.chunks_exact_mut(S::LANES) {
-                    s.store(part, math::exp2(s, s.sub(s.load(part), s.splat(base))));
+                    s.store(part, math::exp2_at_most(s, 0.0, s.sub(s.load(part), s.splat(base))));
                 }
                 for (n, &j) in keys.iter().enumerate() {
                     let at = j as usize - first;

@@ -11,8 +11,8 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, Array4};
 
-use super::super::Inputs;
 use super::super::mask::{Entry, Pattern, below};
+use super::super::{Inputs, apart};
 use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher, scattered};
 use crate::Error;
 
@@ -26,6 +26,9 @@ const AHEAD: usize = 4096;
 /// As [`forward`](super::forward), for few queries: the keys are divided among the threads instead, and the cache is read at the speed of
 /// memory. Each query costs one pass over its keys, so with more than about eight queries [`forward`](super::forward) is faster.
 pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
+    if apart::wanted(x, pattern)? {
+        return apart::forward(pattern.name(), x, |x| step(x, pattern, cx));
+    }
     let call = Call::new(x, pattern)?;
     if pattern.scattered() {
         return scattered::forward(&call, cx);
