@@ -108,7 +108,7 @@ impl Argument {
 pub struct Choice {
     /// As JSON.
     pub value: &'static str,
-    /// Other parameters that it needs, as a JSON object.
+    /// Other parameters that it needs, or is best with, as a JSON object.
     pub with: &'static str,
     /// Optional tensors that it needs.
     pub tensors: &'static [&'static str],
@@ -308,12 +308,13 @@ impl Named {
             let want = format!("one of {}", known.join(", "));
             return Err(Error::Parameter { op: self.name, parameter: "form", want, found: form.name().into() });
         }
-        self.operation.run(&mut self.call(tensors, parameters)?, form, cx)
+        // Some mechanisms are made of others, which name themselves.
+        self.operation.run(&mut self.call(tensors, parameters)?, form, cx).map_err(|e| e.of(self.name))
     }
 
     /// Gradients to its inputs, given `do` and where there are such `dlse` and `dstate`.
     pub fn backward(&self, tensors: &Tensors, parameters: &Value, cx: &Cx) -> Result<Tensors, Error> {
-        self.operation.gradient(&mut self.call(tensors, parameters)?, cx)
+        self.operation.gradient(&mut self.call(tensors, parameters)?, cx).map_err(|e| e.of(self.name))
     }
 
     fn call<'a>(&self, tensors: &'a Tensors, parameters: &Value) -> Result<Call<'a>, Error> {

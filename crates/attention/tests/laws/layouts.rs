@@ -218,7 +218,7 @@ fn spellings_that_contradict_each_other_are_refused() {
     }
     // An error is where the file has it.
     assert!(
-        refused("{ // a comment\n  \"block\": 16,,\n}").contains("line 2 column 16"),
+        refused("{ // a comment\n  \"block\": 16,,\n}").contains("line 2 column 15"),
         "{}",
         refused("{ // a comment\n  \"block\": 16,,\n}")
     );

@@ -48,7 +48,7 @@ const PARAMETERS: &[Parameter] = &[
         choice("\"relu\""),
         choice("\"relu2\""),
         choice("\"exp\""),
-        choice("\"identity\""),
+        choice("\"identity\"").with(r#"{"normalize": false}"#),
         choice("\"taylor\""),
         choice("\"based\""),
     ]),

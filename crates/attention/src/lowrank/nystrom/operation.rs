@@ -90,7 +90,7 @@ impl Operation for Op {
                 Argument::input("v", &["B", "T", "H", "E"], "values"),
                 Argument::optional(
                     "conv",
-                    &["H", "W"],
+                    &["H", "taps"],
                     "a filter a head along the values, of odd width; its result is added",
                 ),
                 Argument::optional("keep", &["B", "T"], "which tokens are there and not padding; 0 is not")

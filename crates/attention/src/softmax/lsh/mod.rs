@@ -167,9 +167,13 @@ fn check(
     x: ArrayView4<'_, f32>,
     v: ArrayView4<'_, f32>,
     buckets: ArrayView4<'_, usize>,
+    keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
 ) -> Result<(), Error> {
     let (b, t, h, _) = x.dim();
+    if let Some(keep) = keep {
+        error::shape(OP, "keep", &[b, t], keep.shape())?;
+    }
     error::shape(OP, "v", &[b, t, h, v.dim().3], v.shape())?;
     error::shape(OP, "buckets", &[b, h, buckets.dim().2, t], buckets.shape())?;
     error::parameter(OP, "rounds", buckets.dim().2 > 0, buckets.dim().2, "at least 1")?;
@@ -190,7 +194,7 @@ pub fn chunk(
     lsh: &Lsh,
     cx: &Cx,
 ) -> Result<Output, Error> {
-    check(x, v, buckets, lsh)?;
+    check(x, v, buckets, keep, lsh)?;
     if x.dim().1 == 0 {
         return Ok(Output { out: Array4::zeros(v.dim()), lse: Array3::zeros((x.dim().0, 0, x.dim().2)) });
     }
@@ -248,7 +252,7 @@ pub fn backward(
     dout: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    check(x, v, buckets, lsh)?;
+    check(x, v, buckets, keep, lsh)?;
     error::shape(OP, "d out", output.out.shape(), dout.shape())?;
     let order = Order::of(x.dim().1, buckets, lsh, keep);
     let (q, values) = (order.places.take(x, cx), order.places.take(v, cx));

@@ -91,7 +91,7 @@ impl Operation for Op {
         let Read { buckets, keep, lsh } = read(call)?;
         let (x, v, keep) = (call.tensor("x")?, call.tensor("v")?, keep.as_ref().map(|keep| keep.view()));
         if form == Form::Naive {
-            super::check(x, v, buckets.view(), &lsh)?;
+            super::check(x, v, buckets.view(), keep, &lsh)?;
             let (out, lse) = naive(exact(x).view(), exact(v).view(), buckets.view(), keep, &lsh);
             return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
         }
