@@ -64,7 +64,7 @@ fn global<'a>(call: &Call<'a>) -> Result<Option<Global<'a>>, Error> {
 
 const PARAMETERS: &[Parameter] = &[
     parameter("window", "", "how far a query sees on either side"),
-    parameter("global", "[]", "positions of global tokens, in place of the tensor of that name")
+    parameter("global", "[]", "positions of global tokens in a sequence, in place of the tensor of that name")
         .such_as(&[choice("[0, 5]")]),
     SCALE,
     OFFSET,
