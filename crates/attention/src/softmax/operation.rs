@@ -235,7 +235,7 @@ pub(crate) static LONGNET: Attention = Attention {
         )
         .one_of(&[choice("\"exact\""), choice("\"detached\"")]),
     ],
-    common: &[SCALE, SOFTCAP],
+    common: &[SCALE, SOFTCAP, PACKED],
     options: &[KEEP],
     example: r#"{"segments": [64, 256, 1024], "dilations": [1, 2, 4], "causal": true}"#,
     forms: NC,
@@ -243,7 +243,7 @@ pub(crate) static LONGNET: Attention = Attention {
 
 pub(crate) static HIERARCHICAL: Attention = Attention {
     parameters: &[parameter("block", "64", "tokens of a block: a multiple of 16"), CAUSAL],
-    common: &[SCALE, OFFSET, SOFTCAP],
+    common: &[SCALE, OFFSET, SOFTCAP, PACKED],
     options: &[OPTIONS[2], KEEP],
     example: r#"{"block": 64, "causal": true}"#,
     forms: NC,

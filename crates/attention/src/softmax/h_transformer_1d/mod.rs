@@ -47,7 +47,7 @@ fn sixteen() -> usize {
 }
 
 impl HTransformer1d {
-    fn check<T, F>(&self, x: &Inputs<'_, T, F>) -> Result<(), Error> {
+    fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(), Error> {
         let (of, _) = x.sizes(OP)?;
         let even = self.block > 0 && self.block.is_multiple_of(2);
         error::parameter(OP, "block", even, self.block, "an even number, at least 2")?;

@@ -31,6 +31,7 @@ fn small(name: &str) -> Vec<Value> {
         ],
         "longnet" => vec![json!({"segments": [4, 16], "dilations": [1, 2], "causal": true})],
         "hierarchical" => vec![json!({"block": 16, "causal": true}), json!({"block": 16})],
+        "h_transformer_1d" => vec![json!({"block": 4, "causal": true}), json!({"block": 2})],
         "moba" => vec![json!({"block": 4, "top": 2})],
         "infllm_v2" => vec![
             json!({"kernel": 4, "stride": 2, "block": 4, "window": 4, "top": 1, "dense_below": 0}),
