@@ -164,7 +164,7 @@ pub(crate) const STANFORD: &str = "linear.weight";
 #[derive(Debug)]
 pub(crate) enum Step {
     /// A map.
-    Dense(Dense),
+    Dense(Box<Dense>),
     /// Division by the length.
     Normalize,
     /// The norm of sentence-transformers' `LayerNorm`: mean 0 and variance 1, then a factor and an addend a channel.
@@ -453,7 +453,7 @@ impl Pipeline {
             return Err(f.error(format!("module `{name}` stands before the pooling, which is not supported")).into());
         }
         self.steps.push(match name {
-            "Dense" => Step::Dense(Dense::load(at, &f)?),
+            "Dense" => Step::Dense(Box::new(Dense::load(at, &f)?)),
             "Normalize" => Step::Normalize,
             _ => {
                 let n = f.size("dimension", 1)?;
@@ -493,8 +493,10 @@ impl Pipeline {
             attend: f.flag("attend_to_mask_tokens", false)?,
             skiplist: if f.flag("mask_punctuation", true)? { punctuation() } else { Vec::new() },
         });
-        self.steps =
-            vec![Step::Dense(Dense::of_stanford(directory, config.size("hidden_size", 768)?)?), Step::Normalize];
+        self.steps = vec![
+            Step::Dense(Box::new(Dense::of_stanford(directory, config.size("hidden_size", 768)?)?)),
+            Step::Normalize,
+        ];
         self.described = true;
         Ok(())
     }
