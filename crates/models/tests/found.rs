@@ -244,11 +244,11 @@ fn tokens_that_end_a_text_are_those_of_the_generation_config_and_null_is_none() 
         }
         Model::load(&at(folder.path()), None).expect("a model").description.eos
     };
-    assert_eq!(eos(json!(3), None), [3]);
-    assert_eq!(eos(Value::Null, None), []);
-    assert_eq!(eos(json!(3), Some(json!({"eos_token_id": [4, 5]}))), [4, 5]);
-    assert_eq!(eos(json!(3), Some(json!({"temperature": 0.5}))), [3]);
-    assert_eq!(eos(json!(3), Some(json!({"eos_token_id": null}))), []);
+    assert_eq!(eos(json!(3), None), vec![3]);
+    assert_eq!(eos(Value::Null, None), Vec::<u32>::new());
+    assert_eq!(eos(json!(3), Some(json!({"eos_token_id": [4, 5]}))), vec![4, 5]);
+    assert_eq!(eos(json!(3), Some(json!({"temperature": 0.5}))), vec![3]);
+    assert_eq!(eos(json!(3), Some(json!({"eos_token_id": null}))), Vec::<u32>::new());
 }
 
 #[test]
