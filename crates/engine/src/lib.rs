@@ -22,7 +22,8 @@ mod words;
 
 pub use embedded::EMBEDDED;
 pub use encode::{
-    Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, Similarity, TextEncoder, batches, normalize,
+    Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, Similarity, TextEncoder, batches,
+    normalize,
 };
 pub use engine::Engine;
 pub use error::Error;

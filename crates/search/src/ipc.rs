@@ -43,7 +43,10 @@ impl Table {
     }
 
     /// The batches; an error if the columns are not those of `schema`.
-    pub(crate) fn batches(&self, schema: &SchemaRef) -> Result<impl Iterator<Item = Result<RecordBatch, Error>>, Error> {
+    pub(crate) fn batches(
+        &self,
+        schema: &SchemaRef,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, Error>>, Error> {
         if self.schema.fields() != schema.fields() {
             let names = |schema: &Schema| {
                 let each = |f: &Arc<Field>| format!("{} {}", f.name(), f.data_type());
@@ -110,7 +113,8 @@ fn batch(part: &Buffer, head: usize, schema: &SchemaRef) -> Result<RecordBatch, 
         node: 0,
         buffer: 0,
     };
-    let arrays = schema.fields().iter().map(|field| columns.column(field, Some(rows))).collect::<Result<Vec<_>, _>>()?;
+    let arrays =
+        schema.fields().iter().map(|field| columns.column(field, Some(rows))).collect::<Result<Vec<_>, _>>()?;
     if columns.node != columns.nodes.len() || columns.buffer != columns.buffers.len() {
         return Err("a batch with more columns than the schema".into());
     }

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use longreach_engine::{Long, Part, TextEncoder, batches, normalize};
 use serde_json::{Value, json};
 
+use crate::Error;
 use crate::documents::{Document, Input, Options};
 use crate::output::{Existing, check_file};
 use crate::piece::{self, Made};
 use crate::table::{Columns, Row, check_fields};
 use crate::vectors::{Format, assemble};
-use crate::Error;
 
 /// What becomes of a document with more tokens than the model reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,7 +60,9 @@ pub fn check_index(out: &Path, input: &Input, existing: Existing) -> Result<(), 
 fn replaceable(out: &Path, existing: Existing) -> Result<(), Error> {
     match existing {
         Existing::Replace => Ok(()),
-        Existing::Refuse => Err(Error::file(out, "is there already: replace it with --overwrite, or choose another name")),
+        Existing::Refuse => {
+            Err(Error::file(out, "is there already: replace it with --overwrite, or choose another name"))
+        }
     }
 }
 

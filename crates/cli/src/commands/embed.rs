@@ -107,7 +107,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     let done = job.run(&encoder, &args.out, existing, &mut progress)?;
     let split = match args.long {
-        LongArg::Mean => format!("their vectors are the mean of their parts, which share at most {} tokens", done.shared),
+        LongArg::Mean => {
+            format!("their vectors are the mean of their parts, which share at most {} tokens", done.shared)
+        }
         LongArg::Parts => format!("each part is a row; parts share at most {} tokens", done.shared),
         LongArg::Truncate => format!("cut off behind {} tokens", encoder.limit()),
     };

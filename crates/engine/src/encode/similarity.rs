@@ -63,7 +63,8 @@ mod tests {
     fn scores_are_those_of_sentence_transformers() {
         // sentence_transformers.util: pairwise_cos_sim, pairwise_dot_score, pairwise_euclidean_sim, pairwise_manhattan_sim.
         let (a, b) = ([1.0, 2.0, -2.0], [3.0, 0.0, 4.0]);
-        for (name, want) in [("cosine", -1.0 / 3.0), ("dot", -5.0), ("euclidean", -44f32.sqrt()), ("manhattan", -10.0)] {
+        for (name, want) in [("cosine", -1.0 / 3.0), ("dot", -5.0), ("euclidean", -44f32.sqrt()), ("manhattan", -10.0)]
+        {
             let similarity: Similarity = name.parse().expect("a known name");
             assert_eq!(similarity.name(), name);
             assert!((similarity.score(&a, &b) - want).abs() < 1e-6, "{name}: {}", similarity.score(&a, &b));

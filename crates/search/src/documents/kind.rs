@@ -92,7 +92,10 @@ pub(super) fn refused(head: &[u8]) -> Option<&'static str> {
         (&b"\x1f\x8b"[..], "compressed with gzip: decompress it first (gunzip)"),
         (b"\x28\xb5\x2f\xfd", "compressed with zstd: decompress it first (unzstd)"),
         (b"\xfd7zXZ\0", "compressed with xz: decompress it first (unxz)"),
-        (b"PK\x03\x04", "a zip archive, as .docx and .xlsx files are: extract it, or export its text (a table as .csv)"),
+        (
+            b"PK\x03\x04",
+            "a zip archive, as .docx and .xlsx files are: extract it, or export its text (a table as .csv)",
+        ),
         (b"7z\xbc\xaf\x27\x1c", COMPRESSED),
         (b"%PDF-", PDF),
         (b"\xd0\xcf\x11\xe0", "an older Office file, as .doc and .xls files are: export its text (a table as .csv)"),

@@ -68,7 +68,8 @@ impl Parquet {
         let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, as_stored).map_err(wrong)?;
         let schema = builder.schema().clone();
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let of_kind = |kind: DataType| -> Vec<bool> { schema.fields().iter().map(|f| *f.data_type() == kind).collect() };
+        let of_kind =
+            |kind: DataType| -> Vec<bool> { schema.fields().iter().map(|f| *f.data_type() == kind).collect() };
         let said = |message: String| Error::file(path, message);
         // Some programs store strings as bytes, and do not say that they are strings.
         let (strings, binary) = (of_kind(DataType::Utf8), of_kind(DataType::Binary));
@@ -126,10 +127,7 @@ impl Parquet {
 
 fn is_carried(kind: &DataType) -> bool {
     kind.is_integer()
-        || matches!(
-            kind,
-            DataType::Utf8 | DataType::Binary | DataType::Boolean | DataType::Float32 | DataType::Float64
-        )
+        || matches!(kind, DataType::Utf8 | DataType::Binary | DataType::Boolean | DataType::Float32 | DataType::Float64)
 }
 
 /// A value as a text; nothing of a null.

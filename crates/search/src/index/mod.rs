@@ -159,11 +159,7 @@ pub fn build(
 }
 
 /// How an index compares vectors: as was asked, or as the model says, or by their cosine.
-fn similarity(
-    encoder: &TextEncoder,
-    settings: &Value,
-    asked: Option<Similarity>,
-) -> Result<Option<Similarity>, Error> {
+fn similarity(encoder: &TextEncoder, settings: &Value, asked: Option<Similarity>) -> Result<Option<Similarity>, Error> {
     let wrong = |message: String| Error::file(Path::new(&encoder.name), message);
     match (encoder.is_late(), asked, settings["similarity"].as_str()) {
         (true, None, _) => Ok(None),
@@ -173,7 +169,8 @@ fn similarity(
         ))),
         (false, Some(asked), _) => Ok(Some(asked)),
         (false, None, Some(name)) => {
-            let known = name.parse().map_err(|e| wrong(format!("the model's similarity: {e}; name one with --similarity")));
+            let known =
+                name.parse().map_err(|e| wrong(format!("the model's similarity: {e}; name one with --similarity")));
             known.map(Some)
         }
         (false, None, None) => Ok(Some(Similarity::Cosine)),
@@ -227,8 +224,7 @@ impl Index {
             return Err(wrong("fields `late` and `similarity` do not go together".into()));
         }
         let table = path.join(PASSAGES);
-        let columns =
-            Columns { width: about.width, late: about.late, text: true, fields: about.fields.clone() };
+        let columns = Columns { width: about.width, late: about.late, text: true, fields: about.fields.clone() };
         let batches = Table::open(&table)?.batches(&columns.schema())?.collect::<Result<Vec<_>, _>>()?;
         let index = Self { path: path.to_owned(), about, similarity, batches };
         index.check(cx).map_err(|message| Error::file(&table, message))?;
@@ -246,9 +242,12 @@ impl Index {
             return Err(format!("has {} batches of passages, {ABOUT} says {n}", self.batches.len()));
         }
         let mut same = vec![false; self.batches.len()];
-        cx.team.for_each(same.iter_mut().zip(self.batches.iter().zip(&self.about.checksums)), |(same, (batch, sum))| {
-            *same = checksum(batch) == *sum;
-        });
+        cx.team.for_each(
+            same.iter_mut().zip(self.batches.iter().zip(&self.about.checksums)),
+            |(same, (batch, sum))| {
+                *same = checksum(batch) == *sum;
+            },
+        );
         match same.iter().position(|same| !same) {
             Some(i) => Err(format!("damaged: batch {i} of its passages is not what was written")),
             None => Ok(()),
@@ -319,10 +318,8 @@ fn about(file: &Path) -> Result<About, Error> {
     let text = std::fs::read(file).map_err(|e| Error::io(file, e))?;
     let fields: Value = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if fields["version"].as_u64() != Some(u64::from(VERSION)) {
-        let message = format!(
-            "version {}, this program reads version {VERSION}: build the index again",
-            fields["version"]
-        );
+        let message =
+            format!("version {}, this program reads version {VERSION}: build the index again", fields["version"]);
         return Err(Error::file(file, message));
     }
     let about: About = serde_json::from_value(fields).map_err(|e| damaged(e.to_string()))?;

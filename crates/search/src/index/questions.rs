@@ -19,7 +19,8 @@ impl About {
             let known = Pooling::ALL.iter().find(|(known, _)| name.as_str() == Some(known));
             known.map(|(_, pooling)| *pooling)
         };
-        let pooling = self.settings["pooling"].as_array().map(|list| list.iter().map(named).collect::<Option<Vec<_>>>());
+        let pooling =
+            self.settings["pooling"].as_array().map(|list| list.iter().map(named).collect::<Option<Vec<_>>>());
         if let Some(Some(pooling)) = pooling {
             encoder.pipeline.pooling = pooling;
         }
