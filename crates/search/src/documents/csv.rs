@@ -1,8 +1,6 @@
 //! Rows from separated values with a row of names: RFC 4180's quotes, any line ends, blank lines between rows skipped.
 
-use std::io::{self, Read};
-
-use ::csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
 use super::column::{choose, find};
 use super::source::{Source, utf8};
@@ -11,71 +9,71 @@ use crate::Error;
 
 /// A table of separated values.
 pub(super) struct Csv {
-    reader: Reader<Quoted>,
+    rows: Records,
     names: Vec<String>,
-    separator: u8,
     asked: Option<String>,
     asked_fields: Vec<String>,
     /// The column of the text and those that are carried, once the first row has decided.
     decided: Option<(usize, Vec<usize>)>,
-    record: ByteRecord,
 }
 
 impl Csv {
     pub(super) fn of(source: Source, separator: u8, options: &Options) -> Result<Self, Error> {
-        let quoted = Quoted { source, separator, at: Quote::Start, open: false };
-        let mut reader = ReaderBuilder::new().delimiter(separator).from_reader(quoted);
-        let names = reader.byte_headers().map(|names| names.iter().map(<[u8]>::to_vec).collect::<Vec<_>>());
-        let names = names.map_err(|e| wrong(&reader.get_ref().source, &e))?;
-        let source = &reader.get_ref().source;
-        let names: Result<Vec<String>, String> = names.into_iter().map(utf8).collect();
-        let names = names.map_err(|message| source.wrong(format!("line 1: {message}")))?;
+        let reader = ReaderBuilder::new().delimiter(separator).build();
+        let mut rows = Records {
+            source,
+            reader,
+            separator,
+            at: Quote::Start,
+            after_return: false,
+            line: 1,
+            bytes: vec![0; 1 << 10],
+            ends: vec![0; 16],
+            values: 0,
+        };
+        let mut names = Vec::new();
+        if let Some(line) = rows.next()? {
+            for i in 0..rows.values {
+                let name = utf8(rows.value(i).to_vec());
+                names.push(name.map_err(|message| rows.source.wrong(format!("line {line}: {message}")))?);
+            }
+        }
         if let [one] = &names[..]
             && let Some(other) = [';', '\t', ',', '|'].into_iter().find(|c| one.contains(*c))
             && options.column.is_none()
         {
             let want =
                 if separator == b',' { "commas (or tabs: --format tsv)" } else { "tabs (or commas: --format csv)" };
-            return Err(source.wrong(format!("line 1: there is one column, `{one}`: want {want}, found {other:?}")));
+            let message = format!("line 1: there is one column, `{one}`: want {want}, found {other:?}");
+            return Err(rows.source.wrong(message));
         }
         let (asked, asked_fields) = (options.column.clone(), options.fields.clone());
-        Ok(Self { reader, names, separator, asked, asked_fields, decided: None, record: ByteRecord::new() })
+        Ok(Self { rows, names, asked, asked_fields, decided: None })
     }
 
     pub(super) fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
-        let more = self.reader.read_byte_record(&mut self.record);
-        let source = &self.reader.get_ref().source;
-        let more = more.map_err(|e| wrong(source, &e))?;
-        let line = self.record.position().map_or(0, |position| position.line());
-        if self.reader.get_ref().open {
-            let line = if more { line } else { 1 };
-            return Err(source.wrong(format!("line {line}: a quoted value is not closed with `\"`")));
+        let Some(line) = self.rows.next()? else { return Ok(None) };
+        let wrong = |message: String| self.rows.source.wrong(format!("line {line}: {message}"));
+        let (found, want) = (self.rows.values, self.names.len());
+        if found != want {
+            let message = format!("want {want} values, as there are names in the first line, found {found}");
+            return Err(wrong(message));
         }
-        if !more {
-            return Ok(None);
-        }
-        let row = self.row().map_err(|message| source.wrong(format!("line {line}: {message}")))?;
-        let (decided, text, fields) = row;
+        let decided = match self.decided.take() {
+            Some(decided) => decided,
+            None => self.decide().map_err(wrong)?,
+        };
+        let value = |i: usize| {
+            let text = utf8(self.rows.value(i).to_vec());
+            text.map_err(|message| wrong(format!("column `{}`: {message}", self.names[i])))
+        };
+        let text = value(decided.0)?;
+        let fields = decided.1.iter().map(|i| value(*i).map(Some)).collect::<Result<_, _>>()?;
+        let source = &self.rows.source;
         let document = Document { text, file: source.file(), start: 0, place: Place::Line(line), fields };
         let bytes = source.bytes();
         self.decided = Some(decided);
         Ok(Some((document, bytes)))
-    }
-
-    /// The columns that count in the row that was read, its text and its fields.
-    #[allow(clippy::type_complexity, reason = "what a row is, in the one place where it is read")]
-    fn row(&self) -> Result<((usize, Vec<usize>), String, Vec<Option<String>>), String> {
-        let (column, carried) = match &self.decided {
-            Some(decided) => decided.clone(),
-            None => self.decide()?,
-        };
-        let value = |i: usize| {
-            let bytes = self.record.get(i).unwrap_or_default().to_vec();
-            utf8(bytes).map_err(|message| format!("column `{}`: {message}", self.names[i]))
-        };
-        let text = value(column)?;
-        let fields = carried.iter().map(|i| value(*i).map(Some)).collect::<Result<_, _>>()?;
-        Ok(((column, carried), text, fields))
     }
 
     /// By the names, and by the first row: what is a number there is no text.
@@ -83,32 +81,13 @@ impl Csv {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let texts: Vec<bool> = (0..names.len())
             .map(|i| {
-                let value = std::str::from_utf8(self.record.get(i).unwrap_or_default()).unwrap_or_default().trim();
+                let value = std::str::from_utf8(self.rows.value(i)).unwrap_or_default().trim();
                 names.len() == 1 || !(value.is_empty() || value.parse::<f64>().is_ok())
             })
             .collect();
         let column = choose(self.asked.as_deref(), &names, &texts, "column")?;
         let fields = self.asked_fields.iter().map(|name| find(name, &names, "column")).collect::<Result<_, _>>()?;
         Ok((column, fields))
-    }
-}
-
-impl std::fmt::Debug for Csv {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Csv").field("names", &self.names).field("separator", &self.separator).finish_non_exhaustive()
-    }
-}
-
-fn wrong(source: &Source, error: &::csv::Error) -> Error {
-    match error.kind() {
-        ErrorKind::Io(e) => Error::io(source.path(), io::Error::new(e.kind(), e.to_string())),
-        ErrorKind::UnequalLengths { pos, expected_len, len } => {
-            let line = pos.as_ref().map_or(0, |pos| pos.line());
-            source.wrong(format!(
-                "line {line}: want {expected_len} values, as there are names in the first line, found {len}"
-            ))
-        }
-        _ => source.wrong(format!("no table of separated values: {error}")),
     }
 }
 
@@ -123,27 +102,76 @@ enum Quote {
     Closing,
 }
 
-/// A text of separated values, and whether it ended within quotes, which the reader takes for the end of a value.
-struct Quoted {
+/// Rows of values, one after another.
+struct Records {
     source: Source,
+    reader: Reader,
     separator: u8,
     at: Quote,
-    open: bool,
+    after_return: bool,
+    /// The line of the next byte.
+    line: u64,
+    /// The values of a row, one behind the other, and where each ends.
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+    values: usize,
 }
 
-impl Read for Quoted {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let n = self.source.read(to)?;
-        for byte in &to[..n] {
-            self.at = match (self.at, *byte) {
+impl Records {
+    /// Reads a row, and gives the line on which it begins.
+    fn next(&mut self) -> Result<Option<u64>, Error> {
+        while let Some(b'\r' | b'\n') = self.source.bytes_ahead()?.first() {
+            self.pass(1)?;
+        }
+        let line = self.line;
+        let (mut written, mut ended) = (0, 0);
+        loop {
+            let ahead = self.source.bytes_ahead()?;
+            let last = ahead.is_empty();
+            let (result, n, out, ends) =
+                self.reader.read_record(ahead, &mut self.bytes[written..], &mut self.ends[ended..]);
+            self.pass(n)?;
+            written += out;
+            ended += ends;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull => self.bytes.resize(2 * self.bytes.len(), 0),
+                ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
+                // To the reader, the end of the text is the end of quotes.
+                _ if last && self.at == Quote::Inside => {
+                    return Err(self.source.wrong(format!("line {line}: a quoted value is not closed with `\"`")));
+                }
+                ReadRecordResult::Record => {
+                    self.values = ended;
+                    return Ok(Some(line));
+                }
+                ReadRecordResult::End => return Ok(None),
+            }
+        }
+    }
+
+    /// A value of the row.
+    fn value(&self, i: usize) -> &[u8] {
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        &self.bytes[start..self.ends[i]]
+    }
+
+    /// Takes bytes that were read, and notes lines and quotes.
+    fn pass(&mut self, n: usize) -> Result<(), Error> {
+        let (mut at, mut line, mut after_return) = (self.at, self.line, self.after_return);
+        for byte in &self.source.bytes_ahead()?[..n] {
+            at = match (at, *byte) {
                 (Quote::Inside, b'"') => Quote::Closing,
                 (Quote::Inside, _) | (Quote::Closing | Quote::Start, b'"') => Quote::Inside,
                 (_, b'\n' | b'\r') => Quote::Start,
                 (_, byte) if byte == self.separator => Quote::Start,
                 _ => Quote::Plain,
             };
+            line += u64::from(*byte == b'\r' || (*byte == b'\n' && !after_return));
+            after_return = *byte == b'\r';
         }
-        self.open = n == 0 && !to.is_empty() && self.at == Quote::Inside;
-        Ok(n)
+        (self.at, self.line, self.after_return) = (at, line, after_return);
+        self.source.take_bytes(n);
+        Ok(())
     }
 }

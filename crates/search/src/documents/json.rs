@@ -103,7 +103,7 @@ impl Json {
     /// The next byte that is no white space.
     fn visible(&mut self) -> Result<Option<u8>, Error> {
         loop {
-            match self.source.peek()? {
+            match self.source.bytes_ahead()?.first().copied() {
                 Some(byte) if byte.is_ascii_whitespace() => self.take(byte),
                 other => return Ok(other),
             }
@@ -111,7 +111,7 @@ impl Json {
     }
 
     fn take(&mut self, byte: u8) {
-        self.source.take_byte();
+        self.source.take_bytes(1);
         self.line += u64::from(byte == b'\r' || (byte == b'\n' && !self.after_return));
         self.after_return = byte == b'\r';
     }
@@ -121,7 +121,7 @@ impl Json {
         let begun = self.line;
         let mut bytes = Vec::new();
         let (mut depth, mut in_string, mut escaped) = (0u64, false, false);
-        while let Some(byte) = self.source.peek()? {
+        while let Some(byte) = self.source.bytes_ahead()?.first().copied() {
             let bare = depth == 0 && !in_string && !bytes.is_empty();
             if bare && (byte.is_ascii_whitespace() || matches!(byte, b',' | b']' | b'}')) {
                 break;

@@ -129,20 +129,21 @@ impl Source {
         Ok(self.unread.back().map(|(_, line)| &line[..]))
     }
 
-    /// The next byte without taking it.
-    pub(super) fn peek(&mut self) -> Result<Option<u8>, Error> {
+    /// The next bytes without taking them; none at the end.
+    pub(super) fn bytes_ahead(&mut self) -> Result<&[u8], Error> {
         loop {
             match self.reader.fill_buf() {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(Error::io(&self.path, e)),
-                Ok(bytes) => return Ok(bytes.first().copied()),
+                Ok(_) => break,
             }
         }
+        Ok(self.reader.buffer())
     }
 
-    /// Takes the byte that [`Self::peek`] showed.
-    pub(super) fn take_byte(&mut self) {
-        self.reader.consume(1);
+    /// Takes so many of the bytes ahead.
+    pub(super) fn take_bytes(&mut self, n: usize) {
+        self.reader.consume(n);
     }
 }
 

@@ -7,12 +7,17 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, UInt64Type};
 use longreach_engine::{Prompt, TextEncoder};
 use longreach_models::Progress as Download;
-use longreach_search::documents::Input;
-use longreach_search::index::{self, Index, Passages};
-use longreach_search::job::{self, Job, LongDocument};
+use longreach_search::documents::{Input, Options};
+use longreach_search::index::{self, Build, Index, Passages};
+use longreach_search::job::{self, Blank, Job, LongDocument};
 use longreach_search::matches;
-use longreach_search::vectors::Format;
+use longreach_search::output::Existing;
 use longreach_simd::{Cx, Isa};
+
+mod damaged;
+mod documents;
+mod identity;
+mod outputs;
 
 fn load(name: &str) -> TextEncoder {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/goldens").join(name);
@@ -29,8 +34,25 @@ fn lines(n: usize) -> Vec<String> {
         .collect()
 }
 
+/// Nothing is said about how documents are read.
+static PLAIN: Options = Options { format: None, column: None, fields: Vec::new(), leave_out: Vec::new() };
+
 fn job<'a>(input: &'a Input) -> Job<'a> {
-    Job { input, column: None, prompt: "", long: LongDocument::Truncate, keep: None, batch: 512, text: false }
+    let (long, blank) = (LongDocument::Truncate, Blank::Keep);
+    Job { input, options: &PLAIN, prompt: "", long, blank, keep: None, batch: 512, text: false }
+}
+
+fn build<'a>(input: &'a Input) -> Build<'a> {
+    let passages = Passages { tokens: 24, overlap: 4, batch: 300 };
+    Build { input, options: &PLAIN, passages, similarity: None, existing: Existing::Refuse }
+}
+
+/// A file that was just written, as an input.
+fn written(at: &Path, name: &str, bytes: impl AsRef<[u8]>) -> Input {
+    let file = at.join(name);
+    std::fs::create_dir_all(file.parent().expect("a folder")).expect("folders");
+    std::fs::write(&file, bytes).expect("written");
+    Input::of(file.to_str().expect("a path")).expect("an input")
 }
 
 /// The rows of a Parquet file: numbers of documents, and vectors.
@@ -65,7 +87,7 @@ fn every_row_has_the_vector_of_its_text() {
     let borrowed: Vec<&str> = texts.iter().map(String::as_str).collect();
     let want = encoder.embed(&borrowed, Prompt::Text("")).expect("vectors").concat();
     let out = at.path().join("vectors.parquet");
-    let done = job(&input).run(&encoder, &out, Format::Parquet, &mut on).expect("embedded");
+    let done = job(&input).run(&encoder, &out, Existing::Replace, &mut on).expect("embedded");
     assert_eq!((done.documents, done.rows), (90, 90));
     let (rows, numbers) = parquet(&out);
     assert_eq!(rows, (0..90).collect::<Vec<u64>>());
@@ -73,7 +95,7 @@ fn every_row_has_the_vector_of_its_text() {
     assert!(!job::partial(&out).exists());
     // The same numbers from NumPy's file and from JSON.
     let npy = at.path().join("vectors.npy");
-    job(&input).run(&encoder, &npy, Format::Npy, &mut on).expect("embedded");
+    job(&input).run(&encoder, &npy, Existing::Replace, &mut on).expect("embedded");
     let bytes = std::fs::read(&npy).expect("a file");
     assert!(bytes.starts_with(b"\x93NUMPY\x01\x00"));
     let head = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -82,14 +104,14 @@ fn every_row_has_the_vector_of_its_text() {
     let again: Vec<f32> = bytes[head..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
     assert_eq!(again, numbers);
     let jsonl = at.path().join("vectors.jsonl");
-    job(&input).run(&encoder, &jsonl, Format::Jsonl, &mut on).expect("embedded");
+    job(&input).run(&encoder, &jsonl, Existing::Replace, &mut on).expect("embedded");
     let text = std::fs::read_to_string(&jsonl).expect("a file");
     let last: serde_json::Value = serde_json::from_str(text.lines().last().expect("a line")).expect("JSON");
     assert_eq!(last["row"], 89);
     assert_eq!(last["vector"].as_array().map(Vec::len), Some(24));
     // What was embedded is input again.
     let short = Job { keep: Some(10), ..job(&input) };
-    short.run(&encoder, &out, Format::Parquet, &mut on).expect("embedded");
+    short.run(&encoder, &out, Existing::Replace, &mut on).expect("embedded");
     let (_, cut) = parquet(&out);
     for (cut, whole) in cut.chunks(10).zip(numbers.chunks(24)) {
         let length = whole[..10].iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -109,8 +131,9 @@ fn interrupted_work_goes_on_and_loses_nothing() {
     std::fs::write(&file, json.join("\n")).expect("written");
     let input = Input::of(file.to_str().expect("a path")).expect("an input");
     let (whole, pieces) = (at.path().join("whole.parquet"), at.path().join("pieces.parquet"));
-    let named = Job { column: Some("body"), batch: 8192, ..job(&input) };
-    named.run(&encoder, &whole, Format::Parquet, &mut on).expect("embedded");
+    let body = Options { column: Some("body".into()), ..Options::default() };
+    let named = Job { options: &body, batch: 8192, ..job(&input) };
+    named.run(&encoder, &whole, Existing::Replace, &mut on).expect("embedded");
     let mut ends = 0;
     loop {
         let mut calls = 0;
@@ -118,7 +141,7 @@ fn interrupted_work_goes_on_and_loses_nothing() {
             calls += 1;
             if calls > 9 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        match named.run(&encoder, &pieces, Format::Parquet, &mut stop) {
+        match named.run(&encoder, &pieces, Existing::Replace, &mut stop) {
             Ok(done) => {
                 assert!(done.before > 0 && done.documents == 9000);
                 break;
@@ -132,9 +155,9 @@ fn interrupted_work_goes_on_and_loses_nothing() {
     assert_eq!(parquet(&whole), parquet(&pieces));
     // Other work does not mix with it.
     let mut stop = |_: &job::Progress| ControlFlow::Break(());
-    assert!(named.run(&encoder, &pieces, Format::Parquet, &mut stop).is_err());
-    let other = Job { prompt: "query: ", column: Some("body"), ..job(&input) };
-    let error = other.run(&encoder, &pieces, Format::Parquet, &mut on).expect_err("an error").to_string();
+    assert!(named.run(&encoder, &pieces, Existing::Replace, &mut stop).is_err());
+    let other = Job { prompt: "query: ", ..named };
+    let error = other.run(&encoder, &pieces, Existing::Replace, &mut on).expect_err("an error").to_string();
     assert!(error.contains("other work (prompt differ)"), "{error}");
 }
 
@@ -147,8 +170,8 @@ fn long_documents_are_means_parts_or_cut() {
     let input = Input::of(file.to_str().expect("a path")).expect("an input");
     let out = at.path().join("v.parquet");
     let run = |long| {
-        let done = Job { long, ..job(&input) }.run(&encoder, &out, Format::Parquet, &mut on).expect("embedded");
-        assert_eq!((done.documents, done.long, done.empty), (3, 1, 1), "{long:?}");
+        let done = Job { long, ..job(&input) }.run(&encoder, &out, Existing::Replace, &mut on).expect("embedded");
+        assert_eq!((done.documents, done.long, done.blank), (3, 1, 1), "{long:?}");
         parquet(&out)
     };
     let (rows, cut) = run(LongDocument::Truncate);
@@ -176,13 +199,13 @@ fn an_index_finds_what_is_nearest_by_one_vector_and_by_one_a_token() {
     for name in ["st-bert-mean", "st-roberta-cls", "colbert"] {
         let mut encoder = load(name);
         let to = at.path().join(name);
-        let passages = Passages { tokens: 24, overlap: 4, batch: 300 };
-        let done = index::build(&mut encoder, &input, None, passages, &to, &mut on).expect("built");
+        let done = index::build(&mut encoder, &build(&input), &to, &mut on).expect("built");
         assert_eq!((done.documents, done.left_out), (30, 1), "{name}");
         assert!(done.rows > 30);
-        let index = Index::open(&to).expect("an index");
         let cx = Cx::new(2);
-        let all = index.search(&cx, &encoder, "boats on the lake", usize::MAX).expect("found");
+        let index = Index::open(&cx, &to).expect("an index");
+        let questions = index.with(&encoder).expect("the encoder that made it");
+        let all = questions.ask(&cx, "boats on the lake", usize::MAX).expect("found");
         assert_eq!(all.len() as u64, done.rows);
         assert!(all.windows(2).all(|w| w[0].score >= w[1].score));
         // Passages are where they say they are.
@@ -190,7 +213,7 @@ fn an_index_finds_what_is_nearest_by_one_vector_and_by_one_a_token() {
             let file = std::fs::read(found.file.as_ref().expect("a file")).expect("a document");
             assert_eq!(&file[found.bytes.start as usize..found.bytes.end as usize], found.text.as_bytes());
         }
-        let few = index.search(&cx, &encoder, "boats on the lake", 3).expect("found");
+        let few = questions.ask(&cx, "boats on the lake", 3).expect("found");
         assert_eq!(few[..], all[..3]);
         // Scores are those of the vectors themselves.
         if !encoder.is_late() {
@@ -200,11 +223,11 @@ fn an_index_finds_what_is_nearest_by_one_vector_and_by_one_a_token() {
             let cosine = dot(&query, &document) / (dot(&query, &query) * dot(&document, &document)).sqrt();
             assert!((few[0].score - cosine).abs() < 1e-4, "{name}: {} {cosine}", few[0].score);
         }
-        let error = index::build(&mut encoder, &input, None, passages, &to, &mut on).expect_err("an error");
+        let error = index::build(&mut encoder, &build(&input), &to, &mut on).expect_err("an error");
         assert!(error.to_string().contains("is there already"), "{error}");
     }
-    let index = Index::open(&at.path().join("colbert")).expect("an index");
-    let error = index.search(&Cx::new(1), &load("st-bert-mean"), "x", 1).expect_err("an error").to_string();
+    let index = Index::open(&Cx::new(1), &at.path().join("colbert")).expect("an index");
+    let error = index.with(&load("st-bert-mean")).err().expect("another model").to_string();
     assert!(error.contains("a vector of 12 numbers a token"), "{error}");
 }
 
@@ -216,67 +239,30 @@ fn half_an_index_is_named_and_a_damaged_one_too() {
     let input = Input::of(file.to_str().expect("a path")).expect("an input");
     let mut encoder = load("st-bert-mean");
     let to = at.path().join("index");
-    let passages = Passages { tokens: 24, overlap: 4, batch: 300 };
+    let cx = Cx::new(1);
     let mut stop = |_: &job::Progress| ControlFlow::Break(());
-    assert!(index::build(&mut encoder, &input, None, passages, &to, &mut stop).is_err());
-    let error = Index::open(&to).expect_err("an error").to_string();
+    assert!(index::build(&mut encoder, &build(&input), &to, &mut stop).is_err());
+    let error = Index::open(&cx, &to).expect_err("an error").to_string();
     assert!(error.contains("is not finished") && error.contains("index.partial"), "{error}");
-    index::build(&mut encoder, &input, None, passages, &to, &mut on).expect("built");
+    index::build(&mut encoder, &build(&input), &to, &mut on).expect("built");
     let table = to.join("passages.arrow");
     let bytes = std::fs::read(&table).expect("a table");
     for n in (0..bytes.len()).step_by(bytes.len() / 40) {
         std::fs::write(&table, &bytes[..n]).expect("written");
-        let error = Index::open(&to).expect_err("an error").to_string();
+        let error = Index::open(&cx, &to).expect_err("an error").to_string();
         assert!(error.contains("passages.arrow"), "{n}: {error}");
     }
     std::fs::write(&table, &bytes).expect("written");
     let about = std::fs::read_to_string(to.join("index.json")).expect("a file");
     for (from, with, want) in [
-        ("\"version\": 1", "\"version\": 7", "version 7"),
+        ("\"version\": 2", "\"version\": 7", "version 7"),
         ("\"width\": 24", "\"width\": 25", "its columns are"),
         ("{", "", "damaged"),
     ] {
         std::fs::write(to.join("index.json"), about.replacen(from, with, 1)).expect("written");
-        let error = Index::open(&to).expect_err("an error").to_string();
+        let error = Index::open(&cx, &to).expect_err("an error").to_string();
         assert!(error.contains(want), "{error}");
     }
-}
-
-#[test]
-fn bad_documents_are_named() {
-    let at = tempfile::tempdir().expect("a directory");
-    let read = |name: &str, bytes: &[u8], column: Option<&str>| -> String {
-        let file = at.path().join(name);
-        std::fs::write(&file, bytes).expect("written");
-        let input = Input::of(file.to_str().expect("a path")).expect("an input");
-        let mut documents = match input.documents(column) {
-            Ok(documents) => documents,
-            Err(error) => return error.to_string(),
-        };
-        loop {
-            match documents.next() {
-                Ok(Some(_)) => {}
-                Ok(None) => return "read".into(),
-                Err(error) => return error.to_string(),
-            }
-        }
-    };
-    for (name, bytes, column, want) in [
-        ("a.txt", &b"good\nbad \xff\n"[..], None, "a.txt: line 2: not UTF-8 at byte 4"),
-        ("b.txt", b"good\nb\0d\n", None, "b.txt: line 2: a NUL at byte 1"),
-        ("c.jsonl", b"{\"text\": \"x\"}\n\n{\"text\": 3}\n", None, "c.jsonl: line 3: field `text`: want a text"),
-        ("d.jsonl", b"{\"a\": \"x\", \"b\": \"y\"}\n", None, "Name one with --column: a, b"),
-        ("e.jsonl", b"{\"a\": \"x\"}\n", Some("z"), "there is no field `z`; there are a"),
-        ("f.jsonl", b"nonsense\n", None, "line 1: not JSON"),
-        ("g.parquet", b"PAR1", None, "no Parquet"),
-        ("h.txt", b"x\n", Some("a"), "has no columns"),
-        ("i.jsonl", b"\"a text\"\n{\"text\": \"another\"}\n", None, "read"),
-        ("j.txt", b"a\r\n\n\nb", None, "read"),
-    ] {
-        let found = read(name, bytes, column);
-        assert!(found.contains(want), "{name}: {found}");
-    }
-    assert!(Input::of("/nowhere/at/all").expect_err("an error").to_string().contains("/nowhere/at/all"));
 }
 
 #[test]
