@@ -46,6 +46,16 @@ pub enum Error {
         /// What it is.
         found: String,
     },
+    /// JSON that is not what is read from it.
+    #[error("{op}: `{what}`: {message}")]
+    Read {
+        /// The operation.
+        op: &'static str,
+        /// What was read.
+        what: &'static str,
+        /// What is wrong, with the field's name.
+        message: String,
+    },
     /// Boundaries of packed sequences that do not cover the tokens in order.
     #[error(
         "{op}: packed boundaries must rise from 0 to {tokens} in a batch of one, found {found:?} in a batch of {batch}"
@@ -70,9 +80,15 @@ impl Error {
             | Self::Layout { op, .. }
             | Self::Groups { op, .. }
             | Self::Parameter { op, .. }
+            | Self::Read { op, .. }
             | Self::Boundaries { op, .. } => *op = operation,
         }
         self
+    }
+
+    /// JSON of `what` that cannot be read, in one line.
+    pub(crate) fn read(op: &'static str, what: &'static str, message: impl std::fmt::Display) -> Self {
+        Self::Read { op, what, message: message.to_string() }
     }
 }
 
@@ -96,4 +112,14 @@ pub(crate) fn parameter(
         return Ok(());
     }
     Err(Error::Parameter { op, parameter, want: want.into(), found: format!("{found:?}") })
+}
+
+/// An error if a value was found that is none of those wanted.
+pub(crate) fn none(
+    op: &'static str,
+    name: &'static str,
+    found: Option<impl std::fmt::Debug>,
+    want: impl Into<String>,
+) -> Result<(), Error> {
+    found.map_or(Ok(()), |found| parameter(op, name, false, found, want))
 }

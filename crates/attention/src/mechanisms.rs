@@ -50,6 +50,8 @@ pub struct Mechanism {
     pub state: &'static str,
     /// Where it was published.
     pub paper: &'static str,
+    /// Where it differs from libraries that it is compared with; empty where it does not.
+    pub note: &'static str,
     /// It, called by name on tensors by name: see [`operation::named`](crate::operation::named).
     pub(crate) operation: &'static dyn Operation,
 }
@@ -63,6 +65,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T D N)",
         state: "N D",
         paper: "Gu and Dao 2023, Mamba",
+        note: "",
         operation: &diagonal::mamba::operation::Op,
     },
     Mechanism {
@@ -72,6 +75,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T D)",
         state: "3 D",
         paper: "Peng et al. 2023, RWKV",
+        note: "",
         operation: &diagonal::rwkv4::operation::Op,
     },
     Mechanism {
@@ -81,6 +85,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T D)",
         state: "D",
         paper: "De et al. 2024, Griffin",
+        note: "",
         operation: &diagonal::rg_lru::operation::Op,
     },
     Mechanism {
@@ -90,6 +95,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Dao and Gu 2024, Mamba-2, section 6",
+        note: "",
         operation: &linear::scan::operation::Op,
     },
     Mechanism {
@@ -99,6 +105,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H N P)",
         state: "H N P",
         paper: "Dao and Gu 2024, Mamba-2",
+        note: "",
         operation: &linear::mamba2::operation::Op,
     },
     Mechanism {
@@ -108,6 +115,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H F V)",
         state: "H F (V + 1)",
         paper: "Katharopoulos et al. 2020; Arora et al. 2024, Based",
+        note: "flash-linear-attention has a `scale` of 1 / √K where none is given; its models of Based make features of K^-1/4 x, which is the map `based`, not `taylor`",
         operation: &linear::linear_attention::operation::Op,
     },
     Mechanism {
@@ -117,6 +125,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H F (K + V))",
         state: "H F (V + 1)",
         paper: "Choromanski et al. 2021, FAVOR+",
+        note: "performer-pytorch subtracts maxima in the exponent, of keys over the whole text; here none is subtracted, so that nothing looks ahead: `epsilon` is absolute, and numbers differ where q and k are not small",
         operation: &linear::performer::operation::Op,
     },
     Mechanism {
@@ -126,6 +135,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "2 H K (V + 1)",
         paper: "Qin et al. 2022, cosFormer",
+        note: "",
         operation: &linear::cosformer::operation::Op,
     },
     Mechanism {
@@ -135,6 +145,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Sun et al. 2023, RetNet",
+        note: "",
         operation: &linear::retention::operation::Op,
     },
     Mechanism {
@@ -144,6 +155,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "MiniMax 2025, MiniMax-01",
+        note: "MiniMax has no scale: give `scale` 1; flash-linear-attention has 1 / √K, as here",
         operation: &linear::retention::operation::Op,
     },
     Mechanism {
@@ -153,6 +165,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Yang et al. 2024, GLA",
+        note: "",
         operation: &linear::gla::operation::Op,
     },
     Mechanism {
@@ -162,6 +175,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Qin et al. 2024, HGRN2",
+        note: "",
         operation: &linear::hgrn2::operation::Op,
     },
     Mechanism {
@@ -171,6 +185,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Peng et al. 2024, Eagle and Finch",
+        note: "the authors have no scale: give `scale` 1",
         operation: &linear::rwkv5::operation::Op,
     },
     Mechanism {
@@ -180,6 +195,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Peng et al. 2024, Eagle and Finch",
+        note: "the authors have no scale, nor has the layer of flash-linear-attention: give `scale` 1; its function has 1 / √K where none is given, as here",
         operation: &linear::rwkv6::operation::Op,
     },
     Mechanism {
@@ -189,6 +205,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Schlag et al. 2021; Yang et al. 2024, DeltaNet",
+        note: "",
         operation: &delta::delta_rule::operation::Op,
     },
     Mechanism {
@@ -198,6 +215,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Yang et al. 2024, Gated DeltaNet",
+        note: "",
         operation: &delta::gated_delta::operation::Op,
     },
     Mechanism {
@@ -207,6 +225,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Kimi team 2025, Kimi Linear",
+        note: "",
         operation: &delta::kda::operation::Op,
     },
     Mechanism {
@@ -216,6 +235,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Peng et al. 2025, RWKV-7, eq. 17",
+        note: "",
         operation: &delta::dplr::operation::Op,
     },
     Mechanism {
@@ -225,6 +245,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H K V)",
         state: "H K V",
         paper: "Peng et al. 2025, RWKV-7",
+        note: "the authors have no scale, nor has flash-linear-attention (`chunk_rwkv7`): give `scale` 1",
         operation: &delta::rwkv7::operation::Op,
     },
     Mechanism {
@@ -234,6 +255,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T S H D)",
         state: "2 S G D",
         paper: "Vaswani et al. 2017, Attention is all you need",
+        note: "",
         operation: &attention::DENSE,
     },
     Mechanism {
@@ -243,6 +265,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(kept pairs D)",
         state: "2 S G D",
         paper: "any boolean mask",
+        note: "",
         operation: &attention::MASKED,
     },
     Mechanism {
@@ -252,6 +275,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T W H D)",
         state: "2 W G D",
         paper: "Beltagy et al. 2020, Longformer, section 3.1",
+        note: "",
         operation: &attention::WINDOW,
     },
     Mechanism {
@@ -261,6 +285,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T W H D)",
         state: "2 W δ G D",
         paper: "Beltagy et al. 2020, Longformer, section 3.1",
+        note: "",
         operation: &attention::DILATED,
     },
     Mechanism {
@@ -270,6 +295,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (W + globals) H D)",
         state: "2 S G D",
         paper: "Beltagy et al. 2020, Longformer",
+        note: "",
         operation: &softmax::longformer::operation::Op,
     },
     Mechanism {
@@ -279,6 +305,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (5 + r) b H D)",
         state: "2 S G D",
         paper: "Zaheer et al. 2020, BigBird",
+        note: "",
         operation: &attention::BIGBIRD,
     },
     Mechanism {
@@ -288,6 +315,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T √T H D)",
         state: "2 S G D",
         paper: "Child et al. 2019, Sparse Transformers",
+        note: "",
         operation: &attention::SPARSE_TRANSFORMER,
     },
     Mechanism {
@@ -297,6 +325,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(blocks b² H D)",
         state: "2 S G D",
         paper: "Rajbhandari et al. 2020, DeepSpeed sparse attention",
+        note: "where attention is `unidirectional`, DeepSpeed hides whole blocks and leaves the rest to a mask, which is `hidden` \"blocks\"; here every token behind the query is hidden",
         operation: &attention::DEEPSPEED,
     },
     Mechanism {
@@ -306,6 +335,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (s + r) H D)",
         state: "2 (s + r) G D",
         paper: "Xiao et al. 2024, StreamingLLM",
+        note: "",
         operation: &attention::STREAMING,
     },
     Mechanism {
@@ -315,6 +345,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H D Σ w / r)",
         state: "2 S G D",
         paper: "Ding et al. 2023, LongNet",
+        note: "torchscale takes the weights of the mixture for constants in the gradient, which is `gradient` \"detached\"; places behind a last short segment are no keys here, and zeros there",
         operation: &attention::LONGNET,
     },
     Mechanism {
@@ -324,6 +355,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(rounds T chunk H D)",
         state: "2 S H D",
         paper: "Kitaev et al. 2020, Reformer",
+        note: "models of Hugging Face sort padding behind all tokens, which is `padding` \"last\", and count a chunk twice that is met from both sides of a short circle; here it counts once",
         operation: &softmax::lsh::operation::Op,
     },
     Mechanism {
@@ -333,6 +365,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T k b H D + T² H D / b)",
         state: "2 S G D",
         paper: "Lu et al. 2025, MoBA",
+        note: "",
         operation: &attention::MOBA,
     },
     Mechanism {
@@ -342,6 +375,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T k b H D + T² H D / stride)",
         state: "2 S G D",
         paper: "Zhao et al. 2025, InfLLM-V2",
+        note: "",
         operation: &attention::INFLLM_V2,
     },
     Mechanism {
@@ -350,8 +384,19 @@ pub const MECHANISMS: &[Mechanism] = &[
         forms: &[Form::Naive, Form::Pattern],
         cost: "O(T b log(T / b) H D)",
         state: "2 S G D",
-        paper: "Zhu and Soricut 2021, H-Transformer-1D",
+        paper: "after Zhu and Soricut 2021; queries are not pooled",
+        note: "queries are not pooled and levels share one softmax: this is no H-Transformer-1D, which is `h_transformer_1d`",
         operation: &attention::HIERARCHICAL,
+    },
+    Mechanism {
+        name: "h_transformer_1d",
+        family: "softmax",
+        forms: &[Form::Naive, Form::Pattern],
+        cost: "O(T b H D)",
+        state: "2 S G D",
+        paper: "Zhu and Soricut 2021, H-Transformer-1D",
+        note: "the rules are those of the authors' code, without its biases; where the future is hidden the query of a cell is its first token's, as there",
+        operation: &attention::H_TRANSFORMER_1D,
     },
     Mechanism {
         name: "nsa",
@@ -360,6 +405,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (T / b + k b + w) H D)",
         state: "2 S G D",
         paper: "Yuan et al. 2025, Native sparse attention",
+        note: "",
         operation: &softmax::nsa::operation::Op,
     },
     Mechanism {
@@ -369,6 +415,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O((S + T) R H D)",
         state: "0",
         paper: "Wang et al. 2020, Linformer",
+        note: "",
         operation: &lowrank::linformer::operation::Op,
     },
     Mechanism {
@@ -378,6 +425,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T m H D + H m^3)",
         state: "0",
         paper: "Xiong et al. 2021, Nystromformer",
+        note: "",
         operation: &lowrank::nystrom::operation::Op,
     },
     Mechanism {
@@ -387,6 +435,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T (M + T) H D)",
         state: "M D",
         paper: "Dai et al. 2019, Transformer-XL",
+        note: "",
         operation: &memory::transformer_xl::operation::Op,
     },
     Mechanism {
@@ -396,6 +445,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(N C^2 taps / c)",
         state: "(M + M / c) D",
         paper: "Rae et al. 2020, Compressive Transformer",
+        note: "",
         operation: &memory::compressive::operation::Op,
     },
     Mechanism {
@@ -405,6 +455,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T s H K + T H K V)",
         state: "G K (V + 1) + s G (K + V)",
         paper: "Munkhdalai et al. 2024, Infini-attention",
+        note: "a memory without a token is not read and has no gate, so that the first segment is plain attention; by the equation alone its output would be (1 - sigmoid(gate)) times that",
         operation: &memory::infini::operation::Op,
     },
     Mechanism {
@@ -414,6 +465,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(N D R)",
         state: "N D",
         paper: "He et al. 2025, HMT",
+        note: "",
         operation: &memory::hmt::operation::Op,
     },
     Mechanism {
@@ -423,6 +475,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T H D)",
         state: "0",
         paper: "Su et al. 2021, RoFormer",
+        note: "",
         operation: &rotary::operation::Op,
     },
     Mechanism {
@@ -432,6 +485,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         cost: "O(T D W)",
         state: "(W - 1) D",
         paper: "Fu et al. 2022, H3",
+        note: "",
         operation: &short_conv::operation::Op,
     },
 ];

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
+use longreach_attention::softmax::deepspeed::without_comments;
 use serde_json::Value;
 
 use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub(crate) struct ParameterArgs {
-    /// Its parameters as JSON; for `deepspeed` a ds_config.json as it stands will do
+    /// Its parameters as JSON, comments allowed; for `deepspeed` a ds_config.json as it stands will do
     #[arg(long, value_name = "JSON")]
     params: Option<String>,
     /// As --params, from a file
@@ -31,7 +32,7 @@ impl ParameterArgs {
     }
 }
 
-/// JSON that `what` holds.
+/// JSON that `what` holds, comments (`//`, `/* */`) passed over.
 pub(crate) fn parse(what: &str, text: &str) -> Result<Value, Failure> {
-    serde_json::from_str(text).map_err(|e| Failure::new(format!("{what}: {e}")))
+    serde_json::from_str(&without_comments(text)).map_err(|e| Failure::new(format!("{what}: {e}")))
 }

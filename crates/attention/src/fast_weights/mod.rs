@@ -87,7 +87,7 @@ impl<F: PartialOrd + Default + Debug> Inputs<'_, F> {
             Gate::Token(gate) => gate.iter().find(|g| **g > F::default()),
             Gate::Key(gate) | Gate::LetIn(gate) => gate.iter().find(|g| **g > F::default()),
         };
-        error::parameter(self.op, "g", above.is_none(), above, "the logarithm of a factor of at most 1: 0 or less")?;
+        error::none(self.op, "g", above, "the logarithm of a factor of at most 1: 0 or less")?;
         Ok(dims)
     }
 

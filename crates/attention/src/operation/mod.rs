@@ -1,8 +1,9 @@
 //! Mechanisms called by name, on tensors and parameters by name: for a command line, a scripting language, a comparison with another
 //! implementation. An [`Operation`] says what it takes ([`Signature`]) and runs any of its forms.
 //!
-//! Outputs are `o`, where there are such `lse` and `state` (that after the last token). The gradient reads `do` (and `dlse`, `dstate`) and
-//! gives `d` and the name of each input.
+//! Outputs are `o`, where there are such `lse` and `state` (that after the last token). The gradient reads `d` and the name of each output that says so
+//! (`do`, `dlse`, `dstate`), of which only `do` must be there, and gives `d` and the name of each input that is given and says so; the gradient to a state
+//! is given even if the state is absent, which means zero.
 //!
 //! ```
 //! use longreach_attention::operation::{Sample, named};
@@ -42,8 +43,14 @@ pub struct Argument {
     pub needed: bool,
     /// What it is.
     pub about: &'static str,
-    /// Between what a sample of it lies; nothing where samples leave it out.
-    pub sample: Option<(f32, f32)>,
+    /// Of an input, whether it gets a gradient, `d` and its name; of an output, whether the gradient may start there, given as `d` and its name.
+    pub gradient: bool,
+    /// The other tensors that must be given with it.
+    pub with: &'static [&'static str],
+    /// Between what a sample of it lies.
+    pub range: (f32, f32),
+    /// Whether samples hold it.
+    pub sampled: bool,
     /// Whether its samples are whole numbers.
     pub whole: bool,
 }
@@ -51,26 +58,80 @@ pub struct Argument {
 impl Argument {
     /// An input that must be there.
     pub(crate) const fn input(name: &'static str, axes: &'static [&'static str], about: &'static str) -> Self {
-        Self { name, axes, needed: true, about, sample: Some((-1.0, 1.0)), whole: false }
+        let (range, with) = ((-1.0, 1.0), &[] as &[&str]);
+        Self { name, axes, needed: true, about, gradient: true, with, range, sampled: true, whole: false }
     }
 
     /// An input that may be left out.
     pub(crate) const fn optional(name: &'static str, axes: &'static [&'static str], about: &'static str) -> Self {
-        Self { name, axes, needed: false, about, sample: None, whole: false }
+        Self { needed: false, sampled: false, ..Self::input(name, axes, about) }
+    }
+
+    /// An output.
+    pub(crate) const fn output(name: &'static str, axes: &'static [&'static str], about: &'static str) -> Self {
+        Self::input(name, axes, about)
+    }
+
+    /// Without a gradient.
+    pub(crate) const fn constant(self) -> Self {
+        Self { gradient: false, ..self }
+    }
+
+    /// To be given together with others.
+    pub(crate) const fn with(self, with: &'static [&'static str]) -> Self {
+        Self { with, ..self }
     }
 
     /// With samples between two numbers.
     pub(crate) const fn between(self, low: f32, high: f32) -> Self {
-        Self { sample: Some((low, high)), ..self }
+        Self { range: (low, high), ..self }
     }
 
-    /// With samples of 0 and 1.
+    /// In every sample, though it may be left out.
+    pub(crate) const fn sampled(self) -> Self {
+        Self { sampled: true, ..self }
+    }
+
+    /// With samples that are whole numbers, and without a gradient.
+    pub(crate) const fn whole(self) -> Self {
+        Self { whole: true, gradient: false, ..self }
+    }
+
+    /// With samples of 0 and 1, and without a gradient.
     pub(crate) const fn zeros_and_ones(self) -> Self {
-        Self { sample: Some((0.0, 2.0)), whole: true, ..self }
+        self.between(0.0, 2.0).whole()
     }
 }
 
-/// A parameter of an operation.
+/// A value that a parameter may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// As JSON.
+    pub value: &'static str,
+    /// Other parameters that it needs, or is best with, as a JSON object.
+    pub with: &'static str,
+    /// Optional tensors that it needs.
+    pub tensors: &'static [&'static str],
+}
+
+/// A value that needs nothing else.
+pub(crate) const fn choice(value: &'static str) -> Choice {
+    Choice { value, with: "{}", tensors: &[] }
+}
+
+impl Choice {
+    /// With other parameters.
+    pub(crate) const fn with(self, with: &'static str) -> Self {
+        Self { with, ..self }
+    }
+
+    /// With optional tensors.
+    pub(crate) const fn beside(self, tensors: &'static [&'static str]) -> Self {
+        Self { tensors, ..self }
+    }
+}
+
+/// A parameter of an operation. `null` for its value is as if it were not given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// Its name.
@@ -79,11 +140,36 @@ pub struct Parameter {
     pub default: &'static str,
     /// What it does.
     pub about: &'static str,
+    /// Values it may have: all there are, or examples of them.
+    pub choices: &'static [Choice],
+    /// Whether the choices are all there are.
+    pub closed: bool,
+    /// Whether it is a block of a larger file, whose other fields are passed over.
+    pub of_file: bool,
 }
 
 /// A parameter in one line.
 pub(crate) const fn parameter(name: &'static str, default: &'static str, about: &'static str) -> Parameter {
-    Parameter { name, default, about }
+    Parameter { name, default, about, choices: &[], closed: false, of_file: false }
+}
+
+/// A parameter that is true or false.
+pub(crate) const fn flag(name: &'static str, default: &'static str, about: &'static str) -> Parameter {
+    parameter(name, default, about).one_of(BOOLEANS)
+}
+
+const BOOLEANS: &[Choice] = &[choice("false"), choice("true")];
+
+impl Parameter {
+    /// With all values there are.
+    pub(crate) const fn one_of(self, choices: &'static [Choice]) -> Self {
+        Self { choices, closed: true, ..self }
+    }
+
+    /// With examples of its values.
+    pub(crate) const fn such_as(self, choices: &'static [Choice]) -> Self {
+        Self { choices, closed: false, ..self }
+    }
 }
 
 /// What an operation takes and gives.
@@ -135,6 +221,8 @@ impl Sample {
             // Half of the buckets, and the rounds, of a hash.
             "n/2" => (self.tokens / 64).max(1),
             "rounds" => 2,
+            "taps" => 3,
+            "N / ratio" => self.width / 4,
             digits => digits.parse().unwrap_or(self.width),
         }
     }
@@ -190,11 +278,19 @@ impl Named {
 
     /// Random inputs of given sizes, from numbers that are the same everywhere.
     pub fn sample(&self, of: &Sample) -> Tensors {
+        self.sample_with(of, &[])
+    }
+
+    /// As [`Named::sample`], with inputs that may be left out. What carries a state is of the wrong shape: it is what a call gave.
+    pub fn sample_with(&self, of: &Sample, more: &[&str]) -> Tensors {
         let inputs = self.signature().inputs;
         let channels = inputs.iter().all(|input| !input.axes.contains(&"H") || !input.axes.contains(&"D"));
         let mut tensors = Tensors::new();
         for (n, input) in inputs.iter().enumerate() {
-            let Some((low, high)) = input.sample else { continue };
+            if !(input.sampled || input.needed || more.contains(&input.name)) {
+                continue;
+            }
+            let (low, high) = input.range;
             let shape: Vec<usize> = input.axes.iter().map(|axis| of.size(axis, channels)).collect();
             let mut state = of.seed ^ ((n as u64 + 1) << 32);
             let whole = |x: f32| if input.whole { x.floor() } else { x };
@@ -212,21 +308,23 @@ impl Named {
             let want = format!("one of {}", known.join(", "));
             return Err(Error::Parameter { op: self.name, parameter: "form", want, found: form.name().into() });
         }
-        self.operation.run(&mut self.call(tensors, parameters)?, form, cx)
+        // Some mechanisms are made of others, which name themselves.
+        self.operation.run(&mut self.call(tensors, parameters)?, form, cx).map_err(|e| e.of(self.name))
     }
 
     /// Gradients to its inputs, given `do` and where there are such `dlse` and `dstate`.
     pub fn backward(&self, tensors: &Tensors, parameters: &Value, cx: &Cx) -> Result<Tensors, Error> {
-        self.operation.gradient(&mut self.call(tensors, parameters)?, cx)
+        self.operation.gradient(&mut self.call(tensors, parameters)?, cx).map_err(|e| e.of(self.name))
     }
 
     fn call<'a>(&self, tensors: &'a Tensors, parameters: &Value) -> Result<Call<'a>, Error> {
         let op = self.name;
-        let Signature { inputs, outputs, .. } = self.signature();
-        let cotangents = outputs.iter().map(|output| (format!("d{}", output.name), output));
+        let signature = self.signature();
+        let Signature { inputs, outputs, .. } = &signature;
+        let starts = outputs.iter().filter(|output| output.gradient);
         let mut known: BTreeMap<String, &Argument> = inputs.iter().map(|input| (input.name.into(), input)).collect();
         // They may be there though nobody asks for the gradient.
-        known.extend(cotangents);
+        known.extend(starts.map(|output| (format!("d{}", output.name), output)));
         for (name, tensor) in tensors {
             let Some(argument) = known.get(name) else {
                 let known: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -246,7 +344,14 @@ impl Named {
         if let Some(input) = inputs.iter().find(|input| input.needed && !tensors.contains_key(input.name)) {
             return Err(absent(op, input.name, &format!("a tensor [{}]", input.axes.join(", "))));
         }
-        let parameters = match parameters {
+        Ok(Call { op, tensors, parameters: signature.parameters(op, parameters)? })
+    }
+}
+
+impl Signature {
+    /// The parameters that are given, all of them known; an error if one is missing.
+    fn parameters(&self, op: &'static str, given: &Value) -> Result<Map<String, Value>, Error> {
+        let mut map = match given {
             Value::Null => Map::new(),
             Value::Object(map) => map.clone(),
             other => {
@@ -254,7 +359,18 @@ impl Named {
                 return Err(Error::Parameter { op, parameter: "parameters", want, found: other.to_string() });
             }
         };
-        Ok(Call { op, tensors, parameters })
+        map.retain(|_, value| !value.is_null());
+        let known = |name: &str| self.parameters.iter().find(|parameter| parameter.name == name);
+        let file = map.keys().any(|name| known(name).is_some_and(|parameter| parameter.of_file));
+        if let Some(name) = map.keys().find(|name| !file && known(name).is_none()) {
+            let known: Vec<&str> = self.parameters.iter().map(|parameter| parameter.name).collect();
+            let want = if known.is_empty() { "none".into() } else { format!("only {}", known.join(", ")) };
+            return Err(Error::Parameter { op, parameter: "parameters", want, found: format!("{name:?}") });
+        }
+        match self.parameters.iter().find(|needed| needed.default.is_empty() && !map.contains_key(needed.name)) {
+            Some(missing) => Err(absent(op, missing.name, missing.about)),
+            None => Ok(map),
+        }
     }
 }
 
@@ -323,26 +439,16 @@ impl<'a> Call<'a> {
         self.parameters.contains_key(name)
     }
 
-    /// Gives a parameter a value.
-    pub fn set(&mut self, name: &str, value: Value) {
-        self.parameters.insert(name.into(), value);
-    }
-
     /// Takes a parameter out.
     pub fn take<P: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<P>, Error> {
         let Some(value) = self.parameters.remove(name) else { return Ok(None) };
         let found = value.to_string();
-        serde_json::from_value(value).map(Some).map_err(|e| Error::Parameter {
-            op: self.op,
-            parameter: name,
-            want: e.to_string(),
-            found,
-        })
+        serde_json::from_value(value).map(Some).map_err(|e| Error::read(self.op, name, format!("{found}: {e}")))
     }
 
     /// The boundaries of packed sequences, `cu_seqlens`, where they are given.
     pub fn bounds(&mut self) -> Result<Bounds, Error> {
-        Ok(Bounds(self.take::<Option<Vec<usize>>>("cu_seqlens")?.flatten()))
+        Ok(Bounds(self.take("cu_seqlens")?))
     }
 
     /// Takes what parameters are left.
@@ -352,21 +458,7 @@ impl<'a> Call<'a> {
 
     /// What parameters are left, as a mechanism's type.
     pub fn read<P: DeserializeOwned>(&mut self) -> Result<P, Error> {
-        let rest = self.rest();
-        serde_json::from_value(rest.clone()).map_err(|e| Error::Parameter {
-            op: self.op,
-            parameter: "parameters",
-            want: e.to_string(),
-            found: rest.to_string(),
-        })
-    }
-
-    /// An error if parameters are left: those there may be are in `known`.
-    pub fn done(&mut self, known: &[Parameter]) -> Result<(), Error> {
-        let Some(name) = self.parameters.keys().next() else { return Ok(()) };
-        let known: Vec<&str> = known.iter().map(|parameter| parameter.name).collect();
-        let want = if known.is_empty() { "none".into() } else { format!("only {}", known.join(", ")) };
-        Err(Error::Parameter { op: self.op, parameter: "parameters", want, found: format!("{name:?}") })
+        serde_json::from_value(self.rest()).map_err(|e| Error::read(self.op, "parameters", e))
     }
 }
 
@@ -382,8 +474,9 @@ impl Bounds {
 
     /// An error if sequences are packed: a step has one token of each.
     pub fn none_for_steps(&self, op: &'static str) -> Result<(), Error> {
+        let Some(bounds) = &self.0 else { return Ok(()) };
         let want = "none where tokens are read one by one";
-        crate::error::parameter(op, "cu_seqlens", self.0.is_none(), &self.0, want)
+        crate::error::parameter(op, "cu_seqlens", false, bounds, want)
     }
 }
 

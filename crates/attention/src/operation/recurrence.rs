@@ -89,7 +89,8 @@ impl Scale {
 }
 
 /// As the command line has it.
-pub(crate) const SCALE: Parameter = super::parameter("scale", "1 / √K", "the factor of the output");
+pub(crate) const SCALE: Parameter =
+    super::parameter("scale", "null", "the factor of the output; 1 / √K if null").such_as(&[super::choice("0.3")]);
 
 /// What a [`Recurrence`] is.
 pub(crate) struct About {
@@ -184,12 +185,7 @@ impl<'a, F> Views<'a, F> {
 
     /// The operation's own parameters.
     pub(crate) fn parameters<P: DeserializeOwned>(&self) -> Result<P, Error> {
-        serde_json::from_value(self.parameters.clone()).map_err(|e| Error::Parameter {
-            op: self.op,
-            parameter: "parameters",
-            want: e.to_string(),
-            found: self.parameters.to_string(),
-        })
+        serde_json::from_value(self.parameters.clone()).map_err(|e| Error::read(self.op, "parameters", e))
     }
 }
 
@@ -204,8 +200,8 @@ impl<R: Recurrence> Operation for R {
         let about = self.about();
         let state = Argument::optional("state", about.state, super::STATE);
         let outputs = [
-            Argument::input("o", about.output, "the output"),
-            Argument::input("state", about.state, "after the last token"),
+            Argument::output("o", about.output, "the output"),
+            Argument::output("state", about.state, "after the last token"),
         ];
         Signature {
             inputs: about.inputs.into_iter().chain([state]).collect(),

@@ -2,9 +2,12 @@
 
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView4};
+use serde_json::Value;
 
-use super::{OP, Rotary, backward, chunk, naive};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use super::{OP, Rotary, Scaling, backward, chunk, naive};
+use crate::operation::{
+    Argument, Call, Choice, Operation, Parameter, Signature, Tensors, choice, exact, flag, parameter, rounded, tensors,
+};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -18,27 +21,80 @@ fn read(call: &mut Call<'_>) -> Result<(Array2<usize>, usize, Rotary), Error> {
     error::shape(OP, "positions", &[rows, t], positions.shape())?;
     let last = positions.iter().max().map_or(0, |last| last + 1);
     let length = call.take("length")?.unwrap_or(last);
-    if !call.has("width") {
-        call.set("width", d.into());
+    let given: Value = call.take("scaling")?.unwrap_or_default();
+    let scaling = Scaling::from_config(&given, call.take("max_position_embeddings")?)?;
+    let theta = call.take("theta")?;
+    // Newer files have the base beside the scaling.
+    let inside = given.get("rope_theta").and_then(Value::as_f64);
+    if let (Some(theta), Some(inside)) = (theta, inside) {
+        error::parameter(
+            OP,
+            "theta",
+            theta == inside,
+            theta,
+            format!("what `rope_theta` of `scaling` says, {inside}"),
+        )?;
     }
-    Ok((positions, length, call.read()?))
+    let rotary = Rotary {
+        width: call.take("width")?.unwrap_or(d),
+        theta: theta.or(inside).unwrap_or(10_000.0),
+        interleaved: call.take("interleaved")?.unwrap_or(false),
+        scaling,
+    };
+    Ok((positions, length, rotary))
 }
+
+/// One of each kind.
+const SCALINGS: &[Choice] = &[
+    choice(r#"{"rope_type": "default"}"#),
+    choice(r#"{"rope_type": "linear", "factor": 2.0}"#),
+    choice(r#"{"type": "linear", "factor": 2.0, "rope_theta": 500.0}"#),
+    choice(r#"{"rope_type": "dynamic", "factor": 2.0}"#).with(LONGEST),
+    choice(r#"{"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64}"#),
+    choice(r#"{"type": "yarn", "factor": 2.0, "attention_factor": null}"#).with(LONGEST),
+    choice(r#"{"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [2.0, 3.0], "original_max_position_embeddings": 64}"#)
+        .with(LONGEST),
+    choice(r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}"#).with(LONGEST),
+    choice(r#"{"rope_type": "proportional", "partial_rotary_factor": 0.5}"#),
+];
+
+const DYNAMIC: &str = r#"{"scaling": {"rope_type": "dynamic", "factor": 2.0}, "max_position_embeddings": 128}"#;
+
+const LONGEST: &str = r#"{"max_position_embeddings": 128}"#;
+
+const PARAMETERS: &[Parameter] = &[
+    parameter("width", "null", "how many channels of a head are turned, an even number; all of them if null")
+        .such_as(&[choice("2")]),
+    parameter("theta", "null", "the base of the frequencies; `rope_theta` of `scaling`, or 10000, if null")
+        .such_as(&[choice("500")]),
+    flag("interleaved", "false", "pair neighbouring channels, not the halves"),
+    parameter(
+        "scaling",
+        "null",
+        "`rope_scaling` or `rope_parameters` of a model's config.json: `rope_type` (or `type`) and its fields",
+    )
+    .such_as(SCALINGS),
+    parameter(
+        "max_position_embeddings",
+        "null",
+        "the model's longest sequence, for scalings that do not say `original_max_position_embeddings`",
+    )
+    .such_as(&[choice("4096").with(r#"{"scaling": {"type": "yarn", "factor": 2.0}}"#)]),
+    parameter("length", "null", "tokens of the sequence, on which some scalings depend; the last position + 1 if null")
+        .such_as(&[choice("4096").with(DYNAMIC)]),
+];
 
 impl Operation for Op {
     fn signature(&self) -> Signature {
         Signature {
             inputs: vec![
                 Argument::input("x", &["B", "T", "H", "D"], "queries or keys"),
-                Argument::optional("positions", &["B or 1", "T"], "where the tokens stand; 0, 1, 2, … if absent"),
+                Argument::optional("positions", &["B or 1", "T"], "where the tokens stand; 0, 1, 2, … if absent")
+                    .between(0.0, 512.0)
+                    .whole(),
             ],
-            parameters: vec![
-                parameter("width", "D", "how many channels of a head are turned; even"),
-                parameter("theta", "10000", "the base of the frequencies"),
-                parameter("interleaved", "false", "pair neighbouring channels, not the halves"),
-                parameter("scaling", r#"{"rope_type": "default"}"#, "`rope_scaling` as in a model's config.json"),
-                parameter("length", "the last position + 1", "tokens of the sequence: some scalings depend on it"),
-            ],
-            outputs: vec![Argument::input("o", &["B", "T", "H", "D"], "the output")],
+            parameters: PARAMETERS.to_vec(),
+            outputs: vec![Argument::output("o", &["B", "T", "H", "D"], "the output")],
             forms: &[Form::Naive, Form::Chunk],
             example: r#"{"theta": 10000.0}"#,
         }

@@ -3,6 +3,7 @@
 use std::f64::consts::PI;
 
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::OP;
 use crate::{Error, error};
@@ -108,6 +109,42 @@ pub struct Frequencies {
 }
 
 impl Scaling {
+    /// As `rope_scaling` or `rope_parameters` of a model's `config.json` has it: `null` and fields that are `null` mean that there are none, and the older
+    /// `type` is `rope_type`. Where `original_max_position_embeddings` is missing, the model's own `max_position_embeddings`, `longest`, stands for it, as in
+    /// transformers; so does it in `dynamic`, and in `longrope`'s factor.
+    pub fn from_config(parameters: &Value, longest: Option<usize>) -> Result<Self, Error> {
+        const SCALING: &str = "scaling";
+        let mut fields = match parameters {
+            Value::Null => return Ok(Self::Default),
+            Value::Object(fields) => fields.clone(),
+            other => return Err(Error::read(OP, SCALING, format!("{other} is not an object of fields"))),
+        };
+        fields.retain(|_, value| !value.is_null());
+        let older = fields.remove("type");
+        let kind = fields.entry("rope_type").or_insert_with(|| older.unwrap_or_else(|| "default".into()));
+        let name = kind.as_str().unwrap_or_default().to_owned();
+        let length = match name.as_str() {
+            "dynamic" => Some("max_position_embeddings"),
+            "yarn" | "longrope" | "llama3" => Some("original_max_position_embeddings"),
+            _ => None,
+        };
+        if let Some(field) = length.filter(|field| !fields.contains_key(*field)) {
+            let Some(longest) = longest else {
+                let missing =
+                    format!("`{name}` needs `{field}`, or the parameter `max_position_embeddings` in its place");
+                return Err(Error::read(OP, SCALING, missing));
+            };
+            fields.insert(field.into(), longest.into());
+        }
+        if let (Some(longest), Some(original)) = (longest, fields.get("original_max_position_embeddings")) {
+            let growth = longest as f64 / original.as_f64().unwrap_or(1.0);
+            if name == "longrope" {
+                fields.entry("factor").or_insert_with(|| json!(growth));
+            }
+        }
+        serde_json::from_value(Value::Object(fields)).map_err(|e| Error::read(OP, SCALING, e))
+    }
+
     /// The frequencies of `width` channels with base `theta`, in a sequence of `length` tokens.
     pub fn frequencies(&self, width: usize, theta: f64, length: usize) -> Result<Frequencies, Error> {
         error::parameter(OP, "width", width.is_multiple_of(2), width, "an even number")?;

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Activation, Inputs, OP, backward, chunk, naive, step};
 use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, parameter};
+use crate::operation::{Argument, Parameter, choice, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -24,6 +24,9 @@ fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a,
     Ok(Inputs { x: x.tensor("x")?, w: x.tensor("w")?, bias, activation, sequences: x.sequences() })
 }
 
+const PARAMETERS: &[Parameter] =
+    &[parameter("activation", "\"none\"", "what the output passes").one_of(&[choice("\"none\""), choice("\"silu\"")])];
+
 impl Recurrence for Op {
     fn about(&self) -> About {
         About {
@@ -32,7 +35,7 @@ impl Recurrence for Op {
                 Argument::input("w", &["W", "D"], "the taps; the last meets the current token"),
                 Argument::optional("bias", &["D"], "added before the activation"),
             ],
-            parameters: vec![parameter("activation", "\"none\"", "`none` or `silu`")],
+            parameters: PARAMETERS.to_vec(),
             output: &["B", "T", "D"],
             state: &["sequences", "W - 1", "D"],
             example: "{}",

@@ -7,6 +7,7 @@ use longreach_simd::Cx;
 use ndarray::{Array3, Array4};
 
 use super::dilated::{self, Dilated};
+use super::h_transformer_1d::{self, HTransformer1d};
 use super::hierarchical::{self, Hierarchical};
 use super::infllm_v2::{self, InfLlmV2};
 use super::longnet::{self, LongNet};
@@ -94,6 +95,7 @@ own!(Dilated, dilated, super::naive, step);
 own!(SparseTransformer, sparse_transformer, super::naive, step);
 own!(LongNet, longnet, longnet::naive);
 own!(Hierarchical, hierarchical, hierarchical::naive);
+own!(HTransformer1d, h_transformer_1d, h_transformer_1d::naive);
 
 /// Those that choose first: the choice is made again for the gradient.
 macro_rules! choosing {

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::deepspeed::Hidden;
 use super::mask::{Entry, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
@@ -91,6 +92,11 @@ impl Layout {
             }
         }
         if joint < alone { together } else { 1 }
+    }
+
+    /// The same blocks, of which a query sees the tokens that are not `hidden`.
+    pub fn hiding(self, hidden: Hidden) -> Self {
+        Self { causal: self.causal && hidden == Hidden::Tokens, ..self }
     }
 
     /// Tokens of a block.

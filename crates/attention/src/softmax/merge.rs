@@ -1,7 +1,7 @@
 //! Attention over disjoint keys is merged exactly from its parts.
 
 use longreach_simd::Cx;
-use ndarray::{Axis, Zip};
+use ndarray::{ArrayView1, ArrayViewMut1, Axis, Zip, s};
 
 use super::Output;
 use crate::{Error, error};
@@ -29,20 +29,32 @@ pub fn merge(op: &'static str, parts: Vec<Output>, cx: &Cx) -> Result<Output, Er
             merged.out.axis_chunks_iter_mut(Axis(1), TOKENS).zip(merged.lse.axis_chunks_iter_mut(Axis(1), TOKENS));
         let theirs = part.out.axis_chunks_iter(Axis(1), TOKENS).zip(part.lse.axis_chunks_iter(Axis(1), TOKENS));
         cx.team.for_each(mine.zip(theirs), |((mut out, mut lse), (more, others))| {
-            Zip::from(out.rows_mut()).and(more.rows()).and(&mut lse).and(&others).for_each(
-                |mut out, more, lse, &other| {
-                    let top = lse.max(other);
-                    if top == f32::NEG_INFINITY {
-                        return;
-                    }
-                    let (mine, theirs) = ((*lse - top).exp(), (other - top).exp());
-                    let sum = mine + theirs;
-                    let (mine, theirs) = (mine / sum, theirs / sum);
-                    out.zip_mut_with(&more, |o, m| *o = *o * mine + m * theirs);
-                    *lse = top + sum.ln();
-                },
-            );
+            Zip::from(out.rows_mut()).and(more.rows()).and(&mut lse).and(&others).for_each(add);
         });
     }
     Ok(merged)
+}
+
+/// As [`merge`], where a row of `part` is that of `2^level` tokens.
+pub(super) fn absorb(all: &mut Output, part: &Output, level: u32, cx: &Cx) {
+    let tasks = all.out.axis_chunks_iter_mut(Axis(1), TOKENS).zip(all.lse.axis_chunks_iter_mut(Axis(1), TOKENS));
+    cx.team.for_each(tasks.enumerate().collect::<Vec<_>>(), |(task, (mut out, mut lse))| {
+        for ((b, t, h), lse) in lse.indexed_iter_mut() {
+            let cell = (task * TOKENS + t) >> level;
+            add(out.slice_mut(s![b, t, h, ..]), part.out.slice(s![b, cell, h, ..]), lse, &part.lse[[b, cell, h]]);
+        }
+    });
+}
+
+/// Adds what a row gave over more keys.
+fn add(mut out: ArrayViewMut1<'_, f32>, more: ArrayView1<'_, f32>, lse: &mut f32, other: &f32) {
+    let top = lse.max(*other);
+    if top == f32::NEG_INFINITY {
+        return;
+    }
+    let (mine, theirs) = ((*lse - top).exp(), (other - top).exp());
+    let sum = mine + theirs;
+    let (mine, theirs) = (mine / sum, theirs / sum);
+    out.zip_mut_with(&more, |o, m| *o = *o * mine + m * theirs);
+    *lse = top + sum.ln();
 }

@@ -26,6 +26,7 @@ pub mod deepspeed;
 pub mod dense;
 pub mod dilated;
 mod gather;
+pub mod h_transformer_1d;
 pub mod hierarchical;
 pub mod infllm_v2;
 mod layout;

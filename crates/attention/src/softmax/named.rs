@@ -7,6 +7,7 @@ use super::bigbird::BigBird;
 use super::deepspeed;
 use super::dense::Dense;
 use super::dilated::Dilated;
+use super::h_transformer_1d::HTransformer1d;
 use super::hierarchical::Hierarchical;
 use super::infllm_v2::InfLlmV2;
 use super::longformer::Longformer;
@@ -34,7 +35,7 @@ pub const STATIC: &[(&str, &str)] = &[
 ];
 
 /// The pattern of this name over some sizes. Parameters are the fields of the mechanism's type; `masked` takes compressed rows (`start`,
-/// `indices`), `longformer` a `window` and the positions of `global` tokens, `deepspeed` its own configuration, with a `seed` beside it.
+/// `indices`), `longformer` a `window` and the positions of `global` tokens, `deepspeed` its own configuration, with a `seed` and what is `hidden` beside it.
 pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Pattern>, Error> {
     let Some(&(op, _)) = STATIC.iter().find(|(known, _)| *known == name) else {
         let known: Vec<&str> = STATIC.iter().map(|(name, _)| *name).collect();
@@ -61,9 +62,12 @@ pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Patte
         }
         _ => {
             let mut parameters = parameters.clone();
-            let seed = parameters.as_object_mut().and_then(|fields| fields.remove("seed"));
-            let seed = seed.map_or(Ok(0), |seed| read(op, &seed))?;
-            Box::new(deepspeed::Config::parse(&parameters.to_string())?.layout(of, seed)?)
+            let mut beside =
+                |name| parameters.as_object_mut().and_then(|fields| fields.remove(name)).unwrap_or_default();
+            let (seed, hidden) = (beside("seed"), beside("hidden"));
+            let seed = if seed.is_null() { 0 } else { read(op, &seed)? };
+            let hidden = if hidden.is_null() { deepspeed::Hidden::Tokens } else { read(op, &hidden)? };
+            Box::new(deepspeed::Config::read(parameters)?.layout(of, seed)?.hiding(hidden))
         }
     };
     pattern.check(of)?;
@@ -71,29 +75,32 @@ pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Patte
 }
 
 /// The mechanism of this name that takes queries, keys and values, with parameters as [`named`] has them. Of those that choose by content, `moba`,
-/// `infllm_v2` and `hierarchical` are here.
+/// `infllm_v2`, `hierarchical` and `h_transformer_1d` are here.
 pub fn mechanism(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Attend>, Error> {
     Ok(match name {
         "dilated" => Box::new(read::<Dilated>("dilated", parameters)?),
         "sparse_transformer" => Box::new(read::<SparseTransformer>("sparse_transformer", parameters)?),
         "longnet" => Box::new(read::<LongNet>("longnet", parameters)?),
         "hierarchical" => Box::new(read::<Hierarchical>("hierarchical", parameters)?),
+        "h_transformer_1d" => Box::new(read::<HTransformer1d>("h_transformer_1d", parameters)?),
         "moba" => Box::new(read::<Moba>("moba", parameters)?),
         "infllm_v2" => Box::new(read::<InfLlmV2>("infllm_v2", parameters)?),
         _ => Box::new(Patterned::from(named(name, parameters, of)?)),
     })
 }
 
-/// Parameters from JSON.
+/// Parameters from JSON; `null` is as if a field were not given.
 fn read<P: DeserializeOwned>(op: &'static str, parameters: &Value) -> Result<P, Error> {
-    serde_json::from_value(parameters.clone()).map_err(|error| Error::Parameter {
-        op,
-        parameter: "parameters",
-        want: match STATIC.iter().find(|(name, _)| *name == op) {
-            Some((_, example)) => format!("as in {example}"),
-            None => "its fields".into(),
-        },
-        found: error.to_string(),
+    let mut parameters = parameters.clone();
+    if let Some(fields) = parameters.as_object_mut() {
+        fields.retain(|_, value| !value.is_null());
+    }
+    serde_json::from_value(parameters).map_err(|error| {
+        let message = match STATIC.iter().find(|(name, _)| *name == op) {
+            Some((_, example)) => format!("{error}, want such as {example}"),
+            None => error.to_string(),
+        };
+        Error::read(op, "parameters", message)
     })
 }
 

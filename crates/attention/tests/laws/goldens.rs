@@ -5,6 +5,8 @@ use std::path::Path;
 use longreach_attention::diagonal::mamba;
 use longreach_attention::linear::{lightning, mamba2, retention};
 use longreach_attention::operation::{Tensors, named};
+use longreach_attention::softmax::h_transformer_1d::{self, HTransformer1d};
+use longreach_attention::softmax::{Cotangent, Inputs};
 use longreach_attention::{Form, Sequences, short_conv};
 use longreach_simd::Cx;
 use longreach_testkit::goldens::Golden;
@@ -178,4 +180,31 @@ fn mechanisms_are_their_equations() {
     let all = |name: &&String| name.contains(".d") && !name.ends_with(".do") && !name.ends_with(".dstate");
     let missing: Vec<_> = names.iter().filter(all).filter(|name| !done.contains(name)).collect();
     assert!(missing.is_empty(), "gradients that were not compared: {missing:?}");
+}
+
+#[test]
+fn h_transformer_1d_is_that_of_its_authors() {
+    let file = File::read("h_transformer_1d.safetensors");
+    for (name, causal) in [("plain", false), ("causal", true), ("padded", false)] {
+        let of = |part: &str| format!("{name}.{part}");
+        let [q, k, v, d] = ["q", "k", "v", "d_out"].map(|part| file.f32(&of(part)));
+        let keep = file.f32(&of("keep")).mapv(|x| x != 0.0);
+        let x = Inputs { keep: Some(v!(keep)), ..Inputs::new(v!(q), v!(k), v!(v)) };
+        let (cx, pattern) = (Cx::new(2), HTransformer1d { block: 4, causal });
+        let mut got = h_transformer_1d::chunk(&x, &pattern, &cx).expect("valid inputs");
+        let d = Cotangent { out: v!(d), lse: None };
+        let g = h_transformer_1d::backward(&x, &pattern, &got, &d, &cx).expect("valid inputs");
+        file.check(&of("grad.q"), &g.q, tolerance::GRADIENT);
+        file.check(&of("grad.k"), &g.k, tolerance::GRADIENT);
+        file.check(&of("grad.v"), &g.v, tolerance::GRADIENT);
+        // What is put out for padding is not compared: the authors take its query out.
+        let mut want = file.f32(&of("out"));
+        for ((b, t), kept) in x.keep.expect("given").indexed_iter() {
+            if !kept {
+                got.out.slice_mut(ndarray::s![b, t, .., ..]).fill(0.0);
+                want.slice_mut(ndarray::s![b, t, .., ..]).fill(0.0);
+            }
+        }
+        assert_close(name, &wide(&got.out), &wide(&want), tolerance::FORWARD);
+    }
 }

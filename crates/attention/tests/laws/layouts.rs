@@ -129,3 +129,115 @@ fn configurations_that_contradict_themselves_are_refused() {
     assert!(refused(r#"{"attention": "both"}"#).contains("bidirectional"));
     assert!(refused("[").contains("line 1"));
 }
+
+/// As a tutorial prints it, comment and all.
+const TUTORIAL: &str = r#"{
+  "sparse_attention": {
+    "enabled": true,
+    "block_size": 64,
+    "sparsity_structure": "fixed", // "fixed", "bigbird", "bslongformer", ou "variable"
+    "local_window_size": 256,
+    "num_global_blocks": 1,
+    "random_blocks": false
+  }
+}"#;
+
+#[test]
+fn the_file_of_a_tutorial_is_read_as_it_stands() {
+    let same = |tutorial: &str, deepspeed: &str| {
+        let [found, want] =
+            [tutorial, deepspeed].map(|json| Config::parse(json).unwrap_or_else(|e| panic!("{json}: {e}")));
+        assert_eq!(found, want, "{tutorial}");
+    };
+    same(TUTORIAL, r#"{"mode": "fixed", "block": 64, "num_local_blocks": 4, "num_global_blocks": 1}"#);
+    let of = |structure: &str| TUTORIAL.replace("\"fixed\",", &format!("\"{structure}\","));
+    same(
+        &of("bigbird"),
+        r#"{"mode": "bigbird", "block": 64, "num_sliding_window_blocks": 5, "num_global_blocks": 1, "num_random_blocks": 0}"#,
+    );
+    same(
+        &of("bslongformer"),
+        r#"{"mode": "bslongformer", "block": 64, "num_sliding_window_blocks": 5, "global_block_indices": [0]}"#,
+    );
+    same(
+        &of("variable"),
+        r#"{"mode": "variable", "block": 64, "local_window_blocks": [4], "global_block_indices": [0], "num_random_blocks": 0}"#,
+    );
+    same(
+        &of("bigbird").replace("false", "3"),
+        r#"{"mode": "bigbird", "block": 64, "num_sliding_window_blocks": 5, "num_random_blocks": 3}"#,
+    );
+    same(&of("variable").replace("false", "true"), r#"{"mode": "variable", "block": 64, "num_random_blocks": 1}"#);
+    same(
+        &of("variable").replace("blocks\": 1", "blocks\": 3"),
+        r#"{"mode": "variable", "block": 64, "global_block_indices": [0, 1, 2]}"#,
+    );
+    same(&TUTORIAL.replace("true", "false"), r#"{"mode": "dense", "block": 64}"#);
+    // Both spellings, where they say the same; and either alone.
+    same(
+        r#"{"mode": "bigbird", "sparsity_structure": "bigbird", "block": 32, "block_size": 32}"#,
+        r#"{"mode": "bigbird", "block": 32}"#,
+    );
+    same(r#"{"local_window_size": 32}"#, r#"{"num_local_blocks": 2}"#);
+    same("{/* of /**/ \"mode\": /* ,\" */ \"bigbird\" // }\n}", r#"{"mode": "bigbird"}"#);
+}
+
+#[test]
+fn spellings_that_contradict_each_other_are_refused() {
+    for (json, message) in [
+        (r#"{"block": 16, "block_size": 32}"#, "`block_size` is 32, want what `block` says, 16"),
+        (
+            r#"{"mode": "fixed", "sparsity_structure": "bigbird"}"#,
+            "`sparsity_structure` is \"bigbird\", want what `mode` says, \"fixed\"",
+        ),
+        (
+            r#"{"local_window_size": 32, "num_local_blocks": 4}"#,
+            "`local_window_size` is 2, want what `num_local_blocks` says, 4",
+        ),
+        (
+            r#"{"mode": "bigbird", "random_blocks": true, "num_random_blocks": 2}"#,
+            "`random_blocks` is 1, want what `num_random_blocks` says, 2",
+        ),
+        (
+            r#"{"mode": "variable", "num_global_blocks": 2, "global_block_indices": [0]}"#,
+            "`num_global_blocks` is [0,1], want what `global_block_indices` says, [0]",
+        ),
+        (r#"{"local_window_size": 40}"#, "`local_window_size` is 40, want a multiple of the block of 16"),
+        (
+            r#"{"mode": "dense", "local_window_size": 16}"#,
+            "`local_window_size` is 16, want no such field: `dense` has no window",
+        ),
+        (r#"{"random_blocks": true}"#, "`random_blocks` is 1, want 0: `fixed` has no random blocks"),
+        (r#"{"enabled": "yes"}"#, "`enabled` is \"yes\", want true or false"),
+        (r#"{"random_blocks": -1}"#, "`random_blocks` is -1, want true, false or a number"),
+        (r#"{"sparse_attention": {"block_sise": 64}}"#, "unknown field `block_sise`"),
+        ("[1]", "[1] is not an object of fields"),
+    ] {
+        let found = refused(json);
+        assert!(found.starts_with("deepspeed: `") && found.contains(message), "{json}: {found}");
+    }
+    // An error is where the file has it.
+    assert!(
+        refused("{ // a comment\n  \"block\": 16,,\n}").contains("line 2 column 15"),
+        "{}",
+        refused("{ // a comment\n  \"block\": 16,,\n}")
+    );
+    // What looks like a comment in a string is none; one that never ends is an error.
+    assert!(refused(r#"{"mode": "a // b \" /* c */"}"#).contains(r#"a // b " /* c */"#));
+    assert!(refused("{} /* open").contains("line 1"));
+}
+
+#[test]
+fn unidirectional_layouts_hide_tokens_or_blocks() {
+    use longreach_attention::softmax::named;
+    let of = square(4, 160);
+    let seen = |hidden: &str, (i, j): (usize, usize)| {
+        let json = serde_json::json!({"mode": "fixed", "attention": "unidirectional", "hidden": hidden});
+        named("deepspeed", &json, &of).expect("a layout").count(&of, 0, 0, i, j)
+    };
+    for (pair, tokens, blocks) in
+        [((20, 20), 1, 1), ((20, 21), 0, 1), ((20, 31), 0, 1), ((20, 32), 0, 0), ((31, 16), 1, 1)]
+    {
+        assert_eq!((seen("tokens", pair), seen("blocks", pair)), (tokens, blocks), "{pair:?}");
+    }
+}

@@ -16,6 +16,7 @@ mod peers;
 mod rotary;
 mod scan;
 mod short_conv;
+mod signatures;
 mod softmax;
 mod streaming;
 mod tree;

@@ -9,7 +9,7 @@ use longreach_attention::linear::{
 };
 use longreach_simd::Cx;
 use longreach_testkit::Kind::{Constant, Shared, State, Token};
-use longreach_testkit::tolerance::{FORMS, assert_close};
+use longreach_testkit::tolerance::{FORMS, FORWARD, assert_close};
 use longreach_testkit::{Output, Subject, Tensor, laws, numbers};
 use ndarray::ArrayD;
 
@@ -187,6 +187,10 @@ subject!(LinearTaylor, linear_attention { map: Map::Taylor, normalize: Some(EPSI
     state [h, 1 + k + k * k, v + 1] [
     q: Token [g, k] -0.5..0.5; k: Token [g, k] -0.5..0.5; v: Token [h, v] -1.0..1.0;
 ]);
+subject!(LinearBased, linear_attention { map: Map::Based, normalize: Some(EPSILON), causal: true, scale: 1.0, }, "chunk", |g, h, k, v|
+    state [h, 1 + k + k * k, v + 1] [
+    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
+]);
 subject!(LinearSquares, linear_attention { map: Map::Relu2, normalize: None, causal: true, scale: 0.1, }, "chunk", |g, h, k, v|
     state [h, k, v] [
     q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
@@ -264,8 +268,30 @@ macro_rules! laws_of_features {
     };
 }
 
-laws_of_features!(elu_laws LinearElu, taylor_laws LinearTaylor, relu2_laws LinearSquares, softmax_features_laws Softmax,
+laws_of_features!(elu_laws LinearElu, taylor_laws LinearTaylor, based_laws LinearBased, relu2_laws LinearSquares, softmax_features_laws Softmax,
     hyperbolic_features_laws Hyperbolic, relu_features_laws Relu, cosformer_laws Cosformer);
+
+/// The features of Based weigh a key by the series of the exponential of the scaled product, to its second order.
+#[test]
+fn based_features_are_the_series_of_a_scaled_product() {
+    let subject = LinearBased([1, 1, 7, 3], 1.0);
+    let mut x = subject.sample(1, 20, 1);
+    let last = x.len() - 1;
+    x[last].data.fill(0.0);
+    let out = subject.run("recurrent", &x, None, &Cx::new(1)).out;
+    let rows = |name: &str, width: usize| x[at(&x, name)].data.chunks(width).map(<[f64]>::to_vec).collect::<Vec<_>>();
+    let (q, k, v) = (rows("q", 7), rows("k", 7), rows("v", 3));
+    let mut want = Vec::new();
+    for (i, q) in q.iter().enumerate() {
+        let weight = |k: &Vec<f64>| {
+            let z = q.iter().zip(k).map(|(q, k)| q * k).sum::<f64>() / 7f64.sqrt();
+            1.0 + z + z * z / 2.0
+        };
+        let total: f64 = k[..=i].iter().map(weight).sum();
+        want.extend((0..3).map(|c| k[..=i].iter().zip(&v).map(|(k, v)| weight(k) * v[c]).sum::<f64>() / total));
+    }
+    assert_close("based", &out, &want, FORWARD);
+}
 
 /// Finite differences do not cross the point where the slope of these features jumps; and there are some on either side.
 #[test]
@@ -370,7 +396,7 @@ fn a_gate_above_zero_late_in_a_text_changes_nothing() {
     let input = Kda::call(&x, &arrays, None);
     let mut state: ndarray::Array4<f32> = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
     let before = state.clone();
-    let refused = "kda: `g` is Some(0.25), want the logarithm of a factor of at most 1: 0 or less";
+    let refused = "kda: `g` is 0.25, want the logarithm of a factor of at most 1: 0 or less";
     for threads in [1, 2] {
         let cx = Cx::new(threads);
         let error = kda::recurrent(&input, state.view_mut(), &cx).expect_err("an error").to_string();
@@ -398,7 +424,7 @@ fn what_does_not_fit_is_named() {
         error
     };
     let above = refused(&|x| x[3].data[7] = 0.25);
-    assert_eq!(above, "kda: `g` is Some(0.25), want the logarithm of a factor of at most 1: 0 or less");
+    assert_eq!(above, "kda: `g` is 0.25, want the logarithm of a factor of at most 1: 0 or less");
     let beta = refused(&|x| x[4] = Tensor::random("beta", Token, &[2, 5, 2], 0.0..1.0, 1));
     assert_eq!(beta, "kda: `beta` has shape [2, 5, 2], want [2, 5, 3]");
     let state = refused(&|x| x[5] = Tensor::random("state", State, &[2, 3, 16, 31], 0.0..1.0, 1));

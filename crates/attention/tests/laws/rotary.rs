@@ -116,3 +116,54 @@ fn what_does_not_fit_is_named() {
     };
     assert!(refused(rotary(8, few), 1, 5).contains("`long_factor`"));
 }
+
+/// As transformers fills them in: the older key, fields that are `null`, and the model's length where that of training is missing.
+#[test]
+fn scalings_are_read_as_transformers_reads_them() {
+    let read = |json: &str, longest| {
+        let json: Value = serde_json::from_str(json).expect("JSON");
+        Scaling::from_config(&json, longest).map_err(|e| e.to_string())
+    };
+    for (older, longest, want) in [
+        ("null", None, r#"{"rope_type": "default"}"#),
+        ("{}", None, r#"{"rope_type": "default"}"#),
+        (r#"{"type": "linear", "factor": 2.0}"#, None, r#"{"rope_type": "linear", "factor": 2.0}"#),
+        (r#"{"type": "linear", "rope_type": null, "factor": 2.0}"#, None, r#"{"rope_type": "linear", "factor": 2.0}"#),
+        (r#"{"type": "linear", "rope_type": "default", "factor": 2.0}"#, None, r#"{"rope_type": "default"}"#),
+        (
+            r#"{"type": "yarn", "factor": 4.0, "attention_factor": null}"#,
+            Some(4096),
+            r#"{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4096}"#,
+        ),
+        (
+            r#"{"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}"#,
+            Some(4096),
+            r#"{"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}"#,
+        ),
+        (
+            r#"{"type": "dynamic", "factor": 2.0}"#,
+            Some(2048),
+            r#"{"rope_type": "dynamic", "factor": 2.0, "max_position_embeddings": 2048}"#,
+        ),
+        (
+            r#"{"type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "original_max_position_embeddings": 1024}"#,
+            Some(4096),
+            r#"{"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0], "original_max_position_embeddings": 1024, "factor": 4.0}"#,
+        ),
+        (
+            r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}"#,
+            Some(8192),
+            r#"{"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}"#,
+        ),
+    ] {
+        let want: Scaling = serde_json::from_str(want).expect("a scaling");
+        assert_eq!(read(older, longest), Ok(want), "{older}");
+    }
+    let message = read(r#"{"type": "yarn", "factor": 4.0}"#, None).expect_err("no length");
+    assert!(
+        message.contains("`original_max_position_embeddings`") && message.contains("`max_position_embeddings`"),
+        "{message}"
+    );
+    assert!(read(r#"{"type": "yarm"}"#, None).expect_err("no such kind").contains("yarm"));
+    assert!(read("[]", None).expect_err("a list").contains("not an object"));
+}

@@ -1,6 +1,6 @@
 //! `longreach list`
 
-use longreach_attention::operation::{Argument, Named, Parameter, named};
+use longreach_attention::operation::{Argument, Choice, Named, Parameter, named};
 use longreach_attention::{MECHANISMS, Mechanism};
 use longreach_models::{ENCODERS, MODELS};
 use longreach_simd::Isa;
@@ -66,38 +66,81 @@ fn one(operation: &Named) -> String {
     out += &format!("time {}, state {} numbers a sequence\n", m.cost, m.state);
     let forms: Vec<&str> = signature.forms.iter().map(|form| form.name()).collect();
     out += &format!("forms {}, and the gradient\n", forms.join(" "));
+    if !m.note.is_empty() {
+        out += &format!("note {}\n", m.note);
+    }
     let tensors = |title: &str, list: &[Argument]| {
         let mut out = format!("{title}\n");
         for argument in list {
             let needed = if argument.needed { "" } else { "optional: " };
-            out += &format!("  {:10} {:30} {needed}{}\n", argument.name, shape(argument), argument.about);
+            let mut about = format!("{needed}{}", argument.about);
+            if !argument.with.is_empty() {
+                about += &format!("; together with {}", argument.with.join(", "));
+            }
+            if !argument.gradient {
+                about += "; no gradient";
+            }
+            out += &format!("  {:10} {:30} {about}\n", argument.name, shape(argument));
         }
         out
     };
     out += &tensors("inputs", &signature.inputs);
     out += "parameters\n";
-    for Parameter { name, default, about } in &signature.parameters {
+    for parameter in &signature.parameters {
+        let Parameter { name, default, .. } = parameter;
         let default = if default.is_empty() { "needed".into() } else { format!("default {default}") };
-        out += &format!("  {name:14} {default:26} {about}\n");
+        out += &format!("  {name:14} {default:26} {}{}\n", parameter.about, choices(parameter));
     }
     out += &tensors("outputs", &signature.outputs);
-    out += "with --grad also `do`, `dlse` or `dstate` in, and `d` and the name of each input out\nexample\n";
+    let starts: Vec<String> = starts(&signature.outputs).iter().map(|name| format!("`{name}`")).collect();
+    out += &format!("with --grad also {} in, of which `do` is needed, ", starts.join(", "));
+    out += "and `d` and the name of each input given that has a gradient out\nexample\n";
     let parameters =
         if signature.example == "{}" { String::new() } else { format!(" --params '{}'", signature.example) };
     out + &format!("  longreach op {}{parameters} --inputs IN.safetensors --out OUT.safetensors\n", m.name)
 }
 
+/// Where the gradient may start.
+fn starts(outputs: &[Argument]) -> Vec<String> {
+    outputs.iter().filter(|output| output.gradient).map(|output| format!("d{}", output.name)).collect()
+}
+
+/// The values that a parameter may have, where they are known.
+fn choices(parameter: &Parameter) -> String {
+    let booleans = parameter.default == "true" || parameter.default == "false";
+    if !parameter.closed || booleans && parameter.choices.len() > 1 {
+        return String::new();
+    }
+    let one = |choice: &Choice| match choice.tensors {
+        [] => choice.value.to_owned(),
+        tensors => format!("{} (with {})", choice.value, tensors.join(", ")),
+    };
+    // A value may be listed with several others that it goes with.
+    let mut known: Vec<String> = parameter.choices.iter().map(one).collect();
+    known.dedup();
+    format!(": {}", known.join(", "))
+}
+
 fn one_as_json(operation: &Named) -> serde_json::Value {
     let (m, signature) = (entry(operation), operation.signature());
     let tensors = |list: &[Argument]| -> Vec<serde_json::Value> {
-        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "about": a.about});
+        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "about": a.about, "gradient": a.gradient, "with": a.with});
         list.iter().map(one).collect()
     };
-    let parameter = |p: &Parameter| json!({"name": p.name, "default": p.default, "about": p.about});
+    let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
+    let choice = |c: &Choice| json!({"value": value(c.value), "with": value(c.with), "tensors": c.tensors});
+    let parameter = |p: &Parameter| {
+        let choices: Vec<serde_json::Value> = p.choices.iter().map(choice).collect();
+        json!({
+            "name": p.name, "default": p.default, "about": p.about, "needed": p.default.is_empty(),
+            "choices": choices, "closed": p.closed,
+        })
+    };
     json!({
-        "path": path(m), "paper": m.paper, "cost": m.cost, "state": m.state,
+        "path": path(m), "paper": m.paper, "cost": m.cost, "state": m.state, "note": m.note,
         "forms": signature.forms.iter().map(|form| form.name()).collect::<Vec<_>>(),
         "inputs": tensors(&signature.inputs), "outputs": tensors(&signature.outputs),
+        "starts": starts(&signature.outputs),
         "parameters": signature.parameters.iter().map(parameter).collect::<Vec<_>>(),
         "example": signature.example,
     })

@@ -18,7 +18,8 @@ use crate::parameters::ParameterArgs;
 ///
 /// The tensors of the file bear the names that `longreach list NAME` says, `[B, T, H, D]` each, in any number type. Outputs are f32: `o`, and
 /// where there are such `lse` and `state`, that after the last token. With --grad the file also holds `do`, the gradient of the output, and
-/// may hold `dlse` or `dstate`; the gradients are written as `d` and the name of the input, `dstate` being that to the state before the first token.
+/// may hold that of the other outputs of which `list NAME` says so; the gradients are written as `d` and the name of each input that is given and has one,
+/// `dstate` being that to the state before the first token, given or not.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The mechanism: one of `longreach list`

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use longreach_models::{Location, Progress, SparseTarget, sparsify};
 
 use crate::failure::Failure;
+use crate::parameters::parse;
 
 /// Make a dense model sparse, for longer texts: bert, roberta, xlm-roberta, gpt2
 ///
@@ -44,9 +45,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let target = match args.attention.trim() {
         "longformer" => SparseTarget::Longformer { window: args.window },
         "bigbird" | "big_bird" => SparseTarget::BigBird { block: args.block, random_blocks: args.random_blocks },
-        json if json.starts_with('{') => SparseTarget::DeepSpeed(
-            serde_json::from_str(json).map_err(|e| Failure::new(format!("--attention: not JSON: {e}")))?,
-        ),
+        json if json.starts_with('{') => SparseTarget::DeepSpeed(parse("--attention: not JSON", json)?),
         other => {
             let want = "want longformer, bigbird or a `sparse_attention` block of DeepSpeed as JSON";
             return Err(Failure::new(format!("--attention: {want}, found `{other}`")));

@@ -120,7 +120,7 @@ fn what_does_not_fit_is_one_line() {
     let left = r#"{"left": 3}"#;
     for (args, want) in [
         (&["op", "windows", "--inputs", text(&file)][..], "\"windows\""),
-        (&["op", "window", "--inputs", text(&file)], "missing field `left`"),
+        (&["op", "window", "--inputs", text(&file)], "window: `left` is none, want how far back a query sees"),
         (
             &["op", "window", "--inputs", text(&crooked), "--params", left],
             "`k` has shape [1, 9, 4, 64], want [1, 8, 4, 64]",

@@ -43,6 +43,34 @@ fn a_deepspeed_configuration_is_read_from_its_file() {
     assert!(shown.contains("density  43.750 %"), "{shown}");
 }
 
+/// As a tutorial prints the file, comment and all.
+#[test]
+fn the_file_of_a_tutorial_is_read_from_its_file() {
+    let file = r#"{
+  "sparse_attention": {
+    "enabled": true,
+    "block_size": 64,
+    "sparsity_structure": "fixed", // "fixed", "bigbird", "bslongformer", ou "variable"
+    "local_window_size": 256,
+    "num_global_blocks": 1,
+    "random_blocks": false
+  }
+}"#;
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("ds_config.json");
+    std::fs::write(&path, file).expect("written");
+    let density = |shown: String| shown.lines().find(|line| line.starts_with("density")).map(str::to_owned);
+    let found = stdout(&["pattern", "deepspeed", "--params-file", text(&path), "--length", "1024"]);
+    let own = r#"{"mode": "fixed", "block": 64, "num_local_blocks": 4, "num_global_blocks": 1}"#;
+    let want = stdout(&["pattern", "deepspeed", "--params", own, "--length", "1024"]);
+    assert!(found.contains("density"), "{found}");
+    assert_eq!(density(found), density(want));
+    let both = file.replace("\"block_size\": 64", "\"block\": 16, \"block_size\": 64");
+    let output = run(&["pattern", "deepspeed", "--params", &both]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("`block_size` is 64, want what `block` says, 16"), "{said}");
+}
+
 #[test]
 fn what_does_not_fit_is_one_line() {
     for (args, want) in [

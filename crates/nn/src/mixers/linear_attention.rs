@@ -157,7 +157,7 @@ impl LinearAttention {
             Map::Relu => parts::Pointwise::Relu.of(x),
             Map::Relu2 => parts::Pointwise::Relu2.of(x),
             Map::Exp => x.exp(),
-            Map::Identity | Map::Taylor => x,
+            Map::Identity | Map::Taylor | Map::Based => x,
         }
     }
 

@@ -31,7 +31,7 @@ impl Recurrence for Op {
                 Argument::input("r", &["B", "T", "D"], "the recurrence gate before its sigmoid"),
                 Argument::input("i", &["B", "T", "D"], "the input gate before its sigmoid"),
                 Argument::input("lambda", &["D"], "softplus of it is how fast a channel forgets").between(-4.0, 0.0),
-                Argument::optional("reset", &["B", "T"], "not zero where a text begins"),
+                Argument::optional("reset", &["B", "T"], "not zero where a text begins").zeros_and_ones(),
             ],
             parameters: vec![],
             output: &["B", "T", "D"],

@@ -50,7 +50,7 @@ impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
         error::shape(OP, "w", &[d], self.w.shape())?;
         error::shape(OP, "u", &[d], self.u.shape())?;
         let above = self.w.iter().find(|w| **w > F::default());
-        error::parameter(OP, "w", above.is_none(), above, "the logarithm of a factor of at most 1: 0 or less")?;
+        error::none(OP, "w", above, "the logarithm of a factor of at most 1: 0 or less")?;
         error::shape(OP, "state", &self.state_shape(), state)
     }
 }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, parameter};
+use crate::operation::{Argument, Parameter, flag, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -37,6 +37,9 @@ fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a,
     })
 }
 
+const PARAMETERS: &[Parameter] =
+    &[parameter("length", "", "the last position there will be"), flag("causal", "true", "hide the future")];
+
 impl Recurrence for Op {
     fn about(&self) -> About {
         About {
@@ -45,12 +48,11 @@ impl Recurrence for Op {
                     .between(0.1, 1.0),
                 Argument::input("k", &["B", "T", "G", "K"], "keys").between(0.1, 1.0),
                 Argument::input("v", &["B", "T", "H", "V"], "values"),
-                Argument::input("positions", &["B", "T"], "where each token stands, from 1 on").between(1.0, 512.0),
+                Argument::input("positions", &["B", "T"], "where each token stands, from 1 on")
+                    .between(1.0, 512.0)
+                    .constant(),
             ],
-            parameters: vec![
-                parameter("length", "", "the last position there will be"),
-                parameter("causal", "true", "hide the future"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "2 K", "V + 1"],
             example: r#"{"length": 1024}"#,

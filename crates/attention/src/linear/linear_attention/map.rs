@@ -15,8 +15,9 @@ impl Map {
             Map::Relu2 => x.mapv(|x| x.max(0.0).powi(2)),
             Map::Exp => x.mapv(f64::exp),
             Map::Identity => x.to_owned(),
-            Map::Taylor => {
+            Map::Taylor | Map::Based => {
                 let (b, t, g, k) = x.dim();
+                let x = if self == Map::Based { x.mapv(|x| x * (k as f64).powf(-0.25)) } else { x.to_owned() };
                 Array4::from_shape_fn((b, t, g, self.features(k)), |(b, t, g, i)| match i {
                     0 => 1.0,
                     i if i <= k => x[[b, t, g, i - 1]],
@@ -39,13 +40,13 @@ impl Map {
 
     /// The gradient to `x` from that to its features `f`.
     pub(super) fn backward(self, x: ArrayView4<'_, f32>, f: &Array4<f32>, d: Array4<f32>, cx: &Cx) -> Array4<f32> {
-        if self != Map::Taylor {
+        if !self.squares() {
             let mut d = d;
             each(cx, &InPlace(self), [x, f.view()], &mut d);
             return d;
         }
         let mut out = unwritten(x.dim());
-        each(cx, &OfTaylor, [x, d.view()], &mut out);
+        each(cx, &OfTaylor(self), [x, d.view()], &mut out);
         out
     }
 }
@@ -65,11 +66,13 @@ impl Map {
     #[inline(always)]
     pub(in crate::linear) fn of_row<S: Lanes>(self, s: S, x: &[f32], out: &mut [f32]) {
         let (zero, k) = (s.splat(0.0), x.len());
-        if self == Map::Taylor {
+        if self.squares() {
+            let channel = self.channel(k);
+            let root = channel * channel * std::f32::consts::FRAC_1_SQRT_2;
             out[0] = 1.0;
-            math::copy(s, x, &mut out[1..=k]);
+            math::scale_into(s, channel, x, &mut out[1..=k]);
             for (row, a) in out[1 + k..].chunks_exact_mut(k.max(1)).zip(x) {
-                math::scale_into(s, a * std::f32::consts::FRAC_1_SQRT_2, x, row);
+                math::scale_into(s, a * root, x, row);
             }
             return;
         }
@@ -81,7 +84,7 @@ impl Map {
                 Map::Relu => above,
                 Map::Relu2 => s.mul(above, above),
                 Map::Exp => math::exp(s, x),
-                Map::Identity | Map::Taylor => x,
+                Map::Identity | Map::Taylor | Map::Based => x,
             };
             s.store_part(out, y);
         }
@@ -89,13 +92,14 @@ impl Map {
 }
 
 /// The gradient to a row from that to its Taylor features.
-struct OfTaylor;
+struct OfTaylor(Map);
 
 impl OfRows<2> for OfTaylor {
     #[inline(always)]
     fn row<S: Lanes>(&self, s: S, _: usize, [x, d]: [&[f32]; 2], out: &mut [f32]) {
-        let (k, root) = (x.len(), std::f32::consts::FRAC_1_SQRT_2);
-        math::copy(s, &d[1..=k], out);
+        let (k, channel) = (x.len(), self.0.channel(x.len()));
+        let root = channel * channel * std::f32::consts::FRAC_1_SQRT_2;
+        math::scale_into(s, channel, &d[1..=k], out);
         for (i, row) in d[1 + k..].chunks_exact(k.max(1)).enumerate() {
             out[i] += root * math::dot(s, row, x);
             math::axpy(s, root * x[i], row, out);
@@ -125,7 +129,7 @@ impl Map {
                 Map::Relu => s.select_lt(zero, x, d, zero),
                 Map::Relu2 => s.mul(s.mul(s.splat(2.0), d), s.select_lt(x, zero, zero, x)),
                 Map::Exp => s.mul(d, f),
-                Map::Identity | Map::Taylor => d,
+                Map::Identity | Map::Taylor | Map::Based => d,
             };
             s.store_part(out, y);
         }

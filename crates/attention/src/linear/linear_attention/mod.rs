@@ -4,6 +4,9 @@
 //!
 //! over `j ≤ i`, or over all `j`; or the numerator alone, times `s`. State `[S, H, F, V]` f32, `F` the features of a key, and with a denominator a
 //! column more · O(T H F V) time. Katharopoulos et al. 2020, eq. 5–9; the Taylor features of Arora et al. 2024 (Based), §3.1.
+//!
+//! flash-linear-attention takes `s = K^{-1/2}` where none is given, which with a denominator changes the weight of `ε` only; here it is 1. Its model of Based makes features of
+//! `K^{-1/4} x` ([`Map::Based`]).
 
 use ndarray::ArrayView4;
 use serde::Deserialize;
@@ -44,12 +47,25 @@ pub enum Map {
     Identity,
     /// `1, x, x xᵀ / √2`: products are the second-order series of `eˣʸ`
     Taylor,
+    /// Those of `K^{-1/4} x`, as the authors' model and its libraries have them: the series of the exponential of a scaled product
+    Based,
 }
 
 impl Map {
     /// How many features a key of `width` has.
     pub fn features(self, width: usize) -> usize {
-        if self == Self::Taylor { 1 + width + width * width } else { width }
+        if self.squares() { 1 + width + width * width } else { width }
+    }
+
+    /// Whether products of channels are among the features.
+    fn squares(self) -> bool {
+        matches!(self, Self::Taylor | Self::Based)
+    }
+
+    /// Times which a channel is taken before its features are made.
+    #[inline(always)]
+    fn channel(self, width: usize) -> f32 {
+        if self == Self::Based { (width as f32).powf(-0.25) } else { 1.0 }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{EPSILON, Inputs, Map, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, parameter};
+use crate::operation::{Argument, Parameter, choice, flag, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -42,6 +42,22 @@ fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a,
     })
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("map", "\"elu\"", "the features").one_of(&[
+        choice("\"elu\""),
+        choice("\"relu\""),
+        choice("\"relu2\""),
+        choice("\"exp\""),
+        choice("\"identity\"").with(r#"{"normalize": false}"#),
+        choice("\"taylor\""),
+        choice("\"based\""),
+    ]),
+    flag("normalize", "true", "divide by the sum of the weights"),
+    parameter("epsilon", "1e-6", "added to that sum"),
+    flag("causal", "true", "hide the future"),
+    parameter("scale", "1.0", "times which the features of queries are taken"),
+];
+
 impl Recurrence for Op {
     fn about(&self) -> About {
         About {
@@ -50,13 +66,7 @@ impl Recurrence for Op {
                 Argument::input("k", &["B", "T", "G", "K"], "keys"),
                 Argument::input("v", &["B", "T", "H", "V"], "values"),
             ],
-            parameters: vec![
-                parameter("map", "\"elu\"", "the features: `elu`, `relu`, `relu2`, `exp`, `identity` or `taylor`"),
-                parameter("normalize", "true", "divide by the sum of the weights"),
-                parameter("epsilon", "1e-6", "added to that sum"),
-                parameter("causal", "true", "hide the future"),
-                parameter("scale", "1", "times which the features of queries are taken"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "F", "V (+ 1)"],
             example: "{}",

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, parameter};
+use crate::operation::{Argument, Parameter, choice, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -35,6 +35,11 @@ fn inputs<'a, F>(x: &'a Views<'_, F>, number: impl Fn(f64) -> F) -> Result<Input
     })
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("dt_min", "0.0", "the least step after softplus"),
+    parameter("dt_max", "null", "the largest; no limit if null").such_as(&[choice("0.5")]),
+];
+
 impl Recurrence for Op {
     fn about(&self) -> About {
         About {
@@ -47,10 +52,7 @@ impl Recurrence for Op {
                 Argument::input("c", &["B", "T", "G", "N"], "the matrix C"),
                 Argument::input("d", &["H"], "the matrix D"),
             ],
-            parameters: vec![
-                parameter("dt_min", "0", "the least step after softplus"),
-                parameter("dt_max", "null", "the largest"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             output: &["B", "T", "H", "P"],
             state: &["sequences", "H", "N", "P"],
             example: "{}",

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Inputs, Kernel, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, parameter};
+use crate::operation::{Argument, Parameter, choice, flag, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -40,6 +40,16 @@ fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a,
     })
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("kernel", "\"softmax\"", "the kernel that the features stand for").one_of(&[
+        choice("\"softmax\""),
+        choice("\"hyperbolic\""),
+        choice("\"relu\""),
+    ]),
+    parameter("epsilon", "1e-4", "added to each feature; 1e-3 for `relu` in the authors' code"),
+    flag("causal", "true", "hide the future"),
+];
+
 impl Recurrence for Op {
     fn about(&self) -> About {
         About {
@@ -49,11 +59,7 @@ impl Recurrence for Op {
                 Argument::input("v", &["B", "T", "H", "V"], "values"),
                 Argument::input("w", &["M", "K"], "the random rows"),
             ],
-            parameters: vec![
-                parameter("kernel", "\"softmax\"", "the features: `softmax`, `hyperbolic` or `relu`"),
-                parameter("epsilon", "1e-4", "added to each feature; 1e-3 for `relu` in the authors' code"),
-                parameter("causal", "true", "hide the future"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "F", "V + 1"],
             example: "{}",

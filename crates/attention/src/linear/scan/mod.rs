@@ -98,7 +98,7 @@ impl<F: PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
         if let Some(gate) = &self.g {
             error::shape(OP, "g", &[b, t, h], gate.shape())?;
             let above = gate.iter().find(|g| **g > F::default());
-            error::parameter(OP, "g", above.is_none(), above, "the logarithm of a factor of at most 1: 0 or less")?;
+            error::none(OP, "g", above, "the logarithm of a factor of at most 1: 0 or less")?;
         }
         if let Some(beta) = &self.beta {
             error::shape(OP, "beta", &[b, t, h], beta.shape())?;

@@ -45,11 +45,12 @@ impl Recurrence for Op {
                 Argument::input("k", &["B", "T", "G", "K"], "keys"),
                 Argument::input("v", &["B", "T", "H", "V"], "values"),
                 Argument::optional("g", &["B", "T", "H"], "the gate's logarithm, at most 0; absent means 0")
-                    .between(-0.5, -0.01),
+                    .between(-0.5, -0.01)
+                    .sampled(),
                 Argument::optional("beta", &["B", "T", "H"], "how strongly a token is written; absent means 1"),
                 Argument::optional("skip", &["H"], "how much of the value passes by the state"),
             ],
-            parameters: vec![parameter("scale", "1", "the factor of the output")],
+            parameters: vec![parameter("scale", "1.0", "the factor of the output")],
             output: &["B", "T", "H", "V"],
             state: &["sequences", "H", "K", "V"],
             example: "{}",

@@ -5,7 +5,9 @@ use ndarray::{ArrayD, ArrayView2, ArrayView4};
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::operation::{
+    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+};
 use crate::softmax::Cotangent;
 use crate::{Error, Form, error};
 
@@ -48,6 +50,11 @@ impl<'a> Read<'a> {
     }
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("scale", "null", "times which scores are taken; 1 / √D if null").such_as(&[choice("0.3")]),
+    parameter("causal", "false", "true is refused: every projected key mixes all tokens").one_of(&[choice("false")]),
+];
+
 impl Operation for Op {
     fn signature(&self) -> Signature {
         Signature {
@@ -58,13 +65,10 @@ impl Operation for Op {
                 Argument::input("e", &["S", "R"], "what keys are projected by; there may be rows for more tokens"),
                 Argument::optional("f", &["S", "R"], "what values are projected by, if not by `e`"),
             ],
-            parameters: vec![
-                parameter("scale", "D^-0.5", "times which scores are taken"),
-                parameter("causal", "false", "true is refused: every projected key mixes all tokens"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             outputs: vec![
-                Argument::input("o", &["B", "T", "H", "E"], "the output"),
-                Argument::input("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
+                Argument::output("o", &["B", "T", "H", "E"], "the output"),
+                Argument::output("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
             ],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
@@ -76,8 +80,8 @@ impl Operation for Op {
         if form == Form::Naive {
             let ([q, k, v], e, f) = (read.qkv.map(exact), exact(read.e), read.f.map(exact));
             let (q, k, v, e, f) = (q.view(), k.view(), v.view(), e.view(), f.as_ref().map(|f| f.view()));
-            let out = naive(&Inputs { q, k, v, e, f, scale: read.scale })?;
-            return Ok(tensors([("o", rounded(out))]));
+            let (out, lse) = naive(&Inputs { q, k, v, e, f, scale: read.scale })?;
+            return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
         }
         let output = chunk(&read.inputs(), cx)?;
         Ok(tensors([("o", output.out.into_dyn()), ("lse", output.lse.into_dyn())]))

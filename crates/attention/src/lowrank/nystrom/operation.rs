@@ -5,7 +5,9 @@ use ndarray::{Array2, ArrayD, ArrayView2, ArrayView4};
 use serde::Deserialize;
 
 use super::{Inputs, OP, Padding, Start, backward, chunk, naive};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::operation::{
+    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -64,6 +66,21 @@ impl<'a> Read<'a> {
     }
 }
 
+const PARAMETERS: &[Parameter] = &[
+                parameter("landmarks", "64", "how many"),
+                parameter("iterations", "6", "towards the inverse"),
+                parameter(
+                    "init",
+                    "\"own\"",
+                    "the largest sum that the inverse begins with: of each head, or of all heads of the batch, as models of Hugging Face have by default",
+                )
+                .one_of(&[choice("\"own\""), choice("\"original\"")]),
+                parameter("padding", "\"neutral\"", "what padding is to landmarks: nothing, or a token like others")
+                    .one_of(&[choice("\"neutral\""), choice("\"seen\"")]),
+                parameter("scale", "null", "times which scores are taken; 1 / √D if null").such_as(&[choice("0.3")]),
+                parameter("causal", "false", "true is refused: every landmark mixes tokens").one_of(&[choice("false")]),
+            ];
+
 impl Operation for Op {
     fn signature(&self) -> Signature {
         Signature {
@@ -73,28 +90,14 @@ impl Operation for Op {
                 Argument::input("v", &["B", "T", "H", "E"], "values"),
                 Argument::optional(
                     "conv",
-                    &["H", "W"],
+                    &["H", "taps"],
                     "a filter a head along the values, of odd width; its result is added",
                 ),
-                Argument::optional("keep", &["B", "T"], "which tokens are there and not padding; 0 is not"),
+                Argument::optional("keep", &["B", "T"], "which tokens are there and not padding; 0 is not")
+                    .zeros_and_ones(),
             ],
-            parameters: vec![
-                parameter("landmarks", "64", "how many"),
-                parameter("iterations", "6", "towards the inverse"),
-                parameter(
-                    "init",
-                    "\"own\"",
-                    "what the inverse begins with: of each head, `own`, or of the batch, `original`",
-                ),
-                parameter(
-                    "padding",
-                    "\"neutral\"",
-                    "what padding is to landmarks: nothing, `neutral`, or a token, `seen`",
-                ),
-                parameter("scale", "D^-0.5", "times which scores are taken"),
-                parameter("causal", "false", "true is refused: every landmark mixes tokens"),
-            ],
-            outputs: vec![Argument::input("o", &["B", "T", "H", "E"], "the output")],
+            parameters: PARAMETERS.to_vec(),
+            outputs: vec![Argument::output("o", &["B", "T", "H", "E"], "the output")],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
         }

@@ -5,7 +5,9 @@ use ndarray::{ArrayD, ArrayView1, ArrayView3, ArrayView4};
 use serde::Deserialize;
 
 use super::{Compression, Inputs, Kind, OP, backward, chunk, naive};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::operation::{
+    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -54,6 +56,8 @@ impl<'a> Read<'a> {
         });
         error::parameter(OP, "w and b", kind != Kind::Conv || self.filter.is_some(), "none", "tensors for `conv`")?;
         error::parameter(OP, "p", kind != Kind::Used || self.p.is_some(), "none", "a tensor for `used`")?;
+        error::parameter(OP, "w and b", kind == Kind::Conv || self.filter.is_none(), "given", "none but for `conv`")?;
+        error::parameter(OP, "p", kind == Kind::Used || self.p.is_none(), "given", "none but for `used`")?;
         Ok(kind)
     }
 
@@ -70,21 +74,31 @@ impl<'a> Read<'a> {
     }
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("kind", "null", "how they become one; if null what there are tensors for, or `mean`").one_of(&[
+        choice("\"mean\""),
+        choice("\"max\""),
+        choice("\"conv\"").beside(&["w", "b"]),
+        choice("\"used\"").beside(&["p"]),
+    ]),
+    parameter("ratio", "4", "how many become one"),
+    parameter("dilation", "1", "of `conv`: how far the filter's taps are apart"),
+];
+
 impl Operation for Op {
     fn signature(&self) -> Signature {
         Signature {
             inputs: vec![
                 Argument::input("x", &["B", "N", "C"], "what falls out of the first memory, the oldest first"),
-                Argument::optional("w", &["C", "C", "taps"], "the filter of `conv`, from the oldest tap to the newest"),
-                Argument::optional("b", &["C"], "its bias"),
-                Argument::optional("p", &["B", "H", "Q", "N"], "how much attention each had, for `used`"),
+                Argument::optional("w", &["C", "C", "taps"], "the filter of `conv`, from the oldest tap to the newest")
+                    .with(&["b"]),
+                Argument::optional("b", &["C"], "its bias").with(&["w"]),
+                Argument::optional("p", &["B", "H", "Q", "N"], "how much attention each had, for `used`")
+                    .between(0.0, 1.0)
+                    .constant(),
             ],
-            parameters: vec![
-                parameter("kind", "what there are tensors for, or \"mean\"", "`conv`, `mean`, `max` or `used`"),
-                parameter("ratio", "4", "how many become one"),
-                parameter("dilation", "1", "how far the filter's taps are apart"),
-            ],
-            outputs: vec![Argument::input("o", &["B", "N / ratio", "C"], "what is left of it")],
+            parameters: PARAMETERS.to_vec(),
+            outputs: vec![Argument::output("o", &["B", "N / ratio", "C"], "what is left of it")],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
         }

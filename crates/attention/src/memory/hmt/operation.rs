@@ -8,8 +8,7 @@ use crate::{Error, Form};
 
 pub(crate) struct Op;
 
-fn inputs<'a>(call: &mut Call<'a>) -> Result<Inputs<'a>, Error> {
-    call.done(&[])?;
+fn inputs<'a>(call: &Call<'a>) -> Result<Inputs<'a>, Error> {
     Ok(Inputs { s: call.tensor("s")?, m: call.tensor("m")?, wq: call.tensor("wq")?, wk: call.tensor("wk")? })
 }
 
@@ -23,7 +22,7 @@ impl Operation for Op {
                 Argument::input("wk", &["D", "R"], "the projection of memories"),
             ],
             parameters: vec![],
-            outputs: vec![Argument::input("o", &["B", "Q", "D"], "what is recalled")],
+            outputs: vec![Argument::output("o", &["B", "Q", "D"], "what is recalled")],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
         }

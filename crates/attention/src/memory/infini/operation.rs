@@ -5,7 +5,9 @@ use ndarray::{Array4, ArrayD, ArrayView1, ArrayView4, Axis, s};
 use serde::Deserialize;
 
 use super::{Inputs, OP, State, backward, chunk, naive, step};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded};
+use crate::operation::{
+    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, flag, parameter, rounded,
+};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -82,6 +84,14 @@ fn named(o: ArrayD<f32>, state: State) -> Tensors {
     of_state.into_iter().chain([("o".to_string(), o)]).collect()
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("segment", "2048", "tokens of a segment"),
+    flag("delta", "false", "write only what the memory does not have"),
+    parameter("epsilon", "1e-10", "the least that the memory's sums are divided by"),
+    parameter("scale", "null", "times which scores inside the segment are taken; 1 / √K if null")
+        .such_as(&[choice("0.3")]),
+];
+
 impl Operation for Op {
     fn signature(&self) -> Signature {
         let memory = &["B", "G", "K", "V + 1"];
@@ -92,29 +102,26 @@ impl Operation for Op {
                 Argument::input("k", &["B", "T", "G", "K"], "keys; head h reads group h / (H / G)"),
                 Argument::input("v", &["B", "T", "G", "V"], "values"),
                 Argument::input("gate", &["H"], "how much of the memory a head takes, before the sigmoid"),
-                Argument::optional("ql", &["B", "T", "H", "K"], "queries inside the segment, if they are others"),
-                Argument::optional("kl", &["B", "T", "G", "K"], "keys inside the segment, if they are others"),
+                Argument::optional("ql", &["B", "T", "H", "K"], "queries inside the segment, if they are others")
+                    .with(&["kl"]),
+                Argument::optional("kl", &["B", "T", "G", "K"], "keys inside the segment, if they are others")
+                    .with(&["ql"]),
                 Argument::optional(
                     "state",
                     memory,
                     "the memory before the first token, sums of keys as its last column; zero if absent",
                 ),
                 Argument::optional("pending", memory, "what the segment under way will add to it; zero if absent"),
-                Argument::optional("keys", keys, "keys of the segment under way; none if absent"),
-                Argument::optional("values", values, "their values"),
+                Argument::optional("keys", keys, "keys of the segment under way; none if absent").with(&["values"]),
+                Argument::optional("values", values, "their values").with(&["keys"]),
             ],
-            parameters: vec![
-                parameter("segment", "2048", "tokens of a segment"),
-                parameter("delta", "false", "write only what the memory does not have"),
-                parameter("epsilon", "1e-10", "the least that the memory's sums are divided by"),
-                parameter("scale", "K^-0.5", "times which scores inside the segment are taken"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             outputs: vec![
-                Argument::input("o", &["B", "T", "H", "V"], "the output"),
-                Argument::input("state", memory, "the memory after the last token"),
-                Argument::input("pending", memory, "what the segment under way will add to it"),
-                Argument::input("keys", keys, "keys of the segment under way"),
-                Argument::input("values", values, "their values"),
+                Argument::output("o", &["B", "T", "H", "V"], "the output"),
+                Argument::output("state", memory, "the memory after the last token"),
+                Argument::output("pending", memory, "what the segment under way will add to it"),
+                Argument::output("keys", keys, "keys of the segment under way").constant(),
+                Argument::output("values", values, "their values").constant(),
             ],
             forms: &[Form::Naive, Form::Chunk, Form::Step],
             example: r#"{"segment": 64}"#,

@@ -5,7 +5,9 @@ use ndarray::{Array3, Array4, ArrayD, ArrayView2, ArrayView3, ArrayView4, s};
 use serde::Deserialize;
 
 use super::{Inputs, backward, chunk, naive, step};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::operation::{
+    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+};
 use crate::softmax::{Cotangent, Output};
 use crate::{Error, Form};
 
@@ -47,6 +49,11 @@ impl<'a> Read<'a> {
     }
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("scale", "null", "times which scores are taken; 1 / √D if null").such_as(&[choice("0.3")]),
+    parameter("left", "null", "how far back a query sees; to the first key if null").such_as(&[choice("31")]),
+];
+
 impl Operation for Op {
     fn signature(&self) -> Signature {
         Signature {
@@ -62,13 +69,10 @@ impl Operation for Op {
                 Argument::optional("u", &["H", "D"], "added to queries where they meet keys"),
                 Argument::optional("w", &["H", "D"], "added to queries where they meet distances"),
             ],
-            parameters: vec![
-                parameter("scale", "D^-0.5", "times which scores are taken"),
-                parameter("left", "null", "how far back a query sees, where not to the first key"),
-            ],
+            parameters: PARAMETERS.to_vec(),
             outputs: vec![
-                Argument::input("o", &["B", "T", "H", "E"], "the output"),
-                Argument::input("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
+                Argument::output("o", &["B", "T", "H", "E"], "the output"),
+                Argument::output("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
             ],
             forms: &[Form::Naive, Form::Chunk, Form::Step],
             example: "{}",

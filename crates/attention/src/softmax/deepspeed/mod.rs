@@ -2,7 +2,7 @@
 //!
 //! Every rule is that of its `SparsityConfig` classes, to the block, random ones included: they follow Python's generator from a given seed.
 //! Where attention is `unidirectional` DeepSpeed hides the future by whole blocks only and leaves the rest to the caller's mask; here
-//! tokens behind the query are hidden as well.
+//! tokens behind the query are hidden as well, unless [`Hidden::Blocks`] is asked for.
 //! O(visited blocks × b² H D) time. Rajbhandari et al. 2020, DeepSpeed sparse attention; Child et al. 2019; Zaheer et al. 2020; Beltagy et al. 2020.
 
 use serde::Deserialize;
@@ -12,6 +12,9 @@ use crate::{Error, error};
 
 mod naive;
 mod pattern;
+mod read;
+
+pub use read::without_comments;
 
 const OP: &str = "deepspeed";
 
@@ -23,6 +26,17 @@ pub enum Direction {
     Unidirectional,
     /// All.
     Bidirectional,
+}
+
+/// What of the future `unidirectional` attention hides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Hidden {
+    /// All tokens behind the query.
+    #[default]
+    Tokens,
+    /// Whole blocks behind the query's own, as DeepSpeed without a mask: of its own block a query sees all tokens.
+    Blocks,
 }
 
 /// A configuration. Fields are named and mean what they do in DeepSpeed.
@@ -148,24 +162,6 @@ fn past() -> Direction {
 }
 
 impl Config {
-    /// Reads a `ds_config.json`: its `sparse_attention` block, or such a block alone.
-    pub fn parse(json: &str) -> Result<Self, Error> {
-        let wrong = |e: serde_json::Error| {
-            let want = "a DeepSpeed configuration".to_owned();
-            Error::Parameter { op: OP, parameter: "sparse_attention", want, found: e.to_string() }
-        };
-        let mut value: serde_json::Value = serde_json::from_str(json).map_err(wrong)?;
-        if let Some(block) = value.get_mut("sparse_attention") {
-            value = block.take();
-        }
-        if let Some(fields) = value.as_object_mut() {
-            fields.entry("mode").or_insert_with(|| "fixed".into());
-        }
-        let config: Self = serde_json::from_value(value).map_err(wrong)?;
-        config.check()?;
-        Ok(config)
-    }
-
     /// The layout of `heads` heads over a sequence, whose length `block` must divide. `seed` is what `random.seed` was given.
     pub fn layout(&self, of: &Sizes, seed: u64) -> Result<Layout, Error> {
         self.check()?;

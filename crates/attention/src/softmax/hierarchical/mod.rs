@@ -6,8 +6,8 @@
 //!
 //! $$ o_i = \sum_{n \in N(i)} \frac{c_n e^{s\,q_i^\top \bar k_n}}{\sum_m c_m e^{s\,q_i^\top \bar k_m}} \bar v_n $$
 //!
-//! O(T b log(T / b) H D) time. Zhu and Soricut 2021 (H-Transformer-1D), §5; queries are not pooled here, and levels are
-//! merged by one softmax.
+//! O(T b log(T / b) H D) time. After Zhu and Soricut 2021 (H-Transformer-1D), which is another mechanism: there queries are pooled as well, and blocks
+//! side by side meet before they are ([`h_transformer_1d`](super::h_transformer_1d)).
 
 use std::ops::Range;
 

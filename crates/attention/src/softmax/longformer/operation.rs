@@ -4,7 +4,9 @@ use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView4};
 
 use super::{Global, Longformer, OP, backward, chunk};
-use crate::operation::{Argument, Call, Operation, PACKED, Signature, Tensors, parameter, rounded, tensors};
+use crate::operation::{
+    Argument, Call, Operation, PACKED, Parameter, Signature, Tensors, choice, parameter, rounded, tensors,
+};
 use crate::softmax::operation::{OFFSET, OPTIONS, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
 use crate::softmax::{self, Cotangent, Gradient, Output};
 use crate::{Error, Form, error};
@@ -12,25 +14,27 @@ use crate::{Error, Form, error};
 pub(crate) struct Op;
 
 fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
-    let window = call.take("window")?;
-    error::parameter(OP, "window", window.is_some(), window, "a number of tokens on either side")?;
-    let positions: Vec<usize> = call.take("global")?.unwrap_or_default();
+    let window: usize = call.take("window")?.unwrap_or_default();
+    let positions: Option<Vec<usize>> = call.take("global")?;
     let tokens = read.qkv[1].dim().1;
-    let beyond = positions.iter().find(|i| **i >= tokens);
-    error::parameter(OP, "global", beyond.is_none(), beyond, format!("positions among the {tokens} tokens"))?;
-    let marks = match call.flags("global")? {
-        Some(marks) => marks,
-        None => {
+    let beyond = positions.iter().flatten().find(|i| **i >= tokens);
+    error::none(OP, "global", beyond, format!("positions among the {tokens} tokens"))?;
+    let marks = match (call.flags("global")?, positions) {
+        (Some(_), Some(positions)) => {
+            error::none(OP, "global", Some(positions), "no parameter beside a tensor of that name")?;
+            Array2::default((1, tokens))
+        }
+        (Some(marks), None) => marks,
+        (None, positions) => {
             let mut marks = Array2::default((1, tokens));
-            positions.iter().for_each(|i| marks[[0, *i]] = true);
+            positions.iter().flatten().for_each(|i| marks[[0, *i]] = true);
             marks
         }
     };
     let batch = read.qkv[0].dim().0;
     let rows = if marks.dim().0 == 1 { 1 } else { batch };
     error::shape(OP, "global", &[rows, tokens], marks.shape())?;
-    call.done(&Op.signature().parameters)?;
-    Ok(Longformer::new(window.unwrap_or_default(), marks.view()))
+    Ok(Longformer::new(window, marks.view()))
 }
 
 /// The projections of global tokens: all three, or none.
@@ -52,28 +56,32 @@ fn global<'a>(call: &Call<'a>) -> Result<Option<Global<'a>>, Error> {
     }
 }
 
+const PARAMETERS: &[Parameter] = &[
+    parameter("window", "", "how far a query sees on either side"),
+    parameter("global", "[]", "positions of global tokens, in place of the tensor of that name")
+        .such_as(&[choice("[0, 5]")]),
+    SCALE,
+    OFFSET,
+    SOFTCAP,
+    PACKED,
+];
+
 impl Operation for Op {
     fn signature(&self) -> Signature {
         let own = [
-            Argument::optional("global", &["B or 1", "T"], "which tokens are global; 0 is not"),
+            Argument::optional("global", &["B or 1", "T"], "which tokens are global; 0 is not").zeros_and_ones(),
             Argument::optional(
                 "gq",
                 &["B", "T", "H", "D"],
-                "queries of global tokens, where they have projections of their own",
-            ),
-            Argument::optional("gk", &["B", "T", "G", "D"], "the keys those meet"),
-            Argument::optional("gv", &["B", "T", "G", "E"], "the values those meet"),
+                "queries of global tokens, where they have projections of their own; `bias`, `alibi`, `sinks` and `offset` are then refused",
+            )
+            .with(&["gk", "gv"]),
+            Argument::optional("gk", &["B", "S", "G", "D"], "the keys those meet").with(&["gq", "gv"]),
+            Argument::optional("gv", &["B", "S", "G", "E"], "the values those meet").with(&["gq", "gk"]),
         ];
         Signature {
             inputs: QKV.into_iter().chain(own).chain(OPTIONS).collect(),
-            parameters: vec![
-                parameter("window", "", "how far a query sees on either side"),
-                parameter("global", "[]", "positions of global tokens, where there is no tensor of that name"),
-                SCALE,
-                OFFSET,
-                SOFTCAP,
-                PACKED,
-            ],
+            parameters: PARAMETERS.to_vec(),
             outputs: OUTPUTS.to_vec(),
             forms: &[Form::Naive, Form::Chunk],
             example: r#"{"window": 64, "global": [0, 1]}"#,

@@ -8,12 +8,12 @@
 //! so a key in two branches counts twice, and a token that a branch does not keep takes nothing from it.
 //! O(T H D Σ w / r) time. Ding et al. 2023, eq. 3–11; the offsets are torchscale's.
 //!
-//! The gradient is exact; torchscale takes the weights of the mixture for constants. Places that do not exist, behind a last short segment, are no
+//! The gradient is exact; torchscale takes the weights of the mixture for constants, which [`Mixture::Detached`] does too. Places that do not exist, behind a last short segment, are no
 //! keys; torchscale gives them zeros, which count where attention is not causal.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
-use ndarray::{Array3, Array4, Axis};
+use ndarray::{Array3, Array4, Axis, Zip};
 use serde::Deserialize;
 
 use super::gather::Places;
@@ -40,6 +40,20 @@ pub struct LongNet {
     /// Whether the future is hidden.
     #[serde(default)]
     pub causal: bool,
+    /// How the gradient takes the weights of the mixture.
+    #[serde(default)]
+    pub gradient: Mixture,
+}
+
+/// How the gradient takes the weights that branches are mixed by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mixture {
+    /// As functions of the scores, which they are.
+    #[default]
+    Exact,
+    /// As constants, as torchscale does.
+    Detached,
 }
 
 impl LongNet {
@@ -121,10 +135,23 @@ pub fn backward<T: Stored>(
     for branch in longnet.branches() {
         let branch = Branch::of(x, &of, branch, longnet.causal);
         let taken = branch.take(x, cx);
-        let part =
+        let mut part =
             Output { out: branch.places.take(output.out.view(), cx), lse: branch.places.take_rows(output.lse.view()) };
-        let dout = branch.places.take(d.out, cx);
-        let dlse = d.lse.map(|lse| branch.places.take_rows(lse));
+        let mut dout = branch.places.take(d.out, cx);
+        let mut dlse = d.lse.map(|lse| branch.places.take_rows(lse));
+        if longnet.gradient == Mixture::Detached {
+            let own = super::chunk(&inputs(x, &taken), &branch.pattern, cx)?;
+            let seen = own.lse.mapv(f32::is_finite);
+            let weights = Zip::from(&own.lse)
+                .and(&part.lse)
+                .and(&seen)
+                .map_collect(|own, all, seen| if *seen { (own - all).exp() } else { 0.0 });
+            dout *= &weights.view().insert_axis(Axis(3));
+            if let Some(dlse) = &mut dlse {
+                *dlse *= &weights;
+            }
+            part = own;
+        }
         let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
         let part = super::backward(&inputs(x, &taken), &branch.pattern, &part, &d, cx)?;
         branch.places.add(&part.q, &mut gradient.q, cx);

@@ -8,11 +8,12 @@
 //! sides it counts once (Hugging Face counts it twice).
 //! O(rounds × T × 2 chunk × H D + T log T) time. Kitaev et al. 2020 (Reformer), §2; the conventions are Hugging Face's.
 //!
-//! [`hash`] gives the buckets from random rotations; [`chunk`] takes any buckets. Where a sequence is no longer than a chunk there is one chunk.
+//! [`hash`] gives the buckets from random rotations; [`chunk`] takes any buckets. Padding is hashed like any token, and hidden from the others; models of
+//! Hugging Face sort it behind all tokens ([`Padding::Last`]), which leaves other chunks. Where a sequence is no longer than a chunk there is one chunk.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
-use ndarray::{Array3, Array4, ArrayView4, ArrayViewD, Axis, s};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewD, Axis, s};
 use serde::Deserialize;
 
 use super::gather::Places;
@@ -89,6 +90,31 @@ pub fn hash<T: Stored>(x: ArrayView4<'_, T>, rotations: &[ArrayViewD<'_, f32>]) 
     Ok(buckets)
 }
 
+/// Where padding goes when vectors are hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Padding {
+    /// Where its vector falls.
+    #[default]
+    Own,
+    /// In a bucket behind all others, as in models of Hugging Face: the chunks of tokens then hold no padding.
+    Last,
+}
+
+/// Moves padding to a bucket of its own behind the `count` buckets of each round; without padding nothing changes.
+fn padding_last(buckets: &mut Array4<usize>, count: usize, keep: ArrayView2<'_, bool>) -> Result<(), Error> {
+    let (b, _, _, t) = buckets.dim();
+    error::shape(OP, "keep", &[b, t], keep.shape())?;
+    if keep.iter().all(|there| *there) {
+        return Ok(());
+    }
+    for ((b, _, round, t), bucket) in buckets.indexed_iter_mut() {
+        let within = if keep[[b, t]] { *bucket - round * count } else { count };
+        *bucket = round * (count + 1) + within;
+    }
+    Ok(())
+}
+
 /// The sorted order, and the vectors in it.
 struct Order {
     places: Places,
@@ -96,12 +122,7 @@ struct Order {
 }
 
 impl Order {
-    fn of(
-        tokens: usize,
-        buckets: ArrayView4<'_, usize>,
-        lsh: &Lsh,
-        keep: Option<ndarray::ArrayView2<'_, bool>>,
-    ) -> Self {
+    fn of(tokens: usize, buckets: ArrayView4<'_, usize>, lsh: &Lsh, keep: Option<ArrayView2<'_, bool>>) -> Self {
         let (b, h, rounds, t) = buckets.dim();
         let mut places = Array3::from_elem((b, h, rounds * t), None);
         for ((b, h), mut row) in ndarray::indices((b, h)).into_iter().zip(places.lanes_mut(Axis(2))) {
@@ -146,9 +167,13 @@ fn check(
     x: ArrayView4<'_, f32>,
     v: ArrayView4<'_, f32>,
     buckets: ArrayView4<'_, usize>,
+    keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
 ) -> Result<(), Error> {
     let (b, t, h, _) = x.dim();
+    if let Some(keep) = keep {
+        error::shape(OP, "keep", &[b, t], keep.shape())?;
+    }
     error::shape(OP, "v", &[b, t, h, v.dim().3], v.shape())?;
     error::shape(OP, "buckets", &[b, h, buckets.dim().2, t], buckets.shape())?;
     error::parameter(OP, "rounds", buckets.dim().2 > 0, buckets.dim().2, "at least 1")?;
@@ -165,11 +190,11 @@ pub fn chunk(
     x: ArrayView4<'_, f32>,
     v: ArrayView4<'_, f32>,
     buckets: ArrayView4<'_, usize>,
-    keep: Option<ndarray::ArrayView2<'_, bool>>,
+    keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
     cx: &Cx,
 ) -> Result<Output, Error> {
-    check(x, v, buckets, lsh)?;
+    check(x, v, buckets, keep, lsh)?;
     if x.dim().1 == 0 {
         return Ok(Output { out: Array4::zeros(v.dim()), lse: Array3::zeros((x.dim().0, 0, x.dim().2)) });
     }
@@ -221,13 +246,13 @@ pub fn backward(
     x: ArrayView4<'_, f32>,
     v: ArrayView4<'_, f32>,
     buckets: ArrayView4<'_, usize>,
-    keep: Option<ndarray::ArrayView2<'_, bool>>,
+    keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
     output: &Output,
     dout: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    check(x, v, buckets, lsh)?;
+    check(x, v, buckets, keep, lsh)?;
     error::shape(OP, "d out", output.out.shape(), dout.shape())?;
     let order = Order::of(x.dim().1, buckets, lsh, keep);
     let (q, values) = (order.places.take(x, cx), order.places.take(v, cx));

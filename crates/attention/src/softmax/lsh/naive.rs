@@ -1,20 +1,21 @@
 //! The definition.
 
-use ndarray::{Array4, ArrayView2, ArrayView4, s};
+use ndarray::{Array3, Array4, ArrayView2, ArrayView4, s};
 
 use super::Lsh;
 
-/// Attention of all tokens in f64, `[B, T, H, E]`.
+/// Attention of all tokens in f64, `[B, T, H, E]`, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(
     x: ArrayView4<'_, f64>,
     v: ArrayView4<'_, f64>,
     buckets: ArrayView4<'_, usize>,
     keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
-) -> Array4<f64> {
+) -> (Array4<f64>, Array3<f64>) {
     let (b, t, h, d) = x.dim();
     let rounds = buckets.dim().2;
     let mut out = Array4::zeros(v.dim());
+    let mut lse = Array3::from_elem((b, t, h), f64::NEG_INFINITY);
     for b in 0..b {
         for h in 0..h {
             let mut order: Vec<(usize, usize, usize)> = (0..rounds)
@@ -52,11 +53,14 @@ pub fn naive(
             for (i, scores) in scores.iter().enumerate() {
                 let top = scores.iter().fold(f64::NEG_INFINITY, |top, (_, y)| top.max(*y));
                 let sum: f64 = scores.iter().map(|(_, y)| (y - top).exp()).sum();
+                if !scores.is_empty() {
+                    lse[[b, i, h]] = top + sum.ln();
+                }
                 for (j, y) in scores {
                     out.slice_mut(s![b, i, h, ..]).scaled_add((y - top).exp() / sum, &v.slice(s![b, *j, h, ..]));
                 }
             }
         }
     }
-    out
+    (out, lse)
 }

@@ -54,7 +54,7 @@ impl Masked {
         let rises = start.first() == Some(&0) && start.is_sorted() && start.last() == Some(&indices.len());
         error::parameter("masked", "start", rises, start, format!("rising from 0 to {}", indices.len()))?;
         let beyond = indices.iter().find(|j| **j >= keys);
-        error::parameter("masked", "indices", beyond.is_none(), beyond, format!("keys below {keys}"))?;
+        error::none("masked", "indices", beyond, format!("keys below {keys}"))?;
         let rows = start.windows(2).map(|w| {
             let mut row = indices[w[0]..w[1]].to_vec();
             row.sort_unstable();

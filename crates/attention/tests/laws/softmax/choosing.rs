@@ -143,6 +143,85 @@ fn hierarchical() {
 }
 
 #[test]
+fn h_transformer_1d() {
+    for (of, case) in [
+        (
+            HTransformer1d { block: 16, causal: true },
+            Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) },
+        ),
+        (HTransformer1d { block: 2, causal: false }, Case { width: (16, 8), padding: true, ..PLAIN.square(150) }),
+        (HTransformer1d { block: 6, causal: true }, Case { width: (8, 8), padding: true, ..PLAIN.square(97) }),
+        (HTransformer1d { block: 24, causal: false }, Case { width: (8, 8), softcap: Some(3.0), ..PLAIN.square(200) }),
+        (HTransformer1d { block: 4, causal: false }, Case { heads: 4, groups: 1, width: (4, 4), ..PLAIN.square(130) }),
+        (HTransformer1d { block: 16, causal: false }, PLAIN.square(33)),
+        (HTransformer1d { block: 16, causal: false }, PLAIN.square(1)),
+    ] {
+        let arrays = Arrays::of(&case);
+        let (narrow, slopes) = (arrays.narrow(), softmax::alibi(case.heads));
+        let x = inputs(&case, &narrow, &arrays.keep, &slopes);
+        let exactly = |arrays: &Arrays| {
+            let wide: Vec<_> = arrays.of.iter().map(exact).collect();
+            let x = Inputs {
+                softcap: case.softcap,
+                keep: case.padding.then(|| arrays.keep.view()),
+                ..Inputs::scaled(v!(wide[0]), v!(wide[1]), v!(wide[2]), (case.width.0 as f64).powf(-0.5))
+            };
+            h_transformer_1d::naive(&x, &of).expect("sizes that fit")
+        };
+        let (out, lse) = exactly(&arrays);
+        let (out, lse): (Vec<f64>, Vec<f64>) = (out.into_iter().collect(), lse.into_iter().collect());
+        for cx in contexts() {
+            let got = h_transformer_1d::chunk(&x, &of, &cx).expect("valid");
+            assert_close("h_transformer_1d", &wide(&got.out), &out, FORWARD);
+            lse_close("h_transformer_1d", &wide(&got.lse), &lse);
+            let d = got.out.mapv(|x| (x * 5.0).cos());
+            let dlse = got.lse.mapv(|x| (x * 3.0).sin());
+            let cotangent = Cotangent { out: d.view(), lse: Some(dlse.view()) };
+            let gradient = h_transformer_1d::backward(&x, &of, &got, &cotangent, &cx).expect("valid");
+            for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
+                is_slope(NAMES[i], &wide(gradient), |moved| {
+                    let mut arrays = arrays.clone();
+                    arrays.of[i].data.iter_mut().zip(moved).for_each(|(x, d)| *x += d);
+                    let (out, lse) = exactly(&arrays);
+                    let of_lse: f64 =
+                        lse.iter().zip(&dlse).map(|(a, b)| if a.is_finite() { a * f64::from(*b) } else { 0.0 }).sum();
+                    of_lse + out.iter().zip(&d).map(|(a, b)| a * f64::from(*b)).sum::<f64>()
+                });
+            }
+        }
+        // With two blocks it is dense.
+        let all = HTransformer1d { block: 256, causal: of.causal };
+        let got = h_transformer_1d::chunk(&x, &all, &Cx::new(1)).expect("valid");
+        let dense = softmax::chunk(&x, &Dense { causal: of.causal }, &Cx::new(1)).expect("valid");
+        assert_close("two blocks", &wide(&got.out), &wide(&dense.out), FORMS);
+        if of.causal {
+            // What comes after a token does not move it.
+            let (t, half) = (case.queries, case.queries / 2);
+            let mut later = narrow.clone();
+            for x in &mut later[..3] {
+                x.slice_axis_mut(ndarray::Axis(1), (half..t).into()).mapv_inplace(|x| 3.0 - x);
+            }
+            let moved = inputs(&case, &later, &arrays.keep, &slopes);
+            let before = |x: &Inputs<'_>| {
+                let out = h_transformer_1d::chunk(x, &of, &Cx::new(1)).expect("valid").out;
+                out.slice_axis_move(ndarray::Axis(1), (..half).into())
+            };
+            assert_eq!(before(&moved), before(&x));
+        }
+    }
+    let x = ndarray::Array4::<f32>::zeros((1, 8, 2, 4));
+    let x = Inputs::new(x.view(), x.view(), x.view());
+    let error = pattern_error(h_transformer_1d::chunk(&x, &HTransformer1d { block: 3, causal: true }, &Cx::new(1)));
+    assert!(error.contains("`block` is 3, want an even number"), "{error}");
+    let error = pattern_error(h_transformer_1d::chunk(
+        &Inputs { offset: 2, ..x },
+        &HTransformer1d { block: 2, causal: true },
+        &Cx::new(1),
+    ));
+    assert!(error.contains("`queries` is 2..10, want those of all 8 keys"), "{error}");
+}
+
+#[test]
 fn nsa() {
     for (nsa, case) in [
         (Nsa { block: 16, top: 4, window: 10 }, Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(130) }),
@@ -203,7 +282,8 @@ fn longnet() {
         (&[20, 50], &[3, 7], false),
         (&[7], &[2], true),
     ] {
-        let longnet = LongNet { segments: segments.to_vec(), dilations: dilations.to_vec(), causal };
+        let longnet =
+            LongNet { segments: segments.to_vec(), dilations: dilations.to_vec(), causal, gradient: Mixture::Exact };
         for case in [
             Case { heads: 4, groups: 2, width: (16, 16), padding: true, ..PLAIN.square(150) },
             Case { heads: 3, groups: 1, width: (16, 8), softcap: Some(4.0), ..PLAIN.square(64) },
@@ -242,12 +322,84 @@ fn longnet() {
     let x = ndarray::Array4::<f32>::zeros((1, 8, 2, 4));
     let x = Inputs::new(x.view(), x.view(), x.view());
     let refused = |segments: &[usize], dilations: &[usize]| {
-        let longnet = LongNet { segments: segments.to_vec(), dilations: dilations.to_vec(), causal: true };
+        let longnet = LongNet {
+            segments: segments.to_vec(),
+            dilations: dilations.to_vec(),
+            causal: true,
+            gradient: Mixture::Exact,
+        };
         pattern_error(longnet::chunk(&x, &longnet, &Cx::new(1)))
     };
     assert!(refused(&[], &[]).contains("`segments`"));
     assert!(refused(&[4, 0], &[1, 1]).contains("`segments`"));
     assert!(refused(&[4], &[1, 2]).contains("`dilations`"));
+}
+
+/// The gradient of a mixture whose weights stand still, as torchscale has it.
+#[test]
+fn longnet_with_detached_weights() {
+    let branches = [(16, 1), (64, 2), (300, 4)];
+    let of = |branches: &[(usize, usize)]| LongNet {
+        segments: branches.iter().map(|branch| branch.0).collect(),
+        dilations: branches.iter().map(|branch| branch.1).collect(),
+        causal: true,
+        gradient: Mixture::Detached,
+    };
+    let case = Case { heads: 4, groups: 2, width: (8, 8), padding: true, ..PLAIN.square(150) };
+    let arrays = Arrays::of(&case);
+    let (narrow, slopes) = (arrays.narrow(), softmax::alibi(case.heads));
+    let x = inputs(&case, &narrow, &arrays.keep, &slopes);
+    let parts = |arrays: &Arrays| {
+        let wide: Vec<_> = arrays.of.iter().map(exact).collect();
+        let keep = Some(arrays.keep.view());
+        let x = Inputs { keep, ..Inputs::scaled(v!(wide[0]), v!(wide[1]), v!(wide[2]), 8f64.powf(-0.5)) };
+        branches.map(|branch| longnet::naive(&x, &of(&[branch])).expect("valid"))
+    };
+    let still = parts(&arrays);
+    let total = still[1..].iter().fold(still[0].1.mapv(f64::exp), |sum, (_, lse)| sum + lse.mapv(f64::exp));
+    let weights = still.map(|(_, lse)| lse.mapv(f64::exp) / &total.mapv(|x| if x > 0.0 { x } else { 1.0 }));
+    for cx in contexts() {
+        let all = of(&branches);
+        let got = longnet::chunk(&x, &all, &cx).expect("valid");
+        let d = got.out.mapv(|x| (x * 5.0).cos());
+        let cotangent = Cotangent { out: d.view(), lse: None };
+        let gradient = longnet::backward(&x, &all, &got, &cotangent, &cx).expect("valid");
+        for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
+            is_slope(NAMES[i], &wide(gradient), |moved| {
+                let mut arrays = arrays.clone();
+                arrays.of[i].data.iter_mut().zip(moved).for_each(|(x, d)| *x += d);
+                let mixed = parts(&arrays).into_iter().zip(&weights).map(|((out, _), weight)| {
+                    let weighted = out * &weight.view().insert_axis(ndarray::Axis(3));
+                    weighted.iter().zip(&d).map(|(a, b)| a * f64::from(*b)).sum::<f64>()
+                });
+                mixed.sum()
+            });
+        }
+    }
+}
+
+/// Padding in a bucket of its own, as models of Hugging Face have it: its buckets are theirs.
+#[test]
+fn padding_is_sorted_behind_all_tokens() {
+    let of = longreach_attention::operation::named("lsh").expect("a mechanism");
+    let sample = longreach_attention::operation::Sample { batch: 2, tokens: 512, heads: 2, width: 4, seed: 1 };
+    let mut inputs = of.sample_with(&sample, &["keep"]);
+    let rotations = inputs["rotations"].view();
+    let n = 2 * rotations.shape()[3];
+    let mut buckets = lsh::hash(v!(inputs["x"]) as ndarray::ArrayView4<'_, f32>, &[rotations]).expect("rotations");
+    for ((b, _, round, t), bucket) in buckets.indexed_iter_mut() {
+        let kept = inputs["keep"][[b, t]] != 0.0;
+        *bucket = if kept { *bucket % n } else { n } + round * (n + 1);
+    }
+    let run = |inputs: &longreach_attention::operation::Tensors, padding: &str| {
+        let parameters = serde_json::json!({ "padding": padding });
+        of.forward(inputs, &parameters, longreach_attention::Form::Chunk, &Cx::new(1)).expect("valid")
+    };
+    let (own, last) = (run(&inputs, "own"), run(&inputs, "last"));
+    inputs.remove("rotations");
+    inputs.insert("buckets".into(), buckets.mapv(|bucket| bucket as f32).into_dyn());
+    assert_eq!(last, run(&inputs, "own"));
+    assert_ne!(last, own);
 }
 
 #[test]
@@ -270,7 +422,7 @@ fn lsh() {
         assert!(buckets.iter().all(|b| *b < 6 * rounds));
         let exactly = |x: &Tensor, value: &Tensor| {
             let (x, value) = (exact(x), exact(value));
-            lsh::naive(v!(x), v!(value), buckets.view(), keep, &lsh)
+            lsh::naive(v!(x), v!(value), buckets.view(), keep, &lsh).0
         };
         let want: Vec<f64> = exactly(&x, &value).into_iter().collect();
         for cx in contexts() {

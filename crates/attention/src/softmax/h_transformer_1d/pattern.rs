@@ -1,0 +1,60 @@
+//! Who sees whom at one level, in cells.
+
+use std::ops::Range;
+
+use super::OP;
+use crate::softmax::mask::{Entry, Pattern, Sizes, band, join, span};
+
+/// A level of the hierarchy: blocks side by side, without what met at the level below.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Level {
+    pub(super) block: usize,
+    /// Whether cells are tokens, which see their own block as well.
+    pub(super) finest: bool,
+    pub(super) causal: bool,
+}
+
+impl Level {
+    /// The cells before and behind that cell `i` of `n` sees, the former with its own where it sees that. Both ends of both rise with `i`.
+    fn sides(&self, i: usize, n: usize) -> [Range<usize>; 2] {
+        let (block, own) = (self.block, i / self.block);
+        let clip = |range: Range<usize>| range.start.min(n)..range.end.min(n);
+        if self.finest {
+            let end = if self.causal { i + 1 } else { (own + 2) * block };
+            return [clip(own.saturating_sub(1) * block..end), n..n];
+        }
+        // Half blocks side by side have met before: they were blocks.
+        let half = block / 2;
+        let late = usize::from(i % block >= half);
+        let before = if own == 0 { 0..0 } else { (own - 1) * block..(own - 1) * block + (1 + late) * half };
+        let behind = (own + 1) * block + late * half..(own + 2) * block;
+        [clip(before), if self.causal { n..n } else { clip(behind) }]
+    }
+}
+
+impl Pattern for Level {
+    fn name(&self) -> &'static str {
+        OP
+    }
+
+    fn block(&self) -> (usize, usize) {
+        (64, (1usize << self.block.trailing_zeros()).clamp(16, 64))
+    }
+
+    fn count(&self, of: &Sizes, _: usize, _: usize, i: usize, j: usize) -> u32 {
+        self.sides(i, of.keys).iter().any(|side| side.contains(&j)).into()
+    }
+
+    fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {
+        let (at, block) = (row.len(), self.block().1);
+        let (first, last) = (self.sides(queries.start, of.keys), self.sides(queries.end - 1, of.keys));
+        for (first, last) in first.into_iter().zip(last) {
+            band(row, block, of.keys, first.start..last.end, last.start..first.end);
+        }
+        join(row, at);
+    }
+
+    fn seen(&self, of: &Sizes, _: usize, _: usize, i: usize, keys: Range<usize>) -> u64 {
+        self.sides(i, of.keys).into_iter().fold(0, |bits, side| bits | span(side, keys.clone()))
+    }
+}
