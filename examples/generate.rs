@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --example generate -- [MODEL]`
 
-use longreach_engine::{Engine, Sampler, Sampling, Writer};
+use longreach_engine::{Engine, Sampler, Sampling};
 use longreach_models::Progress;
 
 fn main() -> Result<(), longreach_engine::Error> {
@@ -19,13 +19,13 @@ fn main() -> Result<(), longreach_engine::Error> {
 
     // … or token by token, as it comes.
     let mut sampler = Sampler::new(Sampling { seed: 1, ..Sampling::default() })?;
-    let mut writer = Writer::new(&engine)?;
+    let mut writer = session.writer()?;
     print!("Ownership is");
     for _ in 0..40 {
         let id = session.next_token(&mut sampler)?;
         print!("{}", writer.text(id)?);
     }
-    println!("{}", writer.rest());
+    println!("{}", writer.rest()?);
     println!("state: {} bytes after {} tokens", session.state_bytes(), session.tokens());
     Ok(())
 }
