@@ -14,7 +14,7 @@ fn engine(vocabulary: &str, to: &Path) -> Engine {
     for file in ["config.json", "pytorch_model.bin", vocabulary] {
         std::fs::copy(golden(file), to.join(file)).expect("copied");
     }
-    Engine::load(&to.display().to_string(), None, Progress::Hidden).expect("a model")
+    Engine::load(to, None, Progress::Hidden).expect("a model")
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_vocabulary_that_is_none_is_named() {
             std::fs::copy(golden(file), folder.path().join(file)).expect("copied");
         }
         std::fs::write(folder.path().join("vocab.pkl"), content).expect("written");
-        let error = Engine::load(&folder.path().display().to_string(), None, Progress::Hidden).err().expect("refused");
+        let error = Engine::load(folder.path(), None, Progress::Hidden).err().expect("refused");
         assert!(error.to_string().contains(part) && error.to_string().contains("vocab.pkl"), "{error}");
     }
 }

@@ -369,7 +369,7 @@ fn longnet_with_detached_weights() {
                 let mut arrays = arrays.clone();
                 arrays.of[i].data.iter_mut().zip(moved).for_each(|(x, d)| *x += d);
                 let mixed = parts(&arrays).into_iter().zip(&weights).map(|((out, _), weight)| {
-                    let weighted = out * &weight.view().insert_axis(ndarray::Axis(3));
+                    let weighted = out * weight.view().insert_axis(ndarray::Axis(3));
                     weighted.iter().zip(&d).map(|(a, b)| a * f64::from(*b)).sum::<f64>()
                 });
                 mixed.sum()
