@@ -87,7 +87,7 @@ fn work_is_taken_up_for_the_same_input_and_model_only() {
     assert!(error.contains("other work (weights and tokenizer differ)"), "{error}");
     let mut other = copy("st-bert-mean", &model);
     other.pipeline.pooling = vec![Pooling::Cls];
-    other.pipeline.normalize = !other.pipeline.normalize;
+    other.pipeline.set_normalize(!other.pipeline.normalizes());
     let error = go_on(&other).expect_err("another pipeline").to_string();
     assert!(error.contains("other work (normalize, pooling differ)"), "{error}");
     let done = go_on(&encoder).expect("taken up");
@@ -221,7 +221,7 @@ fn each_similarity_ranks_as_its_score_does() {
     let at = tempfile::tempdir().expect("a directory");
     let model = at.path().join("model");
     let mut encoder = copy("st-bert-mean", &model);
-    encoder.pipeline.normalize = false;
+    encoder.pipeline.set_normalize(false);
     let texts = lines(30);
     let input = written(at.path(), "x.txt", texts.join("\n"));
     let cx = Cx::new(2);
