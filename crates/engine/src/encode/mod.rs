@@ -16,10 +16,13 @@ use crate::{Error, vocabulary};
 mod identity;
 mod late;
 mod pipeline;
+mod pooling;
 mod similarity;
+mod steps;
 mod tasks;
 
-pub use pipeline::{Pipeline, Pooling};
+pub use pipeline::Pipeline;
+pub use pooling::Pooling;
 pub use similarity::Similarity;
 pub use tasks::{Answer, Entity, Filled, Scored};
 
@@ -303,7 +306,7 @@ impl TextEncoder {
 
     /// What a user should know about how the model was loaded, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        self.model.notes(|name| self.is_late() && name == pipeline::STANFORD)
+        self.model.notes(|name| self.is_late() && name == steps::STANFORD)
     }
 
     /// What a user who makes vectors should know besides: that nobody says how they are made.

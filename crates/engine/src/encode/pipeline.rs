@@ -3,211 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use burn::tensor::{Device, Tensor};
-use longreach_models::{Checkpoint, Fields};
-use longreach_nn::{Activation, Bias, Builder, Linear};
+use longreach_models::Fields;
 use serde_json::Value;
 
-use super::{Similarity, normalize};
+use super::Similarity;
+use super::pooling::Pooling;
+use super::steps::Step;
 use crate::Error;
-
-/// A way to make one vector of a text's tokens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pooling {
-    /// The first token's.
-    Cls,
-    /// The largest of each channel.
-    Max,
-    /// The mean.
-    Mean,
-    /// The sum over the square root of how many there are.
-    MeanSqrtLen,
-    /// The mean, each token weighing as much as its place counted from 1.
-    WeightedMean,
-    /// The last token's.
-    LastToken,
-}
-
-impl Pooling {
-    /// All of them, by their names in sentence-transformers.
-    pub const ALL: [(&'static str, Pooling); 6] = [
-        ("cls", Pooling::Cls),
-        ("max", Pooling::Max),
-        ("mean", Pooling::Mean),
-        ("mean_sqrt_len_tokens", Pooling::MeanSqrtLen),
-        ("weightedmean", Pooling::WeightedMean),
-        ("lasttoken", Pooling::LastToken),
-    ];
-
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, pooling)| *pooling)
-    }
-
-    /// The name.
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
-    }
-
-    /// Appends the vector of the tokens from `skip` on; `rows` are those of a text, of width `d`.
-    pub(crate) fn append(self, rows: &[f32], d: usize, skip: usize, out: &mut Vec<f32>) {
-        let tokens = rows.len() / d;
-        // Where the prompt is all there is, nothing is left out.
-        let skip = if skip < tokens { skip } else { 0 };
-        let rows = &rows[skip * d..];
-        let n = tokens - skip;
-        let sum = |weight: &dyn Fn(usize) -> f64| {
-            let mut sum = vec![0.0f64; d];
-            for (t, row) in rows.chunks_exact(d).enumerate() {
-                let w = weight(t);
-                sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += w * f64::from(*x));
-            }
-            sum
-        };
-        let divided = |sum: Vec<f64>, by: f64, out: &mut Vec<f32>| out.extend(sum.into_iter().map(|x| (x / by) as f32));
-        match self {
-            Pooling::Cls => out.extend_from_slice(&rows[..d]),
-            Pooling::LastToken => out.extend_from_slice(&rows[(n - 1) * d..]),
-            Pooling::Mean => divided(sum(&|_| 1.0), n as f64, out),
-            Pooling::MeanSqrtLen => divided(sum(&|_| 1.0), (n as f64).sqrt(), out),
-            Pooling::WeightedMean => {
-                let weight = |t: usize| (skip + t + 1) as f64;
-                divided(sum(&weight), (0..n).map(weight).sum(), out);
-            }
-            Pooling::Max => {
-                let from = out.len();
-                out.extend_from_slice(&rows[..d]);
-                for row in rows.chunks_exact(d).skip(1) {
-                    out[from..].iter_mut().zip(row).for_each(|(most, x)| *most = most.max(*x));
-                }
-            }
-        }
-    }
-}
-
-/// `φ(W x + b)`, with `x` or a map of it added where it says so.
-#[derive(Debug)]
-pub(crate) struct Dense {
-    linear: Linear,
-    activation: Option<Activation>,
-    sigmoid: bool,
-    residual: Option<Option<Linear>>,
-}
-
-impl Dense {
-    fn load(directory: &Path, fields: &Fields) -> Result<Self, Error> {
-        let (inputs, outputs) = (fields.size("in_features", 1)?, fields.size("out_features", 1)?);
-        let named = fields.text("activation_function")?.unwrap_or("torch.nn.modules.activation.Tanh");
-        let (mut activation, mut sigmoid) = (None, false);
-        match named.rsplit('.').next().unwrap_or_default() {
-            "Tanh" => activation = Some(Activation::Tanh),
-            "Identity" => {}
-            "ReLU" => activation = Some(Activation::Relu),
-            "GELU" => activation = Some(Activation::Gelu),
-            "SiLU" => activation = Some(Activation::Silu),
-            "Sigmoid" => sigmoid = true,
-            _ => {
-                let message = format!("field `activation_function`: `{named}` is not known here");
-                return Err(fields.error(message).into());
-            }
-        }
-        let mut checkpoint = Checkpoint::open(directory)?;
-        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
-        let wrong = |e: longreach_nn::Error| Error::from(longreach_models::Error::from(e));
-        let bias = Bias::from(fields.flag("bias", true)?);
-        let linear = Linear::new(&mut builder, "linear", inputs, outputs, bias).map_err(wrong)?;
-        let residual = if !fields.flag("use_residual", false)? {
-            None
-        } else if inputs == outputs {
-            Some(None)
-        } else {
-            Some(Some(Linear::new(&mut builder, "residual", inputs, outputs, Bias::No).map_err(wrong)?))
-        };
-        Ok(Self { linear, activation, sigmoid, residual })
-    }
-
-    /// The map that Stanford's ColBERT keeps among the weights of its encoder.
-    fn of_stanford(directory: &Path, width: usize) -> Result<Self, Error> {
-        let mut checkpoint = Checkpoint::open(directory)?;
-        let outputs = checkpoint.shape(STANFORD).and_then(|shape| shape.first().copied()).unwrap_or(width);
-        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
-        let linear = Linear::new(&mut builder, "linear", width, outputs, Bias::No);
-        let linear = linear.map_err(|e| Error::from(longreach_models::Error::from(e)))?;
-        Ok(Self { linear, activation: None, sigmoid: false, residual: None })
-    }
-
-    /// How many numbers come out.
-    fn outputs(&self) -> usize {
-        self.linear.weight.val().dims()[0]
-    }
-
-    /// `[n, in]` → `[n, out]`
-    pub(crate) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let mut y = self.linear.forward(x.clone());
-        if let Some(activation) = self.activation {
-            y = longreach_burn::activate(y, activation);
-        }
-        if self.sigmoid {
-            y = burn::tensor::activation::sigmoid(y);
-        }
-        match &self.residual {
-            None => y,
-            Some(None) => y + x,
-            Some(Some(map)) => y + map.forward(x),
-        }
-    }
-}
-
-/// The name of that map.
-pub(crate) const STANFORD: &str = "linear.weight";
-
-/// What is done to vectors, one step after another in the order of `modules.json`.
-#[derive(Debug)]
-pub(crate) enum Step {
-    /// A map.
-    Dense(Box<Dense>),
-    /// Division by the length.
-    Normalize,
-    /// The norm of sentence-transformers' `LayerNorm`: mean 0 and variance 1, then a factor and an addend a channel.
-    LayerNorm { weight: Vec<f32>, bias: Vec<f32> },
-}
-
-impl Step {
-    /// `[n, in]` → `[n, out]`, rows one behind the other.
-    pub(crate) fn apply(&self, mut x: Vec<f32>, width: usize) -> Vec<f32> {
-        match self {
-            Step::Dense(dense) => {
-                let rows = x.len() / width.max(1);
-                let x = Tensor::<1>::from_data(&x[..], &Device::flex()).reshape([rows, width]);
-                dense.forward(x).into_data().try_into_vec().unwrap_or_default()
-            }
-            Step::Normalize => {
-                normalize(&mut x, width);
-                x
-            }
-            Step::LayerNorm { weight, bias } => {
-                // The constant of PyTorch's LayerNorm.
-                const EPS: f64 = 1e-5;
-                for row in x.chunks_mut(width.max(1)) {
-                    let n = row.len() as f64;
-                    let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / n;
-                    let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / n;
-                    for ((x, w), b) in row.iter_mut().zip(weight).zip(bias) {
-                        *x = ((f64::from(*x) - mean) / (variance + EPS).sqrt() * f64::from(*w) + f64::from(*b)) as f32;
-                    }
-                }
-                x
-            }
-        }
-    }
-
-    /// How many numbers come out, where that is not as many as go in.
-    fn outputs(&self) -> Option<usize> {
-        match self {
-            Step::Dense(dense) => Some(dense.outputs()),
-            Step::Normalize | Step::LayerNorm { .. } => None,
-        }
-    }
-}
 
 /// How PyLate's late interaction treats queries and documents. Khattab and Zaharia 2020 (ColBERT), §3.2.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -297,12 +99,7 @@ impl Pipeline {
     pub(crate) fn check(&self, width: usize) -> Result<(), Error> {
         let mut width = width * if self.late.is_some() { 1 } else { self.pooling.len().max(1) };
         for (i, step) in self.steps.iter().enumerate() {
-            let want = match step {
-                Step::Dense(dense) => dense.linear.weight.val().dims()[1],
-                Step::LayerNorm { weight, .. } => weight.len(),
-                Step::Normalize => width,
-            };
-            if want != width {
+            if let Some(want) = step.inputs().filter(|want| *want != width) {
                 let message =
                     format!("step {} behind the pooling takes vectors of {want} numbers, and gets {width}", i + 1);
                 return Err(Error::Pipeline { file: "modules.json".into(), message });
@@ -326,28 +123,7 @@ impl Pipeline {
 
     /// What the steps hold, in order, as bytes.
     pub(crate) fn contents(&self, part: &mut impl FnMut(&[u8])) {
-        let mut numbers = |name: &str, x: &[f32]| {
-            part(name.as_bytes());
-            part(&x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>());
-        };
-        for step in &self.steps {
-            match step {
-                Step::Dense(dense) => {
-                    let name = format!("{:?} {} {:?}", dense.activation, dense.sigmoid, dense.residual.is_some());
-                    let residual = dense.residual.iter().flatten();
-                    for linear in std::iter::once(&dense.linear).chain(residual) {
-                        let data = |x: burn::tensor::TensorData| x.iter::<f32>().collect::<Vec<f32>>();
-                        numbers(&name, &data(linear.weight.val().into_data()));
-                        linear.bias.iter().for_each(|bias| numbers(&name, &data(bias.val().into_data())));
-                    }
-                }
-                Step::Normalize => numbers("normalize", &[]),
-                Step::LayerNorm { weight, bias } => {
-                    numbers("norm", weight);
-                    numbers("norm", bias);
-                }
-            }
-        }
+        self.steps.iter().for_each(|step| step.contents(part));
     }
 
     /// The steps in words, for people.
@@ -359,13 +135,7 @@ impl Pipeline {
         } else {
             parts.push("a vector a token, compared by the sum of best matches".into());
         }
-        for step in &self.steps {
-            parts.push(match step {
-                Step::Dense(dense) => format!("a map to {} numbers", dense.outputs()),
-                Step::Normalize => "divided by the length".into(),
-                Step::LayerNorm { .. } => "LayerNorm".into(),
-            });
-        }
+        parts.extend(self.steps.iter().map(Step::about));
         parts.extend(self.truncate.map(|most| format!("the first {most} numbers")));
         parts.join(", then ")
     }
@@ -452,21 +222,7 @@ impl Pipeline {
         if !pooled {
             return Err(f.error(format!("module `{name}` stands before the pooling, which is not supported")).into());
         }
-        self.steps.push(match name {
-            "Dense" => Step::Dense(Box::new(Dense::load(at, &f)?)),
-            "Normalize" => Step::Normalize,
-            _ => {
-                let n = f.size("dimension", 1)?;
-                let mut checkpoint = Checkpoint::open(at)?;
-                let mut builder = Builder::new(&mut checkpoint, &Device::flex());
-                let mut vector = |name: &str| {
-                    let vector = builder.vector(name, n, longreach_nn::Init::Constant(1.0));
-                    let vector = vector.map_err(|e| Error::from(longreach_models::Error::from(e)))?;
-                    Ok::<Vec<f32>, Error>(vector.val().into_data().try_into_vec().unwrap_or_default())
-                };
-                Step::LayerNorm { weight: vector("norm.weight")?, bias: vector("norm.bias")? }
-            }
-        });
+        self.steps.push(Step::load(name, at, &f)?);
         Ok(())
     }
 
@@ -493,10 +249,7 @@ impl Pipeline {
             attend: f.flag("attend_to_mask_tokens", false)?,
             skiplist: if f.flag("mask_punctuation", true)? { punctuation() } else { Vec::new() },
         });
-        self.steps = vec![
-            Step::Dense(Box::new(Dense::of_stanford(directory, config.size("hidden_size", 768)?)?)),
-            Step::Normalize,
-        ];
+        self.steps = vec![Step::of_stanford(directory, config.size("hidden_size", 768)?)?, Step::Normalize];
         self.described = true;
         Ok(())
     }
