@@ -279,3 +279,21 @@ fn a_colbert_of_stanford_is_read_as_one() {
     let documents = encoder.late_documents(&[&parts[0]]).expect("vectors");
     assert_eq!(documents[0].len(), (parts[0].ids.len() - 2) * 8, "the comma and the full stop are skipped");
 }
+
+#[test]
+fn a_tokenizer_that_is_something_else_is_named_for_what_it_is() {
+    let lfs = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n";
+    for (file, text, part) in [
+        ("tokenizer.json", lfs, "git-lfs"),
+        ("tokenizer.json", "<!DOCTYPE html><html></html>", "HTML"),
+        ("tokenizer_config.json", lfs, "git-lfs"),
+        ("modules.json", lfs, "git-lfs"),
+        ("1_Pooling/config.json", lfs, "git-lfs"),
+    ] {
+        let folder = tempfile::tempdir().expect("a directory");
+        copy(&golden("st-bert-mean"), folder.path());
+        std::fs::write(folder.path().join(file), text).expect("written");
+        let said = refused(folder.path());
+        assert!(said.contains(file) && said.contains(part), "{said}");
+    }
+}

@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::str::FromStr;
 
+use longreach_models::json::NotNumbers;
 use serde_json::{Map, Value, json};
 use tokenizers::{AddedToken, PostProcessorWrapper, Tokenizer as HuggingFace};
 
@@ -106,7 +107,11 @@ impl<'d> Files<'d> {
     fn text(&self, name: &str) -> Result<(String, String), Error> {
         let path = self.directory.join(name);
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-        Ok((path.display().to_string(), text))
+        let file = path.display().to_string();
+        is_what_its_name_says(&file, text.as_bytes())?;
+        // A byte order mark is no part of a vocabulary.
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
+        Ok((file, text))
     }
 
     fn world(&self) -> Result<Tokenizer, Error> {
@@ -230,9 +235,21 @@ fn object(file: &Path) -> Result<Map<String, Value>, Error> {
         return Ok(Map::new());
     }
     let text = std::fs::read_to_string(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
-    match serde_json::from_str(&text) {
+    let name = file.display().to_string();
+    match longreach_models::json::parse(&text, NotNumbers::Text) {
         Ok(Value::Object(map)) => Ok(map),
-        _ => Err(wrong(&file.display().to_string(), "want a JSON object".into())),
+        _ => {
+            is_what_its_name_says(&name, text.as_bytes())?;
+            Err(wrong(&name, "want a JSON object".into()))
+        }
+    }
+}
+
+/// An error if a file is known to be something else: a pointer of git-lfs, a page of HTML.
+fn is_what_its_name_says(file: &str, bytes: &[u8]) -> Result<(), Error> {
+    match longreach_models::recognise(&bytes[..bytes.len().min(512)]) {
+        Some(what) if !bytes.is_empty() => Err(wrong(file, format!("this file is {what}"))),
+        _ => Ok(()),
     }
 }
 

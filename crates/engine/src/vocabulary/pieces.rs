@@ -10,7 +10,7 @@ use tokenizers::AddedToken;
 use super::class::Class;
 use super::overrides::llama_parts;
 use super::sentencepiece::{Algorithm, PieceKind, SentencePiece};
-use super::{Draft, Files, Template, wrong};
+use super::{Draft, Files, Template, is_what_its_name_says, wrong};
 use crate::Error;
 
 /// The most tokens that T5's tokenizer may have besides its pieces.
@@ -29,6 +29,7 @@ pub(super) fn draft(files: &mut Files<'_>, name: &str) -> Result<Draft, Error> {
     let path = files.directory.join(name);
     let file = path.display().to_string();
     let bytes = std::fs::read(&path).map_err(|source| Error::Io { path, source })?;
+    is_what_its_name_says(&file, &bytes)?;
     let model = SentencePiece::parse(&bytes).map_err(|message| wrong(&file, message))?;
     let class = match &files.class {
         // These classes read other files: what kind of model it is, its name says.
