@@ -12,19 +12,25 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::{DType, Error};
 
-/// That `file` can be written, without writing it: that its directory is there and takes a new file, and that it is no directory itself.
+/// That `file` can be written, without writing it: that its directory is there and takes a new file, that it is no directory itself, and that it is none of
+/// the files in `read`, by whatever path they are named.
 ///
-/// For outputs of long work, which would otherwise fail at its end.
-pub fn check_writable(file: &Path) -> Result<(), Error> {
+/// For outputs of long work, which would otherwise fail at its end, or replace what it was made from.
+pub fn check_writable(file: &Path, read: &[&Path]) -> Result<(), Error> {
+    use std::io::ErrorKind;
+    let refused = |kind: ErrorKind, message: String| Error::io(file, std::io::Error::new(kind, message));
     if file.is_dir() {
-        return Err(Error::io(
-            file,
-            std::io::Error::new(std::io::ErrorKind::IsADirectory, "is a directory, want a file"),
-        ));
+        return Err(refused(ErrorKind::IsADirectory, "is a directory, want a file".into()));
+    }
+    if let Ok(there) = file.canonicalize()
+        && let Some(same) = read.iter().find(|read| read.canonicalize().is_ok_and(|read| read == there))
+    {
+        let message = format!("would be written over {}, which is read: choose another output", same.display());
+        return Err(refused(ErrorKind::AlreadyExists, message));
     }
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let probe = tempfile::Builder::new().prefix(".longreach-").tempfile_in(directory);
-    probe.map(|_| ()).map_err(|e| Error::io(file, std::io::Error::new(e.kind(), format!("cannot be written: {e}"))))
+    probe.map(|_| ()).map_err(|e| refused(e.kind(), format!("cannot be written: {e}")))
 }
 
 /// Writes `file` whole or not at all: to a temporary name beside it, then renamed.

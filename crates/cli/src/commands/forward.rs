@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
-use longreach_models::{EncoderModel, Task, write_atomically};
+use longreach_models::{EncoderModel, Task, check_writable, write_atomically};
 use longreach_nn::{Over, Reading};
 use ndarray::Array2;
 use safetensors::tensor::{Dtype, TensorView};
@@ -87,6 +87,7 @@ impl Tokens {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    check_writable(&args.out, &[&args.tokens])?;
     if let Some(encoder) = args.model.encoder()? {
         if args.step || args.chunk.is_some() {
             return Err(Failure::new("--chunk and --step: an encoder reads a text as a whole"));

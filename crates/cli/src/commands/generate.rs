@@ -89,7 +89,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     }
     if let Some(file) = &args.save_state {
-        longreach_models::check_writable(file)?;
+        let prompt: Vec<&std::path::Path> = args.prompt_file.iter().map(|file| &**file).collect();
+        longreach_models::check_writable(file, &prompt)?;
     }
     let engine = args.model.load()?;
     let mut sampling = args.sampling(Sampling::of_model(&engine.model.generation));

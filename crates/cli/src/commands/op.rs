@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use longreach_attention::Form;
 use longreach_attention::operation::{Tensors, named};
-use longreach_models::write_atomically;
+use longreach_models::{check_writable, write_atomically};
 use ndarray::{ArrayD, IxDyn};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -51,6 +51,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         }
         None => forms.iter().copied().find(|form| *form != Form::Naive).unwrap_or(Form::Naive),
     };
+    check_writable(&args.out, &[&args.inputs])?;
     let inputs = read(&args.inputs)?;
     let parameters = args.parameters.read()?.unwrap_or_default();
     let cx = longreach_burn::context();

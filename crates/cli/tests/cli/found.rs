@@ -100,6 +100,24 @@ fn a_state_that_cannot_be_written_is_found_before_the_prompt_is_read() {
     assert!(stderr(&["generate", "--save-state", text(folder.path())]).contains("is a directory"));
 }
 
+#[test]
+fn what_is_read_is_never_written_over() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let prompt = folder.path().join("p.txt");
+    fs::write(&prompt, "A trait is").expect("written");
+    // By another path to the same file, too.
+    let again = folder.path().join("./p.txt");
+    let said = stderr(&["generate", "--prompt-file", text(&prompt), "--save-state", text(&again), "-n", "1"]);
+    assert!(said.contains("would be written over") && said.contains("p.txt"), "{said}");
+    for (command, option) in
+        [(&["op", "window", "--params", "{\"left\": 1}"][..], "--inputs"), (&["forward"], "--tokens")]
+    {
+        let said = stderr(&[command, &[option, text(&prompt), "--out", text(&again)]].concat());
+        assert!(said.contains("would be written over"), "{said}");
+    }
+    assert_eq!(fs::read_to_string(&prompt).expect("the prompt"), "A trait is");
+}
+
 /// A folder of the built-in model, which has a tokenizer.
 fn built_in(to: &Path, generation: Value) {
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/default"), to);
