@@ -109,7 +109,11 @@ pub(crate) fn some<const N: usize>(op: &'static str, sizes: [(&'static str, usiz
 pub(crate) fn number(op: &'static str, name: &'static str, x: impl Into<f64>) -> Result<(), Error> {
     const MOST: f64 = f32::MAX as f64 / 2.0;
     let x = x.into();
-    parameter(op, name, x.abs() <= MOST, x, format!("a number of at most {MOST:.1e} in size"))
+    // Steps are checked, too, and allocate nothing where all is well.
+    if x.abs() <= MOST {
+        return Ok(());
+    }
+    parameter(op, name, false, x, format!("a number of at most {MOST:.1e} in size"))
 }
 
 /// Checks a parameter.

@@ -1,5 +1,7 @@
 //! The options that say how documents are read, and whether an output may be replaced.
 
+use std::path::Path;
+
 use clap::Args;
 use longreach_search::documents::{Kind, Options};
 use longreach_search::output::Existing;
@@ -27,13 +29,20 @@ impl DocumentArgs {
 /// Whether an output may be replaced.
 #[derive(Args)]
 pub(crate) struct OverwriteArgs {
-    /// Replace the output if it is there already
+    /// Fail if the output is there already, instead of replacing it when the new one is whole
     #[arg(long)]
-    overwrite: bool,
+    no_overwrite: bool,
 }
 
 impl OverwriteArgs {
-    pub(crate) fn existing(&self) -> Existing {
-        if self.overwrite { Existing::Replace } else { Existing::Refuse }
+    /// Whether `out` may be replaced; that it will be is said.
+    pub(crate) fn existing(&self, out: &Path) -> Existing {
+        if self.no_overwrite {
+            return Existing::Refuse;
+        }
+        if out.exists() {
+            eprintln!("note: {} is there already, and is replaced when the new one is whole", out.display());
+        }
+        Existing::Replace
     }
 }

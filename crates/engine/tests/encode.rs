@@ -155,7 +155,12 @@ fn directories_that_lie_are_refused_by_name() {
             br#"[{"type": "a.Transformer", "path": "../.."}]"#,
             "leads out of the directory",
         ),
-        ("st-bert-mean", "modules.json", br#"[{"type": "a.CLIPModel", "path": ""}]"#, "`CLIPModel` is not known here"),
+        (
+            "st-bert-mean",
+            "modules.json",
+            br#"[{"type": "sentence_transformers.models.CLIPModel", "path": ""}]"#,
+            "a `Transformer` before it",
+        ),
         ("st-bert-mean", "1_Pooling/config.json", br#"{"pooling_mode": "best"}"#, "`best` is not known here"),
         (
             "st-bert-mean",

@@ -45,6 +45,11 @@ impl Fields {
         self.map.keys().map(String::as_str)
     }
 
+    /// Sets a field, whatever the file says.
+    pub(crate) fn set(&mut self, name: &str, value: Value) {
+        self.map.insert(name.to_owned(), value);
+    }
+
     /// Sets a field where the file says nothing about it.
     pub(crate) fn set_default(&mut self, name: &str, value: Value) {
         if self.get(name).is_none() {

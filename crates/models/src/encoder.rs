@@ -349,7 +349,7 @@ fn no_encoder(fields: &Fields) -> Result<Error, Error> {
     Ok(fields.error(match fields.text("model_type")? {
         None => format!("field `model_type` is missing; encoders are {known}"),
         Some(found) if MODELS.iter().any(|model| model.model_type == found) => {
-            format!("model_type `{found}` is a model that writes and no encoder; encoders are {known}")
+            format!("model_type `{found}` is no encoder but a model that writes; encoders are {known}")
         }
         Some(found) => format!("model_type `{found}` is not known; encoders are {known}"),
     }))

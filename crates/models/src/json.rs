@@ -108,7 +108,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn plain_json_means_the_same(key in ".*", text in ".*", number in -1e9f64..1e9) {
+        fn plain_json_means_the_same(key in ".*", text in ".*", number: i64) {
             let value = json!({ key: [text, number] });
             let mut written = value.to_string();
             prop_assert_eq!(&parse(&written, NotNumbers::Null).expect("JSON"), &value);

@@ -2,11 +2,24 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{Description, Error, Fields, mamba, mamba2};
+use crate::{Checkpoint, Description, Error, Fields, mamba, mamba2};
 
 /// Whether a `config.json` without a `model_type` is one of mamba-ssm.
 pub(crate) fn is(fields: &Fields) -> bool {
     fields.get("model_type").is_none() && fields.given("d_model") && fields.given("n_layer") && fields.given("ssm_cfg")
+}
+
+/// Takes the number of rows of the embedding from the checkpoint, where it is one of mamba-ssm: that package pads it to a multiple of
+/// `pad_vocab_size_multiple`, and others that write its format do not.
+pub(crate) fn count_rows(fields: &mut Fields, checkpoint: &Checkpoint) {
+    let table = |name: &str| checkpoint.shape(name).and_then(|shape| shape.first().copied());
+    if is(fields)
+        && let Some(rows) = table("backbone.embedding.weight")
+        && fields.size("vocab_size", rows).is_ok_and(|said| said <= rows)
+    {
+        fields.set("vocab_size", json!(rows));
+        fields.set("pad_vocab_size_multiple", json!(1));
+    }
 }
 
 /// What it describes: the same blocks as those of transformers.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
 use crate::directory::read_config;
-use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location};
+use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location, mamba_ssm};
 
 /// A model's files in memory, for one that is built into a program.
 #[derive(Clone, Copy, Debug)]
@@ -43,14 +43,15 @@ pub struct Model {
 impl Model {
     /// Loads a model, keeping its matrices in `dtype`, or as they are stored.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
-        let (fields, config) = read_config(&at.directory)?;
+        let (mut fields, config) = read_config(&at.directory)?;
+        let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
+        mamba_ssm::count_rows(&mut fields, &checkpoint);
         let mut description = Description::of(&fields)?;
         let generation = GenerationConfig::read(&at.directory)?;
         if let Some(eos) = &generation.eos {
             description.eos.clone_from(eos);
         }
         let start = fields.ids("bos_token_id")?.first().copied();
-        let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
         let model = Self::from_checkpoint(description, config, checkpoint)?;
         Ok(Self { generation, start: model.description.eos.first().copied().or(start), ..model })
     }

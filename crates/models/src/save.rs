@@ -30,7 +30,11 @@ pub fn check_writable(file: &Path, read: &[&Path]) -> Result<(), Error> {
     }
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let probe = tempfile::Builder::new().prefix(".longreach-").tempfile_in(directory);
-    probe.map(|_| ()).map_err(|e| refused(e.kind(), format!("cannot be written: {e}")))
+    let why = |e: &std::io::Error| match e.kind() {
+        ErrorKind::NotFound => "its directory does not exist".to_owned(),
+        kind => kind.to_string(),
+    };
+    probe.map(|_| ()).map_err(|e| refused(e.kind(), format!("cannot be written: {}", why(&e))))
 }
 
 /// Writes `file` whole or not at all: to a temporary name beside it, then renamed.

@@ -61,7 +61,7 @@ fn replaceable(out: &Path, existing: Existing) -> Result<(), Error> {
     match existing {
         Existing::Replace => Ok(()),
         Existing::Refuse => {
-            Err(Error::file(out, "is there already: replace it with --overwrite, or choose another name"))
+            Err(Error::file(out, "is there already: choose another name, or leave --no-overwrite out to replace it"))
         }
     }
 }

@@ -94,6 +94,11 @@ pub(crate) static SPARSE_TRANSFORMER: Attention =
                 .one_of(&[choice("\"strided\""), choice("\"fixed\"")]),
             parameter("stride", "", "how long a stretch is"),
             parameter("columns", "1", "for `fixed`: how many keys of a stretch all later ones see"),
+            parameter(
+                "positions",
+                "1",
+                "for `fixed`: how many places in a stretch there are for them, which heads take in turn",
+            ),
             parameter("which", "\"merged\"", "both patterns in every head, one of them alone, or heads in turn")
                 .one_of(&[choice("\"merged\""), choice("\"near\""), choice("\"far\""), choice("\"alternating\"")]),
         ],

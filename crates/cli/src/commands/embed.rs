@@ -72,7 +72,7 @@ enum LongArg {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let input = Input::of(&args.input)?;
     let options = args.documents.options();
-    let existing = args.overwrite.existing();
+    let existing = args.overwrite.existing(&args.out);
     output::check_file(&args.out, &input, existing)?;
     input.check(&options)?;
     let mut encoder = args.encoder.load()?;

@@ -105,7 +105,7 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
 fn build(args: Build) -> Result<(), Failure> {
     let input = Input::of(&args.input)?;
     let options = args.documents.options();
-    let existing = args.overwrite.existing();
+    let existing = args.overwrite.existing(&args.out);
     output::check_index(&args.out, &input, existing)?;
     input.check(&options)?;
     let mut encoder = args.encoder.load()?;

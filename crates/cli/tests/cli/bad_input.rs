@@ -138,7 +138,7 @@ fn checkpoints_that_lie() {
     refused(&args, &["model.safetensors", tensor, "I32"]);
 
     fs::remove_file(&file).expect("removed");
-    refused(&args, &["neither model.safetensors, nor model.safetensors.index.json, nor pytorch_model.bin"]);
+    refused(&args, &["has no weights", "model.safetensors, model.safetensors.index.json, pytorch_model.bin"]);
     fs::write(folder.path().join("pytorch_model.bin"), []).expect("written");
     refused(&args, &["pytorch_model.bin", "not a checkpoint of PyTorch"]);
     let index = folder.path().join("model.safetensors.index.json");

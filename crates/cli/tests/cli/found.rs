@@ -68,7 +68,7 @@ fn info_says_what_embed_will_do() {
     let said = stdout(&["info", text(&of_engine("st-bert-mean"))]);
     assert!(said.contains("embed reads    48 tokens"), "the limit of the folder, not the model's 64: {said}");
     assert!(said.contains("mean of the tokens, then divided by the length"), "{said}");
-    assert!(said.contains("prompts        passage, query"), "{said}");
+    assert!(said.contains("prompts        document, passage, query"), "{said}");
 }
 
 #[cfg(unix)]

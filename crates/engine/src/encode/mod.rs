@@ -306,7 +306,10 @@ impl TextEncoder {
 
     /// What a user should know about how the model was loaded, a sentence each.
     pub fn notes(&self) -> Vec<String> {
-        self.model.notes(|name| self.is_late() && name == steps::STANFORD)
+        let mut notes = self.model.notes(|name| self.is_late() && name == steps::STANFORD);
+        // Its head is read as a step behind the encoder.
+        notes.retain(|note| !(self.is_late() && note.contains("`HF_ColBERT`")));
+        notes
     }
 
     /// What a user who makes vectors should know besides: that nobody says how they are made.

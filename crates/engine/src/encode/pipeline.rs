@@ -121,9 +121,10 @@ impl Pipeline {
         }
     }
 
-    /// What the steps hold, in order, as bytes.
+    /// What the steps hold, in order, as bytes, but for a division by the length at the end: that can be chosen.
     pub(crate) fn contents(&self, part: &mut impl FnMut(&[u8])) {
-        self.steps.iter().for_each(|step| step.contents(part));
+        let chosen = usize::from(self.normalizes());
+        self.steps[..self.steps.len() - chosen].iter().for_each(|step| step.contents(part));
     }
 
     /// The steps in words, for people.

@@ -111,7 +111,8 @@ def labels():
         expected[name] = scores(TEXTS)
     model.config.problem_type = None
     dicts = [{"text": a, "text_pair": b} for a, b in pairs]
-    limit = model.config.max_position_embeddings
+    limit = tokenizer.model_max_length
+    assert limit < model.config.max_position_embeddings
     expected["of_pairs"] = scores(dicts, truncation="longest_first", max_length=limit)
     expected["limit"] = limit
     write(out / "expected.json", expected)

@@ -21,7 +21,7 @@ fn an_output_is_refused_before_the_work_begins() {
         ("soft.jsonl", &input, Existing::Replace, "is what is read"),
         ("./x.jsonl", &input, Existing::Replace, "is what is read"),
         ("x.jsonl", &folder, Existing::Replace, "is what is read"),
-        ("old.npy", &input, Existing::Refuse, "is there already: replace it with --overwrite"),
+        ("old.npy", &input, Existing::Refuse, "is there already: choose another name"),
         ("no/such/v.npy", &input, Existing::Replace, "is not there"),
         ("x.jsonl/v.npy", &input, Existing::Replace, "is no folder"),
         ("v.csv", &input, Existing::Replace, ".parquet, .arrow, .npy or .jsonl"),

@@ -22,9 +22,8 @@ fn cells(x: ArrayView4<'_, f64>, there: impl Fn(usize, usize) -> bool, top: u32,
     for level in 1..=top {
         let below = &levels[level as usize - 1];
         let mut cells = Array4::zeros((batch, tokens.div_ceil(1 << level), h, d));
-        for ((b, n), mut cell) in
-            ndarray::indices((batch, cells.dim().1)).into_iter().zip(cells.exact_chunks_mut((1, 1, h, d)))
-        {
+        for (b, n) in ndarray::indices((batch, cells.dim().1)) {
+            let mut cell = cells.slice_mut(s![b..=b, n..=n, .., ..]);
             let halves = [2 * n, 2 * n + 1].into_iter().filter(|half| *half < below.dim().1);
             let halves: Vec<usize> = if first {
                 halves.take(1).collect()

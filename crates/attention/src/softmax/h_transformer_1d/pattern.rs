@@ -20,14 +20,15 @@ impl Level {
         let (block, own) = (self.block, i / self.block);
         let clip = |range: Range<usize>| range.start.min(n)..range.end.min(n);
         if self.finest {
-            let end = if self.causal { i + 1 } else { (own + 2) * block };
+            let end = if self.causal { i + 1 } else { (own + 2).saturating_mul(block) };
             return [clip(own.saturating_sub(1) * block..end), n..n];
         }
         // Half blocks side by side have met before: they were blocks.
         let half = block / 2;
         let late = usize::from(i % block >= half);
         let before = if own == 0 { 0..0 } else { (own - 1) * block..(own - 1) * block + (1 + late) * half };
-        let behind = (own + 1) * block + late * half..(own + 2) * block;
+        let next = (own + 1).saturating_mul(block);
+        let behind = next.saturating_add(late * half)..next.saturating_add(block);
         [clip(before), if self.causal { n..n } else { clip(behind) }]
     }
 }

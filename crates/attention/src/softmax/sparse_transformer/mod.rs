@@ -53,6 +53,7 @@ pub enum SparseTransformer {
         /// `l`
         stride: usize,
         /// `c`
+        #[serde(default = "one")]
         columns: usize,
         /// `p`
         #[serde(default = "one")]

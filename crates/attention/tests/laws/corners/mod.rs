@@ -148,8 +148,11 @@ fn walk(
                     // Iterations that have not converged let rounding grow.
                     Some(_) if operation.name() == "nystrom" && parameters.get("iterations").is_some() => {}
                     Some(definition) => {
-                        let same =
-                            || definition.iter().for_each(|(name, want)| close(name, &outputs[name], want, FORWARD));
+                        let same = || {
+                            definition.iter().for_each(|(name, want)| {
+                                close(&format!("{} {name}", what(form.name())), &outputs[name], want, FORWARD)
+                            })
+                        };
                         if let Err(differs) = outcome(|| {
                             same();
                             Ok(Tensors::new())

@@ -62,19 +62,20 @@ fn packed_is_each_alone() {
                 continue;
             }
             tensors.extend(options(mechanism.name, t));
-            let mut cases = vec![tensors];
+            let mut cases = vec![(tensors, parameters.clone(), packed.clone())];
             if mechanism.name == "longformer" {
                 // Projections of global tokens, and marks of the row.
-                let mut own = cases[0].clone();
+                let mut own = cases[0].0.clone();
                 ["bias", "alibi", "sinks"].iter().for_each(|name| drop(own.remove(*name)));
                 for (n, name) in ["gq", "gk", "gv"].into_iter().enumerate() {
                     own.insert(name.into(), uniform(&[1, t, 2, 4], 20 + n as u64));
                 }
-                cases.push(own.clone());
+                cases.push((own.clone(), parameters.clone(), packed.clone()));
                 own.insert("global".into(), ArrayD::from_shape_fn(vec![1, t], |at| f32::from(at[1] % 9 == 1)));
-                cases.push(own);
+                // Marks stand in place of positions.
+                cases.push((own, json!({"window": 5}), json!({"window": 5, "cu_seqlens": bounds})));
             }
-            for tensors in cases {
+            for (tensors, parameters, packed) in cases {
                 each_alone(&operation, &tensors, &parameters, &packed, bounds);
             }
         }
