@@ -93,6 +93,43 @@ fn passages_of_a_folder_are_found_with_their_places() {
 }
 
 #[test]
+fn questions_come_from_a_file_and_fields_with_their_answers() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let (model, at) = (sentences("st-bert-mean"), |name: &str| folder.path().join(name));
+    let lines = "{\"text\": \"The quick river\", \"id\": 7}\n{\"text\": \" \", \"id\": 8}\n{\"text\": \"Yellow trees\", \"id\": 9}\n";
+    fs::write(at("d.jsonl"), lines).expect("written");
+    let (documents, index) = (at("d.jsonl"), at("index"));
+    let build = ["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index), "--fields", "id"];
+    let said = String::from_utf8(run(&build).stderr).expect("text");
+    assert!(said.contains("3 documents became 2 passages") && said.contains("that are blank: 1 (left out)"), "{said}");
+    refused(&build, "is there already: replace it with --overwrite");
+    stdout(&[&build[..], &["--overwrite", "--similarity", "dot"]].concat());
+    fs::write(at("q.csv"), "n,question\n1,Yellow trees\n2,\n3,The quick river\n").expect("written");
+    let questions = at("q.csv");
+    let query = ["search", "query", "-m", text(&model), "--index", text(&index), "--queries", text(&questions)];
+    let found = stdout(&[&query[..], &["--json", "-n", "1"]].concat());
+    let found: Vec<serde_json::Value> = found.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let found: Vec<_> = found.iter().map(|f| (&f["number"], &f["id"], &f["text"])).collect();
+    let (zero, two) = (serde_json::json!(0), serde_json::json!(2));
+    assert_eq!(found, [(&zero, &"9".into(), &"Yellow trees".into()), (&two, &"7".into(), &"The quick river".into())]);
+    refused(
+        &[&query[..], &["--dtype", "int8"]].concat(),
+        "was made with another `dtype`: with \"f32\", and now it is \"int8\"",
+    );
+    refused(&[&query[..], &["--pooling", "cls"]].concat(), "was made with another `pooling`");
+    // An output is checked before the model is looked for.
+    let (nowhere, vectors) = (at("no/v.npy"), at("v.jsonl"));
+    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&nowhere)], "is not there");
+    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&documents)], "is what is read");
+    let embed = ["embed", "-m", text(&model), "-i", text(&documents), "-o", text(&vectors), "--fields", "id"];
+    stdout(&embed);
+    let written = fs::read_to_string(&vectors).expect("vectors");
+    let last: serde_json::Value = serde_json::from_str(written.lines().last().expect("a line")).expect("JSON");
+    assert_eq!((&last["row"], &last["id"]), (&two, &"9".into()));
+    refused(&embed, "is there already: replace it with --overwrite");
+}
+
+#[test]
 fn heads_do_what_they_are_for_and_others_are_refused() {
     let folder = tempfile::tempdir().expect("a directory");
     let at = |name: &str| with_letters(folder.path(), name);

@@ -1,7 +1,7 @@
 //! Passages with their vectors on disk, and exact search in them.
 //!
 //! An index is a folder: `index.json` says what made it, `passages.arrow` holds the passages, an Arrow file that other tools read as it is, with the columns
-//! `row`, `file`, `start`, `end`, `tokens`, `text` and `vector`, or `vectors` where there is one a token. It is mapped, not read: an index may be larger than
+//! `row`, `file`, `start`, `end`, `tokens`, `text`, those that were carried from the documents, and `vector`, or `vectors` where there is one a token. It is mapped, not read: an index may be larger than
 //! memory.
 
 use std::ops::ControlFlow;
