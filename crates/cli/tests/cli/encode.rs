@@ -102,8 +102,10 @@ fn questions_come_from_a_file_and_fields_with_their_answers() {
     let build = ["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index), "--fields", "id"];
     let said = String::from_utf8(run(&build).stderr).expect("text");
     assert!(said.contains("3 documents became 2 passages") && said.contains("that are blank: 1 (left out)"), "{said}");
-    refused(&build, "is there already: replace it with --overwrite");
-    stdout(&[&build[..], &["--overwrite", "--similarity", "dot"]].concat());
+    refused(&[&build[..], &["--no-overwrite"]].concat(), "is there already: choose another name");
+    let again = run(&[&build[..], &["--similarity", "dot"]].concat());
+    let said = String::from_utf8(again.stderr).expect("text");
+    assert!(again.status.success() && said.contains("is there already, and is replaced"), "{said}");
     fs::write(at("q.csv"), "n,question\n1,Yellow trees\n2,\n3,The quick river\n").expect("written");
     let questions = at("q.csv");
     let query = ["search", "query", "-m", text(&model), "--index", text(&index), "--queries", text(&questions)];
@@ -126,7 +128,7 @@ fn questions_come_from_a_file_and_fields_with_their_answers() {
     let written = fs::read_to_string(&vectors).expect("vectors");
     let last: serde_json::Value = serde_json::from_str(written.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["row"], &last["id"]), (&two, &"9".into()));
-    refused(&embed, "is there already: replace it with --overwrite");
+    refused(&[&embed[..], &["--no-overwrite"]].concat(), "is there already: choose another name");
 }
 
 #[test]
