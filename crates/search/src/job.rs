@@ -130,7 +130,7 @@ impl Job<'_> {
             let message = "a vector a token does not fit in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }
-        if format == Format::Npy && !(self.options.fields.is_empty() && !self.text) {
+        if format == Format::Npy && (self.text || !self.options.fields.is_empty()) {
             let message = "texts and fields do not fit in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }

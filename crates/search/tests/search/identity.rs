@@ -209,7 +209,7 @@ fn blank_documents_are_no_matches_and_fields_come_with_those_there_are() {
     assert!(index.place(&all[1]).ends_with("x.jsonl, row 2"));
     assert_eq!(questions.ask(&cx, " \n", 9).expect("nothing"), []);
     // A question whose scores are no numbers matches nothing.
-    assert_eq!(index.best(&cx, &vec![f32::NAN; 24], 9), []);
+    assert_eq!(index.best(&cx, &[f32::NAN; 24], 9), []);
     // Nothing but blank documents is no index.
     let blank = written(at.path(), "blank.txt", "\n \n");
     let error =
