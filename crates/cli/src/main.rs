@@ -61,7 +61,11 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // A panic is a defect of this program, and is reported as one: a line, no backtrace.
-    std::panic::set_hook(Box::new(|info| eprintln!("longreach: internal error, please report it: {info}")));
+    std::panic::set_hook(Box::new(|info| {
+        if !longreach_search::is_guarded() {
+            eprintln!("longreach: internal error, please report it: {info}");
+        }
+    }));
     match std::panic::catch_unwind(|| run(cli)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(failure)) => failure.report(),

@@ -230,3 +230,63 @@ fn within<T: ArrowNativeType>(bounds: ScalarBuffer<T>, length: usize) -> Result<
     }
     Ok(OffsetBuffer::new(bounds))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::table::{Columns as Kind, Row, checksum, write};
+
+    /// A checksum would hide most of what is damaged: here there is none, as where somebody forged it.
+    #[test]
+    fn whatever_the_bytes_are_nothing_panics() {
+        let at = tempfile::tempdir().expect("a directory");
+        let row = |i: u64| Row {
+            row: i,
+            file: (i % 2 == 0).then(|| "a.txt".to_owned()),
+            start: i,
+            end: i + 5,
+            tokens: 2,
+            text: format!("text \u{e9} {i}"),
+            fields: vec![(i != 1).then(|| i.to_string())],
+            vector: vec![i as f32; 6],
+        };
+        let rows: Vec<Row> = (0..4).map(row).collect();
+        for late in [false, true] {
+            let kind = Kind { width: if late { 3 } else { 6 }, late, text: true, fields: vec!["id".into()] };
+            let (path, schema, batch) = (at.path().join("a.arrow"), kind.schema(), kind.batch(&rows));
+            write(&path, &schema, [Ok(batch.clone()), Ok(kind.batch(&[])), Ok(batch.clone())].into_iter())
+                .expect("written");
+            let read = || -> Result<Vec<RecordBatch>, Error> { Table::open(&path)?.batches(&schema)?.collect() };
+            let whole = read().expect("what was written");
+            assert_eq!(whole, [batch.clone(), kind.batch(&[]), batch]);
+            let bytes = std::fs::read(&path).expect("a file");
+            let flips = [0x01, 0x10, 0x55, 0x7f, 0x80, 0xff];
+            let flipped = (0..bytes.len()).flat_map(|i| flips.map(|with| (i, with)));
+            let mut refused = 0;
+            for (i, with) in flipped {
+                let mut damaged = bytes.clone();
+                damaged[i] ^= with;
+                std::fs::write(&path, damaged).expect("written");
+                match read() {
+                    Ok(batches) => batches.iter().for_each(|batch| assert_eq!(checksum(batch).len(), 64)),
+                    Err(e) => {
+                        refused += 1;
+                        assert!(e.to_string().contains("a.arrow"), "{e}");
+                    }
+                }
+            }
+            assert!(refused > 100, "{refused}");
+            // Numbers of every size in every place.
+            for i in (0..bytes.len() - 8).step_by(4) {
+                for number in [i64::MIN, -1, 1 << 31, 1 << 40, i64::MAX] {
+                    let mut damaged = bytes.clone();
+                    damaged[i..i + 8].copy_from_slice(&number.to_le_bytes());
+                    std::fs::write(&path, damaged).expect("written");
+                    if let Ok(batches) = read() {
+                        batches.iter().for_each(|batch| assert_eq!(checksum(batch).len(), 64));
+                    }
+                }
+            }
+        }
+    }
+}

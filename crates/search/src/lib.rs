@@ -11,6 +11,7 @@
 
 pub mod documents;
 mod error;
+mod guard;
 pub mod index;
 mod ipc;
 pub mod job;
@@ -21,3 +22,4 @@ mod table;
 pub mod vectors;
 
 pub use error::Error;
+pub use guard::is_guarded;

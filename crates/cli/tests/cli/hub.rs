@@ -166,7 +166,7 @@ fn what_sentence_transformers_have_beside_the_encoder_is_fetched_too() {
         let path: &'static str = Box::leak(format!("../../../engine/tests/goldens/{model}").into_boxed_str());
         let (hub, home) = (Hub::start(path), tempfile::tempdir().expect("a directory"));
         let vectors = |name: &str, to: &str| {
-            let out = folder.path().join(to);
+            let out = home.path().join(to);
             let args = ["embed", "-m", name, "-i", file.to_str().expect("a path"), "-o", out.to_str().expect("a path")];
             let output = longreach(&args)
                 .env("HF_HOME", home.path())

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use ::parquet::file::metadata::ParquetMetaData;
 use ::parquet::file::reader::ChunkReader;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -20,6 +21,7 @@ use super::column::{choose, find};
 use super::source::{Source, utf8};
 use super::{Document, Options, Place};
 use crate::Error;
+use crate::guard::guarded;
 
 /// Rows that are read at once.
 const ROWS: usize = 256;
@@ -28,7 +30,8 @@ const ROWS: usize = 256;
 pub(super) struct Parquet {
     path: PathBuf,
     file: Option<String>,
-    reader: ParquetRecordBatchReader,
+    /// Nothing behind the last batch, and behind a panic.
+    reader: Option<ParquetRecordBatchReader>,
     batch: Option<(RecordBatch, usize)>,
     /// Where in a batch the text is, and what is carried.
     column: usize,
@@ -65,7 +68,10 @@ impl Parquet {
             Error::file(path, known.map_or_else(|| format!("no Parquet: {e}"), |known| format!("is {known}")))
         };
         let as_stored = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-        let builder = ParquetRecordBatchReaderBuilder::try_new_with_options(reader, as_stored).map_err(wrong)?;
+        let damaged = |message: String| Error::file(path, format!("damaged: {message}"));
+        let opened = guarded(|| ParquetRecordBatchReaderBuilder::try_new_with_options(reader, as_stored));
+        let builder = opened.map_err(damaged)?.map_err(wrong)?;
+        places(builder.metadata(), bytes).map_err(damaged)?;
         let schema = builder.schema().clone();
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
         let of_kind =
@@ -97,6 +103,7 @@ impl Parquet {
         let of = u64::try_from(builder.metadata().file_metadata().num_rows()).unwrap_or(0);
         let mask = ProjectionMask::roots(builder.parquet_schema(), read.iter().copied());
         let reader = builder.with_projection(mask).with_batch_size(ROWS).build().map_err(wrong)?;
+        let reader = Some(reader);
         Ok(Self { path: path.to_owned(), file, reader, batch: None, column, fields, rows: 0, of, bytes })
     }
 
@@ -116,13 +123,39 @@ impl Parquet {
                 let document = Document { text, file: self.file.clone(), start: 0, place: Place::Row(row), fields };
                 return Ok(Some((document, done)));
             }
-            match self.reader.next() {
-                None => return Ok(None),
-                Some(Err(e)) => return Err(Error::file(&self.path, format!("damaged: {e}"))),
-                Some(Ok(batch)) => self.batch = Some((batch, 0)),
+            let Some(mut reader) = self.reader.take() else { return Ok(None) };
+            match guarded(|| reader.next()) {
+                Err(panic) => return Err(Error::file(&self.path, format!("damaged: {panic}"))),
+                Ok(None) => return Ok(None),
+                Ok(Some(Err(e))) => return Err(Error::file(&self.path, format!("damaged: {e}"))),
+                Ok(Some(Ok(batch))) => {
+                    self.batch = Some((batch, 0));
+                    self.reader = Some(reader);
+                }
             }
         }
     }
+}
+
+/// Whether all columns lie in the file of `length` bytes: the reader panics on places and lengths that cannot be.
+fn places(about: &ParquetMetaData, length: u64) -> Result<(), String> {
+    for group in about.row_groups() {
+        if group.num_rows() < 0 {
+            return Err(format!("a group of {} rows", group.num_rows()));
+        }
+        for column in group.columns() {
+            let starts = [Some(column.data_page_offset()), column.dictionary_page_offset(), column.index_page_offset()];
+            let within = |start: i64| {
+                let end = u64::try_from(start).ok().zip(u64::try_from(column.compressed_size()).ok());
+                end.and_then(|(start, n)| start.checked_add(n)).is_some_and(|end| end <= length)
+            };
+            let begin = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+            if column.num_values() < 0 || !within(begin) || starts.into_iter().flatten().any(|start| start < 0) {
+                return Err(format!("column `{}` lies outside the file", column.column_path().string()));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn is_carried(kind: &DataType) -> bool {

@@ -121,7 +121,7 @@ fn fields_are_carried_as_texts() {
     assert_eq!(carried(&folder), [vec![None, None], want[0].clone(), want[1].clone()]);
 }
 
-fn parquet(at: &std::path::Path, name: &str, batch: &RecordBatch) -> Input {
+pub(super) fn parquet(at: &std::path::Path, name: &str, batch: &RecordBatch) -> Input {
     let mut bytes = Vec::new();
     let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
     writer.write(batch).expect("written");
