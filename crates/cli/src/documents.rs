@@ -35,14 +35,14 @@ pub(crate) struct OverwriteArgs {
 }
 
 impl OverwriteArgs {
-    /// Whether `out` may be replaced; that it will be is said.
-    pub(crate) fn existing(&self, out: &Path) -> Existing {
-        if self.no_overwrite {
-            return Existing::Refuse;
-        }
+    pub(crate) fn existing(&self) -> Existing {
+        if self.no_overwrite { Existing::Refuse } else { Existing::Replace }
+    }
+
+    /// Says that an output that is there will be replaced, once it is known that it may be.
+    pub(crate) fn note(&self, out: &Path) {
         if out.exists() {
             eprintln!("note: {} is there already, and is replaced when the new one is whole", out.display());
         }
-        Existing::Replace
     }
 }

@@ -72,9 +72,10 @@ enum LongArg {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let input = Input::of(&args.input)?;
     let options = args.documents.options();
-    let existing = args.overwrite.existing(&args.out);
+    let existing = args.overwrite.existing();
     output::check_file(&args.out, &input, existing)?;
     input.check(&options)?;
+    args.overwrite.note(&args.out);
     let mut encoder = args.encoder.load()?;
     args.vectors.apply(&mut encoder);
     let prompt = encoder.prompt(args.prompt.of())?.to_owned();

@@ -105,9 +105,10 @@ pub(crate) fn run(command: Command) -> Result<(), Failure> {
 fn build(args: Build) -> Result<(), Failure> {
     let input = Input::of(&args.input)?;
     let options = args.documents.options();
-    let existing = args.overwrite.existing(&args.out);
+    let existing = args.overwrite.existing();
     output::check_index(&args.out, &input, existing)?;
     input.check(&options)?;
+    args.overwrite.note(&args.out);
     let mut encoder = args.encoder.load()?;
     args.vectors.apply(&mut encoder);
     note_short(&encoder);

@@ -80,7 +80,7 @@ fn passages_of_a_folder_are_found_with_their_places() {
         let plain = stdout(&[&query[..], &["-n", "1", "trees"]].concat());
         assert!(plain.contains("bytes 0 to"), "{plain}");
         refused(
-            &["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index)],
+            &["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index), "--no-overwrite"],
             "is there already",
         );
     }

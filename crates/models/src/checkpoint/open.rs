@@ -165,7 +165,7 @@ const LONGEST_HEADER: u64 = 100_000_000;
 /// Why a file is no safetensors.
 fn no_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     if let Some(what) = recognise(&bytes[..bytes.len().min(512)]) {
-        return format!("not a safetensors file: this file is {what}");
+        return format!("this file is {what}");
     }
     let header = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
     match header {

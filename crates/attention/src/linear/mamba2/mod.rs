@@ -86,7 +86,10 @@ impl<F: Copy + Into<f64>> Inputs<'_, F> {
         error::shape(OP, "dt_bias", &[h], self.dt_bias.shape())?;
         let (low, high): (f64, f64) = (self.dt_limit.0.into(), self.dt_limit.1.into());
         error::number(OP, "dt_min", low)?;
-        error::parameter(OP, "dt_max", high >= low, high, format!("at least {low}, the least step"))?;
+        let rising = high >= low;
+        if !rising {
+            return error::parameter(OP, "dt_max", false, high, format!("at least {low}, the least step"));
+        }
         error::shape(OP, "a", &[h], self.a.shape())
     }
 }

@@ -5,9 +5,7 @@ use ndarray::{Array4, ArrayD, ArrayView1, ArrayView4, Axis, s};
 use serde::Deserialize;
 
 use super::{Inputs, OP, State, backward, chunk, naive, step};
-use crate::operation::{
-    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, flag, parameter, rounded,
-};
+use crate::operation::{Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -86,11 +84,15 @@ fn named(o: ArrayD<f32>, state: State) -> Tensors {
 
 const PARAMETERS: &[Parameter] = &[
     parameter("segment", "2048", "tokens of a segment"),
-    flag("delta", "false", "write only what the memory does not have"),
+    parameter("delta", "false", "write only what the memory does not have")
+        .one_of(&[choice("false").with(SHORT), choice("true").with(SHORT)]),
     parameter("epsilon", "1e-10", "the least that the memory's sums are divided by"),
     parameter("scale", "null", "times which scores inside the segment are taken; 1 / √K if null")
         .such_as(&[choice("0.3")]),
 ];
+
+/// A memory is written to where a segment ends.
+const SHORT: &str = r#"{"segment": 64}"#;
 
 impl Operation for Op {
     fn signature(&self) -> Signature {
