@@ -242,7 +242,7 @@ mod tests {
         let at = tempfile::tempdir().expect("a directory");
         let row = |i: u64| Row {
             row: i,
-            file: (i % 2 == 0).then(|| "a.txt".to_owned()),
+            file: i.is_multiple_of(2).then(|| "a.txt".to_owned()),
             start: i,
             end: i + 5,
             tokens: 2,
