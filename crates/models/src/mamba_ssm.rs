@@ -9,16 +9,27 @@ pub(crate) fn is(fields: &Fields) -> bool {
     fields.get("model_type").is_none() && fields.given("d_model") && fields.given("n_layer") && fields.given("ssm_cfg")
 }
 
-/// Takes the number of rows of the embedding from the checkpoint, where it is one of mamba-ssm: that package pads it to a multiple of
-/// `pad_vocab_size_multiple`, and others that write its format do not.
-pub(crate) fn count_rows(fields: &mut Fields, checkpoint: &Checkpoint) {
-    let table = |name: &str| checkpoint.shape(name).and_then(|shape| shape.first().copied());
-    if is(fields)
-        && let Some(rows) = table("backbone.embedding.weight")
+/// Takes sizes that `config.json` leaves open from the checkpoint, where it is one of mamba-ssm: the rows of the embedding, which that package pads to a
+/// multiple of `pad_vocab_size_multiple` and others that write its format do not, and of Mamba's first version the state and the rank of the step.
+pub(crate) fn sizes_of(fields: &mut Fields, checkpoint: &Checkpoint) {
+    if !is(fields) {
+        return;
+    }
+    let size = |name: &str, axis: usize| checkpoint.shape(name).and_then(|shape| shape.get(axis).copied());
+    if let Some(rows) = size("backbone.embedding.weight", 0)
         && fields.size("vocab_size", rows).is_ok_and(|said| said <= rows)
     {
         fields.set("vocab_size", json!(rows));
         fields.set("pad_vocab_size_multiple", json!(1));
+    }
+    let Some(mut ssm) = fields.get("ssm_cfg").and_then(Value::as_object).cloned() else { return };
+    if ssm.get("layer").is_none_or(|layer| layer == "Mamba1") {
+        for (name, tensor) in [("d_state", "A_log"), ("dt_rank", "dt_proj.weight")] {
+            if let Some(n) = size(&format!("backbone.layers.0.mixer.{tensor}"), 1) {
+                ssm.entry(name).or_insert(json!(n));
+            }
+        }
+        fields.set("ssm_cfg", Value::Object(ssm));
     }
 }
 

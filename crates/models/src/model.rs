@@ -45,7 +45,7 @@ impl Model {
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
         let (mut fields, config) = read_config(&at.directory)?;
         let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
-        mamba_ssm::count_rows(&mut fields, &checkpoint);
+        mamba_ssm::sizes_of(&mut fields, &checkpoint);
         let mut description = Description::of(&fields)?;
         let generation = GenerationConfig::read(&at.directory)?;
         if let Some(eos) = &generation.eos {

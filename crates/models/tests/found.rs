@@ -167,6 +167,13 @@ fn checkpoints_of_mamba_ssm_are_those_of_transformers() {
         }
         assert_eq!(written(changed(name, names, of).path()), written(&golden(name)), "{name}");
     }
+    // Sizes that the configuration leaves open are those of the tensors.
+    let open = changed("mamba-a", names, |c| {
+        *c = json!({"d_model": c["hidden_size"], "n_layer": c["num_hidden_layers"], "vocab_size": c["vocab_size"],
+            "ssm_cfg": {"d_conv": c["conv_kernel"], "expand": c["expand"], "conv_bias": c["use_conv_bias"], "bias": c["use_bias"]},
+            "tie_embeddings": c.get("tie_word_embeddings").cloned().unwrap_or(json!(true))});
+    });
+    assert_eq!(written(open.path()), written(&golden("mamba-a")));
     for (field, value, part) in [
         ("attn_layer_idx", json!([1]), "`attn_layer_idx`"),
         ("d_intermediate", json!(64), "`d_intermediate`"),
