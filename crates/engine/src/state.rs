@@ -1,4 +1,4 @@
-//! Saved states: a text can be put down and taken up again, to the bit.
+//! Saved states: a session can be saved and restored, bit for bit.
 //!
 //! A safetensors file with the state of every layer, the logits after the last token and the tokens seen; its metadata
 //! hold the fingerprint of model and tokenizer, without which it is refused.
@@ -14,7 +14,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::writer::RECENT;
 use crate::{Engine, Error, Sampler, Session};
 
-/// A text taken up where it was put down.
+/// A session restored from a saved state.
 pub struct Resumed<'e> {
     /// The text.
     pub session: Session<'e>,

@@ -57,7 +57,7 @@ pub struct Angles {
     interleaved: bool,
 }
 
-/// The widest head there may be: frequencies are made before a head is met.
+/// The largest width of a head: frequencies are computed before the width is compared with the input.
 const WIDEST: usize = 1 << 16;
 
 impl Rotary {

@@ -76,7 +76,7 @@ fn one_spelling(fields: &mut Map<String, Value>) -> Result<(), Error> {
         put(fields, "local_window_size", name, value)?;
     }
     if matches!(mode.as_str(), "variable" | "bslongformer") {
-        // These are told which blocks are global; a number of them means the first.
+        // These modes list the indices of their global blocks; a number n of global blocks means the first n.
         if let Some(global) = take(fields, "num_global_blocks", "a number of blocks up to 2^20", few)? {
             put(fields, "num_global_blocks", "global_block_indices", (0..global).collect())?;
         }
