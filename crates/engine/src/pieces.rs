@@ -31,6 +31,13 @@ pub struct Pieces<'t, R> {
     behind: Vec<u32>,
 }
 
+/// Where a text is cut, in bytes: where the one piece ends and the next begins.
+#[derive(Clone, Copy)]
+struct Cut {
+    end: usize,
+    next: usize,
+}
+
 impl<'t, R: Read> Pieces<'t, R> {
     /// The tokens of `text`; `name` says in errors where it is from.
     pub fn new(tokenizer: &'t Tokenizer, text: R, name: impl Into<String>) -> Self {
@@ -67,9 +74,10 @@ impl<'t, R: Read> Pieces<'t, R> {
                     self.started = true;
                     return Ok(Some(ids));
                 }
-            } else if let Some(cut) = self.cut()? {
-                let rest = self.pending.split_off(cut);
-                let piece = std::mem::replace(&mut self.pending, rest);
+            } else if let Some(Cut { end, next }) = self.cut()? {
+                let rest = self.pending.split_off(next);
+                let mut piece = std::mem::replace(&mut self.pending, rest);
+                piece.truncate(end);
                 return self.encode(&piece).map(Some);
             }
             // A text without a harmless place so far: take more of it at once.
@@ -115,7 +123,7 @@ impl<'t, R: Read> Pieces<'t, R> {
     }
 
     /// The last place in the pending text where a cut changes no token.
-    fn cut(&self) -> Result<Option<usize>, Error> {
+    fn cut(&self) -> Result<Option<Cut>, Error> {
         let text = &self.pending;
         let end = floor(text, text.len().saturating_sub(AROUND));
         let mut tried = 0;
@@ -127,9 +135,13 @@ impl<'t, R: Read> Pieces<'t, R> {
             if !place || at < AROUND {
                 continue;
             }
-            let cut = at + c.len_utf8();
-            if self.harmless(cut)? {
-                return Ok(Some(cut));
+            let end = at + c.len_utf8();
+            // A tokenizer that puts a space before whatever it encodes needs the next piece without the space that it begins with.
+            let spaces = if text[end..].starts_with(' ') { 0..=1 } else { 0..=0 };
+            for cut in spaces.map(|space| Cut { end, next: end + space }) {
+                if self.harmless(cut)? {
+                    return Ok(Some(cut));
+                }
             }
             tried += 1;
             if tried == TRIES {
@@ -139,13 +151,13 @@ impl<'t, R: Read> Pieces<'t, R> {
         Ok(None)
     }
 
-    fn harmless(&self, cut: usize) -> Result<bool, Error> {
+    fn harmless(&self, Cut { end, next }: Cut) -> Result<bool, Error> {
         let text = &self.pending;
-        let from = floor(text, cut.saturating_sub(AROUND));
-        let to = floor(text, (cut + AROUND).min(text.len()));
+        let from = floor(text, end.saturating_sub(AROUND));
+        let to = floor(text, (next + AROUND).min(text.len()));
         let ids = |part: &str| self.tokenizer.encode(part);
-        let mut apart = ids(&text[from..cut])?;
-        apart.extend(ids(&text[cut..to])?);
+        let mut apart = ids(&text[from..end])?;
+        apart.extend(ids(&text[next..to])?);
         Ok(apart == ids(&text[from..to])?)
     }
 

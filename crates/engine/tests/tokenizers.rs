@@ -90,6 +90,25 @@ fn a_long_text_in_pieces_has_the_tokens_of_the_whole() {
     }
 }
 
+/// A `tokenizer.json` of Llama's older kind, without a class that says so, puts a space before whatever it encodes: pieces too.
+#[test]
+fn a_tokenizer_that_prepends_a_space_reads_in_pieces() {
+    let file = std::fs::read(folder("llama-json-legacy").join("tokenizer.json")).expect("a file");
+    let json: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
+    assert!(json["normalizer"].to_string().contains("Prepend"), "{}", json["normalizer"]);
+    let at = directory(&[("tokenizer.json", &file)]);
+    let tokenizer = Tokenizer::load(at.path()).expect("a tokenizer");
+    let text = "to be  or not to be, that is\nthe question ".repeat(400);
+    let mut pieces = Pieces::new(&tokenizer, text.as_bytes(), "a text");
+    let mut ids = pieces.next_piece().expect("a piece").expect("a piece");
+    assert!(!ids.is_empty() && pieces.bytes() < 10_000, "{} bytes", pieces.bytes());
+    while let Some(piece) = pieces.next_piece().expect("a piece") {
+        ids.extend(piece);
+    }
+    let whole = tokenizer.encode_around(&text).expect("tokens");
+    assert_eq!(ids, [whole.ids, whole.behind].concat());
+}
+
 #[test]
 fn a_piece_ends_where_no_longer_token_can_begin() {
     let tokenizer = load("world");

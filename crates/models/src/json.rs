@@ -1,11 +1,12 @@
-//! JSON as Python's `json` module writes it, which is a little more than JSON: `NaN`, `Infinity` and `-Infinity` are bare words, and a string may hold one
-//! half of a surrogate pair.
+//! JSON as Python's `json` module reads and writes it, which is a little more than JSON: `NaN`, `Infinity` and `-Infinity` are bare words, a number may be too
+//! large for an f64, which makes it infinite, and a string may hold one half of a surrogate pair.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// What becomes of the words `NaN`, `Infinity` and `-Infinity`, which JSON does not have.
+/// What becomes of the words `NaN`, `Infinity` and `-Infinity`, which JSON does not have, and of numbers too large for an f64, which are `Infinity` or
+/// `-Infinity` to Python.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotNumbers {
     /// They become `null`.
@@ -40,13 +41,13 @@ fn standard(text: &str, not_numbers: NotNumbers) -> Cow<'_, str> {
                 (1, None)
             }
             b'\\' if in_string => escape(&bytes[at..]),
-            b'-' | b'I' | b'N' if !in_string => {
-                let word = ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| text[at..].starts_with(word));
-                match (word, not_numbers) {
-                    (Some(word), NotNumbers::Null) => (word.len(), Some("null".to_owned())),
-                    (Some(word), NotNumbers::Text) => (word.len(), Some(format!("\"{word}\""))),
-                    (None, _) => (1, None),
-                }
+            b'-' | b'I' | b'N' | b'0'..=b'9' if !in_string => {
+                let (length, word) = not_a_number(&text[at..]);
+                let replacement = word.map(|word| match not_numbers {
+                    NotNumbers::Null => "null".to_owned(),
+                    NotNumbers::Text => format!("\"{word}\""),
+                });
+                (length, replacement)
             }
             _ => (1, None),
         };
@@ -62,6 +63,20 @@ fn standard(text: &str, not_numbers: NotNumbers) -> Cow<'_, str> {
     }
     out.push_str(&text[copied..]);
     Cow::Owned(out)
+}
+
+/// How many bytes of a number or a word begin the text, and which value that no f64 has it is, if it is one.
+fn not_a_number(text: &str) -> (usize, Option<&'static str>) {
+    if let Some(word) = ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| text.starts_with(word)) {
+        return (word.len(), Some(word));
+    }
+    let number = |b: &u8| matches!(b, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+    let length = text.bytes().take_while(number).count().max(1);
+    match text[..length].parse::<f64>() {
+        Ok(f64::INFINITY) => (length, Some("Infinity")),
+        Ok(f64::NEG_INFINITY) => (length, Some("-Infinity")),
+        _ => (length, None),
+    }
 }
 
 /// How long an escape sequence is, and what to write instead of it if it is half a surrogate pair.
@@ -100,8 +115,20 @@ mod tests {
     }
 
     #[test]
+    fn numbers_too_large_for_an_f64_are_infinite() {
+        let text = r#"{"a": 1e999, "b": [-1E+400,2.5e-3, 1e-999], "c": "1e999", "d": 12}"#;
+        let want = json!({"a": null, "b": [null, 2.5e-3, 0.0], "c": "1e999", "d": 12});
+        assert_eq!(parse(text, NotNumbers::Null).expect("Python reads this"), want);
+        let digits = "9".repeat(400);
+        let quoted = parse(&format!("[{digits}, -{digits}]"), NotNumbers::Text).expect("Python reads this");
+        assert_eq!(quoted, json!(["Infinity", "-Infinity"]));
+    }
+
+    #[test]
     fn what_is_no_json_stays_an_error() {
-        for text in ["", "{", "[Inf]", "nan", r#"{"a": "\ud8"}"#, r#"{"a": "\"#, "[NaN", "\\u"] {
+        for text in
+            ["", "{", "[Inf]", "nan", r#"{"a": "\ud8"}"#, r#"{"a": "\"#, "[NaN", "\\u", "1e999e", "-", "--1", "[1e999"]
+        {
             assert!(parse(text, NotNumbers::Null).is_err(), "{text}");
         }
     }

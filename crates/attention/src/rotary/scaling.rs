@@ -87,6 +87,29 @@ pub enum Scaling {
     },
 }
 
+/// The fields of all scalings, and those beside them that say how and how much of a head is rotated: `config.json` has them in the same object.
+const FIELDS: &[&str] = &[
+    "rope_type",
+    "factor",
+    "max_position_embeddings",
+    "original_max_position_embeddings",
+    "beta_fast",
+    "beta_slow",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+    "truncate",
+    "short_factor",
+    "long_factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "partial_rotary_factor",
+    "rope_theta",
+    "mrope_section",
+    "mrope_interleaved",
+    "finetuned",
+];
+
 fn one() -> f64 {
     1.0
 }
@@ -111,7 +134,8 @@ pub struct Frequencies {
 impl Scaling {
     /// As `rope_scaling` or `rope_parameters` of a model's `config.json` has it: `null` and fields that are `null` mean that there are none, and the older
     /// `type` is `rope_type`. Where `original_max_position_embeddings` is missing, the model's own `max_position_embeddings`, `longest`, stands for it, as in
-    /// transformers; so does it in `dynamic`, and in `longrope`'s factor.
+    /// transformers; so does it in `dynamic`, and in `longrope`'s factor. A field that the scaling does not have is an error, but for those that describe the
+    /// rotation itself and those of other scalings, which files carry along.
     pub fn from_config(parameters: &Value, longest: Option<usize>) -> Result<Self, Error> {
         const SCALING: &str = "scaling";
         let mut fields = match parameters {
@@ -128,6 +152,10 @@ impl Scaling {
             "yarn" | "longrope" | "llama3" => Some("original_max_position_embeddings"),
             _ => None,
         };
+        if let Some(unknown) = fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
+            let message = format!("unknown field `{unknown}`, want one of {}", FIELDS.join(", "));
+            return Err(Error::read(OP, SCALING, message));
+        }
         if let Some(field) = length.filter(|field| !fields.contains_key(*field)) {
             let Some(longest) = longest else {
                 let missing =

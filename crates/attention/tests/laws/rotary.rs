@@ -165,5 +165,11 @@ fn scalings_are_read_as_transformers_reads_them() {
         "{message}"
     );
     assert!(read(r#"{"type": "yarm"}"#, None).expect_err("no such kind").contains("yarm"));
+    // Fields that say how heads are rotated are no scaling's, and a word that no file has is an error.
+    let beside =
+        r#"{"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24], "low_freq_factor": 1.0}"#;
+    assert_eq!(read(beside, None), Ok(Scaling::Default));
+    let message = read(r#"{"rope_type": "linear", "factor": 2.0, "fractor": 3.0}"#, None).expect_err("no such field");
+    assert!(message.contains("`fractor`") && message.contains("low_freq_factor"), "{message}");
     assert!(read("[]", None).expect_err("a list").contains("not an object"));
 }
