@@ -65,7 +65,7 @@ impl Isa {
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
-            Kind::Scalar => kernel.run(Scalar),
+            Kind::Scalar => scalar(kernel),
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of this kind is made only after the CPU reported AVX2 and FMA.
             Kind::Avx2 => unsafe { avx2(kernel) },
@@ -99,6 +99,12 @@ impl Isa {
             Kind::Neon => "neon",
         }
     }
+}
+
+/// A function of its own, as for the other instruction sets: inlined into callers of [`Isa::run`], a kernel would be compiled once for each of them.
+#[inline(never)]
+fn scalar<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Scalar)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -75,30 +75,35 @@ pub fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
     s.select_lt(a, s.splat(0.25), near, far)
 }
 
-/// `out ← by · x`
+/// How many of `n` numbers fill whole vectors.
+///
+/// Loops over rows go by index up to there: zipped chunks of a slice divide by the chunk's length, which costs more than a short row's arithmetic.
+#[inline(always)]
+pub fn whole<S: Lanes>(n: usize) -> usize {
+    n / S::LANES * S::LANES
+}
+
+/// `out ← by · x`. Panics if `x` is shorter than `out`.
 #[inline(always)]
 pub fn scale_into<S: Lanes>(s: S, by: f32, x: &[f32], out: &mut [f32]) {
-    let by = s.splat(by);
-    let (mut x, mut out) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
-    for (x, out) in x.by_ref().zip(out.by_ref()) {
-        s.store(out, s.mul(by, s.load(x)));
+    let (by, x, whole) = (s.splat(by), &x[..out.len()], whole::<S>(out.len()));
+    for at in (0..whole).step_by(S::LANES) {
+        s.store(&mut out[at..], s.mul(by, s.load(&x[at..])));
     }
-    let (x, out) = (x.remainder(), out.into_remainder());
-    if !x.is_empty() {
-        s.store_part(out, s.mul(by, s.load_part(x)));
+    if whole < out.len() {
+        s.store_part(&mut out[whole..], s.mul(by, s.load_part(&x[whole..])));
     }
 }
 
-/// `out ← x`, of rows too short for a call of the library's.
+/// `out ← x`, for rows too short for a call of the library's `memcpy`. Panics if `x` is shorter than `out`.
 #[inline(always)]
 pub fn copy<S: Lanes>(s: S, x: &[f32], out: &mut [f32]) {
-    let (mut x, mut out) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
-    for (x, out) in x.by_ref().zip(out.by_ref()) {
-        s.store(out, s.load(x));
+    let (x, whole) = (&x[..out.len()], whole::<S>(out.len()));
+    for at in (0..whole).step_by(S::LANES) {
+        s.store(&mut out[at..], s.load(&x[at..]));
     }
-    let (x, out) = (x.remainder(), out.into_remainder());
-    if !x.is_empty() {
-        s.store_part(out, s.load_part(x));
+    if whole < out.len() {
+        s.store_part(&mut out[whole..], s.load_part(&x[whole..]));
     }
 }
 
@@ -108,14 +113,12 @@ pub fn scale_past<S: Lanes>(s: S, past: bool, by: f32, x: &[f32], out: &mut [f32
     if !past {
         return scale_into(s, by, x, out);
     }
-    let by = s.splat(by);
-    let (mut x, mut out) = (x.chunks_exact(S::LANES), out.chunks_exact_mut(S::LANES));
-    for (x, out) in x.by_ref().zip(out.by_ref()) {
-        s.store_past(out, s.mul(by, s.load(x)));
+    let (by, x, whole) = (s.splat(by), &x[..out.len()], whole::<S>(out.len()));
+    for at in (0..whole).step_by(S::LANES) {
+        s.store_past(&mut out[at..], s.mul(by, s.load(&x[at..])));
     }
-    let (x, out) = (x.remainder(), out.into_remainder());
-    if !x.is_empty() {
-        s.store_part(out, s.mul(by, s.load_part(x)));
+    if whole < out.len() {
+        s.store_part(&mut out[whole..], s.mul(by, s.load_part(&x[whole..])));
     }
 }
 
@@ -281,31 +284,35 @@ pub fn multiply(cx: &Cx, x: &mut [f32], y: &[f32]) {
 /// `Σ aᵢ bᵢ` of two slices of equal length.
 #[inline(always)]
 pub fn dot<S: Lanes>(s: S, a: &[f32], b: &[f32]) -> f32 {
-    let mut acc = [s.splat(0.0); 4];
-    let mut a = a.chunks_exact(4 * S::LANES);
-    let mut b = b.chunks_exact(4 * S::LANES);
-    for (a, b) in a.by_ref().zip(b.by_ref()) {
+    let (n, mut acc) = (a.len(), [s.splat(0.0); 4]);
+    let (b, fours) = (&b[..n], n / (4 * S::LANES) * (4 * S::LANES));
+    for at in (0..fours).step_by(4 * S::LANES) {
         for (i, acc) in acc.iter_mut().enumerate() {
-            *acc = s.fma(s.load(&a[i * S::LANES..]), s.load(&b[i * S::LANES..]), *acc);
+            let at = at + i * S::LANES;
+            *acc = s.fma(s.load(&a[at..]), s.load(&b[at..]), *acc);
         }
     }
     let mut sum = s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3]));
-    for (a, b) in a.remainder().chunks(S::LANES).zip(b.remainder().chunks(S::LANES)) {
-        sum = s.fma(s.load_part(a), s.load_part(b), sum);
+    let whole = whole::<S>(n);
+    for at in (fours..whole).step_by(S::LANES) {
+        sum = s.fma(s.load(&a[at..]), s.load(&b[at..]), sum);
+    }
+    if whole < n {
+        sum = s.fma(s.load_part(&a[whole..]), s.load_part(&b[whole..]), sum);
     }
     s.sum(sum)
 }
 
-/// `y ← y + a x`
+/// `y ← y + a x`. Panics if `x` is shorter than `y`.
 #[inline(always)]
 pub fn axpy<S: Lanes>(s: S, a: f32, x: &[f32], y: &mut [f32]) {
-    let a = s.splat(a);
-    let (mut x, mut y) = (x.chunks_exact(S::LANES), y.chunks_exact_mut(S::LANES));
-    for (x, y) in x.by_ref().zip(y.by_ref()) {
-        s.store(y, s.fma(a, s.load(x), s.load(y)));
+    let (a, x, whole) = (s.splat(a), &x[..y.len()], whole::<S>(y.len()));
+    for at in (0..whole).step_by(S::LANES) {
+        let sum = s.fma(a, s.load(&x[at..]), s.load(&y[at..]));
+        s.store(&mut y[at..], sum);
     }
-    let (x, y) = (x.remainder(), y.into_remainder());
-    if !x.is_empty() {
-        s.store_part(y, s.fma(a, s.load_part(x), s.load_part(y)));
+    if whole < y.len() {
+        let sum = s.fma(a, s.load_part(&x[whole..]), s.load_part(&y[whole..]));
+        s.store_part(&mut y[whole..], sum);
     }
 }
