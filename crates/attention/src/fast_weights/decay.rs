@@ -208,12 +208,14 @@ pub(super) fn scale<S: Lanes>(s: S, by: &[f32], x: &mut [f32]) {
         [by] => return math::scale(s, *by, x),
         _ => {}
     }
-    let (mut x, mut by) = (x.chunks_exact_mut(S::LANES), by.chunks_exact(S::LANES));
-    for (x, by) in x.by_ref().zip(by.by_ref()) {
-        s.store(x, s.mul(s.load(by), s.load(x)));
+    let (by, whole) = (&by[..x.len()], math::whole::<S>(x.len()));
+    for at in (0..whole).step_by(S::LANES) {
+        let scaled = s.mul(s.load(&by[at..]), s.load(&x[at..]));
+        s.store(&mut x[at..], scaled);
     }
-    for (x, by) in x.into_remainder().iter_mut().zip(by.remainder()) {
-        *x *= by;
+    if whole < x.len() {
+        let scaled = s.mul(s.load_part(&by[whole..]), s.load_part(&x[whole..]));
+        s.store_part(&mut x[whole..], scaled);
     }
 }
 
@@ -224,14 +226,12 @@ pub(super) fn scale_into<S: Lanes>(s: S, by: &[f32], x: &[f32], out: &mut [f32])
         [] => math::copy(s, x, out),
         [by] => math::scale_into(s, *by, x, out),
         _ => {
-            let (mut out, mut x) = (out.chunks_exact_mut(S::LANES), x.chunks_exact(S::LANES));
-            let mut by = by.chunks_exact(S::LANES);
-            for ((out, x), by) in out.by_ref().zip(x.by_ref()).zip(by.by_ref()) {
-                s.store(out, s.mul(s.load(by), s.load(x)));
+            let (x, by, whole) = (&x[..out.len()], &by[..out.len()], math::whole::<S>(out.len()));
+            for at in (0..whole).step_by(S::LANES) {
+                s.store(&mut out[at..], s.mul(s.load(&by[at..]), s.load(&x[at..])));
             }
-            let rest = x.remainder().iter().zip(by.remainder());
-            for (out, (x, by)) in out.into_remainder().iter_mut().zip(rest) {
-                *out = by * x;
+            if whole < out.len() {
+                s.store_part(&mut out[whole..], s.mul(s.load_part(&by[whole..]), s.load_part(&x[whole..])));
             }
         }
     }
@@ -245,14 +245,14 @@ pub(super) fn scale_twice_into<S: Lanes>(s: S, scale: f32, by: &[f32], x: &[f32]
         [by] => return math::scale_into(s, scale * by, x, out),
         _ => by,
     };
-    let (mut out, mut x) = (out.chunks_exact_mut(S::LANES), x.chunks_exact(S::LANES));
-    let mut by = by.chunks_exact(S::LANES);
-    for ((out, x), by) in out.by_ref().zip(x.by_ref()).zip(by.by_ref()) {
-        s.store(out, s.mul(s.mul(s.splat(scale), s.load(by)), s.load(x)));
+    let (scale, x, by) = (s.splat(scale), &x[..out.len()], &by[..out.len()]);
+    let whole = math::whole::<S>(out.len());
+    for at in (0..whole).step_by(S::LANES) {
+        s.store(&mut out[at..], s.mul(s.mul(scale, s.load(&by[at..])), s.load(&x[at..])));
     }
-    let rest = x.remainder().iter().zip(by.remainder());
-    for (out, (x, by)) in out.into_remainder().iter_mut().zip(rest) {
-        *out = scale * by * x;
+    if whole < out.len() {
+        let part = s.mul(s.mul(scale, s.load_part(&by[whole..])), s.load_part(&x[whole..]));
+        s.store_part(&mut out[whole..], part);
     }
 }
 
@@ -265,12 +265,14 @@ pub(super) fn scale_twice_past<S: Lanes>(s: S, past: bool, scale: f32, by: &[f32
         _ if !past => return scale_twice_into(s, scale, by, x, out),
         _ => {}
     }
-    let whole = x.len() / S::LANES * S::LANES;
+    let (scale, x, by) = (s.splat(scale), &x[..out.len()], &by[..out.len()]);
+    let whole = math::whole::<S>(out.len());
     for at in (0..whole).step_by(S::LANES) {
-        s.store_past(&mut out[at..], s.mul(s.mul(s.splat(scale), s.load(&by[at..])), s.load(&x[at..])));
+        s.store_past(&mut out[at..], s.mul(s.mul(scale, s.load(&by[at..])), s.load(&x[at..])));
     }
-    for at in whole..x.len() {
-        out[at] = scale * by[at] * x[at];
+    if whole < out.len() {
+        let part = s.mul(s.mul(scale, s.load_part(&by[whole..])), s.load_part(&x[whole..]));
+        s.store_part(&mut out[whole..], part);
     }
 }
 
@@ -279,7 +281,7 @@ pub(super) fn scale_twice_past<S: Lanes>(s: S, past: bool, scale: f32, by: &[f32
 pub(super) fn scale_both_past<S: Lanes>(s: S, past: bool, [(a, x), (b, y)]: [(&[f32], &[f32]); 2], out: &mut [f32]) {
     let each = a.len() > 1;
     let (of_x, of_y) = (s.splat(a.first().copied().unwrap_or(1.0)), s.splat(b.first().copied().unwrap_or(1.0)));
-    let whole = x.len() / S::LANES * S::LANES;
+    let whole = math::whole::<S>(x.len());
     for at in (0..whole).step_by(S::LANES) {
         let (a, b) = if each { (s.load(&a[at..]), s.load(&b[at..])) } else { (of_x, of_y) };
         let sum = s.fma(a, s.load(&x[at..]), s.mul(b, s.load(&y[at..])));

@@ -104,8 +104,14 @@ impl<const P: usize> Carry<1, P> for Correct<'_> {
 /// `v ← β (v − w)`
 #[inline(always)]
 pub(super) fn correct<S: Lanes>(s: S, beta: f32, w: &[f32], v: &mut [f32]) {
-    for (v, w) in v.chunks_mut(S::LANES).zip(w.chunks(S::LANES)) {
-        s.store_part(v, s.mul(s.splat(beta), s.sub(s.load_part(v), s.load_part(w))));
+    let (beta, w, whole) = (s.splat(beta), &w[..v.len()], math::whole::<S>(v.len()));
+    for at in (0..whole).step_by(S::LANES) {
+        let corrected = s.mul(beta, s.sub(s.load(&v[at..]), s.load(&w[at..])));
+        s.store(&mut v[at..], corrected);
+    }
+    if whole < v.len() {
+        let corrected = s.mul(beta, s.sub(s.load_part(&v[whole..]), s.load_part(&w[whole..])));
+        s.store_part(&mut v[whole..], corrected);
     }
 }
 

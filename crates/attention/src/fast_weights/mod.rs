@@ -310,8 +310,8 @@ impl<'a> Tokens<'a> {
             return decay::scale_into(s, by, self.k(t, h), out);
         };
         let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
-        for (out, g) in out.chunks_mut(S::LANES).zip(g.chunks(S::LANES)) {
-            s.store_part(out, s.sub(s.splat(0.0), math::exp_m1(s, s.load_part(g))));
+        for at in (0..out.len()).step_by(S::LANES) {
+            s.store_part(&mut out[at..], s.sub(s.splat(0.0), math::exp_m1(s, s.load_part(&g[at..]))));
         }
         decay::scale(s, by, out);
     }
@@ -325,8 +325,8 @@ impl<'a> Tokens<'a> {
         if !self.rate {
             return math::copy(s, b, out);
         }
-        for ((out, a), b) in out.chunks_mut(S::LANES).zip(a.chunks(S::LANES)).zip(b.chunks(S::LANES)) {
-            s.store_part(out, s.sub(s.splat(0.0), s.mul(s.load_part(a), s.load_part(b))));
+        for at in (0..out.len()).step_by(S::LANES) {
+            s.store_part(&mut out[at..], s.sub(s.splat(0.0), s.mul(s.load_part(&a[at..]), s.load_part(&b[at..]))));
         }
     }
 
@@ -340,13 +340,12 @@ impl<'a> Tokens<'a> {
     fn left<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
         let Some(g) = &self.g else { return };
         let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
-        let (mut out, mut g) = (out.chunks_exact_mut(S::LANES), g.chunks_exact(S::LANES));
-        for (out, g) in out.by_ref().zip(g.by_ref()) {
-            s.store(out, math::exp(s, s.load(g)));
+        let whole = math::whole::<S>(out.len());
+        for at in (0..whole).step_by(S::LANES) {
+            s.store(&mut out[at..], math::exp(s, s.load(&g[at..])));
         }
-        let (out, g) = (out.into_remainder(), g.remainder());
-        if !g.is_empty() {
-            s.store_part(out, math::exp(s, s.load_part(g)));
+        if whole < out.len() {
+            s.store_part(&mut out[whole..], math::exp(s, s.load_part(&g[whole..])));
         }
     }
 

@@ -232,7 +232,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
     #[inline(always)]
     fn groups<S: Lanes, const N: usize, const G: usize>(&mut self, s: S, at: usize, tokens: Range<usize>) {
         let rows = self.rows;
-        let end = (at + N * S::LANES).min(self.columns);
+        let end = columns_end::<S, N>(at, self.columns);
         let zero = s.splat(0.0);
         for i in tokens.step_by(G) {
             let soon = self.soon::<G>(i, at);
@@ -243,11 +243,13 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             for g in 0..G {
                 self.written(s, columns[g].clone(), &mut y[g]);
             }
-            for (r, row) in (0..rows).zip(self.matrix.chunks_exact_mut(self.columns)) {
+            let mut lines = self.matrix.chunks_exact_mut(self.columns);
+            for r in 0..rows {
+                let Some(row) = lines.next() else { break };
                 if r.is_multiple_of(APART) {
                     soon.ask(r / APART);
                 }
-                let row = &mut row[at..end];
+                let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 for g in 0..G {
@@ -274,17 +276,20 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
     #[inline(always)]
     fn pairs<S: Lanes, const N: usize>(&mut self, s: S, at: usize, tokens: Range<usize>) {
         let rows = self.rows;
-        let end = (at + N * S::LANES).min(self.columns);
+        let end = columns_end::<S, N>(at, self.columns);
         let zero = s.splat(0.0);
         // What the matrix as it is gives to the last read of the token that comes.
         let mut ahead = [zero; N];
         let t = self.token(tokens.start);
         let first = &self.read[P - 1][t * rows..(t + 1) * rows];
-        for (row, p) in self.matrix.chunks_exact(self.columns).zip(first) {
+        let mut lines = self.matrix.chunks_exact_mut(self.columns);
+        for p in first {
+            let Some(row) = lines.next() else { break };
             let mut x = [zero; N];
-            load(s, &row[at..end], &mut x);
-            for (x, ahead) in x.into_iter().zip(&mut ahead) {
-                *ahead = s.fma(s.splat(*p), x, *ahead);
+            load(s, cells::<S, N>(row, at, end - at), &mut x);
+            let p = s.splat(*p);
+            for i in 0..N {
+                ahead[i] = s.fma(p, x[i], ahead[i]);
             }
         }
         for i in tokens.clone().step_by(2) {
@@ -310,11 +315,13 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let p_c = &self.read[P - 1][c * rows..][..rows];
             let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
             ahead = [zero; N];
-            for (r, row) in (0..rows).zip(self.matrix.chunks_exact_mut(self.columns)) {
+            let mut lines = self.matrix.chunks_exact_mut(self.columns);
+            for r in 0..rows {
+                let Some(row) = lines.next() else { break };
                 if r.is_multiple_of(APART) {
                     soon.ask(r / APART);
                 }
-                let row = &mut row[at..end];
+                let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 for m in 0..W {
@@ -370,18 +377,21 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
     /// What is left of some columns at a cut.
     #[inline(always)]
     fn decay<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize) {
-        let end = (at + N * S::LANES).min(self.columns);
+        let end = columns_end::<S, N>(at, self.columns);
         let mut factor = factors::<S, BY, N>(s, by, at..end);
-        for (r, row) in self.matrix.chunks_exact_mut(self.columns).enumerate() {
+        let mut lines = self.matrix.chunks_exact_mut(self.columns);
+        for r in 0..self.rows {
+            let Some(row) = lines.next() else { break };
             if BY == ROWS {
                 factor = [s.splat(by[r]); N];
             }
+            let row = cells::<S, N>(row, at, end - at);
             let mut x = [s.splat(0.0); N];
-            load(s, &row[at..end], &mut x);
-            for (x, factor) in x.iter_mut().zip(factor) {
-                *x = s.mul(*x, factor);
+            load(s, row, &mut x);
+            for i in 0..N {
+                x[i] = s.mul(x[i], factor[i]);
             }
-            store(s, &x, &mut row[at..end]);
+            store(s, &x, row);
         }
     }
 
@@ -407,7 +417,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
     #[inline(always)]
     fn some<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
         let (rows, columns) = (self.rows, self.columns);
-        let end = (at + N * S::LANES).min(columns);
+        let end = columns_end::<S, N>(at, columns);
         let zero = s.splat(0.0);
         let mut factor = factors::<S, BY, N>(s, by, at..end);
         for i in tokens {
@@ -428,11 +438,13 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 p[m] = &self.read[m][t * rows..(t + 1) * rows];
             }
             let mut sum = [[zero; N]; P];
-            for (r, row) in self.matrix.chunks_exact_mut(columns).enumerate() {
+            let mut lines = self.matrix.chunks_exact_mut(columns);
+            for r in 0..rows {
+                let Some(row) = lines.next() else { break };
                 if r.is_multiple_of(APART) {
                     soon.ask(r / APART);
                 }
-                let row = &mut row[at..end];
+                let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
                 load(s, row, &mut x);
                 if BY == ROWS {
@@ -456,6 +468,20 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             self.carry_on(s, i, at..end);
         }
     }
+}
+
+/// Where `N` vectors of columns from `at` on end: only a single vector may be there in part.
+#[inline(always)]
+fn columns_end<S: Lanes, const N: usize>(at: usize, columns: usize) -> usize {
+    if N == 1 { (at + S::LANES).min(columns) } else { at + N * S::LANES }
+}
+
+/// `N` vectors of a row of the matrix, or what there is of one: a slice of a length that the compiler knows, so that loads and stores are not checked one
+/// by one, and the loop over rows stays one block. Rows are taken from `chunks_exact_mut` one by one: zipped with
+/// their numbers, each would cost a multiplication.
+#[inline(always)]
+fn cells<S: Lanes, const N: usize>(row: &mut [f32], from: usize, width: usize) -> &mut [f32] {
+    &mut row[from..][..if N == 1 { width } else { N * S::LANES }]
 }
 
 /// What a token writes to row `r`.

@@ -152,7 +152,7 @@ impl Kernel for Heads<'_, '_> {
             return;
         }
         let (erases, general) = (x.erases(), x.erase.is_some());
-        let shape = Shape { most: Shape::tokens(k, v).min(total), k, v, gates, erases, general };
+        let shape = Shape { most: Shape::tokens(k, v, gates > 0).min(total), k, v, gates, erases, general };
         let size = shape.size() + heads.len() * Kept::size(shape, total) + 2 * k.max(v);
         let scratch = &mut Scratch::new(size);
         let mut rest = &mut scratch[..];
@@ -500,8 +500,9 @@ impl<'a> Head<'a, '_> {
             let out = [&mut *rows.dk];
             over_transposed(how, pass, kept.d_state, cuts, [d_out], [queries], [&*rows.v], out, &ask);
         }
+        let mut told = None;
         for r in (0..n).rev() {
-            self.token(s, shape, rows, (first + r, r), erased, &mut kept.through);
+            self.token(s, shape, rows, (first + r, r), erased, (&mut kept.through, &mut told));
         }
         rows.leave(s, &mut kept.behind);
     }

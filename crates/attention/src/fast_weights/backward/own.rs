@@ -8,23 +8,43 @@ use longreach_simd::{Lanes, math};
 use super::head::nth;
 use super::segment::{Segment, Shape};
 
-/// What values read of the gradients to outputs and to what was erased.
-#[derive(Clone, Copy)]
+/// What the values of two tokens, and what was erased at them, read of the gradient to what the token after each erased: `v_t · dw_{t+1}` and `w_t · dw_{t+1}`.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Told {
-    /// `v_{t-1} · dw_t`
-    pub(super) before: f32,
-    /// `v_t · dw_{t+1}`
-    pub(super) after: f32,
+    /// Of the token before this one.
+    before: [f32; 2],
+    /// Of this token.
+    after: [f32; 2],
 }
 
 impl Told {
-    pub(super) const NOTHING: Self = Self { before: 0.0, after: 0.0 };
-
-    /// Of token `r` of a segment, where something is erased.
+    /// Of token `r` of a segment, where something is erased, given that of the token after it in the segment.
     #[inline(always)]
-    pub(super) fn of<S: Lanes>(s: S, rows: &Segment<'_>, v: usize, r: usize) -> Self {
-        let before = if r > 0 { math::dot(s, nth(rows.v, r - 1, v), nth(rows.dw, r, v)) } else { 0.0 };
-        Self { before, after: math::dot(s, nth(rows.v, r, v), nth(rows.dw, r + 1, v)) }
+    pub(super) fn of<S: Lanes>(
+        s: S,
+        rows: &Segment<'_>,
+        shape: Shape,
+        erased: &[f32],
+        r: usize,
+        next: Option<Told>,
+    ) -> Self {
+        let Shape { v, general, .. } = shape;
+        let read = |r: usize| {
+            let (value, dw) = (nth(rows.v, r, v), nth(rows.dw, r + 1, v));
+            match general {
+                true => dot_both(s, [value, nth(erased, r, v)], dw),
+                false => [math::dot(s, value, dw), 0.0],
+            }
+        };
+        Self {
+            before: if r > 0 { read(r - 1) } else { [0.0; 2] },
+            after: next.map_or_else(|| read(r), |next| next.before),
+        }
+    }
+
+    /// `v_{t-1} · dw_t`
+    pub(super) fn of_value_before(self) -> f32 {
+        self.before[0]
     }
 }
 
@@ -39,9 +59,10 @@ impl Segment<'_> {
         let reader = r + usize::from(early);
         let here = r * k..(r + 1) * k;
         let (key, query) = (nth(self.k, r, k), nth(self.q, reader, k));
-        let value_told = math::dot(s, nth(self.v, r, v), nth(self.d_o, reader, v));
+        let (value, d_o) = (nth(self.v, r, v), nth(self.d_o, reader, v));
         let (dq, dk) = (&mut self.dq[here.clone()], &mut self.dk[here.clone()]);
         if !erases {
+            let value_told = math::dot(s, value, d_o);
             math::axpy(s, value_told, query, dk);
             if !early {
                 math::axpy(s, value_told, key, dq);
@@ -52,34 +73,59 @@ impl Segment<'_> {
             return;
         }
         let after = nth(self.a, r + 1, k);
-        axpy_both(s, [(value_told, query), (told.after, after)], dk);
         if !general {
+            let value_told = math::dot(s, value, d_o);
+            axpy_both(s, [(value_told, query), (told.after[0], after)], dk);
             math::axpy(s, value_told, key, dq);
             if r > 0 {
-                math::axpy(s, told.before, nth(self.k, r - 1, k), &mut self.da[here]);
+                math::axpy(s, told.before[0], nth(self.k, r - 1, k), &mut self.da[here]);
             }
             return;
         }
-        let w = nth(erased, r, v);
-        let (w_told, w_after) = (math::dot(s, w, nth(self.d_o, r, v)), math::dot(s, w, nth(self.dw, r + 1, v)));
+        let [value_told, w_told] = dot_both(s, [value, nth(erased, r, v)], d_o);
+        axpy_both(s, [(value_told, query), (told.after[0], after)], dk);
         axpy_both(s, [(value_told, key), (w_told, nth(self.b, r, k))], dq);
-        axpy_both(s, [(w_told, query), (w_after, after)], &mut self.db[here.clone()]);
+        axpy_both(s, [(w_told, query), (told.after[1], after)], &mut self.db[here.clone()]);
         if r > 0 {
-            let w_before = math::dot(s, nth(erased, r - 1, v), nth(self.dw, r, v));
-            let writes = [(told.before, nth(self.k, r - 1, k)), (w_before, nth(self.b, r - 1, k))];
+            let writes = [(told.before[0], nth(self.k, r - 1, k)), (told.before[1], nth(self.b, r - 1, k))];
             axpy_both(s, writes, &mut self.da[here]);
         }
     }
 }
 
-/// `y += a x + a' x'`
+/// `a · x` and `b · x`
+#[inline(always)]
+fn dot_both<S: Lanes>(s: S, [a, b]: [&[f32]; 2], x: &[f32]) -> [f32; 2] {
+    let (a, b) = (&a[..x.len()], &b[..x.len()]);
+    let whole = x.len() / (2 * S::LANES) * (2 * S::LANES);
+    let mut sums = [[s.splat(0.0); 2]; 2];
+    for at in (0..whole).step_by(2 * S::LANES) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let at = at + i * S::LANES;
+            let x = s.load(&x[at..]);
+            *sum = [s.fma(s.load(&a[at..]), x, sum[0]), s.fma(s.load(&b[at..]), x, sum[1])];
+        }
+    }
+    for at in (whole..x.len()).step_by(S::LANES) {
+        let x = s.load_part(&x[at..]);
+        sums[0] = [s.fma(s.load_part(&a[at..]), x, sums[0][0]), s.fma(s.load_part(&b[at..]), x, sums[0][1])];
+    }
+    [s.sum(s.add(sums[0][0], sums[1][0])), s.sum(s.add(sums[0][1], sums[1][1]))]
+}
+
+/// `y += a x + b z`
 #[inline(always)]
 fn axpy_both<S: Lanes>(s: S, [(a, x), (b, z)]: [(f32, &[f32]); 2], y: &mut [f32]) {
-    let (of_x, of_z) = (s.splat(a), s.splat(b));
-    for ((x, z), y) in x.chunks(S::LANES).zip(z.chunks(S::LANES)).zip(y.chunks_mut(S::LANES)) {
-        match y.len() == S::LANES {
-            true => s.store(y, s.fma(of_x, s.load(x), s.fma(of_z, s.load(z), s.load(y)))),
-            false => s.store_part(y, s.fma(of_x, s.load_part(x), s.fma(of_z, s.load_part(z), s.load_part(y)))),
-        }
+    let (x, z) = (&x[..y.len()], &z[..y.len()]);
+    let (a, b) = (s.splat(a), s.splat(b));
+    let whole = math::whole::<S>(y.len());
+    for at in (0..whole).step_by(S::LANES) {
+        let sum = s.fma(a, s.load(&x[at..]), s.fma(b, s.load(&z[at..]), s.load(&y[at..])));
+        s.store(&mut y[at..], sum);
+    }
+    if whole < y.len() {
+        let (x, z) = (s.load_part(&x[whole..]), s.load_part(&z[whole..]));
+        let sum = s.fma(a, x, s.fma(b, z, s.load_part(&y[whole..])));
+        s.store_part(&mut y[whole..], sum);
     }
 }

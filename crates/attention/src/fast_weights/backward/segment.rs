@@ -52,7 +52,13 @@ pub(super) struct Shape {
 impl Shape {
     /// So many tokens that their rows, some six of a key and six of a value each, stay in the second cache; not any number, so that some text is cut evenly
     /// whatever its heads' widths.
-    pub(super) fn tokens(k: usize, v: usize) -> usize {
+    ///
+    /// Where there are gates, a segment is short if a state is small beside its rows: sums that gates act through start anew with it, and what rounding adds
+    /// to a sum is in the gradients of all tokens before.
+    pub(super) fn tokens(k: usize, v: usize, gated: bool) -> usize {
+        if gated && k * v <= 16 * (k + v) {
+            return 16;
+        }
         [Runs::MOST, 96, 64, 48].into_iter().find(|tokens| tokens * 6 * (k + v) <= ROOM).unwrap_or(32)
     }
 
@@ -244,11 +250,17 @@ impl Through {
         self.sums.fill(0.0);
         self.added.fill(0.0);
         for (state, d) in state.chunks(TOGETHER * k).zip(d.chunks(TOGETHER * k)) {
-            for (state, d) in state.chunks_exact(k).zip(d.chunks_exact(k)) {
-                let cells = self.added.chunks_mut(S::LANES).zip(state.chunks(S::LANES)).zip(d.chunks(S::LANES));
-                for ((added, state), d) in cells {
-                    let sum = s.fma(s.load_part(state), s.load_part(d), s.load_part(added));
-                    s.store_part(added, sum);
+            let whole = math::whole::<S>(k);
+            for row in (0..state.len()).step_by(k) {
+                let (state, d) = (&state[row..row + k], &d[row..row + k]);
+                for at in (0..whole).step_by(S::LANES) {
+                    let sum = s.fma(s.load(&state[at..]), s.load(&d[at..]), s.load(&self.added[at..]));
+                    s.store(&mut self.added[at..], sum);
+                }
+                if whole < k {
+                    let (state, d) = (s.load_part(&state[whole..]), s.load_part(&d[whole..]));
+                    let sum = s.fma(state, d, s.load_part(&self.added[whole..]));
+                    s.store_part(&mut self.added[whole..], sum);
                 }
             }
             self.settle();

@@ -20,14 +20,15 @@ impl Head<'_, '_> {
         rows: &mut Segment<'_>,
         (at, r): (usize, usize),
         erased: &[f32],
-        through: &mut Through,
+        (through, told): (&mut Through, &mut Option<Told>),
     ) {
         let (x, h, past, Shape { k, v, erases, general, .. }) = (self.x, self.h, self.past, shape);
         let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
         let t = self.range.start + at;
         let (own, early) = (erases && !general, x.bonus.is_some());
         if x.g.is_some() {
-            let told = if erases { Told::of(s, rows, v, r) } else { Told::NOTHING };
+            let own_reads = if erases { Told::of(s, rows, shape, erased, r, *told) } else { Told::default() };
+            *told = Some(own_reads);
             let shares = Shares {
                 early,
                 last: at + 1 == self.range.len(),
@@ -35,11 +36,11 @@ impl Head<'_, '_> {
                 k: [nth(rows.k, r, k), nth(rows.dk, r, k)],
                 a: if erases { Some([nth(rows.a, r, k), nth(rows.da, r, k)]) } else { None },
                 b: if general { Some([nth(rows.b, r, k), nth(rows.db, r, k)]) } else { None },
-                own: if own { Some((told.before, nth(rows.k, r.saturating_sub(1), k))) } else { None },
+                own: if own { Some((own_reads.of_value_before(), nth(rows.k, r.saturating_sub(1), k))) } else { None },
             };
             let gates = (x.gates(t, h), rows.runs.is_cut(r));
             through.token(s, past, gates, shares, self.to.g.row(at));
-            rows.add_own(s, shape, r, early, told, erased);
+            rows.add_own(s, shape, r, early, own_reads, erased);
             if early && r == 0 && at > 0 {
                 // The token before it is in another segment, and is as it is.
                 let told = math::dot(s, x.v(t - 1, h), &rows.d_o[..v]);
@@ -90,14 +91,14 @@ impl Head<'_, '_> {
 /// `x · (a − b)`
 #[inline(always)]
 fn dot_difference<S: Lanes>(s: S, x: &[f32], a: &[f32], b: &[f32]) -> f32 {
+    let (a, b, whole) = (&a[..x.len()], &b[..x.len()], math::whole::<S>(x.len()));
     let mut sum = s.splat(0.0);
-    let (mut x, mut a, mut b) = (x.chunks_exact(S::LANES), a.chunks_exact(S::LANES), b.chunks_exact(S::LANES));
-    for ((x, a), b) in x.by_ref().zip(a.by_ref()).zip(b.by_ref()) {
-        sum = s.fma(s.load(x), s.sub(s.load(a), s.load(b)), sum);
+    for at in (0..whole).step_by(S::LANES) {
+        sum = s.fma(s.load(&x[at..]), s.sub(s.load(&a[at..]), s.load(&b[at..])), sum);
     }
-    let (x, a, b) = (x.remainder(), a.remainder(), b.remainder());
-    if !x.is_empty() {
-        sum = s.fma(s.load_part(x), s.sub(s.load_part(a), s.load_part(b)), sum);
+    if whole < x.len() {
+        let (a, b) = (s.load_part(&a[whole..]), s.load_part(&b[whole..]));
+        sum = s.fma(s.load_part(&x[whole..]), s.sub(a, b), sum);
     }
     s.sum(sum)
 }
