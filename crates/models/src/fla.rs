@@ -3,24 +3,18 @@
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{AttentionConfig, MixerConfig, Reach};
-use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig, Order, WordsConfig};
+use longreach_nn::{
+    BlockConfig, BranchConfig, DecoderConfig, DecoderNames, GatedFeedForwardConfig, NamedNorm, NormConfig,
+    OperationConfig, WordsConfig,
+};
 
 use crate::architecture::{eos, silu};
 use crate::{Description, Error, Fields};
 
 /// Names of the skeleton's parts.
-pub(crate) const NAMES: DecoderNames = DecoderNames {
-    body: "model",
-    embedding: "embeddings",
-    blocks: "layers",
-    first_norm: "pre_norm",
-    norm: "attn_norm",
-    mixer: "attn",
-    second_norm: "mlp_norm",
-    feed_forward: "mlp",
-    last_norm: "norm",
-    head: "lm_head",
-};
+pub(crate) fn names() -> DecoderNames {
+    DecoderNames::new(["model", "embeddings", "layers", "lm_head"])
+}
 
 /// What of the skeleton differs from model to model where the file is silent.
 pub(crate) struct Defaults {
@@ -55,21 +49,20 @@ pub(crate) fn describe(
             Some((_, attention)) => MixerConfig::Attention(attention.clone()),
             None => mixer(hidden, i)?,
         };
-        Ok(BlockConfig { norm, order: Order::Before, mixer, feed_forward: Some(FeedForwardLayer::SwiGlu(inner)) })
+        let feed_forward = OperationConfig::Gated(GatedFeedForwardConfig::silu(inner));
+        Ok(BlockConfig::new(vec![
+            BranchConfig::mixer("attn", mixer).before("attn_norm", norm),
+            BranchConfig::new("mlp", feed_forward).before("mlp_norm", norm),
+        ]))
     };
+    let size = [fields.size("vocab_size", 32000)?, hidden];
+    let blocks = (0..layers).map(block).collect::<Result<_, Error>>()?;
     Ok(Description {
         model_type,
         decoder: DecoderConfig {
-            vocabulary: fields.size("vocab_size", 32000)?,
-            hidden,
-            blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
-            first_norm: None,
-            last_norm: Some(norm),
-            lower_bounds: None,
+            last_norm: Some(NamedNorm::new("norm", norm)),
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
-            hmt: None,
-            positions: None,
-            names: NAMES,
+            ..DecoderConfig::new(size, blocks, names())
         },
         eos: eos(fields, 2)?,
     })

@@ -2,8 +2,8 @@
 
 use longreach_nn::mixers::{AttentionConfig, AttentionNames, MixerConfig};
 use longreach_nn::{
-    Activation, Bias, BlockConfig, BodyConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer,
-    Layout, NormConfig, Order, Over, WordsConfig,
+    Activation, Bias, BlockConfig, BodyConfig, BranchConfig, DecoderConfig, DecoderNames, FeedForwardConfig, Layout,
+    NamedNorm, NormConfig, OperationConfig, Over, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -18,19 +18,6 @@ pub(crate) const ARCHITECTURE: Architecture =
 pub(crate) const SCORING: EncoderArchitecture =
     EncoderArchitecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe: scoring };
 
-const NAMES: DecoderNames = DecoderNames {
-    body: "transformer",
-    embedding: "wte",
-    blocks: "h",
-    first_norm: "",
-    norm: "ln_1",
-    mixer: "attn",
-    second_norm: "ln_2",
-    feed_forward: "mlp",
-    last_norm: "ln_f",
-    head: "lm_head",
-};
-
 fn describe(f: &Fields) -> Result<Description, Error> {
     let aliased = |name: &str, alias: &str, default| f.size(if f.given(name) { name } else { alias }, default);
     let hidden = aliased("n_embd", "hidden_size", 768)?;
@@ -42,14 +29,14 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     let names = AttentionNames { q: "c_attn", out: "c_proj", ..AttentionNames::LLAMA };
     let scaled = f.flag("scale_attn_weights", true)?;
     let by_layer = f.flag("scale_attn_by_inverse_layer_idx", false)?;
-    let feed_forward = Some(FeedForwardLayer::Plain(FeedForwardConfig {
+    let feed_forward = FeedForwardConfig {
         inner: f.size("n_inner", 4 * hidden)?,
         activation: activation(f, "activation_function", Activation::GeluTanh)?,
         gated: false,
         bias: Bias::Yes,
         names: ["c_fc", "c_proj"],
         layout: Layout::Transposed,
-    }));
+    };
     let positions = aliased("n_positions", "max_position_embeddings", 1024)?;
     let sparse = sparse(f, positions)?;
     let block = |i: usize| {
@@ -65,22 +52,21 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             sparse: sparse.clone(),
             ..AttentionConfig::new(hidden, heads)
         });
-        BlockConfig { norm, order: Order::Before, mixer, feed_forward }
+        BlockConfig::new(vec![
+            BranchConfig::mixer("attn", mixer).before("ln_1", norm),
+            BranchConfig::new("mlp", OperationConfig::FeedForward(feed_forward)).before("ln_2", norm),
+        ])
     };
     let layers = f.layers(if f.given("n_layer") { "n_layer" } else { "num_hidden_layers" }, 12)?;
+    let size = [f.size("vocab_size", 50_257)?, hidden];
+    let names = DecoderNames::new(["transformer", "wte", "h", "lm_head"]);
     Ok(Description {
         model_type: "gpt2",
         decoder: DecoderConfig {
-            vocabulary: f.size("vocab_size", 50_257)?,
-            hidden,
-            blocks: (0..layers).map(block).collect(),
-            first_norm: None,
-            last_norm: Some(norm),
-            lower_bounds: None,
+            last_norm: Some(NamedNorm::new("ln_f", norm)),
             words: WordsConfig::Table { tied: f.flag("tie_word_embeddings", true)? },
-            hmt: None,
-            positions: Some(("wpe", positions)),
-            names: NAMES,
+            positions: Some(("wpe".into(), positions)),
+            ..DecoderConfig::new(size, (0..layers).map(block).collect(), names)
         },
         eos: eos(f, 50_256)?,
     })
@@ -102,7 +88,7 @@ fn scoring(f: &Fields) -> Result<EncoderDescription, Error> {
         pooler: None,
         head,
         labels: heads.labels(),
-        longest: decoder.positions.map(|(_, rows)| rows),
+        longest: decoder.positions.as_ref().map(|(_, rows)| *rows),
         pad: f.id("pad_token_id", eos.first().copied().unwrap_or(0))?,
         separator: None,
         global: GlobalByDefault::None,

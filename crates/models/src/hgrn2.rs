@@ -38,12 +38,12 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         }))
     })?;
     if fields.flag("use_lower_bound", true)? {
-        let gates = |b: &longreach_nn::BlockConfig| match &b.mixer {
+        let gates = |mixer: &MixerConfig| match mixer {
             MixerConfig::Hgrn2(c) => Some(c.heads.heads * c.heads.key),
             _ => None,
         };
         let hidden = description.decoder.hidden;
-        if description.decoder.blocks.iter().filter_map(gates).any(|gates| gates != hidden) {
+        if description.decoder.blocks.iter().flat_map(|b| b.mixers()).filter_map(gates).any(|gates| gates != hidden) {
             return Err(
                 fields.error(format!("field `expand_ratio`: want a divisor of {hidden} with `use_lower_bound`"))
             );

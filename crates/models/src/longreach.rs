@@ -8,6 +8,8 @@
 //!  "mixer": ["gated_delta", {"type": "window", "window": 512}]}
 //! ```
 //!
+//! `"blocks"` says what the blocks are made of, where they are not a mixer and a gated feed-forward layer: `blocks.rs`.
+//!
 //! `"hmt": {"segment": 1024, "sensory": 32, "queue": 300}` puts a hierarchical memory around the whole.
 
 use longreach_attention::linear::linear_attention::{EPSILON, Map};
@@ -20,60 +22,36 @@ use longreach_nn::mixers::{
     MixerConfig, PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config,
     Rwkv7Config, TransformerXlConfig,
 };
-use longreach_nn::{
-    BlockConfig, DecoderConfig, DecoderNames, FeedForwardLayer, HmtConfig, NormConfig, Order, WordsConfig,
-};
+use longreach_nn::{DecoderConfig, DecoderNames, HmtConfig, NamedNorm, WordsConfig};
 
 use crate::architecture::eos;
 use crate::fla::{divided, rotary};
 use crate::{Architecture, Description, Error, Fields};
 
+mod blocks;
+
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "longreach", mechanism: "any", paper: "this project", describe };
 
-const NAMES: DecoderNames = DecoderNames {
-    body: "model",
-    embedding: "embeddings",
-    blocks: "layers",
-    first_norm: "first_norm",
-    norm: "mixer_norm",
-    mixer: "mixer",
-    second_norm: "feed_forward_norm",
-    feed_forward: "feed_forward",
-    last_norm: "norm",
-    head: "lm_head",
-};
-
 fn describe(fields: &Fields) -> Result<Description, Error> {
     let (hidden, layers) = (fields.size("hidden_size", 512)?, fields.layers("num_hidden_layers", 6)?);
-    let norm = NormConfig::Rms(fields.number("norm_eps", 1e-5)?);
-    // No layer where the width is 0.
-    let inner = match fields.get("intermediate_size").and_then(serde_json::Value::as_u64) {
-        Some(0) => None,
-        _ => Some(fields.size("intermediate_size", (hidden * 8 / 3).div_ceil(32) * 32)?),
-    };
-    let mixers = fields.named("mixer", "type")?;
-    if mixers.is_empty() {
-        return Err(fields.error(format!("field `mixer` is missing: want one of {}", NAMED.join(", "))));
-    }
-    let feed_forward = inner.map(FeedForwardLayer::SwiGlu);
-    let block = |i: usize| {
-        let (name, fields) = &mixers[i % mixers.len()];
-        Ok(BlockConfig { norm, order: Order::Before, mixer: mixer(name, fields, hidden, (i, layers))?, feed_forward })
-    };
+    let norm = blocks::norm(fields, "norm", "rms")?.ok_or_else(|| fields.error("field `norm`: want a norm"))?;
+    let size = [fields.size("vocab_size", 32000)?, hidden];
+    let cap = fields.number("logits_cap", 0.0)? as f32;
     Ok(Description {
         model_type: "longreach",
         decoder: DecoderConfig {
-            vocabulary: fields.size("vocab_size", 32000)?,
-            hidden,
-            blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
-            first_norm: None,
-            last_norm: Some(norm),
-            lower_bounds: None,
+            last_norm: Some(NamedNorm::new("norm", norm)),
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", true)? },
-            positions: None,
+            embedding_scale: fields.number("embedding_scale", 1.0)? as f32,
+            logits_scale: fields.number("logits_scale", 1.0)? as f32,
+            logits_cap: (cap != 0.0).then_some(cap),
             hmt: hmt(fields)?,
-            names: NAMES,
+            ..DecoderConfig::new(
+                size,
+                blocks::blocks(fields, hidden, layers)?,
+                DecoderNames::new(["model", "embeddings", "layers", "lm_head"]),
+            )
         },
         eos: eos(fields, 0)?,
     })

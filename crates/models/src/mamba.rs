@@ -1,7 +1,7 @@
 //! `mamba`: Gu and Dao 2023, as Hugging Face stores it.
 
 use longreach_nn::mixers::{MambaConfig, MixerConfig};
-use longreach_nn::{BlockConfig, DecoderConfig, DecoderNames, NormConfig, Order, WordsConfig};
+use longreach_nn::{BlockConfig, BranchConfig, DecoderConfig, DecoderNames, NamedNorm, NormConfig, WordsConfig};
 
 use crate::architecture::{eos, silu};
 use crate::{Architecture, Description, Error, Fields};
@@ -10,22 +10,23 @@ pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "mamba", mechanism: "mamba", paper: "Gu and Dao 2023", describe };
 
 /// What the family's checkpoints call the parts.
-pub(crate) const NAMES: DecoderNames = DecoderNames {
-    body: "backbone",
-    embedding: "embeddings",
-    blocks: "layers",
-    first_norm: "norm0",
-    norm: "norm",
-    mixer: "mixer",
-    second_norm: "norm2",
-    feed_forward: "mlp",
-    last_norm: "norm_f",
-    head: "lm_head",
-};
-
-/// Blocks of one mixer, without feed-forward layers.
-pub(crate) fn blocks(norm: NormConfig, mixer: MixerConfig, layers: usize) -> Vec<BlockConfig> {
-    vec![BlockConfig { norm, order: Order::Before, mixer, feed_forward: None }; layers]
+/// The skeleton of `mamba` and `mamba2`: a norm and a mixer in each block, and a norm before the head.
+pub(crate) fn skeleton(
+    fields: &Fields,
+    [vocabulary, hidden, layers]: [usize; 3],
+    norm: NormConfig,
+    mixer: MixerConfig,
+    tied: bool,
+) -> Result<DecoderConfig, Error> {
+    let block = BlockConfig::new(vec![BranchConfig::mixer("mixer", mixer).before("norm", norm)]);
+    let size = [fields.size("vocab_size", vocabulary)?, hidden];
+    let layers = fields.layers("num_hidden_layers", layers)?;
+    let names = DecoderNames::new(["backbone", "embeddings", "layers", "lm_head"]);
+    Ok(DecoderConfig {
+        last_norm: Some(NamedNorm::new("norm_f", norm)),
+        words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", tied)? },
+        ..DecoderConfig::new(size, vec![block; layers], names)
+    })
 }
 
 fn describe(fields: &Fields) -> Result<Description, Error> {
@@ -63,18 +64,7 @@ pub(crate) fn family(
     });
     Ok(Description {
         model_type,
-        decoder: DecoderConfig {
-            vocabulary: fields.size("vocab_size", 50280)?,
-            hidden,
-            blocks: blocks(norm, mixer, fields.layers("num_hidden_layers", layers)?),
-            first_norm: None,
-            last_norm: Some(norm),
-            lower_bounds: None,
-            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", tied)? },
-            hmt: None,
-            positions: None,
-            names: NAMES,
-        },
+        decoder: skeleton(fields, [50280, hidden, layers], norm, mixer, tied)?,
         eos: eos(fields, eos_default)?,
     })
 }

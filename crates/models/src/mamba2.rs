@@ -1,10 +1,10 @@
 //! `mamba2`: Dao and Gu 2024, as Hugging Face stores it.
 
+use longreach_nn::NormConfig;
 use longreach_nn::mixers::{Mamba2Config, MixerConfig};
-use longreach_nn::{DecoderConfig, NormConfig, WordsConfig};
 
 use crate::architecture::{eos, silu};
-use crate::mamba::{NAMES, blocks};
+use crate::mamba::skeleton;
 use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
@@ -43,18 +43,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     });
     Ok(Description {
         model_type: "mamba2",
-        decoder: DecoderConfig {
-            vocabulary: fields.size("vocab_size", 32768)?,
-            hidden,
-            blocks: blocks(norm, mixer, fields.layers("num_hidden_layers", 64)?),
-            first_norm: None,
-            last_norm: Some(norm),
-            lower_bounds: None,
-            words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
-            hmt: None,
-            positions: None,
-            names: NAMES,
-        },
+        decoder: skeleton(fields, [32768, hidden, 64], norm, mixer, false)?,
         eos: eos(fields, 2)?,
     })
 }

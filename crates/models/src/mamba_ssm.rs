@@ -119,7 +119,7 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
     let translated = fields.within(map);
     let describe = if second { mamba2::ARCHITECTURE.describe } else { mamba::ARCHITECTURE.describe };
     let mut description = describe(&translated)?;
-    description.decoder.names.embedding = "embedding";
+    description.decoder.names.embedding = "embedding".into();
     Ok(description)
 }
 

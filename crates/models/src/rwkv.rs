@@ -3,8 +3,8 @@
 use longreach_nn::mixers::parts::Pointwise;
 use longreach_nn::mixers::{MixerConfig, Rwkv4Config};
 use longreach_nn::{
-    Bias, BlockConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig,
-    Order, WordsConfig,
+    Bias, BlockConfig, BranchConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, DecoderNames, NamedNorm,
+    NormConfig, OperationConfig, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -12,19 +12,6 @@ use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "rwkv", mechanism: "rwkv4", paper: "Peng et al. 2023", describe };
-
-const NAMES: DecoderNames = DecoderNames {
-    body: "rwkv",
-    embedding: "embeddings",
-    blocks: "blocks",
-    first_norm: "pre_ln",
-    norm: "ln1",
-    mixer: "attention",
-    second_norm: "ln2",
-    feed_forward: "feed_forward",
-    last_norm: "ln_out",
-    head: "head",
-};
 
 const CHANNEL_MIX: ChannelMixNames = ChannelMixNames {
     mix_key: "time_mix_key",
@@ -49,29 +36,27 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         _ => fields.size("rescale_every", 6)?,
     };
     let halved = |block: usize, eps: f64| eps * 4f64.powi(i32::try_from(block / every).unwrap_or(i32::MAX));
-    let block = |i: usize| BlockConfig {
-        norm: NormConfig::Layer(halved(i, eps), Bias::Yes),
-        order: Order::Before,
-        mixer: MixerConfig::Rwkv4(Rwkv4Config { hidden, inner }),
-        feed_forward: Some(FeedForwardLayer::ChannelMix(ChannelMixConfig {
-            inner: feed_forward,
-            activation: Pointwise::Relu2,
-            names: CHANNEL_MIX,
-        })),
+    let channel_mix = || {
+        let (inner, activation) = (feed_forward, Pointwise::Relu2);
+        OperationConfig::ChannelMix(ChannelMixConfig { inner, activation, names: CHANNEL_MIX })
     };
+    let block = |i: usize| {
+        let norm = NormConfig::Layer(halved(i, eps), Bias::Yes);
+        BlockConfig::new(vec![
+            BranchConfig::mixer("attention", MixerConfig::Rwkv4(Rwkv4Config { hidden, inner })).before("ln1", norm),
+            BranchConfig::new("feed_forward", channel_mix()).before("ln2", norm),
+        ])
+    };
+    let size = [fields.size("vocab_size", 50277)?, hidden];
+    let blocks = (0..layers).map(block).collect();
+    let last_norm = NormConfig::Layer(halved(layers, LAST_EPS), Bias::Yes);
     Ok(Description {
         model_type: "rwkv",
         decoder: DecoderConfig {
-            vocabulary: fields.size("vocab_size", 50277)?,
-            hidden,
-            blocks: (0..layers).map(block).collect(),
-            first_norm: Some(NormConfig::Layer(eps, Bias::Yes)),
-            last_norm: Some(NormConfig::Layer(halved(layers, LAST_EPS), Bias::Yes)),
-            lower_bounds: None,
+            first_norm: Some(NamedNorm::new("blocks.0.pre_ln", NormConfig::Layer(eps, Bias::Yes))),
+            last_norm: Some(NamedNorm::new("ln_out", last_norm)),
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
-            hmt: None,
-            positions: None,
-            names: NAMES,
+            ..DecoderConfig::new(size, blocks, DecoderNames::new(["rwkv", "embeddings", "blocks", "head"]))
         },
         eos: eos(fields, 0)?,
     })

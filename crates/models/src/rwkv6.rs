@@ -3,8 +3,8 @@
 use longreach_nn::mixers::parts::Pointwise;
 use longreach_nn::mixers::{MixerConfig, Rwkv6Config};
 use longreach_nn::{
-    Bias, BlockConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig,
-    Order, WordsConfig,
+    Bias, BlockConfig, BranchConfig, ChannelMixConfig, ChannelMixNames, DecoderConfig, NamedNorm, NormConfig,
+    OperationConfig, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -44,21 +44,23 @@ pub(crate) fn skeleton(
             fields.scaled("hidden_ratio", hidden as f64 * ratio)?.div_ceil(32) * 32
         }
     };
-    let feed_forward = Some(FeedForwardLayer::ChannelMix(ChannelMixConfig { inner, activation, names: channel_mix }));
-    let block = |i: usize| Ok(BlockConfig { norm, order: Order::Before, mixer: mixer(hidden, i)?, feed_forward });
+    let channel_mix = OperationConfig::ChannelMix(ChannelMixConfig { inner, activation, names: channel_mix });
+    let block = |i: usize| {
+        Ok(BlockConfig::new(vec![
+            BranchConfig::mixer("attn", mixer(hidden, i)?).before("attn_norm", norm),
+            BranchConfig::new("ffn", channel_mix.clone()).before("ffn_norm", norm),
+        ]))
+    };
+    let size = [fields.size("vocab_size", 32000)?, hidden];
+    let blocks = (0..layers).map(block).collect::<Result<_, Error>>()?;
+    let first_norm = fields.flag("norm_first", true)?.then(|| NamedNorm::new("layers.0.pre_norm", norm));
     Ok(Description {
         model_type,
         decoder: DecoderConfig {
-            vocabulary: fields.size("vocab_size", 32000)?,
-            hidden,
-            blocks: (0..layers).map(block).collect::<Result<_, Error>>()?,
-            first_norm: fields.flag("norm_first", true)?.then_some(norm),
-            last_norm: Some(norm),
-            lower_bounds: None,
+            first_norm,
+            last_norm: Some(NamedNorm::new("norm", norm)),
             words: WordsConfig::Table { tied: fields.flag("tie_word_embeddings", false)? },
-            hmt: None,
-            positions: None,
-            names: DecoderNames { second_norm: "ffn_norm", feed_forward: "ffn", ..fla::NAMES },
+            ..DecoderConfig::new(size, blocks, fla::names())
         },
         eos: eos(fields, 2)?,
     })

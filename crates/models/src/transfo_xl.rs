@@ -5,8 +5,8 @@
 
 use longreach_nn::mixers::{MixerConfig, TransformerXlConfig};
 use longreach_nn::{
-    Activation, AdaptiveConfig, Bias, BlockConfig, DecoderConfig, DecoderNames, FeedForwardConfig, FeedForwardLayer,
-    Layout, NormConfig, Order, WordsConfig,
+    Activation, AdaptiveConfig, Bias, BlockConfig, BranchConfig, DecoderConfig, DecoderNames, FeedForwardConfig,
+    Layout, NormConfig, OperationConfig, WordsConfig,
 };
 
 use crate::architecture::eos;
@@ -14,19 +14,6 @@ use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "transfo-xl", mechanism: "transformer_xl", paper: "Dai et al. 2019", describe };
-
-const NAMES: DecoderNames = DecoderNames {
-    body: "transformer",
-    embedding: "word_emb",
-    blocks: "layers",
-    first_norm: "",
-    norm: "dec_attn.layer_norm",
-    mixer: "dec_attn",
-    second_norm: "pos_ff.layer_norm",
-    feed_forward: "pos_ff",
-    last_norm: "",
-    head: "crit",
-};
 
 fn describe(f: &Fields) -> Result<Description, Error> {
     for (name, default, most) in [("attn_type", 0.0, 0.0), ("sample_softmax", -1.0, 0.0)] {
@@ -60,15 +47,21 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         zeros: true,
         norm: first.then_some(norm),
     });
-    let feed_forward = Some(FeedForwardLayer::Plain(FeedForwardConfig {
+    let feed_forward = OperationConfig::FeedForward(FeedForwardConfig {
         inner: f.size("d_inner", 4096)?,
         activation: Activation::Relu,
         gated: false,
         layout: Layout::Same,
         bias: Bias::Yes,
         names: ["CoreNet.0", "CoreNet.3"],
-    }));
-    let order = if first { Order::Before } else { Order::Behind };
+    });
+    let (mixer, feed_forward) = (BranchConfig::mixer("dec_attn", mixer), BranchConfig::new("pos_ff", feed_forward));
+    // Where norms come first, the mixer has its own: of the memory too.
+    let branches = match first {
+        true => vec![mixer, feed_forward.before("pos_ff.layer_norm", norm)],
+        false => vec![mixer.of_sum("dec_attn.layer_norm", norm), feed_forward.of_sum("pos_ff.layer_norm", norm)],
+    };
+    let blocks = vec![BlockConfig::new(branches); layers];
     let words = WordsConfig::Adaptive(AdaptiveConfig {
         embedded: f.size("d_embed", 1024)?,
         divisor: f.size("div_val", 4)?,
@@ -80,16 +73,12 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     Ok(Description {
         model_type: "transfo-xl",
         decoder: DecoderConfig {
-            vocabulary,
-            hidden,
-            blocks: vec![BlockConfig { norm, order, mixer, feed_forward }; layers],
-            first_norm: None,
-            last_norm: None,
-            lower_bounds: None,
             words,
-            hmt: None,
-            positions: None,
-            names: NAMES,
+            ..DecoderConfig::new(
+                [vocabulary, hidden],
+                blocks,
+                DecoderNames::new(["transformer", "word_emb", "layers", "crit"]),
+            )
         },
         eos: eos(f, 0)?,
     })

@@ -196,8 +196,10 @@ fn segments_memories_and_greedy_text_of_transformer_xl_are_those_of_transformers
             pieces.push(model.decoder.forward(&piece, &mut cache, None));
             from = to;
             let (_, want) = golden.floats(&format!("mems.{i}"));
-            let of_layer = |layer: &longreach_nn::LayerState| match &layer.mixer {
-                longreach_nn::MixerState::Recurrent(r) => numbers(r.inputs[0].clone()),
+            let of_layer = |layer: &longreach_nn::LayerState| match &layer.0[0] {
+                longreach_nn::BranchState::Mixer(longreach_nn::MixerState::Recurrent(r)) => {
+                    numbers(r.inputs[0].clone())
+                }
                 other => panic!("{name}: {other:?}"),
             };
             close(

@@ -1,4 +1,5 @@
-//! Every mixer by its name: the whole, chunks and steps agree, sequences of a batch do not meet, padding leaves no trace, a state put down is the state.
+//! Every mixer by its name, and every shape of block: the whole, chunks and steps agree, the sequences of a batch are independent, padding leaves no trace,
+//! and a saved state restores bit for bit.
 
 use burn::tensor::{Device, Tensor};
 use longreach_models::Model;
@@ -41,14 +42,56 @@ const MIXERS: &[&str] = &[
     r#""mamba2""#,
 ];
 
+/// Blocks that are not a mixer and a feed-forward layer with a norm before each.
+const BLOCKS: &[&str] = &[
+    // Gemma: norms before and after, weights that are added to 1, scaled embeddings, capped logits.
+    r#""norm": "rms_plus_one", "embedding_scale": 4.9, "logits_cap": 3.0, "blocks": [
+        {"branches": [{"mixer": {"type": "window", "window": 6}, "norm_after": "rms_plus_one"},
+                      {"feed_forward": {"intermediate_size": 40, "activation": "gelu_new"}, "norm_after": "rms_plus_one"}]},
+        {"branches": [{"mixer": "dense", "norm_after": "rms_plus_one"}, {"feed_forward": 40, "norm_after": "rms"}]}]"#,
+    // Falcon-H1: attention beside Mamba-2.
+    r#""logits_scale": 0.5, "blocks": [
+        {"branches": [{"parallel": [{"mixer": "dense", "scale": 0.3}, {"mixer": "mamba2", "scale": 1.7}]}, {"feed_forward": 40}]}]"#,
+    // GPT-NeoX: attention beside the feed-forward layer, each with its own norm.
+    r#""norm": "layer", "blocks": [
+        {"branches": [{"norm": "none", "parallel": [{"mixer": "dense", "norm": "layer"},
+                                                    {"feed_forward": {"intermediate_size": 40, "gated": false}, "norm": "layer"}]}]}]"#,
+    // Nemotron-H: each layer is a mixer or a feed-forward layer.
+    r#""blocks": [
+        {"branches": [{"mixer": "mamba2"}]},
+        {"branches": [{"feed_forward": {"intermediate_size": 40, "activation": "relu", "gated": false}}]},
+        {"branches": [{"mixer": "dense"}]}]"#,
+    // Mixtures of experts, with residual branches that are scaled.
+    r#""blocks": [
+        {"branches": [{"mixer": "gated_delta", "scale": 0.7}, {"experts": {"count": 5, "chosen": 2, "intermediate_size": 16}, "scale": 0.7}]},
+        {"branches": [{"mixer": "dense"}, {"experts": {"count": 3, "chosen": 1, "intermediate_size": 16, "normalize": false}}]}]"#,
+    // Norms of the sum, and two mixers in one block.
+    r#""blocks": [
+        {"branches": [{"mixer": "rwkv6", "norm_of_sum": "layer"}, {"mixer": "dense", "norm_of_sum": "layer"},
+                      {"feed_forward": 40, "norm_of_sum": "layer"}]}]"#,
+    // Layers that share their weights and have states of their own.
+    r#""blocks": [
+        {"branches": [{"mixer": "dense"}, {"feed_forward": 40}]},
+        {"branches": [{"mixer": "mamba"}]},
+        {"shares": 0}]"#,
+];
+
 const TOKENS: usize = 23;
 
-fn model(mixer: &str) -> Model {
+fn random(shape: &str) -> Result<Model, longreach_models::Error> {
     let config = format!(
-        r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 3, "head_dim": 12,
-            "mixer": {{"type": {mixer}}}}}"#
+        r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 3, "head_dim": 12, {shape}}}"#
     );
-    Model::random("config.json", &config, 7, &Device::flex()).expect("a model")
+    Model::random("config.json", &config, 7, &Device::flex())
+}
+
+/// A model for every mixer and every shape of block.
+fn models() -> impl Iterator<Item = (String, Model)> {
+    let mixers = MIXERS.iter().map(|mixer| format!(r#""mixer": {{"type": {mixer}}}"#));
+    mixers.chain(BLOCKS.iter().map(|blocks| (*blocks).to_owned())).map(|shape| {
+        let model = random(&shape).expect("a model");
+        (shape, model)
+    })
 }
 
 fn rows(n: usize) -> Vec<Vec<u32>> {
@@ -80,8 +123,8 @@ fn close(what: &str, a: &[f32], b: &[f32]) {
 
 #[test]
 fn every_path_and_every_batch_agree() {
-    for mixer in MIXERS {
-        let (model, rows) = (model(mixer), rows(2));
+    for (mixer, model) in models() {
+        let rows = rows(2);
         let (whole, _) = read(&model, &rows, &[]);
         let steps: Vec<usize> = (1..TOKENS).collect();
         for cuts in [&[1, 2, 7][..], &steps] {
@@ -104,8 +147,8 @@ fn every_path_and_every_batch_agree() {
 
 #[test]
 fn padding_leaves_no_trace() {
-    for mixer in MIXERS {
-        let (model, row) = (model(mixer), rows(1).remove(0));
+    for (mixer, model) in models() {
+        let row = rows(1).remove(0);
         let (alone, _) = read(&model, std::slice::from_ref(&row), &[]);
         let lengths = [TOKENS, TOKENS - 6];
         let padded: Vec<u32> = (0..TOKENS).map(|t| if t < 6 { 3 } else { row[t - 6] }).collect();
@@ -143,8 +186,8 @@ fn put_down(model: &Model, cache: &Cache, tokens: usize) -> Cache {
 
 #[test]
 fn a_state_put_down_is_the_state() {
-    for mixer in MIXERS {
-        let (model, rows) = (model(mixer), rows(1));
+    for (mixer, model) in models() {
+        let rows = rows(1);
         let (_, mut cache) = read(&model, &rows, &[]);
         let mut again = put_down(&model, &cache, TOKENS);
         let next = |cache: &mut Cache| numbers(model.decoder.forward(&[1, 2, 3], cache, None));
@@ -155,7 +198,7 @@ fn a_state_put_down_is_the_state() {
 #[test]
 fn a_state_repeated_is_that_of_as_many_sequences() {
     let hierarchical = hierarchical(r#""dense""#, HMT).expect("a model");
-    for model in MIXERS.iter().map(|mixer| model(mixer)).chain([hierarchical]) {
+    for model in models().map(|(_, model)| model).chain([hierarchical]) {
         let row = rows(1).remove(0);
         let (_, one) = read(&model, std::slice::from_ref(&row), &[]);
         let (_, mut both) = read(&model, &[row.clone(), row], &[]);
@@ -239,8 +282,64 @@ fn a_model_of_several_mixers() {
     let config = r#"{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 5, "head_dim": 12,
         "mixer": ["gated_delta", {"type": "window", "window": 4}]}"#;
     let model = Model::random("config.json", config, 7, &Device::flex()).expect("a model");
-    let names: Vec<_> = model.description.decoder.blocks.iter().map(|b| b.mixer.mechanism()).collect();
+    let names: Vec<_> =
+        model.description.decoder.blocks.iter().flat_map(|b| b.mixers()).map(|m| m.mechanism()).collect();
     assert_eq!(names, ["gated_delta", "dense", "gated_delta", "dense", "gated_delta"]);
+}
+
+/// Each layer of a shared block reads the same weights: one set of them is saved, and what is learned is learned by both.
+#[test]
+fn shared_weights_are_there_once() {
+    let shape = BLOCKS[BLOCKS.len() - 1];
+    let alone =
+        random(&shape.replace(r#"{"shares": 0}"#, r#"{"branches": [{"mixer": "dense"}, {"feed_forward": 40}]}"#));
+    let (shared, alone) = (random(shape).expect("a model"), alone.expect("a model"));
+    let block = 4 * 24 * 24 + 3 * 24 * 40 + 2 * 24;
+    assert_eq!(alone.parameters() - shared.parameters(), block);
+    assert_eq!(shared.decoder.start(1).layers.len(), 3);
+}
+
+/// A cap leaves small logits almost alone and keeps all of them below it; the loss is that of the capped logits.
+#[test]
+fn capped_logits_and_their_loss() {
+    let model = random(BLOCKS[0]).expect("a model");
+    let ids: Vec<u32> = rows(1).remove(0);
+    let hidden = model.decoder.forward(&ids, &mut model.decoder.start(1), None);
+    let logits = numbers(model.decoder.logits(hidden.clone()));
+    assert!(logits.iter().all(|x| x.abs() < 3.0) && logits.iter().any(|x| x.abs() > 0.01));
+    let targets: Vec<i64> = (0..TOKENS as i64).map(|t| if t % 5 == 0 { -1 } else { t }).collect();
+    let rows = logits.chunks(40).zip(&targets).filter(|(_, target)| **target >= 0);
+    let losses: Vec<f64> = rows
+        .map(|(row, target)| {
+            let sum: f64 = row.iter().map(|x| f64::from(*x).exp()).sum();
+            sum.ln() - f64::from(row[*target as usize])
+        })
+        .collect();
+    let want = losses.iter().sum::<f64>() / losses.len() as f64;
+    let loss = model.decoder.loss(hidden, &targets).into_data().iter::<f32>().next().expect("a loss");
+    assert!((f64::from(loss) - want).abs() < 1e-5, "{loss}, want {want}");
+}
+
+#[test]
+fn blocks_that_cannot_be_are_refused() {
+    for (blocks, part) in [
+        (r#"[{"branches": []}]"#, "`branches` of block 0"),
+        (r#"[{"branches": [{}]}]"#, "a branch of block 0: want one of mixer, feed_forward, experts, parallel"),
+        (r#"[{"branches": [{"mixer": "dense", "feed_forward": 8}]}]"#, "a branch of block 0"),
+        (r#"[{"branches": [{"mixer": "dense", "nrom": "rms"}]}]"#, "`nrom`"),
+        (r#"[{"branches": [{"mixer": "dense", "norm": "bath"}]}]"#, "bath"),
+        (r#"[{"branches": [{"feed_forward": {"inner": 8}}]}]"#, "`inner`"),
+        (r#"[{"branches": [{"experts": {"count": 2, "chosen": 3}}]}]"#, "3 of 2 experts a token"),
+        (r#"[{"shares": 0}]"#, "`shares` of block 0: want an earlier layer's index, found 0"),
+        (r#"[{"branches": [{"mixer": "lightning"}]}, {"shares": 7}]"#, "found 7"),
+    ] {
+        let error = random(&format!(r#""blocks": {blocks}"#)).expect_err("refused").to_string();
+        assert!(error.contains(part), "{blocks}: {error}");
+    }
+    let error = random(r#""mixer": "dense", "blocks": [{"branches": [{"mixer": "dense"}]}]"#).expect_err("refused");
+    assert!(error.to_string().contains("`mixer`"), "{error}");
+    let error = random(r#""mixer": "dense", "logits_cap": -1.0"#).expect_err("refused").to_string();
+    assert!(error.contains("capped at -1"), "{error}");
 }
 
 #[test]

@@ -109,14 +109,14 @@ impl Adaptive {
             let width = if apart { widths[i] } else { c.embedded };
             matrix(b, format!("{name}.{i}"), [d, width], Precision::Full, Init::Normal((width as f32).powf(-0.5)))
         };
-        let embedding = b.scope(n.body, |b| {
-            b.scope(n.embedding, |b| {
+        let embedding = b.scope(&n.body, |b| {
+            b.scope(&n.embedding, |b| {
                 let projections = if projected { sizes.len() } else { 0 };
                 let projections = (0..projections).map(|i| projection(b, "emb_projs", i)).collect::<Result<_, _>>()?;
                 Ok::<_, Error>(Tables { rows: rows(b, "emb_layers")?, projections })
             })
         })?;
-        b.scope(n.head, |b| {
+        b.scope(&n.head, |b| {
             let (mut own, mut projections) = (Vec::new(), Vec::new());
             for (i, tied) in c.tied_projections.iter().enumerate() {
                 let is_own = projected && !tied;

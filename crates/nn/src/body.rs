@@ -46,11 +46,11 @@ impl BodyConfig {
     }
 
     /// The name before its parts in a checkpoint.
-    pub fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             BodyConfig::Blocks(c) => c.names.body,
             BodyConfig::Reformer(_) => "reformer",
-            BodyConfig::Decoder(c) => c.names.body,
+            BodyConfig::Decoder(c) => &c.names.body,
         }
     }
 

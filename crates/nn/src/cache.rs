@@ -5,13 +5,22 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::Keys;
 use crate::hmt::HmtState;
 
-/// The state of one layer: its mixer's, and the last input of a feed-forward layer that looks back on it.
+/// The state of one layer: that of each branch of its block, in order.
 #[derive(Clone, Debug)]
-pub struct LayerState {
-    /// The mixer's.
-    pub mixer: MixerState,
-    /// `[B, 1, d]`
-    pub shift: Option<Tensor<3>>,
+pub struct LayerState(pub Vec<BranchState>);
+
+/// The state of a branch.
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+pub enum BranchState {
+    /// Of an operation that reads each token by itself.
+    Nothing,
+    /// A mixer's.
+    Mixer(MixerState),
+    /// The last input of a feed-forward layer that reads the token before, `[B, 1, d]`.
+    Shift(Tensor<3>),
+    /// Of branches side by side.
+    Parallel(Vec<BranchState>),
 }
 
 /// The state of a mixer.
@@ -95,29 +104,20 @@ pub(crate) fn keys(of: &Keys, [k, v]: [&str; 2], most: usize, find: &mut Find<'_
     Ok(Keys::of(k, v, None))
 }
 
-impl LayerState {
-    /// How many numbers it holds.
-    pub fn len(&self) -> usize {
-        let shift = self.shift.as_ref().map_or(0, |x| x.shape().num_elements());
-        shift
-            + match &self.mixer {
-                MixerState::Attention { near, sinks, .. } => near.numbers() + sinks.as_ref().map_or(0, Keys::numbers),
-                MixerState::Recurrent(r) => {
-                    let inputs = r.inputs.iter().map(|x| x.shape().num_elements());
-                    inputs.sum::<usize>() + r.memory.shape().num_elements()
-                }
+impl MixerState {
+    fn len(&self) -> usize {
+        match self {
+            MixerState::Attention { near, sinks, .. } => near.numbers() + sinks.as_ref().map_or(0, Keys::numbers),
+            MixerState::Recurrent(r) => {
+                let inputs = r.inputs.iter().map(|x| x.shape().num_elements());
+                inputs.sum::<usize>() + r.memory.shape().num_elements()
             }
+        }
     }
 
-    /// Whether it holds none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Its tensors by name. Of sequences without padding.
-    pub fn tensors(&self) -> Vec<(String, TensorData)> {
+    fn tensors(&self) -> Vec<(String, TensorData)> {
         let mut tensors: Vec<(String, TensorData)> = Vec::new();
-        match &self.mixer {
+        match self {
             MixerState::Attention { near, sinks, .. } => {
                 let [k, v] = near.get().map(Tensor::into_data);
                 tensors.extend([("k".into(), k), ("v".into(), v)]);
@@ -132,18 +132,11 @@ impl LayerState {
                 tensors.push(("memory".into(), r.memory.clone().into_data()));
             }
         }
-        tensors.extend(self.shift.as_ref().map(|x| ("shift".into(), x.clone().into_data())));
         tensors
     }
 
-    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens: see [`Cache::restored`].
-    pub fn restored(
-        self,
-        tokens: usize,
-        mut find: impl FnMut(&str, &[Option<usize>]) -> Result<TensorData, String>,
-    ) -> Result<Self, String> {
-        let find: &mut Find<'_> = &mut find;
-        let mixer = match self.mixer {
+    fn restored(self, tokens: usize, find: &mut Find<'_>) -> Result<Self, String> {
+        Ok(match self {
             MixerState::Attention { near, sinks, .. } => {
                 let near = keys(&near, ["k", "v"], tokens, find)?;
                 let sinks = sinks.map(|sinks| keys(&sinks, ["sink_k", "sink_v"], tokens, find)).transpose()?;
@@ -157,9 +150,142 @@ impl LayerState {
                     seen: vec![tokens; r.seen.len()],
                 })
             }
-        };
-        let shift = self.shift.map(|x| like(&x, "shift", find)).transpose()?;
-        Ok(Self { mixer, shift })
+        })
+    }
+
+    fn map(self, f: &mut impl OnTensors) -> Self {
+        match self {
+            MixerState::Attention { near, sinks, seen } => {
+                MixerState::Attention { near: near.map(f), sinks: sinks.map(|sinks| sinks.map(f)), seen }
+            }
+            MixerState::Recurrent(r) => MixerState::Recurrent(Recurrent {
+                inputs: r.inputs.into_iter().map(|x| f.tensor(x)).collect(),
+                memory: f.tensor(r.memory),
+                seen: r.seen,
+            }),
+        }
+    }
+}
+
+impl BranchState {
+    fn len(&self) -> usize {
+        match self {
+            BranchState::Nothing => 0,
+            BranchState::Mixer(mixer) => mixer.len(),
+            BranchState::Shift(x) => x.shape().num_elements(),
+            BranchState::Parallel(branches) => branches.iter().map(Self::len).sum(),
+        }
+    }
+
+    /// How many mixers there are in it.
+    fn mixers(&self) -> usize {
+        match self {
+            BranchState::Mixer(_) => 1,
+            BranchState::Parallel(branches) => branches.iter().map(Self::mixers).sum(),
+            BranchState::Nothing | BranchState::Shift(_) => 0,
+        }
+    }
+
+    /// The state of the first mixer.
+    pub(crate) fn first(&self) -> Option<&MixerState> {
+        match self {
+            BranchState::Mixer(mixer) => Some(mixer),
+            BranchState::Parallel(branches) => branches.iter().find_map(Self::first),
+            BranchState::Nothing | BranchState::Shift(_) => None,
+        }
+    }
+
+    /// Its tensors, with names that begin with `path` where it has tensors of its own.
+    fn tensors(&self, path: &str, to: &mut Vec<(String, TensorData)>) {
+        match self {
+            BranchState::Nothing => {}
+            BranchState::Mixer(mixer) => {
+                to.extend(mixer.tensors().into_iter().map(|(name, data)| (format!("{path}{name}"), data)));
+            }
+            BranchState::Shift(x) => to.push((format!("{path}shift"), x.clone().into_data())),
+            BranchState::Parallel(branches) => {
+                branches.iter().enumerate().for_each(|(i, branch)| branch.tensors(&within(path, i), to));
+            }
+        }
+    }
+
+    fn restored(self, tokens: usize, path: &str, find: &mut Find<'_>) -> Result<Self, String> {
+        let mut named = |name: &str, shape: &[Option<usize>]| find(&format!("{path}{name}"), shape);
+        Ok(match self {
+            BranchState::Nothing => BranchState::Nothing,
+            BranchState::Mixer(mixer) => BranchState::Mixer(mixer.restored(tokens, &mut named)?),
+            BranchState::Shift(x) => BranchState::Shift(like(&x, "shift", &mut named)?),
+            BranchState::Parallel(branches) => {
+                let branches = branches.into_iter().enumerate();
+                let branches = branches.map(|(i, branch)| branch.restored(tokens, &within(path, i), find));
+                BranchState::Parallel(branches.collect::<Result<_, _>>()?)
+            }
+        })
+    }
+
+    fn map(self, f: &mut impl OnTensors) -> Self {
+        match self {
+            BranchState::Nothing => BranchState::Nothing,
+            BranchState::Mixer(mixer) => BranchState::Mixer(mixer.map(f)),
+            BranchState::Shift(x) => BranchState::Shift(f.tensor(x)),
+            BranchState::Parallel(branches) => {
+                BranchState::Parallel(branches.into_iter().map(|branch| branch.map(f)).collect())
+            }
+        }
+    }
+
+    /// After [`Repeat`]: the positions of `batch` sequences, which are those of the first.
+    fn repeat_positions(&mut self, batch: usize) {
+        match self {
+            BranchState::Mixer(MixerState::Recurrent(r)) => r.seen = vec![r.seen[0]; batch],
+            BranchState::Mixer(MixerState::Attention { near, .. }) => {
+                assert!(near.keep().is_none(), "a state without padding");
+            }
+            BranchState::Parallel(branches) => branches.iter_mut().for_each(|b| b.repeat_positions(batch)),
+            BranchState::Nothing | BranchState::Shift(_) => {}
+        }
+    }
+}
+
+/// The path of the `i`th part of a state.
+fn within(path: &str, i: usize) -> String {
+    format!("{path}{i}.")
+}
+
+impl LayerState {
+    /// How many numbers it holds.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(BranchState::len).sum()
+    }
+
+    /// Whether it holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The path of a branch's tensors: none where the layer has one mixer at most, so that names need none.
+    fn path(&self, i: usize) -> String {
+        let mixers: usize = self.0.iter().map(BranchState::mixers).sum();
+        if mixers <= 1 && !matches!(self.0[i], BranchState::Parallel(_)) { String::new() } else { within("", i) }
+    }
+
+    /// Its tensors by name. Of sequences without padding.
+    pub fn tensors(&self) -> Vec<(String, TensorData)> {
+        let mut tensors = Vec::new();
+        self.0.iter().enumerate().for_each(|(i, branch)| branch.tensors(&self.path(i), &mut tensors));
+        tensors
+    }
+
+    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens: see [`Cache::restored`].
+    pub fn restored(
+        self,
+        tokens: usize,
+        mut find: impl FnMut(&str, &[Option<usize>]) -> Result<TensorData, String>,
+    ) -> Result<Self, String> {
+        let find: &mut Find<'_> = &mut find;
+        let paths: Vec<String> = (0..self.0.len()).map(|i| self.path(i)).collect();
+        let branches = self.0.into_iter().zip(paths).map(|(branch, path)| branch.restored(tokens, &path, find));
+        Ok(Self(branches.collect::<Result<_, _>>()?))
     }
 }
 
@@ -210,17 +336,7 @@ impl Keys {
 
 impl LayerState {
     fn map(self, f: &mut impl OnTensors) -> Self {
-        let mixer = match self.mixer {
-            MixerState::Attention { near, sinks, seen } => {
-                MixerState::Attention { near: near.map(f), sinks: sinks.map(|sinks| sinks.map(f)), seen }
-            }
-            MixerState::Recurrent(r) => MixerState::Recurrent(Recurrent {
-                inputs: r.inputs.into_iter().map(|x| f.tensor(x)).collect(),
-                memory: f.tensor(r.memory),
-                seen: r.seen,
-            }),
-        };
-        Self { mixer, shift: self.shift.map(|x| f.tensor(x)) }
+        Self(self.0.into_iter().map(|branch| branch.map(f)).collect())
     }
 }
 
@@ -252,12 +368,7 @@ impl Cache {
     pub fn repeated(self, batch: usize) -> Self {
         assert_eq!(self.batch, 1, "the state of one sequence");
         let mut all = self.map(&mut Repeat(batch));
-        for layer in &mut all.layers {
-            match &mut layer.mixer {
-                MixerState::Recurrent(r) => r.seen = vec![r.seen[0]; batch],
-                MixerState::Attention { near, .. } => assert!(near.keep().is_none(), "a state without padding"),
-            }
-        }
+        all.layers.iter_mut().flat_map(|layer| &mut layer.0).for_each(|branch| branch.repeat_positions(batch));
         if let Some(hmt) = &mut all.hmt {
             hmt.tail = vec![hmt.tail[0].clone(); batch];
         }

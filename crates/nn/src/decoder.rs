@@ -5,14 +5,14 @@ use burn::tensor::{Device, Int, Tensor, activation};
 use longreach_burn as ops;
 
 use crate::hmt::{Hmt, HmtConfig};
-use crate::mixers::{Mixer, MixerConfig, Shared};
+use crate::mixers::Shared;
 use crate::words::{Words, WordsConfig};
 use crate::{
-    Builder, Cache, ChannelMix, ChannelMixConfig, Embedding, Error, FeedForward, FeedForwardConfig, Init, LayerState,
-    Layout, MixerState, Norm, NormConfig, Order, Precision, SwiGlu,
+    Block, BlockConfig, BranchState, Builder, Cache, Embedding, Error, Init, LayerState, Layout, MixerState, NamedNorm,
+    Norm, Precision,
 };
 
-/// The sizes and names of the skeleton.
+/// The sizes and names of the skeleton. [`DecoderConfig::new`] has everything that most models share, so that a model type writes down what is its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// Size of the vocabulary.
@@ -21,23 +21,48 @@ pub struct DecoderConfig {
     pub hidden: usize,
     /// The blocks, in order.
     pub blocks: Vec<BlockConfig>,
-    /// A norm of the embeddings; in the file it is a part of the first block.
-    pub first_norm: Option<NormConfig>,
-    /// The norm before the head, where there is one.
-    pub last_norm: Option<NormConfig>,
+    /// What embeddings are multiplied with.
+    pub embedding_scale: f32,
+    /// A norm of the embeddings, by its name within the body.
+    pub first_norm: Option<NamedNorm>,
+    /// The norm before the head, where there is one, by its name within the body.
+    pub last_norm: Option<NamedNorm>,
     /// Whether each layer's gates have a learned lower bound, of this many channels. Qin et al. 2024 (HGRN2), §3.
     pub lower_bounds: Option<usize>,
     /// Embedding and head.
     pub words: WordsConfig,
+    /// What logits are multiplied with.
+    pub logits_scale: f32,
+    /// `c`: logits, scaled, become `c tanh(x / c)`. Gemma 2.
+    pub logits_cap: Option<f32>,
     /// A hierarchical memory around it all.
     pub hmt: Option<HmtConfig>,
-    /// The name and the rows of a table of learned positions, where there is one. The first block is then attention that remembers all keys.
-    pub positions: Option<(&'static str, usize)>,
+    /// The name and the rows of a table of learned positions, where there is one. The first block then begins with attention that sees all keys.
+    pub positions: Option<(String, usize)>,
     /// Names of the parts in a checkpoint.
     pub names: DecoderNames,
 }
 
 impl DecoderConfig {
+    /// A model of these blocks with a table of embeddings and a head of its own; without a norm before the head, a memory or learned positions.
+    pub fn new([vocabulary, hidden]: [usize; 2], blocks: Vec<BlockConfig>, names: DecoderNames) -> Self {
+        Self {
+            vocabulary,
+            hidden,
+            blocks,
+            embedding_scale: 1.0,
+            first_norm: None,
+            last_norm: None,
+            lower_bounds: None,
+            words: WordsConfig::Table { tied: false },
+            logits_scale: 1.0,
+            logits_cap: None,
+            hmt: None,
+            positions: None,
+            names,
+        }
+    }
+
     /// The name within the body of a tensor that every checkpoint of it has: its embedding, or that of the most frequent tokens.
     pub fn embedding(&self) -> String {
         match &self.words {
@@ -45,60 +70,51 @@ impl DecoderConfig {
             WordsConfig::Adaptive(_) => format!("{}.emb_layers.0.weight", self.names.embedding),
         }
     }
+
+    /// An error in words if the blocks cannot be built.
+    fn check(&self) -> Result<(), String> {
+        if !self.logits_cap.is_none_or(|cap| cap > 0.0) {
+            return Err(format!("logits are capped at {:?}: want a number above 0", self.logits_cap.unwrap_or(0.0)));
+        }
+        for (i, block) in self.blocks.iter().enumerate() {
+            let Some(of) = block.shares else { continue };
+            let there = self.blocks[..i].get(of).is_some_and(|other| other.shares.is_none());
+            if !there {
+                return Err(format!("block {i} uses the weights of block {of}: want an earlier one that has its own"));
+            }
+            if self.blocks[of].branches != block.branches {
+                return Err(format!("block {i} uses the weights of block {of}, whose branches are others"));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// One block.
-#[derive(Clone, Debug, PartialEq)]
-pub struct BlockConfig {
-    /// The norms of mixer and feed-forward layer. A mixer that has one of its own gets none here.
-    pub norm: NormConfig,
-    /// Where they stand.
-    pub order: Order,
-    /// The mixer.
-    pub mixer: MixerConfig,
-    /// The feed-forward layer, where there is one.
-    pub feed_forward: Option<FeedForwardLayer>,
-}
-
-/// Which feed-forward layer stands behind a mixer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FeedForwardLayer {
-    /// SwiGLU of this inner width.
-    SwiGlu(usize),
-    /// Two maps with a function between them.
-    Plain(FeedForwardConfig),
-    /// That of the RWKV models.
-    ChannelMix(ChannelMixConfig),
-}
-
-/// What a checkpoint calls the parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a checkpoint calls the parts of the skeleton. Blocks name their own.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecoderNames {
     /// Before all but the head, with no dot at the end.
-    pub body: &'static str,
+    pub body: String,
     /// The embedding.
-    pub embedding: &'static str,
+    pub embedding: String,
     /// The blocks.
-    pub blocks: &'static str,
-    /// The norm of the embeddings, in the first block.
-    pub first_norm: &'static str,
-    /// A block's norm.
-    pub norm: &'static str,
-    /// A block's mixer.
-    pub mixer: &'static str,
-    /// A block's second norm, where there is a feed-forward layer.
-    pub second_norm: &'static str,
-    /// A block's feed-forward layer, where there is one.
-    pub feed_forward: &'static str,
-    /// The last norm.
-    pub last_norm: &'static str,
+    pub blocks: String,
     /// The head, outside the body.
-    pub head: &'static str,
+    pub head: String,
+}
+
+impl DecoderNames {
+    /// The names of the body, its embedding, its blocks, and the head.
+    pub fn new([body, embedding, blocks, head]: [&str; 4]) -> Self {
+        let [body, embedding, blocks, head] = [body, embedding, blocks, head].map(str::to_owned);
+        Self { body, embedding, blocks, head }
+    }
 }
 
 /// The position of each of the next `t` tokens of each sequence: how many tokens were before it, padding not counted.
 fn places(cache: &Cache, t: usize, mask: Option<&Tensor<3>>) -> Vec<u32> {
-    let before = |b: usize| match cache.layers.first().map(|layer| &layer.mixer) {
+    let first = cache.layers.first().and_then(|layer| layer.0.iter().find_map(BranchState::first));
+    let before = |b: usize| match first {
         Some(MixerState::Attention { near, seen, .. }) => match near.keep() {
             Some(keep) => keep.row(b).iter().filter(|there| **there).count(),
             None => *seen,
@@ -117,139 +133,89 @@ fn places(cache: &Cache, t: usize, mask: Option<&Tensor<3>>) -> Vec<u32> {
     places
 }
 
-/// One block: `x + mixer(norm(x))`, and the same with a feed-forward layer where there is one; or `norm(x + mixer(x))`.
-#[derive(Module, Debug)]
-pub struct Block {
-    norm: Option<Norm>,
-    mixer: Mixer,
-    second_norm: Option<Norm>,
-    feed_forward: Option<SwiGlu>,
-    plain: Option<FeedForward>,
-    channel_mix: Option<ChannelMix>,
-    #[module(skip)]
-    order: Order,
-}
-
-impl Block {
-    fn new(b: &mut Builder, hidden: usize, c: &BlockConfig, n: &DecoderNames) -> Result<Self, Error> {
-        let norm = if c.mixer.has_a_norm() { None } else { Some(Norm::new(b, n.norm, hidden, c.norm)?) };
-        let mixer = b.scope(n.mixer, |b| Mixer::new(b, &c.mixer))?;
-        let second_norm = match c.feed_forward {
-            Some(_) => Some(Norm::new(b, n.second_norm, hidden, c.norm)?),
-            None => None,
-        };
-        let (mut feed_forward, mut plain, mut channel_mix) = (None, None, None);
-        b.scope(n.feed_forward, |b| {
-            match &c.feed_forward {
-                Some(FeedForwardLayer::SwiGlu(inner)) => feed_forward = Some(SwiGlu::new(b, hidden, *inner)?),
-                Some(FeedForwardLayer::Plain(c)) => plain = Some(FeedForward::new(b, hidden, c)?),
-                Some(FeedForwardLayer::ChannelMix(c)) => channel_mix = Some(ChannelMix::new(b, hidden, c)?),
-                None => {}
-            }
-            Ok::<_, Error>(())
-        })?;
-        Ok(Self { norm, mixer, second_norm, feed_forward, plain, channel_mix, order: c.order })
-    }
-
-    /// `x: [B, T, d]` with the state before it → the output and the state after it.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        state: LayerState,
-        mask: Option<&Tensor<3>>,
-        shared: &mut Shared,
-    ) -> (Tensor<3>, LayerState) {
-        let (before, behind) = match self.order {
-            Order::Before => (self.norm.as_ref(), None),
-            Order::Behind => (None, self.norm.as_ref()),
-        };
-        let normed = |norm: Option<&Norm>, x: Tensor<3>| match norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        };
-        let (y, mixer) = self.mixer.forward(normed(before, x.clone()), state.mixer, mask.cloned(), shared);
-        let x = normed(behind, x + y);
-        let (before, behind) = match self.order {
-            Order::Before => (self.second_norm.as_ref(), None),
-            Order::Behind => (None, self.second_norm.as_ref()),
-        };
-        let inner = || normed(before, x.clone());
-        let (y, shift) = if let Some(feed_forward) = &self.feed_forward {
-            (feed_forward.forward(inner()), state.shift)
-        } else if let Some(plain) = &self.plain {
-            (plain.forward(inner()), state.shift)
-        } else if let (Some(mix), Some(before)) = (&self.channel_mix, state.shift) {
-            let (y, last) = mix.forward(inner(), before, mask);
-            (y, Some(last))
-        } else {
-            return (x, LayerState { mixer, shift: None });
-        };
-        (normed(behind, x + y), LayerState { mixer, shift })
-    }
-}
-
 /// The model.
 #[derive(Module, Debug)]
 pub struct Decoder {
     words: Words,
     positions: Option<Embedding>,
     first_norm: Option<Norm>,
+    /// Those with weights of their own.
     blocks: Vec<Block>,
+    /// Which of the blocks each layer is.
+    layers: Vec<usize>,
     /// `[L, D]`
     lower_bounds: Option<Param<Tensor<2>>>,
     norm: Option<Norm>,
     hmt: Option<Hmt>,
     hidden: usize,
+    embedding_scale: f64,
+    logits_scale: f64,
+    logits_cap: Option<f64>,
 }
 
 impl Decoder {
     /// The model under the builder's scope.
     pub fn new(b: &mut Builder, c: &DecoderConfig) -> Result<Self, Error> {
-        let n = c.names;
-        let words = Words::new(b, &n, [c.vocabulary, c.hidden], &c.words)?;
-        let (positions, first_norm, blocks, lower_bounds, norm) = b.scope(n.body, |b| {
-            let table = |(name, rows)| Embedding::new(b, name, rows, c.hidden);
-            let positions = c.positions.map(table).transpose()?;
-            let (first_norm, blocks) = b.scope(n.blocks, |b| {
-                let first = c.first_norm.map(|norm| b.scope(0, |b| Norm::new(b, n.first_norm, c.hidden, norm)));
-                let blocks = c.blocks.iter().enumerate();
-                let blocks = blocks.map(|(i, block)| b.scope(i, |b| Block::new(b, c.hidden, block, &n)));
-                let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
-                Ok::<_, Error>((first.transpose()?, blocks))
+        c.check().map_err(|message| b.error(message))?;
+        let n = &c.names;
+        let words = Words::new(b, n, [c.vocabulary, c.hidden], &c.words)?;
+        let (mut blocks, mut layers) = (Vec::new(), Vec::with_capacity(c.blocks.len()));
+        let (positions, first_norm, lower_bounds, norm) = b.scope(&n.body, |b| {
+            let table = |(name, rows): &(String, usize)| Embedding::new(b, name, *rows, c.hidden);
+            let positions = c.positions.as_ref().map(table).transpose()?;
+            let first = c.first_norm.as_ref().map(|norm| norm.build(b, c.hidden)).transpose()?;
+            b.scope(&n.blocks, |b| {
+                for (i, block) in c.blocks.iter().enumerate() {
+                    if let Some(of) = block.shares {
+                        layers.push(layers[of]);
+                        continue;
+                    }
+                    layers.push(blocks.len());
+                    blocks.push(b.scope(i, |b| Block::new(b, c.hidden, block))?);
+                }
+                Ok::<_, Error>(())
             })?;
             let bounds = |b: &mut Builder, width| {
                 let shape = [c.blocks.len(), width];
                 b.param("lower_bounds", shape, Layout::Same, Precision::Full, Init::Constant(0.0))
             };
             let lower_bounds = c.lower_bounds.map(|width| bounds(b, width)).transpose()?;
-            let norm = c.last_norm.map(|norm| Norm::new(b, n.last_norm, c.hidden, norm)).transpose()?;
-            Ok::<_, Error>((positions, first_norm, blocks, lower_bounds, norm))
+            let norm = c.last_norm.as_ref().map(|norm| norm.build(b, c.hidden)).transpose()?;
+            Ok::<_, Error>((positions, first, lower_bounds, norm))
         })?;
         let hmt = c.hmt.as_ref().map(|hmt| b.scope("hmt", |b| Hmt::new(b, c.hidden, hmt))).transpose()?;
-        Ok(Self { words, positions, first_norm, blocks, lower_bounds, norm, hmt, hidden: c.hidden })
+        Ok(Self {
+            words,
+            positions,
+            first_norm,
+            blocks,
+            layers,
+            lower_bounds,
+            norm,
+            hmt,
+            hidden: c.hidden,
+            embedding_scale: f64::from(c.embedding_scale),
+            logits_scale: f64::from(c.logits_scale),
+            logits_cap: c.logits_cap.map(f64::from),
+        })
     }
 
     /// The state before the first token of `batch` sequences.
     pub fn start(&self, batch: usize) -> Cache {
         let hmt = self.hmt.as_ref().map(|hmt| hmt.start(batch, &self.device()));
-        Cache { layers: self.layers(batch), hmt, loss: None, batch }
+        Cache { layers: self.start_layers(batch), hmt, loss: None, batch }
     }
 
     /// The states of the layers before the first token.
-    pub(crate) fn layers(&self, batch: usize) -> Vec<LayerState> {
+    pub(crate) fn start_layers(&self, batch: usize) -> Vec<LayerState> {
         let device = self.device();
-        let state = |block: &Block| LayerState {
-            mixer: block.mixer.start(batch, &device),
-            shift: block.channel_mix.is_some().then(|| Tensor::zeros([batch, 1, self.hidden], &device)),
-        };
-        self.blocks.iter().map(state).collect()
+        self.layers.iter().map(|i| self.blocks[*i].start(batch, self.hidden, &device)).collect()
     }
 
     /// As it is, with what depends on the weights alone computed once: for inference. Its weights must not change afterwards.
     #[must_use]
     pub fn prepared(mut self) -> Self {
-        let prepare = |block: Block| Block { mixer: block.mixer.prepared(), ..block };
-        self.blocks = self.blocks.into_iter().map(prepare).collect();
+        self.blocks = self.blocks.into_iter().map(Block::prepared).collect();
         self
     }
 
@@ -265,7 +231,7 @@ impl Decoder {
 
     /// The lower bound of each layer's gates, rising from 0 at the first.
     fn bounds(&self) -> Vec<Option<Tensor<1>>> {
-        let Some(parameters) = &self.lower_bounds else { return vec![None; self.blocks.len()] };
+        let Some(parameters) = &self.lower_bounds else { return vec![None; self.layers.len()] };
         let shares = activation::softmax(parameters.val(), 0);
         let width = shares.dims()[1];
         let mut sum: Option<Tensor<1>> = None;
@@ -279,7 +245,7 @@ impl Decoder {
             }
             sum.clone()
         };
-        (0..self.blocks.len()).map(layer).collect()
+        (0..self.layers.len()).map(layer).collect()
     }
 
     /// Whether sequences with padding can be read: not where a memory counts tokens for the whole batch.
@@ -297,7 +263,7 @@ impl Decoder {
             assert!(mask.is_none(), "a hierarchical memory does not take padding");
             return hmt.forward(self, ids, cache);
         }
-        let mut x = self.words.embed(ids, cache.batch);
+        let mut x = self.embed(ids, cache.batch);
         if let Some(table) = &self.positions {
             let places = places(cache, ids.len() / cache.batch.max(1), mask.as_ref());
             x = ops::add(x, table.forward(&places, cache.batch));
@@ -312,7 +278,8 @@ impl Decoder {
 
     /// `batch` rows of ids, one behind the other → `[B, T, d]`
     pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
-        self.words.embed(ids, batch)
+        let x = self.words.embed(ids, batch);
+        if self.embedding_scale == 1.0 { x } else { x.mul_scalar(self.embedding_scale) }
     }
 
     /// What is read of embeddings `[B, T, d]`.
@@ -322,9 +289,9 @@ impl Decoder {
         }
         let mut shared = Shared { loss: cache.loss.take(), ..Shared::default() };
         let states = std::mem::take(&mut cache.layers);
-        for ((block, state), bound) in self.blocks.iter().zip(states).zip(self.bounds()) {
+        for ((block, state), bound) in self.layers.iter().zip(states).zip(self.bounds()) {
             shared.lower_bound = bound;
-            let (y, state) = block.forward(x, state, mask.as_ref(), &mut shared);
+            let (y, state) = self.blocks[*block].forward(x, state, mask.as_ref(), &mut shared);
             x = y;
             cache.layers.push(state);
         }
@@ -337,7 +304,14 @@ impl Decoder {
 
     /// `[.., d]`, normed → `[.., vocabulary]`, up to a number that a row's logits share.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
-        self.words.logits(hidden)
+        let mut logits = self.words.logits(hidden);
+        if self.logits_scale != 1.0 {
+            logits = logits.mul_scalar(self.logits_scale);
+        }
+        match self.logits_cap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        }
     }
 
     /// The mean loss in nats of predicting `targets` from `hidden: [B, T, d]`; negative targets do not count.
@@ -345,11 +319,24 @@ impl Decoder {
         let [b, t, d] = hidden.dims();
         let rows = hidden.reshape([b * t, d]);
         if targets.iter().all(|target| *target >= 0) {
-            return self.words.loss(rows, targets);
+            return self.loss_of(rows, targets);
         }
         let counted = targets.iter().enumerate().filter(|(_, target)| **target >= 0);
         let (at, targets): (Vec<i32>, Vec<i64>) = counted.map(|(i, target)| (i as i32, *target)).unzip();
         let at = Tensor::<1, Int>::from_data(&at[..], &rows.device());
-        self.words.loss(rows.select(0, at), &targets)
+        self.loss_of(rows.select(0, at), &targets)
+    }
+
+    /// That of rows `[R, d]`, all of which count.
+    fn loss_of(&self, rows: Tensor<2>, targets: &[i64]) -> Tensor<1> {
+        if self.logits_cap.is_none() {
+            let rows = if self.logits_scale == 1.0 { rows } else { rows.mul_scalar(self.logits_scale) };
+            return self.words.loss(rows, targets);
+        }
+        // A cap is no part of the fused product and loss.
+        let logits = activation::log_softmax(self.logits(rows), 1);
+        let targets: Vec<i32> = targets.iter().map(|target| *target as i32).collect();
+        let at = Tensor::<1, Int>::from_data(&targets[..], &logits.device()).unsqueeze_dim(1);
+        logits.gather(1, at).mean().neg()
     }
 }

@@ -8,30 +8,56 @@ pub use longreach_burn::Activation;
 use crate::linear::Bias;
 use crate::{Builder, Error, Layout, Linear};
 
-/// `W_down (silu(W_gate x) ⊙ W_up x)`. Shazeer, 2020.
-#[derive(Module, Debug)]
-pub struct SwiGlu {
-    /// `[inner, d]`
-    pub gate_proj: Linear,
-    /// `[inner, d]`
-    pub up_proj: Linear,
-    /// `[d, inner]`
-    pub down_proj: Linear,
+/// The sizes and names of a [`GatedFeedForward`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatedFeedForwardConfig {
+    /// Width between the maps.
+    pub inner: usize,
+    /// The function of the gate.
+    pub activation: Activation,
+    /// Whether the maps have biases.
+    pub bias: Bias,
+    /// What a checkpoint calls the gate's map, the other one, and the map back.
+    pub names: [String; 3],
 }
 
-impl SwiGlu {
-    /// The layer from `d` through `inner` and back.
-    pub fn new(b: &mut Builder, d: usize, inner: usize) -> Result<Self, Error> {
+impl GatedFeedForwardConfig {
+    /// SwiGLU without biases, under the names of Llama.
+    pub fn silu(inner: usize) -> Self {
+        let names = ["gate_proj", "up_proj", "down_proj"].map(str::to_owned);
+        Self { inner, activation: Activation::Silu, bias: Bias::No, names }
+    }
+}
+
+/// `W_down (φ(W_gate x) ⊙ W_up x)`. Shazeer, 2020.
+#[derive(Module, Debug)]
+pub struct GatedFeedForward {
+    gate: Linear,
+    up: Linear,
+    down: Linear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl GatedFeedForward {
+    /// The layer from `d` and back, under the builder's scope.
+    pub fn new(b: &mut Builder, d: usize, c: &GatedFeedForwardConfig) -> Result<Self, Error> {
+        let [gate, up, down] = &c.names;
         Ok(Self {
-            gate_proj: Linear::new(b, "gate_proj", d, inner, Bias::No)?,
-            up_proj: Linear::new(b, "up_proj", d, inner, Bias::No)?,
-            down_proj: Linear::new(b, "down_proj", inner, d, Bias::No)?,
+            gate: Linear::new(b, gate, d, c.inner, c.bias)?,
+            up: Linear::new(b, up, d, c.inner, c.bias)?,
+            down: Linear::new(b, down, c.inner, d, c.bias)?,
+            activation: c.activation,
         })
     }
 
     /// `[.., d]` → `[.., d]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        self.down_proj.forward(ops::silu_times(self.gate_proj.forward(x.clone()), self.up_proj.forward(x)))
+        let (gate, up) = (self.gate.forward(x.clone()), self.up.forward(x));
+        self.down.forward(match self.activation {
+            Activation::Silu => ops::silu_times(gate, up),
+            other => ops::activate(gate, other) * up,
+        })
     }
 }
 

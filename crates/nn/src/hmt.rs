@@ -155,7 +155,7 @@ impl Hmt {
             let parts = [Some(m.clone()), last(self.config.summary), Some(m)];
             let read = Tensor::cat(parts.into_iter().flatten().collect(), 1);
             let n = read.dims()[1];
-            cache.layers = decoder.layers(batch);
+            cache.layers = decoder.start_layers(batch);
             let summary = decoder.through(read, cache, None).narrow(1, n - 1, 1);
             let [k, v] = state.held();
             let mechanism = Arc::new(Patterned::new(Dense { causal: false }));
@@ -164,7 +164,7 @@ impl Hmt {
             let [batch, _, _, d] = v.dims();
             ops::attention(ops::Attention { q, k, v, bias: None, sinks: None, options }).0.reshape([batch, 1, d])
         });
-        cache.layers = decoder.layers(batch);
+        cache.layers = decoder.start_layers(batch);
         let before: Vec<_> = [state.prompt.clone(), last(self.config.sensory)].into_iter().flatten().collect();
         state.under_way.1 = before.iter().map(|x| x.dims()[1]).sum();
         if !before.is_empty() {
@@ -181,7 +181,7 @@ impl Hmt {
         let queue = std::mem::replace(&mut state.queue, Keys::none(0, (1, 0, 0), &decoder.device()));
         state.queue = queue.with(key, value, None, self.config.queue - 1);
         state.under_way = (0, 0);
-        cache.layers = decoder.layers(batch);
+        cache.layers = decoder.start_layers(batch);
     }
 }
 

@@ -6,6 +6,7 @@
 //! Shapes: tokens `[B, T, d]`; state goes in with a [`Cache`] and comes out in it.
 
 mod adaptive;
+mod block;
 mod body;
 mod builder;
 mod cache;
@@ -13,6 +14,7 @@ mod channel_mix;
 mod conv;
 mod decoder;
 mod encoder;
+mod experts;
 mod feed_forward;
 mod heads;
 mod hmt;
@@ -28,17 +30,19 @@ mod segments;
 mod words;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
+pub use block::{Block, BlockConfig, Branch, BranchConfig, NamedNorm, Operation, OperationConfig};
 pub use body::{Body, BodyConfig};
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
-pub use cache::{Cache, LayerState, MixerState, OnTensors, Recurrent};
+pub use cache::{BranchState, Cache, LayerState, MixerState, OnTensors, Recurrent};
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
-pub use decoder::{Block, BlockConfig, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer};
+pub use decoder::{Decoder, DecoderConfig, DecoderNames};
 pub use encoder::{
     Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
     SelfAttention,
 };
-pub use feed_forward::{Activation, FeedForward, FeedForwardConfig, SwiGlu};
+pub use experts::{Experts, ExpertsConfig};
+pub use feed_forward::{Activation, FeedForward, FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig};
 pub use heads::{Head, HeadConfig, Over, Pooler, gathered};
 pub use hmt::{Hmt, HmtConfig, HmtState};
 pub use keys::Keys;

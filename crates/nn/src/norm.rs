@@ -7,11 +7,13 @@ use longreach_burn as ops;
 use crate::linear::Bias;
 use crate::{Builder, Error, Init};
 
-/// `w ⊙ x / rms(x)`.
+/// `w ⊙ x / rms(x)`, or `(1 + w) ⊙ x / rms(x)`.
 #[derive(Module, Debug)]
 pub struct RmsNorm {
     /// `[d]`
     pub weight: Param<Tensor<1>>,
+    /// Whether the weight is what is added to 1, as Gemma's models have it.
+    plus_one: bool,
     /// ε, added to the mean square.
     pub eps: f64,
 }
@@ -19,17 +21,27 @@ pub struct RmsNorm {
 impl RmsNorm {
     /// The norm `name` of rows of width `d`.
     pub fn new(b: &mut Builder, name: &str, d: usize, eps: f64) -> Result<Self, Error> {
-        Ok(Self { weight: b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?, eps })
+        Ok(Self { weight: b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?, plus_one: false, eps })
+    }
+
+    /// As [`RmsNorm::new`], with a weight that is added to 1.
+    pub fn plus_one(b: &mut Builder, name: &str, d: usize, eps: f64) -> Result<Self, Error> {
+        Ok(Self { weight: b.vector(&format!("{name}.weight"), d, Init::Constant(0.0))?, plus_one: true, eps })
+    }
+
+    /// What rows are multiplied with.
+    fn factor(&self) -> Tensor<1> {
+        if self.plus_one { self.weight.val().add_scalar(1.0) } else { self.weight.val() }
     }
 
     /// The norm of each row.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::rms_norm(x, Some(self.weight.val()), self.eps as f32)
+        ops::rms_norm(x, Some(self.factor()), self.eps as f32)
     }
 
     /// The norm of each row of `x ⊙ silu(z)`, in groups of `group`.
     pub fn gated(&self, x: Tensor<3>, z: Tensor<3>, group: usize) -> Tensor<3> {
-        ops::rms_norm_gated(x, z, self.weight.val(), group, self.eps as f32)
+        ops::rms_norm_gated(x, z, self.factor(), group, self.eps as f32)
     }
 }
 
@@ -71,6 +83,8 @@ impl LayerNorm {
 pub enum NormConfig {
     /// Of the root mean square.
     Rms(f64),
+    /// Of the root mean square, with weights that are added to 1.
+    RmsPlusOne(f64),
     /// Of mean and variance, with a bias or without.
     Layer(f64, Bias),
 }
@@ -98,6 +112,7 @@ impl Norm {
     pub fn new(b: &mut Builder, name: &str, d: usize, c: NormConfig) -> Result<Self, Error> {
         Ok(match c {
             NormConfig::Rms(eps) => Norm::Rms(RmsNorm::new(b, name, d, eps)?),
+            NormConfig::RmsPlusOne(eps) => Norm::Rms(RmsNorm::plus_one(b, name, d, eps)?),
             NormConfig::Layer(eps, bias) => Norm::Layer(LayerNorm::new(b, name, d, eps, bias)?),
         })
     }

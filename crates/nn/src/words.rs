@@ -41,8 +41,8 @@ impl Words {
     pub fn new(b: &mut Builder, n: &DecoderNames, [vocabulary, d]: [usize; 2], c: &WordsConfig) -> Result<Self, Error> {
         Ok(match c {
             WordsConfig::Table { tied } => {
-                let embedding = b.scope(n.body, |b| Embedding::new(b, n.embedding, vocabulary, d))?;
-                let head = if *tied { None } else { Some(Linear::new(b, n.head, d, vocabulary, Bias::No)?) };
+                let embedding = b.scope(&n.body, |b| Embedding::new(b, &n.embedding, vocabulary, d))?;
+                let head = if *tied { None } else { Some(Linear::new(b, &n.head, d, vocabulary, Bias::No)?) };
                 Words::Table(Table { embedding, head })
             }
             WordsConfig::Adaptive(c) => Words::Adaptive(Adaptive::new(b, n, [vocabulary, d], c)?),

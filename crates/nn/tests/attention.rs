@@ -9,7 +9,7 @@ use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
 use longreach_attention::softmax::{Attend, Patterned};
 use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, Reach, Seen, Shared};
-use longreach_nn::{Builder, LayerState, MixerState, Random};
+use longreach_nn::{BranchState, Builder, LayerState, MixerState, Random};
 
 const ROTARY: Rotary = Rotary { width: 8, theta: 100.0, interleaved: false, scaling: Scaling::Default };
 
@@ -78,13 +78,14 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             let (pieces, after) = read(&mixer, &x, cuts);
             close(&format!("{:?} cut at {cuts:?}", config.reach), &whole, &pieces);
             // Put down and taken up again.
-            let state_of = |mixer| LayerState { mixer, shift: None };
+            let state_of = |mixer| LayerState(vec![BranchState::Mixer(mixer)]);
             let tensors = state_of(after.clone()).tensors();
             let get = |name: &str, _: &[Option<usize>]| {
                 Ok(tensors.iter().find(|(known, _)| known == name).expect("a tensor of the state").1.clone())
             };
             let start = state_of(mixer.start(2, &Device::flex()));
-            let again = start.restored(70, get).expect("what was put down").mixer;
+            let mut again = start.restored(70, get).expect("what was saved");
+            let Some(BranchState::Mixer(again)) = again.0.pop() else { panic!("a mixer's state") };
             let more = tokens(2, 3);
             let next = |state| numbers(mixer.forward(more.clone(), state, None, &mut Shared::default()).0);
             close("taken up", &next(state.clone()), &next(again));
@@ -95,7 +96,7 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             Reach::Sinks(Streaming { sinks, recent }) => 3 * recent + 64 + sinks,
         };
         // Keys and values of two sequences, two groups of eight channels.
-        let kept = LayerState { mixer: state, shift: None }.len();
+        let kept = LayerState(vec![BranchState::Mixer(state)]).len();
         assert!(kept / (2 * 2 * 2 * 8) <= most, "{:?} keeps {kept} numbers", config.reach);
     }
 }

@@ -4,21 +4,8 @@
 use burn::tensor::{Device, Tensor};
 use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MambaConfig, MixerConfig, Reach};
 use longreach_nn::{
-    BlockConfig, Builder, Decoder, DecoderConfig, DecoderNames, FeedForwardLayer, NormConfig, Order, Random,
-    WordsConfig,
-};
-
-const NAMES: DecoderNames = DecoderNames {
-    body: "body",
-    embedding: "embedding",
-    blocks: "blocks",
-    first_norm: "first_norm",
-    norm: "norm",
-    mixer: "mixer",
-    second_norm: "second_norm",
-    feed_forward: "feed_forward",
-    last_norm: "last_norm",
-    head: "head",
+    BlockConfig, BranchConfig, Builder, Decoder, DecoderConfig, DecoderNames, GatedFeedForwardConfig, NamedNorm,
+    NormConfig, OperationConfig, Random, WordsConfig,
 };
 
 /// A model whose blocks are Mamba, Mamba-2 and attention to the last tokens.
@@ -51,21 +38,20 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
     };
     let attention = AttentionConfig { reach: Reach::Window(6), ..AttentionConfig::new(24, 3) };
     let mixers = [MixerConfig::Mamba(mamba), MixerConfig::Mamba2(mamba2), MixerConfig::Attention(attention)];
-    let (norm, feed_forward) = (NormConfig::Rms(1e-5), feed_forward.map(FeedForwardLayer::SwiGlu));
+    let norm = NormConfig::Rms(1e-5);
+    let block = |mixer| {
+        let mut branches = vec![BranchConfig::mixer("mixer", mixer).before("norm", norm)];
+        branches.extend(feed_forward.map(|inner| {
+            let layer = OperationConfig::Gated(GatedFeedForwardConfig::silu(inner));
+            BranchConfig::new("feed_forward", layer).before("second_norm", norm)
+        }));
+        BlockConfig::new(branches)
+    };
+    let names = DecoderNames::new(["body", "embedding", "blocks", "head"]);
     let config = DecoderConfig {
-        vocabulary: 50,
-        hidden: 24,
-        blocks: mixers
-            .into_iter()
-            .map(|mixer| BlockConfig { norm, order: Order::Before, mixer, feed_forward })
-            .collect(),
-        first_norm: None,
-        last_norm: Some(norm),
-        lower_bounds: None,
+        last_norm: Some(NamedNorm::new("last_norm", norm)),
         words: WordsConfig::Table { tied },
-        hmt: None,
-        positions: None,
-        names: NAMES,
+        ..DecoderConfig::new([50, 24], mixers.into_iter().map(block).collect(), names)
     };
     Decoder::new(&mut builder, &config).expect("random weights fit")
 }

@@ -111,7 +111,7 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
             (c.blocks.len(), c.heads[0], format!("{hashed} layers by hashing, {local} of neighbouring chunks{future}"))
         }
         BodyConfig::Decoder(c) => {
-            let heads = c.blocks.iter().find_map(|block| match &block.mixer {
+            let heads = c.blocks.iter().flat_map(|block| block.mixers()).find_map(|mixer| match mixer {
                 MixerConfig::Attention(attention) => Some(attention.heads),
                 _ => None,
             });
@@ -158,11 +158,11 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let parameters = model.parameters();
     let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);
     let (mut mixers, mut counts): (Vec<&MixerConfig>, Vec<usize>) = (Vec::new(), Vec::new());
-    for block in &c.blocks {
-        match mixers.iter().position(|m| m.mechanism() == block.mixer.mechanism()) {
+    for mixer in c.blocks.iter().flat_map(|block| block.mixers()) {
+        match mixers.iter().position(|m| m.mechanism() == mixer.mechanism()) {
             Some(at) => counts[at] += 1,
             None => {
-                mixers.push(&block.mixer);
+                mixers.push(mixer);
                 counts.push(1);
             }
         }
@@ -173,7 +173,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
         format!("{layers}{}", sizes(mixer))
     });
     let mixer = described.collect::<Vec<_>>().join("; ");
-    let recurrent = c.hmt.is_some() || c.blocks.iter().all(|b| !matches!(b.mixer, MixerConfig::Attention(_)));
+    let recurrent = c.hmt.is_some() || !mixers.iter().any(|mixer| matches!(mixer, MixerConfig::Attention(_)));
     let cx = longreach_burn::context();
     let words = match &c.words {
         WordsConfig::Table { tied: true } => ", head tied to the embedding".into(),

@@ -178,13 +178,6 @@ mixers! {
     Compressive CompressiveConfig "compressive";
 }
 
-impl MixerConfig {
-    /// Whether the mixer norms its inputs itself.
-    pub(crate) fn has_a_norm(&self) -> bool {
-        matches!(self, MixerConfig::TransformerXl(TransformerXlConfig { norm: Some(_), .. }))
-    }
-}
-
 const OTHER: &str = "a cache made by another model";
 
 impl Mixer {
