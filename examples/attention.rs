@@ -1,4 +1,4 @@
-//! Sparse attention on plain arrays, no framework: a window forward and backward, then one query against the keys as a cache.
+//! Sparse attention on plain arrays: a window forward and backward, then one query against a KV cache.
 //!
 //! `cargo run --release --example attention`
 
@@ -18,17 +18,17 @@ fn main() -> Result<(), Error> {
     let (q, k, v) = (wave(1), wave(3), wave(5));
     let x = Inputs::new(q.view(), k.view(), v.view());
 
-    // The last 512 tokens, the query's own among them.
+    // Each query attends to the last 512 tokens, including its own.
     let window = Window::causal(512)?;
     let attended = softmax::chunk(&x, &window, &cx)?;
     let d = Cotangent { out: attended.out.view(), lse: None };
     let gradient = softmax::backward(&x, &window, &attended, &d, &cx)?;
     println!("output {:?}, gradient to the keys {:?}", attended.out.shape(), gradient.k.shape());
 
-    // Decoding: the last token alone, at its position among the keys.
+    // Decoding: only the last token is a query, and `offset` is its position among the keys.
     let last = Inputs { q: q.slice(s![.., tokens - 1.., .., ..]), offset: tokens - 1, ..x };
     let one = softmax::step(&last, &window, &cx)?;
     let difference = (&one.out - &attended.out.slice(s![.., tokens - 1.., .., ..])).fold(0.0f32, |m, x| m.max(x.abs()));
-    println!("one token at a time differs by {difference:e}");
+    println!("decoding the last token differs from the whole by {difference:e}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Read a text in chunks, then decode: the state carries everything from one call to the next.
+//! Chunked prefill, then decoding: the cache carries the state from one call to the next.
 //!
 //! `cargo run --release --example chunks`
 
@@ -9,11 +9,11 @@ fn main() -> Result<(), longreach_models::Error> {
     let decoder = &model.decoder;
     let ids: Vec<u32> = (0..1000).map(|i| (i * 37 + 11) % decoder.vocabulary() as u32).collect();
 
-    // The whole text at once.
+    // Prefill of the whole text in one call.
     let mut whole = decoder.start(1);
     let at_once = decoder.forward(&ids, &mut whole, None).narrow(1, 999, 1);
 
-    // The same in chunks, the last tokens one by one.
+    // Prefill of the same text in chunks of 256 tokens, then the last ten tokens one at a time.
     let mut cache = decoder.start(1);
     for chunk in ids[..990].chunks(256) {
         decoder.forward(chunk, &mut cache, None);
@@ -27,7 +27,7 @@ fn main() -> Result<(), longreach_models::Error> {
     let (a, b) = (logits(at_once), last.map(logits).unwrap_or_default());
     let difference = a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     println!("largest difference of {} logits: {difference:e}", a.len());
-    println!("state: {} bytes, whatever the length", cache.bytes());
+    println!("state: {} bytes, independent of the length", cache.bytes());
     assert!(difference < 1e-3);
     Ok(())
 }

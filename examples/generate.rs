@@ -1,4 +1,4 @@
-//! Load a model and let it write.
+//! Load a model and generate text, all at once and as a stream.
 //!
 //! `cargo run --release --example generate -- [MODEL]`
 
@@ -13,11 +13,11 @@ fn main() -> Result<(), longreach_engine::Error> {
     let mut session = engine.session();
     session.read_text("Ownership is")?;
 
-    // All at once …
+    // Greedy, in one call, on a copy of the session.
     let mut fork = session.clone();
     println!("Ownership is{}", fork.write(40, Sampling::greedy())?);
 
-    // … or token by token, as it comes.
+    // Sampled, token by token: the writer returns the text that each token completes.
     let mut sampler = Sampler::new(Sampling { seed: 1, ..Sampling::default() })?;
     let mut writer = session.writer()?;
     print!("Ownership is");

@@ -1,4 +1,4 @@
-//! The Mamba-2 scan on plain arrays, no framework: chunk form, then one step, with the state in between.
+//! The Mamba-2 scan on plain arrays, without a framework: 100 tokens in chunked form, then one decoding step.
 //!
 //! `cargo run --release --example scan`
 

@@ -1,4 +1,4 @@
-//! A few steps of training: a tiny Mamba-2 learns to repeat a pattern.
+//! A training loop with AdamW: a tiny Mamba-2 learns a repeating sequence.
 //!
 //! `cargo run --release --example train`
 

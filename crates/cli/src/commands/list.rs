@@ -19,7 +19,7 @@ pub(crate) struct Args {
     /// As JSON
     #[arg(long)]
     json: bool,
-    /// As the tables of the README
+    /// As Markdown: the tables of docs/mechanisms.md
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
 }

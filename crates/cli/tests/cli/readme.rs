@@ -9,8 +9,8 @@ fn read(name: &str) -> String {
 
 #[test]
 fn the_table_is_what_the_program_prints() {
-    let readme = read("README.md");
-    let table = readme.split("a test compares -->\n").nth(1).and_then(|r| r.split("<!-- end -->").next());
+    let page = read("docs/mechanisms.md");
+    let table = page.split("a test compares -->\n").nth(1).and_then(|r| r.split("<!-- end -->").next());
     assert_eq!(table, Some(stdout(&["list", "--markdown"]).as_str()));
 }
 
