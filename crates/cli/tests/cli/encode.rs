@@ -81,7 +81,7 @@ fn passages_of_a_folder_are_found_with_their_places() {
         assert!(plain.contains("bytes 0 to"), "{plain}");
         refused(
             &["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index), "--no-overwrite"],
-            "is there already",
+            "already exists",
         );
     }
     fs::create_dir(folder.path().join("half.partial")).expect("a directory");
@@ -89,7 +89,10 @@ fn passages_of_a_folder_are_found_with_their_places() {
     let model = sentences("st-bert-mean");
     refused(&["search", "query", "-m", text(&model), "--index", text(&half), "x"], "is not finished");
     let other = folder.path().join("colbert");
-    refused(&["search", "query", "-m", text(&model), "--index", text(&other), "x"], "a vector of 12 numbers a token");
+    refused(
+        &["search", "query", "-m", text(&model), "--index", text(&other), "x"],
+        "one vector of 12 dimensions per token",
+    );
 }
 
 #[test]
@@ -105,7 +108,7 @@ fn questions_come_from_a_file_and_fields_with_their_answers() {
         said.contains("embedded 3 documents as 2 passages") && said.contains("blank documents: 1 (skipped)"),
         "{said}"
     );
-    refused(&[&build[..], &["--no-overwrite"]].concat(), "is there already: choose another name");
+    refused(&[&build[..], &["--no-overwrite"]].concat(), "already exists: choose another name");
     let again = run(&[&build[..], &["--similarity", "dot"]].concat());
     let said = String::from_utf8(again.stderr).expect("text");
     assert!(again.status.success() && said.contains("already exists and will be replaced"), "{said}");
@@ -119,19 +122,19 @@ fn questions_come_from_a_file_and_fields_with_their_answers() {
     assert_eq!(found, [(&zero, &"9".into(), &"Yellow trees".into()), (&two, &"7".into(), &"The quick river".into())]);
     refused(
         &[&query[..], &["--dtype", "int8"]].concat(),
-        "was made with another `dtype`: with \"f32\", and now it is \"int8\"",
+        "was built with another `dtype`: \"f32\", but the query uses \"int8\"",
     );
-    refused(&[&query[..], &["--pooling", "cls"]].concat(), "was made with another `pooling`");
+    refused(&[&query[..], &["--pooling", "cls"]].concat(), "was built with another `pooling`");
     // An output is checked before the model is looked for.
     let (nowhere, vectors) = (at("no/v.npy"), at("v.jsonl"));
-    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&nowhere)], "is not there");
-    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&documents)], "is what is read");
+    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&nowhere)], "cannot access the folder");
+    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&documents)], "is the input");
     let embed = ["embed", "-m", text(&model), "-i", text(&documents), "-o", text(&vectors), "--fields", "id"];
     stdout(&embed);
     let written = fs::read_to_string(&vectors).expect("vectors");
     let last: serde_json::Value = serde_json::from_str(written.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["row"], &last["id"]), (&two, &"9".into()));
-    refused(&[&embed[..], &["--no-overwrite"]].concat(), "is there already: choose another name");
+    refused(&[&embed[..], &["--no-overwrite"]].concat(), "already exists: choose another name");
 }
 
 #[test]
@@ -198,7 +201,7 @@ fn bad_input_is_named_in_one_line() {
     let late = sentences("colbert");
     refused(
         &["embed", "-m", text(&late), "-i", text(&file), "-o", text(&out)],
-        "a vector a token does not fit in .npy",
+        "token vectors cannot be stored in .npy",
     );
 }
 
