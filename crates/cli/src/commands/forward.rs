@@ -67,7 +67,7 @@ impl Tokens {
             }
             if let Some(id) = row.iter().find(|id| **id as usize >= vocabulary) {
                 return Err(wrong(format!(
-                    "`input_ids`: row {i}: token id {id} is out of range: the model has {vocabulary}"
+                    "`input_ids`: row {i}: token id {id} is out of range: the vocabulary has {vocabulary} tokens"
                 )));
             }
         }
@@ -140,7 +140,7 @@ fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
     if let Some(kind) = tokens.token_type_ids.iter().flatten().flatten().find(|kind| **kind as usize >= kinds.max(1)) {
         let file = args.tokens.display();
         return Err(Failure::new(format!(
-            "{file}: `token_type_ids`: type {kind} is out of range: the model has {kinds}"
+            "{file}: `token_type_ids`: type {kind} is out of range: the model has {kinds} token types"
         )));
     }
     let marks = |mask: &Option<Vec<Vec<u8>>>| {

@@ -115,7 +115,7 @@ fn texts(file: &std::path::Path, vocabulary: u32) -> Result<Vec<Vec<u32>>, Failu
     let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
     let texts: Texts = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
     match texts.ids.iter().flatten().find(|id| **id >= vocabulary) {
-        Some(id) => Err(wrong(format!("token id {id} is out of range: the model has {vocabulary}"))),
+        Some(id) => Err(wrong(format!("token id {id} is out of range: the vocabulary has {vocabulary} tokens"))),
         None => Ok(texts.ids),
     }
 }
