@@ -15,7 +15,7 @@ pub struct Sampling {
     pub top_k: usize,
     /// Keeps the smallest set of tokens whose probabilities sum to at least `p`, in (0, 1] (nucleus sampling).
     pub top_p: f32,
-    /// Keeps tokens at least this fraction as probable as the most probable one, in [0, 1].
+    /// Keeps tokens at least this fraction as probable as the most probable one, 0 to 1.
     pub min_p: f32,
     /// Divides positive and multiplies negative logits of tokens that occurred before; 1 disables it (Keskar et al. 2019). Above 0.
     pub repetition_penalty: f32,

@@ -24,7 +24,7 @@ pub(crate) enum Kind {
 }
 
 impl Tokenizer {
-    /// Loads the tokenizer of a model directory as transformers' `AutoTokenizer` would; `None` if there is none. An error if a file is damaged or not supported.
+    /// Loads the tokenizer of a model directory as transformers' `AutoTokenizer` would; `None` if there is none. An error if a file is damaged or unsupported.
     pub fn load(directory: &Path) -> Result<Option<Self>, Error> {
         vocabulary::find(directory, false)
     }

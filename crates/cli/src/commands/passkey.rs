@@ -30,7 +30,7 @@ enum What {
     Study(StudyArgs),
 }
 
-/// Write a text that contains a number once and asks for it at the end
+/// Write a text that states a number at one place and asks for it at the end
 ///
 /// The text goes to --out or standard output, the number to standard error. Give the text to `longreach generate` and compare.
 #[derive(clap::Args)]

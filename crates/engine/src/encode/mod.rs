@@ -101,8 +101,8 @@ impl TextEncoder {
         Ok(at.directory.join("modules.json").exists() || EncoderModel::is_at(at)?)
     }
 
-    /// Loads an encoder of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or in
-    /// that of the checkpoint if `None`.
+    /// Loads an encoder of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or
+    /// in that of the checkpoint if `None`.
     ///
     /// An error if a file is missing or damaged, the model, a module or the tokenizer is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {

@@ -225,8 +225,8 @@ impl TextEncoder {
         Ok(scores.chunks(vocabulary).map(best).collect())
     }
 
-    /// The `n` best answers to a question in a text: spans of at most `most` tokens that do not overlap, sorted by descending score. A text longer than the input
-    /// limit is split into windows that overlap by `overlap` tokens. An error if the model has no question-answering head or the question is too long.
+    /// The `n` best answers to a question in a text: spans of at most `most` tokens that do not overlap, sorted by descending score. A text longer than the
+    /// input limit is split into windows that overlap by `overlap` tokens. An error if the model has no question-answering head or the question is too long.
     pub fn answer(
         &self,
         question: &str,

@@ -63,8 +63,8 @@ const TYPES: &[(&str, Class)] = &[
 ];
 
 impl Class {
-    /// The class named by `tokenizer_config.json` or else `config.json`, or the default of the model type. Model types with the generic class (`Backend`) ignore
-    /// a named class.
+    /// The class named by `tokenizer_config.json` or else `config.json`, or the default of the model type. Model types with the generic class (`Backend`)
+    /// ignore a named class.
     pub(super) fn of(settings: &Map<String, Value>, config: &Map<String, Value>) -> Self {
         let text = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_str).map(str::to_owned);
         let named = text(settings, "tokenizer_class").or_else(|| text(config, "tokenizer_class"));
