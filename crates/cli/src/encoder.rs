@@ -50,7 +50,9 @@ impl EncoderArgs {
 /// Options that override how token vectors become a text vector.
 #[derive(Args)]
 pub(crate) struct VectorArgs {
-    /// Pooling of the token vectors; the results of several are concatenated [default: that of the model, or mean]
+    /// Pooling of the token vectors: cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken [default: that of the model, or mean]
+    ///
+    /// Several poolings may be given, separated by commas; their results are concatenated.
     #[arg(long, value_name = "WAY", value_delimiter = ',', value_parser = pooling)]
     pooling: Vec<Pooling>,
     /// Normalise vectors to unit length, or not [default: as the model specifies]

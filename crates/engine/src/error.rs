@@ -51,7 +51,7 @@ pub enum Error {
         known: String,
     },
     /// An input limit or question length outside of what the model supports, in tokens.
-    #[error("a text of {found} tokens cannot be read: want {least} to {most}")]
+    #[error("an input of {found} tokens is not supported: want {least} to {most}")]
     Limit {
         /// The requested length.
         found: usize,

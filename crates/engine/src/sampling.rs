@@ -138,7 +138,7 @@ impl Sampler {
                 .count()
                 .max(1);
         }
-        // The first weight is 1: the likeliest token's.
+        // The weight of the most probable token is 1.
         keep = weights[..keep].iter().take_while(|w| **w >= s.min_p as f64).count().max(1);
         weights.truncate(keep);
         let mut left = self.rng.random::<f64>() * weights.iter().sum::<f64>();

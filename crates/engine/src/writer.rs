@@ -94,7 +94,7 @@ mod tests {
             ("null", &[0], " ▁a"),
             (r#"{"type": "WordPiece", "prefix": "▁", "cleanup": true}"#, &[0], "a"),
             (llama, &[0], " a"),
-            // What goes on with a character that began before is not shown.
+            // Bytes that continue an unseen character are dropped.
             (llama, &[1, 0], " a"),
         ] {
             let json = format!(

@@ -71,8 +71,8 @@ fn damaged(path: &Path, message: &str) -> Error {
 fn footer(buffer: &Buffer) -> Result<(Vec<(Range<usize>, usize)>, Schema), String> {
     let length = buffer.len();
     let tail: Option<[u8; 10]> = buffer.get(length.saturating_sub(10)..).and_then(|tail| tail.try_into().ok());
-    let n = read_footer_length(tail.ok_or("it is cut short")?).map_err(|e| e.to_string())?;
-    let from = length.checked_sub(10).and_then(|end| end.checked_sub(n)).ok_or("it is cut short")?;
+    let n = read_footer_length(tail.ok_or("it is truncated")?).map_err(|e| e.to_string())?;
+    let from = length.checked_sub(10).and_then(|end| end.checked_sub(n)).ok_or("it is truncated")?;
     let footer = root_as_footer(&buffer[from..length - 10]).map_err(|e| e.to_string())?;
     let schema = footer.schema().ok_or("it has no schema")?;
     let schema = try_fb_to_schema(schema).map_err(|e| e.to_string())?;

@@ -51,7 +51,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             let bytes = std::fs::read(file).map_err(|e| wrong(&e))?;
             let text = String::from_utf8(bytes)
                 .map_err(|e| wrong(&format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to())))?;
-            // A byte order mark is no part of the text.
+            // A byte order mark is skipped.
             text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)
         }
         (None, None) => String::new(),

@@ -190,7 +190,7 @@ fn bad_input_is_named_in_one_line() {
     embed("b.txt", b"one\n\0\n", &[], "b.txt: line 2: a NUL at byte 0");
     embed("c.jsonl", b"{\"x\": \"a\"}\n", &["--column", "y"], "there is no field `y`; there are x");
     embed("d.txt", b"a\n", &["--matryoshka", "99"], "the vectors of the model have 24 dimensions");
-    embed("e.txt", b"a\n", &["--max-tokens", "65"], "a text of 65 tokens cannot be read");
+    embed("e.txt", b"a\n", &["--max-tokens", "65"], "an input of 65 tokens is not supported");
     embed("f.txt", b"a\n", &["--prompt", "poem"], "there is no prompt `poem`; the model has document, passage, query");
     let file = folder.path().join("a.txt");
     let nowhere = folder.path().join("no/such/folder/v.npy");

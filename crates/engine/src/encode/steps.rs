@@ -154,7 +154,7 @@ impl Step {
         }
     }
 
-    /// How many numbers go in, where that is not any number.
+    /// Input width; `None` if any width is accepted.
     pub(crate) fn inputs(&self) -> Option<usize> {
         match self {
             Step::Dense(dense) => Some(dense.linear.weight.val().dims()[1]),
@@ -163,7 +163,7 @@ impl Step {
         }
     }
 
-    /// `[n, in]` → `[n, out]`, rows one behind the other.
+    /// Applies the step to `[n, in]`, row-major; returns `[n, out]`.
     pub(crate) fn apply(&self, mut x: Vec<f32>, width: usize) -> Vec<f32> {
         match self {
             Step::Dense(dense) => {
@@ -176,7 +176,7 @@ impl Step {
                 x
             }
             Step::LayerNorm { weight, bias } => {
-                // The constant of PyTorch's LayerNorm.
+                // The default of PyTorch's LayerNorm.
                 const EPS: f64 = 1e-5;
                 for row in x.chunks_mut(width.max(1)) {
                     let n = row.len() as f64;
@@ -191,7 +191,7 @@ impl Step {
         }
     }
 
-    /// How many numbers come out, where that is not as many as go in.
+    /// Output width; `None` if it equals the input width.
     pub(crate) fn outputs(&self) -> Option<usize> {
         match self {
             Step::Dense(dense) => Some(dense.outputs()),

@@ -64,7 +64,7 @@ impl Json {
         loop {
             let Some(byte) = self.visible()? else {
                 return match self.at {
-                    At::First | At::Behind => Err(self.wrong("the array is not closed: the file is cut short")),
+                    At::First | At::Behind => Err(self.wrong("the array is not closed: the file is truncated")),
                     _ => Ok(None),
                 };
             };

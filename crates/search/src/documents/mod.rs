@@ -113,7 +113,7 @@ impl Input {
         }
     }
 
-    /// Its documents, where nothing is said but the column that holds the text.
+    /// Opens the input with default options except for the column that holds the text.
     pub fn documents(&self, column: Option<&str>) -> Result<Documents, Error> {
         self.read(&Options { column: column.map(str::to_owned), ..Options::default() })
     }

@@ -142,9 +142,9 @@ mod tests {
             let counted: Vec<usize> = (0..399).filter(|at| answers[*at] >= 0).collect();
             assert_eq!(counted[5..], (394..399).collect::<Vec<_>>());
             assert!(counted[..5].windows(2).all(|pair| pair[0] + 1 == pair[1]));
-            // Each is told to the model behind it, but for the last.
+            // Each target but the last is the next token of the input.
             assert!(counted[..9].iter().all(|at| i64::from(row[at + 1]) == answers[*at]));
-            // What is asked for at the end is what was told again.
+            // The answer equals the repetition of the number.
             assert!((0..5).all(|digit| answers[counted[digit]] == answers[counted[5 + digit]]));
         }
         assert_eq!(TASK.sequences(2, 4), TASK.sequences(2, 4));
