@@ -1,20 +1,20 @@
-//! The allocator of the program, and what it does with memory that nobody has at the moment.
+//! The global allocator, and the option that makes it keep freed memory.
 
 use libmimalloc_sys::{mi_option_set, mi_option_t, mi_option_use_numa_nodes};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// After how many milliseconds memory goes back to the system; never, if negative. The binding has no name for it: in the header of both versions of
-/// the allocator it comes before the one that is named here.
+/// The option `mi_option_purge_delay`: milliseconds until freed memory is returned to the system, never if negative. The binding does not name it; in the
+/// headers of both versions of mimalloc it precedes the option named here.
 const PURGE_DELAY: mi_option_t = mi_option_use_numa_nodes - 1;
 
-/// Keeps memory that was given back, for whoever asks next, as long as the program runs: for work whose steps ask for the same again and again, which
-/// otherwise is cleared by the system with every step. `MIMALLOC_PURGE_DELAY` says otherwise if it is set.
+/// Keeps freed memory for reuse until the program ends. Training allocates the same buffers in every step, and pages that were returned to the system would
+/// have to be cleared again each time. `MIMALLOC_PURGE_DELAY`, if set, takes precedence.
 pub(crate) fn keep_memory() {
     if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
         #[expect(unsafe_code, reason = "a call of the allocator's own")]
-        // SAFETY: it sets a number that is read when memory is given back.
+        // SAFETY: the call sets one integer option, which the allocator reads when memory is freed.
         unsafe {
             mi_option_set(PURGE_DELAY, -1)
         }
@@ -27,9 +27,9 @@ mod tests {
 
     #[test]
     fn the_option_is_the_delay() {
-        // Its default is a delay in milliseconds, that of its neighbour a number of nodes: as many as there are.
+        // The delay is at least 10 ms by default, and the NUMA node count that follows it is 0 (detect).
         #[expect(unsafe_code, reason = "a call of the allocator's own")]
-        // SAFETY: it reads a number.
+        // SAFETY: the call reads one integer option.
         let get = |option| unsafe { libmimalloc_sys::mi_option_get(option) };
         if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
             assert!(get(PURGE_DELAY) >= 10, "{}", get(PURGE_DELAY));

@@ -1,4 +1,4 @@
-//! The options that say how documents are read, and whether an output may be replaced.
+//! Options for how documents are read, and for whether an existing output may be replaced.
 
 use std::path::Path;
 
@@ -9,13 +9,13 @@ use longreach_search::output::Existing;
 /// How documents are read.
 #[derive(Args)]
 pub(crate) struct DocumentArgs {
-    /// The field or column that holds the text [default: text, or the only one that holds texts]
+    /// Field or column that holds the text [default: text, or the only field that holds strings]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
-    /// What the input is, or each file of a folder: lines, text (a file a document), jsonl, json, csv, tsv or parquet [default: by name and first bytes]
+    /// Format of the input, or of each file of a folder: lines, text (one document per file), jsonl, json, csv, tsv or parquet [default: detected]
     #[arg(long, value_name = "FORMAT")]
     format: Option<Kind>,
-    /// Fields or columns that are carried with each document, as texts
+    /// Fields or columns to copy to the output with each document, as strings
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     fields: Vec<String>,
 }
@@ -29,7 +29,7 @@ impl DocumentArgs {
 /// Whether an output may be replaced.
 #[derive(Args)]
 pub(crate) struct OverwriteArgs {
-    /// Fail if the output is there already, instead of replacing it when the new one is whole
+    /// Fail if the output already exists, instead of replacing it once the new output is complete
     #[arg(long)]
     no_overwrite: bool,
 }
@@ -39,10 +39,10 @@ impl OverwriteArgs {
         if self.no_overwrite { Existing::Refuse } else { Existing::Replace }
     }
 
-    /// Says that an output that is there will be replaced, once it is known that it may be.
+    /// Prints a note if `out` exists and will be replaced. Call it after the check that it may be.
     pub(crate) fn note(&self, out: &Path) {
         if out.exists() {
-            eprintln!("note: {} is there already, and is replaced when the new one is whole", out.display());
+            eprintln!("note: {} already exists and will be replaced once the new output is complete", out.display());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The options that say which encoder, and bars over documents.
+//! Options that choose an encoder and how it makes vectors, and the progress bar over documents.
 
 use std::ffi::OsString;
 
@@ -13,16 +13,16 @@ use crate::model::DTypeArg;
 
 #[derive(Args)]
 pub(crate) struct EncoderArgs {
-    /// Directory, file of weights or Hub id: an encoder of Hugging Face, sentence-transformers or PyLate
+    /// Encoder to load: a directory, weights file or Hugging Face Hub id (transformers, sentence-transformers or PyLate)
     ///
-    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and TRANSFORMERS_OFFLINE are
-    /// honoured.
+    /// A model of the Hub is downloaded once and kept in the Hub's cache. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+    /// TRANSFORMERS_OFFLINE are honoured.
     #[arg(long, short, value_name = "MODEL")]
     model: OsString,
-    /// Precision in which matrices are kept [default: as they are stored]; what int8 loses, `longreach accuracy` measures
+    /// Dtype of the weight matrices in memory; `longreach accuracy` measures the error of int8 [default: that of the checkpoint]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
-    /// Read at most N tokens of a text at once [default: what the model says]
+    /// Longest input of the encoder in tokens; longer texts are split or truncated [default: the limit of the model]
     #[arg(long, value_name = "N")]
     max_tokens: Option<usize>,
 }
@@ -47,13 +47,15 @@ impl EncoderArgs {
     }
 }
 
-/// What may be said about vectors.
+/// Options that override how token vectors become a text vector.
 #[derive(Args)]
 pub(crate) struct VectorArgs {
-    /// How tokens become a vector [default: what the model says, or mean]; several are put one behind the other
+    /// Pooling of the token vectors: cls, max, mean, mean_sqrt_len_tokens, weightedmean or lasttoken [default: that of the model, or mean]
+    ///
+    /// Several poolings may be given, separated by commas; their results are concatenated.
     #[arg(long, value_name = "WAY", value_delimiter = ',', value_parser = pooling)]
     pooling: Vec<Pooling>,
-    /// Divide vectors by their length, or do not [default: what the model says]
+    /// Normalise vectors to unit length, or not [default: as the model specifies]
     #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     normalize: Option<bool>,
 }
@@ -79,13 +81,13 @@ impl VectorArgs {
     }
 }
 
-/// The text put before each text.
+/// Options for the prompt that is prepended to each text.
 #[derive(Args)]
 pub(crate) struct PromptArgs {
-    /// Put the model's prompt of this name before each text [default: the model's own default]
+    /// Prepend the model's prompt of this name to each text [default: the model's default prompt]
     #[arg(long, value_name = "NAME", conflicts_with = "prompt_text")]
     prompt: Option<String>,
-    /// Put this before each text
+    /// Prepend this string to each text
     #[arg(long, value_name = "TEXT")]
     prompt_text: Option<String>,
 }
@@ -100,7 +102,7 @@ impl PromptArgs {
     }
 }
 
-/// A bar over the bytes of an input, or a count where nobody knows how many there are.
+/// A progress bar over the bytes of an input, or a spinner where its size is unknown.
 pub(crate) struct Bar {
     bar: ProgressBar,
     start: std::time::Instant,
@@ -123,22 +125,23 @@ impl Bar {
         self.bar.set_message(format!("{} documents, {rate:.0} tok/s", HumanCount(p.documents)));
     }
 
-    /// Takes the bar away and says what was done.
+    /// Removes the bar and prints a summary: `what` names the rows, `split` and `blank` say how long and blank documents were treated.
     pub(crate) fn done(self, p: &job::Progress, what: &str, split: &str, blank: &str) {
         self.bar.finish_and_clear();
         let rate = p.tokens as f64 / self.start.elapsed().as_secs_f64().max(1e-3);
-        let before = if p.before > 0 { format!(" ({} of them before)", HumanCount(p.before)) } else { String::new() };
+        let before =
+            if p.before > 0 { format!(" ({} of them in an earlier run)", HumanCount(p.before)) } else { String::new() };
         eprintln!(
-            "{} documents{before} became {} {what}: {} tokens, {rate:.0} tok/s",
+            "embedded {} documents{before} as {} {what}: {} tokens, {rate:.0} tok/s",
             HumanCount(p.documents),
             HumanCount(p.rows),
             HumanCount(p.tokens)
         );
         for (n, what, note) in [
-            (p.long, "documents longer than the model reads at once", split),
-            (p.blank, "documents that are blank", blank),
-            (p.left_out, "files that are no text", "left out"),
-            (p.broken_links, "symbolic links that lead nowhere, or back to a folder they are in", "left out"),
+            (p.long, "documents longer than the input limit of the model", split),
+            (p.blank, "blank documents", blank),
+            (p.left_out, "files that are not text", "skipped"),
+            (p.broken_links, "symbolic links that are broken or form a cycle", "skipped"),
         ] {
             if n > 0 {
                 eprintln!("note: {what}: {} ({note})", HumanCount(n));
@@ -147,13 +150,15 @@ impl Bar {
     }
 }
 
-/// What a BigBird does with texts too short for its blocks, said where it is done.
+/// Prints a note for BigBird models, which use full attention for texts too short for their block-sparse pattern.
 pub(crate) fn note_short(encoder: &TextEncoder) {
     let whole = encoder.model.encoder.attentions().find_map(|attention| match attention.sees() {
         longreach_nn::Sees::BigBird(b) => Some((5 + 2 * b.random_blocks) * b.block),
         _ => None,
     });
     if let Some(n) = whole {
-        eprintln!("note: texts of at most {n} tokens are seen whole: the model's blocks need more, as in Hugging Face");
+        eprintln!(
+            "note: texts of up to {n} tokens get full attention: they are too short for block-sparse attention, as in transformers"
+        );
     }
 }

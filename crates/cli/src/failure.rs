@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-/// Why a command could not do what it was asked.
+/// The message of a command that failed.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
 
@@ -13,7 +13,7 @@ impl Failure {
     }
 
     pub(crate) fn report(self) -> ExitCode {
-        // One line, whatever the message was put together from.
+        // Messages of libraries may span lines; the report never does.
         let line = self.0.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
         eprintln!("longreach: {line}");
         ExitCode::from(2)

@@ -1,4 +1,4 @@
-//! Long work with a bar, which Ctrl-C ends where it can be taken up again.
+//! Progress bars, and Ctrl-C for long commands that can be resumed.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
 
-/// A bar over steps, with what is left of them and a message.
+/// A progress bar over `length` steps, with the time left and a message.
 pub(crate) fn steps(length: u64) -> Result<ProgressBar, Failure> {
     let bar = ProgressBar::new(length);
     let style = "{bar:32} {pos}/{len} steps, {eta} left, {msg}";
@@ -16,11 +16,11 @@ pub(crate) fn steps(length: u64) -> Result<ProgressBar, Failure> {
     Ok(bar)
 }
 
-/// Whether the user has asked for an end.
+/// Whether Ctrl-C was pressed.
 pub(crate) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// The first Ctrl-C from now on asks for an end, the second ends the program at once.
+    /// Installs the handler: the first Ctrl-C requests a clean stop, the second exits at once with status 130.
     pub(crate) fn watched() -> Result<Self, Failure> {
         let asked = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&asked);
@@ -36,7 +36,7 @@ impl Interrupt {
         self.0.load(Ordering::SeqCst)
     }
 
-    /// What long work is told after each of its steps.
+    /// `Break` once a stop was requested; long commands check it after each step.
     pub(crate) fn flow(&self) -> ControlFlow<()> {
         if self.asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }

@@ -1,4 +1,4 @@
-//! Options about the machine, the same for all subcommands.
+//! Options for threads and instruction set, shared by all subcommands.
 
 use clap::Args;
 use longreach_simd::{Cx, Isa};
@@ -7,13 +7,13 @@ use crate::failure::Failure;
 
 #[derive(Args)]
 pub(crate) struct MachineArgs {
-    /// Threads to compute with [default: all cores]. The result does not depend on it
+    /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
 impl MachineArgs {
-    /// Sets the threads and, from `LONGREACH_ISA`, the instruction set of this process.
+    /// Configures the thread count and the instruction set (`LONGREACH_ISA`) of this process; an error if the CPU lacks that instruction set.
     pub(crate) fn configure(&self) -> Result<(), Failure> {
         let isa = match std::env::var("LONGREACH_ISA") {
             Ok(name) => name.parse().map_err(|e| Failure::new(format!("LONGREACH_ISA: {e}")))?,
@@ -22,11 +22,11 @@ impl MachineArgs {
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = self.threads.map_or(all, usize::from);
         longreach_burn::configure(Cx::with_isa(isa, threads))
-            .map_err(|_| Failure::new("the machine is configured twice"))
+            .map_err(|_| Failure::new("threads and instruction set were already configured"))
     }
 }
 
-/// The most memory this process has used, where the system says.
+/// Peak resident memory of this process in bytes; `None` where `/proc` does not report it.
 pub(crate) fn peak() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|l| l.starts_with("VmHWM:"))?;

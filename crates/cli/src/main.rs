@@ -1,4 +1,4 @@
-//! The command line of longreach. A subcommand is a file in `commands`.
+//! The command line of longreach. Each subcommand is a file in `commands`.
 
 mod allocator;
 mod commands;
@@ -19,10 +19,17 @@ use crate::machine::MachineArgs;
 
 /// An engine for long sequences.
 ///
-/// Reads texts of any length in constant memory with state-space models, and writes more: with no model named, the small one built into this program does.
-/// Makes vectors of long documents with encoders, finds passages by them, labels texts and answers questions.
+/// longreach runs language models whose state has a fixed size, so a prompt of any length is read in constant memory. It embeds, classifies and searches
+/// documents with encoders, answers questions about them, and trains models. `generate` works without a download: a small model is built into the program.
 #[derive(Parser)]
 #[command(name = "longreach", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_long_help = "\
+Examples:
+  longreach generate --prompt \"A trait is\" -n 100
+  longreach embed --model sentence-transformers/all-MiniLM-L6-v2 --input texts.jsonl --out vectors.parquet
+  longreach list
+
+Run `longreach COMMAND --help` for the options of a command and for more examples.")]
 struct Cli {
     #[command(flatten)]
     machine: MachineArgs,
@@ -52,15 +59,21 @@ enum Command {
     Sparsify(commands::sparsify::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
+    ///
+    /// The script goes to standard output. Save it where the shell looks for completions, or evaluate it in the shell's startup file.
+    #[command(after_long_help = "\
+Examples:
+  longreach completions bash > ~/.local/share/bash-completion/completions/longreach
+  longreach completions fish > ~/.config/fish/completions/longreach.fish")]
     Completions {
-        /// The shell
+        /// Shell to print the script for
         shell: clap_complete::Shell,
     },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // A panic is a defect of this program, and is reported as one: a line, no backtrace.
+    // A panic is a bug in this program. It is reported as one line, without a backtrace.
     std::panic::set_hook(Box::new(|info| {
         if !longreach_search::is_guarded() {
             eprintln!("longreach: internal error, please report it: {info}");
@@ -75,7 +88,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<(), Failure> {
     cli.machine.configure()?;
-    // Of the benches the one of the steps of a training; the others measure what commands do that give memory back.
+    // Only this benchmark measures training steps. The others measure commands that return memory to the system.
     let of_steps = matches!(cli.command, Command::Bench(commands::bench::Command::Attention(_)));
     if of_steps || matches!(cli.command, Command::Train(_) | Command::Recall(_) | Command::Passkey(_)) {
         allocator::keep_memory();

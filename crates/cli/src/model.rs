@@ -1,4 +1,4 @@
-//! The options that say which model, in which precision.
+//! Options that choose a model and its dtype.
 
 use std::ffi::{OsStr, OsString};
 
@@ -10,22 +10,24 @@ use crate::failure::Failure;
 
 #[derive(Args)]
 pub(crate) struct ModelArgs {
-    /// Directory, file of weights or Hub id [default: the model built into this program]
+    /// Directory, weights file or Hugging Face Hub id [default: the built-in model]
     ///
-    /// A Hub model is fetched once and kept in the Hub's cache; HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
+    /// A model of the Hub is downloaded once and kept in the Hub's cache. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and
     /// TRANSFORMERS_OFFLINE are honoured.
     #[arg(long, short, value_name = "MODEL")]
     model: Option<OsString>,
-    /// Precision in which matrices are kept [default: as they are stored]
+    /// Dtype of the weight matrices in memory [default: that of the checkpoint]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 pub(crate) enum DTypeArg {
+    /// 32-bit floats
     F32,
+    /// bfloat16 weights; activations stay in 32-bit floats
     Bf16,
-    /// Matrices of 8-bit integers; activations are rounded to 8 bits before each product
+    /// int8 weights, with activations quantised dynamically
     Int8,
 }
 
@@ -40,7 +42,7 @@ impl From<DTypeArg> for DType {
 }
 
 impl ModelArgs {
-    /// The encoder that is named, if it is one.
+    /// Loads the named model if it is an encoder; `None` for a language model or if no model was named.
     pub(crate) fn encoder(&self) -> Result<Option<EncoderModel>, Failure> {
         let Some(name) = &self.model else { return Ok(None) };
         let at = Location::find(name, Progress::Shown)?;
@@ -55,7 +57,7 @@ impl ModelArgs {
     }
 }
 
-/// The model of that name, or the embedded one.
+/// Loads the named model, or the built-in one, and prints its notes.
 pub(crate) fn load(name: Option<&OsStr>, dtype: Option<DTypeArg>) -> Result<Engine, Failure> {
     let dtype = dtype.map(DType::from);
     let engine = match name {

@@ -1,4 +1,4 @@
-//! A mechanism's parameters on the command line.
+//! The options `--params` and `--params-file`, which hold a mechanism's parameters.
 
 use std::path::PathBuf;
 
@@ -9,16 +9,16 @@ use crate::failure::Failure;
 
 #[derive(clap::Args)]
 pub(crate) struct ParameterArgs {
-    /// Its parameters as JSON, comments allowed; for `deepspeed` a ds_config.json as it stands will do
+    /// Parameters as a JSON object, with comments allowed; `deepspeed` accepts a whole ds_config.json
     #[arg(long, value_name = "JSON")]
     params: Option<String>,
-    /// As --params, from a file
+    /// Read the parameters from a file instead
     #[arg(long, value_name = "FILE", conflicts_with = "params")]
     params_file: Option<PathBuf>,
 }
 
 impl ParameterArgs {
-    /// What was given, if anything was.
+    /// The parameters, or `None` if neither option was given.
     pub(crate) fn read(&self) -> Result<Option<Value>, Failure> {
         match (&self.params, &self.params_file) {
             (Some(text), _) => parse("--params", text).map(Some),
@@ -32,7 +32,7 @@ impl ParameterArgs {
     }
 }
 
-/// JSON that `what` holds, comments (`//`, `/* */`) passed over.
+/// Parses JSON with comments (`//`, `/* */`); errors name `what`, the option or file it came from.
 pub(crate) fn parse(what: &str, text: &str) -> Result<Value, Failure> {
     serde_json::from_str(&without_comments(text)).map_err(|e| Failure::new(format!("{what}: {e}")))
 }

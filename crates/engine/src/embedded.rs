@@ -1,8 +1,8 @@
-//! The model that is built into the program.
+//! The built-in model.
 
 use longreach_models::Files;
 
-/// A small Mamba-2 language model that this project trained itself: see `models/default/README.md`.
+/// A small Mamba-2 language model trained by this project; see `models/default/README.md`.
 pub const EMBEDDED: Files = Files {
     name: "the embedded model",
     config: include_str!("../../../models/default/config.json"),

@@ -1,4 +1,4 @@
-//! A model and its tokenizer, loaded.
+//! A loaded language model with its tokenizer.
 
 use std::ffi::OsStr;
 use std::sync::OnceLock;
@@ -7,9 +7,9 @@ use longreach_models::{DType, Location, Model, Progress};
 
 use crate::{EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
 
-/// A model and its tokenizer.
+/// A loaded language model with its tokenizer.
 pub struct Engine {
-    /// What it was asked for as.
+    /// The name it was loaded by.
     pub name: String,
     /// The model.
     pub model: Model,
@@ -18,7 +18,9 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads a model: a directory, a safetensors file, or a Hub id. Matrices are kept in `dtype`, or as they are stored.
+    /// Loads a model from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or in that of the checkpoint if `None`.
+    ///
+    /// An error if a file is missing or damaged, the model type is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(&name, progress)?;
         let model = Model::load(&location, dtype)?.prepared();
@@ -27,24 +29,24 @@ impl Engine {
         Ok(Self { name, model, tokenizer, fingerprint: OnceLock::new() })
     }
 
-    /// The model built into this program.
+    /// Loads the model that is built into this crate.
     pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
         let model = Model::embedded(&EMBEDDED, dtype)?.prepared();
         let tokenizer = Some(vocabulary::parse("the embedded tokenizer", embedded::TOKENIZER)?);
         Ok(Self { name: EMBEDDED.name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
     }
 
-    /// Its tokenizer.
+    /// The tokenizer; an error if the model has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
         self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer(self.name.clone()))
     }
 
-    /// A session that has read nothing yet.
+    /// Starts an empty session.
     pub fn session(&self) -> Session<'_> {
         Session::new(self)
     }
 
-    /// What tells this model, precision and tokenizer from any other: a hash of their files.
+    /// A hash of the weights, configuration, dtype and tokenizer, as hexadecimal. O(bytes of the weights) time on the first call.
     pub fn fingerprint(&self) -> String {
         let hash = self.fingerprint.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();

@@ -1,15 +1,15 @@
-//! What can go wrong with a job.
+//! Errors of loading models and running them on text.
 
 use std::path::PathBuf;
 
-/// A job that cannot be done.
+/// Why a model could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The model.
+    /// An error of the checkpoint or its configuration.
     #[error(transparent)]
     Model(#[from] longreach_models::Error),
-    /// The tokenizer.
+    /// A tokenizer that cannot be read, or that fails on a text.
     #[error("{file}: {message}")]
     Tokenizer {
         /// The file.
@@ -17,8 +17,10 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// A token of a text for which the model has no row of embeddings.
-    #[error("{file}: the text has the token `{token}`, whose id is {id}, but the model has {rows} rows of embeddings")]
+    /// A token of a text whose id exceeds the embedding table of the model.
+    #[error(
+        "{file}: the text contains the token `{token}` with id {id}, but the embedding table of the model has {rows} rows"
+    )]
     NoRow {
         /// The tokenizer's file.
         file: String,
@@ -26,13 +28,13 @@ pub enum Error {
         token: String,
         /// Its id.
         id: u32,
-        /// Rows of the table.
+        /// Number of rows of the embedding table.
         rows: usize,
     },
-    /// A model without a tokenizer was asked for text.
-    #[error("{0}: the model has no tokenizer.json nor any other tokenizer, so it cannot read or write text")]
+    /// The model has no tokenizer.
+    #[error("{0}: the model has no tokenizer.json and no other tokenizer, so it cannot read or generate text")]
     NoTokenizer(String),
-    /// What a directory says of its pipeline cannot be.
+    /// A module of a sentence-transformers pipeline that is invalid or not supported.
     #[error("{}: {message}", file.display())]
     Pipeline {
         /// The file.
@@ -40,38 +42,38 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// A prompt that a model does not have.
+    /// The model has no prompt of that name.
     #[error("there is no prompt `{name}`; the model has {known}")]
     Prompt {
-        /// What was asked for.
+        /// The requested prompt.
         name: String,
-        /// Those there are.
+        /// The prompts of the model, separated by commas.
         known: String,
     },
-    /// A length that a model cannot read.
-    #[error("a text of {found} tokens cannot be read: want {least} to {most}")]
+    /// An input limit or question length outside of what the model supports, in tokens.
+    #[error("an input of {found} tokens is not supported: want {least} to {most}")]
     Limit {
-        /// What was asked for.
+        /// The requested length.
         found: usize,
-        /// The least.
+        /// The shortest supported length.
         least: usize,
-        /// The most.
+        /// The longest supported length.
         most: usize,
     },
-    /// A model that makes one vector of a text was asked for one a token.
-    #[error("{0}: not a model of late interaction: it makes one vector of a text")]
+    /// Token vectors were requested of a model that makes one vector per text.
+    #[error("{0}: not a late-interaction model: it makes one vector per text")]
     NotLate(String),
-    /// A model that is no encoder or lacks the head.
+    /// The model lacks the head that a task needs, or the text lacks a mask.
     #[error("{name}: {message}")]
     Head {
         /// The model.
         name: String,
-        /// What it has and what was wanted.
+        /// What the model has and what the task needs.
         message: String,
     },
-    /// What a model computes is NaN or infinite.
+    /// The output of the model is NaN or infinite.
     #[error(
-        "{name}: the model's output holds NaN or infinite numbers: its weights may be damaged, or too large for their precision (try --dtype f32)"
+        "{name}: the model's output holds NaN or infinite numbers: its weights may be damaged, or overflow in this dtype (try --dtype f32)"
     )]
     NotFinite {
         /// The model.
@@ -80,52 +82,52 @@ pub enum Error {
     /// Text that is not UTF-8.
     #[error("{name}: not UTF-8 at byte {at}")]
     NotUtf8 {
-        /// Where the text is from.
+        /// Name of the source.
         name: String,
-        /// The first byte that is wrong.
+        /// Offset of the first invalid byte.
         at: u64,
     },
-    /// Nothing to read.
+    /// An empty prompt.
     #[error("{0}: the prompt is empty")]
     Empty(String),
-    /// A token that the model does not have.
-    #[error("token id {id} is out of range: the model has {vocabulary}")]
+    /// A token id outside the vocabulary of the model.
+    #[error("token id {id} is out of range: the vocabulary has {vocabulary} tokens")]
     Token {
         /// The id.
         id: u32,
         /// Size of the vocabulary.
         vocabulary: usize,
     },
-    /// More tokens than a model with learned positions has positions for.
-    #[error("the text has {found} tokens, the model has positions for {longest}")]
+    /// The text exceeds the learned positions of the model.
+    #[error("the text has {found} tokens, but the model has positions for {longest} only")]
     TooLong {
-        /// How many there are.
+        /// Length of the text in tokens.
         found: u64,
-        /// How many there may be.
+        /// Number of positions.
         longest: usize,
     },
-    /// An option of sampling that makes no sense.
+    /// A sampling option out of range.
     #[error("{name}: want {want}, found {found}")]
     Sampling {
         /// The option.
         name: &'static str,
-        /// What it may be.
+        /// Its valid range.
         want: &'static str,
-        /// What it is.
+        /// Its value.
         found: String,
     },
-    /// Nothing was read, so there is nothing to go on from.
-    #[error("nothing was read yet: a text starts from a prompt or a saved state")]
+    /// A token was requested before any was read.
+    #[error("no token was read yet: generation starts from a prompt or a saved state")]
     NotStarted,
     /// A file that cannot be read or written.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A state file that is damaged or another model's.
+    /// A saved state that is damaged or belongs to another model.
     #[error("{}: {message}", path.display())]
     State {
         /// The file.

@@ -1,4 +1,6 @@
-//! The jobs longreach does with models: reading texts of any length in constant memory, writing, and keeping states.
+//! Running models on text: generation with a state of fixed size, saved and restored sessions, and embeddings and task heads of encoders.
+//!
+//! [`Engine`] loads a language model, [`Session`] reads and generates text with it, and [`TextEncoder`] embeds, classifies and answers with an encoder.
 //!
 //! ```
 //! let engine = longreach_engine::Engine::embedded(None)?;

@@ -1,8 +1,7 @@
-//! A long text as tokens, a piece at a time.
+//! Tokenizing a long text in pieces, in constant memory.
 //!
-//! A tokenizer takes a whole text and returns, for each token, far more than its number; a file of megabytes would take
-//! gigabytes. So the text is cut where cutting changes nothing: at a place where the tokens around it are the same
-//! whether the two sides are encoded together or apart.
+//! A tokenizer takes a whole text and returns far more than an id per token, so a file of megabytes would need gigabytes. The text is therefore cut where
+//! that changes nothing: at a position where the tokens around it are the same whether the two sides are encoded together or separately.
 
 use std::io::Read;
 
@@ -11,23 +10,23 @@ use crate::{Error, Tokenizer};
 
 /// Bytes of text that are encoded together.
 const PIECE: usize = 4 * 1024;
-/// Bytes on either side of a cut that are compared.
+/// Bytes on either side of a cut whose tokens are compared.
 const AROUND: usize = 512;
-/// How many places are tried before more text is read.
+/// Candidate positions to try before more text is read.
 const TRIES: usize = 32;
 
-/// Reads a text and hands out its tokens a piece at a time.
+/// Reads a text and yields its tokens in pieces.
 pub struct Pieces<'t, R> {
     tokenizer: &'t Tokenizer,
     text: R,
     name: String,
-    /// Text that was read and not handed out; and behind it bytes that are not a whole character yet.
+    /// Text that is not encoded yet, and the bytes of an incomplete character after it.
     pending: String,
     partial: Vec<u8>,
     read: u64,
     started: bool,
     ended: bool,
-    /// What the tokenizer puts behind a text.
+    /// The special tokens after the text.
     behind: Vec<u32>,
 }
 
@@ -39,7 +38,7 @@ struct Cut {
 }
 
 impl<'t, R: Read> Pieces<'t, R> {
-    /// The tokens of `text`; `name` says in errors where it is from.
+    /// Starts to tokenize `text`; `name` is its source in errors.
     pub fn new(tokenizer: &'t Tokenizer, text: R, name: impl Into<String>) -> Self {
         Self {
             tokenizer,
@@ -54,12 +53,12 @@ impl<'t, R: Read> Pieces<'t, R> {
         }
     }
 
-    /// Bytes of text read so far.
+    /// Number of bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.read
     }
 
-    /// The next tokens; nothing at the end. An error if the text is not UTF-8, or empty.
+    /// The next tokens, `None` at the end. An error if the text is empty or not UTF-8, or cannot be read.
     pub fn next_piece(&mut self) -> Result<Option<Vec<u32>>, Error> {
         let mut want = PIECE;
         while !self.ended {
@@ -80,7 +79,7 @@ impl<'t, R: Read> Pieces<'t, R> {
                 piece.truncate(end);
                 return self.encode(&piece).map(Some);
             }
-            // A text without a harmless place so far: take more of it at once.
+            // No position for a cut so far: read twice as much.
             want = self.pending.len() * 2;
         }
         if self.pending.is_empty() {
@@ -115,21 +114,21 @@ impl<'t, R: Read> Pieces<'t, R> {
             let first = self.read == 0;
             self.read += whole.len() as u64;
             let whole = String::from_utf8(whole).unwrap_or_default();
-            // A byte order mark at the beginning of a file is no part of the text.
+            // A byte order mark at the beginning is skipped.
             let text = if first { whole.strip_prefix('\u{feff}').unwrap_or(&whole) } else { &whole };
             self.pending.push_str(text);
         }
         Ok(())
     }
 
-    /// The last place in the pending text where a cut changes no token.
+    /// The last position in the pending text where a cut changes no token.
     fn cut(&self) -> Result<Option<Cut>, Error> {
         let text = &self.pending;
         let end = floor(text, text.len().saturating_sub(AROUND));
         let mut tried = 0;
         let mut after = None;
         for (at, c) in text[..end].char_indices().rev() {
-            // Between a word and a line's end, or failing that before any white space behind a word.
+            // Candidates lie between a word and the white space after it.
             let place = c.is_alphanumeric() && after.is_some_and(|a: char| a.is_whitespace());
             after = Some(c);
             if !place || at < AROUND {
@@ -161,7 +160,7 @@ impl<'t, R: Read> Pieces<'t, R> {
         Ok(apart == ids(&text[from..to])?)
     }
 
-    /// The first piece gets what the tokenizer puts before every text; the others are its middle. What it puts behind waits for the last.
+    /// Encodes a piece. The first piece gets the special tokens before the text; those after it are kept for the last piece.
     fn encode(&mut self, piece: &str) -> Result<Vec<u32>, Error> {
         if std::mem::replace(&mut self.started, true) {
             return self.tokenizer.encode(piece);

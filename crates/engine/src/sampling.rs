@@ -1,4 +1,4 @@
-//! From logits to a token.
+//! Sampling: from logits to a token.
 
 use longreach_models::GenerationConfig;
 use rand::{Rng, SeedableRng};
@@ -6,20 +6,20 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::Error;
 
-/// How a token is chosen. The order is that of transformers: penalty, temperature, top k, top p, min p.
+/// Sampling options, applied in the order of transformers: repetition penalty, temperature, top-k, top-p, min-p.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sampling {
-    /// Divides the logits; 0 takes the likeliest token always.
+    /// Divides the logits; 0 is greedy. At least 0.
     pub temperature: f32,
-    /// Keeps the `k` likeliest; 0 keeps all.
+    /// Keeps the `k` most probable tokens; 0 keeps all.
     pub top_k: usize,
-    /// Keeps the likeliest whose probabilities together reach `p`.
+    /// Keeps the smallest set of tokens whose probabilities sum to at least `p`, in (0, 1] (nucleus sampling).
     pub top_p: f32,
-    /// Keeps those at least this part as likely as the likeliest.
+    /// Keeps tokens at least this fraction as probable as the most probable one, 0 to 1.
     pub min_p: f32,
-    /// Makes every token that was seen less likely; 1 does not (Keskar et al. 2019).
+    /// Divides positive and multiplies negative logits of tokens that occurred before; 1 disables it (Keskar et al. 2019). Above 0.
     pub repetition_penalty: f32,
-    /// Where the random numbers start.
+    /// Seed of the random numbers.
     pub seed: u64,
 }
 
@@ -30,13 +30,13 @@ impl Default for Sampling {
 }
 
 impl Sampling {
-    /// The likeliest token, always.
+    /// Greedy decoding: always the most probable token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
     }
 
-    /// What a model's `generation_config.json` says, with the defaults of transformers for the rest where it says that tokens are drawn (`do_sample`), the
-    /// likeliest token where it says that they are not, and [`Sampling::default`] for the rest where it says neither.
+    /// The options of a model's `generation_config.json`. Missing options default to those of transformers if it sets `do_sample`, and to
+    /// [`Sampling::default`] if it does not mention it; `do_sample: false` is greedy.
     pub fn of_model(config: &GenerationConfig) -> Self {
         let base = match config.sample {
             Some(true) => Self { temperature: 1.0, top_k: 50, top_p: 1.0, min_p: 0.0, ..Self::default() },
@@ -68,7 +68,7 @@ impl Sampling {
     }
 }
 
-/// Chooses tokens; the same seed and logits give the same tokens on any machine.
+/// Samples tokens; the same seed and logits give the same tokens on any machine.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     sampling: Sampling,
@@ -76,28 +76,28 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// A sampler; an error if an option makes no sense.
+    /// A sampler at the start of its random stream; an error if an option is out of range.
     pub fn new(sampling: Sampling) -> Result<Self, Error> {
         sampling.check()?;
         Ok(Self { sampling, rng: ChaCha8Rng::seed_from_u64(sampling.seed) })
     }
 
-    /// Where the random numbers started.
+    /// Seed of the random numbers.
     pub fn seed(&self) -> u64 {
         self.sampling.seed
     }
 
-    /// How many 32-bit words of the random stream have been used.
+    /// Position in the random stream, in 32-bit words.
     pub fn position(&self) -> u128 {
         self.rng.get_word_pos()
     }
 
-    /// Goes on from a position of the random stream.
+    /// Moves to a position of the random stream, in 32-bit words.
     pub fn set_position(&mut self, position: u128) {
         self.rng.set_word_pos(position);
     }
 
-    /// The next token; `seen` says which tokens occurred before.
+    /// Samples a token from `logits`, `[vocabulary]`; `seen`, of the same length, marks tokens that occurred before. O(vocabulary log vocabulary) time.
     pub fn choose(&mut self, logits: &[f32], seen: &[bool]) -> u32 {
         let s = self.sampling;
         let penalised = |(i, x): (usize, &f32)| {
@@ -112,7 +112,7 @@ impl Sampler {
         };
         let mut order: Vec<(u32, f32)> =
             logits.iter().enumerate().map(|(i, x)| (i as u32, penalised((i, x)))).collect();
-        // Likeliest first; of equals the lower number.
+        // Most probable first; ties go to the lower id.
         let likeliest = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if s.temperature == 0.0 {
             return order.into_iter().min_by(likeliest).map_or(0, |(id, _)| id);
@@ -138,7 +138,7 @@ impl Sampler {
                 .count()
                 .max(1);
         }
-        // The first weight is 1: the likeliest token's.
+        // The weight of the most probable token is 1.
         keep = weights[..keep].iter().take_while(|w| **w >= s.min_p as f64).count().max(1);
         weights.truncate(keep);
         let mut left = self.rng.random::<f64>() * weights.iter().sum::<f64>();

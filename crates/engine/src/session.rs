@@ -1,4 +1,4 @@
-//! A text being read and written: the model's state, the logits after the last token, and what has been seen.
+//! A session: a text being read and generated, with the state of the model and the logits after its last token.
 
 use std::io::Read;
 
@@ -7,16 +7,16 @@ use longreach_nn::Cache;
 use crate::writer::Recent;
 use crate::{Engine, Error, Pieces, Sampler, Sampling, Writer};
 
-/// Tokens of a long text that are read at once: enough for the matrix products to run at full speed, few enough that
-/// memory stays that of the weights.
+/// Tokens per forward pass over a long prompt: enough for the matrix products to run at full speed, and few enough that activations need little memory
+/// compared with the weights.
 pub const CHUNK: usize = 512;
 
-/// A text being read and written. Cloning it forks the text.
+/// A text being read and generated. Cloning a session forks the text.
 #[derive(Clone)]
 pub struct Session<'e> {
     pub(crate) engine: &'e Engine,
     pub(crate) cache: Cache,
-    /// After the last token; empty before the first.
+    /// Logits after the last token, `[vocabulary]`; empty before the first.
     pub(crate) logits: Vec<f32>,
     pub(crate) tokens: u64,
     pub(crate) seen: Vec<bool>,
@@ -30,22 +30,22 @@ impl<'e> Session<'e> {
         Self { engine, cache: decoder.start(1), logits: Vec::new(), tokens: 0, seen, recent: Recent::default() }
     }
 
-    /// Tokens read and written so far.
+    /// Number of tokens read and generated so far.
     pub fn tokens(&self) -> u64 {
         self.tokens
     }
 
-    /// Bytes of state: the same after a million tokens as after one.
+    /// Size of the state in bytes. It is constant for recurrent models and grows with the KV cache for softmax attention.
     pub fn state_bytes(&self) -> usize {
         self.cache.bytes()
     }
 
-    /// The logits after the last token; an error before the first.
+    /// The logits after the last token, `[vocabulary]`; an error before the first.
     pub fn logits(&self) -> Result<&[f32], Error> {
         if self.logits.is_empty() { Err(Error::NotStarted) } else { Ok(&self.logits) }
     }
 
-    /// Reads tokens, [`CHUNK`] at a time.
+    /// Reads tokens, [`CHUNK`] at a time. An error if an id is out of range or the text exceeds the positions of the model.
     pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
         let vocabulary = self.seen.len();
         match self.engine.tokenizer() {
@@ -77,15 +77,15 @@ impl<'e> Session<'e> {
         Ok(())
     }
 
-    /// Reads a text; an error if it is empty.
+    /// Tokenizes and reads a text; an error if it is empty.
     pub fn read_text(&mut self, text: &str) -> Result<(), Error> {
         self.read_from(text.as_bytes(), "the prompt", |_| {})
     }
 
-    /// Reads a text of any length in constant memory; `progress` hears how many of its bytes have been read.
+    /// Reads a text of any length in constant memory. `name` is its source in errors; `progress` is called with the number of bytes read.
     pub fn read_from(&mut self, text: impl Read, name: &str, mut progress: impl FnMut(u64)) -> Result<(), Error> {
         let mut pieces = Pieces::new(self.engine.tokenizer()?, text, name);
-        // What is left of a piece waits for the next, so that all chunks but the last are full.
+        // The rest of a piece is kept for the next, so that all chunks but the last are full.
         let mut waiting: Vec<u32> = Vec::new();
         while let Some(piece) = pieces.next_piece()? {
             waiting.extend(piece);
@@ -101,13 +101,13 @@ impl<'e> Session<'e> {
         self.read(&waiting)
     }
 
-    /// Starts a text from nothing: reads the token that separates texts.
+    /// Starts without a prompt: reads the start-of-text token.
     pub fn read_start(&mut self) -> Result<(), Error> {
         let start = self.engine.model.start.unwrap_or(0);
         self.read(&[start])
     }
 
-    /// Writes up to `n` tokens and returns them as text; fewer where a token ends the text or the model has no position for another.
+    /// Generates up to `n` tokens and returns their text. Stops early at an end-of-text token, or when the positions of the model are used up.
     pub fn write(&mut self, n: usize, sampling: Sampling) -> Result<String, Error> {
         let mut sampler = Sampler::new(sampling)?;
         let mut writer = self.writer()?;
@@ -126,21 +126,22 @@ impl<'e> Session<'e> {
         Ok(text)
     }
 
-    /// How many more tokens there are positions for, of a model whose positions were learned; nothing of one that reads texts of any length.
+    /// Number of further tokens that a model with learned positions can read; `None` if there is no limit.
     pub fn room(&self) -> Option<u64> {
         let longest = self.engine.model.decoder.longest()?;
         Some((longest as u64).saturating_sub(self.tokens))
     }
 
-    /// What turns the tokens written next into text.
+    /// A [`Writer`] that turns the tokens generated next into text.
     pub fn writer(&self) -> Result<Writer<'e>, Error> {
         Writer::new(self.engine.tokenizer()?, &self.recent)
     }
 
-    /// Chooses the next token and reads it.
+    /// Samples the next token and reads it. The repetition penalty applies to all tokens of the session, those of the prompt included. An error if nothing was
+    /// read yet or a logit is NaN or +∞.
     pub fn next_token(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
         let logits = self.logits()?;
-        // Minus infinity forbids a token; anything else that is no number is a defect of the weights.
+        // −∞ forbids a token; NaN and +∞ mean damaged weights.
         if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
             return Err(Error::NotFinite { name: self.engine.name.clone() });
         }

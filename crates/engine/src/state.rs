@@ -1,7 +1,7 @@
-//! Saved states: a session can be saved and restored, bit for bit.
+//! Saving and restoring sessions, bit for bit.
 //!
-//! A safetensors file with the state of every layer, the logits after the last token and the tokens seen; its metadata
-//! hold the fingerprint of model and tokenizer, without which it is refused.
+//! A saved state is a safetensors file with the state of every layer, the logits after the last token and the set of tokens seen. Its metadata holds the
+//! fingerprint of model, dtype and tokenizer, and restoring it with another is an error.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -14,23 +14,23 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::writer::RECENT;
 use crate::{Engine, Error, Sampler, Session};
 
-/// A session restored from a saved state.
+/// A restored session and the position of its sampler.
 pub struct Resumed<'e> {
-    /// The text.
+    /// The restored session.
     pub session: Session<'e>,
-    /// The seed of the sampler that wrote it.
+    /// Seed of the sampler that was saved with it.
     pub seed: u64,
-    /// Where that sampler's random stream stood.
+    /// Position of that sampler in its random stream, in 32-bit words.
     pub position: u128,
 }
 
 /// The name of the format and its version.
 const FORMAT: &str = "longreach state 3";
-/// The version before, without the last tokens: text written behind it starts as in the middle of one.
+/// The previous version, which lacks the last tokens: text generated after it is decoded as if in the middle of a text.
 const WITHOUT_RECENT: &str = "longreach state 2";
 
 impl Session<'_> {
-    /// Writes the state to a file, whole or not at all, and with it where the sampler's random stream stands.
+    /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if the file cannot be written.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
         for (name, data) in self.cache.tensors() {
@@ -44,7 +44,7 @@ impl Session<'_> {
         let recent: Vec<u8> = self.recent.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         tensors.push(("recent".into(), Dtype::U32, vec![self.recent.ids.len()], recent));
         let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("as many bytes as the shape asks for"))
+            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("the length of the data matches the shape"))
         });
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
@@ -61,11 +61,11 @@ impl Session<'_> {
 }
 
 impl Engine {
-    /// Takes up a saved state of this model.
+    /// Restores a saved session. An error if the file is damaged, or was saved with another model, dtype or tokenizer.
     pub fn resume(&self, file: &Path) -> Result<Resumed<'_>, Error> {
         let wrong = |message: String| Error::State { path: file.to_owned(), message };
         let bytes = std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
-        let stored = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a whole state file: {e}")))?;
+        let stored = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a complete state file: {e}")))?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
         let metadata = header.metadata().clone().unwrap_or_default();
         let field = |name: &str| metadata.get(name).map(String::as_str).unwrap_or_default();
@@ -75,13 +75,13 @@ impl Engine {
         if field("fingerprint") != self.fingerprint() {
             let (want, found) = (self.fingerprint(), field("fingerprint"));
             return Err(wrong(format!(
-                "saved by another model, precision or tokenizer: fingerprint: want {}…, found {}…",
+                "saved with another model, dtype or tokenizer: fingerprint: want {}…, found {}…",
                 &want[..12],
                 found.get(..12).unwrap_or(found)
             )));
         }
         let number =
-            |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is no number", field(name))));
+            |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is not a number", field(name))));
         let (tokens, seed, position): (u128, u128, u128) = (number("tokens")?, number("seed")?, number("position")?);
         let mut session = Session::new(self);
         let narrow = |name: &str, n: u128| u64::try_from(n).map_err(|_| wrong(format!("{name}: out of range")));

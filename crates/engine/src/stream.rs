@@ -1,10 +1,10 @@
-//! Decoders as streams: text is given as soon as no later token can change it, so that the pieces together are what the decoder makes of all tokens at
-//! once.
+//! Streaming versions of the decoders of `tokenizers`: text is emitted as soon as no later token can change it, and the fragments concatenate to what the
+//! decoder returns for all tokens at once.
 //!
-//! A decoder is a chain. Until something joins the tokens (`Fuse`, `ByteLevel`) its links take tokens, each held only as long as its text may change: a run
-//! of byte tokens until it ends, as one invalid byte turns the whole run into replacement characters; the last token of `BPEDecoder`, whose suffix becomes a
-//! space when another token follows. Behind the joint, links take text. A link that cannot be streamed (a regular expression over the joined text) holds all
-//! of it until the end.
+//! A decoder is a chain of links. Up to the link that joins the tokens (`Fuse`, `ByteLevel`), links map tokens to tokens and hold a token only while its text
+//! may change: a run of byte tokens until it ends, since one invalid byte turns the whole run into replacement characters, and the last token of `BPEDecoder`,
+//! whose suffix becomes a space if another token follows. After the joint, links map text to text. A link that cannot be streamed (a regular expression over
+//! the joined text) holds all text until the end.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tokenizers::{Decoder, DecoderWrapper};
 
 use crate::Error;
 
-/// A decoder that is given one token after the other.
+/// A decoder that takes one token at a time.
 #[derive(Clone)]
 pub(crate) struct TextStream {
     tokens: Vec<TokenLink>,
@@ -24,46 +24,46 @@ pub(crate) struct TextStream {
 /// A link that maps tokens to tokens.
 #[derive(Clone)]
 enum TokenLink {
-    /// Each token by itself.
+    /// Each token independently.
     Each(Arc<DecoderWrapper>),
-    /// Each token by itself, but the first in another way.
+    /// Each token independently, with a special case for the first.
     Placed { decoder: Arc<DecoderWrapper>, first: bool },
     /// `Strip`.
     Strip { content: char, start: usize, stop: usize },
-    /// `CTC`: a token that is equal to the one before is dropped.
+    /// `CTC`: drops a token equal to the previous one.
     Distinct { decoder: Arc<DecoderWrapper>, last: Option<String> },
-    /// `BPEDecoder`: the last token ends without a space.
+    /// `BPEDecoder`: every token but the last ends with a space.
     Suffixed { suffix: String, held: Option<String> },
-    /// `ByteFallback`: the run of byte tokens that has not ended. In the middle of a text, bytes that continue a character begun before are skipped.
+    /// `ByteFallback`: the current run of byte tokens. If `middle`, leading bytes that continue an unseen character are skipped.
     Bytes { decoder: Arc<DecoderWrapper>, run: Vec<String>, middle: bool },
 }
 
-/// How tokens become one text.
+/// How tokens are joined.
 #[derive(Clone)]
 enum Joint {
-    /// One behind the other.
+    /// By concatenation.
     Nothing,
-    /// With a space between them, as where there is no decoder.
+    /// With a space between them, which is the default without a decoder.
     Space { first: bool },
-    /// As bytes of UTF-8; what is invalid is replaced.
+    /// As UTF-8 bytes, with U+FFFD for invalid sequences.
     Bytes { pending: Vec<u8>, middle: bool },
 }
 
 /// A link that maps text to text.
 #[derive(Clone)]
 enum TextLink {
-    /// Each character by itself.
+    /// Each character independently.
     Each(Arc<DecoderWrapper>),
-    /// `Strip`: characters that may still be cut at the start, and those held back as they may be the end.
+    /// `Strip`: how many characters may still be stripped at the start, and how many are held back as they may be the end.
     Strip { content: char, start: usize, stop: usize, held: usize },
-    /// `Replace` with a string, and the text that may be the beginning of it.
+    /// `Replace` of a literal string, and the text that may be the beginning of a match.
     Replace { pattern: String, content: String, held: String },
-    /// Anything else, on the whole text.
+    /// Any other decoder, applied to the whole text at the end.
     Whole { decoder: Arc<DecoderWrapper>, held: String },
 }
 
 impl TextStream {
-    /// The stream of a tokenizer's decoder, at the beginning of a text.
+    /// The stream of a tokenizer's decoder, at the start of a text.
     pub(crate) fn new(decoder: Option<&DecoderWrapper>) -> Self {
         let mut stream = Self { tokens: Vec::new(), joint: Joint::Nothing, texts: Vec::new() };
         match decoder {
@@ -75,12 +75,12 @@ impl TextStream {
         stream
     }
 
-    /// The stream of tokens that are bytes.
+    /// The stream of a vocabulary of byte strings.
     pub(crate) fn bytes() -> Self {
         Self { tokens: Vec::new(), joint: Joint::Bytes { pending: Vec::new(), middle: false }, texts: Vec::new() }
     }
 
-    /// Adds a link to the chain; whether the tokens are joined behind it.
+    /// Adds a link to the chain and returns whether tokens are joined after it.
     fn link(&mut self, decoder: &DecoderWrapper, mut joined: bool) -> bool {
         let shared = || Arc::new(decoder.clone());
         match decoder {
@@ -122,7 +122,7 @@ impl TextStream {
         joined
     }
 
-    /// Says that text came before which the stream will not be given: what follows is treated as standing behind it.
+    /// Marks the stream as continuing a text that it has not seen.
     pub(crate) fn continue_unseen(&mut self) {
         for link in &mut self.tokens {
             match link {
@@ -143,18 +143,18 @@ impl TextStream {
         }
     }
 
-    /// What a token adds to the settled text.
+    /// Decodes one more token and returns the text that is final.
     pub(crate) fn push(&mut self, token: String) -> Result<String, Error> {
         self.carry(0, vec![token])
     }
 
-    /// What a token of bytes adds to the settled text, in a stream of [`TextStream::bytes`].
+    /// Decodes one more byte string of a [`TextStream::bytes`] stream and returns the text that is final.
     pub(crate) fn push_bytes(&mut self, bytes: &[u8]) -> Result<String, Error> {
         let text = self.joint.bytes(bytes);
         self.settle(text)
     }
 
-    /// What is left when no token follows.
+    /// The text still held back, if no token follows.
     pub(crate) fn finish(mut self) -> Result<String, Error> {
         let mut text = String::new();
         for at in 0..self.tokens.len() {
@@ -170,7 +170,7 @@ impl TextStream {
         Ok(text)
     }
 
-    /// Takes tokens through the links from `at` on.
+    /// Passes tokens through the links from `at` on.
     fn carry(&mut self, at: usize, mut tokens: Vec<String>) -> Result<String, Error> {
         for link in &mut self.tokens[at..] {
             let mut next = Vec::with_capacity(tokens.len());
@@ -256,7 +256,7 @@ impl Joint {
         }
     }
 
-    /// The characters that are complete with these bytes.
+    /// Appends bytes and returns the characters that are complete.
     fn bytes(&mut self, bytes: &[u8]) -> String {
         let Joint::Bytes { pending, middle } = self else { return String::new() };
         let skipped = if *middle { bytes.iter().take_while(|b| continues(**b)).count() } else { 0 };
@@ -268,7 +268,7 @@ impl Joint {
             text.push_str(chunk.valid());
             done += chunk.valid().len();
             let invalid = chunk.invalid();
-            // What ends the bytes may be the beginning of a character.
+            // The last bytes may be the beginning of a character.
             let open = done + invalid.len() == pending.len()
                 && std::str::from_utf8(invalid).is_err_and(|e| e.error_len().is_none());
             if invalid.is_empty() || open {
@@ -319,7 +319,7 @@ impl TextLink {
                     given.push_str(content);
                     rest = behind;
                 }
-                // What ends the text may be the beginning of the next match.
+                // The end of the text may be the beginning of the next match.
                 let (settled, open) = rest.split_at(rest.len() - opened(rest, pattern));
                 given.push_str(settled);
                 *held = open.to_owned();
@@ -349,7 +349,7 @@ fn decoded(decoder: &DecoderWrapper, tokens: Vec<String>) -> Result<Vec<String>,
     if tokens.is_empty() { Ok(tokens) } else { decoder.decode_chain(tokens).map_err(wrong) }
 }
 
-/// A token without up to so many characters at its start and end.
+/// A token without up to `start` leading and `stop` trailing characters `content`.
 fn stripped(token: &str, content: char, start: usize, stop: usize) -> &str {
     let mut rest = token;
     for _ in 0..start {
@@ -363,7 +363,7 @@ fn stripped(token: &str, content: char, start: usize, stop: usize) -> &str {
     rest
 }
 
-/// The two strings of a `Replace`, unless it is one by a regular expression.
+/// Pattern and replacement of a `Replace`; `None` if the pattern is a regular expression.
 fn replaced(decoder: &DecoderWrapper) -> Option<(String, String)> {
     let DecoderWrapper::Replace(replace) = decoder else { return None };
     let written: Value = serde_json::to_value(replace).ok()?;
@@ -371,24 +371,24 @@ fn replaced(decoder: &DecoderWrapper) -> Option<(String, String)> {
     Some((pattern.to_owned(), replace.content.clone()))
 }
 
-/// Bytes at the end of `text` that are the beginning of `pattern`, but not all of it.
+/// Length of the longest suffix of `text` that is a proper prefix of `pattern`, in bytes.
 fn opened(text: &str, pattern: &str) -> usize {
     let longest = pattern.len().saturating_sub(1).min(text.len());
     (1..=longest).rev().find(|n| text.as_bytes().ends_with(&pattern.as_bytes()[..*n])).unwrap_or(0)
 }
 
-/// The byte that a token of a byte-fallback vocabulary stands for.
+/// The byte of a byte-fallback token such as `<0x0A>`.
 fn byte_token(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     if hex.len() == 2 { u8::from_str_radix(hex, 16).ok() } else { None }
 }
 
-/// Whether a byte of UTF-8 goes on with a character.
+/// Whether a byte is a UTF-8 continuation byte.
 fn continues(byte: u8) -> bool {
     byte & 0xc0 == 0x80
 }
 
-/// The byte that a character of a byte-level vocabulary stands for: printable ones are themselves, the others are numbered from 256 on. (GPT-2)
+/// The byte of a character in a byte-level vocabulary: printable bytes map to themselves, the others to code points from 256 on (GPT-2).
 fn byte_of(c: char) -> Option<u8> {
     let own = |b: u32| matches!(b, 33..=126 | 161..=172 | 174..=255);
     match u32::from(c) {

@@ -1,4 +1,4 @@
-//! A tokenizer: what turns a text into the numbers of a model's table of embeddings, and back.
+//! Tokenizers: from text to token ids and back.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use crate::world::World;
 use crate::writer::Recent;
 use crate::{Error, Writer, vocabulary};
 
-/// A tokenizer of Hugging Face's library, or RWKV's, which that library cannot express.
+/// A tokenizer of the Hugging Face `tokenizers` library, or RWKV's, which that library cannot express.
 pub struct Tokenizer {
-    /// What it was read from, for errors.
+    /// The file it was read from, for errors.
     pub(crate) file: String,
     pub(crate) kind: Kind,
-    /// What tells it from any other.
+    /// A hash of its definition.
     pub(crate) hash: blake3::Hash,
 }
 
@@ -24,17 +24,17 @@ pub(crate) enum Kind {
 }
 
 impl Tokenizer {
-    /// The tokenizer of a model's directory, if it has one: what transformers' `AutoTokenizer` makes of its files.
+    /// Loads the tokenizer of a model directory as transformers' `AutoTokenizer` would; `None` if there is none. An error if a file is damaged or unsupported.
     pub fn load(directory: &Path) -> Result<Option<Self>, Error> {
         vocabulary::find(directory, false)
     }
 
-    /// The tokenizer that a `tokenizer.json` describes; `name` says in errors where it is from.
+    /// Parses a `tokenizer.json`; `name` is its source in errors.
     pub fn parse(name: &str, json: &str) -> Result<Self, Error> {
         vocabulary::parse(name, json)
     }
 
-    /// Hugging Face's tokenizer, if it is one.
+    /// The Hugging Face tokenizer; `None` for RWKV's.
     pub fn hugging_face(&self) -> Option<&tokenizers::Tokenizer> {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => Some(tokenizer),
@@ -42,18 +42,18 @@ impl Tokenizer {
         }
     }
 
-    /// Hugging Face's tokenizer and the file it is from; an error if it is another.
+    /// The Hugging Face tokenizer and its file; an error for RWKV's.
     pub(crate) fn into_hugging_face(self) -> Result<(tokenizers::Tokenizer, String), Error> {
         match self.kind {
             Kind::HuggingFace(tokenizer) => Ok((*tokenizer, self.file)),
             Kind::World(_) => {
-                let message = "encoders with RWKV's vocabulary cannot be read: want a tokenizer.json".into();
+                let message = "RWKV's vocabulary is not supported for encoders: want a tokenizer.json".into();
                 Err(Error::Tokenizer { file: self.file, message })
             }
         }
     }
 
-    /// The tokens of a text alone.
+    /// Encodes a text without special tokens around it.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, Error> {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => {
@@ -63,7 +63,7 @@ impl Tokenizer {
         }
     }
 
-    /// The tokens of a text with those that the tokenizer puts around every text.
+    /// Encodes a text with the special tokens that the tokenizer adds around every text.
     pub fn encode_around(&self, text: &str) -> Result<Around, Error> {
         let tokenizer = match &self.kind {
             Kind::HuggingFace(tokenizer) => tokenizer,
@@ -72,12 +72,12 @@ impl Tokenizer {
         let encoding = tokenizer.encode_fast(text, true).map_err(|e| self.wrong(&e))?;
         let mut ids = encoding.get_ids().to_vec();
         let added = encoding.get_special_tokens_mask().iter().rev().take_while(|mask| **mask == 1).count();
-        // Around a text without a token, all of them stand before it.
+        // Around an empty text, all special tokens count as before it.
         let behind = if added == ids.len() { Vec::new() } else { ids.split_off(ids.len() - added) };
         Ok(Around { ids, behind })
     }
 
-    /// The text of tokens, without the special ones.
+    /// Decodes tokens to text, skipping special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => tokenizer.decode(ids, true).map_err(|e| self.wrong(&e)),
@@ -88,14 +88,14 @@ impl Tokenizer {
         }
     }
 
-    /// What turns tokens that follow these into text.
+    /// A [`Writer`] that decodes tokens following `read`.
     pub fn writer(&self, read: &[u32]) -> Result<Writer<'_>, Error> {
         let mut recent = Recent::default();
         recent.add(self, read);
         Writer::new(self, &recent)
     }
 
-    /// A token as it is written in the vocabulary; none of an id without one.
+    /// The vocabulary entry of an id; `None` if there is none.
     pub fn token(&self, id: u32) -> Option<String> {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => token(tokenizer, id),
@@ -103,7 +103,7 @@ impl Tokenizer {
         }
     }
 
-    /// Whether a token has a text: it is in the vocabulary and not special.
+    /// Whether decoding shows a token: it is in the vocabulary and not special.
     pub(crate) fn shows(&self, id: u32) -> bool {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => shown(tokenizer, id).is_some(),
@@ -111,7 +111,7 @@ impl Tokenizer {
         }
     }
 
-    /// A stream of text, at the beginning of one.
+    /// A decoding stream at the start of a text.
     pub(crate) fn stream(&self) -> TextStream {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => TextStream::new(tokenizer.get_decoder()),
@@ -119,7 +119,7 @@ impl Tokenizer {
         }
     }
 
-    /// What a token adds to the settled text of a stream.
+    /// Decodes one more token of a stream and returns the text that is final.
     pub(crate) fn push(&self, stream: &mut TextStream, id: u32) -> Result<String, Error> {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => shown(tokenizer, id).map_or(Ok(String::new()), |token| stream.push(token)),
@@ -127,7 +127,7 @@ impl Tokenizer {
         }
     }
 
-    /// An error for the first token that is not among `rows` rows of embeddings.
+    /// An error for the first token without a row in an embedding table of `rows` rows.
     pub(crate) fn within(&self, ids: &[u32], rows: usize) -> Result<(), Error> {
         within(&self.file, |id| self.token(id), ids, rows)
     }
@@ -141,16 +141,16 @@ impl Tokenizer {
     }
 }
 
-/// A text's tokens with those put around it.
+/// The tokens of a text with special tokens around them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Around {
-    /// What is put before the text, and the text.
+    /// The special tokens before the text, and the text.
     pub ids: Vec<u32>,
-    /// What is put behind it.
+    /// The special tokens after the text.
     pub behind: Vec<u32>,
 }
 
-/// An error for the first token that is not among `rows` rows of embeddings.
+/// An error for the first token without a row in an embedding table of `rows` rows.
 pub(crate) fn within(file: &str, token: impl Fn(u32) -> Option<String>, ids: &[u32], rows: usize) -> Result<(), Error> {
     let Some(&id) = ids.iter().find(|id| **id as usize >= rows) else { return Ok(()) };
     Err(match token(id) {
@@ -159,7 +159,7 @@ pub(crate) fn within(file: &str, token: impl Fn(u32) -> Option<String>, ids: &[u
     })
 }
 
-/// A token as it is written in the vocabulary.
+/// The vocabulary entry of an id.
 pub(crate) fn token(tokenizer: &tokenizers::Tokenizer, id: u32) -> Option<String> {
     tokenizer.get_added_vocabulary().simple_id_to_token(id).or_else(|| tokenizer.get_model().id_to_token(id))
 }

@@ -1,7 +1,7 @@
-//! Vocabularies of whole words, as Transformer-XL's checkpoints have them: `vocab.pkl`, or `vocab.bin` by the old `torch.save`.
+//! Word-level vocabularies of Transformer-XL checkpoints: `vocab.pkl`, or `vocab.bin` in the old `torch.save` format.
 //!
-//! Text is taken as WikiText writes it: words and punctuation apart, `@-@`, `@,@` and `@.@` inside words, a line's end as `<eos>`. What is not in the
-//! vocabulary is `<unk>`. Other text is not cut up as Moses' tokenizer would do it.
+//! Text must be in the WikiText format: words and punctuation separated by spaces, `@-@`, `@,@` and `@.@` inside words; a line ending becomes `<eos>`. Unknown
+//! words become `<unk>`. The Moses tokenizer, which would bring other text into this format, is not implemented.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::Error;
 
-/// The `tokenizer.json` that such a vocabulary makes, if the directory has one.
+/// Converts the vocabulary of a directory to a `tokenizer.json`; `None` if there is none.
 pub(crate) fn find(directory: &Path) -> Result<Option<String>, Error> {
     let files = ["vocab.pkl", "vocab.bin"].map(|name| directory.join(name));
     let Some(file) = files.iter().find(|file| file.exists()) else { return Ok(None) };
@@ -22,9 +22,9 @@ pub(crate) fn find(directory: &Path) -> Result<Option<String>, Error> {
     let mut vocabulary = serde_json::Map::new();
     for (id, symbol) in symbols.into_iter().enumerate() {
         let PickleValue::String(symbol) = symbol else {
-            return Err(wrong(format!("`idx2sym`: symbol {id} is no text")));
+            return Err(wrong(format!("`idx2sym`: symbol {id} is not a string")));
         };
-        // Some files hold UTF-8 that was read as Latin-1.
+        // Some files hold UTF-8 that was decoded as Latin-1.
         let bytes: Option<Vec<u8>> = symbol.chars().map(|c| u8::try_from(u32::from(c)).ok()).collect();
         let mended = bytes.and_then(|bytes| String::from_utf8(bytes).ok()).unwrap_or(symbol);
         vocabulary.entry(mended).or_insert(json!(id));

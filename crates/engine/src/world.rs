@@ -1,26 +1,26 @@
-//! RWKV's vocabulary of byte strings: a text is cut by taking the longest token that its bytes begin with, again and again.
+//! RWKV's World tokenizer: a vocabulary of byte strings with greedy longest-match segmentation.
 //!
-//! A line is `number literal length`: the token as a literal of Python, `str` or `bytes`, and how many bytes it has.
+//! Each line of its file is `id literal length`: the token as a Python literal, `str` or `bytes`, and its length in bytes.
 
 use std::collections::{BTreeMap, HashMap};
 
-/// The most bytes of a token.
+/// Longest supported token, in bytes.
 const LONGEST: usize = 1024;
 
-/// A vocabulary and the tree of its tokens.
+/// A vocabulary and the trie of its tokens.
 pub(crate) struct World {
     tokens: HashMap<u32, Vec<u8>>,
-    /// The node behind a node and a byte; the root is 0.
+    /// The child of a node by a byte; the root is node 0.
     children: HashMap<(u32, u8), u32>,
     /// The token that ends at a node.
     ends: Vec<Option<u32>>,
-    /// Tokens that are written in texts as they are, whatever stands beside them, and whether they are shown.
+    /// Added tokens, matched verbatim anywhere in a text, with their ids and whether decoding shows them.
     added: BTreeMap<String, (u32, bool)>,
     longest: usize,
 }
 
 impl World {
-    /// Reads a vocabulary; the error says in which line it is wrong.
+    /// Parses a vocabulary file; the error names the line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut world = Self {
             tokens: HashMap::new(),
@@ -36,7 +36,7 @@ impl World {
             let (id, token) = entry(line).map_err(|message| format!("line {}: {message}", i + 1))?;
             world.insert(id, token);
         }
-        if world.tokens.is_empty() { Err("has no token".into()) } else { Ok(world) }
+        if world.tokens.is_empty() { Err("has no tokens".into()) } else { Ok(world) }
     }
 
     fn insert(&mut self, id: u32, token: Vec<u8>) {
@@ -53,7 +53,7 @@ impl World {
         self.tokens.insert(id, token);
     }
 
-    /// Adds a token that is written in texts as it is; it is shown unless it is special.
+    /// Adds a token that is matched verbatim; `shown` is false for special tokens.
     pub(crate) fn add(&mut self, token: String, id: u32, shown: bool) {
         if token.is_empty() {
             return;
@@ -73,21 +73,21 @@ impl World {
         if self.added.values().any(|(added, shown)| *added == id && !shown) { None } else { self.token(id) }
     }
 
-    /// The tokens of a text; the error says for which byte there is none.
+    /// Encodes a text; an error if no token matches a byte.
     pub(crate) fn encode(&self, text: &str) -> Result<Vec<u32>, String> {
         let mut ids = Vec::new();
         self.walk(text, |id, _| ids.push(id))?;
         Ok(ids)
     }
 
-    /// The tokens of the beginning of a text of which more is to come, and how many bytes they are: as far as what comes can change no token. None where
-    /// that is not a whole character.
+    /// Encodes the prefix of an unfinished text whose tokens no later text can change; returns its tokens and its length in bytes. `None` if that prefix is
+    /// empty or does not end at a character boundary.
     pub(crate) fn settled(&self, text: &str) -> Result<Option<(Vec<u32>, usize)>, String> {
         let mut ids = Vec::new();
         let mut settled = None;
         self.walk(text, |id, end| {
             ids.push(id);
-            // The next token begins at `end`: all that decides over it, and over an added one there, is known.
+            // The longest possible token at `end` lies within the text, so later text cannot change the match there.
             if end + self.longest <= text.len() && text.is_char_boundary(end) {
                 settled = Some((ids.len(), end));
             }
@@ -98,12 +98,12 @@ impl World {
         }))
     }
 
-    /// Meets each token of a text with its end.
+    /// Calls `meet` with each token of a text and its end offset.
     fn walk(&self, text: &str, mut meet: impl FnMut(u32, usize)) -> Result<(), String> {
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
-            // Between added tokens, tokens do not reach into them.
+            // Ordinary tokens do not extend into added tokens.
             let (until, added) = self.next_added(text, at);
             while at < until {
                 let (id, end) = self
@@ -120,11 +120,11 @@ impl World {
         Ok(())
     }
 
-    /// Where the next added token begins, at or after `at`; it and its end. The longest of those that begin there.
+    /// The start of the next added token at or after `at`, with its id and end; the longest if several start there.
     fn next_added(&self, text: &str, at: usize) -> (usize, Option<(u32, usize)>) {
         let mut found: Option<(usize, usize, u32)> = None;
         for (token, (id, _)) in &self.added {
-            // Where `at` is within a character no added token begins.
+            // No added token starts inside a character.
             let from = (at..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
             let Some(start) = text[from..].find(token.as_str()).map(|i| i + from) else { continue };
             let better =
@@ -149,13 +149,13 @@ impl World {
     }
 }
 
-/// A line's number and token.
+/// Parses a line into id and token.
 fn entry(line: &str) -> Result<(u32, Vec<u8>), String> {
-    let (id, rest) = line.split_once(' ').ok_or("want `number literal length`")?;
-    let (literal, length) = rest.rsplit_once(' ').ok_or("want `number literal length`")?;
-    let id = id.parse().map_err(|_| format!("`{id}` is no number of a token"))?;
+    let (id, rest) = line.split_once(' ').ok_or("want `id literal length`")?;
+    let (literal, length) = rest.rsplit_once(' ').ok_or("want `id literal length`")?;
+    let id = id.parse().map_err(|_| format!("`{id}` is not a token id"))?;
     let token = literal_bytes(literal.trim())?;
-    let length: usize = length.parse().map_err(|_| format!("`{length}` is no length"))?;
+    let length: usize = length.parse().map_err(|_| format!("`{length}` is not a length"))?;
     if token.len() != length {
         return Err(format!("the literal has {} bytes, the length is {length}", token.len()));
     }
@@ -165,7 +165,7 @@ fn entry(line: &str) -> Result<(u32, Vec<u8>), String> {
     Ok((id, token))
 }
 
-/// The bytes of a literal of Python, `'…'`, `"…"` or with `b` before it.
+/// The bytes of a Python literal: `'…'` or `"…"`, optionally prefixed with `b`.
 fn literal_bytes(literal: &str) -> Result<Vec<u8>, String> {
     let (quoted, raw) = literal.strip_prefix('b').map_or((literal, false), |rest| (rest, true));
     let quote = quoted.chars().next().filter(|c| matches!(c, '\'' | '"')).ok_or("want a literal in quotes")?;
@@ -178,7 +178,7 @@ fn literal_bytes(literal: &str) -> Result<Vec<u8>, String> {
             bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
             Ok(())
         }
-        (false, None) => Err(format!("`\\u{c:04x}` is no character")),
+        (false, None) => Err(format!("`\\u{c:04x}` is not a character")),
     };
     let mut chars = body.chars();
     while let Some(c) = chars.next() {
@@ -208,7 +208,7 @@ fn literal_bytes(literal: &str) -> Result<Vec<u8>, String> {
             'r' => 0x0d,
             't' => 0x09,
             '\\' | '\'' | '"' => u32::from(escape),
-            other => return Err(format!("`\\{other}` is not known here")),
+            other => return Err(format!("the escape `\\{other}` is not supported")),
         })?;
     }
     Ok(bytes)

@@ -1,22 +1,22 @@
-//! Text as it is written: pieces that together are exactly what decoding all tokens at once would give.
+//! Incremental decoding: fragments whose concatenation equals decoding all tokens at once.
 
 use crate::stream::TextStream;
 use crate::{Error, Tokenizer};
 
-/// How many tokens a writer begins from: more than one character, or a run of spaces, has.
+/// Number of preceding tokens that a writer decodes for context: more than a single character or a run of spaces consists of.
 pub(crate) const RECENT: usize = 64;
 
-/// The last tokens of a text that are shown: what is written next continues theirs.
+/// The last tokens of a text that have text; the text generated next continues theirs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Recent {
     /// At most [`RECENT`].
     pub(crate) ids: Vec<u32>,
-    /// Whether others stood before them.
+    /// Whether earlier tokens were dropped.
     pub(crate) cut: bool,
 }
 
 impl Recent {
-    /// Adds tokens and keeps the last.
+    /// Appends tokens and keeps the last [`RECENT`].
     pub(crate) fn add(&mut self, tokenizer: &Tokenizer, ids: &[u32]) {
         let shown = ids.iter().rev().filter(|id| tokenizer.shows(**id));
         let last: Vec<u32> = shown.take(RECENT + 1).copied().collect();
@@ -27,21 +27,21 @@ impl Recent {
     }
 }
 
-/// Turns tokens into text as they come.
+/// Decodes tokens one at a time.
 ///
-/// With `p` the tokens that were read, and `w` those written, the pieces and the rest are `decode(p + w)` without `decode(p)`: the first word has the
-/// space before it, a token that is not shown takes nothing with it, and a character of several tokens comes whole. What a later token may still change is
-/// held back, but no longer; a character that is never completed is U+FFFD.
+/// If `p` are the tokens read before and `w` the tokens written, the fragments and the rest concatenate to `decode(p + w)` without the prefix `decode(p)`: the
+/// first word keeps the space before it, special tokens leave no trace, and a character of several tokens is emitted whole. Only text that a later token could
+/// still change is held back; a character that is never completed becomes U+FFFD.
 #[derive(Clone)]
 pub struct Writer<'e> {
     tokenizer: &'e Tokenizer,
     stream: TextStream,
-    /// Text of what was read that the stream still holds: it is not given again.
+    /// Text of the tokens read before that the stream still holds; it is not emitted.
     read: String,
 }
 
 impl<'e> Writer<'e> {
-    /// A writer for what stands behind these tokens.
+    /// A writer for the tokens that follow these.
     pub(crate) fn new(tokenizer: &'e Tokenizer, recent: &Recent) -> Result<Self, Error> {
         let mut stream = tokenizer.stream();
         if recent.cut {
@@ -54,24 +54,24 @@ impl<'e> Writer<'e> {
         Ok(Self { tokenizer, stream, read })
     }
 
-    /// What `id` adds to the text that no later token changes; empty while that is nothing.
+    /// Decodes one more token and returns the text that no later token can change; it may be empty.
     pub fn text(&mut self, id: u32) -> Result<String, Error> {
         let text = self.tokenizer.push(&mut self.stream, id)?;
         Ok(self.unread(text))
     }
 
-    /// What is left when no token follows.
+    /// The text still held back, if no token follows.
     pub fn rest(&self) -> Result<String, Error> {
         let text = self.stream.clone().finish()?;
         Ok(self.clone().unread(text))
     }
 
-    /// Text without what of it was read.
+    /// Removes from `text` what belongs to tokens read before.
     fn unread(&mut self, text: String) -> String {
         let same = self.read.chars().zip(text.chars()).take_while(|(a, b)| a == b);
         let same: usize = same.map(|(c, _)| c.len_utf8()).sum();
         if same < text.len() {
-            // The rest of what was read has become something else.
+            // The text differs from here on, so nothing of the tokens before remains.
             self.read.clear();
         } else {
             self.read.drain(..same);
@@ -94,7 +94,7 @@ mod tests {
             ("null", &[0], " ▁a"),
             (r#"{"type": "WordPiece", "prefix": "▁", "cleanup": true}"#, &[0], "a"),
             (llama, &[0], " a"),
-            // What goes on with a character that began before is not shown.
+            // Bytes that continue an unseen character are dropped.
             (llama, &[1, 0], " a"),
         ] {
             let json = format!(

@@ -148,7 +148,7 @@ fn directories_that_lie_are_refused_by_name() {
     };
     let cases: [(&str, &str, &[u8], &str); 8] = [
         ("st-bert-mean", "modules.json", b"{}", "want a list of modules"),
-        ("st-bert-mean", "modules.json", b"[{\"type\": \"a.Transformer\"}]", "a module without a text `path`"),
+        ("st-bert-mean", "modules.json", b"[{\"type\": \"a.Transformer\"}]", "a module without a string `path`"),
         (
             "st-bert-mean",
             "modules.json",
@@ -161,7 +161,7 @@ fn directories_that_lie_are_refused_by_name() {
             br#"[{"type": "sentence_transformers.models.CLIPModel", "path": ""}]"#,
             "a `Transformer` before it",
         ),
-        ("st-bert-mean", "1_Pooling/config.json", br#"{"pooling_mode": "best"}"#, "`best` is not known here"),
+        ("st-bert-mean", "1_Pooling/config.json", br#"{"pooling_mode": "best"}"#, "`best` is not supported"),
         (
             "st-bert-mean",
             "config_sentence_transformers.json",

@@ -166,7 +166,7 @@ fn files_that_lie_are_refused_by_name() {
     let map = [model.as_slice(), b"\x1a\x0a\x12\x08\x04\0\0\0\0\0\0\x01"].concat();
     let cases: [(&str, &[u8], &str); 12] = [
         ("tokenizer.model", b"", "no pieces"),
-        ("tokenizer.model", &model[..model.len() / 2], "cut off"),
+        ("tokenizer.model", &model[..model.len() / 2], "truncated"),
         ("tokenizer.model", b"\x0b", "wire type 3"),
         ("tokenizer.model", &score, "piece 0: score: want a finite number"),
         ("tokenizer.model", &word, "model_type: want unigram (1) or bpe (2), found word (3)"),

@@ -1,8 +1,8 @@
-//! What can go wrong between a file of documents and an index. Every message names the file.
+//! Errors of reading documents, embedding and searching. Every message names its file.
 
 use std::path::{Path, PathBuf};
 
-/// Documents, vectors or an index that cannot be read or written.
+/// Why documents, vectors or an index could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -11,10 +11,10 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file that is not what it should be.
+    /// A file or folder with unexpected content.
     #[error("{}: {message}", path.display())]
     File {
         /// The file.
@@ -22,26 +22,26 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// Fields that cannot be carried.
+    /// Fields that cannot be copied to the output.
     #[error("{0}")]
     Fields(String),
-    /// A document whose vector holds numbers that are none.
+    /// A document or query whose vector holds NaN or infinite numbers.
     #[error(
-        "{origin}: its vector holds NaN or infinite numbers: the weights may be damaged, or too large for their precision (try --dtype f32)"
+        "{origin}: its vector holds NaN or infinite numbers: the weights may be damaged, or overflow in this dtype (try --dtype f32)"
     )]
     NotFinite {
-        /// Where the document is from.
+        /// The file and line or row of the document, or the query.
         origin: String,
     },
-    /// The encoder.
+    /// An error of the encoder or its files.
     #[error(transparent)]
     Engine(#[from] longreach_engine::Error),
-    /// The work was ended by its user.
-    #[error("interrupted: {rows} rows are kept in {}; the same command goes on", path.display())]
+    /// The progress callback stopped the job; its finished shards are kept.
+    #[error("interrupted: {rows} documents are saved in {}; run the same command again to resume", path.display())]
     Interrupted {
-        /// Rows that are done.
+        /// Number of finished documents.
         rows: u64,
-        /// Where they are.
+        /// Folder of the shards.
         path: PathBuf,
     },
 }

@@ -1,6 +1,6 @@
-//! Code of others that may panic on damaged files: its panics become errors.
+//! Turns panics of third-party readers on damaged files into errors.
 //!
-//! The last resort, for Parquet's pages alone: what a column's values decode to cannot be checked beforehand without decoding them.
+//! A last resort, used for Parquet pages only: the values of a column cannot be validated without decoding them.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,12 +9,12 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether a panic of this thread, now, is that of a reader of a damaged file: it becomes an error, and a panic hook need not report it.
+/// Whether a panic of this thread would be caught and returned as an error, so that a panic hook need not report it.
 pub fn is_guarded() -> bool {
     GUARDED.get()
 }
 
-/// What `read` gives, or what it panics with. What it borrows must not be used after a panic.
+/// The result of `read`, or the message of its panic. Values that `read` borrows must not be used after a panic.
 pub(crate) fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
     GUARDED.set(true);
     let result = catch_unwind(AssertUnwindSafe(read));

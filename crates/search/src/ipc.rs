@@ -1,7 +1,7 @@
-//! Tables in Arrow's file format, read without trust: every length, offset and type is checked before it is believed.
+//! A reader for Arrow files that trusts nothing: every length, offset and type is checked before use.
 //!
-//! Arrow's own reader panics on some damaged files. This one reads the few types that [`crate::table`] writes, uncompressed and without dictionaries; columns
-//! lie in the file's mapping and are not copied.
+//! The reader of the arrow crate panics on some damaged files. This one supports only the types that [`crate::table`] writes, uncompressed and without
+//! dictionaries. Columns point into the memory map of the file and are not copied.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,11 @@ use longreach_simd::file::Mapped;
 
 use crate::Error;
 
-/// A mapped table.
+/// A memory-mapped table.
 pub(crate) struct Table {
     path: PathBuf,
     buffer: Buffer,
-    /// Where the batches lie, and how long their heads are.
+    /// Byte range of each batch in the file, and the length of its header.
     batches: Vec<(Range<usize>, usize)>,
     schema: Schema,
 }
@@ -37,12 +37,12 @@ impl Table {
         Ok(Self { path: path.to_owned(), buffer, batches, schema })
     }
 
-    /// What was written beside the columns under a name.
+    /// A value of the metadata of the schema.
     pub(crate) fn metadata(&self, name: &str) -> Option<&str> {
         self.schema.metadata.get(name).map(|value| value.as_ref())
     }
 
-    /// The batches; an error if the columns are not those of `schema`.
+    /// The record batches; an error if the columns differ from those of `schema`.
     pub(crate) fn batches(
         &self,
         schema: &SchemaRef,
@@ -66,13 +66,13 @@ fn damaged(path: &Path, message: &str) -> Error {
     Error::file(path, format!("damaged: {message}"))
 }
 
-/// Where the batches of a file lie, and its schema.
-#[allow(clippy::type_complexity, reason = "what a footer says, taken apart where it is read")]
+/// Parses the footer of a file: the positions of its batches, and its schema.
+#[allow(clippy::type_complexity, reason = "a pair that its single caller destructures")]
 fn footer(buffer: &Buffer) -> Result<(Vec<(Range<usize>, usize)>, Schema), String> {
     let length = buffer.len();
     let tail: Option<[u8; 10]> = buffer.get(length.saturating_sub(10)..).and_then(|tail| tail.try_into().ok());
-    let n = read_footer_length(tail.ok_or("it is cut short")?).map_err(|e| e.to_string())?;
-    let from = length.checked_sub(10).and_then(|end| end.checked_sub(n)).ok_or("it is cut short")?;
+    let n = read_footer_length(tail.ok_or("it is truncated")?).map_err(|e| e.to_string())?;
+    let from = length.checked_sub(10).and_then(|end| end.checked_sub(n)).ok_or("it is truncated")?;
     let footer = root_as_footer(&buffer[from..length - 10]).map_err(|e| e.to_string())?;
     let schema = footer.schema().ok_or("it has no schema")?;
     let schema = try_fb_to_schema(schema).map_err(|e| e.to_string())?;
@@ -90,18 +90,18 @@ fn footer(buffer: &Buffer) -> Result<(Vec<(Range<usize>, usize)>, Schema), Strin
     Ok((places, schema))
 }
 
-/// A batch from its bytes, the first `head` of which say where in the rest its columns lie.
+/// Decodes a batch; the first `head` bytes are its header, the rest holds the columns.
 fn batch(part: &Buffer, head: usize, schema: &SchemaRef) -> Result<RecordBatch, String> {
-    // A mark of four bytes and the length of the message.
+    // A continuation marker of four bytes and the length of the message.
     let mark: Option<[u8; 4]> = part.get(..4).and_then(|mark| mark.try_into().ok());
     let length: Option<[u8; 4]> = part.get(4..8).and_then(|length| length.try_into().ok());
     let (Some([0xff, 0xff, 0xff, 0xff]), Some(length)) = (mark, length) else {
-        return Err("a batch without a beginning".into());
+        return Err("a batch without a continuation marker".into());
     };
     let length = usize::try_from(i32::from_le_bytes(length)).map_err(|_| "a batch of a negative length")?;
-    let end = length.checked_add(8).filter(|end| *end <= head).ok_or("a batch longer than its place")?;
+    let end = length.checked_add(8).filter(|end| *end <= head).ok_or("a batch header longer than its block")?;
     let message = root_as_message(&part[8..end]).map_err(|e| e.to_string())?;
-    let about = message.header_as_record_batch().ok_or("a part that is no batch")?;
+    let about = message.header_as_record_batch().ok_or("a message that is not a record batch")?;
     if about.compression().is_some() || about.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
         return Err("a batch that is compressed or has views".into());
     }
@@ -121,7 +121,7 @@ fn batch(part: &Buffer, head: usize, schema: &SchemaRef) -> Result<RecordBatch, 
     RecordBatch::try_new(Arc::clone(schema), arrays).map_err(|e| e.to_string())
 }
 
-/// A batch's columns, taken one after another.
+/// Cursor over the columns of a batch.
 struct Columns {
     body: Buffer,
     nodes: Vec<FieldNode>,
@@ -131,7 +131,7 @@ struct Columns {
 }
 
 impl Columns {
-    /// The next column; of `rows` elements, where that is known.
+    /// The next column; an error unless it has `rows` elements, if given.
     fn column(&mut self, field: &Field, rows: Option<usize>) -> Result<ArrayRef, String> {
         let node = self.nodes.get(self.node).ok_or("a batch without all its columns")?;
         let n = usize::try_from(node.length()).map_err(|_| "a column of a negative length")?;
@@ -142,7 +142,7 @@ impl Columns {
         }
         let nulls = self.nulls(n, nulls)?;
         if nulls.is_some() && !field.is_nullable() {
-            return Err(format!("column `{}` has elements that are missing", field.name()));
+            return Err(format!("column `{}` has nulls but is not nullable", field.name()));
         }
         let said = |e: arrow_schema::ArrowError| e.to_string();
         Ok(match field.data_type() {
@@ -156,7 +156,7 @@ impl Columns {
             }
             DataType::FixedSizeList(item, width) => {
                 let each = usize::try_from(*width).map_err(|_| "vectors of a negative width")?;
-                let all = n.checked_mul(each).filter(|_| each > 0).ok_or("vectors of no width")?;
+                let all = n.checked_mul(each).filter(|_| each > 0).ok_or("vectors of width 0")?;
                 let values = self.column(item, Some(all))?;
                 Arc::new(FixedSizeListArray::try_new(Arc::clone(item), *width, values, nulls).map_err(said)?)
             }
@@ -166,11 +166,11 @@ impl Columns {
                 let offsets = within(offsets, values.len())?;
                 Arc::new(LargeListArray::try_new(Arc::clone(item), offsets, values, nulls).map_err(said)?)
             }
-            other => return Err(format!("column `{}` of type {other}", field.name())),
+            other => return Err(format!("column `{}` has the unsupported type {other}", field.name())),
         })
     }
 
-    /// The next buffer.
+    /// The bytes of the next buffer.
     fn bytes(&mut self) -> Result<Buffer, String> {
         let (offset, length) = *self.buffers.get(self.buffer).ok_or("a batch without all its columns")?;
         self.buffer += 1;
@@ -180,13 +180,13 @@ impl Columns {
         Ok(self.body.slice_with_length(at, n))
     }
 
-    /// `n` numbers, the next buffer.
+    /// The next buffer, as `n` elements.
     fn elements<T: ArrowNativeType>(&mut self, n: usize) -> Result<ScalarBuffer<T>, String> {
         let bytes = self.bytes()?;
         let need = n.checked_mul(size_of::<T>()).filter(|need| *need <= bytes.len());
         let need = need.ok_or("a column shorter than its length")?;
         if bytes.as_ptr().align_offset(align_of::<T>()) != 0 {
-            return Err("a column that is not aligned".into());
+            return Err("a misaligned column".into());
         }
         Ok(ScalarBuffer::from(bytes.slice_with_length(0, need)))
     }
@@ -199,7 +199,7 @@ impl Columns {
         PrimitiveArray::try_new(self.elements(n)?, nulls).map_err(|e| e.to_string())
     }
 
-    /// Which of `n` elements are there; nothing if all are.
+    /// The validity bitmap of `n` elements; `None` if all are valid.
     fn nulls(&mut self, n: usize, missing: i64) -> Result<Option<NullBuffer>, String> {
         let bits = self.bytes()?;
         if missing == 0 {
@@ -211,7 +211,7 @@ impl Columns {
         Ok(Some(NullBuffer::new(BooleanBuffer::new(bits, 0, n))))
     }
 
-    /// The bounds of `n` elements; a column of none may have no bounds.
+    /// The offsets of `n` elements; the buffer may be empty if `n` is 0.
     fn offsets<T: ArrowNativeType>(&mut self, n: usize) -> Result<ScalarBuffer<T>, String> {
         if n == 0 {
             self.bytes()?;
@@ -221,7 +221,7 @@ impl Columns {
     }
 }
 
-/// Bounds that begin at 0 or later, never go back, and end within `length`.
+/// Checks that offsets are not negative, ascend, and end within `length`.
 fn within<T: ArrowNativeType>(bounds: ScalarBuffer<T>, length: usize) -> Result<OffsetBuffer<T>, String> {
     let ordered = bounds.first().is_some_and(|first| *first >= T::default()) && bounds.is_sorted();
     let last = bounds.last().and_then(|last| last.to_usize()).filter(|last| *last <= length);
@@ -236,7 +236,7 @@ mod tests {
     use super::*;
     use crate::table::{Columns as Kind, Row, checksum, write};
 
-    /// A checksum would hide most of what is damaged: here there is none, as where somebody forged it.
+    /// Bypasses the checksum, which would reject most damaged files before the reader sees them.
     #[test]
     fn whatever_the_bytes_are_nothing_panics() {
         let at = tempfile::tempdir().expect("a directory");

@@ -1,7 +1,7 @@
-//! Embedding documents in pieces that are kept: work that is interrupted goes on where it was.
+//! Embedding documents in shards on disk, so that an interrupted job resumes where it stopped.
 //!
-//! Beside the output stands a folder of that name with `.partial` behind it. It holds what the work is (`job.json`) and an Arrow file for every piece that is
-//! done; each is written under another name and renamed. When all are there the output is put together, and the folder is removed.
+//! The folder `OUT.partial` holds a description of the job (`job.json`) and one Arrow file per finished shard, each written atomically. Once all shards exist
+//! the output is assembled from them and the folder is removed.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,79 +16,79 @@ use crate::piece::{self, Made};
 use crate::table::{Columns, Row, check_fields};
 use crate::vectors::{Format, assemble};
 
-/// What becomes of a document with more tokens than the model reads.
+/// How to treat a document longer than the input limit of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LongDocument {
-    /// It is split, and its vector is the mean of its parts', each weighing as much as it has tokens.
+    /// Split it; its vector is the mean of the vectors of its parts, weighted by token count.
     Mean {
-        /// Tokens a part shares with the one before.
+        /// Overlap of consecutive parts, in tokens.
         overlap: usize,
     },
-    /// It is split, and each part is a row.
+    /// Split it; each part is a row.
     Parts {
-        /// The same.
+        /// Overlap of consecutive parts, in tokens.
         overlap: usize,
     },
-    /// It is cut off.
+    /// Truncate it.
     Truncate,
 }
 
-/// What becomes of a document of white space only.
+/// How to treat a document of white space only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blank {
-    /// It has a vector like any other, so that rows stay those of the input.
+    /// Embed it like any other, so that output rows correspond to input documents.
     Keep,
-    /// It has none: it would be found by questions it says nothing about.
+    /// Skip it: its vector would match arbitrary queries.
     LeaveOut,
 }
 
-/// Some documents to be embedded.
+/// An embedding job.
 #[derive(Debug)]
 pub struct Job<'a> {
     /// The documents.
     pub input: &'a Input,
-    /// How they are read.
+    /// How the documents are read.
     pub options: &'a Options,
-    /// What is put before each.
+    /// Prompt that is prepended to each document.
     pub prompt: &'a str,
-    /// What becomes of long ones.
+    /// How long documents are treated.
     pub long: LongDocument,
-    /// What becomes of blank ones.
+    /// How blank documents are treated.
     pub blank: Blank,
-    /// How many of a vector's first numbers are kept (Kusupati et al. 2022); all if absent.
+    /// Number of leading dimensions to keep (Matryoshka, Kusupati et al. 2022); all if `None`.
     pub keep: Option<usize>,
-    /// Tokens of a batch.
+    /// Size of a packed batch in tokens.
     pub batch: usize,
-    /// Whether the text is kept beside its vector.
+    /// Whether to write the text along with its vector.
     pub text: bool,
 }
 
-/// How far the work is.
+/// The progress of a job.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
-    /// Documents that are done.
+    /// Finished documents.
     pub documents: u64,
-    /// Those of them that were done when the work was taken up again.
+    /// Those of them that an earlier run had finished.
     pub before: u64,
-    /// Rows of the output.
+    /// Finished rows of the output.
     pub rows: u64,
-    /// Tokens read since then.
+    /// Tokens encoded in this run.
     pub tokens: u64,
-    /// Bytes of the input that have been read, about.
+    /// Approximate number of input bytes read.
     pub bytes: u64,
-    /// Documents that were longer than the model reads.
+    /// Documents longer than the input limit of the model.
     pub long: u64,
-    /// The most tokens that two parts of such a document share.
+    /// Largest overlap of two parts of such a document, in tokens.
     pub shared: u64,
-    /// Documents of white space only.
+    /// Blank documents.
     pub blank: u64,
-    /// Files of a folder that are no text.
+    /// Files of a folder that were skipped because they are not text.
     pub left_out: u64,
-    /// Symbolic links of a folder that lead nowhere, or back.
+    /// Symbolic links of a folder that are broken or form a cycle.
     pub broken_links: u64,
 }
 
-/// A piece is done when it has so many tokens or so many documents.
+/// A shard is written once it has this many tokens or documents.
 const TOKENS: usize = 64 * 1024;
 const DOCUMENTS: usize = 4096;
 
@@ -103,10 +103,10 @@ impl Job<'_> {
         }
     }
 
-    /// What tells this work from any other.
+    /// Everything that the vectors depend on; a job resumes only if this is unchanged.
     fn about(&self, encoder: &TextEncoder) -> Value {
         let mut settings = encoder.settings();
-        // How vectors are compared changes none of them.
+        // The similarity does not affect the vectors.
         settings.as_object_mut().map(|settings| settings.remove("similarity"));
         json!({
             "model": encoder.name, "weights and tokenizer": encoder.fingerprint(), "settings": settings,
@@ -117,7 +117,8 @@ impl Job<'_> {
         })
     }
 
-    /// Embeds the documents and writes them to `out`. `progress` hears after every batch how far it is, and may end the work.
+    /// Embeds the documents and writes the vectors to `out`, atomically. `progress` is called after every batch and may stop the job, which is then resumed by
+    /// the next call with the same arguments.
     pub fn run(
         &self,
         encoder: &TextEncoder,
@@ -127,11 +128,11 @@ impl Job<'_> {
     ) -> Result<Progress, Error> {
         let format = check_file(out, self.input, existing)?;
         if format == Format::Npy && encoder.is_late() {
-            let message = "a vector a token does not fit in .npy: want .parquet, .arrow or .jsonl";
+            let message = "token vectors cannot be stored in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }
         if format == Format::Npy && (self.text || !self.options.fields.is_empty()) {
-            let message = "texts and fields do not fit in .npy: want .parquet, .arrow or .jsonl";
+            let message = "texts and fields cannot be stored in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }
         let folder = partial(out);
@@ -142,7 +143,7 @@ impl Job<'_> {
         Ok(done)
     }
 
-    /// Embeds the documents, a file a piece in the folder beside `out`; those there already are not made again.
+    /// Embeds the documents into shards in the folder `OUT.partial`. Shards of an earlier run are verified and reused.
     pub(crate) fn pieces(
         &self,
         encoder: &TextEncoder,
@@ -226,7 +227,7 @@ impl Job<'_> {
         }
     }
 
-    /// The pieces there are already, of the same work.
+    /// The shards of an earlier run of the same job.
     fn taken_up(&self, encoder: &TextEncoder, folder: &Path, columns: &Columns) -> Result<Vec<Made>, Error> {
         let about = self.about(encoder);
         let file = folder.join("job.json");
@@ -244,7 +245,7 @@ impl Job<'_> {
         let differ = differences(&before, &about);
         if !differ.is_empty() {
             let message = format!(
-                "holds the beginning of other work ({} differ): remove it, or choose another output",
+                "holds partial results of another job ({} differ): remove it, or choose another output",
                 differ.join(", ")
             );
             return Err(Error::file(folder, message));
@@ -253,7 +254,7 @@ impl Job<'_> {
         while place(pieces.len()).exists() {
             let piece = Made::read(&place(pieces.len()), columns)?;
             if pieces.last().is_some_and(|before| before.documents >= piece.documents) {
-                return Err(Error::file(&piece.path, "damaged: it is of documents that the piece before it is of"));
+                return Err(Error::file(&piece.path, "damaged: it repeats documents of the shard before it"));
             }
             pieces.push(piece);
         }
@@ -261,7 +262,7 @@ impl Job<'_> {
     }
 }
 
-/// The names of the fields in which two descriptions differ; of `settings`, those of its own fields.
+/// The names of the fields in which two descriptions differ, with the fields of `settings` compared one by one.
 fn differences(a: &Value, b: &Value) -> Vec<String> {
     let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else { return vec!["all fields".into()] };
     let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
@@ -278,29 +279,29 @@ fn differences(a: &Value, b: &Value) -> Vec<String> {
     names.into_iter().flat_map(of).collect()
 }
 
-/// Where the pieces of an output are until it is there.
+/// The folder of the shards of an unfinished output: `OUT.partial`.
 pub fn partial(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
 }
 
-/// Documents that are embedded together.
+/// The documents of the shard being filled.
 #[derive(Default)]
 struct Piece {
     documents: Vec<Document>,
-    /// Which document each part is of.
+    /// For each part, the index of its document.
     of: Vec<usize>,
     parts: Vec<Part>,
     tokens: usize,
-    /// Documents that are longer than the model reads, and the most tokens that two parts share.
+    /// Documents that exceed the input limit, and the largest overlap of two parts in tokens.
     long: u64,
     shared: u64,
-    /// Documents of white space only.
+    /// Blank documents.
     blank: u64,
 }
 
-/// How many tokens of a part lie in the part before it.
+/// The overlap of two consecutive parts, in tokens.
 fn shared(before: &Part, part: &Part) -> u64 {
     let places = part.places.iter().flatten();
     places.filter(|(start, end)| start < end && *start < before.bytes.end).count() as u64

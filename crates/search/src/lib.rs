@@ -1,13 +1,13 @@
-//! Documents in, vectors out, and found again.
+//! Embedding of document collections, and exact search over passages.
 //!
 //! | module | what it gives |
 //! | --- | --- |
-//! | [`documents`] | texts from lines, JSON, CSV, Parquet and folders, one at a time |
-//! | [`job`] | embedding them, in pieces that are kept when the work is interrupted |
-//! | [`vectors`] | the files vectors are written to: Parquet, NumPy, JSON lines |
-//! | [`output`] | what is written, checked before the work begins |
-//! | [`index`] | passages with their vectors on disk, as Arrow, and exact search in them |
-//! | [`matches`](mod@matches) | the sum of best matches between two sets of vectors: late interaction |
+//! | [`documents`] | readers for lines, JSON, CSV, Parquet and folders, one document at a time |
+//! | [`job`] | embedding in shards on disk, so that interrupted jobs resume |
+//! | [`vectors`] | output files: Parquet, Arrow, NumPy, JSON Lines |
+//! | [`output`] | checks of an output path before the work begins |
+//! | [`index`] | passages and their vectors on disk, as Arrow, and exact search over them |
+//! | [`matches`](mod@matches) | MaxSim, the late-interaction score of two sets of vectors |
 
 pub mod documents;
 mod error;

@@ -1,21 +1,22 @@
-//! The sum of best matches: how well a passage answers a query, a vector a token each.
+//! MaxSim, the late-interaction score of a query and a passage with one vector per token: the sum over query tokens of the best match.
 //!
 //! $$ s = \sum_i \max_j q_i \cdot d_j $$
 //!
-//! Khattab and Zaharia 2020 (ColBERT), §3.3. Exact: every product is made, thirty-two of a query's tokens by twelve of a passage's at a time, and only the
-//! largest is kept, in registers. O(queries × tokens × width) time, no memory but the sums.
+//! Khattab and Zaharia 2020 (ColBERT), §3.3. Exact: all dot products are computed, in tiles of two vectors of query tokens by twelve passage tokens, and the
+//! maxima stay in registers. O(queries × tokens × width) time; no memory besides the scores and a transposed copy of the query.
 
 use longreach_simd::product::{Matrix, columns, strip};
 use longreach_simd::{Cx, Kernel, Lanes};
 
-/// Rows of passages met at a time.
+/// Passage tokens per tile.
 const ROWS: usize = 12;
-/// Passages a task scores.
+/// Passages per task.
 const TASK: usize = 16;
 
-/// The scores of passages for a query of rows of `width`. Passage `p` is the rows `bounds[p]..bounds[p + 1]` of `tokens`; one without tokens scores −∞.
+/// The scores of passages for a query of shape `[queries, width]`. Passage `p` is the rows `bounds[p]..bounds[p + 1]` of `tokens`, of shape
+/// `[tokens, width]`; a passage without tokens scores −∞.
 ///
-/// Panics if the rows do not divide the numbers or a bound is beyond them.
+/// Panics if a length is not a multiple of `width`, or if the bounds decrease or exceed the number of tokens.
 pub fn scores(cx: &Cx, query: &[f32], width: usize, tokens: &[f32], bounds: &[usize]) -> Vec<f32> {
     assert!(width > 0 && query.len().is_multiple_of(width) && tokens.len().is_multiple_of(width), "rows of {width}");
     assert!(bounds.windows(2).all(|w| w[0] <= w[1]) && bounds.last().is_none_or(|end| end * width <= tokens.len()));
@@ -28,7 +29,7 @@ pub fn scores(cx: &Cx, query: &[f32], width: usize, tokens: &[f32], bounds: &[us
     scores
 }
 
-/// A query's rows as columns: panels `[width, LANES]`, as many as its rows need and one more where their number is odd.
+/// Packs the query into transposed panels of shape `[width, LANES]`, an even number of them, padded with zeros.
 struct Panels<'a> {
     query: &'a [f32],
     width: usize,

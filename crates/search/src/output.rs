@@ -1,4 +1,4 @@
-//! What is written, checked before the work begins: that it can be written, and that it is not what is read.
+//! Checks of an output path before the work begins: it can be written, and it is not the input.
 
 use std::path::{Path, PathBuf};
 
@@ -6,27 +6,27 @@ use crate::Error;
 use crate::documents::{Input, whole};
 use crate::vectors::Format;
 
-/// What becomes of an output that is there already.
+/// What to do if the output already exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
-    /// It is kept, and the work refused.
+    /// Return an error and keep it.
     Refuse,
-    /// It is replaced once the new one is whole.
+    /// Replace it once the new output is complete.
     Replace,
 }
 
-/// Checks where a file of vectors is to be written, and gives its format.
+/// Checks the path of a vector file and returns its format. An error if the path cannot be written, is the input, or exists and must not be replaced.
 pub fn check_file(out: &Path, input: &Input, existing: Existing) -> Result<Format, Error> {
     let format = Format::of(out)?;
     if out.is_dir() {
-        return Err(Error::file(out, "is a folder: want the name of a file"));
+        return Err(Error::file(out, "is a folder: the output must be a file"));
     }
     place(out)?;
     if out.exists() {
-        // Through links and other names, too.
+        // Catches hard links, symbolic links and other spellings of the path.
         for file in input.files()? {
             if same(out, &file) {
-                let message = format!("is what is read ({}): choose another output", file.display());
+                let message = format!("is the input ({}): choose another output", file.display());
                 return Err(Error::file(out, message));
             }
         }
@@ -35,7 +35,7 @@ pub fn check_file(out: &Path, input: &Input, existing: Existing) -> Result<Forma
     Ok(format)
 }
 
-/// Checks where an index is to be written.
+/// Checks the path of an index. An error if it cannot be written, contains the input, or exists and is not an index or must not be replaced.
 pub fn check_index(out: &Path, input: &Input, existing: Existing) -> Result<(), Error> {
     place(out)?;
     if !out.exists() {
@@ -47,12 +47,12 @@ pub fn check_index(out: &Path, input: &Input, existing: Existing) -> Result<(), 
         Input::File(path) | Input::Folder(path) => Some(path.canonicalize().map_err(|e| Error::io(path, e))?),
     };
     if read.is_some_and(|read| read.starts_with(&real)) {
-        let message = format!("is what is read, or holds it ({}): choose another output", input.name());
+        let message = format!("is the input or contains it ({}): choose another output", input.name());
         return Err(Error::file(out, message));
     }
     replaceable(out, existing)?;
     if !(out.join("index.json").exists() && out.join("passages.arrow").exists()) {
-        return Err(Error::file(out, "is there already and is no index, so it is not replaced: choose another name"));
+        return Err(Error::file(out, "already exists and is not an index, so it is not replaced: choose another name"));
     }
     Ok(())
 }
@@ -61,24 +61,24 @@ fn replaceable(out: &Path, existing: Existing) -> Result<(), Error> {
     match existing {
         Existing::Replace => Ok(()),
         Existing::Refuse => {
-            Err(Error::file(out, "is there already: choose another name, or leave --no-overwrite out to replace it"))
+            Err(Error::file(out, "already exists: choose another name, or omit --no-overwrite to replace it"))
         }
     }
 }
 
-/// Whether a file can be made beside the output.
+/// Checks that the folder of the output exists and that a file can be created in it.
 fn place(out: &Path) -> Result<(), Error> {
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match std::fs::metadata(parent) {
         Ok(about) if about.is_dir() => {}
-        Ok(_) => return Err(Error::file(out, format!("{} is no folder", parent.display()))),
-        Err(e) => return Err(Error::file(out, format!("the folder {} is not there: {e}", parent.display()))),
+        Ok(_) => return Err(Error::file(out, format!("{} is not a folder", parent.display()))),
+        Err(e) => return Err(Error::file(out, format!("cannot access the folder {}: {e}", parent.display()))),
     }
     let made = tempfile::Builder::new().prefix(".longreach-").tempfile_in(parent);
     made.map(|_| ()).map_err(|e| Error::file(out, format!("cannot be written in {}: {e}", parent.display())))
 }
 
-/// Whether two names are those of one file.
+/// Whether two paths refer to the same file.
 fn same(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     {

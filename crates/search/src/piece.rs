@@ -1,4 +1,4 @@
-//! The pieces of a job: tables that know which documents they are of, so that work is taken up again for those only.
+//! The shards of a job: Arrow tables that record which documents they cover, so that a job resumes only on unchanged input.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -8,18 +8,18 @@ use crate::documents::Document;
 use crate::ipc::Table;
 use crate::table::{Columns, Row, checksum, write};
 
-/// A piece that is done.
+/// A finished shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Made {
     pub(crate) path: PathBuf,
-    /// The number of the first document behind it.
+    /// The number of documents up to its end, those of earlier shards included.
     pub(crate) documents: u64,
-    /// How many rows it has.
+    /// The number of its rows.
     pub(crate) rows: u64,
-    /// Of its documents, how many are longer than the model reads, and how many are blank.
+    /// How many of its documents exceed the input limit of the model, and how many are blank.
     pub(crate) long: u64,
     pub(crate) blank: u64,
-    /// The most tokens that two parts of a document share.
+    /// The largest overlap of two parts of a document, in tokens.
     pub(crate) shared: u64,
     /// The hash of all documents up to its end ([`Seen`]).
     pub(crate) input: String,
@@ -28,7 +28,7 @@ pub(crate) struct Made {
 }
 
 impl Made {
-    /// Writes a piece with what it is of; its checksum is made here.
+    /// Writes a shard and its metadata, and fills in its checksum.
     pub(crate) fn write(mut self, columns: &Columns, rows: &[Row]) -> Result<Self, Error> {
         let batch = columns.batch(rows);
         self.checksum = checksum(&batch);
@@ -46,13 +46,14 @@ impl Made {
         Ok(self)
     }
 
-    /// Reads what a piece is of, and checks that its rows are what was written.
+    /// Reads the metadata of a shard and verifies the checksum of its rows.
     pub(crate) fn read(path: &Path, columns: &Columns) -> Result<Self, Error> {
         let table = Table::open(path)?;
-        let wrong = |message: String| Error::file(path, format!("damaged: {message}; remove it, and it is made again"));
+        let wrong =
+            |message: String| Error::file(path, format!("damaged: {message}; delete it to have it computed again"));
         let text = |name: &str| {
             let found = table.metadata(name).map(str::to_owned);
-            found.ok_or_else(|| wrong(format!("it does not say its `{name}`")))
+            found.ok_or_else(|| wrong(format!("`{name}` is missing from its metadata")))
         };
         let number = |name: &str| {
             let said = text(name)?;
@@ -75,13 +76,13 @@ impl Made {
             checksum: text("checksum")?,
         };
         if sums != [made.checksum.as_str()] {
-            return Err(wrong("its rows are not those that were written".into()));
+            return Err(wrong("the checksum of its rows does not match".into()));
         }
         Ok(made)
     }
 }
 
-/// The documents that have been seen, as a hash of their texts, files and fields.
+/// A running hash of the texts, files and fields of the documents read so far.
 #[derive(Default)]
 pub(crate) struct Seen(blake3::Hasher);
 

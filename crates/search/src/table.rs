@@ -1,4 +1,4 @@
-//! Passages with their vectors as tables of Arrow.
+//! Passages and their vectors as Arrow tables.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,37 +15,37 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef};
 
 use crate::Error;
 
-/// What a table holds.
+/// The columns of a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Columns {
-    /// How many numbers a vector has.
+    /// Number of dimensions of a vector.
     pub(crate) width: usize,
-    /// Whether there is a vector a token.
+    /// Whether there is one vector per token.
     pub(crate) late: bool,
-    /// Whether the text is there.
+    /// Whether there is a `text` column.
     pub(crate) text: bool,
-    /// Columns of texts that were carried from the documents.
+    /// Names of the string columns copied from the documents.
     pub(crate) fields: Vec<String>,
 }
 
-/// Names of columns that a table has of itself.
+/// The reserved column names.
 pub(crate) const OWN: [&str; 8] = ["row", "file", "start", "end", "tokens", "text", "vector", "vectors"];
 
-/// An error if columns of these names cannot be carried.
+/// An error if a field name is reserved or given twice.
 pub(crate) fn check_fields(fields: &[String]) -> Result<(), Error> {
     for (i, name) in fields.iter().enumerate() {
         if OWN.contains(&name.as_str()) {
-            let message = format!("field `{name}` cannot be carried: the output has a column of that name");
+            let message = format!("field `{name}` cannot be copied: the output has a column of that name");
             return Err(Error::Fields(message));
         }
         if fields[..i].contains(name) {
-            return Err(Error::Fields(format!("field `{name}` is to be carried twice")));
+            return Err(Error::Fields(format!("field `{name}` is given twice")));
         }
     }
     Ok(())
 }
 
-/// A document or a passage of one.
+/// A row: a document or one of its passages.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
     pub(crate) row: u64,
@@ -120,17 +120,17 @@ impl Columns {
         } else {
             Arc::new(vectors)
         });
-        RecordBatch::try_new(self.schema(), columns).expect("columns of the schema, all of a length")
+        RecordBatch::try_new(self.schema(), columns).expect("the columns match the schema and have equal lengths")
     }
 }
 
-/// Writes batches to an Arrow file, whole or not at all.
+/// Writes record batches to an Arrow file, atomically.
 pub(crate) fn write(
     path: &Path,
     schema: &SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, Error>>,
 ) -> Result<(), Error> {
-    // What the tables say is wrong, if it is not the file that is.
+    // An error of the input batches, as opposed to one of the output file.
     let mut inner = None;
     let written = longreach_models::write_atomically(path, |out| {
         let said = |e: arrow_schema::ArrowError| match e {
@@ -143,7 +143,7 @@ pub(crate) fn write(
                 Ok(batch) => writer.write(&batch).map_err(said)?,
                 Err(e) => {
                     inner = Some(e);
-                    return Err(std::io::Error::other("a part cannot be read"));
+                    return Err(std::io::Error::other("a shard cannot be read"));
                 }
             }
         }
@@ -156,7 +156,7 @@ pub(crate) fn write(
     }
 }
 
-/// A hash of what a batch holds: the numbers of its rows and all columns.
+/// A hash of the number of rows and of all columns of a batch.
 pub(crate) fn checksum(batch: &RecordBatch) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(batch.num_rows() as u64).to_le_bytes());

@@ -1,4 +1,4 @@
-//! The files vectors are written to: Parquet, NumPy, Arrow, JSON lines.
+//! Output files for vectors: Parquet, Arrow, NumPy and JSON Lines.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,21 +15,21 @@ use serde_json::json;
 use crate::ipc::Table;
 use crate::{Error, table};
 
-/// A kind of file.
+/// An output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// A table: `row`, `file`, `start`, `end`, `tokens`, `text` and fields if they were asked for, `vector`.
+    /// A table with the columns `row`, `file`, `start`, `end`, `tokens`, optionally `text` and copied fields, and `vector` (or `vectors`).
     Parquet,
-    /// The same.
+    /// The same table as Arrow.
     Arrow,
-    /// The same, an object a line.
+    /// The same table as one JSON object per line.
     Jsonl,
-    /// The vectors alone, `[n, d]` in f32.
+    /// The vectors only, as f32 of shape `[n, d]`.
     Npy,
 }
 
 impl Format {
-    /// That of a file's name.
+    /// The format by the extension of a file name; an error if it is not known.
     pub fn of(path: &Path) -> Result<Self, Error> {
         match path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase().as_str() {
             "parquet" => Ok(Format::Parquet),
@@ -41,7 +41,7 @@ impl Format {
     }
 }
 
-/// Writes the rows of Arrow files, in order, to `path`, whole or not at all.
+/// Concatenates the rows of Arrow shards into `path`, atomically.
 pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: &[PathBuf]) -> Result<(), Error> {
     let mut batches = shards.iter().flat_map(|shard| match read(shard, schema) {
         Ok(batches) => batches,
@@ -59,7 +59,7 @@ pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: 
                     Ok(batch) => then(batch)?,
                     Err(e) => {
                         inner = Some(e);
-                        return Err(std::io::Error::other("a part cannot be read"));
+                        return Err(std::io::Error::other("a shard cannot be read"));
                     }
                 }
             }
@@ -69,7 +69,7 @@ pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: 
             Format::Parquet => {
                 let said = |e: parquet::errors::ParquetError| std::io::Error::other(e);
                 let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-                // The writer wants more of its sink than may be lent to it.
+                // `ArrowWriter` needs a `Send` sink, which `out` is not, so a temporary file is written first.
                 let mut sink = tempfile::tempfile()?;
                 let mut writer =
                     ArrowWriter::try_new(sink.try_clone()?, schema.clone(), Some(properties)).map_err(said)?;
@@ -100,7 +100,7 @@ pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: 
     }
 }
 
-/// The batches of a piece, which lie in its mapping.
+/// The record batches of a shard, which point into its memory map.
 fn read(shard: &Path, schema: &SchemaRef) -> Result<Vec<Result<RecordBatch, Error>>, Error> {
     Ok(Table::open(shard)?.batches(schema)?.collect())
 }
@@ -115,16 +115,16 @@ fn count(schema: &SchemaRef, shards: &[PathBuf]) -> Result<usize, Error> {
     Ok(rows)
 }
 
-/// All numbers of a batch's vectors.
+/// The vectors of a batch, concatenated.
 fn numbers(batch: &RecordBatch) -> Vec<f32> {
     let Some(column) = batch.column_by_name("vector") else { return Vec::new() };
     column.as_fixed_size_list().values().as_primitive::<Float32Type>().values().to_vec()
 }
 
-/// The head of a NumPy file, version 1.0.
+/// The header of a NumPy file, version 1.0.
 fn header(rows: usize, width: usize) -> Vec<u8> {
     let mut about = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {width}), }}");
-    // Ten bytes before it; all together a multiple of 64, with a line's end at the last.
+    // With the ten bytes before it and the final newline, the header is a multiple of 64 bytes.
     let padding = 63 - (10 + about.len()) % 64;
     about.push_str(&" ".repeat(padding));
     about.push('\n');
@@ -172,7 +172,7 @@ fn lines(batch: &RecordBatch, out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The names of the columns that were carried from documents.
+/// The names of the columns copied from the documents.
 fn fields(batch: &RecordBatch) -> Vec<&str> {
     let names = batch.schema_ref().fields().iter().map(|field| field.name().as_str());
     names.filter(|name| !table::OWN.contains(name)).collect()

@@ -1,4 +1,4 @@
-//! What a training is, as a TOML file says it.
+//! The TOML configuration of a training.
 
 use std::path::{Path, PathBuf};
 
@@ -7,32 +7,32 @@ use serde::de::DeserializeOwned;
 
 use crate::Error;
 
-/// A whole training. Paths are relative to the file; `$NAME` in a path is the environment's.
+/// The configuration of a training. Paths are relative to the TOML file; `$NAME` in the path of a source is replaced by the environment variable.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where checkpoints, the curve and the result are written.
+    /// Directory for checkpoints, the loss curve and the trained model.
     pub output: PathBuf,
-    /// Seed of all that is drawn at random.
+    /// Seed of the initial weights and of the order of the data.
     #[serde(default)]
     pub seed: u64,
-    /// The text.
+    /// The training text.
     pub data: Data,
     /// The tokenizer.
     pub tokenizer: Tokenizer,
-    /// The model: the fields of a `config.json`.
+    /// The model, as the fields of a `config.json`.
     pub model: toml::Table,
-    /// The optimiser and the loop.
+    /// The optimiser and the training loop.
     pub optimiser: Optimiser,
 }
 
-/// The text to learn from.
+/// The training text.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// Where it is.
+    /// Files and directories to read.
     pub sources: Vec<Source>,
-    /// The part of the pages held out to measure on, chosen by a hash of their names.
+    /// Fraction of the pages to hold out for evaluation, at least 0 and below 1; they are chosen by a hash of their names.
     #[serde(default = "held_out")]
     pub held_out: f64,
 }
@@ -41,18 +41,18 @@ fn held_out() -> f64 {
     0.05
 }
 
-/// A file or a tree of files: `.html` is stripped, `.md` and `.txt` read as they are.
+/// A file or a directory tree of `.html`, `.md` and `.txt` files; HTML is converted to text.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Source {
     /// The file or directory.
     pub path: String,
-    /// Which elements of an HTML page are its text (CSS selector).
+    /// CSS selector of the elements of an HTML page that hold its text.
     #[serde(default = "body")]
     pub select: String,
-    /// Which elements inside those are left out (CSS selector), such as `pre` where only prose is wanted.
+    /// CSS selector of elements inside those to drop, such as `pre` to keep only prose.
     pub drop: Option<String>,
-    /// Parts of paths to leave out.
+    /// Files whose path contains one of these strings are skipped.
     #[serde(default)]
     pub exclude: Vec<String>,
 }
@@ -61,76 +61,76 @@ fn body() -> String {
     "body".into()
 }
 
-/// The tokenizer: one that exists, or the size of a byte-level BPE to train.
+/// The tokenizer: an existing file, or the vocabulary size of a byte-level BPE to train.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tokenizer {
-    /// A `tokenizer.json`.
+    /// Path of a `tokenizer.json`.
     pub file: Option<PathBuf>,
-    /// Size of the vocabulary to train.
+    /// Vocabulary size of the tokenizer to train.
     pub vocabulary: Option<usize>,
 }
 
-/// The optimiser (AdamW, Loshchilov and Hutter 2019) and the loop.
+/// The optimiser (AdamW, Loshchilov and Hutter 2019) and the training loop.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Optimiser {
-    /// Steps in all.
+    /// Number of steps.
     pub steps: usize,
-    /// Sequences in a step.
+    /// Sequences per step.
     #[serde(default)]
     pub batch: usize,
-    /// Tokens in a sequence.
+    /// Tokens per sequence.
     #[serde(default)]
     pub length: usize,
-    /// The highest learning rate.
+    /// Peak learning rate.
     pub rate: f64,
-    /// Steps over which it rises from zero; afterwards it falls by a cosine to a tenth.
+    /// Steps of linear warm-up; afterwards the learning rate follows a cosine down to a tenth of the peak.
     #[serde(default)]
     pub warmup: usize,
-    /// Decay of matrices.
+    /// Weight decay of matrices; vectors have none.
     #[serde(default)]
     pub weight_decay: f32,
-    /// Largest norm of a parameter's gradient.
+    /// Maximum norm of the gradient of a parameter (gradient clipping).
     #[serde(default = "clip")]
     pub clip: f32,
-    /// Parameters that learn at another rate.
+    /// Parameter groups with their own learning rate.
     #[serde(default)]
     pub groups: Vec<Group>,
-    /// Segments in which a sequence is read, so that memory does not grow with its length; at once if absent.
+    /// Splits sequences into segments, so that memory does not grow with their length (truncated BPTT); whole sequences if `None`.
     pub segments: Option<SegmentsOf>,
-    /// Steps between checkpoints.
+    /// Number of steps between checkpoints.
     #[serde(default = "every")]
     pub checkpoint_every: usize,
 }
 
-/// In which segments a sequence is read.
+/// Segments of a sequence, for backpropagation through time.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentsOf {
-    /// Tokens of one; the last may be shorter.
+    /// Tokens per segment; the last may be shorter.
     pub length: usize,
-    /// How far gradients flow.
+    /// Extent of backpropagation.
     pub through: Flow,
 }
 
-/// How far gradients flow.
+/// Extent of backpropagation through time.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Flow {
-    /// To the beginning of the sequence: every segment is read twice.
+    /// To the start of the sequence; every segment is computed twice (checkpointing).
     All,
-    /// To the beginning of their segment, as Transformer-XL was published.
+    /// To the start of the segment (truncated BPTT, as in Transformer-XL).
     Segment,
 }
 
-/// Parameters that learn at another rate than the rest.
+/// A parameter group with its own learning rate.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Group {
-    /// How their names in the checkpoint end.
+    /// Suffix of the parameter names in the checkpoint.
     pub ends: String,
-    /// Times which the rate is taken.
+    /// Factor of the learning rate, at least 0.
     pub factor: f64,
 }
 
@@ -143,7 +143,7 @@ fn every() -> usize {
 }
 
 impl Config {
-    /// Reads a file.
+    /// Reads and checks a TOML file; the error names the file and the field.
     pub fn read(file: &Path) -> Result<Self, Error> {
         let wrong = |message: String| Error::Config { file: file.display().to_string(), message };
         let mut config: Config = read(file)?;
@@ -161,7 +161,7 @@ impl Config {
             }
         }
         if !(0.0..1.0).contains(&config.data.held_out) {
-            return Err(wrong(format!("`data.held_out`: want 0 up to 1, found {}", config.data.held_out)));
+            return Err(wrong(format!("`data.held_out`: want at least 0 and below 1, found {}", config.data.held_out)));
         }
         if config.tokenizer.file.is_some() == config.tokenizer.vocabulary.is_some() {
             return Err(wrong("`tokenizer`: want either `file` or `vocabulary`".into()));
@@ -177,14 +177,16 @@ pub(crate) fn read<T: DeserializeOwned>(file: &Path) -> Result<T, Error> {
     toml::from_str(&text).map_err(|e| Error::Config { file: file.display().to_string(), message: wrong(e) })
 }
 
-/// Replaces `$NAME` by the environment's value.
+/// Replaces `$NAME` by the value of the environment variable.
 fn expand(path: &str) -> Result<String, String> {
     let mut out = String::new();
     let mut rest = path;
     while let Some(at) = rest.find('$') {
         out.push_str(&rest[..at]);
         let name: String = rest[at + 1..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
-        out.push_str(&std::env::var(&name).map_err(|_| format!("`{path}`: the environment has no `{name}`"))?);
+        out.push_str(
+            &std::env::var(&name).map_err(|_| format!("`{path}`: the environment variable `{name}` is not set"))?,
+        );
         rest = &rest[at + 1 + name.len()..];
     }
     out.push_str(rest);

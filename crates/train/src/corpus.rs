@@ -1,4 +1,4 @@
-//! The text: pages from files, HTML stripped, repeated blocks dropped, some held out.
+//! The training text: pages from files, converted from HTML, deduplicated, and split into training and held-out pages.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -16,18 +16,18 @@ pub struct Page {
     pub text: String,
 }
 
-/// Pages to learn from and pages to measure on.
+/// Training and held-out pages.
 #[derive(Clone, Debug, Default)]
 pub struct Corpus {
-    /// To learn from.
+    /// Pages to train on.
     pub train: Vec<Page>,
-    /// Held out.
+    /// Pages to evaluate on.
     pub held_out: Vec<Page>,
 }
 
 impl Corpus {
-    /// Reads all sources in order of name. A block of text that stood on an earlier page is dropped, so that nothing
-    /// that is held out has been learnt, word for word, elsewhere.
+    /// Reads all sources in order of file name. Blocks of text that occurred on an earlier page are dropped, so that held-out text does not occur verbatim in
+    /// the training text. An error if a file cannot be read or there is no text.
     pub fn read(data: &Data) -> Result<Self, Error> {
         let mut corpus = Corpus::default();
         let mut seen = HashSet::new();
@@ -65,13 +65,13 @@ impl Corpus {
     }
 }
 
-/// A hash that is the same on every machine.
+/// A hash that is the same on every platform.
 fn hash(text: &str) -> u64 {
     let digest = blake3::hash(text.as_bytes());
     u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("a digest has 32 bytes"))
 }
 
-/// The files of a source, in order of name.
+/// The files of a source, sorted by path.
 fn files(source: &Source) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let mut open = vec![PathBuf::from(&source.path)];
@@ -98,19 +98,19 @@ fn selector(field: &str, text: &str) -> Result<Selector, Error> {
     Selector::parse(text).map_err(|e| Error::Text(format!("`{field}` {text:?} is not a CSS selector: {e}")))
 }
 
-/// What of an HTML page is text.
+/// The selectors for the text of an HTML page.
 struct Selection {
     select: Selector,
     drop: Option<Selector>,
 }
 
 impl Selection {
-    /// The blocks of text of the selected elements: paragraphs, headings, list items, code.
+    /// Extracts the blocks of text of the selected elements: paragraphs, headings, list items, code.
     fn strip(&self, html: &str) -> Vec<String> {
         let page = Html::parse_document(html);
         let mut blocks = Vec::new();
         for element in page.select(&self.select) {
-            // An element inside another selected one has been walked already.
+            // Skip elements inside another selected element, which includes their text.
             if element.ancestors().filter_map(ElementRef::wrap).any(|a| self.select.matches(&a)) {
                 continue;
             }
@@ -145,7 +145,7 @@ impl Walk<'_> {
         {
             return;
         }
-        // Permalinks, line numbers, playground controls and hidden lines are no text.
+        // Skip permalinks, line numbers, playground controls and hidden lines.
         if element
             .value()
             .classes()

@@ -1,11 +1,11 @@
-//! The loss as a picture.
+//! A plot of the training loss.
 
 use plotters::prelude::*;
 
-/// An SVG of loss over steps, in bits per token: every step faint, a running mean strong, measurements as dots.
+/// An SVG of loss over steps, in bits per token: single steps in a light colour, their running mean, and held-out measurements as dots.
 pub(crate) fn svg(losses: &[(usize, f32)], measured: &[(usize, f32)]) -> String {
     let mut out = String::new();
-    // Drawing into a string fails only if the picture has no room, and it has.
+    // Drawing into a string fails only if the plot area is too small, and it is not.
     let _ = draw(&mut out, losses, measured);
     out
 }

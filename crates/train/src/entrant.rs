@@ -1,4 +1,4 @@
-//! A model of a comparison.
+//! The models of a study.
 
 use std::path::Path;
 
@@ -10,41 +10,43 @@ use serde::Deserialize;
 use crate::learner::Learner;
 use crate::{Error, Group, Optimiser, SegmentsOf};
 
-/// A model of a comparison.
+/// A model of a study.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entrant {
-    /// What it is called.
+    /// Name in tables and plots.
     pub name: String,
-    /// Fields of `config.json` in which it differs from the others.
+    /// Fields of `config.json` in which it differs from the other models.
     pub model: toml::Table,
-    /// In which segments it learns, where not as all do.
+    /// Truncated BPTT for this model; that of the optimiser if `None`.
     pub segments: Option<SegmentsOf>,
-    /// More parameters that learn at another rate.
+    /// Additional parameter groups with their own learning rate.
     #[serde(default)]
     pub groups: Vec<Group>,
-    /// The model of the study, by its directory's name, whose weights it begins with; drawn at random if absent.
+    /// Name of the model of the study whose weights initialise this one; random initialisation if `None`.
     pub from: Option<String>,
-    /// Whether some of its texts go on from states of long ones: see [`Course`](crate::Course).
+    /// Whether some of its training texts start from the state after a long text; see [`Course`](crate::Course).
     #[serde(default)]
     pub long_states: bool,
-    /// Where what it costs grows with the text: the longest it is measured on.
+    /// Longest text to test it on, in tokens, for models whose cost grows with the text.
     pub longest: Option<usize>,
 }
 
-/// What is wrong with the models of a comparison, if something is.
+/// Checks the models of a study; the error names the field.
 pub(crate) fn check(models: &[Entrant]) -> Result<(), String> {
     if models.is_empty() {
         return Err("`models`: want at least one".into());
     }
     match models.iter().find(|e| e.name.contains([',', '|', '\n'])) {
-        Some(entrant) => Err(format!("`models.name`: want one without commas and bars, found `{}`", entrant.name)),
+        Some(entrant) => {
+            Err(format!("`models.name`: want a name without commas, bars and line breaks, found `{}`", entrant.name))
+        }
         None => Ok(()),
     }
 }
 
 impl Entrant {
-    /// The model before its first step: `common` are the fields that all share, `weights` the directory of those it begins with.
+    /// Builds the model before its first step. `common` are the fields that all models share, `weights` is the directory of its initial weights.
     pub(crate) fn learner(
         &self,
         common: &toml::Table,

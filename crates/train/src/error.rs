@@ -1,12 +1,12 @@
-//! What can stop a training.
+//! Errors of training.
 
 use std::path::PathBuf;
 
-/// A training that cannot start or go on.
+/// Why a training could not start or continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The configuration.
+    /// An invalid configuration.
     #[error("{file}: {message}")]
     Config {
         /// The file.
@@ -19,16 +19,16 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The text.
+    /// Training text that is missing or too short, or an invalid selector.
     #[error("{0}")]
     Text(String),
-    /// The tokenizer.
+    /// An error of the tokenizer.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
-    /// A checkpoint that cannot be taken up.
+    /// A checkpoint or table of results that cannot be resumed from.
     #[error("{}: {message}", path.display())]
     Resume {
         /// The checkpoint.
@@ -36,7 +36,7 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
-    /// The model.
+    /// An error of the model or its files.
     #[error(transparent)]
     Model(#[from] longreach_models::Error),
 }

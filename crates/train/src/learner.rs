@@ -1,4 +1,4 @@
-//! A model that learns: one step of the optimiser.
+//! A model in training: one optimiser step at a time.
 
 use burn::grad_clipping::GradientClippingConfig;
 use burn::lr_scheduler::module_lr_scheduler::{ModuleLearningRate, ModuleLrScheduler};
@@ -14,16 +14,16 @@ use crate::config::{Flow, Optimiser, SegmentsOf};
 pub(crate) struct Learner {
     pub(crate) model: Model,
     pub(crate) optimiser: ModuleOptimizer,
-    /// Steps done.
+    /// Number of steps done.
     pub(crate) step: usize,
     settings: Optimiser,
-    /// Parameters that learn at another rate, and times which.
+    /// Parameter groups and their learning-rate factors.
     groups: Vec<(Vec<ParamId>, f64)>,
     segments: Option<Segments>,
 }
 
 impl Learner {
-    /// The model before its first step, or what is wrong with the settings.
+    /// A model before its first step; the error names the invalid setting.
     pub(crate) fn new(model: Model, settings: &Optimiser) -> Result<Self, String> {
         let optimiser = optimiser(settings, &model.decoder);
         let groups = settings.groups.iter().map(|group| {
@@ -50,7 +50,7 @@ impl Learner {
         Ok(Self { model, optimiser, step: 0, settings: settings.clone(), groups, segments })
     }
 
-    /// The learning rates of this step.
+    /// The learning rates of the current step, per parameter group.
     fn rates(&self) -> ModuleLearningRate {
         let rate = rate(&self.settings, self.step);
         let all = ModuleLrScheduler::new(rate);
@@ -60,12 +60,12 @@ impl Learner {
         self.groups.iter().fold(all, add).step()
     }
 
-    /// One step on `batch` sequences → the loss before it, in nats a target. Only tokens whose target is not negative count.
+    /// One optimiser step on `ids` and `targets`, both `[batch × length]`. Returns the loss before the step, in nats per target; negative targets are ignored.
     pub(crate) fn learn(&mut self, ids: &[u32], targets: &[i64], batch: usize) -> f32 {
         self.learn_after(ids, targets, self.model.decoder.start(batch))
     }
 
-    /// The same for sequences that go on from a state.
+    /// Like [`Learner::learn`], for sequences that continue from a state.
     pub(crate) fn learn_after(&mut self, ids: &[u32], targets: &[i64], mut cache: Cache) -> f32 {
         let decoder = &self.model.decoder;
         let (value, gradients) = if let Some(segments) = self.segments {
@@ -82,7 +82,7 @@ impl Learner {
             (value, GradientsParams::from_grads(loss.backward(), decoder))
         };
         let rates = self.rates();
-        // The optimiser takes the model and gives it back.
+        // The optimiser consumes the model and returns it.
         let decoder = self.model.decoder.clone();
         self.model.decoder = self.optimiser.step(rates, decoder, gradients);
         self.step += 1;
@@ -90,22 +90,22 @@ impl Learner {
     }
 }
 
-/// The target of a token that does not count.
+/// The target of a token without a loss.
 pub(crate) const NONE: i64 = -100;
 
-/// The tokens that count, and their targets.
+/// The indices of the tokens with a loss, and their targets.
 pub(crate) fn counted(targets: &[i64]) -> (Vec<i32>, Vec<i64>) {
     targets.iter().enumerate().filter(|(_, t)| **t >= 0).map(|(i, t)| (i as i32, *t)).unzip()
 }
 
-/// Rows of `[B, T, d]`, counted through, as `[1, n, d]`.
+/// Selects rows of `[B × T, d]` from `[B, T, d]`, as `[1, n, d]`.
 pub(crate) fn chosen(hidden: Tensor<3>, rows: &[i32]) -> Tensor<3> {
     let [b, t, d] = hidden.dims();
     let rows = Tensor::<1, burn::tensor::Int>::from_data(rows, &hidden.device());
     hidden.reshape([b * t, d]).select(0, rows).unsqueeze()
 }
 
-/// The learning rate of a step: a linear rise, then a cosine down to a tenth.
+/// The learning rate of a step: linear warm-up, then cosine decay to a tenth.
 fn rate(o: &Optimiser, step: usize) -> f64 {
     if step < o.warmup {
         return o.rate * (step + 1) as f64 / o.warmup as f64;
@@ -114,7 +114,7 @@ fn rate(o: &Optimiser, step: usize) -> f64 {
     o.rate * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * part).cos()))
 }
 
-/// AdamW, with decay on matrices alone.
+/// AdamW with weight decay on matrices only, and gradient clipping per parameter.
 pub(crate) fn optimiser(settings: &Optimiser, decoder: &Decoder) -> ModuleOptimizer {
     struct Vectors(Vec<ParamId>);
     impl ModuleVisitor for Vectors {

@@ -1,8 +1,8 @@
-//! Training of longreach's models on this machine.
+//! Training of language models on CPU, and studies that compare mechanisms.
 //!
-//! A TOML file says everything ([`Config`]); [`Run`] does it: reads the text, trains a tokenizer if there is none, trains
-//! the model with AdamW, writes checkpoints that another run takes up, draws the loss, and measures bits per byte on
-//! pages that were held out.
+//! A TOML file ([`Config`]) describes a training; [`Run`] executes it. It reads the text, trains a tokenizer unless one is given, trains the model with AdamW,
+//! writes checkpoints from which a later run resumes, plots the loss, and measures bits per byte on held-out pages. [`Study`] and [`PasskeyStudy`] train several
+//! small models with the same budget and compare them.
 
 mod config;
 mod corpus;

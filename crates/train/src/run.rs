@@ -1,4 +1,4 @@
-//! The loop.
+//! The training loop.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -17,47 +17,47 @@ use crate::learner::{Learner, optimiser};
 use crate::tokenizer::{self, END_OF_TEXT};
 use crate::{Config, Corpus, Error, Page, curve};
 
-/// What a run tells while it works.
+/// A progress event of a training.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// The text is read and cut into tokens.
+    /// The text was read and tokenized.
     Ready {
-        /// Bytes and tokens to learn from.
+        /// Bytes and tokens of the training text.
         train: (usize, usize),
-        /// Bytes and tokens held out.
+        /// Bytes and tokens of the held-out text.
         held_out: (usize, usize),
-        /// Numbers of the model.
+        /// Number of parameters of the model.
         parameters: usize,
-        /// The step to start from, above 0 if a checkpoint was taken up.
+        /// Step to start from; above 0 if a checkpoint was restored.
         step: usize,
     },
-    /// A step is done.
+    /// A step was done.
     Step {
-        /// Steps done.
+        /// Number of steps done.
         step: usize,
         /// The loss, in nats per token.
         loss: f32,
-        /// Tokens a second, since the run began.
+        /// Tokens per second since the start of this run.
         speed: f64,
     },
     /// A checkpoint was written.
     Checkpoint(PathBuf),
 }
 
-/// What came of a training.
+/// The result of a training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Bits per byte on the pages held out, each read from its start.
+    /// Bits per byte on the held-out pages, each read from its start.
     pub bits_per_byte: f64,
-    /// Their bytes.
+    /// Number of held-out bytes.
     pub bytes: usize,
-    /// The model's directory.
+    /// Directory of the trained model.
     pub directory: PathBuf,
-    /// Seconds this run took.
+    /// Duration of this run in seconds.
     pub seconds: f64,
 }
 
-/// A training under way.
+/// A training in progress.
 pub struct Run {
     config: Config,
     corpus: Corpus,
@@ -67,7 +67,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// Reads the text, and takes up the last checkpoint in the output directory if there is one.
+    /// Reads the text, builds the model, and restores the last checkpoint of the output directory, if any. An error if the text, tokenizer, model or checkpoint
+    /// cannot be used.
     pub fn new(config: Config) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.output).map_err(|e| Error::io(&config.output, e))?;
         let corpus = Corpus::read(&config.data)?;
@@ -118,10 +119,10 @@ impl Run {
         Ok(())
     }
 
-    /// Trains to the last step, then measures and writes the model to `output/model`.
+    /// Trains to the last step, then writes the model to `output/model` and evaluates it.
     ///
-    /// `tell` hears of all that happens and may break off: then a checkpoint is written and nothing returned, and another
-    /// run goes on from there as if there had been no break.
+    /// `tell` is called with every event. If it breaks, a checkpoint is written and `None` is returned; a later run resumes from there with the same results as
+    /// an uninterrupted one.
     pub fn train(mut self, mut tell: impl FnMut(Event) -> ControlFlow<()>) -> Result<Option<Outcome>, Error> {
         let start = Instant::now();
         let o = self.config.optimiser.clone();
@@ -139,7 +140,7 @@ impl Run {
         let mut windows = Windows::new(pages, end, o.length, self.config.seed);
         if windows.starts.len() < o.batch {
             return Err(Error::Text(format!(
-                "the text has {} sequences of {} tokens, a step wants {}",
+                "the training text has {} sequences of {} tokens, but a step needs {}",
                 windows.starts.len(),
                 o.length,
                 o.batch
@@ -165,7 +166,7 @@ impl Run {
         self.finish(&held_out, start).map(Some)
     }
 
-    /// Writes a checkpoint beside the last one, then puts it in its place.
+    /// Writes a checkpoint to a new directory, then replaces the last one by it.
     fn write_checkpoint(&self) -> Result<(), Error> {
         let (at, fresh) = (self.checkpoint(), self.config.output.join("checkpoint.new"));
         let io = |e| Error::io(&fresh, e);
@@ -219,7 +220,7 @@ impl Run {
     }
 }
 
-/// The loss of a whole page in nats, read from its start in chunks.
+/// The total loss of a page in nats, computed in chunks from its start.
 fn nats(decoder: &Decoder, end: u32, page: &[u32]) -> f64 {
     let mut ids = vec![end];
     ids.extend(page);
@@ -242,7 +243,7 @@ fn nats(decoder: &Decoder, end: u32, page: &[u32]) -> f64 {
     sum
 }
 
-/// Sequences of equal length cut from all pages, one behind the other, in an order drawn anew each time through.
+/// Sequences of equal length, cut from the concatenated pages and shuffled anew in every epoch.
 struct Windows {
     tokens: Vec<u32>,
     starts: Vec<usize>,
@@ -264,16 +265,16 @@ impl Windows {
         Self { tokens, starts, length, seed, epoch: None }
     }
 
-    /// The sequences of a step and what follows each of their tokens. The same for the same step, whatever came before.
+    /// The sequences of a step and their targets, the next tokens, both `[batch × length]`. They depend on the step only, so that training can resume.
     fn batch(&mut self, step: usize, batch: usize) -> (Vec<u32>, Vec<i64>) {
         let per_epoch = self.starts.len() / batch;
         let epoch = step / per_epoch;
         if self.epoch != Some(epoch) {
             self.starts.sort_unstable();
             self.starts.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed ^ (epoch as u64 + 1)));
-            // Another offset each time, so that windows do not always begin at the same tokens.
             self.epoch = Some(epoch);
         }
+        // Another offset in every epoch, so that sequences do not always begin at the same tokens.
         let shift = (epoch * 131) % self.length;
         let at = (step % per_epoch) * batch;
         let (mut ids, mut targets) = (Vec::new(), Vec::new());

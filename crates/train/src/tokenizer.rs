@@ -1,4 +1,4 @@
-//! A byte-level BPE (Sennrich et al. 2016, as in GPT-2), trained on the text.
+//! Byte-level BPE (Sennrich et al. 2016, as in GPT-2), trained on the training text.
 
 use std::path::Path;
 
@@ -8,14 +8,14 @@ use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerBuilder, Tok
 
 use crate::{Config, Error, Page};
 
-/// What separates texts; the first token of a vocabulary trained here.
+/// The token that separates texts; it has id 0 in vocabularies trained here.
 pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 
 fn said(e: tokenizers::Error) -> Error {
     Error::Tokenizer(e.to_string())
 }
 
-/// The tokenizer of a training: the file's, that of an earlier run, or one trained now and written to `file`.
+/// The tokenizer of a training: that of the configuration, that of an earlier run in `file`, or one that is trained now and written to `file`.
 pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<Tokenizer, Error> {
     if let Some(existing) = &config.tokenizer.file {
         return Tokenizer::from_file(existing).map_err(said);
@@ -36,7 +36,7 @@ pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<Tokeniz
     Tokenizer::from_file(file).map_err(said)
 }
 
-/// A tokenizer of bytes around a model of which of them belong together.
+/// A byte-level tokenizer around a BPE model.
 fn byte_level(model: BPE) -> Result<TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel>, Error> {
     TokenizerBuilder::new()
         .with_model(model)
@@ -53,7 +53,7 @@ pub(crate) const BYTES: usize = 256;
 
 /// A tokenizer whose tokens are bytes, as a `tokenizer.json`.
 pub(crate) fn bytes() -> Result<String, Error> {
-    // Byte-level tokenizers write bytes as characters: those that can be printed as themselves, the rest as those from 256 on. (GPT-2)
+    // Byte-level tokenizers map printable bytes to themselves and the others to code points from 256 on (GPT-2).
     let printed = |byte: u32| matches!(byte, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
     let rest = |byte: u32| 256 + (0..byte).filter(|b| !printed(*b)).count() as u32;
     let letter = |byte: u32| char::from_u32(if printed(byte) { byte } else { rest(byte) }).map(String::from);
@@ -62,7 +62,7 @@ pub(crate) fn bytes() -> Result<String, Error> {
     byte_level(model)?.to_string(false).map_err(said)
 }
 
-/// The tokens of each page.
+/// Encodes pages, without special tokens.
 pub(crate) fn encode(tokenizer: &Tokenizer, pages: &[Page]) -> Result<Vec<Vec<u32>>, Error> {
     let encoded = tokenizer.encode_batch_fast(pages.iter().map(|p| p.text.as_str()).collect(), false).map_err(said)?;
     Ok(encoded.into_iter().map(|e| e.get_ids().to_vec()).collect())

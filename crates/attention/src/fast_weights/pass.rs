@@ -124,7 +124,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P
     fn run<S: Lanes>(mut self, s: S) {
         let mut at = 0;
         // One write and one read take four tokens of half as many columns instead; two of each need the registers for two tokens.
-        let wide = S::LANES >= 16 && (2..4).contains(&(W * P));
+        let wide = S::LANES >= 16 && (2..4).contains(&(W * P)) && !C::READS_FIRST;
         while wide && at + WIDE * S::LANES <= self.columns {
             self.block::<S, WIDE>(s, at);
             at += WIDE * S::LANES;
@@ -147,6 +147,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         // As many tokens at a time as there are registers for.
         let together = match W * P {
             1 if !C::CARRIES && S::LANES >= 16 => 4,
+            2 if C::READS_FIRST && S::LANES >= 16 => 4,
             4 if S::LANES == 8 => 1,
             _ => 2,
         };

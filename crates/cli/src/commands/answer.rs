@@ -7,31 +7,37 @@ use serde_json::json;
 use crate::encoder::EncoderArgs;
 use crate::failure::Failure;
 
-/// Find the answer to a question in a text, with an encoder that has a head for it
+/// Answer a question with a span of a text (extractive question answering)
 ///
-/// The answer is a stretch of the text. A text longer than the model reads is read in parts that overlap.
+/// The model must have a question-answering head. Each answer is a span of the text, printed with its score and its byte offsets. Texts longer than the
+/// input limit of the model are split into overlapping windows.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach answer --model deepset/roberta-base-squad2 --file report.txt \"Who signed it?\"
+  longreach answer --model deepset/roberta-base-squad2 --text \"Ada was born in London.\" \"Where was Ada born?\"
+  longreach answer --model DIR --file report.txt --number 3 --json \"Who signed it?\"")]
 pub(crate) struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// The question
+    /// Question to answer
     question: String,
-    /// The text
+    /// Text to search
     #[arg(long, value_name = "TEXT", conflicts_with = "file", required_unless_present = "file")]
     text: Option<String>,
-    /// The file that holds the text
+    /// Read the text from a file
     #[arg(long, short, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// How many answers
+    /// Number of answers, which do not overlap
     #[arg(long, short, value_name = "N", default_value_t = 1)]
     number: usize,
-    /// The most tokens of an answer
+    /// Longest answer in tokens
     #[arg(long, value_name = "N", default_value_t = 30)]
     longest: usize,
-    /// Tokens that the parts of a long text share
+    /// Overlap of the windows of a long text, in tokens
     #[arg(long, value_name = "N", default_value_t = 128)]
     overlap: usize,
-    /// An object an answer, a line each
+    /// Print one JSON object per answer, one per line
     #[arg(long)]
     json: bool,
 }
@@ -45,7 +51,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             let bytes = std::fs::read(file).map_err(|e| wrong(&e))?;
             let text = String::from_utf8(bytes)
                 .map_err(|e| wrong(&format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to())))?;
-            // A byte order mark is no part of the text.
+            // A byte order mark is skipped.
             text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)
         }
         (None, None) => String::new(),

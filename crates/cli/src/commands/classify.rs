@@ -9,40 +9,42 @@ use serde_json::json;
 use crate::encoder::EncoderArgs;
 use crate::failure::Failure;
 
-/// Label texts, or the words in them, with an encoder that has a head for it
+/// Classify texts, pairs of texts, or the tokens of texts
 ///
-/// A head that classifies texts gives each text's labels, the likeliest first; one that classifies tokens gives the stretches that have a label, with their
-/// places in bytes. What is longer than the model reads is read in parts.
+/// A sequence-classification model prints the labels of each text, most probable first. A token-classification model (such as named-entity recognition)
+/// prints the labelled spans with their byte offsets. Texts longer than the input limit of the model are split into windows.
 ///
-/// A model that judges pairs of texts, of inference (premise and hypothesis) or a reranker (query and passage), gets the second text by --pair, the same for
-/// all, or by --pair-column. A pair that is longer than the model reads is cut off, the longer text first.
-///
-///   longreach classify --model DIR "A soccer game with many players." --pair "People are playing."
-///   longreach classify --model DIR --input pairs.jsonl --column premise --pair-column hypothesis
+/// For models of text pairs, such as natural-language inference (premise and hypothesis) and rerankers (query and passage), give the second text with --pair,
+/// the same for all texts, or with --pair-column. A pair longer than the input limit is truncated, the longer text first.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  longreach classify --model DIR --input texts.jsonl --column body
+  longreach classify --model dslim/bert-base-NER \"Ada Lovelace was born in London.\"
+  longreach classify --model DIR \"A soccer game with many players.\" --pair \"People are playing.\"
+  longreach classify --model DIR --input pairs.jsonl --column premise --pair-column hypothesis")]
 pub(crate) struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// The text [default: those of --input]
+    /// Text to classify [default: those of --input]
     #[arg(conflicts_with = "input")]
     text: Option<String>,
-    /// The second text of a pair, for all texts
+    /// Second text of each pair, the same for all texts
     #[arg(long, value_name = "TEXT", conflicts_with = "pair_column")]
     pair: Option<String>,
-    /// The field or column that holds the second text of each pair
+    /// Field or column that holds the second text of each pair
     #[arg(long, value_name = "NAME", conflicts_with = "text")]
     pair_column: Option<String>,
-    /// A .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a text, a folder a file a text, or - for standard input
+    /// Texts: a .jsonl, .json, .csv, .tsv or .parquet file, a text file with one text per line, a folder with one text per file, or - for standard input
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
     input: OsString,
-    /// The field or column that holds the text [default: text, or the only one that holds texts]
+    /// Field or column that holds the text [default: text, or the only field that holds strings]
     #[arg(long, value_name = "NAME")]
     column: Option<String>,
-    /// The most labels of a text that are printed
+    /// Number of labels to print for each text
     #[arg(long, short, value_name = "N", default_value_t = 3)]
     number: usize,
-    /// An object a text, a line each
+    /// Print one JSON object per text, one per line
     #[arg(long)]
     json: bool,
 }
@@ -99,7 +101,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         while let Some((document, _)) = documents.next()? {
             let second = match (&args.pair_column, document.fields.first()) {
                 (Some(_), Some(Some(second))) => Some(&second[..]),
-                // A second text that is null is an empty one.
+                // A null second text counts as empty.
                 (Some(_), _) => Some(""),
                 (None, _) => args.pair.as_deref(),
             };
@@ -107,12 +109,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             row += 1;
         }
         if row == 0 {
-            return Err(Failure::new(format!("{}: no texts were found", args.input.to_string_lossy())));
+            return Err(Failure::new(format!("{}: the input has no texts", args.input.to_string_lossy())));
         }
     }
     if cut > 0 {
         eprintln!(
-            "note: {cut} pairs were longer than the {} tokens the model reads, and were cut off",
+            "note: {cut} pairs were longer than the input limit of {} tokens and were truncated",
             encoder.limit()
         );
     }

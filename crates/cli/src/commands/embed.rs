@@ -14,16 +14,16 @@ use crate::encoder::{Bar, EncoderArgs, PromptArgs, VectorArgs, note_short};
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 
-/// Make vectors of texts, a row each, with an encoder
+/// Embed texts with an encoder: one vector per text
 ///
-/// Texts are sorted by length and read packed, so that nothing is computed for padding. Work that is interrupted is kept in OUT.partial: the same command
-/// goes on where it was, and no row is lost or made twice.
-///
-///   longreach embed --model DIR --input texts.jsonl --column body --out vectors.parquet
-///   longreach embed --model DIR --input folder/ --out vectors.npy
-///   cat lines.txt | longreach embed --model DIR --out vectors.jsonl
+/// Use it to compute embeddings in bulk; `longreach search` embeds and queries in one place. Texts are sorted by length and packed into batches, so no time is
+/// spent on padding. Finished work is kept in OUT.partial: run the same command again after an interruption to resume without losing or repeating rows.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  longreach embed --model sentence-transformers/all-MiniLM-L6-v2 --input texts.jsonl --column body --out vectors.parquet
+  longreach embed --model DIR --input folder/ --long parts --overlap 32 --out vectors.npy
+  cat lines.txt | longreach embed --model DIR --out vectors.jsonl")]
 pub(crate) struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
@@ -31,41 +31,41 @@ pub(crate) struct Args {
     vectors: VectorArgs,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// A .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a text, a folder (a text file a text, a row of a table a text), or - for standard
-    /// input: JSON lines if it begins with an object, else lines
+    /// Texts: a .jsonl, .json, .csv, .tsv or .parquet file, a text file with one text per line, a folder of such tables and of text files with one text each,
+    /// or - for standard input (JSON Lines if it begins with an object, otherwise one text per line)
     #[arg(long, short, value_name = "FILE|DIR|-", default_value = "-")]
     input: OsString,
     #[command(flatten)]
     documents: DocumentArgs,
-    /// Where vectors go: .parquet, .arrow, .npy or .jsonl
+    /// Output file: .parquet, .arrow, .npy or .jsonl
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
     #[command(flatten)]
     overwrite: OverwriteArgs,
-    /// Keep the first N numbers of each vector (Matryoshka), and divide by their length where the model divides
+    /// Truncate vectors to their first N dimensions (Matryoshka), and normalise them again if the model normalises
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     matryoshka: Option<u32>,
-    /// What becomes of a text longer than the model reads
+    /// How to treat texts longer than the input limit of the model
     #[arg(long, value_enum, default_value_t = LongArg::Mean)]
     long: LongArg,
-    /// Tokens that the parts of a long text share; at most half a part
+    /// Overlap of the windows of a long text in tokens, at most half a window
     #[arg(long, value_name = "N", default_value_t = 64)]
     overlap: usize,
-    /// Tokens of a packed batch
+    /// Size of a packed batch in tokens
     #[arg(long, value_name = "N", default_value_t = longreach_engine::BATCH)]
     batch_tokens: usize,
-    /// Write the text beside its vector
+    /// Write each text to the output along with its vector
     #[arg(long)]
     with_text: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum LongArg {
-    /// It is split; its vector is the mean of its parts', by their tokens
+    /// Split into windows; the vector is the mean of theirs, weighted by token count
     Mean,
-    /// It is split; each part is a row
+    /// Split into windows; each window is a row
     Parts,
-    /// It is cut off, as sentence-transformers do
+    /// Truncate, as sentence-transformers does
     Truncate,
 }
 
@@ -82,7 +82,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if let Some(n) = args.matryoshka
         && n as usize > encoder.width()
     {
-        return Err(Failure::new(format!("--matryoshka {n}: the model's vectors have {} numbers", encoder.width())));
+        return Err(Failure::new(format!(
+            "--matryoshka {n}: the vectors of the model have {} dimensions",
+            encoder.width()
+        )));
     }
     let overlap = args.overlap;
     let long = match args.long {
@@ -110,11 +113,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let done = job.run(&encoder, &args.out, existing, &mut progress)?;
     let split = match args.long {
         LongArg::Mean => {
-            format!("their vectors are the mean of their parts, which share at most {} tokens", done.shared)
+            format!("split into windows that overlap by at most {} tokens, whose vectors are averaged", done.shared)
         }
-        LongArg::Parts => format!("each part is a row; parts share at most {} tokens", done.shared),
-        LongArg::Truncate => format!("cut off behind {} tokens", encoder.limit()),
+        LongArg::Parts => format!("split into windows that overlap by at most {} tokens, one row each", done.shared),
+        LongArg::Truncate => format!("truncated to {} tokens", encoder.limit()),
     };
-    bar.done(&done, &format!("rows of {}", args.out.display()), &split, "their rows are kept");
+    bar.done(&done, &format!("rows of {}", args.out.display()), &split, "kept as rows");
     Ok(())
 }

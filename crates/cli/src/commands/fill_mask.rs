@@ -5,19 +5,24 @@ use serde_json::json;
 use crate::encoder::EncoderArgs;
 use crate::failure::Failure;
 
-/// Say which words a masked language model would put where a text has a mask
+/// Predict the masked words of a text with a masked language model
 ///
-/// The mask is written as the model writes it, or as `[MASK]`.
+/// Use it to try out models such as BERT or RoBERTa. Write the mask as `[MASK]` or as the model's own mask token. One line is printed per mask, with the
+/// most probable tokens and their probabilities.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach fill-mask --model bert-base-uncased \"Paris is the [MASK] of France.\"
+  longreach fill-mask --model roberta-base --number 10 --json \"A [MASK] has four [MASK].\"")]
 pub(crate) struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
-    /// The text, with one mask or several
+    /// Text with one or more masks
     text: String,
-    /// How many words for each
+    /// Number of tokens to print for each mask
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     number: usize,
-    /// An object a mask, a line each
+    /// Print one JSON object per mask, one per line
     #[arg(long)]
     json: bool,
 }

@@ -13,27 +13,32 @@ use serde::Deserialize;
 use crate::failure::Failure;
 use crate::model::ModelArgs;
 
-/// Compute hidden states and logits of given tokens, to compare with another implementation
+/// Compute the hidden states and logits of given tokens
 ///
-/// FILE.json is {"input_ids": [[1, 2, 3], …], "attention_mask": [[1, 1, 1], …]}, rows of equal length; the mask is optional
-/// and is 0 at padding. The output holds f32 tensors `last_hidden_state` [B, T, d] and `logits` [B, T, vocabulary].
+/// Use it to compare a model with another implementation. FILE.json is {"input_ids": [[1, 2, 3], …], "attention_mask": [[1, 1, 1], …]} with rows of equal
+/// length; the mask is optional and 0 at padding. The output holds the f32 tensors `last_hidden_state` [B, T, d] and `logits` [B, T, vocabulary].
 ///
-/// Of an encoder there may be "token_type_ids" and "global_attention_mask" as well, and the output holds what the checkpoint has: `pooler_output` [B, d],
-/// `logits` as its head gives them.
+/// For encoders, FILE.json may also hold "token_type_ids" and "global_attention_mask". The output then holds `last_hidden_state` and, where the checkpoint
+/// has them, `pooler_output` [B, d] and the scores of its head: `logits`, or `start_logits` and `end_logits`.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach forward --model state-spaces/mamba-130m-hf --tokens tokens.json --out whole.safetensors
+  longreach forward --model state-spaces/mamba-130m-hf --tokens tokens.json --chunk 512 --out chunked.safetensors
+  longreach forward --model bert-base-uncased --tokens tokens.json --out encoder.safetensors")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The tokens
+    /// File with the tokens, as described above
     #[arg(long, value_name = "FILE.json")]
     tokens: PathBuf,
-    /// Where the tensors go
+    /// File to write the tensors to
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
-    /// Read N tokens at a time, carrying the state on
+    /// Process N tokens at a time and carry the state over [default: all tokens at once]
     #[arg(long, value_name = "N", conflicts_with = "step", value_parser = clap::value_parser!(u32).range(1..))]
     chunk: Option<u32>,
-    /// Read token by token
+    /// Process one token at a time, as in decoding
     #[arg(long)]
     step: bool,
 }
@@ -62,7 +67,7 @@ impl Tokens {
             }
             if let Some(id) = row.iter().find(|id| **id as usize >= vocabulary) {
                 return Err(wrong(format!(
-                    "`input_ids`: row {i}: token id {id} is out of range: the model has {vocabulary}"
+                    "`input_ids`: row {i}: token id {id} is out of range: the vocabulary has {vocabulary} tokens"
                 )));
             }
         }
@@ -90,7 +95,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     check_writable(&args.out, &[&args.tokens])?;
     if let Some(encoder) = args.model.encoder()? {
         if args.step || args.chunk.is_some() {
-            return Err(Failure::new("--chunk and --step: an encoder reads a text as a whole"));
+            return Err(Failure::new("--chunk and --step: an encoder processes all tokens at once"));
         }
         return encode(&encoder, &args);
     }
@@ -101,7 +106,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         ("global_attention_mask", tokens.global_attention_mask.is_some()),
     ] {
         if given {
-            return Err(Failure::new(format!("{}: `{name}`: the model is no encoder", args.tokens.display())));
+            return Err(Failure::new(format!("{}: `{name}`: the model is not an encoder", args.tokens.display())));
         }
     }
     let length = tokens.input_ids[0].len();
@@ -117,10 +122,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 fn too_long(file: &Path, length: usize, longest: usize) -> Failure {
-    Failure::new(format!("{}: `input_ids`: {length} tokens a row, the model reads at most {longest}", file.display()))
+    Failure::new(format!(
+        "{}: `input_ids`: {length} tokens per row, but the model reads at most {longest}",
+        file.display()
+    ))
 }
 
-/// What an encoder makes of the tokens.
+/// Runs an encoder on the tokens and writes its outputs.
 fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
     let d = &model.description;
     let tokens = Tokens::read(&args.tokens, d.body.vocabulary())?;
@@ -132,7 +140,7 @@ fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
     if let Some(kind) = tokens.token_type_ids.iter().flatten().flatten().find(|kind| **kind as usize >= kinds.max(1)) {
         let file = args.tokens.display();
         return Err(Failure::new(format!(
-            "{file}: `token_type_ids`: type {kind} is out of range: the model has {kinds}"
+            "{file}: `token_type_ids`: type {kind} is out of range: the model has {kinds} token types"
         )));
     }
     let marks = |mask: &Option<Vec<Vec<u8>>>| {
@@ -172,7 +180,7 @@ fn encode(model: &EncoderModel, args: &Args) -> Result<(), Failure> {
     write(&args.out, out)
 }
 
-/// A tensor's shape and numbers.
+/// A tensor's shape and its values in row-major order.
 type Shaped = (Vec<usize>, Vec<f32>);
 
 fn write(file: &Path, tensors: Vec<(&str, Shaped)>) -> Result<(), Failure> {
@@ -182,17 +190,17 @@ fn write(file: &Path, tensors: Vec<(&str, Shaped)>) -> Result<(), Failure> {
     let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
     let tensors: Vec<_> = tensors.into_iter().map(|(name, (shape, x))| (name, shape, bytes(&x))).collect();
     let views = tensors.iter().map(|(name, shape, bytes)| {
-        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as many bytes as the shape asks for"))
+        (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("the length of the data matches the shape"))
     });
     let bytes = safetensors::serialize(views, None::<HashMap<String, String>>)?;
     Ok(write_atomically(file, |out| out.write_all(&bytes))?)
 }
 
-/// Says how many numbers of an output are NaN or infinite, if some are.
+/// Prints a note if an output holds NaN or infinite values.
 pub(crate) fn note_not_finite<'a>(name: &str, numbers: impl ExactSizeIterator<Item = &'a f32>) {
     let all = numbers.len();
     let n = numbers.filter(|x| !x.is_finite()).count();
     if n > 0 {
-        eprintln!("note: `{name}`: {n} of {all} numbers are NaN or infinite");
+        eprintln!("note: `{name}`: {n} of {all} values are NaN or infinite");
     }
 }

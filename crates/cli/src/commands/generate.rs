@@ -11,69 +11,69 @@ use longreach_engine::{Engine, Sampler, Sampling, Session};
 use crate::failure::Failure;
 use crate::model::ModelArgs;
 
-/// Write text that goes on from a prompt of any length
+/// Generate text that continues a prompt of any length
 ///
-/// The text streams to stdout; a progress bar while a long prompt is read, and one closing line of numbers, go to stderr.
-/// Memory does not grow with the prompt. The same options give the same text, on any number of threads.
-///
-/// Examples:
-///   longreach generate
-///   longreach generate --prompt "A trait is" -n 100
-///   longreach generate --model state-spaces/mamba-130m-hf --prompt-file book.txt --save-state book.state
-///   longreach generate --model state-spaces/mamba-130m-hf --load-state book.state --prompt "In short,"
+/// Memory does not grow with the prompt if the state of the model has a fixed size (`longreach info` prints it). Save the state after a long prompt to
+/// continue from it several times without reading the prompt again. The text streams to standard output; a progress bar and a closing line with token counts,
+/// speed and memory go to standard error. The same options and seed give the same text on any number of threads.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  longreach generate --prompt \"A trait is\" -n 100
+  longreach generate --model state-spaces/mamba-130m-hf --prompt-file book.txt --save-state book.state
+  longreach generate --model state-spaces/mamba-130m-hf --load-state book.state --prompt \"In short,\"
+  cat book.txt | longreach generate --temperature 0 -")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The text to go on from
+    /// Prompt to continue [default: the start-of-text token]
     #[arg(long, short, value_name = "TEXT", conflicts_with_all = ["prompt_file", "stdin"])]
     prompt: Option<String>,
-    /// A file with the text to go on from; any length
+    /// Read the prompt from a file of any length
     #[arg(long, value_name = "FILE", conflicts_with = "stdin")]
     prompt_file: Option<PathBuf>,
-    /// `-` reads the prompt from standard input
+    /// Read the prompt from standard input
     #[arg(value_name = "-", value_parser = ["-"])]
     stdin: Option<String>,
-    /// The most tokens to write [default: 256]
+    /// Maximum number of tokens to generate [default: 256]
     ///
-    /// Unless they are given, this and the five options below are what the model's generation_config.json says. Where that says `do_sample` without the rest,
-    /// the rest is as in transformers: temperature 1, top-k 50, top-p 1. Where it says nothing, the defaults here hold.
+    /// The model's generation_config.json sets the defaults of this option and of the five options below. If it sets `do_sample` but not the others, those
+    /// default to the values of transformers: temperature 1, top-k 50, top-p 1. The defaults shown here apply if it sets neither.
     #[arg(short = 'n', long = "tokens", value_name = "N")]
     tokens: Option<usize>,
-    /// Divides the logits: below 1 bolder, above 1 wilder, 0 always the likeliest token [default: 0.7]
+    /// Sampling temperature: below 1 is more conservative, above 1 more random, 0 is greedy [default: 0.7]
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temperature: Option<f32>,
-    /// Choose among the K likeliest tokens; 0 is all [default: 0]
+    /// Sample from the K most probable tokens; 0 means all [default: 0]
     #[arg(long, value_name = "K")]
     top_k: Option<usize>,
-    /// Choose among the likeliest tokens whose probabilities together reach P [default: 0.95]
+    /// Sample from the smallest set of tokens whose probabilities sum to at least P (nucleus sampling) [default: 0.95]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
-    /// Choose among tokens at least P times as likely as the likeliest [default: 0.02]
+    /// Sample from tokens that are at least P times as probable as the most probable one [default: 0.02]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     min_p: Option<f32>,
-    /// Make tokens that occurred less likely; 1 does not [default: 1]
+    /// Penalise tokens that occurred before, in the prompt or the output; 1 disables the penalty [default: 1]
     #[arg(long, value_name = "R", allow_negative_numbers = true)]
     repetition_penalty: Option<f32>,
-    /// Where the random numbers start [default: 0, or where a loaded state stopped]
+    /// Seed of the random numbers [default: 0, or continue those of the restored state]
     #[arg(long)]
     seed: Option<u64>,
-    /// Go on after the model has ended its text
+    /// Continue after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
-    /// Put the model's state down in a file at the end
+    /// Save the session state to a file at the end
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
-    /// Take up a state that was put down; the prompt, if any, is read after it
+    /// Restore a saved session state; the prompt, if any, is read after it
     #[arg(long, value_name = "FILE")]
     load_state: Option<PathBuf>,
 }
 
-/// The most tokens that are written if nobody says otherwise.
+/// Default of `--tokens`.
 const TOKENS: usize = 256;
 
-/// What the closing line says.
+/// Counts and times for the closing line.
 #[derive(Default)]
 struct Numbers {
     read: u64,
@@ -83,7 +83,7 @@ struct Numbers {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    // What can be refused is refused before a model is loaded for nothing.
+    // Validate the options before the model is loaded, which can take minutes.
     Sampler::new(args.sampling(Sampling::default()))?;
     if let Some(file) = &args.prompt_file {
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
@@ -123,7 +123,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
 }
 
 impl Args {
-    /// What was asked for, and for the rest `default`.
+    /// The sampling options that were given, with `default` for the others.
     fn sampling(&self, default: Sampling) -> Sampling {
         Sampling {
             temperature: self.temperature.unwrap_or(default.temperature),
@@ -166,13 +166,13 @@ fn read_long(session: &mut Session<'_>, text: impl Read, name: &str, length: u64
     Ok(result?)
 }
 
-/// Streams up to `n` tokens to stdout; how many there were.
+/// Streams generated text to standard output and returns the number of tokens.
 fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut Sampler) -> Result<u64, Failure> {
     let mut out = std::io::stdout().lock();
     let mut writer = session.writer()?;
     let mut written = 0;
     let mut ended_line = true;
-    // A reader that has had enough (`| head`) is no failure.
+    // A closed pipe (`| head`) ends generation without an error.
     let mut put = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
         other => other.map(|()| true).map_err(|e| Failure::new(format!("standard output: {e}"))),
@@ -186,7 +186,7 @@ fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut 
     let most = args.tokens.or(engine.model.generation.max_new_tokens).unwrap_or(TOKENS);
     while written < most as u64 {
         if session.room() == Some(0) {
-            eprintln!("note: the text ends here: the model has positions for {} tokens", session.tokens());
+            eprintln!("note: generation stopped: the model has positions for {} tokens only", session.tokens());
             break;
         }
         let id = session.next_token(sampler)?;
@@ -223,7 +223,7 @@ fn report(numbers: &Numbers, session: &Session<'_>) {
     );
 }
 
-/// Bytes as megabytes, for people.
+/// Formats a number of bytes in MB or GB.
 pub(crate) fn megabytes(bytes: u64) -> String {
     match bytes as f64 / 1e6 {
         mb if mb >= 1000.0 => format!("{:.2} GB", mb / 1e3),

@@ -12,12 +12,19 @@ use super::generate::megabytes;
 use crate::failure::Failure;
 use crate::model;
 
-/// Say what a model is, what it needs, and what will compute it here
+/// Describe a model: architecture, parameters, memory and the size of its state
+///
+/// Use it to check that a model is supported and fits into memory. For an encoder, the input limit, pooling, prompts and labels are printed as well.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach info
+  longreach info tiiuae/falcon-mamba-7b --dtype bf16
+  longreach info sentence-transformers/all-MiniLM-L6-v2")]
 pub(crate) struct Args {
-    /// Directory, file of weights or Hub id [default: the model built into this program]
+    /// Directory, weights file or Hugging Face Hub id [default: the built-in model]
     model: Option<OsString>,
-    /// Precision in which matrices are kept [default: as they are stored]
+    /// Dtype of the weight matrices in memory [default: that of the checkpoint]
     #[arg(long, value_enum)]
     dtype: Option<model::DTypeArg>,
 }
@@ -35,7 +42,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                     facts.extend(of_vectors(&encoder));
                     facts
                 }
-                // Without a tokenizer it reads no texts, and can still be described.
+                // A model without a tokenizer can still be described.
                 Err(longreach_engine::Error::NoTokenizer(_)) => of_encoder(&shown, &EncoderModel::load(&at, dtype)?),
                 Err(e) => return Err(e.into()),
             };
@@ -52,16 +59,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What `embed` makes of a text with this model.
+/// How `embed` makes a vector with this model: input limit, width, prompts and similarity.
 fn of_vectors(encoder: &TextEncoder) -> Vec<(&'static str, String)> {
     let pipeline = &encoder.pipeline;
     let mut facts = vec![
-        ("embed reads", format!("{} tokens of a text at once", encoder.limit())),
-        ("vectors", format!("{} numbers: {}", encoder.width(), pipeline.about())),
+        ("embed reads", format!("{} tokens at once", encoder.limit())),
+        ("vectors", format!("{} dimensions: {}", encoder.width(), pipeline.about())),
     ];
     if !pipeline.prompts.is_empty() {
         let default = match &pipeline.default_prompt {
-            Some(name) => format!("; `{name}` if none is named"),
+            Some(name) => format!("; default `{name}`"),
             None => String::new(),
         };
         facts
@@ -82,22 +89,22 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
     }
     let way = |(sees, n): &(&Sees, usize)| {
         let what = match sees {
-            Sees::All => "see everything".into(),
-            Sees::Window(w) => format!("see {w} tokens on either side"),
-            Sees::Longformer(w) => format!("see {w} tokens on either side and global tokens"),
+            Sees::All => "full attention".into(),
+            Sees::Window(w) => format!("a window of {w} tokens on either side"),
+            Sees::Longformer(w) => format!("a window of {w} tokens on either side and global tokens"),
             Sees::BigBird(b) => {
                 format!(
-                    "see blocks of {}, {} of them random; everything up to {} tokens",
+                    "block-sparse attention, blocks of {}, {} of them random; full attention up to {} tokens",
                     b.block,
                     b.random_blocks,
                     (5 + 2 * b.random_blocks) * b.block
                 )
             }
-            Sees::Nystrom(n) if n.landmarks == usize::MAX => "see everything".into(),
-            Sees::Nystrom(n) => format!("see through {} landmarks", n.landmarks),
-            Sees::Sparse(config, _) => format!("see blocks of {} as DeepSpeed lays them out", config.block()),
+            Sees::Nystrom(n) if n.landmarks == usize::MAX => "full attention".into(),
+            Sees::Nystrom(n) => format!("{} Nyström landmarks", n.landmarks),
+            Sees::Sparse(config, _) => format!("a DeepSpeed layout of blocks of {}", config.block()),
         };
-        format!("{n} layers {what}")
+        format!("{n} layers with {what}")
     };
     let (layers, heads, attention) = match &d.body {
         BodyConfig::Blocks(c) => {
@@ -106,22 +113,26 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
         }
         BodyConfig::Reformer(c) => {
             let hashed = c.blocks.iter().filter(|b| matches!(b, ReformerAttention::Hashed { .. })).count();
-            let future = if c.causal { ", the future hidden" } else { "" };
+            let future = if c.causal { ", causal" } else { "" };
             let local = c.blocks.len() - hashed;
-            (c.blocks.len(), c.heads[0], format!("{hashed} layers by hashing, {local} of neighbouring chunks{future}"))
+            (
+                c.blocks.len(),
+                c.heads[0],
+                format!("{hashed} layers with LSH attention, {local} with local attention{future}"),
+            )
         }
         BodyConfig::Decoder(c) => {
             let heads = c.blocks.iter().flat_map(|block| block.mixers()).find_map(|mixer| match mixer {
                 MixerConfig::Attention(attention) => Some(attention.heads),
                 _ => None,
             });
-            (c.blocks.len(), heads.unwrap_or(0), format!("{} layers see what is before", c.blocks.len()))
+            (c.blocks.len(), heads.unwrap_or(0), format!("{} causal layers", c.blocks.len()))
         }
     };
     let parameters = model.parameters();
     let memory = |dtype: DType| megabytes((parameters * dtype.bytes()) as u64);
     let head = match &d.head {
-        None => "none: it makes vectors".into(),
+        None => "none: use `embed` or `search`".into(),
         Some((Task::Sequence | Task::Token, _)) => {
             let about = d.head.as_ref().map_or("", |(task, _)| task.about());
             format!("{about}: {}", d.labels.join(", "))
@@ -141,7 +152,7 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
             ),
         ),
         ("attention", attention),
-        ("longest text", d.longest.map_or_else(|| "any".into(), |n| format!("{n} tokens"))),
+        ("input limit", d.longest.map_or_else(|| "none".into(), |n| format!("{n} tokens"))),
         ("head", head),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
         (
@@ -176,12 +187,12 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let recurrent = c.hmt.is_some() || !mixers.iter().any(|mixer| matches!(mixer, MixerConfig::Attention(_)));
     let cx = longreach_burn::context();
     let words = match &c.words {
-        WordsConfig::Table { tied: true } => ", head tied to the embedding".into(),
+        WordsConfig::Table { tied: true } => ", tied embeddings".into(),
         WordsConfig::Table { tied: false } => String::new(),
-        WordsConfig::Adaptive(a) => format!(" in {} clusters", a.cutoffs.len() + 1),
+        WordsConfig::Adaptive(a) => format!(" in {} adaptive clusters", a.cutoffs.len() + 1),
     };
     let around = c.hmt.map_or_else(String::new, |h| {
-        format!("; a hierarchical memory of {} segments of {} tokens around it", h.queue, h.segment)
+        format!("; wrapped in a hierarchical memory of {} segments of {} tokens", h.queue, h.segment)
     });
     vec![
         ("model", engine.name.clone()),
@@ -199,70 +210,73 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
         (
             "state",
             if recurrent {
-                format!("{} a sequence, at any length", megabytes(engine.session().state_bytes() as u64))
+                format!("{} per sequence, at any length", megabytes(engine.session().state_bytes() as u64))
             } else {
-                "grows with the text, by the keys that attention may still see".into()
+                "KV cache; grows with the tokens that attention can still reach".into()
             },
         ),
-        ("tokenizer", if engine.tokenizer().is_ok() { "yes".into() } else { "none: only `forward` works".into() }),
+        (
+            "tokenizer",
+            if engine.tokenizer().is_ok() { "yes".into() } else { "none: only `forward` can run this model".into() },
+        ),
         ("machine", format!("{} on {} threads", cx.isa, cx.team.threads())),
         (
             "reading",
             format!(
-                "{CHUNK} tokens at a time; matrices by the packed product in {}, arithmetic-bound",
+                "{CHUNK} tokens at a time; packed matrix products with {} weights, compute-bound",
                 model.dtype.name()
             ),
         ),
-        ("writing", format!("matrices streamed once a token in {}, memory-bound", model.dtype.name())),
+        ("writing", format!("{} weights streamed once per token, memory-bound", model.dtype.name())),
         ("mechanism", mixers.iter().map(|m| m.mechanism()).collect::<Vec<_>>().join(", ")),
     ]
 }
 
-/// A mixer and its sizes in words.
+/// Describes a mixer and its sizes.
 fn sizes(mixer: &MixerConfig) -> String {
     let heads = |h: &Heads| {
-        let conv = h.conv.map_or_else(String::new, |c| format!(", convolutions over {}", c.taps));
-        format!("{} heads of {} by {} numbers of state{conv}", h.heads, h.key, h.value)
+        let conv = h.conv.map_or_else(String::new, |c| format!(", convolutions of width {}", c.taps));
+        format!("{} heads with a {} by {} state{conv}", h.heads, h.key, h.value)
     };
     let name = mixer.mechanism();
     let sizes = match mixer {
         MixerConfig::Attention(c) => {
-            format!("{} heads of {} channels, {} of keys and values", c.heads, c.head_dim, c.groups)
+            format!("{} heads of {} channels, {} KV heads", c.heads, c.head_dim, c.groups)
         }
         MixerConfig::TransformerXl(c) => {
-            format!("{} heads of {} channels, {} tokens remembered", c.heads, c.head_dim, c.memory)
+            format!("{} heads of {} channels, memory of {} tokens", c.heads, c.head_dim, c.memory)
         }
         MixerConfig::Compressive(c) => format!(
-            "{} heads of {} channels, segments of {}, {} tokens remembered and {} times {} compressed",
+            "{} heads of {} channels, segments of {}, memory of {} tokens and {} vectors compressed {} to 1",
             c.heads, c.head_dim, c.segment, c.memory, c.compressed, c.rate
         ),
         MixerConfig::Mamba(m) => {
-            format!("{} channels of {} numbers of state, convolution over {}", m.inner, m.state, m.conv)
+            format!("{} channels of state size {}, convolution of width {}", m.inner, m.state, m.conv)
         }
         MixerConfig::Mamba2(m) => format!(
-            "{} heads of {} by {} numbers of state in {} groups, convolution over {}",
+            "{} heads with a {} by {} state in {} groups, convolution of width {}",
             m.heads, m.state, m.head_dim, m.groups, m.conv
         ),
         MixerConfig::LinearAttention(c) => heads(&c.heads),
         MixerConfig::Performer(c) => format!("{}, {} random features", heads(&c.heads), c.rows),
         MixerConfig::CosFormer(c) => heads(&c.heads),
         MixerConfig::Retention(c) => heads(&c.heads),
-        MixerConfig::Lightning(c) => format!("{} heads of {1} by {1} numbers of state", c.heads, c.head_dim),
+        MixerConfig::Lightning(c) => format!("{} heads with a {1} by {1} state", c.heads, c.head_dim),
         MixerConfig::Gla(c) => heads(&c.heads),
         MixerConfig::Hgrn2(c) => heads(&c.heads),
         MixerConfig::DeltaRule(c) => heads(&c.heads),
         MixerConfig::GatedDelta(c) => heads(&c.heads),
         MixerConfig::Kda(c) => heads(&c.heads),
         MixerConfig::Rwkv4(c) => format!("{} channels", c.inner),
-        MixerConfig::Rwkv5(c) => format!("{} heads of {1} by {1} numbers of state", c.hidden / c.head_dim, c.head_dim),
-        MixerConfig::Rwkv6(c) => format!("{} heads of {} by {} numbers of state", c.heads, c.key, c.value),
-        MixerConfig::Rwkv7(c) => format!("{} heads of {1} by {1} numbers of state", c.hidden / c.head_dim, c.head_dim),
+        MixerConfig::Rwkv5(c) => format!("{} heads with a {1} by {1} state", c.hidden / c.head_dim, c.head_dim),
+        MixerConfig::Rwkv6(c) => format!("{} heads with a {} by {} state", c.heads, c.key, c.value),
+        MixerConfig::Rwkv7(c) => format!("{} heads with a {1} by {1} state", c.hidden / c.head_dim, c.head_dim),
         MixerConfig::Infini(c) => {
             let rule = if c.delta { "delta" } else { "linear" };
             format!("{}, {rule} memory, segments of {} tokens", heads(&c.heads), c.segment)
         }
         MixerConfig::RgLru(c) => {
-            format!("{} channels, gates of {} blocks, convolution over {}", c.inner, c.blocks, c.conv)
+            format!("{} channels, gates of {} blocks, convolution of width {}", c.inner, c.blocks, c.conv)
         }
     };
     format!("{name}, {sizes}")

@@ -8,18 +8,24 @@ use serde_json::json;
 
 use crate::failure::Failure;
 
-/// List the mechanisms and models there are, and what this machine offers
+/// List mechanisms, supported model types and instruction sets
 ///
-/// With a name, what that mechanism takes and gives: its tensors with their shapes, its parameters with their defaults, its forms.
+/// Each mechanism is listed with its cost, forms and paper. With the name of a mechanism, its inputs and outputs with their shapes, its parameters with their
+/// defaults, and a command to run it are printed instead.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach list
+  longreach list window
+  longreach list gla --json")]
 pub(crate) struct Args {
-    /// A mechanism
+    /// Mechanism to describe
     #[arg(conflicts_with = "markdown")]
     name: Option<String>,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
-    /// As Markdown: the tables of docs/mechanisms.md
+    /// Print the tables of docs/mechanisms.md in Markdown
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
 }
@@ -52,18 +58,18 @@ fn path(mechanism: &Mechanism) -> String {
 
 /// The entry of an operation in the list.
 fn entry(operation: &Named) -> &'static Mechanism {
-    MECHANISMS.iter().find(|m| m.name == operation.name()).expect("operations are those of the list")
+    MECHANISMS.iter().find(|m| m.name == operation.name()).expect("every operation has an entry in the list")
 }
 
 fn shape(argument: &Argument) -> String {
     format!("[{}]", argument.axes.join(", "))
 }
 
-/// What one mechanism takes and gives.
+/// Describes the inputs, parameters and outputs of one mechanism.
 fn one(operation: &Named) -> String {
     let (m, signature) = (entry(operation), operation.signature());
     let mut out = format!("{}: {}\n", path(m), m.paper);
-    out += &format!("time {}, state {} numbers a sequence\n", m.cost, m.state);
+    out += &format!("time {}, state {} numbers per sequence\n", m.cost, m.state);
     let forms: Vec<&str> = signature.forms.iter().map(|form| form.name()).collect();
     out += &format!("forms {}, and the gradient\n", forms.join(" "));
     if !m.note.is_empty() {
@@ -88,24 +94,24 @@ fn one(operation: &Named) -> String {
     out += "parameters\n";
     for parameter in &signature.parameters {
         let Parameter { name, default, .. } = parameter;
-        let default = if default.is_empty() { "needed".into() } else { format!("default {default}") };
+        let default = if default.is_empty() { "required".into() } else { format!("default {default}") };
         out += &format!("  {name:14} {default:26} {}{}\n", parameter.about, choices(parameter));
     }
     out += &tensors("outputs", &signature.outputs);
     let starts: Vec<String> = starts(&signature.outputs).iter().map(|name| format!("`{name}`")).collect();
-    out += &format!("with --grad also {} in, of which `do` is needed, ", starts.join(", "));
-    out += "and `d` and the name of each input given that has a gradient out\nexample\n";
+    out += &format!("with --grad, the inputs also include {} (`do` is required), ", starts.join(", "));
+    out += "and the gradient of each given input `x` is written as `dx`\nexample\n";
     let parameters =
         if signature.example == "{}" { String::new() } else { format!(" --params '{}'", signature.example) };
     out + &format!("  longreach op {}{parameters} --inputs IN.safetensors --out OUT.safetensors\n", m.name)
 }
 
-/// Where the gradient may start.
+/// The names of the output gradients that `--grad` accepts.
 fn starts(outputs: &[Argument]) -> Vec<String> {
     outputs.iter().filter(|output| output.gradient).map(|output| format!("d{}", output.name)).collect()
 }
 
-/// The values that a parameter may have, where they are known.
+/// The values that a parameter may take, as a suffix of its description; empty if they are open.
 fn choices(parameter: &Parameter) -> String {
     let booleans = parameter.default == "true" || parameter.default == "false";
     if !parameter.closed || booleans && parameter.choices.len() > 1 {
@@ -115,7 +121,7 @@ fn choices(parameter: &Parameter) -> String {
         [] => choice.value.to_owned(),
         tensors => format!("{} (with {})", choice.value, tensors.join(", ")),
     };
-    // A value may be listed with several others that it goes with.
+    // A value is listed once for each combination with other parameters.
     let mut known: Vec<String> = parameter.choices.iter().map(one).collect();
     known.dedup();
     format!(": {}", known.join(", "))

@@ -1,4 +1,4 @@
-//! A file a subcommand.
+//! One file per subcommand.
 
 pub(crate) mod accuracy;
 pub(crate) mod answer;

@@ -14,29 +14,36 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::failure::Failure;
 use crate::parameters::ParameterArgs;
 
-/// Run one mechanism on tensors from a file, to compare with another implementation
+/// Run one mechanism on tensors from a file
 ///
-/// The tensors of the file bear the names that `longreach list NAME` says, `[B, T, H, D]` each, in any number type. Outputs are f32: `o`, and
-/// where there are such `lse` and `state`, that after the last token. With --grad the file also holds `do`, the gradient of the output, and
-/// may hold that of the other outputs of which `list NAME` says so; the gradients are written as `d` and the name of each input that is given and has one,
-/// `dstate` being that to the state before the first token, given or not.
+/// Use it to compare a mechanism with another implementation. `longreach list NAME` prints the names and shapes of its tensors, such as `q` of shape
+/// `[B, T, H, D]`; the file may store them in any numeric dtype. Outputs are f32: `o` and, where the mechanism has them, `lse` and `state`, the state after the
+/// last token.
+///
+/// With --grad the file must also hold `do`, the gradient of the loss with respect to `o`, and may hold those of other outputs that `list NAME` names. The
+/// gradient of each input `x` that was given is written as `dx`; `dstate` is the gradient of the initial state and is written even if none was given.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach list window
+  longreach op window --params '{\"left\": 128, \"right\": 128}' --inputs qkv.safetensors --out o.safetensors
+  longreach op gla --form naive --grad --inputs in.safetensors --out out.safetensors")]
 pub(crate) struct Args {
-    /// The mechanism: one of `longreach list`
+    /// Mechanism, as named by `longreach list`
     name: String,
-    /// The tensors
+    /// File with the input tensors
     #[arg(long, value_name = "FILE.safetensors")]
     inputs: PathBuf,
     #[command(flatten)]
     parameters: ParameterArgs,
-    /// How to compute: the definition in f64, over chunks of tokens, token by token in one pass, or one call a token [default: the fast one
-    /// for many tokens]
+    /// Form of the computation: the f64 definition (naive), chunks of tokens (chunk), token by token in one call (recurrent), or one call per token (step)
+    /// [default: the first of `longreach list NAME` other than naive]
     #[arg(long, value_name = "FORM", value_parser = ["naive", "chunk", "recurrent", "step"])]
     form: Option<String>,
-    /// Compute gradients as well
+    /// Also compute gradients
     #[arg(long)]
     grad: bool,
-    /// Where outputs and gradients go
+    /// File to write outputs and gradients to
     #[arg(long, value_name = "FILE.safetensors")]
     out: PathBuf,
 }
@@ -74,14 +81,15 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The tensors of a file, as f32.
+/// The tensors of a safetensors file, converted to f32.
 fn read(file: &Path) -> Result<Tensors, Failure> {
     let wrong = |message: String| Failure::new(format!("{}: {message}", file.display()));
     let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
     let mut read = Tensors::new();
     for (name, view) in tensors.tensors() {
-        let numbers = numbers(&view).ok_or_else(|| wrong(format!("`{name}`: numbers of type {:?}", view.dtype())))?;
+        let numbers =
+            numbers(&view).ok_or_else(|| wrong(format!("`{name}`: dtype {:?} is not supported", view.dtype())))?;
         let array =
             ArrayD::from_shape_vec(IxDyn(view.shape()), numbers).map_err(|e| wrong(format!("`{name}`: {e}")))?;
         read.insert(name, array);
@@ -89,7 +97,7 @@ fn read(file: &Path) -> Result<Tensors, Failure> {
     Ok(read)
 }
 
-/// Numbers of any type that f32 can stand for.
+/// Converts a tensor to f32; `None` for a dtype that is not supported.
 fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
     macro_rules! each {
         ($type:ty, $x:ident => $number:expr) => {

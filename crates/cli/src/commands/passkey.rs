@@ -9,14 +9,16 @@ use longreach_train::{Passkey, PasskeyEvent, PasskeyStudy};
 use crate::failure::Failure;
 use crate::interrupt::{self, Interrupt};
 
-/// Hide a number in a long text, and see which models find it
+/// Test passkey retrieval: hide a number in a long text and ask a model for it
 ///
-/// Examples:
-///   longreach passkey text --length 1000000 --depth 0.2 --out haystack.txt
-///   longreach generate --model models/passkey/infini-delta --prompt-file haystack.txt -n 5 --temperature 0
-///   longreach passkey study models/passkey/passkey.toml
+/// Use it to measure at which lengths and depths a model still retrieves one fact. `text` writes a single test; `study` trains several models and tests all
+/// of them.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  longreach passkey text --length 1000000 --depth 0.2 --out haystack.txt
+  longreach generate --model models/passkey/infini-delta --prompt-file haystack.txt -n 5 --temperature 0
+  longreach passkey study models/passkey/passkey.toml")]
 pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
@@ -28,38 +30,45 @@ enum What {
     Study(StudyArgs),
 }
 
-/// Write a text that tells a number once, early or late, and asks for it at its end
+/// Write a text that states a number at one place and asks for it at the end
 ///
-/// The number goes to stderr.
+/// The text goes to --out or standard output, the number to standard error. Give the text to `longreach generate` and compare.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach passkey text --length 20000 --depth 0.4 --seed 2 --out haystack.txt
+  longreach passkey text --length 20000 | longreach generate --model models/passkey/hmt -n 5 --temperature 0 -")]
 struct TextArgs {
-    /// Bytes of the text and its answer
+    /// Length of the text and its answer, in bytes
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     length: usize,
-    /// Where the number stands: 0 is the beginning, 1 just before the question
+    /// Position of the number in the text: 0 is the beginning, 1 is just before the question
     #[arg(long, value_name = "PART", default_value_t = 0.5)]
     depth: f64,
-    /// Digits of the number
+    /// Number of digits
     #[arg(long, value_name = "N", default_value_t = 5)]
     digits: usize,
-    /// Which number
+    /// Seed that the number is drawn from
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// The file [default: standard output]
+    /// Output file [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 
-/// Train small models on short texts and ask them about long ones
+/// Train small models on short texts and test them on long ones
 ///
-/// Each model of the TOML file learns with the same budget and is then asked about texts of each length with the number at each depth. Models,
-/// tables and pictures are written as they are made, and a run that was broken off goes on with what was not done.
-/// See models/passkey/passkey.toml for an example.
+/// Each model of the TOML file is trained with the same budget and then tested on texts of every length with the number at every depth. Models, tables and
+/// figures are written as soon as they are ready. Run the command again after an interruption: finished models and tests are not repeated.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach passkey study models/passkey/passkey.toml
+  longreach passkey study models/passkey/passkey.toml --only hmt")]
 struct StudyArgs {
-    /// Which models learn what
+    /// TOML file with the task, the models and the training budget
     config: PathBuf,
-    /// Only these models; several runs may do one each at the same time
+    /// Run only these models; several processes may run different models at the same time
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 }
@@ -85,7 +94,7 @@ fn text(args: &TextArgs) -> Result<(), Failure> {
         None => std::io::stdout().lock().write_all(&text).map_err(Failure::new)?,
     }
     eprintln!(
-        "{} bytes, at byte {} the number {}",
+        "wrote {} bytes; at byte {} is the number {}",
         text.len(),
         hidden.at,
         String::from_utf8_lossy(&bytes(&hidden.answer))
@@ -104,7 +113,7 @@ fn study(args: &StudyArgs) -> Result<(), Failure> {
                 mean = Some(smooth);
                 bar.set_length(done.1 as u64);
                 bar.set_position(done.0 as u64);
-                let line = format!("{name}: {smooth:.3} nats a digit, texts of {length} bytes");
+                let line = format!("{name}: loss {smooth:.3} nats per digit on texts of {length} bytes");
                 if bar.is_hidden() && done.0.is_multiple_of(50) {
                     eprintln!("step {}: {line}", done.0);
                 }
@@ -112,7 +121,7 @@ fn study(args: &StudyArgs) -> Result<(), Failure> {
             }
             PasskeyEvent::Asked { name, score } => {
                 let line = format!(
-                    "{name}: {} of {} numbers in {} bytes at depth {:.2}, {} digits, {:.1} s a text",
+                    "{name}: {} of {} numbers retrieved from {} bytes at depth {:.2}, {} digits, {:.1} s per text",
                     score.right, score.texts, score.length, score.depth, score.digits, score.seconds
                 );
                 if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
@@ -122,8 +131,8 @@ fn study(args: &StudyArgs) -> Result<(), Failure> {
     })?;
     bar.finish_and_clear();
     if interrupt.asked() {
-        eprintln!("stopped; the same command goes on with what was under way");
+        eprintln!("interrupted; run the same command again to resume");
     }
-    println!("tables and pictures are in {}", study.output.display());
+    println!("tables and figures are in {}", study.output.display());
     Ok(())
 }

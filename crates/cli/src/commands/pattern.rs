@@ -9,26 +9,33 @@ use longreach_models::write_atomically;
 use crate::failure::Failure;
 use crate::parameters::{ParameterArgs, parse};
 
-/// Show which keys each query sees under a sparse-attention pattern, and what that costs
+/// Draw a sparse-attention pattern and print its cost
 ///
-/// Queries run downwards, keys to the right; the darker a cell, the more of its pairs are seen. Without a file the picture goes to the
-/// terminal. `longreach pattern` alone lists the names with parameters to begin with.
+/// Use it to check which keys each query attends to before you train or sparsify a model. Rows are queries and columns are keys; the darker a cell, the more
+/// of its query-key pairs are attended to. The picture goes to the terminal unless a file is given. Without a name, all patterns are listed with example
+/// parameters, which are also the defaults.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach pattern
+  longreach pattern bigbird --length 4096 --png bigbird.png
+  longreach pattern window --params '{\"left\": 128, \"right\": 0}' --length 2048
+  longreach pattern deepspeed --params-file ds_config.json --svg layout.svg")]
 pub(crate) struct Args {
-    /// The pattern; without one, all are listed
+    /// Pattern to draw [default: list all patterns]
     name: Option<String>,
     #[command(flatten)]
     parameters: ParameterArgs,
-    /// Tokens
+    /// Sequence length in tokens
     #[arg(long, default_value_t = 1024, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     length: u32,
-    /// Heads
+    /// Number of heads
     #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     heads: u32,
-    /// The head that is shown
+    /// Head to draw, counted from 0
     #[arg(long, default_value_t = 0, value_name = "N")]
     head: u32,
-    /// Channels of a head, for the cost
+    /// Channels per head, for the cost
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     width: u32,
     /// Write the picture as PNG
@@ -84,7 +91,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A number with its decimal prefix.
+/// Formats a number with an SI prefix.
 fn si(x: u64) -> String {
     let (mut x, mut prefix) = (x as f64, " ");
     for next in [" k", " M", " G", " T", " P"] {
@@ -96,20 +103,20 @@ fn si(x: u64) -> String {
     format!("{x:.3}{prefix}")
 }
 
-/// The share of each cell that is seen.
+/// The fraction of each cell's pairs that are attended to.
 fn shares(cells: &ndarray::Array2<u64>, length: usize) -> ndarray::Array2<f64> {
     let n = cells.dim().0;
     let tokens = |cell: usize| ((cell + 1) * length).div_ceil(n) - (cell * length).div_ceil(n);
     ndarray::Array2::from_shape_fn(cells.dim(), |(r, c)| cells[[r, c]] as f64 / (tokens(r) * tokens(c)) as f64)
 }
 
-/// Two cells to a character.
+/// Draws the cells as text, each two characters wide.
 fn text(cells: &ndarray::Array2<u64>, length: usize) -> String {
     const SHADES: [char; 5] = [' ', '░', '▒', '▓', '█'];
     let mut out = String::new();
     for row in shares(cells, length).rows() {
         for share in row {
-            // What is seen at all is shown.
+            // Rounded up, so that a cell with a single pair is visible.
             let shade = SHADES[(share * 4.0).ceil().clamp(0.0, 4.0) as usize];
             out.extend([shade, shade]);
         }
@@ -131,7 +138,7 @@ fn png(file: &Path, cells: &ndarray::Array2<u64>, length: usize) -> Result<(), F
     Ok(write_atomically(file, |out| out.write_all(&bytes))?)
 }
 
-/// White where nothing is seen, black where everything is; a little is not lost.
+/// A grey level: white for no pair, black for all pairs, and visibly grey for very few.
 fn shade(share: f64) -> u8 {
     if share == 0.0 { 255 } else { (215.0 * (1.0 - share.min(1.0))) as u8 }
 }

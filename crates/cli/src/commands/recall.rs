@@ -7,14 +7,18 @@ use longreach_train::{Study, StudyEvent};
 use crate::failure::Failure;
 use crate::interrupt::{self, Interrupt};
 
-/// Compare mechanisms: train small models on associative recall and measure what they remember
+/// Compare mechanisms: train small models on associative recall and measure their accuracy
 ///
-/// Each model of the TOML file learns the same task with the same budget: a text tells pairs of key and value, then asks for the
-/// value of each key. The table and the picture are written anew after each model, and a run that was broken off goes on with the
-/// next. See models/recall/recall.toml for an example.
+/// Use it to see how much a mechanism can store in a state of a given size. Each model of the TOML file is trained on the same task with the same budget:
+/// a sequence lists key-value pairs, then queries the value of each key. The CSV file, the table and the figure are rewritten after each model. Run the
+/// command again after an interruption: models that are done are not trained again.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach recall models/recall/recall.toml
+  longreach recall models/recall/recall.toml --threads 8")]
 pub(crate) struct Args {
-    /// Which models learn what
+    /// TOML file with the task, the models and the training budget
     config: PathBuf,
 }
 
@@ -26,11 +30,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             StudyEvent::Step { name, state, done, loss } => {
                 bar.set_length(done.1 as u64);
                 bar.set_position(done.0 as u64);
-                bar.set_message(format!("{name}, {state} numbers of state: {loss:.3} nats a question"));
+                bar.set_message(format!("{name}, state of {state} numbers: loss {loss:.3} nats per query"));
             }
             StudyEvent::Done(s) => {
                 let right = 100.0 * s.accuracy;
-                let line = format!("{}, {} numbers of state: {right:.1} % right, {:.0} s", s.name, s.state, s.seconds);
+                let line =
+                    format!("{}, state of {} numbers: accuracy {right:.1} %, {:.0} s", s.name, s.state, s.seconds);
                 if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
             }
         }
@@ -38,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     })?;
     bar.finish();
     if interrupt.asked() {
-        eprintln!("stopped; the same command goes on with the model that was learning");
+        eprintln!("interrupted; run the same command again to resume with this model");
     }
     println!("{} results in {}", standings.len(), study.output.join("recall.csv").display());
     Ok(())

@@ -17,80 +17,93 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::model::DTypeArg;
 
-/// Find passages of documents by what they say
+/// Search documents by meaning: build an index of passages and query it
 ///
-///   longreach search build --model DIR --input folder/ --out notes.index
-///   longreach search query --model DIR --index notes.index "what the question is"
-///   longreach search query --model DIR --index notes.index --queries questions.txt --json
+/// `build` splits documents into passages, embeds them and stores the index in a folder; `query` prints the passages that match a query best. Every passage
+/// is compared (exact search), so results do not depend on an approximation.
 #[derive(clap::Subcommand)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  longreach search build --model sentence-transformers/all-MiniLM-L6-v2 --input folder/ --out notes.index
+  longreach search query --model sentence-transformers/all-MiniLM-L6-v2 --index notes.index \"how do I renew a passport?\"")]
 pub(crate) enum Command {
     Build(Build),
     Query(Query),
 }
 
-/// Cut documents into passages, embed them and keep both on disk
+/// Split documents into passages, embed them and store them in an index
 ///
-/// An index is a folder with index.json and passages.arrow, which is an Arrow file like any other: pyarrow, pandas, polars and DuckDB read it. With a model of
-/// late interaction (ColBERT) there is a vector a token. Work that is interrupted goes on with the same command.
+/// An index is a folder with index.json and passages.arrow, an ordinary Arrow file that pyarrow, pandas, polars and DuckDB can read. Late-interaction models
+/// (ColBERT) store one vector per token. Run the same command again after an interruption to resume.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach search build --model sentence-transformers/all-MiniLM-L6-v2 --input folder/ --out notes.index
+  longreach search build --model DIR --input articles.jsonl --column body --fields id,title --out articles.index
+  longreach search build --model DIR --input folder/ --passage 128 --overlap 16 --dtype int8 --out notes.index")]
 pub(crate) struct Build {
     #[command(flatten)]
     encoder: EncoderArgs,
     #[command(flatten)]
     vectors: VectorArgs,
-    /// A folder (a text file a document, a row of a table a document), a .jsonl, .json, .csv, .tsv or .parquet file, any other file a line a document, or -
+    /// Documents: a folder of text files and tables, a .jsonl, .json, .csv, .tsv or .parquet file, a text file with one document per line, or - for
+    /// standard input
     #[arg(long, short, value_name = "DIR|FILE|-")]
     input: OsString,
     #[command(flatten)]
     documents: DocumentArgs,
-    /// Where the index goes
+    /// Folder to write the index to
     #[arg(long, short, value_name = "INDEX")]
     out: PathBuf,
     #[command(flatten)]
     overwrite: OverwriteArgs,
-    /// How vectors are compared: cosine, dot, euclidean or manhattan [default: what the model says, or cosine]
+    /// Similarity of vectors: cosine, dot, euclidean or manhattan [default: that of the model, or cosine]
     #[arg(long, value_name = "NAME")]
     similarity: Option<Similarity>,
-    /// The most tokens of a passage
+    /// Longest passage in tokens
     #[arg(long, value_name = "N", default_value_t = 256)]
     passage: usize,
-    /// Tokens a passage shares with the one before; at most half a passage
+    /// Overlap of consecutive passages in tokens, at most half a passage
     #[arg(long, value_name = "N", default_value_t = 32)]
     overlap: usize,
-    /// Tokens of a packed batch
+    /// Size of a packed batch in tokens
     #[arg(long, value_name = "N", default_value_t = longreach_engine::BATCH)]
     batch_tokens: usize,
 }
 
-/// Print the passages that match a question best, with their scores and where they are
+/// Print the passages that match a query best, with their scores and positions
 ///
-/// The model is the one that made the index, or it is refused; pooling, normalisation and precision are those that it was made with.
+/// --model must name the model that built the index; any other is an error. Pooling, normalisation and dtype are taken from the index.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach search query --model DIR --index notes.index \"how do I renew a passport?\"
+  longreach search query --model DIR --index notes.index --number 10 --json \"first query\" \"second query\"
+  longreach search query --model DIR --index notes.index --queries questions.csv --column question --json")]
 pub(crate) struct Query {
     #[command(flatten)]
     encoder: EncoderArgs,
     #[command(flatten)]
     vectors: VectorArgs,
-    /// The index
+    /// Folder of the index
     #[arg(long, value_name = "INDEX")]
     index: PathBuf,
-    /// How many passages
+    /// Number of passages to print for each query
     #[arg(long, short, value_name = "N", default_value_t = 5)]
     number: usize,
-    /// An object a passage, a line each
+    /// Print one JSON object per passage, one per line
     #[arg(long)]
     json: bool,
-    /// Questions from a file, as `search build` reads documents, or - for standard input
+    /// Read the queries from a file, in any format that `search build` reads, or - for standard input
     #[arg(long, value_name = "FILE|-")]
     queries: Option<String>,
-    /// The field or column of that file that holds the question [default: text, or the only one that holds texts]
+    /// Field or column of the --queries file that holds the query [default: text, or the only field that holds strings]
     #[arg(long, value_name = "NAME", requires = "queries")]
     column: Option<String>,
-    /// What that file is: lines, jsonl, json, csv, tsv or parquet [default: by name and first bytes]
+    /// Format of the --queries file: lines, jsonl, json, csv, tsv or parquet [default: detected]
     #[arg(long, value_name = "FORMAT", requires = "queries")]
     format: Option<Kind>,
-    /// What is asked; several questions are answered one after another
+    /// Queries, answered in order
     #[arg(required_unless_present = "queries", conflicts_with = "queries")]
     query: Vec<String>,
 }
@@ -122,8 +135,9 @@ fn build(args: Build) -> Result<(), Failure> {
     let similarity = args.similarity;
     let what = index::Build { input: &input, options: &options, passages, similarity, existing };
     let done = index::build(&mut encoder, &what, &args.out, &mut progress)?;
-    let split = format!("passages of at most {} tokens, which share at most {}", encoder.limit(), done.shared);
-    bar.done(&done, &format!("passages in {}", args.out.display()), &split, "left out");
+    let split =
+        format!("split into passages of at most {} tokens that overlap by at most {}", encoder.limit(), done.shared);
+    bar.done(&done, &format!("passages in {}", args.out.display()), &split, "skipped");
     Ok(())
 }
 
@@ -165,17 +179,17 @@ fn query(args: Query) -> Result<(), Failure> {
                 number += 1;
             }
             if number == 0 {
-                return Err(Failure::new(format!("{name}: holds no question")));
+                return Err(Failure::new(format!("{name}: the file has no queries")));
             }
         }
     }
     if blank > 0 {
-        eprintln!("note: questions that are blank: {blank} (nothing matches them)");
+        eprintln!("note: blank queries: {blank} (they match nothing)");
     }
     Ok(())
 }
 
-/// A match as an object: the question's number, counted from 0, and itself, and the passage with what was carried of its document.
+/// A match as a JSON object: the query and its number, counted from 0, and the passage with the copied fields of its document.
 fn line(number: u64, query: &str, names: &[String], found: &Found) -> Value {
     let mut line = json!({
         "number": number, "query": query, "score": found.score, "file": found.file, "row": found.row,

@@ -8,36 +8,38 @@ use longreach_models::{Location, Progress, SparseTarget, sparsify};
 use crate::failure::Failure;
 use crate::parameters::parse;
 
-/// Make a dense model sparse, for longer texts: bert, roberta, xlm-roberta, gpt2
+/// Convert a dense model to sparse attention for longer inputs (bert, roberta, xlm-roberta, gpt2)
 ///
-/// Attention is replaced, learned positions are tiled, and Longformer's global projections are copies of the ordinary ones. The new folder has the tokenizer as
-/// well. A Longformer or BigBird is one of Hugging Face and loads there too; a layout of DeepSpeed stands in config.json as `sparse_attention`. Train it a little on long
-/// texts afterwards: positions beyond the old ones were never learned.
-///
-///   longreach sparsify --model bert-base-uncased --attention longformer --max-length 4096 --out bert-long
-///   longreach sparsify --model DIR --attention '{"mode": "fixed", "block": 16}' --max-length 2048 --out DIR-sparse
+/// Use it to extend a model beyond the length it was trained for. Dense attention is replaced by a sparse pattern, learned position embeddings are tiled to
+/// the new length, and Longformer's global projections are initialised from the ordinary ones. The tokenizer is copied. Longformer and BigBird checkpoints
+/// also load in transformers; a DeepSpeed layout is stored in config.json as `sparse_attention`. Fine-tune the model on long texts afterwards, since positions
+/// beyond the original length were never trained.
 #[derive(clap::Args)]
-#[command(verbatim_doc_comment)]
+#[command(after_long_help = "\
+Examples:
+  longreach sparsify --model bert-base-uncased --attention longformer --max-length 4096 --out bert-long
+  longreach sparsify --model roberta-base --attention bigbird --block 64 --max-length 4096 --out roberta-long
+  longreach sparsify --model DIR --attention '{\"mode\": \"fixed\", \"block\": 16}' --max-length 2048 --out DIR-sparse")]
 pub(crate) struct Args {
-    /// Directory, file of weights or Hub id
+    /// Model to convert: a directory, weights file or Hugging Face Hub id
     #[arg(long, short, value_name = "MODEL")]
     model: OsString,
-    /// What replaces dense attention: longformer, bigbird, or the `sparse_attention` block of a DeepSpeed configuration as JSON
+    /// Sparse attention to use: longformer, bigbird, or the `sparse_attention` block of a DeepSpeed configuration as JSON
     #[arg(long, value_name = "NAME|JSON")]
     attention: String,
-    /// The longest text the model is to read, in tokens
+    /// Input limit of the new model, in tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=(1 << 24)))]
     max_length: u32,
-    /// Longformer's window: tokens on both sides together
+    /// Longformer: window size in tokens, both sides together
     #[arg(long, value_name = "N", default_value_t = 512)]
     window: usize,
-    /// BigBird's blocks, in tokens
+    /// BigBird: block size in tokens
     #[arg(long, value_name = "N", default_value_t = 64)]
     block: usize,
-    /// BigBird's random blocks
+    /// BigBird: number of random blocks per query block
     #[arg(long, value_name = "N", default_value_t = 3)]
     random_blocks: usize,
-    /// Where the model goes
+    /// Directory to write the new model to
     #[arg(long, short, value_name = "DIR")]
     out: PathBuf,
 }
@@ -54,12 +56,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     let from = Location::find(&args.model, Progress::Shown)?;
     let done = sparsify(&from, &args.out, &target, args.max_length as usize)?;
-    eprintln!("{}: a {} for texts of {} tokens", args.out.display(), done.model_type, args.max_length);
+    eprintln!("{}: {} model for inputs of up to {} tokens", args.out.display(), done.model_type, args.max_length);
     if !done.left_out.is_empty() {
-        eprintln!("note: left out, for want of a place in it: {}", done.left_out.join(", "));
+        eprintln!("note: tensors that the new model has no place for were dropped: {}", done.left_out.join(", "));
     }
     if done.copied.is_empty() {
-        eprintln!("note: {} has no tokenizer to be copied", args.model.display());
+        eprintln!("note: {} has no tokenizer to copy", args.model.display());
     }
     Ok(())
 }

@@ -8,13 +8,19 @@ use longreach_train::{Config, Event, Run};
 use crate::failure::Failure;
 use crate::interrupt::{self, Interrupt};
 
-/// Train a model from a TOML file
+/// Train a language model as described by a TOML file
 ///
-/// Writes checkpoints to the output directory and goes on from the last one if it is run again; at the end the model is in
-/// OUTPUT/model, as Hugging Face stores one, and the loss curve in OUTPUT/loss.svg.
+/// The file names the data, the tokenizer, the model and the optimiser. Checkpoints go to the output directory; run the command again to resume from the
+/// last one. The trained model is written to OUTPUT/model in the Hugging Face layout, and the loss curve to OUTPUT/loss.svg.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach train train.toml
+  RUST_DOC=$(rustc --print sysroot)/share/doc/rust/html longreach train models/default/train.toml
+
+models/default/train.toml explains every field; it trains the built-in model on the documentation of Rust.")]
 pub(crate) struct Args {
-    /// What to train, on what: see models/default/train.toml for an example with every field explained
+    /// TOML file with the data, tokenizer, model and optimiser
     config: PathBuf,
 }
 
@@ -31,13 +37,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     bar.finish();
     match outcome {
         Some(outcome) => eprintln!(
-            "{}: {:.4} bits per byte on {} bytes held out, after {:.0} s",
+            "{}: {:.4} bits per byte on {} held-out bytes, after {:.0} s",
             outcome.directory.display(),
             outcome.bits_per_byte,
             outcome.bytes,
             outcome.seconds
         ),
-        None => eprintln!("stopped at step {}; the same command goes on from there", bar.position()),
+        None => eprintln!("interrupted at step {}; run the same command again to resume", bar.position()),
     }
     Ok(())
 }
@@ -48,7 +54,7 @@ fn show(event: Event, bar: &ProgressBar, mean: &mut Option<f32>) {
             bar.set_position(step as u64);
             bar.reset_eta();
             let line = format!(
-                "{} bytes ({} tokens) to learn from, {} bytes held out, {parameters} parameters, from step {step}",
+                "{} training bytes ({} tokens), {} held-out bytes, {parameters} parameters, starting at step {step}",
                 train.0, train.1, held_out.0
             );
             if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
@@ -57,7 +63,7 @@ fn show(event: Event, bar: &ProgressBar, mean: &mut Option<f32>) {
             let smooth = mean.map_or(loss, |m| 0.98 * m + 0.02 * loss);
             *mean = Some(smooth);
             bar.set_position(step as u64);
-            let line = format!("loss {smooth:.3} nats a token, {speed:.0} tok/s");
+            let line = format!("loss {smooth:.3} nats per token, {speed:.0} tok/s");
             if bar.is_hidden() && step.is_multiple_of(50) {
                 eprintln!("step {step}: {line}");
             }

@@ -48,7 +48,7 @@ fn vectors_are_those_of_sentence_transformers_in_every_format() {
     let base = ["embed", "-m", text(&model), "-i", text(&input), "--column", "body", "--long", "truncate"];
     let named = [&base[..], &["--prompt", "query", "-o", text(&out)]].concat();
     let said = String::from_utf8(run(&named).stderr).expect("text");
-    assert!(said.contains(&format!("{} documents became {} rows", shape[0], shape[0])), "{said}");
+    assert!(said.contains(&format!("embedded {} documents as {} rows", shape[0], shape[0])), "{said}");
     let bytes = fs::read(&out).expect("vectors");
     let head = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     let got: Vec<f32> = bytes[head..].as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
@@ -81,7 +81,7 @@ fn passages_of_a_folder_are_found_with_their_places() {
         assert!(plain.contains("bytes 0 to"), "{plain}");
         refused(
             &["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index), "--no-overwrite"],
-            "is there already",
+            "already exists",
         );
     }
     fs::create_dir(folder.path().join("half.partial")).expect("a directory");
@@ -89,7 +89,10 @@ fn passages_of_a_folder_are_found_with_their_places() {
     let model = sentences("st-bert-mean");
     refused(&["search", "query", "-m", text(&model), "--index", text(&half), "x"], "is not finished");
     let other = folder.path().join("colbert");
-    refused(&["search", "query", "-m", text(&model), "--index", text(&other), "x"], "a vector of 12 numbers a token");
+    refused(
+        &["search", "query", "-m", text(&model), "--index", text(&other), "x"],
+        "one vector of 12 dimensions per token",
+    );
 }
 
 #[test]
@@ -101,11 +104,14 @@ fn questions_come_from_a_file_and_fields_with_their_answers() {
     let (documents, index) = (at("d.jsonl"), at("index"));
     let build = ["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index), "--fields", "id"];
     let said = String::from_utf8(run(&build).stderr).expect("text");
-    assert!(said.contains("3 documents became 2 passages") && said.contains("that are blank: 1 (left out)"), "{said}");
-    refused(&[&build[..], &["--no-overwrite"]].concat(), "is there already: choose another name");
+    assert!(
+        said.contains("embedded 3 documents as 2 passages") && said.contains("blank documents: 1 (skipped)"),
+        "{said}"
+    );
+    refused(&[&build[..], &["--no-overwrite"]].concat(), "already exists: choose another name");
     let again = run(&[&build[..], &["--similarity", "dot"]].concat());
     let said = String::from_utf8(again.stderr).expect("text");
-    assert!(again.status.success() && said.contains("is there already, and is replaced"), "{said}");
+    assert!(again.status.success() && said.contains("already exists and will be replaced"), "{said}");
     fs::write(at("q.csv"), "n,question\n1,Yellow trees\n2,\n3,The quick river\n").expect("written");
     let questions = at("q.csv");
     let query = ["search", "query", "-m", text(&model), "--index", text(&index), "--queries", text(&questions)];
@@ -116,19 +122,19 @@ fn questions_come_from_a_file_and_fields_with_their_answers() {
     assert_eq!(found, [(&zero, &"9".into(), &"Yellow trees".into()), (&two, &"7".into(), &"The quick river".into())]);
     refused(
         &[&query[..], &["--dtype", "int8"]].concat(),
-        "was made with another `dtype`: with \"f32\", and now it is \"int8\"",
+        "was built with another `dtype`: \"f32\", but the query uses \"int8\"",
     );
-    refused(&[&query[..], &["--pooling", "cls"]].concat(), "was made with another `pooling`");
+    refused(&[&query[..], &["--pooling", "cls"]].concat(), "was built with another `pooling`");
     // An output is checked before the model is looked for.
     let (nowhere, vectors) = (at("no/v.npy"), at("v.jsonl"));
-    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&nowhere)], "is not there");
-    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&documents)], "is what is read");
+    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&nowhere)], "cannot access the folder");
+    refused(&["embed", "-m", "/no/model", "-i", text(&documents), "-o", text(&documents)], "is the input");
     let embed = ["embed", "-m", text(&model), "-i", text(&documents), "-o", text(&vectors), "--fields", "id"];
     stdout(&embed);
     let written = fs::read_to_string(&vectors).expect("vectors");
     let last: serde_json::Value = serde_json::from_str(written.lines().last().expect("a line")).expect("JSON");
     assert_eq!((&last["row"], &last["id"]), (&two, &"9".into()));
-    refused(&[&embed[..], &["--no-overwrite"]].concat(), "is there already: choose another name");
+    refused(&[&embed[..], &["--no-overwrite"]].concat(), "already exists: choose another name");
 }
 
 #[test]
@@ -183,8 +189,8 @@ fn bad_input_is_named_in_one_line() {
     embed("a.txt", b"one\ntwo \xff\n", &[], "a.txt: line 2: not UTF-8 at byte 4");
     embed("b.txt", b"one\n\0\n", &[], "b.txt: line 2: a NUL at byte 0");
     embed("c.jsonl", b"{\"x\": \"a\"}\n", &["--column", "y"], "there is no field `y`; there are x");
-    embed("d.txt", b"a\n", &["--matryoshka", "99"], "the model's vectors have 24 numbers");
-    embed("e.txt", b"a\n", &["--max-tokens", "65"], "a text of 65 tokens cannot be read");
+    embed("d.txt", b"a\n", &["--matryoshka", "99"], "the vectors of the model have 24 dimensions");
+    embed("e.txt", b"a\n", &["--max-tokens", "65"], "an input of 65 tokens is not supported");
     embed("f.txt", b"a\n", &["--prompt", "poem"], "there is no prompt `poem`; the model has document, passage, query");
     let file = folder.path().join("a.txt");
     let nowhere = folder.path().join("no/such/folder/v.npy");
@@ -195,7 +201,7 @@ fn bad_input_is_named_in_one_line() {
     let late = sentences("colbert");
     refused(
         &["embed", "-m", text(&late), "-i", text(&file), "-o", text(&out)],
-        "a vector a token does not fit in .npy",
+        "token vectors cannot be stored in .npy",
     );
 }
 
@@ -219,7 +225,7 @@ fn a_sparse_model_is_made_and_used() {
         ["sparsify", "-m", text(&from), "--attention", "longformer", "--window", "16", "--max-length", "200", "-o"];
     let said = run(&[&args[..], &[text(&to)]].concat());
     assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-    assert!(stdout(&["info", text(&to)]).contains("see 8 tokens on either side and global tokens"));
+    assert!(stdout(&["info", text(&to)]).contains("a window of 8 tokens on either side and global tokens"));
     let (file, out) = (folder.path().join("t.txt"), folder.path().join("v.npy"));
     fs::write(&file, "The quick river and the old stone bridge. ".repeat(10)).expect("written");
     stdout(&["embed", "-m", text(&to), "-i", text(&file), "-o", text(&out)]);
@@ -307,7 +313,11 @@ fn a_full_disk_is_named_and_what_was_finished_is_kept() {
     let pieces: Vec<_> = pieces.map(|entry| entry.expect("an entry").file_name()).collect();
     assert!(pieces.iter().any(|name| name.to_string_lossy().ends_with(".arrow")), "{pieces:?}");
     let said = run(&embed(&out).each_ref().map(String::as_str)).stderr;
-    assert!(String::from_utf8_lossy(&said).contains("4,500 of them before"), "{}", String::from_utf8_lossy(&said));
+    assert!(
+        String::from_utf8_lossy(&said).contains("4,500 of them in an earlier run"),
+        "{}",
+        String::from_utf8_lossy(&said)
+    );
     stdout(&embed(&whole).each_ref().map(String::as_str));
     assert_eq!(fs::read(&out).expect("vectors"), fs::read(&whole).expect("vectors"));
 }

@@ -67,7 +67,7 @@ fn pairs_are_given_as_arguments_and_as_columns() {
 fn info_says_what_embed_will_do() {
     let said = stdout(&["info", text(&of_engine("st-bert-mean"))]);
     assert!(said.contains("embed reads    48 tokens"), "the limit of the folder, not the model's 64: {said}");
-    assert!(said.contains("mean of the tokens, then divided by the length"), "{said}");
+    assert!(said.contains("mean pooling, then normalised"), "{said}");
     assert!(said.contains("prompts        document, passage, query"), "{said}");
 }
 

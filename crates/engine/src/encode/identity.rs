@@ -1,11 +1,11 @@
-//! What tells the vectors of one encoder from those of another: what cannot be changed as a hash, what can be changed by name.
+//! The identity of an encoder's vectors: a hash of its files, and the settings that a caller may override.
 
 use serde_json::{Value, json};
 
 use super::{Similarity, TextEncoder};
 
 impl TextEncoder {
-    /// A hash of configuration, weights and tokenizer, and of what the modules behind the pooling hold. O(bytes of the weights) time.
+    /// A hash of the configuration, weights, tokenizer and pipeline modules, as hexadecimal. O(bytes of the weights) time.
     pub fn fingerprint(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         let mut part = |bytes: &[u8]| {
@@ -14,13 +14,13 @@ impl TextEncoder {
         };
         part(self.model.config.as_bytes());
         self.model.checkpoint.iter().flat_map(|c| c.contents()).for_each(&mut part);
-        // A tokenizer that was loaded can be written.
+        // Serialising a loaded tokenizer does not fail.
         part(self.tokenizer.to_string(false).unwrap_or_default().as_bytes());
         self.pipeline.contents(&mut part);
         hasher.finalize().to_hex().to_string()
     }
 
-    /// What vectors depend on besides, by name: it is read from the model's directory and may be overridden.
+    /// The other settings that vectors depend on, by name. They come from the model's directory and may be overridden.
     pub fn settings(&self) -> Value {
         let late = self.pipeline.late.as_ref().map(|late| format!("{late:?}"));
         json!({

@@ -1,5 +1,4 @@
-//! Late interaction: a vector a token, compared by the best match of each of a query's tokens. Khattab and Zaharia 2020 (ColBERT); the conventions are
-//! PyLate's.
+//! Late interaction: one vector per token, compared by MaxSim. Khattab and Zaharia 2020 (ColBERT), with the conventions of PyLate.
 
 use longreach_nn::Reading;
 use ndarray::Array2;
@@ -14,17 +13,17 @@ impl TextEncoder {
         self.pipeline.late.as_ref().ok_or_else(|| Error::NotLate(self.name.clone()))
     }
 
-    /// The token of a prefix; none of an empty one.
+    /// The token id of a prefix; `None` if the prefix is empty.
     fn prefix(&self, prefix: &str) -> Result<Option<u32>, Error> {
         if prefix.is_empty() {
             return Ok(None);
         }
         let id = self.tokenizer.token_to_id(prefix).or_else(|| self.tokenizer.token_to_id(prefix.trim_end()));
-        let message = format!("the vocabulary has no prefix `{prefix}`");
+        let message = format!("the vocabulary lacks the prefix `{prefix}`");
         id.map(Some).ok_or_else(|| Error::Tokenizer { file: self.name.clone(), message })
     }
 
-    /// A text with its prefix behind the first token, at most `length` long.
+    /// Tokenizes a text, truncated to `length` tokens, with its prefix after the first token.
     fn prefixed(&self, text: &str, prefix: Option<u32>, length: usize) -> Result<Part, Error> {
         let room = length.min(self.limit).saturating_sub(usize::from(prefix.is_some()) + self.special_tokens());
         let mut encoding = self.encoding(text, false)?;
@@ -40,7 +39,7 @@ impl TextEncoder {
         Ok(part)
     }
 
-    /// A document in tokens: its parts where it is long and may be split.
+    /// Tokenizes a document, like [`TextEncoder::parts`]. An error if the model is not a late-interaction model.
     pub fn late_parts(&self, text: &str, long: Long) -> Result<Vec<Part>, Error> {
         let late = self.late()?;
         let prefix = self.prefix(&late.document_prefix)?;
@@ -74,7 +73,7 @@ impl TextEncoder {
         }
     }
 
-    /// The vectors of documents' tokens, each document's one behind the other; tokens of the skiplist have none.
+    /// The token vectors of documents, concatenated per document: `[tokens, width]`. Tokens of the skiplist are dropped.
     pub fn late_documents(&self, parts: &[&Part]) -> Result<Vec<Vec<f32>>, Error> {
         let late = self.late()?;
         let skipped: Vec<u32> = late.skiplist.iter().filter_map(|word| self.tokenizer.token_to_id(word)).collect();
@@ -101,7 +100,7 @@ impl TextEncoder {
         Ok(counts.into_iter().map(take).collect())
     }
 
-    /// The vectors of a query's tokens, one behind the other: as many as the model's queries are long, where it fills them up.
+    /// The token vectors of a query, concatenated: `[tokens, width]`. Models with query expansion pad the query with mask tokens to a fixed length.
     pub fn late_query(&self, text: &str) -> Result<Vec<f32>, Error> {
         let late = self.late()?;
         let prefix = self.prefix(&late.query_prefix)?;
@@ -111,7 +110,7 @@ impl TextEncoder {
             let mask = self.special("mask_token", "[MASK]");
             let filler = [mask, self.special("eos_token", "[SEP]")];
             let filler = filler.iter().find_map(|token| self.tokenizer.token_to_id(token));
-            let message = "the vocabulary has no mask token to fill queries up with".to_owned();
+            let message = "the vocabulary has no mask token, which query expansion needs".to_owned();
             let filler = filler.ok_or_else(|| Error::Tokenizer { file: self.name.clone(), message })?;
             self.known(&[filler])?;
             part.ids.resize(late.query_length.min(self.limit), filler);

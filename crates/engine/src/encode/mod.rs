@@ -1,6 +1,6 @@
-//! Texts as vectors: an encoder with its tokenizer, and what stands behind it.
+//! Text embeddings: an encoder with its tokenizer and the pipeline (pooling, dense layers, normalisation) after it.
 //!
-//! Texts are read packed: a batch is one row, and no token of it is padding.
+//! Batches are packed: all texts of a batch form one row without padding.
 
 use std::ffi::OsStr;
 
@@ -26,51 +26,51 @@ pub use pooling::Pooling;
 pub use similarity::Similarity;
 pub use tasks::{Answer, Entity, Filled, Scored};
 
-/// Which text is put before a text.
+/// The prompt that is prepended to a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Prompt<'a> {
-    /// The model's own default, if it has one.
+    /// The model's default prompt, if it has one.
     #[default]
     Default,
-    /// The one of this name.
+    /// The model's prompt of this name.
     Named(&'a str),
-    /// This one.
+    /// This string.
     Text(&'a str),
-    /// The one for questions, if there is one.
+    /// The model's prompt for queries, if it has one.
     Query,
-    /// The one for what is searched, if there is one.
+    /// The model's prompt for documents, if it has one.
     Document,
 }
 
-/// What becomes of a text with more tokens than the model reads.
+/// How to treat a text longer than the input limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Long {
-    /// It is cut off, as sentence-transformers do.
+    /// Truncate it, as sentence-transformers does.
     Truncate,
-    /// It is split; parts share so many tokens with the one before.
+    /// Split it into windows that overlap by `overlap` tokens.
     Split {
-        /// How many; never more than half a part.
+        /// Overlap in tokens, capped at half a window.
         overlap: usize,
     },
 }
 
-/// A text, or a part of a longer one, in tokens.
+/// A tokenized text, or a window of a longer one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Its tokens, the special ones and those of the prompt among them.
+    /// Token ids, including special tokens and those of the prompt.
     pub ids: Vec<u32>,
-    /// Their types.
+    /// Token types, one per token.
     pub types: Vec<u32>,
-    /// Which bytes of the text it is.
+    /// Byte range of the window in the text.
     pub bytes: std::ops::Range<usize>,
-    /// Tokens at its beginning that are not pooled.
+    /// Number of leading tokens to exclude from pooling (the prompt).
     pub skip: usize,
-    /// Where each token lies in the text; nothing for those that are not of it.
+    /// Byte range of each token in the text; `None` for special tokens and the prompt.
     pub places: Vec<Option<(usize, usize)>>,
 }
 
 impl Part {
-    /// A text without a character has no token where the tokenizer adds none: it is read as the one that stands for nothing.
+    /// Replaces an empty token list by a single padding token: an empty text has no tokens if the tokenizer adds none.
     fn not_empty(mut self, pad: u32) -> Self {
         if self.ids.is_empty() {
             self.ids.push(pad);
@@ -81,13 +81,13 @@ impl Part {
     }
 }
 
-/// An encoder with its tokenizer, and what makes vectors of its hidden states.
+/// An encoder with its tokenizer and its embedding pipeline.
 pub struct TextEncoder {
-    /// What it was asked for as.
+    /// The name it was loaded by.
     pub name: String,
-    /// The encoder.
+    /// The encoder and its head.
     pub model: EncoderModel,
-    /// What makes vectors.
+    /// How hidden states become a vector.
     pub pipeline: Pipeline,
     tokenizer: Tokenizer,
     tokenizer_file: String,
@@ -96,13 +96,15 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Whether there is an encoder at a location: one of Hugging Face, or modules of sentence-transformers, which may keep it in a folder of its own.
+    /// Whether a location holds an encoder in the layout of transformers or of sentence-transformers.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
         Ok(at.directory.join("modules.json").exists() || EncoderModel::is_at(at)?)
     }
 
-    /// Loads an encoder: a directory, a file or a Hub id, of sentence-transformers, PyLate or Hugging Face. Matrices are kept in `dtype`, or as they are
-    /// stored.
+    /// Loads an encoder of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or
+    /// in that of the checkpoint if `None`.
+    ///
+    /// An error if a file is missing or damaged, the model, a module or the tokenizer is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(&name, progress)?;
         let name = &*name.as_ref().to_string_lossy();
@@ -120,18 +122,19 @@ impl TextEncoder {
         let encoder = Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit };
         encoder.pipeline.check(encoder.model.description.body.width())?;
         if encoder.special_tokens() + 1 > encoder.limit {
-            let message = format!("a text of {} tokens has no room for its own", encoder.limit);
+            let message =
+                format!("the input limit of {} tokens leaves no room besides the special tokens", encoder.limit);
             return Err(Error::Tokenizer { file: name.to_owned(), message });
         }
         Ok(encoder)
     }
 
-    /// The most tokens of a text, its special ones among them.
+    /// The input limit in tokens, including special tokens.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Reads at most so many tokens of a text.
+    /// Sets the input limit in tokens; an error if it exceeds the positions of the model or leaves no room besides the special tokens.
     pub fn set_limit(&mut self, tokens: usize) -> Result<(), Error> {
         let most = self.model.description.longest.unwrap_or(usize::MAX);
         let least = self.special_tokens() + 1;
@@ -142,27 +145,27 @@ impl TextEncoder {
         Ok(())
     }
 
-    /// How many numbers a vector has.
+    /// Number of dimensions of a vector.
     pub fn width(&self) -> usize {
         self.pipeline.width(self.model.description.body.width())
     }
 
-    /// Whether a text is a vector a token, compared by late interaction.
+    /// Whether the model makes one vector per token, for late interaction.
     pub fn is_late(&self) -> bool {
         self.pipeline.late.is_some()
     }
 
-    /// Its tokenizer.
+    /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
     }
 
-    /// A special token's text, as `tokenizer_config.json` has it.
+    /// The text of a special token of `tokenizer_config.json`, such as `mask_token`.
     pub fn special(&self, name: &str, default: &str) -> String {
         vocabulary::special(&self.settings, name, default)
     }
 
-    /// An error for a token that the model has no row for: a tokenizer may have more tokens than a text uses.
+    /// An error for a token without an embedding. A tokenizer may have more tokens than the model, as long as no text uses them.
     fn known(&self, ids: &[u32]) -> Result<(), Error> {
         let rows = self.model.description.body.vocabulary();
         within(&self.tokenizer_file, |id| token(&self.tokenizer, id), ids, rows)
@@ -178,7 +181,7 @@ impl TextEncoder {
         self.tokenizer.encode(text, special).map_err(wrong)
     }
 
-    /// The text of a prompt.
+    /// The text of a prompt; an error if the model has no prompt of that name.
     pub fn prompt<'a>(&'a self, prompt: Prompt<'a>) -> Result<&'a str, Error> {
         let prompts = &self.pipeline.prompts;
         let named = |name: &str| prompts.get(name).map(String::as_str);
@@ -195,7 +198,8 @@ impl TextEncoder {
         })
     }
 
-    /// A text in tokens: one part, or several where it is long and may be split.
+    /// Tokenizes `prompt` and `text`. The result is a single part unless the text exceeds the input limit and `long` is [`Long::Split`]; each window then has
+    /// the prompt and the special tokens, and starts `overlap` tokens before the end of the previous one.
     pub fn parts(&self, text: &str, prompt: &str, long: Long) -> Result<Vec<Part>, Error> {
         let skip = if self.pipeline.include_prompt || prompt.is_empty() {
             0
@@ -221,7 +225,7 @@ impl TextEncoder {
                 let before = if prompt.is_empty() { 0 } else { self.encoding(prompt, false)?.len() };
                 let of = self.encoding(text, false)?;
                 let offsets = of.get_offsets();
-                // A little less than there is room for: at a cut, text may become other tokens.
+                // Slightly less than fits, since a cut may change the tokens around it.
                 let window = room.saturating_sub(before + 2).max(1);
                 let step = window - overlap.min(window / 2);
                 let mut parts = Vec::new();
@@ -246,14 +250,14 @@ impl TextEncoder {
                     if last == offsets.len() {
                         return Ok(parts);
                     }
-                    // Never further than what was read.
+                    // A window may have been shortened, so do not skip text after it.
                     first = (first + step).min(last);
                 }
             }
         }
     }
 
-    /// The part that an encoding without special tokens is; `from` is where its text begins in the whole.
+    /// Adds special tokens to an encoding; `from` is the offset of its text in the whole text.
     fn part(
         &self,
         encoding: Encoding,
@@ -274,19 +278,19 @@ impl TextEncoder {
         Ok(Part { ids, types, bytes, skip, places }.not_empty(self.model.description.pad))
     }
 
-    /// The hidden states of parts, `[1, tokens, d]`, one behind the other, and where each begins.
+    /// The hidden states of packed parts, `[1, tokens, d]`, and the `parts + 1` bounds of the parts.
     pub fn hidden(&self, parts: &[&Part]) -> (Tensor<3>, Vec<usize>) {
         let packed = Packed::of(parts, &self.model);
         (self.model.encoder.forward(&packed.reading()), packed.bounds)
     }
 
-    /// What model and head make of parts, and where each begins.
+    /// The outputs of encoder and head for packed parts, and the `parts + 1` bounds of the parts.
     pub fn encoded(&self, parts: &[&Part]) -> (longreach_models::Encoded, Vec<usize>) {
         let packed = Packed::of(parts, &self.model);
         (self.model.forward(&packed.reading()), packed.bounds)
     }
 
-    /// A vector for each part, one behind the other.
+    /// The vectors of parts, concatenated: `[parts, width]`.
     pub fn vectors(&self, parts: &[&Part]) -> Vec<f32> {
         if parts.is_empty() {
             return Vec::new();
@@ -304,21 +308,21 @@ impl TextEncoder {
         self.pipeline.finished(pooled, width)
     }
 
-    /// What a user should know about how the model was loaded, a sentence each.
+    /// Warnings about how the model was loaded, one sentence each.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = self.model.notes(|name| self.is_late() && name == steps::STANFORD);
-        // Its head is read as a step behind the encoder.
+        // The head of a Stanford ColBERT is read as a step after the encoder.
         notes.retain(|note| !(self.is_late() && note.contains("`HF_ColBERT`")));
         notes
     }
 
-    /// What a user who makes vectors should know besides: that nobody says how they are made.
+    /// A warning if the model does not specify how token vectors are pooled.
     pub fn note_on_vectors(&self) -> Option<String> {
-        let note = "the model does not say how a text's vector is made: it is the mean of its tokens' hidden states (--pooling chooses)";
+        let note = "the model does not specify a pooling, so mean pooling is used (--pooling overrides it)";
         (!self.pipeline.described).then(|| note.to_owned())
     }
 
-    /// A vector for each text, each after `prompt`; those longer than the model reads are cut off.
+    /// Embeds texts, each after `prompt`; texts longer than the input limit are truncated. Returns one vector of [`TextEncoder::width`] numbers per text.
     pub fn embed(&self, texts: &[&str], prompt: Prompt<'_>) -> Result<Vec<Vec<f32>>, Error> {
         let prompt = self.prompt(prompt)?.to_owned();
         let mut parts = Vec::new();
@@ -336,10 +340,10 @@ impl TextEncoder {
     }
 }
 
-/// Tokens of a batch, if nobody says otherwise.
+/// Default size of a packed batch, in tokens.
 pub const BATCH: usize = 8192;
 
-/// Divides each vector of `width` numbers by its length.
+/// Normalises each vector of `width` numbers to unit length; zero vectors stay zero.
 pub fn normalize(vectors: &mut [f32], width: usize) {
     for vector in vectors.chunks_mut(width.max(1)) {
         let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);
@@ -347,7 +351,7 @@ pub fn normalize(vectors: &mut [f32], width: usize) {
     }
 }
 
-/// Parts by their numbers, the longest first, in batches of at most `most` tokens; a longer part is a batch by itself.
+/// Groups the indices of parts, longest first, into batches of at most `most` tokens; a longer part is a batch by itself.
 pub fn batches(parts: &[Part], most: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..parts.len()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(parts[*i].ids.len()));
@@ -367,7 +371,7 @@ pub fn batches(parts: &[Part], most: usize) -> Vec<Vec<usize>> {
     batches
 }
 
-/// Parts in one row.
+/// Parts packed into one row.
 struct Packed {
     ids: Vec<u32>,
     types: Vec<u32>,
@@ -386,12 +390,12 @@ impl Packed {
             bounds.push(ids.len());
         }
         let marked = global.iter().any(|m| *m);
-        let global = marked.then(|| Array2::from_shape_vec((1, ids.len()), global).expect("a mark a token"));
+        let global = marked.then(|| Array2::from_shape_vec((1, ids.len()), global).expect("one mark per token"));
         Self { ids, types, bounds, global }
     }
 
     fn reading(&self) -> Reading<'_> {
-        // Where all are of the first type nobody said otherwise.
+        // Types of all zeros are the default.
         let types = self.types.iter().any(|t| *t != 0).then_some(&self.types[..]);
         Reading { types, packed: Some(&self.bounds), global: self.global.as_ref(), ..Reading::one(&self.ids) }
     }

@@ -1,4 +1,4 @@
-//! What stands behind an encoder to make vectors of its hidden states, as sentence-transformers and PyLate write it down.
+//! The pipeline from hidden states to vectors, as configured by sentence-transformers, PyLate and Stanford's ColBERT.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -11,41 +11,41 @@ use super::pooling::Pooling;
 use super::steps::Step;
 use crate::Error;
 
-/// How PyLate's late interaction treats queries and documents. Khattab and Zaharia 2020 (ColBERT), §3.2.
+/// Settings of late interaction for queries and documents. Khattab and Zaharia 2020 (ColBERT), §3.2.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Late {
     pub(crate) query_prefix: String,
     pub(crate) document_prefix: String,
     pub(crate) query_length: usize,
     pub(crate) document_length: usize,
-    /// Whether queries are filled up with mask tokens.
+    /// Whether queries are padded with mask tokens to `query_length`.
     pub(crate) expansion: bool,
-    /// Whether other tokens see those.
+    /// Whether other tokens attend to them.
     pub(crate) attend: bool,
     pub(crate) skiplist: Vec<String>,
 }
 
-/// What makes vectors of hidden states.
+/// The steps from hidden states to vectors.
 #[derive(Debug)]
 pub struct Pipeline {
-    /// Ways to make a vector, the results one behind the other.
+    /// Poolings, whose results are concatenated.
     pub pooling: Vec<Pooling>,
-    /// Whether a prompt's tokens are pooled as well.
+    /// Whether the tokens of the prompt are pooled as well.
     pub include_prompt: bool,
-    /// What follows the pooling, in order.
+    /// The steps after the pooling, in order.
     pub(crate) steps: Vec<Step>,
-    /// How many of a vector's first numbers are kept, where the directory says it.
+    /// Number of leading dimensions to keep, if configured.
     pub truncate: Option<usize>,
-    /// How vectors are compared, where the directory says it.
+    /// Similarity of vectors, if configured.
     pub similarity: Option<Similarity>,
-    /// Whether the directory says how vectors are made; otherwise they are means of hidden states.
+    /// Whether the directory configures a pipeline; otherwise mean pooling is used.
     pub described: bool,
-    /// Texts that are put before others, by their names.
+    /// Prompts by name.
     pub prompts: BTreeMap<String, String>,
-    /// The one of them that is taken where none is asked for.
+    /// Name of the default prompt.
     pub default_prompt: Option<String>,
     pub(crate) late: Option<Late>,
-    /// The longest text in tokens, where the directory says it.
+    /// Input limit in tokens, if configured.
     pub(crate) limit: Option<usize>,
     pub(crate) lower: bool,
 }
@@ -56,7 +56,7 @@ fn fields(file: &Path) -> Result<Fields, Error> {
 }
 
 impl Pipeline {
-    /// What a directory without a description of its own gets: the mean of the last hidden states.
+    /// The default pipeline: mean pooling.
     fn plain() -> Self {
         Self {
             pooling: vec![Pooling::Mean],
@@ -73,12 +73,12 @@ impl Pipeline {
         }
     }
 
-    /// Whether the vectors that come out have length 1.
+    /// Whether the resulting vectors have unit length.
     pub fn normalizes(&self) -> bool {
         matches!(self.steps.last(), Some(Step::Normalize))
     }
 
-    /// Has vectors divided by their length at the end, or not; what is done before the last step stays.
+    /// Adds or removes normalisation at the end of the pipeline; earlier steps stay.
     pub fn set_normalize(&mut self, normalize: bool) {
         while !normalize && self.normalizes() {
             self.steps.pop();
@@ -88,20 +88,20 @@ impl Pipeline {
         }
     }
 
-    /// How many numbers a vector has where hidden states have `width`.
+    /// Number of dimensions of a vector, for hidden states of `width`.
     pub(crate) fn width(&self, width: usize) -> usize {
         let pooled = width * if self.late.is_some() { 1 } else { self.pooling.len().max(1) };
         let width = self.steps.iter().filter_map(Step::outputs).next_back().unwrap_or(pooled);
         self.truncate.map_or(width, |most| width.min(most))
     }
 
-    /// That each step takes what the one before gives, where hidden states have `width`.
+    /// Checks that the widths of consecutive steps match, for hidden states of `width`.
     pub(crate) fn check(&self, width: usize) -> Result<(), Error> {
         let mut width = width * if self.late.is_some() { 1 } else { self.pooling.len().max(1) };
         for (i, step) in self.steps.iter().enumerate() {
             if let Some(want) = step.inputs().filter(|want| *want != width) {
                 let message =
-                    format!("step {} behind the pooling takes vectors of {want} numbers, and gets {width}", i + 1);
+                    format!("step {} after the pooling takes vectors of {want} dimensions, but gets {width}", i + 1);
                 return Err(Error::Pipeline { file: "modules.json".into(), message });
             }
             width = step.outputs().unwrap_or(width);
@@ -109,7 +109,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Vectors of `width` numbers each, one behind the other, through all that follows the pooling.
+    /// Applies the steps after the pooling to concatenated vectors of `width` numbers.
     pub(crate) fn finished(&self, mut x: Vec<f32>, mut width: usize) -> Vec<f32> {
         for step in &self.steps {
             x = step.apply(x, width);
@@ -121,27 +121,27 @@ impl Pipeline {
         }
     }
 
-    /// What the steps hold, in order, as bytes, but for a division by the length at the end: that can be chosen.
+    /// Feeds the parameters of the steps to `part`, for hashing, without a final normalisation, which may be overridden.
     pub(crate) fn contents(&self, part: &mut impl FnMut(&[u8])) {
         let chosen = usize::from(self.normalizes());
         self.steps[..self.steps.len() - chosen].iter().for_each(|step| step.contents(part));
     }
 
-    /// The steps in words, for people.
+    /// A description of the steps.
     pub fn about(&self) -> String {
         let mut parts = Vec::new();
         if self.late.is_none() {
             let ways = self.pooling.iter().map(|pooling| pooling.name()).collect::<Vec<_>>().join(" and ");
-            parts.push(format!("{ways} of the tokens{}", if self.include_prompt { "" } else { " behind the prompt" }));
+            parts.push(format!("{ways} pooling{}", if self.include_prompt { "" } else { " without the prompt" }));
         } else {
-            parts.push("a vector a token, compared by the sum of best matches".into());
+            parts.push("one vector per token, compared by MaxSim".into());
         }
         parts.extend(self.steps.iter().map(Step::about));
-        parts.extend(self.truncate.map(|most| format!("the first {most} numbers")));
+        parts.extend(self.truncate.map(|most| format!("truncated to {most} dimensions")));
         parts.join(", then ")
     }
 
-    /// The pipeline of a directory, and where in it the encoder is.
+    /// Loads the pipeline of a directory, and finds the directory of its encoder.
     pub(crate) fn load(directory: &Path) -> Result<(Self, PathBuf), Error> {
         let mut pipeline = Self::plain();
         let file = directory.join("modules.json");
@@ -158,7 +158,7 @@ impl Pipeline {
                 None => format!("want a list of modules: {e}"),
             })
         })?;
-        // What is in `config_sentence_transformers.json` says which of the modules are for every token.
+        // `config_sentence_transformers.json` says whether the modules apply to every token (late interaction).
         let settings = directory.join("config_sentence_transformers.json");
         if settings.exists() {
             pipeline.read_settings(&fields(&settings)?)?;
@@ -167,13 +167,13 @@ impl Pipeline {
         for module in &modules {
             let part = |name: &str| {
                 let found = module.get(name).and_then(Value::as_str);
-                found.ok_or_else(|| wrong(format!("a module without a text `{name}`")))
+                found.ok_or_else(|| wrong(format!("a module without a string `{name}`")))
             };
             let (path, kind) = (part("path")?, part("type")?);
             let at = within(directory, path)
                 .ok_or_else(|| wrong(format!("module `{kind}`: path `{path}` leads out of the directory")))?;
             if !["sentence_transformers.", "pylate."].iter().any(|package| kind.starts_with(package)) {
-                return Err(wrong(format!("module `{kind}` is code of the model's own, which is not run here")));
+                return Err(wrong(format!("module `{kind}` is custom code of the model, which is not supported")));
             }
             let name = kind.rsplit('.').next().unwrap_or_default();
             match name {
@@ -190,7 +190,7 @@ impl Pipeline {
                     pipeline.read_pooling(&at.join("config.json"))?;
                     pooled = true;
                 }
-                // It does nothing outside training.
+                // Dropout does nothing at inference.
                 "Dropout" => {}
                 "Dense" | "Normalize" | "LayerNorm" => pipeline.read_step(name, &at, pooled)?,
                 other => {
@@ -201,7 +201,7 @@ impl Pipeline {
         }
         if !pooled {
             return Err(wrong(
-                "it has no module `Pooling`, and nothing says that the model has a vector a token".into(),
+                "it has no module `Pooling`, and the model is not configured for late interaction".into(),
             ));
         }
         let encoder = encoder.ok_or_else(|| wrong("it has no module `Transformer`".into()))?;
@@ -210,24 +210,24 @@ impl Pipeline {
 
     fn read_step(&mut self, name: &str, at: &Path, pooled: bool) -> Result<(), Error> {
         let file = at.join("config.json");
-        // `Normalize` had no file for long.
+        // Older versions write no file for `Normalize`.
         let f = if name == "Normalize" && !file.exists() { Fields::parse("", "{}")? } else { fields(&file)? };
         let want = if self.late.is_some() { "token_embeddings" } else { "sentence_embedding" };
         for field in ["module_input_name", "module_output_name"] {
-            // PyLate's own modules name nothing.
+            // PyLate's modules do not set these fields.
             let found = f.text(field)?.unwrap_or(want);
             if found != want && !(self.late.is_some() && found == "sentence_embedding") {
                 return Err(f.error(format!("field `{field}`: want \"{want}\", found \"{found}\"")).into());
             }
         }
         if !pooled {
-            return Err(f.error(format!("module `{name}` stands before the pooling, which is not supported")).into());
+            return Err(f.error(format!("module `{name}` comes before the pooling, which is not supported")).into());
         }
         self.steps.push(Step::load(name, at, &f)?);
         Ok(())
     }
 
-    /// What Stanford's own ColBERT writes: `artifact.metadata`, and a map among the weights.
+    /// Reads a checkpoint of Stanford's ColBERT: `artifact.metadata`, and a projection among the weights.
     fn read_stanford(&mut self, directory: &Path) -> Result<(), Error> {
         let config = directory.join("config.json");
         if !config.exists() {
@@ -288,7 +288,7 @@ impl Pipeline {
 
     fn read_pooling(&mut self, file: &Path) -> Result<(), Error> {
         let f = fields(file)?;
-        let wrong = |found: &str| f.error(format!("field `pooling_mode`: `{found}` is not known here")).into();
+        let wrong = |found: &str| f.error(format!("field `pooling_mode`: `{found}` is not supported")).into();
         let named = |name: &str| Pooling::named(name).ok_or_else(|| wrong(name));
         self.pooling = match f.get("pooling_mode") {
             Some(Value::String(one)) => vec![named(one)?],
@@ -317,20 +317,19 @@ impl Pipeline {
         Ok(())
     }
 
-    /// `config_sentence_transformers.json`
+    /// Reads `config_sentence_transformers.json`.
     fn read_settings(&mut self, f: &Fields) -> Result<(), Error> {
         self.truncate = f.some_size("truncate_dim")?;
         self.similarity = match f.text("similarity_fn_name")? {
-            // That of late interaction, which has no other.
+            // MaxSim is implied by late interaction.
             None | Some("MaxSim") => None,
             Some(name) => Some(name.parse().map_err(|e| f.error(format!("field `similarity_fn_name`: {e}")))?),
         };
         if let Some(prompts) = f.get("prompts") {
-            let map =
-                prompts.as_object().ok_or_else(|| f.error("field `prompts`: want an object of names and texts"))?;
-            // A prompt that is null is none.
+            let map = prompts.as_object().ok_or_else(|| f.error("field `prompts`: want an object of strings"))?;
+            // Null prompts are ignored.
             for (name, text) in map.iter().filter(|(_, text)| !text.is_null()) {
-                let text = text.as_str().ok_or_else(|| f.error(format!("field `prompts`: `{name}`: want a text")))?;
+                let text = text.as_str().ok_or_else(|| f.error(format!("field `prompts`: `{name}`: want a string")))?;
                 self.prompts.insert(name.clone(), text.to_owned());
             }
         }
@@ -365,12 +364,12 @@ impl Pipeline {
     }
 }
 
-/// What PyLate and Stanford's ColBERT leave out of documents: Python's `string.punctuation`.
+/// The default skiplist of PyLate and Stanford's ColBERT: Python's `string.punctuation`.
 fn punctuation() -> Vec<String> {
     "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~".chars().map(String::from).collect()
 }
 
-/// A path of `modules.json` within the directory; nothing if it leads out of it.
+/// Resolves a path of `modules.json`; `None` if it leads out of the directory.
 fn within(directory: &Path, path: &str) -> Option<PathBuf> {
     let mut at = directory.to_owned();
     for part in Path::new(path).components() {

@@ -1,24 +1,24 @@
-//! Ways to make one vector of a text's tokens, as sentence-transformers has them.
+//! Pooling of token vectors into a text vector, as in sentence-transformers.
 
-/// A way to make one vector of a text's tokens.
+/// A pooling of token vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pooling {
-    /// The first token's.
+    /// The vector of the first token.
     Cls,
-    /// The largest of each channel.
+    /// The maximum of each channel.
     Max,
     /// The mean.
     Mean,
-    /// The sum over the square root of how many there are.
+    /// The sum divided by the square root of the number of tokens.
     MeanSqrtLen,
-    /// The mean, each token weighing as much as its place counted from 1.
+    /// The mean weighted by position, counted from 1.
     WeightedMean,
-    /// The last token's.
+    /// The vector of the last token.
     LastToken,
 }
 
 impl Pooling {
-    /// All of them, by their names in sentence-transformers.
+    /// All poolings with their names in sentence-transformers.
     pub const ALL: [(&'static str, Pooling); 6] = [
         ("cls", Pooling::Cls),
         ("max", Pooling::Max),
@@ -32,15 +32,15 @@ impl Pooling {
         Self::ALL.iter().find(|(known, _)| *known == name).map(|(_, pooling)| *pooling)
     }
 
-    /// The name.
+    /// The name in sentence-transformers.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
 
-    /// Appends the vector of the tokens from `skip` on; `rows` are those of a text, of width `d`.
+    /// Pools the rows `[tokens, d]` of a text from token `skip` on, and appends the vector to `out`.
     pub(crate) fn append(self, rows: &[f32], d: usize, skip: usize, out: &mut Vec<f32>) {
         let tokens = rows.len() / d;
-        // Where the prompt is all there is, nothing is left out.
+        // An empty text after a prompt pools the prompt.
         let skip = if skip < tokens { skip } else { 0 };
         let rows = &rows[skip * d..];
         let n = tokens - skip;

@@ -1,22 +1,22 @@
-//! How two vectors are compared, by the names and with the signs of sentence-transformers: the larger the score, the more alike the texts.
+//! Similarity of two vectors, with the names and signs of sentence-transformers: a higher score means more similar texts.
 
 use std::str::FromStr;
 
-/// A way to compare two vectors.
+/// A similarity function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Similarity {
-    /// The dot product of the vectors divided by their lengths.
+    /// Cosine similarity.
     Cosine,
     /// The dot product.
     Dot,
-    /// The Euclidean distance, negative.
+    /// The negative Euclidean distance.
     Euclidean,
-    /// The sum of the absolute differences, negative.
+    /// The negative Manhattan distance.
     Manhattan,
 }
 
 impl Similarity {
-    /// All of them, by their names in sentence-transformers (`similarity_fn_name`).
+    /// All similarity functions with their names in sentence-transformers (`similarity_fn_name`).
     pub const ALL: [(&'static str, Similarity); 4] = [
         ("cosine", Similarity::Cosine),
         ("dot", Similarity::Dot),
@@ -24,12 +24,12 @@ impl Similarity {
         ("manhattan", Similarity::Manhattan),
     ];
 
-    /// The name.
+    /// The name in sentence-transformers.
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
     }
 
-    /// The score of two vectors of one width, summed in f64. A vector of length 0 has the cosine 0 with every other.
+    /// The score of two vectors of equal width, summed in f64. The cosine with a zero vector is 0.
     pub fn score(self, a: &[f32], b: &[f32]) -> f32 {
         let sum = |f: fn(f64, f64) -> f64| a.iter().zip(b).map(|(a, b)| f(f64::from(*a), f64::from(*b))).sum::<f64>();
         let length = |x: &[f32]| x.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt().max(1e-12);

@@ -1,4 +1,4 @@
-//! What is done to vectors behind the pooling: the modules `Dense`, `LayerNorm` and `Normalize` of sentence-transformers.
+//! The steps after the pooling: the modules `Dense`, `LayerNorm` and `Normalize` of sentence-transformers.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use longreach_nn::{Activation, Bias, Builder, Init, Linear};
 use super::normalize;
 use crate::Error;
 
-/// `φ(W x + b)`, with `x` or a map of it added where it says so.
+/// `φ(W x + b)`, optionally with a residual: `x`, or a projection of it.
 #[derive(Debug)]
 pub(crate) struct Dense {
     linear: Linear,
@@ -31,7 +31,7 @@ impl Dense {
             "SiLU" => activation = Some(Activation::Silu),
             "Sigmoid" => sigmoid = true,
             _ => {
-                let message = format!("field `activation_function`: `{named}` is not known here");
+                let message = format!("field `activation_function`: `{named}` is not supported");
                 return Err(fields.error(message).into());
             }
         }
@@ -50,7 +50,7 @@ impl Dense {
         Ok(Self { linear, activation, sigmoid, residual })
     }
 
-    /// The map that Stanford's ColBERT keeps among the weights of its encoder.
+    /// The projection that Stanford's ColBERT stores with the weights of its encoder.
     fn of_stanford(directory: &Path, width: usize) -> Result<Self, Error> {
         let mut checkpoint = Checkpoint::open(directory)?;
         let outputs = checkpoint.shape(STANFORD).and_then(|shape| shape.first().copied()).unwrap_or(width);
@@ -60,7 +60,7 @@ impl Dense {
         Ok(Self { linear, activation: None, sigmoid: false, residual: None })
     }
 
-    /// How many numbers come out.
+    /// Output width.
     fn outputs(&self) -> usize {
         self.linear.weight.val().dims()[0]
     }
@@ -82,22 +82,22 @@ impl Dense {
     }
 }
 
-/// The name of that map.
+/// The tensor name of that projection.
 pub(crate) const STANFORD: &str = "linear.weight";
 
-/// What is done to vectors, one step after another in the order of `modules.json`.
+/// A step after the pooling.
 #[derive(Debug)]
 pub(crate) enum Step {
-    /// A map.
+    /// A dense layer.
     Dense(Box<Dense>),
-    /// Division by the length.
+    /// Normalisation to unit length.
     Normalize,
-    /// The norm of sentence-transformers' `LayerNorm`: mean 0 and variance 1, then a factor and an addend a channel.
+    /// Layer normalisation with an affine transform, each `[width]`.
     LayerNorm { weight: Vec<f32>, bias: Vec<f32> },
 }
 
 impl Step {
-    /// The module of this name in a folder, whose `config.json` has these fields.
+    /// Loads the module `name` of a folder; `f` are the fields of its `config.json`.
     pub(crate) fn load(name: &str, at: &Path, f: &Fields) -> Result<Self, Error> {
         Ok(match name {
             "Dense" => Step::Dense(Box::new(Dense::load(at, f)?)),
@@ -116,21 +116,21 @@ impl Step {
         })
     }
 
-    /// The map of Stanford's ColBERT in the folder of its encoder, whose hidden states have `width`.
+    /// The projection of Stanford's ColBERT; hidden states have `width`.
     pub(crate) fn of_stanford(directory: &Path, width: usize) -> Result<Self, Error> {
         Ok(Step::Dense(Box::new(Dense::of_stanford(directory, width)?)))
     }
 
-    /// What it is, for people.
+    /// A short description.
     pub(crate) fn about(&self) -> String {
         match self {
-            Step::Dense(dense) => format!("a map to {} numbers", dense.outputs()),
-            Step::Normalize => "divided by the length".into(),
+            Step::Dense(dense) => format!("projected to {} dimensions", dense.outputs()),
+            Step::Normalize => "normalised".into(),
             Step::LayerNorm { .. } => "LayerNorm".into(),
         }
     }
 
-    /// What it holds, as bytes.
+    /// Feeds its parameters to `part`, for hashing.
     pub(crate) fn contents(&self, part: &mut impl FnMut(&[u8])) {
         let mut numbers = |name: &str, x: &[f32]| {
             part(name.as_bytes());
@@ -154,7 +154,7 @@ impl Step {
         }
     }
 
-    /// How many numbers go in, where that is not any number.
+    /// Input width; `None` if any width is accepted.
     pub(crate) fn inputs(&self) -> Option<usize> {
         match self {
             Step::Dense(dense) => Some(dense.linear.weight.val().dims()[1]),
@@ -163,7 +163,7 @@ impl Step {
         }
     }
 
-    /// `[n, in]` → `[n, out]`, rows one behind the other.
+    /// Applies the step to `[n, in]`, row-major; returns `[n, out]`.
     pub(crate) fn apply(&self, mut x: Vec<f32>, width: usize) -> Vec<f32> {
         match self {
             Step::Dense(dense) => {
@@ -176,7 +176,7 @@ impl Step {
                 x
             }
             Step::LayerNorm { weight, bias } => {
-                // The constant of PyTorch's LayerNorm.
+                // The default of PyTorch's LayerNorm.
                 const EPS: f64 = 1e-5;
                 for row in x.chunks_mut(width.max(1)) {
                     let n = row.len() as f64;
@@ -191,7 +191,7 @@ impl Step {
         }
     }
 
-    /// How many numbers come out, where that is not as many as go in.
+    /// Output width; `None` if it equals the input width.
     pub(crate) fn outputs(&self) -> Option<usize> {
         match self {
             Step::Dense(dense) => Some(dense.outputs()),

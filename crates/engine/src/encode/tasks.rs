@@ -1,4 +1,4 @@
-//! What heads are for: labels of texts and of tokens, words for masks, answers to questions.
+//! Task heads: text and token classification, mask filling, and extractive question answering.
 
 use std::ops::Range;
 
@@ -9,41 +9,41 @@ use tokenizers::{Encoding, TruncationParams, TruncationStrategy};
 use super::{Long, Part, TextEncoder};
 use crate::Error;
 
-/// A label, and how likely it is.
+/// A label with its score.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scored {
     /// The label.
     pub label: String,
-    /// Its share of 1; each by itself where several labels may hold at once.
+    /// Softmax probability, sigmoid probability for multi-label models, or the raw score, as the model specifies.
     pub score: f32,
 }
 
-/// A stretch of a text that has a label.
+/// A labelled span of a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entity {
-    /// The label, without the letter that says where in an entity a token stands.
+    /// The label without its `B-` or `I-` prefix.
     pub label: String,
-    /// The mean of its tokens' scores.
+    /// Mean probability of its tokens.
     pub score: f32,
     /// Which bytes of the text.
     pub bytes: Range<usize>,
 }
 
-/// A word for a mask.
+/// A candidate for a mask.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Filled {
     /// The token as text.
     pub word: String,
     /// Its id.
     pub id: u32,
-    /// Its share of 1.
+    /// Its probability.
     pub score: f32,
 }
 
 /// An answer found in a text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// How sure: the product of the shares of its two ends.
+    /// The product of the probabilities of its start and its end.
     pub score: f32,
     /// Which bytes of the text.
     pub bytes: Range<usize>,
@@ -57,7 +57,7 @@ fn softmax(scores: &[f32]) -> Vec<f32> {
 }
 
 impl TextEncoder {
-    /// That the model has a head for a task, or an error that says what it has.
+    /// An error unless the model has the head for a task.
     fn for_task(&self, task: Task) -> Result<(), Error> {
         let found = self.model.description.head.as_ref().map(|(found, _)| *found);
         if found == Some(task) {
@@ -68,7 +68,7 @@ impl TextEncoder {
         Err(Error::Head { name: self.name.clone(), message })
     }
 
-    /// A head's scores for parts, a row a text or a token, and where each part begins.
+    /// The scores of the head for parts, one row per text or token; the width of a row; and the bounds of the parts.
     fn scores(&self, parts: &[&Part]) -> Result<(Vec<f32>, usize, Vec<usize>), Error> {
         let (encoded, bounds) = self.encoded(parts);
         let Some(scores) = encoded.scores else { return Ok((Vec::new(), 1, bounds)) };
@@ -77,7 +77,7 @@ impl TextEncoder {
         Ok((self.finite(scores)?, width, bounds))
     }
 
-    /// Scores of a head, or an error if there are some that are no numbers.
+    /// An error if a score is NaN or infinite.
     fn finite(&self, scores: Vec<f32>) -> Result<Vec<f32>, Error> {
         if scores.iter().all(|x| x.is_finite()) {
             Ok(scores)
@@ -86,7 +86,8 @@ impl TextEncoder {
         }
     }
 
-    /// The labels of a text, the likeliest first; one longer than the model reads is read in parts, whose scores are averaged by their tokens.
+    /// Classifies a text; labels are sorted by descending score. A text longer than the input limit is split into windows, whose scores are averaged, weighted
+    /// by token count. An error if the model has no head for text classification.
     pub fn classify(&self, text: &str) -> Result<Vec<Scored>, Error> {
         self.for_task(Task::Sequence)?;
         let parts = self.parts(text, "", Long::Split { overlap: 0 })?;
@@ -99,9 +100,9 @@ impl TextEncoder {
         Ok(self.labelled(mean))
     }
 
-    /// The labels of a pair of texts, the likeliest first: for models of inference (premise and hypothesis) and rerankers (query and passage).
+    /// Classifies a pair of texts, for natural-language inference (premise and hypothesis) and rerankers (query and passage).
     ///
-    /// A pair with more tokens than the model reads is cut off, the longer of the two first, as transformers does it; the second value says whether it was.
+    /// A pair longer than the input limit is truncated, the longer text first, as in transformers; the second value says whether it was.
     pub fn classify_pair(&self, first: &str, second: &str) -> Result<(Vec<Scored>, bool), Error> {
         self.for_task(Task::Sequence)?;
         let wrong = |e: tokenizers::Error| Error::Tokenizer { file: self.name.clone(), message: e.to_string() };
@@ -126,7 +127,7 @@ impl TextEncoder {
         Ok((self.labelled(self.scaled(&part)?), cut))
     }
 
-    /// What a head that classifies texts says of one, a number a label.
+    /// The scaled scores of a text-classification head, one per label.
     fn scaled(&self, part: &Part) -> Result<Vec<f32>, Error> {
         let (scores, ..) = self.scores(&[part])?;
         Ok(match self.model.scale {
@@ -143,10 +144,10 @@ impl TextEncoder {
         scored
     }
 
-    /// The stretches of a text that have labels, as transformers' pipeline makes them with `aggregation_strategy="simple"`.
+    /// The labelled spans of a text, as in the token-classification pipeline of transformers with `aggregation_strategy="simple"`.
     ///
-    /// Tokens that follow one another with the same label are one stretch, unless the label begins with `B-`; the letter of `B-` and `I-` is no part of it.
-    /// Tokens of the label `O` have none.
+    /// Consecutive tokens with the same label form a span; a `B-` label starts a new one. Spans of the label `O` are dropped. An error if the model has no head
+    /// for token classification.
     pub fn entities(&self, text: &str) -> Result<Vec<Entity>, Error> {
         self.for_task(Task::Token)?;
         let labels = &self.model.description.labels;
@@ -157,14 +158,14 @@ impl TextEncoder {
                 None => (false, name.strip_prefix("I-").unwrap_or(name)),
             }
         };
-        // The label of a stretch, the scores of its tokens added up, their number, and its bytes.
+        // Label of a span, sum of the scores of its tokens, their number, and its byte range.
         let mut stretches: Vec<(usize, f64, usize, Range<usize>)> = Vec::new();
         for part in self.parts(text, "", Long::Split { overlap: 0 })? {
             let (scores, width, _) = self.scores(&[&part])?;
             for (row, place) in scores.chunks(width).zip(&part.places) {
                 let Some((start, end)) = *place else { continue };
                 let shares = softmax(row);
-                // Of equals the first.
+                // Ties go to the first label.
                 let best = (1..width).fold(0, |best, i| if shares[i] > shares[best] { i } else { best });
                 let (begins, name) = tag(best);
                 match stretches.last_mut() {
@@ -176,14 +177,14 @@ impl TextEncoder {
             }
         }
         let entity = |(label, sum, n, bytes): (usize, f64, usize, Range<usize>)| {
-            // Of any other scheme's prefix, too, the pipeline shows what is behind it.
+            // The pipeline strips the prefix of any other tagging scheme as well.
             let name = labels[label].split_once('-').map_or(&labels[label][..], |(_, name)| name);
             Entity { label: name.to_owned(), score: (sum / n as f64) as f32, bytes }
         };
         Ok(stretches.into_iter().map(entity).filter(|entity| entity.label != "O").collect())
     }
 
-    /// The mask token as it is written in a text.
+    /// The mask token as written in a text, and its id; an error if the tokenizer has none.
     pub fn mask(&self) -> Result<(String, u32), Error> {
         let named = self.special("mask_token", "");
         let written = [&named[..], "[MASK]", "<mask>"].into_iter().filter(|t| !t.is_empty());
@@ -192,7 +193,8 @@ impl TextEncoder {
         found.ok_or_else(|| Error::Tokenizer { file: self.name.clone(), message })
     }
 
-    /// The `n` likeliest tokens for each mask in a text.
+    /// The `n` most probable tokens for each mask of a text, which is truncated to the input limit. An error if it has no mask or the model no
+    /// masked-language-model head.
     pub fn fill(&self, text: &str, n: usize) -> Result<Vec<Vec<Filled>>, Error> {
         self.for_task(Task::MaskedLm)?;
         let (written, mask) = self.mask()?;
@@ -223,8 +225,8 @@ impl TextEncoder {
         Ok(scores.chunks(vocabulary).map(best).collect())
     }
 
-    /// The `n` likeliest answers to a question in a text, of at most `most` tokens, none within another. A text longer than the model reads is read in
-    /// parts that share `overlap` tokens.
+    /// The `n` best answers to a question in a text: spans of at most `most` tokens that do not overlap, sorted by descending score. A text longer than the
+    /// input limit is split into windows that overlap by `overlap` tokens. An error if the model has no question-answering head or the question is too long.
     pub fn answer(
         &self,
         question: &str,
@@ -265,7 +267,7 @@ impl TextEncoder {
         Ok(kept)
     }
 
-    /// The likeliest spans of one reading.
+    /// The best spans of one window.
     fn answers(&self, encoding: &Encoding, most: usize) -> Result<Vec<Answer>, Error> {
         const CANDIDATES: usize = 32;
         if encoding.is_empty() {
@@ -282,7 +284,7 @@ impl TextEncoder {
             places,
         };
         let (scores, ..) = self.scores(&[&part])?;
-        // What is no part of the text is no answer, but for the first token: it stands for none.
+        // Only tokens of the text can be answers; the first token stands for "no answer".
         let end = |which: usize| {
             let of =
                 |i: usize| if i == 0 || part.places[i].is_some() { scores[2 * i + which] } else { f32::NEG_INFINITY };

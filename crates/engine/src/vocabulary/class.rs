@@ -1,4 +1,4 @@
-//! Which tokenizer class of transformers a directory asks for: it says how settings beside `tokenizer.json` count, and how a vocabulary alone is read.
+//! The tokenizer class of transformers that a directory selects. It decides which settings override `tokenizer.json` and how a bare vocabulary is read.
 
 use serde_json::{Map, Value};
 
@@ -16,13 +16,13 @@ pub(super) enum Class {
     Albert,
     BigBird,
     Reformer,
-    /// No class of its own: the files say it all.
+    /// A generic class, determined by the files.
     Backend,
-    /// One that is not known here.
+    /// A class that is not supported.
     Other(String),
 }
 
-/// Classes by their names without `Fast`.
+/// Classes by name, without the suffix `Fast`.
 const NAMES: &[(&str, Class)] = &[
     ("BertTokenizer", Class::Bert),
     ("DistilBertTokenizer", Class::Bert),
@@ -43,7 +43,7 @@ const NAMES: &[(&str, Class)] = &[
     ("PythonBackend", Class::Backend),
 ];
 
-/// Classes that model types have where nothing else is said.
+/// Default classes of model types.
 const TYPES: &[(&str, Class)] = &[
     ("bert", Class::Bert),
     ("distilbert", Class::Bert),
@@ -63,8 +63,8 @@ const TYPES: &[(&str, Class)] = &[
 ];
 
 impl Class {
-    /// The class that `tokenizer_config.json` or else `config.json` names, or that of the model's type. A type without a class of its own (`Backend`) does
-    /// not take another's.
+    /// The class named by `tokenizer_config.json` or else `config.json`, or the default of the model type. Model types with the generic class (`Backend`)
+    /// ignore a named class.
     pub(super) fn of(settings: &Map<String, Value>, config: &Map<String, Value>) -> Self {
         let text = |map: &Map<String, Value>, name: &str| map.get(name).and_then(Value::as_str).map(str::to_owned);
         let named = text(settings, "tokenizer_class").or_else(|| text(config, "tokenizer_class"));

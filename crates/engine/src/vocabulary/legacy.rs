@@ -1,4 +1,4 @@
-//! Vocabularies from before `tokenizer.json`: `vocab.txt` is BERT's WordPiece; `vocab.json` with `merges.txt` is byte-level BPE, as GPT-2 and RoBERTa have it.
+//! Vocabularies from before `tokenizer.json`: `vocab.txt` (WordPiece of BERT), and `vocab.json` with `merges.txt` (byte-level BPE of GPT-2 and RoBERTa).
 
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
@@ -7,7 +7,7 @@ use super::class::Class;
 use super::{Draft, Files, Template, wrong};
 use crate::Error;
 
-/// BERT's normalizer, as the settings have it.
+/// BERT's normalizer with the flags of `tokenizer_config.json`.
 pub(super) fn bert_normalizer(files: &Files<'_>) -> Value {
     json!({
         "type": "BertNormalizer", "clean_text": true,
@@ -17,7 +17,7 @@ pub(super) fn bert_normalizer(files: &Files<'_>) -> Value {
     })
 }
 
-/// The tokenizer of a `vocab.txt`: a token a line. An empty line has a number but is no token.
+/// Converts a `vocab.txt`, which has one token per line. An empty line takes up an id but is not a token.
 pub(super) fn word_pieces(files: &Files<'_>) -> Result<Draft, Error> {
     let (file, text) = files.text("vocab.txt")?;
     let lines = text.lines().map(str::trim_end).enumerate();
@@ -52,11 +52,11 @@ pub(super) fn word_pieces(files: &Files<'_>) -> Result<Draft, Error> {
     Ok(Draft { file, text: text.to_string(), special, around: Some(around) })
 }
 
-/// The tokenizer of a `vocab.json` and a `merges.txt`.
+/// Converts a `vocab.json` and a `merges.txt`.
 pub(super) fn byte_pairs(files: &Files<'_>) -> Result<Draft, Error> {
     let (file, text) = files.text("vocab.json")?;
     let vocabulary: Map<String, Value> =
-        serde_json::from_str(&text).map_err(|e| wrong(&file, format!("want an object of tokens and numbers: {e}")))?;
+        serde_json::from_str(&text).map_err(|e| wrong(&file, format!("want an object of tokens and ids: {e}")))?;
     let (_, merges) = files.text("merges.txt")?;
     let merges: Vec<&str> = merges.lines().filter(|line| !line.starts_with("#version") && !line.is_empty()).collect();
     let space = files.flag("add_prefix_space", false);
@@ -77,7 +77,7 @@ pub(super) fn byte_pairs(files: &Files<'_>) -> Result<Draft, Error> {
     if !plain {
         let tokens = [cls, sep, files.token("pad_token", "<pad>"), files.token("unk_token", "<unk>")];
         special.extend(tokens.map(|token| AddedToken::from(token, true)));
-        // A mask takes the space before it, as in the `tokenizer.json` of these models.
+        // The mask token absorbs the space before it, as in the `tokenizer.json` of these models.
         special.push(AddedToken::from(files.token("mask_token", "<mask>"), true).lstrip(true));
     }
     let normalizer = if files.class == Class::GptNeoX { json!({"type": "NFC"}) } else { Value::Null };

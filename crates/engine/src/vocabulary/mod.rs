@@ -1,7 +1,7 @@
-//! The tokenizer of a model's directory: what transformers' `AutoTokenizer` makes of all its files.
+//! Loading the tokenizer of a model directory, as transformers' `AutoTokenizer` does.
 //!
-//! `tokenizer.json` is one already, but for what the settings beside it override; `vocab.txt`, `vocab.json` with `merges.txt`, and SentencePiece's models are
-//! put into its form. RWKV's vocabulary has no such form ([`crate::world`]); whole words are in [`crate::words`].
+//! `tokenizer.json` is used with the overrides of `tokenizer_config.json`. `vocab.txt`, `vocab.json` with `merges.txt`, SentencePiece models and word-level
+//! vocabularies ([`crate::words`]) are converted to its form. RWKV's vocabulary cannot be expressed in it ([`crate::world`]).
 
 use std::path::Path;
 use std::str::FromStr;
@@ -24,39 +24,39 @@ mod sentencepiece;
 use class::Class;
 use names::Names;
 
-/// Words whose tokens a tokenizer remembers.
+/// Size of the word cache of a tokenizer.
 const WORDS: usize = 200;
-/// RWKV's vocabulary.
+/// File name of RWKV's vocabulary.
 const WORLD: &str = "rwkv_vocab_v20230424.txt";
 
-/// A directory's files about its tokenizer, read so far.
+/// The tokenizer configuration of a directory.
 struct Files<'d> {
     directory: &'d Path,
-    /// `tokenizer_config.json`, and `special_tokens_map.json` where that counts.
+    /// `tokenizer_config.json`, merged with `special_tokens_map.json` where transformers reads it.
     settings: Map<String, Value>,
     class: Class,
     names: Names,
 }
 
-/// A tokenizer that is not put together yet.
+/// A tokenizer under construction.
 struct Draft {
-    /// The file it is from.
+    /// The file it is read from.
     file: String,
-    /// Its `tokenizer.json`.
+    /// Its definition in the form of `tokenizer.json`.
     text: String,
-    /// Tokens that are special if the vocabulary has them.
+    /// Tokens to mark as special if the vocabulary has them.
     special: Vec<AddedToken>,
-    /// What is put around a text, if the file does not say it.
+    /// The special tokens around a text, unless the definition has them.
     around: Option<Template>,
 }
 
-/// What is put around one text and around two; `None` stands for the next text. With each part its type.
+/// Templates for one text and for a pair: special tokens, `None` for the next text, each with its token type.
 struct Template {
     single: Vec<(Option<String>, u8)>,
     pair: Vec<(Option<String>, u8)>,
 }
 
-/// The tokenizer of a directory, if there is one. With `lower`, texts are lowercased first.
+/// Loads the tokenizer of a directory; `None` if there is none. With `lower`, texts are lowercased first.
 pub(crate) fn find(directory: &Path, lower: bool) -> Result<Option<Tokenizer>, Error> {
     let mut files = Files::read(directory)?;
     let has = |name: &str| directory.join(name).exists();
@@ -81,7 +81,7 @@ pub(crate) fn find(directory: &Path, lower: bool) -> Result<Option<Tokenizer>, E
     draft.finish(&files.names).map(Some)
 }
 
-/// A tokenizer from the text of a `tokenizer.json`.
+/// Parses a `tokenizer.json`.
 pub(crate) fn parse(file: &str, text: &str) -> Result<Tokenizer, Error> {
     Draft { file: file.to_owned(), text: text.to_owned(), special: Vec::new(), around: None }.finish(&Names::default())
 }
@@ -98,18 +98,18 @@ impl<'d> Files<'d> {
         self.settings.get(name).and_then(Value::as_bool).unwrap_or(default)
     }
 
-    /// A special token's text.
+    /// The text of a special token.
     fn token(&self, name: &str, default: &str) -> String {
         special(&self.settings, name, default)
     }
 
-    /// A file's path for errors, and its text.
+    /// Reads a file; returns its path for errors, and its text.
     fn text(&self, name: &str) -> Result<(String, String), Error> {
         let path = self.directory.join(name);
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
         let file = path.display().to_string();
         is_what_its_name_says(&file, text.as_bytes())?;
-        // A byte order mark is no part of a vocabulary.
+        // A byte order mark is skipped.
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         Ok((file, text))
     }
@@ -128,18 +128,18 @@ impl<'d> Files<'d> {
 }
 
 impl Draft {
-    /// Reads the text, adds tokens, and sets what is put around texts.
+    /// Parses the definition, adds tokens, and sets the template.
     fn finish(self, names: &Names) -> Result<Tokenizer, Error> {
         let file = &self.file;
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.text.as_bytes());
         let mut tokenizer =
             HuggingFace::from_str(&self.text).map_err(|e| wrong(file, format!("not a tokenizer: {e}")))?;
-        // The model remembers words it has cut up; left alone that memory grows over the first megabytes of a text.
+        // The default word cache would grow over the first megabytes of a text.
         let mut model = tokenizer.get_model().clone();
         model.resize_cache(WORDS);
         tokenizer.with_model(model);
-        // How long a text may be and how batches are padded is not the file's to say.
+        // Truncation and padding are up to the caller, not to the file.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);
         let mut added = names.missing(&tokenizer);
@@ -164,7 +164,7 @@ impl Draft {
 }
 
 impl Template {
-    /// Nothing but the texts, between `first` and `last` where there are such tokens.
+    /// Each text between the tokens `first` and `last`, if given.
     fn ends(first: Option<String>, last: Option<String>) -> Self {
         let one = |kind: u8| {
             let token = |token: &Option<String>| token.clone().map(|token| (Some(token), kind));
@@ -173,7 +173,7 @@ impl Template {
         Self { single: one(0), pair: [one(0), one(1)].concat() }
     }
 
-    /// `first`, a text and `last`; or both texts, each with `last` behind it, the second of another type. (BERT)
+    /// BERT: `first A last`, or `first A last B last` with token type 1 for the second text.
     fn pair_of_two(first: &str, last: &str) -> Self {
         let (first, last) = (Some(first.to_owned()), Some(last.to_owned()));
         let single = vec![(first, 0), (None, 0), (last.clone(), 0)];
@@ -181,7 +181,7 @@ impl Template {
         Self { single, pair }
     }
 
-    /// `first`, a text and `last`; or both texts with two `last` between them. (RoBERTa)
+    /// RoBERTa: `first A last`, or `first A last last B last`.
     fn pair_of_four(first: &str, last: &str) -> Self {
         let (first, last) = (Some(first.to_owned()), Some(last.to_owned()));
         let single = vec![(first, 0), (None, 0), (last.clone(), 0)];
@@ -189,7 +189,7 @@ impl Template {
         Self { single, pair }
     }
 
-    /// The same with all of the first type.
+    /// The same with token type 0 everywhere.
     fn of_one_type(mut self) -> Self {
         self.pair.iter_mut().for_each(|(_, kind)| *kind = 0);
         self
@@ -229,7 +229,7 @@ fn lowercased(file: &str, text: &str) -> Result<String, Error> {
     Ok(all.to_string())
 }
 
-/// The JSON object in a file; an empty one where there is no file.
+/// Reads the JSON object of a file; empty if there is no file.
 fn object(file: &Path) -> Result<Map<String, Value>, Error> {
     if !file.exists() {
         return Ok(Map::new());
@@ -245,7 +245,7 @@ fn object(file: &Path) -> Result<Map<String, Value>, Error> {
     }
 }
 
-/// An error if a file is known to be something else: a pointer of git-lfs, a page of HTML.
+/// An error if a file is recognised as something else, such as a git-lfs pointer or an HTML page.
 fn is_what_its_name_says(file: &str, bytes: &[u8]) -> Result<(), Error> {
     match longreach_models::recognise(&bytes[..bytes.len().min(512)]) {
         Some(what) if !bytes.is_empty() => Err(wrong(file, format!("this file is {what}"))),
@@ -253,12 +253,12 @@ fn is_what_its_name_says(file: &str, bytes: &[u8]) -> Result<(), Error> {
     }
 }
 
-/// `tokenizer_config.json`, or nothing of it.
+/// Reads `tokenizer_config.json`; empty if there is no file.
 pub(crate) fn settings(directory: &Path) -> Result<Map<String, Value>, Error> {
     object(&directory.join("tokenizer_config.json"))
 }
 
-/// A special token's text: a string, or an object with its `content`.
+/// The text of a special token, given as a string or as an object with `content`.
 pub(crate) fn special(settings: &Map<String, Value>, name: &str, default: &str) -> String {
     let value = settings.get(name);
     let text = value.and_then(|v| v.as_str().or_else(|| v.get("content")?.as_str()));

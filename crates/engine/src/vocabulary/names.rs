@@ -1,5 +1,5 @@
-//! Tokens that stand beside the vocabulary: `added_tokens_decoder` of `tokenizer_config.json`, or, where it has none, `special_tokens_map.json` and
-//! `added_tokens.json`; and the named special tokens.
+//! Added and special tokens of a directory: `added_tokens_decoder` of `tokenizer_config.json` or, in its absence, `special_tokens_map.json` and
+//! `added_tokens.json`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,19 +13,19 @@ use crate::Error;
 /// The names of special tokens, in the order in which they are added.
 const NAMED: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// The tokens that a directory's files add to its vocabulary.
+/// The added and special tokens of a directory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
-    /// By their numbers.
+    /// Added tokens by id.
     numbered: BTreeMap<u32, AddedToken>,
-    /// The named ones, by their places in [`NAMED`].
+    /// Named special tokens by their index in [`NAMED`].
     named: BTreeMap<usize, AddedToken>,
-    /// Those that are special besides; none if no file says so.
+    /// Further special tokens; `None` if no file lists them.
     extra: Option<Vec<AddedToken>>,
 }
 
 impl Names {
-    /// Reads them; what `special_tokens_map.json` says goes into the settings.
+    /// Reads the files; entries of `special_tokens_map.json` are merged into `settings`.
     pub(super) fn read(directory: &Path, settings: &mut Map<String, Value>) -> Result<Self, Error> {
         let mut names = Self::default();
         let config = directory.join("tokenizer_config.json").display().to_string();
@@ -38,12 +38,12 @@ impl Names {
         if let Some(decoder) = &decoder {
             for (id, token) in decoder {
                 let field = || format!("field `added_tokens_decoder.{id}`");
-                let number = id.parse().map_err(|_| wrong(&config, format!("{}: want a number", field())))?;
+                let number = id.parse().map_err(|_| wrong(&config, format!("{}: want an id", field())))?;
                 let token = described(token).ok_or_else(|| wrong(&config, format!("{}: want a token", field())))?;
                 names.numbered.insert(number, token);
             }
         } else {
-            // A saved tokenizer says here what its configuration does not.
+            // Older checkpoints list their special tokens here.
             settings.extend(object(&directory.join("special_tokens_map.json"))?);
             added = object(&directory.join("added_tokens.json"))?;
         }
@@ -63,24 +63,24 @@ impl Names {
         let file = directory.join("added_tokens.json").display().to_string();
         for (token, id) in added {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let id = id.ok_or_else(|| wrong(&file, format!("field `{token}`: want the number of a token")))?;
+            let id = id.ok_or_else(|| wrong(&file, format!("field `{token}`: want a token id")))?;
             let special = names.special(&token);
             names.numbered.insert(id, AddedToken::from(token, special));
         }
         Ok(names)
     }
 
-    /// The tokens that have numbers.
+    /// The added tokens with their ids.
     pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &AddedToken)> {
         self.numbered.iter().map(|(id, token)| (*id, token))
     }
 
-    /// Whether a token is a named one, or special besides.
+    /// Whether a token is special.
     fn special(&self, token: &str) -> bool {
         self.named.values().chain(self.extra.iter().flatten()).any(|known| known.content == token)
     }
 
-    /// The tokens that a tokenizer lacks among its added ones, in the order in which they are added: one that is there with other properties gets these.
+    /// The tokens to add to a tokenizer, in order; those that it has with other properties are included, to override them.
     pub(super) fn missing(&self, tokenizer: &HuggingFace) -> Vec<AddedToken> {
         let has = tokenizer.get_added_vocabulary();
         let equal = |token: &AddedToken| has.get_added_tokens_decoder().values().any(|known| known == token);
@@ -98,31 +98,31 @@ impl Names {
         missing
     }
 
-    /// The token with a number.
+    /// The added token with an id.
     pub(super) fn at(&self, id: u32) -> Option<&AddedToken> {
         self.numbered.get(&id)
     }
 
-    /// Names a special token where no file does.
+    /// Sets the default of a named special token.
     pub(super) fn name(&mut self, name: &str, token: AddedToken) {
         if let Some(place) = NAMED.iter().position(|known| *known == name) {
             self.named.entry(place).or_insert(token.special(true));
         }
     }
 
-    /// Says which tokens are special besides, where no file does.
+    /// Sets the default of the further special tokens.
     pub(super) fn extra_unless_stated(&mut self, tokens: Vec<AddedToken>) {
         self.extra.get_or_insert(tokens);
     }
 
-    /// Has the tokens with numbers found in the text as it is written.
+    /// Makes all tokens match the text before normalisation.
     pub(super) fn match_raw(&mut self) {
         let raw = |token: &mut AddedToken| token.normalized = false;
         self.numbered.values_mut().chain(self.named.values_mut()).for_each(raw);
     }
 }
 
-/// A token as JSON has it: its text, or an object with its properties.
+/// Parses a token: its text, or an object with its properties.
 fn described(value: &Value) -> Option<AddedToken> {
     if let Some(text) = value.as_str() {
         return Some(AddedToken::from(text, true));

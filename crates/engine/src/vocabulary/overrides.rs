@@ -1,5 +1,5 @@
-//! `tokenizer.json`, with what the settings beside it override: a class of transformers that makes its own normalizer or prefix takes only the vocabulary
-//! from the file.
+//! `tokenizer.json` with the overrides of `tokenizer_config.json`: some classes of transformers replace the normalizer or the prefix and use only the
+//! vocabulary of the file.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::legacy::bert_normalizer;
 use super::{Draft, Files, wrong};
 use crate::Error;
 
-/// The tokenizer that the file and the settings make.
+/// Reads `tokenizer.json` and applies the overrides.
 pub(super) fn draft(files: &Files<'_>) -> Result<Draft, Error> {
     let (file, text) = files.text("tokenizer.json")?;
     let mut all: Value = serde_json::from_str(&text).map_err(|e| wrong(&file, format!("not a tokenizer: {e}")))?;
@@ -22,12 +22,12 @@ pub(super) fn draft(files: &Files<'_>) -> Result<Draft, Error> {
         Class::Llama if is(&all["model"], "BPE") && !byte_level(&all) => llama(files, &mut all),
         _ => {}
     }
-    // A file that nothing overrides is taken as it is.
+    // Without an override the text is kept, and with it the hash.
     let text = if all == before { text } else { all.to_string() };
     Ok(Draft { file, text, special: Vec::new(), around: None })
 }
 
-/// Whether a tokenizer's tokens are bytes written as characters.
+/// Whether a tokenizer is byte-level.
 fn byte_level(all: &Value) -> bool {
     let of = |part: &Value, list: &str| {
         let one = |part: &Value| part["type"].as_str() == Some("ByteLevel");
@@ -36,7 +36,7 @@ fn byte_level(all: &Value) -> bool {
     of(&all["pre_tokenizer"], "pretokenizers") || of(&all["decoder"], "decoders")
 }
 
-/// Llama's tokenizer around a file's vocabulary.
+/// Applies the pre-tokenizer, decoder and model options of Llama's class.
 fn llama(files: &Files<'_>, all: &mut Value) {
     let (pre_tokenizer, decoder) = llama_parts(files);
     all["normalizer"] = Value::Null;
@@ -47,10 +47,10 @@ fn llama(files: &Files<'_>, all: &mut Value) {
     all["model"]["unk_token"] = Value::Null;
 }
 
-/// What Llama's tokenizer makes of spaces before the model, and its decoder.
+/// The pre-tokenizer and decoder of Llama's class.
 pub(super) fn llama_parts(files: &Files<'_>) -> (Value, Value) {
     let space = files.flag("add_prefix_space", true);
-    // Neither `null` nor no word of it is legacy.
+    // Null or missing means not legacy.
     let legacy = files.settings.get("legacy").is_some_and(|v| v.as_bool() == Some(true));
     let scheme = match (space, legacy) {
         (false, _) => "never",

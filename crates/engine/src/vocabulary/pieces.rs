@@ -1,5 +1,5 @@
-//! SentencePiece's models as tokenizers, each as the tokenizer class of transformers makes it: RoBERTa's and CamemBERT's numbers differ from the file's, BPE
-//! is given its merges, and normalizers and prefixes are the class's own.
+//! Conversion of SentencePiece models to tokenizers, as the tokenizer classes of transformers do it: XLM-RoBERTa and CamemBERT renumber the pieces, merges are
+//! derived for BPE, and normalizers and prefixes depend on the class.
 
 use std::collections::HashMap;
 
@@ -13,10 +13,10 @@ use super::sentencepiece::{Algorithm, PieceKind, SentencePiece};
 use super::{Draft, Files, Template, is_what_its_name_says, wrong};
 use crate::Error;
 
-/// The most tokens that T5's tokenizer may have besides its pieces.
+/// Largest accepted value of `extra_ids` of T5.
 const MOST_EXTRA: u64 = 100_000;
 
-/// A tokenizer without what is put around texts.
+/// The parts of a tokenizer definition, without the template.
 struct Parts {
     model: Value,
     normalizer: Value,
@@ -24,7 +24,7 @@ struct Parts {
     decoder: Value,
 }
 
-/// The tokenizer of a model in the file of this name.
+/// Converts the SentencePiece model in the file `name`.
 pub(super) fn draft(files: &mut Files<'_>, name: &str) -> Result<Draft, Error> {
     let path = files.directory.join(name);
     let file = path.display().to_string();
@@ -32,13 +32,13 @@ pub(super) fn draft(files: &mut Files<'_>, name: &str) -> Result<Draft, Error> {
     is_what_its_name_says(&file, &bytes)?;
     let model = SentencePiece::parse(&bytes).map_err(|message| wrong(&file, message))?;
     let class = match &files.class {
-        // These classes read other files: what kind of model it is, its name says.
+        // These classes do not use SentencePiece, so the file name decides.
         Class::Bert | Class::Roberta | Class::Gpt2 | Class::GptNeoX if name == "sentencepiece.bpe.model" => {
             Class::XlmRoberta
         }
         Class::Bert | Class::Roberta | Class::Gpt2 | Class::GptNeoX => Class::Backend,
         Class::Other(class) => {
-            let message = format!("SentencePiece models of the tokenizer class `{class}` cannot be read here");
+            let message = format!("SentencePiece models of the tokenizer class `{class}` are not supported");
             return Err(wrong(&file, message));
         }
         class => class.clone(),
@@ -47,7 +47,7 @@ pub(super) fn draft(files: &mut Files<'_>, name: &str) -> Result<Draft, Error> {
     names.state(files, &model);
     let fairseq = |n: usize| {
         let own = model.pieces.get(n..).ok_or_else(|| {
-            wrong(&file, format!("has {} pieces; a model of this class has {n} and more", model.pieces.len()))
+            wrong(&file, format!("has {} pieces; a model of this class has {n} or more", model.pieces.len()))
         })?;
         Ok::<_, Error>(own.iter().map(|piece| (piece.text.clone(), f64::from(piece.score))))
     };
@@ -137,7 +137,7 @@ pub(super) fn draft(files: &mut Files<'_>, name: &str) -> Result<Draft, Error> {
     Ok(Draft { file, text: text.to_string(), special: Vec::new(), around: Some(around) })
 }
 
-/// The special tokens that a class names where the files do not.
+/// The default special tokens of a class.
 struct Named(Vec<(&'static str, AddedToken)>);
 
 impl Named {
@@ -203,12 +203,12 @@ impl Named {
         Self(list)
     }
 
-    /// The text of a token; empty where the class names none.
+    /// The default text of a special token; empty if the class has none.
     fn default(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| *known == name).map_or("", |(_, token)| &token.content)
     }
 
-    /// Names them in the files, and those that are special besides: control pieces, and those that users defined.
+    /// Adds the defaults to the names of the files, with control and user-defined pieces as extra special tokens.
     fn state(&self, files: &mut Files<'_>, model: &SentencePiece) {
         self.0.iter().for_each(|(name, token)| files.names.name(name, token.clone()));
         let generic = !matches!(
@@ -223,7 +223,7 @@ impl Named {
         );
         let kinds = |piece: &&super::sentencepiece::Piece| match piece.kind {
             PieceKind::Control => true,
-            // The generic tokenizer keeps them whole before it cuts a text.
+            // The generic tokenizer splits them off before segmentation.
             PieceKind::UserDefined => !generic,
             _ => false,
         };
@@ -236,7 +236,7 @@ impl Named {
     }
 }
 
-/// Words apart, each with a prefix: XLM-RoBERTa's, T5's, ALBERT's.
+/// The layout of XLM-RoBERTa, T5 and ALBERT: words split at white space, each with a prefix.
 fn split_words(files: &Files<'_>, model: Value, normalizer: Value) -> Parts {
     let fixed = files.class == Class::T5;
     let metaspace = metaspace(if fixed || files.flag("add_prefix_space", true) { "always" } else { "never" });
@@ -257,7 +257,7 @@ fn albert_normalizer(files: &Files<'_>, model: &SentencePiece) -> Value {
     json!({"type": "Sequence", "normalizers": list})
 }
 
-/// The tokenizer that does what SentencePiece itself does with the model.
+/// The generic conversion, which reproduces SentencePiece itself.
 fn own(files: &Files<'_>, file: &str, model: &SentencePiece) -> Result<Parts, Error> {
     let defined: Vec<(usize, &str)> = (model.pieces.iter().enumerate())
         .filter(|(_, piece)| piece.kind == PieceKind::UserDefined)
@@ -285,7 +285,7 @@ fn own(files: &Files<'_>, file: &str, model: &SentencePiece) -> Result<Parts, Er
         normalizers.push(json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"}));
     }
     if model.dummy_prefix && legacy {
-        // `Metaspace` gives no prefix to a text that begins with one; SentencePiece does.
+        // `Metaspace` adds no prefix to a text that already begins with one; SentencePiece does.
         normalizers.push(replaced(r"\A▁", "▁▁"));
     }
     let mut before: Vec<Value> = Vec::new();
@@ -323,7 +323,7 @@ fn own(files: &Files<'_>, file: &str, model: &SentencePiece) -> Result<Parts, Er
     })
 }
 
-/// The pieces with the names that `added_tokens_decoder` gives to their numbers, but for one that another piece keeps.
+/// The texts of the pieces, renamed by `added_tokens_decoder` unless another piece has that text.
 fn renamed(files: &Files<'_>, model: &SentencePiece) -> Vec<String> {
     let name = |i: usize| u32::try_from(i).ok().and_then(|id| files.names.at(id));
     let kept: std::collections::HashSet<&str> =
@@ -343,7 +343,7 @@ fn replaced(pattern: &str, content: &str) -> Value {
     json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content})
 }
 
-/// A text as the regular expression that matches it alone.
+/// Escapes a text for a regular expression.
 fn escaped(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for c in text.chars() {
@@ -355,7 +355,7 @@ fn escaped(text: &str) -> String {
     pattern
 }
 
-/// The model's map of characters as a normalizer, if it has one.
+/// The `precompiled_charsmap` of the model as a normalizer; null if it has none.
 fn precompiled(model: &SentencePiece) -> Value {
     if model.charsmap.is_empty() {
         return Value::Null;
@@ -368,7 +368,7 @@ fn unigram(vocabulary: &[(String, f64)], unknown: usize, byte_fallback: bool) ->
     json!({"type": "Unigram", "unk_id": unknown, "vocab": vocabulary, "byte_fallback": byte_fallback})
 }
 
-/// BPE whose merges are ranked by the numbers of the pieces they make.
+/// BPE with merges ranked by the ids of the merged pieces.
 fn bpe(file: &str, model: &SentencePiece, unknown: Value, byte_fallback: bool) -> Result<Value, Error> {
     model.mergeable().map_err(|message| wrong(file, message))?;
     let vocabulary: HashMap<&str, usize> = model.pieces.iter().enumerate().map(|(i, p)| (&*p.text, i)).collect();
@@ -389,7 +389,7 @@ fn bpe(file: &str, model: &SentencePiece, unknown: Value, byte_fallback: bool) -
     }))
 }
 
-/// BPE whose merges are ranked by the scores of the pieces they make, as SentencePiece ranks them.
+/// BPE with merges ranked by the scores of the merged pieces, as in SentencePiece.
 fn ranked_bpe(file: &str, model: &SentencePiece, names: &[String], whole: bool) -> Result<Value, Error> {
     model.mergeable().map_err(|message| wrong(file, message))?;
     let vocabulary: HashMap<&str, usize> = names.iter().enumerate().map(|(i, name)| (&**name, i)).collect();
@@ -409,7 +409,7 @@ fn ranked_bpe(file: &str, model: &SentencePiece, names: &[String], whole: bool) 
     }))
 }
 
-/// A text cut in two, at every place within.
+/// All splits of a text into two non-empty parts.
 fn splits(text: &str) -> impl Iterator<Item = (&str, &str)> {
     text.char_indices().skip(1).map(|(i, _)| text.split_at(i))
 }

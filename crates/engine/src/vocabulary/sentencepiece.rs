@@ -1,12 +1,12 @@
-//! SentencePiece's models: protocol buffers (`sentencepiece_model.proto`), of which what a tokenizer needs is read. Files are not trusted.
+//! A parser for SentencePiece models (protocol buffers of `sentencepiece_model.proto`), limited to what a tokenizer needs. Files are not trusted.
 
-/// Names under which models are published.
+/// File names of published models.
 pub(super) const FILES: [&str; 3] = ["sentencepiece.bpe.model", "spiece.model", "tokenizer.model"];
 
-/// The most bytes of a piece that is merged from others: merging tries every place in it.
+/// Longest piece of a BPE model, in bytes: merges are found by trying every split.
 const LONGEST: usize = 512;
 
-/// A piece and what it is.
+/// A piece of the vocabulary.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Piece {
     pub(super) text: String,
@@ -14,7 +14,7 @@ pub(super) struct Piece {
     pub(super) kind: PieceKind,
 }
 
-/// What a piece is.
+/// The type of a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PieceKind {
     Normal,
@@ -25,20 +25,20 @@ pub(super) enum PieceKind {
     Byte,
 }
 
-/// How a text is cut into pieces.
+/// The segmentation algorithm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Algorithm {
     Unigram,
     Bpe,
 }
 
-/// A model.
+/// A SentencePiece model.
 #[derive(Clone, Debug)]
 pub(super) struct SentencePiece {
     pub(super) pieces: Vec<Piece>,
     pub(super) algorithm: Algorithm,
     pub(super) byte_fallback: bool,
-    /// Numbers of the unknown piece, and of those that begin and end a text; negative for none.
+    /// Ids of the unknown, beginning-of-text and end-of-text pieces; negative for none.
     pub(super) unk: i64,
     pub(super) bos: i64,
     pub(super) eos: i64,
@@ -59,7 +59,7 @@ enum Value<'a> {
 }
 
 impl SentencePiece {
-    /// Reads a model.
+    /// Parses a model.
     pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut model = Self {
             pieces: Vec::new(),
@@ -104,7 +104,7 @@ impl SentencePiece {
                     return Err(format!("model_type: want unigram (1) or bpe (2), found {name} ({other})"));
                 }
                 (35, Value::Number(n)) => self.byte_fallback = n != 0,
-                // Negative numbers are written as those of 64 bits.
+                // Negative ids are encoded as 64-bit two's complement.
                 (40, Value::Number(n)) => self.unk = n as i64,
                 (41, Value::Number(n)) => self.bos = n as i64,
                 (42, Value::Number(n)) => self.eos = n as i64,
@@ -130,7 +130,7 @@ impl SentencePiece {
         })
     }
 
-    /// An error for pieces that are too long to be merged from others.
+    /// An error if a piece is too long for BPE.
     pub(super) fn mergeable(&self) -> Result<(), String> {
         let long = self.pieces.iter().enumerate().find(|(_, p)| p.text.len() > LONGEST);
         long.map_or(Ok(()), |(i, p)| Err(format!("piece {i} has {} bytes, want at most {LONGEST}", p.text.len())))
@@ -165,10 +165,10 @@ impl Piece {
 }
 
 fn text(bytes: &[u8]) -> Result<String, String> {
-    String::from_utf8(bytes.to_vec()).map_err(|_| "a text that is not UTF-8".into())
+    String::from_utf8(bytes.to_vec()).map_err(|_| "a string that is not UTF-8".into())
 }
 
-/// Meets the fields of a message with their numbers.
+/// Calls `meet` with the number and value of each field of a message.
 fn fields<'a>(mut bytes: &'a [u8], mut meet: impl FnMut(u64, Value<'a>) -> Result<(), String>) -> Result<(), String> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
@@ -194,7 +194,7 @@ fn fields<'a>(mut bytes: &'a [u8], mut meet: impl FnMut(u64, Value<'a>) -> Resul
 }
 
 fn take<'a>(bytes: &mut &'a [u8], n: usize) -> Result<&'a [u8], String> {
-    let (taken, rest) = bytes.split_at_checked(n).ok_or("the file is cut off")?;
+    let (taken, rest) = bytes.split_at_checked(n).ok_or("the file is truncated")?;
     *bytes = rest;
     Ok(taken)
 }
@@ -211,25 +211,25 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, String> {
     Err("a number of more than ten bytes".into())
 }
 
-/// That walking a map of characters never leaves it: a length, a double array of so many bytes (Darts-clone), and texts that end with zero bytes. The library
-/// that walks it does not look where it steps.
+/// Checks that lookups in a `precompiled_charsmap` stay in bounds: a length, a double array of that many bytes (Darts-clone), and zero-terminated strings. The
+/// library that uses it does not check.
 fn charsmap_is_sound(map: &[u8]) -> Result<(), String> {
     if map.is_empty() {
         return Ok(());
     }
-    let (length, rest) = map.split_first_chunk().ok_or("the length is cut off")?;
+    let (length, rest) = map.split_first_chunk().ok_or("the length is truncated")?;
     let (array, texts) =
-        rest.split_at_checked(u32::from_le_bytes(*length) as usize / 4 * 4).ok_or("the double array is cut off")?;
-    let texts = std::str::from_utf8(texts).map_err(|_| "its texts are not UTF-8")?;
+        rest.split_at_checked(u32::from_le_bytes(*length) as usize / 4 * 4).ok_or("the double array is truncated")?;
+    let texts = std::str::from_utf8(texts).map_err(|_| "its strings are not UTF-8")?;
     let units: Vec<usize> = array.as_chunks().0.iter().map(|unit| u32::from_le_bytes(*unit) as usize).collect();
     let offset = |unit: usize| (unit >> 10) << ((unit & (1 << 9)) >> 6);
     let label = |unit: usize| unit & ((1 << 31) | 0xff);
     let mut met = vec![false; units.len()];
-    // A node is where its children are counted from.
+    // A node is identified by the base offset of its children.
     let mut open = vec![offset(*units.first().ok_or("the double array is empty")?)];
     while let Some(node) = open.pop() {
         if node | 0xff >= units.len() {
-            return Err(format!("a node at {node} of a double array of {}", units.len()));
+            return Err(format!("a node at {node} exceeds the double array of {} units", units.len()));
         }
         for byte in 1..=0xff {
             let at = node ^ byte;
@@ -238,10 +238,10 @@ fn charsmap_is_sound(map: &[u8]) -> Result<(), String> {
             }
             let next = at ^ offset(units[at]);
             if (units[at] >> 8) & 1 == 1 {
-                let leaf = *units.get(next).ok_or_else(|| format!("a leaf at {next}, behind the double array"))?;
+                let leaf = *units.get(next).ok_or_else(|| format!("a leaf at {next} exceeds the double array"))?;
                 let start = leaf & ((1 << 31) - 1);
                 if !texts.is_char_boundary(start) {
-                    return Err(format!("a text at byte {start} of {}", texts.len()));
+                    return Err(format!("a string at byte {start} of {} is out of bounds", texts.len()));
                 }
             }
             open.push(next);

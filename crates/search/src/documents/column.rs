@@ -1,7 +1,6 @@
-//! Which column of a table holds the text.
+//! Choice of the column that holds the text.
 
-/// The number of the column that holds the text: the one that was asked for, else `text`, else the only one that holds texts. `word` is what the format
-/// calls a column.
+/// The index of the column that holds the text: the requested one, else `text`, else the only column of strings. `word` is what the format calls a column.
 pub(super) fn choose(asked: Option<&str>, names: &[&str], texts: &[bool], word: &str) -> Result<usize, String> {
     if let Some(name) = asked {
         return find(name, names, word);
@@ -12,7 +11,7 @@ pub(super) fn choose(asked: Option<&str>, names: &[&str], texts: &[bool], word: 
     let texts: Vec<usize> = (0..names.len()).filter(|i| texts[*i]).collect();
     match texts[..] {
         [one] => Ok(one),
-        [] => Err(format!("no {word} holds a text; there are {}", list(names))),
+        [] => Err(format!("no {word} holds strings; there are {}", list(names))),
         _ => {
             let names: Vec<&str> = texts.iter().map(|i| names[*i]).collect();
             Err(format!("which {word} holds the text? Name one with --column: {}", list(&names)))
@@ -20,7 +19,7 @@ pub(super) fn choose(asked: Option<&str>, names: &[&str], texts: &[bool], word: 
     }
 }
 
-/// The number of the column of a name.
+/// The index of the column with a name.
 pub(super) fn find(name: &str, names: &[&str], word: &str) -> Result<usize, String> {
     let mut found = names.iter().enumerate().filter(|(_, known)| **known == name);
     match (found.next(), found.next()) {
@@ -30,7 +29,7 @@ pub(super) fn find(name: &str, names: &[&str], word: &str) -> Result<usize, Stri
     }
 }
 
-/// What is said where a column is not there.
+/// The message for a missing column.
 pub(super) fn missing<'n>(name: &str, names: impl Iterator<Item = &'n str>, word: &str) -> String {
     let names: Vec<&str> = names.collect();
     format!("there is no {word} `{name}`; there are {}", list(&names))

@@ -1,4 +1,4 @@
-//! Rows from separated values with a row of names: RFC 4180's quotes, any line ends, blank lines between rows skipped.
+//! Rows of delimiter-separated values with a header row: RFC 4180 quoting, any line ending, blank lines skipped.
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
@@ -7,13 +7,13 @@ use super::source::{Source, utf8};
 use super::{Document, Options, Place};
 use crate::Error;
 
-/// A table of separated values.
+/// A table of delimiter-separated values.
 pub(super) struct Csv {
     rows: Records,
     names: Vec<String>,
     asked: Option<String>,
     asked_fields: Vec<String>,
-    /// The column of the text and those that are carried, once the first row has decided.
+    /// Indices of the text column and of the copied columns, decided at the first row.
     decided: Option<(usize, Vec<usize>)>,
 }
 
@@ -56,7 +56,7 @@ impl Csv {
         let wrong = |message: String| self.rows.source.wrong(format!("line {line}: {message}"));
         let (found, want) = (self.rows.values, self.names.len());
         if found != want {
-            let message = format!("want {want} values, as there are names in the first line, found {found}");
+            let message = format!("want {want} values, as in the header, found {found}");
             return Err(wrong(message));
         }
         let decided = match self.decided.take() {
@@ -76,7 +76,7 @@ impl Csv {
         Ok(Some((document, bytes)))
     }
 
-    /// By the names, and by the first row: what is a number there is no text.
+    /// Chooses the columns by their names and the first row, where a number is not a string.
     fn decide(&self) -> Result<(usize, Vec<usize>), String> {
         let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
         let texts: Vec<bool> = (0..names.len())
@@ -91,18 +91,18 @@ impl Csv {
     }
 }
 
-/// Where in a value a byte is, as far as quotes go.
+/// The quoting state within a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Quote {
     /// Before the first byte of a value.
     Start,
     Plain,
     Inside,
-    /// Behind a quote inside quotes: the value is over, or this was the first of two that stand for one.
+    /// After a quote inside quotes: the end of the value, or the first of two that escape one.
     Closing,
 }
 
-/// Rows of values, one after another.
+/// A reader of rows.
 struct Records {
     source: Source,
     reader: Reader,
@@ -111,14 +111,14 @@ struct Records {
     after_return: bool,
     /// The line of the next byte.
     line: u64,
-    /// The values of a row, one behind the other, and where each ends.
+    /// The concatenated values of the row, and the end offset of each.
     bytes: Vec<u8>,
     ends: Vec<usize>,
     values: usize,
 }
 
 impl Records {
-    /// Reads a row, and gives the line on which it begins.
+    /// Reads a row and returns the line on which it begins; `None` at the end.
     fn next(&mut self) -> Result<Option<u64>, Error> {
         while let Some(b'\r' | b'\n') = self.source.bytes_ahead()?.first() {
             self.pass(1)?;
@@ -137,7 +137,7 @@ impl Records {
                 ReadRecordResult::InputEmpty => {}
                 ReadRecordResult::OutputFull => self.bytes.resize(2 * self.bytes.len(), 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
-                // To the reader, the end of the text is the end of quotes.
+                // `csv_core` accepts an unclosed quote at the end of the input.
                 _ if last && self.at == Quote::Inside => {
                     return Err(self.source.wrong(format!("line {line}: a quoted value is not closed with `\"`")));
                 }
@@ -156,7 +156,7 @@ impl Records {
         &self.bytes[start..self.ends[i]]
     }
 
-    /// Takes bytes that were read, and notes lines and quotes.
+    /// Consumes `n` bytes and updates the line number and the quoting state.
     fn pass(&mut self, n: usize) -> Result<(), Error> {
         let (mut at, mut line, mut after_return) = (self.at, self.line, self.after_return);
         for byte in &self.source.bytes_ahead()?[..n] {

@@ -1,4 +1,4 @@
-//! The files in a folder and the folders in it, in order of name.
+//! The files of a folder, read recursively in order of path.
 
 use std::path::{Path, PathBuf};
 
@@ -7,21 +7,21 @@ use super::source::{Source, checked};
 use super::{Document, Options, Place, Rows, of_file};
 use crate::Error;
 
-/// A folder's documents.
+/// The documents of a folder.
 pub(super) struct Folder {
     files: Vec<PathBuf>,
     options: Options,
     next: usize,
-    /// The rows of the table that is being read.
+    /// The table being read.
     table: Option<Rows>,
     bytes: u64,
-    /// Files that are no text.
+    /// Files skipped because they are not text.
     pub(super) left_out: usize,
-    /// Links that lead nowhere or back.
+    /// Symbolic links that are broken or form a cycle.
     pub(super) broken_links: usize,
 }
 
-/// Files this long are no documents.
+/// Longer files are skipped, in bytes.
 const LARGEST: u64 = 1 << 30;
 
 impl Folder {
@@ -49,7 +49,7 @@ impl Folder {
         &self.files
     }
 
-    /// How long all files are.
+    /// Total size of the files in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.files.iter().filter_map(|file| std::fs::metadata(file).ok()).map(|about| about.len()).sum()
     }
@@ -71,7 +71,7 @@ impl Folder {
                 None => Kind::of_name(path),
             };
             match kind {
-                // What its name says to be no text is none.
+                // The extension is that of an unsupported format.
                 Err(_) => self.left_out += 1,
                 Ok(Some(kind)) if kind.is_table() => {
                     self.table = Some(of_file(path, &self.options)?);
@@ -102,7 +102,7 @@ fn length(path: &Path) -> u64 {
     std::fs::metadata(path).map_or(0, |about| about.len())
 }
 
-/// The text of a file and where it begins, if it is one.
+/// The text of a file and its byte offset; `None` if it is not text.
 fn text(path: &Path) -> Result<Option<(String, u64)>, Error> {
     if length(path) > LARGEST || !looks_like_text(path)? {
         return Ok(None);
@@ -110,7 +110,7 @@ fn text(path: &Path) -> Result<Option<(String, u64)>, Error> {
     let mut source = Source::open(path)?;
     let mut bytes = Vec::new();
     match std::io::Read::read_to_end(&mut source, &mut bytes) {
-        // A byte order mark that is none.
+        // The bytes only looked like a byte order mark.
         Err(e) if e.kind() == std::io::ErrorKind::InvalidData => return Ok(None),
         other => other.map_err(|e| Error::io(path, e))?,
     };
@@ -118,14 +118,14 @@ fn text(path: &Path) -> Result<Option<(String, u64)>, Error> {
     Ok(checked(bytes).ok().map(|text| (text, start)))
 }
 
-/// Whether a file's first bytes may be those of a text.
+/// Whether the first bytes of a file may be text.
 fn looks_like_text(path: &Path) -> Result<bool, Error> {
     let source = Source::open(path)?;
     let marked = source.head().starts_with(b"\xff\xfe") || source.head().starts_with(b"\xfe\xff");
     Ok(kind::refused(source.head()).is_none() && (marked || !source.head().contains(&0)))
 }
 
-/// The search for files.
+/// A recursive walk that collects files.
 #[derive(Default)]
 struct Walk {
     files: Vec<PathBuf>,
@@ -134,7 +134,7 @@ struct Walk {
 }
 
 impl Walk {
-    /// Adds the files in a folder. `above` are the real paths of the folders it is in, itself the last.
+    /// Adds the files of a folder. `above` holds the canonical paths of its ancestors and, last, its own.
     fn folder(&mut self, path: &Path, above: &mut Vec<PathBuf>) -> Result<(), Error> {
         for entry in std::fs::read_dir(path).map_err(|e| Error::io(path, e))? {
             let entry = entry.map_err(|e| Error::io(path, e))?;
@@ -171,13 +171,13 @@ impl Walk {
     }
 }
 
-/// Whether a folder is an index, or holds the beginning of a job.
+/// Whether a folder is an index or holds the shards of a job.
 fn is_ours(path: &Path) -> bool {
     let begun = path.extension().is_some_and(|e| e == "partial") && path.join("job.json").exists();
     begun || (path.join("index.json").exists() && path.join("passages.arrow").exists())
 }
 
-/// The real path of what need not exist yet.
+/// The canonical path of a file that need not exist yet.
 pub(crate) fn whole(path: &Path) -> PathBuf {
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match (parent.canonicalize(), path.file_name()) {

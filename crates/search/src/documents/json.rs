@@ -1,4 +1,4 @@
-//! Rows from JSON: a value a line, or one array of values, or values one after another.
+//! Rows of JSON: one value per line, an array of values, or a sequence of values.
 
 use longreach_models::json::parse;
 use serde_json::{Map, Value};
@@ -9,7 +9,7 @@ use super::source::{Source, utf8};
 use super::{Document, Options, Place};
 use crate::Error;
 
-/// A value a line.
+/// One value per line.
 pub(super) struct JsonLines {
     source: Source,
     shape: Shape,
@@ -24,7 +24,7 @@ impl JsonLines {
     pub(super) fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
         while let Some((_, line)) = self.source.line()? {
             self.line += 1;
-            // An empty line between values is none.
+            // Blank lines are skipped.
             if line.trim_ascii().is_empty() {
                 continue;
             }
@@ -34,7 +34,7 @@ impl JsonLines {
     }
 }
 
-/// The elements of one array, or values one after another.
+/// The elements of one array, or a sequence of values.
 pub(super) struct Json {
     source: Source,
     shape: Shape,
@@ -43,14 +43,14 @@ pub(super) struct Json {
     at: At,
 }
 
-/// Where between values the reader is.
+/// Position of the reader between values.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum At {
     Start,
-    /// In an array: before its first element, or behind one.
+    /// In an array: before its first element, or after an element.
     First,
     Behind,
-    /// Between values that are in no array.
+    /// Between values outside an array.
     Bare,
     End,
 }
@@ -64,7 +64,7 @@ impl Json {
         loop {
             let Some(byte) = self.visible()? else {
                 return match self.at {
-                    At::First | At::Behind => Err(self.wrong("the array is not closed: the file is cut short")),
+                    At::First | At::Behind => Err(self.wrong("the array is not closed: the file is truncated")),
                     _ => Ok(None),
                 };
             };
@@ -90,8 +90,8 @@ impl Json {
                     self.visible()?;
                     return self.value().map(Some);
                 }
-                (At::Behind, _) => return Err(self.wrong("not JSON: want `,` or `]` behind an element")),
-                (At::End, _) => return Err(self.wrong("not JSON: there is more behind the array")),
+                (At::Behind, _) => return Err(self.wrong("not JSON: want `,` or `]` after an element")),
+                (At::End, _) => return Err(self.wrong("not JSON: unexpected data after the array")),
             }
         }
     }
@@ -100,7 +100,7 @@ impl Json {
         self.source.wrong(format!("line {}: {message}", self.line))
     }
 
-    /// The next byte that is no white space.
+    /// Skips white space and peeks at the next byte.
     fn visible(&mut self) -> Result<Option<u8>, Error> {
         loop {
             match self.source.bytes_ahead()?.first().copied() {
@@ -116,7 +116,7 @@ impl Json {
         self.after_return = byte == b'\r';
     }
 
-    /// The value that begins here, up to where its brackets and quotes end.
+    /// Reads the value that begins here, up to its closing bracket or quote.
     fn value(&mut self) -> Result<(Document, u64), Error> {
         let begun = self.line;
         let mut bytes = Vec::new();
@@ -151,7 +151,7 @@ impl Json {
     }
 }
 
-/// What rows look like, which the first of them decides.
+/// The shape of the rows, decided by the first one.
 struct Shape {
     asked: Option<String>,
     fields: Vec<String>,
@@ -159,9 +159,9 @@ struct Shape {
 }
 
 enum Decided {
-    /// They are texts themselves.
+    /// Rows are strings.
     Texts,
-    /// They are objects, and this field is the text.
+    /// Rows are objects with the text in this field.
     Field { name: String },
 }
 
@@ -170,7 +170,7 @@ impl Shape {
         Self { asked: options.column.clone(), fields: options.fields.clone(), decided: None }
     }
 
-    /// The document of the value that begins on a line, and how many bytes have been read.
+    /// Parses the value that begins on `line` into a document; also returns the number of bytes read.
     fn document(&mut self, source: &Source, line: u64, bytes: Vec<u8>) -> Result<(Document, u64), Error> {
         let row = utf8(bytes).and_then(|text| {
             let value = parse(&text, NULL).map_err(|e| format!("not JSON: {e}"))?;
@@ -188,7 +188,7 @@ impl Shape {
         match (&self.decided, value) {
             (Some(Decided::Texts), Value::String(text)) => Ok((text, Vec::new())),
             (Some(Decided::Texts), Value::Null) => Ok((String::new(), Vec::new())),
-            (Some(Decided::Texts), other) => Err(format!("want a text, as the first value is; found {}", a(&other))),
+            (Some(Decided::Texts), other) => Err(format!("want a string, like the first value; found {}", a(&other))),
             (Some(Decided::Field { name }), Value::Object(map)) => self.object(name, map),
             (_, other) => Err(format!("want an object, found {}", a(&other))),
         }
@@ -212,22 +212,22 @@ impl Shape {
 
     fn object(&self, name: &str, mut map: Map<String, Value>) -> Result<(String, Vec<Option<String>>), String> {
         let fields = self.fields.iter().map(|name| carried(map.get(name))).collect();
-        // The first row had no `text`, or that would have been chosen.
+        // The first row had no field `text`, or it would have been chosen.
         if self.asked.is_none() && name != "text" && map.contains_key("text") {
             return Err(format!(
-                "there is a field `text`, and the first row has `{name}` only: name one with --column"
+                "there is a field `text`, but the first row has only `{name}`: name one with --column"
             ));
         }
         match map.remove(name) {
             Some(Value::String(text)) => Ok((text, fields)),
             Some(Value::Null) => Ok((String::new(), fields)),
-            Some(other) => Err(format!("field `{name}`: want a text, found {}", a(&other))),
+            Some(other) => Err(format!("field `{name}`: want a string, found {}", a(&other))),
             None => Err(missing(name, map.keys().map(String::as_str), "field")),
         }
     }
 }
 
-/// A value as a text: a string as it is, anything else as JSON.
+/// A value as a string: strings unchanged, anything else as JSON, null as `None`.
 fn carried(value: Option<&Value>) -> Option<String> {
     match value? {
         Value::Null => None,
@@ -236,13 +236,13 @@ fn carried(value: Option<&Value>) -> Option<String> {
     }
 }
 
-/// What a value is, in words.
+/// Describes a value for errors.
 fn a(value: &Value) -> String {
     match value {
         Value::Null => "null".into(),
         Value::Bool(b) => b.to_string(),
         Value::Number(n) => format!("the number {n}"),
-        Value::String(_) => "a text".into(),
+        Value::String(_) => "a string".into(),
         Value::Array(_) => "an array".into(),
         Value::Object(_) => "an object".into(),
     }

@@ -1,4 +1,4 @@
-//! The formats documents come in, by name and by first bytes; and what other files are, so that they can be refused by name.
+//! Detection of document formats by file name and first bytes, and of unsupported files, so that errors can say what they are.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -11,15 +11,15 @@ use crate::Error;
 /// A format of documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Text, a line a document.
+    /// Text with one document per line.
     Lines,
-    /// Text, all of it a document.
+    /// Text that is one document.
     Text,
-    /// A JSON object or string a line.
+    /// One JSON object or string per line.
     Jsonl,
-    /// A JSON array of objects or strings, or such values one after another.
+    /// A JSON array of objects or strings, or a sequence of such values.
     Json,
-    /// Comma-separated values with a row of names, quoted with `"`.
+    /// Comma-separated values with a header row, quoted with `"`.
     Csv,
     /// The same, separated by tabs.
     Tsv,
@@ -49,7 +49,7 @@ impl Kind {
         !matches!(self, Kind::Lines | Kind::Text)
     }
 
-    /// That of a file's name, if the name says it; an error if the name says that it is none of them.
+    /// The format by the extension of a file name; `None` if unknown, an error if it is known to be unsupported.
     pub(crate) fn of_name(path: &Path) -> Result<Option<Self>, String> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         let what = match &extension[..] {
@@ -60,13 +60,13 @@ impl Kind {
             "parquet" => return Ok(Some(Kind::Parquet)),
             "gz" | "tgz" | "zst" | "bz2" | "xz" | "zip" | "tar" | "7z" | "rar" => COMPRESSED,
             "xlsx" | "xls" | "ods" => "a spreadsheet: export its table as .csv",
-            "docx" | "doc" | "odt" | "rtf" | "pptx" | "ppt" | "epub" => "no plain text: export its text first",
+            "docx" | "doc" | "odt" | "rtf" | "pptx" | "ppt" | "epub" => "not plain text: export its text first",
             "pdf" => PDF,
             "arrow" | "feather" => ARROW,
-            "npy" | "npz" | "pkl" | "pickle" => "no table of texts: write one as .jsonl, .csv or .parquet",
+            "npy" | "npz" | "pkl" | "pickle" => "not a table of texts: convert it to .jsonl, .csv or .parquet",
             _ => return Ok(None),
         };
-        Err(format!("is {what}; a .{extension} file is not read (if it is text after all, say so with --format)"))
+        Err(format!("is {what}; .{extension} files are not supported (if it is plain text, set --format)"))
     }
 }
 
@@ -86,7 +86,7 @@ const COMPRESSED: &str = "compressed: decompress it first";
 const PDF: &str = "a PDF: extract its text first (pdftotext)";
 const ARROW: &str = "an Arrow file: write its table as .parquet";
 
-/// What a file is that is none of these formats, by its first bytes, as the end of a sentence "it is …".
+/// Recognises an unsupported file by its first bytes and describes it, to complete the sentence "it is …".
 pub(super) fn refused(head: &[u8]) -> Option<&'static str> {
     let known = [
         (&b"\x1f\x8b"[..], "compressed with gzip: decompress it first (gunzip)"),
@@ -103,9 +103,9 @@ pub(super) fn refused(head: &[u8]) -> Option<&'static str> {
         (b"ARROW1\0\0", ARROW),
         (b"PAR1", "a Parquet file: give it a name that ends in .parquet"),
         (b"SQLite format 3\0", "a SQLite database: export its table as .csv"),
-        (b"\x7fELF", "a program"),
-        (b"\x89PNG", "a picture"),
-        (b"\xff\xd8\xff", "a picture"),
+        (b"\x7fELF", "an executable"),
+        (b"\x89PNG", "an image"),
+        (b"\xff\xd8\xff", "an image"),
     ];
     if let Some((_, what)) = known.iter().find(|(start, _)| head.starts_with(start)) {
         return Some(what);
@@ -113,12 +113,12 @@ pub(super) fn refused(head: &[u8]) -> Option<&'static str> {
     if head.starts_with(b"BZh") && head.get(4..10) == Some(b"1AY&SY") {
         return Some("compressed with bzip2: decompress it first (bunzip2)");
     }
-    // A page of HTML is a text here, and so is nothing at all.
+    // HTML and empty files count as text here.
     let markup = head.trim_ascii_start().first() == Some(&b'<') || head.starts_with(b"\xef\xbb\xbf<");
     if head.is_empty() || markup { None } else { longreach_models::recognise(head) }
 }
 
-/// The format of what has no name: JSON lines if the first line that is not blank is a JSON object, else a line a document.
+/// The format of an unnamed source: JSON Lines if the first non-blank line is a JSON object, otherwise one document per line.
 pub(super) fn of_first_line(source: &mut Source) -> Result<Kind, Error> {
     let first = source.first_line()?;
     let object = |line: &[u8]| {
@@ -128,5 +128,5 @@ pub(super) fn of_first_line(source: &mut Source) -> Result<Kind, Error> {
     Ok(if first.is_some_and(|line| object(line).is_some()) { Kind::Jsonl } else { Kind::Lines })
 }
 
-/// What becomes of the numbers that are none in fields nobody asked for.
+/// Reads `NaN` and `Infinity`, which Python writes to JSON, as null.
 pub(super) const NULL: longreach_models::json::NotNumbers = longreach_models::json::NotNumbers::Null;

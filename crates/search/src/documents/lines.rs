@@ -1,10 +1,10 @@
-//! Plain text: a line a document, or a file a document.
+//! Plain text: one document per line, or one per file.
 
 use super::source::{Source, checked};
 use super::{Document, Place};
 use crate::Error;
 
-/// A line a document.
+/// One document per line.
 pub(super) struct Lines {
     source: Source,
     line: u64,
@@ -26,7 +26,7 @@ impl Lines {
     }
 }
 
-/// A file a document.
+/// One document per file.
 pub(super) struct Whole {
     source: Option<Source>,
     fields: usize,

@@ -1,8 +1,8 @@
-//! Texts from lines, tables (JSON, CSV, Parquet) and folders, one at a time.
+//! Readers of documents from lines, tables (JSON, CSV, Parquet) and folders, one document at a time.
 //!
-//! Which format an input has and which of its columns holds the text is decided once for each file, by its name, its first bytes and its first row.
+//! The format of a file and the column that holds the text are decided once per file, from its name, its first bytes and its first row.
 //!
-//! Every text is UTF-8, or UTF-16 where a byte order mark says so; marks are no part of a text. A line ends with `\n`, `\r\n` or `\r`.
+//! Text is UTF-8, or UTF-16 if it starts with that byte order mark; byte order marks are removed. A line ends with `\n`, `\r\n` or `\r`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -22,23 +22,23 @@ mod source;
 pub(crate) use folder::whole;
 pub use kind::Kind;
 
-/// A text, and where it is from.
+/// A text and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Document {
     /// The text.
     pub text: String,
-    /// The file it is from; nothing for standard input.
+    /// The file it is from; `None` for standard input.
     pub file: Option<String>,
-    /// Where in the file the text begins, in bytes (of UTF-8), where the file is text; 0 for rows of tables.
+    /// Byte offset of the text in the file (in UTF-8); 0 for rows of tables.
     pub start: u64,
-    /// Which part of the file it is.
+    /// The line or row of the file that it is.
     pub place: Place,
-    /// The values of the fields that were asked for besides ([`Options::fields`]), as texts; nothing where there is none or `null`.
+    /// The values of [`Options::fields`] as strings; `None` where a value is missing or null.
     pub fields: Vec<Option<String>>,
 }
 
 impl Document {
-    /// Where it is from, for messages: the file, and the line or row.
+    /// Its origin for messages: the file, and the line or row.
     pub fn origin(&self) -> String {
         let file = self.file.as_deref().unwrap_or("standard input");
         match self.place {
@@ -49,44 +49,44 @@ impl Document {
     }
 }
 
-/// A part of a file.
+/// The position of a document in its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// The line of this number, counted from 1; that on which a row of a table begins.
+    /// A line, counted from 1; for a row of a table, the line on which it begins.
     Line(u64),
-    /// The row of this number, counted from 0.
+    /// A row, counted from 0.
     Row(u64),
-    /// All of it.
+    /// The whole file.
     Whole,
 }
 
 /// How documents are read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The format of the input, or of each file of a folder; decided by names and first bytes if absent.
+    /// Format of the input, or of each file of a folder; detected from names and first bytes if `None`.
     pub format: Option<Kind>,
-    /// The column that holds the text; if absent, `text`, or else the only column of texts.
+    /// Column that holds the text; if `None`, `text`, or else the only column of strings.
     pub column: Option<String>,
-    /// Columns whose values are carried with the text.
+    /// Columns whose values are copied along with the text.
     pub fields: Vec<String>,
-    /// Files and folders in a folder that are not read: what is written during the work.
+    /// Files and folders to skip in a folder: the outputs of the job itself.
     pub leave_out: Vec<PathBuf>,
 }
 
-/// What documents are read from.
+/// The source of documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// Standard input: JSON lines if its first line that is not blank is a JSON object, else a line a document.
+    /// Standard input: JSON Lines if its first non-blank line is a JSON object, otherwise one document per line.
     Standard,
-    /// A file: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`, or any other text, a line a document.
+    /// A file: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`, or any other text file with one document per line.
     File(PathBuf),
-    /// A folder: each text file in it, and in the folders in it, is a document; each row of a table is one. Symbolic links are followed. What is no text is
-    /// left out, as is what begins with a dot.
+    /// A folder, read recursively: each text file is a document, and so is each row of a table. Symbolic links are followed. Hidden files, and files that are
+    /// not text, are skipped.
     Folder(PathBuf),
 }
 
 impl Input {
-    /// `-` is standard input.
+    /// The input of this name, where `-` is standard input; an error if there is no such file.
     pub fn of(name: impl AsRef<OsStr>) -> Result<Self, Error> {
         if name.as_ref() == "-" {
             return Ok(Input::Standard);
@@ -104,7 +104,7 @@ impl Input {
         }
     }
 
-    /// What it is, in a word.
+    /// The kind of input: standard input, file or folder.
     pub fn kind(&self) -> &'static str {
         match self {
             Input::Standard => "standard input",
@@ -113,12 +113,12 @@ impl Input {
         }
     }
 
-    /// Its documents, where nothing is said but the column that holds the text.
+    /// Opens the input with default options except for the column that holds the text.
     pub fn documents(&self, column: Option<&str>) -> Result<Documents, Error> {
         self.read(&Options { column: column.map(str::to_owned), ..Options::default() })
     }
 
-    /// Its documents.
+    /// Opens the input. An error if the format is not supported or the requested columns do not exist.
     pub fn read(&self, options: &Options) -> Result<Documents, Error> {
         let rows = match self {
             Input::Folder(path) => {
@@ -134,7 +134,7 @@ impl Input {
         Ok(Documents { rows })
     }
 
-    /// Whether a first document can be read, where that takes nothing from it: not of standard input and of pipes.
+    /// Reads the first document as a check; does nothing for standard input and pipes, which cannot be read twice.
     pub fn check(&self, options: &Options) -> Result<(), Error> {
         let again = match self {
             Input::Standard => false,
@@ -147,16 +147,16 @@ impl Input {
         Ok(())
     }
 
-    /// The error that there is no document in it.
+    /// The error for an input without documents.
     pub(crate) fn nothing(&self) -> Error {
         let message = match self {
             Input::Standard | Input::File(_) => "holds no document",
-            Input::Folder(_) => "holds no document: there is no text file in it (hidden files are left out)",
+            Input::Folder(_) => "holds no document: there is no text file in it (hidden files are skipped)",
         };
         Error::file(Path::new(&self.name()), message)
     }
 
-    /// The files that are read, as far as they have names.
+    /// The files to read; none for standard input.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Error> {
         Ok(match self {
             Input::Standard => Vec::new(),
@@ -165,7 +165,7 @@ impl Input {
         })
     }
 
-    /// How many bytes there are to read, where that is known.
+    /// Total size in bytes, if known.
     pub fn bytes(&self) -> Option<u64> {
         match self {
             Input::Standard => None,
@@ -177,12 +177,12 @@ impl Input {
     }
 }
 
-/// Documents, one after another.
+/// A reader of documents.
 pub struct Documents {
     rows: Rows,
 }
 
-/// A file's documents, or a folder's.
+/// The reader of a format or folder.
 enum Rows {
     Lines(lines::Lines),
     Whole(lines::Whole),
@@ -194,7 +194,7 @@ enum Rows {
 }
 
 impl Rows {
-    /// The next document, and about how many bytes have been read.
+    /// The next document, and approximately how many bytes of the input have been read.
     fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
         match self {
             Rows::Lines(rows) => rows.next(),
@@ -209,18 +209,18 @@ impl Rows {
 }
 
 impl Documents {
-    /// The next document, and an estimate of how many bytes of the input have been read.
+    /// The next document, and approximately how many bytes of the input have been read; `None` at the end. Errors name the file and the line or row.
     #[allow(clippy::should_implement_trait, reason = "an iterator of results whose errors end it")]
     pub fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
         self.rows.next()
     }
 
-    /// How many files of a folder were no text.
+    /// Number of files of a folder that were skipped because they are not text.
     pub fn left_out(&self) -> usize {
         if let Rows::Folder(folder) = &self.rows { folder.left_out } else { 0 }
     }
 
-    /// How many symbolic links of a folder lead nowhere, or back to a folder that they are in.
+    /// Number of symbolic links of a folder that are broken or form a cycle.
     pub fn broken_links(&self) -> usize {
         if let Rows::Folder(folder) = &self.rows { folder.broken_links } else { 0 }
     }
@@ -240,7 +240,7 @@ fn of_file(path: &Path, options: &Options) -> Result<Rows, Error> {
     let mut source = Source::open(path)?;
     let kind = match kind {
         Some(kind) => kind,
-        // Parquet by its first bytes.
+        // Parquet without its extension is recognised by its first bytes.
         None if source.head().starts_with(b"PAR1") && regular => {
             return Ok(Rows::Parquet(Box::new(parquet::Parquet::of_file(path, options)?)));
         }
@@ -250,7 +250,7 @@ fn of_file(path: &Path, options: &Options) -> Result<Rows, Error> {
     of_kind(kind, source, options)
 }
 
-/// The documents of what is open already.
+/// The documents of an open source.
 fn of_kind(kind: Kind, source: Source, options: &Options) -> Result<Rows, Error> {
     if kind != Kind::Parquet
         && let Some(what) = kind::refused(source.head())
@@ -258,7 +258,7 @@ fn of_kind(kind: Kind, source: Source, options: &Options) -> Result<Rows, Error>
         return Err(Error::file(source.path(), format!("is {what}")));
     }
     if !kind.is_table() && (options.column.is_some() || !options.fields.is_empty()) {
-        let message = "has no columns: only JSON, .csv, .tsv and .parquet files have; --format says what it is";
+        let message = "has no columns: only JSON, CSV, TSV and Parquet files have columns (--format sets the format)";
         return Err(Error::file(source.path(), message));
     }
     Ok(match kind {

@@ -1,5 +1,5 @@
-//! Rows from Parquet. Columns are read as Parquet stores them: what other programs note beside it for themselves (that a column is a category, or that its
-//! offsets are wide) changes nothing, so strings of every kind are strings.
+//! Rows of Parquet files. Columns are read with their Parquet types; the Arrow schema that writers embed (dictionary or large strings) is ignored, so that all
+//! kinds of strings are read alike.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,17 +23,17 @@ use super::{Document, Options, Place};
 use crate::Error;
 use crate::guard::guarded;
 
-/// Rows that are read at once.
+/// Rows per batch.
 const ROWS: usize = 256;
 
 /// A table.
 pub(super) struct Parquet {
     path: PathBuf,
     file: Option<String>,
-    /// Nothing behind the last batch, and behind a panic.
+    /// `None` after the last batch or a panic of the reader.
     reader: Option<ParquetRecordBatchReader>,
     batch: Option<(RecordBatch, usize)>,
-    /// Where in a batch the text is, and what is carried.
+    /// Indices in a batch of the text column and of the copied columns.
     column: usize,
     fields: Vec<usize>,
     rows: u64,
@@ -48,7 +48,7 @@ impl Parquet {
         Self::of(path, Some(path.display().to_string()), file, bytes, options)
     }
 
-    /// Of a pipe, whose bytes are kept in memory: the end of a table is read first.
+    /// Reads a pipe, buffered in memory because the footer is needed first.
     pub(super) fn of_source(mut source: Source, options: &Options) -> Result<Self, Error> {
         let mut bytes = Vec::new();
         source.read_to_end(&mut bytes).map_err(|e| Error::io(source.path(), e))?;
@@ -65,7 +65,7 @@ impl Parquet {
     ) -> Result<Self, Error> {
         let wrong = |e: ::parquet::errors::ParquetError| {
             let known = longreach_models::recognise_file(path);
-            Error::file(path, known.map_or_else(|| format!("no Parquet: {e}"), |known| format!("is {known}")))
+            Error::file(path, known.map_or_else(|| format!("not a Parquet file: {e}"), |known| format!("is {known}")))
         };
         let as_stored = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let damaged = |message: String| Error::file(path, format!("damaged: {message}"));
@@ -77,20 +77,20 @@ impl Parquet {
         let of_kind =
             |kind: DataType| -> Vec<bool> { schema.fields().iter().map(|f| *f.data_type() == kind).collect() };
         let said = |message: String| Error::file(path, message);
-        // Some programs store strings as bytes, and do not say that they are strings.
+        // Some writers store strings as bytes without the string annotation.
         let (strings, binary) = (of_kind(DataType::Utf8), of_kind(DataType::Binary));
         let texts = if strings.contains(&true) { strings } else { binary };
         let column = choose(options.column.as_deref(), &names, &texts, "column").map_err(said)?;
         let found = schema.field(column).data_type();
         if !matches!(found, DataType::Utf8 | DataType::Binary) {
-            return Err(said(format!("column `{}`: want texts, found {found}", names[column])));
+            return Err(said(format!("column `{}`: want strings, found {found}", names[column])));
         }
         let mut fields = Vec::new();
         for name in &options.fields {
             let i = find(name, &names, "column").map_err(said)?;
             let kind = schema.field(i).data_type();
             if !is_carried(kind) {
-                let want = "only texts, numbers and booleans are carried";
+                let want = "only strings, numbers and booleans can be copied";
                 return Err(said(format!("column `{name}`: {want}, found {kind}")));
             }
             fields.push(i);
@@ -137,7 +137,7 @@ impl Parquet {
     }
 }
 
-/// Whether all columns lie in the file of `length` bytes: the reader panics on places and lengths that cannot be.
+/// Checks that all column chunks lie within the file of `length` bytes; the reader panics on invalid offsets and lengths.
 fn places(about: &ParquetMetaData, length: u64) -> Result<(), String> {
     for group in about.row_groups() {
         if group.num_rows() < 0 {
@@ -163,7 +163,7 @@ fn is_carried(kind: &DataType) -> bool {
         || matches!(kind, DataType::Utf8 | DataType::Binary | DataType::Boolean | DataType::Float32 | DataType::Float64)
 }
 
-/// A value as a text; nothing of a null.
+/// A value as a string; `None` for null.
 fn value(column: &dyn Array, i: usize) -> Result<Option<String>, String> {
     macro_rules! number {
         ($kind:ty) => {
@@ -187,6 +187,6 @@ fn value(column: &dyn Array, i: usize) -> Result<Option<String>, String> {
         DataType::UInt64 => number!(UInt64Type),
         DataType::Float32 => number!(Float32Type),
         DataType::Float64 => number!(Float64Type),
-        other => return Err(format!("want a text, a number or a boolean, found {other}")),
+        other => return Err(format!("want a string, a number or a boolean, found {other}")),
     }))
 }

@@ -1,4 +1,4 @@
-//! Text as it is found: read as UTF-8 whatever its byte order mark says it is, a line at a time whatever ends its lines.
+//! A text source: decodes UTF-8 and UTF-16 by byte order mark, and splits lines at any line ending.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -9,18 +9,18 @@ use std::rc::Rc;
 
 use crate::Error;
 
-/// Bytes that say what a file is.
+/// Number of leading bytes that are inspected to recognise a file.
 const HEAD: u64 = 512;
 
-/// A text that is being read.
+/// An open text source.
 pub(super) struct Source {
     path: PathBuf,
     file: Option<String>,
     head: Vec<u8>,
     reader: BufReader<Box<dyn Read>>,
-    /// Lines that were looked at, and where they begin.
+    /// Lines that were read ahead, and their byte offsets.
     unread: VecDeque<(u64, Vec<u8>)>,
-    /// Where the next byte lies, and whether the one before it was a `\r`.
+    /// Offset of the next byte, and whether the previous one was a `\r`.
     position: u64,
     after_return: bool,
     read: Rc<Cell<u64>>,
@@ -58,27 +58,27 @@ impl Source {
         &self.path
     }
 
-    /// The file's name in documents.
+    /// The file name recorded in documents.
     pub(super) fn file(&self) -> Option<String> {
         self.file.clone()
     }
 
-    /// The first bytes as they are stored.
+    /// The first bytes of the file, undecoded.
     pub(super) fn head(&self) -> &[u8] {
         &self.head
     }
 
-    /// How many bytes have been read from the file.
+    /// Number of bytes read from the file.
     pub(super) fn bytes(&self) -> u64 {
         self.read.get()
     }
 
-    /// An error with the file's name.
+    /// An error that names the file.
     pub(super) fn wrong(&self, message: impl Into<String>) -> Error {
         Error::file(&self.path, message)
     }
 
-    /// The next line without its end, and where it begins; nothing behind the last one.
+    /// The next line without its line ending, and its byte offset; `None` at the end.
     pub(super) fn line(&mut self) -> Result<Option<(u64, Vec<u8>)>, Error> {
         match self.unread.pop_front() {
             Some(line) => Ok(Some(line)),
@@ -117,7 +117,7 @@ impl Source {
         }
     }
 
-    /// The first line that is not blank; it and those before it are read again afterwards.
+    /// The first non-blank line; [`Source::line`] will return it and the lines before it again.
     pub(super) fn first_line(&mut self) -> Result<Option<&[u8]>, Error> {
         while let Some(line) = self.fresh_line().map_err(|e| Error::io(&self.path, e))? {
             let blank = line.1.trim_ascii().is_empty();
@@ -129,7 +129,7 @@ impl Source {
         Ok(self.unread.back().map(|(_, line)| &line[..]))
     }
 
-    /// The next bytes without taking them; none at the end.
+    /// Peeks at the next bytes; empty at the end.
     pub(super) fn bytes_ahead(&mut self) -> Result<&[u8], Error> {
         loop {
             match self.reader.fill_buf() {
@@ -141,7 +141,7 @@ impl Source {
         Ok(self.reader.buffer())
     }
 
-    /// Takes so many of the bytes ahead.
+    /// Consumes `n` of the bytes ahead.
     pub(super) fn take_bytes(&mut self, n: usize) {
         self.reader.consume(n);
     }
@@ -153,21 +153,21 @@ impl Read for Source {
     }
 }
 
-/// What is wrong with a text that may not be one: that it is no UTF-8, or holds a NUL.
+/// Decodes a text; an error if it is not UTF-8 or contains a NUL.
 pub(super) fn checked(bytes: Vec<u8>) -> Result<String, String> {
     let text = utf8(bytes)?;
     match text.bytes().position(|b| b == 0) {
-        Some(at) => Err(format!("a NUL at byte {at}: no text")),
+        Some(at) => Err(format!("a NUL at byte {at}: not text")),
         None => Ok(text),
     }
 }
 
-/// Bytes as a text, or what is wrong with them.
+/// Decodes UTF-8; the error gives the offset of the first invalid byte.
 pub(super) fn utf8(bytes: Vec<u8>) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|e| format!("not UTF-8 at byte {}", e.utf8_error().valid_up_to()))
 }
 
-/// Counts the bytes that pass.
+/// A reader that counts its bytes.
 struct Counted<R> {
     reader: R,
     read: Rc<Cell<u64>>,
@@ -181,14 +181,14 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
-/// UTF-16 as UTF-8.
+/// Transcodes UTF-16 to UTF-8.
 struct Utf16<R> {
     reader: R,
     big: bool,
-    /// Bytes that are no whole character yet, and where they lie in the file.
+    /// Bytes of an incomplete character, and their offset in the file.
     rest: Vec<u8>,
     at: u64,
-    /// Text that is not handed out yet.
+    /// Transcoded text that was not returned yet.
     text: Cursor<Vec<u8>>,
 }
 
@@ -197,7 +197,7 @@ impl<R: Read> Utf16<R> {
         Self { reader, big, rest: Vec::new(), at: 2, text: Cursor::new(Vec::new()) }
     }
 
-    /// Reads more of the file; whether there was more.
+    /// Transcodes more of the file; false at its end.
     fn fill(&mut self) -> io::Result<bool> {
         let mut bytes = std::mem::take(&mut self.rest);
         let before = bytes.len();
@@ -205,18 +205,18 @@ impl<R: Read> Utf16<R> {
         debug_assert_eq!(bytes.len(), before + n);
         let unit = |two: &[u8; 2]| if self.big { u16::from_be_bytes(*two) } else { u16::from_le_bytes(*two) };
         let mut units: Vec<u16> = bytes.as_chunks().0.iter().map(unit).collect();
-        // Half a pair at the end of what was read waits for its other half.
+        // A high surrogate at the end of the chunk waits for its low surrogate.
         if n > 0 && units.last().is_some_and(|last| (0xd800..0xdc00).contains(last)) {
             units.pop();
         }
         let used = 2 * units.len();
         if n == 0 && used < bytes.len() {
-            return Err(self.wrong(self.at + used as u64, "half a character"));
+            return Err(self.wrong(self.at + used as u64, "an incomplete character"));
         }
         let mut text = String::new();
         let mut at = self.at;
         for c in char::decode_utf16(units) {
-            let c = c.map_err(|_| self.wrong(at, "half a surrogate pair"))?;
+            let c = c.map_err(|_| self.wrong(at, "an unpaired surrogate"))?;
             at += 2 * c.len_utf16() as u64;
             text.push(c);
         }

@@ -1,8 +1,8 @@
-//! Passages with their vectors on disk, and exact search in them.
+//! An index of passages and their vectors on disk, with exact search.
 //!
-//! An index is a folder: `index.json` says what made it, `passages.arrow` holds the passages, an Arrow file that other tools read as it is, with the columns
-//! `row`, `file`, `start`, `end`, `tokens`, `text`, those that were carried from the documents, and `vector`, or `vectors` where there is one a token. It is mapped, not read: an index may be larger than
-//! memory.
+//! An index is a folder. `index.json` describes how it was built. `passages.arrow` is an ordinary Arrow file with the columns `row`, `file`, `start`, `end`,
+//! `tokens`, `text`, the fields copied from the documents, and `vector`, or `vectors` if there is one vector per token. It is memory-mapped, so an index may be
+//! larger than memory.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -29,34 +29,34 @@ mod questions;
 
 pub use questions::Questions;
 
-/// What made an index.
+/// The description of an index, as stored in `index.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
-    /// The format's version.
+    /// Version of the format.
     pub version: u32,
-    /// The model, as it was asked for.
+    /// Name of the model, as given when the index was built.
     pub model: String,
-    /// Its configuration, weights and tokenizer, as a hash ([`TextEncoder::fingerprint`]).
+    /// Hash of its configuration, weights and tokenizer ([`TextEncoder::fingerprint`]).
     pub fingerprint: String,
-    /// What its vectors depend on besides ([`TextEncoder::settings`]).
+    /// The other settings that the vectors depend on ([`TextEncoder::settings`]).
     pub settings: Value,
-    /// Whether there is a vector a token.
+    /// Whether there is one vector per token (late interaction) rather than one per passage.
     pub late: bool,
-    /// How many numbers a vector has.
+    /// Number of dimensions of a vector.
     pub width: usize,
-    /// Whether vectors are of length 1.
+    /// Whether the vectors have unit length.
     pub normalized: bool,
-    /// How vectors are compared, by name; nothing where there is one a token.
+    /// Name of the similarity; `None` for late interaction.
     pub similarity: Option<String>,
-    /// What was indexed.
+    /// Name of the input.
     pub input: String,
-    /// The format it was said to be in.
+    /// Format of the input, if one was given.
     pub format: Option<String>,
-    /// The columns that were carried from it.
+    /// Fields copied from the documents.
     pub fields: Vec<String>,
-    /// How many passages there are.
+    /// Number of passages.
     pub passages: u64,
-    /// A hash of each batch of them.
+    /// Hash of each record batch.
     pub checksums: Vec<String>,
 }
 
@@ -64,33 +64,34 @@ const VERSION: u32 = 2;
 const ABOUT: &str = "index.json";
 const PASSAGES: &str = "passages.arrow";
 
-/// How documents become passages.
+/// How documents are split into passages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Passages {
-    /// The most tokens of a passage.
+    /// Longest passage in tokens.
     pub tokens: usize,
-    /// Those it shares with the one before.
+    /// Overlap of consecutive passages, in tokens.
     pub overlap: usize,
-    /// Tokens of a batch.
+    /// Size of a packed batch in tokens.
     pub batch: usize,
 }
 
-/// What is indexed, and how.
+/// The arguments of [`build`].
 #[derive(Debug)]
 pub struct Build<'a> {
     /// The documents.
     pub input: &'a Input,
-    /// How they are read.
+    /// How the documents are read.
     pub options: &'a Options,
-    /// How they become passages.
+    /// How the documents are split.
     pub passages: Passages,
-    /// How vectors are compared; what the model says, or else by their cosine, if absent.
+    /// Similarity of vectors; that of the model if `None`, or else cosine.
     pub similarity: Option<Similarity>,
-    /// What becomes of an index that is there already.
+    /// What to do if the index already exists.
     pub existing: Existing,
 }
 
-/// Indexes documents; blank ones are left out. The encoder's limit is set to the passages' length.
+/// Builds the index `to`, skipping blank documents, and lowers the input limit of the encoder to the passage length. An existing index stays in place until
+/// the new one is complete. `progress` may stop the job, which the same call then resumes.
 pub fn build(
     encoder: &mut TextEncoder,
     what: &Build<'_>,
@@ -99,7 +100,9 @@ pub fn build(
 ) -> Result<Progress, Error> {
     check_index(to, what.input, what.existing)?;
     if let Some(name) = what.options.fields.iter().find(|name| ["number", "query", "score"].contains(&name.as_str())) {
-        return Err(Error::Fields(format!("field `{name}` cannot be carried: a match has a field of that name")));
+        return Err(Error::Fields(format!(
+            "field `{name}` cannot be copied: search results have a field of that name"
+        )));
     }
     let settings = encoder.settings();
     let similarity = similarity(encoder, &settings, what.similarity)?;
@@ -145,7 +148,7 @@ pub fn build(
     let text = serde_json::to_vec_pretty(&about).unwrap_or_default();
     let file = whole.join(ABOUT);
     longreach_models::write_atomically(&file, |out| out.write_all(&text)).map_err(|e| Error::Engine(e.into()))?;
-    // The index that is replaced is there until the new one is.
+    // The old index stays in place until the new one is complete.
     let replaced = folder.join("replaced");
     if to.exists() {
         std::fs::rename(to, &replaced).map_err(|e| Error::io(to, e))?;
@@ -158,13 +161,13 @@ pub fn build(
     Ok(done)
 }
 
-/// How an index compares vectors: as was asked, or as the model says, or by their cosine.
+/// The similarity of an index: the requested one, that of the model, or cosine; `None` for late interaction.
 fn similarity(encoder: &TextEncoder, settings: &Value, asked: Option<Similarity>) -> Result<Option<Similarity>, Error> {
     let wrong = |message: String| Error::file(Path::new(&encoder.name), message);
     match (encoder.is_late(), asked, settings["similarity"].as_str()) {
         (true, None, _) => Ok(None),
         (true, Some(asked), _) => Err(wrong(format!(
-            "similarity `{}`: a model with a vector a token is compared by its best matches only",
+            "similarity `{}`: late-interaction models are compared by their best matches (MaxSim) only",
             asked.name()
         ))),
         (false, Some(asked), _) => Ok(Some(asked)),
@@ -177,7 +180,7 @@ fn similarity(encoder: &TextEncoder, settings: &Value, asked: Option<Similarity>
     }
 }
 
-/// An index, mapped.
+/// A memory-mapped index.
 #[derive(Debug)]
 pub struct Index {
     path: PathBuf,
@@ -186,33 +189,33 @@ pub struct Index {
     batches: Vec<RecordBatch>,
 }
 
-/// A passage that was found.
+/// A search result.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Found {
-    /// How well it matches.
+    /// Similarity to the query; higher is better.
     pub score: f32,
-    /// The number of its document.
+    /// Number of its document, counted from 0.
     pub row: u64,
-    /// The file it is from.
+    /// File of the document; `None` for standard input.
     pub file: Option<String>,
-    /// Where in the file it is, in bytes.
+    /// Byte range in the file, or in the text of the row of a table.
     pub bytes: std::ops::Range<u64>,
-    /// The passage.
+    /// Text of the passage.
     pub text: String,
-    /// What was carried from its document, in the order of [`About::fields`].
+    /// Fields of its document, in the order of [`About::fields`].
     pub fields: Vec<Option<String>>,
 }
 
 impl Index {
-    /// Opens an index, and checks that it is what was written.
+    /// Opens an index and verifies its checksums. O(bytes of the index) time.
     pub fn open(cx: &Cx, path: &Path) -> Result<Self, Error> {
         let file = path.join(ABOUT);
         if !file.exists() {
             let begun = job::partial(path);
             let message = if begun.exists() {
-                format!("is not finished: {} holds its beginning; the command that built it goes on", begun.display())
+                format!("is not finished: run the command that built it again to resume from {}", begun.display())
             } else {
-                format!("is no index: there is no {ABOUT} in it")
+                format!("is not an index: it has no {ABOUT}")
             };
             return Err(Error::file(path, message));
         }
@@ -221,7 +224,7 @@ impl Index {
         let similarity = about.similarity.as_deref().map(str::parse).transpose();
         let similarity: Option<Similarity> = similarity.map_err(|e| wrong(format!("field `similarity`: {e}")))?;
         if similarity.is_none() != about.late {
-            return Err(wrong("fields `late` and `similarity` do not go together".into()));
+            return Err(wrong("fields `late` and `similarity` contradict each other".into()));
         }
         let table = path.join(PASSAGES);
         let columns = Columns { width: about.width, late: about.late, text: true, fields: about.fields.clone() };
@@ -231,15 +234,15 @@ impl Index {
         Ok(index)
     }
 
-    /// Whether the passages are those that the description is of.
+    /// Checks the passages against the description.
     fn check(&self, cx: &Cx) -> Result<(), String> {
         let rows: u64 = self.batches.iter().map(|b| b.num_rows() as u64).sum();
         if rows != self.about.passages {
-            return Err(format!("has {rows} passages, {ABOUT} says {}", self.about.passages));
+            return Err(format!("has {rows} passages, but {ABOUT} says {}", self.about.passages));
         }
         if self.batches.len() != self.about.checksums.len() {
             let n = self.about.checksums.len();
-            return Err(format!("has {} batches of passages, {ABOUT} says {n}", self.batches.len()));
+            return Err(format!("has {} record batches, but {ABOUT} says {n}", self.batches.len()));
         }
         let mut same = vec![false; self.batches.len()];
         cx.team.for_each(
@@ -249,17 +252,17 @@ impl Index {
             },
         );
         match same.iter().position(|same| !same) {
-            Some(i) => Err(format!("damaged: batch {i} of its passages is not what was written")),
+            Some(i) => Err(format!("damaged: the checksum of record batch {i} does not match")),
             None => Ok(()),
         }
     }
 
-    /// What made it.
+    /// How it was built.
     pub fn about(&self) -> &About {
         &self.about
     }
 
-    /// Where a passage is, in words.
+    /// The position of a passage, for display: file and row, or file and byte range.
     pub fn place(&self, found: &Found) -> String {
         let Some(file) = &found.file else { return format!("row {}", found.row) };
         let said = self.about.format.as_deref().and_then(|name| name.parse::<Kind>().ok());
@@ -269,12 +272,12 @@ impl Index {
         format!("{file}, bytes {} to {}", found.bytes.start, found.bytes.end)
     }
 
-    /// The `n` passages whose vectors match best.
+    /// The `n` passages most similar to a query vector, best first; for late interaction, `query` holds the vectors of its tokens. O(index) time.
     pub fn best(&self, cx: &Cx, query: &[f32], n: usize) -> Vec<Found> {
         let mut best: Vec<(f32, usize, usize)> = Vec::new();
         for (b, batch) in self.batches.iter().enumerate() {
             let scores = self.scores(cx, query, batch);
-            // A score that is no number, or that of a passage without a vector, is no match.
+            // NaN, and the −∞ of a passage without a vector, are not matches.
             let scores = scores.into_iter().enumerate().filter(|(_, score)| score.is_finite());
             best.extend(scores.map(|(i, score)| (score, b, i)));
             best.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
@@ -309,17 +312,17 @@ impl Index {
     }
 }
 
-/// Passages that a thread compares at a time.
+/// Passages per task.
 const PART: usize = 256;
 
-/// What an index says of itself.
+/// Reads `index.json`.
 fn about(file: &Path) -> Result<About, Error> {
     let damaged = |message: String| Error::file(file, format!("damaged: {message}"));
     let text = std::fs::read(file).map_err(|e| Error::io(file, e))?;
     let fields: Value = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
     if fields["version"].as_u64() != Some(u64::from(VERSION)) {
         let message =
-            format!("version {}, this program reads version {VERSION}: build the index again", fields["version"]);
+            format!("version {}, but this program reads version {VERSION}: build the index again", fields["version"]);
         return Err(Error::file(file, message));
     }
     let about: About = serde_json::from_value(fields).map_err(|e| damaged(e.to_string()))?;

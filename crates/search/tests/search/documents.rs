@@ -155,7 +155,7 @@ fn strings_of_every_kind_are_texts_in_parquet() {
             assert_eq!(texts(&input, &options), ["the cat", "", "caf\u{e9}", "the cat"], "{kind}");
         }
         let error = read(&input, &named("n")).expect_err("numbers").to_string();
-        assert!(error.contains("column `n`: want texts, found Int64"), "{error}");
+        assert!(error.contains("column `n`: want strings, found Int64"), "{error}");
         // Parquet by its first bytes.
         std::fs::copy(at.path().join("a.parquet"), at.path().join("table")).expect("copied");
         let other = Input::of(at.path().join("table").to_str().expect("a path")).expect("an input");
@@ -244,23 +244,23 @@ fn bad_documents_are_named() {
             "c.jsonl",
             b"{\"text\": \"x\"}\n\n{\"text\": 3}\n",
             None,
-            "c.jsonl: line 3: field `text`: want a text, found the number 3",
+            "c.jsonl: line 3: field `text`: want a string, found the number 3",
         ),
         ("d.jsonl", b"{\"a\": \"x\", \"b\": \"y\", \"n\": 1}\n", None, "Name one with --column: a, b"),
         ("e.jsonl", b"{\"a\": \"x\"}\n", Some("z"), "there is no field `z`; there are a"),
         ("f.jsonl", b"nonsense\n", None, "line 1: not JSON"),
-        ("g.parquet", b"PAR1", None, "no Parquet"),
+        ("g.parquet", b"PAR1", None, "not a Parquet file"),
         ("h.txt", b"x\n", Some("a"), "has no columns"),
         // One decision a file.
         (
             "i.jsonl",
             b"\"a text\"\n{\"text\": \"another\"}\n",
             None,
-            "line 2: want a text, as the first value is; found an object",
+            "line 2: want a string, like the first value; found an object",
         ),
         ("j.jsonl", id.as_bytes(), None, "line 2: there is no field `text`; there are id"),
         ("k.jsonl", b"{\"id\": \"x\"}\n{\"id\": \"y\", \"text\": \"z\"}\n", None, "line 2: there is a field `text`"),
-        ("l.jsonl", b"{\"id\": 1}\n", None, "line 1: no field holds a text; there are id"),
+        ("l.jsonl", b"{\"id\": 1}\n", None, "line 1: no field holds strings; there are id"),
         ("m.json", b"[{\"text\": \"x\"}, {\"id\": 1}]", None, "line 1: there is no field `text`; there are id"),
         (
             "n.json",
@@ -269,11 +269,11 @@ fn bad_documents_are_named() {
             "line 2: not JSON: the value that begins here does not end",
         ),
         ("o.json", b"[{\"text\": \"x\"}\n{\"text\": \"x\"}]", None, "line 2: not JSON: want `,` or `]`"),
-        ("p.json", b"[\"x\"]\n\"y\"", None, "line 2: not JSON: there is more behind the array"),
+        ("p.json", b"[\"x\"]\n\"y\"", None, "line 2: not JSON: unexpected data after the array"),
         ("q.json", b"[\"x\",]", None, "not JSON"),
         ("r.json", b"[\"x\"", None, "the array is not closed"),
         ("s.json", b"3", None, "line 1: want an object, found the number 3"),
-        ("t.csv", b"id,text\n1,x\n2\n", None, "line 3: want 2 values, as there are names in the first line, found 1"),
+        ("t.csv", b"id,text\n1,x\n2\n", None, "line 3: want 2 values, as in the header, found 1"),
         ("u.csv", b"id,text\n1,x\n2,\"y\n3,z\n", None, "line 3: a quoted value is not closed"),
         ("v.csv", b"id;text\n1;x\n", None, "there is one column, `id;text`: want commas"),
         ("w.csv", b"a,b\nx,y\n", None, "which column holds the text? Name one with --column: a, b"),

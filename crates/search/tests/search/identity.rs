@@ -84,12 +84,12 @@ fn work_is_taken_up_for_the_same_input_and_model_only() {
     // Other weights, another pipeline.
     change_weights(&model, 0.25);
     let error = go_on(&reload(&model)).expect_err("other weights").to_string();
-    assert!(error.contains("other work (weights and tokenizer differ)"), "{error}");
+    assert!(error.contains("another job (weights and tokenizer differ)"), "{error}");
     let mut other = copy("st-bert-mean", &model);
     other.pipeline.pooling = vec![Pooling::Cls];
     other.pipeline.set_normalize(!other.pipeline.normalizes());
     let error = go_on(&other).expect_err("another pipeline").to_string();
-    assert!(error.contains("other work (normalize, pooling differ)"), "{error}");
+    assert!(error.contains("another job (normalize, pooling differ)"), "{error}");
     let done = go_on(&encoder).expect("taken up");
     assert_eq!((done.before, done.documents, done.rows), (4096, 4200, 4200));
     // A damaged description, and a damaged piece.
@@ -148,7 +148,7 @@ fn an_index_is_asked_by_the_model_that_made_it() {
     // The pooling of the model itself is another; what was recorded is taken.
     let mut plain = reload(&model);
     let error = index.with(&plain).err().expect("another pooling").to_string();
-    assert!(error.contains("another `pooling`: with [\"cls\"], and now it is [\"mean\"]"), "{error}");
+    assert!(error.contains("another `pooling`: [\"cls\"], but the query uses [\"mean\"]"), "{error}");
     index.about().restore(&mut plain);
     let ask =
         |encoder: &TextEncoder| index.with(encoder).expect("the same").ask(&cx, "yellow trees", 9).expect("found");
@@ -158,13 +158,13 @@ fn an_index_is_asked_by_the_model_that_made_it() {
     let mut int8 = int8.expect("a model");
     index.about().restore(&mut int8);
     let error = index.with(&int8).err().expect("another precision").to_string();
-    assert!(error.contains("another `dtype`: with \"f32\""), "{error}");
+    assert!(error.contains("another `dtype`: \"f32\""), "{error}");
     assert_eq!(index.about().dtype(), Some("f32"));
     change_weights(&model, 0.25);
     let mut other = reload(&model);
     index.about().restore(&mut other);
     let error = index.with(&other).err().expect("other weights").to_string();
-    assert!(error.contains("was made by another model"), "{error}");
+    assert!(error.contains("was built with another model"), "{error}");
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn interrupted_work_goes_on_and_loses_nothing() {
                 assert!(done.before > 0 && done.documents == 9000);
                 break;
             }
-            Err(error) => assert!(error.to_string().contains("the same command goes on"), "{error}"),
+            Err(error) => assert!(error.to_string().contains("run the same command again"), "{error}"),
         }
         ends += 1;
         assert!(ends < 50);
@@ -159,7 +159,7 @@ fn interrupted_work_goes_on_and_loses_nothing() {
     assert!(named.run(&encoder, &pieces, Existing::Replace, &mut stop).is_err());
     let other = Job { prompt: "query: ", ..named };
     let error = other.run(&encoder, &pieces, Existing::Replace, &mut on).expect_err("an error").to_string();
-    assert!(error.contains("other work (prompt differ)"), "{error}");
+    assert!(error.contains("another job (prompt differ)"), "{error}");
 }
 
 #[test]
@@ -225,11 +225,11 @@ fn an_index_finds_what_is_nearest_by_one_vector_and_by_one_a_token() {
             assert!((few[0].score - cosine).abs() < 1e-4, "{name}: {} {cosine}", few[0].score);
         }
         let error = index::build(&mut encoder, &build(&input), &to, &mut on).expect_err("an error");
-        assert!(error.to_string().contains("is there already"), "{error}");
+        assert!(error.to_string().contains("already exists"), "{error}");
     }
     let index = Index::open(&Cx::new(1), &at.path().join("colbert")).expect("an index");
     let error = index.with(&load("st-bert-mean")).err().expect("another model").to_string();
-    assert!(error.contains("a vector of 12 numbers a token"), "{error}");
+    assert!(error.contains("one vector of 12 dimensions per token"), "{error}");
 }
 
 #[test]

@@ -16,14 +16,14 @@ fn an_output_is_refused_before_the_work_begins() {
     #[cfg(not(unix))]
     std::fs::hard_link(at.path().join("x.jsonl"), at.path().join("soft.jsonl")).expect("a link");
     for (name, input, existing, want) in [
-        ("x.jsonl", &input, Existing::Replace, "is what is read"),
-        ("hard.jsonl", &input, Existing::Replace, "is what is read"),
-        ("soft.jsonl", &input, Existing::Replace, "is what is read"),
-        ("./x.jsonl", &input, Existing::Replace, "is what is read"),
-        ("x.jsonl", &folder, Existing::Replace, "is what is read"),
-        ("old.npy", &input, Existing::Refuse, "is there already: choose another name"),
-        ("no/such/v.npy", &input, Existing::Replace, "is not there"),
-        ("x.jsonl/v.npy", &input, Existing::Replace, "is no folder"),
+        ("x.jsonl", &input, Existing::Replace, "is the input"),
+        ("hard.jsonl", &input, Existing::Replace, "is the input"),
+        ("soft.jsonl", &input, Existing::Replace, "is the input"),
+        ("./x.jsonl", &input, Existing::Replace, "is the input"),
+        ("x.jsonl", &folder, Existing::Replace, "is the input"),
+        ("old.npy", &input, Existing::Refuse, "already exists: choose another name"),
+        ("no/such/v.npy", &input, Existing::Replace, "cannot access the folder"),
+        ("x.jsonl/v.npy", &input, Existing::Replace, "is not a folder"),
         ("v.csv", &input, Existing::Replace, ".parquet, .arrow, .npy or .jsonl"),
     ] {
         let error = check_file(&at.path().join(name), input, existing).expect_err("an error").to_string();
@@ -40,9 +40,9 @@ fn an_output_is_refused_before_the_work_begins() {
     written(at.path(), "index/passages.arrow", "");
     written(at.path(), "work/paper.txt", "not to be lost");
     for (name, existing, want) in [
-        ("index", Existing::Refuse, "is there already"),
-        ("work", Existing::Replace, "is no index"),
-        ("", Existing::Replace, "is what is read, or holds it"),
+        ("index", Existing::Refuse, "already exists"),
+        ("work", Existing::Replace, "is not an index"),
+        ("", Existing::Replace, "is the input or contains it"),
     ] {
         let error = check_index(&at.path().join(name), &input, existing).expect_err("an error").to_string();
         assert!(error.contains(want), "{name}: {error}");
@@ -62,7 +62,7 @@ fn an_output_in_the_folder_that_is_read_is_no_document() {
     assert_eq!(done.documents, 1);
     // Now it is a file of the folder: it is not replaced, as it might be a document.
     let error = job(&input).run(&encoder, &out, Existing::Replace, &mut on).expect_err("an error").to_string();
-    assert!(error.contains("is what is read"), "{error}");
+    assert!(error.contains("is the input"), "{error}");
     std::fs::remove_file(&out).expect("removed");
     let (to, mut encoder) = (folder.join("index"), encoder);
     for existing in [Existing::Refuse, Existing::Replace] {

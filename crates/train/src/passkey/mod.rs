@@ -1,6 +1,6 @@
-//! The passkey: a number hidden in a text without content, asked for at its end. Mohtashami and Jaggi 2023 (Landmark attention); the text is our own.
+//! Passkey retrieval: a number hidden in filler text, asked for at its end. Mohtashami and Jaggi 2023 (Landmark attention), with different filler.
 //!
-//! Tokens are bytes. A text of any length is made piece by piece, so that a million tokens need no memory to be asked about.
+//! Tokens are bytes.
 
 mod picture;
 mod study;
@@ -13,25 +13,25 @@ use serde::Deserialize;
 
 use crate::learner::NONE;
 
-/// What stands around the number, again and again.
+/// The filler, repeated around the number.
 const FILLER: &str = "Rain falls on the hill. A boat lies at the shore. Bread is in the oven. Someone hums a tune. ";
-/// Before the number, twice told.
+/// The text before the number, before its repetition, and after it.
 const TOLD: [&str; 3] = ["The passkey is ", ", keep it in mind: ", ". "];
-/// Before the answer.
+/// The text before the answer.
 const QUESTION: &str = "What was the passkey? It was ";
 
-/// The task.
+/// A passkey-retrieval task.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Passkey {
-    /// Bytes of a text, the answer among them.
+    /// Length of a text including the answer, in bytes.
     pub length: usize,
-    /// Digits of the number.
+    /// Number of digits.
     #[serde(default = "digits")]
     pub digits: usize,
 }
 
-/// So many bytes of what stands around the number, from some byte of it on.
+/// `length` bytes of filler, starting at byte `from` of the repeated sentence.
 fn filler(length: usize, from: usize) -> Vec<u32> {
     FILLER.bytes().cycle().skip(from % FILLER.len()).take(length).map(u32::from).collect()
 }
@@ -43,21 +43,21 @@ fn digits() -> usize {
 /// A text with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hidden {
-    /// The text up to the answer, bytes.
+    /// The text up to the answer, one byte per token.
     pub prompt: Vec<u32>,
-    /// The digits.
+    /// The digits of the number, one byte per token.
     pub answer: Vec<u32>,
-    /// Where the number is told first.
+    /// Offset of the first occurrence of the number.
     pub at: usize,
 }
 
 impl Passkey {
-    /// The fewest bytes of a text.
+    /// Length of the shortest possible text, in bytes.
     pub fn least(&self) -> usize {
         TOLD.iter().map(|part| part.len()).sum::<usize>() + QUESTION.len() + 3 * self.digits
     }
 
-    /// What is wrong with it, if something is.
+    /// Checks the task; the error names the field.
     pub fn check(&self) -> Result<(), String> {
         if self.digits == 0 || self.digits > 64 {
             return Err(format!("`task.digits`: want 1 to 64, found {}", self.digits));
@@ -68,7 +68,7 @@ impl Passkey {
         Ok(())
     }
 
-    /// A text whose number stands at `depth`, 0 for the beginning and 1 for just before the question; the same for the same seed.
+    /// A text with the number at `depth`: 0 is the beginning, 1 is just before the question. Deterministic for a seed.
     /// Panics on a task that [`Passkey::check`] refuses.
     pub fn text(&self, depth: f64, seed: u64) -> Hidden {
         self.draw(depth, &mut ChaCha8Rng::seed_from_u64(seed))
@@ -93,8 +93,8 @@ impl Passkey {
         Hidden { prompt: wide(text), answer: wide(answer), at }
     }
 
-    /// `n` texts at depths drawn at random, one behind the other, all but the last digit of the answer with them; and what is to be said behind each
-    /// token: a digit of the answer, or of the number where it is told again, or a negative number where nothing counts. The same for the same seed.
+    /// `n` texts with random depths, each with all but the last digit of its answer, and their targets; both `[n × (length − 1)]`. Digits of the answer and of
+    /// the repetition of the number are targets; other tokens have a negative target and no loss. Deterministic for a seed.
     pub fn sequences(&self, n: usize, seed: u64) -> (Vec<u32>, Vec<i64>) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut ids, mut targets) = (Vec::with_capacity(n * self.length), Vec::with_capacity(n * self.length));
@@ -142,9 +142,9 @@ mod tests {
             let counted: Vec<usize> = (0..399).filter(|at| answers[*at] >= 0).collect();
             assert_eq!(counted[5..], (394..399).collect::<Vec<_>>());
             assert!(counted[..5].windows(2).all(|pair| pair[0] + 1 == pair[1]));
-            // Each is told to the model behind it, but for the last.
+            // Each target but the last is the next token of the input.
             assert!(counted[..9].iter().all(|at| i64::from(row[at + 1]) == answers[*at]));
-            // What is asked for at the end is what was told again.
+            // The answer equals the repetition of the number.
             assert!((0..5).all(|digit| answers[counted[digit]] == answers[counted[5 + digit]]));
         }
         assert_eq!(TASK.sequences(2, 4), TASK.sequences(2, 4));

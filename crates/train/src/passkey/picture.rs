@@ -1,4 +1,4 @@
-//! How often the number was found, over length and depth, as a picture.
+//! A heat map of passkey accuracy over length and depth.
 
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -10,15 +10,15 @@ const CELL: (i32, i32) = (86, 26);
 /// Room to the left of the cells and above them.
 const MARGIN: (i32, i32) = (64, 58);
 
-/// An SVG with a column a length and a row a depth: white where no digit was named rightly, dark where all were.
+/// An SVG with one column per length and one row per depth, shaded from white (no digit correct) to dark (all digits correct).
 pub(crate) fn heat_map(name: &str, scores: &[Score], digits: usize, learnt: usize) -> String {
     let mut out = String::new();
-    // Drawing into a string fails only if the picture has no room, and it has.
+    // Drawing into a string fails only if the plot area is too small, and it is not.
     let _ = draw(&mut out, name, scores, digits, learnt);
     out
 }
 
-/// A length as people say it.
+/// A short form of a length.
 fn short(length: usize) -> String {
     match length {
         n if n >= 1_000_000 && n.is_multiple_of(1_000_000) => format!("{} M", n / 1_000_000),
@@ -46,7 +46,7 @@ fn draw(
     let text = |size: i32, colour: RGBColor, h: HPos| {
         ("sans-serif", size).into_font().color(&colour).pos(Pos::new(h, VPos::Center))
     };
-    let title = format!("{name}: the passkey, learnt on texts up to {learnt} bytes");
+    let title = format!("{name}: passkey retrieval, trained on texts of up to {learnt} bytes");
     root.draw(&Text::new(title, (12, 16), text(15, BLACK, HPos::Left)))?;
     for (column, length) in lengths.iter().enumerate() {
         let x = MARGIN.0 + CELL.0 * column as i32;
@@ -70,7 +70,7 @@ fn draw(
     for (y, label) in [(MARGIN.1 + 8, "start"), (MARGIN.1 + height - 8, "end")] {
         root.draw(&Text::new(label, (MARGIN.0 - 8, y), text(12, BLACK, HPos::Right)))?;
     }
-    let legend = "numbers found of those asked for; the shade is the part of their digits";
+    let legend = "numbers retrieved out of texts; shade: fraction of correct digits";
     root.draw(&Text::new(legend, (12, size.1 - 14), text(12, RGBColor(90, 90, 90), HPos::Left)))?;
     root.present()?;
     Ok(())

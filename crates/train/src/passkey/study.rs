@@ -1,4 +1,4 @@
-//! How far models that learnt the passkey on short texts find it in long ones.
+//! A study of length extrapolation: models trained on short passkey texts are tested on long ones.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -16,24 +16,24 @@ use crate::entrant::{self, Entrant};
 use crate::learner::Learner;
 use crate::{Error, Optimiser, config, tokenizer};
 
-/// A comparison, as a TOML file says it. Paths are relative to the file.
+/// A passkey study, read from a TOML file. Paths are relative to the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PasskeyStudy {
-    /// Where tables and pictures are written.
+    /// Directory for tables and figures.
     pub output: PathBuf,
-    /// Where the models are written, a directory each.
+    /// Directory for the trained models, one subdirectory each.
     pub weights: PathBuf,
-    /// Seed of weights and texts.
+    /// Seed of the initial weights and of the texts.
     #[serde(default)]
     pub seed: u64,
-    /// Digits of a number.
+    /// Number of digits of the passkey.
     pub digits: usize,
-    /// How long the texts are that models learn from.
+    /// The curriculum of text lengths.
     pub course: Course,
-    /// The optimiser; `batch` texts of the greatest `length` are as many tokens as every step has.
+    /// The optimiser. Every step has about `batch × length` tokens, where `length` is that of the longest text.
     pub optimiser: Optimiser,
-    /// What models are asked.
+    /// The tests.
     pub asked: Vec<Asked>,
     /// The fields of `config.json` that all models share.
     pub model: toml::Table,
@@ -41,20 +41,19 @@ pub struct PasskeyStudy {
     pub models: Vec<Entrant>,
 }
 
-/// Texts grow while a model learns: a step's length is drawn between the shortest and a longest that grows up to the optimiser's `length`,
-/// every doubling as likely as another.
+/// A curriculum of text lengths: the length of a step is drawn log-uniformly between the shortest and a maximum that grows up to the `length` of the optimiser.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Course {
-    /// Bytes of the shortest text.
+    /// Length of the shortest text, in bytes.
     pub shortest: usize,
-    /// The part of the steps after which the longest does not grow any more.
+    /// Fraction of the steps after which the maximum stops growing, 0 to 1.
     pub growing: f64,
-    /// Bytes of the longest filler whose state models with `long_states` meet: once texts do not grow any more, every other step goes on from the state
-    /// after some filler, between the optimiser's `length` and this, through which no gradient flows (state passing, Buitrago and Gu 2025).
+    /// Length of the longest filler, in bytes, for models with `long_states`. Once the maximum stops growing, every other step starts from the state after
+    /// filler of a length between that of the optimiser and this, without gradients through it (state passing, Buitrago and Gu 2025).
     #[serde(default)]
     pub before: usize,
-    /// Steps after which filler is read anew.
+    /// Number of steps after which the filler is read again with the current weights.
     #[serde(default = "refresh")]
     pub refresh: usize,
 }
@@ -63,15 +62,15 @@ fn refresh() -> usize {
     20
 }
 
-/// Texts to measure on.
+/// A test: texts of one length.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Asked {
-    /// Their bytes.
+    /// Length of the texts, in bytes.
     pub length: usize,
-    /// Into how many parts a text is cut, in each of which the number stands at a place drawn at random.
+    /// Number of depth intervals; the number is placed at random within each.
     pub depths: usize,
-    /// How many texts for each.
+    /// Number of texts per depth interval.
     pub texts: usize,
 }
 
@@ -82,13 +81,13 @@ pub struct Score {
     pub length: usize,
     /// The middle of the part where the number stood: 0 is the beginning of a text, 1 just before the question.
     pub depth: f64,
-    /// How many texts.
+    /// Number of texts.
     pub texts: usize,
-    /// How many numbers were named rightly.
+    /// Number of passkeys with all digits correct.
     pub right: usize,
-    /// How many digits were.
+    /// Number of correct digits.
     pub digits: usize,
-    /// Seconds a text.
+    /// Seconds per text.
     pub seconds: f64,
 }
 
@@ -114,37 +113,37 @@ impl Score {
     }
 }
 
-/// What a study tells while it works.
+/// A progress event of a study.
 #[derive(Clone, Debug)]
 pub enum PasskeyEvent<'a> {
-    /// A step of training is done.
+    /// A training step was done.
     Step {
         /// The model.
         name: &'a str,
-        /// Its steps done, and how many there are.
+        /// Steps done by this model, and their total.
         done: (usize, usize),
-        /// Bytes of a text.
+        /// Length of the texts, in bytes.
         length: usize,
-        /// The loss, in nats a digit.
+        /// The loss, in nats per digit.
         loss: f32,
     },
-    /// A model has been asked.
+    /// A test was done.
     Asked {
         /// The model.
         name: &'a str,
-        /// How it did.
+        /// Its result.
         score: Score,
     },
 }
 
-/// A name as part of a file's.
+/// A file name for a model.
 fn slug(name: &str) -> String {
     let kept = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
     name.chars().map(kept).collect()
 }
 
 impl PasskeyStudy {
-    /// Reads a file.
+    /// Reads and checks a TOML file; the error names the file and the field.
     pub fn read(file: &Path) -> Result<Self, Error> {
         let wrong = |message: String| Error::Config { file: file.display().to_string(), message };
         let mut study: Self = config::read(file)?;
@@ -166,7 +165,7 @@ impl PasskeyStudy {
         }
         if study.models.iter().any(|m| m.long_states) && (course.before < o.length || course.refresh == 0) {
             let found = course.before;
-            let want = format!("want at least `optimiser.length`, {}, where models have `long_states`", o.length);
+            let want = format!("want at least `optimiser.length`, {}, for models with `long_states`", o.length);
             return Err(wrong(format!("`course.before`: {want}, found {found}, and a `refresh` of at least 1")));
         }
         study.task(course.shortest).check().map_err(&wrong)?;
@@ -184,9 +183,8 @@ impl PasskeyStudy {
         Passkey { length, digits: self.digits }
     }
 
-    /// Trains every model whose directory is not there yet, and asks it what its table does not have yet; tables and pictures are written anew
-    /// whenever something was asked. `tell` may break off: another run goes on with the model or the question that was under way.
-    /// With `only` some names, the other models are left for another run.
+    /// Trains every model that has no directory yet, and runs the tests that are missing from its table. Tables and figures are rewritten after each test.
+    /// If `tell` breaks, a later run resumes with the current model or test. If `only` is not empty, other models are skipped.
     pub fn run(&self, only: &[String], mut tell: impl FnMut(PasskeyEvent<'_>) -> ControlFlow<()>) -> Result<(), Error> {
         if let Some(name) = only.iter().find(|name| !self.models.iter().any(|m| m.name == **name)) {
             let names: Vec<_> = self.models.iter().map(|m| m.name.as_str()).collect();
@@ -209,7 +207,7 @@ impl PasskeyStudy {
         self.write()
     }
 
-    /// Bytes of the texts of a step.
+    /// Length of the texts of a step, in bytes.
     fn length(&self, step: usize) -> usize {
         let (course, o) = (&self.course, &self.optimiser);
         let grown = (step as f64 / (course.growing * o.steps as f64)).min(1.0);
@@ -249,12 +247,12 @@ impl PasskeyStudy {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// The state after filler of a length drawn for the step.
+    /// The state after filler of a random length.
     fn after_filler(&self, learner: &Learner, step: usize) -> Cache {
         let mut rng = ChaCha8Rng::seed_from_u64(self.seed ^ (step as u64) << 40);
         let (least, most) = (self.optimiser.length as f64, self.course.before as f64);
         let part: f64 = rng.random();
-        // A third of the longest on average, and some near it.
+        // Squaring favours short filler: a third of the range on average, occasionally close to the longest.
         let length = (least + (most - least) * part * part).round() as usize;
         let filler = super::filler(length, rng.random_range(0..length));
         let decoder = &learner.model.decoder;
@@ -265,7 +263,7 @@ impl PasskeyStudy {
         })
     }
 
-    /// Writes a model beside its place, then puts it there.
+    /// Writes a model to a new directory, then renames it.
     fn keep(&self, learner: &Learner, directory: &Path) -> Result<(), Error> {
         let fresh = directory.with_extension("new");
         std::fs::create_dir_all(&fresh).map_err(|e| Error::io(&fresh, e))?;
@@ -305,13 +303,13 @@ impl PasskeyStudy {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Asks about texts whose number stands in part `part` of them.
+    /// Tests a model on texts with the number in depth interval `part`.
     fn score(&self, model: &Model, asked: &Asked, part: usize) -> Score {
         let start = Instant::now();
         let task = self.task(asked.length);
         let depth = (part as f64 + 0.5) / asked.depths as f64;
         let seed = |text: usize| self.seed ^ HELD_OUT ^ (asked.length as u64) << 24 ^ (part << 12 | text) as u64;
-        // Somewhere in its part of the text, so that the same byte of a segment is not met every time.
+        // Random within the interval, so that the position relative to segments varies.
         let place = |text: usize| {
             let within: f64 = ChaCha8Rng::seed_from_u64(seed(text)).random();
             depth + (within - 0.5) / asked.depths as f64
@@ -359,11 +357,11 @@ impl PasskeyStudy {
             return Ok(Vec::new());
         }
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let wrong = |line: &str| Error::Resume { path: file.clone(), message: format!("`{line}` is no result") };
+        let wrong = |line: &str| Error::Resume { path: file.clone(), message: format!("`{line}` is not a result") };
         text.lines().skip(1).map(|line| Score::read(line).ok_or_else(|| wrong(line))).collect()
     }
 
-    /// The table over all models, and a picture of each.
+    /// Writes the table of all models and a figure of each.
     fn write(&self) -> Result<(), Error> {
         let share = |part: usize, of: usize| format!("{:.0} %", 100.0 * part as f64 / of as f64);
         let mut head = String::from("| model |");
@@ -393,13 +391,13 @@ impl PasskeyStudy {
     }
 }
 
-/// Tells the texts to measure on from those to learn from.
+/// Separates the seeds of test texts from those of training texts.
 const HELD_OUT: u64 = 1 << 63;
 
-/// Tokens of each text that are read at once.
+/// Tokens per forward pass and text.
 const PIECE: usize = 2048;
 
-/// The likeliest token of each row of `[B, 1, vocabulary]`.
+/// The most probable token of each row of `[B, 1, vocabulary]`.
 fn likeliest(logits: Tensor<3>) -> Vec<u32> {
     let vocabulary = logits.dims()[2];
     let logits: Vec<f32> = logits.into_data().iter::<f32>().collect();

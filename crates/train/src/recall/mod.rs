@@ -1,7 +1,7 @@
-//! Multi-query associative recall: which value stood behind each of many keys. Arora et al. 2023 (Zoology), §3.
+//! Multi-query associative recall: predict the value that followed each of many keys. Arora et al. 2023 (Zoology), §3.
 //!
-//! A sequence begins with pairs of a key and a value; the keys come again later, each once, at distances that follow a power law,
-//! and behind each the model is to say its value. All other tokens are drawn at random and count for nothing.
+//! A sequence begins with key-value pairs. Each key occurs once more, at a distance drawn from a power law, and the model must predict its value there. All
+//! other tokens are random and have no loss.
 
 mod picture;
 mod study;
@@ -15,17 +15,17 @@ use serde::Deserialize;
 
 use crate::learner::NONE;
 
-/// The task.
+/// An associative-recall task.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Recall {
-    /// Size of the vocabulary: the lower half are keys, the upper half values.
+    /// Vocabulary size; the lower half are keys, the upper half values.
     pub vocabulary: usize,
-    /// Tokens of a sequence.
+    /// Tokens per sequence; even.
     pub length: usize,
-    /// Pairs of key and value in a sequence.
+    /// Key-value pairs per sequence.
     pub pairs: usize,
-    /// The exponent of the distances' law: 1 makes all equally likely, near 0 the short ones likelier.
+    /// Exponent of the power law of distances, in (0, 1]: 1 is uniform, values near 0 favour short distances.
     #[serde(default = "power")]
     pub power: f64,
 }
@@ -35,12 +35,12 @@ fn power() -> f64 {
 }
 
 impl Recall {
-    /// What is wrong with it, if something is.
+    /// Checks the task; the error names the field.
     pub fn check(&self) -> Result<(), String> {
         let Self { vocabulary, length, pairs, power } = *self;
         if pairs == 0 || 4 * pairs > length || length % 2 != 0 {
             return Err(format!(
-                "`task`: {pairs} pairs and as many questions want an even length of at least {}, found {length}",
+                "`task`: {pairs} pairs and their queries need an even `length` of at least {}, found {length}",
                 4 * pairs.max(1)
             ));
         }
@@ -48,13 +48,13 @@ impl Recall {
             return Err(format!("`task.vocabulary`: want at least {}, found {vocabulary}", 2 * pairs + 2));
         }
         if !(power > 0.0 && power <= 1.0) {
-            return Err(format!("`task.power`: want above 0 up to 1, found {power}"));
+            return Err(format!("`task.power`: want above 0 and at most 1, found {power}"));
         }
         Ok(())
     }
 
-    /// `n` sequences, one behind the other, and what is to be said behind each token: a value, or a negative number where nothing counts.
-    /// The same for the same seed. Panics on a task that [`Recall::check`] refuses.
+    /// `n` sequences and their targets, both `[n × length]`. Targets are negative except at queries, where they are the value. Deterministic for a seed. Panics
+    /// on a task that [`Recall::check`] refuses.
     pub fn sequences(&self, n: usize, seed: u64) -> (Vec<u32>, Vec<i64>) {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let (mut ids, mut targets) = (Vec::with_capacity(n * self.length), Vec::with_capacity(n * self.length));
@@ -70,7 +70,7 @@ impl Recall {
         let half = self.vocabulary / 2;
         let mut ids: Vec<u32> = (0..self.length).map(|_| rng.random_range(0..self.vocabulary as u32)).collect();
         let mut targets = vec![NONE; self.length];
-        // 0 is no key.
+        // Token 0 is not used as a key.
         let keys = sample(rng, half - 1, self.pairs).into_iter().map(|i| (i + 1) as u32);
         let values = sample(rng, self.vocabulary - half, self.pairs).into_iter().map(|i| (i + half) as u32);
         let pairs: Vec<(u32, u32)> = keys.zip(values).collect();
@@ -86,9 +86,9 @@ impl Recall {
         (ids, targets)
     }
 
-    /// As many different places among `space` as there are pairs, place `i` with a probability as `(i + 1)^{power − 1}`.
+    /// Draws a distinct position out of `space` for each pair, with probability proportional to `(i + 1)^{power − 1}`.
     fn gaps(&self, space: usize, rng: &mut ChaCha8Rng) -> Vec<usize> {
-        // Efraimidis and Spirakis 2006: the largest of u^{1/w} are a weighted draw without repetition; in the order of drawing.
+        // Efraimidis and Spirakis 2006: the largest u^{1/w} are a weighted sample without replacement.
         let mut drawn: Vec<(f64, usize)> = (0..space)
             .map(|i| {
                 let weight = ((i + 1) as f64).powf(self.power - 1.0);

@@ -1,10 +1,10 @@
-//! The recall of several models over the size of their states, as a picture.
+//! A plot of recall accuracy over state size.
 
 use plotters::prelude::*;
 
 use super::study::Verdict;
 
-/// Colours that are told apart by most eyes (Okabe and Ito 2008).
+/// A colour-blind-safe palette (Okabe and Ito 2008).
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(0, 114, 178),
@@ -16,10 +16,10 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(150, 140, 0),
 ];
 
-/// An SVG with a curve a name.
+/// An SVG with one curve per name.
 pub(crate) fn recall(title: &str, standings: &[Verdict]) -> String {
     let mut out = String::new();
-    // Drawing into a string fails only if the picture has no room, and it has.
+    // Drawing into a string fails only if the plot area is too small, and it is not.
     let _ = draw(&mut out, title, standings);
     out
 }
@@ -45,8 +45,8 @@ fn draw(out: &mut String, title: &str, standings: &[Verdict]) -> Result<(), Box<
         .build_cartesian_2d((low..high.max(low * 2.0)).log_scale(), 0.0..1.0f64)?;
     chart
         .configure_mesh()
-        .x_desc("numbers of state")
-        .y_desc("questions answered rightly")
+        .x_desc("state size (numbers)")
+        .y_desc("accuracy")
         .y_label_formatter(&|y| format!("{:.0} %", 100.0 * y))
         .x_label_formatter(&|x| format!("{x:.0}"))
         .light_line_style(RGBColor(238, 238, 238))
@@ -55,7 +55,7 @@ fn draw(out: &mut String, title: &str, standings: &[Verdict]) -> Result<(), Box<
         let (colour, hollow) = (COLOURS[n % COLOURS.len()], n >= COLOURS.len());
         let points: Vec<(f64, f64)> =
             standings.iter().filter(|s| s.name == **name).map(|s| (s.state.max(1) as f64, s.median())).collect();
-        // From the least to the most of several seeds.
+        // The range over several seeds.
         for s in standings.iter().filter(|s| s.name == **name && s.accuracies.len() > 1) {
             let (x, (least, most)) = (s.state.max(1) as f64, s.spread());
             chart.draw_series(LineSeries::new([(x, least), (x, most)], colour.mix(0.4).stroke_width(2)))?;

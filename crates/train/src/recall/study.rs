@@ -1,4 +1,4 @@
-//! A comparison of mechanisms: models that differ in their mixers alone learn the same task with the same budget.
+//! A study of mechanisms: models that differ only in their mixers are trained on the same task with the same budget.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -14,21 +14,21 @@ use crate::entrant::{self, Entrant};
 use crate::learner::{chosen, counted};
 use crate::{Error, Optimiser};
 
-/// A comparison, as a TOML file says it. Paths are relative to the file.
+/// An associative-recall study, read from a TOML file. Paths are relative to the file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Study {
-    /// Where the table and the picture are written.
+    /// Directory for the results, the table and the figure.
     pub output: PathBuf,
-    /// Seeds of weights and sequences: each model learns with all of them, and the median counts.
+    /// Seeds of the initial weights and of the sequences; each model is trained with all of them, and the median is reported.
     pub seeds: Vec<u64>,
     /// The task.
     pub task: Recall,
-    /// Sequences to measure on, which no training sees.
+    /// Number of held-out sequences to evaluate on.
     pub measure: usize,
-    /// The optimiser; its `length` is the task's.
+    /// The optimiser; its `length` is ignored in favour of that of the task.
     pub optimiser: Optimiser,
-    /// Learning rates to try; the one with the best median counts. The optimiser's own alone if there are none.
+    /// Learning rates to try; the one with the best median accuracy is reported. That of the optimiser if empty.
     #[serde(default)]
     pub rates: Vec<f64>,
     /// The fields of `config.json` that all models share.
@@ -37,24 +37,24 @@ pub struct Study {
     pub models: Vec<Entrant>,
 }
 
-/// What came of one model, rate and seed.
+/// The result of one model, learning rate and seed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Standing {
-    /// Its name.
+    /// Name of the model.
     pub name: String,
-    /// Numbers of state of a sequence.
+    /// Size of the state of one sequence, in numbers.
     pub state: usize,
-    /// Numbers of the model.
+    /// Number of parameters.
     pub parameters: usize,
     /// The learning rate.
     pub rate: f64,
     /// The seed.
     pub seed: u64,
-    /// Part of the questions answered rightly.
+    /// Fraction of queries answered correctly.
     pub accuracy: f64,
-    /// The mean loss over the last tenth of the steps, in nats a question.
+    /// Mean loss over the last tenth of the steps, in nats per query.
     pub loss: f64,
-    /// Seconds of training.
+    /// Training time in seconds.
     pub seconds: f64,
 }
 
@@ -82,25 +82,25 @@ impl Standing {
     }
 }
 
-/// What a model has come to with the rate that serves it best, over all seeds.
+/// The results of a model with its best learning rate, over all seeds.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Verdict {
     pub(crate) name: String,
     pub(crate) state: usize,
     pub(crate) parameters: usize,
     pub(crate) rate: f64,
-    /// Part of the questions answered rightly: one a seed, rising.
+    /// Accuracy per seed, in ascending order.
     pub(crate) accuracies: Vec<f64>,
 }
 
 impl Verdict {
-    /// The median; of an even number the mean of the two in the middle.
+    /// The median; for an even number of seeds, the mean of the middle two.
     pub(crate) fn median(&self) -> f64 {
         let n = self.accuracies.len();
         (self.accuracies[(n - 1) / 2] + self.accuracies[n / 2]) / 2.0
     }
 
-    /// The least and the most.
+    /// The minimum and the maximum.
     pub(crate) fn spread(&self) -> (f64, f64) {
         (self.accuracies[0], self.accuracies[self.accuracies.len() - 1])
     }
@@ -117,26 +117,26 @@ impl Verdict {
     }
 }
 
-/// What a study tells while it works.
+/// A progress event of a study.
 #[derive(Clone, Debug)]
 pub enum StudyEvent<'a> {
-    /// A step is done.
+    /// A training step was done.
     Step {
         /// The model.
         name: &'a str,
-        /// Numbers of state of a sequence.
+        /// Size of the state of one sequence, in numbers.
         state: usize,
-        /// Steps of all models done, and how many there are.
+        /// Steps done over all models, and their total.
         done: (usize, usize),
-        /// The loss, in nats a question.
+        /// The loss, in nats per query.
         loss: f32,
     },
-    /// A model is done.
+    /// A model was trained and evaluated.
     Done(&'a Standing),
 }
 
 impl Study {
-    /// Reads a file.
+    /// Reads and checks a TOML file; the error names the file and the field.
     pub fn read(file: &Path) -> Result<Self, Error> {
         let wrong = |message: String| Error::Config { file: file.display().to_string(), message };
         let mut study: Study = crate::config::read(file)?;
@@ -152,14 +152,14 @@ impl Study {
         Ok(study)
     }
 
-    /// Trains and measures every model that the table in the output directory does not have yet, and writes table and picture anew
-    /// after each. `tell` may break off; another run goes on with the next model.
+    /// Trains and evaluates every model that is missing from `recall.csv`, and rewrites the results, the table and the figure after each. If `tell` breaks, a
+    /// later run resumes with the model that was being trained.
     pub fn run(&self, mut tell: impl FnMut(StudyEvent<'_>) -> ControlFlow<()>) -> Result<Vec<Standing>, Error> {
         std::fs::create_dir_all(&self.output).map_err(|e| Error::io(&self.output, e))?;
         let mut standings = self.standings()?;
         let rates = if self.rates.is_empty() { vec![self.optimiser.rate] } else { self.rates.clone() };
         let all = self.seeds.len() * self.models.len() * rates.len() * self.optimiser.steps;
-        // Every model once before any learns again.
+        // Every model is trained once before any is trained with the next seed.
         let of_seed = |seed: u64| self.models.iter().map(move |entrant| (entrant, seed));
         let runs = self.seeds.iter().flat_map(|seed| of_seed(*seed));
         let runs = runs.flat_map(|(entrant, seed)| rates.iter().map(move |rate| (entrant, seed, *rate)));
@@ -208,7 +208,7 @@ impl Study {
             return Ok(Vec::new());
         }
         let text = std::fs::read_to_string(&file).map_err(|e| Error::io(&file, e))?;
-        let wrong = |line: &str| Error::Resume { path: file.clone(), message: format!("`{line}` is no result") };
+        let wrong = |line: &str| Error::Resume { path: file.clone(), message: format!("`{line}` is not a result") };
         text.lines().skip(1).map(|line| Standing::read(line).ok_or_else(|| wrong(line))).collect()
     }
 
@@ -219,14 +219,14 @@ impl Study {
         let best = self.best(standings);
         let task = &self.task;
         let mut table = String::from(
-            "| model | numbers of state | parameters | questions answered rightly | seeds | learning rate |\n| --- | --- | --- | --- | --- | --- |\n",
+            "| model | state size | parameters | accuracy | seeds | learning rate |\n| --- | --- | --- | --- | --- | --- |\n",
         );
         for verdict in &best {
             let _ = writeln!(table, "{}", verdict.line());
         }
         write_atomically(&self.file("recall-table.md"), |out| out.write_all(table.as_bytes()))?;
         let title = format!(
-            "associative recall: {} pairs in {} tokens, {} words, {} steps of {} sequences",
+            "associative recall: {} pairs in {} tokens, vocabulary {}, {} steps of {} sequences",
             task.pairs, task.length, task.vocabulary, self.optimiser.steps, self.optimiser.batch
         );
         let svg = picture::recall(&title, &best);
@@ -234,7 +234,7 @@ impl Study {
         Ok(())
     }
 
-    /// For each model the rate that serves it best, in the order of the file and of rising states.
+    /// The best learning rate of each model, in the order of the file and of ascending state size.
     fn best(&self, standings: &[Standing]) -> Vec<Verdict> {
         let mut all: Vec<Verdict> = Vec::new();
         for s in standings {
@@ -261,17 +261,17 @@ impl Study {
     }
 }
 
-/// Tells the sequences to measure on from those to learn from.
+/// Separates the seeds of held-out sequences from those of training sequences.
 const HELD_OUT: u64 = 1 << 63;
 
-/// Numbers of state after a sequence.
+/// Size of the state after a sequence, in numbers.
 fn state(model: &Model, ids: &[u32]) -> usize {
     let mut cache = model.decoder.start(1);
     model.decoder.forward(ids, &mut cache, None);
     cache.bytes() / 4
 }
 
-/// The part of the questions that a model answers rightly.
+/// The fraction of queries that a model answers correctly.
 fn accuracy(model: &Model, ids: &[u32], answers: &[i64], sequences: usize, length: usize) -> f64 {
     let (mut right, mut asked) = (0, 0);
     for first in (0..sequences).step_by(64) {

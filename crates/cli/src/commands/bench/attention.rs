@@ -17,62 +17,66 @@ use crate::commands::generate::megabytes;
 use crate::failure::Failure;
 use crate::parameters::parse;
 
-/// Time and memory of mechanisms against the length of the sequence, beside dense attention
+/// Measure time and memory of mechanisms over sequence lengths
 ///
-/// Each mechanism is first held to its definition in f64 on a short sequence; one that fails is not measured. Every point then has a process
-/// of its own, so that its memory is its own: the most it held beyond its inputs. Times are medians. Shapes are `[1, T, heads, width]`.
-///
-/// Example: longreach bench attention --lengths 1k..64k --mechanisms 'dense,window={"left": 255},mamba2' --svg cost.svg
+/// Use it to find the length from which a mechanism is cheaper than dense attention. Each mechanism is first checked against its f64 definition on a short
+/// sequence; a mismatch is an error. Each point runs in its own process, so that its peak memory, reported in excess of the inputs, is its own. Times are
+/// medians. Inputs have shape `[1, T, heads, width]`.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach bench attention
+  longreach bench attention --lengths 1k..64k --mechanisms 'dense,window={\"left\": 255},mamba2' --svg cost.svg
+  longreach bench attention --mechanisms gla,mamba2 --form chunk --grad --csv cost.csv")]
 pub(crate) struct Args {
-    /// Mechanisms of `longreach list`, each with `=` and its parameters as JSON where those of the list's example are not wanted
+    /// Mechanisms of `longreach list`; append `=` and a JSON object for parameters other than those of its example
     #[arg(long, value_name = "NAME[=JSON],…", default_value = DEFAULT)]
     mechanisms: String,
-    /// Lengths: a range that doubles, or a list
+    /// Sequence lengths: a range that doubles, or a list; k is 1024 and M is 1024 squared
     #[arg(long, value_name = "A..B or A,B,…", default_value = "1k..16k")]
     lengths: String,
-    /// Heads
+    /// Number of heads
     #[arg(long, default_value_t = 12, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     heads: u16,
-    /// Channels of a head
+    /// Channels per head
     #[arg(long, default_value_t = 64, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     width: u16,
-    /// Measure the gradient, with what it computes again of the forward pass: all of it for softmax attention, the states alone for a scan
+    /// Measure the backward pass, including what it recomputes of the forward pass: everything for softmax attention, the states for a scan
     #[arg(long)]
     grad: bool,
-    /// Which form of a mechanism that has both
+    /// Form to measure, for mechanisms that have both
     #[arg(long, value_enum, default_value_t = Fast::Recurrent)]
     form: Fast,
-    /// How often each point is measured
+    /// Number of measurements per point
     #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000))]
     repeat: u16,
-    /// Leave out points that would take longer than this each time, going by the one before
+    /// Skip points whose single run is expected to take longer than this, extrapolated from shorter lengths
     #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
     limit: f64,
-    /// Write the numbers as CSV
+    /// Write the results as CSV
     #[arg(long, value_name = "FILE")]
     csv: Option<PathBuf>,
-    /// Write the curves as SVG, both axes logarithmic
+    /// Write a log-log plot as SVG
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
-    /// A point, from the process that asks for it
+    /// The point to measure, as JSON; passed by the parent process
     #[arg(long, hide = true)]
     point: Option<String>,
 }
 
 const DEFAULT: &str = r#"dense,window={"left": 255},longformer={"window": 128, "global": [0]},bigbird,deepspeed={"mode": "bslongformer", "block": 64, "num_sliding_window_blocks": 5},sparse_transformer,hierarchical,mamba2"#;
 
-/// The forms for many tokens of a mechanism with a state.
+/// The forms that process many tokens in one call.
 #[derive(Clone, Copy, Deserialize, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum Fast {
-    /// Token by token with the state in registers: what layers compute with
+    /// Token by token with the state in registers; models use this form
     Recurrent,
     /// Chunks of tokens as matrix products
     Chunk,
 }
 
-/// What is measured in a process of its own.
+/// One measurement, sent to a child process as JSON.
 #[derive(Deserialize, Serialize)]
 struct Point {
     name: String,
@@ -85,12 +89,12 @@ struct Point {
     repeat: usize,
 }
 
-/// What it found.
+/// The result that the child process prints as JSON.
 #[derive(Clone, Deserialize, Serialize)]
 struct Measured {
-    /// Seconds, rising.
+    /// Seconds, in ascending order.
     seconds: Vec<f64>,
-    /// The most memory beyond the inputs, where the system says.
+    /// Peak memory in excess of the inputs, in bytes; `None` where `/proc` does not report it.
     bytes: Option<u64>,
 }
 
@@ -100,7 +104,7 @@ impl Measured {
     }
 }
 
-/// A mechanism with parameters.
+/// A mechanism with parameters and its label in tables.
 struct Chosen {
     label: String,
     operation: Named,
@@ -124,7 +128,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     for (n, tokens) in lengths.iter().copied().enumerate() {
         for (one, row) in chosen.iter().zip(&mut table) {
             bar.set_message(format!("{} {tokens}", one.label));
-            // At worst time grows with the square of the length.
+            // Without two earlier points, assume that time grows with the square of the length.
             let before = n.checked_sub(1).map(|n| (lengths[n], row[n].as_ref().map(Measured::median)));
             let late = match before {
                 Some((_, None)) => true,
@@ -176,7 +180,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The exponent of the growth between two points; 2 where one is missing.
+/// The exponent of growth between two points, clamped to [1, 2]; 2 if one is missing.
 fn growth(lengths: &[usize], row: &[Option<Measured>]) -> f64 {
     match row {
         [Some(a), Some(b)] => {
@@ -187,7 +191,7 @@ fn growth(lengths: &[usize], row: &[Option<Measured>]) -> f64 {
     }
 }
 
-/// `NAME[=JSON],…`: a comma within JSON does not part.
+/// Parses `NAME[=JSON],…`; commas inside JSON do not separate mechanisms.
 fn mechanisms(list: &str) -> Result<Vec<Chosen>, Failure> {
     let mut chosen = Vec::new();
     let mut rest = list;
@@ -218,7 +222,7 @@ fn mechanisms(list: &str) -> Result<Vec<Chosen>, Failure> {
     Ok(chosen)
 }
 
-/// Parameters in few letters.
+/// A short form of parameters, for labels.
 fn brief(parameters: &Value) -> String {
     let Value::Object(map) = parameters else { return String::new() };
     map.iter()
@@ -227,7 +231,7 @@ fn brief(parameters: &Value) -> String {
         .join(", ")
 }
 
-/// `A..B`, doubling, or `A,B,…`; `k` is 1024 and `M` its square.
+/// Parses `A..B`, doubling, or `A,B,…`; `k` is 1024 and `M` is its square.
 fn lengths(list: &str) -> Result<Vec<usize>, Failure> {
     let wrong = |what: &str| Failure::new(format!("--lengths: `{what}`: want 1k..64k or 512,1000,4k"));
     let one = |text: &str| -> Result<usize, Failure> {
@@ -253,7 +257,7 @@ fn lengths(list: &str) -> Result<Vec<usize>, Failure> {
     Ok(lengths)
 }
 
-/// The fast form of a mechanism: that which is asked for, or the one it has.
+/// The requested form, or the first fast form of a mechanism that lacks it.
 fn fast(operation: &Named, asked: Fast) -> Form {
     let asked = match asked {
         Fast::Recurrent => Form::Recurrent,
@@ -264,9 +268,9 @@ fn fast(operation: &Named, asked: Fast) -> Form {
     if forms.contains(&asked) { asked } else { any() }
 }
 
-/// Holds a mechanism to its definition before it is measured.
+/// Checks a mechanism against its definition; an error if they differ.
 fn check(one: &Chosen, grad: bool, form: Fast, cx: &Cx) -> Result<(), Failure> {
-    // As the tests have it: the largest difference over the largest value, or over 1.
+    // As in the tests: the largest difference, relative to the largest value or to 1.
     const TOLERANCE: f32 = 1e-5;
     let sample = one.operation.sample(&Sample { batch: 1, tokens: 1024, heads: 2, width: 8, seed: 1 });
     let want = one.operation.forward(&sample, &one.parameters, Form::Naive, cx)?;
@@ -278,7 +282,10 @@ fn check(one: &Chosen, grad: bool, form: Fast, cx: &Cx) -> Result<(), Failure> {
         .zip(found)
         .fold(0.0f32, |apart, (a, b)| if (a - b).is_nan() { f32::INFINITY } else { apart.max((a - b).abs()) });
     if apart / most > TOLERANCE {
-        return Err(Failure::new(format!("{}: differs from its definition by {apart:e}; not measured", one.label)));
+        return Err(Failure::new(format!(
+            "{}: the result differs from the definition by {apart:e}, so it is not measured",
+            one.label
+        )));
     }
     if grad {
         let mut inputs = sample;
@@ -288,7 +295,7 @@ fn check(one: &Chosen, grad: bool, form: Fast, cx: &Cx) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A point, by another process.
+/// Measures a point in a child process.
 fn point(one: &Chosen, tokens: usize, args: &Args, cx: &Cx) -> Result<Measured, Failure> {
     let (name, parameters) = (one.operation.name().to_string(), one.parameters.clone());
     let (heads, width, repeat) = (usize::from(args.heads), usize::from(args.width), usize::from(args.repeat));
@@ -328,7 +335,7 @@ fn measure(point: &Point, cx: &Cx) -> Result<Measured, Failure> {
     let before = memory::start();
     let first = run(&inputs)?;
     let bytes = before.and_then(memory::peak_beyond);
-    // The first run also warms up; it counts only where there is no other.
+    // The first run is a warm-up; its time counts only if there is no other.
     let mut seconds = Vec::new();
     for _ in 0..point.repeat {
         seconds.push(run(&inputs)?);
@@ -340,15 +347,15 @@ fn measure(point: &Point, cx: &Cx) -> Result<Measured, Failure> {
     Ok(Measured { seconds, bytes })
 }
 
-/// Memory of this process, where the system says.
+/// Memory of this process, from `/proc`.
 mod memory {
-    /// What is held now; the mark of the most that was held is set back to it.
+    /// Resets the peak resident memory and returns the current value in bytes.
     pub(super) fn start() -> Option<u64> {
         std::fs::write("/proc/self/clear_refs", "5").ok()?;
         field("VmRSS:")
     }
 
-    /// The most that was held since, beyond `before`.
+    /// The peak since then, in excess of `before`.
     pub(super) fn peak_beyond(before: u64) -> Option<u64> {
         Some(field("VmHWM:")?.saturating_sub(before))
     }

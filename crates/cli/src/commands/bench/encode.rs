@@ -12,34 +12,39 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::model::DTypeArg;
 
-/// How fast an encoder reads: tokens a second over texts of given lengths, and the memory it takes
+/// Measure the throughput and memory use of an encoder
 ///
-/// Texts are random tokens. Each length is read once for warmth and then as often as asked; the median is printed, with the fastest and the slowest.
-/// With --texts the texts of a file are read in packed batches instead, {"ids": [[1, 2, …], …]}.
+/// The inputs are random tokens. Each length runs once as a warm-up and then --repeats times; the median tokens per second are printed with the slowest and
+/// the fastest run. With --texts, tokenized texts {"ids": [[1, 2, …], …]} are encoded in packed batches instead.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach bench encode --model sentence-transformers/all-MiniLM-L6-v2 --tokens 128,256
+  longreach bench encode --model DIR --dtype int8 --tokens 512,2048 --repeats 5
+  longreach bench encode --model DIR --texts tokens.json --batch-tokens 4096 --json")]
 pub(crate) struct Args {
-    /// Directory, file of weights or Hub id
+    /// Encoder to load: a directory, weights file or Hugging Face Hub id
     #[arg(long, short, value_name = "MODEL")]
     model: OsString,
-    /// Precision in which matrices are kept [default: as they are stored]
+    /// Dtype of the weight matrices in memory [default: that of the checkpoint]
     #[arg(long, value_enum)]
     dtype: Option<DTypeArg>,
-    /// Lengths in tokens
+    /// Input lengths in tokens
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [512, 2048])]
     tokens: Vec<usize>,
-    /// How often each is measured
+    /// Number of measurements per length
     #[arg(long, value_name = "N", default_value_t = 3)]
     repeats: usize,
-    /// Read these texts instead
+    /// Encode these tokenized texts instead of random tokens
     #[arg(long, value_name = "FILE.json")]
     texts: Option<PathBuf>,
-    /// Tokens of a packed batch
+    /// Size of a packed batch in tokens, with --texts
     #[arg(long, value_name = "N", default_value_t = 8192)]
     batch_tokens: usize,
-    /// Make the first token global, of a model that has global tokens
+    /// Mark the first token as global, for models with global attention
     #[arg(long)]
     first_global: bool,
-    /// A line of JSON a length
+    /// Print one JSON object per length, one per line
     #[arg(long)]
     json: bool,
 }
@@ -63,7 +68,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         } else {
             let (least, most) = (rate(sorted[sorted.len() - 1]), rate(sorted[0]));
             let peak = peak.map_or_else(String::new, |peak| format!(", peak {:.0} MB", peak as f64 / 1e6));
-            println!("{what}: {:.0} tokens a second ({least:.0} to {most:.0}){peak}", rate(median));
+            println!("{what}: {:.0} tok/s ({least:.0} to {most:.0}){peak}", rate(median));
         }
     };
     if let Some(file) = &args.texts {
@@ -72,7 +77,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let total = texts.iter().map(Vec::len).sum();
         let once = || batches.iter().for_each(|batch| packed(&model, batch, &texts, args.first_global));
         let Some(first) = batches.first() else {
-            return Err(Failure::new(format!("{}: there is no text", file.display())));
+            return Err(Failure::new(format!("{}: the file has no texts", file.display())));
         };
         packed(&model, first, &texts, args.first_global);
         let seconds = measured(args.repeats, once);
@@ -110,12 +115,12 @@ fn texts(file: &std::path::Path, vocabulary: u32) -> Result<Vec<Vec<u32>>, Failu
     let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
     let texts: Texts = serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))?;
     match texts.ids.iter().flatten().find(|id| **id >= vocabulary) {
-        Some(id) => Err(wrong(format!("token id {id} is out of range: the model has {vocabulary}"))),
+        Some(id) => Err(wrong(format!("token id {id} is out of range: the vocabulary has {vocabulary} tokens"))),
         None => Ok(texts.ids),
     }
 }
 
-/// Texts by their numbers, longest first, in batches of at most so many tokens.
+/// Indices of the texts, longest first, in batches of at most `most` tokens; a longer text is a batch by itself.
 fn batches(texts: &[Vec<u32>], most: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..texts.len()).filter(|i| !texts[*i].is_empty()).collect();
     order.sort_by_key(|i| std::cmp::Reverse(texts[*i].len()));

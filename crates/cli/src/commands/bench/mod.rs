@@ -7,8 +7,16 @@ mod encode;
 mod plot;
 mod read;
 
-/// Measure on this machine
+/// Measure the speed and memory use of mechanisms and models on this machine
+///
+/// `attention` compares mechanisms over sequence lengths, `encode` measures the throughput of an encoder, and `read` shows whether the cost per token of a
+/// language model grows with the text.
 #[derive(clap::Subcommand)]
+#[command(after_long_help = "\
+Examples:
+  longreach bench attention --lengths 1k..64k --svg cost.svg
+  longreach bench encode --model sentence-transformers/all-MiniLM-L6-v2 --tokens 128,256
+  longreach bench read --at 8192,65536")]
 pub(crate) enum Command {
     Attention(attention::Args),
     Encode(encode::Args),

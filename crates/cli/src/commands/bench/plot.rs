@@ -1,17 +1,17 @@
-//! Curves on logarithmic axes.
+//! Log-log plots of time and memory, as SVG.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
 use crate::failure::Failure;
 
-/// A curve.
+/// A labelled curve of (tokens, value) points.
 pub(super) struct Curve {
     pub(super) label: String,
     pub(super) points: Vec<(f64, f64)>,
 }
 
-/// Colours that are told apart by most eyes (Okabe and Ito 2008), then the same dashed by smaller dots.
+/// A colour-blind-safe palette (Okabe and Ito 2008); further curves reuse it with larger dots.
 const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(0, 114, 178),
@@ -23,10 +23,10 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(150, 140, 0),
 ];
 
-/// Time on the left, memory on the right where it was measured, the legend below.
+/// Draws time on the left, memory on the right if it was measured, and the legend below.
 pub(super) fn svg(title: &str, seconds: &[Curve], bytes: &[Curve]) -> Result<String, Failure> {
     let mut out = String::new();
-    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("the picture: {e}"));
+    let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot draw the plot: {e}"));
     draw(&mut out, title, seconds, bytes).map_err(|e| failed(&e))?;
     Ok(out)
 }
@@ -42,7 +42,7 @@ fn draw(out: &mut String, title: &str, seconds: &[Curve], bytes: &[Curve]) -> Re
     if with_memory {
         let (left, right) = panels.split_horizontally(480);
         panel(&left, "seconds", seconds, duration)?;
-        panel(&right, "memory beyond the inputs", bytes, size)?;
+        panel(&right, "peak memory beyond the inputs", bytes, size)?;
     } else {
         panel(&panels, "seconds", seconds, duration)?;
     }

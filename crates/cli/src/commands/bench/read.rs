@@ -9,31 +9,37 @@ use serde_json::json;
 use crate::failure::Failure;
 use crate::model::ModelArgs;
 
-/// What a token costs as a text grows: the time to read on at several places of it, beside that near its start, and the memory it takes
+/// Measure how the cost per token of a language model changes as the text grows
 ///
-/// The text is random tokens. At each place the same tokens are read twice in turn, by the model as it is there and as it was at the first place, as
-/// often as asked: what else the machine does slows both. A model with a state of fixed size has a ratio of 1 everywhere.
+/// The text is random tokens. At each position the same tokens are read alternately from the state at that position and from the state at the first position,
+/// so that other load on the machine slows both alike. The ratio of the two times is the relative cost per token: 1 everywhere for a model with a state of
+/// fixed size.
 #[derive(clap::Args)]
+#[command(after_long_help = "\
+Examples:
+  longreach bench read
+  longreach bench read --model state-spaces/mamba-130m-hf --at 8192,65536 --tokens 2048
+  longreach bench read --at 1024,1000000 --json")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// Places in the text, in tokens; the first is what others are compared with
+    /// Positions in the text, in tokens and ascending; the first is the reference
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [8_192, 65_536, 1_000_000])]
     at: Vec<u64>,
-    /// Tokens read at each place, each time
+    /// Tokens to read in each measurement
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..))]
     tokens: u32,
-    /// How often each is measured
+    /// Number of measurements per position
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
     repeats: u32,
-    /// A line of JSON a place
+    /// Print one JSON object per position, one per line
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if !args.at.is_sorted_by(|a, b| a < b) {
-        return Err(Failure::new("--at: places come in the order of the text, each once"));
+        return Err(Failure::new("--at: want positions in strictly ascending order"));
     }
     let engine = args.model.load()?;
     let mut session = engine.session();
@@ -54,7 +60,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 let mut from = from.clone();
                 let clock = Instant::now();
                 from.read(&ids)?;
-                // The first time is for warmth.
+                // The first run is a warm-up.
                 if i > 0 {
                     seconds.push(clock.elapsed().as_secs_f64());
                 }
@@ -76,7 +82,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             let state = state as f64 / 1e6;
             progress.suspend(|| {
                 println!(
-                    "at {at}: {rate:.0} tokens a second, a token costs {ratio:.2} ({least:.2} to {most:.2}) of one at {}; state {state:.2} MB{peak}",
+                    "at {at}: {rate:.0} tok/s, cost per token {ratio:.2} ({least:.2} to {most:.2}) times that at {}; state {state:.2} MB{peak}",
                     args.at[0]
                 )
             });
@@ -95,7 +101,7 @@ fn text(engine: &Engine, from: u64, n: u64) -> Vec<u32> {
         .collect()
 }
 
-/// The median; the numbers are sorted.
+/// Sorts the numbers and returns their median.
 fn median(numbers: &mut [f64]) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
