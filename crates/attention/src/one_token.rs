@@ -5,7 +5,7 @@
 //! The state is read and written once: that is what a token costs. It goes by row after row, whole rows, as it lies in memory: of another order
 //! the processor sees less coming. Lanes run along a row, and a row's sums stay in registers.
 
-use longreach_simd::cache::prefetch_second_ahead;
+use longreach_simd::cache::prefetch_l2_ahead;
 use longreach_simd::{Lanes, math};
 
 /// What a token does to a state `[K, V]`.
@@ -102,7 +102,7 @@ impl<const W: usize> OneToken<'_, W> {
         let ahead = size_of_val(state);
         for (r, row) in state.chunks_exact_mut(columns).enumerate() {
             if self.onward {
-                prefetch_second_ahead(row, ahead);
+                prefetch_l2_ahead(row, ahead);
             }
             let cell = self.row::<S, HOW>(s, r);
             for i in 0..N {
@@ -138,7 +138,7 @@ impl<const W: usize> OneToken<'_, W> {
         let ahead = size_of_val(state);
         for (r, row) in state.chunks_exact_mut(columns.max(1)).enumerate() {
             if self.onward {
-                prefetch_second_ahead(row, ahead);
+                prefetch_l2_ahead(row, ahead);
             }
             let cell = self.row::<S, HOW>(s, r);
             let whole = columns / S::LANES * S::LANES;

@@ -5,7 +5,7 @@
 //! Khattab and Zaharia 2020 (ColBERT), §3.3. Exact: every product is made, thirty-two of a query's tokens by twelve of a passage's at a time, and only the
 //! largest is kept, in registers. O(queries × tokens × width) time, no memory but the sums.
 
-use longreach_simd::product::{Matrix, columns, strip};
+use longreach_simd::product::{Matrix, pack_transposed, strip};
 use longreach_simd::{Cx, Kernel, Lanes};
 
 /// Rows of passages met at a time.
@@ -42,7 +42,7 @@ impl Kernel for Panels<'_> {
         let panels = rows.len().div_ceil(S::LANES).next_multiple_of(2);
         let mut out = vec![0.0; panels * self.width * S::LANES];
         for (rows, panel) in rows.chunks(S::LANES).zip(out.chunks_mut(self.width * S::LANES)) {
-            columns(s, rows, self.width, panel);
+            pack_transposed(s, rows, self.width, panel);
         }
         out
     }

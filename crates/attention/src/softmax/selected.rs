@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::product::{self, Into, Matrix, Stored};
+use longreach_simd::product::{self, Accumulate, Matrix, Stored};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayView4, s};
@@ -201,7 +201,7 @@ pub(super) fn choose<T: Stored>(
             }
             let of_keys = Matrix::rows(keys, of_keys * d).from(b * all, h * of_keys / x.q.dim().2 * d).t();
             let sizes = product::Sizes { m: lists.len(), n, k: d };
-            product::matmul(cx, sizes, Matrix::rows(q, d), of_keys, Into::Set, products, n);
+            product::matmul(cx, sizes, Matrix::rows(q, d), of_keys, Accumulate::Replace, products, n);
         }
         for (r, list) in lists.iter_mut().enumerate() {
             let of_query = seen(first + r).min(n);

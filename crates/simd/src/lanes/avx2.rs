@@ -22,7 +22,7 @@ impl Avx2 {
 }
 
 // In this implementation every block is sound for the same two reasons: a value of `Avx2` exists only on a CPU with
-// these instructions, and every pointer was checked to have N elements behind it (or is masked to those it has).
+// these instructions, and every pointer was checked to have N elements after it (or is masked to those it has).
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all of them, written above")]
 impl Lanes for Avx2 {
     type V = __m256;
@@ -55,7 +55,7 @@ impl Lanes for Avx2 {
         unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
     }
     #[inline(always)]
-    fn store_past(self, x: &mut [f32], v: Self::V) {
+    fn store_non_temporal(self, x: &mut [f32], v: Self::V) {
         assert!(x.len() >= N);
         match x.as_ptr().cast::<__m256>().is_aligned() {
             true => unsafe { _mm256_stream_ps(x.as_mut_ptr(), v) },
@@ -105,7 +105,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
         unsafe {
-            // Two factors, each a normal number, so that subnormal results round once.
+            // Two normal factors, so that a subnormal result is rounded once.
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
             let rest = _mm256_sub_epi32(n, half);

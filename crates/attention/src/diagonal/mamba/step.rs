@@ -1,6 +1,6 @@
 //! One token, for decoding: the state is read and written once, its rows as they lie in memory.
 
-use longreach_simd::cache::prefetch_second_ahead;
+use longreach_simd::cache::prefetch_l2_ahead;
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
@@ -104,7 +104,7 @@ fn row<S: Lanes>(
     let whole = width / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
         let sum = if first { s.splat(0.0) } else { s.load(&out[at..]) };
-        prefetch_second_ahead(&state[at..at + S::LANES], AHEAD);
+        prefetch_l2_ahead(&state[at..at + S::LANES], AHEAD);
         let rows = [s.load(&a[at..]), s.load(&steps[at..]), s.load(&inputs[at..])];
         let (h, sum) = cells(s, rows, s.load(&state[at..]), sum, by);
         s.store(&mut state[at..], h);

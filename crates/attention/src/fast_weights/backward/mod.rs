@@ -23,7 +23,7 @@
 
 use std::sync::atomic::Ordering;
 
-use longreach_simd::cache::HELD;
+use longreach_simd::cache::NON_TEMPORAL_ABOVE;
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, memory};
 use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
@@ -103,7 +103,7 @@ pub(crate) fn backward_times(
                     state,
                     d_state,
                     to,
-                    past: b * t * heads * k.min(v) > HELD,
+                    past: b * t * heads * k.min(v) > NON_TEMPORAL_ABOVE,
                 });
             }
             let mut of_range = of_range.into_iter();

@@ -1,7 +1,7 @@
 //! The gradient: dense attention's, and through the projections.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4};
 
 use super::chunk::projected;
@@ -52,9 +52,9 @@ fn spread(
     let parts = out.as_slice_mut().unwrap_or_default().chunks_mut((tokens * width).max(1));
     for ((out, rows), d) in parts.zip(rows.chunks((tokens * width).max(1))).zip(d) {
         let (by, d, rows) = (Matrix::rows(&by, rank), Matrix::rows(d, width), Matrix::rows(rows, width));
-        matmul(cx, Sizes { m: tokens, n: width, k: rank }, by, d, Into::Set, out, width);
+        matmul(cx, Sizes { m: tokens, n: width, k: rank }, by, d, Accumulate::Replace, out, width);
         let to = d_by.as_slice_mut().unwrap_or_default();
-        matmul(cx, Sizes { m: tokens, n: rank, k: width }, rows, d.t(), Into::Add, to, rank);
+        matmul(cx, Sizes { m: tokens, n: rank, k: width }, rows, d.t(), Accumulate::Add, to, rank);
     }
     out
 }

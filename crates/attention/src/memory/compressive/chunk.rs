@@ -1,7 +1,7 @@
 //! All groups at once: a convolution is one product.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
 use ndarray::{Array2, Array3, ArrayView3, Axis, s};
 
 use super::{Compression, Inputs, most_used};
@@ -22,7 +22,7 @@ pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array3<f32>, Error> {
             let (rows, w) = (rows.as_slice().unwrap_or_default(), w.as_slice().unwrap_or_default());
             let sizes = Sizes { m: batch * groups.len(), n: c, k: width };
             let to = out.as_slice_mut().unwrap_or_default();
-            matmul(cx, sizes, Matrix::rows(rows, width), Matrix::rows(w, width).t(), Into::Add, to, c);
+            matmul(cx, sizes, Matrix::rows(rows, width), Matrix::rows(w, width).t(), Accumulate::Add, to, c);
         }
         Compression::Used(_) => {
             for (b, kept) in kept(x, groups.len()).into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::product::{Into, Matrix, Sizes, tile};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, tile};
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Kernel, Lanes, math};
@@ -138,7 +138,7 @@ impl<'m> Memory<'m> {
     fn add<S: Lanes>(&mut self, s: S, n: usize, features: &[f32], rows: &[f32], by: Option<&[f32]>) {
         let (k, v) = (self.weights.len(), self.width());
         let sizes = Sizes { m: k, n: v, k: n };
-        tile(s, sizes, Matrix::rows(features, k).t(), Matrix::rows(rows, v), Into::Add, self.sums, v);
+        tile(s, sizes, Matrix::rows(features, k).t(), Matrix::rows(rows, v), Accumulate::Add, self.sums, v);
         for (i, features) in features[..n * k].chunks_exact(k.max(1)).enumerate() {
             math::axpy(s, by.map_or(1.0, |by| by[i]), features, self.weights);
         }
@@ -146,7 +146,7 @@ impl<'m> Memory<'m> {
 
     /// The gradient to features that read the memory: `M r_i + by_i z`.
     #[inline(always)]
-    fn told<S: Lanes>(&self, s: S, n: usize, rows: &[f32], by: Option<&[f32]>, into: Into, out: &mut [f32]) {
+    fn told<S: Lanes>(&self, s: S, n: usize, rows: &[f32], by: Option<&[f32]>, into: Accumulate, out: &mut [f32]) {
         let (k, v) = (self.weights.len(), self.width());
         let sizes = Sizes { m: n, n: k, k: v };
         tile(s, sizes, Matrix::rows(rows, v), Matrix::rows(self.sums, v).t(), into, out, k);
@@ -199,7 +199,15 @@ impl<'m> Few<'m> {
         if let Some(memory) = memory {
             let v = memory.width();
             let sizes = Sizes { m: n, n: v, k };
-            tile(s, sizes, Matrix::rows(self.features, k), Matrix::rows(memory.sums, v), Into::Set, self.read, v);
+            tile(
+                s,
+                sizes,
+                Matrix::rows(self.features, k),
+                Matrix::rows(memory.sums, v),
+                Accumulate::Replace,
+                self.read,
+                v,
+            );
             for i in 0..n {
                 self.over[i] = math::dot(s, &self.features[i * k..(i + 1) * k], memory.weights);
             }
@@ -379,7 +387,7 @@ impl Kernel for Backward<'_, '_> {
                         (told, d_over[i]) = through_division(s, share, d_o, read, call.epsilon, &mut d_read[of]);
                         self.d_gate[at] += share * (1.0 - share) * (told - math::dot(s, d_o, near));
                     }
-                    state.told(s, n, d_read, Some(d_over), Into::Set, d_features);
+                    state.told(s, n, d_read, Some(d_over), Accumulate::Replace, d_features);
                     for i in 0..n {
                         let of = i * k..(i + 1) * k;
                         let dq = &mut self.dq.row(first + i)[at * k..(at + 1) * k];
@@ -389,9 +397,9 @@ impl Kernel for Backward<'_, '_> {
                 }
                 // What was written.
                 few.write(s, call, (base + first, n), self.group, state, known);
-                d_pending.told(s, n, few.rows, None, Into::Set, d_features);
+                d_pending.told(s, n, few.rows, None, Accumulate::Replace, d_features);
                 let (told, sizes) = (Matrix::rows(d_pending.sums, v), Sizes { m: n, n: v, k });
-                tile(s, sizes, Matrix::rows(few.features, k), told, Into::Set, few.rows, v);
+                tile(s, sizes, Matrix::rows(few.features, k), told, Accumulate::Replace, few.rows, v);
                 for i in 0..n {
                     math::copy(s, &few.rows[i * v..(i + 1) * v], self.dv.row(first + i));
                 }
@@ -402,7 +410,7 @@ impl Kernel for Backward<'_, '_> {
                         let d_row = &few.rows[of.clone()];
                         (_, d_over[i]) = through_division(s, -1.0, d_row, read, call.epsilon, &mut d_read[of]);
                     }
-                    state.told(s, n, d_read, Some(d_over), Into::Add, d_features);
+                    state.told(s, n, d_read, Some(d_over), Accumulate::Add, d_features);
                     d_memory.add(s, n, few.features, d_read, Some(d_over));
                 }
                 for i in 0..n {

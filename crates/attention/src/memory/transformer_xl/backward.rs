@@ -1,7 +1,7 @@
 //! The gradient: the softmax kernel's, and from that of the scores by distance to the queries and the table.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, tile};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, tile};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Kernel, Lanes, math};
 use ndarray::{Array2, Array3, Array4, Axis, s};
@@ -128,10 +128,10 @@ impl Kernel for OfDistance<'_> {
             let d_by = &mut self.d_by[b * n * width..(b + 1) * n * width];
             let to_queries = Sizes { m: n, n: width, k: keys };
             let distances = Matrix::rows(self.table, width);
-            tile(s, to_queries, Matrix::rows(products, keys), distances, Into::Set, d_by, width);
+            tile(s, to_queries, Matrix::rows(products, keys), distances, Accumulate::Replace, d_by, width);
             let queries = Matrix::rows(&self.queries[(b * n * h + head) * width..], h * width);
             let to_table = Sizes { m: keys, n: width, k: n };
-            tile(s, to_table, Matrix::rows(products, keys).t(), queries, Into::Add, self.d_table, width);
+            tile(s, to_table, Matrix::rows(products, keys).t(), queries, Accumulate::Add, self.d_table, width);
         }
     }
 }

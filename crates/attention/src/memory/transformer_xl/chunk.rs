@@ -1,6 +1,6 @@
 //! Some queries at a time: products with the distances, moved to the keys they belong to, and the softmax family's kernel.
 
-use longreach_simd::product::{Into, Matrix, Sizes, tile};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, tile};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, Array4, s};
@@ -63,7 +63,7 @@ impl Kernel for ByDistance<'_> {
     fn run<S: Lanes>(self, s: S) {
         let Sizes { m: n, n: keys, k: d } = self.sizes;
         let products = &mut Scratch::new(n * keys);
-        tile(s, self.sizes, self.q, Matrix::rows(self.table, d).t(), Into::Set, products, keys);
+        tile(s, self.sizes, self.q, Matrix::rows(self.table, d).t(), Accumulate::Replace, products, keys);
         for (r, out) in self.out.chunks_mut(keys).enumerate() {
             // The last query sees the greatest distance first, the one before it the second greatest.
             let after = n - 1 - r;

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use longreach_simd::cache::prefetch;
-use longreach_simd::product::{Matrix, Stored, columns, strip, widen};
+use longreach_simd::product::{Matrix, Stored, pack_transposed, strip, widen};
 use longreach_simd::{Lanes, math, memory};
 use ndarray::{Array3, Array4, ArrayView3, ArrayView4};
 
@@ -392,7 +392,7 @@ fn pack_columns<S: Lanes, T: Stored>(
         *row = x.row(b, j, g);
         x.ask(b, j, g);
     }
-    columns(s, &rows[..tokens.len()], x.width, out);
+    pack_transposed(s, &rows[..tokens.len()], x.width, out);
 }
 
 /// Packs rows, zero beyond their width and number: `[rows, wide]`.
