@@ -15,7 +15,7 @@ use super::step::One;
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 use crate::one_token::read;
-use crate::sequences::side_by_side;
+use crate::sequences::heads_per_task;
 
 /// Tokens whose rows are gathered at a time.
 const TOKENS: usize = 64;
@@ -29,7 +29,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let mut out = memory::unwritten(b * t * h * v);
     let numbers = out.len();
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
-    let block = side_by_side(input.ranges.len(), h, cx);
+    let block = heads_per_task(input.ranges.len(), h, cx);
     let past = numbers > NON_TEMPORAL_ABOVE;
     let mut tasks = Vec::new();
     for range in input.ranges.iter() {

@@ -29,7 +29,7 @@ use longreach_simd::{Cx, memory};
 use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
 
 use super::{Dims, Gradient, Inputs, Tokens};
-use crate::sequences::{Rows, side_by_side};
+use crate::sequences::{Rows, heads_per_task};
 use crate::{Error, error};
 
 mod head;
@@ -84,7 +84,7 @@ pub(crate) fn backward_times(
         bonus: memory::zeros(if input.bonus.is_some() { input.ranges.len() * heads * k } else { 0 }),
     };
     {
-        let block = side_by_side(input.ranges.len(), heads, cx);
+        let block = heads_per_task(input.ranges.len(), heads, cx);
         let mut tasks = Vec::new();
         let mut parts = by_head.parts(&input);
         let mut states = state.chunks((k * v).max(1)).zip(d_state.chunks_mut((k * v).max(1)));

@@ -16,7 +16,7 @@ use super::step::Token;
 use super::{Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
-use crate::sequences::{Rows, side_by_side};
+use crate::sequences::{Rows, heads_per_task};
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -55,7 +55,7 @@ pub fn recurrent_into(
 
 /// Heads that a thread takes together.
 fn groups<'a, 'o>(x: &Tokens<'_>, heads: Vec<Head<'a, 'o>>, cx: &Cx) -> Vec<Heads<'a, 'o>> {
-    let (all, block) = (x.dims.h, side_by_side(x.ranges.len(), x.dims.h, cx));
+    let (all, block) = (x.dims.h, heads_per_task(x.ranges.len(), x.dims.h, cx));
     let mut groups = Vec::with_capacity(heads.len().div_ceil(block));
     let mut heads = heads.into_iter();
     while let Some(head) = heads.next() {

@@ -1,4 +1,4 @@
-//! A product along the text, and dense attention to what comes of it.
+//! Projects keys and values along the sequence, then runs dense attention over the result.
 
 use longreach_simd::Cx;
 use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
@@ -8,7 +8,7 @@ use super::{ALL, Inputs, attention, like};
 use crate::softmax::{self, Output};
 use crate::{Error, sequences};
 
-/// Attention of all queries.
+/// Attention of all queries. Errors on wrong shapes.
 pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     x.check()?;
     let [k, v] = projected(x, cx);

@@ -1,4 +1,4 @@
-//! The gradient.
+//! The backward pass.
 
 use longreach_simd::Cx;
 use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
@@ -8,18 +8,18 @@ use super::chunk::{filters, kept, windows};
 use super::{Compression, Inputs, OP};
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, N, C]`
     pub x: Array3<f32>,
-    /// `[C, C, taps]`, where there is a convolution
+    /// `[C, C, taps]`, for a convolution
     pub w: Option<Array3<f32>>,
-    /// `[C]`, where there is one
+    /// `[C]`, for a convolution
     pub b: Option<Array1<f32>>,
 }
 
-/// Gradients given those of the compressed memories, `d_o: [B, ⌈N / c⌉, C]`.
+/// The gradients, given that of the compressed memories, `d_o: [B, ⌈N / c⌉, C]`. Errors on wrong shapes.
 pub fn backward(x: &Inputs<'_>, d_o: ArrayView3<'_, f32>, cx: &Cx) -> Result<Gradient, Error> {
     x.check()?;
     let ((batch, _, c), groups) = (x.x.dim(), x.groups());
