@@ -1,4 +1,4 @@
-//! Matrix products and norms against f64, at every tail and on every instruction set of this machine.
+//! Matrix products and norms against f64, for every partial vector and on every instruction set of this machine.
 
 use half::bf16;
 use longreach_simd::norm::{Layer, Rms, Rows, layer, layer_backward, rms, rms_backward};

@@ -164,7 +164,7 @@ impl Lanes for Avx2 {
 #[inline(always)]
 fn mask(len: usize) -> __m256i {
     const TABLE: [i32; 2 * N] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-    // SAFETY: the offset N - min(len, N) lies in 0..=N, so the eight integers read lie inside the table; this function
+    // SAFETY: the offset N - min(len, N) is in 0..=N, so the eight integers are read inside the table; this function
     // is called from methods of `Avx2` only.
     unsafe { _mm256_loadu_si256(TABLE.as_ptr().add(N - len.min(N)).cast()) }
 }

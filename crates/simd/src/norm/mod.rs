@@ -1,4 +1,4 @@
-//! RMS norm of rows, plain, grouped or gated, and its gradient; layer norm in [`layer`].
+//! RMS norm of rows, plain, grouped or gated, and its gradient; layer norm in [`layer()`].
 //!
 //! $$ y = w \odot x\,r, \quad r = \bigl(\tfrac1D \textstyle\sum_i x_i^2 + \varepsilon\bigr)^{-1/2} $$
 //!

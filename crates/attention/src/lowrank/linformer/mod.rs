@@ -68,7 +68,7 @@ fn attention<'a>(x: &'a Inputs<'_>, k: &'a Array4<f32>, v: &'a Array4<f32>) -> s
     softmax::Inputs::scaled(x.q.view(), k.view(), v.view(), x.scale)
 }
 
-/// An output for [`matmul`] in the shape of `x`, with `tokens` tokens.
+/// An output for `matmul` in the shape of `x`, with `tokens` tokens.
 fn like(x: ArrayView4<'_, f32>, tokens: usize) -> Array4<f32> {
     let (b, _, g, width) = x.dim();
     fresh((b, tokens, g, width))

@@ -56,11 +56,11 @@ impl<'a> LocalAttention<'a> {
     fn of(x: &Inputs<'a>, tokens: Range<usize>, cached: usize, length: usize, state: &State) -> Self {
         let [q, k] = x.local().map(|x| cut(x, &tokens, length));
         let v = cut(x.v, &tokens, length);
-        let behind = |old: &Array4<f32>, new: Segments<'a>| match cached {
+        let with_cached = |old: &Array4<f32>, new: Segments<'a>| match cached {
             0 => new,
             _ => ndarray::concatenate![Axis(1), *old, new].into(),
         };
-        Self { tokens, cached, q, k: behind(&state.keys, k), v: behind(&state.values, v), scale: x.scale }
+        Self { tokens, cached, q, k: with_cached(&state.keys, k), v: with_cached(&state.values, v), scale: x.scale }
     }
 
     fn call(&self) -> softmax::Inputs<'_> {
@@ -89,12 +89,12 @@ impl<'a> LocalAttention<'a> {
 
     /// Adds rows of segments at the positions of their tokens; rows of cached tokens go to `cached`.
     pub(super) fn add(&self, rows: &Array4<f32>, to: &mut Array4<f32>, cached: &mut Array4<f32>) {
-        let behind = rows.dim().1 - self.q.dim().1;
-        if behind > 0 {
-            *cached += &rows.slice(s![.., ..behind, .., ..]);
+        let cached_rows = rows.dim().1 - self.q.dim().1;
+        if cached_rows > 0 {
+            *cached += &rows.slice(s![.., ..cached_rows, .., ..]);
         }
         let mut to = to.slice_mut(s![.., self.tokens.clone(), .., ..]);
-        let rows = rows.slice(s![.., behind.., .., ..]).as_standard_layout().into_owned();
+        let rows = rows.slice(s![.., cached_rows.., .., ..]).as_standard_layout().into_owned();
         if let Ok(rows) = rows.into_shape_with_order(to.dim()) {
             to += &rows;
         }

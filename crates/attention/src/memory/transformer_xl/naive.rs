@@ -16,12 +16,11 @@ pub fn naive(x: &Inputs<'_, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
             Some(bias) => &q + &bias.row(h),
             None => q.to_owned(),
         };
-        let (by_content, position_scores) = (with(&x.u), with(&x.w));
+        let (by_content, by_position) = (with(&x.u), with(&x.w));
         let last = i + memory;
         let first = x.left.map_or(0, |left| last.saturating_sub(left));
         let score = |j: usize| {
-            x.scale
-                * (by_content.dot(&x.k.slice(s![b, j, h, ..])) + position_scores.dot(&x.r.slice(s![last - j, h, ..])))
+            x.scale * (by_content.dot(&x.k.slice(s![b, j, h, ..])) + by_position.dot(&x.r.slice(s![last - j, h, ..])))
         };
         let scores: Vec<f64> = (first..=last).map(score).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
