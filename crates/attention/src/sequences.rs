@@ -142,9 +142,10 @@ pub(crate) fn contiguous<'v, F: Copy, D: Dimension>(x: &'v ArrayView<'_, F, D>) 
     x.as_slice().map_or_else(|| x.iter().copied().collect(), Cow::Borrowed)
 }
 
-/// Splits the outputs and states of one decoding step into blocks of consecutive heads and calls `f(first_head,
-/// outputs, states)` in parallel; a head has `output_size` and `state_size` elements. A block's states are contiguous,
-/// for the sake of the hardware prefetcher, and there are at least two blocks per thread where heads permit.
+/// Splits the outputs and states of one decoding step into blocks of consecutive heads and calls
+/// `f(first_head, outputs, states)` in parallel; a head has `output_size` and `state_size` elements. A block's states
+/// are contiguous, for the sake of the hardware prefetcher, and there are at least two blocks per thread where heads
+/// permit.
 pub(crate) fn for_each_head_block(
     cx: &Cx,
     (out, output_size): (&mut [f32], usize),

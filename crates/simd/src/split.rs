@@ -149,8 +149,8 @@ impl RowAddresses {
     }
 }
 
-/// Splits a contiguous matrix into blocks of columns: part `j` holds, for every row, the slice of columns `j · block ..
-/// (j + 1) · block` (the last block may be narrower).
+/// Splits a contiguous matrix into blocks of columns: part `j` holds, for every row, the slice of columns
+/// `j · block .. (j + 1) · block` (the last block may be narrower).
 pub fn columns(out: &mut [f32], width: usize, block: usize) -> Vec<Vec<&mut [f32]>> {
     if width == 0 || block == 0 {
         return Vec::new();

@@ -1,5 +1,5 @@
-//! The backward pass: states at chunk starts are checkpointed, those inside a chunk recomputed, and the recursion `dh_t
-//! = C_t dy_t + e^{Δ_{t+1} A} ⊙ dh_{t+1}` runs backwards.
+//! The backward pass: states at chunk starts are checkpointed, those inside a chunk recomputed, and the recursion
+//! `dh_t = C_t dy_t + e^{Δ_{t+1} A} ⊙ dh_{t+1}` runs backwards.
 
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, split};

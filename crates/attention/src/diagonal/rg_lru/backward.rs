@@ -1,7 +1,7 @@
 //! The backward pass, from the last token to the first; states are recomputed.
 //!
-//! With `D_t` the gradient of `h_t`: `D_{t-1} = do_{t-1} + a_t D_t`, and that of the logarithm of the decay is `D_t
-//! (a_t h_{t-1} − σ(i_t) x_t a_t² / √(1 − a_t²))`, where the slope of the root is bounded as in the authors' code.
+//! With `D_t` the gradient of `h_t`: `D_{t-1} = do_{t-1} + a_t D_t`, and that of the logarithm of the decay is
+//! `D_t (a_t h_{t-1} − σ(i_t) x_t a_t² / √(1 − a_t²))`, where the slope of the root is bounded as in the authors' code.
 
 use std::ops::Range;
 

@@ -4,9 +4,9 @@
 //! last, and `r` random ones. The second and the last but one attend to the first three or the last three, and to the
 //! block at the other end. O(T (5 + r) b H D) time. Zaheer et al. 2020, §2 and appendix D.
 //!
-//! The rules are exactly Hugging Face's. Outside training all "random" blocks are block 0, whose keys then count `1 +
-//! r` times (their checkpoints are used that way); in training they are drawn from numpy's generator, seeded with the
-//! layer's index, and a drawn block that is already attended to counts once more.
+//! The rules are exactly Hugging Face's. Outside training all "random" blocks are block 0, whose keys then count
+//! `1 + r` times (their checkpoints are used that way); in training they are drawn from numpy's generator, seeded with
+//! the layer's index, and a drawn block that is already attended to counts once more.
 
 use serde::Deserialize;
 

@@ -223,8 +223,8 @@ fn spread_all(from: &Gradient, [q, k, v]: &[Shares; 3], to: &mut Gradient, cx: &
 /// The gradients of the output and the log-sum-exp of a level's cells, from those of all tokens.
 ///
 /// A token receives the fraction `w = e^{lse_cell − lse_token}` of its cell's output, so that the gradient of a cell's
-/// scores is `Σ w p (do · v − do · o + dlse)` over its tokens: that of attention whose output has the gradient `Σ w
-/// do`.
+/// scores is `Σ w p (do · v − do · o + dlse)` over its tokens: that of attention whose output has the gradient
+/// `Σ w do`.
 fn cell_cotangents(part: &Output, all: &Output, d: &Cotangent<'_>, level: u32, cx: &Cx) -> (Array4<f32>, Array3<f32>) {
     let (mut dout, mut dlse) = (Array4::<f32>::zeros(part.out.dim()), Array3::<f32>::zeros(part.lse.dim()));
     let (tokens, size) = (all.lse.len_of(Axis(1)), 1usize << level);

@@ -4,8 +4,8 @@
 //!
 //! Global tokens may have separate projections, which [`chunk`] takes: then a global query attends to the global keys
 //! and values of all tokens, while other queries use the ordinary ones. A key that is both in the window and global
-//! counts once. O(T (2w + 1 + |G|) H D) time. Beltagy et al. 2020, §3.1; the conventions are Hugging Face's, with `w =
-//! attention_window / 2`.
+//! counts once. O(T (2w + 1 + |G|) H D) time. Beltagy et al. 2020, §3.1; the conventions are Hugging Face's, with
+//! `w = attention_window / 2`.
 
 use std::ops::Range;
 

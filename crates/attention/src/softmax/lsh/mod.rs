@@ -64,8 +64,8 @@ impl Default for Lsh {
 }
 
 /// Buckets `[B, H, rounds, T]` as [`chunk`] takes them, with each round offset by the buckets of earlier ones: the
-/// argmax over `x R` and `−x R`, for rotations `R: [H, D, rounds, n / 2]`. Factored buckets use several rotations: `h =
-/// Σ h_f Π n` over the preceding factors. Errors on wrong shapes.
+/// argmax over `x R` and `−x R`, for rotations `R: [H, D, rounds, n / 2]`. Factored buckets use several rotations:
+/// `h = Σ h_f Π n` over the preceding factors. Errors on wrong shapes.
 pub fn hash<T: Stored>(x: ArrayView4<'_, T>, rotations: &[ArrayViewD<'_, f32>]) -> Result<Array4<usize>, Error> {
     let (b, t, h, d) = x.dim();
     let rounds = rotations.first().map_or(0, |r| r.shape().get(2).copied().unwrap_or(0));

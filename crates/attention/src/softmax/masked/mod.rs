@@ -48,8 +48,8 @@ impl Masked {
         Self::of((b, h), t, s, rows.collect())
     }
 
-    /// From compressed sparse rows, shared by all sequences and heads: query `i` attends to the keys `indices[start[i]
-    /// .. start[i + 1]]`, in any order. Errors on inconsistent indices.
+    /// From compressed sparse rows, shared by all sequences and heads: query `i` attends to the keys
+    /// `indices[start[i] .. start[i + 1]]`, in any order. Errors on inconsistent indices.
     pub fn compressed(start: &[usize], indices: &[usize], keys: usize) -> Result<Self, Error> {
         let rises = start.first() == Some(&0) && start.is_sorted() && start.last() == Some(&indices.len());
         error::parameter("masked", "start", rises, start, format!("rising from 0 to {}", indices.len()))?;
