@@ -6,7 +6,7 @@ use longreach_attention::Form;
 use longreach_attention::operation::{Sample, named};
 use longreach_bench::Times;
 use longreach_simd::Cx;
-use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::product::{self, Accumulate, Matrix};
 use serde_json::json;
 
 // As the program: memory that is given back is handed out again, where the system's would be asked for anew, and cleared, with every call.
@@ -61,7 +61,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (a, mut out) = (vec![0.5f32; n * n], vec![0.0f32; n * n]);
     let size = product::Sizes { m: n, n, k: n };
     let products = 2.0 * (n * n * n) as f64;
-    let mut product = || product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Into::Set, &mut out, n);
+    let mut product =
+        || product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Accumulate::Replace, &mut out, n);
     let sample = Sample { batch: 1, tokens, heads, width, seed: 1 };
     // Everything is measured in turn with the same product: what else the machine does slows both.
     let dense = {

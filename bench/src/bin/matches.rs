@@ -5,7 +5,7 @@
 use longreach_bench::Times;
 use longreach_search::matches;
 use longreach_simd::Cx;
-use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::product::{self, Accumulate, Matrix};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1).map(|n| n.parse::<usize>());
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (mut shares, mut seconds) = (Vec::new(), Vec::new());
     for _ in 0..5 {
         let product = Times::of(5, || {
-            product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Into::Set, &mut out, n);
+            product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Accumulate::Replace, &mut out, n);
         });
         let rate = 2.0 * (n * n * n) as f64 / product.median();
         let found = Times::of(1, || {

@@ -1,59 +1,59 @@
-//! What can be wrong with a call.
+//! Errors of calls.
 
-/// An input that does not fit, with the operation and both sides.
+/// An invalid argument, with the operation's name and both sides of the mismatch.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A shape that disagrees with the other inputs.
+    /// A shape that disagrees with those of the other inputs.
     #[error("{op}: `{input}` has shape {found:?}, want {want:?}")]
     Shape {
         /// The operation.
         op: &'static str,
-        /// Which input.
+        /// The input's name.
         input: &'static str,
-        /// The shape it should have.
+        /// The required shape.
         want: Vec<usize>,
-        /// The shape it has.
+        /// The given shape.
         found: Vec<usize>,
     },
-    /// A view whose tokens are not contiguous in memory.
+    /// An array whose tokens are not contiguous in memory.
     #[error("{op}: a token of `{input}` is not contiguous in memory; copy it to standard layout first")]
     Layout {
         /// The operation.
         op: &'static str,
-        /// Which input.
+        /// The input's name.
         input: &'static str,
     },
-    /// Heads that cannot be divided among the groups.
+    /// A number of heads that is not a multiple of the number of groups.
     #[error("{op}: {heads} heads cannot share {groups} groups")]
     Groups {
         /// The operation.
         op: &'static str,
-        /// Heads of the values.
+        /// The number of heads of the values.
         heads: usize,
-        /// Groups of keys and queries.
+        /// The number of groups of the keys and queries.
         groups: usize,
     },
-    /// A parameter out of its range.
+    /// A parameter out of range.
     #[error("{op}: `{parameter}` is {found}, want {want}")]
     Parameter {
         /// The operation.
         op: &'static str,
-        /// Which parameter.
+        /// The parameter's name.
         parameter: &'static str,
-        /// What it may be.
+        /// The permitted values.
         want: String,
-        /// What it is.
+        /// The given value.
         found: String,
     },
-    /// JSON that is not what is read from it.
+    /// JSON that cannot be deserialised.
     #[error("{op}: `{what}`: {message}")]
     Read {
         /// The operation.
         op: &'static str,
-        /// What was read.
+        /// What was being read.
         what: &'static str,
-        /// What is wrong, with the field's name.
+        /// The deserialiser's message, with the field's name.
         message: String,
     },
     /// Boundaries of packed sequences that do not cover the tokens in order.
@@ -63,17 +63,17 @@ pub enum Error {
     Boundaries {
         /// The operation.
         op: &'static str,
-        /// How many tokens there are.
+        /// The number of tokens.
         tokens: usize,
-        /// How many rows the batch has.
+        /// The number of rows of the batch.
         batch: usize,
-        /// What was given.
+        /// The given boundaries.
         found: Vec<usize>,
     },
 }
 
 impl Error {
-    /// The same, of the operation that was called, not of the one it is made of.
+    /// The same error under another operation's name: that of the call, rather than of a mechanism it is composed of.
     pub(crate) fn of(mut self, operation: &'static str) -> Self {
         match &mut self {
             Self::Shape { op, .. }
@@ -86,7 +86,7 @@ impl Error {
         self
     }
 
-    /// JSON of `what` that cannot be read, in one line.
+    /// An error in the JSON of `what`, in one line.
     pub(crate) fn read(op: &'static str, what: &'static str, message: impl std::fmt::Display) -> Self {
         Self::Read { op, what, message: message.to_string() }
     }
@@ -105,11 +105,11 @@ pub(crate) fn some<const N: usize>(op: &'static str, sizes: [(&'static str, usiz
     sizes.into_iter().try_for_each(|(name, size)| parameter(op, name, size > 0, size, "at least 1"))
 }
 
-/// Checks a number that kernels compute with in f32, where it may be doubled.
+/// Checks a number that kernels use in f32 and may double.
 pub(crate) fn number(op: &'static str, name: &'static str, x: impl Into<f64>) -> Result<(), Error> {
     const MOST: f64 = f32::MAX as f64 / 2.0;
     let x = x.into();
-    // Steps are checked, too, and allocate nothing where all is well.
+    // Decoding steps are checked too, so the success path allocates nothing.
     if x.abs() <= MOST {
         return Ok(());
     }
@@ -130,7 +130,7 @@ pub(crate) fn parameter(
     Err(Error::Parameter { op, parameter, want: want.into(), found: format!("{found:?}") })
 }
 
-/// An error if a value was found that is none of those wanted.
+/// An error if `found` is a value: the first that is out of range.
 pub(crate) fn none(
     op: &'static str,
     name: &'static str,

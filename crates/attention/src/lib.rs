@@ -18,14 +18,14 @@
 //! | `g` | logarithm of a gate, ≤ 0 | `[B, T, H]` |
 //! | `a b c d` | the matrices A, B, C, D of a state-space model | |
 //! | `dt` | its step size, before or after softplus | `[B, T, D or H]` |
-//! | `z` | what gates the output through silu | `[B, T, D]` |
-//! | `state` | what a sequence remembers, f32 | `[S, …]` |
+//! | `z` | the gate of the output, before silu | `[B, T, D]` |
+//! | `state` | the recurrent state of a sequence, f32 | `[S, …]` |
 //!
 //! # Contract
 //!
-//! State goes in and comes out: every function that takes `state` reads what the tokens before the first have left
-//! there and leaves what the last leaves. Arrays are `ndarray` views whose last axis is contiguous. Results do not depend on the
-//! number of threads. Shapes are checked at the door; inside nothing fails.
+//! The caller owns the state: every function that takes `state` reads the state before the first token and overwrites it
+//! with that after the last. Arrays are `ndarray` views whose last axis is contiguous. Results do not depend on the number
+//! of threads. Shapes are checked on entry; kernels do not fail.
 
 mod error;
 mod fast_weights;

@@ -1,17 +1,17 @@
-//! One token through a head's state that is a matrix: what decoding does, for all mechanisms that have such a state.
+//! One decoding step of a head whose state is a matrix, shared by all mechanisms with such a state.
 //!
 //! $$ X \leftarrow \mathrm{Diag}(l)\,X + \sum_m u^m (y^m)^\top, \qquad o = X^\top p $$
 //!
-//! The state is read and written once: that is what a token costs. It goes by row after row, whole rows, as it lies in memory: of another order
-//! the processor sees less coming. Lanes run along a row, and a row's sums stay in registers.
+//! The state is read and written once, which is the cost of a step. Rows are processed in memory order, whole rows at a
+//! time, for the sake of the hardware prefetcher; lanes run along a row, and the sums over rows stay in registers.
 
-use longreach_simd::cache::prefetch_second_ahead;
+use longreach_simd::cache::prefetch_l2_ahead;
 use longreach_simd::{Lanes, math};
 
-/// What a token does to a state `[K, V]`.
+/// The update of a state `[K, V]` by one token.
 #[derive(Clone, Copy)]
 pub(crate) struct OneToken<'a, const W: usize> {
-    /// What is left: nothing is said, and all of it is; one number for all; or one a row.
+    /// The decay `l`: empty for none, one factor for all rows, or one factor per row.
     pub(crate) left: &'a [f32],
     /// `u: [K]`
     pub(crate) write: [&'a [f32]; W],
@@ -19,18 +19,20 @@ pub(crate) struct OneToken<'a, const W: usize> {
     pub(crate) written: [&'a [f32]; W],
     /// `p: [K]`
     pub(crate) read: &'a [f32],
-    /// Whether it is read before it is decayed and written.
-    pub(crate) early: bool,
-    /// Whether the state that lies behind this one is asked for meanwhile: it is read next, and memory would be idle, as this one has just been read.
-    pub(crate) onward: bool,
+    /// Whether the output is read before the state is decayed and written.
+    pub(crate) read_first: bool,
+    /// Whether to prefetch the state that follows this one in memory, which the caller processes next: a state that was
+    /// just read leaves memory bandwidth idle.
+    pub(crate) prefetch_next: bool,
 }
 
-/// When a state is read, and whether it is decayed.
-const ADDED: u8 = 0;
+/// Variants of the update: without decay, with decay, and with decay and the output read first.
+const UNDECAYED: u8 = 0;
 const DECAYED: u8 = 1;
-const READ_BEFORE: u8 = 2;
+const READ_FIRST: u8 = 2;
 
-/// A call for as many whole vectors as a row has, if their sums all stay in registers, and whether there is a part of one more; or else `$wide`.
+/// Calls `$some` with the number of whole vectors in a row and whether there is a partial one, if the sums of a row fit
+/// in registers; otherwise evaluates `$wide`.
 macro_rules! by_width {
     ($columns:expr, $lanes:expr, $some:ident, $wide:expr) => {
         match ($columns / $lanes, $columns % $lanes > 0) {
@@ -44,10 +46,10 @@ macro_rules! by_width {
             (0, true) => $some!(0, true),
             (1, true) => $some!(1, true),
             (2, true) => $some!(2, true),
-            // Those with a denominator as their last column.
+            // Values with a denominator as their last column.
             (4, true) => $some!(4, true),
             (8, true) => $some!(8, true),
-            // With eight lanes there are half as many registers.
+            // Instruction sets with eight lanes have half as many registers.
             (12, false) if $lanes != 8 => $some!(12, false),
             (16, false) if $lanes != 8 => $some!(16, false),
             (16, true) if $lanes != 8 => $some!(16, true),
@@ -57,32 +59,32 @@ macro_rules! by_width {
 }
 
 impl<const W: usize> OneToken<'_, W> {
-    /// Passes the state `[K, V]`; `out: [V]`.
+    /// Updates the state `[K, V]` and writes the output `out: [V]`.
     #[inline(always)]
     pub(crate) fn pass<S: Lanes>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
-        if W == 1 && self.left.is_empty() && !self.early {
-            return self.through::<S, ADDED>(s, state, out);
+        if W == 1 && self.left.is_empty() && !self.read_first {
+            return self.dispatch::<S, UNDECAYED>(s, state, out);
         }
         let of_all = Self { left: if self.left.is_empty() { &[1.0] } else { self.left }, ..*self };
-        match self.early {
-            false => of_all.through::<S, DECAYED>(s, state, out),
-            true => of_all.through::<S, READ_BEFORE>(s, state, out),
+        match self.read_first {
+            false => of_all.dispatch::<S, DECAYED>(s, state, out),
+            true => of_all.dispatch::<S, READ_FIRST>(s, state, out),
         }
     }
 
     #[inline(always)]
-    fn through<S: Lanes, const HOW: u8>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
+    fn dispatch<S: Lanes, const HOW: u8>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
         macro_rules! some {
             ($n:literal, $part:literal) => {
-                self.some::<S, HOW, $n, $part>(s, state, out)
+                self.in_registers::<S, HOW, $n, $part>(s, state, out)
             };
         }
-        by_width!(out.len(), S::LANES, some, self.wide::<S, HOW>(s, state, out))
+        by_width!(out.len(), S::LANES, some, self.in_memory::<S, HOW>(s, state, out))
     }
 
-    /// Rows of `N` vectors, and a part of one more if `PART`.
+    /// For rows of `N` vectors, and a partial one if `PART`: sums stay in registers.
     #[inline(always)]
-    fn some<S: Lanes, const HOW: u8, const N: usize, const PART: bool>(
+    fn in_registers<S: Lanes, const HOW: u8, const N: usize, const PART: bool>(
         &self,
         s: S,
         state: &mut [f32],
@@ -101,8 +103,8 @@ impl<const W: usize> OneToken<'_, W> {
         }
         let ahead = size_of_val(state);
         for (r, row) in state.chunks_exact_mut(columns).enumerate() {
-            if self.onward {
-                prefetch_second_ahead(row, ahead);
+            if self.prefetch_next {
+                prefetch_l2_ahead(row, ahead);
             }
             let cell = self.row::<S, HOW>(s, r);
             for i in 0..N {
@@ -130,15 +132,15 @@ impl<const W: usize> OneToken<'_, W> {
         }
     }
 
-    /// Rows so wide that their sums go back and forth.
+    /// For wider rows: sums are kept in `out`.
     #[inline(always)]
-    fn wide<S: Lanes, const HOW: u8>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
+    fn in_memory<S: Lanes, const HOW: u8>(&self, s: S, state: &mut [f32], out: &mut [f32]) {
         let columns = out.len();
         out.fill(0.0);
         let ahead = size_of_val(state);
         for (r, row) in state.chunks_exact_mut(columns.max(1)).enumerate() {
-            if self.onward {
-                prefetch_second_ahead(row, ahead);
+            if self.prefetch_next {
+                prefetch_l2_ahead(row, ahead);
             }
             let cell = self.row::<S, HOW>(s, r);
             let whole = columns / S::LANES * S::LANES;
@@ -164,11 +166,11 @@ impl<const W: usize> OneToken<'_, W> {
         }
     }
 
-    /// What the cells of row `r` are multiplied with.
+    /// The factors of row `r`.
     #[inline(always)]
     fn row<S: Lanes, const HOW: u8>(&self, s: S, r: usize) -> Row<S, W> {
         let left = match HOW {
-            ADDED => 1.0,
+            UNDECAYED => 1.0,
             _ => self.left[if self.left.len() > 1 { r } else { 0 }],
         };
         let mut u = [s.splat(0.0); W];
@@ -179,7 +181,7 @@ impl<const W: usize> OneToken<'_, W> {
     }
 }
 
-/// What the cells of a row are multiplied with.
+/// The factors of one row of the state.
 #[derive(Clone, Copy)]
 struct Row<S: Lanes, const W: usize> {
     left: S::V,
@@ -188,14 +190,14 @@ struct Row<S: Lanes, const W: usize> {
 }
 
 impl<S: Lanes, const W: usize> Row<S, W> {
-    /// Some cells, and the sums that they are read into.
+    /// Updates one vector of cells and adds what it contributes to the output's sum.
     #[inline(always)]
     fn pass<const HOW: u8>(&self, s: S, x: S::V, y: [S::V; W], sum: S::V) -> (S::V, S::V) {
-        let mut new = if HOW == ADDED { x } else { s.mul(self.left, x) };
+        let mut new = if HOW == UNDECAYED { x } else { s.mul(self.left, x) };
         for m in 0..W {
             new = s.fma(self.u[m], y[m], new);
         }
-        (new, s.fma(self.p, if HOW == READ_BEFORE { x } else { new }, sum))
+        (new, s.fma(self.p, if HOW == READ_FIRST { x } else { new }, sum))
     }
 }
 
@@ -204,15 +206,15 @@ impl<S: Lanes, const W: usize> Row<S, W> {
 pub(crate) fn read<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
     macro_rules! some {
         ($n:literal, $part:literal) => {
-            read_some::<S, $n, $part>(s, state, p, out)
+            read_in_registers::<S, $n, $part>(s, state, p, out)
         };
     }
-    by_width!(out.len(), S::LANES, some, read_wide(s, state, p, out))
+    by_width!(out.len(), S::LANES, some, read_in_memory(s, state, p, out))
 }
 
-/// As [`OneToken::some`].
+/// As [`OneToken::in_registers`].
 #[inline(always)]
-fn read_some<S: Lanes, const N: usize, const PART: bool>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
+fn read_in_registers<S: Lanes, const N: usize, const PART: bool>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
     let whole = N * S::LANES;
     let (mut sum, mut sum_of_part) = ([s.splat(0.0); N], s.splat(0.0));
     for (row, p) in state.chunks_exact(out.len()).zip(p) {
@@ -232,9 +234,9 @@ fn read_some<S: Lanes, const N: usize, const PART: bool>(s: S, state: &[f32], p:
     }
 }
 
-/// As [`OneToken::wide`].
+/// As [`OneToken::in_memory`].
 #[inline(always)]
-fn read_wide<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
+fn read_in_memory<S: Lanes>(s: S, state: &[f32], p: &[f32], out: &mut [f32]) {
     out.fill(0.0);
     for (row, p) in state.chunks_exact(out.len().max(1)).zip(p) {
         math::axpy(s, *p, row, out);

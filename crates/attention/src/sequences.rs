@@ -1,4 +1,4 @@
-//! Which tokens belong together, and views cut into tokens.
+//! The sequences of a batch, and views split into tokens.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -8,19 +8,19 @@ use ndarray::{ArrayView, Axis, Dimension, RemoveAxis};
 
 use crate::Error;
 
-/// How the tokens `[B, T]` of a call form sequences. Each sequence has a state of its own.
+/// How the tokens `[B, T]` of a call form sequences. Each sequence has its own state.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Sequences<'a> {
-    /// Each row of the batch is one.
+    /// Each row of the batch is a sequence.
     #[default]
     Batch,
-    /// The batch has one row, with sequences one behind the other; sequence `i` is tokens `bounds[i] .. bounds[i + 1]`
-    /// (`cu_seqlens` elsewhere). Empty ones are allowed.
+    /// The batch has one row, in which sequences are concatenated; sequence `i` is tokens `bounds[i] .. bounds[i + 1]`
+    /// (`cu_seqlens` in other implementations). Sequences may be empty.
     Packed(&'a [usize]),
 }
 
 impl Sequences<'_> {
-    /// How many sequences a batch of `batch` rows has.
+    /// The number of sequences in a batch of `batch` rows.
     pub fn count(&self, batch: usize) -> usize {
         match self {
             Sequences::Batch => batch,
@@ -28,14 +28,14 @@ impl Sequences<'_> {
         }
     }
 
-    /// The tokens of each sequence, as ranges of `0 .. B T`.
+    /// The tokens of each sequence, as ranges of `0 .. B T`. An error if the bounds do not cover the tokens in order.
     pub(crate) fn ranges(&self, op: &'static str, batch: usize, tokens: usize) -> Result<Vec<Range<usize>>, Error> {
         Ok(self.cut(op, batch, tokens)?.iter().collect())
     }
 }
 
 impl<'a> Sequences<'a> {
-    /// As [`Sequences::ranges`], without a list of them.
+    /// As [`Sequences::ranges`], without allocating.
     pub(crate) fn cut(self, op: &'static str, batch: usize, tokens: usize) -> Result<Ranges<'a>, Error> {
         if let Sequences::Packed(bounds) = self {
             let rises = bounds.windows(2).all(|w| w[0] <= w[1]);
@@ -47,23 +47,23 @@ impl<'a> Sequences<'a> {
     }
 }
 
-/// The tokens of sequences, as ranges of `0 .. B T`.
+/// The tokens of each sequence, as ranges of `0 .. B T`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ranges<'a> {
     sequences: Sequences<'a>,
     count: usize,
-    /// Of a row of the batch.
+    /// Tokens per row of the batch.
     tokens: usize,
 }
 
 impl Ranges<'_> {
-    /// How many sequences there are.
+    /// The number of sequences.
     #[inline(always)]
     pub(crate) fn len(&self) -> usize {
         self.count
     }
 
-    /// Those of sequence `i`.
+    /// The tokens of sequence `i`.
     #[inline(always)]
     pub(crate) fn get(&self, i: usize) -> Range<usize> {
         match self.sequences {
@@ -72,13 +72,13 @@ impl Ranges<'_> {
         }
     }
 
-    /// Those of each.
+    /// The tokens of each sequence.
     pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = Range<usize>> {
         (0..self.count).map(|i| self.get(i))
     }
 }
 
-/// The tokens of a view `[B, T, …]`, `B T` slices.
+/// Splits a view `[B, T, …]` into `B T` slices, one per token. An error if a token is not contiguous.
 pub(crate) fn tokens<'v, F, D>(
     op: &'static str,
     input: &'static str,
@@ -99,15 +99,15 @@ where
     Ok(out)
 }
 
-/// The tokens of a view `[B, T, …]`, each a slice.
+/// The tokens of a view `[B, T, …]`, one slice each.
 #[derive(Debug)]
 pub(crate) enum Rows<'a> {
-    /// One behind the other, each so wide.
-    Even(&'a [f32], usize),
-    /// The same for all.
-    Same(&'a [f32]),
-    /// Anywhere.
-    Each(Vec<&'a [f32]>),
+    /// All tokens are contiguous, each of this width.
+    Contiguous(&'a [f32], usize),
+    /// One slice for all tokens: a broadcast view.
+    Broadcast(&'a [f32]),
+    /// Tokens at arbitrary addresses.
+    Scattered(Vec<&'a [f32]>),
 }
 
 impl<'a> Rows<'a> {
@@ -117,12 +117,12 @@ impl<'a> Rows<'a> {
         D::Smaller: RemoveAxis,
     {
         match x.as_slice() {
-            Some(all) if !all.is_empty() => Ok(Self::Even(all, all.len() / (x.shape()[0] * x.shape()[1]))),
+            Some(all) if !all.is_empty() => Ok(Self::Contiguous(all, all.len() / (x.shape()[0] * x.shape()[1]))),
             _ if x.strides()[..2] == [0, 0] && !x.is_empty() => {
                 let row = x.view().index_axis_move(Axis(0), 0).index_axis_move(Axis(0), 0);
-                row.to_slice().map(Self::Same).ok_or(Error::Layout { op, input })
+                row.to_slice().map(Self::Broadcast).ok_or(Error::Layout { op, input })
             }
-            _ => tokens(op, input, x).map(Self::Each),
+            _ => tokens(op, input, x).map(Self::Scattered),
         }
     }
 
@@ -130,36 +130,37 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) fn get(&self, t: usize) -> &'a [f32] {
         match self {
-            Self::Even(all, width) => &all[t * width..(t + 1) * width],
-            Self::Same(row) => row,
-            Self::Each(rows) => rows[t],
+            Self::Contiguous(all, width) => &all[t * width..(t + 1) * width],
+            Self::Broadcast(row) => row,
+            Self::Scattered(rows) => rows[t],
         }
     }
 }
 
-/// The numbers of a view in row-major order; copied only if they do not lie so.
+/// The elements of a view in row-major order; copied only if the view has another layout.
 pub(crate) fn contiguous<'v, F: Copy, D: Dimension>(x: &'v ArrayView<'_, F, D>) -> Cow<'v, [F]> {
     x.as_slice().map_or_else(|| x.iter().copied().collect(), Cow::Borrowed)
 }
 
-/// One token of each sequence: the outputs and the states, so many numbers a head of each, of heads that follow one another, of any sequences, to one call of
-/// `f`, with the number of the first. States that a thread takes follow one another in memory, so that the processor sees them coming; but they are not so
-/// many that a thread has none.
-pub(crate) fn by_heads(
+/// Splits the outputs and states of one decoding step into blocks of consecutive heads and calls
+/// `f(first_head, outputs, states)` in parallel; a head has `output_size` and `state_size` elements. A block's states
+/// are contiguous, for the sake of the hardware prefetcher, and there are at least two blocks per thread where heads
+/// permit.
+pub(crate) fn for_each_head_block(
     cx: &Cx,
-    (out, of_output): (&mut [f32], usize),
-    (states, of_state): (&mut [f32], usize),
+    (out, output_size): (&mut [f32], usize),
+    (states, state_size): (&mut [f32], usize),
     f: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
 ) {
-    const ENOUGH: usize = 64 * 1024;
-    let heads = states.len() / of_state.max(1);
-    let block = (ENOUGH / of_state.max(1)).min(heads.div_ceil(2 * cx.team.threads())).max(1);
-    let (outs, states) = ((out, block * of_output), (states, block * of_state));
+    const BLOCK_NUMBERS: usize = 64 * 1024;
+    let heads = states.len() / state_size.max(1);
+    let block = (BLOCK_NUMBERS / state_size.max(1)).min(heads.div_ceil(2 * cx.team.threads())).max(1);
+    let (outs, states) = ((out, block * output_size), (states, block * state_size));
     cx.team.for_each_pieces(outs, states, |i, out, states| f(i * block, out, states));
 }
 
-/// How many heads of one sequence a thread takes at a time, some tokens of each in turn, where there are so many sequences: a token's rows of heads that
-/// follow one another are one piece of memory; but not so many that a thread has none.
-pub(crate) fn side_by_side(sequences: usize, heads: usize, cx: &Cx) -> usize {
+/// Heads of one sequence that a task interleaves, a few tokens of each at a time: the rows of a token's consecutive
+/// heads are contiguous in memory. Limited so that there are at least two tasks per thread.
+pub(crate) fn heads_per_task(sequences: usize, heads: usize, cx: &Cx) -> usize {
     (sequences * heads).div_ceil(2 * cx.team.threads()).clamp(1, heads.max(1))
 }

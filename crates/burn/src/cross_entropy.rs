@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
 use longreach_simd::norm::Rows;
-use longreach_simd::product::{Into, Matrix, Sizes, Weights, linear, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, Weights, linear, matmul};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -59,10 +59,10 @@ impl Operator for CrossEntropy {
             if self.keep {
                 let size = Sizes { m, n: d, k: vocab };
                 let out = &mut dx[from * d..(from + m) * d];
-                matmul(cx, size, Matrix::rows(logits, vocab), Matrix::rows(w, d), Into::Set, out, d);
+                matmul(cx, size, Matrix::rows(logits, vocab), Matrix::rows(w, d), Accumulate::Replace, out, d);
                 let size = Sizes { m: vocab, n: d, k: m };
                 let rows = Matrix::rows(rows.data, rows.stride);
-                matmul(cx, size, Matrix::rows(logits, vocab).t(), rows, Into::Add, &mut dw, d);
+                matmul(cx, size, Matrix::rows(logits, vocab).t(), rows, Accumulate::Add, &mut dw, d);
             }
         }
         if self.keep {

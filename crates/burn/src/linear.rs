@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
-use longreach_simd::product::{Int8, Into, Matrix, Sizes, Weights, linear as product, matmul};
+use longreach_simd::product::{Accumulate, Int8, Matrix, Sizes, Weights, linear as product, matmul};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -79,10 +79,10 @@ impl Operator for Linear {
         };
         let mut dx = Plain::unwritten(inputs.shape(0));
         let size = Sizes { m: rows, n: k, k: n };
-        matmul(cx, size, Matrix::rows(dy, n), Matrix::rows(w, k), Into::Set, &mut dx.data, k);
+        matmul(cx, size, Matrix::rows(dy, n), Matrix::rows(w, k), Accumulate::Replace, &mut dx.data, k);
         let mut dw = Plain::unwritten([n, k]);
         let size = Sizes { m: n, n: k, k: rows };
-        matmul(cx, size, Matrix::rows(dy, n).t(), Matrix::rows(&x, k), Into::Set, &mut dw.data, k);
+        matmul(cx, size, Matrix::rows(dy, n).t(), Matrix::rows(&x, k), Accumulate::Replace, &mut dw.data, k);
         let mut gradients = vec![dx, dw];
         if inputs.len() > 2 {
             let mut db = vec![0.0; n];

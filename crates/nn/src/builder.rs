@@ -270,7 +270,7 @@ impl<'s> Builder<'s> {
         init: Init,
     ) -> Result<(Param<Tensor<2>>, Option<Arc<Int8>>), Error> {
         let weight = self.param(name, shape, layout, Precision::Model, init)?;
-        if self.unrounded || !self.source.rounds() || shape[1] > Int8::WIDEST {
+        if self.unrounded || !self.source.rounds() || shape[1] > Int8::MAX_WIDTH {
             return Ok((weight, None));
         }
         let data = weight.val().into_data();

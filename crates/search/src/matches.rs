@@ -5,7 +5,7 @@
 //! Khattab and Zaharia 2020 (ColBERT), §3.3. Exact: all dot products are computed, in tiles of two vectors of query tokens by twelve passage tokens, and the
 //! maxima stay in registers. O(queries × tokens × width) time; no memory besides the scores and a transposed copy of the query.
 
-use longreach_simd::product::{Matrix, columns, strip};
+use longreach_simd::product::{Matrix, pack_transposed, strip};
 use longreach_simd::{Cx, Kernel, Lanes};
 
 /// Passage tokens per tile.
@@ -43,7 +43,7 @@ impl Kernel for Panels<'_> {
         let panels = rows.len().div_ceil(S::LANES).next_multiple_of(2);
         let mut out = vec![0.0; panels * self.width * S::LANES];
         for (rows, panel) in rows.chunks(S::LANES).zip(out.chunks_mut(self.width * S::LANES)) {
-            columns(s, rows, self.width, panel);
+            pack_transposed(s, rows, self.width, panel);
         }
         out
     }

@@ -1,19 +1,19 @@
-//! The functions between the maps of a feed-forward layer, alone or as a gate, and their derivatives.
+//! Activation functions of feed-forward layers, alone or as a gate, and their derivatives.
 
 use crate::math::{exp, silu_lanes, silu_slope, tanh};
 use crate::norm::Rows;
 use crate::{Cx, Kernel, Lanes};
 
-/// Which function.
+/// An activation function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activation {
     /// `x Φ(x)`, with the error function. Hendrycks and Gimpel 2016.
     Gelu,
-    /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`. The same, its approximation.
+    /// `x/2 (1 + tanh(√(2/π) (x + 0.044715 x³)))`, the tanh approximation of [`Activation::Gelu`].
     GeluTanh,
     /// `max(x, 0)`
     Relu,
-    /// `x σ(x)`. The same.
+    /// `x σ(x)`. Hendrycks and Gimpel 2016.
     Silu,
     /// The hyperbolic tangent.
     Tanh,
@@ -22,8 +22,8 @@ pub enum Activation {
 /// `√(2/π)`
 const ROOT: f32 = 0.797_884_6;
 
-/// `Φ(x)`, the distribution of a normal number: half of `erfc(|x|/√2)`, to 1.2e-7 of itself, or what is left of 1. Press et al., Numerical
-/// Recipes, §6.2.
+/// `Φ(x)`, the normal distribution function: half of `erfc(|x|/√2)`, with a relative error of 1.2e-7, or one minus it.
+/// Press et al., Numerical Recipes, §6.2.
 #[inline(always)]
 fn normal<S: Lanes>(s: S, x: S::V) -> S::V {
     let zero = s.splat(0.0);
@@ -124,7 +124,7 @@ macro_rules! with {
     };
 }
 
-/// How many numbers one task takes.
+/// Elements per task.
 const GRAIN: usize = 16 * 1024;
 
 impl Activation {
@@ -140,7 +140,7 @@ impl Activation {
         cx.team.for_each(x.chunks_mut(GRAIN).zip(d.chunks(GRAIN)), parts);
     }
 
-    /// `out = f(a) ⊙ b`, rows of `x` being `[a | b]`: the gate of GeGLU and its kin. Shazeer 2020.
+    /// `out = f(a) ⊙ b`, where the rows of `x` are `[a | b]`: the gate of GeGLU and its variants. Shazeer 2020.
     pub fn gated(self, cx: &Cx, x: Rows<'_>, out: &mut [f32]) {
         let half = x.width / 2;
         assert_eq!(out.len(), x.count * half, "gated output");
@@ -150,7 +150,7 @@ impl Activation {
         });
     }
 
-    /// The gradient of [`Activation::gated`] to `x`, contiguous rows.
+    /// The gradient of [`Activation::gated`] with respect to `x`, in contiguous rows.
     pub fn gated_backward(self, cx: &Cx, x: Rows<'_>, d: &[f32], dx: &mut [f32]) {
         let width = x.width.max(1);
         let rows = (GRAIN / width).max(1);

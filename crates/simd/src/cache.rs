@@ -1,71 +1,76 @@
-//! Hints to the caches.
+//! Software prefetch, and the threshold above which outputs are written with non-temporal stores.
 
 use std::mem::MaybeUninit;
 
-/// An output of more numbers is better written past the caches ([`Lanes::store_past`](crate::Lanes::store_past)): they do not hold it until it is read,
-/// and its memory need not be read before it is written.
-pub const HELD: usize = 2 << 20;
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
-/// Asks for the memory of `x` without waiting for it: for rows that are wanted soon and lie so far apart that the hardware
-/// does not see them coming.
+/// Outputs of more than this many f32 are written with non-temporal stores ([`Lanes::store_non_temporal`](crate::Lanes::store_non_temporal)):
+/// they would be evicted before they are read, and a non-temporal store does not read the line before writing it.
+pub const NON_TEMPORAL_ABOVE: usize = 2 << 20;
+
+/// Prefetches every cache line of `x` into the first-level cache: for rows that are needed soon and whose stride is too
+/// large for the hardware prefetcher.
 #[inline(always)]
 pub fn prefetch<T>(x: &[T]) {
     prefetch_ahead(x, 0);
 }
 
-/// As [`prefetch`], for the second cache: what is worked on meanwhile stays in the first.
+/// As [`prefetch`], into the second-level cache, so that the working set of the first level is not evicted.
 #[inline(always)]
-pub fn prefetch_second<T>(x: &[T]) {
-    prefetch_second_ahead(x, 0);
+pub fn prefetch_l2<T>(x: &[T]) {
+    prefetch_l2_ahead(x, 0);
 }
 
-/// Asks for as much memory as `x` is long, from `ahead` bytes behind its start on; it need not be anybody's.
+/// Prefetches as many bytes as `x` has, starting `ahead` bytes after its start. The address may be outside any
+/// allocation.
 #[inline(always)]
 pub fn prefetch_ahead<T>(x: &[T], ahead: usize) {
     let first = x.as_ptr().cast::<i8>().wrapping_add(ahead);
-    for line in 0..size_of_val(x).div_ceil(64) {
-        line_to_first(first.wrapping_add(64 * line));
+    for line in 0..size_of_val(x).div_ceil(LINE) {
+        prefetch_line_l1(first.wrapping_add(LINE * line));
     }
 }
 
-/// As [`prefetch_ahead`], for the second cache.
+/// As [`prefetch_ahead`], into the second-level cache.
 #[inline(always)]
-pub fn prefetch_second_ahead<T>(x: &[T], ahead: usize) {
+pub fn prefetch_l2_ahead<T>(x: &[T], ahead: usize) {
     let first = x.as_ptr().cast::<i8>().wrapping_add(ahead);
-    for line in 0..size_of_val(x).div_ceil(64) {
-        line_to_second(first.wrapping_add(64 * line));
+    for line in 0..size_of_val(x).div_ceil(LINE) {
+        prefetch_line_l2(first.wrapping_add(LINE * line));
     }
 }
 
-/// Asks for the line of an address, which need not be anybody's, for the first cache.
+/// Prefetches the line of any address, valid or not, into the first-level cache.
 #[inline(always)]
-fn line_to_first(at: *const i8) {
+fn prefetch_line_l1(at: *const i8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of the architecture; a prefetch reads nothing the program could see, and never faults.
+        // SAFETY: SSE is part of the architecture; a prefetch has no visible effect and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
 
-/// As [`line_to_first`], for the second.
+/// As [`prefetch_line_l1`], into the second-level cache.
 #[inline(always)]
-fn line_to_second(at: *const i8) {
+fn prefetch_line_l2(at: *const i8) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: as above.
+        // SAFETY: as in `prefetch_line_l1`.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
 
-/// Makes what this thread has written past the caches visible to others before whatever it writes next.
+/// A store fence: orders this thread's non-temporal stores before its later stores, so that a thread that sees the later
+/// ones sees these.
 #[inline(always)]
-pub fn settle() {
+pub fn store_fence() {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of the architecture; a fence writes nothing.
     unsafe {
@@ -73,67 +78,68 @@ pub fn settle() {
     }
 }
 
-/// Rows that are wanted soon in the second cache, so that what is worked on stays in the first, to be asked for a line at a time: a processor
-/// has room for some twenty lines under way, and waits if more are asked for at once.
-pub struct Soon {
-    rows: [MaybeUninit<*const i8>; Self::MOST],
+/// Rows to prefetch into the second-level cache, a few lines per step of a loop.
+///
+/// A core has some twenty line-fill buffers and stalls when more lines are prefetched at once.
+pub struct PrefetchQueue {
+    rows: [MaybeUninit<*const i8>; Self::CAPACITY],
     count: usize,
-    /// The longest of them.
+    /// The length of the longest row.
     bytes: usize,
 }
 
-impl Soon {
-    /// How many rows there is room for.
-    pub const MOST: usize = 40;
+impl PrefetchQueue {
+    /// The most rows a queue holds; further rows are dropped.
+    pub const CAPACITY: usize = 40;
 
-    /// None yet.
+    /// An empty queue.
     #[inline(always)]
-    pub fn none() -> Self {
-        Self { rows: [const { MaybeUninit::uninit() }; Self::MOST], count: 0, bytes: 0 }
+    pub fn empty() -> Self {
+        Self { rows: [const { MaybeUninit::uninit() }; Self::CAPACITY], count: 0, bytes: 0 }
     }
 
-    /// A row more, if there is room for it.
+    /// Appends a row, unless the queue is full.
     #[inline(always)]
     pub fn add<T>(&mut self, row: &[T]) {
         self.add_at(row.as_ptr().cast(), size_of_val(row));
     }
 
-    /// As [`Soon::add`], for a row by its address and bytes.
+    /// As [`PrefetchQueue::add`], for a row given by its address and length in bytes.
     #[inline(always)]
     pub(crate) fn add_at(&mut self, row: *const i8, bytes: usize) {
-        if let Some(place) = self.rows.get_mut(self.count) {
-            place.write(row);
+        if let Some(slot) = self.rows.get_mut(self.count) {
+            slot.write(row);
             self.count += 1;
             self.bytes = self.bytes.max(bytes);
         }
     }
 
-    /// Ready to be asked for, a share each of so many times. As much is asked for of each row as of the longest.
+    /// Spreads the queued lines evenly over `steps` steps. Every row is prefetched to the length of the longest.
     #[inline(always)]
-    pub fn ready(&self, times: usize) -> Asking<'_> {
-        let lines = self.bytes.div_ceil(64).next_power_of_two();
-        let each = (self.count * lines).div_ceil(times.max(1));
-        Asking { rows: &self.rows[..self.count], shift: lines.trailing_zeros(), each }
+    pub fn schedule(&self, steps: usize) -> PrefetchSchedule<'_> {
+        let lines = self.bytes.div_ceil(LINE).next_power_of_two();
+        let lines_per_step = (self.count * lines).div_ceil(steps.max(1));
+        PrefetchSchedule { rows: &self.rows[..self.count], shift: lines.trailing_zeros(), lines_per_step }
     }
 }
 
-/// What [`Soon`] has collected.
+/// The rows of a [`PrefetchQueue`], spread over the steps of a loop.
 #[derive(Clone, Copy)]
-pub struct Asking<'a> {
+pub struct PrefetchSchedule<'a> {
     rows: &'a [MaybeUninit<*const i8>],
-    /// The logarithm of the lines of a row.
+    /// The binary logarithm of the number of lines of a row.
     shift: u32,
-    each: usize,
+    lines_per_step: usize,
 }
 
-impl Asking<'_> {
-    /// Asks for the `n`th share.
+impl PrefetchSchedule<'_> {
+    /// Prefetches the lines of step `n`.
     #[inline(always)]
-    pub fn ask(&self, n: usize) {
-        if self.each == 1 {
+    pub fn issue(&self, n: usize) {
+        if self.lines_per_step == 1 {
             self.line(n);
         } else {
-            for line in n * self.each..(n + 1) * self.each {
+            for line in n * self.lines_per_step..(n + 1) * self.lines_per_step {
                 self.line(line);
             }
         }
@@ -142,9 +148,9 @@ impl Asking<'_> {
     #[inline(always)]
     fn line(&self, line: usize) {
         if let Some(row) = self.rows.get(line >> self.shift) {
-            // SAFETY: `ready` gives the rows that `add_at` has written.
+            // SAFETY: `schedule` passes only the rows that `add_at` has written.
             let row = unsafe { row.assume_init() };
-            line_to_second(row.wrapping_add((line & ((1 << self.shift) - 1)) * 64));
+            prefetch_line_l2(row.wrapping_add((line & ((1 << self.shift) - 1)) * LINE));
         }
     }
 }

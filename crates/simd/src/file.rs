@@ -1,29 +1,29 @@
-//! Files mapped into memory.
+//! Memory-mapped files.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// A file's bytes, read from disk as they are touched and shared with every process that maps it.
+/// The bytes of a memory-mapped file: paged in on access and shared with every process that maps it.
 ///
-/// Like every mapping, it shows changes another process makes to the file; one that cuts the file short while it is in
-/// use ends this process. Checkpoints are written to another name and renamed, which does neither.
+/// Changes that another process makes to the file are visible, and truncating it while it is in use kills this process.
+/// Checkpoints are written to a temporary name and renamed, which does neither.
 #[derive(Clone, Debug)]
 pub struct Mapped(Arc<memmap2::Mmap>);
 
 impl Mapped {
     /// Maps a whole file.
     pub fn new(file: &File) -> io::Result<Self> {
-        // SAFETY: the mapping is private and read-only; that the file is not changed under it is what the documentation
-        // above asks for, and what no program that maps files can enforce.
+        // SAFETY: the mapping is private and read-only. That the file is not modified meanwhile is documented above; no
+        // program that maps files can enforce it.
         Ok(Self(Arc::new(unsafe { memmap2::Mmap::map(file)? })))
     }
 
-    /// Gives the memory of a range back, to be read from disk again should it be touched again.
+    /// Drops the pages of a byte range from memory; they are read from disk again on the next access.
     pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
-        // SAFETY: nothing was ever written to a read-only mapping of a file, so its pages are the file's before and after.
+        // SAFETY: a read-only mapping of a file is never dirty, so its pages hold the file's bytes before and after.
         let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         #[cfg(not(unix))]
         let _ = range;

@@ -1,11 +1,11 @@
-//! Which vector instructions this machine has, and running a kernel with them: the one place of dispatch.
+//! Detects the instruction sets of this machine and dispatches kernels to them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::lanes::{Lanes, Scalar};
 
-/// An instruction set for which kernels are compiled. A value proves that the machine has it.
+/// An instruction set for which kernels are compiled. A value of this type proves that the machine supports it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Isa(Kind);
 
@@ -20,18 +20,18 @@ enum Kind {
     Neon,
 }
 
-/// A computation written once on [`Lanes`] and compiled for every instruction set.
+/// A computation written once with [`Lanes`] and compiled for every instruction set.
 ///
-/// `run` must be `#[inline(always)]`: only then do the vector instructions land in the function that enables them.
+/// `run` must be `#[inline(always)]`: only then is its body compiled inside the function that enables the instructions.
 pub trait Kernel {
-    /// What it returns.
+    /// What the kernel returns.
     type Output;
     /// The computation.
     fn run<S: Lanes>(self, s: S) -> Self::Output;
 }
 
 impl Isa {
-    /// Plain Rust, one lane at a time in an array the compiler may vectorise; runs everywhere.
+    /// Plain Rust on arrays, which the compiler may vectorise; runs on every machine.
     pub const SCALAR: Isa = Isa(Kind::Scalar);
 
     /// The best instruction set of this machine.
@@ -39,7 +39,7 @@ impl Isa {
         *Self::available().last().unwrap_or(&Self::SCALAR)
     }
 
-    /// Every instruction set of this machine that kernels are compiled for, from the plainest to the best.
+    /// Every instruction set of this machine for which kernels are compiled, slowest first.
     pub fn available() -> Vec<Self> {
         #[allow(unused_mut, reason = "mutated only on architectures with vector kernels")]
         let mut list = vec![Self::SCALAR];
@@ -67,10 +67,10 @@ impl Isa {
         match self.0 {
             Kind::Scalar => scalar(kernel),
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind is made only after the CPU reported AVX2 and FMA.
+            // SAFETY: an `Isa` of this kind is constructed only after the CPU reported AVX2 and FMA.
             Kind::Avx2 => unsafe { avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind is made only after the CPU reported AVX-512 F, BW, DQ and VL.
+            // SAFETY: an `Isa` of this kind is constructed only after the CPU reported AVX-512 F, BW, DQ and VL.
             Kind::Avx512 => unsafe { avx512(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of the aarch64 baseline.
@@ -78,8 +78,8 @@ impl Isa {
         }
     }
 
-    /// Whether products of bytes have an instruction of their own: AVX-512 VNNI.
-    pub fn multiplies_bytes(self) -> bool {
+    /// Whether the CPU has AVX-512 VNNI, which multiplies and accumulates bytes in one instruction.
+    pub fn has_vnni(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         if self.0 == Kind::Avx512 {
             return is_x86_feature_detected!("avx512vnni");
@@ -110,14 +110,14 @@ fn scalar<K: Kernel>(kernel: K) -> K::Output {
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
 fn avx2<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function is entered only on a CPU with AVX2 and FMA.
+    // SAFETY: this function is only called on a CPU with AVX2 and FMA.
     kernel.run(unsafe { crate::lanes::avx2::Avx2::assume() })
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
-    // SAFETY: this function is entered only on a CPU with AVX-512 F, BW, DQ and VL.
+    // SAFETY: this function is only called on a CPU with AVX-512 F, BW, DQ and VL.
     kernel.run(unsafe { crate::lanes::avx512::Avx512::assume() })
 }
 
@@ -140,7 +140,7 @@ impl fmt::Display for Isa {
     }
 }
 
-/// The instruction set asked for is not one of this machine's.
+/// The requested instruction set is not available on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownIsa(String);
 

@@ -1,20 +1,22 @@
-//! The CPU under longreach: instruction sets chosen at run time, lane mathematics, matrix products and a thread team.
+//! The CPU layer of longreach: run-time instruction-set dispatch, vectorised math, matrix products and a thread pool.
 //!
-//! | module | what it gives |
+//! | module | contents |
 //! | --- | --- |
-//! | [`activation`] | gelu, relu, silu, tanh, alone or as a gate, with their derivatives |
-//! | `count` | with the feature of that name, how many operations a computation takes: for tests of its cost |
-//! | [`file`](mod@file) | [`Mapped`](file::Mapped): files mapped into memory |
-//! | [`isa`] | [`Isa`]: which vector instructions to use, and [`Isa::run`], which runs a [`Kernel`] compiled for them |
-//! | [`lanes`] | [`Lanes`]: the vector operations a kernel is written in, once for all instruction sets |
-//! | [`math`] | exp, softplus, sigmoid, silu on lanes and slices: right at ±100, with their derivatives |
-//! | [`memory`] | large zeroed buffers on large pages |
+//! | [`activation`] | gelu, relu, silu and tanh, alone or as a gate, with their derivatives |
+//! | [`cache`] | software prefetch, and when to use non-temporal stores |
+//! | `count` | counts vector operations, for tests of a kernel's cost; only with the feature `count` |
+//! | [`file`](mod@file) | [`Mapped`](file::Mapped): memory-mapped files |
+//! | [`isa`] | [`Isa`]: an instruction set, and [`Isa::run`], which runs a [`Kernel`] compiled for it |
+//! | [`lanes`] | [`Lanes`]: the vector operations kernels are written with, once for all instruction sets |
+//! | [`math`] | exp, softplus, sigmoid and silu on vectors and slices, with their derivatives; exact over the whole range |
+//! | [`memory`] | large buffers on huge pages, zeroed or uninitialised |
 //! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32, bf16 or 8-bit integers, and the general tile product |
-//! | [`norm`] | RMS and layer norm of rows and their gradients |
-//! | [`split`] | cutting outputs into disjoint parts |
-//! | [`team`] | [`Team`]: threads that spin, then park, and the scratch memory they own |
+//! | [`norm`] | RMS norm and layer norm of rows, with their gradients |
+//! | [`split`] | splits outputs into disjoint parts |
+//! | [`team`] | [`Team`]: threads that spin before they park, and their scratch buffers |
 //!
-//! This is the only crate of the workspace that contains `unsafe`. [`Cx`] carries the two choices every kernel needs.
+//! This is the only crate of the workspace that contains `unsafe`. [`Cx`] holds what every kernel takes: an instruction
+//! set and a thread team.
 
 pub mod activation;
 pub mod cache;
@@ -36,7 +38,7 @@ pub use team::Team;
 
 /// What a kernel needs from its caller: the instruction set and the threads.
 ///
-/// Results do not depend on the number of threads: work is cut by the size of the problem alone.
+/// Results do not depend on the number of threads: how a reduction is split depends on the problem's size alone.
 ///
 /// ```
 /// let cx = longreach_simd::Cx::new(2);
@@ -58,7 +60,7 @@ impl Cx {
         Self { isa: Isa::detect(), team: Team::new(threads) }
     }
 
-    /// As [`Cx::new`], with an instruction set of the caller's choice.
+    /// As [`Cx::new`], with the given instruction set.
     pub fn with_isa(isa: Isa, threads: usize) -> Self {
         Self { isa, team: Team::new(threads) }
     }

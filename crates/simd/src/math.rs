@@ -1,7 +1,7 @@
-//! The delicate functions, once: on lanes, and on slices over all threads.
+//! Elementary functions on vectors, and on slices with all threads.
 //!
-//! Errors are within 2 units in the last place of f32 over the whole range (`tests/math.rs`); nothing overflows that
-//! need not: `softplus(100) = 100`, `sigmoid(-100) = 3.8e-44`.
+//! Errors are within 2 units in the last place of f32 over the whole range (`tests/math.rs`); intermediate results do
+//! not overflow: `softplus(100) = 100`, `sigmoid(-100) = 3.8e-44`.
 
 use crate::{Cx, Kernel, Lanes};
 
@@ -21,13 +21,13 @@ pub fn exp<S: Lanes>(s: S, x: S::V) -> S::V {
     s.scale_by_power_of_two(e, n)
 }
 
-/// `2ˣ`: 0 below −151, infinite from 128 on. Cheaper than [`exp`]; for exponents that were scaled by log₂ e beforehand.
+/// `2ˣ`: 0 below −151, infinite from 128 on. Cheaper than [`exp`]; for exponents that are already scaled by log₂ e.
 #[inline(always)]
 pub fn exp2<S: Lanes>(s: S, x: S::V) -> S::V {
     exp2_at_most(s, 129.0, x)
 }
 
-/// As [`exp2`], of exponents that are `most` at most but for rounding, and then are `most`.
+/// As [`exp2`], for exponents of at most `most` up to rounding; they are clamped to it.
 #[inline(always)]
 pub fn exp2_at_most<S: Lanes>(s: S, most: f32, x: S::V) -> S::V {
     let x = s.min(s.splat(most), s.max(s.splat(-151.0), x));
@@ -61,7 +61,7 @@ fn neg_abs<S: Lanes>(s: S, x: S::V) -> S::V {
 /// The hyperbolic tangent.
 #[inline(always)]
 pub fn tanh<S: Lanes>(s: S, x: S::V) -> S::V {
-    // 1 − 2 / (1 + e^{2|x|}) but for small x, where that would cancel: there an odd polynomial.
+    // 1 − 2 / (1 + e^{2|x|}), which cancels for small x; there an odd polynomial.
     let a = s.sub(s.splat(0.0), neg_abs(s, x));
     let e = exp(s, s.add(a, a));
     let far = s.sub(s.splat(1.0), s.div(s.splat(2.0), s.add(s.splat(1.0), e)));
@@ -107,15 +107,15 @@ pub fn copy<S: Lanes>(s: S, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// As [`scale_into`], past the caches if that is asked for: [`Lanes::store_past`].
+/// As [`scale_into`], with non-temporal stores if `non_temporal`: [`Lanes::store_non_temporal`].
 #[inline(always)]
-pub fn scale_past<S: Lanes>(s: S, past: bool, by: f32, x: &[f32], out: &mut [f32]) {
-    if !past {
+pub fn scale_into_non_temporal<S: Lanes>(s: S, non_temporal: bool, by: f32, x: &[f32], out: &mut [f32]) {
+    if !non_temporal {
         return scale_into(s, by, x, out);
     }
     let (by, x, whole) = (s.splat(by), &x[..out.len()], whole::<S>(out.len()));
     for at in (0..whole).step_by(S::LANES) {
-        s.store_past(&mut out[at..], s.mul(by, s.load(&x[at..])));
+        s.store_non_temporal(&mut out[at..], s.mul(by, s.load(&x[at..])));
     }
     if whole < out.len() {
         s.store_part(&mut out[whole..], s.mul(by, s.load_part(&x[whole..])));
@@ -163,10 +163,10 @@ pub fn silu_slope<S: Lanes>(s: S, x: S::V) -> S::V {
     s.mul(g, s.fma(x, s.sub(s.splat(1.0), g), s.splat(1.0)))
 }
 
-/// `eˣ − 1`, to the last digits also where `x` is small, for `x ≤ 0`.
+/// `eˣ − 1` for `x ≤ 0`, without cancellation for small `x`.
 #[inline(always)]
 pub fn exp_m1<S: Lanes>(s: S, x: S::V) -> S::V {
-    // The series, which is enough above a third below zero.
+    // The Taylor series, sufficient down to −0.35.
     let mut near = s.splat(1.0 / 5040.0);
     for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0] {
         near = s.fma(near, x, s.splat(c));
@@ -175,12 +175,12 @@ pub fn exp_m1<S: Lanes>(s: S, x: S::V) -> S::V {
     s.select_lt(x, s.splat(-0.35), far, s.mul(near, x))
 }
 
-/// How many numbers of an element-wise loop one task takes.
+/// Elements per task of an element-wise loop.
 const GRAIN: usize = 16 * 1024;
 
-/// A function of lanes, as a value: what [`map`] and [`zip`] apply.
+/// A function of vectors as a value, for [`map`] and [`zip`].
 trait Op: Copy + Send + Sync {
-    /// The function; an operator of one argument ignores `b`.
+    /// The function; unary ones ignore `b`.
     fn apply<S: Lanes>(self, s: S, a: S::V, b: S::V) -> S::V;
 }
 
@@ -239,7 +239,7 @@ ops! {
     Multiply = |s, a, b| s.mul(a, b);
 }
 
-/// `x ← 1 − eˣ` for `x ≤ 0`, to the last digits also where `x` is small.
+/// `x ← 1 − eˣ` for `x ≤ 0`, without cancellation for small `x`.
 pub fn one_minus_exp(cx: &Cx, x: &mut [f32]) {
     map(cx, OneMinusExp, x);
 }
@@ -252,7 +252,7 @@ pub fn exp_slice(cx: &Cx, x: &mut [f32]) {
 pub fn exp2_slice(cx: &Cx, x: &mut [f32]) {
     map(cx, Exp2, x);
 }
-/// `x ← −eˣ`: the decay matrix of a state-space model from its logarithm.
+/// `x ← −eˣ`: the decay matrix of a state-space model, stored as its logarithm.
 pub fn neg_exp(cx: &Cx, x: &mut [f32]) {
     map(cx, NegExp, x);
 }

@@ -1,18 +1,19 @@
 //! Large buffers.
 
-/// From so many bytes on a buffer is asked to lie on large pages.
+/// Buffers of at least this many bytes are put on huge pages.
 const LARGE: usize = 4 << 20;
 
-/// `n` zeros. Memory is handed out by the system only where it is first written, so threads that write different parts of a large buffer share
-/// that work; large pages, where the system grants them, leave little of it.
+/// `n` zeros. The kernel commits pages on first write, so threads that write different parts of a large buffer share
+/// the cost of the page faults; huge pages, where available, avoid most of them.
 pub fn zeros(n: usize) -> Vec<f32> {
     let zeros = vec![0.0; n];
     large_pages(zeros.as_ptr(), n);
     zeros
 }
 
-/// `n` numbers of no particular value, to be written by several threads before anybody reads them: memory that was used before is not cleared
-/// again, which would take as long as it takes to write it. In a debug build they are NaN, so that what is not written is found.
+/// `n` arbitrary numbers, to be overwritten before they are read. Memory that the allocator reuses is not cleared,
+/// which would cost as much as writing the output. In debug builds the numbers are NaN, so that tests find elements
+/// that are not written.
 pub fn unwritten(n: usize) -> Vec<f32> {
     if cfg!(debug_assertions) {
         return vec![f32::NAN; n];
@@ -21,8 +22,8 @@ pub fn unwritten(n: usize) -> Vec<f32> {
     {
         let mut any = Vec::with_capacity(n);
         large_pages(any.as_ptr(), n);
-        // SAFETY: the buffer has room for `n` numbers. The assembly is given its address and says nothing of what it leaves alone: as far as the
-        // language knows it has written all of them, and any bytes are a number.
+        // SAFETY: the buffer has room for `n` numbers. The assembly takes its address and declares no untouched memory,
+        // so as far as the language knows it initialises all of them; every bit pattern is a valid f32.
         unsafe {
             std::arch::asm!("/* {0} */", in(reg) any.as_mut_ptr(), options(nostack, preserves_flags));
             any.set_len(n);
@@ -33,7 +34,7 @@ pub fn unwritten(n: usize) -> Vec<f32> {
     zeros(n)
 }
 
-/// Asks for large pages, if the buffer is large.
+/// Requests huge pages for a large buffer.
 fn large_pages(buffer: *const f32, n: usize) {
     #[cfg(target_os = "linux")]
     if n * size_of::<f32>() >= LARGE {
@@ -41,7 +42,7 @@ fn large_pages(buffer: *const f32, n: usize) {
         let start = buffer.addr().next_multiple_of(PAGE);
         let end = (buffer.addr() + n * size_of::<f32>()) / PAGE * PAGE;
         let first = buffer.with_addr(start).cast_mut().cast();
-        // SAFETY: the range lies in the buffer, and this advice changes no byte of it. It may be refused, which changes nothing.
+        // SAFETY: the range is inside the buffer, and this advice changes no byte of it. Failure is harmless.
         unsafe { libc::madvise(first, end - start, libc::MADV_HUGEPAGE) };
     }
     #[cfg(not(target_os = "linux"))]

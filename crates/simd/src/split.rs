@@ -1,26 +1,27 @@
-//! Cutting outputs into disjoint parts, so that tasks share nothing.
+//! Splits outputs into disjoint parts, so that tasks share no mutable memory.
 
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use crate::cache::Soon;
+use crate::cache::PrefetchQueue;
 
-/// Some rows and columns of a matrix, to be written to by nobody else: of any size in a few words, where [`columns`] keeps a slice a row.
+/// A mutable view of some rows and columns of a row-major matrix, disjoint from every other part. It takes a few words,
+/// where [`columns`] allocates a slice per row.
 #[derive(Debug)]
 pub struct Part<'a> {
     first: *mut f32,
     rows: usize,
-    /// From one row to the next.
+    /// Distance between rows, in elements.
     stride: usize,
     width: usize,
     lives: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: a part is the only way to its numbers, as a mutable slice would be.
+// SAFETY: a part has exclusive access to its elements, as a mutable slice has.
 unsafe impl Send for Part<'_> {}
 
 impl<'a> Part<'a> {
-    /// The whole of a contiguous matrix with rows of `width`; what is left of an incomplete row is left out.
+    /// A whole contiguous matrix with rows of `width` elements; an incomplete last row is left out.
     pub fn whole(matrix: &'a mut [f32], width: usize) -> Self {
         let rows = matrix.len().checked_div(width).unwrap_or(0);
         Self { first: matrix.as_mut_ptr(), rows, stride: width, width, lives: PhantomData }
@@ -31,61 +32,63 @@ impl<'a> Part<'a> {
         Self::whole(&mut [], 0)
     }
 
-    /// How many rows it has.
+    /// The number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Its columns, `block` at a time; the last may be fewer.
+    /// Splits the part into blocks of `block` columns; the last may be narrower.
     pub fn columns(self, block: usize) -> impl ExactSizeIterator<Item = Part<'a>> {
         let block = block.max(1);
         (0..self.width.div_ceil(block)).map(move |j| Part {
-            // SAFETY: within the row if there is one, whose width is more than `j · block`; nobody looks if there is none.
+            // SAFETY: `j · block` is less than the width, so the address is inside the first row; it is not computed if
+            // there are no rows.
             first: if self.rows == 0 { self.first } else { unsafe { self.first.add(j * block) } },
             width: block.min(self.width - j * block),
             ..self
         })
     }
 
-    /// Its first rows, taken off it: `n` of them, or what there are.
+    /// Splits off the first `n` rows, or all of them if there are fewer.
     pub fn take(&mut self, n: usize) -> Part<'a> {
         let n = n.min(self.rows);
         let taken = Part { rows: n, ..*self };
         self.rows -= n;
         if self.rows > 0 {
-            // SAFETY: there are rows left, and they begin here.
+            // SAFETY: rows remain, and the first of them starts at this address.
             self.first = unsafe { self.first.add(n * self.stride) };
         }
         taken
     }
 
-    /// A row. Panics if there is none.
+    /// Row `r`. Panics if out of range.
     #[inline(always)]
     pub fn row(&mut self, r: usize) -> &mut [f32] {
         assert!(r < self.rows, "row {r} of {}", self.rows);
-        // SAFETY: the row is there; parts are disjoint, and this one is borrowed.
+        // SAFETY: the row exists; parts are disjoint, and this one is mutably borrowed.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(r * self.stride), self.width) }
     }
 
-    /// Wants some columns of row `r`, which will be written soon.
+    /// Queues a prefetch of some columns of row `r`, which will be written soon.
     #[inline(always)]
-    pub fn soon(&self, r: usize, columns: Range<usize>, soon: &mut Soon) {
-        soon.add_at(self.first.wrapping_add(r * self.stride + columns.start).cast(), columns.len() * size_of::<f32>());
+    pub fn queue_prefetch(&self, r: usize, columns: Range<usize>, queue: &mut PrefetchQueue) {
+        queue.add_at(self.first.wrapping_add(r * self.stride + columns.start).cast(), columns.len() * size_of::<f32>());
     }
 
-    /// Where its rows lie.
+    /// The addresses of the rows, for prefetching.
     #[inline(always)]
-    pub fn place(&self) -> Place {
-        Place { first: self.first, rows: self.rows, stride: self.stride, width: self.width }
+    pub fn addresses(&self) -> RowAddresses {
+        RowAddresses { first: self.first, rows: self.rows, stride: self.stride, width: self.width }
     }
 
-    /// How wide a row is.
+    /// The width of a row.
     pub fn width(&self) -> usize {
         self.width
     }
 }
 
-/// Contiguous matrices of one size, one behind the other, whose parts are taken in any order and by any thread.
+/// Contiguous matrices of one size, stored one after another, parts of which may be taken in any order and by any
+/// thread.
 pub(crate) struct Stack<'a> {
     first: *mut f32,
     pub(crate) count: usize,
@@ -94,20 +97,20 @@ pub(crate) struct Stack<'a> {
     lives: PhantomData<&'a mut [f32]>,
 }
 
-// SAFETY: who takes a part promises that nobody else does.
+// SAFETY: `part` requires its caller to take disjoint parts.
 unsafe impl Sync for Stack<'_> {}
 
 impl<'a> Stack<'a> {
-    /// Matrices of so many rows and columns; what is left of an incomplete one is left out.
+    /// Splits a buffer into matrices of `rows` by `width`; an incomplete last one is left out.
     pub(crate) fn of(matrices: &'a mut [f32], rows: usize, width: usize) -> Self {
         let count = matrices.len().checked_div(rows * width).unwrap_or(0);
         Self { first: matrices.as_mut_ptr(), count, rows, width, lives: PhantomData }
     }
 
-    /// Columns of matrix `i`, from `column` on, so many or what there are.
+    /// Up to `columns` columns of matrix `i`, starting at `column`.
     ///
     /// # Safety
-    /// Nobody else takes any of them while the part lives.
+    /// No other part that is alive contains any of these columns.
     pub(crate) unsafe fn part(&self, i: usize, column: usize, columns: usize) -> Part<'a> {
         assert!(
             i < self.count && column < self.width,
@@ -116,7 +119,7 @@ impl<'a> Stack<'a> {
             self.count
         );
         Part {
-            // SAFETY: within the matrix.
+            // SAFETY: the address is inside matrix `i`, by the assertion above.
             first: unsafe { self.first.add(i * self.rows * self.width + column) },
             rows: self.rows,
             stride: self.width,
@@ -126,27 +129,28 @@ impl<'a> Stack<'a> {
     }
 }
 
-/// Where the rows of a [`Part`] lie: they can be asked for, while others write them, but not touched.
+/// The addresses of the rows of a [`Part`]: they may be prefetched while another thread writes the rows, but not
+/// dereferenced.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct RowAddresses {
     first: *const f32,
     rows: usize,
     stride: usize,
     width: usize,
 }
 
-impl Place {
-    /// Wants row `r`, if there is such a one.
+impl RowAddresses {
+    /// Queues a prefetch of row `r`, if it exists.
     #[inline(always)]
-    pub fn soon(&self, r: usize, soon: &mut Soon) {
+    pub fn queue_prefetch(&self, r: usize, queue: &mut PrefetchQueue) {
         if r < self.rows {
-            soon.add_at(self.first.wrapping_add(r * self.stride).cast(), self.width * size_of::<f32>());
+            queue.add_at(self.first.wrapping_add(r * self.stride).cast(), self.width * size_of::<f32>());
         }
     }
 }
 
-/// The columns of a contiguous matrix in blocks: part `j` holds, for every row, the slice of columns
-/// `j · block .. (j + 1) · block` (the last may be shorter).
+/// Splits a contiguous matrix into blocks of columns: part `j` holds, for every row, the slice of columns
+/// `j · block .. (j + 1) · block` (the last block may be narrower).
 pub fn columns(out: &mut [f32], width: usize, block: usize) -> Vec<Vec<&mut [f32]>> {
     if width == 0 || block == 0 {
         return Vec::new();
@@ -184,7 +188,7 @@ mod tests {
         let mut seen = matrix.clone();
         seen.sort_by(f32::total_cmp);
         assert_eq!(seen, (1..=70).map(|n| n as f32).collect::<Vec<f32>>());
-        // The first column's second row, and the last column's first.
+        // Row 1 of the first block, and row 0 of the last.
         assert_eq!((matrix[10], matrix[8]), (5.0, 57.0));
     }
 
@@ -193,7 +197,7 @@ mod tests {
         let mut matrices = vec![0.0; 3 * 2 * 10 + 5];
         let stack = Stack::of(&mut matrices, 2, 10);
         for (i, column) in (0..stack.count).flat_map(|i| [0, 4, 8].map(|column| (i, column))) {
-            // SAFETY: one at a time.
+            // SAFETY: each part is dropped before the next is taken.
             let mut part = unsafe { stack.part(i, column, 4) };
             for r in 0..part.rows() {
                 part.row(r).iter_mut().for_each(|x| *x += 1.0 + i as f32);

@@ -1,7 +1,7 @@
-//! A team of threads for work that comes in small pieces and often.
+//! A thread pool for many short parallel regions.
 //!
-//! Decoding one token is hundreds of parallel regions of a few microseconds each. A general pool lets its workers fall
-//! asleep between two regions and pays the kernel to wake them; these spin for a short while first, then park.
+//! Decoding one token is hundreds of parallel regions of a few microseconds each. The workers of a general pool sleep
+//! between two regions, and waking them costs a system call; these workers spin for a short while before they park.
 
 use std::any::Any;
 use std::cell::RefCell;
@@ -14,12 +14,12 @@ use std::thread::{JoinHandle, Thread};
 
 use crate::split::{Part, Stack};
 
-/// How often an idle worker looks for work before it parks: some tens of microseconds.
+/// Spin iterations of an idle worker before it parks: some tens of microseconds.
 const SPINS: usize = 4_000;
 
 /// A fixed set of threads that run the pieces of one job at a time.
 ///
-/// The calling thread takes part. A call from inside a job, or while another thread's job runs, is carried out by the
+/// The calling thread takes part. A call from inside a job, or while another thread's job runs, is executed by the
 /// caller alone, so nesting is safe.
 pub struct Team {
     workers: Vec<Worker>,
@@ -32,18 +32,18 @@ struct Worker {
     thread: Thread,
 }
 
-/// One job: the function that runs piece `i`, with its lifetime forgotten (see `Team::run`).
+/// A job: the function that runs piece `i`, with its lifetime erased (see `Team::run`).
 #[derive(Clone, Copy)]
 struct Job(*const (dyn Fn(usize) + Sync));
 // SAFETY: the pointee is `Sync`, and `Team::run` keeps it alive until every worker has left the job.
 unsafe impl Send for Job {}
 
 struct Shared {
-    /// Counts jobs; a change tells workers that there is one.
+    /// Incremented for every job; workers wait for it to change.
     epoch: AtomicUsize,
     job: Mutex<Option<(Job, usize)>>,
     next: AtomicUsize,
-    /// Workers that have not yet left the current job.
+    /// Number of workers that have not yet left the current job.
     inside: AtomicUsize,
     parked: AtomicUsize,
     stop: AtomicBool,
@@ -51,7 +51,7 @@ struct Shared {
 }
 
 impl Team {
-    /// A team of `threads` threads, the caller's among them; zero counts as one.
+    /// A team of `threads` threads including the caller's; zero counts as one.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
             epoch: AtomicUsize::new(0),
@@ -65,7 +65,7 @@ impl Team {
         let workers = (1..threads.max(1))
             .filter_map(|i| {
                 let shared = Arc::clone(&shared);
-                // A thread that cannot be had is a smaller team, not an error.
+                // If the system refuses a thread, the team is smaller.
                 let handle =
                     std::thread::Builder::new().name(format!("longreach-{i}")).spawn(move || work(&shared)).ok()?;
                 Some(Worker { thread: handle.thread().clone(), handle: Some(handle) })
@@ -74,14 +74,14 @@ impl Team {
         Self { workers, shared, turn: Mutex::new(()) }
     }
 
-    /// How many threads share the work.
+    /// The number of threads, including the caller's.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Calls `f(0) … f(pieces - 1)`, in any order and on any of the threads, and returns when all have returned.
+    /// Calls `f(0) … f(pieces - 1)`, in any order and on any of the threads, and returns when all calls have returned.
     ///
-    /// A panic in a piece is raised again here once the others are done.
+    /// If a piece panics, the panic is resumed here after the others are done.
     pub fn run(&self, pieces: usize, f: impl Fn(usize) + Sync) {
         let turn = match self.turn.try_lock() {
             Ok(turn) => Some(turn),
@@ -94,8 +94,8 @@ impl Team {
         }
         let shared = &*self.shared;
         let f: &(dyn Fn(usize) + Sync) = &f;
-        // SAFETY: only the lifetime changes. Workers use the pointer only between the epoch's change below and their
-        // decrement of `inside`, and this function does not return, nor unwind, before `inside` is zero.
+        // SAFETY: only the lifetime changes. Workers use the pointer only between the change of `epoch` below and their
+        // decrement of `inside`, and this function neither returns nor unwinds before `inside` is zero.
         let job = Job(unsafe {
             std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync + 'static)>(f)
         });
@@ -121,16 +121,16 @@ impl Team {
         }
     }
 
-    /// Gives each item to one call of `f`, in any order and on any of the threads.
+    /// Calls `f` once for each item, in any order and on any of the threads.
     pub fn for_each<T: Send>(&self, items: impl IntoIterator<Item = T>, f: impl Fn(T) + Sync) {
         struct Items<T>(*mut T);
         // SAFETY: each item is read by exactly one piece, and `T: Send`.
         unsafe impl<T: Send> Sync for Items<T> {}
         impl<T> Items<T> {
             /// # Safety
-            /// `i` is within the vector, and no other call takes it.
+            /// `i` is in bounds, and no other call takes it.
             unsafe fn take(&self, i: usize) -> T {
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { self.0.add(i).read() }
             }
         }
@@ -145,13 +145,14 @@ impl Team {
         // If a piece panics, the items not yet taken are leaked, which is safe.
         // SAFETY: `run` calls each index below `n` at most once.
         self.run(n, |i| f(unsafe { base.take(i) }));
-        // SAFETY: all items have been moved out; what is left is the allocation.
+        // SAFETY: all items have been moved out; only the allocation remains.
         unsafe { items.set_len(0) };
         drop(ManuallyDrop::into_inner(items));
     }
 
-    /// Gives the same columns of the `i`th of the matrices in `a` and of those in `b`, all of one width and those of either of so many rows, to one call
-    /// of `f`, with `i` and the first column: `block` of them, or what there are. In any order and on any of the threads, without a list of them.
+    /// Runs `f(i, column, a_part, b_part)` in parallel over column blocks of paired matrices: `a` and `b` hold
+    /// contiguous matrices of the same width, of `rows_of_a` and `rows_of_b` rows; the two parts are the columns
+    /// `column .. column + block` of matrix `i` of each. Allocates nothing.
     pub fn for_each_columns(
         &self,
         [(a, rows_of_a), (b, rows_of_b)]: [(&mut [f32], usize); 2],
@@ -163,14 +164,14 @@ impl Team {
         let (a, b) = (Stack::of(a, rows_of_a, width), Stack::of(b, rows_of_b, width));
         self.run(a.count.min(b.count) * blocks, |n| {
             let (i, column) = (n / blocks, n % blocks * block);
-            // SAFETY: `run` calls each index at most once, and each has columns of its own.
+            // SAFETY: `run` calls each index at most once, and different indices have different columns.
             let (a, b) = unsafe { (a.part(i, column, block), b.part(i, column, block)) };
             f(i, column, a, b);
         });
     }
 
-    /// Gives the `i`th pieces of `a` and of `b`, so long each or what there is, to one call of `f`, in any order and on any of the threads: without a
-    /// list of them.
+    /// Runs `f(i, a_piece, b_piece)` in parallel over the `i`th pieces of `a` and `b`, of `of_a` and `of_b` elements
+    /// each (the last may be shorter). Allocates nothing.
     pub fn for_each_pieces<T: Send, U: Send>(
         &self,
         (a, of_a): (&mut [T], usize),
@@ -190,22 +191,22 @@ impl Team {
             }
 
             /// # Safety
-            /// There is a piece `i`, and no other call takes it.
+            /// Piece `i` exists, and no other call takes it.
             #[allow(clippy::mut_from_ref, reason = "no other call takes it")]
             unsafe fn piece(&self, i: usize) -> &mut [T] {
                 let first = i * self.2;
-                // SAFETY: the caller's promise.
+                // SAFETY: guaranteed by the caller.
                 unsafe { std::slice::from_raw_parts_mut(self.0.add(first), self.2.min(self.1 - first)) }
             }
         }
         let (a, b) = (Pieces::of(a, of_a), Pieces::of(b, of_b));
-        // SAFETY: there are so many pieces of both, and `run` calls each index at most once.
+        // SAFETY: `i` is less than both counts, and `run` calls each index at most once.
         self.run(a.count().min(b.count()), |i| unsafe { f(i, a.piece(i), b.piece(i)) });
     }
 }
 
 fn drain(shared: &Shared, job: Job, pieces: usize) {
-    // SAFETY: see `Team::run`: the function outlives the job.
+    // SAFETY: `Team::run` keeps the function alive until the job is done.
     let f = unsafe { &*job.0 };
     loop {
         let i = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -226,7 +227,7 @@ fn work(shared: &Shared) {
                 std::hint::spin_loop();
                 continue;
             }
-            // Announce, look once more, then sleep: `run` changes the epoch before it reads `parked`.
+            // Announce, check again, then park: `run` changes the epoch before it reads `parked`.
             shared.parked.fetch_add(1, Ordering::SeqCst);
             if shared.epoch.load(Ordering::SeqCst) == seen {
                 std::thread::park();
@@ -254,7 +255,7 @@ impl Drop for Team {
         for worker in &mut self.workers {
             worker.thread.unpark();
             if let Some(handle) = worker.handle.take() {
-                // A worker catches the panics of its jobs, so there is none to report here.
+                // Workers catch the panics of their jobs, so `join` does not fail.
                 let _ = handle.join();
             }
         }
@@ -271,9 +272,10 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Working memory that belongs to the calling thread. Its values are arbitrary: write before reading.
+/// A scratch buffer of the calling thread. Its contents are arbitrary: write before reading.
 ///
-/// The memory is kept for the next request, so a kernel that asks for the same sizes again does not allocate.
+/// Dropped buffers are kept for the thread's next request, so a kernel that asks for the same sizes again does not
+/// allocate.
 #[derive(Debug)]
 pub struct Scratch {
     buffer: Vec<f32>,
@@ -281,7 +283,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Room for `len` numbers.
+    /// A buffer of `len` numbers. NaN in debug builds.
     pub fn new(len: usize) -> Self {
         let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
         if buffer.len() < len {
@@ -292,17 +294,17 @@ impl Scratch {
         Self { buffer, len }
     }
 
-    /// The room as bytes.
+    /// The buffer as bytes.
     pub(crate) fn bytes(&self) -> &[u8] {
         let room = &self[..];
-        // SAFETY: the bytes of these numbers, initialised and borrowed as they are; any alignment is one of a byte.
+        // SAFETY: these are the initialised bytes of a borrowed slice, and bytes need no alignment.
         unsafe { std::slice::from_raw_parts(room.as_ptr().cast(), size_of_val(room)) }
     }
 
-    /// As [`Scratch::bytes`], to be written.
+    /// The buffer as mutable bytes.
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         let room = &mut self[..];
-        // SAFETY: as in `bytes`, and any bytes are numbers.
+        // SAFETY: as in `bytes`; every bit pattern is a valid f32.
         unsafe { std::slice::from_raw_parts_mut(room.as_mut_ptr().cast(), size_of_val(room)) }
     }
 }
@@ -325,7 +327,7 @@ impl DerefMut for Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let buffer = std::mem::take(&mut self.buffer);
-        // During the thread's own destruction the list may be gone; the buffer is then freed.
+        // While the thread is being destroyed the list may be gone; the buffer is then freed.
         let _ = SCRATCH.try_with(|free| free.borrow_mut().push(buffer));
     }
 }

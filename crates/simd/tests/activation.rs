@@ -1,10 +1,11 @@
-//! Activations against f64, on every instruction set of this machine, and their derivatives against differences.
+//! Activation functions against f64 on every instruction set of this machine, and their derivatives against finite
+//! differences.
 
 use longreach_simd::activation::Activation;
 use longreach_simd::norm::Rows;
 use longreach_simd::{Cx, Isa};
 
-/// The error function by its series, or by the continued fraction of its complement.
+/// The error function, by its series or by the continued fraction of its complement.
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 3.0 {

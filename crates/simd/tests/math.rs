@@ -1,4 +1,4 @@
-//! The delicate functions against f64, on every instruction set of this machine.
+//! Elementary functions against f64, on every instruction set of this machine.
 
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
 

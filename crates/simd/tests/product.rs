@@ -1,8 +1,8 @@
-//! Matrix products and norms against f64, at every tail and on every instruction set of this machine.
+//! Matrix products and norms against f64, for every partial vector and on every instruction set of this machine.
 
 use half::bf16;
 use longreach_simd::norm::{Layer, Rms, Rows, layer, layer_backward, rms, rms_backward};
-use longreach_simd::product::{FEW, Int8, Into, Matrix, Sizes, Weights, linear, matmul};
+use longreach_simd::product::{Accumulate, Int8, Matrix, STREAMED_ROWS, Sizes, Weights, linear, matmul};
 use longreach_simd::{Cx, Isa};
 
 /// Numbers in [-1, 1) from a fixed linear congruential generator.
@@ -86,7 +86,7 @@ fn matmul_takes_any_strides_and_adds() {
             };
             for a in [Matrix::rows(&a, k), Matrix::rows(&a, m).t()] {
                 for b in [Matrix::rows(&b, n), Matrix::rows(&b, k).t()] {
-                    for (into, add) in [(Into::Set, false), (Into::Add, true)] {
+                    for (into, add) in [(Accumulate::Replace, false), (Accumulate::Add, true)] {
                         let mut out = base.clone();
                         matmul(&cx, Sizes { m, n, k }, a, b, into, &mut out, n + 2);
                         close(&out, &want(a, b, add), 2e-6 * (k as f64).sqrt() + 1e-6);
@@ -111,8 +111,8 @@ fn rows_are_independent_of_their_company_and_of_threads() {
         };
         let whole = run(1, 0, 40);
         assert_eq!(whole, run(4, 0, 40));
-        assert_eq!(whole[7 * n..(7 + FEW + 9) * n], run(2, 7, FEW + 9));
-        let few = run(1, 5, FEW);
+        assert_eq!(whole[7 * n..(7 + STREAMED_ROWS + 9) * n], run(2, 7, STREAMED_ROWS + 9));
+        let few = run(1, 5, STREAMED_ROWS);
         assert_eq!(few[n..2 * n], run(3, 6, 1));
     }
 }
@@ -272,6 +272,6 @@ fn a_sum_over_nothing_is_the_bias() {
     assert!(y.chunks(3).all(|row| row == bias));
     let size = Sizes { m: 12, n: 3, k: 0 };
     let nothing = Matrix::rows(&[], 0);
-    matmul(&cx, size, nothing, nothing, Into::Add, &mut y, 3);
+    matmul(&cx, size, nothing, nothing, Accumulate::Add, &mut y, 3);
     assert!(y.chunks(3).all(|row| row == bias));
 }

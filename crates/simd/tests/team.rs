@@ -1,4 +1,4 @@
-//! The thread team: every piece once, nesting, panics, and many small jobs.
+//! The thread team: each piece runs once; nesting, panics, and many small jobs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ fn every_piece_runs_once() {
             let counts: Vec<AtomicUsize> = (0..pieces).map(|_| AtomicUsize::new(0)).collect();
             team.run(pieces, |i| {
                 counts[i].fetch_add(1, Ordering::Relaxed);
-                // From inside a job the caller alone runs the nested one.
+                // Inside a job, the calling thread runs a nested one alone.
                 team.run(2, |_| {});
             });
             assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));

@@ -1,9 +1,10 @@
-//! How many hostile inputs a test tries.
+//! The number of random inputs that a property test tries.
 
 use proptest::test_runner::{Config, RngSeed};
 
-/// The same `cases` inputs on every run, so that a test's result does not depend on luck. With `PROPTEST_CASES` set, so many
-/// fresh ones instead: that is how readers of files are fuzzed for hours.
+/// Runs a test on `cases` inputs that are the same on every run, so that its result does not depend on luck. If the
+/// environment variable `PROPTEST_CASES` is set, runs it on that many new inputs instead: this is how file readers are
+/// fuzzed for hours.
 pub fn config(cases: u32) -> Config {
     let fresh = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok());
     Config {

@@ -1,17 +1,18 @@
-//! Goldens: small outputs of other people's code, as safetensors files that name their maker.
+//! Golden files: small outputs of other implementations, as safetensors files whose metadata names the script that made
+//! them.
 
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
 
-/// A golden file in memory.
+/// A golden file, read into memory.
 pub struct Golden {
     bytes: Vec<u8>,
     path: String,
 }
 
 impl Golden {
-    /// Reads `path`; panics, naming the script to run, if it is missing.
+    /// Reads `path`. Panics with the name of the script to run if the file is missing.
     #[track_caller]
     pub fn read(path: impl AsRef<Path>) -> Self {
         let path = path.as_ref();
@@ -24,7 +25,7 @@ impl Golden {
         SafeTensors::deserialize(&self.bytes).unwrap_or_else(|e| panic!("{}: {e}", self.path))
     }
 
-    /// An entry of the metadata.
+    /// An entry of the metadata. Panics if it is missing.
     #[track_caller]
     pub fn about(&self, key: &str) -> String {
         let (_, metadata) = SafeTensors::read_metadata(&self.bytes).unwrap_or_else(|e| panic!("{}: {e}", self.path));
@@ -32,7 +33,7 @@ impl Golden {
         entry.unwrap_or_else(|| panic!("{}: no entry {key:?}", self.path)).clone()
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether the file has a tensor of this name.
     pub fn has(&self, name: &str) -> bool {
         self.names().iter().any(|known| known == name)
     }
@@ -42,7 +43,7 @@ impl Golden {
         self.view().names().into_iter().map(String::from).collect()
     }
 
-    /// A tensor of f32 or f64, widened, with its shape.
+    /// A tensor of f32 or f64, widened to f64, with its shape. Panics if it is missing or of another type.
     #[track_caller]
     pub fn floats(&self, name: &str) -> (Vec<usize>, Vec<f64>) {
         let file = self.view();
@@ -56,7 +57,7 @@ impl Golden {
         (tensor.shape().to_vec(), numbers)
     }
 
-    /// A tensor of i64, with its shape.
+    /// A tensor of i64, with its shape. Panics if it is missing or of another type.
     #[track_caller]
     pub fn integers(&self, name: &str) -> (Vec<usize>, Vec<i64>) {
         let file = self.view();

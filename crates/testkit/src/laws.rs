@@ -1,12 +1,12 @@
-//! The laws. Each is a function of a [`Subject`]; [`all`] runs every one that needs no special inputs.
+//! The laws. Each is a function of a [`Subject`]; [`all`] runs those that need no special inputs.
 
 use crate::tolerance::{self, assert_close};
 use crate::{Kind, Output, Subject, Tensor, numbers};
 
-/// Lengths that meet every tail: of vectors, of chunks, of tiles.
+/// Lengths that exercise partial vectors, chunks and tiles.
 pub const LENGTHS: &[usize] = &[1, 2, 15, 16, 17, 63, 64, 65, 100, 257];
 
-/// Every law, on each of the contexts (instruction sets and thread counts) given.
+/// Runs every law on each of the given contexts (instruction sets and thread counts).
 pub fn all<S: Subject>(subject: &S, contexts: &[S::Cx]) {
     let cx = &contexts[0];
     for context in contexts {
@@ -29,7 +29,7 @@ fn close(what: &str, got: &Output, want: &Output, tolerance: f64) {
     assert_close(&format!("{what}: state"), &got.state, &want.state, tolerance);
 }
 
-/// Every form gives what the definition gives, at every length.
+/// Every form agrees with the definition at every length.
 pub fn forms_are_naive<S: Subject>(subject: &S, cx: &S::Cx) {
     for &t in LENGTHS {
         let inputs = subject.sample(2, t, t as u64);
@@ -40,7 +40,7 @@ pub fn forms_are_naive<S: Subject>(subject: &S, cx: &S::Cx) {
     }
 }
 
-/// The number of threads changes no bit; `contexts` that differ in instruction set agree within tolerance.
+/// Contexts agree: those with different instruction sets within tolerance.
 pub fn contexts_agree<S: Subject>(subject: &S, contexts: &[S::Cx]) {
     let inputs = subject.sample(2, 100, 7);
     for form in subject.forms() {
@@ -51,7 +51,7 @@ pub fn contexts_agree<S: Subject>(subject: &S, contexts: &[S::Cx]) {
     }
 }
 
-/// The number of threads changes no bit, forward and backward.
+/// Results are bit-identical for any number of threads, forward and backward.
 pub fn threads_agree<S: Subject>(subject: &S, one: &S::Cx, many: &S::Cx) {
     let inputs = subject.sample(2, 100, 8);
     for form in subject.forms() {
@@ -61,7 +61,7 @@ pub fn threads_agree<S: Subject>(subject: &S, one: &S::Cx, many: &S::Cx) {
     assert_eq!(subject.gradient(&inputs, None, &d, one), subject.gradient(&inputs, None, &d, many), "backward");
 }
 
-/// Token by token is the definition.
+/// Decoding token by token agrees with the definition.
 pub fn step_is_naive<S: Subject>(subject: &S, cx: &S::Cx) {
     let t = 19;
     let inputs = subject.sample(2, t, 3);
@@ -70,7 +70,7 @@ pub fn step_is_naive<S: Subject>(subject: &S, cx: &S::Cx) {
     close("step", &got, &want, tolerance::FORWARD);
 }
 
-/// A sequence cut anywhere, its state carried on, is the whole sequence; and a chunk may be followed by steps.
+/// A sequence split anywhere, with its state carried over, agrees with the whole sequence; steps may follow a chunk.
 pub fn split_is_whole<S: Subject>(subject: &S, cx: &S::Cx) {
     let inputs = subject.sample(2, 100, 4);
     for form in subject.forms() {
@@ -114,7 +114,7 @@ fn tokens(inputs: &[Tensor]) -> usize {
     inputs.iter().find(|x| x.kind == Kind::Token).expect("an input by token").shape[1]
 }
 
-/// What comes later changes nothing before it.
+/// Causality: later tokens do not affect earlier outputs.
 pub fn future_is_invisible<S: Subject>(subject: &S, cx: &S::Cx) {
     let (t, cut) = (80, 70);
     let inputs = subject.sample(1, t, 5);
@@ -132,7 +132,7 @@ pub fn future_is_invisible<S: Subject>(subject: &S, cx: &S::Cx) {
     }
 }
 
-/// A sequence gives the same alone as in company.
+/// A sequence's result does not depend on the rest of the batch.
 pub fn rows_are_independent<S: Subject>(subject: &S, cx: &S::Cx) {
     let inputs = subject.sample(3, 40, 6);
     for form in subject.forms() {
@@ -147,7 +147,8 @@ pub fn rows_are_independent<S: Subject>(subject: &S, cx: &S::Cx) {
     }
 }
 
-/// Packed sequences, an empty one and one of a single token among them, are each what they are alone; gradients too.
+/// Packed sequences, including an empty one and one of a single token, agree with separate sequences; their gradients
+/// too.
 pub fn packed_is_padded<S: Subject>(subject: &S, cx: &S::Cx) {
     let lengths = [37, 0, 1, 80];
     let mut bounds = vec![0];
@@ -195,13 +196,14 @@ pub fn packed_is_padded<S: Subject>(subject: &S, cx: &S::Cx) {
     }
 }
 
-/// Random gradients of an output.
+/// A random cotangent of an output.
 fn cotangent(output: &Output, seed: u64) -> Output {
     let some = |n, seed| numbers(n, seed).into_iter().map(|x| (2.0 * x - 1.0) as f32 as f64).collect();
     Output { out: some(output.out.len(), seed), state: some(output.state.len(), seed + 1) }
 }
 
-/// The gradient is the slope of the definition: along random directions of each input and at single numbers of it.
+/// Gradients agree with finite differences of the definition: along a random direction of each input, and at single
+/// elements.
 pub fn gradient_is_slope<S: Subject>(subject: &S, cx: &S::Cx) {
     for t in [1, 2, 17, 67, 130] {
         let inputs = subject.sample(2, t, 20 + t as u64);
@@ -247,13 +249,14 @@ pub fn gradient_is_slope<S: Subject>(subject: &S, cx: &S::Cx) {
     }
 }
 
-/// Strengths of decay: from nearly none to less than rounding leaves of a state.
+/// Decay strengths, from nearly none to a decay below the rounding error of the state.
 const STRENGTHS: [f64; 8] = [1e-3, 0.03, 0.3, 1.0, 3.0, 8.0, 12.0, 16.0];
 
-/// The gradient of decays is the slope of the definition whatever their strength, as exact as its own size asks for. `name` is the input that decays come
-/// from, negative: the same everywhere, at each of several strengths, or spread over all of them.
+/// Gradients of decays agree with finite differences of the definition for any strength, relative to their own size.
+/// `name` is the (negative) input that decays are computed from: it is constant, at each of several strengths, or
+/// spread over all of them.
 ///
-/// The slopes are those to all tokens of some channels together, where errors of tokens would add up, and those to single tokens.
+/// The directions are single tokens, and all tokens of a channel together, where the errors of tokens would accumulate.
 pub fn gradient_of_decays_is_slope<S: Subject>(subject: &S, name: &str, tokens: usize, contexts: &[S::Cx]) {
     let inputs = subject.sample(1, tokens, 50);
     let at = inputs.iter().position(|x| x.name == name).expect("an input of that name");
@@ -284,7 +287,8 @@ pub fn gradient_of_decays_is_slope<S: Subject>(subject: &S, name: &str, tokens: 
     }
 }
 
-/// Some directions along an input of decays: the elements that change together, which are all tokens of a channel, where there are several, or one element.
+/// Directions along an input of decays, as lists of elements that change together: all tokens of a channel, for several
+/// tokens, or one element.
 fn directions(x: &Tensor, tokens: usize) -> Vec<Vec<usize>> {
     let n = x.data.len();
     let channels = if x.kind == Kind::Token { n / x.shape[1] } else { n };
@@ -296,8 +300,8 @@ fn directions(x: &Tensor, tokens: usize) -> Vec<Vec<usize>> {
     }
 }
 
-/// The slope of the definition in one direction, of elements that change together and are `-least` or less: from six points around it, and from differences of outputs,
-/// so that it is exact to far less than f32.
+/// The directional derivative of the definition, for elements that change together and are at most `-least`: a
+/// six-point central difference of differences of outputs, which is exact to far below f32.
 fn slope<S: Subject>(subject: &S, inputs: &[Tensor], at: usize, to: &[usize], d: &Output, least: f64) -> f64 {
     let h = (least / 50.0).min(0.05);
     let moved = |h: f64| {

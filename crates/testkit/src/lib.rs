@@ -1,7 +1,7 @@
-//! What longreach is tested with: the laws every mechanism obeys, one table of tolerances, and goldens.
+//! Test support: the laws that every mechanism obeys, one table of tolerances, and golden files.
 //!
-//! A mechanism implements [`Subject`] once and gets every law that its forms allow ([`laws`]). Nothing here depends on the
-//! code under test.
+//! A mechanism implements [`Subject`] once and is tested against every law that its forms allow ([`laws`]). Nothing
+//! here depends on the code under test.
 
 pub mod fuzz;
 pub mod goldens;
@@ -20,18 +20,19 @@ pub struct Output {
     pub state: Vec<f64>,
 }
 
-/// A mechanism as the laws see it: functions of named tensors, the last of which is the state.
+/// A mechanism under test: functions of named tensors, the last of which is the state.
 pub trait Subject {
     /// Instruction set and threads.
     type Cx;
-    /// Inputs of `batch` sequences of `tokens` tokens. Sizes include tails of every vector width.
+    /// Random inputs of `batch` sequences of `tokens` tokens. Sizes include partial vectors for every vector width.
     fn sample(&self, batch: usize, tokens: usize, seed: u64) -> Vec<Tensor>;
     /// The definition, in f64. `packed` are the boundaries of packed sequences in a batch of one.
     fn naive(&self, inputs: &[Tensor], packed: Option<&[usize]>) -> Output;
-    /// The forms that take any number of tokens.
+    /// The names of the forms that take any number of tokens.
     fn forms(&self) -> &'static [&'static str];
-    /// A form by name, or `step` for inputs of one token.
+    /// Runs a form by name, or `step` on inputs of one token.
     fn run(&self, form: &str, inputs: &[Tensor], packed: Option<&[usize]>, cx: &Self::Cx) -> Output;
-    /// Gradients to every input, in order, given those of output and final state; empty to a [`Kind::Constant`].
+    /// The gradients with respect to every input, in order, given those of output and final state; empty for a
+    /// [`Kind::Constant`].
     fn gradient(&self, inputs: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Self::Cx) -> Vec<Vec<f64>>;
 }

@@ -1,17 +1,17 @@
-//! Named tensors in f64 that can be cut along sequences and tokens.
+//! Named f64 tensors that can be sliced along sequences and tokens.
 
 use std::ops::Range;
 
-/// What a tensor's first axes are.
+/// The leading axes of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `[B, T, …]`
     Token,
     /// `[B, T, …]`, without a gradient
     Constant,
-    /// `[S, …]`: the state.
+    /// `[S, …]`: the state
     State,
-    /// The same for all tokens: a parameter.
+    /// Shared by all tokens: a parameter
     Shared,
 }
 
@@ -26,16 +26,16 @@ impl Kind {
 pub struct Tensor {
     /// Its name in the mechanism's inputs.
     pub name: &'static str,
-    /// What its first axes are.
+    /// Its leading axes.
     pub kind: Kind,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// Its numbers; exactly representable in f32.
+    /// Its elements, exactly representable in f32.
     pub data: Vec<f64>,
 }
 
 impl Tensor {
-    /// Numbers in `low .. high`, from a generator seeded by `seed` and the name.
+    /// Uniform numbers in `low .. high`, from a generator seeded by `seed` and the name.
     pub fn random(name: &'static str, kind: Kind, shape: &[usize], range: Range<f64>, seed: u64) -> Self {
         let seed = name.bytes().fold(seed, |s, b| s.wrapping_mul(31).wrapping_add(b as u64));
         let n = shape.iter().product();
@@ -43,7 +43,7 @@ impl Tensor {
         Self { name, kind, shape: shape.to_vec(), data: data.collect() }
     }
 
-    /// The numbers as f32.
+    /// The elements as f32.
     pub fn f32(&self) -> Vec<f32> {
         self.data.iter().map(|x| *x as f32).collect()
     }
@@ -52,7 +52,7 @@ impl Tensor {
         self.shape[axes..].iter().product()
     }
 
-    /// Tokens `range` of every sequence.
+    /// The tokens `range` of every sequence.
     pub fn tokens(&self, range: Range<usize>) -> Self {
         if !self.kind.by_token() {
             return self.clone();
@@ -67,7 +67,7 @@ impl Tensor {
         Self { data, shape, ..self.clone() }
     }
 
-    /// Sequence `b` alone.
+    /// The sequence `b` alone.
     pub fn sequence(&self, b: usize) -> Self {
         if self.kind == Kind::Shared {
             return self.clone();
@@ -78,7 +78,7 @@ impl Tensor {
         Self { data: self.data[b * per..(b + 1) * per].to_vec(), shape, ..self.clone() }
     }
 
-    /// The tokens `0 .. lengths[b]` of each sequence `b`, one behind the other in a batch of one; states stay as they are.
+    /// Concatenates the tokens `0 .. lengths[b]` of each sequence `b` into a batch of one; states are not changed.
     pub fn pack(&self, lengths: &[usize]) -> Self {
         if !self.kind.by_token() {
             return self.clone();

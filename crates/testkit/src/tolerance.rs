@@ -1,20 +1,21 @@
-//! The one table of tolerances. Nothing loosens them.
+//! The table of tolerances. No test loosens them.
 //!
-//! An error is the largest absolute difference over the largest absolute value of the reference (or 1, if that is
-//! smaller).
+//! An error is the largest absolute difference, divided by the largest absolute value of the reference or by 1,
+//! whichever is larger.
 
 /// A form in f32 against the definition in f64.
 pub const FORWARD: f64 = 1e-5;
-/// Two forms in f32, or one form cut differently.
+/// Two forms in f32, or one form with different splits.
 pub const FORMS: f64 = 1e-5;
 /// A gradient in f32 against finite differences of the definition in f64.
 pub const GRADIENT: f64 = 5e-5;
-/// A gradient to decays of any strength in f32 against the slope of the definition in f64, over the largest, however small that is.
+/// A gradient of decays in f32 against finite differences of the definition in f64, relative to the largest of them
+/// even if that is below 1.
 pub const DECAYS: f64 = 3e-5;
 /// Logits of a whole model against another implementation in f32, absolute.
 pub const LOGITS: f64 = 1e-4;
 
-/// Fails if `got` differs from `want` by more than `tolerance`; `what` says of what.
+/// Fails if `got` differs from `want` by more than `tolerance`; `what` names the values in the message.
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}: lengths");

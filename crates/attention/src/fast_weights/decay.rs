@@ -256,19 +256,19 @@ pub(super) fn scale_twice_into<S: Lanes>(s: S, scale: f32, by: &[f32], x: &[f32]
     }
 }
 
-/// As [`scale_twice_into`], past the caches if that is asked for: [`Lanes::store_past`].
+/// As [`scale_twice_into`], past the caches if that is asked for: [`Lanes::store_non_temporal`].
 #[inline(always)]
 pub(super) fn scale_twice_past<S: Lanes>(s: S, past: bool, scale: f32, by: &[f32], x: &[f32], out: &mut [f32]) {
     match by {
-        [] => return math::scale_past(s, past, scale, x, out),
-        [by] => return math::scale_past(s, past, scale * by, x, out),
+        [] => return math::scale_into_non_temporal(s, past, scale, x, out),
+        [by] => return math::scale_into_non_temporal(s, past, scale * by, x, out),
         _ if !past => return scale_twice_into(s, scale, by, x, out),
         _ => {}
     }
     let (scale, x, by) = (s.splat(scale), &x[..out.len()], &by[..out.len()]);
     let whole = math::whole::<S>(out.len());
     for at in (0..whole).step_by(S::LANES) {
-        s.store_past(&mut out[at..], s.mul(s.mul(scale, s.load(&by[at..])), s.load(&x[at..])));
+        s.store_non_temporal(&mut out[at..], s.mul(s.mul(scale, s.load(&by[at..])), s.load(&x[at..])));
     }
     if whole < out.len() {
         let part = s.mul(s.mul(scale, s.load_part(&by[whole..])), s.load_part(&x[whole..]));
@@ -285,7 +285,7 @@ pub(super) fn scale_both_past<S: Lanes>(s: S, past: bool, [(a, x), (b, y)]: [(&[
     for at in (0..whole).step_by(S::LANES) {
         let (a, b) = if each { (s.load(&a[at..]), s.load(&b[at..])) } else { (of_x, of_y) };
         let sum = s.fma(a, s.load(&x[at..]), s.mul(b, s.load(&y[at..])));
-        if past { s.store_past(&mut out[at..], sum) } else { s.store(&mut out[at..], sum) }
+        if past { s.store_non_temporal(&mut out[at..], sum) } else { s.store(&mut out[at..], sum) }
     }
     for at in whole..x.len() {
         let by = |by: &[f32]| by.get(if each { at } else { 0 }).copied().unwrap_or(1.0);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use longreach_simd::cache::{HELD, Soon, settle};
+use longreach_simd::cache::{NON_TEMPORAL_ABOVE, PrefetchQueue, store_fence};
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math, memory};
@@ -15,7 +15,7 @@ use super::step::One;
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 use crate::one_token::read;
-use crate::sequences::side_by_side;
+use crate::sequences::heads_per_task;
 
 /// Tokens whose rows are gathered at a time.
 const TOKENS: usize = 64;
@@ -29,8 +29,8 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let mut out = memory::unwritten(b * t * h * v);
     let numbers = out.len();
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
-    let block = side_by_side(input.ranges.len(), h, cx);
-    let past = numbers > HELD;
+    let block = heads_per_task(input.ranges.len(), h, cx);
+    let past = numbers > NON_TEMPORAL_ABOVE;
     let mut tasks = Vec::new();
     for range in input.ranges.iter() {
         let (mine, others) = std::mem::take(&mut rest).split_at_mut(range.len() * h * v);
@@ -80,10 +80,10 @@ struct Next<'a, 't, 'o> {
 }
 
 impl Ask for Next<'_, '_, '_> {
-    fn rows(&self, i: usize, soon: &mut Soon) {
+    fn rows(&self, i: usize, soon: &mut PrefetchQueue) {
         self.x.rows(self.first + i, self.h, true, soon);
         if let Some((out, first, of_head)) = &self.out {
-            out.soon(first + i, of_head.clone(), soon);
+            out.queue_prefetch(first + i, of_head.clone(), soon);
         }
     }
 }
@@ -222,14 +222,14 @@ impl Kernel for Heads<'_, '_> {
             for (r, t) in tokens.enumerate() {
                 let to = &mut self.out.row(t - range.start)[of_head.clone()];
                 let Some(bonus) = &x.bonus else {
-                    math::scale_past(s, past, 1.0, &out[r * v..(r + 1) * v], to);
+                    math::scale_into_non_temporal(s, past, 1.0, &out[r * v..(r + 1) * v], to);
                     continue;
                 };
                 scale_into(s, x.k(t, h), &bonus[h * k..(h + 1) * k], row);
                 let through = math::dot(s, row, x.q(t, h));
                 let read = if r == 0 { &mut *carried } else { &mut out[(r - 1) * v..r * v] };
                 math::axpy(s, x.scale * through, x.v(t, h), read);
-                math::scale_past(s, past, 1.0, read, to);
+                math::scale_into_non_temporal(s, past, 1.0, read, to);
             }
             let last = (n - 1) * v..n * v;
             carried.copy_from_slice(if early { &out[last] } else { &erased[last] });
@@ -238,7 +238,7 @@ impl Kernel for Heads<'_, '_> {
             x.above.store(true, Ordering::Relaxed);
         }
         if past {
-            settle();
+            store_fence();
         }
     }
 }

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use longreach_simd::cache::Soon;
+use longreach_simd::cache::PrefetchQueue;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
@@ -372,7 +372,7 @@ impl<'a> Tokens<'a> {
 
     /// The rows of a token, if there is such a one.
     #[inline(always)]
-    fn rows(&self, t: usize, h: usize, queries: bool, soon: &mut Soon) {
+    fn rows(&self, t: usize, h: usize, queries: bool, soon: &mut PrefetchQueue) {
         if t >= self.dims.b * self.dims.t {
             return;
         }

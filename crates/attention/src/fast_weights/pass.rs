@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::Soon;
+use longreach_simd::cache::PrefetchQueue;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::decay::{Along, Cuts};
@@ -84,14 +84,14 @@ pub(super) trait Carry<const W: usize, const P: usize> {
 /// What is asked of memory while a token passes: the rows that the next pass will gather lie far apart, and come while this one computes.
 pub(super) trait Ask {
     /// The rows that are wanted in return for the `i`th token of this pass.
-    fn rows(&self, i: usize, soon: &mut Soon);
+    fn rows(&self, i: usize, soon: &mut PrefetchQueue);
 }
 
 /// Nothing.
 pub(super) struct Nothing;
 
 impl Ask for Nothing {
-    fn rows(&self, _: usize, _: &mut Soon) {}
+    fn rows(&self, _: usize, _: &mut PrefetchQueue) {}
 }
 
 impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
@@ -221,8 +221,8 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
 
     /// What is asked for while `G` tokens from the `i`th on pass.
     #[inline(always)]
-    fn soon<const G: usize>(&self, i: usize, at: usize) -> Soon {
-        let mut soon = Soon::none();
+    fn soon<const G: usize>(&self, i: usize, at: usize) -> PrefetchQueue {
+        let mut soon = PrefetchQueue::empty();
         for i in (i..i + G).take_while(|_| at == 0) {
             self.ask.rows(i, &mut soon);
         }
@@ -237,7 +237,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         let zero = s.splat(0.0);
         for i in tokens.step_by(G) {
             let soon = self.soon::<G>(i, at);
-            let soon = soon.ready(rows.div_ceil(APART));
+            let soon = soon.schedule(rows.div_ceil(APART));
             let columns = self.columns_of::<G>(i, &(at..end));
             let (u, p) = (self.rows_of::<W, G>(&self.write, i), self.rows_of::<P, G>(&self.read, i));
             let (mut y, mut sum) = ([[[zero; N]; W]; G], [[[zero; N]; P]; G]);
@@ -248,7 +248,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             for r in 0..rows {
                 let Some(row) = lines.next() else { break };
                 if r.is_multiple_of(APART) {
-                    soon.ask(r / APART);
+                    soon.issue(r / APART);
                 }
                 let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
@@ -296,7 +296,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         for i in tokens.clone().step_by(2) {
             let [a, b] = [i, i + 1].map(|i| self.token(i));
             let soon = self.soon::<2>(i, at);
-            let soon = soon.ready(rows.div_ceil(APART));
+            let soon = soon.schedule(rows.div_ceil(APART));
             let [of_a, of_b] = self.columns_of::<2>(i, &(at..end));
             let (u, p) = (self.rows_of::<W, 2>(&self.write, i), self.rows_of::<P, 2>(&self.read, i));
             let (mut y_a, mut y_b) = ([[zero; N]; W], [[zero; N]; W]);
@@ -320,7 +320,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             for r in 0..rows {
                 let Some(row) = lines.next() else { break };
                 if r.is_multiple_of(APART) {
-                    soon.ask(r / APART);
+                    soon.issue(r / APART);
                 }
                 let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
@@ -423,11 +423,11 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         let mut factor = factors::<S, BY, N>(s, by, at..end);
         for i in tokens {
             let t = self.token(i);
-            let mut soon = Soon::none();
+            let mut soon = PrefetchQueue::empty();
             if at == 0 {
                 self.ask.rows(i, &mut soon);
             }
-            let soon = soon.ready(rows.div_ceil(APART));
+            let soon = soon.schedule(rows.div_ceil(APART));
             let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
             self.written(s, here.clone(), &mut y);
@@ -443,7 +443,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             for r in 0..rows {
                 let Some(row) = lines.next() else { break };
                 if r.is_multiple_of(APART) {
-                    soon.ask(r / APART);
+                    soon.issue(r / APART);
                 }
                 let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];

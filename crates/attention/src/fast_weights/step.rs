@@ -10,7 +10,7 @@ use super::decay::{above, scale_into};
 use super::forward::{correct, forward};
 use super::{Dims, Inputs, Tokens};
 use crate::one_token::{OneToken, read};
-use crate::sequences::by_heads;
+use crate::sequences::for_each_head_block;
 use crate::{Error, error};
 
 /// One token of each sequence, into `out`, contiguous `[B, H, V]`: the one thing that decoding does, and nothing is allocated.
@@ -26,7 +26,7 @@ pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut 
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
     let x = &input;
-    by_heads(cx, (out, v), (state, k * v), |first, out, states| cx.isa.run(One { x, first, out, states }));
+    for_each_head_block(cx, (out, v), (state, k * v), |first, out, states| cx.isa.run(One { x, first, out, states }));
     Ok(())
 }
 
@@ -74,7 +74,8 @@ impl Kernel for One<'_, '_> {
             if x.erase.is_some() {
                 x.b(s, t, h, into);
                 let (write, written) = ([key, &*into], [value, &*erased]);
-                OneToken { left, write, written, read: q, early: false, onward }.pass(s, state, out);
+                OneToken { left, write, written, read: q, read_first: false, prefetch_next: onward }
+                    .pass(s, state, out);
             } else {
                 let mut written = value;
                 if x.beta.is_some() {
@@ -83,7 +84,8 @@ impl Kernel for One<'_, '_> {
                     written = difference;
                 }
                 let early = x.bonus.is_some();
-                OneToken { left, write: [key], written: [written], read: q, early, onward }.pass(s, state, out);
+                OneToken { left, write: [key], written: [written], read: q, read_first: early, prefetch_next: onward }
+                    .pass(s, state, out);
             }
             if let Some(bonus) = &x.bonus {
                 scale_into(s, key, &bonus[h * k..(h + 1) * k], row);

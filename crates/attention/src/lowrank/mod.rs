@@ -1,4 +1,4 @@
-//! Fewer keys: all of them made into a few that every query sees.
+//! Low-rank attention: keys are reduced to a few landmarks or projections that every query attends to.
 
 pub mod linformer;
 pub mod nystrom;

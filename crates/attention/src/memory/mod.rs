@@ -1,4 +1,4 @@
-//! Segments and recall: what was read before is carried along, as it was or made smaller.
+//! Segment-level recurrence: earlier tokens are cached, compressed, or summarised in a memory.
 
 pub mod compressive;
 pub mod hmt;

@@ -1,9 +1,11 @@
-//! Mechanisms called by name, on tensors and parameters by name: for a command line, a scripting language, a comparison with another
-//! implementation. An [`Operation`] says what it takes ([`Signature`]) and runs any of its forms.
+//! Mechanisms called by name, with named tensors and JSON parameters: for a command line, a scripting language, or a
+//! comparison with another implementation. An [`Operation`] describes its arguments ([`Signature`]) and runs any of its
+//! forms.
 //!
-//! Outputs are `o`, where there are such `lse` and `state` (that after the last token). The gradient reads `d` and the name of each output that says so
-//! (`do`, `dlse`, `dstate`), of which only `do` must be there, and gives `d` and the name of each input that is given and says so; the gradient to a state
-//! is given even if the state is absent, which means zero.
+//! The outputs are `o` and, where they exist, `lse` and `state` (after the last token). The backward pass reads the
+//! gradient of each differentiable output (`do`, `dlse`, `dstate`), of which only `do` is required, and returns `d` +
+//! name for each given input that is differentiable; the gradient of a state is returned even if the state is absent,
+//! which means zero.
 //!
 //! ```
 //! use longreach_attention::operation::{Sample, named};
@@ -32,37 +34,38 @@ pub(crate) mod recurrence;
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, ArrayD<f32>>;
 
-/// A tensor of an operation.
+/// The description of a tensor argument.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Argument {
     /// Its name.
     pub name: &'static str,
     /// Its axes, in letters of the glossary.
     pub axes: &'static [&'static str],
-    /// Whether it must be there.
+    /// Whether it is required.
     pub needed: bool,
-    /// What it is.
+    /// A description for users.
     pub about: &'static str,
-    /// Of an input, whether it gets a gradient, `d` and its name; of an output, whether the gradient may start there, given as `d` and its name.
+    /// For an input, whether it has a gradient, named `d` + name; for an output, whether the backward pass reads its
+    /// gradient, `d` + name.
     pub gradient: bool,
-    /// The other tensors that must be given with it.
+    /// Other tensors that must be given with it.
     pub with: &'static [&'static str],
-    /// Between what a sample of it lies.
+    /// The range of its values in a sample.
     pub range: (f32, f32),
-    /// Whether samples hold it.
+    /// Whether samples contain it.
     pub sampled: bool,
-    /// Whether its samples are whole numbers.
+    /// Whether its samples are integers.
     pub whole: bool,
 }
 
 impl Argument {
-    /// An input that must be there.
+    /// A required input.
     pub(crate) const fn input(name: &'static str, axes: &'static [&'static str], about: &'static str) -> Self {
         let (range, with) = ((-1.0, 1.0), &[] as &[&str]);
         Self { name, axes, needed: true, about, gradient: true, with, range, sampled: true, whole: false }
     }
 
-    /// An input that may be left out.
+    /// An optional input.
     pub(crate) const fn optional(name: &'static str, axes: &'static [&'static str], about: &'static str) -> Self {
         Self { needed: false, sampled: false, ..Self::input(name, axes, about) }
     }
@@ -77,22 +80,22 @@ impl Argument {
         Self { gradient: false, ..self }
     }
 
-    /// To be given together with others.
+    /// Must be given together with others.
     pub(crate) const fn with(self, with: &'static [&'static str]) -> Self {
         Self { with, ..self }
     }
 
-    /// With samples between two numbers.
+    /// With samples in `low .. high`.
     pub(crate) const fn between(self, low: f32, high: f32) -> Self {
         Self { range: (low, high), ..self }
     }
 
-    /// In every sample, though it may be left out.
+    /// Contained in every sample, although optional.
     pub(crate) const fn sampled(self) -> Self {
         Self { sampled: true, ..self }
     }
 
-    /// With samples that are whole numbers, and without a gradient.
+    /// With integer samples, and without a gradient.
     pub(crate) const fn whole(self) -> Self {
         Self { whole: true, gradient: false, ..self }
     }
@@ -103,12 +106,12 @@ impl Argument {
     }
 }
 
-/// A value that a parameter may have.
+/// A value of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
-    /// As JSON.
+    /// The value, as JSON.
     pub value: &'static str,
-    /// Other parameters that it needs, or is best with, as a JSON object.
+    /// Other parameters that it needs, or works best with, as a JSON object.
     pub with: &'static str,
     /// Optional tensors that it needs.
     pub tensors: &'static [&'static str],
@@ -120,40 +123,40 @@ pub(crate) const fn choice(value: &'static str) -> Choice {
 }
 
 impl Choice {
-    /// With other parameters.
+    /// With these other parameters.
     pub(crate) const fn with(self, with: &'static str) -> Self {
         Self { with, ..self }
     }
 
-    /// With optional tensors.
+    /// With these optional tensors.
     pub(crate) const fn beside(self, tensors: &'static [&'static str]) -> Self {
         Self { tensors, ..self }
     }
 }
 
-/// A parameter of an operation. `null` for its value is as if it were not given.
+/// A parameter of an operation. The value `null` means the default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameter {
     /// Its name.
     pub name: &'static str,
-    /// Its value where none is given, as JSON; empty where one must be.
+    /// Its default, as JSON; empty if the parameter is required.
     pub default: &'static str,
-    /// What it does.
+    /// A description for users.
     pub about: &'static str,
-    /// Values it may have: all there are, or examples of them.
+    /// Its values: all of them, or examples.
     pub choices: &'static [Choice],
-    /// Whether the choices are all there are.
+    /// Whether the choices are exhaustive.
     pub closed: bool,
-    /// Whether it is a block of a larger file, whose other fields are passed over.
+    /// Whether it is a block of a larger configuration file, whose other fields are ignored.
     pub of_file: bool,
 }
 
-/// A parameter in one line.
+/// A parameter without choices.
 pub(crate) const fn parameter(name: &'static str, default: &'static str, about: &'static str) -> Parameter {
     Parameter { name, default, about, choices: &[], closed: false, of_file: false }
 }
 
-/// A parameter that is true or false.
+/// A boolean parameter.
 pub(crate) const fn flag(name: &'static str, default: &'static str, about: &'static str) -> Parameter {
     parameter(name, default, about).one_of(BOOLEANS)
 }
@@ -161,7 +164,7 @@ pub(crate) const fn flag(name: &'static str, default: &'static str, about: &'sta
 const BOOLEANS: &[Choice] = &[choice("false"), choice("true")];
 
 impl Parameter {
-    /// With all values there are.
+    /// With an exhaustive list of values.
     pub(crate) const fn one_of(self, choices: &'static [Choice]) -> Self {
         Self { choices, closed: true, ..self }
     }
@@ -172,33 +175,33 @@ impl Parameter {
     }
 }
 
-/// What an operation takes and gives.
+/// The arguments and results of an operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Signature {
-    /// The tensors it takes.
+    /// Input tensors.
     pub inputs: Vec<Argument>,
     /// Its parameters.
     pub parameters: Vec<Parameter>,
-    /// The tensors it gives.
+    /// Output tensors.
     pub outputs: Vec<Argument>,
     /// Its forms.
     pub forms: &'static [Form],
-    /// Parameters to begin with, as JSON.
+    /// Example parameters, as JSON.
     pub example: &'static str,
 }
 
-/// Sizes of a sample.
+/// The sizes of a sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sample {
     /// `B`
     pub batch: usize,
-    /// `T`, and as many keys
+    /// `T`, also the number of keys
     pub tokens: usize,
     /// `H`
     pub heads: usize,
     /// Channels of a head
     pub width: usize,
-    /// Where the numbers begin.
+    /// The seed of the random numbers.
     pub seed: u64,
 }
 
@@ -209,7 +212,7 @@ impl Default for Sample {
 }
 
 impl Sample {
-    /// The size of an axis: `D` is a head's width, or, with `channels`, all heads'.
+    /// The size of an axis. `D` is the width of a head or, with `channels`, of all heads together.
     fn size(&self, axis: &str, channels: bool) -> usize {
         match axis {
             "B" | "B or 1" => self.batch,
@@ -218,7 +221,7 @@ impl Sample {
             "D" if channels => self.heads * self.width,
             "N" if channels => 16,
             "W" => 4,
-            // Half of the buckets, and the rounds, of a hash.
+            // Half the number of buckets of a hash, and its rounds.
             "n/2" => (self.tokens / 64).max(1),
             "rounds" => 2,
             "taps" => 3,
@@ -228,19 +231,19 @@ impl Sample {
     }
 }
 
-/// A mechanism on tensors by name.
+/// A mechanism called with named tensors.
 pub trait Operation: Sync {
-    /// What it takes and gives.
+    /// Its arguments and results.
     fn signature(&self) -> Signature;
 
-    /// Its outputs, by one of its forms.
+    /// Runs one of its forms and returns the outputs.
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error>;
 
-    /// Gradients to its inputs.
+    /// The gradients with respect to its inputs.
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error>;
 }
 
-/// An operation by its name.
+/// An operation with its name.
 #[derive(Clone, Copy)]
 pub struct Named {
     name: &'static str,
@@ -253,7 +256,7 @@ impl std::fmt::Debug for Named {
     }
 }
 
-/// The mechanism of this name in [`MECHANISMS`], as an operation.
+/// The operation of a mechanism in [`MECHANISMS`]. An error that lists the known names if there is none.
 pub fn named(name: &str) -> Result<Named, Error> {
     match MECHANISMS.iter().find(|m| m.name == name) {
         Some(m) => Ok(Named { name: m.name, operation: m.operation }),
@@ -271,17 +274,18 @@ impl Named {
         self.name
     }
 
-    /// What it takes and gives.
+    /// Its arguments and results.
     pub fn signature(&self) -> Signature {
         self.operation.signature()
     }
 
-    /// Random inputs of given sizes, from numbers that are the same everywhere.
+    /// Random inputs of the given sizes; the same on every machine.
     pub fn sample(&self, of: &Sample) -> Tensors {
         self.sample_with(of, &[])
     }
 
-    /// As [`Named::sample`], with inputs that may be left out. What carries a state is of the wrong shape: it is what a call gave.
+    /// As [`Named::sample`], with the optional inputs named in `more`. A state in such a sample does not have the right
+    /// shape: take it from the outputs of a call.
     pub fn sample_with(&self, of: &Sample, more: &[&str]) -> Tensors {
         let inputs = self.signature().inputs;
         let channels = inputs.iter().all(|input| !input.axes.contains(&"H") || !input.axes.contains(&"D"));
@@ -300,7 +304,8 @@ impl Named {
         tensors
     }
 
-    /// Its outputs, by one of its forms.
+    /// Runs one of its forms and returns the outputs. Errors on unknown, missing or misshapen tensors, on bad
+    /// parameters, and on a form that the mechanism lacks.
     pub fn forward(&self, tensors: &Tensors, parameters: &Value, form: Form, cx: &Cx) -> Result<Tensors, Error> {
         let forms = self.signature().forms;
         if !forms.contains(&form) {
@@ -308,11 +313,12 @@ impl Named {
             let want = format!("one of {}", known.join(", "));
             return Err(Error::Parameter { op: self.name, parameter: "form", want, found: form.name().into() });
         }
-        // Some mechanisms are made of others, which name themselves.
+        // Some mechanisms are composed of others, whose errors carry their own names.
         self.operation.run(&mut self.call(tensors, parameters)?, form, cx).map_err(|e| e.of(self.name))
     }
 
-    /// Gradients to its inputs, given `do` and where there are such `dlse` and `dstate`.
+    /// The gradients with respect to its inputs, given `do` and, where they exist, `dlse` and `dstate`. Errors as
+    /// [`Named::forward`].
     pub fn backward(&self, tensors: &Tensors, parameters: &Value, cx: &Cx) -> Result<Tensors, Error> {
         self.operation.gradient(&mut self.call(tensors, parameters)?, cx).map_err(|e| e.of(self.name))
     }
@@ -323,7 +329,7 @@ impl Named {
         let Signature { inputs, outputs, .. } = &signature;
         let starts = outputs.iter().filter(|output| output.gradient);
         let mut known: BTreeMap<String, &Argument> = inputs.iter().map(|input| (input.name.into(), input)).collect();
-        // They may be there though nobody asks for the gradient.
+        // Gradients of outputs are accepted in a forward call too.
         known.extend(starts.map(|output| (format!("d{}", output.name), output)));
         for (name, tensor) in tensors {
             let Some(argument) = known.get(name) else {
@@ -349,7 +355,7 @@ impl Named {
 }
 
 impl Signature {
-    /// The parameters that are given, all of them known; an error if one is missing.
+    /// The given parameters; an error if one is unknown or a required one is missing.
     fn parameters(&self, op: &'static str, given: &Value) -> Result<Map<String, Value>, Error> {
         let mut map = match given {
             Value::Null => Map::new(),
@@ -378,7 +384,7 @@ fn absent(op: &'static str, parameter: &'static str, want: &str) -> Error {
     Error::Parameter { op, parameter, want: want.into(), found: "none".into() }
 }
 
-/// Between 0 and 1, by a 64-bit generator of Steele et al. 2014 (SplitMix).
+/// A number in `[0, 1)` from the 64-bit SplitMix generator of Steele et al. 2014.
 fn uniform(state: &mut u64) -> f32 {
     *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let mut z = *state;
@@ -387,7 +393,7 @@ fn uniform(state: &mut u64) -> f32 {
     ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
 }
 
-/// A call, as an operation sees it: all tensors are known to it and have the right number of axes.
+/// A call to an operation, whose tensors are all known and have the right rank.
 #[derive(Debug)]
 pub struct Call<'a> {
     op: &'static str,
@@ -401,7 +407,7 @@ impl<'a> Call<'a> {
         self.op
     }
 
-    /// A tensor, if it is there.
+    /// A tensor, if given.
     pub fn optional<D: Dimension>(&self, name: &'static str) -> Result<Option<ArrayView<'a, f32, D>>, Error> {
         let Some(tensor) = self.tensors.get(name) else { return Ok(None) };
         let want = || format!("a tensor of {} axes", D::NDIM.unwrap_or(0));
@@ -414,12 +420,12 @@ impl<'a> Call<'a> {
         view.map(Some)
     }
 
-    /// A tensor that must be there.
+    /// A required tensor.
     pub fn tensor<D: Dimension>(&self, name: &'static str) -> Result<ArrayView<'a, f32, D>, Error> {
         self.optional(name)?.ok_or_else(|| absent(self.op, name, "a tensor"))
     }
 
-    /// A tensor of whole numbers, at least 0, if it is there.
+    /// A tensor of non-negative integers, if given.
     pub fn whole<D: Dimension>(&self, name: &'static str) -> Result<Option<Array<usize, D>>, Error> {
         let Some(tensor) = self.optional::<D>(name)? else { return Ok(None) };
         if let Some(x) = tensor.iter().find(|x| x.fract() != 0.0 || **x < 0.0 || **x > (1 << 24) as f32) {
@@ -429,7 +435,7 @@ impl<'a> Call<'a> {
         Ok(Some(tensor.mapv(|x| x as usize)))
     }
 
-    /// A tensor of which 0 is false and all else true, if it is there.
+    /// A boolean tensor, in which 0 is false and all else true, if given.
     pub fn flags<D: Dimension>(&self, name: &'static str) -> Result<Option<Array<bool, D>>, Error> {
         Ok(self.optional::<D>(name)?.map(|tensor| tensor.mapv(|x| x != 0.0)))
     }
@@ -439,35 +445,35 @@ impl<'a> Call<'a> {
         self.parameters.contains_key(name)
     }
 
-    /// Takes a parameter out.
+    /// Removes a parameter and returns its value.
     pub fn take<P: DeserializeOwned>(&mut self, name: &'static str) -> Result<Option<P>, Error> {
         let Some(value) = self.parameters.remove(name) else { return Ok(None) };
         let found = value.to_string();
         serde_json::from_value(value).map(Some).map_err(|e| Error::read(self.op, name, format!("{found}: {e}")))
     }
 
-    /// The boundaries of packed sequences, `cu_seqlens`, where they are given.
+    /// The boundaries of packed sequences, `cu_seqlens`, if given.
     pub fn bounds(&mut self) -> Result<Bounds, Error> {
         Ok(Bounds(self.take("cu_seqlens")?))
     }
 
-    /// Takes what parameters are left.
+    /// Removes and returns the remaining parameters.
     pub fn rest(&mut self) -> Value {
         Value::Object(std::mem::take(&mut self.parameters))
     }
 
-    /// What parameters are left, as a mechanism's type.
+    /// The remaining parameters, deserialised.
     pub fn read<P: DeserializeOwned>(&mut self) -> Result<P, Error> {
         serde_json::from_value(self.rest()).map_err(|e| Error::read(self.op, "parameters", e))
     }
 }
 
-/// Where packed sequences begin and end, if they are packed.
+/// The boundaries of packed sequences, if any.
 #[derive(Clone, Debug)]
 pub struct Bounds(Option<Vec<usize>>);
 
 impl Bounds {
-    /// As the kernels take them.
+    /// The sequences, as kernels take them.
     pub fn sequences(&self) -> Sequences<'_> {
         self.0.as_deref().map_or(Sequences::Batch, Sequences::Packed)
     }
@@ -477,7 +483,7 @@ impl Bounds {
         self.0.is_some()
     }
 
-    /// An error if sequences are packed: a step has one token of each.
+    /// An error if sequences are packed: a step takes one token per sequence.
     pub fn none_for_steps(&self, op: &'static str) -> Result<(), Error> {
         let Some(bounds) = &self.0 else { return Ok(()) };
         let want = "none where tokens are read one by one";
@@ -489,7 +495,7 @@ impl Bounds {
 pub(crate) const PACKED: Parameter =
     parameter("cu_seqlens", "null", "where packed sequences begin and end, in a batch of one: [0, …, T]");
 
-/// The state before the first token.
+/// The description of an initial state.
 pub(crate) const STATE: &str = "before the first token; zero if absent";
 
 /// Tensors from pairs.
@@ -497,12 +503,12 @@ pub(crate) fn tensors<const N: usize>(pairs: [(&str, ArrayD<f32>); N]) -> Tensor
     pairs.into_iter().map(|(name, tensor)| (name.to_string(), tensor)).collect()
 }
 
-/// A tensor in f64, and back.
+/// Converts a tensor to f64.
 pub(crate) fn exact<D: Dimension>(x: ArrayView<'_, f32, D>) -> Array<f64, D> {
     x.mapv(f64::from)
 }
 
-/// A result of the definition, rounded.
+/// Rounds a result of the definition to f32.
 pub(crate) fn rounded<D: Dimension>(x: Array<f64, D>) -> ArrayD<f32> {
     x.mapv(|x| x as f32).into_dyn()
 }

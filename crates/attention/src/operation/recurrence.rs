@@ -1,4 +1,4 @@
-//! What all mechanisms with a state have in common as operations.
+//! What operations of mechanisms with a state share.
 
 use longreach_simd::Cx;
 use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, ArrayViewMutD, Axis, Dimension, IxDyn};
@@ -8,18 +8,18 @@ use serde_json::Value;
 use super::{Argument, Bounds, Call, Operation, PACKED, Parameter, Signature, Tensors, absent, exact, rounded};
 use crate::{Error, Form, Sequences, error};
 
-/// A mechanism with a state that goes in and comes out.
+/// A mechanism that updates a state.
 pub(crate) trait Recurrence: Sync {
-    /// The tensors it takes beside the state, its own parameters, the axes of output and state, its forms.
+    /// Its inputs other than the state, its parameters, the axes of output and state, its forms.
     fn about(&self) -> About;
 
     /// The shape of the state.
     fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error>;
 
-    /// The definition.
+    /// The definition, in f64. Updates `state` and returns the output.
     fn naive(&self, x: &Views<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error>;
 
-    /// A fast form.
+    /// A fast form. Updates `state` and returns the output.
     fn fast(
         &self,
         x: &Views<'_, f32>,
@@ -28,13 +28,17 @@ pub(crate) trait Recurrence: Sync {
         cx: &Cx,
     ) -> Result<ArrayD<f32>, Error>;
 
-    /// Gradients to the inputs, by name, and to the state, last.
-    fn gradient(&self, x: &Views<'_, f32>, from: &From<'_>, cx: &Cx)
-    -> Result<Vec<(&'static str, ArrayD<f32>)>, Error>;
+    /// The gradients with respect to the inputs, by name, the state last.
+    fn gradient(
+        &self,
+        x: &Views<'_, f32>,
+        cotangents: &Cotangents<'_>,
+        cx: &Cx,
+    ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error>;
 }
 
-/// The calls of a [`Recurrence`] in a module with `OP`, `naive` and `backward`, whose `inputs` reads them in either precision: its fast forms, the
-/// last for whatever is asked for besides, and the inputs that have gradients.
+/// The methods of a [`Recurrence`] in a module with `OP`, `naive`, `backward` and `inputs`, which converts the views in
+/// either precision. Takes the fast forms, the last for any other form requested, and the inputs that have gradients.
 macro_rules! calls {
     ([$($form:ident => $run:path,)* _ => $other:path], [$($input:ident),+]) => {
         fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error> {
@@ -62,11 +66,11 @@ macro_rules! calls {
         fn gradient(
             &self,
             x: &Views<'_, f32>,
-            from: &From<'_>,
+            cotangents: &Cotangents<'_>,
             cx: &Cx,
         ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error> {
             let x = inputs(x, |n| n as f32)?;
-            let g = backward(&x, from.state(OP)?, from.output(OP)?, from.d_state(OP)?, cx)?;
+            let g = backward(&x, cotangents.state(OP)?, cotangents.d_output(OP)?, cotangents.d_state(OP)?, cx)?;
             Ok(vec![$((stringify!($input), g.$input.into_dyn())),+])
         }
     };
@@ -74,7 +78,7 @@ macro_rules! calls {
 
 pub(crate) use calls;
 
-/// The parameters of those that have a scale and nothing else.
+/// The parameters of mechanisms that have only a scale.
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Scale {
@@ -82,41 +86,41 @@ pub(crate) struct Scale {
 }
 
 impl Scale {
-    /// It, or what follows from the width of the keys.
+    /// The scale; `1 / √K` if not given.
     pub(crate) fn of<F>(&self, keys: ArrayView<'_, F, ndarray::Ix4>) -> f64 {
         self.scale.unwrap_or_else(|| (keys.dim().3 as f64).powf(-0.5))
     }
 }
 
-/// As the command line has it.
+/// `scale`, as the command line describes it.
 pub(crate) const SCALE: Parameter =
     super::parameter("scale", "null", "the factor of the output; 1 / √K if null").such_as(&[super::choice("0.3")]);
 
-/// What a [`Recurrence`] is.
+/// The description of a [`Recurrence`].
 pub(crate) struct About {
     pub(crate) inputs: Vec<Argument>,
     pub(crate) parameters: Vec<Parameter>,
     pub(crate) output: &'static [&'static str],
     pub(crate) state: &'static [&'static str],
-    /// Parameters to begin with, JSON.
+    /// Example parameters, as JSON.
     pub(crate) example: &'static str,
     pub(crate) forms: &'static [Form],
 }
 
-/// Where a gradient starts: the state before the first token, and gradients to the output and to the state after the last.
-pub(crate) struct From<'a> {
+/// What a backward pass starts from: the initial state, and the gradients of the output and of the final state.
+pub(crate) struct Cotangents<'a> {
     state: ArrayD<f32>,
-    output: ArrayViewD<'a, f32>,
+    d_output: ArrayViewD<'a, f32>,
     d_state: ArrayD<f32>,
 }
 
-impl From<'_> {
+impl Cotangents<'_> {
     pub(crate) fn state<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
         ranked(op, "state", self.state.view())
     }
 
-    pub(crate) fn output<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
-        ranked(op, "do", self.output.view())
+    pub(crate) fn d_output<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
+        ranked(op, "do", self.d_output.view())
     }
 
     pub(crate) fn d_state<D: Dimension>(&self, op: &'static str) -> Result<ArrayView<'_, f32, D>, Error> {
@@ -124,7 +128,7 @@ impl From<'_> {
     }
 }
 
-/// With the rank that a kernel wants.
+/// Converts a view to the rank that a kernel takes, or fails with the parameter's name.
 pub(crate) fn ranked<'a, F, D: Dimension>(
     op: &'static str,
     name: &'static str,
@@ -139,7 +143,7 @@ pub(crate) fn ranked<'a, F, D: Dimension>(
     })
 }
 
-/// As [`ranked`], to write to.
+/// As [`ranked`], mutable.
 pub(crate) fn ranked_mut<'a, F, D: Dimension>(
     op: &'static str,
     x: ArrayViewMutD<'a, F>,
@@ -175,7 +179,7 @@ impl<'a, F> Views<'a, F> {
         self.bounds.sequences()
     }
 
-    /// Checks that there are none.
+    /// An error if any parameter is given.
     pub(crate) fn no_parameters(&self) -> Result<(), Error> {
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -189,7 +193,7 @@ impl<'a, F> Views<'a, F> {
     }
 }
 
-/// The tensors of a call that go in beside the state.
+/// The inputs of a call other than the state.
 fn views<'a>(call: &Call<'a>, of: &About, parameters: &'a Value, bounds: &'a Bounds) -> Views<'a, f32> {
     let given = of.inputs.iter().filter_map(|input| Some((input.name, call.tensors.get(input.name)?.view())));
     Views { op: call.op, tensors: given.collect(), parameters, bounds }
@@ -279,13 +283,13 @@ impl<R: Recurrence> Operation for R {
             None => ArrayD::zeros(state.raw_dim()),
         };
         let output = call.tensors.get("do").ok_or_else(|| absent(call.op, "do", "the gradient of the output"))?;
-        let gradients = Recurrence::gradient(self, &x, &From { state, output: output.view(), d_state }, cx)?;
+        let gradients = Recurrence::gradient(self, &x, &Cotangents { state, d_output: output.view(), d_state }, cx)?;
         let given = |name: &str| name == "state" || call.tensors.contains_key(name);
         Ok(gradients.into_iter().filter(|(name, _)| given(name)).map(|(name, g)| (format!("d{name}"), g)).collect())
     }
 }
 
-/// The state before the first token.
+/// The initial state: zero if absent. An error if its shape is wrong.
 fn state(of: &impl Recurrence, call: &Call<'_>, x: &Views<'_, f32>) -> Result<ArrayD<f32>, Error> {
     let shape = of.state_shape(x)?;
     match call.tensors.get("state") {

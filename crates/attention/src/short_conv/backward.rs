@@ -1,4 +1,4 @@
-//! The gradient: the same convolution with the taps reversed, over the gradient before the activation.
+//! The backward pass: the same convolution with the taps reversed, applied to the gradient before the activation.
 
 use longreach_simd::{Cx, Kernel, Lanes, math, split};
 use ndarray::{Array1, Array2, Array3, ArrayView3};
@@ -7,7 +7,7 @@ use super::{Activation, Inputs, OP};
 use crate::sequences::tokens;
 use crate::{Error, error};
 
-/// Gradients to the inputs of the convolution.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, D]`
@@ -16,16 +16,16 @@ pub struct Gradient {
     pub w: Array2<f32>,
     /// `[D]`; zero without a bias
     pub bias: Array1<f32>,
-    /// To the state before the first token, `[S, W - 1, D]`
+    /// With respect to the initial state, `[S, W - 1, D]`
     pub state: Array3<f32>,
 }
 
-/// Channels a task differentiates.
+/// Channels per task.
 const BLOCK: usize = 64;
 
-/// Gradients given those of the output, `dy: [B, T, D]`, and of the state after the last token, `d_state`.
+/// The gradients, given those of the output, `dy: [B, T, D]`, and of the final state, `d_state`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the initial state, as the forward call received it. Errors on wrong shapes.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView3<'_, f32>,
@@ -41,7 +41,7 @@ pub fn backward(
     let rows = tokens(OP, "x", &x.x)?;
     let dy = tokens(OP, "dy", &dy)?;
     let mut dx = vec![0.0; b * t * d];
-    // dw and db of a channel block, one row a tap and one more for the bias.
+    // dw and db of a channel block: one row per tap and one for the bias.
     let mut dw = vec![0.0; (w + 1) * d];
     let mut d_past = d_state.to_owned().into_raw_vec_and_offset().0;
     let past = state.as_standard_layout();
@@ -89,11 +89,11 @@ struct Block<'a, 'o> {
     act: Activation,
     d: usize,
     w: usize,
-    /// First channel of the block.
+    /// The first channel of the block.
     c: usize,
     dx: Vec<&'o mut [f32]>,
     dw: Vec<&'o mut [f32]>,
-    /// On entry the gradient to the last state, on return to the first.
+    /// On entry the gradient of the final state, on return that of the initial one.
     d_past: Vec<&'o mut [f32]>,
 }
 
@@ -108,7 +108,7 @@ impl Kernel for Block<'_, '_> {
             for at in (0..width).step_by(S::LANES) {
                 let end = (at + S::LANES).min(width);
                 let (c, c_end) = (self.c + at, self.c + end);
-                // The gradient that the final state hands to the tokens and to the old past.
+                // The final state's gradient flows to the last tokens and, if there are few, to the initial state.
                 let len = range.len();
                 let carried: Vec<S::V> = (0..w - 1).map(|j| s.load_part(&self.d_past[base + j][at..end])).collect();
                 for j in 0..w - 1 {

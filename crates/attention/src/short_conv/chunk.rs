@@ -1,4 +1,4 @@
-//! All tokens at once: channels in lanes, blocks of tokens shared among threads.
+//! All tokens at once: lanes are channels, and blocks of tokens run in parallel.
 
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, ArrayViewMut3};
@@ -7,12 +7,13 @@ use super::{Activation, Inputs, OP};
 use crate::sequences::{contiguous, tokens};
 use crate::{Error, error};
 
-/// Tokens a task convolves.
+/// Tokens per task.
 const BLOCK: usize = 64;
-/// Channels a task convolves, where there is one token.
+/// Channels per task, for a single token.
 const CHANNELS: usize = 512;
 
-/// The convolution of whole sequences or chunks of them. `state` `[S, W - 1, D]` is read and left for the next chunk.
+/// The convolution of whole sequences or chunks of them. `state: [S, W - 1, D]` is updated in place. Errors on wrong
+/// shapes.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     let mut out = Array3::from_elem(x.x.dim(), f32::NAN);
     chunk_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
@@ -40,7 +41,7 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [
     for (s, range) in ranges.iter().enumerate() {
         let (mine, others) = rest.split_at_mut(range.len() * d);
         rest = others;
-        // Many tokens are cut into blocks of tokens, one token into blocks of channels.
+        // Many tokens are split into blocks of tokens, a single token into blocks of channels.
         let (size, width) = if range.len() == 1 { (CHANNELS, CHANNELS) } else { (BLOCK * d, d) };
         for (i, out) in mine.chunks_mut(size).enumerate() {
             let (first, channel) = if range.len() == 1 { (0, i * CHANNELS) } else { (i * BLOCK, 0) };
@@ -59,7 +60,7 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [
     }
     cx.team.for_each(tasks, |block| cx.isa.run(block));
 
-    // The new past: the last W - 1 of the old past and the tokens.
+    // The new state: the last W - 1 rows of the old state and the tokens.
     if w > 1 {
         for (past, range) in state.chunks_mut((w - 1) * d).zip(ranges) {
             let new = range.len().min(w - 1);
@@ -78,11 +79,11 @@ struct Block<'a> {
     taps: &'a [&'a [f32]],
     bias: Option<&'a [f32]>,
     act: Activation,
-    /// First token.
+    /// The first token.
     first: usize,
-    /// First channel.
+    /// The first channel.
     channel: usize,
-    /// How many channels.
+    /// The number of channels.
     width: usize,
     out: &'a mut [f32],
 }
@@ -93,7 +94,7 @@ impl Kernel for Block<'_> {
     fn run<S: Lanes>(self, s: S) {
         let w = self.taps.len();
         for (i, out) in self.out.chunks_mut(self.width).enumerate() {
-            // Token t meets tap j at position t + j of (past, tokens).
+            // Tap j of token t is at position t + j of (state, tokens).
             let t = self.first + i;
             for at in (0..self.width).step_by(S::LANES) {
                 let end = (at + S::LANES).min(self.width);

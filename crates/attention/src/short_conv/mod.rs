@@ -1,10 +1,11 @@
-//! Causal depthwise convolution over a few tokens, with an activation: what precedes the scan in most linear models.
+//! Causal depthwise convolution over a few tokens, with an activation: it precedes the recurrence in most linear
+//! models.
 //!
 //! $$ y_t = \phi\Bigl(b + \sum_{j=0}^{W-1} w_j \odot x_{t-W+1+j}\Bigr), \qquad \phi \in \{\mathrm{id}, \mathrm{silu}\} $$
 //!
-//! `x y: [B, T, D]` · `w: [W, D]` (tap `W - 1` meets the current token) · `b: [D]` · state `[S, W - 1, D]`: the last `W - 1`
-//! inputs before the activation, oldest first, zero at a sequence's start · O(T D W) time.
-//! Fu et al. 2022 (H3), §3; Gu and Dao 2023 (Mamba), §3.4.
+//! `x y: [B, T, D]` · `w: [W, D]` (tap `W - 1` applies to the current token) · `b: [D]` · state `[S, W - 1, D]`: the
+//! last `W - 1` inputs before the activation, oldest first, zero at a sequence's start · O(T D W) time. Fu et al. 2022
+//! (H3), §3; Gu and Dao 2023 (Mamba), §3.4.
 
 use ndarray::{ArrayView1, ArrayView2, ArrayView3};
 
@@ -21,11 +22,11 @@ pub use chunk::{chunk, chunk_into};
 pub use naive::naive;
 pub use step::step;
 
-/// What follows the sum.
+/// The activation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Activation {
-    /// Nothing.
+    /// The identity.
     #[default]
     None,
     /// `x σ(x)`.
@@ -41,7 +42,7 @@ pub struct Inputs<'a, F = f32> {
     pub w: ArrayView2<'a, F>,
     /// `[D]`
     pub bias: Option<ArrayView1<'a, F>>,
-    /// What follows the sum.
+    /// The activation.
     pub activation: Activation,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,

@@ -5,14 +5,14 @@ use ndarray::{Array3, ArrayViewMut3};
 use super::{Activation, Inputs, OP};
 use crate::Error;
 
-/// Each output as the sum it is defined as, in f64.
+/// Each output as the sum that defines it, in f64.
 pub fn naive(x: &Inputs<'_, f64>, mut state: ArrayViewMut3<'_, f64>) -> Result<Array3<f64>, Error> {
     x.check(state.shape())?;
     let (b, t, d, w) = x.dims();
     let mut y = Array3::zeros((b, t, d));
     for (s, range) in x.sequences.ranges(OP, b, t)?.into_iter().enumerate() {
         for c in 0..d {
-            // The channel's past, then its tokens.
+            // The channel's state, then its tokens.
             let mut line: Vec<f64> = state.slice(ndarray::s![s, .., c]).to_vec();
             line.extend(range.clone().map(|i| x.x[[i / t, i % t, c]]));
             for (n, i) in range.clone().enumerate() {

@@ -1,11 +1,11 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Activation, Inputs, OP, backward, chunk, naive, step};
-use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
 use crate::operation::{Argument, Parameter, choice, parameter};
 use crate::{Error, Form};
 

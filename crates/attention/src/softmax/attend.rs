@@ -1,4 +1,4 @@
-//! One face for the mechanisms of the family: what a framework calls.
+//! A common interface to the mechanisms of the family, for frameworks.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use super::infllm_v2::{self, InfLlmV2};
 use super::longnet::{self, LongNet};
 use super::moba::{self, Moba};
 use super::sparse_transformer::{self, SparseTransformer};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, Selected, apart};
+use super::{Cotangent, Gradient, Inputs, Output, Pattern, Selected, packed_sequences};
 use crate::Error;
 
-/// A mechanism that attends with queries, keys and values and nothing else.
+/// An attention mechanism whose only tensors are queries, keys and values, and the options of [`Inputs`].
 pub trait Attend: Debug + Send + Sync {
     /// Attention of all queries.
     fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error>;
 
-    /// The same for few queries against a long cache.
+    /// As [`Attend::chunk`], for few queries against a long KV cache.
     fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
         self.chunk(x, cx)
     }
@@ -33,12 +33,12 @@ pub trait Attend: Debug + Send + Sync {
     fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error>;
 }
 
-/// A pattern, run by the family's kernel.
+/// A pattern, run by the block-sparse kernel.
 #[derive(Clone, Debug)]
 pub struct Patterned(Arc<dyn Pattern>);
 
 impl Patterned {
-    /// The mechanism of a pattern.
+    /// Attention under a pattern.
     pub fn new(pattern: impl Pattern + 'static) -> Self {
         Self(Arc::new(pattern))
     }
@@ -68,7 +68,7 @@ impl Attend for Patterned {
     }
 }
 
-/// Those with kernels of their own.
+/// Mechanisms with kernels of their own.
 macro_rules! own {
     ($type:ty, $module:ident, $naive:path $(, $step:ident)?) => {
         impl Attend for $type {
@@ -97,26 +97,27 @@ own!(LongNet, longnet, longnet::naive);
 own!(Hierarchical, hierarchical, hierarchical::naive);
 own!(HTransformer1d, h_transformer_1d, h_transformer_1d::naive);
 
-/// Those that choose first: the choice is made again for the gradient. Blocks are counted from a sequence's beginning.
+/// Mechanisms that select keys by content. The selection is repeated for the gradient. Blocks are counted from a
+/// sequence's start.
 macro_rules! choosing {
     ($type:ty, $module:ident) => {
         impl Attend for $type {
             fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-                apart::forward($module::OP, x, |x| super::chunk(x, &$module::select(x, self, cx)?, cx))
+                packed_sequences::forward($module::OP, x, |x| super::chunk(x, &$module::select(x, self, cx)?, cx))
             }
 
             fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-                apart::forward($module::OP, x, |x| super::step(x, &$module::select(x, self, cx)?, cx))
+                packed_sequences::forward($module::OP, x, |x| super::step(x, &$module::select(x, self, cx)?, cx))
             }
 
             fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
-                apart::backward($module::OP, x, output, d, |x, output, d| {
+                packed_sequences::backward($module::OP, x, output, d, |x, output, d| {
                     super::backward(x, &$module::select(x, self, cx)?, output, d, cx)
                 })
             }
 
             fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
-                apart::naive($module::OP, x, |x| {
+                packed_sequences::naive($module::OP, x, |x| {
                     let (of, groups) = self.check(x)?;
                     super::naive(x, &Selected::new($module::OP, self.block, self.lists(&of, groups), self.choose(x))?)
                 })

@@ -1,10 +1,10 @@
-//! Keys within a range of distances: what windows, dense attention and phases of dilated patterns are made of.
+//! A band of distances, the pattern of windows, dense attention and the phases of dilated patterns.
 
 use std::ops::Range;
 
 use super::mask::{Entry, Pattern, Sizes, band, span};
 
-/// Query `i` sees key `j` if `nearest ≤ i − j ≤ farthest`; the future has negative distances.
+/// Query `i` attends to key `j` if `nearest ≤ i − j ≤ farthest`; future keys have negative distances.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Band {
     pub(super) name: &'static str,
@@ -13,7 +13,7 @@ pub(super) struct Band {
 }
 
 impl Band {
-    /// The keys that query `i` sees of `keys`.
+    /// The keys that query `i` attends to, of `keys`.
     fn keys(&self, i: usize, keys: usize) -> Range<usize> {
         let at = |distance: isize| (i as isize).saturating_sub(distance).clamp(0, keys as isize) as usize;
         at(self.farthest)..at(self.nearest.saturating_sub(1))

@@ -1,4 +1,4 @@
-//! Layouts of square blocks: which blocks of keys each block of queries visits, and how often.
+//! Layouts of square blocks: which key blocks each query block visits, and how often.
 
 use std::ops::Range;
 
@@ -6,7 +6,7 @@ use super::deepspeed::Hidden;
 use super::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
-/// A layout of square blocks, the same for all heads or one for each.
+/// A layout of square blocks, one for all heads or one per head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     op: &'static str,
@@ -16,23 +16,23 @@ pub struct Layout {
     causal: bool,
     start: Vec<usize>,
     visits: Vec<Visit>,
-    /// Blocks of queries that the kernel takes together: small blocks fill its tiles badly.
+    /// Query blocks that the kernel merges into one: small blocks do not fill its tiles.
     together: usize,
 }
 
-/// A block of keys, and how often each of its keys counts.
+/// A visited block of keys, and how often its keys count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Visit {
-    /// Which block.
+    /// The index of the block.
     pub keys: u32,
-    /// How often.
+    /// How often each key counts.
     pub count: u32,
 }
 
 impl Layout {
-    /// The layout of `heads` heads (1: the same for all) and `blocks` blocks of `block` tokens that `row` lists: it is called for every
-    /// head and block of queries, in order, and pushes blocks of keys in any order; a block pushed twice counts twice if `repeats`, else
-    /// once. With `causal` the keys behind a query's own position are hidden as well.
+    /// The layout of `heads` heads (1 for a layout shared by all) and `blocks` blocks of `block` tokens. `row` is
+    /// called for every head and query block, in order, and pushes key blocks in any order; a block pushed twice counts
+    /// twice if `repeats`, else once. With `causal` keys after a query's own position are masked as well.
     ///
     /// `block` must be a multiple of 16 if blocks count differently.
     pub(super) fn new(
@@ -67,11 +67,11 @@ impl Layout {
         Ok(layout)
     }
 
-    /// How many blocks of queries to take together: as many as make a tile, if what they visit is much the same.
+    /// How many query blocks to merge: enough to fill a tile, if they visit similar blocks.
     fn best_together(&self) -> usize {
         const TILE: usize = 64;
-        // A pair in a tile of 16 queries takes about twice the time.
-        const SMALL: usize = 2;
+        // The cost of a pair in a tile of 16 queries relative to a full tile.
+        const SMALL_TILE_COST: usize = 2;
         let together = TILE / self.block;
         let even = self.block.is_multiple_of(16) && self.visits.iter().all(|visit| visit.count == 1);
         if together < 2 || !even {
@@ -84,7 +84,7 @@ impl Layout {
                 union.clear();
                 for r in first..(first + together).min(self.blocks) {
                     union.extend(self.row(h, r));
-                    alone += SMALL * self.row(h, r).len();
+                    alone += SMALL_TILE_COST * self.row(h, r).len();
                 }
                 union.sort_unstable();
                 union.dedup();
@@ -94,43 +94,43 @@ impl Layout {
         if joint < alone { together } else { 1 }
     }
 
-    /// The same blocks, of which a query sees the tokens that are not `hidden`.
+    /// The same blocks, with the given masking of the future.
     pub fn hiding(self, hidden: Hidden) -> Self {
         Self { causal: self.causal && hidden == Hidden::Tokens, ..self }
     }
 
-    /// Tokens of a block.
+    /// Block size in tokens.
     pub fn block(&self) -> usize {
         self.block
     }
 
-    /// Blocks of queries, and of keys.
+    /// The number of query blocks, equal to that of key blocks.
     pub fn blocks(&self) -> usize {
         self.blocks
     }
 
-    /// How many heads have a layout of their own; 1 if all share it.
+    /// The number of heads with separate layouts; 1 if all share one.
     pub fn heads(&self) -> usize {
         self.heads
     }
 
-    /// The blocks of keys that block `r` of the queries of head `h` visits, rising.
+    /// The key blocks that query block `r` of head `h` visits, ascending.
     pub fn row(&self, h: usize, r: usize) -> &[Visit] {
         let at = (h % self.heads) * self.blocks + r;
         &self.visits[self.start[at]..self.start[at + 1]]
     }
 
-    /// Whether head `h` lets block `r` of the queries see block `c` of the keys.
+    /// Whether query block `r` of head `h` visits key block `c`.
     pub fn visits(&self, h: usize, r: usize, c: usize) -> bool {
         self.row(h, r).binary_search_by_key(&(c as u32), |visit| visit.keys).is_ok()
     }
 
-    /// The share of all pairs of blocks that is visited.
+    /// The fraction of block pairs that are visited.
     pub fn density(&self) -> f64 {
         self.visits.len() as f64 / (self.heads * self.blocks * self.blocks).max(1) as f64
     }
 
-    /// Keys of a block of the kernel's.
+    /// Keys per block of the kernel.
     fn kernel_block(&self) -> usize {
         if self.block.is_multiple_of(16) { (1usize << self.block.trailing_zeros()).min(256) } else { 16 }
     }
@@ -187,7 +187,7 @@ impl Pattern for Layout {
             }
         }
         if rows.len() > 1 {
-            // What all of these queries visit is seen whole.
+            // Blocks that all merged query blocks visit need no mask.
             row[first..].sort_by_key(|entry| entry.keys);
             let mut end = first;
             for at in first..row.len() {
@@ -210,7 +210,7 @@ impl Pattern for Layout {
         if self.block.is_multiple_of(16) {
             let past = if self.causal { span(0..i + 1, keys.clone()) } else { u64::MAX };
             if self.together == 1 {
-                // The blocks asked for are visited whole.
+                // The requested blocks are attended to as a whole.
                 return past;
             }
             let row = self.row(h, i / self.block);

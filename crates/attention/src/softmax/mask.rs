@@ -1,7 +1,7 @@
-//! Which keys a query sees: a [`Pattern`] says it, a [`BlockMask`] is what the kernel follows.
+//! Block masks: a [`Pattern`] defines which keys a query attends to, a [`BlockMask`] is what the kernel follows.
 //!
-//! A mask lists, for each block of queries, the blocks of keys it visits. Only in blocks that some query sees in part is the pattern
-//! asked again, a vector's worth of keys at a time.
+//! A mask lists, for each query block, the key blocks that it visits. Inside a visited block the pattern is evaluated
+//! again, 64 keys at a time, only if the block is partial.
 
 use std::ops::Range;
 
@@ -9,19 +9,19 @@ use ndarray::ArrayView2;
 
 use crate::{Error, Sequences, error};
 
-/// A block of keys that a block of queries visits.
+/// A key block visited by a query block.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Entry {
-    /// Which block of keys.
+    /// The index of the key block.
     pub keys: u32,
-    /// Whether some pair inside is hidden: only then the pattern is asked.
+    /// Whether some pair inside is masked; only then the pattern is evaluated for its tokens.
     pub cut: bool,
-    /// The natural logarithm of how many times each key counts; 0 for once.
+    /// The logarithm of how often each key counts; 0 for once.
     pub log_weight: f32,
 }
 
 impl Entry {
-    /// A block of which every pair is seen.
+    /// A block without masked pairs.
     pub fn full(keys: usize) -> Self {
         Self { keys: keys as u32, cut: false, log_weight: 0.0 }
     }
@@ -32,7 +32,7 @@ impl Entry {
     }
 }
 
-/// The sizes of the call a pattern is asked about.
+/// The sizes of a call, given to patterns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sizes {
     /// Sequences in the batch.
@@ -41,12 +41,12 @@ pub struct Sizes {
     pub heads: usize,
     /// The positions of the queries among the keys.
     pub queries: Range<usize>,
-    /// How many keys there are.
+    /// The number of keys.
     pub keys: usize,
 }
 
 impl Sizes {
-    /// An error if a query stands behind the last key: blocks of keys are counted up to its own.
+    /// An error if a query is positioned after the last key, because key blocks are counted up to its own.
     pub(super) fn within(&self, op: &'static str) -> Result<(), Error> {
         let (fits, last) = (self.queries.end <= self.keys, self.keys.saturating_sub(self.queries.len()));
         let want = format!("at most {last}: {} queries that stand among the {} keys", self.queries.len(), self.keys);
@@ -54,69 +54,69 @@ impl Sizes {
     }
 }
 
-/// What a pattern makes of sequences packed into a row.
+/// How a pattern treats packed sequences.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Packing {
-    /// Distances count, or tokens of the row are marked as they stand there: the kernel hides what is not of a query's sequence.
+    /// It depends on distances, or on masks over the row: the kernel masks the keys of other sequences.
     Row,
-    /// Positions count from the beginning of a sequence: the sequences are attended to one by one.
+    /// Positions are counted from a sequence's start: sequences are processed one by one.
     Sequence,
-    /// The pattern was made for one sequence: it is an error.
+    /// It was built for a single sequence: packed sequences are an error.
     Refused,
 }
 
-/// Which keys each query sees. Queries and keys are named by their positions.
+/// Defines which keys each query attends to. Queries and keys are identified by their positions.
 pub trait Pattern: std::fmt::Debug + Send + Sync {
     /// The mechanism's name, for errors.
     fn name(&self) -> &'static str;
 
-    /// Whether the pattern can be laid over these sizes.
+    /// An error if the pattern does not support these sizes.
     fn check(&self, of: &Sizes) -> Result<(), Error> {
         let _ = of;
         Ok(())
     }
 
-    /// Tokens of a block of queries and of a block of keys; the latter a power of two from 16 to 256.
+    /// Tokens per query block and per key block; the latter a power of two from 16 to 256.
     fn block(&self) -> (usize, usize) {
         (64, 64)
     }
 
-    /// Whether sequences differ, and whether heads do.
+    /// Whether the pattern differs between sequences, and between heads.
     fn differs(&self) -> (bool, bool) {
         (false, false)
     }
 
-    /// What it makes of packed sequences.
+    /// How it treats packed sequences.
     fn packing(&self) -> Packing {
         Packing::Row
     }
 
-    /// The definition: how many times query `i` of head `h` counts key `j`; 0 where it does not see it.
+    /// The definition: how often query `i` of head `h` counts key `j`; 0 if masked.
     fn count(&self, of: &Sizes, b: usize, h: usize, i: usize, j: usize) -> u32;
 
-    /// Pushes the blocks of keys that `queries`, a whole block of positions or what there is of it, visit: each once, rising. Blocks
-    /// that lie outside `keys` may be left out.
+    /// Pushes the key blocks that `queries`, all or part of a query block, visit: each once, ascending. Blocks outside
+    /// `keys` may be omitted.
     fn visit(&self, of: &Sizes, b: usize, h: usize, queries: Range<usize>, keys: Range<usize>, row: &mut Vec<Entry>);
 
-    /// Which of `keys`, up to 64 from a multiple of 64 on, query `i` sees: bit `n` for the `n`th. What it says of keys in blocks that were
-    /// not pushed as cut does not matter.
+    /// Which of `keys` query `i` attends to, as a bit mask: bit `n` for the `n`th. `keys` are up to 64, and start at a
+    /// multiple of 64. The result is only used for keys in blocks that were pushed as cut.
     fn seen(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: Range<usize>) -> u64 {
         keys.enumerate().fold(0, |bits, (n, j)| bits | (u64::from(self.count(of, b, h, i, j) > 0) << n))
     }
 
-    /// Whether so few of the keys in the blocks visited are seen, none more than once, that pairs are better met one by one, as
-    /// [`Pattern::list`] has them.
+    /// Whether the pattern is so sparse inside the visited blocks that pairs should be processed individually, as
+    /// listed by [`Pattern::list`]. Then no key may count more than once.
     fn scattered(&self) -> bool {
         false
     }
 
-    /// Pushes the keys that query `i` sees, rising.
+    /// Pushes the keys that query `i` attends to, ascending.
     fn list(&self, of: &Sizes, b: usize, h: usize, i: usize, keys: &mut Vec<u32>) {
         keys.extend((0..of.keys).filter(|j| self.count(of, b, h, i, *j) > 0).map(|j| j as u32));
     }
 }
 
-/// The bits of `keys` that lie in `seen`.
+/// The bit mask of `seen` within `keys`.
 #[inline]
 pub fn span(seen: Range<usize>, keys: Range<usize>) -> u64 {
     let to = seen.end.clamp(keys.start, keys.end) - keys.start;
@@ -124,13 +124,14 @@ pub fn span(seen: Range<usize>, keys: Range<usize>) -> u64 {
     below(to) & !below(from)
 }
 
-/// The first `n` bits, up to 64.
+/// A mask of the lowest `n` bits, up to 64.
 #[inline]
 pub(super) fn below(n: usize) -> u64 {
     if n >= 64 { u64::MAX } else { (1 << n) - 1 }
 }
 
-/// Pushes the blocks of `block` keys that meet `some`; those that lie in `all` are full. `some` ends with the keys at the latest.
+/// Pushes the blocks of `block` keys that overlap `some`; those inside `all` are full. `some` ends at the last key or
+/// before.
 pub fn band(row: &mut Vec<Entry>, block: usize, keys: usize, some: Range<usize>, all: Range<usize>) {
     if some.is_empty() {
         return;
@@ -141,7 +142,7 @@ pub fn band(row: &mut Vec<Entry>, block: usize, keys: usize, some: Range<usize>,
     }
 }
 
-/// Sorts the entries from `first` on and joins those of the same block: it is full if one of them was.
+/// Sorts the entries from `first` on and merges those of the same block, which is full if any of them was.
 pub fn join(row: &mut Vec<Entry>, first: usize) {
     row[first..].sort_by_key(|entry| entry.keys);
     let mut end = first;
@@ -156,14 +157,14 @@ pub fn join(row: &mut Vec<Entry>, first: usize) {
     row.truncate(end);
 }
 
-/// A row of booleans, packed.
+/// A bit set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Bits {
     words: Vec<u64>,
 }
 
 impl Bits {
-    /// Packs them.
+    /// Packs booleans.
     pub fn of(flags: impl IntoIterator<Item = bool>) -> Self {
         let mut words = Vec::new();
         for (i, flag) in flags.into_iter().enumerate() {
@@ -172,17 +173,17 @@ impl Bits {
             }
             words[i / 64] |= u64::from(flag) << (i % 64);
         }
-        // One more, so that a read may straddle the last.
+        // One extra word, so that a read may straddle the last.
         words.push(0);
         Self { words }
     }
 
-    /// Sets one.
+    /// Sets a bit.
     pub fn set(&mut self, at: usize) {
         self.words[at / 64] |= 1 << (at % 64);
     }
 
-    /// Those of `keys`, up to 64.
+    /// The bits of `keys`, up to 64.
     #[inline]
     pub fn get(&self, keys: Range<usize>) -> u64 {
         let (word, shift) = (keys.start / 64, keys.start % 64);
@@ -190,19 +191,19 @@ impl Bits {
         (both >> shift) as u64 & below(keys.len())
     }
 
-    /// How many of `keys` are set.
+    /// The number of set bits in `keys`.
     pub fn count(&self, keys: Range<usize>) -> usize {
         let parts = keys.clone().step_by(64).map(|at| self.get(at..(at + 64).min(keys.end)).count_ones() as usize);
         parts.sum()
     }
 }
 
-/// What hides keys beside the pattern: padding, and the bounds of packed sequences.
+/// Masks other than the pattern: padding, and the bounds of packed sequences.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Limits {
-    /// Which keys are there, a row for each sequence of the batch.
+    /// The padding mask, one row per sequence of the batch.
     keep: Option<Vec<Bits>>,
-    /// The keys of the sequence that each position belongs to.
+    /// For each position, the keys of its packed sequence.
     own: Option<Vec<Range<usize>>>,
 }
 
@@ -236,17 +237,17 @@ impl Limits {
         self.keep.is_some()
     }
 
-    /// Whether they hide anything.
+    /// Whether anything may be masked.
     pub(crate) fn any(&self) -> bool {
         self.keep.is_some() || self.own.is_some()
     }
 
-    /// The keys that some of the queries may see.
+    /// The keys that any of the queries may attend to.
     fn keys(&self, of: &Sizes, queries: &Range<usize>) -> Range<usize> {
         self.own.as_ref().map_or(0..of.keys, |own| own[queries.start].start..own[queries.end - 1].end)
     }
 
-    /// Drops what is hidden from the entries from `first` on, and cuts what is hidden in part.
+    /// Removes masked blocks from the entries from `first` on, and marks partly masked ones as cut.
     fn apply(&self, of: &Sizes, b: usize, queries: &Range<usize>, block: usize, row: &mut Vec<Entry>, first: usize) {
         let allowed = self.keys(of, queries);
         let one = self.own.as_ref().is_none_or(|own| own[queries.start] == own[queries.end - 1]);
@@ -280,7 +281,7 @@ impl Limits {
     }
 }
 
-/// The blocks visited, as compressed rows; one plane for all sequences and heads, or one for each.
+/// The visited blocks in compressed rows; one plane for all sequences and heads, or one for each.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockMask {
     block: (usize, usize),
@@ -291,13 +292,13 @@ pub struct BlockMask {
 }
 
 impl BlockMask {
-    /// The mask of a pattern over these sizes.
+    /// The mask of a pattern over these sizes. An error if the pattern does not support them.
     pub fn of(pattern: &(impl Pattern + ?Sized), of: &Sizes) -> Result<Self, Error> {
         pattern.check(of)?;
         Ok(Self::limited(pattern, of, &Limits::default()))
     }
 
-    /// The mask over no queries.
+    /// A mask without queries.
     pub(crate) fn empty() -> Self {
         Self { block: (64, 64), queries: 0..0, planes: (1, 1), start: vec![0], entries: Vec::new() }
     }
@@ -327,12 +328,12 @@ impl BlockMask {
         mask
     }
 
-    /// Tokens of a block of queries and of a block of keys.
+    /// Tokens per query block and per key block.
     pub fn block(&self) -> (usize, usize) {
         self.block
     }
 
-    /// The blocks of queries there are; the first and the last may be there in part.
+    /// The range of query blocks; the first and the last may be partial.
     pub fn rows(&self) -> Range<usize> {
         if self.queries.is_empty() {
             return 0..0;
@@ -340,12 +341,12 @@ impl BlockMask {
         self.queries.start / self.block.0..self.queries.end.div_ceil(self.block.0)
     }
 
-    /// The positions of a block of queries.
+    /// The positions of a query block.
     pub fn positions(&self, i: usize) -> Range<usize> {
         (i * self.block.0).max(self.queries.start)..((i + 1) * self.block.0).min(self.queries.end)
     }
 
-    /// What a block of queries visits.
+    /// The key blocks that a query block visits.
     pub fn row(&self, b: usize, h: usize, i: usize) -> &[Entry] {
         let plane = (b % self.planes.0) * self.planes.1 + h % self.planes.1;
         let rows = self.rows();
@@ -353,17 +354,18 @@ impl BlockMask {
         &self.entries[self.start[at]..self.start[at + 1]]
     }
 
-    /// Pairs of blocks visited, in all planes.
+    /// The number of visited block pairs in all planes.
     pub fn visited(&self) -> usize {
         self.entries.len()
     }
 
-    /// How many planes there are: of sequences and of heads.
+    /// The numbers of planes along sequences and heads.
     pub fn planes(&self) -> (usize, usize) {
         self.planes
     }
 
-    /// The transpose: for each `range` keys of a plane, the blocks of queries that visit some of them, rising, counted from the first.
+    /// The transpose of a plane: for each `range` keys, the query blocks that visit some of them, ascending, counted
+    /// from the first.
     pub(crate) fn columns(&self, b: usize, h: usize, keys: usize, range: usize) -> Columns {
         let per = range / self.block.1;
         let visits = |i: usize| {

@@ -1,4 +1,4 @@
-//! Attention over disjoint keys is merged exactly from its parts.
+//! Merges attention over disjoint sets of keys exactly.
 
 use longreach_simd::Cx;
 use ndarray::{ArrayView1, ArrayViewMut1, Axis, Zip, s};
@@ -6,13 +6,13 @@ use ndarray::{ArrayView1, ArrayViewMut1, Axis, Zip, s};
 use super::Output;
 use crate::{Error, error};
 
-/// Tokens that a task merges.
+/// Tokens per task.
 const TOKENS: usize = 64;
 
-/// What attention over all the keys gives, from what it gave over parts of them: `o = Σ e^{lse_n − lse} o_n`. A key in two parts
-/// counts twice. An error if there is no part, or the parts differ in shape.
+/// Attention over all keys from attention over subsets of them: `o = Σ e^{lse_n − lse} o_n`. A key in two subsets
+/// counts twice. An error if there are no parts, or their shapes differ.
 ///
-/// The gradient needs no function of its own: [`backward`](super::backward) of each part, with the merged output, gives its share.
+/// For the gradient, call [`backward`](super::backward) on each part with the merged output; the sum is exact.
 pub fn merge(op: &'static str, parts: Vec<Output>, cx: &Cx) -> Result<Output, Error> {
     let mut parts = parts.into_iter();
     let first = parts.next().ok_or(Error::Parameter {
@@ -35,7 +35,7 @@ pub fn merge(op: &'static str, parts: Vec<Output>, cx: &Cx) -> Result<Output, Er
     Ok(merged)
 }
 
-/// As [`merge`], where a row of `part` is that of `2^level` tokens.
+/// As [`merge`], where a row of `part` stands for `2^level` consecutive tokens.
 pub(super) fn absorb(all: &mut Output, part: &Output, level: u32, cx: &Cx) {
     let tasks = all.out.axis_chunks_iter_mut(Axis(1), TOKENS).zip(all.lse.axis_chunks_iter_mut(Axis(1), TOKENS));
     cx.team.for_each(tasks.enumerate().collect::<Vec<_>>(), |(task, (mut out, mut lse))| {
@@ -46,7 +46,7 @@ pub(super) fn absorb(all: &mut Output, part: &Output, level: u32, cx: &Cx) {
     });
 }
 
-/// Adds what a row gave over more keys.
+/// Merges a row over more keys into `out` and `lse`.
 fn add(mut out: ArrayViewMut1<'_, f32>, more: ArrayView1<'_, f32>, lse: &mut f32, other: &f32) {
     let top = lse.max(*other);
     if top == f32::NEG_INFINITY {

@@ -1,7 +1,8 @@
-//! Exact weights over chosen keys: one block-sparse kernel, and every pattern of the field on it.
+//! Softmax attention over subsets of the keys: one block-sparse kernel, and the field's patterns on top of it.
 //!
-//! A mechanism here is a [`Pattern`]: which keys a query sees. [`chunk`] attends under it, [`backward`] is the gradient, [`step`] is
-//! for few queries against a long cache, and [`naive`] is the definition.
+//! A mechanism here is a [`Pattern`], which defines the keys that a query attends to. [`chunk`] computes attention
+//! under it, [`backward`] the gradient, [`step`] is for few queries against a long KV cache, and [`naive`] is the
+//! definition.
 //!
 //! ```
 //! use longreach_attention::softmax::{self, Inputs, dense::Dense};
@@ -19,7 +20,6 @@ use ndarray::{ArrayView1, ArrayView2, ArrayView4};
 
 use crate::{Error, Sequences, error};
 
-mod apart;
 mod attend;
 mod band;
 pub mod bigbird;
@@ -42,6 +42,7 @@ mod naive;
 mod named;
 pub mod nsa;
 pub(crate) mod operation;
+mod packed_sequences;
 mod phases;
 mod picture;
 mod random;
@@ -61,7 +62,8 @@ pub use picture::picture;
 pub use selected::Selected;
 pub use tile::{Cotangent, Gradient, Output, backward, forward as chunk, step};
 
-/// What is attended to, and how scores are made. `T` is f32 or bf16, or f64 for the definition; `F` is what scores are computed in.
+/// Queries, keys and values, and the options of scores. `T` is f32 or bf16, or f64 for the definition; `F` is the type
+/// of scores.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, T = f32, F = f32> {
     /// `[B, T, H, D]`
@@ -74,19 +76,19 @@ pub struct Inputs<'a, T = f32, F = f32> {
     pub scale: F,
     /// The position of the first query among the keys.
     pub offset: usize,
-    /// `c` of the soft-cap `c tanh(x / c)`, where there is one
+    /// `c` of the soft-cap `c tanh(x / c)`
     pub softcap: Option<F>,
     /// Added to the scores, `[B or 1, H or 1, T, S]`
     pub bias: Option<ArrayView4<'a, F>>,
-    /// Slopes `m`, `[H]`: `m |i − j|` is taken from the scores (Press et al. 2022, ALiBi; [`alibi`])
+    /// Slopes `m`, `[H]`: `m |i − j|` is subtracted from the scores (Press et al. 2022, ALiBi; [`alibi`])
     pub alibi: Option<ArrayView1<'a, F>>,
-    /// A score a head that competes with the keys and has no value, `[H]`
+    /// One logit per head that takes part in the softmax but has no value, `[H]`
     pub sinks: Option<ArrayView1<'a, F>>,
-    /// The natural logarithm of how often each key counts, `[B, S]`; a constant to the gradient
+    /// The logarithm of how often each key counts, `[B, S]`; a constant to the gradient
     pub weights: Option<ArrayView2<'a, F>>,
-    /// Which keys are there and not padding, `[B, S]`
+    /// The padding mask, `[B, S]`: true for tokens
     pub keep: Option<ArrayView2<'a, bool>>,
-    /// How the keys form sequences; a query sees those of its own.
+    /// How the keys form sequences; a query attends to keys of its own sequence.
     pub sequences: Sequences<'a>,
 }
 
@@ -119,7 +121,7 @@ impl<'a, T, F> Inputs<'a, T, F> {
 }
 
 impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
-    /// Checks all shapes and numbers; the sizes a pattern is asked about, and the groups.
+    /// Checks all shapes and numbers. Returns the sizes for patterns, and the number of groups.
     fn sizes(&self, op: &'static str) -> Result<(Sizes, usize), Error> {
         let (b, t, h, d) = self.q.dim();
         let (_, s, g, e) = self.v.dim();
@@ -147,7 +149,7 @@ impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
         }
         error::number(op, "scale", self.scale)?;
         if let Some(cap) = self.softcap.map(Into::into) {
-            // It is divided by as well.
+            // The soft-cap is also divided by.
             let fits = cap > 0.0 && cap <= f64::from(f32::MAX) && (1.0 / cap) <= f64::from(f32::MAX);
             error::parameter(op, "softcap", fits, cap, "a positive number that f32 can hold, and its inverse too")?;
         }
@@ -163,8 +165,8 @@ impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
     }
 }
 
-/// The slopes of ALiBi: `2^{-8(h+1)/H}` for a power of two; otherwise those of the largest power of two `P` below, and then every
-/// second of those of `2P`. Press et al. 2022, §3, and the authors' code.
+/// The slopes of ALiBi: `2^{-8(h+1)/H}` if `H` is a power of two; otherwise those of the largest power of two `P`
+/// below, followed by every second one of `2P`. Press et al. 2022, §3, and the authors' code.
 pub fn alibi(heads: usize) -> Vec<f32> {
     let of = |n: usize| (1..=n).map(move |h| (2f64).powf(-8.0 * h as f64 / n as f64) as f32);
     if heads.is_power_of_two() {

@@ -3,13 +3,13 @@
 use ndarray::{Array3, Array4, s};
 
 use super::mask::Limits;
-use super::{Inputs, Pattern, apart};
+use super::{Inputs, Pattern, packed_sequences};
 use crate::{Error, Sequences};
 
-/// Attention in f64, and the logarithm of the sum of the exponentials, `[B, T, H]`.
+/// Attention in f64, `[B, T, H, E]`, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, pattern: &(impl Pattern + ?Sized)) -> Result<(Array4<f64>, Array3<f64>), Error> {
-    if apart::wanted(x, pattern)? {
-        return apart::naive(pattern.name(), x, |x| naive(x, pattern));
+    if packed_sequences::needed(x, pattern)? {
+        return packed_sequences::naive(pattern.name(), x, |x| naive(x, pattern));
     }
     let (of, groups) = x.sizes(pattern.name())?;
     pattern.check(&of)?;

@@ -1,4 +1,4 @@
-//! Patterns by their names, with parameters from JSON.
+//! Patterns by name, with parameters from JSON.
 
 use longreach_simd::Cx;
 use ndarray::{Array3, Array4};
@@ -19,10 +19,10 @@ use super::moba::Moba;
 use super::sparse_transformer::SparseTransformer;
 use super::streaming::Streaming;
 use super::window::Window;
-use super::{Attend, Cotangent, Gradient, Inputs, Output, Pattern, Patterned, Sizes, apart};
+use super::{Attend, Cotangent, Gradient, Inputs, Output, Pattern, Patterned, Sizes, packed_sequences};
 use crate::Error;
 
-/// The patterns that do not depend on what is attended to, each with parameters to begin with.
+/// The patterns that do not depend on the content, with example parameters.
 pub const STATIC: &[(&str, &str)] = &[
     ("dense", r#"{"causal": true}"#),
     ("masked", r#"{"start": [0, 1, 3], "indices": [0, 0, 1]}"#),
@@ -36,8 +36,9 @@ pub const STATIC: &[(&str, &str)] = &[
     ("longnet", r#"{"segments": [64, 256, 1024], "dilations": [1, 2, 4], "causal": true}"#),
 ];
 
-/// The pattern of this name over some sizes. Parameters are the fields of the mechanism's type; `masked` takes compressed rows (`start`,
-/// `indices`), `longformer` a `window` and the positions of `global` tokens, `deepspeed` its own configuration, with a `seed` and what is `hidden` beside it.
+/// The pattern of this name over the given sizes. Parameters are the fields of the mechanism's type; `masked` takes
+/// compressed rows (`start`, `indices`), `longformer` a `window` and the positions of `global` tokens, `deepspeed` its
+/// own configuration plus `seed` and `hidden`. Errors on unknown names and bad parameters.
 pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Pattern>, Error> {
     let Some(&(op, _)) = STATIC.iter().find(|(known, _)| *known == name) else {
         let known: Vec<&str> = STATIC.iter().map(|(name, _)| *name).collect();
@@ -77,8 +78,8 @@ pub fn named(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Patte
     Ok(pattern)
 }
 
-/// The mechanism of this name that takes queries, keys and values, with parameters as [`named`] has them. Of those that choose by content, `moba`,
-/// `infllm_v2`, `hierarchical` and `h_transformer_1d` are here.
+/// The mechanism of this name on queries, keys and values, with parameters as for [`named`]. Also includes `moba`,
+/// `infllm_v2`, `hierarchical` and `h_transformer_1d`, which depend on the content.
 pub fn mechanism(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn Attend>, Error> {
     Ok(match name {
         "dilated" => Box::new(read::<Dilated>("dilated", parameters)?),
@@ -92,7 +93,7 @@ pub fn mechanism(name: &str, parameters: &Value, of: &Sizes) -> Result<Box<dyn A
     })
 }
 
-/// A mechanism whose layout follows from the length of a sequence: of sequences packed into a row each has its own.
+/// A mechanism whose layout depends on the sequence length: each packed sequence has its own.
 #[derive(Debug)]
 pub(super) struct ByLength {
     op: &'static str,
@@ -100,17 +101,17 @@ pub(super) struct ByLength {
 }
 
 impl ByLength {
-    /// Whether this mechanism is such a one.
+    /// Whether this mechanism's layout depends on the length.
     pub(super) fn knows(op: &str) -> bool {
         ["bigbird", "deepspeed"].contains(&op)
     }
 
-    /// It, with parameters as [`mechanism`] has them.
+    /// The mechanism, with parameters as for [`mechanism`].
     pub(super) fn new(op: &'static str, parameters: Value) -> Self {
         Self { op, parameters }
     }
 
-    /// For a call of one sequence.
+    /// The mechanism for a call with one sequence per row.
     fn of<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<Box<dyn Attend>, Error> {
         mechanism(self.op, &self.parameters, &x.sizes(self.op)?.0)
     }
@@ -118,23 +119,23 @@ impl ByLength {
 
 impl Attend for ByLength {
     fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-        apart::forward(self.op, x, |x| self.of(x)?.chunk(x, cx))
+        packed_sequences::forward(self.op, x, |x| self.of(x)?.chunk(x, cx))
     }
 
     fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
-        apart::forward(self.op, x, |x| self.of(x)?.step(x, cx))
+        packed_sequences::forward(self.op, x, |x| self.of(x)?.step(x, cx))
     }
 
     fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
-        apart::backward(self.op, x, output, d, |x, output, d| self.of(x)?.backward(x, output, d, cx))
+        packed_sequences::backward(self.op, x, output, d, |x, output, d| self.of(x)?.backward(x, output, d, cx))
     }
 
     fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error> {
-        apart::naive(self.op, x, |x| self.of(x)?.naive(x))
+        packed_sequences::naive(self.op, x, |x| self.of(x)?.naive(x))
     }
 }
 
-/// Parameters from JSON; `null` is as if a field were not given.
+/// Deserialises parameters; a field that is `null` is treated as absent.
 fn read<P: DeserializeOwned>(op: &'static str, parameters: &Value) -> Result<P, Error> {
     let mut parameters = parameters.clone();
     if let Some(fields) = parameters.as_object_mut() {

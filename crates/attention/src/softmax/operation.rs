@@ -1,4 +1,4 @@
-//! The family's mechanisms as operations on tensors by name.
+//! The family's mechanisms as operations with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array4, ArrayView1, ArrayView2, ArrayView4, Axis, s};
@@ -12,13 +12,13 @@ use crate::operation::{
 };
 use crate::{Error, Form, error};
 
-/// A mechanism that takes queries, keys and values.
+/// A mechanism on queries, keys and values.
 pub(crate) struct Attention {
-    /// What it has beside the family's parameters.
+    /// Parameters other than the family's.
     pub(crate) parameters: &'static [Parameter],
-    /// Those of the family's parameters that it takes.
+    /// The parameters of the family that it takes.
     pub(crate) common: &'static [Parameter],
-    /// Those of the family's optional tensors that it takes.
+    /// The optional tensors of the family that it takes.
     pub(crate) options: &'static [Argument],
     pub(crate) example: &'static str,
     pub(crate) forms: &'static [Form],
@@ -27,7 +27,7 @@ pub(crate) struct Attention {
 const NCS: &[Form] = &[Form::Naive, Form::Chunk, Form::Step];
 const NC: &[Form] = &[Form::Naive, Form::Chunk];
 
-/// One that takes all options of the family.
+/// A mechanism that takes all options of the family.
 const ALL: Attention = Attention { parameters: &[], common: COMMON, options: &OPTIONS, example: "{}", forms: NCS };
 
 const COMMON: &[Parameter] = &[SCALE, OFFSET, SOFTCAP, PACKED];
@@ -294,7 +294,7 @@ pub(super) const QKV: [Argument; 3] = [
 pub(super) const KEEP: Argument =
     Argument::optional("keep", &["B", "S"], "which keys are there: 0 at padding").zeros_and_ones();
 
-/// What scores may be changed by.
+/// The optional tensors that modify scores.
 pub(super) const OPTIONS: [Argument; 5] = [
     Argument::optional("bias", &["B or 1", "H or 1", "T", "S"], "added to the scores"),
     Argument::optional("alibi", &["H"], "slopes m: m |i - j| is taken from the scores").constant(),
@@ -321,7 +321,7 @@ pub(super) const OUTPUTS: [Argument; 2] = [
     Argument::output("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
 ];
 
-/// What is read off a call of the family.
+/// The tensors and parameters of a call that the family shares.
 pub(super) struct Read<'a> {
     pub(super) qkv: [ArrayView4<'a, f32>; 3],
     bias: Option<ArrayView4<'a, f32>>,
@@ -368,7 +368,7 @@ impl<'a> Read<'a> {
         }
     }
 
-    /// The inputs in f64, to `then`.
+    /// Calls `then` with the inputs in f64.
     pub(super) fn exact<R>(&self, then: impl FnOnce(&Inputs<'_, f64, f64>) -> R) -> R {
         let [q, k, v] = self.qkv.map(exact);
         let (bias, alibi) = (self.bias.map(exact), self.alibi.map(exact));
@@ -455,7 +455,7 @@ impl Operation for Attention {
     }
 }
 
-/// Each query by itself against all keys, as in decoding.
+/// Runs each query alone against all keys, as in decoding.
 fn steps(mechanism: &dyn Attend, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     let (b, t, h, _) = x.q.dim();
     if t == 0 {

@@ -1,4 +1,4 @@
-//! Dilated patterns without their gaps: the tokens of one phase of a dilation are a sequence of their own, with a band for a pattern.
+//! Dilated patterns without gaps: the tokens of one phase of a dilation form a sequence with a band as its pattern.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
@@ -12,28 +12,28 @@ use super::tile::zeros;
 use super::{Cotangent, Gradient, Inputs, Output, Pattern};
 use crate::{Error, Sequences};
 
-/// What a head attends to: a band, counted in steps of a dilation.
+/// The pattern of a head: a band, in steps of a dilation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Steps {
     pub(super) band: Band,
     pub(super) dilation: usize,
 }
 
-/// Heads that attend to the same, and the groups they read.
+/// Heads with the same pattern, and the groups that they read.
 struct Heads {
     heads: Range<usize>,
     groups: Range<usize>,
     steps: Steps,
 }
 
-/// One phase of a call: the tokens whose positions are `phase` more than a multiple of the dilation, for some heads.
+/// One phase of a call: the tokens whose positions are congruent to `phase` modulo the dilation, for some heads.
 struct Phase<'a> {
     of: &'a Heads,
     phase: usize,
-    /// The first of the queries, and its place among the keys of the phase.
+    /// The index of its first query, and that query's position among the keys of the phase.
     first: usize,
     offset: usize,
-    /// How many keys all phases have.
+    /// The number of keys in all phases.
     keys: usize,
     bias: Option<Array4<f32>>,
     alibi: Option<Array1<f32>>,
@@ -44,7 +44,7 @@ fn heads(h: usize, g: usize, of: &dyn Fn(usize) -> Steps) -> Vec<Heads> {
     let per_group = h / g;
     let mut parts: Vec<Heads> = Vec::new();
     for head in 0..h {
-        // Whole groups that attend to the same go together; where a group is divided, its parts stand alone.
+        // Whole groups with the same pattern are merged; a group whose heads differ is split into parts of its own.
         let group = head / per_group;
         let whole = |group: usize| (group * per_group..(group + 1) * per_group).all(|h| of(h) == of(group * per_group));
         let joins = |last: &Heads| last.groups.end == group + 1 || (whole(group) && whole(group - 1));
@@ -60,7 +60,7 @@ fn heads(h: usize, g: usize, of: &dyn Fn(usize) -> Steps) -> Vec<Heads> {
 }
 
 impl<'a> Phase<'a> {
-    /// The phase of query `first`, which is its first.
+    /// The phase whose first query is `first`.
     fn of<T>(x: &Inputs<'_, T>, of: &'a Heads, first: usize) -> Self {
         let step = of.steps.dilation;
         let phase = (x.offset + first) % step;
@@ -77,18 +77,18 @@ impl<'a> Phase<'a> {
         let alibi = x.alibi.as_ref().map(|alibi| alibi.slice(s![of.heads.clone()]).mapv(|m| m * step as f32));
         let bounds = match x.sequences {
             Sequences::Batch => None,
-            // How many tokens of the phase lie before each bound.
+            // The number of the phase's tokens before each bound.
             Sequences::Packed(bounds) => Some(bounds.iter().map(|n| n.saturating_sub(phase).div_ceil(step)).collect()),
         };
         Self { of, phase, first, keys, offset: (x.offset + first - phase) / step, bias, alibi, bounds }
     }
 
-    /// Which phase query `i` is of, counted from this one, the first.
+    /// The index of the task whose phase contains query `i`.
     fn query(&self, i: usize) -> usize {
         i % self.of.steps.dilation
     }
 
-    /// Which phase key `j` is of, by the phases' first queries.
+    /// The index of the task whose phase contains key `j`; tasks are ordered by their first query.
     fn key(&self, j: usize) -> usize {
         let (step, place) = (self.of.steps.dilation, j % self.of.steps.dilation);
         if place >= self.phase { place - self.phase } else { place + (step - self.phase) }
@@ -135,7 +135,7 @@ impl<'a> Phase<'a> {
     }
 }
 
-/// Checks what the parts are cut from.
+/// Checks the inputs before they are split. Returns the numbers of heads and groups.
 fn check<T>(op: &'static str, x: &Inputs<'_, T>) -> Result<(usize, usize), Error> {
     let (of, groups) = x.sizes(op)?;
     if let Sequences::Packed(_) = x.sequences {
@@ -144,7 +144,7 @@ fn check<T>(op: &'static str, x: &Inputs<'_, T>) -> Result<(usize, usize), Error
     Ok((of.heads, groups))
 }
 
-/// Attention of each head to what `of` says, as `kernel` computes it. No dilation is zero.
+/// Attention of each head under the pattern that `of` returns, computed by `kernel`. Dilations are at least 1.
 pub(super) fn forward<T: Stored>(
     op: &'static str,
     x: &Inputs<'_, T>,
@@ -165,11 +165,11 @@ pub(super) fn forward<T: Stored>(
     let mut lse = Array3::zeros((b, t, h));
     for part in parts {
         let mut tasks = tasks(x, &part, t);
-        deal(&mut tasks, &mut out, |task| &mut task.out, |phase, i| phase.query(i));
-        deal(&mut tasks, &mut lse, |task| &mut task.lse, |phase, i| phase.query(i));
+        distribute(&mut tasks, &mut out, |task| &mut task.out, |phase, i| phase.query(i));
+        distribute(&mut tasks, &mut lse, |task| &mut task.lse, |phase, i| phase.query(i));
         let failed = Mutex::new(None);
-        // Many phases, a thread each; a few, all threads to each.
-        each(tasks, cx, |mut task| {
+        // Many phases run one per thread; few run one after another, each on all threads.
+        for_each(tasks, cx, |mut task| {
             let phase = &task.phase;
             match kernel(&phase.inputs(x), &part.steps.band, cx) {
                 Ok(got) => {
@@ -187,7 +187,7 @@ pub(super) fn forward<T: Stored>(
     Ok(Output { out, lse })
 }
 
-/// A phase, and the tokens that are its own to write to.
+/// A phase, and the output rows that it writes.
 struct Task<'p, 'o> {
     phase: Phase<'p>,
     out: Tokens<'o>,
@@ -196,7 +196,7 @@ struct Task<'p, 'o> {
     dv: Tokens<'o>,
 }
 
-/// Tokens of one phase, of all sequences.
+/// The tokens of one phase of all sequences.
 #[derive(Default)]
 struct Tokens<'o>(Vec<&'o mut [f32]>);
 
@@ -208,7 +208,7 @@ impl Tokens<'_> {
         }
     }
 
-    /// Adds rows to some columns, or writes them there if nothing was before.
+    /// Adds rows to some columns, or overwrites them if `first`.
     fn add(&mut self, rows: &[f32], columns: Range<usize>, first: bool) {
         if first {
             return self.put(rows, columns);
@@ -230,8 +230,8 @@ fn tasks<'p, 'o, T>(x: &Inputs<'_, T>, part: &'p Heads, t: usize) -> Vec<Task<'p
     (0..part.steps.dilation.min(t)).map(task).collect()
 }
 
-/// Deals the tokens of `[B, T, …]` to the phases that `of` says they belong to.
-fn deal<'p, 'o, D: Dimension>(
+/// Distributes the tokens of `[B, T, …]` among the tasks; `of` returns a token's task.
+fn distribute<'p, 'o, D: Dimension>(
     tasks: &mut [Task<'p, 'o>],
     to: &'o mut Array<f32, D>,
     field: for<'t> fn(&'t mut Task<'p, 'o>) -> &'t mut Tokens<'o>,
@@ -248,8 +248,8 @@ fn deal<'p, 'o, D: Dimension>(
     }
 }
 
-/// Each task to one thread if there are enough of them, else one after the other.
-fn each<T: Send>(tasks: Vec<T>, cx: &Cx, run: impl Fn(T) + Sync) {
+/// Runs one task per thread if there are enough of them, else one after another.
+fn for_each<T: Send>(tasks: Vec<T>, cx: &Cx, run: impl Fn(T) + Sync) {
     if tasks.len() < 2 * cx.team.threads() {
         tasks.into_iter().for_each(run);
     } else {
@@ -289,15 +289,15 @@ pub(super) fn backward<T: Stored>(
     let mut written = 0;
     for part in parts {
         let mut tasks = tasks(x, &part, t);
-        deal(&mut tasks, &mut gradient.q, |task| &mut task.out, |phase, i| phase.query(i));
-        deal(&mut tasks, &mut gradient.k, |task| &mut task.dk, |phase, j| phase.key(j));
-        deal(&mut tasks, &mut gradient.v, |task| &mut task.dv, |phase, j| phase.key(j));
-        // A part that shares its group with the one before adds to what that has written.
+        distribute(&mut tasks, &mut gradient.q, |task| &mut task.out, |phase, i| phase.query(i));
+        distribute(&mut tasks, &mut gradient.k, |task| &mut task.dk, |phase, j| phase.key(j));
+        distribute(&mut tasks, &mut gradient.v, |task| &mut task.dv, |phase, j| phase.key(j));
+        // Parts that share a group with an earlier part add to what that has written.
         let first = part.groups.start >= written;
         written = part.groups.end;
         let rest = Mutex::new(Vec::new());
         let failed = Mutex::new(None);
-        each(tasks, cx, |mut task| {
+        for_each(tasks, cx, |mut task| {
             let phase = &task.phase;
             let heads = part.heads.clone();
             let [mut out, mut dout] = [output.out.slice(s![.., .., heads.clone(), ..]), d.out];
@@ -329,7 +329,7 @@ pub(super) fn backward<T: Stored>(
         if let Some(error) = lock(&failed).take() {
             return Err(error);
         }
-        // In the order of the phases, whoever was first.
+        // In the order of the phases, so that the result does not depend on scheduling.
         let mut rest = rest.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
         rest.sort_by_key(|(first, ..)| *first);
         for (_, queries, keys, sinks, bias) in rest {

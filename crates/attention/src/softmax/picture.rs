@@ -1,13 +1,14 @@
-//! A pattern as a picture.
+//! Renders a pattern as a picture.
 
 use ndarray::Array2;
 
 use super::{BlockMask, Pattern, Sizes};
 use crate::Error;
 
-/// How many pairs of queries and keys head `h` of sequence `b` sees in each cell of a grid laid over all of them; a pair that counts often is one.
+/// The number of unmasked pairs of head `h` of sequence `b` in each cell of a grid over all queries and keys; a pair
+/// that counts several times counts once here.
 ///
-/// Time follows the pairs in blocks that are visited.
+/// The cost is proportional to the pairs in visited blocks.
 pub fn picture(
     pattern: &(impl Pattern + ?Sized),
     of: &Sizes,

@@ -1,4 +1,4 @@
-//! The random choices of Python and of numpy, so that their layouts are repeated to the block.
+//! The random generators of Python and numpy, which reproduce their layouts exactly.
 
 use rand_mt::Mt;
 

@@ -1,8 +1,8 @@
-//! Blocks of keys that each query has chosen for itself.
+//! A pattern in which each query has its own list of key blocks.
 
 use std::ops::Range;
 
-use longreach_simd::product::{self, Into, Matrix, Stored};
+use longreach_simd::product::{self, Accumulate, Matrix, Stored};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayView4, s};
@@ -11,7 +11,7 @@ use super::Inputs;
 use super::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
-/// Query `i` sees the keys up to its own position in the blocks of its list.
+/// Query `i` attends to keys up to its own position in the blocks of its list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selected {
     op: &'static str,
@@ -21,17 +21,18 @@ pub struct Selected {
     queries: Range<usize>,
     start: Vec<usize>,
     blocks: Vec<u32>,
-    /// Whether queries that follow one another choose so differently that each is better met alone.
+    /// Whether consecutive queries select so differently that pairs should be processed individually.
     scattered: bool,
 }
 
-/// Queries of a block of the kernel: it visits what any of them has chosen.
+/// Queries per block of the kernel, which visits the union of their selections.
 const QUERIES: usize = 16;
-/// What a pair costs that is met alone, of what it costs in a block.
-const ALONE: usize = 8;
+/// The cost of a pair processed individually, relative to one in a block.
+const SCATTERED_COST: usize = 8;
 
 impl Selected {
-    /// Lists of blocks of `block` keys, one for each sequence, group of heads and query, in that order; each in any order.
+    /// From lists of blocks of `block` keys, one for each sequence, group of heads and query, in that order; each list
+    /// may be in any order. Errors if `block` is 0 or the number of lists is wrong.
     pub fn new(
         op: &'static str,
         block: usize,
@@ -49,18 +50,18 @@ impl Selected {
         let want = batch * groups * queries.len();
         error::shape(op, "lists", &[want], &[start.len() - 1])?;
         let mut selected = Self { op, block, batch, groups, queries, start, blocks, scattered: false };
-        selected.scattered = ALONE * selected.blocks.len() < QUERIES * selected.visited();
+        selected.scattered = SCATTERED_COST * selected.blocks.len() < QUERIES * selected.visited();
         Ok(selected)
     }
 
-    /// The blocks that query `i` of head `h` has chosen, rising.
+    /// The blocks that query `i` of head `h` has selected, ascending.
     pub fn list(&self, of: &Sizes, b: usize, h: usize, i: usize) -> &[u32] {
         let row =
             (b % self.batch * self.groups + h * self.groups / of.heads) * self.queries.len() + i - self.queries.start;
         &self.blocks[self.start[row]..self.start[row + 1]]
     }
 
-    /// How many blocks of keys the blocks of queries visit in all.
+    /// The total number of key blocks visited by query blocks.
     fn visited(&self) -> usize {
         let mut visited = 0;
         let mut of_block: Vec<u32> = Vec::new();
@@ -99,7 +100,7 @@ impl Pattern for Selected {
     }
 
     fn block(&self) -> (usize, usize) {
-        // Few queries a block: each has a list of its own, and a block visits them all.
+        // With few queries per block, a block visits the union of their lists.
         (QUERIES, self.kernel_block())
     }
 
@@ -144,7 +145,8 @@ impl Pattern for Selected {
     }
 }
 
-/// Means of `size` tokens, `stride` apart, of the stretches that are there whole, and of a last one that is not if `rest`: `[B, n, G, D]`.
+/// Means of windows of `size` tokens at a stride of `stride`, for all complete windows, and a last partial one if
+/// `rest`: `[B, n, G, D]`.
 pub(super) fn means<T: Stored>(x: ArrayView4<'_, T>, size: usize, stride: usize, rest: bool, cx: &Cx) -> Array4<f32> {
     let (b, t, g, d) = x.dim();
     let n = if rest { t.div_ceil(stride) } else { t.saturating_add(stride).saturating_sub(size) / stride };
@@ -163,8 +165,9 @@ pub(super) fn means<T: Stored>(x: ArrayView4<'_, T>, size: usize, stride: usize,
     out
 }
 
-/// For every sequence, group of heads and query, the list that `choose` makes of the products of its heads with the keys it sees, of which `seen`
-/// says how many: it is given the query's position and the products, a slice for each head. Heads are divided among `groups`.
+/// For every sequence, group of heads and query, the list that `choose` returns, given the query's position and its
+/// heads' products with the keys, one slice per head. `seen` returns how many keys a position may use. Heads are
+/// divided among `groups`.
 pub(super) fn choose<T: Stored>(
     x: &Inputs<'_, T>,
     keys: ArrayView4<'_, f32>,
@@ -201,7 +204,7 @@ pub(super) fn choose<T: Stored>(
             }
             let of_keys = Matrix::rows(keys, of_keys * d).from(b * all, h * of_keys / x.q.dim().2 * d).t();
             let sizes = product::Sizes { m: lists.len(), n, k: d };
-            product::matmul(cx, sizes, Matrix::rows(q, d), of_keys, Into::Set, products, n);
+            product::matmul(cx, sizes, Matrix::rows(q, d), of_keys, Accumulate::Replace, products, n);
         }
         for (r, list) in lists.iter_mut().enumerate() {
             let of_query = seen(first + r).min(n);
@@ -213,7 +216,7 @@ pub(super) fn choose<T: Stored>(
     lists
 }
 
-/// Adds the softmax of some scores to `sum`, which may go on behind them. The scores are spent.
+/// Adds the softmax of some scores to the start of `sum`. Overwrites the scores.
 pub(super) fn add_softmax(isa: Isa, scores: &mut [f32], sum: &mut [f32]) {
     isa.run(Softmax { scores, sum });
 }
@@ -243,9 +246,9 @@ impl Kernel for Softmax<'_> {
     }
 }
 
-/// The `count` highest of some scores, by index; of equal ones the earlier.
+/// The indices of the `count` highest scores; ties are broken in favour of the earlier.
 pub(super) fn highest(scores: &[f32], count: usize) -> Vec<u32> {
-    // Whole numbers that rise as scores fall, then the index. Zeros are equal whatever their signs.
+    // Sort keys: integers that increase as scores decrease, then the index. Zeros of either sign are equal.
     let falling = |score: f32| {
         let bits = (score + 0.0).to_bits() as i32;
         let rising = bits ^ ((bits >> 31) as u32 >> 1) as i32;

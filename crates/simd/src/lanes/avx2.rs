@@ -22,7 +22,7 @@ impl Avx2 {
 }
 
 // In this implementation every block is sound for the same two reasons: a value of `Avx2` exists only on a CPU with
-// these instructions, and every pointer was checked to have N elements behind it (or is masked to those it has).
+// these instructions, and every pointer was checked to have N elements after it (or is masked to those it has).
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all of them, written above")]
 impl Lanes for Avx2 {
     type V = __m256;
@@ -55,7 +55,7 @@ impl Lanes for Avx2 {
         unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }
     }
     #[inline(always)]
-    fn store_past(self, x: &mut [f32], v: Self::V) {
+    fn store_non_temporal(self, x: &mut [f32], v: Self::V) {
         assert!(x.len() >= N);
         match x.as_ptr().cast::<__m256>().is_aligned() {
             true => unsafe { _mm256_stream_ps(x.as_mut_ptr(), v) },
@@ -105,7 +105,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
         unsafe {
-            // Two factors, each a normal number, so that subnormal results round once.
+            // Two normal factors, so that a subnormal result is rounded once.
             let n = _mm256_cvtps_epi32(n);
             let half = _mm256_srai_epi32::<1>(n);
             let rest = _mm256_sub_epi32(n, half);
@@ -164,7 +164,7 @@ impl Lanes for Avx2 {
 #[inline(always)]
 fn mask(len: usize) -> __m256i {
     const TABLE: [i32; 2 * N] = [-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0];
-    // SAFETY: the offset N - min(len, N) lies in 0..=N, so the eight integers read lie inside the table; this function
+    // SAFETY: the offset N - min(len, N) is in 0..=N, so the eight integers are read inside the table; this function
     // is called from methods of `Avx2` only.
     unsafe { _mm256_loadu_si256(TABLE.as_ptr().add(N - len.min(N)).cast()) }
 }

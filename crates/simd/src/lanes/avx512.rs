@@ -22,7 +22,7 @@ impl Avx512 {
 }
 
 // In this implementation every block is sound for the same two reasons: a value of `Avx512` exists only on a CPU with
-// these instructions, and every pointer was checked to have N elements behind it (or is masked to those it has).
+// these instructions, and every pointer was checked to have N elements after it (or is masked to those it has).
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all of them, written above")]
 impl Lanes for Avx512 {
     type V = __m512;
@@ -56,7 +56,7 @@ impl Lanes for Avx512 {
         unsafe { _mm512_storeu_ps(x.as_mut_ptr(), v) }
     }
     #[inline(always)]
-    fn store_past(self, x: &mut [f32], v: Self::V) {
+    fn store_non_temporal(self, x: &mut [f32], v: Self::V) {
         assert!(x.len() >= N);
         match x.as_ptr().cast::<__m512>().is_aligned() {
             true => unsafe { _mm512_stream_ps(x.as_mut_ptr(), v) },
@@ -90,7 +90,7 @@ impl Lanes for Avx512 {
     }
     #[inline(always)]
     fn reciprocal(self, x: Self::V) -> Self::V {
-        // Fourteen bits, and a step of Newton's.
+        // An estimate of 14 bits, and one Newton step.
         unsafe {
             let near = _mm512_rcp14_ps(x);
             _mm512_fmadd_ps(near, _mm512_fnmadd_ps(near, x, _mm512_set1_ps(1.0)), near)
@@ -131,7 +131,7 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         assert!(stride >= N && out.len() >= (N - 1) * stride + N);
-        // Four rounds of exchanging halves: pairs of rows, pairs of pairs, then 128-bit quarters twice.
+        // Interleave pairs of rows, then pairs of pairs, then exchange 128-bit quarters twice.
         let r: &[__m512; N] = rows.try_into().expect("as many rows as lanes");
         unsafe {
             let mut t = *r;

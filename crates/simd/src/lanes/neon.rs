@@ -22,7 +22,7 @@ impl Neon {
 }
 
 // In this implementation every block is sound for the same two reasons: NEON is part of the aarch64 baseline, and every
-// pointer was checked to have N elements behind it.
+// pointer was checked to have N elements after it.
 #[allow(clippy::undocumented_unsafe_blocks, reason = "one argument for all of them, written above")]
 impl Lanes for Neon {
     type V = float32x4_t;
@@ -100,7 +100,7 @@ impl Lanes for Neon {
     #[inline(always)]
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
         unsafe {
-            // Two factors, each a normal number, so that subnormal results round once.
+            // Two normal factors, so that a subnormal result is rounded once.
             let n = vcvtnq_s32_f32(n);
             let half = vshrq_n_s32::<1>(n);
             let rest = vsubq_s32(n, half);

@@ -95,7 +95,7 @@ impl Lanes for Scalar {
     fn scale_by_power_of_two(self, a: Self::V, n: Self::V) -> Self::V {
         counted();
         std::array::from_fn(|i| {
-            // Two factors, each a normal number, so that subnormal results round once.
+            // Two normal factors, so that a subnormal result is rounded once.
             let n = n[i] as i32;
             let half = n / 2;
             let power = |n: i32| f32::from_bits(((n + 127) as u32) << 23);

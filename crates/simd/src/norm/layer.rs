@@ -2,25 +2,25 @@
 //!
 //! $$ y = w \odot \frac{z - \bar z}{\sqrt{\overline{(z - \bar z)^2} + \varepsilon}} + b, \qquad z = x + r $$
 //!
-//! Ba et al. 2016. `r` is what a block adds to its input where the norm stands behind it.
+//! Ba et al. 2016. `r` is the residual branch of a post-norm block.
 
 use super::Rows;
 use crate::math::{axpy, dot};
 use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes};
 
-/// A layer norm.
+/// A layer norm's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer<'a> {
-    /// `w`, as wide as a row.
+    /// `w`, as long as a row.
     pub weight: &'a [f32],
-    /// `b`, as wide as a row, where there is one.
+    /// `b`, as long as a row, or `None`.
     pub bias: Option<&'a [f32]>,
     /// ε, added to the variance.
     pub eps: f32,
 }
 
-/// Rows one task norms.
+/// Rows per task.
 const ROWS: usize = 16;
 
 /// Writes the norm of each row of `x`, or of `x + r`, to the contiguous rows of `out`.
@@ -62,7 +62,7 @@ impl Kernel for Forward<'_> {
     }
 }
 
-/// `out = z − mean(z)`, and what it is to be multiplied by.
+/// Writes `z − mean(z)` to `out` and returns the inverse standard deviation.
 #[inline(always)]
 fn centred<S: Lanes>(s: S, x: &[f32], r: Option<&[f32]>, eps: f32, out: &mut [f32]) -> f32 {
     let mut sum = s.splat(0.0);
@@ -90,7 +90,7 @@ fn centred<S: Lanes>(s: S, x: &[f32], r: Option<&[f32]>, eps: f32, out: &mut [f3
     let rest = whole.into_remainder();
     let mut tail = 0.0;
     if !rest.is_empty() {
-        // Lanes beyond the end would hold minus the mean.
+        // Only `rest` enters the sum: the lanes beyond its end hold minus the mean.
         s.store_part(rest, s.sub(s.load_part(rest), mean));
         tail = dot(s, rest, rest);
         at += rest.len();
@@ -102,19 +102,19 @@ fn centred<S: Lanes>(s: S, x: &[f32], r: Option<&[f32]>, eps: f32, out: &mut [f3
 /// The gradients of [`layer`].
 #[derive(Debug)]
 pub struct LayerGradient {
-    /// To `x`, contiguous rows; that to `r` is the same.
+    /// With respect to `x`, in contiguous rows; the gradient with respect to `r` is the same.
     pub x: Vec<f32>,
-    /// To the weight.
+    /// With respect to the weight.
     pub weight: Vec<f32>,
-    /// To the bias, whether there is one or not.
+    /// With respect to the bias; computed even without one.
     pub bias: Vec<f32>,
 }
 
-/// The gradients of [`layer`] given that of its output (contiguous rows).
+/// The gradients of [`layer`], given `dy`, that of its output, in contiguous rows.
 pub fn layer_backward(cx: &Cx, norm: Layer<'_>, x: Rows<'_>, r: Option<Rows<'_>>, dy: &[f32]) -> LayerGradient {
     let width = x.width;
     let mut dx = vec![0.0; x.count * width];
-    // Partial sums a task, added up in order: the result does not depend on the threads.
+    // One partial sum per task, reduced in order, so that the result does not depend on the threads.
     let mut sums = vec![0.0; x.count.div_ceil(ROWS) * 2 * width];
     let tasks: Vec<_> = dx.chunks_mut(ROWS * width.max(1)).zip(sums.chunks_mut(2 * width.max(1))).enumerate().collect();
     cx.team.for_each(tasks, |(i, (dx, sums))| {
@@ -152,7 +152,7 @@ impl Kernel for Backward<'_> {
         for (i, dx) in dx.chunks_mut(width).enumerate() {
             let dy = &dy[(first + i) * width..][..width];
             let scale = centred(s, x.row(first + i), r.map(|r| r.row(first + i)), norm.eps, u);
-            // u: the normed row before its weight; g: the gradient to it
+            // u: the normalised row before its weight; g: the gradient with respect to it
             let mut total = s.splat(0.0);
             let mut at = 0;
             for g in g.chunks_mut(S::LANES) {

@@ -1,9 +1,9 @@
-//! Root-mean-square norm of rows, plain, grouped or gated, and its gradient; layer norm beside it.
+//! RMS norm of rows, plain, grouped or gated, and its gradient; layer norm in [`layer()`].
 //!
 //! $$ y = w \odot x\,r, \quad r = \bigl(\tfrac1D \textstyle\sum_i x_i^2 + \varepsilon\bigr)^{-1/2} $$
 //!
 //! Zhang and Sennrich, 2019, eq. 4. Gated (Mamba-2, Dao and Gu 2024, §7.1): `x` is replaced by `x ⊙ silu(z)` first.
-//! A row may be cut into groups that are normed each on its own.
+//! With groups, each group of a row is normalised on its own.
 
 mod layer;
 
@@ -16,18 +16,18 @@ use crate::{Cx, Kernel, Lanes};
 /// Rows of equal width, a fixed stride apart: a matrix whose rows are contiguous.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
-    /// The numbers, from the first of the first row to at least the last of the last.
+    /// The elements, at least up to the end of the last row.
     pub data: &'a [f32],
-    /// How many rows.
+    /// The number of rows.
     pub count: usize,
-    /// How many numbers a row has.
+    /// The number of elements of a row.
     pub width: usize,
-    /// How far the next row's first number is from this row's.
+    /// The distance between the starts of consecutive rows, in elements.
     pub stride: usize,
 }
 
 impl<'a> Rows<'a> {
-    /// Rows that lie one behind the other; `data.len()` is a multiple of `width`.
+    /// Contiguous rows; `data.len()` is a multiple of `width`.
     pub fn contiguous(data: &'a [f32], width: usize) -> Self {
         Self { data, count: data.len() / width.max(1), width, stride: width }
     }
@@ -39,21 +39,21 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// A norm: its weight, ε and grouping.
+/// An RMS norm's parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct Rms<'a> {
-    /// `w`, as wide as a row; absent for a weightless norm.
+    /// `w`, as long as a row, or `None` for a norm without a weight.
     pub weight: Option<&'a [f32]>,
     /// ε, added to the mean square.
     pub eps: f32,
-    /// How many numbers are normed together; divides the row's width.
+    /// Elements per group; divides the row's width.
     pub group: usize,
 }
 
-/// Rows one task norms.
+/// Rows per task.
 const ROWS: usize = 16;
 
-/// Writes the norm of each row of `x` (times `silu(gate)` where there is one) to the contiguous rows of `out`.
+/// Writes the norm of each row of `x`, times `silu(gate)` if given, to the contiguous rows of `out`.
 pub fn rms(cx: &Cx, norm: Rms<'_>, x: Rows<'_>, gate: Option<Rows<'_>>, out: &mut [f32]) {
     assert_eq!(out.len(), x.count * x.width, "norm output");
     cx.team.for_each(out.chunks_mut(ROWS * x.width).enumerate(), |(i, out)| {
@@ -123,21 +123,21 @@ fn scale_row<S: Lanes>(s: S, x: &mut [f32], r: f32, weight: Option<&[f32]>) {
 /// The gradients of [`rms`].
 #[derive(Debug)]
 pub struct RmsGradient {
-    /// To `x`, contiguous rows.
+    /// With respect to `x`, in contiguous rows.
     pub x: Vec<f32>,
-    /// To the gate, contiguous rows; empty without one.
+    /// With respect to the gate, in contiguous rows; empty without one.
     pub gate: Vec<f32>,
-    /// To the weight; empty without one.
+    /// With respect to the weight; empty without one.
     pub weight: Vec<f32>,
 }
 
-/// The gradients of [`rms`] given that of its output (contiguous rows).
+/// The gradients of [`rms`], given `dy`, that of its output, in contiguous rows.
 pub fn rms_backward(cx: &Cx, norm: Rms<'_>, x: Rows<'_>, gate: Option<Rows<'_>>, dy: &[f32]) -> RmsGradient {
     let width = x.width;
     let mut dx = vec![0.0; x.count * width];
     let mut dgate = vec![0.0; if gate.is_some() { x.count * width } else { 0 }];
     let tasks = x.count.div_ceil(ROWS);
-    // One partial sum a task, added up in order: the result does not depend on the threads.
+    // One partial sum per task, reduced in order, so that the result does not depend on the threads.
     let mut dw = vec![0.0; if norm.weight.is_some() { tasks * width } else { 0 }];
     let mut gates = dgate.chunks_mut(ROWS * width);
     let mut partials = dw.chunks_mut(width);
@@ -178,7 +178,7 @@ impl Kernel for BackwardRows<'_> {
             let row = first + i;
             let dy = &dy[row * width..(row + 1) * width];
             let z = gate.map(|g| g.row(row));
-            gated_row(s, x.row(row), z, u); // u: what is normed
+            gated_row(s, x.row(row), z, u); // u: the input of the norm
             for g in (0..width).step_by(norm.group) {
                 let part = g..g + norm.group;
                 let (u, dy, v) = (&u[part.clone()], &dy[part.clone()], &mut v[part.clone()]);

@@ -1,9 +1,9 @@
-//! `y = x Wᵀ` with weights of 8 bits: a scale a row of `W`, and one a row of `x`, which is rounded to 8 bits as well when it is met.
+//! `y = x Wᵀ` with 8-bit weights: one scale per row of `W`, and one per row of `x`, which is quantised dynamically.
 //!
 //! $$ y_{ij} \approx a_i\, c_j \sum_k \hat x_{ik} \hat w_{jk} + b_j, \qquad \hat x_{ik} = \mathrm{round}(x_{ik} / a_i), \quad a_i = \max_k |x_{ik}| / 127 $$
 //!
-//! The sums are of integers and exact: every instruction set, blocking and number of threads gives the same bits. As in LLM.int8() without its outliers:
-//! Dettmers et al. 2022.
+//! The sums are exact integers: every instruction set, blocking and number of threads gives the same bits. This is the
+//! vector-wise quantisation of LLM.int8(), without its outlier decomposition: Dettmers et al. 2022.
 
 use crate::norm::Rows;
 use crate::team::Scratch;
@@ -11,42 +11,42 @@ use crate::{Cx, Kernel, Lanes, split};
 
 /// Columns of a panel: two vectors of sixteen.
 const NR: usize = 32;
-/// Rows met at a time.
+/// Rows of a register tile.
 const MR: usize = 12;
-/// Bytes that one instruction multiplies and adds up.
+/// Bytes whose products one VNNI instruction adds to a lane.
 const QUAD: usize = 4;
-/// Columns of the product that one task takes.
+/// Columns of the product per task.
 const BLOCK: usize = 4 * NR;
-/// Rows of `x` that meet a panel before the next one does.
+/// Rows of `x` multiplied by a panel before the next panel is loaded.
 const MC: usize = 192;
 
-/// A matrix `[out, in]` rounded to 8 bits, in panels of 32 rows: `[panel][k / 4][row of the panel][4]`.
+/// A matrix `[out, in]` quantised to 8 bits, packed in panels of 32 rows: `[panel][k / 4][row of the panel][4]`.
 #[derive(Clone, Debug)]
 pub struct Int8 {
     rows: usize,
     width: usize,
-    /// One a row.
+    /// One per row.
     scales: Vec<f32>,
-    /// The sum of each row's integers.
+    /// The sum of each row's integers, which corrects for the offset of 128 in `x`.
     sums: Vec<i32>,
     panels: Vec<i8>,
 }
 
 impl Int8 {
-    /// The most numbers of a row: the sum of as many products of a byte and a signed one fits in 31 bits.
-    pub const WIDEST: usize = 1 << 16;
+    /// The widest row: a sum of this many products of an unsigned and a signed byte fits in 31 bits.
+    pub const MAX_WIDTH: usize = 1 << 16;
 
-    /// Rounds `w: [out, in]`, rows of `width` numbers. Panics if that is beyond [`Int8::WIDEST`].
+    /// Quantises `w: [out, in]`, with rows of `width` numbers. Panics if `width` exceeds [`Int8::MAX_WIDTH`].
     pub fn new(cx: &Cx, w: &[f32], width: usize) -> Self {
         let rows = w.len().checked_div(width).unwrap_or(0);
-        assert!(width <= Self::WIDEST, "rows of {width} numbers: their sums of bytes would not fit in 32 bits");
-        let deep = width.div_ceil(QUAD) * QUAD;
-        let mut panels = vec![0; rows.div_ceil(NR) * NR * deep];
+        assert!(width <= Self::MAX_WIDTH, "rows of {width} numbers: their sums of bytes would not fit in 32 bits");
+        let padded_width = width.div_ceil(QUAD) * QUAD;
+        let mut panels = vec![0; rows.div_ceil(NR) * NR * padded_width];
         let (mut scales, mut sums) = (vec![0.0; rows.div_ceil(NR) * NR], vec![0; rows.div_ceil(NR) * NR]);
-        let parts = panels.chunks_mut((NR * deep).max(1)).zip(scales.chunks_mut(NR)).zip(sums.chunks_mut(NR));
+        let parts = panels.chunks_mut((NR * padded_width).max(1)).zip(scales.chunks_mut(NR)).zip(sums.chunks_mut(NR));
         cx.team.for_each(parts.enumerate(), |(p, ((panel, scales), sums))| {
             for (j, row) in w.chunks_exact(width).skip(p * NR).take(NR).enumerate() {
-                let (by, inverse) = factors(row.iter().fold(0.0, |most: f32, x| most.max(x.abs())), true);
+                let (by, inverse) = scale_and_inverse(row.iter().fold(0.0, |most: f32, x| most.max(x.abs())), true);
                 scales[j] = by;
                 for (k, x) in row.iter().enumerate() {
                     let q = (x * inverse).round_ties_even() as i8;
@@ -58,12 +58,12 @@ impl Int8 {
         Self { rows, width, scales, sums, panels }
     }
 
-    /// How many numbers it holds.
+    /// The number of weights.
     pub fn len(&self) -> usize {
         self.rows * self.width
     }
 
-    /// Whether it holds none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -73,61 +73,62 @@ impl Int8 {
         [self.rows, self.width]
     }
 
-    /// How many bytes they take.
+    /// The size in bytes.
     pub fn bytes(&self) -> usize {
         self.panels.len() + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
     }
 
-    fn deep(&self) -> usize {
+    fn padded_width(&self) -> usize {
         self.width.div_ceil(QUAD) * QUAD
     }
 }
 
-/// `x` in bytes, 128 added so that none is negative, and the factor of each row.
-struct Bytes {
+/// `x` quantised to bytes, with an offset of 128 to make them unsigned, and the scale of each row.
+struct Quantised {
     data: Scratch,
     scales: Scratch,
 }
 
-fn rounded(cx: &Cx, x: Rows<'_>, deep: usize) -> Bytes {
-    let (mut data, mut scales) = (Scratch::new(x.count * deep / QUAD), Scratch::new(x.count));
+fn quantised(cx: &Cx, x: Rows<'_>, padded_width: usize) -> Quantised {
+    let (mut data, mut scales) = (Scratch::new(x.count * padded_width / QUAD), Scratch::new(x.count));
     let rows = 16;
-    let parts = data.bytes_mut().chunks_mut((rows * deep).max(1)).zip(scales.chunks_mut(rows));
-    let fast = cx.isa.multiplies_bytes();
+    let parts = data.bytes_mut().chunks_mut((rows * padded_width).max(1)).zip(scales.chunks_mut(rows));
+    let fast = cx.isa.has_vnni();
     cx.team.for_each(parts.enumerate(), |(i, (data, scales))| {
-        for (r, (data, scale)) in data.chunks_mut(deep).zip(scales).enumerate() {
+        for (r, (data, scale)) in data.chunks_mut(padded_width).zip(scales).enumerate() {
             let row = x.row(i * rows + r);
             let (data, beyond) = data.split_at_mut(x.width);
             beyond.fill(128);
             #[cfg(target_arch = "x86_64")]
             if fast {
-                // SAFETY: `multiplies_bytes` says that the CPU has AVX-512.
-                *scale = unsafe { vnni::round(row, data) };
+                // SAFETY: `has_vnni` implies AVX-512.
+                *scale = unsafe { vnni::quantise_row(row, data) };
                 continue;
             }
             let _ = fast;
-            *scale = cx.isa.run(Round { row, data });
+            *scale = cx.isa.run(QuantiseRow { row, data });
         }
     });
-    Bytes { data, scales }
+    Quantised { data, scales }
 }
 
-/// What a row whose largest number is `most` is divided by and multiplied with, 0 of a row of zeros; a row with a number that is not finite becomes that throughout.
+/// The scale of a row whose largest magnitude is `most`, and its inverse; both are 0 for a row of zeros. The scale of a
+/// row with a non-finite element is NaN, which makes all its outputs NaN.
 #[inline(always)]
-fn factors(most: f32, finite: bool) -> (f32, f32) {
+fn scale_and_inverse(most: f32, finite: bool) -> (f32, f32) {
     let by = most / 127.0;
     let inverse = if by > 0.0 && (1.0 / by).is_finite() { 1.0 / by } else { 0.0 };
     let by = if inverse == 0.0 { 0.0 } else { by };
     (if finite { by } else { f32::NAN }, inverse)
 }
 
-/// Rounds a row, and returns its factor.
-struct Round<'a> {
+/// Quantises a row and returns its scale.
+struct QuantiseRow<'a> {
     row: &'a [f32],
     data: &'a mut [u8],
 }
 
-impl Kernel for Round<'_> {
+impl Kernel for QuantiseRow<'_> {
     type Output = f32;
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) -> f32 {
@@ -137,11 +138,11 @@ impl Kernel for Round<'_> {
         for part in row.chunks(S::LANES) {
             let v = s.load_part(part);
             let so_far = s.load_part(&most[..S::LANES]);
-            // The larger of x and −x: `max` takes what was so far where x is no number.
+            // |x| is the larger of x and −x. Where x is NaN, `max` returns its second operand, the maximum so far.
             s.store_part(&mut most[..S::LANES], s.max(s.max(v, s.sub(s.splat(0.0), v)), so_far));
         }
         let most = most.iter().fold(0.0f32, |a, b| a.max(*b));
-        let (by, inverse) = factors(most, row.iter().all(|x| x.is_finite()));
+        let (by, inverse) = scale_and_inverse(most, row.iter().all(|x| x.is_finite()));
         let (inverse, shift) = (s.splat(inverse), s.splat(128.0));
         for (part, y) in row.chunks(S::LANES).zip(buffer.chunks_mut(S::LANES)) {
             s.store_part(y, s.add(s.round(s.mul(s.load_part(part), inverse)), shift));
@@ -158,8 +159,8 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: &Int8, bias: Option<&[f32]>, out: 
     if x.count == 0 || n == 0 {
         return;
     }
-    let deep = w.deep();
-    let bytes = rounded(cx, x, deep);
+    let padded_width = w.padded_width();
+    let bytes = quantised(cx, x, padded_width);
     let columns = n.div_ceil(BLOCK);
     let cuts = (4 * cx.team.threads()).div_ceil(columns).min(x.count.div_ceil(96)).max(1);
     let rows = x.count.div_ceil(cuts).next_multiple_of(MR);
@@ -168,50 +169,50 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: &Int8, bias: Option<&[f32]>, out: 
         let parts = split::columns(block, n, BLOCK);
         tasks.extend(parts.into_iter().enumerate().map(|(j, part)| (i * rows, j * BLOCK, part)));
     }
-    let fast = cx.isa.multiplies_bytes();
+    let fast = cx.isa.has_vnni();
     cx.team.for_each(tasks, |(row, column, mut out)| {
-        let part = Part { bytes: &bytes, w, bias, deep, row, column };
+        let task = Task { bytes: &bytes, w, bias, padded_width, row, column };
         #[cfg(target_arch = "x86_64")]
         if fast {
-            // SAFETY: `multiplies_bytes` says that the CPU has AVX-512 and its VNNI.
-            return unsafe { vnni::product(&part, &mut out) };
+            // SAFETY: `has_vnni` implies AVX-512 and VNNI.
+            return unsafe { vnni::product(&task, &mut out) };
         }
         let _ = fast;
-        cx.isa.run(Plainly { part, out: &mut out });
+        cx.isa.run(Portable { task, out: &mut out });
     });
 }
 
-/// What a task multiplies: rows of `x` from `row` on, columns from `column` on.
-struct Part<'a> {
-    bytes: &'a Bytes,
+/// The block of the product that one task computes: rows from `row` on, columns from `column` on.
+struct Task<'a> {
+    bytes: &'a Quantised,
     w: &'a Int8,
     bias: Option<&'a [f32]>,
-    deep: usize,
+    padded_width: usize,
     row: usize,
     column: usize,
 }
 
-impl Part<'_> {
-    /// The bytes of row `i`.
+impl Task<'_> {
+    /// The quantised row `i`.
     #[inline(always)]
     fn row(&self, i: usize) -> &[u8] {
-        &self.bytes.data.bytes()[(self.row + i) * self.deep..][..self.deep]
+        &self.bytes.data.bytes()[(self.row + i) * self.padded_width..][..self.padded_width]
     }
 
-    /// The panel that column `j` begins.
+    /// The panel that starts at column `j`.
     #[inline(always)]
     fn panel(&self, j: usize) -> &[i8] {
-        &self.w.panels[(self.column + j) * self.deep..][..NR * self.deep]
+        &self.w.panels[(self.column + j) * self.padded_width..][..NR * self.padded_width]
     }
 
-    /// The factors of the columns of a panel, and their sums.
+    /// The scales and the integer sums of a panel's columns.
     #[inline(always)]
     fn columns(&self, j: usize) -> (&[f32], &[i32]) {
         let from = self.column + j;
         (&self.w.scales[from..from + NR], &self.w.sums[from..from + NR])
     }
 
-    /// Writes what a row's sums over the columns from `j` on stand for.
+    /// Dequantises the sums of row `i` over the columns from `j` on, adds the bias and stores them.
     #[inline(always)]
     fn finish(&self, i: usize, j: usize, sums: &[i32; NR], out: &mut [f32]) {
         let by = self.bytes.scales[self.row + i];
@@ -224,23 +225,23 @@ impl Part<'_> {
     }
 }
 
-/// With what every instruction set has.
-struct Plainly<'a, 'o> {
-    part: Part<'a>,
+/// The product in portable Rust, for instruction sets without VNNI.
+struct Portable<'a, 'o> {
+    task: Task<'a>,
     out: &'a mut [&'o mut [f32]],
 }
 
-impl Kernel for Plainly<'_, '_> {
+impl Kernel for Portable<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, _: S) {
-        let Self { part, out } = self;
+        let Self { task, out } = self;
         let width = out.first().map_or(0, |row| row.len());
         for (i, out) in out.iter_mut().enumerate() {
-            let row = part.row(i);
+            let row = task.row(i);
             for j in (0..width).step_by(NR) {
                 let mut sums = [0i32; NR];
-                for (x, w) in row.chunks_exact(QUAD).zip(part.panel(j).chunks_exact(NR * QUAD)) {
+                for (x, w) in row.chunks_exact(QUAD).zip(task.panel(j).chunks_exact(NR * QUAD)) {
                     let x: [i16; QUAD] = std::array::from_fn(|q| i16::from(x[q]));
                     for (sum, w) in sums.iter_mut().zip(w.chunks_exact(QUAD)) {
                         let mut quad = 0i32;
@@ -251,7 +252,7 @@ impl Kernel for Plainly<'_, '_> {
                     }
                 }
                 let n = NR.min(width - j);
-                part.finish(i, j, &sums, &mut out[j..j + n]);
+                task.finish(i, j, &sums, &mut out[j..j + n]);
             }
         }
     }
@@ -259,50 +260,52 @@ impl Kernel for Plainly<'_, '_> {
 
 #[cfg(target_arch = "x86_64")]
 mod vnni {
-    //! Four products and their sum in each lane, an instruction each.
+    //! The product with VNNI, which multiplies four pairs of bytes and accumulates them in each lane with one
+    //! instruction.
 
     use std::arch::x86_64::*;
 
-    use super::{MC, MR, NR, Part, QUAD, factors};
+    use super::{MC, MR, NR, QUAD, Task, scale_and_inverse};
 
     /// # Safety
     /// The CPU must have AVX-512 F, BW, DQ, VL and VNNI.
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-    pub(super) unsafe fn product(part: &Part<'_>, out: &mut [&mut [f32]]) {
+    pub(super) unsafe fn product(task: &Task<'_>, out: &mut [&mut [f32]]) {
         let rows = out.len();
         let width = out.first().map_or(0, |row| row.len());
         for top in (0..rows).step_by(MC) {
             let bottom = rows.min(top + MC);
             for j in (0..width).step_by(NR) {
                 for i in (top..bottom).step_by(MR) {
-                    // SAFETY: the features are enabled here, as the caller vouched.
-                    unsafe { tile(part, i, &mut out[i..bottom.min(i + MR)], j) };
+                    // SAFETY: the features are enabled in this function, as its caller guarantees.
+                    unsafe { tile(task, i, &mut out[i..bottom.min(i + MR)], j) };
                 }
             }
         }
     }
 
-    /// Some rows, at most [`MR`], by a panel. Missing rows repeat the last one.
+    /// Multiplies at most [`MR`] rows by a panel. Missing rows repeat the last one.
     ///
     /// # Safety
     /// As [`product`].
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-    unsafe fn tile(part: &Part<'_>, i: usize, out: &mut [&mut [f32]], j: usize) {
-        let (m, panel) = (out.len(), part.panel(j));
-        let quads = part.deep / QUAD;
+    unsafe fn tile(task: &Task<'_>, i: usize, out: &mut [&mut [f32]], j: usize) {
+        let (m, panel) = (out.len(), task.panel(j));
+        let quads = task.padded_width / QUAD;
         assert!((1..=MR).contains(&m) && panel.len() >= quads * NR * QUAD);
-        let rows: [*const u8; MR] = std::array::from_fn(|r| part.row(i + r.min(m - 1)).as_ptr());
-        let (scales, ones) = part.columns(j);
+        let rows: [*const u8; MR] = std::array::from_fn(|r| task.row(i + r.min(m - 1)).as_ptr());
+        let (scales, ones) = task.columns(j);
         let width = NR.min(out[0].len() - j);
-        // Which of the two vectors' columns there are.
+        // The lanes of the two vectors that are inside the output.
         let masks = [0, 16].map(|first| (1u32 << width.saturating_sub(first).min(16)).wrapping_sub(1) as u16);
-        // SAFETY: every row has `quads` groups of four bytes, the panel as many of 128 (asserted), and loads need no alignment; `scales` and `ones` have
-        // 32 numbers each; of the output and the bias only columns that are there are touched, by the masks.
+        // SAFETY: every row has `quads` groups of four bytes and the panel as many groups of 128 (asserted), and the
+        // loads are unaligned; `scales` and `ones` have 32 elements each; the masks restrict accesses to the output and
+        // the bias to existing columns.
         unsafe {
             let none = _mm512_setzero_si512();
             let starts = [0, 16].map(|at| {
-                // 128 too much in every byte of x.
+                // Start at −128 Σ w, which cancels the offset of x.
                 _mm512_sub_epi32(none, _mm512_slli_epi32::<7>(_mm512_loadu_si512(ones.as_ptr().add(at).cast())))
             });
             let mut acc = [starts; MR];
@@ -318,13 +321,13 @@ mod vnni {
                 }
             }
             let scales = [0, 16].map(|at| _mm512_loadu_ps(scales.as_ptr().add(at)));
-            let bias = part.bias.map(|bias| {
-                let bias = bias[part.column + j..][..width].as_ptr();
+            let bias = task.bias.map(|bias| {
+                let bias = bias[task.column + j..][..width].as_ptr();
                 [0, 1].map(|v| _mm512_maskz_loadu_ps(masks[v], bias.wrapping_add(16 * v)))
             });
             for r in 0..MR {
                 if r < m {
-                    let by = _mm512_set1_ps(part.bytes.scales[part.row + i + r]);
+                    let by = _mm512_set1_ps(task.bytes.scales[task.row + i + r]);
                     let to = out[r][j..j + width].as_mut_ptr();
                     for v in 0..2 {
                         let sum = _mm512_mul_ps(_mm512_cvtepi32_ps(acc[r][v]), _mm512_mul_ps(by, scales[v]));
@@ -336,25 +339,25 @@ mod vnni {
         }
     }
 
-    /// As [`super::Round`].
+    /// As [`super::QuantiseRow`], with AVX-512.
     ///
     /// # Safety
     /// As [`product`].
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-    pub(super) unsafe fn round(row: &[f32], data: &mut [u8]) -> f32 {
+    pub(super) unsafe fn quantise_row(row: &[f32], data: &mut [u8]) -> f32 {
         assert_eq!(row.len(), data.len());
         let mask = |at: usize| (1u32 << (row.len() - at).min(16)).wrapping_sub(1) as u16;
         let mut most = _mm512_setzero_ps();
         let mut finite = true;
         let limit = _mm512_set1_ps(f32::MAX);
         for at in (0..row.len()).step_by(16) {
-            // SAFETY: only numbers of the row are touched, by the mask.
+            // SAFETY: the mask restricts the load to the row.
             let x = _mm512_abs_ps(unsafe { _mm512_maskz_loadu_ps(mask(at), row.as_ptr().add(at)) });
             finite &= _mm512_cmp_ps_mask::<_CMP_LE_OQ>(x, limit) == u16::MAX;
-            // What was so far where x is no number.
+            // `max` returns its second operand, the maximum so far, where x is NaN.
             most = _mm512_max_ps(x, most);
         }
-        let (by, inverse) = factors(_mm512_reduce_max_ps(most), finite);
+        let (by, inverse) = scale_and_inverse(_mm512_reduce_max_ps(most), finite);
         let (inverse, shift) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(128));
         for at in (0..row.len()).step_by(16) {
             // SAFETY: as above, and `data` is as long as the row.

@@ -1,12 +1,13 @@
 //! Matrix products.
 //!
-//! [`linear`] is `y = x Wᵀ (+ b)` with `W` as checkpoints store it, `[out, in]`, in f32 or bf16, and never widened in
-//! memory: for a few rows a stream over the weights at memory speed, for many a packed product at
-//! arithmetic speed; or with `W` rounded to 8 bits ([`Int8`]). [`matmul`] is the general product of strided matrices in f32, over all threads; [`tile`] the same
-//! on the calling thread, for kernels that are themselves a task.
+//! [`linear`] is `y = x Wᵀ (+ b)`, with `W: [out, in]` as checkpoints store it, in f32, bf16 (widened in registers) or
+//! int8 ([`Int8`]). Up to [`STREAMED_ROWS`] rows of `x` are multiplied in one pass over the weights, at memory
+//! bandwidth; more by the packed product. [`matmul`] is the general product of strided f32 matrices on all threads;
+//! [`tile`] is the same on the calling thread, for use inside a kernel.
 //!
-//! Every element of the packed product is one chain of multiply-adds over `k` in ascending order, whatever the blocking,
-//! the number of rows or the threads: cutting a long input into chunks of more than [`FEW`] rows changes no bit.
+//! Every element of the packed product is one chain of multiply-adds over `k` in ascending order, independent of
+//! blocking, number of rows and threads: splitting a long input into chunks of more than [`STREAMED_ROWS`] rows changes
+//! no bit.
 
 use half::bf16;
 
@@ -14,28 +15,28 @@ use crate::norm::Rows;
 use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes};
 
-mod few;
 mod int8;
 mod packed;
+mod streamed;
 mod strip;
 
-pub use few::{FEW, Stored};
 pub use int8::Int8;
-pub use strip::{columns, strip, widen};
+pub use streamed::{STREAMED_ROWS, Stored};
+pub use strip::{pack_transposed, strip, widen};
 
-/// A weight matrix `[out, in]`, rows contiguous and one behind the other.
+/// A contiguous row-major weight matrix `[out, in]`.
 #[derive(Clone, Copy, Debug)]
 pub enum Weights<'a> {
-    /// 32-bit floats.
+    /// f32.
     F32(&'a [f32]),
-    /// The upper halves of 32-bit floats.
+    /// bf16, the upper halves of f32.
     Bf16(&'a [bf16]),
-    /// 8-bit integers; rows of the left factor are rounded to such, too.
+    /// 8-bit integers; the left factor is quantised to 8 bits as well.
     Int8(&'a Int8),
 }
 
 impl Weights<'_> {
-    /// How many numbers it holds.
+    /// The number of weights.
     pub fn len(&self) -> usize {
         match self {
             Weights::F32(w) => w.len(),
@@ -44,7 +45,7 @@ impl Weights<'_> {
         }
     }
 
-    /// How many bytes they take.
+    /// The size in bytes.
     pub fn bytes(&self) -> usize {
         match self {
             Weights::F32(w) => size_of_val(*w),
@@ -53,7 +54,7 @@ impl Weights<'_> {
         }
     }
 
-    /// Whether it holds none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -62,16 +63,16 @@ impl Weights<'_> {
 /// A strided matrix of f32: element `(i, j)` is `data[i * row + j * col]`.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a> {
-    /// The numbers, from element (0, 0) on.
+    /// The elements, starting at (0, 0).
     pub data: &'a [f32],
-    /// Distance between rows.
+    /// Distance between rows, in elements.
     pub row: usize,
-    /// Distance between columns.
+    /// Distance between columns, in elements.
     pub col: usize,
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows contiguous, `row` apart.
+    /// A matrix with contiguous rows, `row` elements apart.
     pub fn rows(data: &'a [f32], row: usize) -> Self {
         Self { data, row, col: 1 }
     }
@@ -81,7 +82,7 @@ impl<'a> Matrix<'a> {
         Self { data: self.data, row: self.col, col: self.row }
     }
 
-    /// The matrix from row `i` and column `j` on.
+    /// The submatrix that starts at row `i` and column `j`.
     #[inline(always)]
     pub fn from(self, i: usize, j: usize) -> Self {
         Self { data: &self.data[i * self.row + j * self.col..], ..self }
@@ -95,22 +96,22 @@ pub struct Sizes {
     pub m: usize,
     /// Columns of the right factor and of the product.
     pub n: usize,
-    /// What is summed over.
+    /// Columns of the left factor and rows of the right one: the dimension of the sum.
     pub k: usize,
 }
 
-/// What the product does with what stands in its place already.
+/// Whether a product overwrites its output or is added to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Into {
-    /// Overwrites it.
-    Set,
-    /// Adds to it.
+pub enum Accumulate {
+    /// `out ← a b`
+    Replace,
+    /// `out ← out + a b`
     Add,
 }
 
-/// `out = x Wᵀ + b`: `x` rows of width `in`, `W [out, in]`, `b [out]`, `out` contiguous `[rows, out]`.
+/// `out = x Wᵀ + b`: `x: [rows, in]`, `W: [out, in]`, `b: [out]`, `out: [rows, out]` contiguous.
 ///
-/// Panics if the lengths do not agree; callers check shapes where users can see the names.
+/// Panics if the lengths do not agree; callers validate shapes with the names their users know.
 pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let n = out.len().checked_div(x.count).unwrap_or(0);
     assert_eq!(w.len(), n * x.width, "linear: weights");
@@ -118,10 +119,10 @@ pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &
     if let Weights::Int8(w) = w {
         return int8::linear(cx, x, w, bias, out);
     }
-    if x.count > FEW {
+    if x.count > STREAMED_ROWS {
         return packed::linear(cx, x, w, bias, out);
     }
-    few::linear(cx, x, w, out);
+    streamed::linear(cx, x, w, out);
     if let Some(bias) = bias {
         for row in out.chunks_mut(n.max(1)) {
             row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
@@ -129,17 +130,17 @@ pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &
     }
 }
 
-/// `out ← a b` or `out ← out + a b`, over all threads; `out` has contiguous rows `ld` apart.
-pub fn matmul(cx: &Cx, size: Sizes, a: Matrix<'_>, b: Matrix<'_>, into: Into, out: &mut [f32], ld: usize) {
+/// `out ← a b` or `out ← out + a b`, on all threads; `out` has contiguous rows `ld` apart.
+pub fn matmul(cx: &Cx, size: Sizes, a: Matrix<'_>, b: Matrix<'_>, accumulate: Accumulate, out: &mut [f32], ld: usize) {
     if size.m == 0 || size.n == 0 {
         return;
     }
-    // Row blocks are disjoint slices of the output; each is a whole product of its own.
+    // Blocks of rows are disjoint slices of the output, and each is a product of its own.
     let threads = cx.team.threads();
     let block = if threads == 1 { size.m } else { (size.m.div_ceil(4 * threads)).next_multiple_of(24).max(48) };
     cx.team.for_each(out.chunks_mut(block * ld).take(size.m.div_ceil(block)).enumerate(), |(i, out)| {
         let m = block.min(size.m - i * block);
-        cx.isa.run(Tile { size: Sizes { m, ..size }, a: a.from(i * block, 0), b, into, out, ld });
+        cx.isa.run(Tile { size: Sizes { m, ..size }, a: a.from(i * block, 0), b, accumulate, out, ld });
     });
 }
 
@@ -147,7 +148,7 @@ struct Tile<'a> {
     size: Sizes,
     a: Matrix<'a>,
     b: Matrix<'a>,
-    into: Into,
+    accumulate: Accumulate,
     out: &'a mut [f32],
     ld: usize,
 }
@@ -156,12 +157,20 @@ impl Kernel for Tile<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
-        tile(s, self.size, self.a, self.b, self.into, self.out, self.ld);
+        tile(s, self.size, self.a, self.b, self.accumulate, self.out, self.ld);
     }
 }
 
-/// [`matmul`] on the calling thread, inside a kernel.
+/// As [`matmul`], on the calling thread.
 #[inline(always)]
-pub fn tile<S: Lanes>(s: S, size: Sizes, a: Matrix<'_>, b: Matrix<'_>, into: Into, out: &mut [f32], ld: usize) {
-    packed::tile(s, size, a, b, into, out, ld, &mut Scratch::new(packed::panel_scratch::<S>(size)));
+pub fn tile<S: Lanes>(
+    s: S,
+    size: Sizes,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    accumulate: Accumulate,
+    out: &mut [f32],
+    ld: usize,
+) {
+    packed::tile(s, size, a, b, accumulate, out, ld, &mut Scratch::new(packed::panel_scratch::<S>(size)));
 }

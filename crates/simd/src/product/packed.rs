@@ -1,35 +1,36 @@
-//! The packed product: panels of the right factor in cache, a register tile of the output.
+//! The packed product: the right factor is packed into panels that stay in cache, and multiplied with a register tile.
 //!
-//! The tile holds `MR` rows by `NV` vectors of columns. The left factor is read in place, an element at a time into all
-//! lanes; the right one is copied into panels of `NV` vectors, `KC` deep, that stay in the second-level cache
+//! The register tile has `MR` rows by `NV` vectors of columns. The left factor is read in place, one element broadcast
+//! at a time; the right one is packed into panels of `NV` vectors by `KC` rows, which stay in the second-level cache
 //! (Goto and van de Geijn, 2008).
 
-use super::few::Stored;
-use super::{Into, Matrix, Sizes, Weights};
+use super::streamed::Stored;
+use super::{Accumulate, Matrix, Sizes, Weights};
 use crate::math::copy;
 use crate::norm::Rows;
 use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes, split};
 
-/// Depth of a panel.
+/// Rows of a panel.
 const KC: usize = 1152;
 /// Vectors of columns in a register tile.
 const NV: usize = 2;
-/// Rows of the left factor that are swept while a panel stays near.
+/// Rows of the left factor that are multiplied by a panel while they are in cache.
 const MC: usize = 48;
 
-/// Columns from which on it is worth to copy the left factor.
-const WORTH: usize = 64;
-/// What is put between its rows then: their lines fall in different sets of the cache.
-const APART: usize = 16;
+/// With at least this many columns, packing an aliasing left factor pays off.
+const PACK_LEFT_FROM: usize = 64;
+/// Padding between packed rows of the left factor, which spreads them over the sets of the cache.
+const ROW_PADDING: usize = 16;
 
-/// Whether rows of the left factor lie so that the lines of a register tile fall in the same sets of the first-level cache: a multiple of a page apart.
+/// Whether rows of the left factor alias in the first-level cache: at a stride that is a multiple of 2 KiB the lines of
+/// a register tile fall into few sets.
 #[inline(always)]
-fn conflicts(a: &Matrix<'_>) -> bool {
+fn rows_alias(a: &Matrix<'_>) -> bool {
     a.col == 1 && a.row.is_multiple_of(512)
 }
 
-/// The most lanes any instruction set has.
+/// The lanes of the widest instruction set.
 const MAX_LANES: usize = 16;
 
 /// Columns of a panel.
@@ -37,7 +38,7 @@ const fn nr<S: Lanes>() -> usize {
     NV * S::LANES
 }
 
-/// Columns whose panels are packed before they are multiplied with.
+/// Columns that are packed at once.
 const NC: usize = 128;
 
 /// Columns of weights that one task packs and multiplies.
@@ -46,7 +47,7 @@ const BLOCK: usize = NC;
 pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let n = out.len() / x.count;
     let columns = n.div_ceil(BLOCK);
-    // Few columns: cut the rows as well, so that every thread has some.
+    // With few column blocks the rows are split too, so that every thread has work.
     let cuts = (4 * cx.team.threads()).div_ceil(columns).min(x.count.div_ceil(96)).max(1);
     let rows = x.count.div_ceil(cuts).next_multiple_of(12);
     let mut tasks = Vec::with_capacity(columns * cuts);
@@ -86,7 +87,7 @@ impl<W: Stored> Kernel for LinearBlock<'_, '_, W> {
     }
 }
 
-/// How many numbers of scratch the panels of a product need.
+/// Size of the scratch buffer for the panels of a product.
 pub(super) fn panel_scratch<S: Lanes>(size: Sizes) -> usize {
     size.n.min(NC).next_multiple_of(nr::<S>()) * depth(size.k)
 }
@@ -98,16 +99,16 @@ pub(super) fn tile<S: Lanes>(
     size: Sizes,
     a: Matrix<'_>,
     b: Matrix<'_>,
-    into: Into,
+    accumulate: Accumulate,
     out: &mut [f32],
     ld: usize,
     panels: &mut [f32],
 ) {
-    let start = if into == Into::Add { Start::There } else { Start::Zero };
+    let start = if accumulate == Accumulate::Add { Start::Output } else { Start::Zero };
     blocked(s, size, a, &PackMatrix { b, size }, start, &mut Strided { data: out, ld }, panels);
 }
 
-/// Copies a part of the right factor into a panel: its rows `k..k + kc` and the columns from `j` on.
+/// Packs a block of the right factor into a panel: rows `k .. k + kc` and the columns from `j` on.
 trait Pack {
     fn pack<S: Lanes>(&self, s: S, k: usize, kc: usize, j: usize, panel: &mut [f32]);
 }
@@ -145,17 +146,17 @@ impl Pack for PackMatrix<'_> {
     }
 }
 
-/// What the sums of a product begin with.
+/// The initial value of a product's sums.
 #[derive(Clone, Copy)]
 enum Start<'a> {
     Zero,
-    /// The same for every row: a bias.
+    /// The same row for every row of the product: a bias.
     Row(&'a [f32]),
-    /// What stands in their place.
-    There,
+    /// The output's current value.
+    Output,
 }
 
-/// Where the product goes, a row at a time.
+/// The rows of the output.
 trait Output {
     fn row(&mut self, i: usize) -> &mut [f32];
 }
@@ -181,7 +182,7 @@ impl Output for Strided<'_> {
     }
 }
 
-/// The loops around the register tile.
+/// The loops around the register tile, for the tile's height.
 #[inline(always)]
 fn blocked<S: Lanes>(
     s: S,
@@ -192,7 +193,7 @@ fn blocked<S: Lanes>(
     out: &mut impl Output,
     panels: &mut [f32],
 ) {
-    // Rows of the register tile: as many as leave registers for the panel's vectors and one broadcast.
+    // The tallest register tile that leaves registers for the panel's vectors and one broadcast.
     match S::LANES {
         16 => blocked_by::<S, 12>(s, size, a, pack, start, out, panels),
         8 => blocked_by::<S, 6>(s, size, a, pack, start, out, panels),
@@ -216,13 +217,13 @@ fn blocked_by<S: Lanes, const MR: usize>(
             match start {
                 Start::Zero => out.row(i)[..size.n].fill(0.0),
                 Start::Row(row) => out.row(i)[..size.n].copy_from_slice(row),
-                Start::There => {}
+                Start::Output => {}
             }
         }
     }
     let deep = depth(size.k);
-    let packs = conflicts(&a) && size.n >= WORTH;
-    let left = &mut Scratch::new(if packs { MC.min(size.m) * (deep + APART) } else { 0 });
+    let packs_left = rows_alias(&a) && size.n >= PACK_LEFT_FROM;
+    let left = &mut Scratch::new(if packs_left { MC.min(size.m) * (deep + ROW_PADDING) } else { 0 });
     for j0 in (0..size.n).step_by(NC) {
         let columns = j0..size.n.min(j0 + NC);
         for k in (0..size.k).step_by(deep) {
@@ -230,11 +231,11 @@ fn blocked_by<S: Lanes, const MR: usize>(
             for j in columns.clone().step_by(nr) {
                 pack.pack(s, k, kc, j, &mut panels[(j - j0) * kc..(j - j0 + nr) * kc]);
             }
-            let start = if k == 0 { start } else { Start::There };
+            let start = if k == 0 { start } else { Start::Output };
             for i0 in (0..size.m).step_by(MC) {
                 let rows = MC.min(size.m - i0);
-                if packs {
-                    for (r, row) in left.chunks_mut(deep + APART).take(rows).enumerate() {
+                if packs_left {
+                    for (r, row) in left.chunks_mut(deep + ROW_PADDING).take(rows).enumerate() {
                         copy(s, &a.from(i0 + r, k).data[..kc], &mut row[..kc]);
                     }
                 }
@@ -251,7 +252,7 @@ fn blocked_by<S: Lanes, const MR: usize>(
                                 let row = &row[j..j + width];
                                 acc = [[s.load_part(row), s.load_part(&row[S::LANES.min(width)..])]; MR];
                             }
-                            Start::There => {
+                            Start::Output => {
                                 for (r, acc) in acc.iter_mut().enumerate() {
                                     if r < m {
                                         let row = &out.row(i + r)[j..j + width];
@@ -261,8 +262,8 @@ fn blocked_by<S: Lanes, const MR: usize>(
                                 }
                             }
                         }
-                        let rows = if packs {
-                            Matrix::rows(&left[(i - i0) * (deep + APART)..], deep + APART)
+                        let rows = if packs_left {
+                            Matrix::rows(&left[(i - i0) * (deep + ROW_PADDING)..], deep + ROW_PADDING)
                         } else {
                             a.from(i, k)
                         };
@@ -282,7 +283,7 @@ fn blocked_by<S: Lanes, const MR: usize>(
     }
 }
 
-/// How deep panels are for a sum over `k`: equal parts, of whole vectors, of at most [`KC`].
+/// Rows of a panel for a sum over `k`: `k` is split evenly into blocks of whole vectors and of at most [`KC`] rows.
 fn depth(k: usize) -> usize {
     k.div_ceil(k.div_ceil(KC).max(1)).next_multiple_of(MAX_LANES).min(k).max(1)
 }
@@ -307,12 +308,12 @@ fn multiply<S: Lanes, const MR: usize>(
     }
     let mut at = 0;
     for k in 0..kc {
-        // SAFETY: k < kc, and the panel holds kc · nr numbers.
+        // SAFETY: k < kc, and the panel has kc · nr elements, by the assertion above.
         let b = unsafe { panel.get_unchecked(k * nr..k * nr + nr) };
         let b0 = s.load(&b[..S::LANES]);
         let b1 = s.load(&b[S::LANES..]);
         for (acc, row) in acc.iter_mut().zip(&rows) {
-            // SAFETY: element (r, k) lies inside `a`, by the assertion above.
+            // SAFETY: element (r, k) is inside `a`, by the assertion above.
             let x = s.splat(unsafe { *row.add(at) });
             acc[0] = s.fma(x, b0, acc[0]);
             acc[1] = s.fma(x, b1, acc[1]);
@@ -349,7 +350,7 @@ fn pack_rows<S: Lanes, W: Stored>(s: S, w: &[W], ld: usize, width: usize, kc: us
     }
 }
 
-/// Packs `kc` contiguous rows of `width` numbers; missing columns are zero.
+/// Packs `kc` contiguous rows of `width` elements; missing columns are zero.
 #[inline(always)]
 fn pack_columns<S: Lanes>(s: S, b: Matrix<'_>, width: usize, kc: usize, panel: &mut [f32]) {
     for (k, out) in panel.chunks_mut(nr::<S>()).take(kc).enumerate() {
@@ -365,7 +366,7 @@ fn pack_columns<S: Lanes>(s: S, b: Matrix<'_>, width: usize, kc: usize, panel: &
     }
 }
 
-/// Packs with both strides general.
+/// Packs a matrix with arbitrary strides.
 #[inline(always)]
 fn pack_any<S: Lanes>(b: Matrix<'_>, width: usize, kc: usize, panel: &mut [f32]) {
     for (k, out) in panel.chunks_mut(nr::<S>()).take(kc).enumerate() {

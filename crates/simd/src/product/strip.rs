@@ -1,12 +1,13 @@
-//! The innermost product, for kernels that block for their own caches: a strip of rows by two vectors of columns.
+//! The register tile on its own, for kernels with their own cache blocking: `R` rows by two vectors of columns.
 
 use super::Matrix;
-use super::few::Stored;
+use super::streamed::Stored;
 use crate::Lanes;
 
 /// `acc[r] += Σ_i a[r, i] (b₀[i], b₁[i])` for `i < k`, ascending: `R` rows of `a` by two vectors of columns.
 ///
-/// Row `i` of the right factor is the vector at `b₀[i · step]` and that at `b₁[i · step]`. Panics if an operand is too short.
+/// Row `i` of the right factor is the vector at `b₀[i · step]` and the one at `b₁[i · step]`. Panics if an operand is
+/// too short.
 #[inline(always)]
 pub fn strip<S: Lanes, const R: usize>(
     s: S,
@@ -34,9 +35,9 @@ pub fn strip<S: Lanes, const R: usize>(
     acc
 }
 
-/// Writes up to [`Lanes::LANES`] rows of `k` numbers as the columns of a panel `[k, LANES]`; missing rows are zero.
+/// Packs up to [`Lanes::LANES`] rows of `k` elements as the columns of a panel `[k, LANES]`; missing rows are zero.
 #[inline(always)]
-pub fn columns<S: Lanes, W: Stored>(s: S, rows: &[&[W]], k: usize, panel: &mut [f32]) {
+pub fn pack_transposed<S: Lanes, W: Stored>(s: S, rows: &[&[W]], k: usize, panel: &mut [f32]) {
     let mut at = 0;
     if rows.len() == S::LANES && S::LANES > 1 {
         while at + S::LANES <= k {
@@ -56,7 +57,7 @@ pub fn columns<S: Lanes, W: Stored>(s: S, rows: &[&[W]], k: usize, panel: &mut [
     }
 }
 
-/// Writes a row widened to f32.
+/// Widens a row to f32.
 #[inline(always)]
 pub fn widen<S: Lanes, W: Stored>(s: S, row: &[W], out: &mut [f32]) {
     let whole = row.len() / S::LANES * S::LANES;

@@ -5,7 +5,7 @@ use ndarray::ArrayD;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::Argument;
-use crate::operation::recurrence::{About, From, Recurrence, SCALE, Scale, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Recurrence, SCALE, Scale, Views, calls, ranked_mut};
 use crate::{Error, Form};
 
 pub(crate) struct Op;

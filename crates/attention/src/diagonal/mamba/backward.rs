@@ -1,4 +1,4 @@
-//! The gradient: the states at chunk starts are kept, those inside a chunk computed again, and the recursion
+//! The backward pass: states at chunk starts are checkpointed, those inside a chunk recomputed, and the recursion
 //! `dh_t = C_t dy_t + e^{Δ_{t+1} A} ⊙ dh_{t+1}` runs backwards.
 
 use longreach_simd::team::Scratch;
@@ -10,12 +10,12 @@ use super::{Inputs, OP};
 use crate::sequences::tokens;
 use crate::{Error, error};
 
-/// Gradients to the inputs of the scan.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, D]`
     pub x: Array3<f32>,
-    /// To `dt` before softplus, `[B, T, D]`
+    /// With respect to `dt`, before softplus, `[B, T, D]`
     pub dt: Array3<f32>,
     /// `[D]`
     pub dt_bias: Array1<f32>,
@@ -29,16 +29,16 @@ pub struct Gradient {
     pub d: Array1<f32>,
     /// `[B, T, D]`; empty without a gate
     pub z: Array3<f32>,
-    /// To the state before the first token, `[S, N, D]`
+    /// With respect to the initial state, `[S, N, D]`
     pub state: Array3<f32>,
 }
 
-/// Channels of a task.
+/// Channels per task.
 const BLOCK: usize = 64;
 
-/// Gradients given those of the output, `dy: [B, T, D]`, and of the state after the last token, `d_state: [S, N, D]`.
+/// The gradients, given those of the output, `dy: [B, T, D]`, and of the final state, `d_state: [S, N, D]`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the initial state, as the forward call received it. Errors on wrong shapes.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView3<'_, f32>,
@@ -58,9 +58,9 @@ pub fn backward(
     let mut dx = vec![0.0; tokens * d];
     let mut ddt = vec![0.0; tokens * d];
     let mut dz = vec![0.0; if x.z.is_some() { tokens * d } else { 0 }];
-    // One row for each row of A, one for D, one for the bias.
+    // Rows of A, then D, then the bias.
     let mut per_channel = vec![0.0; (n + 2) * d];
-    // B and C are shared by all channels: a partial sum a block, added up in order below.
+    // B and C are shared by all channels: one partial sum per block, reduced in order below.
     let mut shared = vec![0.0; blocks * tokens * 2 * n];
     let mut dh = d_state.iter().copied().collect::<Vec<f32>>();
     let state: Vec<f32> = state.iter().copied().collect();
@@ -118,7 +118,7 @@ struct Block<'a, 'o> {
     dy: &'a [&'a [f32]],
     ranges: &'a [std::ops::Range<usize>],
     state: &'a [f32],
-    /// First channel.
+    /// The first channel.
     c: usize,
     n: usize,
     dx: Vec<&'o mut [f32]>,
@@ -127,7 +127,7 @@ struct Block<'a, 'o> {
     per_channel: Vec<&'o mut [f32]>,
     /// `[tokens, 2, N]`: dB and dC of this block's channels.
     shared: &'o mut [f32],
-    /// On entry the gradient to the last state, on return to the first; row `s N + i` of sequence `s`.
+    /// On entry the gradient of the final state, on return that of the initial one; row `s N + i` of sequence `s`.
     dh: Vec<&'o mut [f32]>,
 }
 
@@ -145,7 +145,7 @@ impl Kernel for Block<'_, '_> {
 }
 
 impl Block<'_, '_> {
-    /// The recursion for one vector of channels, `at .. end` within the block, of one sequence.
+    /// The recursion of one sequence for one vector of channels, `at .. end` within the block.
     #[inline(always)]
     fn lanes<S: Lanes>(&mut self, s: S, sequence: usize, at: usize, end: usize) {
         let (x, n, l) = (self.x, self.n, S::LANES);
@@ -153,7 +153,7 @@ impl Block<'_, '_> {
         let channels = x.d.len();
         let range = self.ranges[sequence].clone();
         let starts = range.len().div_ceil(CHUNK);
-        // States at chunk starts, states within a chunk, A, dh and dA: a vector each.
+        // States at chunk starts, states within a chunk, A, dh and dA: one vector each.
         let scratch = &mut Scratch::new((starts + 1 + CHUNK + 3) * n * l);
         let (start, rest) = scratch.split_at_mut((starts + 1) * n * l);
         let (inside, rest) = rest.split_at_mut(CHUNK * n * l);

@@ -1,11 +1,11 @@
-//! Selective state space (S6): every channel keeps `N` numbers whose decay and input depend on the token.
+//! Selective state space (S6): every channel has a state of `N` numbers whose decay and input depend on the token.
 //!
 //! $$ \Delta_t = \mathrm{softplus}(dt_t + b), \quad
 //!    h_t = e^{\Delta_t A} \odot h_{t-1} + \Delta_t B_t x_t, \quad
 //!    y_t = (C_t^\top h_t + D \odot x_t) \odot \mathrm{silu}(z_t) $$
 //!
 //! `x dt z: [B, T, D]` · `a: [N, D]`, negative · `b c: [B, T, N]` · `d dt_bias: [D]` · state `[S, N, D]` f32 · O(T D N) time.
-//! Checkpoints keep `A_log: [D, N]`; here the channel is the last axis everywhere, so that lanes are channels.
+//! Checkpoints store `A_log: [D, N]`; here channels are the last axis everywhere, so that vector lanes are channels.
 //! Gu and Dao 2023 (Mamba), eq. 2a–2b with §3.2 and algorithm 2.
 
 use ndarray::{ArrayView1, ArrayView2, ArrayView3};
@@ -28,7 +28,7 @@ pub use step::{step, step_into};
 pub struct Inputs<'a, F = f32> {
     /// `[B, T, D]`
     pub x: ArrayView3<'a, F>,
-    /// The step before softplus, `[B, T, D]`
+    /// The step size before softplus, `[B, T, D]`
     pub dt: ArrayView3<'a, F>,
     /// Added to `dt` before softplus, `[D]`
     pub dt_bias: ArrayView1<'a, F>,

@@ -1,7 +1,8 @@
-//! Token by token with the state in registers: lanes are channels, so reading the state needs no sum across lanes.
+//! The scan, with the state in registers. Lanes are channels, so reading the state needs no horizontal sum.
 //!
-//! A task owns a block of channels of one sequence. It takes the tokens a chunk at a time: steps and inputs first, then
-//! for a few of the `N` state rows at a time all tokens of the chunk, then the skip and the gate.
+//! A task processes a block of channels of one sequence, a chunk of tokens at a time: first step sizes and inputs, then
+//! the recurrence over all tokens of the chunk for a few of the `N` state rows at a time, then skip connection and
+//! gate.
 
 use std::borrow::Cow;
 
@@ -14,14 +15,14 @@ use super::{Inputs, OP, step};
 use crate::sequences::{Rows, contiguous};
 use crate::{Error, error};
 
-/// Tokens whose steps are computed together.
+/// Tokens whose step sizes are computed together.
 pub(super) const CHUNK: usize = 32;
-/// Channels of a task.
+/// Channels per task.
 const BLOCK: usize = 64;
-/// State rows that stay in registers over a chunk, with as many of A.
+/// State rows kept in registers over a chunk, with the same rows of A.
 const ROWS: usize = 8;
 
-/// The scan of whole sequences or chunks of them. `state` `[S, N, D]` is read and left for the next chunk.
+/// The scan of whole sequences or chunks of them. `state: [S, N, D]` is updated in place. Errors on wrong shapes.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     let mut out = Array3::from_elem(x.x.dim(), f32::NAN);
     recurrent_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
@@ -65,7 +66,7 @@ pub fn recurrent_into(
     Ok(())
 }
 
-/// The inputs, a slice a token.
+/// The inputs, split into one slice per token.
 pub(super) struct Tokens<'a> {
     pub(super) x: Rows<'a>,
     pub(super) dt: Rows<'a>,
@@ -94,9 +95,9 @@ impl<'a> Tokens<'a> {
 
 struct Block<'a, 'o> {
     x: &'a Tokens<'a>,
-    /// First token.
+    /// The first token.
     first: usize,
-    /// First channel.
+    /// The first channel.
     c: usize,
     out: Vec<&'o mut [f32]>,
     state: Vec<&'o mut [f32]>,
@@ -110,12 +111,12 @@ impl Kernel for Block<'_, '_> {
         let channels = x.d.len();
         let width = self.out[0].len();
         let n = self.state.len();
-        // The rows of the state and of A lie far apart.
+        // The rows of the state and of A are strided, so the hardware prefetcher does not follow them.
         for (i, row) in self.state.iter().enumerate() {
             prefetch(row);
             prefetch(&x.a[i * channels + self.c..][..width]);
         }
-        // Rows of the scratch are padded to whole vectors.
+        // Rows of the scratch buffer are padded to whole vectors.
         let padded = width.next_multiple_of(S::LANES);
         let scratch = &mut Scratch::new(3 * CHUNK * padded);
         let (delta, rest) = scratch.split_at_mut(CHUNK * padded);

@@ -1,6 +1,6 @@
-//! One token, for decoding: the state is read and written once, its rows as they lie in memory.
+//! One decoding step: the state is read and written once, row by row in memory order.
 
-use longreach_simd::cache::prefetch_second_ahead;
+use longreach_simd::cache::prefetch_l2_ahead;
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
@@ -8,21 +8,21 @@ use ndarray::{Array3, ArrayViewMut3};
 
 use super::recurrent::Tokens;
 use super::{Inputs, OP, recurrent_into};
-use crate::diagonal::channels;
+use crate::diagonal::channels_per_task;
 use crate::{Error, error};
 
-/// Bytes of the state between what is worked on and what is asked for: a cell costs an exponential, and by itself the processor does not look so far
-/// ahead.
-const AHEAD: usize = 4096;
+/// Prefetch distance in the state, in bytes. Every cell costs an exponential, so the hardware prefetcher does not run
+/// far enough ahead.
+const PREFETCH_DISTANCE: usize = 4096;
 
-/// One token of each sequence, `x: [S, 1, D]`.
+/// One token of each sequence, `x: [S, 1, D]`. `state` is updated in place. Errors on wrong shapes.
 pub fn step(x: &Inputs<'_>, state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     let mut out = Array3::zeros(x.x.dim());
     step_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, D]`. Nothing is allocated.
+/// As [`step`], into `out`, contiguous `[S, 1, D]`, without allocating.
 pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     let (b, t, d, n) = x.dims();
     error::shape(OP, "x", &[b, 1, d], &[b, t, d])?;
@@ -36,15 +36,15 @@ pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, out: &mut [f
     Ok(())
 }
 
-/// A token of each sequence: the states `[S, N, D]`, and the outputs.
+/// One token of each sequence: the states `[S, N, D]`, and the outputs.
 pub(super) fn one(x: &Tokens<'_>, [state, out]: [&mut [f32]; 2], (d, n): (usize, usize), cx: &Cx) {
-    let block = channels(state.len() / n, cx);
+    let block = channels_per_task(state.len() / n, cx);
     cx.team.for_each_columns([(out, 1), (state, n)], (d, block), |t, first, out, state| {
         cx.isa.run(Channels { x, t, first, out, state });
     });
 }
 
-/// Some channels of a token.
+/// A block of channels of a token.
 struct Channels<'a, 'o> {
     x: &'a Tokens<'a>,
     t: usize,
@@ -89,7 +89,7 @@ impl Kernel for Channels<'_, '_> {
     }
 }
 
-/// A row of the state, and what is read of it beside the rows before it.
+/// Updates a row of the state and adds its contribution to the output.
 #[inline(always)]
 fn row<S: Lanes>(
     s: S,
@@ -104,7 +104,7 @@ fn row<S: Lanes>(
     let whole = width / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
         let sum = if first { s.splat(0.0) } else { s.load(&out[at..]) };
-        prefetch_second_ahead(&state[at..at + S::LANES], AHEAD);
+        prefetch_l2_ahead(&state[at..at + S::LANES], PREFETCH_DISTANCE);
         let rows = [s.load(&a[at..]), s.load(&steps[at..]), s.load(&inputs[at..])];
         let (h, sum) = cells(s, rows, s.load(&state[at..]), sum, by);
         s.store(&mut state[at..], h);
@@ -119,7 +119,7 @@ fn row<S: Lanes>(
     }
 }
 
-/// Some cells of a row with another token, and their sums with what is read of them.
+/// Updates cells of a row and adds their contribution to the output's sums.
 #[inline(always)]
 fn cells<S: Lanes>(s: S, [a, step, input]: [S::V; 3], h: S::V, sum: S::V, [b, c]: [S::V; 2]) -> (S::V, S::V) {
     let decay = math::exp2(s, s.mul(step, s.mul(a, s.splat(std::f32::consts::LOG2_E))));

@@ -1,7 +1,7 @@
-//! The gradient, from the last token to the first; the states are computed again.
+//! The backward pass, from the last token to the first; states are recomputed.
 //!
-//! With `D_t` the gradient to `h_t`: `D_{t-1} = do_{t-1} + a_t D_t`, and to the logarithm of the decay
-//! `D_t (a_t h_{t-1} − σ(i_t) x_t a_t² / √(1 − a_t²))`, where the root's slope is bounded as in the authors' code.
+//! With `D_t` the gradient of `h_t`: `D_{t-1} = do_{t-1} + a_t D_t`, and that of the logarithm of the decay is
+//! `D_t (a_t h_{t-1} − σ(i_t) x_t a_t² / √(1 − a_t²))`, where the slope of the root is bounded as in the authors' code.
 
 use std::ops::Range;
 
@@ -14,10 +14,10 @@ use super::{Inputs, OP, SHARPNESS};
 use crate::sequences::tokens;
 use crate::{Error, error};
 
-/// The root's slope is `1 / √max(4 (1 − a²), this)`: at most a thousand.
+/// The root's slope is `1 / √max(4 (1 − a²), BOUND)`: at most 1000.
 const BOUND: f32 = 1e-6;
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, D]`
@@ -28,13 +28,13 @@ pub struct Gradient {
     pub i: Array3<f32>,
     /// `[D]`
     pub lambda: Array1<f32>,
-    /// To the state before the first token, `[S, D]`
+    /// With respect to the initial state, `[S, D]`
     pub state: Array2<f32>,
 }
 
-/// Gradients given those of the output, `d_o: [B, T, D]`, and of the state after the last token, `d_state`.
+/// The gradients, given those of the output, `d_o: [B, T, D]`, and of the final state, `d_state`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the initial state, as the forward call received it. Errors on wrong shapes.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView2<'_, f32>,
@@ -53,7 +53,7 @@ pub fn backward(
     let state = state.as_standard_layout();
     let mut grad = [(); 3].map(|()| Array3::<f32>::zeros((b, t, d)));
     let mut first = d_state.as_standard_layout().into_owned();
-    // Of each sequence, to the rates.
+    // The gradient of the rates, per sequence.
     let mut rates = Array2::<f32>::zeros((ranges.len(), d));
     {
         let mut tasks = Vec::new();
@@ -82,7 +82,7 @@ pub fn backward(
     Ok(Gradient { x: dx, r: dr, i: di, lambda, state: first })
 }
 
-/// Some channels of a sequence.
+/// A block of channels of a sequence.
 struct Channels<'a, 'o> {
     rows: &'a Tokens<'a>,
     h: &'a [&'a [f32]],
@@ -90,10 +90,10 @@ struct Channels<'a, 'o> {
     range: Range<usize>,
     channel: usize,
     state: &'a [f32],
-    /// On entry the gradient to the last state, on return to the first.
+    /// On entry the gradient of the final state, on return that of the initial one.
     first: &'o mut [f32],
     rates: &'o mut [f32],
-    /// To `x`, `r` and `i`.
+    /// The gradients of `x`, `r` and `i`.
     to: [Part<'o>; 3],
 }
 

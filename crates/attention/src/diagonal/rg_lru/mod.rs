@@ -1,9 +1,10 @@
-//! The real-gated linear recurrent unit (Griffin, RecurrentGemma): a decay a channel, made of the input.
+//! The real-gated linear recurrent unit (Griffin, RecurrentGemma): an element-wise, input-dependent decay.
 //!
 //! $$ \ln a_t = -8\,\mathrm{softplus}(\lambda)\,\sigma(r_t), \qquad h_t = a_t h_{t-1} + \sqrt{1 - a_t^2}\; \sigma(i_t)\, x_t, \qquad o_t = h_t $$
 //!
-//! `x r i o: [B, T, D]`, the gates before their sigmoids · `λ: [D]` · state `[S, D]` f32 · O(T D) time. Where a text begins (`reset`), nothing is left of the state and the input
-//! counts whole. De et al. 2024 (Griffin), eq. 1–4, and the authors' code for the bound of the root's slope.
+//! `x r i o: [B, T, D]`, the gates before their sigmoids · `λ: [D]` · state `[S, D]` f32 · O(T D) time. At the start of
+//! a text (`reset`) the state is cleared and the input is not scaled by the root. De et al. 2024 (Griffin), eq. 1–4,
+//! and the authors' code for the bound of the root's slope.
 
 use ndarray::{ArrayView1, ArrayView2, ArrayView3};
 
@@ -35,7 +36,7 @@ pub struct Inputs<'a, F = f32> {
     pub i: ArrayView3<'a, F>,
     /// `λ`, `[D]`
     pub lambda: ArrayView1<'a, F>,
-    /// Not zero where a text begins, `[B, T]`
+    /// Non-zero where a text starts, `[B, T]`
     pub reset: Option<ArrayView2<'a, F>>,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,

@@ -11,10 +11,11 @@ use super::{Inputs, OP, SHARPNESS};
 use crate::Error;
 use crate::sequences::{Rows, contiguous};
 
-/// Channels of a task.
+/// Channels per task.
 pub(super) const CHANNELS: usize = 64;
 
-/// The outputs, `[B, T, D]`, of whole sequences or parts of them. `state` `[S, D]` is read and left for the next tokens.
+/// The outputs, `[B, T, D]`, of whole sequences or chunks of them. `state: [S, D]` is updated in place. Errors on wrong
+/// shapes.
 pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut2<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     x.check(state.shape())?;
     let (b, t, d) = x.x.dim();
@@ -34,7 +35,7 @@ pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut2<'_, f32>, cx: &Cx) -> 
     Ok(out)
 }
 
-/// The inputs, a slice a token, and what is shared by all tokens.
+/// The inputs, split into one slice per token, and the parameters.
 pub(super) struct Tokens<'a> {
     x: Rows<'a>,
     r: Rows<'a>,
@@ -54,13 +55,13 @@ impl<'a> Tokens<'a> {
         })
     }
 
-    /// `−c softplus(λ)` of some channels.
+    /// The rates `−c softplus(λ)` of some channels.
     #[inline(always)]
     pub(super) fn rate<S: Lanes>(&self, s: S, at: Range<usize>) -> S::V {
         s.mul(s.splat(-SHARPNESS), math::softplus(s, s.load_part(&self.lambda[at])))
     }
 
-    /// What token `t` does to some channels, whose rates are known.
+    /// The gates of token `t` in some channels, given their rates.
     #[inline(always)]
     pub(super) fn token<S: Lanes>(&self, s: S, t: usize, at: Range<usize>, rate: S::V) -> Token<S::V> {
         let (one, two) = (s.splat(1.0), s.splat(2.0));
@@ -78,7 +79,7 @@ impl<'a> Tokens<'a> {
         token
     }
 
-    /// Whether a text begins with token `t`.
+    /// Whether a text starts at token `t`.
     #[inline(always)]
     fn begins(&self, t: usize) -> bool {
         let Some(reset) = &self.reset else { return false };
@@ -87,7 +88,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// A token's gates.
+/// The gates of a token.
 pub(super) struct Token<V> {
     pub(super) x: V,
     /// The gates, after their sigmoids.
@@ -97,11 +98,11 @@ pub(super) struct Token<V> {
     /// `1 − a²`, and its root.
     pub(super) left: V,
     pub(super) root: V,
-    /// Whether a text begins with it.
+    /// Whether a text starts here.
     pub(super) begins: bool,
 }
 
-/// Some channels of a sequence.
+/// A block of channels of a sequence.
 pub(super) struct Channels<'a, 'o> {
     pub(super) rows: &'a Tokens<'a>,
     pub(super) range: Range<usize>,

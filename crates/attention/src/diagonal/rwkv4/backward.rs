@@ -1,7 +1,8 @@
-//! The gradient, from the last token to the first; the state before each token is kept from a pass forwards.
+//! The backward pass, from the last token to the first; the state before each token is saved by a forward pass.
 //!
-//! With `q_t` the exponent that a token's output was computed over, the gradient to `A` is kept as `α e^r`, `r` the greatest exponent so far:
-//! `dA_{t-1} = e^w dA_t + e^{-q_t} do_t / D_t`, and the same of `B` with `−o_t`. The greatest exponent of the state is a constant.
+//! With `q_t` the exponent that normalised a token's output, the gradient of `A` is stored as `α e^r`, with `r` the
+//! running maximum of exponents: `dA_{t-1} = e^w dA_t + e^{-q_t} do_t / D_t`, and likewise for `B` with `−o_t`. The
+//! state's maximum exponent is a constant.
 
 use std::ops::Range;
 
@@ -14,7 +15,7 @@ use super::{Inputs, OP};
 use crate::sequences::Rows;
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, D]`
@@ -25,13 +26,14 @@ pub struct Gradient {
     pub w: Array1<f32>,
     /// `[D]`
     pub u: Array1<f32>,
-    /// To the state before the first token, `[S, 3, D]`; zero to its exponent
+    /// With respect to the initial state, `[S, 3, D]`; zero for its exponent
     pub state: Array3<f32>,
 }
 
-/// Gradients given those of the output, `d_o: [B, T, D]`, and of the state after the last token, `d_state`, whose third row is not read.
+/// The gradients, given those of the output, `d_o: [B, T, D]`, and of the final state, `d_state`, whose third row is
+/// ignored.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the initial state, as the forward call received it. Errors on wrong shapes.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView3<'_, f32>,
@@ -48,7 +50,7 @@ pub fn backward(
     let mut state = state.as_standard_layout().into_owned();
     let (mut dk, mut dv) = (Array3::zeros((b, t, d)), Array3::zeros((b, t, d)));
     let mut first = d_state.as_standard_layout().into_owned();
-    // Of each sequence: those to `w` and `u`.
+    // The gradients of `w` and `u`, per sequence.
     let mut shared = Array3::<f32>::zeros((ranges.len(), 2, d));
     {
         let mut tasks = Vec::new();
@@ -91,14 +93,14 @@ pub fn backward(
     Ok(Gradient { k: dk, v: dv, w: shared.row(0).to_owned(), u: shared.row(1).to_owned(), state: first })
 }
 
-/// Some channels of a sequence.
+/// A block of channels of a sequence.
 struct Channels<'a, 'o> {
     x: &'a Tokens<'a>,
     d_o: &'a Rows<'a>,
     range: Range<usize>,
     channels: Range<usize>,
     state: Part<'o>,
-    /// On entry the gradient to the last state, on return to the first.
+    /// On entry the gradient of the final state, on return that of the initial one.
     first: Part<'o>,
     shared: Part<'o>,
     dk: Part<'o>,
@@ -123,7 +125,7 @@ impl Kernel for Channels<'_, '_> {
                 let (k, v) = (self.x.k.get(t), self.x.v.get(t));
                 sums.next(s, w, s.load_part(&k[there.clone()]), s.load_part(&v[there.clone()]));
             }
-            // The gradients to A and B are α e^r and β e^r.
+            // The gradients of A and B are α e^r and β e^r.
             let mut alpha = s.load_part(&self.first.row(0)[at.clone()]);
             let mut beta = s.load_part(&self.first.row(1)[at.clone()]);
             let mut r = s.sub(zero, sums.top);
@@ -146,7 +148,7 @@ impl Kernel for Channels<'_, '_> {
                 du = s.add(du, through);
                 let decayed = math::exp(s, s.add(s.add(w, r), sums.top));
                 dw = s.fma(decayed, s.fma(alpha, sums.num, s.mul(beta, sums.den)), dw);
-                // Before this token.
+                // The gradients before this token.
                 let (later, now) = (s.add(w, r), s.sub(zero, q));
                 let top = s.max(later, now);
                 let (later, now) = (math::exp(s, s.sub(later, top)), s.mul(math::exp(s, s.sub(now, top)), d));

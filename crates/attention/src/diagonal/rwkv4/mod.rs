@@ -1,9 +1,10 @@
-//! RWKV-4: a weighted mean of values whose weights decay, a channel at a time.
+//! RWKV-4: a weighted mean of values with exponentially decaying weights, per channel.
 //!
 //! $$ o_t = \frac{A_{t-1} + e^{u + k_t} v_t}{B_{t-1} + e^{u + k_t}}, \qquad A_t = e^{w} A_{t-1} + e^{k_t} v_t, \qquad B_t = e^{w} B_{t-1} + e^{k_t} $$
 //!
-//! `k v o: [B, T, D]` · `w u: [D]`, `w ≤ 0` the logarithm of the decay · state `[S, 3, D]` f32: `A` and `B` over `e^m`, and `m`, the greatest exponent so far, which keeps
-//! everything in range; where `B` is 0 there is no past, and `m` is not read but −∞ · O(T D) time. Peng et al. 2023 (RWKV), eq. 16 and appendix D.
+//! `k v o: [B, T, D]` · `w u: [D]`, `w ≤ 0` the logarithm of the decay · state `[S, 3, D]` f32: `A` and `B` divided by
+//! `e^m`, and `m`, the running maximum of exponents, which prevents overflow; where `B` is 0 the past is empty, and `m`
+//! is taken as −∞ · O(T D) time. Peng et al. 2023 (RWKV), eq. 16 and appendix D.
 
 use ndarray::{ArrayView1, ArrayView3};
 
@@ -31,7 +32,7 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView3<'a, F>,
     /// The logarithm of the decay, `[D]`, ≤ 0
     pub w: ArrayView1<'a, F>,
-    /// The bonus of the token itself, `[D]`
+    /// The bonus of the current token, `[D]`
     pub u: ArrayView1<'a, F>,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,

@@ -11,10 +11,11 @@ use super::{Inputs, OP};
 use crate::Error;
 use crate::sequences::{Rows, contiguous};
 
-/// Channels of a task.
+/// Channels per task.
 pub(super) const CHANNELS: usize = 64;
 
-/// The outputs, `[B, T, D]`, of whole sequences or parts of them. `state` `[S, 3, D]` is read and left for the next tokens.
+/// The outputs, `[B, T, D]`, of whole sequences or chunks of them. `state: [S, 3, D]` is updated in place. Errors on
+/// wrong shapes.
 pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, cx: &Cx) -> Result<Array3<f32>, Error> {
     x.check(state.shape())?;
     let (b, t, d) = x.k.dim();
@@ -36,7 +37,7 @@ pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut3<'_, f32>, cx: &Cx) -> 
     Ok(out)
 }
 
-/// The inputs, a slice a token, and what is shared by all tokens.
+/// The inputs, split into one slice per token, and the parameters.
 pub(super) struct Tokens<'a> {
     pub(super) k: Rows<'a>,
     pub(super) v: Rows<'a>,
@@ -51,7 +52,7 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// Some channels of a sequence.
+/// A block of channels of a sequence.
 pub(super) struct Channels<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
     pub(super) range: Range<usize>,
@@ -95,11 +96,11 @@ pub(super) struct Sums<V> {
     pub(super) top: V,
 }
 
-/// The exponent of a state without a past: less than any, and finite, so that differences stay numbers.
+/// The exponent of an empty past: less than any other, and finite, so that differences are not NaN.
 const NOTHING: f32 = -1e38;
 
 impl<V: Copy> Sums<V> {
-    /// Some channels of a state `[3, channels]`. Where there are no weights yet their exponent is not read: it may be 0.
+    /// Loads some channels of a state `[3, channels]`. The exponent of an empty past is ignored: it may be 0.
     #[inline(always)]
     pub(super) fn of<S: Lanes<V = V>>(s: S, state: &mut Part<'_>, at: Range<usize>) -> Self {
         let [num, den, top] = [0, 1, 2].map(|n| s.load_part(&state.row(n)[at.clone()]));
@@ -108,7 +109,8 @@ impl<V: Copy> Sums<V> {
         Self { num, den, top }
     }
 
-    /// Numerator and denominator with a value of weight `e^by` more, once they have decayed by `e^decay`; over `e` to the third.
+    /// Numerator and denominator after decaying them by `e^decay` and adding a value with weight `e^by`, divided by `e`
+    /// to the power of the third result.
     #[inline(always)]
     pub(super) fn with<S: Lanes<V = V>>(&self, s: S, by: V, value: V, decay: V) -> (V, V, V) {
         let old = s.add(self.top, decay);
@@ -117,7 +119,7 @@ impl<V: Copy> Sums<V> {
         (s.fma(old, self.num, s.mul(new, value)), s.fma(old, self.den, new), top)
     }
 
-    /// After a token.
+    /// Advances the state by a token.
     #[inline(always)]
     pub(super) fn next<S: Lanes<V = V>>(&mut self, s: S, w: V, k: V, value: V) {
         (self.num, self.den, self.top) = self.with(s, k, value, w);

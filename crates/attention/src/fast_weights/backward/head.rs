@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-use longreach_simd::cache::{Soon, settle};
-use longreach_simd::split::{Part, Place};
+use longreach_simd::cache::{PrefetchQueue, store_fence};
+use longreach_simd::split::{Part, RowAddresses};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
@@ -121,14 +121,14 @@ struct Coming<'a, 't> {
     queries: bool,
     d_o: Option<&'a Rows<'t>>,
     /// Rows of these, from the ones given on.
-    places: [Option<Place>; 6],
+    places: [Option<RowAddresses>; 6],
     at: usize,
 }
 
 impl Ask for Coming<'_, '_> {
-    fn rows(&self, i: usize, soon: &mut Soon) {
+    fn rows(&self, i: usize, soon: &mut PrefetchQueue) {
         for place in self.places.iter().flatten() {
-            place.soon(self.at + i, soon);
+            place.queue_prefetch(self.at + i, soon);
         }
         let t = self.tokens.start + i;
         if t >= self.tokens.end {
@@ -174,7 +174,7 @@ impl Kernel for Heads<'_, '_> {
         }
         for (j, i) in (0..segments).rev().flat_map(|j| (0..numbers.len()).map(move |i| (j, i))) {
             let (next, back) = after(i);
-            let next = (numbers[next], heads[next].to.q.place(), j.checked_sub(back));
+            let next = (numbers[next], heads[next].to.q.addresses(), j.checked_sub(back));
             heads[i].sweep(s, shape, &mut rows, &mut all[i], (j, j == last), next);
         }
         for (head, kept) in heads.iter_mut().zip(&all) {
@@ -184,7 +184,7 @@ impl Kernel for Heads<'_, '_> {
             x.above.store(true, Ordering::Relaxed);
         }
         if past {
-            settle();
+            store_fence();
         }
     }
 }
@@ -294,7 +294,7 @@ impl<'a> Head<'a, '_> {
             tokens: self.coming(next.1, shape),
             queries: false,
             d_o: Some(self.d_o),
-            places: [Some(self.to.q.place()).filter(|_| !past), None, None, None, None, None],
+            places: [Some(self.to.q.addresses()).filter(|_| !past), None, None, None, None, None],
             at: first,
         };
         let (cuts, pass) = (rows.runs.cuts(Along::Columns), (n, v, k, false));
@@ -308,7 +308,7 @@ impl<'a> Head<'a, '_> {
         for r in 0..n {
             let at = first + r + usize::from(early);
             if at < total {
-                math::scale_past(s, past, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
+                math::scale_into_non_temporal(s, past, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
             }
         }
         if !kept.states.is_empty() {
@@ -391,7 +391,7 @@ impl<'a> Head<'a, '_> {
         rows: &mut Segment<'_>,
         kept: &mut Kept<'_>,
         (j, last): (usize, bool),
-        (next, queries_of_next, segment): (usize, Place, Option<usize>),
+        (next, queries_of_next, segment): (usize, RowAddresses, Option<usize>),
     ) {
         let (x, isa) = (self.x, self.isa);
         let Shape { k, v, gates, erases, general, .. } = shape;
@@ -475,12 +475,12 @@ impl<'a> Head<'a, '_> {
             queries: false,
             d_o: None,
             places: [
-                Some(self.to.q.place()).filter(|_| erases && !past),
-                Some(self.to.k.place()).filter(|_| !past),
-                Some(self.to.v.place()).filter(|_| !past),
-                Some(self.to.g.place()).filter(|_| !past || gates < 2),
-                Some(self.to.a.place()).filter(|_| !past),
-                Some(self.to.b.place()).filter(|_| !past),
+                Some(self.to.q.addresses()).filter(|_| erases && !past),
+                Some(self.to.k.addresses()).filter(|_| !past),
+                Some(self.to.v.addresses()).filter(|_| !past),
+                Some(self.to.g.addresses()).filter(|_| !past || gates < 2),
+                Some(self.to.a.addresses()).filter(|_| !past),
+                Some(self.to.b.addresses()).filter(|_| !past),
             ],
             at: first,
         };

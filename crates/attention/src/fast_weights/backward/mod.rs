@@ -23,13 +23,13 @@
 
 use std::sync::atomic::Ordering;
 
-use longreach_simd::cache::HELD;
+use longreach_simd::cache::NON_TEMPORAL_ABOVE;
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, memory};
 use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
 
 use super::{Dims, Gradient, Inputs, Tokens};
-use crate::sequences::{Rows, side_by_side};
+use crate::sequences::{Rows, heads_per_task};
 use crate::{Error, error};
 
 mod head;
@@ -84,7 +84,7 @@ pub(crate) fn backward_times(
         bonus: memory::zeros(if input.bonus.is_some() { input.ranges.len() * heads * k } else { 0 }),
     };
     {
-        let block = side_by_side(input.ranges.len(), heads, cx);
+        let block = heads_per_task(input.ranges.len(), heads, cx);
         let mut tasks = Vec::new();
         let mut parts = by_head.parts(&input);
         let mut states = state.chunks((k * v).max(1)).zip(d_state.chunks_mut((k * v).max(1)));
@@ -103,7 +103,7 @@ pub(crate) fn backward_times(
                     state,
                     d_state,
                     to,
-                    past: b * t * heads * k.min(v) > HELD,
+                    past: b * t * heads * k.min(v) > NON_TEMPORAL_ABOVE,
                 });
             }
             let mut of_range = of_range.into_iter();

@@ -320,7 +320,7 @@ impl Through {
         let whole = dg.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
             let gradient = self.share::<S, true>(s, &of, at);
-            if past { s.store_past(&mut dg[at..], gradient) } else { s.store(&mut dg[at..], gradient) }
+            if past { s.store_non_temporal(&mut dg[at..], gradient) } else { s.store(&mut dg[at..], gradient) }
         }
         if whole < dg.len() {
             let gradient = self.share::<S, false>(s, &of, whole);

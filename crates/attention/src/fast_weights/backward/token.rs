@@ -65,7 +65,7 @@ impl Head<'_, '_> {
             let to = [self.to.q.row(at), self.to.k.row(at), self.to.bonus.row(0)];
             let key_read = of_bonus.tell(s, past, math::dot(s, value, d_out), to);
             math::axpy(s, key_read, d_out, &mut rows.dv[of_value.clone()]);
-            return math::scale_past(s, past, 1.0, &rows.dv[of_value], self.to.v.row(at));
+            return math::scale_into_non_temporal(s, past, 1.0, &rows.dv[of_value], self.to.v.row(at));
         }
         if self.again() {
             scale_twice_past(s, past, x.scale, here, dq, self.to.q.row(at));
@@ -74,13 +74,13 @@ impl Head<'_, '_> {
         if own {
             // The own key also reads what is erased.
             scale_both_past(s, past, [(grown, dk), (entry, &rows.da[of_key])], self.to.k.row(at));
-            math::scale_past(s, past, rows.beta[r], found, self.to.v.row(at));
+            math::scale_into_non_temporal(s, past, rows.beta[r], found, self.to.v.row(at));
             // Times what was written before the strength.
             self.to.beta.row(at)[0] = dot_difference(s, found, x.v(t, h), &erased[of_value]);
             return;
         }
         scale_twice_past(s, past, 1.0, grown, dk, self.to.k.row(at));
-        math::scale_past(s, past, 1.0, found, self.to.v.row(at));
+        math::scale_into_non_temporal(s, past, 1.0, found, self.to.v.row(at));
         if general {
             scale_twice_past(s, past, 1.0, before, &rows.da[of_key.clone()], self.to.a.row(at));
             scale_twice_past(s, past, 1.0, grown, &rows.db[of_key], self.to.b.row(at));
@@ -133,7 +133,7 @@ impl OfBonus<'_> {
             s.store_part(&mut du[here.clone()], of_bonus);
             for (to, x) in [(&mut *dq, of_query), (&mut *dk, of_key)] {
                 match past && at < whole {
-                    true => s.store_past(&mut to[at..], x),
+                    true => s.store_non_temporal(&mut to[at..], x),
                     false => s.store_part(&mut to[here.clone()], x),
                 }
             }

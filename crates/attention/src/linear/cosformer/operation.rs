@@ -5,7 +5,7 @@ use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
-use crate::operation::recurrence::{About, From, Recurrence, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
 use crate::operation::{Argument, Parameter, flag, parameter};
 use crate::{Error, Form};
 

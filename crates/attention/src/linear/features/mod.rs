@@ -5,7 +5,7 @@
 //! over all `j ≤ i`, by the family's scan, or over all `j`, by two products. The denominator is one more column of the state.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::product::{self, Accumulate, Matrix};
 use ndarray::{Array3, Array4, ArrayView4, ArrayViewMut4, Axis, Zip, s};
 
 use super::linear_attention::Map;
@@ -223,11 +223,11 @@ impl Call<'_> {
                 let keys = Matrix::rows(&k[of_key..], g * features);
                 let values = Matrix::rows(&values[of_value..], h * width);
                 let size = product::Sizes { m: features, n: width, k: range.len() };
-                product::matmul(cx, size, keys.t(), values, Into::Add, state, width);
+                product::matmul(cx, size, keys.t(), values, Accumulate::Add, state, width);
                 let size = product::Sizes { m: range.len(), n: width, k: features };
                 let queries = Matrix::rows(&q[of_key..], g * features);
                 let out = &mut outs[of_value..];
-                product::matmul(cx, size, queries, Matrix::rows(state, width), Into::Set, out, h * width);
+                product::matmul(cx, size, queries, Matrix::rows(state, width), Accumulate::Replace, out, h * width);
             }
         }
         out.mapv_inplace(|x| self.scale as f32 * x);

@@ -6,7 +6,7 @@ use ndarray::{ArrayView4, ArrayViewMut4, Axis};
 
 use super::{Call, OfRows};
 use crate::one_token::OneToken;
-use crate::sequences::by_heads;
+use crate::sequences::for_each_head_block;
 use crate::{Error, error};
 
 impl Call<'_> {
@@ -42,7 +42,7 @@ impl Call<'_> {
             heads: h,
         };
         let (outs, states) = ((out, of_value), (state, numbers));
-        by_heads(cx, outs, states, |first, out, states| cx.isa.run(Heads { x, first, out, states }));
+        for_each_head_block(cx, outs, states, |first, out, states| cx.isa.run(Heads { x, first, out, states }));
         Ok(true)
     }
 }
@@ -124,7 +124,7 @@ impl<R: OfRows<1>> Kernel for Heads<'_, '_, R> {
             of.row(s, row, [k.get(row)], of_k);
             math::copy(s, v.get(i), &mut value[..width]);
             let (write, written, read) = ([&*of_k], [&*value], &*of_q);
-            OneToken { left: &[], write, written, read, early: false, onward: false }.pass(s, state, sum);
+            OneToken { left: &[], write, written, read, read_first: false, prefetch_next: false }.pass(s, state, sum);
             let by = floor.map_or(scale, |floor| scale / floor.of(scale * sum[width]));
             math::scale_into(s, by, &sum[..width], out);
         }

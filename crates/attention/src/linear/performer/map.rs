@@ -1,6 +1,6 @@
 //! The features, their gradients, and the random rows.
 
-use longreach_simd::product::{self, Into, Matrix};
+use longreach_simd::product::{self, Accumulate, Matrix};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array2, Array4, ArrayView4, s};
@@ -44,7 +44,7 @@ impl Inputs<'_> {
         let mut out = fresh((b, t, g, features));
         let size = product::Sizes { m: b * t * g, n: m, k };
         if let (Some(x), Some(w), Some(out)) = (scaled.as_slice(), rows.as_slice(), out.as_slice_mut()) {
-            product::matmul(cx, size, Matrix::rows(x, k), Matrix::rows(w, k).t(), Into::Set, out, features);
+            product::matmul(cx, size, Matrix::rows(x, k), Matrix::rows(w, k).t(), Accumulate::Replace, out, features);
         }
         each(cx, &self.of_products(), [scaled.view()], &mut out);
         out
@@ -94,8 +94,24 @@ impl Inputs<'_> {
         {
             let n = b * t * g;
             let to = Matrix::rows(products, m + 1);
-            product::matmul(cx, product::Sizes { m: n, n: k, k: m }, to, Matrix::rows(w, k), Into::Set, dx, k);
-            product::matmul(cx, product::Sizes { m, n: k, k: n }, to.t(), Matrix::rows(x, k), Into::Set, dw, k);
+            product::matmul(
+                cx,
+                product::Sizes { m: n, n: k, k: m },
+                to,
+                Matrix::rows(w, k),
+                Accumulate::Replace,
+                dx,
+                k,
+            );
+            product::matmul(
+                cx,
+                product::Sizes { m, n: k, k: n },
+                to.t(),
+                Matrix::rows(x, k),
+                Accumulate::Replace,
+                dw,
+                k,
+            );
         }
         let by = (k as f32).powf(-0.25);
         by_tokens(cx, &mut dx, |t, dx| {

@@ -5,7 +5,7 @@
 //!    S' = e^{G_C} S + \sum_j e^{G_C - G_j}\, k_j (\beta_j v_j)^\top $$
 //! Only differences `≤ 0` are exponentiated, so nothing overflows however strong the decay.
 
-use longreach_simd::product::{Into, Matrix, Sizes, tile};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, tile};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
@@ -73,7 +73,15 @@ impl Kernel for Scores<'_> {
         gather(self.tokens.clone().map(|t| self.x.q(t, head)), q);
         gather(self.tokens.clone().map(|t| self.x.k(t, head)), keys);
         q.iter_mut().for_each(|q| *q *= self.x.scale);
-        tile(s, Sizes { m: n, n, k }, Matrix::rows(q, k), Matrix::rows(keys, k).t(), Into::Set, self.out, CHUNK);
+        tile(
+            s,
+            Sizes { m: n, n, k },
+            Matrix::rows(q, k),
+            Matrix::rows(keys, k).t(),
+            Accumulate::Replace,
+            self.out,
+            CHUNK,
+        );
     }
 }
 
@@ -186,7 +194,7 @@ impl Kernel for Chunks<'_, '_> {
             }
             // What earlier chunks left: s e^{G_i} Sᵀ q_i.
             let between = Sizes { m: n, n: v, k };
-            tile(s, between, Matrix::rows(q, k), Matrix::rows(state, v), Into::Set, sum, v);
+            tile(s, between, Matrix::rows(q, k), Matrix::rows(state, v), Accumulate::Replace, sum, v);
             sums.of_state(s, x.scale, &mut left[..n]);
             scale_rows(s, &mut sum[..n * v], v, left);
             // Inside the chunk: the scores, decayed, causal.
@@ -200,7 +208,7 @@ impl Kernel for Chunks<'_, '_> {
                 row[r + 1..].fill(0.0);
             }
             let inside = Sizes { m: n, n: v, k: n };
-            tile(s, inside, Matrix::rows(weights, CHUNK), Matrix::rows(values, v), Into::Add, sum, v);
+            tile(s, inside, Matrix::rows(weights, CHUNK), Matrix::rows(values, v), Accumulate::Add, sum, v);
             let skip = x.skip(h);
             for r in 0..n {
                 let out = out.row(r);
@@ -214,7 +222,7 @@ impl Kernel for Chunks<'_, '_> {
             scale_rows(s, &mut values[..n * v], v, left);
             scale_rows(s, state, k * v, &[sums.left_of_state(s, n - 1)]);
             let into_state = Sizes { m: k, n: v, k: n };
-            tile(s, into_state, Matrix::rows(keys, k).t(), Matrix::rows(values, v), Into::Add, state, v);
+            tile(s, into_state, Matrix::rows(keys, k).t(), Matrix::rows(values, v), Accumulate::Add, state, v);
         }
     }
 }

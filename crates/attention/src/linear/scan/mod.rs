@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use longreach_simd::cache::HELD;
+use longreach_simd::cache::NON_TEMPORAL_ABOVE;
 use longreach_simd::split::Part;
 use ndarray::{ArrayView1, ArrayView3, ArrayView4};
 
@@ -195,7 +195,7 @@ fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) ->
     let Dims { h: heads, k, v, .. } = x.dims;
     let mut list = Vec::with_capacity(x.ranges.len() * heads);
     let mut states = state.chunks_mut((k * v).max(1));
-    let past = out.len() > HELD;
+    let past = out.len() > NON_TEMPORAL_ABOVE;
     let mut rest = out;
     for (s, range) in x.ranges.iter().enumerate() {
         let (mine, others) = rest.split_at_mut(range.len() * heads * v);

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::{prefetch, prefetch_second, settle};
+use longreach_simd::cache::{prefetch, prefetch_l2, store_fence};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
@@ -16,7 +16,7 @@ use super::step::Token;
 use super::{Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
-use crate::sequences::{Rows, side_by_side};
+use crate::sequences::{Rows, heads_per_task};
 use crate::{Error, error};
 
 /// Tokens a tile of the state sees before it goes back to memory.
@@ -55,7 +55,7 @@ pub fn recurrent_into(
 
 /// Heads that a thread takes together.
 fn groups<'a, 'o>(x: &Tokens<'_>, heads: Vec<Head<'a, 'o>>, cx: &Cx) -> Vec<Heads<'a, 'o>> {
-    let (all, block) = (x.dims.h, side_by_side(x.ranges.len(), x.dims.h, cx));
+    let (all, block) = (x.dims.h, heads_per_task(x.ranges.len(), x.dims.h, cx));
     let mut groups = Vec::with_capacity(heads.len().div_ceil(block));
     let mut heads = heads.into_iter();
     while let Some(head) = heads.next() {
@@ -133,7 +133,7 @@ impl Kernel for Heads<'_, '_> {
             }
         }
         if past {
-            settle();
+            store_fence();
         }
     }
 }
@@ -210,7 +210,7 @@ impl Head<'_, '_> {
                 let y = s.mul(scale, s.load(&sum[place::<S>(i, at)..]));
                 match value.len() < S::LANES {
                     true => s.store_part(out, s.fma(skip, s.load_part(value), y)),
-                    false if self.past => s.store_past(out, s.fma(skip, s.load(value), y)),
+                    false if self.past => s.store_non_temporal(out, s.fma(skip, s.load(value), y)),
                     false => s.store(out, s.fma(skip, s.load(value), y)),
                 }
             }
@@ -274,7 +274,7 @@ impl Line<'_> {
     fn ask(&self, token: usize) {
         let token = self.tokens.start + token;
         if let Some(rows) = self.rows.filter(|_| token < self.tokens.end) {
-            prefetch_second(&rows.get(token)[self.at..self.at + 1]);
+            prefetch_l2(&rows.get(token)[self.at..self.at + 1]);
         }
     }
 }

@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayViewMut4};
 
 use super::{Dims, Inputs, OP, Tokens, recurrent};
 use crate::one_token::OneToken;
-use crate::sequences::by_heads;
+use crate::sequences::for_each_head_block;
 use crate::{Error, error};
 
 /// One token of each sequence, `q: [S, 1, G, K]`. The recurrent form with `T = 1`, where it is a single pass over the state.
@@ -30,7 +30,7 @@ pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
     let x = &input;
-    by_heads(cx, (out, v), (state, k * v), |first, out, states| cx.isa.run(Heads { x, first, out, states }));
+    for_each_head_block(cx, (out, v), (state, k * v), |first, out, states| cx.isa.run(Heads { x, first, out, states }));
     Ok(())
 }
 
@@ -82,7 +82,7 @@ impl Token<'_, '_> {
         }
         let left = if x.g.is_some() { &left[..] } else { &[] };
         let written = [if x.beta.is_some() { &*written } else { value }];
-        OneToken { left, write, written, read, early: false, onward: false }.pass(s, state, out);
+        OneToken { left, write, written, read, read_first: false, prefetch_next: false }.pass(s, state, out);
         math::scale(s, x.scale, out);
         if x.skip.is_some() {
             math::axpy(s, x.skip(h), value, out);

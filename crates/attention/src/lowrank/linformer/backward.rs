@@ -1,7 +1,7 @@
-//! The gradient: dense attention's, and through the projections.
+//! The backward pass: that of dense attention, then through the projections.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4};
 
 use super::chunk::projected;
@@ -9,7 +9,7 @@ use super::{ALL, Inputs, OP, attention, like};
 use crate::softmax::{self, Cotangent, Output};
 use crate::{Error, sequences};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, H, D]`
@@ -18,26 +18,26 @@ pub struct Gradient {
     pub k: Array4<f32>,
     /// `[B, S, G, E]`
     pub v: Array4<f32>,
-    /// `[L, R]`; that of values is in it where they share it
+    /// `[L, R]`; includes the gradient from the values if they share the projection
     pub e: Array2<f32>,
-    /// `[L, R]`, where values have a projection of their own
+    /// `[L, R]`, if values have their own projection
     pub f: Option<Array2<f32>>,
 }
 
-/// Gradients given those of the output, from what [`chunk`](super::chunk()) returned.
+/// The gradients, given those of the outputs, from what [`chunk`](super::chunk()) returned. Errors on wrong shapes.
 pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
     x.check()?;
     let [k, v] = projected(x, cx);
     let got = softmax::backward(&attention(x, &k, &v), &ALL, output, d, cx).map_err(|e| e.of(OP))?;
     let mut de = Array2::zeros(x.e.dim());
-    let dk = spread(x.k, x.e, &got.k, &mut de, cx);
+    let dk = project_backward(x.k, x.e, &got.k, &mut de, cx);
     let mut df = x.f.map(|f| Array2::zeros(f.dim()));
-    let dv = spread(x.v, x.f.unwrap_or(x.e), &got.v, df.as_mut().unwrap_or(&mut de), cx);
+    let dv = project_backward(x.v, x.f.unwrap_or(x.e), &got.v, df.as_mut().unwrap_or(&mut de), cx);
     Ok(Gradient { q: got.q, k: dk, v: dv, e: de, f: df })
 }
 
-/// The gradient to what was projected, and to what it was projected by.
-fn spread(
+/// The gradients of a projection's input and of its matrix.
+fn project_backward(
     x: ArrayView4<'_, f32>,
     by: ArrayView2<'_, f32>,
     d: &Array4<f32>,
@@ -52,9 +52,9 @@ fn spread(
     let parts = out.as_slice_mut().unwrap_or_default().chunks_mut((tokens * width).max(1));
     for ((out, rows), d) in parts.zip(rows.chunks((tokens * width).max(1))).zip(d) {
         let (by, d, rows) = (Matrix::rows(&by, rank), Matrix::rows(d, width), Matrix::rows(rows, width));
-        matmul(cx, Sizes { m: tokens, n: width, k: rank }, by, d, Into::Set, out, width);
+        matmul(cx, Sizes { m: tokens, n: width, k: rank }, by, d, Accumulate::Replace, out, width);
         let to = d_by.as_slice_mut().unwrap_or_default();
-        matmul(cx, Sizes { m: tokens, n: rank, k: width }, rows, d.t(), Into::Add, to, rank);
+        matmul(cx, Sizes { m: tokens, n: rank, k: width }, rows, d.t(), Accumulate::Add, to, rank);
     }
     out
 }

@@ -1,14 +1,14 @@
-//! A product along the text, and dense attention to what comes of it.
+//! Projects keys and values along the sequence, then runs dense attention over the result.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
 use ndarray::{Array4, ArrayView2, ArrayView4};
 
 use super::{ALL, Inputs, attention, like};
 use crate::softmax::{self, Output};
 use crate::{Error, sequences};
 
-/// Attention of all queries.
+/// Attention of all queries. Errors on wrong shapes.
 pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     x.check()?;
     let [k, v] = projected(x, cx);
@@ -29,7 +29,7 @@ fn project(x: ArrayView4<'_, f32>, by: ArrayView2<'_, f32>, cx: &Cx) -> Array4<f
     let parts = out.as_slice_mut().unwrap_or_default().chunks_mut((rank * width).max(1));
     for (out, rows) in parts.zip(rows.chunks((tokens * width).max(1))) {
         let sizes = Sizes { m: rank, n: width, k: tokens };
-        matmul(cx, sizes, Matrix::rows(&by, rank).t(), Matrix::rows(rows, width), Into::Set, out, width);
+        matmul(cx, sizes, Matrix::rows(&by, rank).t(), Matrix::rows(rows, width), Accumulate::Replace, out, width);
     }
     out
 }

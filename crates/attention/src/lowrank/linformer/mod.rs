@@ -1,10 +1,11 @@
-//! Linformer: keys and values projected along the text to a fixed number of them.
+//! Linformer: keys and values are projected along the sequence to a fixed length.
 //!
 //! $$ \tilde k_r = \sum_j E_{jr}\, k_j, \quad \tilde v_r = \sum_j F_{jr}\, v_j, \qquad
 //!    o_i = \sum_r \mathrm{softmax}_r(s\,q_i^\top \tilde k_r)\, \tilde v_r $$
 //!
-//! All heads share `E` and `F`; a text shorter than they are uses their first rows. Every key mixes all tokens, so nothing can be hidden from a query: there
-//! is no causal form and no step. O(S R (D + E) + T R H (D + E)) time, O(R H (D + E)) memory beside inputs and outputs. Wang et al. 2020, eq. 7.
+//! All heads share `E` and `F`; a sequence shorter than `L` uses their first rows. Every projected key mixes all
+//! tokens, so there is no causal form and no step. O(S R (D + E) + T R H (D + E)) time, O(R H (D + E)) memory beside
+//! inputs and outputs. Wang et al. 2020, eq. 7.
 
 use ndarray::{Array4, ArrayView2, ArrayView4};
 
@@ -32,9 +33,9 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, S, G, E]`
     pub v: ArrayView4<'a, F>,
-    /// What keys are projected by, `[L, R]` with `L` at least `S`
+    /// The projection of keys, `[L, R]` with `L` at least `S`
     pub e: ArrayView2<'a, F>,
-    /// What values are projected by, `[L, R]`; that of the keys if absent
+    /// The projection of values, `[L, R]`; that of keys if absent
     pub f: Option<ArrayView2<'a, F>>,
     /// `s`, often `D^{-1/2}`
     pub scale: F,
@@ -59,15 +60,15 @@ impl<F: Copy + Into<f64>> Inputs<'_, F> {
     }
 }
 
-/// What every query sees: all projected keys.
+/// Every query attends to all projected keys.
 const ALL: Dense = Dense { causal: false };
 
-/// Softmax attention to what was projected.
+/// The softmax inputs over projected keys and values.
 fn attention<'a>(x: &'a Inputs<'_>, k: &'a Array4<f32>, v: &'a Array4<f32>) -> softmax::Inputs<'a> {
     softmax::Inputs::scaled(x.q.view(), k.view(), v.view(), x.scale)
 }
 
-/// Memory that several threads write.
+/// An output for `matmul` in the shape of `x`, with `tokens` tokens.
 fn like(x: ArrayView4<'_, f32>, tokens: usize) -> Array4<f32> {
     let (b, _, g, width) = x.dim();
     fresh((b, tokens, g, width))

@@ -1,4 +1,4 @@
-//! The gradient: those of the two softmaxes, and between them through the iterations.
+//! The backward pass: those of the two softmaxes, and between them that of the iterations.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, s};
@@ -10,7 +10,7 @@ use crate::linear::fresh;
 use crate::softmax::{self, Cotangent};
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, H, D]`
@@ -19,18 +19,18 @@ pub struct Gradient {
     pub k: Array4<f32>,
     /// `[B, T, H, E]`
     pub v: Array4<f32>,
-    /// `[H, width]`, where there is a filter
+    /// `[H, width]`, if there is a filter
     pub conv: Option<Array2<f32>>,
 }
 
-/// What a head's inverse is told.
+/// The gradients that a head's pseudoinverse receives.
 #[derive(Clone, Default)]
-struct OfInverse {
+struct InverseCotangent {
     a: Array2<f32>,
     c: f32,
 }
 
-/// Gradients given those of the output, `d_o: [B, T, H, E]`.
+/// The gradients, given that of the output, `d_o: [B, T, H, E]`. Errors on wrong shapes.
 pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gradient, Error> {
     x.check()?;
     error::shape(OP, "do", x.v.shape(), d_o.shape())?;
@@ -44,7 +44,7 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
     }
     let samples = samples(x, cx)?;
     let heads = x.q.dim().2;
-    // Those who share the greatest sum share what is told to it.
+    // Sequences that share the maximal column sum wait until all gradients of it are known.
     let mut waiting = Vec::new();
     for (b, sample) in samples.iter().enumerate() {
         let mut given = Array4::zeros((1, sample.tokens.len(), heads, d_o.dim().3));
@@ -62,8 +62,8 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
         };
         let call = attention([sample.q.view(), of.k.view(), of.values.view()], None, x.scale);
         let got = softmax::backward(&call, &ALL, &output, &d, cx).map_err(|e| e.of(OP))?;
-        // Through `Z` times what landmarks read.
-        let mut inner = vec![OfInverse::default(); heads];
+        // Through `Z` times the output of the landmarks' attention.
+        let mut inner = vec![InverseCotangent::default(); heads];
         let mut d_read = Array4::zeros(of.read.out.dim());
         let parts = inner.iter_mut().zip(d_read.axis_iter_mut(ndarray::Axis(2))).enumerate();
         cx.team.for_each(parts, |(h, (inner, mut d_read))| {
@@ -74,7 +74,7 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
             d_read.slice_mut(s![0, .., ..]).assign(&product);
             let dz: Array2<f32> = d_values.dot(&read.t());
             let (a, c) = inverse_backward(&of.a[h], of.c[h], &of.z[h], dz);
-            *inner = OfInverse { a, c };
+            *inner = InverseCotangent { a, c };
         });
         waiting.push((b, inner, d_read, got.q, got.k));
     }
@@ -101,8 +101,8 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
     Ok(to)
 }
 
-/// What is told to `c` goes to the column it is the sum of: each head's own, or the greatest of all.
-fn share(start: Start, samples: &[Sample<'_>], inner: &mut [(usize, &mut Vec<OfInverse>)]) {
+/// Adds the gradient of `c` to the column whose sum it is: each head's own, or the largest of all.
+fn share(start: Start, samples: &[Sample<'_>], inner: &mut [(usize, &mut Vec<InverseCotangent>)]) {
     let of = |b: usize| samples[b].through.as_ref();
     if start == Start::Own {
         for (b, inner) in inner {
@@ -131,7 +131,7 @@ fn share(start: Start, samples: &[Sample<'_>], inner: &mut [(usize, &mut Vec<OfI
     }
 }
 
-/// What means are told goes to the tokens of their segments.
+/// Distributes the gradients of the landmarks to the tokens of their segments.
 fn spread(d: &Array4<f32>, to: &mut Array4<f32>) {
     for (j, tokens) in segments(to.dim().1, d.dim().1).enumerate() {
         let by = 1.0 / tokens.len() as f32;
@@ -141,7 +141,7 @@ fn spread(d: &Array4<f32>, to: &mut Array4<f32>) {
     }
 }
 
-/// A sequence's gradients to where its tokens stand.
+/// Adds a sequence's gradients at the positions of its tokens.
 fn add(to: &mut Gradient, b: usize, sample: &Sample<'_>, got: [&Array4<f32>; 3]) {
     for (to, got) in [&mut to.q, &mut to.k, &mut to.v].into_iter().zip(got) {
         for (i, t) in sample.tokens.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Two softmaxes with few keys or few queries, by the softmax family's kernel, and small matrices between them.
+//! Two softmaxes with few keys or few queries, by the softmax kernel, and small matrices between them.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array4, Axis, CowArray, Ix4, s};
@@ -9,35 +9,35 @@ use crate::Error;
 use crate::linear::fresh;
 use crate::softmax::{self, Output};
 
-/// One sequence on its way.
+/// The intermediate results of one sequence.
 pub(super) struct Sample<'a> {
     pub(super) tokens: Vec<usize>,
     pub(super) q: CowArray<'a, f32, Ix4>,
     pub(super) k: CowArray<'a, f32, Ix4>,
     pub(super) v: CowArray<'a, f32, Ix4>,
-    /// Which keys landmarks see.
+    /// The mask of keys for the landmarks.
     pub(super) keep: Option<Array2<bool>>,
-    /// Nothing where there are no more tokens than landmarks.
+    /// `None` if there are no more tokens than landmarks.
     pub(super) through: Option<Landmarks>,
 }
 
-/// What stands between the two softmaxes.
+/// The intermediate results between the two softmaxes.
 pub(super) struct Landmarks {
     pub(super) q: Array4<f32>,
     pub(super) k: Array4<f32>,
-    /// `A` of each head, and the column of its greatest sum.
+    /// `A` of each head, and the column with the largest sum.
     pub(super) a: Vec<Array2<f32>>,
     pub(super) column: Vec<usize>,
     /// `c` of each head.
     pub(super) c: Vec<f32>,
     /// `Z` of each head, before and after every iteration.
     pub(super) z: Vec<Vec<Array2<f32>>>,
-    /// What landmarks read, and what queries read of it.
+    /// The output of the landmarks' attention, and `Z` times it, which queries read.
     pub(super) read: Output,
     pub(super) values: Array4<f32>,
 }
 
-/// Attention of all tokens.
+/// Attention of all tokens. Errors on wrong shapes.
 pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array4<f32>, Error> {
     x.check()?;
     let mut out = fresh(x.v.dim());
@@ -54,14 +54,14 @@ pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array4<f32>, Error> {
     Ok(out)
 }
 
-/// What the filter goes along.
+/// The input of the convolution.
 pub(super) fn line(x: &Inputs<'_>) -> Array4<f32> {
     let mut v = x.v.as_standard_layout().into_owned();
     blank(x, &mut v);
     v
 }
 
-/// Zeros where there is padding that is nothing.
+/// Zeroes the outputs of padding where it is [`Padding::Neutral`].
 pub(super) fn blank(x: &Inputs<'_>, out: &mut Array4<f32>) {
     if x.padding == Padding::Seen {
         return;
@@ -71,7 +71,7 @@ pub(super) fn blank(x: &Inputs<'_>, out: &mut Array4<f32>) {
     }
 }
 
-/// What queries read: of landmarks, or of all keys.
+/// The queries' attention, over landmarks or over all keys.
 pub(super) fn read(x: &Inputs<'_>, sample: &Sample<'_>, cx: &Cx) -> Result<Output, Error> {
     let call = match &sample.through {
         None => attention([sample.q.view(), sample.k.view(), sample.v.view()], sample.keep.as_ref(), x.scale),
@@ -80,7 +80,7 @@ pub(super) fn read(x: &Inputs<'_>, sample: &Sample<'_>, cx: &Cx) -> Result<Outpu
     softmax::chunk(&call, &ALL, cx).map_err(|e| e.of(OP))
 }
 
-/// All sequences up to what their queries read.
+/// All sequences, up to the queries' attention.
 pub(super) fn samples<'a>(x: &Inputs<'a>, cx: &Cx) -> Result<Vec<Sample<'a>>, Error> {
     let (heads, m) = (x.q.dim().2, x.landmarks);
     let mut samples = Vec::new();

@@ -1,9 +1,9 @@
-//! A filter a head along the text.
+//! A depthwise convolution along the sequence, with one filter per head.
 
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array2, Array4, ArrayView2};
 
-/// `out_t += Σ_j w_j x_{t + j − half}`, and with `back` the transpose of that: `x_{t − j + half}`.
+/// `out_t += Σ_j w_j x_{t + j − half}`; with `back` its transpose, with `x_{t − j + half}`.
 pub(super) fn add(x: &Array4<f32>, w: ArrayView2<'_, f32>, back: bool, out: &mut Array4<f32>, cx: &Cx) {
     let (b, t, h, e) = x.dim();
     const TOKENS: usize = 64;
@@ -21,14 +21,14 @@ pub(super) fn add(x: &Array4<f32>, w: ArrayView2<'_, f32>, back: bool, out: &mut
 }
 
 struct Filter<'a> {
-    /// The text, `[T, H, E]`.
+    /// The sequence, `[T, H, E]`.
     x: &'a [f32],
     /// `[H, width]`
     filters: &'a [f32],
     heads: usize,
     width: usize,
     back: bool,
-    /// The tokens from this one on.
+    /// The first token.
     first: usize,
     out: &'a mut [f32],
 }
@@ -44,7 +44,7 @@ impl Kernel for Filter<'_> {
             let t = self.first + i;
             for (h, out) in out.chunks_mut(self.width).enumerate() {
                 let filter = &self.filters[h * taps..(h + 1) * taps];
-                // So many vectors that they stay in registers.
+                // Four vectors at a time, which stay in registers.
                 for (n, out) in out.chunks_mut(4 * S::LANES).enumerate() {
                     let at = h * self.width + n * 4 * S::LANES;
                     let mut sum = [s.splat(0.0); 4];
@@ -70,7 +70,7 @@ impl Kernel for Filter<'_> {
     }
 }
 
-/// The gradient to the filters.
+/// The gradient of the filters.
 pub(super) fn filters(x: &Array4<f32>, d: &Array4<f32>, (heads, taps): (usize, usize), cx: &Cx) -> Array2<f32> {
     let (_, t, _, e) = x.dim();
     let mut out = Array2::zeros((heads, taps));

@@ -1,4 +1,4 @@
-//! The iterations towards an inverse, and their gradient: small matrices, a head at a time.
+//! The iterations for the pseudoinverse, and their gradient: small matrices, one head at a time.
 
 use ndarray::{Array2, ArrayView2};
 
@@ -14,7 +14,7 @@ pub(super) fn weights(q: ArrayView2<'_, f32>, k: ArrayView2<'_, f32>, scale: f32
     a
 }
 
-/// The gradient to the scores before scaling.
+/// The gradient of the scores before scaling.
 pub(super) fn weights_backward(a: &Array2<f32>, da: &Array2<f32>, scale: f32) -> Array2<f32> {
     let mut d = a * da;
     for (mut d, a) in d.rows_mut().into_iter().zip(a.rows()) {
@@ -24,7 +24,7 @@ pub(super) fn weights_backward(a: &Array2<f32>, da: &Array2<f32>, scale: f32) ->
     d
 }
 
-/// The greatest sum of a column, and the column.
+/// The largest column sum, and the column.
 pub(super) fn greatest(a: &Array2<f32>) -> (f32, usize) {
     let sums = a.columns().into_iter().map(|column| column.sum()).enumerate();
     sums.fold((f32::NEG_INFINITY, 0), |(most, at), (j, sum)| if sum > most { (sum, j) } else { (most, at) })
@@ -50,7 +50,7 @@ pub(super) fn inverse(a: &Array2<f32>, c: f32, iterations: usize) -> Vec<Array2<
     all
 }
 
-/// The gradient to `A` and to `c`, given that to the last of `zs`.
+/// The gradients of `A` and `c`, given that of the last of `zs`.
 pub(super) fn inverse_backward(a: &Array2<f32>, c: f32, zs: &[Array2<f32>], mut dz: Array2<f32>) -> (Array2<f32>, f32) {
     let mut da = Array2::zeros(a.dim());
     for z in zs[..zs.len().saturating_sub(1)].iter().rev() {

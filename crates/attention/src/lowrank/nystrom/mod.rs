@@ -1,13 +1,14 @@
-//! Nyström attention: the matrix of weights put together of those of a few landmarks.
+//! Nyström attention: the attention matrix is approximated from those of a few landmarks.
 //!
 //! $$ o = \mathrm{softmax}(s\,q \tilde k^\top)\; Z\; \big(\mathrm{softmax}(s\,\tilde q k^\top)\, v\big) + \mathrm{conv}(v), \qquad
 //!    Z \approx A^{+}, \quad A = \mathrm{softmax}(s\,\tilde q \tilde k^\top) $$
 //! $$ Z_0 = A^\top / c, \qquad Z \leftarrow \tfrac14 Z\,(13 - A Z\,(15 - A Z\,(7 - A Z))) $$
 //!
-//! Landmarks are the means of `m` neighbouring segments, the shorter ones first where `m` does not divide the tokens. `c` is the greatest sum of a column of `A`.
-//! The iterations usually have not converged when they end, so their number is part of the definition. With no more tokens than landmarks it is softmax
-//! attention itself. Every landmark mixes tokens to come: there is no causal form and no step. O(T m H (D + E) + H m³) time, O(m H (D + E + m)) memory beside
-//! inputs and outputs. Xiong et al. 2021 (Nyströmformer), as the authors' code has it.
+//! Landmarks are the means of `m` consecutive segments, the shorter ones first where `m` does not divide the number of
+//! tokens. `c` is the largest column sum of `A`. The iterations usually stop before convergence, so their number is
+//! part of the definition. With no more tokens than landmarks the result is exact softmax attention. Landmarks mix past
+//! and future tokens: there is no causal form and no step. O(T m H (D + E) + H m³) time, O(m H (D + E + m)) memory
+//! beside inputs and outputs. Xiong et al. 2021 (Nyströmformer), as in the authors' code.
 
 use ndarray::{Array4, ArrayView2, ArrayView4, CowArray, Ix4, s};
 use serde::Deserialize;
@@ -28,28 +29,30 @@ pub use chunk::chunk;
 pub use naive::naive;
 
 const OP: &str = "nystrom";
-/// The most iterations there may be: they double the digits, and the gradient keeps a matrix for each.
+/// The largest permitted number of iterations: convergence is quadratic, and the backward pass keeps a matrix for each.
 const ITERATIONS: usize = 1024;
 
-/// Where the greatest sum `c` is looked for.
+/// The scope of the maximal column sum `c`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Start {
-    /// In each head of each sequence.
+    /// Each head of each sequence separately.
     #[default]
     Own,
-    /// In all heads of all sequences: what is found for one then depends on the others. As models of Hugging Face are by default.
+    /// All heads of all sequences: the result for a sequence then depends on the rest of the batch. The default of
+    /// Hugging Face's models.
     Original,
 }
 
-/// What padding is to landmarks.
+/// How landmarks treat padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
-    /// Nothing: they are made as if it were not there, and its outputs are 0.
+    /// Padding is excluded: the result is the same as without it, and its outputs are 0.
     #[default]
     Neutral,
-    /// Tokens like others, with outputs, hidden from landmarks' queries only. As in models of Hugging Face.
+    /// Padding counts as ordinary tokens, with outputs; it is masked only in the landmarks' attention. As in Hugging
+    /// Face's models.
     Seen,
 }
 
@@ -62,17 +65,17 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, E]`
     pub v: ArrayView4<'a, F>,
-    /// A filter a head along the text, centred, `[H, width]` with an odd width; its result is added
+    /// One centred filter per head along the sequence, `[H, width]` with an odd width; its result is added
     pub conv: Option<ArrayView2<'a, F>>,
-    /// Which tokens are there and not padding, `[B, T]`
+    /// The padding mask, `[B, T]`: true for tokens
     pub keep: Option<ArrayView2<'a, bool>>,
     /// `m`
     pub landmarks: usize,
-    /// How often `Z` is improved; 6 in the authors' models
+    /// Iterations for `Z`; 6 in the authors' models
     pub iterations: usize,
-    /// Where `c` is looked for.
+    /// The scope of `c`.
     pub start: Start,
-    /// What padding is to landmarks.
+    /// How landmarks treat padding.
     pub padding: Padding,
     /// `s`, often `D^{-1/2}`
     pub scale: F,
@@ -103,35 +106,35 @@ impl<F: Copy + Into<f64>> Inputs<'_, F> {
         self.keep.is_none_or(|keep| keep[[b, t]])
     }
 
-    /// The tokens of a sequence that attention goes over.
+    /// The tokens of a sequence that take part in attention.
     fn tokens(&self, b: usize) -> Vec<usize> {
         (0..self.q.dim().1).filter(|t| self.padding == Padding::Seen || self.kept(b, *t)).collect()
     }
 
-    /// Which of them landmarks see, where there are such that they do not.
+    /// The mask of those tokens for the landmarks' attention, if it excludes any.
     fn seen(&self, b: usize) -> Option<ndarray::Array2<bool>> {
         let keep = self.keep.filter(|_| self.padding == Padding::Seen)?;
         Some(keep.slice(s![b..b + 1, ..]).to_owned())
     }
 }
 
-/// Some tokens of a sequence, `[1, n, H, D]`.
+/// Gathers some tokens of a sequence, `[1, n, H, D]`.
 fn gathered<'a, F: Clone>(x: &ArrayView4<'a, F>, b: usize, tokens: &[usize]) -> CowArray<'a, F, Ix4> {
     let row = (*x).slice_move(s![b..b + 1, .., .., ..]);
     if tokens.len() == row.dim().1 { row.into() } else { row.select(ndarray::Axis(1), tokens).into() }
 }
 
-/// What every query sees.
+/// Every query attends to all keys.
 const ALL: Dense = Dense { causal: false };
 
-/// Where `m` segments of `n` tokens begin and end.
+/// The ranges of `m` segments of `n` tokens.
 fn segments(n: usize, m: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let (length, short) = (n / m, m - n % m);
     let at = move |j: usize| j * length + j.saturating_sub(short);
     (0..m).map(move |j| at(j)..at(j + 1))
 }
 
-/// Attention of some queries to some keys of one sequence.
+/// The softmax inputs for one sequence.
 fn attention<'a>(
     [q, k, v]: [ArrayView4<'a, f32>; 3],
     keep: Option<&'a ndarray::Array2<bool>>,

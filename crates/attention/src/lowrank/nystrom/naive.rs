@@ -27,7 +27,7 @@ pub fn naive(x: &Inputs<'_, f64>) -> Result<Array4<f64>, Error> {
         }
         out
     };
-    // Of every sequence and head: its tokens, the three matrices, or two and the values.
+    // For every sequence and head: its tokens and the three matrices, or two and the values.
     let mut parts = Vec::new();
     let mut most = f64::NEG_INFINITY;
     for (b, h) in (0..b).flat_map(|b| (0..h).map(move |h| (b, h))) {

@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayD, ArrayView2, ArrayView4};
@@ -30,7 +30,7 @@ impl Default for Parameters {
     }
 }
 
-/// The tensors of a call.
+/// The tensors and parameters of a call.
 struct Read<'a> {
     qkv: [ArrayView4<'a, f32>; 3],
     conv: Option<ArrayView2<'a, f32>>,

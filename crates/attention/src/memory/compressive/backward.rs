@@ -1,25 +1,25 @@
-//! The gradient.
+//! The backward pass.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
 use ndarray::{Array1, Array2, Array3, ArrayView3, Axis, s};
 
 use super::chunk::{filters, kept, windows};
 use super::{Compression, Inputs, OP};
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, N, C]`
     pub x: Array3<f32>,
-    /// `[C, C, taps]`, where there is a convolution
+    /// `[C, C, taps]`, for a convolution
     pub w: Option<Array3<f32>>,
-    /// `[C]`, where there is one
+    /// `[C]`, for a convolution
     pub b: Option<Array1<f32>>,
 }
 
-/// Gradients given those of the compressed memories, `d_o: [B, ⌈N / c⌉, C]`.
+/// The gradients, given that of the compressed memories, `d_o: [B, ⌈N / c⌉, C]`. Errors on wrong shapes.
 pub fn backward(x: &Inputs<'_>, d_o: ArrayView3<'_, f32>, cx: &Cx) -> Result<Gradient, Error> {
     x.check()?;
     let ((batch, _, c), groups) = (x.x.dim(), x.groups());
@@ -35,10 +35,10 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView3<'_, f32>, cx: &Cx) -> Result<Gra
             let d = Matrix::rows(d.as_slice().unwrap_or_default(), c);
             let to_rows = Sizes { m: count, n: width, k: c };
             let into = d_rows.as_slice_mut().unwrap_or_default();
-            matmul(cx, to_rows, d, Matrix::rows(by, width), Into::Set, into, width);
+            matmul(cx, to_rows, d, Matrix::rows(by, width), Accumulate::Replace, into, width);
             let to_filters = Sizes { m: c, n: width, k: count };
             let into = d_by.as_slice_mut().unwrap_or_default();
-            matmul(cx, to_filters, d.t(), Matrix::rows(rows, width), Into::Set, into, width);
+            matmul(cx, to_filters, d.t(), Matrix::rows(rows, width), Accumulate::Replace, into, width);
             for (r, (b, group)) in (0..batch).flat_map(|b| groups.iter().map(move |group| (b, group))).enumerate() {
                 for i in 0..taps {
                     if let Some(t) = (group.end - 1).checked_sub((taps - 1 - i).saturating_mul(*dilation)) {

@@ -1,13 +1,13 @@
-//! All groups at once: a convolution is one product.
+//! All groups at once; the convolution is one matrix product.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, matmul};
 use ndarray::{Array2, Array3, ArrayView3, Axis, s};
 
 use super::{Compression, Inputs, most_used};
 use crate::Error;
 
-/// What is left of the memories, `[B, ⌈N / c⌉, C]`.
+/// The compressed memories, `[B, ⌈N / c⌉, C]`. Errors on wrong shapes.
 pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array3<f32>, Error> {
     x.check()?;
     let ((batch, _, c), groups) = (x.x.dim(), x.groups());
@@ -22,7 +22,7 @@ pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array3<f32>, Error> {
             let (rows, w) = (rows.as_slice().unwrap_or_default(), w.as_slice().unwrap_or_default());
             let sizes = Sizes { m: batch * groups.len(), n: c, k: width };
             let to = out.as_slice_mut().unwrap_or_default();
-            matmul(cx, sizes, Matrix::rows(rows, width), Matrix::rows(w, width).t(), Into::Add, to, c);
+            matmul(cx, sizes, Matrix::rows(rows, width), Matrix::rows(w, width).t(), Accumulate::Add, to, c);
         }
         Compression::Used(_) => {
             for (b, kept) in kept(x, groups.len()).into_iter().enumerate() {
@@ -45,7 +45,7 @@ pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array3<f32>, Error> {
     Ok(out)
 }
 
-/// What each group's filter sees, tap by tap: `[B groups, taps C]`, zeros before the first token.
+/// The receptive field of each group's filter, tap by tap (im2col): `[B groups, taps C]`, zero before the first token.
 pub(super) fn windows(x: &Inputs<'_>, taps: usize, dilation: usize) -> Array2<f32> {
     let ((batch, _, c), groups) = (x.x.dim(), x.groups());
     let mut rows = Array2::zeros((batch * groups.len(), taps * c));
@@ -59,13 +59,13 @@ pub(super) fn windows(x: &Inputs<'_>, taps: usize, dilation: usize) -> Array2<f3
     rows
 }
 
-/// `[C, C, taps]` as `[C, taps C]`.
+/// Reorders `[C, C, taps]` to `[C, taps C]`.
 pub(super) fn filters(w: &ArrayView3<'_, f32>) -> Array2<f32> {
     let (out, width, taps) = w.dim();
     Array2::from_shape_fn((out, taps * width), |(o, i)| w[[o, i % width, i / width]])
 }
 
-/// The tokens that stay.
+/// The tokens that are kept.
 pub(super) fn kept(x: &Inputs<'_>, count: usize) -> Vec<Vec<usize>> {
     let Compression::Used(p) = &x.by else { return Vec::new() };
     let p = p.mapv(f64::from);

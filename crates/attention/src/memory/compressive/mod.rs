@@ -1,12 +1,16 @@
-//! The Compressive Transformer's second memory: what falls out of the first one is not forgotten but made `c` times shorter.
+//! The compressed memory of the Compressive Transformer: tokens evicted from the first memory are compressed by a
+//! factor of `c`.
 //!
-//! Groups of `c` tokens end at the last token; the oldest may be short of some. A group becomes one memory:
+//! Tokens are grouped by `c` such that the last group ends at the last token; the first may be shorter. Each group
+//! becomes one memory:
 //!
 //! $$ o_n = b + \sum_i W_i\, x_{e_n - (\tau - 1 - i)\,\delta} $$
 //!
-//! by a convolution of `τ` taps `δ` apart that ends at the group's last token `e_n` and sees zeros before the first; or its mean; or its maximum; or, of all tokens, those
-//! that were attended to most, as they are. Attention over both memories and the segment is [`transformer_xl`](super::transformer_xl)'s without biases.
-//! [`reconstruction`] is the loss that the compression learns by. O(N C² τ / c) time. Rae et al. 2020 (Compressive Transformer).
+//! This is a convolution of `τ` taps with dilation `δ` that ends at the group's last token `e_n` and is padded with
+//! zeros before the first token. Alternatives are the group's mean, its maximum, or keeping the most attended tokens of
+//! all unchanged. Attention over both memories and the segment is [`transformer_xl`](super::transformer_xl)'s without
+//! biases. [`reconstruction`] is the auxiliary loss that trains the compression. O(N C² τ / c) time. Rae et al. 2020
+//! (Compressive Transformer).
 
 use ndarray::{Array2, ArrayView1, ArrayView3, ArrayView4};
 use serde::Deserialize;
@@ -26,27 +30,27 @@ pub use reconstruction::{Reconstruction, reconstruction};
 
 const OP: &str = "compressive";
 
-/// How a group becomes one memory.
+/// The compression function.
 #[derive(Clone, Copy, Debug)]
 pub enum Compression<'a, F = f32> {
-    /// By a convolution.
+    /// A strided, dilated convolution.
     Conv {
         /// `[C, C, taps]`, from the oldest tap to the newest
         w: ArrayView3<'a, F>,
         /// `[C]`
         b: ArrayView1<'a, F>,
-        /// How far taps are apart; at least 1.
+        /// The dilation; at least 1.
         dilation: usize,
     },
-    /// By its mean.
+    /// The mean.
     Mean,
-    /// By its greatest number in each channel.
+    /// The maximum, per channel.
     Max,
-    /// None: those tokens stay that had the most attention, given as weights `[B, H, Q, N]`.
+    /// Keeps the tokens with the most attention, given as weights `[B, H, Q, N]`.
     Used(ArrayView4<'a, F>),
 }
 
-/// Its name.
+/// The name of a compression function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
@@ -64,11 +68,11 @@ pub enum Kind {
 /// The inputs; `F` is f32, or f64 for the definition.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, F = f32> {
-    /// What falls out of the first memory, the oldest first, `[B, N, C]`
+    /// The tokens evicted from the first memory, oldest first, `[B, N, C]`
     pub x: ArrayView3<'a, F>,
-    /// How it is compressed.
+    /// The compression function.
     pub by: Compression<'a, F>,
-    /// `c`
+    /// The compression rate `c`.
     pub ratio: usize,
 }
 
@@ -92,7 +96,7 @@ impl<F> Inputs<'_, F> {
         }
     }
 
-    /// The groups, by their tokens.
+    /// The tokens of each group.
     fn groups(&self) -> Vec<std::ops::Range<usize>> {
         let (n, ratio) = (self.x.dim().1, self.ratio);
         let count = n.div_ceil(ratio);
@@ -100,7 +104,7 @@ impl<F> Inputs<'_, F> {
     }
 }
 
-/// The tokens that are kept, of each sequence: those of the greatest weights, in their order.
+/// The tokens of each sequence with the largest weights, in their original order.
 fn most_used(weights: &Array2<f64>, count: usize) -> Vec<Vec<usize>> {
     let of = |row: ndarray::ArrayView1<'_, f64>| {
         let mut order: Vec<usize> = (0..row.len()).collect();

@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{ArrayD, ArrayView1, ArrayView3, ArrayView4};
@@ -26,7 +26,7 @@ impl Default for Parameters {
     }
 }
 
-/// The tensors of a call.
+/// The tensors and parameters of a call.
 struct Read<'a> {
     x: ArrayView3<'a, f32>,
     filter: Option<(ArrayView3<'a, f32>, ArrayView1<'a, f32>)>,
@@ -47,7 +47,7 @@ impl<'a> Read<'a> {
         Ok(Self { x: call.tensor("x")?, filter, p: call.optional("p")?, parameters: call.read()? })
     }
 
-    /// The one that is asked for, or else the one that there are tensors for.
+    /// The requested compression, or the one whose tensors are given.
     fn kind(&self) -> Result<Kind, Error> {
         let kind = self.parameters.kind.unwrap_or(match (&self.filter, &self.p) {
             (Some(_), _) => Kind::Conv,

@@ -1,4 +1,4 @@
-//! What attention loses to the compression.
+//! The attention-reconstruction loss of the Compressive Transformer.
 
 use longreach_simd::Cx;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView2, ArrayView3, ArrayView4};
@@ -8,7 +8,7 @@ use crate::softmax::dense::Dense;
 use crate::softmax::{self, Cotangent};
 use crate::{Error, error};
 
-/// The loss and its gradient, which goes to the compression alone.
+/// The loss and its gradient with respect to the compression.
 #[derive(Clone, Debug)]
 pub struct Reconstruction {
     /// The mean of `(attend(q, old) − attend(q, compressed))²`
@@ -19,8 +19,9 @@ pub struct Reconstruction {
     pub b: Array1<f32>,
 }
 
-/// Attention of `q: [B, T, H, D]` to memories `x` against that to what is left of them, with the keys and values that `wk: [C, H D]` and `wv: [C, H E]` make, all
-/// constants; the compression is a convolution. Rae et al. 2020.
+/// Compares attention of `q: [B, T, H, D]` over the memories `x` with attention over the compressed memories. The
+/// projections `wk: [C, H D]` and `wv: [C, H E]` to keys and values, the queries and the memories are constants: no
+/// gradient flows to them. The compression must be a convolution. Rae et al. 2020.
 pub fn reconstruction(
     x: &Inputs<'_>,
     q: ArrayView4<'_, f32>,

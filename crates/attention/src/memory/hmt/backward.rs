@@ -1,4 +1,4 @@
-//! The gradient.
+//! The backward pass.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array3, ArrayView3, Axis};
@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, ArrayView3, Axis};
 use super::{Inputs, OP, One, like};
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, Q, D]`
@@ -19,7 +19,7 @@ pub struct Gradient {
     pub wk: Array2<f32>,
 }
 
-/// Gradients given those of what was recalled, `d_o: [B, Q, D]`.
+/// The gradients, given that of the output, `d_o: [B, Q, D]`. Errors on wrong shapes.
 pub fn backward(x: &Inputs<'_>, d_o: ArrayView3<'_, f32>, cx: &Cx) -> Result<Gradient, Error> {
     x.check()?;
     error::shape(OP, "do", x.s.shape(), d_o.shape())?;
@@ -30,7 +30,7 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView3<'_, f32>, cx: &Cx) -> Result<Gra
         wk: Array2::zeros(x.wk.dim()),
     };
     let by = (x.wq.dim().1 as f32).powf(-0.5);
-    // Each sequence's share of the projections, summed in order.
+    // Each sequence's gradients of the projections, reduced in order.
     let mut shares = vec![(Array2::zeros((0, 0)), Array2::zeros((0, 0))); x.s.dim().0];
     let parts = to.s.axis_iter_mut(Axis(0)).zip(to.m.axis_iter_mut(Axis(0))).zip(&mut shares).enumerate();
     cx.team.for_each(parts, |(b, ((mut ds, mut dm), share))| {

@@ -1,4 +1,4 @@
-//! All summaries of all sequences: there are few.
+//! All summaries of all sequences at once; there are few.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array3, Axis};
@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, Axis};
 use super::{Inputs, One, like};
 use crate::Error;
 
-/// What is recalled, `[B, Q, D]`.
+/// The recalled memories, `[B, Q, D]`. Errors on wrong shapes.
 pub fn chunk(x: &Inputs<'_>, cx: &Cx) -> Result<Array3<f32>, Error> {
     x.check()?;
     let mut out = like(x);

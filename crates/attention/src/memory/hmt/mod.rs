@@ -1,9 +1,10 @@
-//! The recall of the hierarchical memory transformer: a summary of the segment asks the memories of segments before it.
+//! Memory recall of the hierarchical memory transformer: cross-attention from a segment's summary to the memories of
+//! earlier segments.
 //!
 //! $$ p = \mathrm{softmax}\!\left( R^{-1/2}\,(s W_q)(m W_k)^\top \right) m $$
 //!
-//! What is recalled are the memories as they are, not projections of them; of no memories, zeros. O(N D R) time a summary. He et al. 2025 (HMT), as the
-//! authors' code has it.
+//! The values are the memories themselves, without a projection; the result is zero if there are none. O(N D R) time
+//! per summary. He et al. 2025 (HMT), as in the authors' code.
 
 use ndarray::{Array2, Array3, ArrayView2, ArrayView3};
 
@@ -43,7 +44,7 @@ impl<F> Inputs<'_, F> {
     }
 }
 
-/// A sequence's projected summaries and memories, and the weights.
+/// A sequence's projected summaries and memories, and the attention weights.
 struct One {
     queries: Array2<f32>,
     keys: Array2<f32>,
@@ -66,7 +67,7 @@ impl One {
     }
 }
 
-/// `[B, Q, D]` of zeros.
+/// Zeros of shape `[B, Q, D]`.
 fn like(x: &Inputs<'_>) -> Array3<f32> {
     Array3::zeros(x.s.dim())
 }

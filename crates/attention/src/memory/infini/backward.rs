@@ -1,18 +1,19 @@
-//! The gradient, through any number of segments: of the memory from the last to the first, then of attention inside them.
+//! The backward pass, through any number of segments: the memory from the last segment to the first, then local
+//! attention.
 
 use longreach_simd::Cx;
 use longreach_simd::split::Part;
 use ndarray::{Array1, Array4, ArrayView4};
 
 use super::chunk::call;
-use super::far::Backward;
-use super::near::near;
+use super::compressive_memory::Backward;
+use super::local_attention::local_attention;
 use super::{Inputs, OP, State};
 use crate::linear::fresh;
 use crate::sequences::Rows;
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, H, K]`
@@ -21,17 +22,18 @@ pub struct Gradient {
     pub k: Array4<f32>,
     /// `[B, T, G, V]`
     pub v: Array4<f32>,
-    /// To queries and keys inside the segment, where they are others
+    /// With respect to the local queries and keys, if they are separate inputs
     pub local: Option<[Array4<f32>; 2]>,
     /// `[H]`
     pub gate: Array1<f32>,
-    /// To the state before the first token
+    /// With respect to the initial state
     pub state: State,
 }
 
-/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the memory and what is pending after the last token.
+/// The gradients, given that of the output, `d_o: [B, T, H, V]`, and those of the final memory and of its pending
+/// update.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the initial state, as the forward call received it. Errors on wrong shapes.
 pub fn backward(
     x: &Inputs<'_>,
     state: &State,
@@ -46,12 +48,12 @@ pub fn backward(
     error::shape(OP, "dstate", state.memory.shape(), d_memory.shape())?;
     error::shape(OP, "dpending", state.pending.shape(), d_pending.shape())?;
     let call = call(x, seen)?;
-    let mut near_out = fresh((b, t, h, v));
-    let parts = near(x, seen, state);
+    let mut local_out = fresh((b, t, h, v));
+    let parts = local_attention(x, seen, state);
     let mut outputs = Vec::new();
     for part in &parts {
         let output = part.forward(cx)?;
-        part.put(&output.out, &mut near_out)?;
+        part.put(&output.out, &mut local_out)?;
         outputs.push(output);
     }
     let mut to = Gradient {
@@ -67,11 +69,11 @@ pub fn backward(
             values: Array4::zeros(state.values.dim()),
         },
     };
-    let mut d_near = fresh((b, t, h, v));
+    let mut d_local = fresh((b, t, h, v));
     let mut d_gate = vec![0.0f32; b * h];
     {
-        let near_view = near_out.view();
-        let (near_rows, d_o) = (Rows::of(OP, "o", &near_view)?, Rows::of(OP, "do", &d_o)?);
+        let local_view = local_out.view();
+        let (local_rows, d_o) = (Rows::of(OP, "o", &local_view)?, Rows::of(OP, "do", &d_o)?);
         let (size, shared) = ((k * (v + 1)).max(1), h / g);
         let memory = state.memory.as_standard_layout();
         let pending = state.pending.as_standard_layout();
@@ -79,15 +81,16 @@ pub fn backward(
         let [mut d_memory, mut d_pending] = [&mut to.state.memory, &mut to.state.pending]
             .map(|x| x.as_slice_mut().unwrap_or_default().chunks_mut(size));
         let mut gates = d_gate.chunks_mut(shared.max(1));
-        let [mut dq, mut dk, mut dv, mut of_near] =
-            [(&mut to.q, shared * k), (&mut to.k, k), (&mut to.v, v), (&mut d_near, shared * v)].map(|(x, width)| {
+        let [mut dq, mut dk, mut dv, mut of_local] =
+            [(&mut to.q, shared * k), (&mut to.k, k), (&mut to.v, v), (&mut d_local, shared * v)].map(|(x, width)| {
                 let rows = (t * g * width).max(1);
                 let texts = x.as_slice_mut().unwrap_or_default().chunks_mut(rows);
                 texts.flat_map(move |text| Part::whole(text, g * width).columns(width)).collect::<Vec<_>>().into_iter()
             });
         let mut tasks = Vec::new();
         for (sequence, group) in (0..b).flat_map(|b| (0..g).map(move |g| (b, g))) {
-            let (Some(dq), Some(dk), Some(dv), Some(d_near)) = (dq.next(), dk.next(), dv.next(), of_near.next()) else {
+            let (Some(dq), Some(dk), Some(dv), Some(d_local)) = (dq.next(), dk.next(), dv.next(), of_local.next())
+            else {
                 continue;
             };
             tasks.push(Backward {
@@ -96,14 +99,14 @@ pub fn backward(
                 group,
                 memory: memory.next().unwrap_or_default(),
                 pending: pending.next().unwrap_or_default(),
-                near: &near_rows,
+                local: &local_rows,
                 d_o: &d_o,
                 d_memory: d_memory.next().unwrap_or_default(),
                 d_pending: d_pending.next().unwrap_or_default(),
                 dq,
                 dk,
                 dv,
-                d_near,
+                d_local,
                 d_gate: gates.next().unwrap_or_default(),
             });
         }
@@ -115,7 +118,7 @@ pub fn backward(
     let mut local = x.local.map(|[q, k]| [Array4::zeros(q.dim()), Array4::zeros(k.dim())]);
     let mut none = Array4::zeros((b, 0, h, k));
     for (part, output) in parts.iter().zip(&outputs) {
-        let got = part.backward(output, &d_near, cx)?;
+        let got = part.backward(output, &d_local, cx)?;
         let (dq, dk) = match &mut local {
             Some([dq, dk]) => (dq, dk),
             None => (&mut to.q, &mut to.k),

@@ -1,24 +1,24 @@
-//! Attention inside segments, then the memory: groups of heads in parallel.
+//! Local attention, then the memory, with groups of heads in parallel.
 
 use longreach_simd::Cx;
 use longreach_simd::split::Part;
 use ndarray::Array4;
 
-use super::far::{Call, Forward};
-use super::near::near;
+use super::compressive_memory::{Call, Forward};
+use super::local_attention::local_attention;
 use super::{Inputs, OP, State, pieces};
 use crate::linear::fresh;
 use crate::sequences::Rows;
 use crate::{Error, sequences};
 
-/// The outputs, `[B, T, H, V]`. `state` is read and left for the next tokens.
+/// The outputs, `[B, T, H, V]`. `state` is updated in place. Errors on wrong shapes.
 pub fn chunk(x: &Inputs<'_>, state: &mut State, cx: &Cx) -> Result<Array4<f32>, Error> {
     let seen = x.check(state)?;
     let ((b, t, h, k), (_, _, g, v)) = (x.q.dim(), x.v.dim());
     let call = call(x, seen)?;
-    let parts = near(x, seen, state);
+    let parts = local_attention(x, seen, state);
     let mut out = match &parts[..] {
-        // What lies as it is wanted is not copied.
+        // A contiguous output is not copied.
         [part] => {
             let got = part.forward(cx)?.out;
             got.into_shape_with_order((b, t, h, v)).map_err(|_| Error::Layout { op: OP, input: "q" })?
@@ -50,7 +50,7 @@ pub fn chunk(x: &Inputs<'_>, state: &mut State, cx: &Cx) -> Result<Array4<f32>, 
     Ok(out)
 }
 
-/// The inputs as the memory's kernels take them.
+/// Converts the inputs for the memory's kernels.
 pub(super) fn call<'a>(x: &'a Inputs<'_>, seen: usize) -> Result<Call<'a>, Error> {
     let ((_, t, h, k), (_, _, g, v)) = (x.q.dim(), x.v.dim());
     Ok(Call {

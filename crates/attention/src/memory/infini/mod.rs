@@ -1,4 +1,4 @@
-//! Infini-attention: softmax attention inside a segment, and a memory of all segments before it that is read by features.
+//! Infini-attention: softmax attention inside a segment, and a linear-attention memory of all earlier segments.
 //!
 //! $$ o = \sigma(\beta) \odot \frac{\phi(q)\,M}{\max(\phi(q)\,z, \epsilon)} + (1 - \sigma(\beta)) \odot \mathrm{softmax}(s\,q k^\top)\, v $$
 //!
@@ -6,10 +6,11 @@
 //!
 //! $$ M \leftarrow M + \phi(k)^\top v \quad\text{or}\quad M + \phi(k)^\top \Big(v - \frac{\phi(k)\,M}{\max(\phi(k)\,z, \epsilon)}\Big), \qquad z \leftarrow z + \textstyle\sum \phi(k). $$
 //!
-//! A memory without a token (`z = 0`) is not read and has no gate: the output is that of the segment alone. The memory has no positions; queries and keys of the
-//! segment may be others than those of the memory, such as rotated ones. All heads of a group share a memory. O(T s H (K + V) + T H K V) time for segments of `s`
-//! tokens; a state of `G K (V + 1)` numbers, as many for what the segment under way will add, and that segment's keys and values.
-//! Munkhdalai et al. 2024 (Infini-attention).
+//! An empty memory (`z = 0`) is not read and not gated: the output is local attention alone. The memory has no
+//! positions; local attention may use separate queries and keys, such as rotated ones. All heads of a group share a
+//! memory. O(T s H (K + V) + T H K V) time for segments of `s` tokens; the state has `G K (V + 1)` numbers, as many for
+//! the pending update of the current segment, and that segment's keys and values. Munkhdalai et al. 2024
+//! (Infini-attention).
 
 use ndarray::{Array4, ArrayView1, ArrayView4, s};
 
@@ -17,9 +18,9 @@ use crate::{Error, error};
 
 mod backward;
 mod chunk;
-mod far;
+mod compressive_memory;
+mod local_attention;
 mod naive;
-mod near;
 pub(crate) mod operation;
 mod step;
 
@@ -39,13 +40,13 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, G, V]`
     pub v: ArrayView4<'a, F>,
-    /// Queries and keys inside the segment, where they are not those of the memory
+    /// Queries and keys of local attention, if they differ from those of the memory
     pub local: Option<[ArrayView4<'a, F>; 2]>,
-    /// `β`, `[H]`: how much of the memory a head takes, before the sigmoid
+    /// `β`, `[H]`: each head's gate before the sigmoid, the weight of the memory
     pub gate: ArrayView1<'a, F>,
     /// Tokens of a segment
     pub segment: usize,
-    /// Whether what the memory has of a key already is not written again.
+    /// The delta rule: whether the value that the memory returns for a key is subtracted before writing.
     pub delta: bool,
     /// `ε`
     pub epsilon: F,
@@ -53,21 +54,21 @@ pub struct Inputs<'a, F = f32> {
     pub scale: F,
 }
 
-/// What is carried from token to token.
+/// The state between calls.
 #[derive(Clone, Debug, PartialEq)]
 pub struct State<F = f32> {
     /// `M`, and `z` as the last column, `[B, G, K, V + 1]`
     pub memory: Array4<F>,
-    /// What the segment under way will add to it.
+    /// The pending update of the current segment, of the memory's shape.
     pub pending: Array4<F>,
-    /// Keys of the segment under way as it sees them, `[B, n, G, K]`; `n` is less than a segment
+    /// Local keys of the current segment, `[B, n, G, K]`; `n` is less than a segment
     pub keys: Array4<F>,
     /// Their values, `[B, n, G, V]`
     pub values: Array4<F>,
 }
 
 impl<F: Clone + Default> State<F> {
-    /// Before the first token.
+    /// The initial state of a text.
     pub fn new(batch: usize, groups: usize, key: usize, value: usize) -> Self {
         let zeros = |shape| Array4::from_elem(shape, F::default());
         Self {
@@ -80,7 +81,7 @@ impl<F: Clone + Default> State<F> {
 }
 
 impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
-    /// Checks all shapes; how many tokens of the segment under way there are.
+    /// Checks all shapes and returns the number of cached tokens of the current segment.
     fn check(&self, state: &State<F>) -> Result<usize, Error> {
         let ((b, t, h, k), (_, _, g, v)) = (self.q.dim(), self.v.dim());
         error::shape(OP, "k", &[b, t, g, k], self.k.shape())?;
@@ -107,12 +108,12 @@ impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
         Ok(n)
     }
 
-    /// Queries and keys inside the segment.
+    /// The queries and keys of local attention.
     fn local(&self) -> [ArrayView4<'a, F>; 2] {
         self.local.unwrap_or([self.q, self.k])
     }
 
-    /// The keys and values of the segment under way after these tokens, of which `seen` have been there before.
+    /// The keys and values of the current segment after these tokens; `seen` of its tokens are cached.
     fn under_way(&self, seen: usize, state: &State<F>) -> [Array4<F>; 2] {
         let t = self.q.dim().1;
         let n = (seen + t) % self.segment;
@@ -126,7 +127,7 @@ impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
     }
 }
 
-/// Parts of the text that lie in one segment each: where, and whether the segment ends with it.
+/// Splits the tokens at segment boundaries: the ranges, and whether the segment ends with each.
 fn pieces(
     tokens: usize,
     seen: usize,

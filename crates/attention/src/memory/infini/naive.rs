@@ -9,7 +9,7 @@ fn phi(x: f64) -> f64 {
     if x > 0.0 { x + 1.0 } else { x.exp() }
 }
 
-/// Segment by segment as the equations read, in f64. `state` is read and left for the next tokens.
+/// Segment by segment as the equations read, in f64. `state` is updated in place.
 pub fn naive(x: &Inputs<'_, f64>, state: &mut State<f64>) -> Result<Array4<f64>, Error> {
     let seen = x.check(state)?;
     let ((b, t, h, _), (_, _, g, width)) = (x.q.dim(), x.v.dim());
@@ -25,7 +25,7 @@ pub fn naive(x: &Inputs<'_, f64>, state: &mut State<f64>) -> Result<Array4<f64>,
                 let sums = before.t().dot(&row.mapv(phi));
                 &sums.slice(s![..width]) / sums[width].max(x.epsilon)
             };
-            // What the segment has seen before these tokens.
+            // Cached tokens of this segment.
             let cached = if tokens.start == 0 { seen } else { 0 };
             for i in tokens.clone() {
                 for head in (0..h).filter(|head| head * x.v.dim().2 / h == g) {
@@ -39,14 +39,14 @@ pub fn naive(x: &Inputs<'_, f64>, state: &mut State<f64>) -> Result<Array4<f64>,
                     }
                     let top = rows.iter().fold(f64::NEG_INFINITY, |top, (y, _)| top.max(x.scale * y));
                     let total: f64 = rows.iter().map(|(y, _)| (x.scale * y - top).exp()).sum();
-                    let mut near = Array1::<f64>::zeros(width);
+                    let mut local = Array1::<f64>::zeros(width);
                     for (y, value) in &rows {
-                        near.scaled_add((x.scale * y - top).exp() / total, value);
+                        local.scaled_add((x.scale * y - top).exp() / total, value);
                     }
                     let share = 1.0 / (1.0 + (-x.gate[head]).exp());
                     let got = match written {
-                        true => share * from(x.q.slice(s![b, i, head, ..])) + (1.0 - share) * near,
-                        false => near,
+                        true => share * from(x.q.slice(s![b, i, head, ..])) + (1.0 - share) * local,
+                        false => local,
                     };
                     out.slice_mut(s![b, i, head, ..]).assign(&got);
                 }

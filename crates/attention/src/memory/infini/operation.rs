@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayD, ArrayView1, ArrayView4, Axis, s};
@@ -25,7 +25,7 @@ impl Default for Parameters {
     }
 }
 
-/// The tensors of a call.
+/// The tensors and parameters of a call.
 struct Read<'a> {
     qkv: [ArrayView4<'a, f32>; 3],
     local: Option<[ArrayView4<'a, f32>; 2]>,
@@ -33,7 +33,7 @@ struct Read<'a> {
     parameters: Parameters,
     scale: f64,
     state: State,
-    /// The parts of it that were given.
+    /// The names of the state's tensors that were given.
     given: Vec<&'static str>,
 }
 
@@ -91,7 +91,7 @@ const PARAMETERS: &[Parameter] = &[
         .such_as(&[choice("0.3")]),
 ];
 
-/// A memory is written to where a segment ends.
+/// The memory is updated only where a segment ends.
 const SHORT: &str = r#"{"segment": 64}"#;
 
 impl Operation for Op {

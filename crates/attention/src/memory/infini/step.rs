@@ -1,4 +1,4 @@
-//! One token, for decoding.
+//! One decoding step.
 
 use longreach_simd::Cx;
 use ndarray::Array4;

@@ -1,18 +1,19 @@
-//! The gradient: the softmax kernel's, and from that of the scores by distance to the queries and the table.
+//! The backward pass: that of the softmax kernel, then from the gradient of the position scores to the queries and the
+//! table.
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Into, Matrix, Sizes, tile};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, tile};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Kernel, Lanes, math};
 use ndarray::{Array2, Array3, Array4, Axis, s};
 
-use super::chunk::by_distance;
+use super::chunk::position_scores;
 use super::{Inputs, OP, pattern};
 use crate::linear::fresh;
 use crate::softmax::{self, Cotangent, Output};
 use crate::{Error, error};
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, H, D]`
@@ -23,13 +24,13 @@ pub struct Gradient {
     pub v: Array4<f32>,
     /// `[R, H, D]`
     pub r: Array3<f32>,
-    /// `[H, D]`; that of queries where there is no such bias
+    /// `[H, D]`; the sum of the gradient of `q` if there is no such bias
     pub u: Array2<f32>,
     /// `[H, D]`
     pub w: Array2<f32>,
 }
 
-/// Gradients given those of the output, from what [`chunk`](super::chunk()) returned.
+/// The gradients, given those of the outputs, from what [`chunk`](super::chunk()) returned. Errors on wrong shapes.
 pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
     let memory = x.check()?;
     let ((b, t, h, width), e, all) = (x.q.dim(), x.v.dim().3, x.k.dim().1);
@@ -48,7 +49,7 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
     for block in x.blocks(memory) {
         let (n, keys) = (block.tokens, block.keys);
         let (q, by) = (x.queries(&block, &x.u), x.queries(&block, &x.w));
-        let bias = by_distance(x, &block, &by, &table, cx);
+        let bias = position_scores(x, &block, &by, &table, cx);
         let tokens = s![.., block.first..block.first + n, .., ..];
         let part = Output {
             out: output.out.slice(tokens).to_owned(),
@@ -63,7 +64,7 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
         dk += &got.k;
         dv += &got.v;
         to.u += &got.q.sum_axis(Axis(0)).sum_axis(Axis(0));
-        // By head: what distances are told comes from all sequences.
+        // Per head, because the table's gradient sums over all sequences.
         let d_bias = got.bias.unwrap_or_else(|| Array4::zeros((b, h, n, keys)));
         let d_bias = d_bias.as_standard_layout();
         let (d_bias, queries) = (d_bias.as_slice().unwrap_or_default(), by.as_slice().unwrap_or_default());
@@ -71,7 +72,7 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
         let parts = d_by.chunks_mut((b * n * width).max(1)).zip(d_table.chunks_mut((all * width).max(1)));
         cx.team.for_each(parts.enumerate(), |(head, (d_by, d_table))| {
             let at = (all - keys) * width;
-            cx.isa.run(OfDistance {
+            cx.isa.run(PositionBackward {
                 d_bias,
                 queries,
                 table: &table[head * all * width + at..(head + 1) * all * width],
@@ -95,14 +96,14 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
     Ok(to)
 }
 
-/// What the scores by distance of one head say to its queries and to the distances.
-struct OfDistance<'a> {
+/// The gradient of one head's position scores with respect to its queries and the table.
+struct PositionBackward<'a> {
     /// `[B, H, tokens, keys]`
     d_bias: &'a [f32],
     /// `[B, tokens, H, D]`
     queries: &'a [f32],
     table: &'a [f32],
-    /// Sequences, heads, and the head
+    /// The numbers of sequences and heads, and the head
     shape: (usize, usize, usize),
     sizes: Sizes,
     scale: f32,
@@ -111,7 +112,7 @@ struct OfDistance<'a> {
     d_table: &'a mut [f32],
 }
 
-impl Kernel for OfDistance<'_> {
+impl Kernel for PositionBackward<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
@@ -128,10 +129,10 @@ impl Kernel for OfDistance<'_> {
             let d_by = &mut self.d_by[b * n * width..(b + 1) * n * width];
             let to_queries = Sizes { m: n, n: width, k: keys };
             let distances = Matrix::rows(self.table, width);
-            tile(s, to_queries, Matrix::rows(products, keys), distances, Into::Set, d_by, width);
+            tile(s, to_queries, Matrix::rows(products, keys), distances, Accumulate::Replace, d_by, width);
             let queries = Matrix::rows(&self.queries[(b * n * h + head) * width..], h * width);
             let to_table = Sizes { m: keys, n: width, k: n };
-            tile(s, to_table, Matrix::rows(products, keys).t(), queries, Into::Add, self.d_table, width);
+            tile(s, to_table, Matrix::rows(products, keys).t(), queries, Accumulate::Add, self.d_table, width);
         }
     }
 }

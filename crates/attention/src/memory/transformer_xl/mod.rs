@@ -1,10 +1,11 @@
-//! Transformer-XL: attention over a memory and the tokens of a segment, by content and by distance.
+//! Transformer-XL: attention over a cached memory and the tokens of a segment, by content and relative position.
 //!
 //! $$ o_i = \sum_{j \le i + M} \mathrm{softmax}_j\!\left( s\,\big( (q_i + u)^\top k_j + (q_i + w)^\top r_{i + M - j} \big) \right) v_j $$
 //!
-//! Keys and values are those of `M` remembered tokens and of the `T` of the segment, `S = M + T`; `r_n` stands for a distance of `n` tokens. The memory itself,
-//! the inputs of a layer to tokens before, and what makes keys of it belong to the layer. O(T S H (D + E)) time, O(S H D) memory beside the inputs and
-//! outputs: scores by distance exist for some queries at a time. Dai et al. 2019, §3.3 and appendix B.
+//! Keys and values are those of `M` cached tokens and of the segment's `T`, `S = M + T`; `r_n` encodes a distance of
+//! `n` tokens. Caching the layer's inputs and projecting them to keys and values is up to the caller. O(T S H (D + E))
+//! time, O(S H D) memory beside the inputs and outputs: position scores exist for a block of queries at a time. Dai et
+//! al. 2019, §3.3 and appendix B.
 
 use ndarray::{Array4, ArrayView2, ArrayView3, ArrayView4};
 
@@ -31,24 +32,24 @@ const OP: &str = "transformer_xl";
 pub struct Inputs<'a, F = f32> {
     /// `[B, T, H, D]`
     pub q: ArrayView4<'a, F>,
-    /// `[B, S, H, D]`, those of the memory first
+    /// `[B, S, H, D]`, cached ones first
     pub k: ArrayView4<'a, F>,
     /// `[B, S, H, E]`
     pub v: ArrayView4<'a, F>,
     /// `[R, H, D]`, row `n` for a distance of `n` tokens; at least `S` rows
     pub r: ArrayView3<'a, F>,
-    /// Added to queries where they meet keys, `[H, D]`
+    /// Content bias, added to queries in products with keys, `[H, D]`
     pub u: Option<ArrayView2<'a, F>>,
-    /// Added to queries where they meet distances, `[H, D]`
+    /// Position bias, added to queries in products with `r`, `[H, D]`
     pub w: Option<ArrayView2<'a, F>>,
     /// `s`, often `D^{-1/2}`
     pub scale: F,
-    /// How far back a query sees, where not to the first key
+    /// The attention window to the left, or `None` for all keys
     pub left: Option<usize>,
 }
 
 impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
-    /// Attention with this scale, without biases, to the first key.
+    /// Attention with this scale over all keys, without biases.
     pub fn new(
         q: ArrayView4<'a, F>,
         k: ArrayView4<'a, F>,
@@ -59,7 +60,7 @@ impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
         Self { q, k, v, r, u: None, w: None, scale, left: None }
     }
 
-    /// Checks all shapes; how many tokens are remembered.
+    /// Checks all shapes and returns the number of cached tokens.
     fn check(&self) -> Result<usize, Error> {
         let ((b, t, h, d), (_, s, _, e)) = (self.q.dim(), self.v.dim());
         error::some(OP, [("H", h), ("D", d), ("E", e)])?;
@@ -79,7 +80,7 @@ impl<'a, F: Copy + Into<f64>> Inputs<'a, F> {
     }
 }
 
-/// What queries see: all keys up to their own, or the last of them.
+/// The causal pattern, with a window if `left` is given.
 fn pattern(left: Option<usize>) -> Box<dyn Pattern> {
     match left {
         Some(left) => Box::new(Window { left, right: 0 }),
@@ -87,20 +88,20 @@ fn pattern(left: Option<usize>) -> Box<dyn Pattern> {
     }
 }
 
-/// Some queries at a time, so that their scores by distance take little memory.
+/// A block of queries, which bounds the memory for their position scores.
 struct Block {
-    /// The first query and how many there are.
+    /// The first query and the number of queries.
     first: usize,
     tokens: usize,
-    /// The keys that they see, of them all the first and how many.
+    /// The keys that they attend to: the first and the number.
     low: usize,
     keys: usize,
 }
 
 impl Inputs<'_> {
-    /// The queries in blocks; `memory` tokens are remembered.
+    /// Splits the queries into blocks; `memory` tokens are cached.
     fn blocks(&self, memory: usize) -> impl Iterator<Item = Block> + use<> {
-        /// Numbers that scores by distance may take.
+        /// The most numbers of position scores at a time.
         const ROOM: usize = 16 << 20;
         let ((b, t, h, _), s, left) = (self.q.dim(), self.k.dim().1, self.left);
         let most = (ROOM / (b * h * s).max(1)).clamp(16, 128);
@@ -111,7 +112,7 @@ impl Inputs<'_> {
         })
     }
 
-    /// Distances from the greatest to 0, by head: `[H, S, D]`.
+    /// The rows of `r` from the largest distance to 0, per head: `[H, S, D]`.
     fn table(&self) -> Vec<f32> {
         let ((_, h, d), s) = (self.r.dim(), self.k.dim().1);
         let mut table = Vec::with_capacity(h * s * d);
@@ -123,7 +124,7 @@ impl Inputs<'_> {
         table
     }
 
-    /// Some queries, with a bias.
+    /// A block of queries plus a bias.
     fn queries(&self, block: &Block, bias: &Option<ArrayView2<'_, f32>>) -> Array4<f32> {
         let mut q = self.q.slice(ndarray::s![.., block.first..block.first + block.tokens, .., ..]).to_owned();
         if let Some(bias) = bias {
@@ -132,7 +133,7 @@ impl Inputs<'_> {
         q
     }
 
-    /// Attention of a block, given its queries and what distances add to its scores.
+    /// The softmax inputs of a block, given its queries and position scores.
     fn attention<'a>(
         &'a self,
         block: &Block,

@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array3, Array4, ArrayD, ArrayView2, ArrayView3, ArrayView4, s};
@@ -11,7 +11,7 @@ use crate::operation::{
 use crate::softmax::{Cotangent, Output};
 use crate::{Error, Form};
 
-/// The mechanism, with the biases or without.
+/// The mechanism, with or without biases.
 pub(crate) struct Op;
 
 #[derive(Deserialize)]
@@ -21,7 +21,7 @@ struct Parameters {
     left: Option<usize>,
 }
 
-/// The tensors of a call.
+/// The tensors and parameters of a call.
 struct Read<'a> {
     qkv: [ArrayView4<'a, f32>; 3],
     r: ArrayView3<'a, f32>,

@@ -1,4 +1,4 @@
-//! One token, for decoding.
+//! One decoding step.
 
 use longreach_simd::Cx;
 
@@ -6,7 +6,7 @@ use super::{Inputs, OP, chunk};
 use crate::softmax::Output;
 use crate::{Error, error};
 
-/// One query of each sequence, `q: [B, 1, H, D]`, against what is remembered and itself.
+/// One query of each sequence, `q: [B, 1, H, D]`, over the cached keys and its own.
 pub fn step(x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
     let (b, t, h, d) = x.q.dim();
     error::shape(OP, "q", &[b, 1, h, d], &[b, t, h, d])?;

@@ -1,12 +1,12 @@
 //! BigBird: a window of three blocks, the first and the last block, and random blocks.
 //!
-//! Of `n` blocks, the first and the last see everything; block `i` sees `i − 1`, `i`, `i + 1`, the first, the last, and `r` random ones. The second
-//! and the last but one see the first three, or the last three, and the block at the other end.
-//! O(T (5 + r) b H D) time. Zaheer et al. 2020, §2 and appendix D.
+//! Of `n` blocks, the first and the last attend to all; block `i` attends to `i − 1`, `i`, `i + 1`, the first, the
+//! last, and `r` random ones. The second and the last but one attend to the first three or the last three, and to the
+//! block at the other end. O(T (5 + r) b H D) time. Zaheer et al. 2020, §2 and appendix D.
 //!
-//! The rules are Hugging Face's to the block: outside training all "random" blocks are block 0, whose keys so count `1 + r` times (their
-//! checkpoints are used that way); in training they are drawn from numpy's generator, seeded with the number of the layer, and a block drawn
-//! that is seen already counts once more.
+//! The rules are exactly Hugging Face's. Outside training all "random" blocks are block 0, whose keys then count
+//! `1 + r` times (their checkpoints are used that way); in training they are drawn from numpy's generator, seeded with
+//! the layer's index, and a drawn block that is already attended to counts once more.
 
 use serde::Deserialize;
 
@@ -20,13 +20,13 @@ mod pattern;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BigBird {
-    /// Tokens of a block.
+    /// Block size in tokens.
     pub block: usize,
     /// `r`
     pub random_blocks: usize,
-    /// In training, the number of the layer; outside, nothing.
+    /// The layer's index in training; `None` outside training.
     pub seed: Option<u32>,
-    /// The longest sequence of the model: for three lengths the draw depends on it.
+    /// The model's maximum sequence length, on which the draw depends for three lengths.
     pub max_length: usize,
 }
 
@@ -37,11 +37,11 @@ impl Default for BigBird {
 }
 
 const OP: &str = "bigbird";
-/// The longest sequence a model may name: the draw for all of it is made.
+/// The largest permitted `max_length`: blocks are drawn for all of it.
 const LONGEST: usize = 1 << 24;
 
 impl BigBird {
-    /// The layout over a sequence: at least 4 blocks. The last may be there in part.
+    /// The layout over a sequence of at least 4 blocks; the last may be partial. An error if it is too short.
     pub fn layout(&self, of: &Sizes) -> Result<Layout, Error> {
         error::parameter(OP, "block", self.block > 0, self.block, "at least 1")?;
         of.within(OP)?;

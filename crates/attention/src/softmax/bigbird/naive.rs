@@ -1,6 +1,6 @@
 //! The definition.
 
-/// The blocks that block `i` of `n` sees whatever the draw.
+/// The blocks that block `i` of `n` attends to, without random ones.
 pub(super) fn fixed(i: usize, n: usize) -> Vec<usize> {
     match i {
         0 => (0..n).collect(),

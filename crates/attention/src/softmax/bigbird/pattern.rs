@@ -1,14 +1,14 @@
-//! The draw of the random blocks.
+//! The random blocks.
 
 use super::{BigBird, OP};
 use crate::softmax::random::Numpy;
 use crate::{Error, error};
 
-/// Lengths that have a rule of their own.
+/// Sequence lengths with a separate rule.
 const OLD: [usize; 3] = [1024, 3072, 4096];
 
 impl BigBird {
-    /// The random blocks of rows `1 .. n − 1`, by head.
+    /// The random blocks of rows `1 .. n − 1`, per head.
     pub(super) fn random(&self, heads: usize, n: usize) -> Result<Vec<Vec<Vec<usize>>>, Error> {
         let Some(seed) = self.seed else { return Ok(vec![vec![vec![0; self.random_blocks]; n - 2]]) };
         let mut numpy = Numpy::new(seed);
@@ -20,7 +20,7 @@ impl BigBird {
         self.planned(heads, n, &mut numpy)
     }
 
-    /// The rule for the lengths of the paper: any block of the first 1,024 tokens that is not in the window, a head at a time.
+    /// The rule for the paper's lengths: any block of the first 1,024 tokens outside the window, one head at a time.
     fn old(&self, n: usize, numpy: &mut Numpy) -> Vec<Vec<usize>> {
         let all = self.max_length / self.block;
         let middle: Vec<usize> = (1..all - 1).collect();
@@ -47,10 +47,11 @@ impl BigBird {
         rows
     }
 
-    /// The rule for all other lengths: a plan says how many blocks come from the beginning and how many from the rest.
+    /// The rule for other lengths: a plan determines how many blocks are drawn from the start and how many from the
+    /// rest.
     fn planned(&self, heads: usize, n: usize, numpy: &mut Numpy) -> Result<Vec<Vec<Vec<usize>>>, Error> {
         let r = self.random_blocks;
-        // Ends of the stretches, and how many blocks are drawn from each.
+        // The end of each range, and the number of blocks drawn from it.
         let plan = if 2 * r + 5 < n {
             vec![(2 * r + 5, r), (n, 0)]
         } else if r + 5 < n {
@@ -83,12 +84,12 @@ impl BigBird {
         Ok(rows.into_iter().map(|rows| rows[1..n - 1].to_vec()).collect())
     }
 
-    /// `count` blocks for a row, of those `from .. to`, that are neither in its window nor at an end.
+    /// Draws `count` blocks for a row from `from .. to`, outside its window and the two ends.
     fn drawn(&self, row: usize, from: usize, to: usize, count: usize, numpy: &mut Numpy) -> Result<Vec<usize>, Error> {
         let legal = |block: usize| {
             let window = row <= block + 1 && block <= row + 1;
             let end = block == 0 || block + 1 == to;
-            // The second and the last but one are at the ends already.
+            // The second row and the last but one already attend to an end.
             let second = row == 1 && block + 2 == to || row + 2 == to && block == 1;
             !window && !end && !second
         };

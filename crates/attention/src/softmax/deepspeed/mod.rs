@@ -1,9 +1,10 @@
-//! The block layouts of DeepSpeed, read from the `sparse_attention` block of its configuration as it stands.
+//! DeepSpeed's block layouts, from the `sparse_attention` block of its configuration file.
 //!
-//! Every rule is that of its `SparsityConfig` classes, to the block, random ones included: they follow Python's generator from a given seed.
-//! Where attention is `unidirectional` DeepSpeed hides the future by whole blocks only and leaves the rest to the caller's mask; here
-//! tokens behind the query are hidden as well, unless [`Hidden::Blocks`] is asked for.
-//! O(visited blocks × b² H D) time. Rajbhandari et al. 2020, DeepSpeed sparse attention; Child et al. 2019; Zaheer et al. 2020; Beltagy et al. 2020.
+//! The rules are exactly those of its `SparsityConfig` classes, including random blocks, which follow Python's
+//! generator from a given seed. With `unidirectional` attention DeepSpeed masks the future by whole blocks only and
+//! leaves the rest to the caller's mask; here all future tokens are masked, unless [`Hidden::Blocks`] is set. O(visited
+//! blocks × b² H D) time. Rajbhandari et al. 2020, DeepSpeed sparse attention; Child et al. 2019; Zaheer et al. 2020;
+//! Beltagy et al. 2020.
 
 use serde::Deserialize;
 
@@ -18,28 +19,28 @@ pub use read::without_comments;
 
 const OP: &str = "deepspeed";
 
-/// Whether a block of queries sees the blocks behind it.
+/// Whether a block of queries attends to later blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// Not those.
+    /// Causal, by blocks.
     Unidirectional,
-    /// All.
+    /// To all blocks.
     Bidirectional,
 }
 
-/// What of the future `unidirectional` attention hides.
+/// What `unidirectional` attention masks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Hidden {
-    /// All tokens behind the query.
+    /// All future tokens.
     #[default]
     Tokens,
-    /// Whole blocks behind the query's own, as DeepSpeed without a mask: of its own block a query sees all tokens.
+    /// Later blocks only, as DeepSpeed without a mask: a query attends to all of its own block.
     Blocks,
 }
 
-/// A configuration. Fields are named and mean what they do in DeepSpeed.
+/// A configuration. Fields are named and defined as in DeepSpeed.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "mode", rename_all = "lowercase", deny_unknown_fields)]
 #[allow(missing_docs, reason = "the fields are DeepSpeed's, documented there and below by what they do")]
@@ -51,7 +52,7 @@ pub enum Config {
         #[serde(default)]
         different_layout_per_head: bool,
     },
-    /// Stretches of local blocks, whose last ones all see.
+    /// Local windows of blocks, with the last blocks of each as global blocks.
     Fixed {
         #[serde(default = "sixteen")]
         block: usize,
@@ -68,7 +69,7 @@ pub enum Config {
         #[serde(default = "one")]
         num_different_global_patterns: usize,
     },
-    /// Stretches of given lengths, given global blocks, and random ones.
+    /// Local windows of given sizes, given global blocks, and random ones.
     Variable {
         #[serde(default = "sixteen")]
         block: usize,
@@ -87,13 +88,13 @@ pub enum Config {
         #[serde(default)]
         horizontal_global_attention: bool,
     },
-    /// A sliding window, global blocks at the beginning, and random ones.
+    /// A sliding window, global blocks at the start, and random ones.
     BigBird {
         #[serde(default = "sixteen")]
         block: usize,
         #[serde(default)]
         different_layout_per_head: bool,
-        /// 0 as in its configuration files; the class itself has 1.
+        /// 0 as in its configuration files; the class's default is 1.
         #[serde(default)]
         num_random_blocks: usize,
         #[serde(default = "three")]
@@ -118,7 +119,7 @@ pub enum Config {
         #[serde(default = "both")]
         attention: Direction,
     },
-    /// A sliding window alone. DeepSpeed has no mode for it; this one is called `localslidingwindow`.
+    /// Only a sliding window. DeepSpeed has no mode for this class; the mode here is `localslidingwindow`.
     LocalSlidingWindow {
         #[serde(default = "sixteen")]
         block: usize,
@@ -162,7 +163,8 @@ fn past() -> Direction {
 }
 
 impl Config {
-    /// The layout of `heads` heads over a sequence, whose length `block` must divide. `seed` is what `random.seed` was given.
+    /// The layout of `heads` heads over a sequence whose length is a multiple of `block`. `seed` is the argument of
+    /// `random.seed`. Errors on inconsistent fields or sizes.
     pub fn layout(&self, of: &Sizes, seed: u64) -> Result<Layout, Error> {
         self.check()?;
         of.within(OP)?;

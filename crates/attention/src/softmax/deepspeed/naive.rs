@@ -1,16 +1,16 @@
 //! The definition.
 //!
-//! Each function lists the blocks that a row of blocks sees by one rule, as the classes of DeepSpeed fill them in.
+//! Each function lists the blocks that a row of blocks attends to by one rule, as DeepSpeed's classes fill them in.
 
 use std::ops::Range;
 
-/// The stretch of `size` blocks that row `r` of `n` lies in, from `start` on.
+/// The window of `size` blocks that contains row `r` of `n`, with windows counted from `start`.
 pub(super) fn stretch(r: usize, n: usize, start: usize, size: usize) -> Range<usize> {
     let first = start + (r - start) / size * size;
     first..first.saturating_add(size).min(n)
 }
 
-/// The stretch that row `r` lies in, where they have the sizes given and the last repeats.
+/// The window that contains row `r`, for windows of the given sizes, the last of which repeats.
 pub(super) fn variable_stretch(r: usize, n: usize, sizes: &[usize]) -> Range<usize> {
     let mut start = 0;
     for size in sizes {
@@ -22,13 +22,13 @@ pub(super) fn variable_stretch(r: usize, n: usize, sizes: &[usize]) -> Range<usi
     stretch(r, n, start, sizes[sizes.len() - 1])
 }
 
-/// A window of `size` blocks around row `r`.
+/// A sliding window of `size` blocks around row `r`.
 pub(super) fn window(r: usize, n: usize, size: usize) -> Range<usize> {
     r.saturating_sub(size / 2)..(r + size / 2 + 1).min(n)
 }
 
-/// The global blocks of the fixed rule: `size` of every whole stretch of `local`, from its `first` on; in a short stretch at the end, as
-/// far back as there is room.
+/// The global blocks of the fixed rule: `size` blocks of every whole window of `local`, starting at its block `first`;
+/// in a partial window at the end, as late as they fit.
 pub(super) fn fixed_globals(n: usize, local: usize, size: usize, first: usize) -> Vec<Range<usize>> {
     let whole = n - n % local;
     let mut globals: Vec<_> = (first..whole).step_by(local).map(|i| i..(i + size).min(n)).collect();
@@ -39,7 +39,7 @@ pub(super) fn fixed_globals(n: usize, local: usize, size: usize, first: usize) -
     globals
 }
 
-/// Given global blocks: one for each index, or ranges where their ends are given too.
+/// Given global blocks: one per index, or ranges if their ends are given.
 pub(super) fn given_globals(n: usize, indices: &[usize], ends: Option<&[usize]>) -> Vec<Range<usize>> {
     let end = |at: usize, i: usize| ends.map_or(i + 1, |ends| ends[at].min(n));
     indices.iter().enumerate().filter(|(_, i)| **i < n).map(|(at, i)| *i..end(at, *i)).collect()

@@ -1,4 +1,4 @@
-//! The layouts, from the rules.
+//! Layouts from the rules.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use crate::softmax::random::Python;
 use crate::{Error, error};
 
 impl Config {
-    /// Tokens of a block.
+    /// Block size in tokens.
     pub fn block(&self) -> usize {
         match *self {
             Config::Dense { block, .. }
@@ -42,7 +42,7 @@ impl Config {
         }
     }
 
-    /// What contradicts itself.
+    /// An error if fields are inconsistent.
     pub(super) fn check(&self) -> Result<(), Error> {
         error::parameter(OP, "block", self.block() > 0, self.block(), "at least 1")?;
         let horizontal = |on: bool| {
@@ -108,7 +108,7 @@ impl Config {
         match *self {
             Config::Variable { num_random_blocks: random, .. } => at_most("num_random_blocks", random)?,
             Config::BigBird { num_random_blocks: random, num_sliding_window_blocks, num_global_blocks, .. } => {
-                // The first row has one block to draw from.
+                // The first row has only one block to draw from.
                 let most = if past { random.min(1) } else { random };
                 error::parameter(
                     OP,
@@ -184,7 +184,7 @@ impl Config {
     }
 }
 
-/// The columns of global blocks, for the rows from their own on where only the past is seen; and their rows, if they see all.
+/// Adds the columns of global blocks (in causal layouts only for rows from their own on) and their rows, if `rows`.
 fn add_globals(row: &mut Vec<usize>, r: usize, n: usize, globals: &[Range<usize>], past: bool, rows: bool) {
     for global in globals {
         if rows && global.contains(&r) {

@@ -1,7 +1,8 @@
-//! A configuration from its file, in DeepSpeed's own spelling or in that of tutorials.
+//! Reads a configuration from a file, in DeepSpeed's spelling or that of tutorials.
 //!
-//! Tutorials print `block_size` for `block`, `sparsity_structure` for `mode`, `local_window_size` in tokens for the number of local blocks, `random_blocks` for
-//! `num_random_blocks`, and `enabled`. Every such field is rewritten to DeepSpeed's; where both spellings are given they must agree.
+//! Tutorials use `block_size` for `block`, `sparsity_structure` for `mode`, `local_window_size` in tokens for the
+//! number of local blocks, `random_blocks` for `num_random_blocks`, and `enabled`. Such fields are rewritten to
+//! DeepSpeed's; where both spellings are given they must agree.
 
 use serde_json::{Map, Value, json};
 
@@ -11,13 +12,14 @@ use crate::{Error, error};
 const BLOCK: &str = "sparse_attention";
 
 impl Config {
-    /// Reads a `ds_config.json`: its `sparse_attention` block, or such a block alone. Comments (`//`, `/* */`) are skipped.
+    /// Reads a `ds_config.json`: its `sparse_attention` block, or such a block alone. Comments (`//`, `/* */`) are
+    /// skipped. Errors on malformed JSON and on unknown or inconsistent fields.
     pub fn parse(json: &str) -> Result<Self, Error> {
         let value = serde_json::from_str(&without_comments(json));
         Self::read(value.map_err(|e| Error::read(OP, BLOCK, e))?)
     }
 
-    /// As [`Config::parse`], from JSON that has been read.
+    /// As [`Config::parse`], from parsed JSON.
     pub(crate) fn read(mut file: Value) -> Result<Self, Error> {
         if let Some(block) = file.get_mut(BLOCK) {
             file = block.take();
@@ -60,7 +62,7 @@ fn one_spelling(fields: &mut Map<String, Value>) -> Result<(), Error> {
         let (name, value) = match mode.as_str() {
             "fixed" => ("num_local_blocks", json!(blocks)),
             "variable" => ("local_window_blocks", json!([blocks])),
-            // A window of these has a middle.
+            // The window has a middle block, so its size is odd.
             "bigbird" | "bslongformer" | "localslidingwindow" => ("num_sliding_window_blocks", json!(blocks | 1)),
             _ => {
                 error::parameter(
@@ -76,7 +78,7 @@ fn one_spelling(fields: &mut Map<String, Value>) -> Result<(), Error> {
         put(fields, "local_window_size", name, value)?;
     }
     if matches!(mode.as_str(), "variable" | "bslongformer") {
-        // These modes list the indices of their global blocks; a number n of global blocks means the first n.
+        // These modes list the indices of their global blocks; a number n means the first n blocks.
         if let Some(global) = take(fields, "num_global_blocks", "a number of blocks up to 2^20", few)? {
             put(fields, "num_global_blocks", "global_block_indices", (0..global).collect())?;
         }
@@ -88,7 +90,7 @@ fn few(value: &Value) -> Option<u64> {
     value.as_u64().filter(|n| *n <= 1 << 20)
 }
 
-/// Takes a field out.
+/// Removes a field and converts it.
 fn take<T>(
     fields: &mut Map<String, Value>,
     name: &'static str,
@@ -100,7 +102,7 @@ fn take<T>(
     read(&value).map(Some).ok_or_else(wrong)
 }
 
-/// Puts a field under DeepSpeed's name; if it is there already it must say the same.
+/// Adds a field under DeepSpeed's name; an error if it is there with another value.
 fn put(fields: &mut Map<String, Value>, theirs: &'static str, ours: &'static str, value: Value) -> Result<(), Error> {
     if let Some(own) = fields.get(ours).filter(|own| **own != value) {
         let (want, found) = (format!("what `{ours}` says, {own}"), value.to_string());
@@ -110,7 +112,8 @@ fn put(fields: &mut Map<String, Value>, theirs: &'static str, ours: &'static str
     Ok(())
 }
 
-/// JSON with every comment (`// …` to the end of its line, `/* … */`) replaced by spaces, so that an error is where the file has it.
+/// Replaces every comment in JSON (`// …` to the end of the line, `/* … */`) by spaces, which preserves positions in
+/// error messages.
 pub fn without_comments(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
@@ -122,7 +125,7 @@ pub fn without_comments(json: &str) -> String {
         } else if from.starts_with("//") {
             from.find('\n').unwrap_or(from.len())
         } else if let Some(inside) = from.strip_prefix("/*") {
-            // One that is never closed is left for the reader to find.
+            // An unterminated comment is left for the parser to report.
             inside.find("*/").map_or(0, |end| end + 4)
         } else {
             0
@@ -138,7 +141,7 @@ pub fn without_comments(json: &str) -> String {
     out + rest
 }
 
-/// The bytes of the string that JSON begins with.
+/// The length in bytes of the string literal that JSON starts with.
 fn string(json: &str) -> usize {
     let mut escaped = false;
     for (at, c) in json.char_indices().skip(1) {

@@ -1,4 +1,4 @@
-//! Dense attention: every query sees every key, or every key up to its own position.
+//! Dense attention: every query attends to all keys, or to those up to its own position.
 //!
 //! $$ N(i) = \{ j \} \quad\text{or}\quad \{ j \le i \} $$
 //!
@@ -14,7 +14,7 @@ mod pattern;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dense {
-    /// Whether a query sees only the keys up to its own position.
+    /// Whether a query attends only to keys up to its own position.
     #[serde(default)]
     pub causal: bool,
 }

@@ -3,7 +3,7 @@
 use super::Dense;
 
 impl Dense {
-    /// Whether query `i` sees key `j`.
+    /// Whether query `i` attends to key `j`.
     pub(super) fn sees(&self, i: usize, j: usize) -> bool {
         !self.causal || j <= i
     }

@@ -1,4 +1,4 @@
-//! Blocks up to the diagonal, or all: a band without an end.
+//! All blocks, or those up to the diagonal: an unbounded band.
 
 use std::ops::Range;
 

@@ -1,9 +1,10 @@
-//! A dilated window: a query sees every `δ`th key within its window, and heads may differ in `δ`.
+//! A dilated window: a query attends to every `δ`th key within its window; heads may differ in `δ`.
 //!
 //! $$ N(i) = \{ j : -r\delta \le i - j \le l\delta,\ \delta \mid i - j \} $$
 //!
-//! The tokens of a phase, those with the same remainder by `δ`, are a sequence of their own with a plain window: [`chunk`], [`step`] and
-//! [`backward`] run it without gaps, at O(T (l + r + 1) H D). As a [`Pattern`] it is for looking at, and for the definition.
+//! Tokens with the same remainder modulo `δ` form a phase, which is a sequence with an ordinary window. [`chunk`],
+//! [`step`] and [`backward`] run the phases, without gaps, in O(T (l + r + 1) H D) time. Its [`Pattern`] serves for
+//! pictures and for the definition.
 //! Beltagy et al. 2020 (Longformer), §3.1.
 
 use longreach_simd::Cx;
@@ -22,12 +23,12 @@ mod pattern;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Dilated {
-    /// How far back a query sees, in steps of the dilation.
+    /// Keys to the left, in steps of the dilation.
     pub left: usize,
-    /// How far ahead it sees, in steps of the dilation.
+    /// Keys to the right, in steps of the dilation.
     #[serde(default)]
     pub right: usize,
-    /// The distance of the keys it sees: one for all heads, or one for each.
+    /// The distance between the keys: one for all heads, or one per head.
     pub dilation: Vec<usize>,
 }
 
@@ -45,13 +46,13 @@ impl Dilated {
 
 const OP: &str = "dilated";
 
-/// Attention of all queries.
+/// Attention of all queries. Errors on wrong shapes and parameters.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, pattern: &Dilated, cx: &Cx) -> Result<Output, Error> {
     pattern.check(x)?;
     phases::forward(OP, x, &|h| pattern.steps(h), super::chunk, cx)
 }
 
-/// The same for few queries against a long cache.
+/// As [`chunk`], for few queries against a long KV cache.
 pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &Dilated, cx: &Cx) -> Result<Output, Error> {
     pattern.check(x)?;
     phases::forward(OP, x, &|h| pattern.steps(h), super::step, cx)

@@ -3,7 +3,7 @@
 use super::Dilated;
 
 impl Dilated {
-    /// Whether query `i` of head `h` sees key `j`.
+    /// Whether query `i` of head `h` attends to key `j`.
     pub(super) fn sees(&self, h: usize, i: usize, j: usize) -> bool {
         let dilation = self.dilation[h % self.dilation.len()];
         let steps = if j <= i { self.left } else { self.right };

@@ -1,4 +1,4 @@
-//! The band that holds the window with its gaps.
+//! The band that contains the window and its gaps.
 
 use std::ops::Range;
 

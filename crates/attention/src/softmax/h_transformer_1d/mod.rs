@@ -1,17 +1,20 @@
-//! H-Transformer-1D: tokens near each other meet one by one; the farther apart they are, the coarser are queries, keys and values alike.
+//! H-Transformer-1D: near tokens attend exactly; the farther apart they are, the coarser queries, keys and values are
+//! pooled.
 //!
-//! At level `ℓ` a cell holds `2^ℓ` tokens, and `b` cells are a block. A query and a key meet once, at the lowest level at which their blocks are the same or side
-//! by side, and there as their cells: the mean of the queries, the mean of the keys and the sum of the values,
+//! At level `ℓ` a cell has `2^ℓ` tokens, and a block has `b` cells. Each pair of a query and a key interacts at one
+//! level, the lowest at which their blocks are equal or adjacent, and is represented there by its cells: the mean of
+//! the queries, the mean of the keys and the sum of the values,
 //!
 //! $$ o_i = \frac{\sum_\ell \sum_{n \in N_\ell(i)} e^{s\,\bar q_{\ell,i}^\top \bar k_{\ell,n}} \sum_{j \in n} v_j}
 //!               {\sum_\ell \sum_{n \in N_\ell(i)} e^{s\,\bar q_{\ell,i}^\top \bar k_{\ell,n}}\, |n|} $$
 //!
-//! A cell's mean is that of its two halves, of those that hold a token: where there is padding, halves count alike. Where the future is hidden, the query of a cell
-//! is that of its first token, as in the authors' code, since a mean would look ahead. O(T b H D) time. Zhu and Soricut 2021, §4–5; the rules are those of the
-//! authors' code (flaxformer), without its biases and with a constant interpolation, its default.
+//! A cell's mean is that of its two halves, if both have tokens: with padding, halves count equally. In causal
+//! attention the query of a cell is that of its first token, as in the authors' code, because a mean would see the
+//! future. O(T b H D) time. Zhu and Soricut 2021, §4–5; the rules are those of the authors' code (flaxformer), without
+//! its biases and with constant interpolation, its default.
 //!
-//! Each level is attention of the family under a pattern of its own, with cells as tokens; the levels are merged by their log-sum-exp.
-//! [`hierarchical`](super::hierarchical) pools keys and values alone.
+//! Each level is attention under its own pattern, with cells as tokens; the levels are merged by their log-sum-exp.
+//! [`hierarchical`](super::hierarchical) pools only keys and values.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
@@ -34,10 +37,10 @@ const OP: &str = "h_transformer_1d";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HTransformer1d {
-    /// `b`, cells of a block, an even number: `N_r` of the paper
+    /// `b`, cells per block, an even number: `N_r` of the paper
     #[serde(default = "sixteen")]
     pub block: usize,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     #[serde(default)]
     pub causal: bool,
 }
@@ -58,7 +61,7 @@ impl HTransformer1d {
         error::parameter(OP, "bias, alibi, sinks, weights or packed sequences", plain, "given", "none")
     }
 
-    /// The level at which two blocks hold all cells, and how many tokens a cell of it holds as a power of two.
+    /// The highest level: the one at which two blocks cover all cells.
     fn top(&self, tokens: usize) -> u32 {
         let mut level = 0;
         while tokens.div_ceil(1 << level) > self.block.saturating_mul(2) {
@@ -72,24 +75,24 @@ impl HTransformer1d {
     }
 }
 
-/// How two cells make one: the shares of both halves in what the cell is, `[B, cells]`.
+/// The weights of the two halves of each cell in its mean, `[B, cells]`.
 type Shares = Array2<[f32; 2]>;
 
 /// The cells of a level above the tokens.
 struct Cells {
     q: Array4<f32>,
     k: Array4<f32>,
-    /// Means, not sums: `weights` has how often each counts.
+    /// Means rather than sums: `weights` restores how often each counts.
     v: Array4<f32>,
-    /// The logarithm of how many tokens each holds, and whether it holds any, `[B, cells]`
+    /// The logarithm of each cell's number of tokens, and whether it has any, `[B, cells]`
     weights: Array2<f32>,
     keep: Array2<bool>,
-    /// How queries, keys and values were made from those of the level below.
+    /// The weights with which queries, keys and values were pooled from the level below.
     shares: [Shares; 3],
 }
 
 impl Cells {
-    /// All levels above the tokens, the lowest first.
+    /// All levels above the tokens, lowest first.
     fn pyramid<T: Stored>(x: &Inputs<'_, T>, of: &HTransformer1d, cx: &Cx) -> Vec<Self> {
         let (batch, tokens, _, _) = x.q.dim();
         let mut count = Array2::from_shape_fn((batch, tokens), |(b, t)| {
@@ -100,8 +103,8 @@ impl Cells {
             let cells = count.len_of(Axis(1)).div_ceil(2);
             let half = |b: usize, n: usize| count.get([b, n]).copied().unwrap_or(0.0);
             let halves = Array2::from_shape_fn((batch, cells), |(b, n)| [half(b, 2 * n), half(b, 2 * n + 1)]);
-            let means = halves.mapv(|halves| share(halves.map(|count| f32::from(u8::from(count > 0.0)))));
-            let values = halves.mapv(share);
+            let means = halves.mapv(|halves| normalised(halves.map(|count| f32::from(u8::from(count > 0.0)))));
+            let values = halves.mapv(normalised);
             let queries = if of.causal { halves.mapv(|_| [1.0, 0.0]) } else { means.clone() };
             let sums = halves.mapv(|[a, b]| a + b);
             let shares = [queries, means, values];
@@ -129,12 +132,12 @@ impl Cells {
     }
 }
 
-/// The part of each in both.
-fn share([a, b]: [f32; 2]) -> [f32; 2] {
+/// Normalises a pair of weights.
+fn normalised([a, b]: [f32; 2]) -> [f32; 2] {
     if a + b > 0.0 { [a / (a + b), b / (a + b)] } else { [0.0, 0.0] }
 }
 
-/// Cells that a task makes.
+/// Cells per task.
 const CELLS: usize = 64;
 
 /// `[B, T, H, D]` to `[B, ⌈T / 2⌉, H, D]`.
@@ -146,7 +149,7 @@ fn pool<T: Stored>(x: ArrayView4<'_, T>, shares: &Shares, cx: &Cx) -> Array4<f32
         for (b, mut rows) in out.outer_iter_mut().enumerate() {
             for (n, mut cell) in rows.outer_iter_mut().enumerate() {
                 let n = task * CELLS + n;
-                // What has no share may be anything.
+                // Rows of zero weight may hold anything, even NaN.
                 for (half, share) in shares[[b, n]].into_iter().enumerate().filter(|(_, share)| *share != 0.0) {
                     let token = x.slice(s![b, (2 * n + half).min(t - 1), .., ..]);
                     cell.zip_mut_with(&token, |cell, x| *cell += share * x.widen());
@@ -158,7 +161,7 @@ fn pool<T: Stored>(x: ArrayView4<'_, T>, shares: &Shares, cx: &Cx) -> Array4<f32
 }
 
 /// The gradient of [`pool`], added to that of the level below.
-fn spread(d: &Array4<f32>, shares: &Shares, to: &mut Array4<f32>, cx: &Cx) {
+fn pool_backward(d: &Array4<f32>, shares: &Shares, to: &mut Array4<f32>, cx: &Cx) {
     let tasks: Vec<_> = to.axis_chunks_iter_mut(Axis(1), 2 * CELLS).enumerate().collect();
     cx.team.for_each(tasks, |(task, mut to)| {
         for (b, mut rows) in to.outer_iter_mut().enumerate() {
@@ -171,7 +174,7 @@ fn spread(d: &Array4<f32>, shares: &Shares, to: &mut Array4<f32>, cx: &Cx) {
     });
 }
 
-/// Attention of all queries.
+/// Attention of all queries. Errors on wrong shapes and parameters.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, of: &HTransformer1d, cx: &Cx) -> Result<Output, Error> {
     of.check(x)?;
     let mut all = super::chunk(x, &of.pattern(0), cx)?;
@@ -197,7 +200,7 @@ pub fn backward<T: Stored>(
     for (level, cells) in (1..).zip(&levels).collect::<Vec<_>>().into_iter().rev() {
         let (x, pattern) = (cells.inputs(x), of.pattern(level));
         let part = super::chunk(&x, &pattern, cx)?;
-        let (dout, dlse) = of_cells(&part, output, d, level, cx);
+        let (dout, dlse) = cell_cotangents(&part, output, d, level, cx);
         let d = Cotangent { out: dout.view(), lse: Some(dlse.view()) };
         let mut own = super::backward(&x, &pattern, &part, &d, cx)?;
         if let Some(above) = above {
@@ -212,16 +215,17 @@ pub fn backward<T: Stored>(
 }
 
 fn spread_all(from: &Gradient, [q, k, v]: &[Shares; 3], to: &mut Gradient, cx: &Cx) {
-    spread(&from.q, q, &mut to.q, cx);
-    spread(&from.k, k, &mut to.k, cx);
-    spread(&from.v, v, &mut to.v, cx);
+    pool_backward(&from.q, q, &mut to.q, cx);
+    pool_backward(&from.k, k, &mut to.k, cx);
+    pool_backward(&from.v, v, &mut to.v, cx);
 }
 
-/// The gradient to the output and the log-sum-exp of a level's cells, from that to all tokens.
+/// The gradients of the output and the log-sum-exp of a level's cells, from those of all tokens.
 ///
-/// A token takes the share `w = e^{lse_cell − lse_token}` of its cell, so that the gradient to a cell's scores is
-/// `Σ w p (do · v − do · o + dlse)` over its tokens: that of attention whose output has the gradient `Σ w do`.
-fn of_cells(part: &Output, all: &Output, d: &Cotangent<'_>, level: u32, cx: &Cx) -> (Array4<f32>, Array3<f32>) {
+/// A token receives the fraction `w = e^{lse_cell − lse_token}` of its cell's output, so that the gradient of a cell's
+/// scores is `Σ w p (do · v − do · o + dlse)` over its tokens: that of attention whose output has the gradient
+/// `Σ w do`.
+fn cell_cotangents(part: &Output, all: &Output, d: &Cotangent<'_>, level: u32, cx: &Cx) -> (Array4<f32>, Array3<f32>) {
     let (mut dout, mut dlse) = (Array4::<f32>::zeros(part.out.dim()), Array3::<f32>::zeros(part.lse.dim()));
     let (tokens, size) = (all.lse.len_of(Axis(1)), 1usize << level);
     let tasks = dout.axis_chunks_iter_mut(Axis(1), CELLS).zip(dlse.axis_chunks_iter_mut(Axis(1), CELLS)).enumerate();

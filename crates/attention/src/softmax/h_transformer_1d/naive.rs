@@ -7,14 +7,14 @@ use crate::Error;
 use crate::softmax::Inputs;
 
 impl HTransformer1d {
-    /// The level at which two tokens meet: the lowest at which their blocks are the same or side by side.
+    /// The level at which two tokens interact: the lowest at which their blocks are equal or adjacent.
     fn level(&self, i: usize, j: usize) -> u32 {
         let apart = |level: &u32| ((i >> level) / self.block).abs_diff((j >> level) / self.block);
         (0..).find(|level| apart(level) <= 1).unwrap_or_default()
     }
 }
 
-/// The cells of every level up to `top`: the means of the halves that hold a token, or the first half.
+/// The cells of every level up to `top`: the means of halves that have tokens, or the first half if `first`.
 fn cells(x: ArrayView4<'_, f64>, there: impl Fn(usize, usize) -> bool, top: u32, first: bool) -> Vec<Array4<f64>> {
     let (batch, tokens, h, d) = x.dim();
     let holds = |b: usize, level: u32, n: usize| (n << level..((n + 1) << level).min(tokens)).any(|t| there(b, t));

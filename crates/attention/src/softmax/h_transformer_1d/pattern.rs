@@ -1,21 +1,22 @@
-//! Who sees whom at one level, in cells.
+//! The pattern of one level, in cells.
 
 use std::ops::Range;
 
 use super::OP;
 use crate::softmax::mask::{Entry, Pattern, Sizes, band, join, span};
 
-/// A level of the hierarchy: blocks side by side, without what met at the level below.
+/// A level of the hierarchy: adjacent blocks, without pairs that belong to the level below.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Level {
     pub(super) block: usize,
-    /// Whether cells are tokens, which see their own block as well.
+    /// Whether cells are tokens, in which case a block attends to itself too.
     pub(super) finest: bool,
     pub(super) causal: bool,
 }
 
 impl Level {
-    /// The cells before and behind that cell `i` of `n` sees, the former with its own where it sees that. Both ends of both rise with `i`.
+    /// The cells to the left and to the right that cell `i` of `n` attends to; its own is in the former, if included.
+    /// All bounds increase with `i`.
     fn sides(&self, i: usize, n: usize) -> [Range<usize>; 2] {
         let (block, own) = (self.block, i / self.block);
         let clip = |range: Range<usize>| range.start.min(n)..range.end.min(n);
@@ -23,7 +24,7 @@ impl Level {
             let end = if self.causal { i + 1 } else { (own + 2).saturating_mul(block) };
             return [clip(own.saturating_sub(1) * block..end), n..n];
         }
-        // Half blocks side by side have met before: they were blocks.
+        // Adjacent half blocks were adjacent blocks of the level below.
         let half = block / 2;
         let late = usize::from(i % block >= half);
         let before = if own == 0 { 0..0 } else { (own - 1) * block..(own - 1) * block + (1 + late) * half };

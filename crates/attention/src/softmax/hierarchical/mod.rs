@@ -1,13 +1,13 @@
-//! A hierarchy of means: near keys one by one, far ones pooled, the coarser the farther.
+//! Hierarchical pooling: near keys are attended to exactly, farther ones as means of more and more keys.
 //!
-//! The sequence is cut into blocks of `b` tokens, and these are the leaves of a binary tree. A query sees the keys of its own block, and at every
-//! level `ℓ` the subtree beside its own as `b` means of `2^ℓ` keys and values each. Every key so is seen once, alone or in a mean, and a mean
-//! counts as often as it has keys:
+//! The sequence is split into blocks of `b` tokens, the leaves of a binary tree. A query attends to the keys of its own
+//! block, and at every level `ℓ` to the sibling of its own subtree as `b` means of `2^ℓ` keys and values each. Thus
+//! every key is attended to once, alone or in a mean, and a mean counts as often as it has keys:
 //!
 //! $$ o_i = \sum_{n \in N(i)} \frac{c_n e^{s\,q_i^\top \bar k_n}}{\sum_m c_m e^{s\,q_i^\top \bar k_m}} \bar v_n $$
 //!
-//! O(T b log(T / b) H D) time. After Zhu and Soricut 2021 (H-Transformer-1D), which is another mechanism: there queries are pooled as well, and blocks
-//! side by side meet before they are ([`h_transformer_1d`](super::h_transformer_1d)).
+//! O(T b log(T / b) H D) time. After Zhu and Soricut 2021 (H-Transformer-1D), a different mechanism: there queries are
+//! pooled as well, and adjacent blocks interact at a finer level ([`h_transformer_1d`](super::h_transformer_1d)).
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use longreach_simd::product::Stored;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView4, ArrayViewMut4, Axis, s};
 use serde::Deserialize;
 
-use super::{Cotangent, Gradient, Inputs, Output, Sizes, apart};
+use super::{Cotangent, Gradient, Inputs, Output, Sizes, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
@@ -31,10 +31,10 @@ const OP: &str = "hierarchical";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hierarchical {
-    /// `b`, tokens of a block: a multiple of 16
+    /// `b`, tokens per block: a multiple of 16
     #[serde(default = "sixty_four")]
     pub block: usize,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     #[serde(default)]
     pub causal: bool,
 }
@@ -44,7 +44,8 @@ fn sixty_four() -> usize {
 }
 
 impl Hierarchical {
-    /// Checks a call whose sequences are not packed; its sizes, and the parameters with a block that is no longer than the sequence, which it then holds.
+    /// Checks a call without packed sequences. Returns its sizes, and the parameters with a block no longer than the
+    /// sequence.
     fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, Self), Error> {
         let (sizes, _) = x.sizes(OP)?;
         error::parameter(OP, "block", self.block > 0 && self.block.is_multiple_of(16), self.block, "a multiple of 16")?;
@@ -56,12 +57,12 @@ impl Hierarchical {
     }
 }
 
-/// What each query of a head sees beside its sequence: how many tokens every node stands for.
+/// The pooled levels of all sequences: how many tokens each node represents.
 struct Levels {
     tree: Tree,
-    /// Tokens that are there, of each sequence and node.
+    /// The number of unmasked tokens of each sequence and node.
     count: Array2<f32>,
-    /// Their logarithm, and whether there are any.
+    /// Its logarithm, and whether it is not zero.
     weights: Array2<f32>,
     keep: Array2<bool>,
 }
@@ -83,12 +84,12 @@ impl Levels {
         Ok((Self { tree, count, weights, keep }, sizes))
     }
 
-    /// The share of a child in its parent's mean.
+    /// The weight of a child in its parent's mean.
     fn share(&self, b: usize, child: usize, parent: usize) -> f32 {
         if self.keep[[b, parent]] { self.count[[b, child]] / self.count[[b, parent]] } else { 0.0 }
     }
 
-    /// The tokens of a group, then their means level by level: `[B, S, G, D]` to `[B, nodes, 1, D]`.
+    /// Pools the tokens of a group level by level: `[B, S, G, D]` to `[B, nodes, 1, D]`.
     fn pool<T: Stored>(&self, x: ArrayView4<'_, T>, g: usize, out: &mut Array4<f32>) {
         let (b, tokens, _, d) = x.dim();
         let out = out.as_slice_mut().unwrap_or_default();
@@ -113,8 +114,8 @@ impl Levels {
         }
     }
 
-    /// The gradient to the tokens of a group from that to all nodes, `[B, nodes, 1, D]`, put where it belongs in `[B, S, G, D]`.
-    fn spread(&self, mut d: Array4<f32>, g: usize, mut to: ArrayViewMut4<'_, f32>) {
+    /// The backward pass of [`Levels::pool`] for a group: from `[B, nodes, 1, D]` to its part of `[B, S, G, D]`.
+    fn pool_backward(&self, mut d: Array4<f32>, g: usize, mut to: ArrayViewMut4<'_, f32>) {
         let (b, n, _, width) = d.dim();
         let parents: Vec<_> = self.tree.parents().collect();
         for b in 0..b {
@@ -132,7 +133,7 @@ impl Levels {
         }
     }
 
-    /// A group's part of the call.
+    /// A group's softmax inputs.
     fn inputs<'a, T>(&'a self, x: &'a Inputs<'_, T>, of: &'a Group) -> Inputs<'a> {
         Inputs {
             offset: x.offset,
@@ -144,7 +145,7 @@ impl Levels {
         }
     }
 
-    /// Fills in a group: the groups go one by one, so that the nodes of all are never there at once.
+    /// Pools a group. Groups are processed one by one, so that only one group's nodes are in memory.
     fn pool_group<T: Stored>(&self, x: &Inputs<'_, T>, g: usize, of: &mut Group, cx: &Cx) {
         let per_group = of.q.len_of(Axis(2));
         of.heads = g * per_group..(g + 1) * per_group;
@@ -167,7 +168,7 @@ struct Group {
 }
 
 impl Group {
-    /// Room for one.
+    /// Buffers for one group.
     fn new<T>(x: &Inputs<'_, T>, levels: &Levels) -> Self {
         let ((b, t, h, d), e) = (x.q.dim(), x.v.dim().3);
         let [q, k, v] = [(t, h / x.k.dim().2, d), (levels.tree.nodes(), 1, d), (levels.tree.nodes(), 1, e)]
@@ -176,7 +177,7 @@ impl Group {
     }
 }
 
-/// Writes the heads of a group where they belong.
+/// Copies the heads of a group to their place in the output.
 fn put(from: &Array4<f32>, heads: Range<usize>, to: &mut Array4<f32>, cx: &Cx) {
     const TOKENS: usize = 256;
     let to = to.axis_chunks_iter_mut(Axis(1), TOKENS).zip(from.axis_chunks_iter(Axis(1), TOKENS));
@@ -185,12 +186,12 @@ fn put(from: &Array4<f32>, heads: Range<usize>, to: &mut Array4<f32>, cx: &Cx) {
     });
 }
 
-/// Attention of all queries; of packed sequences to each by itself.
+/// Attention of all queries; packed sequences are processed one by one. Errors on wrong shapes and parameters.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result<Output, Error> {
-    apart::forward(OP, x, |x| together(x, of, cx))
+    packed_sequences::forward(OP, x, |x| together(x, of, cx))
 }
 
-/// Attention of sequences that are not packed.
+/// Attention of a batch without packed sequences.
 fn together<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result<Output, Error> {
     let (levels, Sizes { batch, heads, .. }) = Levels::of(x, of)?;
     let (t, groups, e) = (x.q.len_of(Axis(1)), x.k.len_of(Axis(2)), x.v.len_of(Axis(3)));
@@ -213,7 +214,7 @@ pub fn backward<T: Stored>(
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    apart::backward(OP, x, output, d, |x, output, d| backward_together(x, of, output, d, cx))
+    packed_sequences::backward(OP, x, output, d, |x, output, d| backward_together(x, of, output, d, cx))
 }
 
 fn backward_together<T: Stored>(
@@ -243,7 +244,7 @@ fn backward_together<T: Stored>(
         let gradient = super::backward(&levels.inputs(x, &group), &levels.tree, &output, &d, cx)?;
         put(&gradient.q, heads.clone(), &mut all.q, cx);
         let tasks = [(gradient.k, &mut all.k), (gradient.v, &mut all.v)];
-        cx.team.for_each(tasks, |(from, to)| levels.spread(from, g, to.view_mut()));
+        cx.team.for_each(tasks, |(from, to)| levels.pool_backward(from, g, to.view_mut()));
         if let (Some(all), Some(sinks)) = (&mut all.sinks, gradient.sinks) {
             all.slice_mut(s![heads]).assign(&sinks);
         }

@@ -4,11 +4,11 @@ use ndarray::{Array1, Array3, Array4, s};
 
 use super::{Hierarchical, OP};
 use crate::Error;
-use crate::softmax::{Inputs, apart};
+use crate::softmax::{Inputs, packed_sequences};
 
 /// Attention in f64, `[B, T, H, E]`, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Result<(Array4<f64>, Array3<f64>), Error> {
-    apart::naive(OP, x, |x| together(x, of))
+    packed_sequences::naive(OP, x, |x| together(x, of))
 }
 
 fn together(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Result<(Array4<f64>, Array3<f64>), Error> {
@@ -19,7 +19,7 @@ fn together(x: &Inputs<'_, f64, f64>, of: &Hierarchical) -> Result<(Array4<f64>,
     let mut lse = Array3::from_elem((batch, t, heads), f64::NEG_INFINITY);
     for ((b, t, h), mut out) in ndarray::indices((batch, t, heads)).into_iter().zip(out.rows_mut()) {
         let (i, g) = (x.offset + t, h * groups / heads);
-        // Stretches of tokens: those of the own block, then the means of the subtree beside the own at every level.
+        // Ranges of tokens: those of the query's own block, then the means of the sibling subtree at every level.
         let own = i / of.block * of.block;
         let mut stretches: Vec<(usize, usize)> =
             (own..own + of.block).filter(|j| !of.causal || *j <= i).map(|j| (j, j + 1)).collect();

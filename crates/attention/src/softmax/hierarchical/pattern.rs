@@ -1,16 +1,16 @@
-//! The tree, its levels one behind the other as keys.
+//! The tree, with its levels concatenated as keys.
 
 use std::ops::Range;
 
 use super::{Hierarchical, OP};
 use crate::softmax::mask::{Entry, Pattern, Sizes, band, span};
 
-/// Where the nodes of each level lie, from the tokens themselves up.
+/// The position of each level's nodes among the keys, from the tokens up.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     of: Hierarchical,
     tokens: usize,
-    /// The first node of each level, a whole number of blocks from the start; and how many nodes there are in all.
+    /// The first node of each level, a multiple of the block size; and the total number of nodes.
     first: Vec<usize>,
 }
 
@@ -33,12 +33,12 @@ impl Tree {
         self.first[self.first.len() - 1]
     }
 
-    /// Where the tokens themselves end, padded.
+    /// Where the tokens end, including padding.
     pub(super) fn first_mean(&self) -> usize {
         self.first[1]
     }
 
-    /// The means, from the lowest level up, each with the two nodes below it where there are as many.
+    /// The means, from the lowest level up, each with its two children, if it has both.
     pub(super) fn parents(&self) -> impl Iterator<Item = (usize, [Option<usize>; 2])> {
         self.first.windows(3).flat_map(|first| {
             let (below, here, end) = (first[0], first[1], first[2]);
@@ -49,7 +49,7 @@ impl Tree {
         })
     }
 
-    /// What query `i` sees, rising: its own block, and a block of nodes at every level.
+    /// What query `i` attends to, in ascending order: its own block, and a block of nodes at every level.
     fn ranges(&self, i: usize) -> Vec<Range<usize>> {
         let b = self.of.block;
         let own = i / b * b;
@@ -82,7 +82,7 @@ impl Pattern for Tree {
     }
 
     fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {
-        // The queries are of one block: they differ in how much of it they see.
+        // All queries are in one block: they differ only in how much of it they attend to.
         let last = self.ranges(queries.end - 1);
         for (all, some) in self.ranges(queries.start).into_iter().zip(last) {
             band(row, self.block().1, of.keys, some, all);

@@ -1,11 +1,13 @@
-//! InfLLM v2 (MiniCPM4): the first blocks, the latest ones, and those whose overlapping summaries the heads of a group like best together.
+//! InfLLM v2 (MiniCPM4): the first blocks, the most recent ones, and those selected by a group's heads via overlapping
+//! summaries.
 //!
-//! Summaries are means of `kernel` keys, `stride` apart. Each head's softmax over the summaries that end before the query, summed over the heads
-//! of the group, is pooled by maximum over the summaries that meet a block; the `top` highest blocks are chosen beside the forced ones.
+//! Summaries are means of `kernel` keys at a stride of `stride`. Each head's softmax over the summaries that end before
+//! the query is summed over the heads of the group and max-pooled over the summaries that overlap a block; the `top`
+//! highest blocks are selected in addition to the forced ones.
 //!
 //! $$ N(i) = \{ j \le i : \lfloor j/b \rfloor \in I(i) \} $$
 //!
-//! [`select`] chooses; the family's kernel attends. The choice is a constant to the gradient.
+//! [`select`] makes the selection and the block-sparse kernel attends. The gradient treats the selection as constant.
 //! O(T (k + w / b) b H D + T² H D / stride) time. MiniCPM team 2025 (MiniCPM4), §2.2; InfLLM-V2, Zhao et al. 2025.
 //!
 //! The softmax is exact, where the authors' kernel estimates its sum from coarser summaries.
@@ -14,7 +16,7 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
-use super::{Inputs, Sizes, apart};
+use super::{Inputs, Sizes, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
@@ -29,19 +31,19 @@ pub(super) const OP: &str = "infllm_v2";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct InfLlmV2 {
-    /// Keys of a summary.
+    /// Keys per summary.
     pub kernel: usize,
-    /// Keys between summaries.
+    /// Distance between summaries, in keys.
     pub stride: usize,
-    /// Keys of a block; a multiple of the stride.
+    /// Keys per block; a multiple of the stride.
     pub block: usize,
-    /// How many of the first blocks are forced.
+    /// The number of initial blocks that are always attended to.
     pub init_blocks: usize,
-    /// How many of the latest keys are forced, by whole blocks beside the query's own.
+    /// The number of most recent keys that are always attended to, as whole blocks in addition to the query's own.
     pub window: usize,
-    /// How many blocks are chosen beside the `window / block` of the window.
+    /// The number of blocks selected in addition to the `window / block` of the window.
     pub top: usize,
-    /// Shorter sequences are attended to densely.
+    /// Shorter sequences use dense attention.
     pub dense_below: usize,
 }
 
@@ -63,11 +65,11 @@ impl InfLlmV2 {
         error::parameter(OP, "kernel", fits, self.kernel, format!("at most {}, as the stride", isize::MAX))?;
         let (of, groups) = x.sizes(OP)?;
         of.within(OP)?;
-        apart::none(OP, x)?;
+        packed_sequences::reject(OP, x)?;
         Ok((of, groups))
     }
 
-    /// For what there is a list of blocks: sequences, groups of heads and queries.
+    /// What the lists of blocks are indexed by: sequences, groups of heads and queries.
     pub(super) fn lists(&self, of: &Sizes, groups: usize) -> (usize, usize, Range<usize>) {
         (of.batch, groups, of.queries.clone())
     }
@@ -76,23 +78,23 @@ impl InfLlmV2 {
         naive(x.q, x.k, x.scale, x.offset, self)
     }
 
-    /// How many summaries end before position `i` or with it, of `n`.
+    /// The number of summaries, of `n`, that end at or before position `i`.
     fn visible(&self, i: usize, n: usize) -> usize {
         ((i + 1).saturating_add(self.stride).saturating_sub(self.kernel) / self.stride).min(n)
     }
 
-    /// The summaries pooled for a block, of `n`: one before its first to the last that begins in it.
+    /// The summaries pooled for a block, of `n`: from the one before its first to the last that starts in it.
     fn pooled(&self, block: usize, n: usize) -> Range<usize> {
         let per = self.block / self.stride;
         (block * per).saturating_sub(1).min(n)..((block + 1) * per).min(n)
     }
 
-    /// Whether a block is forced for a query in block `own`.
+    /// Whether a query in block `own` always attends to this block.
     fn forced(&self, block: usize, own: usize) -> bool {
         block < self.init_blocks || block.saturating_add(self.window / self.block) >= own
     }
 
-    /// How many blocks a query sees, the forced ones among them.
+    /// The number of blocks that a query attends to, including forced ones.
     fn chosen(&self) -> usize {
         self.top.saturating_add(self.window / self.block)
     }

@@ -4,8 +4,8 @@ use ndarray::{ArrayView4, s};
 
 use super::InfLlmV2;
 
-/// The blocks that the queries of each group and sequence see, rising, in f64: a list for `[B, G, T]` in that order. Query `t` stands at position
-/// `offset + t`; scores are scaled by `scale`.
+/// The blocks that the queries of each group and sequence attend to, ascending, in f64: one list per `[B, G, T]`, in
+/// that order. Query `t` is at position `offset + t`; scores are scaled by `scale`.
 pub fn naive(
     q: ArrayView4<'_, f64>,
     k: ArrayView4<'_, f64>,

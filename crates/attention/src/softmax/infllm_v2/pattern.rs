@@ -1,4 +1,4 @@
-//! The choice.
+//! The selection of blocks.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
@@ -8,7 +8,8 @@ use crate::Error;
 use crate::softmax::selected::{add_softmax, choose, highest, means};
 use crate::softmax::{Inputs, Selected};
 
-/// The blocks that the queries of each group see: a pattern for the family's kernel. Keys are given as the scores see them, rotated where they are.
+/// Selects the blocks that the queries of each group attend to, as a pattern for the kernel. Keys are given after
+/// rotary embedding, if any. Errors on wrong shapes and parameters.
 pub fn select<T: Stored>(x: &Inputs<'_, T>, of: &InfLlmV2, cx: &Cx) -> Result<Selected, Error> {
     let (sizes, groups) = of.check(x)?;
     let shape = of.lists(&sizes, groups);

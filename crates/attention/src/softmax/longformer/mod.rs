@@ -1,10 +1,11 @@
-//! A window, and some tokens that see and are seen by all.
+//! A sliding window, and global tokens that attend to all tokens and are attended to by all.
 //!
 //! $$ N(i) = \{ j : |i - j| \le w \} \cup G \quad (i \notin G), \qquad N(i) = \{ j \} \quad (i \in G) $$
 //!
-//! Global tokens may have projections of their own: [`chunk`] takes them, and then a global query meets the global keys and values of all
-//! tokens, while the others meet the ordinary ones. A key counts once, in the window or as global.
-//! O(T (2w + 1 + |G|) H D) time. Beltagy et al. 2020, §3.1; the conventions are Hugging Face's, with `w = attention_window / 2`.
+//! Global tokens may have separate projections, which [`chunk`] takes: then a global query attends to the global keys
+//! and values of all tokens, while other queries use the ordinary ones. A key that is both in the window and global
+//! counts once. O(T (2w + 1 + |G|) H D) time. Beltagy et al. 2020, §3.1; the conventions are Hugging Face's, with
+//! `w = attention_window / 2`.
 
 use std::ops::Range;
 
@@ -26,21 +27,21 @@ const OP: &str = "longformer";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Longformer {
     window: usize,
-    /// Which tokens are global, a row for each sequence of the batch, or one for all; and how many they are.
+    /// The mask of global tokens, one row per sequence of the batch, or one for all; and its length.
     global: Vec<Bits>,
     tokens: usize,
-    /// Whether global queries are left out.
+    /// Whether global queries attend to nothing.
     local: bool,
 }
 
 impl Longformer {
-    /// A window of `window` tokens on either side, and the global tokens `[B or 1, T]`.
+    /// A window of `window` tokens on either side, and the mask of global tokens `[B or 1, T]`.
     pub fn new(window: usize, global: ArrayView2<'_, bool>) -> Self {
         let rows = global.outer_iter().map(|row| Bits::of(row.iter().copied())).collect();
         Self { window, global: rows, tokens: global.dim().1, local: false }
     }
 
-    /// The same, but global tokens see nothing: for their rows somebody else cares.
+    /// The same pattern, but global queries attend to nothing: their rows are computed separately.
     #[must_use]
     pub fn without_global_queries(self) -> Self {
         Self { local: true, ..self }
@@ -51,7 +52,7 @@ impl Longformer {
     }
 }
 
-/// The projections of global tokens.
+/// The separate projections of global tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Global<'a, T = f32> {
     /// `[B, T, H, D]`
@@ -62,16 +63,16 @@ pub struct Global<'a, T = f32> {
     pub v: ArrayView4<'a, T>,
 }
 
-/// The gradients to both sets of projections.
+/// The gradients with respect to both sets of projections.
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// To the ordinary ones.
+    /// With respect to the ordinary ones.
     pub local: Gradient,
-    /// To those of global tokens.
+    /// With respect to those of global tokens.
     pub global: Gradient,
 }
 
-/// The tokens of a row that belong together: all of them, or those of each packed sequence.
+/// The tokens of each sequence: the whole row, or the ranges of packed sequences.
 fn texts(sequences: Sequences<'_>, batch: usize, tokens: usize) -> Result<Vec<Range<usize>>, Error> {
     match sequences {
         Sequences::Batch => Ok(std::iter::once(0..tokens).collect()),
@@ -79,16 +80,17 @@ fn texts(sequences: Sequences<'_>, batch: usize, tokens: usize) -> Result<Vec<Ra
     }
 }
 
-/// Global queries of some tokens, gathered: `[B, most of a sequence]` positions, and whether each is there.
+/// The gathered global queries of a range of tokens: positions `[B, n]`, with `n` the maximum over sequences, and
+/// whether each exists.
 struct Gathered {
-    /// The tokens that they see.
+    /// The tokens that they attend to.
     tokens: Range<usize>,
     positions: Array2<usize>,
     there: Array2<bool>,
 }
 
 impl Gathered {
-    /// Of all sequences of a batch at once, or of one packed sequence after the other.
+    /// For all sequences of a batch at once, or for one packed sequence after another.
     fn of<T>(x: &Inputs<'_, T>, pattern: &Longformer) -> Result<Vec<Self>, Error> {
         let (batch, tokens, ..) = x.q.dim();
         Ok(texts(x.sequences, batch, tokens)?.into_iter().map(|tokens| Self::among(tokens, pattern, batch)).collect())
@@ -103,7 +105,7 @@ impl Gathered {
         Self { tokens, positions, there }
     }
 
-    /// What these queries see.
+    /// The softmax inputs of these queries.
     fn inputs<'s, T>(&self, x: &'s Inputs<'_, T>, global: &'s Global<'_, T>, q: ArrayView4<'s, T>) -> Inputs<'s, T> {
         let tokens = self.tokens.clone();
         let k = global.k.slice(s![.., tokens.clone(), .., ..]);
@@ -135,7 +137,7 @@ fn check<T>(x: &Inputs<'_, T>, pattern: &Longformer, global: &Global<'_, T>) -> 
     super::Pattern::check(pattern, &x.sizes(OP)?.0)
 }
 
-/// Attention of all queries, the global ones with projections of their own.
+/// Attention of all queries, with separate projections for global ones. Errors on wrong shapes.
 pub fn chunk<T: Stored>(
     x: &Inputs<'_, T>,
     global: &Global<'_, T>,
@@ -179,7 +181,7 @@ pub fn backward<T: Stored>(
         };
         let mut out = Array4::zeros((b, n, x.q.dim().2, x.v.dim().3));
         let mut lse = ndarray::Array3::zeros((b, n, x.q.dim().2));
-        // What is not there has no gradient.
+        // Padding of the gathered queries has no gradient.
         for (b, n, i) in gathered.each() {
             out.slice_mut(s![b, n, .., ..]).assign(&d.out.slice(s![b, i, .., ..]));
             if let Some(d) = &d.lse {

@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView4};
@@ -18,7 +18,7 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
     let positions: Option<Vec<usize>> = call.take("global")?;
     let tokens = read.qkv[1].dim().1;
     read.inputs().sizes(OP)?.0.within(OP)?;
-    // Positions are those of every sequence.
+    // Positions are given once, for all sequences.
     let sequences = texts(read.inputs().sequences, read.qkv[1].dim().0, tokens)?;
     let longest = sequences.iter().map(|tokens| tokens.len()).max().unwrap_or(0);
     let beyond = positions.iter().flatten().find(|i| **i >= longest);
@@ -43,7 +43,7 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
     Ok(Longformer::new(window, marks.view()))
 }
 
-/// The projections of global tokens: all three, or none.
+/// The projections of global tokens: an error unless all three or none are given.
 fn global<'a>(call: &Call<'a>) -> Result<Option<Global<'a>>, Error> {
     let given: [Option<ArrayView4<'a, f32>>; 3] = [call.optional("gq")?, call.optional("gk")?, call.optional("gv")?];
     match given {
@@ -137,7 +137,7 @@ impl Operation for Op {
     }
 }
 
-/// The definition with projections of global tokens: the rows of global queries under the one set, the others under the other.
+/// The definition with separate global projections: rows of global queries use one set, other rows the other.
 fn naive(
     read: &Read<'_>,
     own: &Global<'_>,

@@ -1,4 +1,4 @@
-//! A band, the columns of global tokens, and their rows.
+//! A band, and the columns and rows of global tokens.
 
 use std::ops::Range;
 
@@ -39,7 +39,7 @@ impl Pattern for Longformer {
             band(row, block, of.keys, keys.clone(), all);
         } else {
             let (first, last) = (self.near(queries.start, of.keys), self.near(queries.end - 1, of.keys));
-            // Where a query is left out, nothing is seen by all.
+            // If a query attends to nothing, no block is full.
             let all = if of_queries == 0 { last.start..first.end } else { 0..0 };
             band(row, block, of.keys, first.start.max(keys.start)..last.end.min(keys.end), all);
             for at in keys.start / block..keys.end.div_ceil(block) {

@@ -1,15 +1,17 @@
-//! LongNet: dilated segments of growing length, mixed by their log-sum-exp.
+//! LongNet: dilated segments of increasing length, mixed by their log-sum-exp.
 //!
-//! A branch `(w, r)` cuts the sequence into segments of `w` tokens and keeps every `r`th of each, from `⌊h r / H⌋` on: heads share the offsets.
-//! Within a kept segment attention is dense. Branches are mixed as if they were one softmax over all their keys:
+//! A branch `(w, r)` splits the sequence into segments of `w` tokens and keeps every `r`th token of each, starting at
+//! `⌊h r / H⌋`: the offsets differ between heads. Attention inside a sparsified segment is dense. Branches are mixed as
+//! if by one softmax over all their keys:
 //!
 //! $$ o_i = \sum_n \frac{e^{\mathrm{lse}_{n,i}}}{\sum_m e^{\mathrm{lse}_{m,i}}} o_{n,i} $$
 //!
-//! so a key in two branches counts twice, and a token that a branch does not keep takes nothing from it.
-//! O(T H D Σ w / r) time. Ding et al. 2023, eq. 3–11; the offsets are torchscale's.
+//! so a key in two branches counts twice, and a token that a branch does not keep receives nothing from it. O(T H D Σ w
+//! / r) time. Ding et al. 2023, eq. 3–11; the offsets are torchscale's.
 //!
-//! The gradient is exact; torchscale takes the weights of the mixture for constants, which [`Mixture::Detached`] does too. Places that do not exist, behind a last short segment, are no
-//! keys; torchscale gives them zeros, which count where attention is not causal.
+//! The gradient is exact; torchscale treats the mixing weights as constants, as [`Mixture::Detached`] does. Positions
+//! past the end of a partial last segment are not keys; torchscale pads them with zeros, which count where attention is
+//! not causal.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
@@ -18,7 +20,7 @@ use serde::Deserialize;
 
 use super::gather::Places;
 use super::mask::{Bits, Sizes};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, apart, merge};
+use super::{Cotangent, Gradient, Inputs, Output, Pattern, merge, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
@@ -37,19 +39,19 @@ pub struct LongNet {
     pub segments: Vec<usize>,
     /// `r` of each branch.
     pub dilations: Vec<usize>,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     #[serde(default)]
     pub causal: bool,
-    /// How the gradient takes the weights of the mixture.
+    /// How the gradient treats the mixing weights.
     #[serde(default)]
     pub gradient: Mixture,
 }
 
-/// How the gradient takes the weights that branches are mixed by.
+/// How the gradient treats the weights that mix the branches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mixture {
-    /// As functions of the scores, which they are.
+    /// As functions of the scores: the exact gradient.
     #[default]
     Exact,
     /// As constants, as torchscale does.
@@ -61,7 +63,7 @@ impl LongNet {
         self.segments.iter().copied().zip(self.dilations.iter().copied())
     }
 
-    /// Checks a call whose sequences are not packed.
+    /// Checks a call without packed sequences.
     fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<Sizes, Error> {
         let (of, _) = x.sizes(OP)?;
         error::some(OP, [("H", of.heads)])?;
@@ -72,7 +74,7 @@ impl LongNet {
     }
 }
 
-/// A branch: which token of each head stands where, and who sees whom there.
+/// A branch: the token at each place of each head, and the pattern over places.
 struct Branch {
     places: Places,
     pattern: Segments,
@@ -95,7 +97,7 @@ impl Branch {
     }
 
     fn take<T: Stored>(&self, x: &Inputs<'_, T>, cx: &Cx) -> [Array4<f32>; 3] {
-        [self.places.take(x.q, cx), self.places.take(x.k, cx), self.places.take(x.v, cx)]
+        [self.places.gather(x.q, cx), self.places.gather(x.k, cx), self.places.gather(x.v, cx)]
     }
 }
 
@@ -104,12 +106,12 @@ fn inputs<'a, T>(x: &Inputs<'_, T>, taken: &'a [Array4<f32>; 3]) -> Inputs<'a> {
     Inputs { softcap: x.softcap, ..Inputs::scaled(q.view(), k.view(), v.view(), x.scale) }
 }
 
-/// Attention of all queries; of packed sequences to each by itself.
+/// Attention of all queries; packed sequences are processed one by one. Errors on wrong shapes and parameters.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<Output, Error> {
-    apart::forward(OP, x, |x| together(x, longnet, cx))
+    packed_sequences::forward(OP, x, |x| together(x, longnet, cx))
 }
 
-/// Attention of sequences that are not packed.
+/// Attention of a batch without packed sequences.
 fn together<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<Output, Error> {
     let of = longnet.check(x)?;
     let mut parts = Vec::new();
@@ -120,8 +122,8 @@ fn together<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<
         let (b, t, h, _) = x.q.dim();
         let mut out = Array4::zeros((b, t, h, x.v.dim().3));
         let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
-        branch.places.put(&part.out, &mut out, cx);
-        branch.places.put_rows(&part.lse, &mut lse, cx);
+        branch.places.scatter(&part.out, &mut out, cx);
+        branch.places.scatter_rows(&part.lse, &mut lse, cx);
         parts.push(Output { out, lse });
     }
     merge(OP, parts, cx)
@@ -135,7 +137,7 @@ pub fn backward<T: Stored>(
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    apart::backward(OP, x, output, d, |x, output, d| backward_together(x, longnet, output, d, cx))
+    packed_sequences::backward(OP, x, output, d, |x, output, d| backward_together(x, longnet, output, d, cx))
 }
 
 fn backward_together<T: Stored>(
@@ -151,10 +153,12 @@ fn backward_together<T: Stored>(
     for branch in longnet.branches() {
         let branch = Branch::of(x, &of, branch, longnet.causal);
         let taken = branch.take(x, cx);
-        let mut part =
-            Output { out: branch.places.take(output.out.view(), cx), lse: branch.places.take_rows(output.lse.view()) };
-        let mut dout = branch.places.take(d.out, cx);
-        let mut dlse = d.lse.map(|lse| branch.places.take_rows(lse));
+        let mut part = Output {
+            out: branch.places.gather(output.out.view(), cx),
+            lse: branch.places.gather_rows(output.lse.view()),
+        };
+        let mut dout = branch.places.gather(d.out, cx);
+        let mut dlse = d.lse.map(|lse| branch.places.gather_rows(lse));
         if longnet.gradient == Mixture::Detached {
             let own = super::chunk(&inputs(x, &taken), &branch.pattern, cx)?;
             let seen = own.lse.mapv(f32::is_finite);
@@ -170,9 +174,9 @@ fn backward_together<T: Stored>(
         }
         let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
         let part = super::backward(&inputs(x, &taken), &branch.pattern, &part, &d, cx)?;
-        branch.places.add(&part.q, &mut gradient.q, cx);
-        branch.places.add(&part.k, &mut gradient.k, cx);
-        branch.places.add(&part.v, &mut gradient.v, cx);
+        branch.places.scatter_add(&part.q, &mut gradient.q, cx);
+        branch.places.scatter_add(&part.k, &mut gradient.k, cx);
+        branch.places.scatter_add(&part.v, &mut gradient.v, cx);
     }
     Ok(gradient)
 }

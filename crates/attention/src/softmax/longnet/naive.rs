@@ -4,15 +4,16 @@ use ndarray::{Array3, Array4, s};
 
 use super::{LongNet, OP};
 use crate::Error;
-use crate::softmax::{Inputs, apart};
+use crate::softmax::{Inputs, packed_sequences};
 
-/// From where on head `h` of `heads` keeps tokens: as many heads in a row share an offset as make `r` different ones.
+/// The first token that head `h` of `heads` keeps: consecutive heads share an offset such that there are `r` different
+/// ones.
 pub(super) fn offset(h: usize, heads: usize, r: usize) -> usize {
     h / heads.div_ceil(r)
 }
 
 impl LongNet {
-    /// In how many branches query `i` of head `h` of `heads` meets key `j`, in a sequence of `tokens`.
+    /// The number of branches in which query `i` of head `h` of `heads` attends to key `j`, in a sequence of `tokens`.
     pub(super) fn meets(&self, tokens: usize, (h, heads): (usize, usize), i: usize, j: usize) -> u32 {
         let meet = |(w, r): (usize, usize)| {
             let w = w.min(tokens).max(1);
@@ -25,7 +26,7 @@ impl LongNet {
 
 /// Attention in f64, and its log-sum-exp, `[B, T, H]`.
 pub fn naive(x: &Inputs<'_, f64, f64>, longnet: &LongNet) -> Result<(Array4<f64>, Array3<f64>), Error> {
-    apart::naive(OP, x, |x| together(x, longnet))
+    packed_sequences::naive(OP, x, |x| together(x, longnet))
 }
 
 fn together(x: &Inputs<'_, f64, f64>, longnet: &LongNet) -> Result<(Array4<f64>, Array3<f64>), Error> {

@@ -1,4 +1,4 @@
-//! Segments of kept tokens, one behind the other.
+//! Sparsified segments, concatenated.
 
 use std::ops::Range;
 
@@ -6,7 +6,8 @@ use super::{LongNet, OP};
 use crate::softmax::mask::{Bits, Entry, Packing, Pattern, Sizes, band, span};
 use crate::{Error, error};
 
-/// All branches at once, for looking at: a key that two branches meet counts once here, and twice in [`chunk`](super::chunk).
+/// The union of all branches, for pictures: a key in two branches counts once here, and twice in
+/// [`chunk`](super::chunk).
 impl Pattern for LongNet {
     fn name(&self) -> &'static str {
         OP
@@ -41,13 +42,14 @@ impl Pattern for LongNet {
     }
 }
 
-/// Places in segments of `size`: a query sees those of its own segment that are there, or those of them up to its own.
+/// Places in segments of `size`: a query attends to the places of its own segment that hold a token, in causal
+/// attention to those up to its own.
 #[derive(Debug)]
 pub(super) struct Segments {
     pub(super) size: usize,
     pub(super) causal: bool,
     pub(super) heads: usize,
-    /// Which places of each sequence and head hold a token.
+    /// The places of each sequence and head that hold a token.
     pub(super) there: Vec<Bits>,
 }
 

@@ -1,15 +1,17 @@
-//! Locality-sensitive hashing: queries and keys are one vector, sorted by bucket; a chunk of the sorted order sees itself and the one before.
+//! Locality-sensitive hashing: queries equal keys and are sorted by bucket; a chunk of the sorted order attends to
+//! itself and to the one before.
 //!
 //! $$ \hat k_j = \frac{x_j}{\sqrt{\overline{x_j^2} + 10^{-6}}\sqrt D}, \qquad y_{ij} = x_i^\top \hat k_j, \qquad
 //!    o_i = \sum_n \frac{e^{\mathrm{lse}_{n,i}}}{\sum_m e^{\mathrm{lse}_{m,i}}} o_{n,i} $$
 //!
-//! over the rounds of hashing. A token sees itself only where it sees nothing else (its score is lowered by 10⁵). The chunks of all rounds stand
-//! in one circle: the first chunk of a round looks back at the last of the round before. Where the circle is so short that a chunk is met from both
-//! sides it counts once (Hugging Face counts it twice).
-//! O(rounds × T × 2 chunk × H D + T log T) time. Kitaev et al. 2020 (Reformer), §2; the conventions are Hugging Face's.
+//! over the rounds of hashing. A token attends to itself only if it attends to nothing else (that score is lowered by
+//! 10⁵). The chunks of all rounds form a ring: the first chunk of a round attends to the last of the round before. If
+//! the ring is so short that a chunk is adjacent on both sides, it counts once (Hugging Face counts it twice). O(rounds
+//! × T × 2 chunk × H D + T log T) time. Kitaev et al. 2020 (Reformer), §2; the conventions are Hugging Face's.
 //!
-//! [`hash`] gives the buckets from random rotations; [`chunk`] takes any buckets. Padding is hashed like any token, and hidden from the others; models of
-//! Hugging Face sort it behind all tokens ([`Padding::Last`]), which leaves other chunks. Where a sequence is no longer than a chunk there is one chunk.
+//! [`hash`] computes buckets from random rotations; [`chunk`] takes any buckets. Padding is hashed like any token, and
+//! masked for the others; Hugging Face's models sort it after all tokens ([`Padding::Last`]), which changes the chunks.
+//! A sequence no longer than a chunk is one chunk.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
@@ -33,16 +35,16 @@ const OP: &str = "lsh";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Lsh {
-    /// Tokens of a chunk; it divides the length of a longer sequence.
+    /// Tokens per chunk; divides the length of a longer sequence.
     #[serde(default = "sixty_four")]
     pub chunk: usize,
-    /// How many chunks before its own a token sees.
+    /// The number of preceding chunks that a token attends to.
     #[serde(default = "one")]
     pub before: usize,
-    /// How many behind it.
+    /// The number of following chunks.
     #[serde(default)]
     pub after: usize,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     #[serde(default)]
     pub causal: bool,
 }
@@ -61,8 +63,9 @@ impl Default for Lsh {
     }
 }
 
-/// Buckets `[B, H, rounds, T]`, each round counted on from the last, as [`chunk`] takes them: the places of the highest of `x R` and `−x R`,
-/// for rotations `R: [H, D, rounds, n / 2]`. Factored buckets come from several rotations: `h = Σ h_f Π n` over the factors before.
+/// Buckets `[B, H, rounds, T]` as [`chunk`] takes them, with each round offset by the buckets of earlier ones: the
+/// argmax over `x R` and `−x R`, for rotations `R: [H, D, rounds, n / 2]`. Factored buckets use several rotations:
+/// `h = Σ h_f Π n` over the preceding factors. Errors on wrong shapes.
 pub fn hash<T: Stored>(x: ArrayView4<'_, T>, rotations: &[ArrayViewD<'_, f32>]) -> Result<Array4<usize>, Error> {
     let (b, t, h, d) = x.dim();
     let rounds = rotations.first().map_or(0, |r| r.shape().get(2).copied().unwrap_or(0));
@@ -90,18 +93,18 @@ pub fn hash<T: Stored>(x: ArrayView4<'_, T>, rotations: &[ArrayViewD<'_, f32>]) 
     Ok(buckets)
 }
 
-/// Where padding goes when vectors are hashed.
+/// The bucket of padding.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Padding {
-    /// Where its vector falls.
+    /// The bucket of its vector.
     #[default]
     Own,
-    /// In a bucket behind all others, as in models of Hugging Face: the chunks of tokens then hold no padding.
+    /// A bucket after all others, as in Hugging Face's models: chunks of tokens then contain no padding.
     Last,
 }
 
-/// Moves padding to a bucket of its own behind the `count` buckets of each round; without padding nothing changes.
+/// Moves padding to a separate bucket after the `count` buckets of each round; does nothing without padding.
 fn padding_last(buckets: &mut Array4<usize>, count: usize, keep: ArrayView2<'_, bool>) -> Result<(), Error> {
     let (b, _, _, t) = buckets.dim();
     error::shape(OP, "keep", &[b, t], keep.shape())?;
@@ -115,7 +118,7 @@ fn padding_last(buckets: &mut Array4<usize>, count: usize, keep: ArrayView2<'_, 
     Ok(())
 }
 
-/// The sorted order, and the vectors in it.
+/// The sorted order, and its pattern.
 struct Order {
     places: Places,
     pattern: Sorted,
@@ -129,7 +132,7 @@ impl Order {
             let mut order: Vec<(usize, usize)> =
                 (0..rounds * t).map(|n| (buckets[[b, h, n / t, n % t]], n % t)).collect();
             if tokens > lsh.chunk {
-                // Rounds are counted on, so that one sort keeps them apart.
+                // Rounds have disjoint buckets, so one sort keeps them apart.
                 order.sort_unstable();
             }
             row.iter_mut().zip(order).for_each(|(place, (_, t))| *place = Some(t));
@@ -147,7 +150,7 @@ impl Order {
     }
 }
 
-/// The keys: vectors of length one, about, as scores want them.
+/// The keys: vectors normalised to unit RMS and divided by √D, as the scores need them.
 fn keys(x: &Array4<f32>) -> Array4<f32> {
     let mut keys = x.clone();
     let d = x.dim().3 as f32;
@@ -185,8 +188,8 @@ fn check(
     error::parameter(OP, "chunk", divides, lsh.chunk, format!("a divisor of the {t} tokens"))
 }
 
-/// Attention of all tokens: `x: [B, T, H, D]` is query and key, `v: [B, T, H, E]`, `buckets: [B, H, rounds, T]`, `keep: [B, T]` says which
-/// tokens are there.
+/// Attention of all tokens: `x: [B, T, H, D]` holds queries and keys, `v: [B, T, H, E]`, `buckets: [B, H, rounds, T]`,
+/// and `keep: [B, T]` is the padding mask, true for tokens. Errors on wrong shapes and parameters.
 pub fn chunk(
     x: ArrayView4<'_, f32>,
     v: ArrayView4<'_, f32>,
@@ -200,39 +203,43 @@ pub fn chunk(
         return Ok(Output { out: Array4::zeros(v.dim()), lse: Array3::zeros((x.dim().0, 0, x.dim().2)) });
     }
     let order = Order::of(x.dim().1, buckets, lsh, keep);
-    let (q, values) = (order.places.take(x, cx), order.places.take(v, cx));
+    let (q, values) = (order.places.gather(x, cx), order.places.gather(v, cx));
     let k = keys(&q);
     let sorted = super::chunk(&Inputs::scaled(q.view(), k.view(), values.view(), 1.0), &order.pattern, cx)?;
     let mut output = merge(OP, rounds(&order, sorted, x.dim().1, cx), cx)?;
-    // Who sees nothing else in any round sees itself.
+    // A token that attends to nothing else in any round attends to itself.
     for ((b, t, h), lse) in output.lse.indexed_iter_mut() {
         if *lse == f32::NEG_INFINITY && keep.is_none_or(|keep| keep[[b, t]]) {
             let row = x.slice(s![b, t, h, ..]);
-            *lse = row.dot(&row) * norm(row) / (row.len() as f32).sqrt() - ITSELF;
+            *lse = row.dot(&row) * norm(row) / (row.len() as f32).sqrt() - SELF_PENALTY;
             output.out.slice_mut(s![b, t, h, ..]).assign(&v.slice(s![b, t, h, ..]));
         }
     }
     Ok(output)
 }
 
-/// The output of each round in the order of the tokens.
+/// The output of each round, in the original order of tokens.
 fn rounds(order: &Order, sorted: Output, t: usize, cx: &Cx) -> Vec<Output> {
     let (b, n, h, e) = sorted.out.dim();
     (0..n / t.max(1))
         .map(|round| {
             let places = Places(order.places.0.slice(s![.., .., round * t..(round + 1) * t]).to_owned());
             let mut part = Output { out: Array4::zeros((b, t, h, e)), lse: Array3::zeros((b, t, h)) };
-            places.put(&sorted.out.slice(s![.., round * t..(round + 1) * t, .., ..]).to_owned(), &mut part.out, cx);
-            places.put_rows(&sorted.lse.slice(s![.., round * t..(round + 1) * t, ..]).to_owned(), &mut part.lse, cx);
+            places.scatter(&sorted.out.slice(s![.., round * t..(round + 1) * t, .., ..]).to_owned(), &mut part.out, cx);
+            places.scatter_rows(
+                &sorted.lse.slice(s![.., round * t..(round + 1) * t, ..]).to_owned(),
+                &mut part.lse,
+                cx,
+            );
             part
         })
         .collect()
 }
 
-/// What is taken from the score of a token with itself.
-const ITSELF: f32 = 1e5;
+/// The penalty on a token's score with itself.
+const SELF_PENALTY: f32 = 1e5;
 
-/// Gradients to the inputs of [`chunk`].
+/// The gradients with respect to the inputs of [`chunk`].
 #[derive(Clone, Debug)]
 pub struct Gradient {
     /// `[B, T, H, D]`
@@ -256,11 +263,11 @@ pub fn backward(
     check(x, v, buckets, keep, lsh)?;
     error::shape(OP, "d out", output.out.shape(), dout.shape())?;
     let order = Order::of(x.dim().1, buckets, lsh, keep);
-    let (q, values) = (order.places.take(x, cx), order.places.take(v, cx));
+    let (q, values) = (order.places.gather(x, cx), order.places.gather(v, cx));
     let k = keys(&q);
     let sorted =
-        Output { out: order.places.take(output.out.view(), cx), lse: order.places.take_rows(output.lse.view()) };
-    let dsorted = order.places.take(dout, cx);
+        Output { out: order.places.gather(output.out.view(), cx), lse: order.places.gather_rows(output.lse.view()) };
+    let dsorted = order.places.gather(dout, cx);
     let inputs = Inputs::scaled(q.view(), k.view(), values.view(), 1.0);
     let d = Cotangent { out: dsorted.view(), lse: None };
     let mut part = super::backward(&inputs, &order.pattern, &sorted, &d, cx)?;
@@ -274,10 +281,10 @@ pub fn backward(
         dk.scaled_add(-along, &x);
         dq += &dk;
     }
-    order.places.add(&part.q, &mut gradient.x, cx);
-    order.places.add(&part.v, &mut gradient.v, cx);
-    // Who saw only itself was given its own value.
-    for ((b, t, h), _) in output.lse.indexed_iter().filter(|(_, lse)| **lse < -0.5 * ITSELF && lse.is_finite()) {
+    order.places.scatter_add(&part.q, &mut gradient.x, cx);
+    order.places.scatter_add(&part.v, &mut gradient.v, cx);
+    // A token that attended only to itself received its own value.
+    for ((b, t, h), _) in output.lse.indexed_iter().filter(|(_, lse)| **lse < -0.5 * SELF_PENALTY && lse.is_finite()) {
         let mut dv = gradient.v.slice_mut(s![b, t, h, ..]);
         dv += &dout.slice(s![b, t, h, ..]);
     }

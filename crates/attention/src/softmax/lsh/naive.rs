@@ -30,7 +30,7 @@ pub fn naive(
                 order.sort();
             }
             let chunks = order.len() / chunk;
-            // Scores of every token in every round.
+            // The scores of every token over all rounds.
             let mut scores = vec![Vec::new(); t];
             for (place, (_, i, _)) in order.iter().enumerate() {
                 let own = place / chunk;
@@ -54,7 +54,7 @@ pub fn naive(
                 }
             }
             for (i, scores) in scores.iter_mut().enumerate() {
-                // Itself it sees only where it sees nothing else.
+                // It attends to itself only if it attends to nothing else.
                 if scores.iter().any(|(j, _)| *j != i) {
                     scores.retain(|(j, _)| *j != i);
                 }

@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array4};
@@ -11,7 +11,7 @@ use crate::{Error, Form, error};
 
 pub(crate) struct Op;
 
-/// What a call has beside `x` and `v`.
+/// The inputs other than `x` and `v`.
 struct Read {
     buckets: Array4<usize>,
     keep: Option<Array2<bool>>,

@@ -5,14 +5,15 @@ use std::ops::Range;
 use super::{Lsh, OP};
 use crate::softmax::mask::{Entry, Pattern, Sizes, band, join};
 
-/// Places in a sorted order: a token sees the chunks around its own, but not itself, nor what is not there, nor the future if that is hidden.
+/// The pattern over places in sorted order: a token attends to the chunks around its own, except itself, padding and,
+/// if causal, the future.
 #[derive(Debug)]
 pub(super) struct Sorted {
     pub(super) lsh: Lsh,
-    /// Tokens of a round.
+    /// Tokens per round.
     pub(super) tokens: usize,
     pub(super) heads: usize,
-    /// Which token stands at each place, by sequence and head.
+    /// The token at each place, by sequence and head.
     pub(super) at: Vec<Vec<u32>>,
     pub(super) keep: Option<Vec<Vec<bool>>>,
 }
@@ -22,7 +23,7 @@ impl Sorted {
         if self.tokens <= self.lsh.chunk { self.tokens.max(1) } else { self.lsh.chunk }
     }
 
-    /// The chunks that chunk `c` of `n` sees, rising.
+    /// The chunks that chunk `c` of `n` attends to, ascending.
     fn chunks(&self, c: usize, n: usize) -> Vec<usize> {
         if self.tokens <= self.lsh.chunk {
             return vec![c];
@@ -67,7 +68,7 @@ impl Pattern for Sorted {
     fn visit(&self, of: &Sizes, _: usize, _: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {
         let (first, chunk) = (row.len(), self.chunk());
         for c in self.chunks(queries.start / chunk, of.keys / chunk) {
-            // Every token meets itself, or another round's copy of it, somewhere.
+            // Every token's block contains itself or another round's copy of it, so all blocks need the mask.
             band(row, 16, of.keys, c * chunk..((c + 1) * chunk).min(of.keys), 0..0);
         }
         join(row, first);

@@ -1,9 +1,9 @@
-//! Any pattern at all: a boolean mask given as it stands, as compressed rows, or as a predicate.
+//! An arbitrary pattern, given as a boolean mask, as compressed rows, or as a predicate.
 //!
 //! $$ N(i) = \{ j : M_{ij} \} $$
 //!
-//! Time follows the blocks in which a pair is kept; the size of the blocks is chosen so that they hold as little else as possible. Where they
-//! would hold little of what is kept, it follows the pairs alone.
+//! The cost is proportional to the blocks that contain an unmasked pair; the block size is chosen to minimise it. For
+//! very sparse masks the cost is proportional to the unmasked pairs themselves.
 
 use ndarray::ArrayView4;
 
@@ -13,29 +13,29 @@ use crate::{Error, error};
 mod naive;
 mod pattern;
 
-/// A mask of its own for each sequence and head, or the same for all.
+/// A mask for each sequence and head, or one shared by all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Masked {
     planes: (usize, usize),
     queries: usize,
     keys: usize,
-    /// A row for each plane and query.
+    /// One row per plane and query.
     rows: Vec<Row>,
     block: usize,
-    /// Whether pairs are met one by one.
+    /// Whether pairs are processed individually.
     scattered: bool,
 }
 
-/// What a pair costs in blocks of 16, and met alone, of what it costs in large blocks.
-const SMALL: f64 = 1.8;
+/// The cost of a pair in blocks of 16, or processed individually, relative to large blocks.
+const SMALL_BLOCK_COST: f64 = 1.8;
 const ALONE: f64 = 16.0;
 
-/// The keys a query keeps.
+/// The unmasked keys of a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Row {
-    /// The blocks of 16 that hold some, rising.
+    /// The blocks of 16 keys that contain some, ascending.
     blocks: Vec<u32>,
-    /// Those kept in each.
+    /// Their bit mask in each block.
     kept: Vec<u16>,
 }
 
@@ -48,8 +48,8 @@ impl Masked {
         Self::of((b, h), t, s, rows.collect())
     }
 
-    /// From compressed rows, the same for all sequences and heads: query `i` keeps the keys `indices[start[i] .. start[i + 1]]`,
-    /// in any order.
+    /// From compressed sparse rows, shared by all sequences and heads: query `i` attends to the keys
+    /// `indices[start[i] .. start[i + 1]]`, in any order. Errors on inconsistent indices.
     pub fn compressed(start: &[usize], indices: &[usize], keys: usize) -> Result<Self, Error> {
         let rises = start.first() == Some(&0) && start.is_sorted() && start.last() == Some(&indices.len());
         error::parameter("masked", "start", rises, start, format!("rising from 0 to {}", indices.len()))?;
@@ -63,29 +63,29 @@ impl Masked {
         Ok(Self::of((1, 1), start.len() - 1, keys, rows.collect()))
     }
 
-    /// From a predicate of the head, the query and the key, asked once for each; the same for all sequences.
+    /// From a predicate of head, query and key, evaluated once for each triple; shared by all sequences.
     pub fn predicate(heads: usize, queries: usize, keys: usize, keep: impl Fn(usize, usize, usize) -> bool) -> Self {
         let row = |h: usize, i: usize| Row::of((0..keys).filter(|j| keep(h, i, *j)));
         let rows = (0..heads).flat_map(|h| (0..queries).map(move |i| (h, i))).map(|(h, i)| row(h, i)).collect();
         Self::of((1, heads), queries, keys, rows)
     }
 
-    /// Pairs kept, in all planes.
+    /// The number of unmasked pairs in all planes.
     pub fn kept(&self) -> usize {
         self.rows.iter().flat_map(|row| &row.kept).map(|kept| kept.count_ones() as usize).sum()
     }
 
     fn of(planes: (usize, usize), queries: usize, keys: usize, rows: Vec<Row>) -> Self {
         let mut masked = Self { planes, queries, keys, rows, block: 16, scattered: false };
-        // Large blocks are faster a pair; small ones hold fewer that are not kept.
+        // Large blocks cost less per pair; small ones contain fewer masked pairs.
         let pairs = |block: usize| masked.blocks(block) as f64 * (block * block) as f64;
-        let (small, large) = (SMALL * pairs(16), pairs(64));
+        let (small, large) = (SMALL_BLOCK_COST * pairs(16), pairs(64));
         masked.block = if small < large { 16 } else { 64 };
         masked.scattered = ALONE * (masked.kept() as f64) < small.min(large);
         masked
     }
 
-    /// How many square blocks hold a pair that is kept.
+    /// The number of square blocks that contain an unmasked pair.
     fn blocks(&self, block: usize) -> usize {
         let mut count = 0;
         let wide = self.keys.div_ceil(block);

@@ -1,4 +1,4 @@
-//! The blocks that hold a pair which is kept.
+//! The blocks that contain an unmasked pair.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ impl Pattern for Masked {
     }
 
     fn visit(&self, of: &Sizes, b: usize, h: usize, queries: Range<usize>, _: Range<usize>, row: &mut Vec<Entry>) {
-        // Pairs kept, by block.
+        // The number of unmasked pairs per block.
         let mut kept: Vec<(u32, u32)> = Vec::new();
         let first = of.queries.start;
         for t in queries.start - first..queries.end - first {

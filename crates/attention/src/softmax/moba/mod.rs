@@ -1,16 +1,18 @@
-//! Mixture of block attention: each query and head sees its own block and the blocks whose mean key it likes best.
+//! Mixture of block attention: each query and head attends to its own block and to those with the highest-scoring mean
+//! keys.
 //!
 //! $$ N(i) = \{ j \le i : \lfloor j/b \rfloor \in I(i) \}, \qquad
 //!    I(i) = \{ \lfloor i/b \rfloor \} \cup \mathrm{top}_{k-1}\{ q_i^\top \bar k_m : m < \lfloor i/b \rfloor \} $$
 //!
-//! [`select`] chooses; the family's kernel attends. The choice is a constant to the gradient, as in the paper.
+//! [`select`] makes the selection and the block-sparse kernel attends. The gradient treats the selection as constant,
+//! as in the paper.
 //! O(T k b H D + T² H D / b) time. Lu et al. 2025 (MoBA), eq. 5–8.
 
 use std::ops::Range;
 
 use serde::Deserialize;
 
-use super::{Inputs, Sizes, apart};
+use super::{Inputs, Sizes, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
@@ -20,9 +22,9 @@ mod pattern;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Moba {
-    /// `b`, keys of a block
+    /// `b`, keys per block
     pub block: usize,
-    /// `k`, how many blocks a query sees, its own among them
+    /// `k`, the number of blocks that a query attends to, including its own
     pub top: usize,
 }
 
@@ -37,11 +39,11 @@ impl Moba {
         error::parameter(OP, "top", self.top > 0, self.top, "at least 1")?;
         let (of, groups) = x.sizes(OP)?;
         of.within(OP)?;
-        apart::none(OP, x)?;
+        packed_sequences::reject(OP, x)?;
         Ok((of, groups))
     }
 
-    /// For what there is a list of blocks: sequences, heads and queries.
+    /// What the lists of blocks are indexed by: sequences, heads and queries.
     pub(super) fn lists(&self, of: &Sizes, _: usize) -> (usize, usize, Range<usize>) {
         (of.batch, of.heads, of.queries.clone())
     }

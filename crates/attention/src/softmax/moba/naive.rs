@@ -4,8 +4,8 @@ use ndarray::{ArrayView4, s};
 
 use super::Moba;
 
-/// The blocks that each query of each head and sequence sees, rising, in f64: a list for `[B, H, T]` in that order. Of equal ones the earlier is
-/// chosen. Query `t` stands at position `offset + t`.
+/// The blocks that each query of each head and sequence attends to, ascending, in f64: one list per `[B, H, T]`, in
+/// that order. Ties are broken in favour of the earlier block. Query `t` is at position `offset + t`.
 pub fn naive(q: ArrayView4<'_, f64>, k: ArrayView4<'_, f64>, offset: usize, moba: &Moba) -> Vec<Vec<u32>> {
     let (b, t, h, _) = q.dim();
     let mut lists = Vec::new();

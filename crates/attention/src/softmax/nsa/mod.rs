@@ -1,11 +1,13 @@
-//! Native sparse attention: means of blocks, the blocks the means point to, and a window, gated by the query.
+//! Native sparse attention: block means, selected blocks and a window, gated by the query.
 //!
 //! $$ o_i = g_i^{(1)}\, \mathrm{attn}(q_i, \bar K, \bar V) + g_i^{(2)}\, \mathrm{attn}(q_i, K_{I(i)}, V_{I(i)}) +
 //!    g_i^{(3)}\, \mathrm{attn}(q_i, K_{i-w<j\le i}, V_{i-w<j\le i}) $$
 //!
-//! A mean is seen once its block has ended. `I(i)` are the query's own block, the first, the one before its own, and those of the highest weight
-//! in the first term, averaged over the heads of a group, in this order and up to `top` in all; of equal weights the earlier block. Choosing is a constant to the gradient.
-//! O(T (T / b + k b + w) H D) time. Yuan et al. 2025, eq. 5–12, with means for the summaries as flash-linear-attention has them.
+//! The mean of a block is visible once the block has ended. `I(i)` are the query's own block, the first, the one before
+//! its own, and those of the highest weight in the first term, averaged over the heads of a group, in this order and up
+//! to `top` in total; ties are broken in favour of the earlier block. The gradient treats the selection as constant.
+//! O(T (T / b + k b + w) H D) time. Yuan et al. 2025, eq. 5–12, with means as the compression, as in
+//! flash-linear-attention.
 
 use longreach_simd::Cx;
 use longreach_simd::product::Stored;
@@ -30,11 +32,11 @@ const OP: &str = "nsa";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nsa {
-    /// `b`, keys of a block
+    /// `b`, keys per block
     pub block: usize,
-    /// `k`, how many blocks are chosen, the query's own among them
+    /// `k`, the number of selected blocks, including the query's own
     pub top: usize,
-    /// `w`, keys of the window, the query's own among them
+    /// `w`, keys in the window, including the query's own
     pub window: usize,
 }
 
@@ -44,14 +46,14 @@ impl Default for Nsa {
     }
 }
 
-/// The output, and what its gradient needs.
+/// The output, and what the backward pass needs.
 #[derive(Clone, Debug)]
 pub struct Attended {
     /// `[B, T, H, E]`
     pub out: Array4<f32>,
-    /// The terms before the gates: means, chosen blocks, window.
+    /// The terms before gating: means, selected blocks, window.
     pub terms: [Output; 3],
-    /// The blocks chosen.
+    /// The selected blocks.
     pub selected: Selected,
 }
 
@@ -72,7 +74,7 @@ fn summary<'a, T>(x: &Inputs<'_, T>, q: ArrayView4<'a, f32>, k: &'a Array4<f32>,
     Inputs { offset: x.offset, softcap: x.softcap, ..Inputs::scaled(q, k.view(), v.view(), x.scale) }
 }
 
-/// The blocks that each group and query chooses.
+/// Selects the blocks for each group and query.
 fn select<T: Stored>(x: &Inputs<'_, T>, means: &Array4<f32>, nsa: &Nsa, cx: &Cx) -> Result<Selected, Error> {
     let (of, groups) = x.sizes(OP)?;
     let lists = choose(
@@ -87,7 +89,7 @@ fn select<T: Stored>(x: &Inputs<'_, T>, means: &Array4<f32>, nsa: &Nsa, cx: &Cx)
                 scores.iter_mut().for_each(|y| *y = capped(x.scale * *y, x.softcap));
                 add_softmax(cx.isa, scores, &mut weight);
             }
-            // More than any sum of weights, and most of all its own.
+            // Forced blocks rank above any sum of weights, the query's own block first.
             let forced = 2.0 * (of.heads / groups) as f32;
             weight[0] = forced;
             weight[own.saturating_sub(1)] = forced;
@@ -103,7 +105,8 @@ fn capped(y: f32, cap: Option<f32>) -> f32 {
     cap.map_or(y, |cap| cap * (y / cap).tanh())
 }
 
-/// Attention of all queries; `gates: [B, T, H, 3]`, in the paper sigmoids.
+/// Attention of all queries; `gates: [B, T, H, 3]`, in the paper outputs of sigmoids. Errors on wrong shapes and
+/// parameters.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa, cx: &Cx) -> Result<Attended, Error> {
     check(x, gates, nsa)?;
     let [q, k, v] = [
@@ -130,7 +133,7 @@ pub fn chunk<T: Stored>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa
     Ok(Attended { out, terms, selected })
 }
 
-/// The gradients to the inputs and to the gates, `[B, T, H, 3]`, given that of the output.
+/// The gradients with respect to the inputs and the gates, `[B, T, H, 3]`, given that of the output.
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     gates: ArrayView4<'_, f32>,

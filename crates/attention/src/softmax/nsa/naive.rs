@@ -36,7 +36,7 @@ pub fn naive(x: &Inputs<'_, f64, f64>, gates: ArrayView4<'_, f64>, nsa: &Nsa) ->
             }
         }
         let mut order: Vec<usize> = (0..=own).collect();
-        // Blocks that are forced come before others whatever they weigh.
+        // Forced blocks precede others regardless of weight.
         let rank = |n: usize| match n {
             _ if n == own => 4.0,
             0 => 3.0,

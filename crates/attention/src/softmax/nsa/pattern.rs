@@ -1,11 +1,11 @@
-//! Means of the blocks that have ended.
+//! The pattern over means: those of blocks that have ended.
 
 use std::ops::Range;
 
 use super::OP;
 use crate::softmax::mask::{Entry, Pattern, Sizes, band, span};
 
-/// Query `i` sees mean `c` if `(c + 1) b ≤ i + 1`.
+/// Query `i` attends to mean `c` if `(c + 1) b ≤ i + 1`.
 #[derive(Debug)]
 pub(super) struct Ended {
     pub(super) block: usize,

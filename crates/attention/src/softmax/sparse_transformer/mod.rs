@@ -1,8 +1,8 @@
-//! Factorised attention: what is near, and a summary of what is far.
+//! Factorised attention: a local set of keys, and a summary of distant ones.
 //!
 //! Strided, with stride `l`:
 //! $$ A^{(1)}(i) = \{ j : i - l < j \le i \}, \qquad A^{(2)}(i) = \{ j \le i : l \mid i - j \} $$
-//! Fixed, with stride `l`, `c` columns of summary and `p` positions for them among which heads take turns:
+//! Fixed, with stride `l`, `c` summary columns and `p` positions for them, between which heads alternate:
 //! $$ A^{(1)}(i) = \{ j \le i : \lfloor j/l \rfloor = \lfloor i/l \rfloor \}, \qquad
 //!    A^{(2)}(i) = \{ j \le i : l - (n+1)c \le j \bmod l < l - nc \},\ n = h \bmod p $$
 //!
@@ -28,15 +28,15 @@ pub enum Which {
     /// The union of both.
     #[default]
     Merged,
-    /// The first: what is near.
+    /// The first: local keys.
     Near,
     /// The second: the summary.
     Far,
-    /// Heads take turns: even ones near, odd ones far.
+    /// Heads alternate: even ones local, odd ones the summary.
     Alternating,
 }
 
-/// How the summary is laid out.
+/// The factorisation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind", deny_unknown_fields)]
 pub enum SparseTransformer {
@@ -44,11 +44,11 @@ pub enum SparseTransformer {
     Strided {
         /// `l`
         stride: usize,
-        /// Which set a head attends to.
+        /// Which sets a head attends to.
         #[serde(default)]
         which: Which,
     },
-    /// The last keys of every stretch.
+    /// The last keys of every window.
     Fixed {
         /// `l`
         stride: usize,
@@ -58,7 +58,7 @@ pub enum SparseTransformer {
         /// `p`
         #[serde(default = "one")]
         positions: usize,
-        /// Which set a head attends to.
+        /// Which sets a head attends to.
         #[serde(default)]
         which: Which,
     },
@@ -70,11 +70,11 @@ fn one() -> usize {
 
 const OP: &str = "sparse_transformer";
 
-/// A pass over the heads: what each attends to.
+/// A pass over the heads: the pattern of each.
 type Pass = Box<dyn Fn(usize) -> Steps>;
 
-/// The passes that a strided pattern is made of: what is near, and of every stride a phase. With both, the summary begins one step back,
-/// as a query is near itself.
+/// The passes of a strided pattern: the local band, and the phases of the stride. With both, the summary starts one
+/// step back, because a query itself is in the local set.
 fn passes(stride: usize, which: Which) -> Vec<Pass> {
     let far = stride.min(isize::MAX as usize) as isize;
     let near = Steps { band: Band { name: OP, nearest: 0, farthest: far - 1 }, dilation: 1 };
@@ -87,7 +87,7 @@ fn passes(stride: usize, which: Which) -> Vec<Pass> {
     }
 }
 
-/// The inputs of a pass: a sink counts once.
+/// The inputs of a pass: sinks count only in the first.
 fn of_pass<'a, T: Copy>(x: &Inputs<'a, T>, pass: usize) -> Inputs<'a, T> {
     let mut x = *x;
     x.sinks = x.sinks.filter(|_| pass == 0);
@@ -108,12 +108,12 @@ fn forward<T: Stored>(
     merge(OP, parts?, cx)
 }
 
-/// Attention of all queries.
+/// Attention of all queries. Errors on wrong shapes and parameters.
 pub fn chunk<T: Stored>(x: &Inputs<'_, T>, pattern: &SparseTransformer, cx: &Cx) -> Result<Output, Error> {
     forward(x, pattern, super::chunk, cx)
 }
 
-/// The same for few queries against a long cache.
+/// As [`chunk`], for few queries against a long KV cache.
 pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &SparseTransformer, cx: &Cx) -> Result<Output, Error> {
     forward(x, pattern, super::step, cx)
 }

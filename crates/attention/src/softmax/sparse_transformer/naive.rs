@@ -15,7 +15,7 @@ impl Which {
 }
 
 impl SparseTransformer {
-    /// Whether query `i` of head `h` sees key `j`.
+    /// Whether query `i` of head `h` attends to key `j`.
     pub(super) fn sees(&self, h: usize, i: usize, j: usize) -> bool {
         let (near, far, which) = match *self {
             SparseTransformer::Strided { stride, which } => {

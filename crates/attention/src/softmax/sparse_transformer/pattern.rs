@@ -1,4 +1,4 @@
-//! Blocks near the diagonal, and those that hold columns of summary.
+//! Blocks near the diagonal, and blocks that contain summary columns.
 
 use std::ops::Range;
 
@@ -42,7 +42,7 @@ impl Pattern for SparseTransformer {
 
     fn block(&self) -> (usize, usize) {
         match *self {
-            // Columns of summary are narrow.
+            // Summary columns are narrow.
             Fixed { columns, .. } if columns < 64 => (64, (1 << columns.ilog2()).clamp(16, 64)),
             _ => (64, 64),
         }
@@ -64,14 +64,15 @@ impl Pattern for SparseTransformer {
         match *self {
             Strided { stride, .. } => {
                 let first = if far { 0 } else { (queries.start + 1).saturating_sub(stride) };
-                // With the summary, whatever lies far is cut; all of a block is near if it is to the first query and to the last.
+                // Distant blocks with summary columns are partial; a block is full if it is local to the first query
+                // and to the last.
                 let all = if near { queries.end.saturating_sub(stride)..queries.start + 1 } else { 0..0 };
                 band(row, block, of.keys, first.max(keys.start)..end, all);
             }
             Fixed { stride, columns, positions, .. } => {
                 if near {
                     let first = queries.start / stride * stride;
-                    // A block of queries within one stretch sees what lies before them whole.
+                    // A query block inside one window attends to all preceding keys of the window.
                     let one = (queries.end - 1) / stride * stride == first;
                     band(
                         row,

@@ -7,7 +7,7 @@ use crate::softmax::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
 impl Streaming {
-    /// The latest keys that query `i` sees of `keys`.
+    /// The most recent keys that query `i` attends to, of `keys`.
     fn latest(&self, i: usize, keys: usize) -> Range<usize> {
         (i + 1).saturating_sub(self.recent).min(keys)..(i + 1).min(keys)
     }
@@ -45,7 +45,7 @@ impl Pattern for Streaming {
     }
 }
 
-/// What a window of the latest keys has left behind: `j ≤ i − r`.
+/// The keys before the window: `j ≤ i − r`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beyond {
     pub(super) recent: usize,

@@ -1,4 +1,4 @@
-//! Positions within the cache: once the cache is full, a query stands at its end for the sinks, wherever it stands in the text.
+//! Positions within the cache: once the cache is full, a query's distance to the sinks is that in the cache.
 
 use longreach_simd::Cx;
 use ndarray::ArrayView4;
@@ -9,15 +9,15 @@ use crate::softmax::window::Window;
 use crate::softmax::{self, Cotangent, Gradient, Inputs, Output, merge};
 use crate::{Error, error};
 
-/// The inputs of [`chunk`]. Rotary scores depend on the distance alone: to the latest keys it is that in the text; to a sink it is counted within the
-/// cache, from the place [`Streaming::place`] gives.
+/// The inputs of [`chunk`]. Rotary scores depend on the distance alone: for recent keys it is that in the text, for a
+/// sink that within the cache, from the position [`Streaming::place`] returns.
 #[derive(Clone, Copy, Debug)]
 pub struct Rolling<'a> {
-    /// The latest keys, and queries rotated to their positions in the text as the keys are.
+    /// The recent keys, and queries, all rotated to their positions in the text.
     pub near: Inputs<'a>,
-    /// The queries rotated to their places in the cache, `[B, T, H, D]`
+    /// The queries rotated to their positions in the cache, `[B, T, H, D]`
     pub far: ArrayView4<'a, f32>,
-    /// The first keys, as many as there are, up to `sinks`; `[B, n, G, D]`
+    /// The first `n` keys, up to `sinks`, `[B, n, G, D]`
     pub k: ArrayView4<'a, f32>,
     /// `[B, n, G, E]`
     pub v: ArrayView4<'a, f32>,
@@ -25,17 +25,17 @@ pub struct Rolling<'a> {
     pub position: usize,
 }
 
-/// Gradients to the inputs of [`chunk`].
+/// The gradients with respect to the inputs of [`chunk`].
 #[derive(Clone, Debug)]
 pub struct Gradients {
-    /// To the queries in the text and the latest keys.
+    /// With respect to the queries rotated in the text and the recent keys.
     pub near: Gradient,
-    /// To the queries in the cache and the sinks.
+    /// With respect to the queries rotated in the cache and the sinks.
     pub far: Gradient,
 }
 
 impl Streaming {
-    /// Where the query at position `i` of the text stands in the cache.
+    /// The position in the cache of the query at position `i` of the text.
     pub fn place(&self, i: usize) -> usize {
         i.min(self.sinks.saturating_add(self.recent) - 1)
     }
@@ -54,7 +54,7 @@ fn parts<'a>(x: &Rolling<'a>, of: &Streaming) -> Result<(Window, Inputs<'a>, Bey
     Ok((Window::causal(of.recent)?, far, Beyond { recent: of.recent }))
 }
 
-/// Attention of all queries to the latest keys and the sinks before them.
+/// Attention of all queries over the recent keys and the sinks before them. Errors on wrong shapes.
 pub fn chunk(x: &Rolling<'_>, of: &Streaming, cx: &Cx) -> Result<Output, Error> {
     let (window, far, beyond) = parts(x, of)?;
     let few = x.far.dim().1 < 8;

@@ -1,13 +1,13 @@
-//! Backward: a task owns a head and a part of its keys, and takes them a `RANGE` at a time.
+//! Backward pass: a task owns a head and a part of its keys, which it processes `RANGE` at a time.
 //!
-//! For the keys of a range it keeps `dK` and `dV`; every tile of queries that visits some of them is met once: scores and
-//! exponentials are computed again from the log-sum-exp,
+//! It accumulates `dK` and `dV` of a range while it sweeps over all tiles of queries that visit some of its keys.
+//! Scores and probabilities are recomputed from the log-sum-exp,
 //!
 //! $$ dV = P^\top dO, \quad dS = P \odot (dO V^\top - \delta), \quad \delta_i = do_i^\top o_i - d\mathrm{lse}_i, \quad
 //!    dQ = s\,(dS \odot \tau') K, \quad dK = s\,(dS \odot \tau')^\top Q. $$
 //!
-//! Five products where the forward pass has two. Dao 2023 (FlashAttention-2), algorithm 2, with the loops so that nothing is added
-//! from two threads.
+//! There are five products where the forward pass has two. Dao 2023 (FlashAttention-2), algorithm 2, with the loop
+//! order chosen so that no two threads accumulate into the same memory.
 
 use std::ops::Range;
 
@@ -18,19 +18,19 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 
 use super::super::mask::{Columns, Entry, Pattern};
-use super::super::{Inputs, apart};
+use super::super::{Inputs, packed_sequences};
 use super::{
-    Call, Cotangent, Dims, LOG2_E, Output, Panel, ROWS, STEP, Sight, Slices, Store, TILE, TakeRows, finite,
+    Call, Cotangent, Dims, Epilogue, LOG2_E, Output, Panel, ROWS, STEP, ScaledStore, Slices, TILE, Visibility, finite,
     pack_columns, pack_rows, products, push_panels, run, zeros,
 };
 use crate::{Error, error};
 
-/// Keys whose gradients are kept at a time.
+/// Keys whose gradients are accumulated at a time.
 const RANGE: usize = 512;
-/// Tasks that are enough: with fewer heads than that, the keys of a head are divided.
+/// With fewer heads than this number of tasks, the keys of a head are split.
 const TASKS: usize = 8;
 
-/// Gradients to the inputs.
+/// The gradients with respect to the inputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Gradient {
     /// `[B, T, H, D]`
@@ -39,14 +39,14 @@ pub struct Gradient {
     pub k: Array4<f32>,
     /// `[B, S, G, E]`
     pub v: Array4<f32>,
-    /// `[H]`, where there are sinks
+    /// `[H]`, if there are sinks
     pub sinks: Option<Array1<f32>>,
-    /// In the shape of the bias, where there is one
+    /// Of the bias's shape, if there is one
     pub bias: Option<Array4<f32>>,
 }
 
 impl Gradient {
-    /// Adds the gradient of attention to other keys; where only one has a part, it is kept.
+    /// Adds the gradient of attention over other keys. Fields that only `self` has are kept.
     pub(in crate::softmax) fn add(&mut self, more: &Self, cx: &Cx) {
         for (mine, more) in [(&mut self.q, &more.q), (&mut self.k, &more.k), (&mut self.v, &more.v)] {
             let parts = mine.axis_chunks_iter_mut(Axis(1), 64).zip(more.axis_chunks_iter(Axis(1), 64));
@@ -61,10 +61,12 @@ impl Gradient {
     }
 }
 
-/// The gradient, given that of the output, from what [`forward`](super::forward) returned. Slopes of ALiBi get none.
+/// The gradient, given that of the output, from what [`forward`](super::forward) returned. ALiBi's slopes have no
+/// gradient.
 ///
-/// `output` may be the merge of attention over several sets of keys, of which these are one. Five products a visited pair; memory for the
-/// inputs and gradients alone, but with a bias, whose gradient is `[B, H, T, S]` before it is summed.
+/// `output` may be the merge of attention over several sets of keys, of which these are one. Five products per visited
+/// pair. Allocates little more than the gradients, except with a bias, whose gradient is `[B, H, T, S]` before
+/// reduction. Errors on wrong shapes.
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     pattern: &dyn Pattern,
@@ -73,8 +75,8 @@ pub fn backward<T: Stored>(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     let op = pattern.name();
-    if apart::wanted(x, pattern)? {
-        return apart::backward(op, x, output, d, |x, output, d| backward(x, pattern, output, d, cx));
+    if packed_sequences::needed(x, pattern)? {
+        return packed_sequences::backward(op, x, output, d, |x, output, d| backward(x, pattern, output, d, cx));
     }
     let call = Call::new(x, pattern)?;
     let Dims { b, t, s, h, g, d: width, e } = call.dims;
@@ -94,7 +96,8 @@ pub fn backward<T: Stored>(
     if let Some(lse) = &d.lse {
         delta -= lse;
     }
-    // Parts of whole ranges: how many depends on the sizes alone. The gradient of a bias is one plane a head.
+    // A part is a number of whole ranges; how many parts there are depends on the sizes alone. With a bias there is one
+    // part per head, because its gradient is one plane per head.
     let ranges = s.div_ceil(RANGE);
     let parts = if x.bias.is_some() { 1 } else { (TASKS / (b * h).max(1)).clamp(1, ranges.max(1)) };
     let part = ranges.div_ceil(parts).max(1) * RANGE;
@@ -148,7 +151,7 @@ pub fn backward<T: Stored>(
         }
     }
     cx.team.for_each(tasks, |task| cx.isa.run(task));
-    mark(&work, &mut dq, [&mut dk, &mut dv], bias.as_mut());
+    mark_excluded(&work, &mut dq, [&mut dk, &mut dv], bias.as_mut());
 
     let sinks = x.sinks.map(|sinks| {
         Array1::from_shape_fn(h, |h| {
@@ -171,8 +174,9 @@ pub fn backward<T: Stored>(
     Ok(Gradient { q, k: group(dk), v: group(dv), sinks, bias })
 }
 
-/// Rows whose softmax or whose gradient is no number were left out; what they would have spoilt is theirs and their keys'.
-fn mark<T: Stored>(
+/// Excluded rows have non-finite softmax statistics or gradients: sets their gradients, and those of their keys, to
+/// NaN.
+fn mark_excluded<T: Stored>(
     work: &Shared<'_, '_, T>,
     dq: &mut Array4<f32>,
     of_keys: [&mut Array4<f32>; 2],
@@ -184,7 +188,7 @@ fn mark<T: Stored>(
     let mut keys = Vec::new();
     for ((b, t, h), lse) in work.lse.indexed_iter() {
         let delta = work.delta[[b, t, h]];
-        if !odd(*lse, delta) || *lse == f32::NEG_INFINITY && delta.is_finite() {
+        if !excluded(*lse, delta) || *lse == f32::NEG_INFINITY && delta.is_finite() {
             continue;
         }
         dq.slice_mut(s![b, t, h, ..]).fill(f32::NAN);
@@ -212,15 +216,15 @@ fn mark<T: Stored>(
     }
 }
 
-/// Whether a row takes no part: it sees nothing, or its softmax or its gradient is no number.
+/// Whether a row is excluded: it attends to no key, or its softmax or its gradient is not finite.
 #[inline(always)]
-pub(super) fn odd(lse: f32, delta: f32) -> bool {
+pub(super) fn excluded(lse: f32, delta: f32) -> bool {
     !(lse.is_finite() && delta.is_finite())
 }
 
-/// Zeros in place of the columns `[.., LANES]` that hold what is not finite: only rows that take no part see their keys.
+/// Zeroes columns of `[.., LANES]` with non-finite elements: only excluded rows attend to such keys.
 #[inline(always)]
-fn clean_columns<S: Lanes>(s: S, x: &mut [f32]) {
+fn zero_non_finite_columns<S: Lanes>(s: S, x: &mut [f32]) {
     if finite(s, x) {
         return;
     }
@@ -231,15 +235,15 @@ fn clean_columns<S: Lanes>(s: S, x: &mut [f32]) {
     }
 }
 
-/// The same of rows.
+/// As [`zero_non_finite_columns`], for rows.
 #[inline(always)]
-fn clean_rows<S: Lanes>(s: S, x: &mut [f32], wide: usize) {
+fn zero_non_finite_rows<S: Lanes>(s: S, x: &mut [f32], wide: usize) {
     if !finite(s, x) {
         x.chunks_exact_mut(wide).filter(|row| row.iter().any(|x| !x.is_finite())).for_each(|row| row.fill(0.0));
     }
 }
 
-/// `[B, S, H, D]` to `[B, S, G, D]`.
+/// Sums the heads of each group: `[B, S, H, D]` to `[B, S, G, D]`.
 fn sum_groups(x: &Array4<f32>, g: usize) -> Array4<f32> {
     let (b, s, h, d) = x.dim();
     let heads = h / g;
@@ -251,13 +255,13 @@ fn sum_groups(x: &Array4<f32>, g: usize) -> Array4<f32> {
     out
 }
 
-/// What all tasks read.
+/// Read by all tasks.
 pub(super) struct Shared<'a, 'i, T> {
     pub(super) call: Call<'a, 'i, T>,
     pub(super) dout: Slices<'a, f32>,
     pub(super) delta: ArrayView3<'a, f32>,
     pub(super) lse: ArrayView3<'a, f32>,
-    /// The transpose of the mask: who visits each range of keys, by plane.
+    /// The transpose of the mask, per plane: the query blocks that visit each range of keys.
     columns: Vec<Vec<Columns>>,
 }
 
@@ -267,17 +271,17 @@ pub(super) struct Task<'a, 'i, 'o, T> {
     pub(super) b: usize,
     pub(super) h: usize,
     pub(super) keys: Range<usize>,
-    /// A query's `[D]`.
+    /// `[T, D]`
     pub(super) dq: Part<'o>,
-    /// A key's `[D]`.
+    /// `[keys, D]`
     pub(super) dk: Part<'o>,
-    /// A key's `[E]`.
+    /// `[keys, E]`
     pub(super) dv: Part<'o>,
-    /// `[T, S]`, empty if it is not wanted.
+    /// `[T, S]`, or empty if there is no bias.
     pub(super) bias: &'o mut [f32],
 }
 
-/// A tile of queries: its rows packed for the products they enter, what is known of them, and their gradient.
+/// A tile of queries: packed operands, softmax statistics, and the gradient of its queries.
 struct Tile<'a> {
     rows: usize,
     /// `[TILE, wide D]`
@@ -285,7 +289,7 @@ struct Tile<'a> {
     /// `[TILE, wide E]`
     dout: &'a mut [f32],
     dq: &'a mut [f32],
-    /// The log-sum-exp in powers of two.
+    /// The log-sum-exp in base 2.
     base: &'a mut [f32],
     delta: &'a mut [f32],
     /// `P`, `dS` and the slope of the soft-cap, `[TILE, STEP]` each.
@@ -294,7 +298,7 @@ struct Tile<'a> {
     slope: &'a mut [f32],
 }
 
-/// A range of keys: packed for the products they enter, and their gradients.
+/// A range of keys: packed operands and gradients.
 struct Keys<'a> {
     /// Panels of `[D, LANES]`.
     k: &'a mut [f32],
@@ -307,9 +311,9 @@ struct Keys<'a> {
     dv: &'a mut [f32],
 }
 
-/// Cuts `n` numbers from the front of a memory.
+/// Splits `n` numbers off the front of a scratch buffer.
 #[inline(always)]
-fn cut<'a>(memory: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
+fn split_front<'a>(memory: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
     let (front, rest) = std::mem::take(memory).split_at_mut(n);
     *memory = rest;
     front
@@ -332,33 +336,33 @@ impl<T: Stored> Task<'_, '_, '_, T> {
         let (wide_d, wide_e) = (d.next_multiple_of(2 * S::LANES), e.next_multiple_of(2 * S::LANES));
         let group = self.h / (h / g);
         let capped = if call.x.softcap.is_some() { TILE * STEP } else { 0 };
-        // The last rows of keys may be met by a strip that goes beyond them.
+        // The last strip of rows may extend past the keys.
         let range = RANGE + ROWS;
         let of_tile = TILE * (2 * wide_d + wide_e + 2 + 2 * STEP) + capped;
         let scratch = &mut Scratch::new(of_tile + RANGE * (d + e + wide_d) + range * (wide_d + wide_e));
         let memory = &mut &mut scratch[..];
         let mut tile = Tile {
             rows: 0,
-            q: cut(memory, TILE * wide_d),
-            dout: cut(memory, TILE * wide_e),
-            dq: cut(memory, TILE * wide_d),
-            base: cut(memory, TILE),
-            delta: cut(memory, TILE),
-            p: cut(memory, TILE * STEP),
-            ds: cut(memory, TILE * STEP),
-            slope: cut(memory, capped),
+            q: split_front(memory, TILE * wide_d),
+            dout: split_front(memory, TILE * wide_e),
+            dq: split_front(memory, TILE * wide_d),
+            base: split_front(memory, TILE),
+            delta: split_front(memory, TILE),
+            p: split_front(memory, TILE * STEP),
+            ds: split_front(memory, TILE * STEP),
+            slope: split_front(memory, capped),
         };
         let keys = Keys {
-            k: cut(memory, RANGE * d),
-            v: cut(memory, RANGE * e),
-            k_rows: cut(memory, RANGE * wide_d),
-            dk: cut(memory, range * wide_d),
-            dv: cut(memory, range * wide_e),
+            k: split_front(memory, RANGE * d),
+            v: split_front(memory, RANGE * e),
+            k_rows: split_front(memory, RANGE * wide_d),
+            dk: split_front(memory, range * wide_d),
+            dv: split_front(memory, range * wide_e),
         };
         let columns = &columns[self.b % columns.len()];
         let columns = &columns[self.h % columns.len()];
         let mut visited = Vec::with_capacity(STEP / S::LANES);
-        let mut sight = Sight::new();
+        let mut visibility = Visibility::new();
         for first in self.keys.clone().step_by(RANGE) {
             let last = (first + RANGE).min(self.keys.end);
             keys.dk.fill(0.0);
@@ -367,7 +371,7 @@ impl<T: Stored> Task<'_, '_, '_, T> {
             for i in columns.of(first / RANGE).iter().map(|i| call.mask.rows().start + *i as usize) {
                 let row = call.mask.row(self.b, self.h, i);
                 let from = row.partition_point(|entry| (entry.keys as usize) * block < first);
-                // The first keys of this part that these queries meet: their gradient is written, later it is added to.
+                // The first visit to these queries in this part writes their gradient; later ones accumulate.
                 let new = row[..from].last().is_none_or(|entry| (entry.keys as usize) * block < self.keys.start);
                 let row = &row[from..];
                 let queries = call.queries(i);
@@ -381,7 +385,7 @@ impl<T: Stored> Task<'_, '_, '_, T> {
                     for (r, t) in there.clone().enumerate() {
                         let (lse, delta) = (lse[[self.b, t, self.h]], delta[[self.b, t, self.h]]);
                         (tile.base[r], tile.delta[r]) = (lse * LOG2_E, delta);
-                        if odd(lse, delta) {
+                        if excluded(lse, delta) {
                             (tile.base[r], tile.delta[r]) = (f32::INFINITY, 0.0);
                             tile.q[r * wide_d..(r + 1) * wide_d].fill(0.0);
                             tile.dout[r * wide_e..(r + 1) * wide_e].fill(0.0);
@@ -397,7 +401,7 @@ impl<T: Stored> Task<'_, '_, '_, T> {
                             push_panels::<S>(*entry, block, all, at, &mut visited);
                             row = rest;
                         }
-                        sight.look(call, (self.b, self.h, t), tile.rows, &mut visited, S::LANES);
+                        visibility.evaluate(call, (self.b, self.h, t), tile.rows, &mut visited, S::LANES);
                         if visited.is_empty() {
                             continue;
                         }
@@ -423,26 +427,42 @@ impl<T: Stored> Task<'_, '_, '_, T> {
                                 );
                                 let rows = &mut keys.k_rows[at * wide_d..][..S::LANES * wide_d];
                                 pack_rows(s, &call.k, self.b, group, there, wide_d, rows);
-                                clean_columns(s, &mut keys.k[at * d..][..S::LANES * d]);
-                                clean_columns(s, &mut keys.v[at * e..][..S::LANES * e]);
-                                clean_rows(s, rows, wide_d);
+                                zero_non_finite_columns(s, &mut keys.k[at * d..][..S::LANES * d]);
+                                zero_non_finite_columns(s, &mut keys.v[at * e..][..S::LANES * e]);
+                                zero_non_finite_rows(s, rows, wide_d);
                             }
                         }
-                        sight.step(tile.rows, &visited, S::LANES);
-                        let scaled = Store(tile.p, call.factor());
-                        products(s, (tile.rows, wide_d), tile.q, &visited, &sight, keys.k, d, scaled);
-                        self.exponentials(s, &mut tile, t, &visited, &sight);
+                        visibility.step(tile.rows, &visited, S::LANES);
+                        let scaled = ScaledStore(tile.p, call.factor());
+                        products(s, (tile.rows, wide_d), tile.q, &visited, &visibility, keys.k, d, scaled);
+                        self.exponentials(s, &mut tile, t, &visited, &visibility);
                         let slopes = Slopes { p: tile.p, delta: tile.delta, ds: tile.ds };
-                        products(s, (tile.rows, wide_e), tile.dout, &visited, &sight, keys.v, e, slopes);
-                        self.after(s, &mut tile, t, &visited);
+                        products(s, (tile.rows, wide_e), tile.dout, &visited, &visibility, keys.v, e, slopes);
+                        self.bias_and_softcap(s, &mut tile, t, &visited);
                         let mut done = 0;
                         while done < visited.len() {
                             let run = run(&visited[done..]);
                             let at = visited[done].at * S::LANES;
-                            let of_keys = (&visited[..], &sight, done..done + run);
-                            down(s, tile.rows, of_keys.clone(), tile.p, tile.dout, wide_e, &mut keys.dv[at * wide_e..]);
-                            down(s, tile.rows, of_keys.clone(), tile.ds, tile.q, wide_d, &mut keys.dk[at * wide_d..]);
-                            across(s, tile.rows, of_keys, tile.ds, keys.k_rows, wide_d, tile.dq);
+                            let of_keys = (&visited[..], &visibility, done..done + run);
+                            accumulate_keys(
+                                s,
+                                tile.rows,
+                                of_keys.clone(),
+                                tile.p,
+                                tile.dout,
+                                wide_e,
+                                &mut keys.dv[at * wide_e..],
+                            );
+                            accumulate_keys(
+                                s,
+                                tile.rows,
+                                of_keys.clone(),
+                                tile.ds,
+                                tile.q,
+                                wide_d,
+                                &mut keys.dk[at * wide_d..],
+                            );
+                            accumulate_queries(s, tile.rows, of_keys, tile.ds, keys.k_rows, wide_d, tile.dq);
                             done += run;
                         }
                     }
@@ -466,13 +486,13 @@ impl<T: Stored> Task<'_, '_, '_, T> {
 }
 
 impl<T: Stored> Task<'_, '_, '_, T> {
-    /// Products become `P`; what a row does not see is zero in it and in `dS`.
+    /// Turns products into `P`, with zeros in `P` and `dS` for masked pairs.
     #[inline(always)]
-    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel], sight: &Sight) {
+    fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel], visibility: &Visibility) {
         let call = &self.work.call;
         for r in 0..tile.rows {
             let base = s.splat(tile.base[r]);
-            let there = sight.panels(r);
+            let there = visibility.panels(r);
             for (n, panel) in panels.iter().enumerate() {
                 let at = r * STEP + n * S::LANES;
                 if !there.contains(&n) || tile.base[r] == f32::INFINITY {
@@ -486,18 +506,18 @@ impl<T: Stored> Task<'_, '_, '_, T> {
                 let part = &mut tile.p[at..][..S::LANES];
                 if call.changes(panel) {
                     let slope = tile.slope.get_mut(at..);
-                    let seen = if panel.cut { sight.bits(panel, r) } else { u32::MAX };
+                    let seen = if panel.cut { visibility.bits(panel, r) } else { u32::MAX };
                     call.adjust(s, (self.b, self.h, t + r), *panel, seen, part, slope);
                 }
-                // A share is at most 1, however much of large scores rounding has taken.
+                // A probability is at most 1, whatever rounding does to large scores.
                 s.store(part, math::exp2_at_most(s, 0.0, s.sub(s.load(part), base)));
             }
         }
     }
 
-    /// What `dS` is wanted for beside the products: the bias, and the slope of the soft-cap.
+    /// Stores the gradient of the bias, and applies the slope of the soft-cap.
     #[inline(always)]
-    fn after<S: Lanes>(&mut self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel]) {
+    fn bias_and_softcap<S: Lanes>(&mut self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel]) {
         let keys = self.work.call.dims.s;
         for r in 0..tile.rows {
             for (n, panel) in panels.iter().enumerate() {
@@ -523,28 +543,28 @@ struct Slopes<'a> {
     ds: &'a mut [f32],
 }
 
-impl<S: Lanes> TakeRows<S> for Slopes<'_> {
+impl<S: Lanes> Epilogue<S> for Slopes<'_> {
     #[inline(always)]
-    fn take(&mut self, s: S, r: usize, at: usize, product: S::V) {
+    fn apply(&mut self, s: S, r: usize, at: usize, product: S::V) {
         let ds = s.mul(s.load(&self.p[at..]), s.sub(product, s.splat(self.delta[r])));
         s.store(&mut self.ds[at..], ds);
     }
 }
 
-/// Panels of a step that follow one another in memory, and who sees them.
-type Of<'a> = (&'a [Panel], &'a Sight, Range<usize>);
+/// Contiguous panels of a step, and their mask.
+type Of<'a> = (&'a [Panel], &'a Visibility, Range<usize>);
 
 /// `out[j] += Σ_r a[r, j] b[r]` for the keys of some panels of `a: [rows, STEP]` and `b: [rows, wide]`.
 #[inline(always)]
-fn down<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usize, out: &mut [f32]) {
-    let (_, sight, panels) = of;
+fn accumulate_keys<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usize, out: &mut [f32]) {
+    let (_, visibility, panels) = of;
     for column in (0..wide).step_by(2 * S::LANES) {
         for j in (0..panels.len() * S::LANES).step_by(ROWS) {
-            // The rows from the first strip that sees some of these keys to the last.
+            // The rows from the first strip that attends to some of these keys to the last.
             let keys = panels.start + j / S::LANES..panels.start + (j + ROWS - 1) / S::LANES + 1;
             let (mut first, mut end) = (rows, 0);
             for r in (0..rows).step_by(ROWS) {
-                if !sight.clip(r, keys.clone()).is_empty() {
+                if !visibility.clip(r, keys.clone()).is_empty() {
                     (first, end) = (first.min(r), (r + ROWS).min(rows));
                 }
             }
@@ -559,11 +579,11 @@ fn down<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usi
 
 /// `out[r] += Σ_j a[r, j] b[j]` for the keys of some panels of `a: [rows, STEP]` and `b: [.., wide]`.
 #[inline(always)]
-fn across<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usize, out: &mut [f32]) {
-    let (visited, sight, panels) = of;
+fn accumulate_queries<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: usize, out: &mut [f32]) {
+    let (visited, visibility, panels) = of;
     for column in (0..wide).step_by(2 * S::LANES) {
         for r in (0..rows).step_by(ROWS) {
-            let there = sight.clip(r, panels.clone());
+            let there = visibility.clip(r, panels.clone());
             if !there.is_empty() {
                 let a = Matrix::rows(&a[r * STEP + there.start * S::LANES..], STEP);
                 let at = visited[there.start].at * S::LANES * wide + column;
@@ -574,7 +594,7 @@ fn across<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32], wide: u
     }
 }
 
-/// Adds a strip's products to rows of `out`, `wide` apart.
+/// Accumulates a strip's products into rows of `out`, `wide` apart.
 #[inline(always)]
 fn accumulate<S: Lanes>(s: S, a: Matrix<'_>, k: usize, b: [&[f32]; 2], wide: usize, out: &mut [f32]) {
     let mut acc = [[s.splat(0.0); 2]; ROWS];

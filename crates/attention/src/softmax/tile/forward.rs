@@ -1,9 +1,10 @@
-//! Forward: a task owns a range of queries of the heads that share keys.
+//! Forward pass: a task owns a range of queries of the heads that share keys.
 //!
-//! Where few keys are visited they are packed as they are met, and each tile of queries takes its own in turn, a `STEP` of them at a time,
-//! wherever they lie; a block that was not met for long makes way. Where they are many the keys come a `STEP` at a time, those that some query visits are packed, and every tile
-//! catches up. Either way: scores, their maximum so far, their exponentials, the weighted values. Milakov and Gimelshein 2018;
-//! Dao et al. 2022 (FlashAttention), algorithm 1.
+//! Where a tile of queries visits few keys, they are packed on demand into a cache of blocks with LRU replacement, and
+//! each tile is completed before the next, `STEP` gathered keys at a time. Where it visits many, the keys are processed
+//! `STEP` at a time: those that some query visits are packed, and every tile is advanced over them. Either way a step
+//! computes scores, their running maximum, exponentials and weighted values (online softmax). Milakov and Gimelshein
+//! 2018; Dao et al. 2022 (FlashAttention), algorithm 1.
 
 use std::ops::Range;
 
@@ -14,26 +15,27 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::Array3;
 
 use super::super::mask::{Entry, Pattern};
-use super::super::{Inputs, apart};
+use super::super::{Inputs, packed_sequences};
 use super::{
-    Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, Sight, Store, TILE, finite, higher, pack_columns, pack_rows,
-    products, push_panels, run, scattered, zeros,
+    Call, Dims, HIDDEN, LOG2_E, Output, Panel, ROWS, STEP, ScaledStore, TILE, Visibility, finite, higher, pack_columns,
+    pack_rows, products, push_panels, run, scattered, zeros,
 };
 use crate::Error;
 
-/// Queries of a task, over all heads that share its keys: so many share the packing.
+/// Queries per task, over all heads that share its keys and hence the packing.
 const RANGE: usize = 1024;
-/// The same where keys are packed as they are met, and then only those at the seams twice.
-const NEAR_RANGE: usize = 1024;
-/// Bytes of packed keys and values that stay near.
-const PACKED: usize = 3 << 18;
+/// As [`RANGE`], with packing on demand, where only keys at the boundary of two tasks are packed twice.
+const ON_DEMAND_RANGE: usize = 1024;
+/// Bytes of packed keys and values that fit in cache.
+const CACHE_BYTES: usize = 3 << 18;
 
-/// Attention of all queries over the keys that the pattern shows them.
+/// Attention of all queries over the keys that the pattern selects.
 ///
-/// O(visited pairs × (D + E)) time, memory for the inputs and outputs alone. Rows that see no key are zero, their log-sum-exp is −∞.
+/// O(visited pairs × (D + E)) time; allocates little more than the outputs. Rows that attend to no key are zero, with a
+/// log-sum-exp of −∞. Errors on wrong shapes and sizes.
 pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
-    if apart::wanted(x, pattern)? {
-        return apart::forward(pattern.name(), x, |x| forward(x, pattern, cx));
+    if packed_sequences::needed(x, pattern)? {
+        return packed_sequences::forward(pattern.name(), x, |x| forward(x, pattern, cx));
     }
     let call = Call::new(x, pattern)?;
     if pattern.scattered() {
@@ -49,47 +51,47 @@ pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> 
     for (b, (out, lse)) in outs.zip(per_row.1.chunks_mut((t * h).max(1))).enumerate() {
         let parts = Part::whole(out, h * e).columns(heads * e).zip(Part::whole(lse, h).columns(heads));
         for (g, (mut out, mut lse)) in parts.enumerate() {
-            for (blocks, near) in ranges(&call, b, g, cx.team.threads()) {
+            for (blocks, fits_in_cache) in ranges(&call, b, g, cx.team.threads()) {
                 let first = call.queries(blocks.start).start;
                 let rows = call.queries(blocks.end - 1).end - first;
                 let (out, lse) = (out.take(rows), lse.take(rows));
-                tasks.push(Task { call: &call, b, g, blocks, near, first, out, lse });
+                tasks.push(Task { call: &call, b, g, blocks, fits_in_cache, first, out, lse });
             }
         }
     }
-    // The last queries of a causal mask have the most to do: they go first.
+    // Under a causal mask the last queries have the most work, so they start first.
     tasks.reverse();
     cx.team.for_each(tasks, |task| cx.isa.run(task));
     Ok(Output { out, lse })
 }
 
-/// The blocks of queries of a group in ranges, each with whether all the keys that one of them visits are near when it is its turn: there is room for
-/// so many. Enough ranges for every thread.
+/// Splits the query blocks of a group into ranges, each with whether all keys that one of its blocks visits fit in
+/// cache. There are enough ranges for every thread.
 fn ranges<T>(call: &Call<'_, '_, T>, b: usize, g: usize, threads: usize) -> Vec<(Range<usize>, bool)> {
     let Dims { b: batch, h, g: groups, .. } = call.dims;
     let heads = g * (h / groups)..(g + 1) * (h / groups);
-    let most = room(call);
+    let most = cached_blocks(call);
     let all = call.mask.rows();
     let enough = (batch * groups * all.len()).div_ceil(4 * threads);
-    let longest = |near: bool| {
-        let range = if near { NEAR_RANGE } else { RANGE };
+    let longest = |on_demand: bool| {
+        let range = if on_demand { ON_DEMAND_RANGE } else { RANGE };
         (range / (heads.len() * call.mask.block().0).max(1)).min(enough).max(1)
     };
     let mut ranges: Vec<(Range<usize>, bool)> = Vec::new();
     for i in all {
-        let near = heads.clone().all(|h| call.mask.row(b, h, i).len() <= most);
+        let fits = heads.clone().all(|h| call.mask.row(b, h, i).len() <= most);
         match ranges.last_mut() {
-            Some((last, same)) if *same == near && last.len() < longest(near) => last.end = i + 1,
-            _ => ranges.push((i..i + 1, near)),
+            Some((last, same)) if *same == fits && last.len() < longest(fits) => last.end = i + 1,
+            _ => ranges.push((i..i + 1, fits)),
         }
     }
     ranges
 }
 
-/// How many blocks of packed keys and values stay near.
-fn room<T>(call: &Call<'_, '_, T>) -> usize {
+/// The number of packed blocks of keys and values that fit in cache.
+fn cached_blocks<T>(call: &Call<'_, '_, T>) -> usize {
     let Dims { d, e, .. } = call.dims;
-    (PACKED / (4 * (d + e) * call.mask.block().1)).max(1)
+    (CACHE_BYTES / (4 * (d + e) * call.mask.block().1)).max(1)
 }
 
 /// A range of queries of the heads of a group.
@@ -97,24 +99,24 @@ struct Task<'a, 'i, 'o, T> {
     call: &'a Call<'a, 'i, T>,
     b: usize,
     g: usize,
-    /// Blocks of queries.
+    /// The query blocks.
     blocks: Range<usize>,
-    /// Whether there is room for all keys that a tile visits; without, keys are packed a step at a time.
-    near: bool,
-    /// The first of the queries.
+    /// Whether all keys that a tile visits fit in cache; otherwise keys are packed step by step.
+    fits_in_cache: bool,
+    /// The first query.
     first: usize,
-    /// A query's `[heads, E]`.
+    /// `[queries, heads, E]`
     out: Part<'o>,
-    /// A query's `[heads]`.
+    /// `[queries, heads]`
     lse: Part<'o>,
 }
 
-/// Queries of one head that lie in one block.
+/// Queries of one head and one query block.
 struct Tile<'a> {
     h: usize,
     first: usize,
     rows: usize,
-    /// What it has still to visit.
+    /// The entries that it has not processed yet.
     entries: &'a [Entry],
 }
 
@@ -122,7 +124,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
-        if self.near { self.packed_when_met(s) } else { self.packed_in_steps(s) }
+        if self.fits_in_cache { self.pack_on_demand(s) } else { self.pack_in_steps(s) }
     }
 }
 
@@ -143,15 +145,15 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         tiles
     }
 
-    /// Tile by tile: the keys that one brings along stay for the next, as long as there is room.
+    /// Processes tile by tile; packed keys stay in cache for the next tiles.
     #[inline(always)]
-    fn packed_when_met<S: Lanes>(&mut self, s: S) {
+    fn pack_on_demand<S: Lanes>(&mut self, s: S) {
         let call = self.call;
         let Dims { d, e, s: all, .. } = call.dims;
         let block = call.mask.block().1;
         let wide = e.next_multiple_of(2 * S::LANES);
         let tiles = self.tiles();
-        // No more than a tile needs: what is packed is to stay in the cache.
+        // No more than a tile needs, so that the packed keys stay in the CPU cache.
         let room = tiles.iter().map(|tile| tile.entries.len()).max().unwrap_or(0);
         let (of_state, of_keys) = (State::size(d, wide), room * block * (d + wide));
         let scratch = &mut Scratch::new(of_state + of_keys + Work::size(S::LANES));
@@ -159,21 +161,21 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         let (packed, rest) = rest.split_at_mut(of_keys);
         let mut packed = Packed::new(packed, d, wide);
         let mut work = Work::new(rest, S::LANES);
-        let mut near = Near::new(room, all.div_ceil(block));
+        let mut cache = PackCache::new(room, all.div_ceil(block));
         let mut done = vec![false; room * block / S::LANES];
         let mut visited = Vec::new();
         for tile in tiles {
             visited.clear();
-            near.turn(tile.entries);
+            cache.next_turn(tile.entries);
             for entry in tile.entries {
-                let (place, new) = near.place(entry.keys);
-                push_panels::<S>(*entry, block, all, place * block / S::LANES, &mut visited);
+                let (slot, new) = cache.slot(entry.keys);
+                push_panels::<S>(*entry, block, all, slot * block / S::LANES, &mut visited);
                 if new {
-                    packed.forget(place * block..(place + 1) * block);
-                    done[place * block / S::LANES..(place + 1) * block / S::LANES].fill(false);
+                    packed.forget(slot * block..(slot + 1) * block);
+                    done[slot * block / S::LANES..(slot + 1) * block / S::LANES].fill(false);
                 }
             }
-            work.sight.look(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
+            work.visibility.evaluate(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
             for panel in &visited {
                 if !std::mem::replace(&mut done[panel.at], true) {
                     packed.pack(s, call, self.b, self.g, *panel);
@@ -181,7 +183,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             }
             let mut state = State::new(state, d, wide);
             state.start(s, call, self.b, &tile);
-            // Steps of equal size.
+            // Split into steps of equal size.
             let steps = visited.len().div_ceil(STEP / S::LANES).max(1);
             for panels in visited.chunks(visited.len().div_ceil(steps).next_multiple_of(2).max(2)) {
                 work.step(s, call, self.b, &tile, &mut state, panels, &packed);
@@ -190,9 +192,9 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         }
     }
 
-    /// A step of the keys at a time, for all tiles.
+    /// Processes step by step, with all tiles advanced over each step's keys.
     #[inline(always)]
-    fn packed_in_steps<S: Lanes>(&mut self, s: S) {
+    fn pack_in_steps<S: Lanes>(&mut self, s: S) {
         let call = self.call;
         let Dims { d, e, s: all, .. } = call.dims;
         let block = call.mask.block().1;
@@ -208,7 +210,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             State::new(state, d, wide).start(s, call, self.b, tile);
         }
         let mut visited = Vec::with_capacity(STEP / S::LANES);
-        // The next blocks that some tile visits, wherever they lie.
+        // The next blocks that some tile visits, contiguous or not.
         let (many, mut blocks) = (STEP / block, Vec::new());
         loop {
             blocks.clear();
@@ -218,7 +220,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
             blocks.truncate(many);
             let Some(&last) = blocks.last() else { break };
             let mut done = [false; STEP];
-            packed.odd.clear();
+            packed.non_finite.clear();
             for (tile, state) in tiles.iter_mut().zip(states.chunks_exact_mut(State::size(d, wide))) {
                 visited.clear();
                 let mut n = 0;
@@ -231,7 +233,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
                     push_panels::<S>(*entry, block, all, n * block / S::LANES, &mut visited);
                     tile.entries = rest;
                 }
-                work.sight.look(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
+                work.visibility.evaluate(call, (self.b, tile.h, tile.first), tile.rows, &mut visited, S::LANES);
                 if visited.is_empty() {
                     continue;
                 }
@@ -248,7 +250,7 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
         }
     }
 
-    /// Writes what a tile has come to.
+    /// Normalises a tile's sums, adds the sink and writes the outputs.
     #[inline(always)]
     fn finish<S: Lanes>(&mut self, s: S, tile: &Tile<'_>, state: &State<'_>) {
         let call = self.call;
@@ -273,66 +275,66 @@ impl<'a, T: Stored> Task<'a, '_, '_, T> {
     }
 }
 
-/// Which blocks of keys are packed, and where.
-struct Near {
-    /// The block in each place, and the turn that last held it.
-    places: Vec<(u32, usize)>,
-    /// Where each block is, if it is.
+/// The replacement policy of the packed blocks: which are packed, and where.
+struct PackCache {
+    /// For each slot, its block and the turn in which it was last used.
+    slots: Vec<(u32, usize)>,
+    /// The slot of each block, if packed.
     of: Vec<Option<u32>>,
     turn: usize,
 }
 
-impl Near {
+impl PackCache {
     fn new(room: usize, blocks: usize) -> Self {
-        Self { places: vec![(u32::MAX, 0); room], of: vec![None; blocks], turn: 0 }
+        Self { slots: vec![(u32::MAX, 0); room], of: vec![None; blocks], turn: 0 }
     }
 
-    /// The next tile's turn: what it needs and is there must not make way for what is not.
-    fn turn(&mut self, entries: &[Entry]) {
+    /// Starts the next tile: marks the packed blocks that it needs as used, so that they are not evicted.
+    fn next_turn(&mut self, entries: &[Entry]) {
         self.turn += 1;
         for entry in entries {
-            if let Some(place) = self.of[entry.keys as usize] {
-                self.places[place as usize].1 = self.turn;
+            if let Some(slot) = self.of[entry.keys as usize] {
+                self.slots[slot as usize].1 = self.turn;
             }
         }
     }
 
-    /// Where a block is, and whether it still has to be packed there, in the place of the one that was needed longest ago.
-    fn place(&mut self, block: u32) -> (usize, bool) {
-        if let Some(place) = self.of[block as usize] {
-            return (place as usize, false);
+    /// The slot of a block, and whether it must be packed there; if so, it replaces the least recently used block.
+    fn slot(&mut self, block: u32) -> (usize, bool) {
+        if let Some(slot) = self.of[block as usize] {
+            return (slot as usize, false);
         }
-        let oldest = (0..self.places.len()).min_by_key(|n| self.places[*n].1).unwrap_or(0);
-        if let Some(there) = self.of.get_mut(self.places[oldest].0 as usize) {
+        let oldest = (0..self.slots.len()).min_by_key(|n| self.slots[*n].1).unwrap_or(0);
+        if let Some(there) = self.of.get_mut(self.slots[oldest].0 as usize) {
             *there = None;
         }
-        self.places[oldest] = (block, self.turn);
+        self.slots[oldest] = (block, self.turn);
         self.of[block as usize] = Some(oldest as u32);
         (oldest, true)
     }
 }
 
-/// Packed keys and values, a vector's worth a place.
+/// Packed keys and values, in panels of one vector of keys.
 struct Packed<'a> {
-    /// `[D, LANES]` each.
+    /// Panels `[D, LANES]`.
     k: &'a mut [f32],
-    /// `[LANES, wide]` each.
+    /// Panels `[LANES, wide]`.
     v: &'a mut [f32],
     d: usize,
     wide: usize,
-    /// Values that are not finite, with the places of their keys: zero times them would spoil the rows that do not see them.
-    odd: Vec<(usize, Vec<f32>)>,
+    /// Non-finite values with the slots of their keys: zero times them would spoil rows that do not attend to them.
+    non_finite: Vec<(usize, Vec<f32>)>,
 }
 
 impl<'a> Packed<'a> {
     fn new(memory: &'a mut [f32], d: usize, wide: usize) -> Self {
         let (k, v) = memory.split_at_mut(memory.len() / (d + wide) * d);
-        Self { k, v, d, wide, odd: Vec::new() }
+        Self { k, v, d, wide, non_finite: Vec::new() }
     }
 
-    /// What was packed in these places is given up.
-    fn forget(&mut self, places: Range<usize>) {
-        self.odd.retain(|(at, _)| !places.contains(at));
+    /// Drops the non-finite values of these slots.
+    fn forget(&mut self, slots: Range<usize>) {
+        self.non_finite.retain(|(at, _)| !slots.contains(at));
     }
 
     #[inline(always)]
@@ -345,7 +347,7 @@ impl<'a> Packed<'a> {
         if !finite(s, values) {
             for (i, row) in values.chunks_exact_mut(wide).enumerate() {
                 if row.iter().any(|x| !x.is_finite()) {
-                    self.odd.push((at + i, row.to_vec()));
+                    self.non_finite.push((at + i, row.to_vec()));
                     row.fill(0.0);
                 }
             }
@@ -353,15 +355,15 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// What is known of a tile's rows so far.
+/// The online-softmax state of a tile's rows.
 struct State<'a> {
-    /// Times the factor, `[TILE, D]`.
+    /// Queries, `[TILE, D]`.
     q: &'a mut [f32],
-    /// The weighted values, `[TILE, wide]`.
+    /// Weighted sums of values, `[TILE, wide]`.
     sums: &'a mut [f32],
-    /// The highest score, in powers of two.
+    /// Running maximum of the scores, in base 2.
     highest: &'a mut [f32],
-    /// The sum of exponentials.
+    /// Running sum of exponentials.
     total: &'a mut [f32],
     d: usize,
     wide: usize,
@@ -380,7 +382,7 @@ impl<'a> State<'a> {
         Self { q, sums, highest, total, d, wide }
     }
 
-    /// Nothing is known yet.
+    /// The initial state.
     #[inline(always)]
     fn start<S: Lanes, T: Stored>(&mut self, s: S, call: &Call<'_, '_, T>, b: usize, tile: &Tile<'_>) {
         self.sums.fill(0.0);
@@ -390,17 +392,17 @@ impl<'a> State<'a> {
     }
 }
 
-/// The scores of a tile over a step, and what their softmax needs.
+/// The scores of a tile in one step, and buffers for their softmax.
 struct Work<'a> {
-    /// `[TILE, STEP]`, the panels visited one behind the other.
+    /// `[TILE, STEP]`, with visited panels contiguous.
     scores: &'a mut [f32],
-    /// A vector a row, to be reduced.
+    /// One vector per row, to be reduced.
     lanes: &'a mut [f32],
-    /// What the scores are measured from, a row.
+    /// Per row, what scores are measured from.
     base: &'a mut [f32],
-    /// What the sums so far are to be multiplied with, a row.
-    shrink: &'a mut [f32],
-    sight: Sight,
+    /// Per row, the factor that rescales the sums so far.
+    rescale: &'a mut [f32],
+    visibility: Visibility,
 }
 
 impl<'a> Work<'a> {
@@ -412,11 +414,11 @@ impl<'a> Work<'a> {
     fn new(memory: &'a mut [f32], lanes: usize) -> Self {
         let (scores, rest) = memory.split_at_mut(TILE * STEP);
         let (lanes, rest) = rest.split_at_mut(TILE * lanes);
-        let (base, shrink) = rest.split_at_mut(TILE);
-        Self { scores, lanes, base, shrink, sight: Sight::new() }
+        let (base, rescale) = rest.split_at_mut(TILE);
+        Self { scores, lanes, base, rescale, visibility: Visibility::new() }
     }
 
-    /// A tile meets up to a step of packed keys.
+    /// Advances a tile over up to a step of packed keys.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "a tile, and what it meets")]
     fn step<S: Lanes, T: Stored>(
@@ -430,29 +432,29 @@ impl<'a> Work<'a> {
         packed: &Packed<'_>,
     ) {
         let d = state.d;
-        self.sight.step(tile.rows, panels, S::LANES);
-        let scaled = Store(self.scores, call.factor());
-        products(s, (tile.rows, d), state.q, panels, &self.sight, packed.k, d, scaled);
+        self.visibility.step(tile.rows, panels, S::LANES);
+        let scaled = ScaledStore(self.scores, call.factor());
+        products(s, (tile.rows, d), state.q, panels, &self.visibility, packed.k, d, scaled);
         for (n, panel) in panels.iter().enumerate().filter(|(_, panel)| call.changes(panel)) {
-            for r in (0..tile.rows).filter(|r| self.sight.panels(*r).contains(&n)) {
+            for r in (0..tile.rows).filter(|r| self.visibility.panels(*r).contains(&n)) {
                 let part = &mut self.scores[r * STEP + n * S::LANES..][..S::LANES];
-                let seen = if panel.cut { self.sight.bits(panel, r) } else { u32::MAX };
+                let seen = if panel.cut { self.visibility.bits(panel, r) } else { u32::MAX };
                 call.adjust(s, (b, tile.h, tile.first + r), *panel, seen, part, None);
             }
         }
         self.exponentials(s, tile, state);
         self.values(s, tile, state, panels, packed.v);
-        for (at, value) in &packed.odd {
-            self.odd_value(s, tile, state, panels, *at, value);
+        for (at, value) in &packed.non_finite {
+            self.add_non_finite(s, tile, state, panels, *at, value);
         }
     }
 
-    /// Scores become exponentials; the highest score and the sum of exponentials move on.
+    /// Turns scores into exponentials, and updates the running maximum and sum.
     #[inline(always)]
     fn exponentials<S: Lanes>(&mut self, s: S, tile: &Tile<'_>, state: &mut State<'_>) {
         for r in 0..tile.rows {
             let mut high = s.splat(HIDDEN);
-            let there = self.sight.panels(r);
+            let there = self.visibility.panels(r);
             let there = r * STEP + there.start.min(there.end) * S::LANES..r * STEP + there.end * S::LANES;
             for part in self.scores[there].chunks_exact(S::LANES) {
                 high = s.max(high, s.load(part));
@@ -465,45 +467,45 @@ impl<'a> Work<'a> {
                 high = higher(high, *x);
             }
             self.base[r] = if high <= HIDDEN { 0.0 } else { high };
-            self.shrink[r] = state.highest[r] - self.base[r];
+            self.rescale[r] = state.highest[r] - self.base[r];
             state.highest[r] = high;
         }
-        for part in self.shrink[..tile.rows].chunks_mut(S::LANES) {
+        for part in self.rescale[..tile.rows].chunks_mut(S::LANES) {
             let e = math::exp2(s, s.load_part(part));
             s.store_part(part, e);
         }
         for r in 0..tile.rows {
             let base = s.splat(self.base[r]);
             let mut sum = s.splat(0.0);
-            let there = self.sight.panels(r);
+            let there = self.visibility.panels(r);
             let there = r * STEP + there.start.min(there.end) * S::LANES..r * STEP + there.end * S::LANES;
             for part in self.scores[there].chunks_exact_mut(S::LANES) {
                 let p = math::exp2(s, s.sub(s.load(part), base));
                 s.store(part, p);
                 sum = s.add(sum, p);
             }
-            state.total[r] = state.total[r] * self.shrink[r] + s.sum(sum);
+            state.total[r] = state.total[r] * self.rescale[r] + s.sum(sum);
         }
     }
 
-    /// The values, weighted.
+    /// Rescales the sums and accumulates the weighted values.
     #[inline(always)]
     fn values<S: Lanes>(&mut self, s: S, tile: &Tile<'_>, state: &mut State<'_>, panels: &[Panel], values: &[f32]) {
         let wide = state.wide;
-        self.shrink[tile.rows..].fill(0.0);
+        self.rescale[tile.rows..].fill(0.0);
         for column in (0..wide).step_by(2 * S::LANES) {
             for first in (0..tile.rows).step_by(ROWS) {
                 let mut acc = [[s.splat(0.0); 2]; ROWS];
                 for (r, acc) in acc.iter_mut().enumerate() {
-                    let shrink = s.splat(self.shrink[first + r]);
+                    let rescale = s.splat(self.rescale[first + r]);
                     let row = &state.sums[(first + r) * wide + column..];
-                    *acc = [s.mul(shrink, s.load(row)), s.mul(shrink, s.load(&row[S::LANES..]))];
+                    *acc = [s.mul(rescale, s.load(row)), s.mul(rescale, s.load(&row[S::LANES..]))];
                 }
-                // Panels that follow one another are one run of keys.
+                // Contiguous panels are multiplied in one product.
                 let mut done = 0;
                 while done < panels.len() {
                     let run = run(&panels[done..]);
-                    let there = self.sight.clip(first, done..done + run);
+                    let there = self.visibility.clip(first, done..done + run);
                     if !there.is_empty() {
                         let a = Matrix::rows(&self.scores[first * STEP + there.start * S::LANES..], STEP);
                         let from = panels[there.start].at * S::LANES * wide + column;
@@ -521,9 +523,9 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// A value that was set aside, for the rows that see it.
+    /// Accumulates a non-finite value into the rows that attend to it.
     #[inline(always)]
-    fn odd_value<S: Lanes>(
+    fn add_non_finite<S: Lanes>(
         &self,
         s: S,
         tile: &Tile<'_>,
@@ -533,7 +535,7 @@ impl<'a> Work<'a> {
         value: &[f32],
     ) {
         let Some(n) = panels.iter().position(|panel| panel.at == at / S::LANES) else { return };
-        for r in (0..tile.rows).filter(|r| self.sight.panels(*r).contains(&n)) {
+        for r in (0..tile.rows).filter(|r| self.visibility.panels(*r).contains(&n)) {
             let p = self.scores[r * STEP + n * S::LANES + at % S::LANES];
             if p != 0.0 {
                 let row = state.sums[r * state.wide..(r + 1) * state.wide].chunks_exact_mut(S::LANES);

@@ -1,15 +1,15 @@
-//! The family's one kernel: block-sparse attention with online softmax, its gradient, and one query against a cache.
+//! The kernel of the family: block-sparse attention with online softmax, its gradient, and decoding against a KV cache.
 //!
 //! $$ o_i = \sum_j p_{ij} v_j, \quad p_{ij} = n_{ij} e^{y_{ij} - \mathrm{lse}_i}, \quad
 //!    \mathrm{lse}_i = \ln \textstyle\sum_j n_{ij} e^{y_{ij}}, \quad y_{ij} = \tau(s\,q_i^\top k_j) + b_{ij} $$
 //!
-//! where the pattern says how often a query counts a key, `n`. Nothing of size `T × S` exists.
+//! where the pattern defines `n`, how often a query counts a key. No `T × S` matrix is materialised.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use longreach_simd::cache::prefetch;
-use longreach_simd::product::{Matrix, Stored, columns, strip, widen};
+use longreach_simd::product::{Matrix, Stored, pack_transposed, strip, widen};
 use longreach_simd::{Lanes, math, memory};
 use ndarray::{Array3, Array4, ArrayView3, ArrayView4};
 
@@ -26,19 +26,19 @@ pub use backward::{Gradient, backward};
 pub use forward::forward;
 pub use step::step;
 
-/// Keys that are packed together.
+/// Keys per step.
 const STEP: usize = 256;
 /// Queries of a register tile.
 const ROWS: usize = 8;
-/// Queries that meet the packed keys together.
+/// Queries per tile, which share packed keys.
 const TILE: usize = 64;
-/// The score of a pair that is hidden: finite, so that differences stay numbers.
+/// The score of a masked pair: finite, so that differences are not NaN.
 const HIDDEN: f32 = -1e30;
-/// How many tokens ahead their memory is asked for.
-const SOON: usize = 16;
+/// Prefetch distance in tokens.
+const PREFETCH_TOKENS: usize = 16;
 const LOG2_E: f32 = std::f32::consts::LOG2_E;
 
-/// The output, and the logarithm of the sum of the exponentials: −∞ where a query sees no key, whose output is zero.
+/// The output, and its log-sum-exp: −∞ for queries that attend to no key, whose output is zero.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Output {
     /// `[B, T, H, E]`
@@ -59,13 +59,13 @@ struct Dims {
     e: usize,
 }
 
-/// Zeros, handed out where they are first written.
+/// Zeros, whose pages are committed on first write.
 pub(in crate::softmax) fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> Array4<f32> {
     let n = b * t * h * d;
     Array4::from_shape_vec((b, t, h, d), memory::zeros(n)).unwrap_or_else(|_| Array4::zeros((b, t, h, d)))
 }
 
-/// A view `[B, T, H, D]` as rows.
+/// A view `[B, T, H, D]`, one slice per token.
 struct Slices<'a, T> {
     tokens: Vec<&'a [T]>,
     length: usize,
@@ -84,11 +84,11 @@ impl<'a, T> Slices<'a, T> {
         &self.tokens[b * self.length + t][h * self.width..(h + 1) * self.width]
     }
 
-    /// Asks for the memory of a token that is wanted soon after this one: rows lie far apart.
+    /// Prefetches the row `PREFETCH_TOKENS` tokens after this one: rows are strided.
     #[inline(always)]
-    fn ask(&self, b: usize, t: usize, h: usize) {
-        if t + SOON < self.length {
-            prefetch(self.row(b, t + SOON, h));
+    fn prefetch_after(&self, b: usize, t: usize, h: usize) {
+        if t + PREFETCH_TOKENS < self.length {
+            prefetch(self.row(b, t + PREFETCH_TOKENS, h));
         }
     }
 
@@ -99,7 +99,7 @@ impl<'a, T> Slices<'a, T> {
     }
 }
 
-/// The bias: a plane `[T, S]` for each of its sequences and heads.
+/// The bias, one plane `[T, S]` per sequence and head.
 struct Bias<'a> {
     planes: Vec<&'a [f32]>,
     batch: usize,
@@ -120,7 +120,7 @@ impl<'a> Bias<'a> {
     }
 }
 
-/// A call: its inputs as rows, and what each query visits.
+/// A call: its inputs, one slice per token, and its mask.
 struct Call<'a, 'i, T> {
     x: &'a Inputs<'i, T>,
     dims: Dims,
@@ -159,32 +159,33 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         })
     }
 
-    /// The queries of a block, counted from the first.
+    /// The queries of a block, by index.
     fn queries(&self, i: usize) -> Range<usize> {
         let positions = self.mask.positions(i);
         positions.start - self.of.queries.start..positions.end - self.of.queries.start
     }
 
-    /// Whether nothing stands between the product and the exponential.
+    /// Whether scores are the scaled products alone.
     fn plain(&self) -> bool {
         self.x.softcap.is_none() && self.bias.is_none() && self.x.alibi.is_none() && self.weights.is_none()
     }
 
-    /// What the queries are multiplied with. `exp2` is cheaper than `exp`: the factor goes into the queries where nothing comes
-    /// between, or is applied once the scores are final.
+    /// The factor of queries. `exp2` is cheaper than `exp`: log₂ e is folded into the queries if scores are plain, and
+    /// otherwise applied to the final scores.
     fn factor(&self) -> f32 {
         if self.plain() { self.x.scale * LOG2_E } else { self.x.scale }
     }
 
-    /// Which of `keys` query `t` sees.
+    /// Which of `keys` query `t` attends to, as a bit mask.
     #[inline(always)]
     fn seen(&self, (b, h, t): (usize, usize, usize), keys: Range<usize>) -> u64 {
         let i = self.of.queries.start + t;
         self.pattern.seen(&self.of, b, h, i, keys.clone()) & self.limits.seen(b, i, keys)
     }
 
-    /// The scores of query `t` for the keys of a panel, from their products: soft-cap, bias, weight and what is hidden; in powers
-    /// of two. Of a panel that is cut, `seen` says which keys the query sees. Leaves the soft-cap's slope in `slope`, if it is wanted.
+    /// Turns the products of query `t` with the keys of a panel into scores in base 2: soft-cap, bias, ALiBi, weight
+    /// and mask. For a cut panel, `seen` is the bit mask of its keys. Stores the soft-cap's derivative in `slope`, if
+    /// given.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "where the scores stand")]
     fn adjust<S: Lanes>(
@@ -209,7 +210,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
             y = s.add(y, s.load_part(&bias.row(b, h, t)[first..]));
         }
         if let Some(alibi) = &self.x.alibi {
-            // |i − j| in whole numbers: they are exact in f32 up to 2²⁴.
+            // |i − j| is computed on integers, which are exact in f32 up to 2²⁴.
             let position = (self.of.queries.start + t) as isize - first as isize;
             let ahead = s.sub(s.splat(position as f32), s.load(&COUNT));
             let far = s.max(ahead, s.sub(s.splat(0.0), ahead));
@@ -228,30 +229,30 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         s.store(scores, y);
     }
 
-    /// Whether a product of this panel is not yet its score.
+    /// Whether scores of this panel differ from the scaled products.
     #[inline(always)]
     fn changes(&self, panel: &Panel) -> bool {
         panel.cut || panel.log_weight != 0.0 || !self.plain()
     }
 }
 
-/// What the rows of a tile see of the panels they visit.
-struct Sight {
-    /// Of each stretch of 64 keys that holds panels which are cut, what each row sees.
+/// The mask of a tile's rows over the panels they visit.
+struct Visibility {
+    /// For each word of 64 keys with cut panels, the bit mask of each row.
     bits: Vec<[u64; TILE]>,
-    /// The same of each strip of rows: what some row of it sees.
+    /// The same, as the union over each strip of rows.
     any: Vec<[u64; TILE / ROWS]>,
-    /// Of each strip of rows, the panels of a step that it sees some of: from the first to behind the last.
+    /// For each strip of rows, the range of a step's panels that it attends to.
     range: [(usize, usize); TILE / ROWS],
 }
 
-impl Sight {
+impl Visibility {
     fn new() -> Self {
         Self { bits: Vec::new(), any: Vec::new(), range: [(0, 0); TILE / ROWS] }
     }
 
-    /// Looks at the panels from `rows` queries of a head, the first of them `t`; panels that none of them sees are dropped.
-    fn look<T>(
+    /// Evaluates the mask of `rows` queries of a head, starting at `t`; removes panels that are fully masked.
+    fn evaluate<T>(
         &mut self,
         call: &Call<'_, '_, T>,
         (b, h, t): (usize, usize, usize),
@@ -281,13 +282,13 @@ impl Sight {
                 self.any.push(any);
                 last = at;
             }
-            (panel.stretch, panel.from) = (self.bits.len() as u32 - 1, (panel.key - at) as u8);
-            let any = self.any[panel.stretch as usize].iter().fold(0, |all, any| all | any);
-            any >> panel.from & below(lanes) != 0
+            (panel.word, panel.shift) = (self.bits.len() as u32 - 1, (panel.key - at) as u8);
+            let any = self.any[panel.word as usize].iter().fold(0, |all, any| all | any);
+            any >> panel.shift & below(lanes) != 0
         });
     }
 
-    /// Of the panels of a step, those that each strip of `rows` queries sees.
+    /// Sets the range of panels that each strip of `rows` queries attends to.
     fn step(&mut self, rows: usize, panels: &[Panel], lanes: usize) {
         self.range = [(0, panels.len()); TILE / ROWS];
         if self.bits.is_empty() {
@@ -295,7 +296,7 @@ impl Sight {
         }
         for (strip, range) in self.range[..rows.div_ceil(ROWS)].iter_mut().enumerate() {
             let seen =
-                |panel: &Panel| !panel.cut || self.any[panel.stretch as usize][strip] >> panel.from & below(lanes) != 0;
+                |panel: &Panel| !panel.cut || self.any[panel.word as usize][strip] >> panel.shift & below(lanes) != 0;
             *range = match panels.iter().position(seen) {
                 Some(first) => (first, panels.iter().rposition(seen).map_or(first, |last| last + 1)),
                 None => (usize::MAX, 0),
@@ -303,19 +304,19 @@ impl Sight {
         }
     }
 
-    /// Which keys of a panel that is cut row `r` sees.
+    /// The bit mask of row `r` in a cut panel.
     #[inline(always)]
     fn bits(&self, panel: &Panel, r: usize) -> u32 {
-        (self.bits[panel.stretch as usize][r] >> panel.from) as u32
+        (self.bits[panel.word as usize][r] >> panel.shift) as u32
     }
 
-    /// The panels that row `r` sees some of, or another of its strip.
+    /// The range of panels that row `r`'s strip attends to.
     #[inline(always)]
     fn panels(&self, r: usize) -> Range<usize> {
         self.range[r / ROWS].0..self.range[r / ROWS].1
     }
 
-    /// The part of `panels` that row `r` sees some of.
+    /// Intersects `panels` with the range of row `r`'s strip.
     #[inline(always)]
     fn clip(&self, r: usize, panels: Range<usize>) -> Range<usize> {
         let (first, end) = self.range[r / ROWS];
@@ -326,31 +327,31 @@ impl Sight {
 /// `0 1 2 …`
 static COUNT: [f32; 16] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
-/// A vector's worth of keys.
+/// One vector of keys.
 #[derive(Clone, Copy)]
 struct Panel {
-    /// Its place among the packed ones.
+    /// Its slot among the packed panels.
     at: usize,
-    /// The first of its keys.
+    /// Its first key.
     key: usize,
     cut: bool,
     log_weight: f32,
-    /// If it is cut, the stretch of 64 keys that it lies in, of those a [`Sight`] holds, and where in it.
-    stretch: u32,
-    from: u8,
+    /// For a cut panel, the index of its word in [`Visibility`] and its shift in that word.
+    word: u32,
+    shift: u8,
 }
 
-/// Pushes the panels of an entry, whose block was packed from place `at` on.
+/// Pushes the panels of an entry whose block is packed from slot `at` on.
 #[inline(always)]
 fn push_panels<S: Lanes>(entry: Entry, block: usize, keys: usize, at: usize, panels: &mut Vec<Panel>) {
     let first = entry.keys as usize * block;
     for (n, key) in (first..(first + block).min(keys)).step_by(S::LANES).enumerate() {
         let cut = entry.cut || key + S::LANES > keys;
-        panels.push(Panel { at: at + n, key, cut, log_weight: entry.log_weight, stretch: 0, from: 0 });
+        panels.push(Panel { at: at + n, key, cut, log_weight: entry.log_weight, word: 0, shift: 0 });
     }
 }
 
-/// Whether all numbers are finite.
+/// Whether all elements are finite.
 #[inline(always)]
 fn finite<S: Lanes>(s: S, x: &[f32]) -> bool {
     let zero = s.splat(0.0);
@@ -361,13 +362,13 @@ fn finite<S: Lanes>(s: S, x: &[f32]) -> bool {
     s.sum(sum) == 0.0
 }
 
-/// The higher of two scores; one that is not a number is the highest.
+/// The maximum of two scores, where NaN is greater than all.
 #[inline(always)]
 fn higher(a: f32, b: f32) -> f32 {
     if a >= b || a.is_nan() { a } else { b }
 }
 
-/// How many panels from the first on follow one another in memory.
+/// The number of panels that are contiguous with the first.
 #[inline(always)]
 fn run(panels: &[Panel]) -> usize {
     let mut run = 1;
@@ -377,7 +378,7 @@ fn run(panels: &[Panel]) -> usize {
     run
 }
 
-/// Packs a vector's worth of rows, transposed: `[width, LANES]`.
+/// Packs one vector of rows, transposed: `[width, LANES]`.
 #[inline(always)]
 fn pack_columns<S: Lanes, T: Stored>(
     s: S,
@@ -390,12 +391,12 @@ fn pack_columns<S: Lanes, T: Stored>(
     let mut rows = [&[][..]; 16];
     for (row, j) in rows.iter_mut().zip(tokens.clone()) {
         *row = x.row(b, j, g);
-        x.ask(b, j, g);
+        x.prefetch_after(b, j, g);
     }
-    columns(s, &rows[..tokens.len()], x.width, out);
+    pack_transposed(s, &rows[..tokens.len()], x.width, out);
 }
 
-/// Packs rows, zero beyond their width and number: `[rows, wide]`.
+/// Packs rows with zero padding: `[rows, wide]`.
 #[inline(always)]
 fn pack_rows<S: Lanes, T: Stored>(
     s: S,
@@ -409,7 +410,7 @@ fn pack_rows<S: Lanes, T: Stored>(
     for (i, row) in out.chunks_exact_mut(wide).enumerate() {
         if i < tokens.len() {
             widen(s, x.row(b, tokens.start + i, g), &mut row[..x.width]);
-            x.ask(b, tokens.start + i, g);
+            x.prefetch_after(b, tokens.start + i, g);
             row[x.width..].fill(0.0);
         } else {
             row.fill(0.0);
@@ -417,7 +418,8 @@ fn pack_rows<S: Lanes, T: Stored>(
     }
 }
 
-/// Products of the rows of a tile, `wide` apart, with the columns of the panels they see: `[rows, STEP]`, the panels one behind the other.
+/// Products of a tile's rows, `wide` apart, with the columns of the panels they attend to: `[rows, STEP]`, with panels
+/// contiguous.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "two factors and where the product goes")]
 fn products<S: Lanes>(
@@ -425,51 +427,51 @@ fn products<S: Lanes>(
     (rows, wide): (usize, usize),
     tile: &[f32],
     panels: &[Panel],
-    sight: &Sight,
+    visibility: &Visibility,
     columns: &[f32],
     width: usize,
-    mut take: impl TakeRows<S>,
+    mut epilogue: impl Epilogue<S>,
 ) {
     let size = S::LANES * width;
     for (i, pair) in panels.chunks(2).enumerate() {
         let b = [&columns[pair[0].at * size..][..size], &columns[pair[pair.len() - 1].at * size..][..size]];
         for first in (0..rows).step_by(ROWS) {
-            if sight.clip(first, 2 * i..2 * i + 2).is_empty() {
+            if visibility.clip(first, 2 * i..2 * i + 2).is_empty() {
                 continue;
             }
             let a = Matrix::rows(&tile[first * wide..], wide);
             let acc = strip::<S, ROWS>(s, a, width, b, S::LANES, [[s.splat(0.0); 2]; ROWS]);
             for (r, acc) in acc.into_iter().enumerate() {
                 let at = (first + r) * STEP + 2 * i * S::LANES;
-                take.take(s, first + r, at, acc[0]);
+                epilogue.apply(s, first + r, at, acc[0]);
                 if pair.len() == 2 {
-                    take.take(s, first + r, at + S::LANES, acc[1]);
+                    epilogue.apply(s, first + r, at + S::LANES, acc[1]);
                 }
             }
         }
     }
 }
 
-/// What happens to a vector of products: row `r`, place `at`.
-trait TakeRows<S: Lanes> {
-    fn take(&mut self, s: S, r: usize, at: usize, product: S::V);
+/// What is done with a vector of products: row `r`, offset `at`.
+trait Epilogue<S: Lanes> {
+    fn apply(&mut self, s: S, r: usize, at: usize, product: S::V);
 }
 
-/// They are stored, times a factor.
-struct Store<'a>(&'a mut [f32], f32);
+/// Stores products times a factor.
+struct ScaledStore<'a>(&'a mut [f32], f32);
 
-impl<S: Lanes> TakeRows<S> for Store<'_> {
+impl<S: Lanes> Epilogue<S> for ScaledStore<'_> {
     #[inline(always)]
-    fn take(&mut self, s: S, _: usize, at: usize, product: S::V) {
+    fn apply(&mut self, s: S, _: usize, at: usize, product: S::V) {
         s.store(&mut self.0[at..], s.mul(product, s.splat(self.1)));
     }
 }
 
-/// Gradients of an output and of its log-sum-exp.
+/// The gradients of an output and of its log-sum-exp.
 #[derive(Clone, Copy, Debug)]
 pub struct Cotangent<'a> {
     /// `[B, T, H, E]`
     pub out: ArrayView4<'a, f32>,
-    /// `[B, T, H]`, where the log-sum-exp was used
+    /// `[B, T, H]`, if the log-sum-exp was used
     pub lse: Option<ArrayView3<'a, f32>>,
 }

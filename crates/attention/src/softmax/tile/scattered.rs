@@ -1,7 +1,6 @@
-//! Scattered pairs: so few of the keys in any block are seen that each is met alone, from a list.
+//! Very sparse patterns, whose pairs are processed individually from lists of keys.
 //!
-//! A pair costs several times what it costs in a block, but nothing that is not
-//! seen costs anything.
+//! A pair costs several times what it costs in a block, but masked pairs cost nothing.
 
 use std::ops::Range;
 
@@ -12,32 +11,33 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, memory};
 use ndarray::Array3;
 
-use super::backward::{Task as Gradients, odd};
+use super::backward::{Task as Gradients, excluded};
 use super::step::{add_values, dot, exponentials};
 use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, Slices, higher, pack_rows, zeros};
 use crate::Error;
 
-/// Keys whose scores are made together.
+/// Keys whose scores are computed together.
 const GROUP: usize = 64;
-/// How many pairs ahead their memory is asked for.
-const AHEAD: usize = 64;
-/// Queries of a task.
+/// Prefetch distance in pairs.
+const PREFETCH_DISTANCE: usize = 64;
+/// Queries per task.
 const RANGE: usize = 64;
 
-/// Rows of some tokens of a head, one behind the other: as they lie, they fall on few sets of the cache and each on a page of its own.
-struct Near {
+/// A contiguous copy of one head's rows: with their original stride they would fall into few cache sets and on a page
+/// each.
+struct ContiguousRows {
     memory: Vec<f32>,
     wide: usize,
 }
 
-impl Near {
+impl ContiguousRows {
     /// Zeros.
     fn new(tokens: usize, width: usize) -> Self {
         let wide = width.next_multiple_of(16);
         Self { memory: memory::zeros(tokens * wide), wide }
     }
 
-    /// The rows of a group.
+    /// Copies the rows of a group.
     fn of<T: Stored>(x: &Slices<'_, T>, (b, g): (usize, usize), tokens: Range<usize>, cx: &Cx) -> Self {
         const TOKENS: usize = 512;
         let mut near = Self::new(tokens.len(), x.width);
@@ -61,7 +61,7 @@ impl Near {
     }
 }
 
-/// Some tokens' rows on their way.
+/// Copies some tokens' rows.
 struct Copy<'a, T> {
     x: &'a Slices<'a, T>,
     at: (usize, usize),
@@ -88,7 +88,7 @@ pub(super) fn forward<T: Stored>(call: &Call<'_, '_, T>, cx: &Cx) -> Result<Outp
     for (b, (out, lse)) in outs.chunks_mut((t * h * e).max(1)).zip(sums.chunks_mut((t * h).max(1))).enumerate() {
         let parts = Part::whole(out, h * e).columns(heads * e).zip(Part::whole(lse, h).columns(heads));
         for (g, (out, lse)) in parts.enumerate() {
-            let (k, v) = (Near::of(&call.k, (b, g), 0..s, cx), Near::of(&call.v, (b, g), 0..s, cx));
+            let (k, v) = (ContiguousRows::of(&call.k, (b, g), 0..s, cx), ContiguousRows::of(&call.v, (b, g), 0..s, cx));
             let mut tasks = Vec::new();
             for (h, (mut out, mut lse)) in out.columns(e).zip(lse.columns(1)).enumerate() {
                 for first in (0..t).step_by(RANGE) {
@@ -103,17 +103,17 @@ pub(super) fn forward<T: Stored>(call: &Call<'_, '_, T>, cx: &Cx) -> Result<Outp
     Ok(Output { out, lse })
 }
 
-/// Some queries of a head.
+/// A range of queries of one head.
 struct Task<'a, 'i, 'o, T> {
     call: &'a Call<'a, 'i, T>,
-    k: &'a Near,
-    v: &'a Near,
+    k: &'a ContiguousRows,
+    v: &'a ContiguousRows,
     b: usize,
     h: usize,
     queries: Range<usize>,
-    /// A query's `[E]`.
+    /// `[queries, E]`
     out: Part<'o>,
-    /// A query's one.
+    /// `[queries, 1]`
     lse: Part<'o>,
 }
 
@@ -133,7 +133,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             sums.fill(0.0);
             let (mut high, mut total) = (HIDDEN, 0.0);
             for (n, group) in keys.chunks(GROUP).enumerate() {
-                let soon = keys[n * GROUP..].iter().skip(AHEAD).take(group.len());
+                let soon = keys[n * GROUP..].iter().skip(PREFETCH_DISTANCE).take(group.len());
                 soon.for_each(|j| prefetch(k.row(*j as usize)));
                 call.scores(s, (self.b, h, t), group, (k, 0), q, scores, None);
                 group.iter().for_each(|j| prefetch(v.row(*j as usize)));
@@ -162,17 +162,17 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
 }
 
 impl<T: Stored> Gradients<'_, '_, '_, T> {
-    /// The gradient of a head, pair by pair.
+    /// The backward pass of one head, pair by pair.
     #[inline(always)]
     pub(super) fn scattered<S: Lanes>(mut self, s: S) {
         let (call, dout, b, h) = (&self.work.call, &self.work.dout, self.b, self.h);
         let Dims { t, s: all, h: heads, g, d, e, .. } = call.dims;
         let (first, group, one) = (self.keys.start, h / (heads / g), &Cx::new(1));
         let (k, v) = (
-            Near::of(&call.k, (b, group), self.keys.clone(), one),
-            Near::of(&call.v, (b, group), self.keys.clone(), one),
+            ContiguousRows::of(&call.k, (b, group), self.keys.clone(), one),
+            ContiguousRows::of(&call.v, (b, group), self.keys.clone(), one),
         );
-        let (mut dk, mut dv) = (Near::new(self.keys.len(), d), Near::new(self.keys.len(), e));
+        let (mut dk, mut dv) = (ContiguousRows::new(self.keys.len(), d), ContiguousRows::new(self.keys.len(), e));
         let scratch = &mut Scratch::new(3 * GROUP + 2 * k.wide + v.wide);
         let (p, rest) = scratch.split_at_mut(GROUP);
         let (ds, rest) = rest.split_at_mut(GROUP);
@@ -181,11 +181,11 @@ impl<T: Stored> Gradients<'_, '_, '_, T> {
         let (dq, of_out) = rest.split_at_mut(k.wide);
         of_out.fill(0.0);
         let mut keys = Vec::new();
-        // The gradient of a key is made of queries, which here are already times the factor of the scores.
+        // `q` already includes the factor of the scores; this replaces it by the scale.
         let back = call.x.scale / call.factor();
         for t in 0..t {
             let (lse, delta) = (self.work.lse[[b, t, h]], self.work.delta[[b, t, h]]);
-            if odd(lse, delta) {
+            if excluded(lse, delta) {
                 continue;
             }
             call.list((b, h, t), &mut keys);
@@ -233,7 +233,7 @@ impl<T: Stored> Gradients<'_, '_, '_, T> {
 }
 
 impl<T: Stored> Call<'_, '_, T> {
-    /// The keys that query `t` of a head sees, rising.
+    /// The keys that query `t` of a head attends to, ascending.
     pub(super) fn list(&self, (b, h, t): (usize, usize, usize), keys: &mut Vec<u32>) {
         let i = self.of.queries.start + t;
         keys.clear();
@@ -243,7 +243,7 @@ impl<T: Stored> Call<'_, '_, T> {
         }
     }
 
-    /// The query times the factor that makes products scores.
+    /// Loads a query times the factor of the scores.
     #[inline(always)]
     fn query(&self, (b, h, t): (usize, usize, usize), q: &mut [f32]) {
         q.fill(0.0);
@@ -252,8 +252,8 @@ impl<T: Stored> Call<'_, '_, T> {
         }
     }
 
-    /// The scores of a group of keys, in powers of two; what is beyond them is hidden. `k` holds the keys from some token on. The soft-cap's slopes
-    /// if they are wanted, one where there is none.
+    /// The scores of a group of keys, in base 2, with masked scores after the last. `k` holds the keys from `first` on.
+    /// Stores the derivatives of the soft-cap in `slope`, if given; 1 without a soft-cap.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "a query, its keys and where the scores go")]
     fn scores<S: Lanes>(
@@ -261,7 +261,7 @@ impl<T: Stored> Call<'_, '_, T> {
         s: S,
         at: (usize, usize, usize),
         keys: &[u32],
-        (k, first): (&Near, usize),
+        (k, first): (&ContiguousRows, usize),
         q: &[f32],
         scores: &mut [f32],
         mut slope: Option<&mut [f32]>,
@@ -279,7 +279,7 @@ impl<T: Stored> Call<'_, '_, T> {
         for (n, &j) in keys.iter().enumerate() {
             let (mut one, mut its) = ([0.0; 16], [1.0; 16]);
             one[0] = scores[n];
-            let panel = Panel { at: 0, key: j as usize, cut: false, log_weight: 0.0, stretch: 0, from: 0 };
+            let panel = Panel { at: 0, key: j as usize, cut: false, log_weight: 0.0, word: 0, shift: 0 };
             self.adjust(s, at, panel, 0, &mut one, Some(&mut its));
             scores[n] = one[0];
             if let Some(slope) = &mut slope {

@@ -1,7 +1,7 @@
-//! Few queries against a long cache: a task owns a part of the keys, and the parts are merged.
+//! Few queries against a long KV cache: a task owns a part of the keys, and the parts are merged.
 //!
-//! The cache is read once, in the order in which it lies. Scores of a block of keys come first, then its values; what is hidden is never
-//! read where a whole block of keys is hidden from all. Dao et al. 2023 (Flash-Decoding).
+//! The cache is read once, in memory order. The scores of a key block are computed first, then its values are
+//! accumulated; blocks that are masked for all queries are not read. Dao et al. 2023 (Flash-Decoding).
 
 use std::ops::Range;
 
@@ -12,33 +12,34 @@ use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, Array4};
 
 use super::super::mask::{Entry, Pattern, below};
-use super::super::{Inputs, apart};
+use super::super::{Inputs, packed_sequences};
 use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher, scattered};
 use crate::Error;
 
-/// Keys of a part: at most so many, and not so few that the merge would cost.
+/// Keys per part: the upper bound, and a lower one below which merging would dominate.
 const PART: Range<usize> = 64..2048;
-/// Parts that are enough for a sequence.
+/// Parts per sequence.
 const PARTS: usize = 16;
-/// How far ahead the cache is asked for, in bytes.
-const AHEAD: usize = 4096;
+/// Prefetch distance in bytes.
+const PREFETCH_DISTANCE: usize = 4096;
 
-/// As [`forward`](super::forward), for few queries: the keys are divided among the threads instead, and the cache is read at the speed of
-/// memory. Each query costs one pass over its keys, so with more than about eight queries [`forward`](super::forward) is faster.
+/// As [`forward`](super::forward), for few queries: the keys are split among the threads instead, and the cache is read
+/// at memory bandwidth. Each query costs one pass over its keys, so above about eight queries
+/// [`forward`](super::forward) is faster.
 pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Result<Output, Error> {
-    if apart::wanted(x, pattern)? {
-        return apart::forward(pattern.name(), x, |x| step(x, pattern, cx));
+    if packed_sequences::needed(x, pattern)? {
+        return packed_sequences::forward(pattern.name(), x, |x| step(x, pattern, cx));
     }
     let call = Call::new(x, pattern)?;
     if pattern.scattered() {
         return scattered::forward(&call, cx);
     }
     let Dims { b, t, s, h, e, .. } = call.dims;
-    // Whole blocks of keys a part; how many parts depends on the sizes alone.
+    // Parts are whole key blocks; how many there are depends on the sizes alone.
     let block = call.mask.block().1.max(PART.start);
     let part = s.div_ceil(PARTS).clamp(PART.start, PART.end).next_multiple_of(block);
     let rows = h * t;
-    // Of each row: the highest score, the sum of exponentials, the weighted values.
+    // Per row: running maximum, sum of exponentials, weighted values.
     let mut partial = vec![f32::NAN; b * s.div_ceil(part) * rows * (2 + e)];
     let tasks = partial.chunks_mut((rows * (2 + e)).max(1)).enumerate().map(|(i, out)| {
         let (b, n) = (i / s.div_ceil(part), i % s.div_ceil(part));
@@ -81,17 +82,17 @@ struct Task<'a, 'i, 'o, T> {
     call: &'a Call<'a, 'i, T>,
     b: usize,
     keys: Range<usize>,
-    /// The highest score and the sum of exponentials of each row, `[H T, 2]`, and the weighted values, `[H T, E]`.
+    /// The running maximum and the sum of exponentials of each row, `[H T, 2]`, and the weighted values, `[H T, E]`.
     out: &'o mut [f32],
 }
 
-/// A query of one head.
+/// One query of one head.
 struct Row<'a> {
     h: usize,
     t: usize,
-    /// What it has still to visit.
+    /// The entries that it has not processed yet.
     entries: &'a [Entry],
-    /// What it visits in the block at hand.
+    /// Its entry for the current key block, if it visits it.
     here: Option<Entry>,
 }
 
@@ -141,7 +142,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                 let token = call.k.token(self.b, j);
                 for group in 0..g {
                     let key = &token[group * d..(group + 1) * d];
-                    prefetch_ahead(key, AHEAD);
+                    prefetch_ahead(key, PREFETCH_DISTANCE);
                     for row in group * per_group..(group + 1) * per_group {
                         if rows[row].here.is_some() {
                             scores[row * rows_per_block + n] = dot(s, key, &q[row * wide_d..(row + 1) * wide_d]);
@@ -159,11 +160,12 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                             continue;
                         }
                         let cut = entry.cut || at + S::LANES > all;
-                        let panel = Panel { at: n, key: at, cut, log_weight: entry.log_weight, stretch: 0, from: 0 };
+                        let panel = Panel { at: n, key: at, cut, log_weight: entry.log_weight, word: 0, shift: 0 };
                         if call.changes(&panel) {
-                            let stretch = at / 64 * 64;
+                            let word_start = at / 64 * 64;
                             let seen = if cut {
-                                call.seen((self.b, row.h, row.t), stretch..(stretch + 64).min(all)) >> (at - stretch)
+                                call.seen((self.b, row.h, row.t), word_start..(word_start + 64).min(all))
+                                    >> (at - word_start)
                             } else {
                                 0
                             };
@@ -214,7 +216,7 @@ pub(super) fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
     s.sum(sum) + rest
 }
 
-/// Scores become exponentials; the highest score, the sum of exponentials and the weighted values move on.
+/// Turns scores into exponentials, and updates the running maximum, the sum of exponentials and the weighted values.
 #[inline(always)]
 pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
     let mut high = *highest;
@@ -239,7 +241,7 @@ pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32
     *total += s.sum(sum);
 }
 
-/// `sums += Σ w v`; a value without weight is not looked at.
+/// `sums += Σ w v`; a value of zero weight is not read.
 #[inline(always)]
 pub(super) fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
     if let ([a, b, c, d], [va, vb, vc, vd]) = (weights, values)

@@ -1,4 +1,4 @@
-//! Sequences packed into a row, attended to one by one: for mechanisms whose sinks, strides or blocks are counted from a sequence's beginning.
+//! Runs packed sequences one by one, for mechanisms that count sinks, strides or blocks from a sequence's start.
 
 use std::ops::Range;
 
@@ -8,29 +8,31 @@ use super::mask::Packing;
 use super::{Cotangent, Gradient, Inputs, Output, Pattern};
 use crate::{Error, Sequences, error};
 
-/// A sequence: its keys in the row, and which of the call's queries are its own.
-struct Piece {
+/// A packed sequence: its keys in the row, and which of the call's queries belong to it.
+struct PackedSequence {
     keys: Range<usize>,
     queries: Range<usize>,
 }
 
-/// Whether the sequences of a call are attended to one by one under a pattern; an error if it is that of one sequence and they are packed.
-pub(super) fn wanted<T, F>(x: &Inputs<'_, T, F>, pattern: &(impl Pattern + ?Sized)) -> Result<bool, Error> {
+/// Whether a call's sequences must be run one by one under this pattern. An error if they are packed and the pattern
+/// was built for a single sequence.
+pub(super) fn needed<T, F>(x: &Inputs<'_, T, F>, pattern: &(impl Pattern + ?Sized)) -> Result<bool, Error> {
     let packed = matches!(x.sequences, Sequences::Packed(_));
     if packed && pattern.packing() == Packing::Refused {
-        none(pattern.name(), x)?;
+        reject(pattern.name(), x)?;
     }
     Ok(packed && pattern.packing() == Packing::Sequence)
 }
 
 /// An error if sequences are packed.
-pub(super) fn none<T, F>(op: &'static str, x: &Inputs<'_, T, F>) -> Result<(), Error> {
+pub(super) fn reject<T, F>(op: &'static str, x: &Inputs<'_, T, F>) -> Result<(), Error> {
     let one = matches!(x.sequences, Sequences::Batch);
     error::parameter(op, "sequences", one, x.sequences, "rows of one sequence: what a query sees was made for one")
 }
 
-/// The sequences that have queries.
-fn pieces<T, F: Copy + Into<f64>>(op: &'static str, x: &Inputs<'_, T, F>) -> Result<Vec<Piece>, Error> {
+/// The sequences that have queries. An error if the bounds do not cover the keys in order, or a query is after the last
+/// key.
+fn sequences<T, F: Copy + Into<f64>>(op: &'static str, x: &Inputs<'_, T, F>) -> Result<Vec<PackedSequence>, Error> {
     let (of, _) = x.sizes(op)?;
     let ranges = x.sequences.ranges(op, of.batch, of.keys)?;
     if let (Sequences::Packed(bounds), true) = (x.sequences, of.queries.end > of.keys) {
@@ -39,12 +41,14 @@ fn pieces<T, F: Copy + Into<f64>>(op: &'static str, x: &Inputs<'_, T, F>) -> Res
     let first = of.queries.start;
     let own = |keys: &Range<usize>| keys.start.max(first)..keys.end.min(of.queries.end);
     let with_queries = ranges.into_iter().filter(|keys| !own(keys).is_empty());
-    Ok(with_queries.map(|keys| Piece { queries: own(&keys).start - first..own(&keys).end - first, keys }).collect())
+    Ok(with_queries
+        .map(|keys| PackedSequence { queries: own(&keys).start - first..own(&keys).end - first, keys })
+        .collect())
 }
 
-impl Piece {
-    /// The call of this sequence alone, to `run`.
-    fn alone<T: Copy, F: Copy, R>(&self, x: &Inputs<'_, T, F>, run: impl FnOnce(&Inputs<'_, T, F>) -> R) -> R {
+impl PackedSequence {
+    /// Calls `run` with the inputs of this sequence alone.
+    fn run_alone<T: Copy, F: Copy, R>(&self, x: &Inputs<'_, T, F>, run: impl FnOnce(&Inputs<'_, T, F>) -> R) -> R {
         let (keys, queries) = (self.keys.clone(), self.queries.clone());
         let bias =
             x.bias.map(|bias| bias.slice(s![.., .., queries.clone(), keys.clone()]).as_standard_layout().into_owned());
@@ -65,7 +69,7 @@ impl Piece {
     }
 }
 
-/// Attention of each sequence, as `run` computes it; of a batch as it is.
+/// Applies `run` to each packed sequence, or once to a batch.
 pub(super) fn forward<T: Copy>(
     op: &'static str,
     x: &Inputs<'_, T>,
@@ -74,18 +78,18 @@ pub(super) fn forward<T: Copy>(
     if let Sequences::Batch = x.sequences {
         return run(x);
     }
-    let pieces = pieces(op, x)?;
+    let sequences = sequences(op, x)?;
     let (b, t, h, _) = x.q.dim();
     let mut all = Output { out: Array4::zeros((b, t, h, x.v.dim().3)), lse: Array3::zeros((b, t, h)) };
-    for piece in pieces {
-        let got = piece.alone(x, &run)?;
-        all.out.slice_mut(s![.., piece.queries.clone(), .., ..]).assign(&got.out);
-        all.lse.slice_mut(s![.., piece.queries, ..]).assign(&got.lse);
+    for sequence in sequences {
+        let got = sequence.run_alone(x, &run)?;
+        all.out.slice_mut(s![.., sequence.queries.clone(), .., ..]).assign(&got.out);
+        all.lse.slice_mut(s![.., sequence.queries, ..]).assign(&got.lse);
     }
     Ok(all)
 }
 
-/// The definition of each sequence, as `run` computes it; of a batch as it is.
+/// As [`forward`], for the definition.
 pub(super) fn naive(
     op: &'static str,
     x: &Inputs<'_, f64, f64>,
@@ -94,18 +98,18 @@ pub(super) fn naive(
     if let Sequences::Batch = x.sequences {
         return run(x);
     }
-    let pieces = pieces(op, x)?;
+    let sequences = sequences(op, x)?;
     let (b, t, h, _) = x.q.dim();
     let (mut out, mut lse) = (Array4::zeros((b, t, h, x.v.dim().3)), Array3::zeros((b, t, h)));
-    for piece in pieces {
-        let (part, part_lse) = piece.alone(x, &run)?;
-        out.slice_mut(s![.., piece.queries.clone(), .., ..]).assign(&part);
-        lse.slice_mut(s![.., piece.queries, ..]).assign(&part_lse);
+    for sequence in sequences {
+        let (part, part_lse) = sequence.run_alone(x, &run)?;
+        out.slice_mut(s![.., sequence.queries.clone(), .., ..]).assign(&part);
+        lse.slice_mut(s![.., sequence.queries, ..]).assign(&part_lse);
     }
     Ok((out, lse))
 }
 
-/// The gradient of each sequence, as `run` computes it; of a batch as it is.
+/// As [`forward`], for the gradient.
 pub(super) fn backward<T: Copy>(
     op: &'static str,
     x: &Inputs<'_, T>,
@@ -116,7 +120,7 @@ pub(super) fn backward<T: Copy>(
     if let Sequences::Batch = x.sequences {
         return run(x, output, d);
     }
-    let (pieces, (b, t, h, _)) = (pieces(op, x)?, x.q.dim());
+    let (sequences, (b, t, h, _)) = (sequences(op, x)?, x.q.dim());
     let shape = [b, t, h, x.v.dim().3];
     error::shape(op, "output", &shape, output.out.shape())?;
     error::shape(op, "lse", &shape[..3], output.lse.shape())?;
@@ -131,8 +135,8 @@ pub(super) fn backward<T: Copy>(
         sinks: x.sinks.map(|sinks| Array1::zeros(sinks.dim())),
         bias: x.bias.map(|bias| Array4::zeros(bias.dim())),
     };
-    for piece in pieces {
-        let (keys, queries) = (piece.keys.clone(), piece.queries.clone());
+    for sequence in sequences {
+        let (keys, queries) = (sequence.keys.clone(), sequence.queries.clone());
         let output = Output {
             out: output.out.slice(s![.., queries.clone(), .., ..]).to_owned(),
             lse: output.lse.slice(s![.., queries.clone(), ..]).to_owned(),
@@ -141,7 +145,7 @@ pub(super) fn backward<T: Copy>(
             out: d.out.slice_move(s![.., queries.clone(), .., ..]),
             lse: d.lse.map(|lse| lse.slice_move(s![.., queries.clone(), ..])),
         };
-        let got = piece.alone(x, |x| run(x, &output, &d))?;
+        let got = sequence.run_alone(x, |x| run(x, &output, &d))?;
         all.q.slice_mut(s![.., queries.clone(), .., ..]).assign(&got.q);
         all.k.slice_mut(s![.., keys.clone(), .., ..]).assign(&got.k);
         all.v.slice_mut(s![.., keys.clone(), .., ..]).assign(&got.v);

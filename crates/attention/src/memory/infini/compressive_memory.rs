@@ -1,25 +1,26 @@
-//! The memory of one group of one sequence: read and written a piece of a segment at a time, by products.
+//! The compressive memory of one group of one sequence, read and written with matrix products, one piece of a segment
+//! at a time.
 
 use std::ops::Range;
 
-use longreach_simd::product::{Into, Matrix, Sizes, tile};
+use longreach_simd::product::{Accumulate, Matrix, Sizes, tile};
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Kernel, Lanes, math};
 
 use crate::sequences::Rows;
 
-/// Tokens that products are made of at a time.
+/// Tokens per matrix product.
 const TOKENS: usize = 256;
 
-/// The inputs of a call, a slice a token.
+/// The inputs of a call, split into one slice per token.
 pub(super) struct Call<'a> {
     pub(super) q: Rows<'a>,
     pub(super) k: Rows<'a>,
     pub(super) v: Rows<'a>,
-    /// Of every head, how much of the memory it takes.
+    /// Each head's gate after the sigmoid: the weight of the memory.
     pub(super) shares: Vec<f32>,
-    /// Pieces of segments, and whether the segment ends with it.
+    /// Pieces of segments, and whether the segment ends with the piece.
     pub(super) pieces: Vec<(Range<usize>, bool)>,
     pub(super) tokens: usize,
     pub(super) heads: usize,
@@ -48,15 +49,15 @@ fn phi<S: Lanes>(s: S, x: &[f32], out: &mut [f32]) {
     }
 }
 
-/// The gradient through it: the slope is 1 above 0, and below it the feature itself.
+/// The gradient through `phi`: its slope is 1 above 0, and the feature itself below.
 #[inline(always)]
-fn through_phi<S: Lanes>(s: S, features: &[f32], d: &[f32], out: &mut [f32]) {
+fn phi_backward<S: Lanes>(s: S, features: &[f32], d: &[f32], out: &mut [f32]) {
     for ((out, f), d) in out.chunks_mut(S::LANES).zip(features.chunks(S::LANES)).zip(d.chunks(S::LANES)) {
         s.store_part(out, s.mul(s.load_part(d), s.min(s.load_part(f), s.splat(1.0))));
     }
 }
 
-/// One group of one sequence.
+/// The forward pass of one group of one sequence.
 pub(super) struct Forward<'a, 'o> {
     pub(super) call: &'a Call<'a>,
     pub(super) sequence: usize,
@@ -64,11 +65,12 @@ pub(super) struct Forward<'a, 'o> {
     /// `[K, V + 1]`
     pub(super) memory: &'o mut [f32],
     pub(super) pending: &'o mut [f32],
-    /// Of each token the outputs of the group's heads: attention inside the segment, and on return all of it.
+    /// The outputs of the group's heads for each token: local attention on entry, the result on return.
     pub(super) out: Part<'o>,
 }
 
-/// A memory, its last column apart: products with one column more than a few vectors would spend a vector on it.
+/// A memory with its last column stored apart: a product with one column more than whole vectors would spend a vector
+/// on it.
 struct Memory<'m> {
     /// `[K, V]`
     sums: &'m mut [f32],
@@ -81,7 +83,7 @@ impl<'m> Memory<'m> {
         k * v + k
     }
 
-    /// In scratch memory of [`Memory::size`].
+    /// A memory in a scratch buffer of [`Memory::size`] numbers.
     #[inline(always)]
     fn new(room: &'m mut [f32], k: usize, v: usize) -> Self {
         let (sums, weights) = room.split_at_mut(k * v);
@@ -92,7 +94,7 @@ impl<'m> Memory<'m> {
         self.sums.len() / self.weights.len().max(1)
     }
 
-    /// Takes over `[K, V + 1]`.
+    /// Loads `[K, V + 1]`.
     #[inline(always)]
     fn unpack(&mut self, from: &[f32]) {
         let v = self.width();
@@ -102,7 +104,7 @@ impl<'m> Memory<'m> {
         }
     }
 
-    /// Puts down `[K, V + 1]`.
+    /// Stores `[K, V + 1]`.
     #[inline(always)]
     fn pack(&self, to: &mut [f32]) {
         let v = self.width();
@@ -118,13 +120,13 @@ impl<'m> Memory<'m> {
         self.weights.copy_from_slice(other.weights);
     }
 
-    /// Whether it has a token.
+    /// Whether any token has been written.
     #[inline(always)]
     fn written(&self) -> bool {
         self.weights.iter().any(|z| *z != 0.0)
     }
 
-    /// The segment's end: what is pending is added, and nothing is pending any more.
+    /// At the end of a segment: adds the pending update to the memory and clears it.
     #[inline(always)]
     fn take<S: Lanes>(&mut self, s: S, pending: &mut Memory<'_>) {
         math::axpy(s, 1.0, pending.sums, self.sums);
@@ -133,20 +135,28 @@ impl<'m> Memory<'m> {
         pending.weights.fill(0.0);
     }
 
-    /// `Σ_i f_i r_iᵀ` is added, and `Σ_i by_i f_i` to the weights; without `by` every one counts once.
+    /// Adds `Σ_i f_i r_iᵀ` to the sums and `Σ_i by_i f_i` to the weights; `by` is 1 for all if `None`.
     #[inline(always)]
     fn add<S: Lanes>(&mut self, s: S, n: usize, features: &[f32], rows: &[f32], by: Option<&[f32]>) {
         let (k, v) = (self.weights.len(), self.width());
         let sizes = Sizes { m: k, n: v, k: n };
-        tile(s, sizes, Matrix::rows(features, k).t(), Matrix::rows(rows, v), Into::Add, self.sums, v);
+        tile(s, sizes, Matrix::rows(features, k).t(), Matrix::rows(rows, v), Accumulate::Add, self.sums, v);
         for (i, features) in features[..n * k].chunks_exact(k.max(1)).enumerate() {
             math::axpy(s, by.map_or(1.0, |by| by[i]), features, self.weights);
         }
     }
 
-    /// The gradient to features that read the memory: `M r_i + by_i z`.
+    /// The gradient with respect to features that read the memory: `M r_i + by_i z`.
     #[inline(always)]
-    fn told<S: Lanes>(&self, s: S, n: usize, rows: &[f32], by: Option<&[f32]>, into: Into, out: &mut [f32]) {
+    fn feature_gradient<S: Lanes>(
+        &self,
+        s: S,
+        n: usize,
+        rows: &[f32],
+        by: Option<&[f32]>,
+        into: Accumulate,
+        out: &mut [f32],
+    ) {
         let (k, v) = (self.weights.len(), self.width());
         let sizes = Sizes { m: n, n: k, k: v };
         tile(s, sizes, Matrix::rows(rows, v), Matrix::rows(self.sums, v).t(), into, out, k);
@@ -156,24 +166,24 @@ impl<'m> Memory<'m> {
     }
 }
 
-/// Rows of scratch that a few tokens take.
-struct Few<'m> {
+/// Scratch buffers for a block of tokens.
+struct Block<'m> {
     /// `[n, K]`
     features: &'m mut [f32],
-    /// What is written, `[n, V]`
+    /// The values to write, `[n, V]`
     rows: &'m mut [f32],
-    /// What is read, `[n, V]`
+    /// The values read, `[n, V]`
     read: &'m mut [f32],
-    /// What that is divided by, `[n]`
+    /// Their denominators, `[n]`
     over: &'m mut [f32],
 }
 
-impl<'m> Few<'m> {
+impl<'m> Block<'m> {
     fn size(n: usize, k: usize, v: usize) -> usize {
         n * (k + 2 * v + 1)
     }
 
-    /// In scratch memory of [`Few::size`].
+    /// Buffers in a scratch buffer of [`Block::size`] numbers.
     #[inline(always)]
     fn new(room: &'m mut [f32], n: usize, k: usize, v: usize) -> Self {
         let (features, rest) = room.split_at_mut(n * k);
@@ -182,7 +192,7 @@ impl<'m> Few<'m> {
         Self { features, rows, read, over }
     }
 
-    /// Features of a head's tokens, and what they read.
+    /// Computes the features of a head's tokens and reads the memory with them.
     #[inline(always)]
     fn read<'a, S: Lanes>(
         &mut self,
@@ -199,14 +209,23 @@ impl<'m> Few<'m> {
         if let Some(memory) = memory {
             let v = memory.width();
             let sizes = Sizes { m: n, n: v, k };
-            tile(s, sizes, Matrix::rows(self.features, k), Matrix::rows(memory.sums, v), Into::Set, self.read, v);
+            tile(
+                s,
+                sizes,
+                Matrix::rows(self.features, k),
+                Matrix::rows(memory.sums, v),
+                Accumulate::Replace,
+                self.read,
+                v,
+            );
             for i in 0..n {
                 self.over[i] = math::dot(s, &self.features[i * k..(i + 1) * k], memory.weights);
             }
         }
     }
 
-    /// What tokens write: their features, and rows of a value, less what the memory has of it.
+    /// Computes what tokens write: their features and values, less what the memory returns for the key under the delta
+    /// rule.
     #[inline(always)]
     fn write<S: Lanes>(
         &mut self,
@@ -258,10 +277,10 @@ impl Kernel for Forward<'_, '_> {
         let call = self.call;
         let (k, v, base) = (call.key, call.value, self.sequence * call.tokens);
         let (most, size) = (TOKENS.min(call.tokens), Memory::size(k, v));
-        let scratch = &mut Scratch::new(Few::size(most, k, v) + 2 * size);
+        let scratch = &mut Scratch::new(Block::size(most, k, v) + 2 * size);
         let (memory, rest) = scratch.split_at_mut(size);
         let (pending, rest) = rest.split_at_mut(size);
-        let mut few = Few::new(rest, most, k, v);
+        let mut block = Block::new(rest, most, k, v);
         let (mut memory, mut pending) = (Memory::new(memory, k, v), Memory::new(pending, k, v));
         memory.unpack(self.memory);
         pending.unpack(self.pending);
@@ -270,15 +289,15 @@ impl Kernel for Forward<'_, '_> {
             for first in piece.clone().step_by(TOKENS) {
                 let n = TOKENS.min(piece.end - first);
                 for (at, h) in call.heads_of(self.group).enumerate().filter(|_| known) {
-                    few.read(s, &call.q, (base + first, n), h * k..(h + 1) * k, Some(&memory));
+                    block.read(s, &call.q, (base + first, n), h * k..(h + 1) * k, Some(&memory));
                     let share = call.shares[h];
-                    for (i, read) in few.read[..n * v].chunks_exact(v.max(1)).enumerate() {
+                    for (i, read) in block.read[..n * v].chunks_exact(v.max(1)).enumerate() {
                         let out = &mut self.out.row(first + i)[at * v..(at + 1) * v];
-                        mix(s, 1.0 - share, share / few.over[i].max(call.epsilon), read, out);
+                        mix(s, 1.0 - share, share / block.over[i].max(call.epsilon), read, out);
                     }
                 }
-                few.write(s, call, (base + first, n), self.group, &memory, known);
-                pending.add(s, n, few.features, few.rows, None);
+                block.write(s, call, (base + first, n), self.group, &memory, known);
+                pending.add(s, n, block.features, block.rows, None);
             }
             if *ends {
                 memory.take(s, &mut pending);
@@ -289,26 +308,26 @@ impl Kernel for Forward<'_, '_> {
     }
 }
 
-/// The gradient of one group of one sequence.
+/// The backward pass of one group of one sequence.
 pub(super) struct Backward<'a, 'o> {
     pub(super) call: &'a Call<'a>,
     pub(super) sequence: usize,
     pub(super) group: usize,
-    /// Before the first token.
+    /// The initial memory.
     pub(super) memory: &'a [f32],
     pub(super) pending: &'a [f32],
-    /// Of each token the group's heads: attention inside the segment.
-    pub(super) near: &'a Rows<'a>,
+    /// The group's heads for each token: the outputs of local attention.
+    pub(super) local: &'a Rows<'a>,
     pub(super) d_o: &'a Rows<'a>,
-    /// On entry the gradients to what is there after the last token, on return to what was there before the first.
+    /// On entry the gradient of the final memory, on return that of the initial one.
     pub(super) d_memory: &'o mut [f32],
     pub(super) d_pending: &'o mut [f32],
     pub(super) dq: Part<'o>,
     pub(super) dk: Part<'o>,
     pub(super) dv: Part<'o>,
-    /// To attention inside the segment.
-    pub(super) d_near: Part<'o>,
-    /// A number a head.
+    /// The gradient of local attention's outputs.
+    pub(super) d_local: Part<'o>,
+    /// One number per head.
     pub(super) d_gate: &'o mut [f32],
 }
 
@@ -320,9 +339,9 @@ impl Kernel for Backward<'_, '_> {
         let (k, v, base) = (call.key, call.value, self.sequence * call.tokens);
         let (most, size) = (TOKENS.min(call.tokens), Memory::size(k, v));
         let states = call.pieces.len() * size;
-        let scratch = &mut Scratch::new(Few::size(most, k, v) + most * (k + v + 1) + states + 4 * size);
-        let (few, rest) = scratch.split_at_mut(Few::size(most, k, v));
-        let mut few = Few::new(few, most, k, v);
+        let scratch = &mut Scratch::new(Block::size(most, k, v) + most * (k + v + 1) + states + 4 * size);
+        let (block, rest) = scratch.split_at_mut(Block::size(most, k, v));
+        let mut block = Block::new(block, most, k, v);
         let (d_features, rest) = rest.split_at_mut(most * k);
         let (d_read, rest) = rest.split_at_mut(most * v);
         let (d_over, rest) = rest.split_at_mut(most);
@@ -333,7 +352,7 @@ impl Kernel for Backward<'_, '_> {
             Memory::new(room, k, v)
         });
         let states = rest;
-        // The memory before each piece.
+        // Recompute the memory before each piece.
         memory.unpack(self.memory);
         pending.unpack(self.pending);
         for ((piece, ends), state) in call.pieces.iter().zip(states.chunks_mut(size)) {
@@ -341,8 +360,8 @@ impl Kernel for Backward<'_, '_> {
             let known = memory.written();
             for first in piece.clone().step_by(TOKENS) {
                 let n = TOKENS.min(piece.end - first);
-                few.write(s, call, (base + first, n), self.group, &memory, known);
-                pending.add(s, n, few.features, few.rows, None);
+                block.write(s, call, (base + first, n), self.group, &memory, known);
+                pending.add(s, n, block.features, block.rows, None);
             }
             if *ends {
                 memory.take(s, &mut pending);
@@ -363,51 +382,52 @@ impl Kernel for Backward<'_, '_> {
                     if !known {
                         for i in 0..n {
                             let d_o = &self.d_o.get(base + first + i)[h * v..(h + 1) * v];
-                            math::copy(s, d_o, &mut self.d_near.row(first + i)[columns.clone()]);
+                            math::copy(s, d_o, &mut self.d_local.row(first + i)[columns.clone()]);
                         }
                         continue;
                     }
-                    few.read(s, &call.q, (base + first, n), h * k..(h + 1) * k, Some(state));
+                    block.read(s, &call.q, (base + first, n), h * k..(h + 1) * k, Some(state));
                     let share = call.shares[h];
                     for i in 0..n {
                         let t = base + first + i;
-                        let (d_o, near) = (&self.d_o.get(t)[h * v..(h + 1) * v], &self.near.get(t)[h * v..(h + 1) * v]);
-                        math::scale_into(s, 1.0 - share, d_o, &mut self.d_near.row(first + i)[columns.clone()]);
+                        let (d_o, local) =
+                            (&self.d_o.get(t)[h * v..(h + 1) * v], &self.local.get(t)[h * v..(h + 1) * v]);
+                        math::scale_into(s, 1.0 - share, d_o, &mut self.d_local.row(first + i)[columns.clone()]);
                         let of = i * v..(i + 1) * v;
-                        let read = (&few.read[of.clone()], few.over[i]);
-                        let told;
-                        (told, d_over[i]) = through_division(s, share, d_o, read, call.epsilon, &mut d_read[of]);
-                        self.d_gate[at] += share * (1.0 - share) * (told - math::dot(s, d_o, near));
+                        let read = (&block.read[of.clone()], block.over[i]);
+                        let product;
+                        (product, d_over[i]) = division_backward(s, share, d_o, read, call.epsilon, &mut d_read[of]);
+                        self.d_gate[at] += share * (1.0 - share) * (product - math::dot(s, d_o, local));
                     }
-                    state.told(s, n, d_read, Some(d_over), Into::Set, d_features);
+                    state.feature_gradient(s, n, d_read, Some(d_over), Accumulate::Replace, d_features);
                     for i in 0..n {
                         let of = i * k..(i + 1) * k;
                         let dq = &mut self.dq.row(first + i)[at * k..(at + 1) * k];
-                        through_phi(s, &few.features[of.clone()], &d_features[of], dq);
+                        phi_backward(s, &block.features[of.clone()], &d_features[of], dq);
                     }
-                    d_memory.add(s, n, few.features, d_read, Some(d_over));
+                    d_memory.add(s, n, block.features, d_read, Some(d_over));
                 }
-                // What was written.
-                few.write(s, call, (base + first, n), self.group, state, known);
-                d_pending.told(s, n, few.rows, None, Into::Set, d_features);
-                let (told, sizes) = (Matrix::rows(d_pending.sums, v), Sizes { m: n, n: v, k });
-                tile(s, sizes, Matrix::rows(few.features, k), told, Into::Set, few.rows, v);
+                // Recompute what was written.
+                block.write(s, call, (base + first, n), self.group, state, known);
+                d_pending.feature_gradient(s, n, block.rows, None, Accumulate::Replace, d_features);
+                let (product, sizes) = (Matrix::rows(d_pending.sums, v), Sizes { m: n, n: v, k });
+                tile(s, sizes, Matrix::rows(block.features, k), product, Accumulate::Replace, block.rows, v);
                 for i in 0..n {
-                    math::copy(s, &few.rows[i * v..(i + 1) * v], self.dv.row(first + i));
+                    math::copy(s, &block.rows[i * v..(i + 1) * v], self.dv.row(first + i));
                 }
                 if call.delta && known {
                     for i in 0..n {
                         let of = i * v..(i + 1) * v;
-                        let read = (&few.read[of.clone()], few.over[i]);
-                        let d_row = &few.rows[of.clone()];
-                        (_, d_over[i]) = through_division(s, -1.0, d_row, read, call.epsilon, &mut d_read[of]);
+                        let read = (&block.read[of.clone()], block.over[i]);
+                        let d_row = &block.rows[of.clone()];
+                        (_, d_over[i]) = division_backward(s, -1.0, d_row, read, call.epsilon, &mut d_read[of]);
                     }
-                    state.told(s, n, d_read, Some(d_over), Into::Add, d_features);
-                    d_memory.add(s, n, few.features, d_read, Some(d_over));
+                    state.feature_gradient(s, n, d_read, Some(d_over), Accumulate::Add, d_features);
+                    d_memory.add(s, n, block.features, d_read, Some(d_over));
                 }
                 for i in 0..n {
                     let of = i * k..(i + 1) * k;
-                    through_phi(s, &few.features[of.clone()], &d_features[of], self.dk.row(first + i));
+                    phi_backward(s, &block.features[of.clone()], &d_features[of], self.dk.row(first + i));
                 }
             }
         }
@@ -416,9 +436,10 @@ impl Kernel for Backward<'_, '_> {
     }
 }
 
-/// The gradient to sums and to what they are divided by, given `by` times that of the quotient `d` → `⟨d, quotient⟩`, and the latter of the two.
+/// The backward pass of `quotient = read / max(weight, ε)`, whose gradient is `by · d`: writes the gradient of `read` to
+/// `out` and returns `⟨d, quotient⟩` and the gradient of `weight`.
 #[inline(always)]
-fn through_division<S: Lanes>(
+fn division_backward<S: Lanes>(
     s: S,
     by: f32,
     d: &[f32],
@@ -427,7 +448,7 @@ fn through_division<S: Lanes>(
     out: &mut [f32],
 ) -> (f32, f32) {
     let over = 1.0 / weight.max(epsilon);
-    let told = over * math::dot(s, d, read);
+    let product = over * math::dot(s, d, read);
     math::scale_into(s, by * over, d, out);
-    (told, if weight > epsilon { -by * over * told } else { 0.0 })
+    (product, if weight > epsilon { -by * over * product } else { 0.0 })
 }

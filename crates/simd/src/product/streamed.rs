@@ -1,4 +1,4 @@
-//! `y = x Wᵀ` for a few rows of `x`: one pass over the weights, as fast as memory gives them.
+//! `y = x Wᵀ` for a few rows of `x`: one pass over the weights, at memory bandwidth.
 
 use half::bf16;
 
@@ -7,20 +7,21 @@ use crate::cache::prefetch_ahead;
 use crate::norm::Rows;
 use crate::{Cx, Kernel, Lanes, split};
 
-/// Up to how many rows of `x` the weights are streamed rather than packed.
-pub const FEW: usize = 4;
+/// With at most this many rows of `x` the weights are streamed; with more they are packed.
+pub const STREAMED_ROWS: usize = 4;
 
-/// The most bytes of weights a task streams.
-const RUN: usize = 4 << 20;
+/// The most bytes of weights per task.
+const MAX_TASK_BYTES: usize = 4 << 20;
 
-/// Bytes a thread below which its work is not cut again.
-const LEAST: usize = 512 << 10;
+/// A task gets at least this many bytes of weights.
+const MIN_TASK_BYTES: usize = 512 << 10;
 
-/// Tasks a thread: few, for every new run begins at the latency of memory; but more than one, for threads are held up.
-const TASKS: usize = 3;
+/// Tasks per thread: few, because each starts with a cold stream at memory latency; more than one, because the OS may
+/// delay a thread.
+const TASKS_PER_THREAD: usize = 3;
 
-/// How many bytes ahead weights are asked for: further than the CPU looks by itself.
-const AHEAD: usize = 4096;
+/// Prefetch distance in bytes, beyond that of the hardware prefetcher.
+const PREFETCH_DISTANCE: usize = 4096;
 
 pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     if x.count == 0 {
@@ -28,8 +29,8 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     }
     let n = out.len() / x.count;
     let row = w.bytes() / n.max(1);
-    let tasks = (w.bytes() / LEAST).clamp(1, TASKS) * cx.team.threads();
-    let block = n.div_ceil(tasks).min(RUN.div_ceil(row.max(1))).max(1);
+    let tasks = (w.bytes() / MIN_TASK_BYTES).clamp(1, TASKS_PER_THREAD) * cx.team.threads();
+    let block = n.div_ceil(tasks).min(MAX_TASK_BYTES.div_ceil(row.max(1))).max(1);
     let stream = |j: usize, out: &mut [&mut [f32]]| {
         let range = j * block * x.width..(j * block + out[0].len()) * x.width;
         match w {
@@ -45,11 +46,11 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
     cx.team.for_each(columns.into_iter().enumerate(), |(j, mut out)| stream(j, &mut out));
 }
 
-/// A number as it is stored: f32, or bf16, which is widened as it is read.
+/// A stored element type: f32, or bf16, which is widened on load.
 pub trait Stored: Copy + Send + Sync {
-    /// The first [`Lanes::LANES`] numbers of `x`. Panics if there are fewer.
+    /// Loads the first [`Lanes::LANES`] elements of `x`. Panics if there are fewer.
     fn load<S: Lanes>(s: S, x: &[Self]) -> S::V;
-    /// It as an f32.
+    /// The element as f32.
     fn widen(self) -> f32;
 }
 
@@ -95,19 +96,19 @@ impl<W: Stored> Kernel for Stream<'_, '_, W> {
     }
 }
 
-/// The dot products of every row of `w` with `M` rows of `x`; four partial sums each, so that the chain of additions
-/// is never what is waited for.
+/// Dot products of every row of `w` with `M` rows of `x`. Each has four partial sums, to hide the latency of the
+/// multiply-adds.
 #[inline(always)]
 fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], out: &mut [&mut [f32]]) {
     let width = x.width;
     let x: [&[f32]; M] = std::array::from_fn(|i| x.row(i));
     let step = 4 * S::LANES;
-    prefetch_ahead(&w[..w.len().min(AHEAD / size_of::<W>())], 0);
+    prefetch_ahead(&w[..w.len().min(PREFETCH_DISTANCE / size_of::<W>())], 0);
     for (j, w) in w.chunks_exact(width).enumerate() {
         let mut acc = [[s.splat(0.0); 4]; M];
         let mut k = 0;
         while k + step <= width {
-            prefetch_ahead(&w[k..k + step], AHEAD);
+            prefetch_ahead(&w[k..k + step], PREFETCH_DISTANCE);
             for u in 0..4 {
                 let at = k + u * S::LANES;
                 let w = W::load(s, &w[at..at + S::LANES]);
