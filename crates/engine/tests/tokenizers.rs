@@ -97,7 +97,7 @@ fn a_tokenizer_that_prepends_a_space_reads_in_pieces() {
     let json: serde_json::Value = serde_json::from_slice(&file).expect("JSON");
     assert!(json["normalizer"].to_string().contains("Prepend"), "{}", json["normalizer"]);
     let at = directory(&[("tokenizer.json", &file)]);
-    let tokenizer = Tokenizer::load(at.path()).expect("a tokenizer");
+    let tokenizer = Tokenizer::load(at.path()).expect("readable files").expect("a tokenizer");
     let text = "to be  or not to be, that is\nthe question ".repeat(400);
     let mut pieces = Pieces::new(&tokenizer, text.as_bytes(), "a text");
     let mut ids = pieces.next_piece().expect("a piece").expect("a piece");
