@@ -44,7 +44,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let id = next.next().expect("a cycle does not end");
             session.read(&[*id]).expect("ids below the vocabulary");
         },
-        || memory.read(longreach_burn::context()),
+        || memory.read(&longreach_burn::context()),
     );
     let rate = |times: &Times, n: usize| {
         let (least, most) = times.spread();

@@ -210,7 +210,7 @@ impl Results {
 
 impl Bridge for Flex {
     fn apply(op: Op, inputs: Pack<Self>) -> Pack<Self> {
-        let outputs = op.forward(&mut Inputs::new(inputs.into_vec()), context());
+        let outputs = op.forward(&mut Inputs::new(inputs.into_vec()), &context());
         Pack::from_vec(outputs.into_iter().map(flex).collect())
     }
 
@@ -219,7 +219,7 @@ impl Bridge for Flex {
         let shapes = op.output_shapes(&inputs.tensors.iter().map(|t| t.layout().shape().clone()).collect::<Vec<_>>());
         let d_out = Plain::from(d_out);
         let d_out = if shapes.len() < 2 { vec![d_out] } else { unpack(d_out.data, shapes) };
-        let gradients = op.backward(&inputs, &d_out, context());
+        let gradients = op.backward(&inputs, &d_out, &context());
         let like = inputs.tensors.iter().map(|t| t.dtype());
         Pack::from_vec(gradients.into_iter().zip(like).map(|(g, dtype)| flex_as(g, dtype)).collect())
     }

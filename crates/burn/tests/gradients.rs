@@ -316,11 +316,11 @@ fn every_mechanism_of_queries_keys_and_values() {
         let pattern: Box<dyn Pattern> = match name {
             "moba" => {
                 let moba = serde_json::from_value(parameters.clone()).expect("parameters");
-                Box::new(moba::select(&inputs, &moba, ops::context()).expect("a choice"))
+                Box::new(moba::select(&inputs, &moba, &ops::context()).expect("a choice"))
             }
             "infllm_v2" => {
                 let of = serde_json::from_value(parameters.clone()).expect("parameters");
-                Box::new(infllm_v2::select(&inputs, &of, ops::context()).expect("a choice"))
+                Box::new(infllm_v2::select(&inputs, &of, &ops::context()).expect("a choice"))
             }
             _ => softmax::named(name, &parameters, &of).expect("a pattern"),
         };
@@ -353,11 +353,11 @@ fn mechanisms_with_inputs_of_their_own() {
         let mut inputs: Tensors = tensors.iter().map(|(n, x)| ((*n).into(), array(x).into_dyn())).collect();
         let operation = named(name).expect("a mechanism");
         let out =
-            operation.forward(&inputs, &parameters, Form::Chunk, ops::context()).expect("inputs that fit").remove("o");
+            operation.forward(&inputs, &parameters, Form::Chunk, &ops::context()).expect("inputs that fit").remove("o");
         let out = out.expect("an output");
         // As the sum of squares has it.
         inputs.insert("do".into(), &out * 2.0);
-        let gradients = operation.backward(&inputs, &parameters, ops::context()).expect("inputs that fit");
+        let gradients = operation.backward(&inputs, &parameters, &ops::context()).expect("inputs that fit");
         (out, gradients)
     };
     let check = |ours: Tensor<4>, of: &[(&str, &Tensor<4>)], (out, theirs): (ArrayD<f32>, Tensors)| {
@@ -396,7 +396,7 @@ fn mechanisms_with_inputs_of_their_own() {
 
     let rotary = Rotary { width: d, theta: 100.0, interleaved: false, scaling: Scaling::Default };
     let positions = Array2::from_shape_fn((1, t), |(_, i)| i);
-    let angles = std::sync::Arc::new(rotary.angles(positions.view(), t, ops::context()).expect("a width that fits"));
+    let angles = std::sync::Arc::new(rotary.angles(positions.view(), t, &ops::context()).expect("a width that fits"));
     let theirs = at("rotary", &[("x", &q)], json!({"theta": 100.0}));
     check(ops::rotary(q.clone(), &angles), &[("x", &q)], theirs);
 }

@@ -1,20 +1,37 @@
 //! A loaded language model with its tokenizer.
 
 use std::ffi::OsStr;
-use std::sync::OnceLock;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
 
 use longreach_models::{DType, Location, Model, Progress};
+use longreach_simd::Cx;
 
 use crate::{EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
 
-/// A loaded language model with its tokenizer.
+/// A loaded language model with its tokenizer, and the threads and instruction set that it runs with. A clone shares the weights.
+#[derive(Clone)]
 pub struct Engine {
+    loaded: Arc<Loaded>,
+    cx: Option<Arc<Cx>>,
+}
+
+/// What clones of an [`Engine`] share.
+pub struct Loaded {
     /// The name it was loaded by.
     pub name: String,
     /// The model.
     pub model: Model,
     tokenizer: Option<Tokenizer>,
     fingerprint: OnceLock<blake3::Hash>,
+}
+
+impl Deref for Engine {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        &self.loaded
+    }
 }
 
 impl Engine {
@@ -26,14 +43,34 @@ impl Engine {
         let model = Model::load(&location, dtype)?.prepared();
         let tokenizer = vocabulary::find(&location.directory, false)?;
         let name = name.as_ref().to_string_lossy().into_owned();
-        Ok(Self { name, model, tokenizer, fingerprint: OnceLock::new() })
+        Ok(Self::of(name, model, tokenizer))
     }
 
     /// Loads the model that is built into this crate.
     pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
         let model = Model::embedded(&EMBEDDED, dtype)?.prepared();
         let tokenizer = Some(vocabulary::parse("the embedded tokenizer", embedded::TOKENIZER)?);
-        Ok(Self { name: EMBEDDED.name.to_owned(), model, tokenizer, fingerprint: OnceLock::new() })
+        Ok(Self::of(EMBEDDED.name.to_owned(), model, tokenizer))
+    }
+
+    fn of(name: String, model: Model, tokenizer: Option<Tokenizer>) -> Self {
+        Self { loaded: Arc::new(Loaded { name, model, tokenizer, fingerprint: OnceLock::new() }), cx: None }
+    }
+
+    /// The same model with threads and an instruction set of its own, instead of the process's. Sessions that were started before keep theirs.
+    ///
+    /// Results do not depend on the number of threads; instruction sets differ in the last bits.
+    #[must_use]
+    pub fn with_context(self, cx: Arc<Cx>) -> Self {
+        Self { cx: Some(cx), ..self }
+    }
+
+    /// Calls `f` with the engine's threads and instruction set.
+    pub fn run<R>(&self, f: impl FnOnce() -> R) -> R {
+        match &self.cx {
+            Some(cx) => longreach_burn::with_context(cx, f),
+            None => f(),
+        }
     }
 
     /// The tokenizer; an error if the model has none.
@@ -42,8 +79,8 @@ impl Engine {
     }
 
     /// Starts an empty session.
-    pub fn session(&self) -> Session<'_> {
-        Session::new(self)
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
     }
 
     /// A hash of the weights, configuration, dtype and tokenizer, as hexadecimal. O(bytes of the weights) time on the first call.

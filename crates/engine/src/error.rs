@@ -31,6 +31,9 @@ pub enum Error {
         /// Number of rows of the embedding table.
         rows: usize,
     },
+    /// Reading or generating was cancelled.
+    #[error("cancelled")]
+    Cancelled,
     /// The model has no tokenizer.
     #[error("{0}: the model has no tokenizer.json and no other tokenizer, so it cannot read or generate text")]
     NoTokenizer(String),

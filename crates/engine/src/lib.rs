@@ -31,11 +31,11 @@ pub use encode::{
     Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, Similarity, TextEncoder, batches,
     normalize,
 };
-pub use engine::Engine;
+pub use engine::{Engine, Loaded};
 pub use error::Error;
 pub use pieces::Pieces;
 pub use sampling::{Sampler, Sampling};
-pub use session::{CHUNK, Session};
+pub use session::{CHUNK, Cancel, Session};
 pub use state::Resumed;
 pub use tokenizer::{Around, Tokenizer};
 pub use writer::Writer;

@@ -1,6 +1,8 @@
 //! A session: a text being read and generated, with the state of the model and the logits after its last token.
 
 use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use longreach_nn::Cache;
 
@@ -11,10 +13,27 @@ use crate::{Engine, Error, Pieces, Sampler, Sampling, Writer};
 /// compared with the weights.
 pub const CHUNK: usize = 512;
 
-/// A text being read and generated. Cloning a session forks the text.
+/// A flag that ends the work of sessions that were given it. Its clones are the same flag.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Sessions with this flag stop before their next chunk or token.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was cancelled.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A text being read and generated. A session owns all it needs and can move to another thread. Cloning a session forks the text.
 #[derive(Clone)]
-pub struct Session<'e> {
-    pub(crate) engine: &'e Engine,
+pub struct Session {
+    pub(crate) engine: Engine,
+    cancel: Cancel,
     pub(crate) cache: Cache,
     /// Logits after the last token, `[vocabulary]`; empty before the first.
     pub(crate) logits: Vec<f32>,
@@ -23,11 +42,17 @@ pub struct Session<'e> {
     pub(crate) recent: Recent,
 }
 
-impl<'e> Session<'e> {
-    pub(crate) fn new(engine: &'e Engine) -> Self {
+impl Session {
+    pub(crate) fn new(engine: Engine) -> Self {
         let decoder = &engine.model.decoder;
-        let seen = vec![false; decoder.vocabulary()];
-        Self { engine, cache: decoder.start(1), logits: Vec::new(), tokens: 0, seen, recent: Recent::default() }
+        let (cache, seen) = (decoder.start(1), vec![false; decoder.vocabulary()]);
+        let (cancel, recent) = (Cancel::default(), Recent::default());
+        Self { engine, cancel, cache, logits: Vec::new(), tokens: 0, seen, recent }
+    }
+
+    /// Lets `cancel` end the reading and generating of this session, from any thread.
+    pub fn set_cancel(&mut self, cancel: Cancel) {
+        self.cancel = cancel;
     }
 
     /// Number of tokens read and generated so far.
@@ -45,7 +70,10 @@ impl<'e> Session<'e> {
         if self.logits.is_empty() { Err(Error::NotStarted) } else { Ok(&self.logits) }
     }
 
-    /// Reads tokens, [`CHUNK`] at a time. An error if an id is out of range or the text exceeds the positions of the model.
+    /// Reads tokens, [`CHUNK`] at a time. An error if an id is out of range or the text exceeds the positions of the model, before anything is read.
+    ///
+    /// If it is cancelled between two chunks, it returns [`Error::Cancelled`]: the chunks before have been read ([`Session::tokens`] says how many tokens),
+    /// there are no logits, and the session can read on.
     pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
         let vocabulary = self.seen.len();
         match self.engine.tokenizer() {
@@ -56,21 +84,25 @@ impl<'e> Session<'e> {
                 }
             }
         }
-        let decoder = &self.engine.model.decoder;
+        let engine = self.engine.clone();
+        let decoder = &engine.model.decoder;
         if let Some(longest) = decoder.longest().filter(|longest| self.tokens + ids.len() as u64 > *longest as u64) {
             return Err(Error::TooLong { found: self.tokens + ids.len() as u64, longest });
         }
         let mut chunks = ids.chunks(CHUNK).peekable();
         while let Some(chunk) = chunks.next() {
-            let hidden = decoder.forward(chunk, &mut self.cache, None);
-            if chunks.peek().is_none() {
-                let last = hidden.narrow(1, chunk.len() - 1, 1);
-                let logits = decoder.logits(last).into_data();
-                self.logits = logits.try_into_vec().unwrap_or_default();
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
             }
+            let last = chunks.peek().is_none();
+            self.logits = engine.run(|| {
+                let hidden = decoder.forward(chunk, &mut self.cache, None);
+                let logits = last.then(|| decoder.logits(hidden.narrow(1, chunk.len() - 1, 1)).into_data());
+                logits.map_or_else(Vec::new, |logits| logits.try_into_vec().expect("logits are f32"))
+            });
             self.tokens += chunk.len() as u64;
             chunk.iter().for_each(|id| self.seen[*id as usize] = true);
-            if let Ok(tokenizer) = self.engine.tokenizer() {
+            if let Ok(tokenizer) = engine.tokenizer() {
                 self.recent.add(tokenizer, chunk);
             }
         }
@@ -84,7 +116,8 @@ impl<'e> Session<'e> {
 
     /// Reads a text of any length in constant memory. `name` is its source in errors; `progress` is called with the number of bytes read.
     pub fn read_from(&mut self, text: impl Read, name: &str, mut progress: impl FnMut(u64)) -> Result<(), Error> {
-        let mut pieces = Pieces::new(self.engine.tokenizer()?, text, name);
+        let engine = self.engine.clone();
+        let mut pieces = Pieces::new(engine.tokenizer()?, text, name);
         // The rest of a piece is kept for the next, so that all chunks but the last are full.
         let mut waiting: Vec<u32> = Vec::new();
         while let Some(piece) = pieces.next_piece()? {
@@ -133,7 +166,7 @@ impl<'e> Session<'e> {
     }
 
     /// A [`Writer`] that turns the tokens generated next into text.
-    pub fn writer(&self) -> Result<Writer<'e>, Error> {
+    pub fn writer(&self) -> Result<Writer, Error> {
         Writer::new(self.engine.tokenizer()?, &self.recent)
     }
 

@@ -15,9 +15,9 @@ use crate::writer::RECENT;
 use crate::{Engine, Error, Sampler, Session};
 
 /// A restored session and the position of its sampler.
-pub struct Resumed<'e> {
+pub struct Resumed {
     /// The restored session.
-    pub session: Session<'e>,
+    pub session: Session,
     /// Seed of the sampler that was saved with it.
     pub seed: u64,
     /// Position of that sampler in its random stream, in 32-bit words.
@@ -29,7 +29,7 @@ const FORMAT: &str = "longreach state 3";
 /// The previous version, which lacks the last tokens: text generated after it is decoded as if in the middle of a text.
 const WITHOUT_RECENT: &str = "longreach state 2";
 
-impl Session<'_> {
+impl Session {
     /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if the file cannot be written.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
         let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
@@ -62,7 +62,7 @@ impl Session<'_> {
 
 impl Engine {
     /// Restores a saved session. An error if the file is damaged, or was saved with another model, dtype or tokenizer.
-    pub fn resume(&self, file: &Path) -> Result<Resumed<'_>, Error> {
+    pub fn resume(&self, file: &Path) -> Result<Resumed, Error> {
         let wrong = |message: String| Error::State { path: file.to_owned(), message };
         let bytes = std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
         let stored = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a complete state file: {e}")))?;
@@ -83,7 +83,7 @@ impl Engine {
         let number =
             |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is not a number", field(name))));
         let (tokens, seed, position): (u128, u128, u128) = (number("tokens")?, number("seed")?, number("position")?);
-        let mut session = Session::new(self);
+        let mut session = Session::new(self.clone());
         let narrow = |name: &str, n: u128| u64::try_from(n).map_err(|_| wrong(format!("{name}: out of range")));
         session.tokens = narrow("tokens", tokens)?;
         let seed = narrow("seed", seed)?;

@@ -1,6 +1,7 @@
 //! Tokenizers: from text to token ids and back.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use tokenizers::Model;
 
@@ -9,7 +10,8 @@ use crate::world::World;
 use crate::writer::Recent;
 use crate::{Error, Writer, vocabulary};
 
-/// A tokenizer of the Hugging Face `tokenizers` library, or RWKV's, which that library cannot express.
+/// A tokenizer of the Hugging Face `tokenizers` library, or RWKV's, which that library cannot express. A clone shares its vocabulary.
+#[derive(Clone)]
 pub struct Tokenizer {
     /// The file it was read from, for errors.
     pub(crate) file: String,
@@ -18,9 +20,10 @@ pub struct Tokenizer {
     pub(crate) hash: blake3::Hash,
 }
 
+#[derive(Clone)]
 pub(crate) enum Kind {
-    HuggingFace(Box<tokenizers::Tokenizer>),
-    World(Box<World>),
+    HuggingFace(Arc<tokenizers::Tokenizer>),
+    World(Arc<World>),
 }
 
 impl Tokenizer {
@@ -45,7 +48,7 @@ impl Tokenizer {
     /// The Hugging Face tokenizer and its file; an error for RWKV's.
     pub(crate) fn into_hugging_face(self) -> Result<(tokenizers::Tokenizer, String), Error> {
         match self.kind {
-            Kind::HuggingFace(tokenizer) => Ok((*tokenizer, self.file)),
+            Kind::HuggingFace(tokenizer) => Ok((Arc::unwrap_or_clone(tokenizer), self.file)),
             Kind::World(_) => {
                 let message = "RWKV's vocabulary is not supported for encoders: want a tokenizer.json".into();
                 Err(Error::Tokenizer { file: self.file, message })
@@ -89,7 +92,7 @@ impl Tokenizer {
     }
 
     /// A [`Writer`] that decodes tokens following `read`.
-    pub fn writer(&self, read: &[u32]) -> Result<Writer<'_>, Error> {
+    pub fn writer(&self, read: &[u32]) -> Result<Writer, Error> {
         let mut recent = Recent::default();
         recent.add(self, read);
         Writer::new(self, &recent)

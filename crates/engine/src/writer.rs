@@ -33,16 +33,16 @@ impl Recent {
 /// first word keeps the space before it, special tokens leave no trace, and a character of several tokens is emitted whole. Only text that a later token could
 /// still change is held back; a character that is never completed becomes U+FFFD.
 #[derive(Clone)]
-pub struct Writer<'e> {
-    tokenizer: &'e Tokenizer,
+pub struct Writer {
+    tokenizer: Tokenizer,
     stream: TextStream,
     /// Text of the tokens read before that the stream still holds; it is not emitted.
     read: String,
 }
 
-impl<'e> Writer<'e> {
+impl Writer {
     /// A writer for the tokens that follow these.
-    pub(crate) fn new(tokenizer: &'e Tokenizer, recent: &Recent) -> Result<Self, Error> {
+    pub(crate) fn new(tokenizer: &Tokenizer, recent: &Recent) -> Result<Self, Error> {
         let mut stream = tokenizer.stream();
         if recent.cut {
             stream.continue_unseen();
@@ -51,7 +51,7 @@ impl<'e> Writer<'e> {
             tokenizer.push(&mut stream, *id)?;
         }
         let read = stream.clone().finish()?;
-        Ok(Self { tokenizer, stream, read })
+        Ok(Self { tokenizer: tokenizer.clone(), stream, read })
     }
 
     /// Decodes one more token and returns the text that no later token can change; it may be empty.

@@ -1,8 +1,9 @@
 //! Saved states: exact, and hostile ones refused.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use longreach_engine::{Engine, Sampler, Sampling, Session};
+use longreach_engine::{CHUNK, Cancel, Engine, Error, Sampler, Sampling, Session};
+use longreach_simd::Cx;
 use longreach_testkit::fuzz;
 use proptest::prelude::*;
 
@@ -15,7 +16,7 @@ fn sampler() -> Sampler {
     Sampler::new(Sampling::greedy()).expect("valid options")
 }
 
-fn bits(session: &Session<'_>) -> Vec<u32> {
+fn bits(session: &Session) -> Vec<u32> {
     session.logits().expect("something was read").iter().map(|x| x.to_bits()).collect()
 }
 
@@ -123,4 +124,57 @@ proptest! {
             prop_assert!(error.to_string().contains("a.state"), "{}", error);
         }
     }
+}
+
+/// Engines with contexts of their own live beside each other: each session runs with its engine's threads, and both give the same bits.
+#[test]
+fn two_engines_with_different_threads_in_one_process() {
+    fn owned<T: Send + Sync + 'static>(_: &T) {}
+    let text = "A trait is a collection of methods. ".repeat(40);
+    let with = |threads| engine().clone().with_context(Arc::new(Cx::new(threads)));
+    let read = |engine: Engine, threads: usize| {
+        let mut session = engine.session();
+        owned(&session);
+        owned(&engine);
+        drop(engine);
+        let name = "a text";
+        session.read_from(text.as_bytes(), name, |_| {}).expect("text");
+        assert_eq!(with(threads).run(|| longreach_burn::context().team.threads()), threads);
+        bits(&session)
+    };
+    let [one, three] = std::thread::scope(|s| {
+        let one = s.spawn(|| read(with(1), 1));
+        let three = s.spawn(|| read(with(3), 3));
+        [one, three].map(|thread| thread.join().expect("no panic"))
+    });
+    assert_eq!(one, three);
+    assert_eq!(one, read(engine().clone(), longreach_burn::context().team.threads()));
+}
+
+/// A session that is cancelled stops between two chunks, keeps what it has read, and can read on.
+#[test]
+fn a_cancelled_session_can_read_on() {
+    let ids: Vec<u32> = (0..CHUNK as u32 * 2 + 10).map(|i| i * 7 % 500).collect();
+    let (mut whole, mut session, cancel) = (engine().session(), engine().session(), Cancel::default());
+    whole.read(&ids).expect("ids in range");
+    session.set_cancel(cancel.clone());
+    let text = "A trait is a collection of methods. ".repeat(400);
+    let mut chunks = 0;
+    let stopped = session.read_from(text.as_bytes(), "a text", |_| {
+        chunks += 1;
+        if chunks == 2 {
+            cancel.cancel();
+        }
+    });
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    let tokens = session.tokens();
+    assert!(tokens > 0 && tokens % CHUNK as u64 == 0, "{tokens}");
+    assert!(matches!(session.read(&ids), Err(Error::Cancelled)));
+    assert_eq!(session.tokens(), tokens);
+    let mut fresh = engine().session();
+    fresh.set_cancel(cancel);
+    assert!(matches!(fresh.read(&ids), Err(Error::Cancelled)) && fresh.tokens() == 0 && fresh.logits().is_err());
+    fresh.set_cancel(Cancel::default());
+    fresh.read(&ids).expect("ids in range");
+    assert_eq!(bits(&fresh), bits(&whole));
 }

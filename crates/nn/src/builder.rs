@@ -275,8 +275,8 @@ impl<'s> Builder<'s> {
         }
         let data = weight.val().into_data();
         let rounded = match data.as_slice::<f32>() {
-            Ok(numbers) => Int8::new(longreach_burn::context(), numbers, shape[1]),
-            Err(_) => Int8::new(longreach_burn::context(), &data.iter::<f32>().collect::<Vec<_>>(), shape[1]),
+            Ok(numbers) => Int8::new(&longreach_burn::context(), numbers, shape[1]),
+            Err(_) => Int8::new(&longreach_burn::context(), &data.iter::<f32>().collect::<Vec<_>>(), shape[1]),
         };
         drop(data);
         self.source.release(&format!("{}{name}", self.prefix));

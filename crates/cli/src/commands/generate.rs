@@ -136,7 +136,7 @@ impl Args {
     }
 }
 
-fn read_prompt(args: &Args, session: &mut Session<'_>) -> Result<(), Failure> {
+fn read_prompt(args: &Args, session: &mut Session) -> Result<(), Failure> {
     match (&args.prompt, &args.prompt_file, &args.stdin) {
         (Some(text), ..) => session.read_text(text)?,
         (None, Some(path), _) => {
@@ -152,7 +152,7 @@ fn read_prompt(args: &Args, session: &mut Session<'_>) -> Result<(), Failure> {
 }
 
 /// Reads a prompt that may be long, with a progress bar where its length is known.
-fn read_long(session: &mut Session<'_>, text: impl Read, name: &str, length: u64) -> Result<(), Failure> {
+fn read_long(session: &mut Session, text: impl Read, name: &str, length: u64) -> Result<(), Failure> {
     let bar = if length > 0 { ProgressBar::new(length) } else { ProgressBar::new_spinner() };
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
     let style = if length > 0 {
@@ -167,7 +167,7 @@ fn read_long(session: &mut Session<'_>, text: impl Read, name: &str, length: u64
 }
 
 /// Streams generated text to standard output and returns the number of tokens.
-fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut Sampler) -> Result<u64, Failure> {
+fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Sampler) -> Result<u64, Failure> {
     let mut out = std::io::stdout().lock();
     let mut writer = session.writer()?;
     let mut written = 0;
@@ -210,7 +210,7 @@ fn write(args: &Args, engine: &Engine, session: &mut Session<'_>, sampler: &mut 
     Ok(written)
 }
 
-fn report(numbers: &Numbers, session: &Session<'_>) {
+fn report(numbers: &Numbers, session: &Session) {
     let speed = |n: u64, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let peak = crate::machine::peak().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
     eprintln!(

@@ -139,7 +139,7 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
         }
         Some((task, _)) => task.about().to_owned(),
     };
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     vec![
         ("model", name.to_owned()),
         ("model_type", d.model_type.into()),
@@ -185,7 +185,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     });
     let mixer = described.collect::<Vec<_>>().join("; ");
     let recurrent = c.hmt.is_some() || !mixers.iter().any(|mixer| matches!(mixer, MixerConfig::Attention(_)));
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     let words = match &c.words {
         WordsConfig::Table { tied: true } => ", tied embeddings".into(),
         WordsConfig::Table { tied: false } => String::new(),

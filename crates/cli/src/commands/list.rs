@@ -157,7 +157,7 @@ fn isas() -> Vec<&'static str> {
 }
 
 fn as_json() -> serde_json::Value {
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     json!({
         "mechanisms": MECHANISMS.iter().map(|m| json!({
             "path": path(m), "forms": forms(m), "cost": m.cost, "state": m.state, "paper": m.paper,
@@ -173,7 +173,7 @@ fn as_json() -> serde_json::Value {
 }
 
 fn text() -> String {
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     let mut out = String::from("mechanisms\n");
     for m in MECHANISMS {
         out += &format!("  {:28} {:30} {:36} {}\n", path(m), m.cost, forms(m).join(" "), m.paper);

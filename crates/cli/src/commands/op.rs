@@ -61,7 +61,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     check_writable(&args.out, &[&args.inputs])?;
     let inputs = read(&args.inputs)?;
     let parameters = args.parameters.read()?.unwrap_or_default();
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     let start = Instant::now();
     let mut results = operation.forward(&inputs, &parameters, form, cx)?;
     let forward = start.elapsed();

@@ -142,7 +142,7 @@ fn build(args: Build) -> Result<(), Failure> {
 }
 
 fn query(args: Query) -> Result<(), Failure> {
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     let index = Index::open(cx, &args.index)?;
     let about = index.about();
     let dtype = about.dtype().and_then(|name| DTypeArg::from_str(name, false).ok());

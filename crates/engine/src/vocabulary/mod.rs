@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use longreach_models::json::NotNumbers;
 use serde_json::{Map, Value, json};
@@ -123,7 +124,7 @@ impl<'d> Files<'d> {
             world.add(token.content.clone(), id, !token.special);
             hasher.update(format!("{id} {token:?}").as_bytes());
         }
-        Ok(Tokenizer { file, kind: Kind::World(Box::new(world)), hash: hasher.finalize() })
+        Ok(Tokenizer { file, kind: Kind::World(Arc::new(world)), hash: hasher.finalize() })
     }
 }
 
@@ -159,7 +160,7 @@ impl Draft {
             tokenizer.with_post_processor(Some(processor));
         }
         let hash = hasher.finalize();
-        Ok(Tokenizer { file: self.file, kind: Kind::HuggingFace(Box::new(tokenizer)), hash })
+        Ok(Tokenizer { file: self.file, kind: Kind::HuggingFace(Arc::new(tokenizer)), hash })
     }
 }
 

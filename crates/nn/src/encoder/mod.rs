@@ -274,7 +274,7 @@ fn turned(rotary: &Rotary, of: &Reading<'_>) -> Arc<Angles> {
     let longest = positions.iter().max().map_or(0, |most| most + 1);
     let positions = Array2::from_shape_vec((1, positions.len()), positions).expect("one row");
     // That it can be made was checked when the attention was built.
-    Arc::new(rotary.angles(positions.view(), longest, ops::context()).unwrap_or_else(|e| panic!("{e}")))
+    Arc::new(rotary.angles(positions.view(), longest, &ops::context()).unwrap_or_else(|e| panic!("{e}")))
 }
 
 impl EncoderBlock {

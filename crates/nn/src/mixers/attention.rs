@@ -127,7 +127,7 @@ impl AttentionConfig {
             return wrong(format!("attention: rotary positions of {width} channels in heads of {head_dim}"));
         }
         if let Some(rotary) = &self.rotary
-            && let Err(error) = rotary.angles(Array2::zeros((1, 1)).view(), 1, ops::context())
+            && let Err(error) = rotary.angles(Array2::zeros((1, 1)).view(), 1, &ops::context())
         {
             return wrong(error.to_string());
         }
@@ -303,7 +303,7 @@ impl Attention {
 
     fn turned(&self, rotary: &Rotary, positions: Vec<usize>, length: usize) -> Arc<Angles> {
         let positions = Array2::from_shape_vec((1, positions.len()), positions).expect("one row");
-        Arc::new(rotary.angles(positions.view(), length, ops::context()).unwrap_or_else(|e| panic!("{e}")))
+        Arc::new(rotary.angles(positions.view(), length, &ops::context()).unwrap_or_else(|e| panic!("{e}")))
     }
 
     pub(crate) fn options(&self, mechanism: Arc<dyn Attend>) -> ops::AttentionOptions {

@@ -89,7 +89,7 @@ impl Infini {
         let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let local = c.rotary.as_ref().map(|rotary| {
             let positions = Array2::from_shape_fn((1, t), |(_, i)| (seen + i) % c.segment);
-            let angles = rotary.angles(positions.view(), c.segment, ops::context()).unwrap_or_else(|e| panic!("{e}"));
+            let angles = rotary.angles(positions.view(), c.segment, &ops::context()).unwrap_or_else(|e| panic!("{e}"));
             let angles = Arc::new(angles);
             [ops::rotary(q.clone(), &angles), ops::rotary(k.clone(), &angles)]
         });

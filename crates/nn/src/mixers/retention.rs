@@ -70,7 +70,7 @@ impl Retention {
         let [q, k, v] = self.projections.forward(&x, &mut remembered);
         let positions = Array2::from_shape_fn((state.seen.len(), t), |(b, i)| state.seen[b] + i);
         let end = state.seen.iter().max().map_or(0, |seen| seen + t);
-        let angles = c.rotary.angles(positions.view(), end, ops::context()).unwrap_or_else(|e| panic!("{e}"));
+        let angles = c.rotary.angles(positions.view(), end, &ops::context()).unwrap_or_else(|e| panic!("{e}"));
         let angles = Arc::new(angles);
         let turned = |x: Tensor<3>, n: usize| ops::rotary(c.features.of(parts::heads(x, n)), &angles);
         let decays: Vec<f32> = decays(h.heads).into_iter().map(|g| g as f32).collect();

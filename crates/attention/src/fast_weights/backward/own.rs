@@ -28,23 +28,27 @@ impl Told {
         r: usize,
         next: Option<Told>,
     ) -> Self {
-        let Shape { v, general, .. } = shape;
-        let read = |r: usize| {
-            let (value, dw) = (nth(rows.v, r, v), nth(rows.dw, r + 1, v));
-            match general {
-                true => dot_both(s, [value, nth(erased, r, v)], dw),
-                false => [math::dot(s, value, dw), 0.0],
-            }
+        let before = if r > 0 { read(s, rows, shape, erased, r - 1) } else { [0.0; 2] };
+        let after = match next {
+            Some(next) => next.before,
+            None => read(s, rows, shape, erased, r),
         };
-        Self {
-            before: if r > 0 { read(r - 1) } else { [0.0; 2] },
-            after: next.map_or_else(|| read(r), |next| next.before),
-        }
+        Self { before, after }
     }
 
     /// `v_{t-1} · dw_t`
     pub(super) fn of_value_before(self) -> f32 {
         self.before[0]
+    }
+}
+
+/// `v_r · dw_{r+1}` and `w_r · dw_{r+1}`, the second where what is erased goes to a key of its own.
+#[inline(always)]
+fn read<S: Lanes>(s: S, rows: &Segment<'_>, shape: Shape, erased: &[f32], r: usize) -> [f32; 2] {
+    let (value, dw) = (nth(rows.v, r, shape.v), nth(rows.dw, r + 1, shape.v));
+    match shape.general {
+        true => dot_both(s, [value, nth(erased, r, shape.v)], dw),
+        false => [math::dot(s, value, dw), 0.0],
     }
 }
 

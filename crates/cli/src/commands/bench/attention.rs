@@ -112,7 +112,7 @@ struct Chosen {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let cx = longreach_burn::context();
+    let cx = &*longreach_burn::context();
     if let Some(point) = &args.point {
         let measured = measure(&serde_json::from_str(point)?, cx)?;
         println!("{}", serde_json::to_string(&measured)?);

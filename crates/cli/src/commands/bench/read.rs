@@ -43,7 +43,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     let engine = args.model.load()?;
     let mut session = engine.session();
-    let mut first: Option<Session<'_>> = None;
+    let mut first: Option<Session> = None;
     let progress = ProgressBar::new(args.at.last().copied().unwrap_or(0));
     progress.set_style(ProgressStyle::with_template("reading {bar:32} {pos}/{len} tokens, {eta} left")?);
     for &at in &args.at {
