@@ -152,7 +152,7 @@ impl Kernel for Heads<'_, '_> {
             return;
         }
         let (erases, general) = (x.erases(), x.erase.is_some());
-        let shape = Shape { most: Shape::tokens(k, v, gates > 0).min(total), k, v, gates, erases, general };
+        let shape = Shape { most: Shape::tokens(k, v, gates).min(total), k, v, gates, erases, general };
         let size = shape.size() + heads.len() * Kept::size(shape, total) + 2 * k.max(v);
         let scratch = &mut Scratch::new(size);
         let mut rest = &mut scratch[..];

@@ -19,7 +19,7 @@
 //!
 //! The sum starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds does not grow with the text.
 //!
-//! Of the states one a segment is kept, `K V` numbers for 32 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
+//! Of the states one a segment is kept, `K V` numbers for 16 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
 
 use std::sync::atomic::Ordering;
 

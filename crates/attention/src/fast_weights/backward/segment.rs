@@ -55,9 +55,9 @@ impl Shape {
     ///
     /// Where there are gates, a segment is short if a state is small beside its rows: sums that gates act through start anew with it, and what rounding adds
     /// to a sum is in the gradients of all tokens before.
-    pub(super) fn tokens(k: usize, v: usize, gated: bool) -> usize {
-        if gated && k * v <= 16 * (k + v) {
-            return 16;
+    pub(super) fn tokens(k: usize, v: usize, gates: usize) -> usize {
+        if gates > 0 && k * v <= 16 * (k + v) {
+            return if gates > 1 { 32 } else { 16 };
         }
         [Runs::MOST, 96, 64, 48].into_iter().find(|tokens| tokens * 6 * (k + v) <= ROOM).unwrap_or(32)
     }
