@@ -240,7 +240,7 @@ impl BranchState {
         match self {
             BranchState::Mixer(MixerState::Recurrent(r)) => r.seen = vec![r.seen[0]; batch],
             BranchState::Mixer(MixerState::Attention { near, .. }) => {
-                assert!(near.keep().is_none(), "a state without padding");
+                assert!(near.keep().is_none(), "only a state without padding can be repeated");
             }
             BranchState::Parallel(branches) => branches.iter_mut().for_each(|b| b.repeat_positions(batch)),
             BranchState::Nothing | BranchState::Shift(_) => {}
@@ -270,7 +270,7 @@ impl LayerState {
         if mixers <= 1 && !matches!(self.0[i], BranchState::Parallel(_)) { String::new() } else { within("", i) }
     }
 
-    /// Its tensors by name. Panics if the sequences contain padding.
+    /// Its tensors by name. Padding marks are not saved: the sequences must contain no padding.
     pub fn tensors(&self) -> Vec<(String, TensorData)> {
         let mut tensors = Vec::new();
         self.0.iter().enumerate().for_each(|(i, branch)| branch.tensors(&self.path(i), &mut tensors));
@@ -378,7 +378,8 @@ impl Cache {
         Self { batch, ..all }
     }
 
-    /// All its tensors by name, as [`Cache::restored`] needs them. Panics if the sequences contain padding.
+    /// All its tensors by name, as [`Cache::restored`] needs them. Padding marks are not saved: the sequences must
+    /// contain no padding.
     pub fn tensors(&self) -> Vec<(String, TensorData)> {
         let layer = |(i, layer): (usize, &LayerState)| {
             layer.tensors().into_iter().map(move |(name, data)| (format!("layers.{i}.{name}"), data))

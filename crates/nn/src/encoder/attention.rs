@@ -198,7 +198,7 @@ impl SelfAttention {
         ops::attention(ops::Attention { q, k, v, bias, sinks, options }).0
     }
 
-    /// The mechanism for `[B, T, H, width]`. Texts that do not get full attention fill whole BigBird blocks.
+    /// The mechanism for `[B, T, H, width]`. Texts that do not get full attention are long enough for a BigBird layout.
     fn mechanism(&self, [batch, t, heads, _]: [usize; 4], call: &Call<'_>) -> Arc<dyn Attend> {
         if let Some(layout) = &self.layout {
             return layout.clone();
