@@ -13,7 +13,7 @@ use longreach_bench::Times;
 use longreach_simd::Cx;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayViewMut};
 
-/// The size of states that are not matrices: the number of channels.
+/// The number of channels of states that are not matrices, and the number of rows of the state of Mamba.
 const CHANNELS: usize = 4096;
 const ROWS: usize = 16;
 

@@ -96,7 +96,7 @@ pub type Op = Arc<dyn Operator>;
 
 /// The input or output tensors of an operator.
 #[derive(ExtensionType)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Pack<B: Backend> {
     P1(FloatTensor<B>),
     P2(FloatTensor<B>, FloatTensor<B>),

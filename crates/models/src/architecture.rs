@@ -59,7 +59,7 @@ impl Description {
             if mamba_ssm::is(fields) {
                 return mamba_ssm::describe(fields);
             }
-            return Err(fields.error(format!("field `model_type` is missing; known are {}", known())));
+            return Err(fields.error(format!("field `model_type` is missing; supported are {}", known())));
         };
         if architecture(fields)?.is_some() {
             let message = format!(

@@ -357,7 +357,7 @@ fn no_encoder(fields: &Fields) -> Result<Error, Error> {
         Some(found) if MODELS.iter().any(|model| model.model_type == found) => {
             format!("model_type `{found}` is no encoder but a language model; encoders are {known}")
         }
-        Some(found) => format!("model_type `{found}` is not known; encoders are {known}"),
+        Some(found) => format!("model_type `{found}` is not supported; encoders are {known}"),
     }))
 }
 

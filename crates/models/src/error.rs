@@ -31,7 +31,7 @@ pub enum Error {
         message: String,
     },
     /// An unsupported model type.
-    #[error("{file}: model_type `{found}` is not known; known are {known}")]
+    #[error("{file}: model_type `{found}` is not supported; supported are {known}")]
     UnknownModel {
         /// The file.
         file: String,

@@ -62,7 +62,7 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
     };
     let known: &[&str] = if second { &MAMBA2 } else { &MAMBA1 };
     if let Some(name) = ssm.names().find(|name| !known.contains(name)) {
-        return Err(ssm.error(format!("field `ssm_cfg.{name}` is not supported; known are {}", known.join(", "))));
+        return Err(ssm.error(format!("field `ssm_cfg.{name}` is not supported; supported are {}", known.join(", "))));
     }
     let hidden = fields.size("d_model", 2560)?;
     let multiple = fields.size("pad_vocab_size_multiple", 8)?;

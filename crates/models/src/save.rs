@@ -64,7 +64,7 @@ pub fn save(decoder: &Decoder, names: &Names, dtype: DType, file: &Path) -> Resu
     decoder.visit(&mut collected);
     let views = collected.tensors.iter().map(|(name, dtype, shape, data)| {
         let view = TensorView::new(*dtype, shape.clone(), data);
-        (name, view.expect("as many bytes as the shape asks for"))
+        (name, view.expect("the bytes match the shape"))
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata))

@@ -107,7 +107,7 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
     let weights = folder.path().join("model.safetensors");
     let views = tensors.iter().map(|(name, t)| {
         let view = TensorView::new(t.dtype, t.shape.clone(), &t.bytes);
-        (name, view.expect("as many bytes as the shape asks for"))
+        (name, view.expect("the bytes match the shape"))
     });
     let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata))

@@ -77,7 +77,7 @@ pub struct BranchConfig {
 
 /// The operation of a branch.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 pub enum OperationConfig {
     /// A token mixer.
     Mixer(MixerConfig),
@@ -133,7 +133,7 @@ impl BranchConfig {
 
 /// The built operation of a branch.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 pub enum Operation {
     /// A token mixer.
     Mixer(Mixer),

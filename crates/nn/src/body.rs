@@ -66,7 +66,7 @@ impl BodyConfig {
 
 /// An encoder without its task heads.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "one a model")]
+#[allow(clippy::large_enum_variant, reason = "there is one per model")]
 pub enum Body {
     /// Blocks of bidirectional attention and feed-forward layers.
     Blocks(Encoder),

@@ -11,7 +11,7 @@ pub struct LayerState(pub Vec<BranchState>);
 
 /// The state of a branch.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 pub enum BranchState {
     /// No state: the operation reads each token by itself.
     Nothing,
@@ -25,7 +25,7 @@ pub enum BranchState {
 
 /// The state of a mixer.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a handful of them, one a layer")]
+#[allow(clippy::large_enum_variant, reason = "there is one per layer")]
 pub enum MixerState {
     /// The state of softmax attention.
     Attention {

@@ -90,7 +90,7 @@ impl Segments {
     /// contains, and returns the loss and the gradients. `targets` has one target per id; negative targets are
     /// ignored. Panics if `length` is 0 or an id exceeds the vocabulary.
     pub fn learn(&self, decoder: &Decoder, ids: &[u32], targets: &[i64], cache: Cache) -> Learnt {
-        assert!(self.length > 0, "a segment of 0 tokens");
+        assert!(self.length > 0, "the length of a segment is 0");
         let (batch, all) = (cache.batch, targets.iter().filter(|target| **target >= 0).count().max(1));
         let t = ids.len() / batch.max(1);
         let pieces: Vec<Piece> = (0..t)

@@ -74,7 +74,7 @@ pub struct Positions {
 
 /// The names of the parts in a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub struct EncoderNames {
     pub body: &'static str,
     pub embedding: &'static str,

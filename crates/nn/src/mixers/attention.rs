@@ -71,7 +71,7 @@ pub struct AttentionConfig {
 
 /// The names of the parts in a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub struct AttentionNames {
     pub q: &'static str,
     pub k: &'static str,
@@ -159,7 +159,7 @@ pub struct Attention {
 
 /// The projections of queries, keys and values.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "one a layer, beside megabytes of weights")]
+#[allow(clippy::large_enum_variant, reason = "there is one per layer, next to megabytes of weights")]
 enum Projections {
     Joined(Linear),
     Apart(Apart),

@@ -145,8 +145,7 @@ impl LinearAttention {
             _ => x,
         };
         match by_sum {
-            // The kernel applies its own map afterwards. If that map leaves these features unchanged, they can be
-            // normalised by their sums here.
+            // The sums are those of the features after the kernel's map, which is therefore applied here.
             true => parts::of_sum(self.mapped(y), SUM_EPS),
             false => y,
         }

@@ -70,7 +70,7 @@ macro_rules! mixers {
     ($($(#[$doc:meta])* $name:ident $config:ident $mechanism:literal;)+) => {
         /// The mixer of a block.
         #[derive(Module, Debug)]
-        #[allow(clippy::large_enum_variant, reason = "a handful of them, each a layer of a model")]
+        #[allow(clippy::large_enum_variant, reason = "there is one per layer")]
         pub enum Mixer {
             /// Softmax attention.
             Attention(Attention),
@@ -83,7 +83,7 @@ macro_rules! mixers {
 
         /// The configuration of a mixer.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(clippy::large_enum_variant, reason = "one a layer")]
+        #[allow(clippy::large_enum_variant, reason = "there is one per layer")]
         pub enum MixerConfig {
             /// Softmax attention.
             Attention(AttentionConfig),

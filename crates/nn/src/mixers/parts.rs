@@ -109,7 +109,7 @@ impl Remembered {
 
     /// Replaces the next past input by the one that `f` returns. Panics if there are no more.
     pub(super) fn next<T>(&mut self, f: impl FnOnce(Tensor<3>) -> (T, Tensor<3>)) -> T {
-        let (out, after) = f(self.before.next().expect("an input for each that looks back"));
+        let (out, after) = f(self.before.next().expect("a past input for each convolution or token shift"));
         self.after.push(after);
         out
     }

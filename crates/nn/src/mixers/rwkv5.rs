@@ -45,7 +45,7 @@ impl Rwkv5 {
     pub fn new(b: &mut Builder, c: &Rwkv5Config) -> Result<Self, Error> {
         let d = c.hidden;
         if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {
-            return Err(b.error(format!("{d} channels cannot be cut into heads of {}", c.head_dim)));
+            return Err(b.error(format!("{d} channels cannot be divided into heads of {}", c.head_dim)));
         }
         let heads = d / c.head_dim;
         let of_head =

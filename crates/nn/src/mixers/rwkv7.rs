@@ -58,7 +58,7 @@ impl Rwkv7 {
     pub fn new(b: &mut Builder, c: &Rwkv7Config) -> Result<Self, Error> {
         let d = c.hidden;
         if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {
-            return Err(b.error(format!("{d} channels cannot be cut into heads of {}", c.head_dim)));
+            return Err(b.error(format!("{d} channels cannot be divided into heads of {}", c.head_dim)));
         }
         let heads = d / c.head_dim;
         let [of_w, of_g, of_a, of_v] = c.ranks;

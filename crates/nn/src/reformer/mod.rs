@@ -292,7 +292,7 @@ fn hashed(
     let factors = buckets.map_or_else(|| found(t, chunk, c.longest), <[usize]>::to_vec);
     let all: usize = factors.iter().product();
     let data: Vec<f32> = x.clone().into_data().iter::<f32>().collect();
-    let data = Array4::from_shape_vec((b, t, heads, width), data).expect("as many numbers");
+    let data = Array4::from_shape_vec((b, t, heads, width), data).expect("the data has this shape");
     let rotations = rotations::rotations(c.seed, [heads, width, rounds], &factors);
     let views: Vec<_> = rotations.iter().map(|r| r.view()).collect();
     let mut hashed = lsh::hash(data.view(), &views).unwrap_or_else(|e| panic!("{e}"));

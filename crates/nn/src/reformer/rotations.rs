@@ -8,7 +8,7 @@ use rand_mt::Mt;
 pub(super) fn rotations(seed: u64, [heads, width, rounds]: [usize; 3], buckets: &[usize]) -> Vec<ArrayD<f32>> {
     let columns: usize = buckets.iter().map(|n| n / 2).sum();
     let all = normal(seed, heads * width * rounds * columns);
-    let all = Array4::from_shape_vec((heads, width, rounds, columns), all).expect("as many numbers");
+    let all = Array4::from_shape_vec((heads, width, rounds, columns), all).expect("the data has this shape");
     let mut from = 0;
     let part = |n: &usize| {
         let to = from + n / 2;
