@@ -5,7 +5,8 @@ use serde_json::Value;
 use crate::json::{self, NotNumbers};
 use crate::{Error, recognise};
 
-/// The fields of a configuration file.
+/// The fields of a configuration file. The accessors return an error that names the field if its value has another
+/// type or is out of range.
 #[derive(Clone, Debug)]
 pub struct Fields {
     file: String,

@@ -181,7 +181,7 @@ pub enum GlobalByDefault {
 }
 
 impl EncoderDescription {
-    /// Parses `fields` according to their `model_type`; `None` if it is not an encoder.
+    /// Parses `fields` according to their `model_type`; `None` if it is not an encoder. Errors if a field is invalid.
     pub fn of(fields: &Fields) -> Result<Option<Self>, Error> {
         match architecture(fields)? {
             Some(known) => (known.describe)(fields).map(Some),
@@ -227,7 +227,7 @@ pub struct Encoded {
 }
 
 impl EncoderModel {
-    /// Whether the `config.json` of a directory describes an encoder.
+    /// Whether the `config.json` of a directory describes an encoder. Errors if the file cannot be read or parsed.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
         let (fields, _) = read_config(&at.directory)?;
         Ok(architecture(&fields)?.is_some())
@@ -260,7 +260,8 @@ impl EncoderModel {
         Ok(Self { description, encoder, pooler, head, names, dtype, scale, unknown, config, checkpoint })
     }
 
-    /// A model with random weights on `device`, which is the start of training.
+    /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
+    /// `file`, is invalid or not an encoder's.
     pub fn random(file: &str, config: &str, seed: u64, device: &Device) -> Result<Self, Error> {
         let fields = Fields::parse(file, config)?;
         let Some(description) = EncoderDescription::of(&fields)? else {

@@ -54,7 +54,7 @@ const UNSUPPORTED: [(&str, &[f64]); 20] = [
 ];
 
 impl GenerationConfig {
-    /// Reads the file in a directory; all fields are `None` if there is no file.
+    /// Reads the file in a directory; all fields are `None` if there is no file. Errors if it cannot be parsed.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let file = directory.join("generation_config.json");
         if !file.exists() {

@@ -16,6 +16,7 @@ pub struct Location {
 
 impl Location {
     /// Resolves `name`: a directory, a weight file, or otherwise a Hub id, which is downloaded if it is not cached.
+    /// Errors if there is no such path or model, or if the download fails.
     pub fn find(name: impl AsRef<OsStr>, progress: Progress) -> Result<Self, Error> {
         let path = Path::new(name.as_ref());
         if path.is_dir() {

@@ -57,7 +57,7 @@ impl Model {
         Ok(Self { generation, start: model.description.eos.first().copied().or(start), ..model })
     }
 
-    /// Loads a model from files in memory.
+    /// Loads a model from files in memory. Errors if a file is invalid or a tensor does not fit.
     pub fn embedded(files: &Files, dtype: Option<DType>) -> Result<Self, Error> {
         let description = Description::of(&Fields::parse(files.name, files.config)?)?;
         let checkpoint = Checkpoint::from_bytes(files.name, Bytes::from_static(files.weights))?;
@@ -76,7 +76,8 @@ impl Model {
         Ok(Self { description, decoder, names, dtype, generation, start, config, checkpoint: Some(checkpoint) })
     }
 
-    /// A model with random weights on `device`, which is the start of training.
+    /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
+    /// `file`, is invalid.
     pub fn random(file: &str, config: &str, seed: u64, device: &Device) -> Result<Self, Error> {
         let description = Description::of(&Fields::parse(file, config)?)?;
         let mut source = Random::new(seed);

@@ -37,7 +37,8 @@ pub fn check_writable(file: &Path, read: &[&Path]) -> Result<(), Error> {
     probe.map(|_| ()).map_err(|e| refused(e.kind(), format!("cannot be written: {}", why(&e))))
 }
 
-/// Writes `file` atomically: to a temporary file in the same directory, which is then renamed.
+/// Writes `file` atomically: to a temporary file in the same directory, which is then renamed. On an error, an
+/// existing file stays unchanged.
 pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let attempt = || {
@@ -58,7 +59,8 @@ pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::
     attempt().map_err(|e| Error::io(file, e))
 }
 
-/// Writes the weights of a model to a safetensors file: matrices in `dtype`, all other weights in f32.
+/// Writes the weights of a model to a safetensors file: matrices in `dtype`, all other weights in f32. Errors if the
+/// file cannot be written.
 pub fn save(decoder: &Decoder, names: &Names, dtype: DType, file: &Path) -> Result<(), Error> {
     let mut collected = Collect { names, dtype, tensors: Vec::new() };
     decoder.visit(&mut collected);

@@ -66,7 +66,8 @@ struct Plan {
 }
 
 impl Adaptive {
-    /// Builds the embedding and the head of a model with `vocabulary` tokens and `d` channels.
+    /// Builds the embedding and the head of a model with `vocabulary` tokens and `d` channels. Errors if the cutoffs
+    /// or widths are invalid, or a weight is missing or has another shape.
     pub fn new(
         b: &mut Builder,
         n: &DecoderNames,

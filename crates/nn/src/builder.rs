@@ -286,7 +286,7 @@ impl<'s> Builder<'s> {
         Ok((weight, Some(Arc::new(rounded))))
     }
 
-    /// A vector, kept in f32.
+    /// A vector, kept in f32. Errors if the weight is missing or has another shape.
     pub fn vector(&mut self, name: &str, n: usize, init: Init) -> Result<Param<Tensor<1>>, Error> {
         self.param(name, [n], Layout::Same, Precision::Full, init)
     }

@@ -278,7 +278,7 @@ impl LayerState {
     }
 
     /// Restores a state from the tensors saved after `tokens` tokens; `self` is an initial state: see
-    /// [`Cache::restored`].
+    /// [`Cache::restored`]. Errors if a tensor is missing or does not fit.
     pub fn restored(
         self,
         tokens: usize,

@@ -50,7 +50,7 @@ pub struct ChannelMix {
 }
 
 impl ChannelMix {
-    /// Builds the layer of width `d` under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, d: usize, c: &ChannelMixConfig) -> Result<Self, Error> {
         let n = c.names;
         let layout = if n.wide { Layout::Wide } else { Layout::Same };

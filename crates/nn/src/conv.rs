@@ -19,7 +19,8 @@ pub struct ShortConv {
 }
 
 impl ShortConv {
-    /// The convolution `name` of `channels` channels with `taps` taps.
+    /// The convolution `name` of `channels` channels with `taps` taps. Errors if a weight is missing or has another
+    /// shape.
     pub fn new(b: &mut Builder, name: &str, channels: usize, taps: usize, bias: Bias) -> Result<Self, Error> {
         let bound = (taps as f32).powf(-0.5);
         let init = Init::Uniform(-bound, bound);

@@ -40,7 +40,7 @@ pub struct GatedFeedForward {
 }
 
 impl GatedFeedForward {
-    /// Builds the layer of width `d` under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, d: usize, c: &GatedFeedForwardConfig) -> Result<Self, Error> {
         let [gate, up, down] = &c.names;
         Ok(Self {
@@ -89,7 +89,7 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// Builds the layer of width `d` under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, d: usize, c: &FeedForwardConfig) -> Result<Self, Error> {
         let doubled = if c.gated { 2 * c.inner } else { c.inner };
         Ok(Self {

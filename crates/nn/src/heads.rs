@@ -63,7 +63,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// Builds the head under the builder's scope.
+    /// Builds the head under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &HeadConfig) -> Result<Self, Error> {
         b.unrounded(|b| {
             let (dense, width) = match c.dense {
@@ -130,7 +130,7 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// The pooler `name` of width `d`.
+    /// The pooler `name` of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, activation: Activation) -> Result<Self, Error> {
         Ok(Self { dense: b.unrounded(|b| Linear::new(b, name, d, d, Bias::Yes))?, activation })
     }

@@ -37,7 +37,7 @@ impl From<bool> for Bias {
 }
 
 impl Linear {
-    /// The layer `name` from `inputs` to `outputs`.
+    /// The layer `name` from `inputs` to `outputs`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Self, Error> {
         Self::with_init(b, name, [outputs, inputs], bias, Init::Uniform(-bound(inputs), bound(inputs)))
     }
@@ -116,7 +116,7 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// The table `name`.
+    /// The table `name`. Errors if the weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, vocabulary: usize, d: usize) -> Result<Self, Error> {
         let init = Init::Normal(0.02);
         let weight = b.scope(name, |b| b.param("weight", [vocabulary, d], Layout::Same, Precision::Model, init))?;

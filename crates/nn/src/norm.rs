@@ -19,7 +19,7 @@ pub struct RmsNorm {
 }
 
 impl RmsNorm {
-    /// The norm `name` of rows of width `d`.
+    /// The norm `name` of rows of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, eps: f64) -> Result<Self, Error> {
         Ok(Self { weight: b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?, plus_one: false, eps })
     }
@@ -57,7 +57,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// The norm `name` of rows of width `d`.
+    /// The norm `name` of rows of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, eps: f64, bias: Bias) -> Result<Self, Error> {
         let weight = b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?;
         let bias = match bias {
@@ -108,7 +108,7 @@ pub enum Norm {
 }
 
 impl Norm {
-    /// The norm `name` of rows of width `d`.
+    /// The norm `name` of rows of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, c: NormConfig) -> Result<Self, Error> {
         Ok(match c {
             NormConfig::Rms(eps) => Norm::Rms(RmsNorm::new(b, name, d, eps)?),

@@ -38,7 +38,8 @@ pub struct Table {
 }
 
 impl Words {
-    /// Builds the embedding and the head of a model with `vocabulary` tokens and `d` channels.
+    /// Builds the embedding and the head of a model with `vocabulary` tokens and `d` channels. Errors if a size is
+    /// invalid, or a weight is missing or has another shape.
     pub fn new(b: &mut Builder, n: &DecoderNames, [vocabulary, d]: [usize; 2], c: &WordsConfig) -> Result<Self, Error> {
         Ok(match c {
             WordsConfig::Table { tied } => {

@@ -21,7 +21,8 @@ const NO_WEIGHTS: [&str; 7] =
     ["adapter_", "optimizer", "scheduler", "scaler", "rng_state", "training_args", "trainer_state"];
 
 impl Checkpoint {
-    /// Opens the weights of a model: the given file, or the files in its directory.
+    /// Opens the weights of a model: the given file, or the files in its directory. Errors as [`Checkpoint::open`]
+    /// and [`Checkpoint::open_files`] do.
     pub fn at(location: &Location) -> Result<Self, Error> {
         match &location.weights {
             Some(file) => Self::open_files(std::slice::from_ref(file)),
@@ -30,7 +31,8 @@ impl Checkpoint {
     }
 
     /// Opens the weights in a directory: `model.safetensors` or `pytorch_model.bin`, either a single file or the
-    /// shards listed in an index; otherwise the only file with one of these extensions.
+    /// shards listed in an index; otherwise the only file with one of these extensions. Errors if there are no
+    /// weights, if the choice is ambiguous, or if a file is invalid.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         for name in FILES {
             let file = directory.join(name);

@@ -101,7 +101,7 @@ pub(super) struct Call<'a> {
 }
 
 impl SelfAttention {
-    /// Builds the attention under the builder's scope.
+    /// Builds the attention under the builder's scope. Errors if a weight is missing or has another shape.
     pub(super) fn new(b: &mut Builder, c: &AttentionConfig, sees: &Sees) -> Result<Self, Error> {
         let attention = Attention::new(b, c)?;
         let global = match sees {

@@ -45,7 +45,8 @@ pub(super) const LENGTH_EPS: f64 = 1e-6;
 const SUM_EPS: f64 = 0.0;
 
 impl DeltaRule {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &DeltaRuleConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;

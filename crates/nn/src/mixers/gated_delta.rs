@@ -37,7 +37,8 @@ pub struct GatedDelta {
 }
 
 impl GatedDelta {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &GatedDeltaConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;

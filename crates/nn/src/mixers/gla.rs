@@ -41,7 +41,8 @@ pub struct Gla {
 }
 
 impl Gla {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &GlaConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;

@@ -29,7 +29,8 @@ pub struct Hgrn2 {
 }
 
 impl Hgrn2 {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Hgrn2Config) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;

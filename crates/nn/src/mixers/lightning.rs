@@ -37,7 +37,8 @@ pub struct Lightning {
 }
 
 impl Lightning {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &LightningConfig) -> Result<Self, Error> {
         let inner = c.heads * c.head_dim;
         if inner == 0 {

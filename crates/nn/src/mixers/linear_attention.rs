@@ -81,7 +81,8 @@ pub struct LinearAttention {
 const SUM_EPS: f64 = 1e-4;
 
 impl LinearAttention {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &LinearAttentionConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;

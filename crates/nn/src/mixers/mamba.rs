@@ -53,7 +53,7 @@ pub struct Mamba {
 }
 
 impl Mamba {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &MambaConfig) -> Result<Self, Error> {
         let dt_init = (c.rank as f32).powf(-0.5);
         let dt_init = Init::Uniform(-dt_init, dt_init);

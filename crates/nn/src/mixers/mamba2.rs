@@ -59,7 +59,7 @@ pub struct Mamba2 {
 }
 
 impl Mamba2 {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &Mamba2Config) -> Result<Self, Error> {
         let inner = c.heads * c.head_dim;
         let mixed = inner + 2 * c.groups * c.state;

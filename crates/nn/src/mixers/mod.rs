@@ -107,7 +107,7 @@ macro_rules! mixers {
         }
 
         impl Mixer {
-            /// Builds the mixer under the builder's scope.
+            /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
             pub fn new(b: &mut Builder, c: &MixerConfig) -> Result<Self, Error> {
                 Ok(match c {
                     MixerConfig::Attention(c) => Mixer::Attention(Attention::new(b, c)?),

@@ -34,7 +34,7 @@ pub struct Performer {
 }
 
 impl Performer {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &PerformerConfig) -> Result<Self, Error> {
         let h = &c.heads;
         let projections = Qkv::new(b, h, Bias::No, ["to_q", "to_k", "to_v", "to_out"])?;

@@ -38,7 +38,7 @@ pub struct Rwkv4 {
 const NOTHING: f32 = -1e38;
 
 impl Rwkv4 {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv4Config) -> Result<Self, Error> {
         let (d, a) = (c.hidden, c.inner);
         Ok(Self {

@@ -41,7 +41,8 @@ pub struct Rwkv5 {
 const MIXES: [&str; 4] = ["time_mix_r", "time_mix_k", "time_mix_v", "time_mix_g"];
 
 impl Rwkv5 {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv5Config) -> Result<Self, Error> {
         let d = c.hidden;
         if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {

@@ -51,7 +51,8 @@ pub struct Rwkv6 {
 const SLOTS: usize = 5;
 
 impl Rwkv6 {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv6Config) -> Result<Self, Error> {
         let (d, key, value) = (c.hidden, c.heads * c.key, c.heads * c.value);
         if key == 0 || value == 0 {

@@ -54,7 +54,8 @@ const MIXES: [&str; 6] = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g"];
 const STRONGEST: f64 = -0.606_530_659_712_633_4;
 
 impl Rwkv7 {
-    /// Builds the mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv7Config) -> Result<Self, Error> {
         let d = c.hidden;
         if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {
