@@ -1,4 +1,4 @@
-//! Load a model and generate text, all at once and as a stream.
+//! Load a model and generate text, in one call and as a stream.
 //!
 //! `cargo run --release --example generate -- [MODEL]`
 

@@ -1,11 +1,11 @@
-//! Timing for the benches: medians with their spread, and the machine's roofs measured in the same run.
+//! Timing for the benchmarks: medians with their spread, and the machine's limits measured in the same run.
 
 use std::time::Instant;
 
 use longreach_simd::cache::prefetch_ahead;
 use longreach_simd::{Cx, Kernel, Lanes};
 
-/// Seconds of several runs.
+/// The seconds of several runs.
 #[derive(Clone, Debug)]
 pub struct Times(Vec<f64>);
 
@@ -23,7 +23,8 @@ impl Times {
         Self(times)
     }
 
-    /// Runs `f` and `g` in turn, once each to warm up and then `runs` times: what else the machine does slows both.
+    /// Runs `f` and `g` alternately, once each to warm up and then `runs` times, so that other load on the machine
+    /// slows both.
     pub fn in_turn(runs: usize, mut f: impl FnMut(), mut g: impl FnMut()) -> (Self, Self) {
         let (mut of_f, mut of_g) = (Vec::new(), Vec::new());
         for i in 0..runs + 1 {
@@ -51,23 +52,23 @@ impl Times {
         self.0[self.0.len() / 2]
     }
 
-    /// The least and the most.
+    /// The minimum and the maximum.
     pub fn spread(&self) -> (f64, f64) {
         (self.0[0], self.0[self.0.len() - 1])
     }
 }
 
-/// Memory to be read: the roof of whatever reads as many bytes.
+/// A buffer to read: its read bandwidth is the upper limit of everything that reads as many bytes.
 #[derive(Debug)]
 pub struct Memory(Vec<f32>);
 
 impl Memory {
-    /// So many bytes.
+    /// A buffer of `bytes` bytes.
     pub fn new(bytes: usize) -> Self {
         Self(vec![1.0; bytes / 4])
     }
 
-    /// Reads all of it once with all threads, with the vectors that the kernels use.
+    /// Reads the buffer once on all threads, with the vector width of the kernels.
     pub fn read(&self, cx: &Cx) {
         cx.team.for_each(self.0.chunks(1 << 18), |part| {
             std::hint::black_box(cx.isa.run(Sum(part)));

@@ -1,4 +1,4 @@
-//! Softmax attention: arithmetic rate forward and backward against length, and one query against a cache.
+//! Softmax attention: throughput of forward and backward by length, and of one query against a KV cache.
 //!
 //! `cargo run --release -p longreach-bench --bin attention -- [LONGEST] [WIDTH]`
 
@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     cache(32768, heads, width, &cx)
 }
 
-/// One query against a cache, beside reading as much memory.
+/// One query against a KV cache, compared with reading the same amount of memory.
 fn cache(length: usize, heads: usize, width: usize, cx: &Cx) -> Result<(), Box<dyn std::error::Error>> {
     let wave = |seed: f32| {
         Array4::from_shape_fn((1, length, heads, width), |(_, t, h, d)| ((t * 31 + h * 7 + d) as f32 * seed).sin())

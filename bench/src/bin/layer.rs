@@ -1,4 +1,4 @@
-//! The attention of one BERT-base layer, forward and backward: dense, and the patterns of DeepSpeed that it was published with.
+//! The attention of one BERT-base layer, forward and backward: dense, and with DeepSpeed's published patterns.
 //!
 //! `cargo run --release -p longreach-bench --bin layer -- [LONGEST]`, in turn with `bench/peers/layer.py`
 
@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let inputs = Inputs::new(x.view(), x.view(), x.view());
         let of = Sizes { batch: 1, heads: 12, queries: 0..length, keys: length };
         let layout = |json: String| deepspeed::Config::parse(&json)?.layout(&of, 0);
-        // Stretches of √n tokens, rounded to blocks.
+        // Local windows of about √n tokens, rounded to blocks.
         let local = ((length as f64).sqrt() / 16.0).round() as usize;
         let patterns: [(String, Box<dyn Pattern>); 4] = [
             ("dense".into(), Box::new(Dense { causal: false })),

@@ -1,4 +1,5 @@
-//! Mechanisms with a matrix state: time of every form beside what the products of a chunked form would take, and beside dense attention.
+//! Mechanisms with a matrix state: the time of every form, compared with the matrix products of a chunked form and
+//! with dense attention.
 //!
 //! `cargo run --release -p longreach-bench --bin linear -- [TOKENS] [HEADS] [WIDTH] [NAME,…]`
 
@@ -9,21 +10,24 @@ use longreach_simd::Cx;
 use longreach_simd::product::{self, Accumulate, Matrix};
 use serde_json::json;
 
-// As the program: memory that is given back is handed out again, where the system's would be asked for anew, and cleared, with every call.
+// The allocator of the command-line program, which reuses freed memory. The system's allocator would return large
+// blocks to the system, and every call would page in and clear new ones.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Tokens of a chunk that operations are counted with.
+/// The chunk length with which operations are counted.
 const CHUNK: f64 = 64.0;
 
-/// What a token of a head multiplies and adds in the chunked form, half a square of a chunk being `C K` and a product with the state `2 K²`.
+/// The number of multiply-adds per token and head in the chunked form. The lower triangle of a chunk's scores counts
+/// `C K`, and a product with the state `2 K²`.
 #[derive(Clone, Copy)]
 enum Rule {
-    /// `q kᵀ` and that times `v`; the state read and written: `2 C K + 4 K²`.
+    /// `q kᵀ` and its product with `v`; the state is read and written: `2 C K + 4 K²`.
     Write,
-    /// `k kᵀ` too, and the solution of its triangle; the state read by keys: `4 C K + 6 K²`.
+    /// Also `k kᵀ` and a triangular solve; the state is also read by the keys: `4 C K + 6 K²`.
     Own,
-    /// `q kᵀ`, `q bᵀ`, `a kᵀ`, `a bᵀ`, each times its rows but the last, which is solved; the state read and written twice: `8 C K + 8 K²`.
+    /// `q kᵀ`, `q bᵀ`, `a kᵀ`, `a bᵀ`, each followed by a product with rows, or by a triangular solve for the last;
+    /// the state is read and written twice: `8 C K + 8 K²`.
     General,
 }
 
@@ -64,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut product =
         || product::matmul(&cx, size, Matrix::rows(&a, n), Matrix::rows(&a, n), Accumulate::Replace, &mut out, n);
     let sample = Sample { batch: 1, tokens, heads, width, seed: 1 };
-    // Everything is measured in turn with the same product: what else the machine does slows both.
+    // Every measurement alternates with the same matrix product, so that other load on the machine slows both.
     let dense = {
         let (operation, parameters) = (named("dense")?, json!({"causal": true}));
         let inputs = operation.sample(&sample);
@@ -103,7 +107,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let outputs = operation.forward(&inputs, &parameters, Form::Recurrent, &cx)?;
         let mut given = inputs.clone();
         given.insert("do".into(), outputs["o"].clone());
-        // The gradient's products are two and a half times as many.
+        // The backward pass has two and a half times as many products.
         let run = || drop(operation.backward(&given, &parameters, &cx).expect("valid"));
         report("backward", Times::in_turn(7, run, &mut product), 2.5 * work, false);
     }

@@ -1,4 +1,5 @@
-//! Peak memory of one training step of attention through Burn, 12 heads of 64, f32, a window of 256 to both sides.
+//! Peak memory of one training step of attention through Burn: 12 heads of width 64, f32, a window of 256 on both
+//! sides.
 //!
 //! `cargo run --release -p longreach-bench --bin longest -- TOKENS`; `bench/peers/longest.py` is eager dense attention in PyTorch.
 

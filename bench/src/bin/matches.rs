@@ -1,4 +1,4 @@
-//! The sum of best matches over many passages, beside the rate of products.
+//! MaxSim, the sum of best matches, over many passages, compared with the rate of matrix products.
 //!
 //! `cargo run --release -p longreach-bench --bin matches -- [PASSAGES] [TOKENS] [WIDTH] [QUERIES]`
 

@@ -1,4 +1,5 @@
-//! Infini-attention against its attention inside segments alone, forward and back, and each against itself on longer texts.
+//! Infini-attention compared with its local attention alone, forward and backward, and each with itself on longer
+//! texts.
 //!
 //! `cargo run --release -p longreach-bench --bin memories [TOKENS]`
 
@@ -55,7 +56,7 @@ fn main() {
             let d = Cotangent { out: d_local.view(), lse: None };
             let before = state();
             let zeros = before.memory.view();
-            // The gradient reads its attention anew.
+            // The backward pass recomputes its attention.
             let back = Times::in_turn(
                 9,
                 || {

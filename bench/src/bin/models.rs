@@ -8,7 +8,7 @@ use longreach_bench::{Memory, Times};
 use longreach_engine::Engine;
 use longreach_models::{DType, Progress};
 
-/// The program's allocator.
+/// The allocator of the command-line program.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -29,7 +29,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let threads = longreach_burn::context().team.threads();
 
     let prefill = Times::of(runs, || engine.session().read(&ids).expect("ids below the vocabulary"));
-    // A token reads every weight once, but of an embedding that is not the head also only its own row.
+    // Decoding a token reads every weight once, except an embedding that is not tied to the head, of which it reads
+    // one row.
     let c = &engine.model.description.decoder;
     let looked_up =
         if c.words == (longreach_nn::WordsConfig::Table { tied: true }) { 0 } else { c.vocabulary * c.hidden };

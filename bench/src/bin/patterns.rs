@@ -1,4 +1,5 @@
-//! Every static pattern of the softmax family: time for each pair that is seen, beside that of dense attention in the same run.
+//! Every static pattern of the softmax family: the time per visible pair, compared with dense attention in the same
+//! run.
 //!
 //! `cargo run --release -p longreach-bench --bin patterns -- [TOKENS] [NAME]`
 
@@ -17,7 +18,7 @@ use ndarray::{Array2, Array4};
 
 const HEADS: usize = 12;
 
-/// Pairs seen, in all heads.
+/// The number of visible pairs, over all heads.
 fn pairs(pattern: &dyn Pattern, of: &Sizes) -> f64 {
     let heads = if pattern.differs().1 { of.heads } else { 1 };
     let mask = BlockMask::of(pattern, of).expect("valid sizes");

@@ -1,4 +1,5 @@
-//! How fast products with weights are, in the shapes of base-size encoders, beside the most multiply-adds that the machine does.
+//! The speed of products with weights in the shapes of base-size encoders, compared with the machine's peak rate of
+//! multiply-adds.
 //!
 //! `cargo run --release -p longreach-bench --bin products -- [ROWS] [THREADS]`
 
@@ -8,7 +9,7 @@ use longreach_simd::norm::Rows;
 use longreach_simd::product::{self, Int8, Weights};
 use longreach_simd::{Cx, Kernel, Lanes};
 
-/// Multiply-adds in registers: what no product can pass.
+/// Multiply-adds in registers: the upper limit of every product.
 struct Fma(usize);
 
 impl Kernel for Fma {
@@ -26,7 +27,7 @@ impl Kernel for Fma {
     }
 }
 
-/// `(out, in)` of BERT's and ModernBERT's layers, and one whose rows are a page apart.
+/// `(out, in)` of BERT's and ModernBERT's layers, and one shape whose rows are a page apart.
 const SHAPES: [[usize; 2]; 5] = [[2304, 768], [768, 768], [768, 1152], [3072, 768], [768, 3072]];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,5 +1,5 @@
-//! The scans alone: Mamba against a scalar loop, Mamba-2's two forms against each other, and the cost of a token as the
-//! text grows.
+//! The scans alone: Mamba against a scalar loop, the two forms of Mamba-2 against each other, and the cost per token
+//! by length.
 //!
 //! `cargo run --release -p longreach-bench --bin scans [LONGEST]`
 
@@ -50,7 +50,7 @@ impl Mamba {
         }
     }
 
-    /// The loop anybody would write first.
+    /// A straightforward scalar loop.
     fn scalar(&self) -> f32 {
         let (_, t, d) = self.x.dim();
         let n = self.a.dim().0;

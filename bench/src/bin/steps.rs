@@ -1,4 +1,5 @@
-//! One token through states beyond the cache, in turn with reading and writing as many bytes.
+//! Decoding steps with states larger than the CPU cache, alternating with reading and writing the same number of
+//! bytes.
 //!
 //! `cargo run --release -p longreach-bench --bin steps -- [HEADS] [WIDTH] [NAME,…]`
 
@@ -12,7 +13,7 @@ use longreach_bench::Times;
 use longreach_simd::Cx;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayViewMut};
 
-/// Of the states that are no matrices: channels, and rows of Mamba's.
+/// The number of channels of states that are not matrices, and the number of rows of the state of Mamba.
 const CHANNELS: usize = 4096;
 const ROWS: usize = 16;
 
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let names = args.next();
     let asked = |name: &str| names.as_ref().is_none_or(|names| names.split(',').any(|n| n == name));
     let cx = &Cx::new(2);
-    // Room for a denominator in each row.
+    // Space for a denominator in each row.
     let numbers = h * k * (k + 1);
     let (state, out) = (RefCell::new(vec![1.0f32; numbers]), RefCell::new(vec![0.0f32; numbers]));
     println!("{h} heads of {k} by {k}: {:.0} MB of state", (h * k * k * size_of::<f32>()) as f64 / 1e6);
@@ -41,7 +42,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (x, b, triple, single, d) = (x.view(), b.view(), triple.view(), single.view(), of_channel.view());
     let (scale, sequences) = (0.1, Sequences::Batch);
     let (state, out) = (&state, &out);
-    // What is read and written: of the two with a number or three a channel, inputs and outputs count too.
+    // The number of bytes read and written. For the two mechanisms with one or three values per channel, this
+    // includes inputs and outputs.
     type Step<'a> = (&'a str, usize, Box<dyn Fn() + 'a>);
     macro_rules! step {
         ($name:ident, $input:expr, $output:expr, $beside:expr) => {{

@@ -1,8 +1,8 @@
 //! The generic bridge: an operator on plain memory as a differentiable operation on Burn tensors.
 //!
-//! Without autodiff an operator's outputs come back as they are, and an input that nobody else holds may become one of
-//! them: a state is updated in place. With autodiff, whose nodes have one output, several are packed in one buffer and
-//! sliced.
+//! Without autodiff, the outputs of an operator are returned directly, and an input with no other owner may become an
+//! output: states are updated in place. With autodiff, whose nodes have a single output, several outputs are packed
+//! in one buffer and sliced.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ use ndarray::{ArrayView, ArrayView4, ArrayViewMut, Dimension, IxDyn, ShapeBuilde
 
 use crate::context;
 
-/// A tensor in plain memory: its shape, and its numbers in row-major order.
+/// A tensor in plain memory: its shape, and its values in row-major order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plain {
     /// The shape.
     pub shape: Vec<usize>,
-    /// The numbers.
+    /// The values.
     pub data: Vec<f32>,
 }
 
@@ -40,14 +40,14 @@ impl Plain {
         Self { shape: shape.into(), data }
     }
 
-    /// One of `shape` whose numbers are still to be written.
+    /// A tensor of `shape` whose values are to be overwritten.
     pub fn unwritten(shape: impl Into<Vec<usize>>) -> Self {
         let shape = shape.into();
         let n = shape.iter().product();
         Self { shape, data: vec![0.0; n] }
     }
 
-    /// It as an array, in the rank that the caller expects. Panics if it has another.
+    /// An array view of rank `D`. Panics if the tensor has another rank.
     pub fn view<D: Dimension>(&self) -> ArrayView<'_, f32, D> {
         ArrayView::from_shape(IxDyn(&self.shape), &self.data)
             .expect("shape and data agree")
@@ -55,7 +55,7 @@ impl Plain {
             .unwrap_or_else(|_| panic!("shape {:?}, want {} axes", self.shape, D::NDIM.unwrap_or(0)))
     }
 
-    /// As [`Plain::view`], to be written to.
+    /// A mutable array view of rank `D`. Panics if the tensor has another rank.
     pub fn view_mut<D: Dimension>(&mut self) -> ArrayViewMut<'_, f32, D> {
         let shape = self.shape.clone();
         ArrayViewMut::from_shape(IxDyn(&shape), &mut self.data)
@@ -64,7 +64,7 @@ impl Plain {
             .unwrap_or_else(|_| panic!("shape {shape:?}, want {} axes", D::NDIM.unwrap_or(0)))
     }
 
-    /// The numbers of an array in standard layout.
+    /// A tensor with the values of an array in row-major order.
     pub fn array<D: Dimension>(x: ndarray::Array<f32, D>) -> Self {
         let shape = x.shape().to_vec();
         let data = if x.is_standard_layout() { x.into_raw_vec_and_offset().0 } else { x.iter().copied().collect() };
@@ -72,29 +72,31 @@ impl Plain {
     }
 }
 
-/// An operator on plain memory with its gradient: all that a kernel has to give to be a Burn operation.
+/// An operator on plain memory with its gradient: everything that a kernel must provide to become a Burn operation.
 ///
-/// One value is one call: it holds the arguments that are not tensors, and may keep what its gradient will need.
+/// A value represents one call. It holds the arguments that are not tensors, and may store what the backward pass
+/// needs.
 pub trait Operator: Debug + Send + Sync + 'static {
-    /// The outputs. An input may be taken out of `inputs` and returned, changed, as an output.
+    /// Computes the outputs. An input may be taken out of `inputs`, modified, and returned as an output.
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain>;
-    /// Said before [`Operator::forward`] where a gradient will be asked for: the time to decide what to keep for it.
+    /// Called before [`Operator::forward`] if a backward pass will follow, so that the operator can store what it
+    /// needs.
     fn will_be_differentiated(&self) {}
-    /// A gradient for each input, in order, given those of the outputs.
+    /// The gradient of each input, in order, given the gradients of the outputs.
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain>;
-    /// The shapes of the outputs, when there are several; needed to take their gradients apart.
+    /// The shapes of the outputs if there are several, which are needed to split their packed gradient.
     fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
         let _ = inputs;
         Vec::new()
     }
 }
 
-/// An operator as it is handed around.
+/// A shared operator.
 pub type Op = Arc<dyn Operator>;
 
-/// Tensors going into or coming out of an operator.
+/// The input or output tensors of an operator.
 #[derive(ExtensionType)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub enum Pack<B: Backend> {
     P1(FloatTensor<B>),
     P2(FloatTensor<B>, FloatTensor<B>),
@@ -142,11 +144,11 @@ impl<B: Backend> Pack<B> {
         }
     }
 
-    /// A pack of one to nine tensors. Panics on any other number: operators are written with fewer.
+    /// A pack of one to nine tensors. Panics on any other number.
     pub fn from_vec(tensors: Vec<FloatTensor<B>>) -> Self {
         let n = tensors.len();
         let mut t = tensors.into_iter();
-        let mut x = || t.next().expect("as many tensors as the arm takes");
+        let mut x = || t.next().expect("the arm matches the number of tensors");
         match n {
             1 => Pack::P1(x()),
             2 => Pack::P2(x(), x()),
@@ -162,23 +164,23 @@ impl<B: Backend> Pack<B> {
     }
 }
 
-/// The extension: applying an operator, and its gradient.
+/// The backend extension: applies an operator, and computes its gradient.
 #[backend_extension(Flex, Autodiff)]
 pub trait Bridge: Backend {
     /// The outputs of an operator.
     fn apply(op: Op, #[extension_type] inputs: Pack<Self>) -> Pack<Self>;
-    /// Gradients to an operator's inputs, given that of its packed outputs.
+    /// The gradients of an operator's inputs, given the gradient of its packed outputs.
     fn gradients(op: Op, #[extension_type] inputs: Pack<Self>, d_out: FloatTensor<Self>) -> Pack<Self>;
 }
 
-/// Collects the inputs of a call and applies an operator to them: the one way in.
+/// Collects the inputs of a call and applies an operator to them.
 #[derive(Debug, Default)]
 pub struct Call {
     inputs: Vec<DispatchTensor>,
 }
 
 impl Call {
-    /// A call without inputs yet.
+    /// A call without inputs.
     pub fn new() -> Self {
         Self::default()
     }
@@ -190,21 +192,21 @@ impl Call {
         self
     }
 
-    /// The outputs of `op` on the inputs, in order.
+    /// Applies `op` to the inputs.
     pub fn run(self, op: impl Operator) -> Results {
         let pack = Pack::from_vec(self.inputs);
         Results(<Dispatch as Bridge>::apply(Arc::new(op), pack).into_vec().into_iter())
     }
 }
 
-/// The outputs of a call, to be taken in order.
+/// The outputs of a call, which are taken in order.
 #[derive(Debug)]
 pub struct Results(std::vec::IntoIter<DispatchTensor>);
 
 impl Results {
-    /// The next output. Panics if the operator gave no more, or one of another rank.
+    /// The next output. Panics if there are no more outputs, or if it has another rank.
     pub fn output<const D: usize>(&mut self) -> Tensor<D> {
-        Tensor::from_dispatch(self.0.next().expect("an output of the operator"))
+        Tensor::from_dispatch(self.0.next().expect("the operator has another output"))
     }
 }
 
@@ -242,11 +244,11 @@ impl<B: Bridge, C: CheckpointStrategy> Bridge for Autodiff<B, C> {
     }
 
     fn gradients(_: Op, _: Pack<Self>, _: FloatTensor<Self>) -> Pack<Self> {
-        panic!("longreach's operators are differentiable once, not twice")
+        panic!("longreach's operators do not support second derivatives")
     }
 }
 
-/// What the graph keeps of a call.
+/// The values of a call that the graph stores.
 #[derive(Debug)]
 struct Node<const N: usize>(Op);
 
@@ -270,7 +272,7 @@ fn tracked<B: Bridge, C: CheckpointStrategy, const N: usize>(
     inputs: Vec<FloatTensor<Autodiff<B, C>>>,
 ) -> Pack<Autodiff<B, C>> {
     let nodes: Vec<_> = inputs.iter().map(|t| t.node()).collect();
-    let nodes: [_; N] = nodes.try_into().expect("as many nodes as inputs");
+    let nodes: [_; N] = nodes.try_into().expect("one node per input");
     let mut shapes = Vec::new();
     let mut run = |op: Op, inputs: Vec<FloatTensor<Autodiff<B, C>>>| {
         let inputs = inputs.into_iter().map(|t| t.into_primitive()).collect();
@@ -290,7 +292,7 @@ fn tracked<B: Bridge, C: CheckpointStrategy, const N: usize>(
             let ids: Vec<_> = inputs.iter().map(|t| prep.checkpoint(t)).collect();
             op.will_be_differentiated();
             let out = run(op, inputs);
-            prep.finish(ids.try_into().expect("as many nodes as inputs"), out)
+            prep.finish(ids.try_into().expect("one node per input"), out)
         }
         OpsKind::UnTracked(prep) => {
             let out = run(op, inputs);
@@ -343,7 +345,7 @@ impl From<FlexTensor> for Plain {
     }
 }
 
-/// The inputs of an operator, seen as plain memory.
+/// The inputs of an operator, viewed as plain memory.
 #[derive(Debug)]
 pub struct Inputs {
     tensors: Vec<FlexTensor>,
@@ -351,7 +353,7 @@ pub struct Inputs {
 
 impl Inputs {
     fn new(tensors: Vec<FlexTensor>) -> Self {
-        // Kernels want the last axis contiguous, the heads of a token side by side, and strides that do not run backwards.
+        // Kernels require a contiguous last axis, adjacent heads of a token, and non-negative strides.
         let tidy = |t: FlexTensor| {
             let (shape, strides) = (t.layout().shape().to_vec(), t.layout().strides());
             let last = strides.last().copied().unwrap_or(1);
@@ -362,12 +364,12 @@ impl Inputs {
         Self { tensors: tensors.into_iter().map(tidy).collect() }
     }
 
-    /// How many there are.
+    /// The number of inputs.
     pub fn len(&self) -> usize {
         self.tensors.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no inputs.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
@@ -377,33 +379,33 @@ impl Inputs {
         self.tensors[i].layout().shape().to_vec()
     }
 
-    /// Input `i`, an f32 tensor, in the rank that the caller expects. Panics if it has another.
+    /// Input `i`, an f32 tensor, as an array view of rank `D`. Panics if it has another rank.
     pub fn view<D: Dimension>(&self, i: usize) -> ArrayView<'_, f32, D> {
         let tensor = &self.tensors[i];
         let layout = tensor.layout();
         let strides: Vec<usize> = layout.strides().iter().map(|s| *s as usize).collect();
         let shape: Vec<usize> = layout.shape().to_vec();
-        // Of nothing, strides may lead anywhere.
+        // The strides of an empty tensor may be arbitrary.
         let strides = if shape.contains(&0) { vec![0; shape.len()] } else { strides };
         let data = tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default();
         ArrayView::from_shape(IxDyn(&shape).strides(IxDyn(&strides)), data)
-            .expect("a layout that lies within its storage")
+            .expect("the layout is within its storage")
             .into_dimensionality()
             .unwrap_or_else(|_| panic!("input {i} has shape {shape:?}, want {} axes", D::NDIM.unwrap_or(0)))
     }
 
-    /// Input `i`, f32 `[B, T, D]`, with its last axis seen as `[parts, D / parts]`. Panics if they do not divide it.
+    /// Input `i`, f32 `[B, T, D]`, viewed as `[B, T, parts, D / parts]`. Panics if `parts` does not divide `D`.
     pub fn view_split(&self, i: usize, parts: usize) -> ArrayView4<'_, f32> {
         let layout = self.tensors[i].layout();
         let (shape, strides) = (layout.shape().to_vec(), layout.strides());
         let width = shape[2] / parts;
-        assert_eq!(width * parts, shape[2], "{} channels in {parts} parts", shape[2]);
+        assert_eq!(width * parts, shape[2], "{} channels cannot be divided into {parts} parts", shape[2]);
         let data = &self.tensors[i].storage::<f32>()[layout.start_offset()..];
         let split = (shape[0], shape[1], parts, width).strides((strides[0] as usize, strides[1] as usize, width, 1));
-        ArrayView::from_shape(split, data).expect("a layout that lies within its storage")
+        ArrayView::from_shape(split, data).expect("the layout is within its storage")
     }
 
-    /// Input `i` as contiguous numbers; copied only if it is not.
+    /// Input `i` as a contiguous slice; copied only if it is not contiguous.
     pub fn contiguous(&self, i: usize) -> std::borrow::Cow<'_, [f32]> {
         match self.tensors[i].as_slice::<f32>() {
             Some(slice) => slice.into(),
@@ -411,7 +413,7 @@ impl Inputs {
         }
     }
 
-    /// Input `i` as a weight matrix, in the precision it is stored in. Panics unless it is f32 or bf16.
+    /// Input `i` as a weight matrix, in its stored precision. Panics unless it is f32 or bf16.
     pub fn weights(&self, i: usize) -> Weights<'_> {
         let tensor = &self.tensors[i];
         match tensor.dtype() {
@@ -421,13 +423,13 @@ impl Inputs {
         }
     }
 
-    /// Whether input `i` can be read as rows, a fixed stride apart.
+    /// The stride between the rows of input `i` along its last axis; `None` if it is not constant.
     fn row_stride(&self, i: usize) -> Option<usize> {
         let layout = self.tensors[i].layout();
         let (shape, strides) = (layout.shape().to_vec(), layout.strides());
         let n = shape.len();
         let mut stride = None;
-        // From the innermost outer axis out: each must step over exactly the rows inside it.
+        // From the innermost to the outermost axis: the stride of each must equal the extent of the axes inside it.
         let mut inside = 1;
         for axis in (0..n.saturating_sub(1)).rev() {
             if shape[axis] == 1 {
@@ -443,14 +445,15 @@ impl Inputs {
         Some(stride.unwrap_or(shape[n - 1]))
     }
 
-    /// Makes input `i` readable by [`Inputs::rows`], copying it only if it must.
+    /// Makes input `i` readable by [`Inputs::rows`], copying it only if necessary.
     pub fn make_rows(&mut self, i: usize) {
         if self.row_stride(i).is_none() {
             self.tensors[i] = self.tensors[i].to_contiguous();
         }
     }
 
-    /// Input `i` as rows along its last axis. Panics if it is not that regular: see [`Inputs::make_rows`].
+    /// Input `i` as rows along its last axis. Panics unless the rows have a constant stride: see
+    /// [`Inputs::make_rows`].
     pub fn rows(&self, i: usize) -> Rows<'_> {
         let tensor = &self.tensors[i];
         let shape = tensor.layout().shape().to_vec();
@@ -460,7 +463,8 @@ impl Inputs {
         Rows { data, count: outer.iter().product(), width: *width, stride }
     }
 
-    /// Takes input `i` out, leaving nothing in its place. Its memory is reused if nobody else holds it, else copied.
+    /// Takes input `i` out, leaving an empty tensor. Its memory is reused if it has no other owner, and copied
+    /// otherwise.
     pub fn take(&mut self, i: usize) -> Plain {
         let empty = FlexTensor::empty(Shape::from([0]), DType::F32);
         Plain::from(std::mem::replace(&mut self.tensors[i], empty))

@@ -18,7 +18,7 @@ pub struct Conv {
     pub bias: Option<Tensor<1>>,
     /// `[B, W - 1, D]`
     pub state: Tensor<3>,
-    /// What the sums go through.
+    /// The activation of the output.
     pub activation: Activation,
 }
 

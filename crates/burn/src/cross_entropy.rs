@@ -1,7 +1,7 @@
-//! The loss of a language model: head and cross-entropy in one, a block of rows at a time.
+//! Fused linear cross-entropy: the head and the loss of a language model, computed in blocks of rows.
 //!
-//! Logits `[T, V]` of a long text are the largest tensor of training. Here a block of them is made, its loss and its
-//! gradients are taken, and it is forgotten.
+//! The logits `[T, V]` of a long text are the largest tensor of training. Here only one block of them exists at a
+//! time: its loss and gradients are computed before the next block overwrites it.
 
 use std::sync::Mutex;
 
@@ -12,13 +12,13 @@ use longreach_simd::product::{Accumulate, Matrix, Sizes, Weights, linear, matmul
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// Rows whose logits exist at one time.
+/// Rows per block of logits.
 const BLOCK: usize = 256;
 
 /// The mean of `−ln softmax(x Wᵀ)[target]` over the rows that have a target.
 ///
-/// `x: [R, D]`, `weight: [V, D]` in f32, `targets`: `R` numbers below `V`, or negative for rows that do not count → `[1]`.
-/// The gradient is computed along with the loss where autodiff is on.
+/// `x: [R, D]`, `weight: [V, D]` in f32, `targets`: `R` ids below `V`, or negative for rows to ignore → `[1]`. With
+/// autodiff, the gradient is computed together with the loss. Panics if the number of targets is not `R`.
 pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[i64]) -> Tensor<1> {
     let keep = x.is_autodiff() || weight.is_autodiff();
     let op = CrossEntropy { targets: targets.to_vec(), keep, gradients: Mutex::new(None) };
@@ -28,9 +28,9 @@ pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[i64]) ->
 #[derive(Debug)]
 struct CrossEntropy {
     targets: Vec<i64>,
-    /// Whether a backward call is to be expected.
+    /// Whether a backward pass will follow.
     keep: bool,
-    /// To `x` and to the weights, for a loss whose own gradient is 1.
+    /// The gradients of `x` and of the weights, for a loss whose own gradient is 1.
     gradients: Mutex<Option<(Vec<f32>, Vec<f32>)>>,
 }
 
@@ -41,7 +41,7 @@ impl Operator for CrossEntropy {
         let Weights::F32(w) = inputs.weights(1) else { panic!("the loss is computed with f32 weights") };
         let vocab = inputs.shape(1)[0];
         let d = x.width;
-        assert_eq!(x.count, self.targets.len(), "a target for each row");
+        assert_eq!(x.count, self.targets.len(), "want one target per row");
         let counted = self.targets.iter().filter(|t| **t >= 0).count().max(1);
         let mut logits = vec![0.0; BLOCK.min(x.count) * vocab];
         let (mut dx, mut dw) =
@@ -73,7 +73,7 @@ impl Operator for CrossEntropy {
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], _: &Cx) -> Vec<Plain> {
         let kept = self.gradients.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let (mut dx, mut dw) = kept.expect("the gradient is kept where autodiff is on, and asked for once");
+        let (mut dx, mut dw) = kept.expect("autodiff stores the gradient and requests it once");
         let by = d_out[0].data[0];
         if by != 1.0 {
             dx.iter_mut().chain(&mut dw).for_each(|d| *d *= by);
@@ -82,7 +82,7 @@ impl Operator for CrossEntropy {
     }
 }
 
-/// The loss of one row, whose logits become the gradient to them.
+/// The loss of one row, whose logits are replaced by their gradient.
 fn softmax_loss(cx: &Cx, row: &mut [f32], target: i64, counted: usize) -> f64 {
     let Ok(target) = usize::try_from(target) else {
         row.fill(0.0);

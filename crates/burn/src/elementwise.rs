@@ -17,18 +17,19 @@ pub fn neg_exp<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Call::new().with(x).run(NegExp).output()
 }
 
-/// `f(x)`, element by element; in place where nobody else holds `x`.
+/// `f(x)`, elementwise; in place if `x` has no other owner.
 pub fn activate<const D: usize>(x: Tensor<D>, f: Activation) -> Tensor<D> {
     Call::new().with(x).run(Activate(f)).output()
 }
 
-/// `f(a) ⊙ b` for `x = [a | b]` along its last axis: `[.., 2 n]` → `[.., n]`. Shazeer 2020. Panics if it cannot be halved.
+/// `f(a) ⊙ b` for `x = [a | b]` along its last axis: `[.., 2 n]` → `[.., n]`. Shazeer 2020. Panics if the last axis
+/// is odd.
 pub fn gated<const D: usize>(x: Tensor<D>, f: Activation) -> Tensor<D> {
-    assert!(x.dims()[D - 1].is_multiple_of(2), "gated: {:?} cannot be halved", x.dims());
+    assert!(x.dims()[D - 1].is_multiple_of(2), "gated: the last axis of {:?} is odd", x.dims());
     Call::new().with(x).run(Gated(f)).output()
 }
 
-/// `x + y`, in place of `x` where nobody else holds it. Panics unless the shapes agree.
+/// `x + y`, in place of `x` if it has no other owner. Panics unless the shapes agree.
 pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
     assert_eq!(x.dims(), y.dims(), "add");
     Call::new().with(x).with(y).run(Add).output()
@@ -76,7 +77,7 @@ impl Operator for Gated {
 #[derive(Debug)]
 struct Add;
 
-/// Numbers a task adds.
+/// Elements per task.
 const GRAIN: usize = 64 * 1024;
 
 impl Operator for Add {

@@ -1,4 +1,4 @@
-//! Rows of a table, by number.
+//! Embedding lookup.
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
@@ -8,7 +8,7 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// Row `ids[b][t]` of `weight: [V, D]`, in f32 or bf16 → `[B, T, D]` in f32.
 ///
-/// `ids` are `batch` rows of equal length, one behind the other. Panics if one is not below `V`.
+/// `ids` are `batch` contiguous rows of equal length. Panics if an id is not below `V`.
 pub fn embedding(weight: Tensor<2>, ids: &[u32], batch: usize) -> Tensor<3> {
     Call::new().with(weight).run(Embedding { ids: ids.to_vec(), batch }).output()
 }

@@ -1,10 +1,11 @@
 //! longreach's kernels as differentiable Burn operations.
 //!
-//! [`bridge`] is written once: any [`Operator`](bridge::Operator) on plain memory becomes an operation on tensors that
-//! records its gradient where autodiff is on, and updates state in place where it is not. Each other module adds one
-//! operator and the function on tensors that calls it.
+//! [`bridge`] is generic: any [`Operator`](bridge::Operator) on plain memory becomes an operation on tensors that is
+//! differentiable with autodiff, and updates states in place without. Each other module adds operators and the
+//! functions on tensors that call them.
 //!
-//! Like Burn's own operations these functions panic on shapes that do not fit; `longreach-nn` checks what comes from files.
+//! Like Burn's own operations, these functions panic on mismatched shapes; `longreach-nn` validates what comes from
+//! files.
 
 pub mod bridge;
 mod context;

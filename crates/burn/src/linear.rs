@@ -1,4 +1,4 @@
-//! `y = x Wᵀ + b` with weights in f32 or bf16, never widened in memory.
+//! `y = x Wᵀ + b` with weights in f32 or bf16; bf16 weights are not widened in memory.
 
 use std::sync::Arc;
 
@@ -17,7 +17,8 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     }
 }
 
-/// As [`linear`] with weights of 8 bits, rows of `x` rounded to such as well: for inference, without a gradient.
+/// As [`linear`] with int8 weights; the rows of `x` are quantised dynamically. For inference only: not
+/// differentiable.
 pub fn linear_int8<const D: usize>(x: Tensor<D>, weight: &Arc<Int8>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let call = Call::new().with(x);
     let op = Rounded { weight: weight.clone() };
@@ -44,7 +45,7 @@ impl Operator for Rounded {
     }
 
     fn backward(&self, _: &Inputs, _: &[Plain], _: &Cx) -> Vec<Plain> {
-        panic!("weights of 8 bits have no gradient")
+        panic!("int8 weights are not differentiable")
     }
 }
 

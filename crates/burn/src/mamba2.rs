@@ -10,17 +10,17 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 /// The inputs of [`mamba2()`]: shapes as in [`longreach_attention::linear::mamba2`].
 #[derive(Clone, Debug)]
 pub struct Mamba2 {
-    /// `[B, T, H P]`: heads one behind the other
+    /// `[B, T, H P]`: the heads are contiguous
     pub x: Tensor<3>,
     /// `[B, T, H]`, before softplus
     pub dt: Tensor<3>,
     /// `[H]`
     pub dt_bias: Tensor<1>,
-    /// Bounds of the step after softplus.
+    /// Bounds of the step size after softplus.
     pub dt_limit: (f32, f32),
     /// `[H]`, negative
     pub a: Tensor<1>,
-    /// `[B, T, G N]`: groups one behind the other
+    /// `[B, T, G N]`: the groups are contiguous
     pub b: Tensor<3>,
     /// `[B, T, G N]`
     pub c: Tensor<3>,
@@ -30,16 +30,16 @@ pub struct Mamba2 {
     pub d: Tensor<1>,
     /// `[B, H, N, P]`
     pub state: Tensor<4>,
-    /// How the forward scan is computed.
+    /// The form of the forward scan.
     pub form: Mamba2Form,
 }
 
-/// The two forms of the forward scan that take many tokens.
+/// The two forms of the forward scan over many tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mamba2Form {
-    /// Token by token with the state in registers.
+    /// Token by token, with the state in registers.
     Recurrent,
-    /// Chunks of tokens as matrix products.
+    /// Chunks of tokens, as matrix products.
     Chunk,
 }
 

@@ -1,4 +1,5 @@
-//! Memories and fewer keys: Transformer-XL's attention by distance, Infini-attention, HMT's recall, Linformer, Nyström attention.
+//! Attention with memories or with fewer keys: Transformer-XL's relative attention, Infini-attention, HMT's recall,
+//! Linformer, Nyström attention.
 
 use burn::tensor::{Shape, Tensor};
 use longreach_attention::lowrank::nystrom::{Padding, Start};
@@ -16,17 +17,17 @@ use crate::softmax::Kept;
 pub struct TransformerXl {
     /// `[B, T, H, D]`
     pub q: Tensor<4>,
-    /// `[B, S, H, D]`, those of the memory first
+    /// `[B, S, H, D]`, the memory first
     pub k: Tensor<4>,
     /// `[B, S, H, E]`
     pub v: Tensor<4>,
-    /// A row for each distance, `[R, H, D]` with `R` at least `S`
+    /// The projected position embedding of each distance, `[R, H, D]` with `R` at least `S`
     pub r: Tensor<3>,
-    /// Added to queries where they meet keys and where they meet distances, `[H, D]` each
+    /// The biases added to queries in content scores and in position scores, `[H, D]` each
     pub biases: Option<[Tensor<2>; 2]>,
-    /// Times which scores are taken.
+    /// The factor of the scores.
     pub scale: f32,
-    /// How far back a query sees, where not to the first key.
+    /// The number of keys before its own that a query attends to; all if `None`.
     pub left: Option<usize>,
 }
 
@@ -91,34 +92,35 @@ pub struct Infini {
     pub k: Tensor<4>,
     /// `[B, T, G, V]`
     pub v: Tensor<4>,
-    /// Queries and keys inside the segment, where they are not those of the memory.
+    /// Queries and keys of local attention, if they differ from those of the memory.
     pub local: Option<[Tensor<4>; 2]>,
-    /// How much of the memory a head takes, before the sigmoid, `[H]`
+    /// The gate between memory and local attention per head, before the sigmoid, `[H]`
     pub gate: Tensor<1>,
-    /// What was read before.
+    /// The state before the first token.
     pub state: InfiniState,
-    /// Tokens of a segment.
+    /// The number of tokens of a segment.
     pub segment: usize,
-    /// Whether what the memory has of a key already is not written again.
+    /// Whether the memory is updated by the delta rule: what it already returns for a key is subtracted from the
+    /// value.
     pub delta: bool,
-    /// The least that the memory's sums are divided by.
+    /// The lower limit of the memory's denominators.
     pub epsilon: f32,
-    /// Times which scores inside the segment are taken.
+    /// The factor of the scores of local attention.
     pub scale: f32,
 }
 
-/// What [`infini()`] carries from token to token.
+/// The state of [`infini()`].
 #[derive(Clone, Debug)]
 pub struct InfiniState {
-    /// The memory, sums of keys as its last column, `[B, G, K, V + 1]`
+    /// The memory, with the sums of keys as its last column, `[B, G, K, V + 1]`
     pub memory: Tensor<4>,
-    /// What the segment under way will add to it, `[B, G, K, V + 1]`
+    /// The pending update of the current segment, `[B, G, K, V + 1]`
     pub pending: Tensor<4>,
-    /// Keys of the segment under way, `[B, segment, G, K]`, of which the first `seen` are there.
+    /// The keys of the current segment, `[B, segment, G, K]`, of which the first `seen` are valid.
     pub keys: Tensor<4>,
-    /// Their values, `[B, segment, G, V]`
+    /// The values of the current segment, `[B, segment, G, V]`
     pub values: Tensor<4>,
-    /// How many tokens of the segment under way have been read; less than a segment.
+    /// The number of tokens of the current segment that were read; less than `segment`.
     pub seen: usize,
 }
 
@@ -126,7 +128,7 @@ pub struct InfiniState {
 pub fn infini(x: Infini) -> (Tensor<4>, InfiniState) {
     let InfiniState { memory, pending, keys, values, seen } = x.state;
     let tokens = x.q.dims()[1];
-    // Heads of the one behind those of the other: a pack has room for nine.
+    // The local queries and keys are appended along the head axis, since a pack holds at most nine tensors.
     let local = x.local.is_some();
     let (q, k) = match x.local {
         Some([ql, kl]) => (Tensor::cat(vec![x.q, ql], 2), Tensor::cat(vec![x.k, kl], 2)),
@@ -177,7 +179,7 @@ impl Segments {
         infini_kernel::State { memory: of(4), pending: of(5), keys: seen(6), values: seen(7) }
     }
 
-    /// What is there of a segment, in the memory of a whole one.
+    /// Pads the keys or values of an incomplete segment to a whole segment.
     fn whole(&self, x: &Array4<f32>) -> Plain {
         let (b, n, g, width) = x.dim();
         let mut whole = Array4::zeros((b, self.segment, g, width));
@@ -199,7 +201,8 @@ impl Operator for Segments {
         let [d_o, d_memory, d_pending] = [&d_out[0], &d_out[1], &d_out[2]].map(|d| d.view::<Ix4>());
         let g = infini_kernel::backward(&x, &state, d_o, d_memory, d_pending, cx);
         let mut g = g.unwrap_or_else(|e| panic!("{e}"));
-        // What stays of the segment under way is the last of these keys, and before them what was there.
+        // The remaining keys of the current segment are the last of these keys, preceded by earlier ones of the
+        // state.
         let tokens = x.q.dim().1;
         let left = (self.seen + tokens) % self.segment;
         let (new, old) = (left.min(tokens), left - left.min(tokens));
@@ -232,7 +235,8 @@ impl Operator for Segments {
     }
 }
 
-/// What summaries `[B, Q, D]` recall of memories `[B, N, D]` by projections `[D, R]`: [`longreach_attention::memory::hmt`].
+/// Recalls memories `[B, N, D]` for summaries `[B, Q, D]`, with projections `[D, R]`:
+/// [`longreach_attention::memory::hmt`].
 pub fn recall(s: Tensor<3>, m: Tensor<3>, wq: Tensor<2>, wk: Tensor<2>) -> Tensor<3> {
     Call::new().with(s).with(m).with(wq).with(wk).run(Recall).output()
 }
@@ -266,11 +270,11 @@ pub struct Linformer {
     pub k: Tensor<4>,
     /// `[B, S, G, E]`
     pub v: Tensor<4>,
-    /// What keys are projected by, `[L, R]` with `L` at least `S`
+    /// The projection of the keys, `[L, R]` with `L` at least `S`
     pub e: Tensor<2>,
-    /// What values are projected by, if not by the same, `[L, R]`
+    /// The projection of the values, `[L, R]`; that of the keys if `None`
     pub f: Option<Tensor<2>>,
-    /// Times which scores are taken.
+    /// The factor of the scores.
     pub scale: f32,
 }
 
@@ -329,26 +333,26 @@ pub struct Nystrom {
     pub k: Tensor<4>,
     /// `[B, T, H, E]`
     pub v: Tensor<4>,
-    /// A filter a head along the values, `[H, width]`
+    /// A convolution filter over the values per head, `[H, width]`
     pub conv: Option<Tensor<2>>,
-    /// The rest.
+    /// The arguments that are not tensors.
     pub options: NystromOptions,
 }
 
-/// What is not a tensor of a call of [`nystrom()`].
+/// The arguments of [`nystrom()`] that are not tensors.
 #[derive(Clone, Debug)]
 pub struct NystromOptions {
-    /// Which tokens are there and not padding, `[B, T]`
+    /// Which tokens are not padding, `[B, T]`
     pub keep: Option<Array2<bool>>,
-    /// How many landmarks.
+    /// The number of landmarks.
     pub landmarks: usize,
-    /// How often the inverse is improved.
+    /// The number of iterations of the pseudo-inverse.
     pub iterations: usize,
-    /// Where the greatest sum of a column is looked for.
+    /// The scope of the maximal column sum.
     pub start: Start,
-    /// What padding is to landmarks.
+    /// How landmarks treat padding.
     pub padding: Padding,
-    /// Times which scores are taken.
+    /// The factor of the scores.
     pub scale: f32,
 }
 

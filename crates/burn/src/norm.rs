@@ -1,4 +1,4 @@
-//! RMS norm, plain and gated; layer norm, of a sum as well.
+//! RMS norm, plain and gated, and layer norm, optionally of a sum.
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
@@ -6,7 +6,7 @@ use longreach_simd::norm::{Layer, Rms, Rows, layer, layer_backward, rms, rms_bac
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// The norm of every row of `x: [.., D]`, times `weight: [D]` where there is one. Zhang and Sennrich, 2019.
+/// The RMS norm of every row of `x: [.., D]`, times `weight: [D]` if given. Zhang and Sennrich, 2019.
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Option<Tensor<1>>, eps: f32) -> Tensor<D> {
     let group = x.dims()[D - 1];
     let weighted = weight.is_some();
@@ -18,7 +18,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Option<Tensor<1>>, eps: f3
     call.run(Norm { eps, group, weighted, gated: false }).output()
 }
 
-/// The norm of `x ⊙ silu(z)` in groups of `group` channels, times `weight: [D]`. Dao and Gu, 2024, §7.1.
+/// The RMS norm of `x ⊙ silu(z)` in groups of `group` channels, times `weight: [D]`. Dao and Gu, 2024, §7.1.
 pub fn rms_norm_gated<const D: usize>(
     x: Tensor<D>,
     z: Tensor<D>,
@@ -52,7 +52,7 @@ pub fn layer_norm<const D: usize>(
 #[derive(Debug)]
 struct LayerNorm {
     eps: f32,
-    /// Whether there is something to add first.
+    /// Whether a second input is added before the norm.
     sum: bool,
     bias: bool,
 }

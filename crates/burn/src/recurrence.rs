@@ -1,4 +1,4 @@
-//! Mechanisms with a state that goes in and comes out: linear attention, the delta rules and their kin, each as an operation.
+//! Mechanisms with an explicit state: linear attention, delta rules and related mechanisms, each as one operation.
 
 use burn::tensor::{Shape, Tensor};
 use longreach_attention::Sequences;
@@ -9,7 +9,7 @@ use ndarray::Array2;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// A parameter as the kernel wants it.
+/// Passes a parameter in the form that the kernel takes.
 macro_rules! given {
     (copy $x:expr) => {
         $x
@@ -22,7 +22,7 @@ macro_rules! given {
     };
 }
 
-/// An operation: its inputs, its state, which input its output is shaped like, and what it has besides.
+/// Declares an operation: its inputs, its state, the input whose shape the output has, and its other parameters.
 macro_rules! recurrences {
     ($($(#[$doc:meta])* $family:ident $name:ident $type:ident
         [$($field:ident: $rank:literal $axes:literal;)+]
@@ -38,7 +38,10 @@ macro_rules! recurrences {
             $(#[doc = $about] pub $parameter: $kind,)*
         }
 
-        #[doc = concat!("The output, shaped like `", $like, "`, and the state after the last token: [`longreach_attention::", stringify!($family), "::", stringify!($name), "`].")]
+        #[doc = concat!(
+            "The output, shaped like `", $like, "`, and the state after the last token: [`longreach_attention::",
+            stringify!($family), "::", stringify!($name), "`]."
+        )]
         pub fn $name(x: $type) -> (Tensor<$rank_out>, Tensor<$of_state>) {
             let call = Call::new()$(.with(x.$field))+.with(x.state);
             let mut out = call.run($name::Of { $($parameter: x.$parameter),* });
@@ -96,94 +99,97 @@ recurrences! {
     /// The inputs of [`linear_attention()`].
     linear linear_attention LinearAttention
         [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`";]
-        state 4 "`[B, H, F, V]`, and a column more where the output is normalised", output 4 like "v"
-        [map: Map, copy "The features."; normalize: Option<f64>, copy "Where the output is divided by the sum of the weights, what is added to that.";
-         causal: bool, copy "Whether the future is hidden."; scale: f64, copy "Times which the features of queries are taken.";]
+        state 4 "`[B, H, F, V]`, with one more column if the output is normalised", output 4 like "v"
+        [map: Map, copy "The feature map."; normalize: Option<f64>, copy "`ε` of the denominator, if the output is divided by the sum of the weights.";
+         causal: bool, copy "Whether attention is causal."; scale: f64, copy "The factor of the features of queries.";]
 
     /// The inputs of [`performer()`].
     linear performer Performer
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; w: 2 "The random rows, `[M, K]`";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; w: 2 "The random features, `[M, K]`";]
         state 4 "`[B, H, F, V + 1]`", output 4 like "v"
-        [kernel: Kernel, copy "Which features."; epsilon: f64, copy "Added to each."; causal: bool, copy "Whether the future is hidden.";]
+        [kernel: Kernel, copy "The kernel that the features approximate."; epsilon: f64, copy "The constant added to each feature.";
+         causal: bool, copy "Whether attention is causal.";]
 
     /// The inputs of [`cosformer()`].
     linear cosformer CosFormer
         [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`";]
         state 4 "`[B, H, 2 K, V + 1]`", output 4 like "v"
-        [positions: Array2<f32>, view "Where each token stands, `[B, T]`, from 1 on."; length: f64, copy "The last position there will be.";
-         causal: bool, copy "Whether the future is hidden.";]
+        [positions: Array2<f32>, view "The position of each token, `[B, T]`, starting at 1."; length: f64, copy "The maximum position.";
+         causal: bool, copy "Whether attention is causal.";]
 
     /// The inputs of [`retention()`]; lightning attention is the same with other decays.
     linear retention Retention
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; g: 1 "The decays' logarithms, `[H]`, ≤ 0";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; g: 1 "The logarithms of the decays, `[H]`, ≤ 0";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`gla()`].
     linear gla Gla
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; g: 4 "The gate's logarithm, `[B, T, H, K]`, ≤ 0";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; g: 4 "The logarithm of the gate, `[B, T, H, K]`, ≤ 0";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`hgrn2()`].
     linear hgrn2 Hgrn2
-        [q: 4 "`[B, T, H, K]`"; g: 4 "The gate's logarithm, `[B, T, H, K]`, ≤ 0"; v: 4 "`[B, T, H, V]`";]
+        [q: 4 "`[B, T, H, K]`"; g: 4 "The logarithm of the gate, `[B, T, H, K]`, ≤ 0"; v: 4 "`[B, T, H, V]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`rwkv5()`].
     linear rwkv5 Rwkv5
-        [q: 4 "`[B, T, H, K]`"; k: 4 "`[B, T, H, K]`"; v: 4 "`[B, T, H, V]`"; g: 2 "The gate's logarithm, `[H, K]`, ≤ 0"; u: 2 "The bonus, `[H, K]`";]
+        [q: 4 "`[B, T, H, K]`"; k: 4 "`[B, T, H, K]`"; v: 4 "`[B, T, H, V]`"; g: 2 "The logarithm of the gate, `[H, K]`, ≤ 0"; u: 2 "The bonus, `[H, K]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`rwkv6()`].
     linear rwkv6 Rwkv6
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; g: 4 "The gate's logarithm, `[B, T, H, K]`, ≤ 0"; u: 2 "The bonus, `[H, K]`";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`";
+         g: 4 "The logarithm of the gate, `[B, T, H, K]`, ≤ 0"; u: 2 "The bonus, `[H, K]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`delta_rule()`].
     delta delta_rule DeltaRule
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`, best of length 1"; v: 4 "`[B, T, H, V]`"; beta: 3 "How much is corrected, `[B, T, H]`";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`, usually of length 1"; v: 4 "`[B, T, H, V]`"; beta: 3 "The rate of correction, `[B, T, H]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`gated_delta()`].
     delta gated_delta GatedDelta
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`, best of length 1"; v: 4 "`[B, T, H, V]`"; g: 3 "The gate's logarithm, `[B, T, H]`, ≤ 0";
-         beta: 3 "How much is corrected, `[B, T, H]`";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`, usually of length 1"; v: 4 "`[B, T, H, V]`"; g: 3 "The logarithm of the gate, `[B, T, H]`, ≤ 0";
+         beta: 3 "The rate of correction, `[B, T, H]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`kda()`].
     delta kda Kda
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`, best of length 1"; v: 4 "`[B, T, H, V]`"; g: 4 "The gate's logarithm, `[B, T, H, K]`, ≤ 0";
-         beta: 3 "How much is corrected, `[B, T, H]`";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`, usually of length 1"; v: 4 "`[B, T, H, V]`"; g: 4 "The logarithm of the gate, `[B, T, H, K]`, ≤ 0";
+         beta: 3 "The rate of correction, `[B, T, H]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`dplr()`].
     delta dplr Dplr
-        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; a: 4 "What reads that which is erased, `[B, T, H, K]`";
-         b: 4 "Where it goes, `[B, T, H, K]`"; g: 4 "The gate's logarithm, `[B, T, H, K]`, ≤ 0";]
+        [q: 4 "`[B, T, G, K]`"; k: 4 "`[B, T, G, K]`"; v: 4 "`[B, T, H, V]`"; a: 4 "The vector that reads what is erased, `[B, T, H, K]`";
+         b: 4 "The vector along which it is erased, `[B, T, H, K]`"; g: 4 "The logarithm of the gate, `[B, T, H, K]`, ≤ 0";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`rwkv7()`].
     delta rwkv7 Rwkv7
-        [q: 4 "`[B, T, H, K]`"; k: 4 "`[B, T, H, K]`"; v: 4 "`[B, T, H, V]`"; g: 4 "The gate's logarithm, `[B, T, H, K]`, ≤ 0";
-         kappa: 4 "What is erased by, `[B, T, H, K]`"; a: 4 "How much of it is erased, `[B, T, H, K]`";]
+        [q: 4 "`[B, T, H, K]`"; k: 4 "`[B, T, H, K]`"; v: 4 "`[B, T, H, V]`"; g: 4 "The logarithm of the gate, `[B, T, H, K]`, ≤ 0";
+         kappa: 4 "The normalised key that is erased, `[B, T, H, K]`"; a: 4 "The in-context learning rate, `[B, T, H, K]`";]
         state 4 "`[B, H, K, V]`", output 4 like "v"
-        [scale: f32, copy "Times which the output is taken.";]
+        [scale: f32, copy "The factor of the output.";]
 
     /// The inputs of [`rwkv4()`].
     diagonal rwkv4 Rwkv4
-        [k: 3 "`[B, T, D]`"; v: 3 "`[B, T, D]`"; w: 1 "The decay's logarithm, `[D]`, ≤ 0"; u: 1 "The bonus, `[D]`";]
+        [k: 3 "`[B, T, D]`"; v: 3 "`[B, T, D]`"; w: 1 "The logarithm of the decay, `[D]`, ≤ 0"; u: 1 "The bonus, `[D]`";]
         state 3 "`[B, 3, D]`", output 3 like "v" []
 
     /// The inputs of [`rg_lru()`].
     diagonal rg_lru RgLru
-        [x: 3 "`[B, T, D]`"; r: 3 "The recurrence gate before its sigmoid, `[B, T, D]`"; i: 3 "The input gate before its sigmoid, `[B, T, D]`"; lambda: 1 "`[D]`";]
-        state 2 "`[B, D]`", output 3 like "x" [reset: Option<Array2<f32>>, maybe "Not zero where a text begins, `[B, T]`.";]
+        [x: 3 "`[B, T, D]`";
+         r: 3 "The recurrence gate before its sigmoid, `[B, T, D]`"; i: 3 "The input gate before its sigmoid, `[B, T, D]`"; lambda: 1 "`[D]`";]
+        state 2 "`[B, D]`", output 3 like "x" [reset: Option<Array2<f32>>, maybe "Non-zero at the first token of a sequence, `[B, T]`.";]
 }

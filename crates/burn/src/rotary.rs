@@ -8,7 +8,7 @@ use longreach_simd::Cx;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// `x: [B, T, H, D]` turned by the angles of its tokens. Panics if they are not those of as many tokens.
+/// Rotates `x: [B, T, H, D]` by the angles of its tokens. Panics if the number of tokens differs.
 pub fn rotary(x: Tensor<4>, angles: &Arc<Angles>) -> Tensor<4> {
     Call::new().with(x).run(Turn(angles.clone())).output()
 }

@@ -1,12 +1,12 @@
-//! Rows put into a longer tensor: a cache grows where it lies.
+//! Writing rows into a longer tensor, by which a KV cache grows in place.
 
 use burn::tensor::{Shape, Tensor};
 use longreach_simd::Cx;
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// `to: [B, C, …]` with rows `at ..` replaced by `rows: [B, n, …]`, `[B, C, H, D]`. Where nobody else holds `to` and no gradient is recorded it is
-/// changed in place. Panics if the rows do not fit.
+/// Replaces the rows `at ..` of `to: [B, C, H, D]` by `rows: [B, n, H, D]`. In place if `to` has no other owner and
+/// no gradient is recorded. Panics if the rows do not fit.
 pub fn put_rows(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
     Call::new().with(to).with(rows).run(Put { at }).output()
 }
@@ -16,7 +16,7 @@ struct Put {
     at: usize,
 }
 
-/// Where the rows of each sequence go, `n` numbers each.
+/// The destination ranges of the rows of each sequence.
 fn places(to: &[usize], rows: &[usize], at: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
     let width: usize = to[2..].iter().product();
     assert!(

@@ -1,4 +1,4 @@
-//! Every operation against Burn's own autodiff of the same formula written in Burn's own operations.
+//! Every operation against Burn's autodiff of the same formula written in Burn's own operations.
 
 use burn::tensor::{Device, Distribution, Tensor, activation};
 use longreach_attention::Form;
@@ -40,7 +40,7 @@ fn close<const D: usize>(what: &str, a: Tensor<D>, b: Tensor<D>) {
     longreach_testkit::tolerance::assert_close(what, &numbers(a.inner()), &numbers(b.inner()), 1e-5);
 }
 
-/// Compares two outputs, and the gradients of a random sum of each to the inputs.
+/// Compares two outputs, and the gradients of a random weighted sum of each with respect to the inputs.
 macro_rules! agree {
     ($ours:expr, $theirs:expr, $($input:ident),+) => {{
         let (ours, theirs) = ($ours, $theirs);
@@ -131,7 +131,7 @@ fn embedding() {
 
 #[test]
 fn cross_entropy() {
-    // More rows than a block, some of which do not count.
+    // More rows than a block, some of which are ignored.
     let (x, w) = (random([600, 5]), random([17, 5]));
     let targets: Vec<i64> = (0..600).map(|i| if i % 7 == 0 { -100 } else { i * 5 % 17 }).collect();
     let log = activation::log_softmax(x.clone().matmul(w.clone().transpose()), 1);
@@ -158,7 +158,7 @@ fn short_conv_with_its_state() {
     agree!(Tensor::cat(vec![y, last], 1), theirs, x, weight, bias, state);
 }
 
-/// Output and final state in one row, so that both have gradients.
+/// The output and the final state in one row, so that both have gradients.
 fn joined<const D: usize>(y: Tensor<3>, state: Tensor<D>) -> Tensor<1> {
     let flat = |n: usize| [n];
     let (n, m) = (y.shape().num_elements(), state.shape().num_elements());
@@ -204,7 +204,7 @@ fn mamba2_with_its_state() {
     let (dt_bias, skip, log_a) = (random([heads]), random([heads]), random([heads]));
     let (bs, cs) = (random([b, t, groups * n]), random([b, t, groups * n]));
     let state = random([b, heads, n, p]);
-    // [B, 1, G N] to [B, H, N, 1]: heads of a group read the same.
+    // [B, 1, G N] to [B, H, N, 1]: the heads of a group share it.
     let grouped = |x: &Tensor<3>, i: usize| {
         let x = x.clone().narrow(1, i, 1).reshape([b, groups, 1, n]);
         x.repeat_dim(2, heads / groups).reshape([b, heads, n, 1])
@@ -241,7 +241,8 @@ fn mamba2_with_its_state() {
     }
 }
 
-/// Softmax attention in Burn's own operations: scores plus `bias`, and the log-sum-exp.
+/// Softmax attention in Burn's own operations, with `bias` added to the scores; returns the output and the
+/// log-sum-exp.
 fn plain_softmax(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, bias: Tensor<4>) -> (Tensor<4>, Tensor<3>) {
     let scale = (q.dims()[3] as f64).powf(-0.5);
     let scores = q.swap_dims(1, 2).matmul(k.swap_dims(1, 2).swap_dims(2, 3)) * scale + bias;
@@ -274,7 +275,7 @@ fn attention() {
     let sees = |i: usize, j: usize| i.abs_diff(j).is_multiple_of(3) && j <= i + 3 && i <= j + 6;
     let theirs = || plain_softmax(q.clone(), k.clone(), v.clone(), hidden(&sees));
     agree!(run(&dilated, None).0, theirs().0, q, k, v);
-    // A sink is a key without a value: a row of zeros with its score.
+    // A sink is a key with a score of its own and a value of zero.
     let sinks = random([h]);
     let options = causal();
     let ours = || {
@@ -289,7 +290,7 @@ fn attention() {
     agree!(ours(), theirs(), q, k, v, sinks);
 }
 
-/// Every pattern as an operation, against the mask it stands for in Burn's own operations.
+/// Every pattern as an operation, against dense attention with the same mask in Burn's own operations.
 #[test]
 fn every_mechanism_of_queries_keys_and_values() {
     let (b, t, h, d) = (1, 96, 2, 4);
@@ -325,7 +326,8 @@ fn every_mechanism_of_queries_keys_and_values() {
             _ => softmax::named(name, &parameters, &of).expect("a pattern"),
         };
         let count = |n: usize| pattern.count(&of, 0, n / (t * t), n / t % t, n % t);
-        // A row that sees nothing is zeros here; there it sees everything, and is then taken times nothing.
+        // The output of a row without visible keys is zero here; the reference attends to all keys, and is multiplied
+        // by zero.
         let empty = |row: usize| (0..t).all(|j| count(row * t + j) == 0);
         let score = |n: usize| match count(n) {
             0 if empty(n / t) => 0.0,
@@ -345,7 +347,8 @@ fn every_mechanism_of_queries_keys_and_values() {
     }
 }
 
-/// Those with inputs of their own: the kernels' gradients, which the laws hold to their definitions, arrive at the right tensors.
+/// Mechanisms with inputs of their own: the gradients of the kernels, which are verified elsewhere, are returned for
+/// the right tensors.
 #[test]
 fn mechanisms_with_inputs_of_their_own() {
     let (b, t, h, d) = (2, 64, 2, 4);
@@ -355,7 +358,7 @@ fn mechanisms_with_inputs_of_their_own() {
         let out =
             operation.forward(&inputs, &parameters, Form::Chunk, &ops::context()).expect("inputs that fit").remove("o");
         let out = out.expect("an output");
-        // As the sum of squares has it.
+        // The gradient of the sum of squares.
         inputs.insert("do".into(), &out * 2.0);
         let gradients = operation.backward(&inputs, &parameters, &ops::context()).expect("inputs that fit");
         (out, gradients)

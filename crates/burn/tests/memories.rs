@@ -1,4 +1,5 @@
-//! Memories and fewer keys through Burn: outputs and gradients are those of the mechanism called by name, whose own are held to f64 elsewhere.
+//! Memories and low-rank attention through Burn: outputs and gradients equal those of the mechanism called by name,
+//! which are verified in f64 elsewhere.
 
 use burn::tensor::Tensor;
 use longreach_attention::Form;
@@ -23,7 +24,7 @@ fn wave(shape: &[usize], by: f32) -> ArrayD<f32> {
     })
 }
 
-/// Inputs with more of them, random gradients of the output among them, the output, and the gradients.
+/// Inputs with the additional ones, including random gradients of the output; the output; and the gradients.
 fn by_name(name: &str, parameters: &Value, more: &[(&str, &[usize])]) -> (Tensors, ArrayD<f32>, Tensors) {
     let (operation, cx) = (named(name).expect("a mechanism"), Cx::new(2));
     let mut inputs = operation.sample(&SAMPLE);
@@ -91,7 +92,8 @@ fn recall() {
     check!(ops::recall(s.clone(), m.clone(), wq.clone(), wk.clone()), given, o, gradients, [s, m, wq, wk]);
 }
 
-/// Read in two calls, cut inside a segment: outputs and gradients are those of one call, through the memory and through the keys that were carried.
+/// Reading in two calls, split within a segment, gives the outputs and gradients of one call, through the memory and
+/// the cached keys.
 #[test]
 fn infini_in_two_calls_is_infini_in_one() {
     for local in [false, true] {

@@ -1,4 +1,5 @@
-//! Mechanisms with a state through Burn: outputs, states and gradients are those of the mechanism called by name, whose own are held to f64 elsewhere.
+//! Mechanisms with a state through Burn: outputs, states and gradients equal those of the mechanism called by name,
+//! which are verified in f64 elsewhere.
 
 use burn::tensor::Tensor;
 use longreach_attention::Form;
@@ -16,7 +17,7 @@ use common::{close, tensor};
 
 const SAMPLE: Sample = Sample { batch: 2, tokens: 19, heads: 2, width: 8, seed: 3 };
 
-/// Inputs, a state that is not zero, and random gradients of output and state; then what the mechanism makes of them.
+/// The inputs, including a non-zero state and random gradients of output and state; and the results of the mechanism.
 fn by_name(name: &str, parameters: &Value) -> (Tensors, Tensors, Tensors) {
     let operation = named(name).expect("a mechanism");
     let mut inputs = operation.sample(&SAMPLE);
@@ -35,7 +36,7 @@ fn by_name(name: &str, parameters: &Value) -> (Tensors, Tensors, Tensors) {
     given.insert("do".into(), wave(outputs["o"].shape(), 1.0, 0.1));
     let mut d_state = wave(outputs["state"].shape(), 0.5, 0.0);
     if name == "rwkv4" {
-        // To the greatest exponent there is none.
+        // The running maximum of the exponents has no gradient.
         d_state.index_axis_mut(ndarray::Axis(1), 2).fill(0.0);
     }
     given.insert("dstate".into(), d_state);
@@ -57,7 +58,7 @@ macro_rules! wired {
             let grads = loss.backward();
             $(close(stringify!($field), $field.grad(&grads).expect("a gradient"), &gradients[concat!("d", stringify!($field))]);)+
             close("first state", state.grad(&grads).expect("a gradient"), &gradients["dstate"]);
-            // Without gradients the state is changed in place, to the same numbers.
+            // Without gradients the state is updated in place, to the same values.
             let (out, end) = ops::$name(ops::$type { $($field: $field.inner(),)+ state: state.inner(), $($extra)* });
             close("o", out, &outputs["o"]);
             close("state", end, &outputs["state"]);

@@ -1,4 +1,4 @@
-//! What a configuration says: the skeleton's sizes and the mixers of its blocks.
+//! Decoder model types: from a configuration to the decoder and its mixers.
 
 use longreach_nn::{Builder, Decoder, DecoderConfig};
 
@@ -8,20 +8,20 @@ use crate::{
     mamba_ssm, mamba2, retnet, rwkv, rwkv6, rwkv7, transfo_xl,
 };
 
-/// A model type that can be loaded.
+/// A supported decoder model type.
 #[derive(Clone, Copy, Debug)]
 pub struct Architecture {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
-    /// The mechanism its mixers are.
+    /// The mechanism of its mixers.
     pub mechanism: &'static str,
-    /// Where it was published.
+    /// The paper.
     pub paper: &'static str,
-    /// Reads its configuration.
+    /// Parses its configuration.
     pub describe: fn(&Fields) -> Result<Description, Error>,
 }
 
-/// Every model type of this crate.
+/// All supported decoder model types.
 pub const MODELS: &[Architecture] = &[
     mamba::ARCHITECTURE,
     mamba2::ARCHITECTURE,
@@ -41,29 +41,29 @@ pub const MODELS: &[Architecture] = &[
     longreach::ARCHITECTURE,
 ];
 
-/// A model as its configuration describes it.
+/// A decoder as described by its configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Description {
     /// `model_type`.
     pub model_type: &'static str,
-    /// The skeleton with its mixers.
+    /// The decoder and its mixers.
     pub decoder: DecoderConfig,
-    /// Tokens that end a text.
+    /// The end-of-text tokens.
     pub eos: Vec<u32>,
 }
 
 impl Description {
-    /// What the fields describe, by their `model_type`.
+    /// Parses `fields` according to their `model_type`. Errors if the type is unknown or a field is invalid.
     pub fn of(fields: &Fields) -> Result<Self, Error> {
         let Some(found) = fields.text("model_type")? else {
             if mamba_ssm::is(fields) {
                 return mamba_ssm::describe(fields);
             }
-            return Err(fields.error(format!("field `model_type` is missing; known are {}", known())));
+            return Err(fields.error(format!("field `model_type` is missing; supported are {}", known())));
         };
         if architecture(fields)?.is_some() {
             let message = format!(
-                "model_type `{found}` with this head is an encoder: it embeds, classifies, fills masks and answers, but does not write"
+                "model_type `{found}` with this head is an encoder: it embeds, classifies, fills masks and answers questions, but cannot generate text"
             );
             return Err(fields.error(message));
         }
@@ -73,25 +73,26 @@ impl Description {
         (model.describe)(fields)
     }
 
-    /// Builds the model.
+    /// Builds the model. Errors if a weight is missing or has another shape.
     pub fn build(&self, b: &mut Builder) -> Result<Decoder, longreach_nn::Error> {
         Decoder::new(b, &self.decoder)
     }
 }
 
-/// The types of models that write, and those of encoders.
+/// The supported model types, decoders first, then encoders.
 pub(crate) fn known() -> String {
     let mut types: Vec<&str> = MODELS.iter().map(|m| m.model_type).collect();
     types.extend(ENCODERS.iter().map(|m| m.model_type).filter(|encoder| !types.contains(encoder)).collect::<Vec<_>>());
     types.join(", ")
 }
 
-/// Tokens that end a text: `eos_token_id`, one or several; none where it is `null`, and `default` where the file says nothing.
+/// The end-of-text tokens of `eos_token_id`, one or several: none if the field is `null`, and `default` if it is
+/// absent.
 pub(crate) fn eos(fields: &Fields, default: u32) -> Result<Vec<u32>, Error> {
     if fields.given("eos_token_id") { fields.ids("eos_token_id") } else { Ok(vec![default]) }
 }
 
-/// Refuses an activation other than silu, the only one these models are published with.
+/// Errors on activations other than silu, the only one these models are published with.
 pub(crate) fn silu(fields: &Fields) -> Result<(), Error> {
     match fields.text("hidden_act")? {
         None | Some("silu" | "swish") => Ok(()),

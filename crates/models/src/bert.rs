@@ -1,4 +1,4 @@
-//! `bert`: Devlin et al. 2019, as Hugging Face stores it; and what its kin have in common with it.
+//! `bert`: Devlin et al. 2019, as stored by Hugging Face; and what related models share with it.
 
 use longreach_attention::softmax::deepspeed;
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
@@ -18,7 +18,7 @@ pub(crate) const ARCHITECTURE: EncoderArchitecture =
 const NAMES: AttentionNames =
     AttentionNames { q: "self.query", k: "self.key", v: "self.value", out: "output.dense", ..AttentionNames::LLAMA };
 
-/// The names of BERT's parts under another body.
+/// The names of BERT's parts, with another body prefix.
 pub(crate) const fn names(body: &'static str) -> EncoderNames {
     EncoderNames {
         body,
@@ -35,7 +35,7 @@ pub(crate) const fn names(body: &'static str) -> EncoderNames {
     }
 }
 
-/// What differs from one to the other where the file is silent.
+/// The defaults that differ between the related models.
 pub(crate) struct Defaults {
     pub(crate) body: &'static str,
     pub(crate) vocabulary: usize,
@@ -44,7 +44,8 @@ pub(crate) struct Defaults {
     pub(crate) eps: f64,
 }
 
-/// The skeleton of one of BERT's kin; `positions` is told how many rows there are, `sees` which block it is.
+/// The encoder of a model related to BERT; `positions` receives the number of position rows, `sees` the index of the
+/// block.
 pub(crate) fn encoder(
     f: &Fields,
     d: &Defaults,
@@ -58,7 +59,7 @@ pub(crate) fn encoder(
         return Err(f.error(format!("field `position_embedding_type`: want \"absolute\", found \"{kind}\"")));
     }
     if f.flag("is_decoder", false)? || f.flag("add_cross_attention", false)? {
-        return Err(f.error("fields `is_decoder` and `add_cross_attention`: want false: this is read as an encoder"));
+        return Err(f.error("fields `is_decoder` and `add_cross_attention`: want false, only encoders are supported"));
     }
     let hidden = f.size("hidden_size", 768)?;
     let heads = f.size("num_attention_heads", 12)?;
@@ -92,18 +93,19 @@ pub(crate) fn encoder(
     })
 }
 
-/// A layout of DeepSpeed over the longest text, where the file has one: what `longreach sparsify` writes.
+/// A block layout of DeepSpeed for texts of up to `longest` tokens, if the configuration has a `sparse_attention`
+/// field, as written by `longreach sparsify`.
 pub(crate) fn sparse(f: &Fields, longest: usize) -> Result<Option<(deepspeed::Config, usize)>, Error> {
     let Some(layout) = f.get("sparse_attention") else { return Ok(None) };
     let layout = deepspeed::Config::parse(&layout.to_string());
     Ok(Some((layout.map_err(|e| f.error(format!("field `sparse_attention`: {e}")))?, longest)))
 }
 
-/// The names of the head of a language model that is BERT's.
+/// The names of the output layer of BERT's language-model head.
 pub(crate) const DECODER: &str = "cls.predictions.decoder";
 pub(crate) const DECODER_BIAS: &[&str] = &["cls.predictions.decoder.bias", "cls.predictions.bias"];
 
-/// The first map and the norm of that head.
+/// The hidden layer and the norm of that head.
 pub(crate) fn transform(act: Activation, norm: NormConfig) -> (Option<Dense>, Option<(&'static str, NormConfig)>) {
     let dense = ("cls.predictions.transform.dense", Bias::Yes, act);
     (Some(dense), Some(("cls.predictions.transform.LayerNorm", norm)))

@@ -1,6 +1,7 @@
-//! `big_bird`: BERT's skeleton with blocks, as Hugging Face evaluates it. Zaheer et al. 2020.
+//! `big_bird`: BERT with block-sparse attention, as Hugging Face evaluates it. Zaheer et al. 2020.
 //!
-//! With `attention_type` `block_sparse` a text of at most `5 + 2 num_random_blocks` blocks is seen whole, as there; [`Sees::whole`] says so.
+//! With `attention_type` `block_sparse`, texts of at most `5 + 2 num_random_blocks` blocks get full attention, as in
+//! Hugging Face: see [`Sees::whole`].
 
 use longreach_attention::softmax::bigbird::BigBird;
 use longreach_nn::{Activation, Bias, BodyConfig, FeedForwardConfig, HeadConfig, Layout, Over, Positions, Sees};
@@ -23,7 +24,7 @@ fn sees(f: &Fields) -> Result<Sees, Error> {
                     "fields `block_size` {block} and `num_random_blocks` {random_blocks}: want at most `max_position_embeddings` {max_length}"
                 )));
             }
-            // Only a draw in training asks how long a text may be.
+            // Only random blocks drawn in training depend on the maximum length.
             Ok(Sees::BigBird(BigBird { block, random_blocks, seed: None, max_length: max_length.min(4096) }))
         }
         other => Err(f.error(format!("field `attention_type`: want block_sparse or original_full, found \"{other}\""))),

@@ -1,25 +1,26 @@
-//! Reading `config.json`: fields by name, with defaults, and errors that name the field.
+//! Reading `config.json`: typed access to fields by name, with defaults, and errors that name the field.
 
 use serde_json::Value;
 
 use crate::json::{self, NotNumbers};
 use crate::{Error, recognise};
 
-/// The fields of a configuration file.
+/// The fields of a configuration file. The accessors return an error that names the field if its value has another
+/// type or is out of range.
 #[derive(Clone, Debug)]
 pub struct Fields {
     file: String,
     map: serde_json::Map<String, Value>,
 }
 
-/// The most any size in a configuration may be: far above every model, far below overflow.
+/// The upper limit of any size in a configuration: far above all models, and far below overflow.
 const LARGEST: u64 = 1 << 28;
 
-/// The most layers a configuration may ask for.
+/// The upper limit of the number of layers.
 const MOST_LAYERS: usize = 10_000;
 
 impl Fields {
-    /// The fields of a JSON object; `file` is named in errors.
+    /// Parses a JSON object; errors refer to it as `file`.
     pub fn parse(file: impl Into<String>, text: &str) -> Result<Self, Error> {
         let file = file.into();
         match json::parse(text, NotNumbers::Text) {
@@ -35,7 +36,7 @@ impl Fields {
         }
     }
 
-    /// Other fields of the same file.
+    /// The fields of a nested object of the same file.
     pub(crate) fn within(&self, map: serde_json::Map<String, Value>) -> Self {
         Self { file: self.file.clone(), map }
     }
@@ -45,24 +46,24 @@ impl Fields {
         self.map.keys().map(String::as_str)
     }
 
-    /// Sets a field, whatever the file says.
+    /// Sets a field, overriding the file.
     pub(crate) fn set(&mut self, name: &str, value: Value) {
         self.map.insert(name.to_owned(), value);
     }
 
-    /// Sets a field where the file says nothing about it.
+    /// Sets a field that is absent from the file.
     pub(crate) fn set_default(&mut self, name: &str, value: Value) {
         if self.get(name).is_none() {
             self.map.insert(name.to_owned(), value);
         }
     }
 
-    /// The file the fields are from.
+    /// The name of the file.
     pub fn file(&self) -> &str {
         &self.file
     }
 
-    /// An error about a field.
+    /// An error about the file, with `message`.
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::Config { file: self.file.clone(), message: message.into() }
     }
@@ -71,17 +72,17 @@ impl Fields {
         self.error(format!("field `{name}`: want {want}, found {found}"))
     }
 
-    /// The field, unless it is absent or null.
+    /// The value of a field; `None` if it is absent or null.
     pub fn get(&self, name: &str) -> Option<&Value> {
         self.map.get(name).filter(|v| !v.is_null())
     }
 
-    /// A text.
+    /// A string; `None` if the field is absent.
     pub fn text(&self, name: &str) -> Result<Option<&str>, Error> {
         self.get(name).map(|v| v.as_str().ok_or_else(|| self.wrong(name, "a string", v))).transpose()
     }
 
-    /// A size of at least 1, or the default if the field is absent.
+    /// A size of at least 1; `default` if the field is absent.
     pub fn size(&self, name: &str, default: usize) -> Result<usize, Error> {
         let Some(v) = self.get(name) else { return Ok(default) };
         match v.as_u64() {
@@ -90,7 +91,7 @@ impl Fields {
         }
     }
 
-    /// A size that may be 0, or the default if the field is absent.
+    /// A count, which may be 0; `default` if the field is absent.
     pub fn count(&self, name: &str, default: usize) -> Result<usize, Error> {
         match self.get(name) {
             Some(v) if v.as_u64() == Some(0) => Ok(0),
@@ -98,12 +99,12 @@ impl Fields {
         }
     }
 
-    /// Whether the field is there at all, null or not.
+    /// Whether the field exists, even if it is null.
     pub fn given(&self, name: &str) -> bool {
         self.map.contains_key(name)
     }
 
-    /// A number of layers, or the default if the field is absent.
+    /// A number of layers; `default` if the field is absent.
     pub fn layers(&self, name: &str, default: usize) -> Result<usize, Error> {
         match self.size(name, default)? {
             n if n <= MOST_LAYERS => Ok(n),
@@ -111,22 +112,22 @@ impl Fields {
         }
     }
 
-    /// A finite number, or the default if the field is absent.
+    /// A finite number; `default` if the field is absent.
     pub fn number(&self, name: &str, default: f64) -> Result<f64, Error> {
         let Some(v) = self.get(name) else { return Ok(default) };
         v.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(name, "a number", v))
     }
 
-    /// A switch, or the default if the field is absent.
+    /// A boolean; `default` if the field is absent.
     pub fn flag(&self, name: &str, default: bool) -> Result<bool, Error> {
         let Some(v) = self.get(name) else { return Ok(default) };
         v.as_bool().ok_or_else(|| self.wrong(name, "true or false", v))
     }
 
-    /// Two bounds, which may be infinite, or the default if the field is absent.
+    /// Two bounds, which may be infinite; `default` if the field is absent.
     pub fn bounds(&self, name: &str, default: (f32, f32)) -> Result<(f32, f32), Error> {
         let Some(v) = self.get(name) else { return Ok(default) };
-        let want = "two numbers in rising order";
+        let want = "two numbers in increasing order";
         let pair = v.as_array().and_then(|pair| match &pair[..] {
             [low, high] => Some((bound(low)?, bound(high)?)),
             _ => None,
@@ -134,20 +135,21 @@ impl Fields {
         pair.filter(|(low, high)| low <= high).ok_or_else(|| self.wrong(name, want, v))
     }
 
-    /// What a factor makes of a size, cut to a whole number: an error that names the field unless that is a size.
+    /// `size`, the product of a field and a size, truncated to an integer. Errors, naming the field, unless it is a
+    /// valid size.
     pub fn scaled(&self, name: &str, size: f64) -> Result<usize, Error> {
         if (1.0..=LARGEST as f64).contains(&size) {
             return Ok(size as usize);
         }
-        Err(self.error(format!("field `{name}`: makes {size} of a size, want 1 to {LARGEST}")))
+        Err(self.error(format!("field `{name}`: results in a size of {size}, want 1 to {LARGEST}")))
     }
 
-    /// A size, or nothing if the field is absent.
+    /// A size of at least 1; `None` if the field is absent.
     pub fn some_size(&self, name: &str) -> Result<Option<usize>, Error> {
         self.get(name).map(|_| self.size(name, 1)).transpose()
     }
 
-    /// One object or a list of them, each as fields of their own; nothing if the field is absent.
+    /// An object or a list of objects, each as fields of its own; empty if the field is absent.
     pub fn objects(&self, name: &str) -> Result<Vec<Fields>, Error> {
         let Some(v) = self.get(name) else { return Ok(Vec::new()) };
         let fields = |v: &Value| v.as_object().map(|map| Self { file: self.file.clone(), map: map.clone() });
@@ -158,7 +160,8 @@ impl Fields {
         found.ok_or_else(|| self.wrong(name, "an object or a list of them", v))
     }
 
-    /// A text, an object or a list of these: for each a text, and these fields with the object's in their place. An object's text is its field `key`.
+    /// A name, an object, or a list of these. Returns for each its name and these fields, overridden by those of the
+    /// object. The name of an object is its field `key`.
     pub fn named(&self, name: &str, key: &str) -> Result<Vec<(String, Fields)>, Error> {
         let Some(v) = self.get(name) else { return Ok(Vec::new()) };
         let one = |v: &Value| match v {
@@ -179,21 +182,21 @@ impl Fields {
         found.ok_or_else(|| self.wrong(name, &want, v))
     }
 
-    /// A list of switches, or nothing if the field is absent.
+    /// A list of booleans; `None` if the field is absent.
     pub fn flags(&self, name: &str) -> Result<Option<Vec<bool>>, Error> {
         let Some(v) = self.get(name) else { return Ok(None) };
         let flags = v.as_array().and_then(|list| list.iter().map(Value::as_bool).collect());
         flags.map(Some).ok_or_else(|| self.wrong(name, "a list of true and false", v))
     }
 
-    /// A token id, or the default if the field is absent.
+    /// A token id; `default` if the field is absent.
     pub fn id(&self, name: &str, default: u32) -> Result<u32, Error> {
         let Some(v) = self.get(name) else { return Ok(default) };
         let id = v.as_u64().and_then(|n| u32::try_from(n).ok());
         id.ok_or_else(|| self.wrong(name, "a token id", v))
     }
 
-    /// A token id or several.
+    /// A token id or a list of them; empty if the field is absent.
     pub fn ids(&self, name: &str) -> Result<Vec<u32>, Error> {
         let Some(v) = self.get(name) else { return Ok(Vec::new()) };
         let id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
@@ -205,7 +208,7 @@ impl Fields {
     }
 }
 
-/// A number, or an infinity in one of the ways it is written down.
+/// A number, or an infinity in one of its notations.
 fn bound(v: &Value) -> Option<f32> {
     let word = |s: &str| match s {
         "Infinity" | "inf" => Some(f32::INFINITY),

@@ -1,4 +1,4 @@
-//! `delta_net`: Yang et al. 2024, as flash-linear-attention stores it.
+//! `delta_net`: Yang et al. 2024, as stored by flash-linear-attention.
 
 use longreach_nn::mixers::parts::{Heads, Pointwise};
 use longreach_nn::mixers::{DeltaRuleConfig, MixerConfig};

@@ -1,12 +1,13 @@
-//! The `config.json` of a model's directory, and what in a directory tells that it is no model that can be loaded as it is.
+//! The `config.json` of a model's directory, and the detection of directories that do not contain a loadable model.
 
 use std::path::Path;
 
 use crate::{Error, Fields};
 
-/// The fields of `config.json` and its text.
+/// The fields and the text of `config.json`.
 ///
-/// An error if there is none, if an adapter lies in the directory, or if the weights are quantised in a way that is not read.
+/// Errors if the file is missing, if the directory contains an adapter, or if the weights are quantised in an
+/// unsupported way.
 pub(crate) fn read_config(directory: &Path) -> Result<(Fields, String), Error> {
     let file = directory.join("config.json");
     let adapter = directory.join("adapter_config.json");
@@ -19,14 +20,14 @@ pub(crate) fn read_config(directory: &Path) -> Result<(Fields, String), Error> {
             entries.flatten().find(|e| e.file_name().to_string_lossy().ends_with(end)).map(|e| e.file_name())
         };
         let hint = if let Some(name) = endings(".gguf") {
-            format!("; there is `{}`, a GGUF file, the format of llama.cpp, which is not read", name.to_string_lossy())
+            format!("; `{}` is a GGUF file, the format of llama.cpp, which is not supported", name.to_string_lossy())
         } else if directory.join("params.json").exists() {
-            "; there is `params.json`, of a checkpoint in its authors' own format: use the one made for transformers"
+            "; `params.json` belongs to a checkpoint in its authors' own format: use the one converted for transformers"
                 .into()
         } else {
             String::new()
         };
-        let reason = format!("there is no such file, and a model is described by it{hint}");
+        let reason = format!("there is no such file, but a model needs one{hint}");
         return Err(Error::NotFound { name: file.display().to_string(), reason });
     }
     let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
@@ -36,7 +37,7 @@ pub(crate) fn read_config(directory: &Path) -> Result<(Fields, String), Error> {
     if let Some(quantised) = fields.get("quantization_config") {
         let method = quantised.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown");
         return Err(fields.error(format!(
-            "field `quantization_config`: the weights are quantized by `{method}`, which is not read: use the unquantized checkpoint, with --dtype int8 if memory is short"
+            "field `quantization_config`: weights quantized with `{method}` are not supported: use the unquantized checkpoint, with --dtype int8 to save memory"
         )));
     }
     Ok((fields, text))
@@ -55,8 +56,8 @@ fn refused_adapter(adapter: &Path, beside: bool) -> Error {
     let base = field("base_model_name_or_path").map_or_else(String::new, |base| format!(" for `{base}`"));
     let merge = "merge it into that model (`merge_and_unload` of PEFT) and load the result";
     fields.error(if beside {
-        format!("an adapter ({kind}){base} lies beside the weights and would not be applied: {merge}, or take this file away to use the weights without it")
+        format!("an adapter ({kind}){base} next to the weights would not be applied: {merge}, or remove this file to ignore it")
     } else {
-        format!("the directory holds an adapter ({kind}){base} and no model: {merge}")
+        format!("the directory contains an adapter ({kind}){base} but no model: {merge}")
     })
 }

@@ -1,4 +1,4 @@
-//! `distilbert`: BERT with half the layers and no types of tokens. Sanh et al. 2019.
+//! `distilbert`: BERT with half the layers and no type embeddings. Sanh et al. 2019.
 
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
 use longreach_nn::{

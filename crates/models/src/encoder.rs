@@ -1,4 +1,4 @@
-//! Encoders: what their configurations say, and models with their heads.
+//! Encoder model types: their configurations, and models with task heads.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -15,20 +15,20 @@ use crate::{
     nystromformer, reformer, roberta,
 };
 
-/// A type of encoder that can be loaded.
+/// A supported encoder model type.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderArchitecture {
     /// `model_type` in `config.json`.
     pub model_type: &'static str,
     /// The mechanism of its attention.
     pub mechanism: &'static str,
-    /// Where it was published.
+    /// The paper.
     pub paper: &'static str,
-    /// Reads its configuration.
+    /// Parses its configuration.
     pub describe: fn(&Fields) -> Result<EncoderDescription, Error>,
 }
 
-/// Every type of encoder of this crate.
+/// All supported encoder model types.
 pub const ENCODERS: &[EncoderArchitecture] = &[
     bert::ARCHITECTURE,
     roberta::ARCHITECTURE,
@@ -42,7 +42,8 @@ pub const ENCODERS: &[EncoderArchitecture] = &[
     gpt2::SCORING,
 ];
 
-/// The type of encoder whose configuration this is, if it is one's. A type that also writes is one where it has another head than a language model's.
+/// The encoder type of a configuration; `None` if it is not an encoder. A type that is also a decoder counts as an
+/// encoder if its head is not a language-model head.
 pub(crate) fn architecture(fields: &Fields) -> Result<Option<&'static EncoderArchitecture>, Error> {
     let found = fields.text("model_type")?;
     let known = ENCODERS.iter().find(|known| Some(known.model_type) == found);
@@ -51,21 +52,22 @@ pub(crate) fn architecture(fields: &Fields) -> Result<Option<&'static EncoderArc
     Ok(known.filter(|_| scores || !writes))
 }
 
-/// What a checkpoint's head is for.
+/// The task of a checkpoint's head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
-    /// Scores of the vocabulary at every token.
+    /// Masked language modelling: scores of the vocabulary for every token.
     MaskedLm,
-    /// Scores of labels for a text.
+    /// Sequence classification: scores of labels for a text.
     Sequence,
-    /// Scores of labels at every token.
+    /// Token classification: scores of labels for every token.
     Token,
-    /// Scores at every token of being the answer's first and its last.
+    /// Extractive question answering: for every token, the scores of being the first and the last token of the
+    /// answer.
     Question,
 }
 
 impl Task {
-    /// The head that `architectures` names, if any.
+    /// The task of the head named in `architectures`, if there is one.
     fn of(fields: &Fields) -> Option<Task> {
         let named = fields.get("architectures")?.as_array()?.first()?.as_str()?;
         let ends = |end: &str| named.ends_with(end);
@@ -84,7 +86,7 @@ impl Task {
         .map(|(_, task)| task)
     }
 
-    /// What it is in words.
+    /// A description of the head.
     pub fn about(self) -> &'static str {
         match self {
             Task::MaskedLm => "a language model's head",
@@ -95,19 +97,20 @@ impl Task {
     }
 }
 
-/// What becomes of the scores of labels, as transformers' pipeline for classification has it.
+/// The transformation of label scores, as in the classification pipeline of transformers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScoreScale {
-    /// Softmax: shares of 1 of labels of which one holds.
+    /// Softmax: probabilities of mutually exclusive labels.
     Softmax,
-    /// The logistic function of each: several labels may hold.
+    /// The logistic function of each score: labels are independent.
     Sigmoid,
-    /// The scores as they are: regression, and rerankers that say so.
+    /// The raw scores: regression, and rerankers that ask for them.
     Identity,
 }
 
 impl ScoreScale {
-    /// By what a cross-encoder of sentence-transformers says of itself, else by `problem_type`, else by the number of labels.
+    /// Determined by the configuration of a sentence-transformers cross-encoder, else by `problem_type`, else by the
+    /// number of labels.
     fn of(fields: &Fields, labels: usize) -> Result<Self, Error> {
         let of_cross_encoder = fields.objects("sentence_transformers")?;
         let own = match of_cross_encoder.first() {
@@ -140,44 +143,45 @@ impl ScoreScale {
     }
 }
 
-/// An encoder as its configuration describes it.
+/// An encoder as described by its configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderDescription {
     /// `model_type`.
     pub model_type: &'static str,
-    /// What it is made of, but for heads.
+    /// The body: everything except the task heads.
     pub body: BodyConfig,
-    /// The name of the pooler within the body and what it applies, of a type that may have one.
+    /// The name of the pooler within the body and its activation, for types that may have one.
     pub pooler: Option<(&'static str, Activation)>,
-    /// The head, if it has one.
+    /// The task head, if there is one.
     pub head: Option<(Task, HeadConfig)>,
-    /// The names of labels, of a head that has such.
+    /// The names of the labels, for heads that score labels.
     pub labels: Vec<String>,
-    /// The longest text it was made for, in tokens.
+    /// The maximum number of tokens of a text, if there is one.
     pub longest: Option<usize>,
-    /// The token that stands for nothing.
+    /// The padding token.
     pub pad: u32,
-    /// The token between two texts.
+    /// The token that separates two texts.
     pub separator: Option<u32>,
-    /// Which tokens are global where nobody says it, for the head it has.
+    /// The default global tokens, which depend on the head.
     pub global: GlobalByDefault,
-    /// Whether a question's tokens have the first type, all others the second where nobody says it, and the question is no answer: BigBird's way.
+    /// Whether token types mark the question: as in BigBird, the question's tokens have type 0 by default and all
+    /// others type 1, and no answer starts or ends in the question.
     pub questions: bool,
 }
 
-/// Which tokens are global where nobody says it.
+/// The tokens that are global by default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GlobalByDefault {
-    /// None.
+    /// No token.
     None,
-    /// The first.
+    /// The first token.
     First,
-    /// All before the first separator: the question.
+    /// All tokens before the first separator: the question.
     Question,
 }
 
 impl EncoderDescription {
-    /// What the fields describe, by their `model_type`; nothing if that is no encoder's.
+    /// Parses `fields` according to their `model_type`; `None` if it is not an encoder. Errors if a field is invalid.
     pub fn of(fields: &Fields) -> Result<Option<Self>, Error> {
         match architecture(fields)? {
             Some(known) => (known.describe)(fields).map(Some),
@@ -189,7 +193,7 @@ impl EncoderDescription {
 /// An encoder with its head, ready to run.
 #[derive(Debug)]
 pub struct EncoderModel {
-    /// What it is.
+    /// The parsed configuration.
     pub description: EncoderDescription,
     /// The network.
     pub encoder: Body,
@@ -197,39 +201,40 @@ pub struct EncoderModel {
     pub pooler: Option<Pooler>,
     /// The head, if it has one.
     pub head: Option<Head>,
-    /// The tensors' names, for writing them back.
+    /// The names of the tensors, needed to save them.
     pub names: Names,
-    /// The precision its matrices are kept in.
+    /// The precision of its matrices.
     pub dtype: DType,
-    /// What becomes of the scores of labels.
+    /// The transformation of label scores.
     pub scale: ScoreScale,
-    /// The name in `architectures`, where it is none that is known.
+    /// The entry of `architectures`, if it is unknown.
     pub unknown: Option<String>,
-    /// Its configuration, as the file has it.
+    /// The text of its `config.json`.
     pub config: String,
-    /// The checkpoint, whose mapping the weights may lie in; absent for one drawn at random.
+    /// The checkpoint, whose mapping the weights may refer to; `None` for random weights.
     pub checkpoint: Option<Checkpoint>,
 }
 
-/// What an encoder makes of a batch.
+/// The outputs of an encoder for a batch.
 #[derive(Clone, Debug)]
 pub struct Encoded {
-    /// `[B, T, d]`, after the last norm
+    /// `[B, T, d]`, after the final norm
     pub hidden: Tensor<3>,
-    /// `[texts, d]`, of a checkpoint that has a pooler
+    /// `[texts, d]`, if the checkpoint has a pooler
     pub pooled: Option<Tensor<2>>,
-    /// `[texts or tokens, scores]`, of one that has a head
+    /// `[texts or tokens, scores]`, if the checkpoint has a head
     pub scores: Option<Tensor<2>>,
 }
 
 impl EncoderModel {
-    /// Whether `config.json` of a directory is an encoder's.
+    /// Whether the `config.json` of a directory describes an encoder. Errors if the file cannot be read or parsed.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
         let (fields, _) = read_config(&at.directory)?;
         Ok(architecture(&fields)?.is_some())
     }
 
-    /// Loads a model, keeping its matrices in `dtype`, or as they are stored.
+    /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
+    /// or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
         let (mut fields, config) = read_config(&at.directory)?;
         if architecture(&fields)?.is_none() {
@@ -255,11 +260,12 @@ impl EncoderModel {
         Ok(Self { description, encoder, pooler, head, names, dtype, scale, unknown, config, checkpoint })
     }
 
-    /// A model of the configuration with weights drawn at random, on `device`.
+    /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
+    /// `file`, is invalid or not an encoder's.
     pub fn random(file: &str, config: &str, seed: u64, device: &Device) -> Result<Self, Error> {
         let fields = Fields::parse(file, config)?;
         let Some(description) = EncoderDescription::of(&fields)? else {
-            return Err(fields.error("field `model_type`: no encoder's"));
+            return Err(fields.error("field `model_type`: not an encoder"));
         };
         let mut source = Random::new(seed);
         let mut builder = Builder::new(&mut source, device);
@@ -270,7 +276,7 @@ impl EncoderModel {
         Ok(Self { description, encoder, pooler, head, names, dtype, scale, unknown, config, checkpoint: None })
     }
 
-    /// Hidden states, and what pooler and head make of them. Panics if an id, a type or a position is beyond its table.
+    /// The hidden states and the outputs of pooler and head. Panics if an id, a type or a position exceeds its table.
     pub fn forward(&self, of: &Reading<'_>) -> Encoded {
         let bounds = of.bounds();
         let asked = self.description.questions.then(|| self.questions(of.ids, &bounds));
@@ -285,7 +291,7 @@ impl EncoderModel {
             };
             let scores = head.forward(seen, self.encoder.embeddings());
             match &asked {
-                // The first token stays: an answer there means that there is none.
+                // The first token stays a candidate: it means that there is no answer.
                 Some(asked) => {
                     let first = |i: &usize| bounds.contains(i);
                     let out: Vec<f32> =
@@ -298,7 +304,8 @@ impl EncoderModel {
         Encoded { hidden, pooled, scores }
     }
 
-    /// Which tokens are of a question: those up to the first separator of a text, or its first one.
+    /// Which tokens belong to a question: those up to the first separator of a text, or only its first token if there
+    /// is none.
     fn questions(&self, ids: &[u32], bounds: &[usize]) -> Vec<bool> {
         let text = |w: &[usize]| {
             let ids = &ids[w[0]..w[1]];
@@ -308,19 +315,19 @@ impl EncoderModel {
         bounds.windows(2).flat_map(text).collect()
     }
 
-    /// How many numbers the model has.
+    /// The number of parameters.
     pub fn parameters(&self) -> usize {
         let pooler = self.pooler.as_ref().map_or(0, Module::num_params);
         self.encoder.num_params() + pooler + self.head.as_ref().map_or(0, Module::num_params)
     }
 
-    /// What a user should know about how it was loaded, a sentence each: an architecture that is not known, and weights in the files that it does not have,
-    /// but for those that `elsewhere` says are used by other parts.
+    /// Notes for the user about how the model was loaded, one sentence each: an unknown architecture, and unused
+    /// weights in the files, except those that `elsewhere` reports as used by other parts.
     pub fn notes(&self, elsewhere: impl Fn(&str) -> bool) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(name) = &self.unknown {
             notes.push(format!(
-                "architecture `{name}` is not known here: the encoder of model_type `{}` is read from it, and no head",
+                "architecture `{name}` is not supported: only the encoder of model_type `{}` was loaded from it, without a head",
                 self.description.model_type
             ));
         }
@@ -330,7 +337,7 @@ impl EncoderModel {
         notes
     }
 
-    /// Which tokens of a text are global where nobody says it.
+    /// The tokens of a text that are global by default.
     pub fn globals(&self, ids: &[u32]) -> Vec<bool> {
         match self.description.global {
             GlobalByDefault::None => vec![false; ids.len()],
@@ -343,25 +350,26 @@ impl EncoderModel {
     }
 }
 
-/// That a `config.json` is no encoder's, and which types are.
+/// The error for a `config.json` that is not an encoder's; it lists the supported types.
 fn no_encoder(fields: &Fields) -> Result<Error, Error> {
     let known = ENCODERS.iter().map(|m| m.model_type).collect::<Vec<_>>().join(", ");
     Ok(fields.error(match fields.text("model_type")? {
         None => format!("field `model_type` is missing; encoders are {known}"),
         Some(found) if MODELS.iter().any(|model| model.model_type == found) => {
-            format!("model_type `{found}` is no encoder but a model that writes; encoders are {known}")
+            format!("model_type `{found}` is no encoder but a language model; encoders are {known}")
         }
-        Some(found) => format!("model_type `{found}` is not known; encoders are {known}"),
+        Some(found) => format!("model_type `{found}` is not supported; encoders are {known}"),
     }))
 }
 
-/// The first of `architectures`, where it is neither a bare body nor one whose head is known.
+/// The first of `architectures` that is neither a bare body nor has a known head.
 fn unknown_architecture(fields: &Fields) -> Option<String> {
     let named = fields.get("architectures")?.as_array()?.first()?.as_str()?;
     (Task::of(fields).is_none() && !named.ends_with("Model")).then(|| named.to_owned())
 }
 
-/// What a checkpoint without `architectures` has for a head, as the end of such a name, and how many labels its head scores.
+/// The head of a checkpoint whose configuration has no `architectures`, as the suffix of such a name, and the number
+/// of its labels.
 fn head_of(checkpoint: &Checkpoint) -> (&'static str, Option<usize>) {
     let names = checkpoint.names();
     let ends = |end: &str| names.iter().find(|name| *name == end || name.ends_with(&format!(".{end}")));
@@ -374,7 +382,8 @@ fn head_of(checkpoint: &Checkpoint) -> (&'static str, Option<usize>) {
         return ("ForSequenceClassification", rows(name));
     }
     if let Some(name) = ends("classifier.weight") {
-        // A head over tokens stands on the body itself; one over the text on a pooler or a layer of its own.
+        // A token classification head follows the body directly; a sequence classification head follows a pooler or a
+        // layer of its own.
         let of_text = ["pooler.dense.weight", "pre_classifier.weight", "head.dense.weight"]
             .iter()
             .any(|name| ends(name).is_some());
@@ -403,7 +412,7 @@ fn build(b: &mut Builder, d: &EncoderDescription) -> Result<(Body, Option<Pooler
     Ok((encoder, pooler, head))
 }
 
-/// What `hidden_act` and its kin name.
+/// The activation named by `hidden_act` or a similar field.
 pub(crate) fn activation(fields: &Fields, name: &str, default: Activation) -> Result<Activation, Error> {
     Ok(match fields.text(name)? {
         None => default,
@@ -419,7 +428,7 @@ pub(crate) fn activation(fields: &Fields, name: &str, default: Activation) -> Re
     })
 }
 
-/// The head a checkpoint has, and the names of its labels.
+/// The head of a checkpoint, and the names of its labels.
 pub(crate) struct Heads {
     task: Option<Task>,
     hidden: usize,
@@ -427,7 +436,7 @@ pub(crate) struct Heads {
     labels: Vec<String>,
 }
 
-/// The first map of a head: its name, its bias and what follows it.
+/// The hidden layer of a head: its name, bias and activation.
 pub(crate) type Dense = (&'static str, Bias, Activation);
 
 impl Heads {
@@ -452,7 +461,7 @@ impl Heads {
         dense.map(|(name, bias, f)| (name, self.hidden, bias, f))
     }
 
-    /// A language model's: `decoder` is the last map, with a bias under one of the names.
+    /// A masked language-model head: `decoder` is the output layer, whose bias has one of the given names.
     pub(crate) fn words(
         &self,
         dense: Option<Dense>,
@@ -464,7 +473,7 @@ impl Heads {
         HeadConfig { dense: self.dense(dense), norm, tied: true, ..plain }
     }
 
-    /// One that scores labels.
+    /// A head that scores labels.
     pub(crate) fn labelled(&self, over: Over, dense: Option<Dense>, names: [&'static str; 2]) -> HeadConfig {
         let bias: &'static [&'static str] = match names[1] {
             "classifier.bias" => &["classifier.bias"],
@@ -474,7 +483,7 @@ impl Heads {
         HeadConfig { dense: self.dense(dense), ..self.plain(over, names[0], self.labels.len(), bias) }
     }
 
-    /// One that scores the two ends of answers.
+    /// A question-answering head, which scores the first and the last token of answers.
     pub(crate) fn ends(&self, out: &'static str, bias: &'static [&'static str]) -> HeadConfig {
         self.plain(Over::Tokens, out, 2, bias)
     }
@@ -484,7 +493,7 @@ impl Heads {
     }
 }
 
-/// The names of labels: `id2label`, whose names may be numbers, or `LABEL_0` and so on.
+/// The names of the labels: `id2label`, whose values may be numbers, or `LABEL_0` and so on.
 fn labels(fields: &Fields) -> Result<Vec<String>, Error> {
     let Some(map) = fields.get("id2label") else {
         let n = fields.size("num_labels", 2)?;
@@ -500,7 +509,7 @@ fn labels(fields: &Fields) -> Result<Vec<String>, Error> {
     (0..map.len()).map(name).collect()
 }
 
-/// The feed-forward layer of BERT and its kin.
+/// The feed-forward layer of BERT and related models.
 pub(crate) fn feed_forward(
     fields: &Fields,
     inner: usize,

@@ -1,4 +1,4 @@
-//! What can go wrong between a name on the command line and a model in memory. Every message names the file.
+//! Errors of loading and saving models. Every message names the file.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A path or Hub id that leads nowhere.
+    /// A path or a Hub id that does not lead to a model.
     #[error("{name}: {reason}")]
     NotFound {
-        /// What was asked for.
+        /// The path or id.
         name: String,
-        /// Why it cannot be had.
+        /// The reason.
         reason: String,
     },
     /// A file that cannot be read or written.
@@ -19,33 +19,33 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A configuration that is not JSON, or a field of it that does not fit.
+    /// A configuration that is not JSON, or has an invalid field.
     #[error("{file}: {message}")]
     Config {
         /// The file.
         file: String,
-        /// The field and what is wrong with it.
+        /// The field and its error.
         message: String,
     },
-    /// A model type that no file of this crate knows.
-    #[error("{file}: model_type `{found}` is not known; known are {known}")]
+    /// An unsupported model type.
+    #[error("{file}: model_type `{found}` is not supported; supported are {known}")]
     UnknownModel {
         /// The file.
         file: String,
-        /// The type it names.
+        /// The type in the file.
         found: String,
-        /// Those that can be loaded.
+        /// The supported types.
         known: String,
     },
-    /// A checkpoint that lies about itself.
+    /// An inconsistent checkpoint.
     #[error("{file}: {message}")]
     Checkpoint {
         /// The file.
         file: String,
-        /// What is wrong.
+        /// The inconsistency.
         message: String,
     },
     /// A tensor that does not fit the model.
@@ -54,7 +54,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// An input or output error, with its file.
+    /// An I/O error of a file.
     pub fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
         Error::Io { path: path.into(), source }
     }

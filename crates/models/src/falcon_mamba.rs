@@ -1,4 +1,4 @@
-//! `falcon_mamba`: Mamba with weightless norms on the step, `B` and `C` (Zuo et al. 2024).
+//! `falcon_mamba`: Mamba with RMS norms without weights on the step size, `B` and `C` (Zuo et al. 2024).
 
 use crate::mamba::family;
 use crate::{Architecture, Description, Error, Fields};

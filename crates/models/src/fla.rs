@@ -1,4 +1,5 @@
-//! What the models of flash-linear-attention have in common: the skeleton, the width of its feed-forward layers, and layers of attention in between.
+//! What the models of flash-linear-attention share: the decoder, the width of its feed-forward layers, and
+//! interleaved attention layers.
 
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
@@ -11,18 +12,19 @@ use longreach_nn::{
 use crate::architecture::{eos, silu};
 use crate::{Description, Error, Fields};
 
-/// Names of the skeleton's parts.
+/// The names of the decoder's parts.
 pub(crate) fn names() -> DecoderNames {
     DecoderNames::new(["model", "embeddings", "layers", "lm_head"])
 }
 
-/// What of the skeleton differs from model to model where the file is silent.
+/// The defaults that differ between the models.
 pub(crate) struct Defaults {
     pub(crate) layers: usize,
     pub(crate) hidden_ratio: f64,
 }
 
-/// The model, with the mixers of all layers that are not attention; `mixer` is told the width of the model and which layer it is.
+/// Describes the model. `mixer` receives the width of the model and the index of the layer, and is called for all
+/// layers that are not softmax attention.
 pub(crate) fn describe(
     fields: &Fields,
     model_type: &'static str,
@@ -31,7 +33,7 @@ pub(crate) fn describe(
 ) -> Result<Description, Error> {
     silu(fields)?;
     if fields.get("attnres_block_size").is_some() {
-        return Err(fields.error("field `attnres_block_size`: residuals over blocks are not known here"));
+        return Err(fields.error("field `attnres_block_size`: attention residuals over blocks are not supported"));
     }
     let (hidden, layers) = (fields.size("hidden_size", 2048)?, fields.layers("num_hidden_layers", d.layers)?);
     let norm = NormConfig::Rms(fields.number("norm_eps", 1e-6)?);
@@ -68,7 +70,7 @@ pub(crate) fn describe(
     })
 }
 
-/// The layers of softmax attention that `attn` asks for.
+/// The softmax attention layers configured by `attn`.
 fn attention(fields: &Fields, hidden: usize) -> Result<Vec<(Vec<usize>, AttentionConfig)>, Error> {
     let one = |f: Fields| {
         let layers = f.ids("layers")?.into_iter().map(|i| i as usize).collect();
@@ -97,12 +99,12 @@ fn attention(fields: &Fields, hidden: usize) -> Result<Vec<(Vec<usize>, Attentio
     fields.objects("attn")?.into_iter().map(one).collect()
 }
 
-/// Rotary positions over the whole of a head.
+/// Rotary positions over the full width of a head.
 pub(crate) fn rotary(width: usize, theta: f64) -> Rotary {
     Rotary { width, theta, interleaved: false, scaling: Scaling::default() }
 }
 
-/// `n / by`, an error that names the field if that is no whole number.
+/// `n / by`; errors, naming the field, if it is not an integer.
 pub(crate) fn divided(fields: &Fields, name: &str, n: usize, by: usize) -> Result<usize, Error> {
     if by == 0 || !n.is_multiple_of(by) {
         return Err(fields.error(format!("field `{name}`: want a divisor of {n}, found {by}")));
@@ -110,7 +112,7 @@ pub(crate) fn divided(fields: &Fields, name: &str, n: usize, by: usize) -> Resul
     Ok(n / by)
 }
 
-/// The sizes of heads by `num_heads`, `num_kv_heads`, `expand_k` and `expand_v`.
+/// The sizes of heads from `num_heads`, `num_kv_heads`, `expand_k` and `expand_v`.
 pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, f64, f64)) -> Result<Heads, Error> {
     let heads = fields.size("num_heads", d.0)?;
     let groups = fields.size("num_kv_heads", heads)?;
@@ -131,18 +133,18 @@ pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, f64, f64)) -> Res
     })
 }
 
-/// The convolutions, by `use_short_conv` and `conv_size`.
+/// The short convolutions, from `use_short_conv` and `conv_size`.
 pub(crate) fn conv(fields: &Fields, default: bool) -> Result<Option<Short>, Error> {
     let taps = fields.size("conv_size", 4)?;
     Ok(fields.flag("use_short_conv", default)?.then_some(Short { taps, bias: false }))
 }
 
-/// `feature_map`
+/// The feature map named by `feature_map`.
 pub(crate) fn feature_map(fields: &Fields) -> Result<Pointwise, Error> {
     pointwise(fields, "feature_map", Pointwise::Identity)
 }
 
-/// A function by the library's name for it.
+/// An elementwise function, by its name in the library.
 pub(crate) fn pointwise(fields: &Fields, name: &str, default: Pointwise) -> Result<Pointwise, Error> {
     Ok(match fields.text(name)? {
         None => default,
@@ -157,7 +159,7 @@ pub(crate) fn pointwise(fields: &Fields, name: &str, default: Pointwise) -> Resu
     })
 }
 
-/// The name of an output norm that may be fused with its gate.
+/// Whether the output is gated, and the name of the output norm, which may be fused with the gate.
 pub(crate) fn gated_norm(fields: &Fields) -> Result<(bool, &'static str), Error> {
     let gated = fields.flag("use_output_gate", true)?;
     let fused = gated && fields.flag("fuse_norm", true)?;

@@ -1,4 +1,4 @@
-//! `gated_deltanet`: Yang et al. 2025, as flash-linear-attention stores it.
+//! `gated_deltanet`: Yang et al. 2025, as stored by flash-linear-attention.
 
 use longreach_nn::mixers::parts::Heads;
 use longreach_nn::mixers::{GatedDeltaConfig, MixerConfig};
@@ -19,7 +19,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     })
 }
 
-/// Heads whose width is given, more of values than of keys where `num_v_heads` says so.
+/// The sizes of heads with a given width; there may be more value heads than key heads, by `num_v_heads`.
 pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, usize, f64)) -> Result<Heads, Error> {
     let (key, groups) = (fields.size("head_dim", d.0)?, fields.size("num_heads", d.1)?);
     let heads = fields.size("num_v_heads", groups)?;
@@ -28,7 +28,7 @@ pub(crate) fn heads(fields: &Fields, hidden: usize, d: (usize, usize, f64)) -> R
     }
     let value = key as f64 * fields.number("expand_v", d.2)?;
     if value < 1.0 || value.fract() != 0.0 {
-        return Err(fields.error(format!("field `expand_v`: heads of {value} channels are not whole")));
+        return Err(fields.error(format!("field `expand_v`: {value} channels per head is not an integer")));
     }
     Ok(Heads {
         hidden,

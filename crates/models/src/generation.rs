@@ -1,4 +1,4 @@
-//! `generation_config.json`: how a model's publisher means it to write.
+//! `generation_config.json`: the publisher's default settings for text generation.
 
 use std::path::Path;
 
@@ -6,30 +6,30 @@ use serde_json::Value;
 
 use crate::{Error, Fields};
 
-/// What `generation_config.json` says; a field is absent where the file says nothing about it.
+/// The contents of `generation_config.json`; absent fields are `None`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
-    /// The tokens that end a text; an empty list where the file says that none does.
+    /// The end-of-text tokens; an empty list if the file says that there are none.
     pub eos: Option<Vec<u32>>,
-    /// Whether tokens are drawn (`do_sample`), or the likeliest is always taken.
+    /// Whether tokens are sampled (`do_sample`) instead of decoded greedily.
     pub sample: Option<bool>,
-    /// Divides the logits.
+    /// The divisor of the logits.
     pub temperature: Option<f32>,
-    /// Keeps the `k` likeliest tokens; 0 keeps all.
+    /// The number of most likely tokens that are kept; 0 keeps all.
     pub top_k: Option<usize>,
-    /// Keeps the likeliest tokens whose probabilities together reach `p`.
+    /// Keeps the smallest set of most likely tokens whose total probability reaches `p`.
     pub top_p: Option<f32>,
-    /// Keeps tokens at least this part as likely as the likeliest.
+    /// Keeps tokens whose probability is at least this fraction of the largest one.
     pub min_p: Option<f32>,
-    /// Makes tokens that occurred less likely; 1 does not.
+    /// The penalty of tokens that already occurred; 1 has no effect.
     pub repetition_penalty: Option<f32>,
-    /// The most tokens to write.
+    /// The maximum number of tokens to generate.
     pub max_new_tokens: Option<usize>,
-    /// The fields that change what is written in transformers and do not here.
+    /// The fields that affect generation in transformers but are not supported here.
     pub unsupported: Vec<String>,
 }
 
-/// Fields that change what transformers writes and are not supported, with the values at which they do nothing.
+/// Fields that affect generation in transformers and are not supported, with the values at which they have no effect.
 const UNSUPPORTED: [(&str, &[f64]); 20] = [
     ("num_beams", &[1.0]),
     ("no_repeat_ngram_size", &[0.0]),
@@ -54,7 +54,7 @@ const UNSUPPORTED: [(&str, &[f64]); 20] = [
 ];
 
 impl GenerationConfig {
-    /// What the file in a directory says; nothing is said where there is none.
+    /// Reads the file in a directory; all fields are `None` if there is no file. Errors if it cannot be parsed.
     pub fn read(directory: &Path) -> Result<Self, Error> {
         let file = directory.join("generation_config.json");
         if !file.exists() {

@@ -1,4 +1,4 @@
-//! `gla`: Yang et al. 2024, as flash-linear-attention stores it.
+//! `gla`: Yang et al. 2024, as stored by flash-linear-attention.
 
 use longreach_nn::mixers::parts::Heads;
 use longreach_nn::mixers::{GlaConfig, MixerConfig};

@@ -1,4 +1,4 @@
-//! `gpt2`: learned positions, norms before, weights that lie as `[in, out]`. Radford et al. 2019.
+//! `gpt2`: learned positions, pre-norm, linear weights stored as `[in, out]`. Radford et al. 2019.
 
 use longreach_nn::mixers::{AttentionConfig, AttentionNames, MixerConfig};
 use longreach_nn::{
@@ -14,7 +14,7 @@ use crate::{Architecture, Description, Error, Fields};
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe };
 
-/// With a head that scores texts, tokens or answers.
+/// The same body with a head for sequence classification, token classification or question answering.
 pub(crate) const SCORING: EncoderArchitecture =
     EncoderArchitecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe: scoring };
 
@@ -74,7 +74,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
 
 fn scoring(f: &Fields) -> Result<EncoderDescription, Error> {
     let Description { decoder, eos, .. } = describe(f)?;
-    // The head of the language model is not there.
+    // The language-model head is not in the file.
     let decoder = DecoderConfig { words: WordsConfig::Table { tied: true }, ..decoder };
     let heads = Heads::of(f, decoder.hidden, decoder.vocabulary)?;
     let head = match heads.task() {

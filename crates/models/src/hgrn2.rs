@@ -1,4 +1,4 @@
-//! `hgrn2`: Qin et al. 2024, as flash-linear-attention stores it.
+//! `hgrn2`: Qin et al. 2024, as stored by flash-linear-attention.
 
 use longreach_nn::mixers::parts::Heads;
 use longreach_nn::mixers::{Hgrn2Config, MixerConfig};
@@ -14,7 +14,7 @@ const NORM_EPS: f64 = 1e-5;
 fn describe(fields: &Fields) -> Result<Description, Error> {
     let defaults = fla::Defaults { layers: 24, hidden_ratio: 4.0 };
     let mut description = fla::describe(fields, "hgrn2", &defaults, |hidden, _| {
-        // The ratio decides where both are given, and is 128 where neither is.
+        // `expand_ratio` takes precedence over `num_heads`; it is 128 if neither is given.
         let ratio = if fields.given("expand_ratio") { fields.some_size("expand_ratio")? } else { Some(128) };
         let heads = fields.some_size("num_heads")?;
         let (key, heads) = match (ratio, heads) {

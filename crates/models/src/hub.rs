@@ -1,8 +1,9 @@
-//! Models on the Hugging Face Hub, through the cache that its own library keeps.
+//! Models of the Hugging Face Hub, through the cache of its own library.
 //!
-//! Honoured are `HF_HOME`, `HF_HUB_CACHE` (and its older name `HUGGINGFACE_HUB_CACHE`), `XDG_CACHE_HOME`, `HF_ENDPOINT`, `HF_TOKEN` (and
-//! `HUGGING_FACE_HUB_TOKEN`, `HF_TOKEN_PATH` and the token in the cache), `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE`, with the meaning that
-//! `huggingface_hub` gives them. What is in the cache is used without asking the network.
+//! The variables `HF_HOME`, `HF_HUB_CACHE` (and its older name `HUGGINGFACE_HUB_CACHE`), `XDG_CACHE_HOME`,
+//! `HF_ENDPOINT`, `HF_TOKEN` (and `HUGGING_FACE_HUB_TOKEN`, `HF_TOKEN_PATH` and the token in the cache),
+//! `HF_HUB_OFFLINE` and `TRANSFORMERS_OFFLINE` have the same meaning as in `huggingface_hub`. Cached files are used
+//! without a network request.
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};
@@ -15,16 +16,16 @@ use crate::Error;
 /// Whether downloads show a progress bar on stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// They do.
+    /// A progress bar is shown.
     Shown,
-    /// They do not.
+    /// No progress bar is shown.
     Hidden,
 }
 
-/// How often a broken download is resumed.
+/// How often an interrupted download is resumed.
 const RETRIES: usize = 5;
 
-/// What stands beside the weights, all of it optional.
+/// Optional files next to the weights.
 const BESIDE: [&str; 5] = [
     "generation_config.json",
     "tokenizer.json",
@@ -33,7 +34,7 @@ const BESIDE: [&str; 5] = [
     "added_tokens.json",
 ];
 
-/// The tokenizers there may be instead of `tokenizer.json`.
+/// Tokenizer files that may exist instead of `tokenizer.json`.
 const VOCABULARIES: [&str; 7] = [
     "vocab.txt",
     "vocab.json",
@@ -44,7 +45,7 @@ const VOCABULARIES: [&str; 7] = [
     "rwkv_vocab_v20230424.txt",
 ];
 
-/// Whether `name` has the form of an id: `owner/name`, or `name` alone for models of the Hub's first days.
+/// Whether `name` has the form of a Hub id: `owner/name`, or only `name` for the oldest models.
 pub(crate) fn is_id(name: &str) -> bool {
     let part = |p: &str| {
         !p.is_empty()
@@ -58,17 +59,17 @@ pub(crate) fn is_id(name: &str) -> bool {
     }
 }
 
-/// A variable of the environment that is not empty.
+/// A non-empty environment variable.
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-/// Whether a switch of the environment is on, by the words that `huggingface_hub` takes for it.
+/// Whether a boolean environment variable is set, by the values that `huggingface_hub` accepts.
 fn switch(name: &str) -> bool {
     variable(name).is_some_and(|value| ["1", "on", "yes", "true"].contains(&&value.to_lowercase()[..]))
 }
 
-/// A path of the environment, `~` for the home directory.
+/// A path in an environment variable, with `~` expanded.
 fn directory(name: &str) -> Option<PathBuf> {
     let value = variable(name)?;
     match value.strip_prefix("~/").and_then(|rest| Some(Path::new(&variable("HOME")?).join(rest))) {
@@ -77,7 +78,7 @@ fn directory(name: &str) -> Option<PathBuf> {
     }
 }
 
-/// Where the Hub's library keeps things.
+/// The data directory of the Hub's library.
 fn home() -> Option<PathBuf> {
     directory("HF_HOME").or_else(|| Some(directory("XDG_CACHE_HOME")?.join("huggingface")))
 }
@@ -88,7 +89,7 @@ fn cache() -> Cache {
     named.or_else(|| Some(home()?.join("hub"))).map_or_else(Cache::from_env, Cache::new)
 }
 
-/// The token that is sent to the Hub, if there is one.
+/// The access token for the Hub, if there is one.
 fn token(cache: &Cache) -> Option<String> {
     let of_file = || {
         let file = directory("HF_TOKEN_PATH").or_else(|| Some(home()?.join("token")))?;
@@ -98,7 +99,8 @@ fn token(cache: &Cache) -> Option<String> {
     variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN")).or_else(of_file).or_else(|| cache.token())
 }
 
-/// The snapshot directory of a model, with its configuration, tokenizer and weights in it.
+/// Fetches a model if needed, and returns its snapshot directory, which contains the configuration, the tokenizer and
+/// the weights.
 pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
     let cache = cache();
     let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find(|name| switch(name));
@@ -126,14 +128,14 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
     };
     let modules = files.optional("modules.json")?;
     let listed = modules.as_deref().map(listed).transpose()?.unwrap_or_default();
-    // An encoder of sentence-transformers may lie in a folder of its own.
+    // The encoder of a sentence-transformers model may be in a subdirectory.
     let encoder = listed.iter().find(|(_, kind)| kind.ends_with("Transformer")).map_or("", |(path, _)| &path[..]);
     let within = |name: &str| if encoder.is_empty() { name.to_owned() } else { format!("{encoder}/{name}") };
     let directory = match (&modules, files.optional(&within("config.json"))?) {
         (Some(modules), Some(_)) => modules.parent().unwrap_or(modules).to_owned(),
         (None, Some(config)) => config.parent().unwrap_or(&config).to_owned(),
         (_, None) => {
-            // An adapter's repository has no configuration of a model, and the error says so.
+            // The repository of an adapter has no `config.json`, and the error explains this.
             let adapter = files.optional("adapter_config.json")?;
             let config = match adapter {
                 Some(adapter) => adapter,
@@ -165,14 +167,14 @@ pub(crate) fn fetch(id: &str, progress: Progress) -> Result<PathBuf, Error> {
             }
         }
     } else {
-        // Stanford's ColBERT says here what it does with queries and documents.
+        // Stanford's ColBERT stores its treatment of queries and documents in this file.
         files.optional("artifact.metadata")?;
     }
     files.weights(&within)?;
     Ok(directory)
 }
 
-/// The paths and types of the modules of sentence-transformers and PyLate that lie within the repository.
+/// The paths and types of the modules of sentence-transformers and PyLate, within the repository.
 fn listed(modules: &Path) -> Result<Vec<(String, String)>, Error> {
     let text = std::fs::read_to_string(modules).map_err(|e| Error::io(modules, e))?;
     let list: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap_or_default();
@@ -185,15 +187,15 @@ fn listed(modules: &Path) -> Result<Vec<(String, String)>, Error> {
     Ok(list.iter().filter_map(entry).collect())
 }
 
-/// The files of a repository, in the cache or on the Hub.
+/// The files of a repository, cached or on the Hub.
 struct Files<'a> {
     id: &'a str,
     cache: CacheRepo,
     root: PathBuf,
     online: Option<Box<ApiRepo>>,
-    /// The variable that forbids the network.
+    /// The environment variable that forbids network requests, if one is set.
     offline: Option<&'static str>,
-    /// Why the Hub could not be reached, once it could not; it is not asked again.
+    /// Why the Hub could not be reached; once set, no further requests are made.
     down: OnceCell<String>,
 }
 
@@ -204,12 +206,12 @@ impl Files<'_> {
             Some(path) => Ok(path),
             None => Err(lacking(match self.offline {
                 Some(variable) => format!(
-                    "there is no such directory, and as a model of the Hub its `{name}` is not in the cache ({}) while {variable} is set",
+                    "there is no such directory, and as a Hub model its `{name}` is not in the cache ({}) while {variable} is set",
                     self.root.display()
                 ),
                 None => match self.down.get() {
                     Some(why) => format!(
-                        "there is no such directory, and as a model of the Hub its `{name}` is not in the cache ({}) while {} cannot be reached: {why}",
+                        "there is no such directory, and as a Hub model its `{name}` is not in the cache ({}) while {} cannot be reached: {why}",
                         self.root.display(),
                         endpoint()
                     ),
@@ -221,7 +223,7 @@ impl Files<'_> {
         }
     }
 
-    /// The file, or nothing if the repository does not have it, or if that cannot be known.
+    /// A file; `None` if the repository does not contain it or if this cannot be determined.
     fn optional(&self, name: &str) -> Result<Option<PathBuf>, Error> {
         self.find(name)
     }
@@ -238,9 +240,9 @@ impl Files<'_> {
             Ok(path) => Ok(Some(path)),
             Err(e) => match status(&e) {
                 Some(404) => Ok(None),
-                // The Hub answered, and refuses.
+                // The Hub answered with an error.
                 Some(_) => Err(said(self.id, name, &e)),
-                // A model that is in the cache is used as it is there.
+                // A cached model is used as it is.
                 None if matches!(e, ApiError::RequestError(_)) => {
                     let _ = self.down.set(e.to_string());
                     Ok(None)
@@ -250,7 +252,7 @@ impl Files<'_> {
         }
     }
 
-    /// Whether the cache says that the repository does not have a file.
+    /// Whether the cache records that the repository does not contain a file.
     fn known_absent(&self, name: &str) -> bool {
         let Some(any) = ["config.json", "modules.json"].into_iter().find_map(|file| self.cache.get(file)) else {
             return false;
@@ -260,7 +262,7 @@ impl Files<'_> {
         matches!((repository, commit), (Some(at), Some(commit)) if at.join(".no_exist").join(commit).join(name).exists())
     }
 
-    /// Weights in one of the forms that [`Checkpoint::open`](crate::Checkpoint::open) looks for.
+    /// Fetches the weights in one of the forms that [`Checkpoint::open`](crate::Checkpoint::open) supports.
     fn weights(&self, within: &dyn Fn(&str) -> String) -> Result<(), Error> {
         for (whole, index) in [
             ("model.safetensors", "model.safetensors.index.json"),
@@ -289,12 +291,12 @@ impl Files<'_> {
     }
 }
 
-/// What the Hub is called in errors.
+/// The name of the Hub in errors.
 fn endpoint() -> String {
     variable("HF_ENDPOINT").unwrap_or_else(|| "the Hub".into())
 }
 
-/// The HTTP status an error stands for, if it is one.
+/// The HTTP status of an error, if it has one.
 fn status(error: &ApiError) -> Option<u16> {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(e) = cause {
@@ -312,7 +314,7 @@ fn said(id: &str, what: &str, error: &ApiError) -> Error {
     let reason = match status(error) {
         Some(401 | 403) => format!("{endpoint} refuses `{what}` (is the model gated? set HF_TOKEN)"),
         Some(404) => format!("there is no such directory, and {endpoint} has no such model or file (`{what}`)"),
-        _ => format!("`{what}` could not be fetched from {endpoint}: {error}"),
+        _ => format!("`{what}` could not be downloaded from {endpoint}: {error}"),
     };
     Error::NotFound { name: id.into(), reason }
 }

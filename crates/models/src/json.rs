@@ -1,12 +1,13 @@
-//! JSON as Python's `json` module reads and writes it, which is a little more than JSON: `NaN`, `Infinity` and `-Infinity` are bare words, a number may be too
-//! large for an f64, which makes it infinite, and a string may hold one half of a surrogate pair.
+//! JSON as read and written by Python's `json` module, a superset of JSON: `NaN`, `Infinity` and `-Infinity` are
+//! literals, numbers may exceed the range of an f64, which makes them infinite, and strings may contain unpaired
+//! surrogates.
 
 use std::borrow::Cow;
 
 use serde_json::Value;
 
-/// What becomes of the words `NaN`, `Infinity` and `-Infinity`, which JSON does not have, and of numbers too large for an f64, which are `Infinity` or
-/// `-Infinity` to Python.
+/// The replacement of `NaN`, `Infinity` and `-Infinity`, which JSON does not have, and of numbers that exceed the
+/// range of an f64, which Python reads as `Infinity` or `-Infinity`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotNumbers {
     /// They become `null`.
@@ -17,8 +18,8 @@ pub enum NotNumbers {
 
 /// Parses a JSON text that Python may have written.
 ///
-/// Half a surrogate pair in a string becomes U+FFFD, as every decoder of UTF-16 does it; a byte order mark before the text is skipped. Errors are those of
-/// [`serde_json`]. O(n) time; a text that is plain JSON is parsed once and not copied.
+/// An unpaired surrogate in a string becomes U+FFFD, as in UTF-16 decoders; a leading byte order mark is skipped.
+/// Errors are those of [`serde_json`]. O(n) time; plain JSON is parsed once and not copied.
 pub fn parse(text: &str, not_numbers: NotNumbers) -> Result<Value, serde_json::Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     serde_json::from_str(text).or_else(|e| match standard(text, not_numbers) {
@@ -27,10 +28,10 @@ pub fn parse(text: &str, not_numbers: NotNumbers) -> Result<Value, serde_json::E
     })
 }
 
-/// The text with everything replaced that Python writes and JSON does not have.
+/// Replaces everything that Python writes and JSON does not have.
 fn standard(text: &str, not_numbers: NotNumbers) -> Cow<'_, str> {
     let mut out = String::new();
-    // What was copied to `out` so far, and where the scan is.
+    // How much has been copied to `out`, and the position of the scan.
     let (mut copied, mut at) = (0, 0);
     let mut in_string = false;
     let bytes = text.as_bytes();
@@ -65,7 +66,7 @@ fn standard(text: &str, not_numbers: NotNumbers) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// How many bytes of a number or a word begin the text, and which value that no f64 has it is, if it is one.
+/// The length of the number or literal at the start of `text`, and its name if it has no f64 value.
 fn not_a_number(text: &str) -> (usize, Option<&'static str>) {
     if let Some(word) = ["-Infinity", "Infinity", "NaN"].into_iter().find(|word| text.starts_with(word)) {
         return (word.len(), Some(word));
@@ -79,7 +80,7 @@ fn not_a_number(text: &str) -> (usize, Option<&'static str>) {
     }
 }
 
-/// How long an escape sequence is, and what to write instead of it if it is half a surrogate pair.
+/// The length of an escape sequence, and its replacement if it is an unpaired surrogate.
 fn escape(bytes: &[u8]) -> (usize, Option<String>) {
     let unit = |bytes: &[u8]| {
         let digits = bytes.strip_prefix(b"\\u")?.get(..4).filter(|d| d.iter().all(u8::is_ascii_hexdigit))?;
@@ -92,7 +93,8 @@ fn escape(bytes: &[u8]) -> (usize, Option<String>) {
         },
         Some(0xdc00..=0xdfff) => (6, Some("\\ufffd".to_owned())),
         Some(_) => (6, None),
-        // A backslash and the one byte behind it; longer characters behind it are no escape, and are scanned on.
+        // A backslash and the byte after it. A longer character after it is no valid escape, and the scan continues
+        // within it.
         None => (2.min(bytes.len()), None),
     }
 }
@@ -139,7 +141,7 @@ mod tests {
             let value = json!({ key: [text, number] });
             let mut written = value.to_string();
             prop_assert_eq!(&parse(&written, NotNumbers::Null).expect("JSON"), &value);
-            // The slow way changes nothing in plain JSON.
+            // The slow path does not change plain JSON.
             prop_assert_eq!(&standard(&written, NotNumbers::Null), &written);
             written.push_str("NaN");
             prop_assert!(parse(&written, NotNumbers::Null).is_err());

@@ -1,4 +1,4 @@
-//! `kda`: Kimi Team 2025, as flash-linear-attention stores it.
+//! `kda`: Kimi Team 2025, as stored by flash-linear-attention.
 
 use longreach_nn::mixers::{KdaConfig, MixerConfig};
 
@@ -17,7 +17,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         return Err(fields.error(format!("field `lower_bound`: want a number below 0, found {bound}")));
     }
     if fields.flag("safe_gate", false)? && lower_bound.is_none() {
-        return Err(fields.error("field `safe_gate` is true: want a `lower_bound`, too"));
+        return Err(fields.error("field `safe_gate` is true, which requires a `lower_bound`"));
     }
     fla::describe(fields, "kda", &defaults, |hidden, _| {
         Ok(MixerConfig::Kda(KdaConfig {

@@ -1,7 +1,8 @@
 //! Hugging Face models built from longreach's layers, and their checkpoints.
 //!
-//! A model type is a file: it reads its configuration and says which blocks the [`Decoder`](longreach_nn::Decoder) is
-//! made of. [`MODELS`] lists them. [`Model::load`] takes a directory, a safetensors file or a Hub id.
+//! Each model type has a file, which parses its configuration and describes the blocks of the
+//! [`Decoder`](longreach_nn::Decoder). [`MODELS`] lists them. [`Model::load`] loads a directory, a safetensors file
+//! or a Hub id.
 
 mod architecture;
 mod bert;

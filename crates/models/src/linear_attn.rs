@@ -1,4 +1,4 @@
-//! `linear_attn`: Katharopoulos et al. 2020, as flash-linear-attention stores it.
+//! `linear_attn`: Katharopoulos et al. 2020, as stored by flash-linear-attention.
 
 use longreach_attention::linear::linear_attention::Map;
 use longreach_nn::mixers::{Features, LinearAttentionConfig, MixerConfig};
@@ -12,7 +12,7 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     describe,
 };
 
-/// What the library adds to sums of weights.
+/// The constant that the library adds to sums of weights.
 const EPSILON: f64 = 1e-10;
 
 fn describe(fields: &Fields) -> Result<Description, Error> {

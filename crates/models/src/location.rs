@@ -1,21 +1,22 @@
-//! What a user may call a model: a directory, a file of weights, or a Hub id.
+//! Resolving the name of a model: a directory, a weight file, or a Hub id.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use crate::{Error, Progress, hub};
 
-/// Where a model's files are.
+/// The location of a model's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Location {
     /// The directory with `config.json` and the tokenizer.
     pub directory: PathBuf,
-    /// The weights, where they are one named file.
+    /// The weight file, if a single one was named.
     pub weights: Option<PathBuf>,
 }
 
 impl Location {
-    /// Finds `name`: a directory, a file of weights, or else an id on the Hub, fetched if it is not in the cache.
+    /// Resolves `name`: a directory, a weight file, or otherwise a Hub id, which is downloaded if it is not cached.
+    /// Errors if there is no such path or model, or if the download fails.
     pub fn find(name: impl AsRef<OsStr>, progress: Progress) -> Result<Self, Error> {
         let path = Path::new(name.as_ref());
         if path.is_dir() {
@@ -28,7 +29,8 @@ impl Location {
         match path.to_str().filter(|name| hub::is_id(name)) {
             Some(id) => Ok(Self { directory: hub::fetch(id, progress)?, weights: None }),
             None => {
-                let reason = "there is no such file or directory, and it is no Hub id (`owner/name` or `name`)".into();
+                let reason =
+                    "there is no such file or directory, and it is not a Hub id (`owner/name` or `name`)".into();
                 Err(Error::NotFound { name: path.display().to_string(), reason })
             }
         }

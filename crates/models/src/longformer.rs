@@ -1,6 +1,6 @@
-//! `longformer`: RoBERTa's skeleton with windows, and global tokens that have projections of their own. Beltagy et al. 2020.
+//! `longformer`: RoBERTa with sliding windows, and global tokens with projections of their own. Beltagy et al. 2020.
 //!
-//! Texts of any length are read as they are: nothing is padded to the window.
+//! Texts of any length are supported without padding them to a multiple of the window.
 
 use longreach_nn::{Activation, BodyConfig, Sees};
 
@@ -12,7 +12,8 @@ use crate::{Error, Fields};
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "longformer", mechanism: "longformer", paper: "Beltagy et al. 2020", describe };
 
-/// The windows of all layers: one number, or one a layer; each is the sum of both sides.
+/// The window of each layer, counting both sides. The field is one number for all layers, or a list with one per
+/// layer.
 fn windows(f: &Fields) -> Result<Vec<usize>, Error> {
     let layers = f.layers("num_hidden_layers", 12)?;
     let wrong = |found: &str| {
@@ -26,7 +27,7 @@ fn windows(f: &Fields) -> Result<Vec<usize>, Error> {
         Some(list) => {
             let list = list.as_array().ok_or_else(|| wrong(&list.to_string()))?;
             let numbers = list.iter().map(|n| n.as_u64().and_then(|n| usize::try_from(n).ok()));
-            numbers.collect::<Option<Vec<_>>>().ok_or_else(|| wrong("other things"))?
+            numbers.collect::<Option<Vec<_>>>().ok_or_else(|| wrong("other values"))?
         }
     };
     if given.len() != layers || given.iter().any(|w| *w == 0 || w % 2 != 0) {

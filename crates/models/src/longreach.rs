@@ -1,16 +1,17 @@
-//! `longreach`: a model of this project's own, whose layers' mixers are named by their mechanism. For comparing them and for mixing them.
+//! `longreach`: this project's own model type, whose layers name their mechanism. It serves to compare and to combine
+//! mechanisms.
 //!
-//! `"mixer"` is a name, an object with the name as its `"type"` and fields that differ from the model's, or a list of these
-//! that the layers go through again and again:
+//! `"mixer"` is a name, an object whose `"type"` is the name and whose other fields override those of the model, or a
+//! list of these, which the layers cycle through:
 //!
 //! ```json
 //! {"model_type": "longreach", "vocab_size": 8192, "hidden_size": 256, "num_hidden_layers": 4,
 //!  "mixer": ["gated_delta", {"type": "window", "window": 512}]}
 //! ```
 //!
-//! `"blocks"` says what the blocks are made of, where they are not a mixer and a gated feed-forward layer: `blocks.rs`.
+//! `"blocks"` describes blocks that are not a mixer followed by a gated feed-forward layer: see `blocks.rs`.
 //!
-//! `"hmt": {"segment": 1024, "sensory": 32, "queue": 300}` puts a hierarchical memory around the whole.
+//! `"hmt": {"segment": 1024, "sensory": 32, "queue": 300}` adds a hierarchical memory around the decoder.
 
 use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
@@ -57,7 +58,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     })
 }
 
-/// The hierarchical memory around the model, if the fields say there is one.
+/// The hierarchical memory around the decoder, if `hmt` is given.
 fn hmt(fields: &Fields) -> Result<Option<HmtConfig>, Error> {
     let found = fields.objects("hmt")?;
     let [f] = &found[..] else {
@@ -73,7 +74,7 @@ fn hmt(fields: &Fields) -> Result<Option<HmtConfig>, Error> {
     }))
 }
 
-/// The names a mixer may have.
+/// The names of mixers.
 const NAMED: &[&str] = &[
     "dense",
     "window",
@@ -101,7 +102,7 @@ const NAMED: &[&str] = &[
     "mamba2",
 ];
 
-/// The mixer of a name, with sizes that the fields say or that are usual for it.
+/// The mixer `name`, with the sizes given by the fields or the usual ones.
 fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result<MixerConfig, Error> {
     let width = f.size("head_dim", 64.min(hidden))?;
     let count = f.size("num_heads", (hidden / width).max(1))?;
@@ -119,7 +120,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
         let (norm_eps, conv) = (f.number("norm_eps", 1e-5)?, short(conv)?);
         Ok::<_, Error>(Heads { hidden, heads: count, groups, key, value, conv, norm_eps, affine: true })
     };
-    // RWKV's heads cover the model.
+    // The heads of RWKV cover the width of the model.
     let covering = || divided(f, "head_dim", hidden, width).map(|_| width);
     let attention = |reach: Reach| {
         Ok(MixerConfig::Attention(AttentionConfig {
@@ -148,7 +149,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             attention(Reach::Sinks(Streaming { sinks, recent }))
         }
         "linear_attention" => linear(features(f)?, width),
-        // Arora et al. 2024: narrow queries and keys, whose Taylor features are many.
+        // Arora et al. 2024: narrow queries and keys, since their Taylor features are numerous.
         "based" => linear(Features::Fixed(Map::Taylor), 16),
         "performer" => {
             let rows = (width as f64 * (width as f64).ln()).round().max(1.0) as usize;
@@ -299,7 +300,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
     }
 }
 
-/// The features of linear attention, by `feature_map`.
+/// The feature map of linear attention, from `feature_map`.
 fn features(f: &Fields) -> Result<Features, Error> {
     Ok(match f.text("feature_map")? {
         None | Some("elu") => Features::Fixed(Map::Elu),

@@ -1,4 +1,4 @@
-//! `mamba`: Gu and Dao 2023, as Hugging Face stores it.
+//! `mamba`: Gu and Dao 2023, as stored by Hugging Face.
 
 use longreach_nn::mixers::{MambaConfig, MixerConfig};
 use longreach_nn::{BlockConfig, BranchConfig, DecoderConfig, DecoderNames, NamedNorm, NormConfig, WordsConfig};
@@ -9,8 +9,7 @@ use crate::{Architecture, Description, Error, Fields};
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "mamba", mechanism: "mamba", paper: "Gu and Dao 2023", describe };
 
-/// What the family's checkpoints call the parts.
-/// The skeleton of `mamba` and `mamba2`: a norm and a mixer in each block, and a norm before the head.
+/// The decoder of `mamba` and `mamba2`: blocks of a norm and a mixer, and a final norm.
 pub(crate) fn skeleton(
     fields: &Fields,
     [vocabulary, hidden, layers]: [usize; 3],
@@ -33,7 +32,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     family(fields, "mamba", 32, true, 0, None)
 }
 
-/// What `mamba` and `falcon_mamba` have in common: all but defaults and the inner norms.
+/// What `mamba` and `falcon_mamba` share: everything except the defaults and the inner norms.
 pub(crate) fn family(
     fields: &Fields,
     model_type: &'static str,
@@ -44,7 +43,7 @@ pub(crate) fn family(
 ) -> Result<Description, Error> {
     silu(fields)?;
     let hidden = fields.size("hidden_size", 768)?;
-    // Where both are given, Hugging Face follows `intermediate_size`.
+    // If both are given, `intermediate_size` takes precedence, as in Hugging Face.
     let inner = fields.size("intermediate_size", fields.size("expand", 2)?.saturating_mul(hidden))?;
     let rank = match fields.text("time_step_rank") {
         Ok(None | Some("auto")) => hidden.div_ceil(16),

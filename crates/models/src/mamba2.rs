@@ -1,4 +1,4 @@
-//! `mamba2`: Dao and Gu 2024, as Hugging Face stores it.
+//! `mamba2`: Dao and Gu 2024, as stored by Hugging Face.
 
 use longreach_nn::NormConfig;
 use longreach_nn::mixers::{Mamba2Config, MixerConfig};
@@ -20,7 +20,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     let inner = heads.saturating_mul(head_dim);
     if inner as f64 != expand * hidden as f64 {
         return Err(fields.error(format!(
-            "fields `num_heads` {heads} and `head_dim` {head_dim} make {inner} channels, `expand` {expand} and `hidden_size` {hidden} make {}",
+            "fields `num_heads` {heads} and `head_dim` {head_dim} result in {inner} channels, but `expand` {expand} and `hidden_size` {hidden} in {}",
             expand * hidden as f64
         )));
     }

@@ -1,16 +1,18 @@
-//! The checkpoints of the package mamba-ssm, in which the authors published all of Mamba and Mamba-2: another `config.json`, and one tensor under another name.
+//! Checkpoints of the package mamba-ssm, in which the authors published all Mamba and Mamba-2 models: their
+//! `config.json` differs, and one tensor has another name.
 
 use serde_json::{Map, Value, json};
 
 use crate::{Checkpoint, Description, Error, Fields, mamba, mamba2};
 
-/// Whether a `config.json` without a `model_type` is one of mamba-ssm.
+/// Whether a `config.json` without a `model_type` is of mamba-ssm.
 pub(crate) fn is(fields: &Fields) -> bool {
     fields.get("model_type").is_none() && fields.given("d_model") && fields.given("n_layer") && fields.given("ssm_cfg")
 }
 
-/// Takes sizes that `config.json` leaves open from the checkpoint, where it is one of mamba-ssm: the rows of the embedding, which that package pads to a
-/// multiple of `pad_vocab_size_multiple` and others that write its format do not, and of Mamba's first version the state and the rank of the step.
+/// Sets sizes that a `config.json` of mamba-ssm leaves open from the checkpoint: the vocabulary, which that package
+/// pads to a multiple of `pad_vocab_size_multiple` but other writers of the format do not, and for Mamba-1 the state
+/// size and the rank of the step size.
 pub(crate) fn sizes_of(fields: &mut Fields, checkpoint: &Checkpoint) {
     if !is(fields) {
         return;
@@ -33,13 +35,10 @@ pub(crate) fn sizes_of(fields: &mut Fields, checkpoint: &Checkpoint) {
     }
 }
 
-/// What it describes: the same blocks as those of transformers.
+/// Describes the model, with the same blocks as transformers.
 pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
     let ssm = fields.objects("ssm_cfg")?.into_iter().next().unwrap_or_else(|| fields.within(Map::new()));
-    for (name, why) in [
-        ("attn_layer_idx", "layers of attention among those of Mamba"),
-        ("attn_cfg", "layers of attention among those of Mamba"),
-    ] {
+    for (name, why) in [("attn_layer_idx", "attention layers"), ("attn_cfg", "attention layers")] {
         let empty = |v: &Value| v.as_array().is_some_and(Vec::is_empty) || v.as_object().is_some_and(Map::is_empty);
         if fields.get(name).is_some_and(|v| !empty(v)) {
             return Err(fields.error(format!("field `{name}`: {why} of mamba-ssm are not supported")));
@@ -63,7 +62,7 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
     };
     let known: &[&str] = if second { &MAMBA2 } else { &MAMBA1 };
     if let Some(name) = ssm.names().find(|name| !known.contains(name)) {
-        return Err(ssm.error(format!("field `ssm_cfg.{name}` is not supported; known are {}", known.join(", "))));
+        return Err(ssm.error(format!("field `ssm_cfg.{name}` is not supported; supported are {}", known.join(", "))));
     }
     let hidden = fields.size("d_model", 2560)?;
     let multiple = fields.size("pad_vocab_size_multiple", 8)?;
@@ -79,7 +78,7 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
     set("conv_kernel", json!(ssm.size("d_conv", 4)?));
     set("time_step_min", json!(ssm.number("dt_min", 1e-3)?));
     set("time_step_max", json!(ssm.number("dt_max", 0.1)?));
-    // No token ends a text by the file; that of the tokenizer all these were trained with is 0.
+    // The file names no end-of-text token; that of the tokenizer these models were trained with is 0.
     set("eos_token_id", json!(0));
     let expand = ssm.size("expand", 2)?;
     if second {
@@ -90,12 +89,12 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
         }
         let inner = expand.saturating_mul(hidden);
         if ssm.size("d_ssm", inner)? != inner {
-            return Err(ssm.error(format!("field `ssm_cfg.d_ssm`: want all {inner} channels")));
+            return Err(ssm.error(format!("field `ssm_cfg.d_ssm`: want {inner}, all channels")));
         }
         let (head, groups) = (ssm.size("headdim", 64)?, ssm.size("ngroups", 1)?);
         if groups != 1 {
             return Err(
-                ssm.error(format!("field `ssm_cfg.ngroups`: the norm of {groups} groups is not supported, want 1"))
+                ssm.error(format!("field `ssm_cfg.ngroups`: a norm of {groups} groups is not supported, want 1"))
             );
         }
         if inner % head != 0 {
@@ -123,7 +122,7 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
     Ok(description)
 }
 
-/// What a block's settings may be; those of initialisation and of the kernel's choice change no answer.
+/// The known settings of a block; those of initialisation and of the choice of kernels do not affect results.
 const MAMBA1: [&str; 15] = [
     "layer",
     "d_state",

@@ -1,4 +1,4 @@
-//! A model with what its files say.
+//! A decoder with the contents of its files.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -8,10 +8,10 @@ use longreach_nn::{Builder, Decoder, Names, Random};
 use crate::directory::read_config;
 use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location, mamba_ssm};
 
-/// A model's files in memory, for one that is built into a program.
+/// The files of a model in memory, for models that are compiled into a program.
 #[derive(Clone, Copy, Debug)]
 pub struct Files {
-    /// What errors call it.
+    /// The name in errors.
     pub name: &'static str,
     /// `config.json`
     pub config: &'static str,
@@ -22,26 +22,27 @@ pub struct Files {
 /// A model ready to run.
 #[derive(Debug)]
 pub struct Model {
-    /// What it is.
+    /// The parsed configuration.
     pub description: Description,
     /// The network.
     pub decoder: Decoder,
-    /// The tensors' names, for writing them back.
+    /// The names of the tensors, needed to save them.
     pub names: Names,
-    /// The precision its matrices are kept in.
+    /// The precision of its matrices.
     pub dtype: DType,
-    /// How its publisher means it to write.
+    /// The publisher's settings for text generation.
     pub generation: GenerationConfig,
-    /// The token from which a text without a prompt starts, where the model has one.
+    /// The token that starts a text without a prompt, if the model has one.
     pub start: Option<u32>,
-    /// Its configuration, as the file has it.
+    /// The text of its `config.json`.
     pub config: String,
-    /// The checkpoint, whose mapping the weights may lie in; absent for one drawn at random.
+    /// The checkpoint, whose mapping the weights may refer to; `None` for random weights.
     pub checkpoint: Option<Checkpoint>,
 }
 
 impl Model {
-    /// Loads a model, keeping its matrices in `dtype`, or as they are stored.
+    /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
+    /// or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
         let (mut fields, config) = read_config(&at.directory)?;
         let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
@@ -56,7 +57,7 @@ impl Model {
         Ok(Self { generation, start: model.description.eos.first().copied().or(start), ..model })
     }
 
-    /// A model from files in memory.
+    /// Loads a model from files in memory. Errors if a file is invalid or a tensor does not fit.
     pub fn embedded(files: &Files, dtype: Option<DType>) -> Result<Self, Error> {
         let description = Description::of(&Fields::parse(files.name, files.config)?)?;
         let checkpoint = Checkpoint::from_bytes(files.name, Bytes::from_static(files.weights))?;
@@ -75,7 +76,8 @@ impl Model {
         Ok(Self { description, decoder, names, dtype, generation, start, config, checkpoint: Some(checkpoint) })
     }
 
-    /// A model of the configuration with weights drawn at random, on `device`: the start of training.
+    /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
+    /// `file`, is invalid.
     pub fn random(file: &str, config: &str, seed: u64, device: &Device) -> Result<Self, Error> {
         let description = Description::of(&Fields::parse(file, config)?)?;
         let mut source = Random::new(seed);
@@ -87,9 +89,10 @@ impl Model {
         Ok(Self { description, decoder, names, dtype: DType::F32, generation, start, config, checkpoint: None })
     }
 
-    /// Hidden states and logits of every token of `batch` sequences of `length` tokens, read `piece` tokens at a time.
+    /// Hidden states and logits of every token of `batch` sequences of `length` tokens, read in chunks of `piece`
+    /// tokens.
     ///
-    /// `mask` is 0 at padding. Panics if an id is not below the vocabulary's size.
+    /// `mask` is 0 at padding. Panics if a token id exceeds the vocabulary.
     pub fn evaluate(&self, ids: &[u32], mask: Option<&[u8]>, batch: usize, length: usize, piece: usize) -> Evaluation {
         let device = self.decoder.device();
         let mut cache = self.decoder.start(batch);
@@ -110,38 +113,39 @@ impl Model {
         Evaluation { hidden: flat(hidden), logits: flat(logits) }
     }
 
-    /// For inference: see [`Decoder::prepared`].
+    /// Precomputes values for inference: see [`Decoder::prepared`].
     #[must_use]
     pub fn prepared(self) -> Self {
         Self { decoder: self.decoder.prepared(), ..self }
     }
 
-    /// What a user should know about how it was loaded, a sentence each: weights in the files that it does not have, and settings that are not supported.
+    /// Notes for the user about how the model was loaded, one sentence each: unused weights in the files, and
+    /// unsupported settings.
     pub fn notes(&self) -> Vec<String> {
         let mut notes: Vec<String> = self.checkpoint.iter().filter_map(|c| unused(&c.unused())).collect();
         if !self.generation.unsupported.is_empty() {
             let fields = self.generation.unsupported.join(", ");
-            notes.push(format!("generation_config.json: not supported, and without effect: {fields}"));
+            notes.push(format!("generation_config.json: unsupported fields are ignored: {fields}"));
         }
         notes
     }
 
-    /// How many numbers the model has.
+    /// The number of parameters.
     pub fn parameters(&self) -> usize {
         self.decoder.num_params()
     }
 }
 
-/// What [`Model::evaluate`] returns, contiguous.
+/// The result of [`Model::evaluate`], contiguous.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Evaluation {
-    /// `[B, T, d]`, after the last norm
+    /// `[B, T, d]`, after the final norm
     pub hidden: Vec<f32>,
     /// `[B, T, vocabulary]`
     pub logits: Vec<f32>,
 }
 
-/// What is said about weights that were not asked for.
+/// The note about unused weights.
 pub(crate) fn unused(names: &[String]) -> Option<String> {
     const SHOWN: usize = 6;
     let shown = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");

@@ -1,4 +1,5 @@
-//! `modernbert`: rotary positions, windows between layers that see everything, GeGLU, norms before. Warner et al. 2024.
+//! `modernbert`: rotary positions, alternating sliding-window and full attention, GeGLU, pre-norm. Warner et al.
+//! 2024.
 
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_nn::mixers::{AttentionConfig, AttentionNames};
@@ -27,7 +28,7 @@ const NAMES: EncoderNames = EncoderNames {
     last_norm: "final_norm",
 };
 
-/// Whether each layer sees everything.
+/// Whether each layer has full attention.
 fn whole(f: &Fields, layers: usize) -> Result<Vec<bool>, Error> {
     let Some(types) = f.get("layer_types") else {
         let every = f.size("global_attn_every_n_layers", 3)?;
@@ -48,7 +49,8 @@ fn whole(f: &Fields, layers: usize) -> Result<Vec<bool>, Error> {
     if list.len() == layers { Ok(list) } else { Err(wrong()) }
 }
 
-/// θ of layers of one kind: as version 5 writes it, by layer type, or as version 4 did.
+/// θ of the layers of one kind: by layer type as in version 5 of transformers, or in a field of its own as in version
+/// 4.
 fn theta(f: &Fields, kind: &str, old: &str, default: f64) -> Result<f64, Error> {
     let parameters = f.objects("rope_parameters")?;
     let own = match parameters.first() {
@@ -61,7 +63,7 @@ fn theta(f: &Fields, kind: &str, old: &str, default: f64) -> Result<f64, Error> 
         && other != "default"
     {
         return Err(
-            f.error(format!("field `rope_parameters`: `rope_type` \"{other}\" is not known here, want \"default\""))
+            f.error(format!("field `rope_parameters`: `rope_type` \"{other}\" is not supported, want \"default\""))
         );
     }
     own.number("rope_theta", default)

@@ -1,7 +1,7 @@
-//! `nystromformer`: BERT's skeleton over landmarks. Xiong et al. 2021.
+//! `nystromformer`: BERT with Nyström attention. Xiong et al. 2021.
 //!
-//! Texts of any length are read, each by itself; Hugging Face wants them padded to `segment_means_seq_len`, and counts the padding among the
-//! landmarks.
+//! Each text is read separately and without padding. Hugging Face requires texts padded to `segment_means_seq_len`,
+//! and its landmarks include the padding.
 
 use longreach_attention::lowrank::nystrom::Start;
 use longreach_nn::{Activation, Bias, BodyConfig, NystromConfig, Over, Positions, Sees};
@@ -27,7 +27,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         return Err(f.error(format!("field `conv_kernel_size`: want an odd number, found {even}")));
     }
     let landmarks = f.size("num_landmarks", 64)?;
-    // As many as there are tokens in the padded text: attention itself, whatever the length.
+    // As many landmarks as tokens of the padded text: Hugging Face then computes exact attention.
     let exact = landmarks == f.size("segment_means_seq_len", 64)?;
     let landmarks = if exact { usize::MAX } else { landmarks };
     let sees = Sees::Nystrom(NystromConfig { landmarks, conv, start: Start::Original });

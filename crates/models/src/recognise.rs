@@ -1,29 +1,31 @@
-//! What a file is by its first bytes, where it is not what its name says: so that an error can name the cause.
+//! Recognising files by their first bytes if they are not what their name suggests, so that an error can state the
+//! cause.
 
 use std::io::Read;
 use std::path::Path;
 
-/// What these first bytes of a file are known to be, as the end of a sentence "this file is …". `None` if they may be anything.
+/// Identifies a file by its first bytes; the result completes the sentence "this file is …". `None` if they are not
+/// recognised.
 ///
-/// A few dozen bytes are enough. Known are: an empty file, a pointer of git-lfs, a page of HTML or XML, GGUF, zip and gzip archives, HDF5, numpy arrays,
-/// pickles, and PyTorch's two formats.
+/// A few dozen bytes are enough. Recognised are empty files, git-lfs pointers, HTML and XML pages, GGUF, zip and gzip
+/// archives, HDF5, numpy arrays, pickles, and PyTorch's two formats.
 pub fn recognise(start: &[u8]) -> Option<&'static str> {
     let text = start.strip_prefix(b"\xef\xbb\xbf").unwrap_or(start).trim_ascii_start();
     let tag = |tag: &[u8]| text.get(..tag.len()).is_some_and(|found| found.eq_ignore_ascii_case(tag));
     Some(if start.is_empty() {
         "empty"
     } else if start.starts_with(b"version https://git-lfs") {
-        "a pointer of git-lfs and not the file itself: fetch that with `git lfs pull`"
+        "a git-lfs pointer instead of the file itself: fetch it with `git lfs pull`"
     } else if tag(b"<!doctype html") || tag(b"<html") {
-        "a page of HTML, as a server sends it instead of a file: download the file again"
+        "an HTML page that a server sent instead of the file: download it again"
     } else if tag(b"<?xml") {
-        "XML, as a server sends it instead of a file: download the file again"
+        "an XML document that a server sent instead of the file: download it again"
     } else if start.starts_with(b"GGUF") {
-        "a GGUF file, the format of llama.cpp, which is not read: use the model's safetensors"
+        "a GGUF file, the format of llama.cpp, which is not supported: use the model's safetensors"
     } else if start.starts_with(b"\x89HDF") {
-        "an HDF5 file, as Keras writes it, which is not read: use the model's safetensors"
+        "an HDF5 file of Keras, which is not supported: use the model's safetensors"
     } else if start.starts_with(b"\x93NUMPY") {
-        "an array of numpy"
+        "a numpy array"
     } else if start.starts_with(b"\x1f\x8b") {
         "compressed with gzip: decompress it first"
     } else if start.starts_with(b"PK\x03\x04") {
@@ -31,13 +33,13 @@ pub fn recognise(start: &[u8]) -> Option<&'static str> {
     } else if start.starts_with(b"\x80") && start.get(1).is_some_and(|protocol| (2..=5).contains(protocol)) {
         "a pickle, as older versions of `torch.save` write it: is it a PyTorch checkpoint?"
     } else if !start.is_empty() && start.iter().all(|b| *b == 0) {
-        "all zeros: the download of it was not finished"
+        "all zeros: its download was not completed"
     } else {
         return None;
     })
 }
 
-/// What the file is known to be by its first bytes; `None` as well if it cannot be read.
+/// Identifies the file by its first bytes; also `None` if it cannot be read.
 pub fn recognise_file(path: &Path) -> Option<&'static str> {
     let mut start = Vec::new();
     std::fs::File::open(path).ok()?.take(512).read_to_end(&mut start).ok()?;

@@ -1,7 +1,8 @@
-//! `reformer`: hashed and local attention in reversible blocks, positions on two axes; an encoder, or causal. Kitaev et al. 2020.
+//! `reformer`: LSH and local attention in reversible blocks, axial positions; an encoder, optionally causal. Kitaev
+//! et al. 2020.
 //!
-//! With a `hash_seed` buckets are those of Hugging Face; without one they are those of the seed 0, where Hugging Face draws anew with every pass. As there, the
-//! bias of the language model's head is in the file and not used.
+//! With a `hash_seed`, buckets equal those of Hugging Face. Without one, the seed is 0, whereas Hugging Face draws
+//! new rotations in every pass. As in Hugging Face, the bias of the language-model head is in the file but not used.
 
 use longreach_nn::{
     Activation, Bias, BodyConfig, FeedForwardConfig, HeadConfig, Layout, NormConfig, Over, ReformerAttention,
@@ -14,7 +15,7 @@ use crate::{Error, Fields};
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "reformer", mechanism: "lsh", paper: "Kitaev et al. 2020", describe };
 
-/// Two sizes.
+/// A list of two sizes.
 fn pair(f: &Fields, name: &str, default: [usize; 2]) -> Result<[usize; 2], Error> {
     let sizes = f.ids(name)?;
     match sizes[..] {
@@ -30,16 +31,17 @@ fn positions(f: &Fields, hidden: usize) -> Result<ReformerPositions, Error> {
     }
     let (shape, widths) = (pair(f, "axial_pos_shape", [64, 64])?, pair(f, "axial_pos_embds_dim", [64, 192])?);
     if widths[0] + widths[1] != hidden {
-        let message =
-            format!("field `axial_pos_embds_dim`: want two that make `hidden_size` {hidden}, found {widths:?}");
+        let message = format!(
+            "field `axial_pos_embds_dim`: want two widths that sum to `hidden_size` {hidden}, found {widths:?}"
+        );
         return Err(f.error(message));
     }
     Ok(ReformerPositions::Axial { shape, widths })
 }
 
-/// The attention of every block.
+/// The attention of each block.
 fn blocks(f: &Fields) -> Result<Vec<ReformerAttention>, Error> {
-    // More chunks, rounds or buckets than any text needs.
+    // The upper limit of chunks, rounds and buckets, more than any text needs.
     const MOST: usize = 1 << 16;
     let bounded = |name: &str, found: usize| match found {
         0..=MOST => Ok(found),
@@ -106,7 +108,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         return Err(f.error(format!("field `pad_token_id`: {pad} is not below `vocab_size` {size}")));
     }
     for block in &config.blocks {
-        // Numbers of a pass's rotations.
+        // The upper limit of the number of elements of a pass's rotations.
         const MOST: usize = 1 << 26;
         if let ReformerAttention::Hashed { rounds, buckets: Some(buckets), .. } = block {
             let sizes = [config.heads[0], config.heads[1], *rounds, buckets.iter().sum::<usize>() / 2];

@@ -1,4 +1,4 @@
-//! `retnet`: Sun et al. 2023, as flash-linear-attention stores it.
+//! `retnet`: Sun et al. 2023, as stored by flash-linear-attention.
 
 use longreach_nn::mixers::{MixerConfig, RetentionConfig};
 
@@ -11,7 +11,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     let defaults = fla::Defaults { layers: 24, hidden_ratio: 2.0 };
     fla::describe(fields, "retnet", &defaults, |hidden, _| {
         let (gated, norm) = fla::gated_norm(fields)?;
-        // The library's model asks its layer for no convolution, whatever the configuration says.
+        // The library's model never enables the short convolution of its layer, whatever the configuration says.
         let heads = fla::heads(fields, hidden, (8, 1.0, 2.0))?;
         if heads.key % 2 != 0 {
             return Err(fields.error(format!("field `num_heads`: heads of {} channels cannot be rotated", heads.key)));

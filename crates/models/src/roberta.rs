@@ -1,4 +1,5 @@
-//! `roberta` and `xlm-roberta`: BERT's skeleton with positions counted from the padding's on. Liu et al. 2019; Conneau et al. 2020.
+//! `roberta` and `xlm-roberta`: BERT with positions that start after that of the padding token. Liu et al. 2019;
+//! Conneau et al. 2020.
 
 use longreach_nn::{Activation, Bias, BodyConfig, EncoderConfig, HeadConfig, Over, Positions, Sees};
 
@@ -16,12 +17,12 @@ pub(crate) const XLM: EncoderArchitecture = EncoderArchitecture {
     describe: |f| Ok(EncoderDescription { model_type: "xlm-roberta", ..describe(f)? }),
 };
 
-/// RoBERTa's way to count: padding has a row of its own, and text begins behind it.
+/// RoBERTa's position rows: padding has row `pad`, and texts start at row `pad + 1`.
 pub(crate) fn behind(pad: u32) -> impl Fn(usize) -> Positions {
     move |rows| Positions { rows, first: pad as usize + 1, skip: Some(pad) }
 }
 
-/// The heads of RoBERTa's kind.
+/// The task heads of RoBERTa and related models.
 pub(crate) fn head(heads: &Heads, encoder: &EncoderConfig) -> Option<(Task, HeadConfig)> {
     let task = heads.task()?;
     let head = match task {

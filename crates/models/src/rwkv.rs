@@ -1,4 +1,4 @@
-//! `rwkv`, the fourth version: Peng et al. 2023, as Hugging Face stores it.
+//! `rwkv`, version 4: Peng et al. 2023, as stored by Hugging Face.
 
 use longreach_nn::mixers::parts::Pointwise;
 use longreach_nn::mixers::{MixerConfig, Rwkv4Config};
@@ -22,7 +22,7 @@ const CHANNEL_MIX: ChannelMixNames = ChannelMixNames {
     wide: true,
 };
 
-/// ε of the norm before the head, whatever the configuration says.
+/// ε of the final norm, independent of the configuration.
 const LAST_EPS: f64 = 1e-5;
 
 fn describe(fields: &Fields) -> Result<Description, Error> {
@@ -30,7 +30,8 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
     let inner = fields.size("attention_hidden_size", hidden)?;
     let feed_forward = fields.size("intermediate_size", hidden.saturating_mul(4))?;
     let eps = fields.number("layer_norm_epsilon", 1e-5)?;
-    // The library halves the stream after every so many blocks when it evaluates. To norms that is a larger ε; nothing else tells.
+    // In evaluation mode the library halves the residual stream after every `rescale_every` blocks. This only affects
+    // the norms, for which it is equivalent to a larger ε.
     let every = match fields.get("rescale_every").and_then(serde_json::Value::as_u64) {
         Some(0) => usize::MAX,
         _ => fields.size("rescale_every", 6)?,

@@ -1,4 +1,4 @@
-//! `rwkv6`: Peng et al. 2024 (Finch), as flash-linear-attention stores it.
+//! `rwkv6`: Peng et al. 2024 (Finch), as stored by flash-linear-attention.
 
 use longreach_nn::mixers::parts::Pointwise;
 use longreach_nn::mixers::{MixerConfig, Rwkv6Config};
@@ -22,7 +22,7 @@ const CHANNEL_MIX: ChannelMixNames = ChannelMixNames {
     wide: false,
 };
 
-/// The skeleton of `rwkv6` and `rwkv7`, with the mixer of each layer.
+/// The decoder of `rwkv6` and `rwkv7`, with the mixer of each layer.
 pub(crate) fn skeleton(
     fields: &Fields,
     model_type: &'static str,
@@ -32,7 +32,7 @@ pub(crate) fn skeleton(
 ) -> Result<Description, Error> {
     let activation = fla::pointwise(fields, "hidden_act", Pointwise::Relu2)?;
     if fields.get("attn").is_some() {
-        return Err(fields.error("field `attn`: layers of attention in between are not known for this model"));
+        return Err(fields.error("field `attn`: attention layers are not supported for this model"));
     }
     let (hidden, layers) = (fields.size("hidden_size", 2048)?, fields.layers("num_hidden_layers", 24)?);
     let bias = Bias::from(fields.flag("norm_bias", true)?);

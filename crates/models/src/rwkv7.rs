@@ -1,4 +1,4 @@
-//! `rwkv7`: Peng et al. 2025 (Goose), as flash-linear-attention stores it.
+//! `rwkv7`: Peng et al. 2025 (Goose), as stored by flash-linear-attention.
 
 use longreach_nn::ChannelMixNames;
 use longreach_nn::mixers::{MixerConfig, Rwkv7Config};
@@ -28,7 +28,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             width
         }
     };
-    // Ranks that are not given grow with the square root of the width.
+    // The default ranks are proportional to the square root of the width.
     let rank = |name: &str, default: usize, factor: f64| match fields.given(name) {
         false => Ok(default),
         true => {

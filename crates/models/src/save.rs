@@ -1,4 +1,4 @@
-//! Writing a model as Hugging Face does.
+//! Saving models in the format of Hugging Face.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -12,10 +12,10 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::{DType, Error};
 
-/// That `file` can be written, without writing it: that its directory is there and takes a new file, that it is no directory itself, and that it is none of
-/// the files in `read`, by whatever path they are named.
+/// Checks that `file` can be written, without writing it: its directory exists and is writable, it is not a
+/// directory, and it is none of the files in `read`, whatever paths name them.
 ///
-/// For outputs of long work, which would otherwise fail at its end, or replace what it was made from.
+/// Intended for the outputs of long computations, which would otherwise fail at the end, or overwrite their input.
 pub fn check_writable(file: &Path, read: &[&Path]) -> Result<(), Error> {
     use std::io::ErrorKind;
     let refused = |kind: ErrorKind, message: String| Error::io(file, std::io::Error::new(kind, message));
@@ -25,7 +25,7 @@ pub fn check_writable(file: &Path, read: &[&Path]) -> Result<(), Error> {
     if let Ok(there) = file.canonicalize()
         && let Some(same) = read.iter().find(|read| read.canonicalize().is_ok_and(|read| read == there))
     {
-        let message = format!("would be written over {}, which is read: choose another output", same.display());
+        let message = format!("would be written over {}, which is an input: choose another output", same.display());
         return Err(refused(ErrorKind::AlreadyExists, message));
     }
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -37,13 +37,14 @@ pub fn check_writable(file: &Path, read: &[&Path]) -> Result<(), Error> {
     probe.map(|_| ()).map_err(|e| refused(e.kind(), format!("cannot be written: {}", why(&e))))
 }
 
-/// Writes `file` whole or not at all: to a temporary name beside it, then renamed.
+/// Writes `file` atomically: to a temporary file in the same directory, which is then renamed. On an error, an
+/// existing file stays unchanged.
 pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::io::Result<()>) -> Result<(), Error> {
     let directory = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let attempt = || {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".longreach-");
-        // As any new file, not as a secret one.
+        // The permissions of an ordinary new file, since a temporary file is private.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let mut temporary = builder.tempfile_in(directory)?;
@@ -58,13 +59,14 @@ pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::
     attempt().map_err(|e| Error::io(file, e))
 }
 
-/// Writes the weights of a model to a safetensors file, matrices in `dtype`, the rest in f32.
+/// Writes the weights of a model to a safetensors file: matrices in `dtype`, all other weights in f32. Errors if the
+/// file cannot be written.
 pub fn save(decoder: &Decoder, names: &Names, dtype: DType, file: &Path) -> Result<(), Error> {
     let mut collected = Collect { names, dtype, tensors: Vec::new() };
     decoder.visit(&mut collected);
     let views = collected.tensors.iter().map(|(name, dtype, shape, data)| {
         let view = TensorView::new(*dtype, shape.clone(), data);
-        (name, view.expect("as many bytes as the shape asks for"))
+        (name, view.expect("the bytes match the shape"))
     });
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata))

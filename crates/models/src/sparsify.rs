@@ -1,8 +1,11 @@
-//! Dense checkpoints made sparse: attention is replaced, positions are tiled, global projections are copied.
+//! Converting dense checkpoints to sparse attention: attention is replaced, position embeddings are tiled, and global
+//! projections are copied.
 //!
-//! What AllenAI's conversion of RoBERTa to Longformer did (Beltagy et al. 2020) and DeepSpeed's `replace_model_self_attention_with_sparse_self_attention`
-//! with `extend_position_embedding`. Where the target is an architecture of Hugging Face, so is the checkpoint; a layout of DeepSpeed stands in `config.json` as
-//! `sparse_attention`, which this project reads. Read by a window as wide as the text, the model is what it was.
+//! This follows AllenAI's conversion of RoBERTa to Longformer (Beltagy et al. 2020), and DeepSpeed's
+//! `replace_model_self_attention_with_sparse_self_attention` with `extend_position_embedding`. If the target is an
+//! architecture of Hugging Face, its checkpoint format is used. A layout of DeepSpeed is stored in `config.json` as
+//! `sparse_attention`, which this project reads. If the window is as wide as the text, the outputs equal those of the
+//! dense model.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,37 +17,37 @@ use serde_json::{Map, Value, json};
 use crate::directory::read_config;
 use crate::{Checkpoint, Error, Fields, Location, write_atomically};
 
-/// What dense attention is replaced by.
+/// The sparse attention that replaces dense attention.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SparseTarget {
-    /// Longformer's, of this `attention_window`: as many tokens on both sides together.
+    /// Longformer with this `attention_window`, which counts both sides.
     Longformer {
-        /// An even number.
+        /// The window; even.
         window: usize,
     },
-    /// BigBird's blocks.
+    /// BigBird.
     BigBird {
-        /// Tokens of a block.
+        /// The number of tokens of a block.
         block: usize,
-        /// Random blocks.
+        /// The number of random blocks.
         random_blocks: usize,
     },
-    /// A layout of DeepSpeed: its `sparse_attention` block.
+    /// A layout of DeepSpeed, given by its `sparse_attention` block.
     DeepSpeed(Value),
 }
 
-/// What was written.
+/// The result of a conversion.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sparsified {
     /// Its model type.
     pub model_type: String,
-    /// Tensors that have no place in the target.
+    /// Tensors that the target does not have.
     pub left_out: Vec<String>,
-    /// Files that were copied as they are.
+    /// Files that were copied unchanged.
     pub copied: Vec<String>,
 }
 
-/// A tensor on its way.
+/// A tensor to be written.
 struct Tensor {
     dtype: Dtype,
     shape: Vec<usize>,
@@ -53,15 +56,17 @@ struct Tensor {
 
 type Tensors = BTreeMap<String, Tensor>;
 
-/// Writes to the folder `to` the model at `from` with sparse attention over texts of up to `longest` tokens.
+/// Writes the model at `from` to the directory `to`, with sparse attention for texts of up to `longest` tokens.
+/// Errors if `to` exists or the model type cannot be converted.
 pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usize) -> Result<Sparsified, Error> {
     let (fields, text) = read_config(&from.directory)?;
     let mut config: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| fields.error(format!("not JSON: {e}")))?;
     let kind = fields.text("model_type")?.unwrap_or("").to_owned();
     if !["bert", "roberta", "xlm-roberta", "gpt2"].contains(&&kind[..]) {
-        return Err(fields
-            .error(format!("model_type `{kind}` is not made sparse here; bert, roberta, xlm-roberta and gpt2 are")));
+        return Err(fields.error(format!(
+            "model_type `{kind}` is not made sparse here; supported are bert, roberta, xlm-roberta and gpt2"
+        )));
     }
     if to.exists() {
         let (name, reason) = (to.display().to_string(), "is there already: it is not written over".into());
@@ -77,7 +82,7 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
     match target {
         SparseTarget::DeepSpeed(layout) => job.deepspeed(layout)?,
         SparseTarget::Longformer { window } if kind == "gpt2" => {
-            // An odd number, and no more than there are.
+            // An odd number, and not more than there are blocks.
             let most = longest.div_ceil(64);
             let blocks = ((window / 2 / 64).max(1) * 2 + 1).min(most - usize::from(most.is_multiple_of(2))).max(1);
             job.deepspeed(&json!({
@@ -94,7 +99,7 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
     }
     let (tensors, left_out) = (job.tensors, job.left_out);
     let model_type = config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    // Beside it first, so that a folder of this name is whole.
+    // The files are written to a temporary directory next to `to` and then moved, so that `to` is always complete.
     let parent = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = tempfile::Builder::new().prefix(".longreach-").tempdir_in(parent).map_err(|e| Error::io(parent, e))?;
     let config = serde_json::to_vec_pretty(&config).unwrap_or_default();
@@ -102,7 +107,7 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
     let weights = folder.path().join("model.safetensors");
     let views = tensors.iter().map(|(name, t)| {
         let view = TensorView::new(t.dtype, t.shape.clone(), &t.bytes);
-        (name, view.expect("as many bytes as the shape asks for"))
+        (name, view.expect("the bytes match the shape"))
     });
     let metadata = std::collections::HashMap::from([("format".to_string(), "pt".to_string())]);
     let bytes = safetensors::serialize(views, Some(metadata))
@@ -110,14 +115,14 @@ pub fn sparsify(from: &Location, to: &Path, target: &SparseTarget, longest: usiz
     write_atomically(&weights, |out| out.write_all(&bytes))?;
     let copied = copy_tokenizer(&from.directory, folder.path(), longest, &kind)?;
     let folder = folder.keep();
-    // The folder is a new one, not a secret one.
+    // The permissions of an ordinary new directory, since a temporary one is private.
     #[cfg(unix)]
     let _ = std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o755));
     std::fs::rename(&folder, to).map_err(|e| Error::io(to, e))?;
     Ok(Sparsified { model_type, left_out, copied })
 }
 
-/// A norm's tensors under the names they have today.
+/// The current name of a norm's tensor.
 fn modern(name: &str) -> String {
     match name.rsplit_once('.') {
         Some((of, "gamma")) => format!("{of}.weight"),
@@ -136,7 +141,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// The name of the body in the source, without a dot: nothing in the file of a bare body.
+    /// The prefix of the body in the source, without a dot; empty for a bare body.
     fn body(&self) -> &'static str {
         match self.kind {
             "bert" => "bert",
@@ -149,7 +154,7 @@ impl Job<'_> {
         self.config.insert(name.to_owned(), value);
     }
 
-    /// The rows of padding before the first position of a text.
+    /// The number of rows before the first position of a text.
     fn first(&self) -> Result<usize, Error> {
         match self.kind {
             "bert" | "gpt2" => Ok(0),
@@ -157,12 +162,12 @@ impl Job<'_> {
         }
     }
 
-    /// The table of positions, of `longest` tokens behind `first` rows: what there is, again and again.
+    /// Tiles the position table to `longest` rows after the `first` rows that precede a text.
     fn tile(&mut self, first: usize) -> Result<(), Error> {
         let end = if self.kind == "gpt2" { "wpe.weight" } else { "embeddings.position_embeddings.weight" };
         let known = self.tensors.keys().find(|name| name.ends_with(end)).cloned();
         let Some(name) = known else {
-            let message = format!("has no table of positions (`{end}`)");
+            let message = format!("has no position embeddings (`{end}`)");
             return Err(Error::Checkpoint { file: self.fields.file().to_owned(), message });
         };
         let (before, longest) = (self.first()?, self.longest);
@@ -172,13 +177,13 @@ impl Job<'_> {
             return Err(wrong(format!("shape {:?}, want two axes", table.shape)));
         };
         if rows <= before {
-            return Err(wrong(format!("{rows} rows, want more than the {before} before a text's first")));
+            return Err(wrong(format!("{rows} rows, want more than the {before} that precede a text")));
         }
         let row = width * table.dtype.bitsize() / 8;
         let mut bytes = Vec::with_capacity((first + longest) * row);
         for i in 0..first {
             match before {
-                // A row for padding, which the source has not.
+                // A row for padding, which the source does not have.
                 0 => bytes.extend(std::iter::repeat_n(0, row)),
                 _ => bytes.extend_from_slice(&table.bytes[i.min(before - 1) * row..][..row]),
             }
@@ -201,7 +206,7 @@ impl Job<'_> {
         });
         fits.map_err(|e| self.fields.error(format!("`sparse_attention`: {e}")))?;
         if self.kind == "gpt2" && layout.get("attention") != Some(&json!("unidirectional")) {
-            let want = "want \"attention\": \"unidirectional\" for a model that writes";
+            let want = "want \"attention\": \"unidirectional\" for a decoder";
             return Err(self.fields.error(format!("`sparse_attention`: {want}")));
         }
         let first = self.first()?;
@@ -213,7 +218,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// The tensors under other names; those for which there is none are left out.
+    /// Renames the tensors; those without a new name are left out.
     fn rename(&mut self, new: impl Fn(&str) -> Option<String>) {
         let tensors = std::mem::take(&mut self.tensors);
         for (name, tensor) in tensors {
@@ -226,7 +231,7 @@ impl Job<'_> {
         }
     }
 
-    /// The architecture's name with another model's before the task.
+    /// The architecture's name with the prefix of another model.
     fn architecture(&mut self, to: &str) {
         let named = self.fields.get("architectures").and_then(|a| a.as_array()?.first()?.as_str());
         let task = named.and_then(|name| name.find("For").or_else(|| name.find("Model")).map(|at| &name[at..]));
@@ -238,7 +243,7 @@ impl Job<'_> {
     fn dense_only(&self) -> Result<(), Error> {
         for name in ["is_decoder", "add_cross_attention"] {
             if self.fields.flag(name, false)? {
-                return Err(self.fields.error(format!("field `{name}`: want false: an encoder is made sparse")));
+                return Err(self.fields.error(format!("field `{name}`: want false, only encoders are converted")));
             }
         }
         match self.fields.text("position_embedding_type")? {
@@ -260,7 +265,8 @@ impl Job<'_> {
         self.tile(first)?;
         let bert = self.kind == "bert";
         let body = self.body();
-        // A classifier of BERT looks at what the pooler made: with a tanh, as Longformer's first map.
+        // BERT's classifier reads the pooler's output, whose tanh corresponds to that of the first layer of
+        // Longformer's classifier.
         let pooled = bert && self.tensors.contains_key("classifier.weight") && Task::of(self.fields) == Task::Sequence;
         let words = bert && act == "gelu";
         let inside = format!("{body}.");
@@ -315,9 +321,9 @@ impl Job<'_> {
     fn big_bird(&mut self, block: usize, random_blocks: usize, directory: &Path) -> Result<(), Error> {
         self.dense_only()?;
         if block == 0 || random_blocks == 0 {
-            return Err(self
-                .fields
-                .error(format!("blocks of {block} and {random_blocks} random ones: want at least 1 of each")));
+            return Err(self.fields.error(format!(
+                "blocks of {block} tokens and {random_blocks} random blocks: want at least 1 of each"
+            )));
         }
         self.tile(0)?;
         let (bert, body) = (self.kind == "bert", self.body());
@@ -342,7 +348,7 @@ impl Job<'_> {
                     return words.then(|| format!("{new}{end}"));
                 }
             }
-            // BigBird's heads for texts and for answers are made otherwise.
+            // BigBird's heads for sequence classification and question answering have another structure.
             let kept = name.starts_with("cls.predictions") || (task == Task::Token && name.starts_with("classifier."));
             kept.then(|| name.to_owned())
         });
@@ -369,7 +375,7 @@ impl Job<'_> {
     }
 }
 
-/// What a head is for, as far as it matters here.
+/// The task of a head, as far as it matters here.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Task {
     None,
@@ -395,7 +401,7 @@ impl Task {
     }
 }
 
-/// The token between two texts, as the tokenizer's files have it.
+/// The separator token, by the files of the tokenizer.
 fn separator(directory: &Path, bert: bool) -> Option<u64> {
     let text = if bert { "[SEP]" } else { "</s>" };
     if let Ok(file) = std::fs::read(directory.join("tokenizer.json")) {
@@ -407,7 +413,7 @@ fn separator(directory: &Path, bert: bool) -> Option<u64> {
     lines.lines().position(|line| line == text).map(|at| at as u64)
 }
 
-/// Copies a tokenizer's files, and says in its configuration how long texts may be.
+/// Copies the files of a tokenizer, and sets the maximum length in its configuration.
 fn copy_tokenizer(from: &Path, to: &Path, longest: usize, kind: &str) -> Result<Vec<String>, Error> {
     let mut copied = Vec::new();
     for name in [

@@ -1,7 +1,8 @@
-//! `transfo-xl`: Transformer-XL with adaptive embedding and softmax, as transformers had it until 4.46. Dai et al. 2019.
+//! `transfo-xl`: Transformer-XL with adaptive embedding and softmax, as in transformers up to 4.46. Dai et al. 2019.
 //!
-//! Its logits are logarithms of probabilities. Before the text it remembers zeros, which are attended to as any other token. Without `same_length` a query
-//! sees the memory and all of its own segment before it, so that it matters where a text is cut.
+//! Its logits are log-probabilities. The initial memory consists of zeros, which are attended to like any other row.
+//! Without `same_length`, a query attends to the whole memory and to all earlier tokens of its own segment, so that
+//! results depend on how a text is split.
 
 use longreach_nn::mixers::{MixerConfig, TransformerXlConfig};
 use longreach_nn::{
@@ -56,7 +57,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         names: ["CoreNet.0", "CoreNet.3"],
     });
     let (mixer, feed_forward) = (BranchConfig::mixer("dec_attn", mixer), BranchConfig::new("pos_ff", feed_forward));
-    // Where norms come first, the mixer has its own: of the memory too.
+    // With pre-norm, the mixer has a norm of its own, which includes the memory.
     let branches = match first {
         true => vec![mixer, feed_forward.before("pos_ff.layer_norm", norm)],
         false => vec![mixer.of_sum("dec_attn.layer_norm", norm), feed_forward.of_sum("pos_ff.layer_norm", norm)],

@@ -1,4 +1,4 @@
-//! Every encoder and head against transformers: rows alone and padded, and packed as this library reads them.
+//! Every encoder and head against transformers: single rows, padded batches, and packed batches.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ fn load(name: &str, dtype: Option<DType>) -> EncoderModel {
     EncoderModel::load(&Location { directory: root().join(name), weights: None }, dtype).expect("a golden checkpoint")
 }
 
-/// All folders of goldens.
+/// All directories of goldens.
 fn names() -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(root())
         .expect("goldens")
@@ -66,7 +66,7 @@ impl Case {
         })
     }
 
-    /// The tokens that are global, whether the golden says so or the model does.
+    /// The global tokens of the golden, or those that the model chooses by default.
     fn globals(&self, model: &EncoderModel) -> Option<Array2<bool>> {
         let own = || self.ids.chunks(self.tokens).flat_map(|row| model.globals(row)).collect();
         let own = || Array2::from_shape_vec((self.batch, self.tokens), own()).expect("a mark a token");
@@ -89,7 +89,7 @@ impl Case {
         })
     }
 
-    /// The rows without their padding, one behind the other; and where each token lies in the padded batch.
+    /// The rows packed without padding, and the position of each token in the padded batch.
     fn packed(&self, model: &EncoderModel) -> (Encoded, Vec<usize>) {
         let mut at = Vec::new();
         let mut bounds = vec![0];
@@ -124,7 +124,7 @@ fn close(what: &str, got: &[f64], want: &[f64], counts: impl Fn(usize) -> bool) 
     assert_eq!(got.len(), want.len(), "{what}: lengths");
     for (i, (g, w)) in got.iter().zip(want).enumerate().filter(|(i, _)| counts(*i)) {
         let error = (g - w).abs();
-        // A question's own tokens are 10⁶ below others, where an f32 counts in sixteenths.
+        // The scores of a question's tokens are lowered by 10⁶, where f32 has a resolution of 1/16.
         if *w < -1e5 && *g < -1e5 {
             continue;
         }
@@ -132,7 +132,7 @@ fn close(what: &str, got: &[f64], want: &[f64], counts: impl Fn(usize) -> bool) 
     }
 }
 
-/// What the golden has of a head's scores, as rows of scores.
+/// The golden's scores of the head, as rows of scores.
 fn scores(golden: &Golden, n: usize) -> Option<Vec<f64>> {
     let get = |part: &str| golden.has(&format!("c{n}.{part}")).then(|| golden.floats(&format!("c{n}.{part}")).1);
     get("logits").or_else(|| {
@@ -179,7 +179,7 @@ fn hidden_states_and_scores_are_those_of_transformers() {
 #[test]
 fn packed_is_what_transformers_gives() {
     for name in names() {
-        // What these give of a row depends on its padding.
+        // The results of these models depend on the padding of a row.
         if ["big_bird", "nystromformer", "reformer"].iter().any(|of| name.starts_with(of)) {
             continue;
         }
@@ -187,7 +187,7 @@ fn packed_is_what_transformers_gives() {
         let model = load(&name, None);
         for n in 0.. {
             let Some(case) = Case::read(&name, &golden, n) else { break };
-            // These count positions from the padding on.
+            // These models count positions including padding.
             let left = case.keep.as_ref().is_some_and(|keep| keep.column(0).iter().any(|there| !there));
             if left && ["bert", "distilbert"].iter().any(|of| name.starts_with(of)) {
                 continue;
@@ -240,9 +240,9 @@ fn every_encoder_and_head_has_goldens() {
     let names = names();
     for encoder in ENCODERS {
         for head in ["base", "masked-lm", "sequence", "token", "question"] {
-            // There is none that classifies tokens, but one that predicts them.
+            // Reformer has no token classification head, but has a causal language-model head.
             let head = if encoder.model_type == "reformer" && head == "token" { "causal" } else { head };
-            // It is no encoder without one of the other heads.
+            // GPT-2 is not an encoder without one of the other heads.
             if encoder.model_type == "gpt2" && ["base", "masked-lm"].contains(&head) {
                 continue;
             }
@@ -265,7 +265,7 @@ fn every_encoder_and_head_has_goldens() {
 
 #[test]
 fn eight_bits_are_close_and_refuse_nothing() {
-    // A Reformer's token that is hashed otherwise sees others.
+    // In a Reformer, a token in another bucket attends to other tokens.
     for name in names().iter().filter(|name| !name.starts_with("reformer")) {
         let golden = Golden::read(root().join(name).join("expected.safetensors"));
         let (full, rounded) = (load(name, None), load(name, Some(DType::Int8)));

@@ -1,4 +1,5 @@
-//! Checkpoints as they are found: under wrappers, in PyTorch's files, in f64, of other packages. Each is the same model as the golden it was made from.
+//! Checkpoints as found in practice: with prefixes of wrappers, in PyTorch's format, in f64, of other packages. Each
+//! must load as the same model as the golden it was derived from.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ fn write(file: &Path, tensors: &HashMap<String, Tensor>) {
     std::fs::write(file, safetensors::serialize(views, None).expect("serialised")).expect("written");
 }
 
-/// A copy of a golden with its weights and its configuration changed.
+/// A copy of a golden with changed weights and configuration.
 fn changed(
     name: &str,
     weights: impl FnOnce(HashMap<String, Tensor>) -> HashMap<String, Tensor>,
@@ -80,7 +81,7 @@ fn what_wrappers_put_before_names_is_seen_through() {
         assert_eq!(written(folder.path()), want, "{before}");
     }
     let want = encoded(&golden("encoders/bert-question-a"));
-    // The body alone, with or without a wrapper, is the same body; its head is not there then.
+    // The body alone, with or without a wrapper, loads as the same body without a head.
     for before in ["", "model.", "module.encoder_model."] {
         let bare = |t: HashMap<String, Tensor>| {
             let body =
@@ -138,7 +139,7 @@ fn weights_that_nobody_asked_for_are_told_and_copies_are_not() {
 fn checkpoints_of_mamba_ssm_are_those_of_transformers() {
     let names =
         |t: HashMap<String, Tensor>| renamed(t, |name| name.replace("backbone.embeddings.", "backbone.embedding."));
-    // mamba-b has values of its own in all fields; the two packages share what these are.
+    // mamba-b sets all fields to values of its own; the two packages share their meaning.
     for (name, layer) in [("mamba-a", "Mamba1"), ("mamba2-a", "Mamba2")] {
         let of = |c: &mut Value| {
             let mut ssm = json!({"layer": layer, "d_state": c["state_size"], "d_conv": c["conv_kernel"], "expand": c["expand"],
@@ -167,7 +168,7 @@ fn checkpoints_of_mamba_ssm_are_those_of_transformers() {
         }
         assert_eq!(written(changed(name, names, of).path()), written(&golden(name)), "{name}");
     }
-    // Sizes that the configuration leaves open are those of the tensors.
+    // Sizes that the configuration leaves open are taken from the tensors.
     let open = changed("mamba-a", names, |c| {
         *c = json!({"d_model": c["hidden_size"], "n_layer": c["num_hidden_layers"], "vocab_size": c["vocab_size"],
             "ssm_cfg": {"d_conv": c["conv_kernel"], "expand": c["expand"], "conv_bias": c["use_conv_bias"], "bias": c["use_bias"]},
@@ -267,7 +268,7 @@ fn pickles_are_read_in_shards_and_out_of_the_dictionaries_of_trainings() {
         std::fs::copy(golden("mamba-a-pickled/config.json"), folder.path().join("config.json")).expect("copied");
         let file = folder.path().join(name);
         std::fs::copy(golden("mamba-a-pickled/training.pt"), &file).expect("copied");
-        // As the path, and as the only file of its directory.
+        // By its path, and as the only file of its directory.
         let named = Location::find(&file, longreach_models::Progress::Hidden).expect("a file");
         let model = Model::load(&named, None).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(model.notes(), Vec::<String>::new(), "{name}: what belongs to the optimizer is no weight");

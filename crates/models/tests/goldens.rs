@@ -1,4 +1,5 @@
-//! Every model type against its reference library: prefill whole, in chunks and token by token, padding, and greedy text.
+//! Every model type against its reference library: prefill at once, in chunks and token by token, padding, and greedy
+//! text.
 
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ fn close(what: &str, got: &[f64], want: &[f64]) {
     }
 }
 
-/// Hidden states `[B, T, d]` read in pieces that end at `cuts`.
+/// Hidden states `[B, T, d]`, read in chunks that end at `cuts`.
 fn read(model: &Model, batch: usize, t: usize, ids: &[u32], cuts: &[usize], mask: Option<Tensor<3>>) -> Tensor<3> {
     let mut cache = model.decoder.start(batch);
     let mut from = 0;
@@ -162,7 +163,7 @@ fn greedy_text_is_that_of_the_reference() {
     }
 }
 
-/// As many of the likeliest tokens behind the prompt as the golden has.
+/// The greedy continuation of the prompt, as long as that of the golden.
 fn greedy(model: &Model, golden: &Golden) -> Vec<u32> {
     let (_, t, prompt) = ids(golden, "prompt");
     let want = ids(golden, "greedy").2.len();
@@ -178,7 +179,7 @@ fn greedy(model: &Model, golden: &Golden) -> Vec<u32> {
     got
 }
 
-/// Models for which it matters where a text is cut: their goldens say where.
+/// Models whose results depend on how a text is split: their goldens specify it.
 const CUT: &[&str] = &["transfo-xl-a", "transfo-xl-b"];
 
 #[test]
@@ -232,7 +233,7 @@ fn the_loss_of_an_adaptive_softmax_is_that_of_its_logits() {
         let model = load(name, None);
         let (batch, t, ids) = ids(&golden, "input_ids");
         let hidden = read(&model, batch, t, &ids, &[], None);
-        // One target does not count, and there are some of every cluster.
+        // One target is ignored, and every cluster has some targets.
         let vocabulary = model.decoder.vocabulary();
         let targets: Vec<i64> =
             (0..batch * t).map(|i| if i == 3 { -1 } else { (i * 29 % vocabulary) as i64 }).collect();
@@ -255,7 +256,7 @@ fn shards_are_the_whole() {
 
 #[test]
 fn every_model_type_has_goldens() {
-    // This project's own type has no other library to compare with.
+    // This project's own type has no reference library.
     for model in MODELS.iter().filter(|model| model.model_type != "longreach") {
         for config in ["a", "b"] {
             let name = format!("{}-{config}", model.model_type);

@@ -1,4 +1,4 @@
-//! Files that lie: whatever the bytes, loading ends in a model or an error that names the file, never in a panic.
+//! Hostile files: whatever the bytes, loading ends in a model or an error that names the file, and never panics.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ fn of_type(folder: &str, file: &str) -> Vec<u8> {
         .expect("a golden")
 }
 
-/// A folder of goldens a model type, with as many fields in its configuration as there are.
+/// A golden directory per model type, whose configurations together cover as many fields as possible.
 const FOLDERS: &[&str] = &[
     "mamba2-a",
     "mamba-b",
@@ -36,7 +36,7 @@ const FOLDERS: &[&str] = &[
     "transfo-xl-b",
 ];
 
-/// The same of encoders.
+/// The same for encoders.
 const ENCODERS: &[&str] = &[
     "bert-masked-lm-b",
     "roberta-sequence-b",
@@ -51,7 +51,7 @@ const ENCODERS: &[&str] = &[
     "gpt2-sequence-a",
 ];
 
-/// Tries to build an encoder of the configuration from the checkpoint and to read a text.
+/// Tries to build an encoder with the configuration from the checkpoint and to read a text.
 fn encode(config: &str, folder: &str) -> Result<(), String> {
     let at = tempfile::tempdir().expect("a directory");
     std::fs::write(at.path().join("config.json"), config).expect("written");
@@ -68,13 +68,13 @@ fn encode(config: &str, folder: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Tries to build a model of the configuration from the checkpoint and to read a token.
+/// Tries to build a model with the configuration from the checkpoint and to read a token.
 fn load(config: &str, weights: Vec<u8>) -> Result<(), String> {
     let description = Fields::parse("config.json", config).and_then(|f| Description::of(&f));
     let description = description.map_err(|e| e.to_string())?;
     let mut checkpoint = Checkpoint::from_bytes("weights", Bytes::from(weights)).map_err(|e| e.to_string())?;
     let decoder = description.build(&mut Builder::new(&mut checkpoint, &Device::flex())).map_err(|e| e.to_string())?;
-    // What loads also runs.
+    // A model that loads must also run.
     decoder.forward(&[0], &mut decoder.start(1), None);
     Ok(())
 }

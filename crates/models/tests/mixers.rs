@@ -1,12 +1,12 @@
-//! Every mixer by its name, and every shape of block: the whole, chunks and steps agree, the sequences of a batch are independent, padding leaves no trace,
-//! and a saved state restores bit for bit.
+//! Every mixer and every shape of block: reading at once, in chunks and token by token agree, the sequences of a
+//! batch are independent, padding has no effect on the state, and a saved state restores bit for bit.
 
 use burn::tensor::{Device, Tensor};
 use longreach_models::Model;
 use longreach_nn::Cache;
 use longreach_testkit::tolerance;
 
-/// The names, and what is to differ from the usual sizes.
+/// The names of the mixers, with sizes that differ from the defaults.
 const MIXERS: &[&str] = &[
     r#""dense""#,
     r#""window", "window": 6"#,
@@ -42,26 +42,26 @@ const MIXERS: &[&str] = &[
     r#""mamba2""#,
 ];
 
-/// Blocks that are not a mixer and a feed-forward layer with a norm before each.
+/// Blocks that are not a pre-norm mixer followed by a pre-norm feed-forward layer.
 const BLOCKS: &[&str] = &[
-    // Gemma: norms before and after, weights that are added to 1, scaled embeddings, capped logits.
+    // Gemma: norms before and after, norm weights plus 1, scaled embeddings, soft-capped logits.
     r#""norm": "rms_plus_one", "embedding_scale": 4.9, "logits_cap": 3.0, "blocks": [
         {"branches": [{"mixer": {"type": "window", "window": 6}, "norm_after": "rms_plus_one"},
                       {"feed_forward": {"intermediate_size": 40, "activation": "gelu_new"}, "norm_after": "rms_plus_one"}]},
         {"branches": [{"mixer": "dense", "norm_after": "rms_plus_one"}, {"feed_forward": 40, "norm_after": "rms"}]}]"#,
-    // Falcon-H1: attention beside Mamba-2.
+    // Falcon-H1: attention parallel to Mamba-2.
     r#""logits_scale": 0.5, "blocks": [
         {"branches": [{"parallel": [{"mixer": "dense", "scale": 0.3}, {"mixer": "mamba2", "scale": 1.7}]}, {"feed_forward": 40}]}]"#,
-    // GPT-NeoX: attention beside the feed-forward layer, each with its own norm.
+    // GPT-NeoX: attention parallel to the feed-forward layer, each with its own norm.
     r#""norm": "layer", "blocks": [
         {"branches": [{"norm": "none", "parallel": [{"mixer": "dense", "norm": "layer"},
                                                     {"feed_forward": {"intermediate_size": 40, "gated": false}, "norm": "layer"}]}]}]"#,
-    // Nemotron-H: each layer is a mixer or a feed-forward layer.
+    // Nemotron-H: each layer is either a mixer or a feed-forward layer.
     r#""blocks": [
         {"branches": [{"mixer": "mamba2"}]},
         {"branches": [{"feed_forward": {"intermediate_size": 40, "activation": "relu", "gated": false}}]},
         {"branches": [{"mixer": "dense"}]}]"#,
-    // Mixtures of experts, with residual branches that are scaled.
+    // Mixtures of experts, with scaled residual branches.
     r#""blocks": [
         {"branches": [{"mixer": "gated_delta", "scale": 0.7}, {"experts": {"count": 5, "chosen": 2, "intermediate_size": 16}, "scale": 0.7}]},
         {"branches": [{"mixer": "dense"}, {"experts": {"count": 3, "chosen": 1, "intermediate_size": 16, "normalize": false}}]}]"#,
@@ -69,7 +69,7 @@ const BLOCKS: &[&str] = &[
     r#""blocks": [
         {"branches": [{"mixer": "rwkv6", "norm_of_sum": "layer"}, {"mixer": "dense", "norm_of_sum": "layer"},
                       {"feed_forward": 40, "norm_of_sum": "layer"}]}]"#,
-    // Layers that share their weights and have states of their own.
+    // Layers that share weights but have states of their own.
     r#""blocks": [
         {"branches": [{"mixer": "dense"}, {"feed_forward": 40}]},
         {"branches": [{"mixer": "mamba"}]},
@@ -134,7 +134,7 @@ fn every_path_and_every_batch_agree() {
             let (alone, _) = read(&model, std::slice::from_ref(row), &[]);
             close(&format!("{mixer}, sequence {b}"), &whole[b * alone.len()..][..alone.len()], &alone);
         }
-        // A token that is read changes what follows and nothing before.
+        // A changed token affects later outputs and no earlier ones.
         let mut other = rows.clone();
         other[0][9] = (other[0][9] + 1) % 40;
         let (changed, _) = read(&model, &other, &[]);
@@ -174,7 +174,7 @@ fn padding_leaves_no_trace() {
     }
 }
 
-/// What is taken up of a state's tensors by name.
+/// The cache restored from its saved tensors.
 fn put_down(model: &Model, cache: &Cache, tokens: usize) -> Cache {
     let tensors = cache.tensors();
     let find = |name: &str, _: &[Option<usize>]| {
@@ -207,7 +207,7 @@ fn a_state_repeated_is_that_of_as_many_sequences() {
     }
 }
 
-/// A model with a hierarchical memory around it: segments of 5 tokens, of which two are read again.
+/// A model with a hierarchical memory: segments of 5 tokens, of which two are read again.
 fn hierarchical(mixer: &str, hmt: &str) -> Result<Model, longreach_models::Error> {
     let config = format!(
         r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "head_dim": 12,
@@ -230,7 +230,7 @@ fn a_hierarchical_memory_is_the_same_on_every_path() {
         }
         let (alone, _) = read(&model, &rows[1..], &[]);
         close(&format!("{mixer}, a sequence alone"), &whole[alone.len()..], &alone);
-        // Nothing is predicted with what follows it, and the past is seen across segments.
+        // Outputs do not depend on later tokens, and depend on earlier ones across segments.
         let mut other = rows.clone();
         other[0][9] = (other[0][9] + 1) % 40;
         let (changed, _) = read(&model, &other, &[]);
@@ -287,7 +287,7 @@ fn a_model_of_several_mixers() {
     assert_eq!(names, ["gated_delta", "dense", "gated_delta", "dense", "gated_delta"]);
 }
 
-/// Each layer of a shared block reads the same weights: one set of them is saved, and what is learned is learned by both.
+/// Layers that share a block use the same weights: they are saved once, and a gradient step changes both layers.
 #[test]
 fn shared_weights_are_there_once() {
     let shape = BLOCKS[BLOCKS.len() - 1];
@@ -299,7 +299,7 @@ fn shared_weights_are_there_once() {
     assert_eq!(shared.decoder.start(1).layers.len(), 3);
 }
 
-/// A cap leaves small logits almost alone and keeps all of them below it; the loss is that of the capped logits.
+/// A soft-cap barely changes small logits and bounds all of them; the loss is that of the capped logits.
 #[test]
 fn capped_logits_and_their_loss() {
     let model = random(BLOCKS[0]).expect("a model");

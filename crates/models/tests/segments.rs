@@ -1,4 +1,5 @@
-//! Learning in segments: the gradient through all of them is that of the text read at once, whatever their length; the other stops at the state.
+//! Backpropagation through time in segments: the gradient through all segments equals that of reading the text at
+//! once, whatever their length; the truncated one stops at the state.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
@@ -8,7 +9,7 @@ use longreach_nn::{Segments, Through};
 
 const TOKENS: usize = 23;
 
-/// Fields of a configuration: a mixer, and what else differs.
+/// Fields of a configuration: a mixer, and other changed fields.
 const MODELS: &[&str] = &[
     r#""mixer": "dense""#,
     r#""mixer": {"type": "window", "window": 6}"#,
@@ -28,17 +29,17 @@ fn model(fields: &str) -> Model {
     Model::random("config.json", &config, 7, &Device::flex().autodiff()).expect("a model")
 }
 
-/// Two texts, and targets of which some do not count.
+/// Two texts, and targets some of which are ignored.
 fn text() -> (Vec<u32>, Vec<i64>) {
     let ids = (0..2 * TOKENS as u32).map(|t| (t * t * 11 + 5) % 40).collect();
     let targets = (0..2 * TOKENS as i64).map(|t| if t % 5 == 0 { -100 } else { (t * 7 + 3) % 40 }).collect();
     (ids, targets)
 }
 
-/// A parameter's name and numbers.
+/// The name and the values of a parameter.
 type Parameter = (String, Vec<f32>);
 
-/// The gradient of every parameter, zeros where there is none.
+/// The gradient of every parameter; zeros if it has none.
 fn flat(model: &Model, gradients: GradientsParams) -> Vec<Parameter> {
     struct All<'a> {
         model: &'a Model,
@@ -65,7 +66,7 @@ fn learn(model: &Model, length: usize, through: Through) -> (f32, Vec<Parameter>
     (learnt.loss, flat(model, learnt.gradients))
 }
 
-/// The largest difference of two gradients over the largest of the first's numbers, parameter by parameter.
+/// The largest difference of two gradients, divided by the largest magnitude in the first, over all parameters.
 fn apart(a: &[Parameter], b: &[Parameter]) -> (f32, String) {
     let most = |x: &[f32]| x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
     let of = |((name, a), (_, b)): (&Parameter, &Parameter)| {
@@ -102,7 +103,7 @@ fn a_gradient_that_stops_at_the_state_is_that_of_each_segment_by_itself() {
         assert!((loss - whole.0).abs() < 1e-5, "{fields}: the loss is the same, {loss} and {}", whole.0);
         let (apart_, _) = apart(&whole.1, &stopped);
         assert!(apart_ > 1e-3, "{fields}: something flows through the state, and here it does not: {apart_:.1e}");
-        // By hand: each segment from a state that is given.
+        // The reference: each segment starts from a detached state.
         let (ids, targets) = text();
         let (mut cache, mut sum) = (model.decoder.start(2), Vec::<Parameter>::new());
         let counted = targets.iter().filter(|t| **t >= 0).count() as f32;

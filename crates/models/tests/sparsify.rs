@@ -1,4 +1,5 @@
-//! A dense model made sparse: seen through a window as wide as the text it is what it was, and it loads like any other.
+//! Converting dense models to sparse attention: with a window as wide as the text the outputs are those of the dense
+//! model, and the result loads like any other model.
 
 use std::path::{Path, PathBuf};
 
@@ -27,7 +28,7 @@ fn close(what: &str, a: &[f32], b: &[f32]) {
     assert!(apart < 2e-5, "{what}: {apart}");
 }
 
-/// Ids that are neither padding nor special.
+/// Ids that are neither padding nor special tokens.
 fn ids(n: usize) -> Vec<u32> {
     (0..n as u32).map(|i| 8 + i * 7 % 37).collect()
 }
@@ -36,7 +37,7 @@ fn deepspeed() -> SparseTarget {
     SparseTarget::DeepSpeed(json!({"mode": "bslongformer", "block": 16, "num_sliding_window_blocks": 13}))
 }
 
-/// All targets over texts of up to 200 tokens, each seeing the whole of a text of 30.
+/// All targets for texts of up to 200 tokens; each attends to the whole of a text of 30 tokens.
 fn targets() -> [(SparseTarget, &'static str); 3] {
     [
         (SparseTarget::Longformer { window: 128 }, "longformer"),
@@ -71,7 +72,7 @@ fn encoders_seen_whole_are_what_they_were() {
                         }
                         (got, None) => assert!(got.is_none()),
                     }
-                    // Longer than the original could read.
+                    // Longer than the original supports.
                     let long = numbers(model.forward(&Reading::one(&ids_of(&model, 200))).hidden);
                     assert!(long.iter().all(|x| x.is_finite()));
                 }
@@ -94,7 +95,8 @@ fn positions_are_tiled() {
     sparsify(&golden("encoders/roberta-base-a"), &to, &SparseTarget::Longformer { window: 2 }, 3 * rows)
         .expect("made sparse");
     let model = EncoderModel::load(&at(&to), None).expect("it loads");
-    // One token repeated: where positions repeat, so does what a window of one on either side sees, but for the seams.
+    // One token repeated: where positions repeat, so do the outputs of a window of one token on either side, except
+    // at the seams.
     let ids = vec![9; 3 * rows];
     let hidden = numbers(model.forward(&Reading::one(&ids)).hidden);
     let d = model.description.body.width();

@@ -1,8 +1,10 @@
-//! Adaptive embedding and softmax: clusters of rarer and rarer tokens, with ever fewer channels.
+//! Adaptive embedding and adaptive softmax: clusters of increasingly rare tokens, with increasingly narrow
+//! embeddings.
 //!
-//! Tokens are sorted by how often they occur and cut into clusters. A rare token's embedding is narrow and projected to the model's width; the head first
-//! chooses among the common tokens and the clusters, then, where a cluster was chosen, within it. Grave et al. 2017; Baevski and Auli 2019, §3; named and
-//! tied as in Transformer-XL's checkpoints.
+//! Token ids are sorted by frequency and divided into clusters. The embedding of a rare token is narrow and is
+//! projected to the width of the model. The head predicts a distribution over the common tokens and the other
+//! clusters first, and then a distribution within a cluster. Grave et al. 2017; Baevski and Auli 2019, §3; parameter
+//! names and weight tying as in the checkpoints of Transformer-XL.
 
 use std::ops::Range;
 
@@ -12,24 +14,24 @@ use longreach_burn as ops;
 
 use crate::{Builder, DecoderNames, Embedding, Error, Init, Layout, Precision};
 
-/// Sizes, and what is shared.
+/// The sizes, and which weights the head shares with the embedding.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdaptiveConfig {
-    /// Where a new cluster begins, rising; none for a single one.
+    /// The first token id of each cluster after the first, in increasing order; empty for a single cluster.
     pub cutoffs: Vec<usize>,
-    /// Channels of the common tokens' embedding.
+    /// The embedding width of the first cluster, which holds the common tokens.
     pub embedded: usize,
-    /// How many times fewer each cluster has than the one before it; with 1 all clusters share a table.
+    /// The embedding width of cluster `i` is `embedded / divisor^i`. If 1, all clusters share one table.
     pub divisor: usize,
-    /// Whether the head's rows are the embeddings.
+    /// Whether the head's weights are the embedding tables.
     pub tied: bool,
-    /// Whether a cluster's projection in the head is that of its embedding.
+    /// For each cluster, whether the head uses the projection of the embedding.
     pub tied_projections: Vec<bool>,
-    /// What embeddings are multiplied by once they are projected.
+    /// The factor of the embeddings, applied after the projection.
     pub scale: f32,
 }
 
-/// One table or several, with their projections: those of the embedding or those of the head.
+/// One or several tables with their projections, of the embedding or of the head.
 #[derive(Module, Debug)]
 struct Tables {
     /// `[V_i, e_i]`
@@ -38,11 +40,11 @@ struct Tables {
     projections: Vec<Param<Tensor<2>>>,
 }
 
-/// Both ends of the model.
+/// The adaptive embedding and the adaptive softmax of a model.
 #[derive(Module, Debug)]
 pub struct Adaptive {
     embedding: Tables,
-    /// What the head does not share; where it shares all rows there are none here.
+    /// The weights that the head does not share with the embedding; without tables if all are tied.
     head: Tables,
     /// `[V_i]`
     biases: Vec<Param<Tensor<1>>>,
@@ -54,17 +56,18 @@ pub struct Adaptive {
     plan: Plan,
 }
 
-/// What is no parameter.
+/// The configuration, which holds no parameters.
 #[derive(Clone, Debug)]
 struct Plan {
     config: AdaptiveConfig,
     vocabulary: usize,
-    /// Which of the head's own projections is a cluster's.
+    /// For each cluster, the index of its projection among the head's own projections; `None` if it is tied.
     own: Vec<Option<usize>>,
 }
 
 impl Adaptive {
-    /// Both ends of a model with `vocabulary` tokens and `d` channels.
+    /// Builds the embedding and the head of a model with `vocabulary` tokens and `d` channels. Errors if the cutoffs
+    /// or widths are invalid, or a weight is missing or has another shape.
     pub fn new(
         b: &mut Builder,
         n: &DecoderNames,
@@ -73,23 +76,24 @@ impl Adaptive {
     ) -> Result<Self, Error> {
         let rising = c.cutoffs.windows(2).all(|pair| pair[0] < pair[1]);
         if !rising || c.cutoffs.first() == Some(&0) || c.cutoffs.last().is_some_and(|last| *last >= vocabulary) {
-            return Err(b.error(format!("clusters cut at {:?}: want rising numbers below {vocabulary}", c.cutoffs)));
+            return Err(b.error(format!("the cutoffs are {:?}: want increasing numbers below {vocabulary}", c.cutoffs)));
         }
         let clusters = c.cutoffs.len() + 1;
         if c.tied_projections.len() != clusters {
             let found = c.tied_projections.len();
-            return Err(
-                b.error(format!("{found} projections are said to be tied or not, there are {clusters} clusters"))
-            );
+            return Err(b.error(format!("`tied_projections` has {found} entries, but there are {clusters} clusters")));
         }
         let widths = |i: u32| c.divisor.checked_pow(i).map_or(0, |by| c.embedded / by.max(1));
         let widths: Vec<usize> = (0..clusters as u32).map(widths).collect();
         if let Some(i) = widths.iter().position(|width| *width == 0) {
-            return Err(b.error(format!("cluster {i} has no channels left of {} divided by {}", c.embedded, c.divisor)));
+            return Err(b.error(format!(
+                "the embedding width of cluster {i} is 0: {} is divided by {} once per cluster",
+                c.embedded, c.divisor
+            )));
         }
         let plan = Plan { config: c.clone(), vocabulary, own: Vec::new() };
         let apart = c.divisor > 1;
-        // With a shared table there is a projection only where the widths differ.
+        // With a shared table, a projection is needed only if the widths differ.
         let projected = apart || c.embedded != d;
         let sizes: Vec<[usize; 2]> = if apart {
             (0..clusters).map(|i| [plan.cluster(i).len(), widths[i]]).collect()
@@ -177,14 +181,15 @@ impl Adaptive {
             places.iter().enumerate().for_each(|(row, at)| place[*at] = (before + row) as i32);
             before += its.len();
         }
-        assert_eq!(before, ids.len(), "an id is not below the vocabulary's size");
+        assert_eq!(before, ids.len(), "a token id exceeds the vocabulary");
         let rows = Tensor::cat(rows, 1);
         let d = rows.dims()[2];
         let place = Tensor::<1, Int>::from_data(&place[..], &rows.device());
         rows.reshape([ids.len(), d]).select(0, place).reshape([batch, t, d]) * scale
     }
 
-    /// The rows of the head and their biases of a cluster, the first with those that stand for the other clusters behind it.
+    /// The weights and biases of the head for cluster `i`. Those of the first cluster are followed by one row for
+    /// each other cluster.
     fn rows(&self, i: usize) -> (Tensor<2>, Tensor<1>) {
         let tables = if self.head.rows.is_empty() { &self.embedding.rows } else { &self.head.rows };
         let float = |x: Tensor<2>| x.cast(burn::tensor::DType::F32);
@@ -213,13 +218,14 @@ impl Adaptive {
         }
     }
 
-    /// The logarithms of the probabilities within a cluster, the first with those of the other clusters behind it.
+    /// The log-probabilities within cluster `i`. Those of the first cluster are followed by the log-probabilities of
+    /// the other clusters.
     fn within(&self, hidden: &Tensor<2>, i: usize) -> Tensor<2> {
         let (rows, bias) = self.rows(i);
         activation::log_softmax(ops::linear(self.narrowed(hidden.clone(), i), rows, Some(bias)), 1)
     }
 
-    /// `[R, d]` → the logarithms of the probabilities, `[R, vocabulary]`
+    /// `[R, d]` → log-probabilities `[R, vocabulary]`
     pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let first = self.within(&hidden, 0);
         let common = self.plan.cluster(0).len();
@@ -254,11 +260,11 @@ impl Adaptive {
         sum / counted.max(1) as f32
     }
 
-    /// The mean loss within a cluster.
+    /// The mean loss within cluster `i`.
     fn part(&self, hidden: Tensor<2>, i: usize, targets: &[i64]) -> Tensor<1> {
         let (rows, bias) = self.rows(i);
         let hidden = self.narrowed(hidden, i);
-        // A bias is the weight of a channel that is 1 everywhere.
+        // The bias becomes the weight of an additional channel that is 1 everywhere.
         let ones = Tensor::ones([hidden.dims()[0], 1], &hidden.device());
         let rows = Tensor::cat(vec![rows, bias.unsqueeze_dim(1)], 1);
         ops::linear_cross_entropy(Tensor::cat(vec![hidden, ones], 1), rows, targets)
@@ -266,7 +272,7 @@ impl Adaptive {
 }
 
 impl Plan {
-    /// The tokens of a cluster.
+    /// The range of token ids of cluster `i`.
     fn cluster(&self, i: usize) -> Range<usize> {
         let cutoffs = &self.config.cutoffs;
         let from = if i == 0 { 0 } else { cutoffs[i - 1] };

@@ -2,9 +2,10 @@
 //!
 //! $$ x \leftarrow x + \alpha \, \mathrm{norm}_{after}(f(\mathrm{norm}_{before}(x))) $$
 //!
-//! where `f` mixes tokens, is a feed-forward layer, a mixture of experts, or several of these side by side. Every norm may be absent, and a norm may be of
-//! the sum instead (Vaswani et al. 2017). So one shape covers pre-norm and post-norm blocks, Gemma's norms on both sides, Falcon-H1's attention beside
-//! Mamba-2, and layers that are a feed-forward layer alone.
+//! where `f` mixes tokens, is a feed-forward layer, a mixture of experts, or several of these in parallel. Each norm
+//! is optional, and a norm may be applied to the sum instead (Vaswani et al. 2017). This covers pre-norm and
+//! post-norm blocks, Gemma's norms before and after an operation, Falcon-H1's parallel attention and Mamba-2, and
+//! blocks that consist of a feed-forward layer only.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -15,7 +16,7 @@ use crate::{
     GatedFeedForward, GatedFeedForwardConfig, LayerState, Norm, NormConfig,
 };
 
-/// A norm and its name within the block.
+/// A norm with its name within the block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NamedNorm {
     /// Its name in a checkpoint.
@@ -25,7 +26,7 @@ pub struct NamedNorm {
 }
 
 impl NamedNorm {
-    /// A norm under a name.
+    /// The norm `norm` under the name `name`.
     pub fn new(name: impl Into<String>, norm: NormConfig) -> Self {
         Self { name: name.into(), norm }
     }
@@ -35,12 +36,13 @@ impl NamedNorm {
     }
 }
 
-/// One block.
+/// The configuration of a block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BlockConfig {
     /// Its branches, in order.
     pub branches: Vec<BranchConfig>,
-    /// The index of an earlier block whose weights it uses, instead of weights of its own. Each of them has a state of its own.
+    /// The index of an earlier block whose weights this block uses instead of its own. Each of them keeps its own
+    /// state.
     pub shares: Option<usize>,
 }
 
@@ -50,7 +52,7 @@ impl BlockConfig {
         Self { branches, shares: None }
     }
 
-    /// Every mixer of the block, those side by side too, in order.
+    /// All mixers of the block in order, including those of parallel branches.
     pub fn mixers(&self) -> impl Iterator<Item = &MixerConfig> {
         self.branches.iter().flat_map(BranchConfig::mixers)
     }
@@ -59,62 +61,62 @@ impl BlockConfig {
 /// One residual branch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BranchConfig {
-    /// The name of its operation within the block, in a checkpoint; empty where the operation's parts have no name before theirs.
+    /// The name of the operation within the block in a checkpoint. If empty, the names of its parts have no prefix.
     pub name: String,
-    /// What it does.
+    /// The operation `f`.
     pub operation: OperationConfig,
-    /// The norm of what the operation reads.
+    /// The norm of the operation's input.
     pub before: Option<NamedNorm>,
-    /// The norm of what the operation returns.
+    /// The norm of the operation's output.
     pub after: Option<NamedNorm>,
-    /// The norm of the sum of the residual stream and the branch.
+    /// The norm of the residual stream after the branch was added to it.
     pub of_sum: Option<NamedNorm>,
-    /// What the branch is multiplied with before it is added.
+    /// `α`: the factor of the branch before it is added to the residual stream.
     pub scale: f32,
 }
 
-/// What a branch does.
+/// The operation of a branch.
 #[derive(Clone, Debug, PartialEq)]
-#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 pub enum OperationConfig {
-    /// It mixes tokens.
+    /// A token mixer.
     Mixer(MixerConfig),
     /// A gated feed-forward layer.
     Gated(GatedFeedForwardConfig),
-    /// Two maps with a function between them.
+    /// A feed-forward layer: two linear maps with an activation between them.
     FeedForward(FeedForwardConfig),
     /// The feed-forward layer of the RWKV models.
     ChannelMix(ChannelMixConfig),
     /// A mixture of experts.
     Experts(ExpertsConfig),
-    /// Branches that read the same and whose results are added, each with its own norms and scale.
+    /// Branches that read the same input and whose outputs are summed. Each has its own norms and scale.
     Parallel(Vec<BranchConfig>),
 }
 
 impl BranchConfig {
-    /// An operation under a name, without norms and at scale 1.
+    /// The operation under the name `name`, without norms and with scale 1.
     pub fn new(name: impl Into<String>, operation: OperationConfig) -> Self {
         Self { name: name.into(), operation, before: None, after: None, of_sum: None, scale: 1.0 }
     }
 
-    /// A mixer under a name.
+    /// The mixer under the name `name`, without norms and with scale 1.
     pub fn mixer(name: impl Into<String>, mixer: MixerConfig) -> Self {
         Self::new(name, OperationConfig::Mixer(mixer))
     }
 
-    /// With a norm of what the operation reads.
+    /// Adds a norm of the operation's input.
     #[must_use]
     pub fn before(self, name: impl Into<String>, norm: NormConfig) -> Self {
         Self { before: Some(NamedNorm::new(name, norm)), ..self }
     }
 
-    /// With a norm of what the operation returns.
+    /// Adds a norm of the operation's output.
     #[must_use]
     pub fn after(self, name: impl Into<String>, norm: NormConfig) -> Self {
         Self { after: Some(NamedNorm::new(name, norm)), ..self }
     }
 
-    /// With a norm of the sum.
+    /// Adds a norm of the sum of the residual stream and the branch.
     #[must_use]
     pub fn of_sum(self, name: impl Into<String>, norm: NormConfig) -> Self {
         Self { of_sum: Some(NamedNorm::new(name, norm)), ..self }
@@ -129,21 +131,21 @@ impl BranchConfig {
     }
 }
 
-/// What a branch computes.
+/// The built operation of a branch.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 pub enum Operation {
-    /// It mixes tokens.
+    /// A token mixer.
     Mixer(Mixer),
     /// A gated feed-forward layer.
     Gated(GatedFeedForward),
-    /// Two maps with a function between them.
+    /// A feed-forward layer: two linear maps with an activation between them.
     FeedForward(FeedForward),
     /// The feed-forward layer of the RWKV models.
     ChannelMix(ChannelMix),
     /// A mixture of experts.
     Experts(Experts),
-    /// Several side by side.
+    /// Parallel branches.
     Parallel(Vec<Branch>),
 }
 
@@ -178,7 +180,7 @@ impl Branch {
                 OperationConfig::Experts(c) => Operation::Experts(Experts::new(b, d, c)?),
                 OperationConfig::Parallel(branches) => {
                     if branches.is_empty() {
-                        return Err(b.error("no branches side by side: want at least one"));
+                        return Err(b.error("a list of parallel branches is empty: want at least one"));
                     }
                     let branches = branches.iter().map(|c| Self::new(b, d, c));
                     Operation::Parallel(branches.collect::<Result<_, _>>()?)
@@ -188,7 +190,7 @@ impl Branch {
         Ok(Self { operation, before, after, of_sum, scale: f64::from(c.scale) })
     }
 
-    /// The state before the first token.
+    /// The initial state for `batch` sequences.
     fn start(&self, batch: usize, d: usize, device: &Device) -> BranchState {
         match &self.operation {
             Operation::Mixer(mixer) => BranchState::Mixer(mixer.start(batch, device)),
@@ -211,7 +213,7 @@ impl Branch {
         Self { operation, ..self }
     }
 
-    /// What the branch adds to `x: [B, T, d]`, and the state after it.
+    /// The contribution of the branch to `x: [B, T, d]`, and the state after its last token.
     fn forward(
         &self,
         x: Tensor<3>,
@@ -245,14 +247,14 @@ impl Branch {
             (Operation::Gated(layer), state) => (layer.forward(x), state),
             (Operation::FeedForward(layer), state) => (layer.forward(x), state),
             (Operation::Experts(layer), state) => (layer.forward(x), state),
-            _ => panic!("a cache made by another model"),
+            _ => panic!("the cache belongs to another model"),
         };
         let y = normed(self.after.as_ref(), y);
         (if self.scale == 1.0 { y } else { y.mul_scalar(self.scale) }, state)
     }
 }
 
-/// One block: see [`BlockConfig`].
+/// A block: see [`BlockConfig`].
 #[derive(Module, Debug)]
 pub struct Block {
     branches: Vec<Branch>,
@@ -271,7 +273,7 @@ impl Block {
         Self { branches: self.branches.into_iter().map(Branch::prepared).collect() }
     }
 
-    /// `x: [B, T, d]` with the state before it → the output and the state after it.
+    /// Maps `x: [B, T, d]` and the state before it to the output and the state after it.
     pub(crate) fn forward(
         &self,
         mut x: Tensor<3>,

@@ -1,4 +1,4 @@
-//! The bodies an encoder may have.
+//! The body of an encoder model: all its layers except the task heads.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -7,14 +7,14 @@ use crate::{
     Builder, Decoder, DecoderConfig, Encoder, EncoderConfig, Error, Reading, Reformer, ReformerConfig, SelfAttention,
 };
 
-/// What a body is made of.
+/// The configuration of a body.
 #[derive(Clone, Debug, PartialEq)]
 pub enum BodyConfig {
-    /// Blocks of attention and feed-forward.
+    /// Blocks of bidirectional attention and feed-forward layers.
     Blocks(EncoderConfig),
-    /// Reformer's.
+    /// A Reformer.
     Reformer(ReformerConfig),
-    /// That of a language model: a token sees itself and what is before it.
+    /// The body of a language model, in which a token attends to itself and to earlier tokens only.
     Decoder(DecoderConfig),
 }
 
@@ -37,7 +37,7 @@ impl BodyConfig {
         }
     }
 
-    /// How many types of tokens have an embedding.
+    /// The number of token types that have an embedding; `None` if the model has no type embeddings.
     pub fn types(&self) -> Option<usize> {
         match self {
             BodyConfig::Blocks(c) => c.types,
@@ -45,7 +45,7 @@ impl BodyConfig {
         }
     }
 
-    /// The name before its parts in a checkpoint.
+    /// The prefix of the body's tensors in a checkpoint.
     pub fn name(&self) -> &str {
         match self {
             BodyConfig::Blocks(c) => c.names.body,
@@ -54,7 +54,7 @@ impl BodyConfig {
         }
     }
 
-    /// The name within the body of a tensor that every checkpoint of it has: its embedding.
+    /// The name, within the body, of the embedding table, which every checkpoint contains.
     pub fn embedding(&self) -> String {
         match self {
             BodyConfig::Blocks(c) => format!("{}.weight", c.names.embedding),
@@ -64,20 +64,20 @@ impl BodyConfig {
     }
 }
 
-/// An encoder without its heads.
+/// An encoder without its task heads.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "one a model")]
+#[allow(clippy::large_enum_variant, reason = "there is one per model")]
 pub enum Body {
-    /// Blocks of attention and feed-forward.
+    /// Blocks of bidirectional attention and feed-forward layers.
     Blocks(Encoder),
-    /// Reformer's.
+    /// A Reformer.
     Reformer(Reformer),
-    /// A language model's.
+    /// The body of a language model.
     Decoder(Decoder),
 }
 
 impl Body {
-    /// The body under the builder's scope.
+    /// Builds the body under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &BodyConfig) -> Result<Self, Error> {
         Ok(match c {
             BodyConfig::Blocks(c) => Body::Blocks(Encoder::new(b, c)?),
@@ -86,7 +86,7 @@ impl Body {
         })
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         match self {
             Body::Blocks(encoder) => encoder.device(),
@@ -95,7 +95,7 @@ impl Body {
         }
     }
 
-    /// The table of embeddings, `[vocabulary, d]`, where a head may be it.
+    /// The embedding table, `[vocabulary, d]`, if a head may be tied to it.
     pub fn embeddings(&self) -> Option<Tensor<2>> {
         match self {
             Body::Blocks(encoder) => Some(encoder.embeddings()),
@@ -104,7 +104,7 @@ impl Body {
         }
     }
 
-    /// The attentions of blocks, in order; none of a Reformer or a language model.
+    /// The attention layers of the blocks in order; empty for a Reformer and for a language model.
     pub fn attentions(&self) -> impl Iterator<Item = &SelfAttention> {
         let encoder = match self {
             Body::Blocks(encoder) => Some(encoder),
@@ -123,7 +123,7 @@ impl Body {
     }
 }
 
-/// What a language model makes of a batch, each text from its start on. Positions are counted without padding.
+/// The hidden states of a language model. Every row starts from an empty state, and positions do not count padding.
 fn read(decoder: &Decoder, of: &Reading<'_>) -> Tensor<3> {
     let alone = |ids: &[u32], batch: usize, mask| decoder.forward(ids, &mut decoder.start(batch), mask);
     match of.packed {

@@ -1,4 +1,4 @@
-//! Where weights come from, and under which names.
+//! Building modules from named weights.
 
 use std::sync::Arc;
 
@@ -6,21 +6,21 @@ use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use longreach_simd::product::Int8;
 
-/// What can go wrong while a model is built.
+/// Errors while a model is built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A tensor that should be there is not.
+    /// A required tensor is missing.
     #[error("{origin}: tensor `{name}` is missing; {there}")]
     Missing {
         /// The file or other origin.
         origin: String,
         /// The tensor.
         name: String,
-        /// What there is instead, as a sentence.
+        /// What the origin contains instead, as a sentence.
         there: String,
     },
-    /// A tensor of another shape.
+    /// A tensor has another shape.
     #[error("{origin}: tensor `{name}`: want {want:?}, found {found:?}")]
     Shape {
         /// The file or other origin.
@@ -32,45 +32,45 @@ pub enum Error {
         /// The shape it has.
         found: Vec<usize>,
     },
-    /// A tensor of a type that cannot be a weight.
+    /// A tensor has a dtype that weights cannot have.
     #[error("{origin}: tensor `{name}` has dtype {found}, want one of {want}")]
     Dtype {
         /// The file or other origin.
         origin: String,
         /// The tensor.
         name: String,
-        /// What can be read.
+        /// The accepted dtypes.
         want: &'static str,
-        /// What it is.
+        /// The dtype it has.
         found: String,
     },
-    /// Anything else about the origin, in its own words.
+    /// Any other error of the origin, with its message.
     #[error("{origin}: {message}")]
     Origin {
         /// The file or other origin.
         origin: String,
-        /// What is wrong.
+        /// The message.
         message: String,
     },
 }
 
-/// How a weight lies in memory relative to the file.
+/// How a weight is stored in the file relative to its layout in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
-    /// As in the file.
+    /// The same as in the file.
     Same,
-    /// `[r, c]` here is `[c, r]` in the file.
+    /// `[r, c]` in memory is `[c, r]` in the file.
     Transposed,
-    /// Taps of a depthwise convolution: `[W, D]` here is `[D, 1, W]` in the file.
+    /// Taps of a depthwise convolution: `[W, D]` in memory is `[D, 1, W]` in the file.
     Taps,
-    /// `[D]` here is `[1, 1, D]` in the file.
+    /// `[D]` in memory is `[1, 1, D]` in the file.
     Wide,
-    /// Filters along one of two axes: `[H, W]` here is `[H, 1, W, 1]` in the file.
+    /// Filters along one of two axes: `[H, W]` in memory is `[H, 1, W, 1]` in the file.
     Filters,
 }
 
 impl Layout {
-    /// The shape in the file of a weight that has `shape` in memory.
+    /// The shape in the file of a weight with shape `shape` in memory.
     pub fn on_disk(self, shape: &[usize]) -> Vec<usize> {
         match (self, shape) {
             (Layout::Transposed, [r, c]) => vec![*c, *r],
@@ -81,7 +81,7 @@ impl Layout {
         }
     }
 
-    /// Turns numbers in the file's order into memory's (`shape` is memory's).
+    /// Converts a weight of shape `shape` in memory from the order of the file to the order of memory.
     pub fn to_memory(self, shape: &[usize], data: Vec<f32>) -> Vec<f32> {
         match (self, shape) {
             (Layout::Transposed | Layout::Taps, [r, c]) => transpose(&data, *c, *r),
@@ -89,7 +89,7 @@ impl Layout {
         }
     }
 
-    /// Turns numbers in memory's order into the file's (`shape` is memory's).
+    /// Converts a weight of shape `shape` in memory from the order of memory to the order of the file.
     pub fn to_disk(self, shape: &[usize], data: Vec<f32>) -> Vec<f32> {
         match (self, shape) {
             (Layout::Transposed | Layout::Taps, [r, c]) => transpose(&data, *r, *c),
@@ -103,29 +103,29 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|c| (0..rows).map(move |r| x[r * columns + c])).collect()
 }
 
-/// In which precision a weight is kept.
+/// The precision of a weight in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// That of the model: f32 or bf16.
+    /// The precision of the model: f32 or bf16.
     Model,
     /// Always f32: norms, biases, decay rates.
     Full,
 }
 
-/// How a weight starts when a model is trained from nothing.
+/// The initial distribution of a weight that is trained from scratch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Every element this.
+    /// Every element has this value.
     Constant(f32),
     /// Normal with mean 0 and this standard deviation.
     Normal(f32),
-    /// Uniform between the two.
+    /// Uniform between the two bounds.
     Uniform(f32, f32),
-    /// `ln u`, with `u` uniform between the two.
+    /// `ln u`, with `u` uniform between the two bounds.
     LogUniform(f32, f32),
-    /// Rising or falling evenly from the first element to the last.
+    /// Linearly spaced from the first value at the first element to the second value at the last.
     Ramp(f32, f32),
-    /// Orthogonal rows as long as normal ones: the random features of a Performer.
+    /// Orthogonal rows with the lengths of normal vectors: the random features of a Performer.
     OrthogonalRows,
     /// `ln(1 + row)`: the diagonal of S4D-Real (Gu et al. 2022), which Mamba starts from.
     LogOfRow,
@@ -133,44 +133,45 @@ pub enum Init {
     InverseSoftplusStep(f32, f32),
 }
 
-/// What a module asks of a [`Source`].
+/// A module's request for a weight of a [`Source`].
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// The tensor's full name.
     pub name: String,
     /// Its shape in memory.
     pub shape: Vec<usize>,
-    /// How it lies in the file.
+    /// Its layout in the file.
     pub layout: Layout,
-    /// How it is kept.
+    /// Its precision in memory.
     pub precision: Precision,
-    /// How it starts.
+    /// Its initial distribution.
     pub init: Init,
 }
 
-/// Where weights come from.
+/// Provides weights by name: a checkpoint or an initialisation.
 pub trait Source {
-    /// The weight's numbers, in memory's layout, as f32 or bf16.
+    /// The values of the weight in the layout of memory, as f32 or bf16.
     fn get(&mut self, spec: &Spec) -> Result<TensorData, Error>;
 
-    /// Whether there is a weight of this name.
+    /// Whether the source has a weight of this name.
     fn has(&self, name: &str) -> bool {
         let _ = name;
         true
     }
 
-    /// Whether matrices are to be rounded to 8 bits: then [`Source::get`] gives them in f32, and [`Source::release`] is told when they have been read.
+    /// Whether matrices are quantised to int8. If so, [`Source::get`] returns them in f32, and [`Source::release`] is
+    /// called after each has been quantised.
     fn rounds(&self) -> bool {
         false
     }
 
-    /// Gives the memory of a weight back that has been read.
+    /// Releases the memory of a weight that is no longer read.
     fn release(&self, name: &str) {
         let _ = name;
     }
 }
 
-/// The names of a built model's weights, for writing them back.
+/// The names and layouts of a built model's weights, which are needed to save them.
 #[derive(Clone, Debug, Default)]
 pub struct Names(Vec<(ParamId, String, Layout)>);
 
@@ -180,7 +181,7 @@ impl Names {
         self.0.iter().find(|(i, ..)| *i == id).map(|(_, name, layout)| (name.as_str(), *layout))
     }
 
-    /// The parameters whose names end so.
+    /// The parameters whose names end with `end`.
     pub fn ending(&self, end: &str) -> impl Iterator<Item = ParamId> {
         self.0.iter().filter(move |(_, name, _)| name.ends_with(end)).map(|(id, ..)| *id)
     }
@@ -191,7 +192,7 @@ pub(crate) fn hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ b as u64).wrapping_mul(0x100_0000_01b3))
 }
 
-/// Builds modules from a [`Source`], keeping track of names.
+/// Builds modules from a [`Source`] and records the names of their weights.
 pub struct Builder<'s> {
     source: &'s mut dyn Source,
     device: Device,
@@ -201,12 +202,13 @@ pub struct Builder<'s> {
 }
 
 impl<'s> Builder<'s> {
-    /// Builds from `source` on `device`; on an autodiff device the weights can be trained.
+    /// Builds from `source` on `device`. On an autodiff device the weights can be trained.
     pub fn new(source: &'s mut dyn Source, device: &Device) -> Self {
         Self { source, device: device.clone(), prefix: String::new(), names: Names::default(), unrounded: false }
     }
 
-    /// Builds a part whose names begin with `part` and a dot, or with nothing more where it is empty.
+    /// Runs `build` with the scope extended by `part`: names get the prefix `part` and a dot. If `part` is empty,
+    /// names get no prefix.
     pub fn scope<T>(&mut self, part: impl std::fmt::Display, build: impl FnOnce(&mut Self) -> T) -> T {
         let (outer, part) = (self.prefix.len(), part.to_string());
         if !part.is_empty() {
@@ -218,7 +220,7 @@ impl<'s> Builder<'s> {
         built
     }
 
-    /// An error about what is being built, naming it.
+    /// An error that names the current scope.
     pub fn error(&self, message: impl Into<String>) -> Error {
         let origin = self.prefix.trim_end_matches('.');
         Error::Origin {
@@ -227,7 +229,7 @@ impl<'s> Builder<'s> {
         }
     }
 
-    /// A parameter by its name within the scope.
+    /// The parameter `name` within the scope. Errors if the source has no such tensor or if its shape differs.
     pub fn param<const D: usize>(
         &mut self,
         name: &str,
@@ -240,7 +242,7 @@ impl<'s> Builder<'s> {
         let spec = Spec { name, shape: shape.to_vec(), layout, precision, init };
         let data = self.source.get(&spec)?;
         let dtype = if data.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
-        // An id from the name: an optimiser's saved state finds its parameter again.
+        // The id is derived from the name, so that saved optimiser state can be matched to its parameter.
         let id = ParamId::from(hash(&spec.name));
         let value = Tensor::from_data(data, (&self.device, dtype));
         let param = Param::initialized(id, value.set_require_grad(self.device.is_autodiff()));
@@ -248,12 +250,13 @@ impl<'s> Builder<'s> {
         Ok(param)
     }
 
-    /// Whether the source has a weight of this name within the scope.
+    /// Whether the source has a weight `name` within the scope.
     pub fn has(&self, name: &str) -> bool {
         self.source.has(&format!("{}{name}", self.prefix))
     }
 
-    /// Builds a part whose matrices stay as they are, whatever the source says: heads, whose outputs are what is looked at.
+    /// Runs `build` without quantising matrices, whatever the source asks for: used for task heads, whose outputs are
+    /// the results.
     pub fn unrounded<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
         let outer = std::mem::replace(&mut self.unrounded, true);
         let built = build(self);
@@ -261,7 +264,7 @@ impl<'s> Builder<'s> {
         built
     }
 
-    /// A matrix to multiply by, and the same in 8 bits where the source wants that.
+    /// A matrix to multiply by, and its int8 copy if the source asks for quantised matrices.
     pub(crate) fn matrix(
         &mut self,
         name: &str,
@@ -283,12 +286,12 @@ impl<'s> Builder<'s> {
         Ok((weight, Some(Arc::new(rounded))))
     }
 
-    /// A vector kept in f32.
+    /// A vector, kept in f32. Errors if the weight is missing or has another shape.
     pub fn vector(&mut self, name: &str, n: usize, init: Init) -> Result<Param<Tensor<1>>, Error> {
         self.param(name, [n], Layout::Same, Precision::Full, init)
     }
 
-    /// The names of all that was built.
+    /// The names of all parameters that were built.
     pub fn into_names(self) -> Names {
         self.names
     }

@@ -1,58 +1,59 @@
-//! What a model remembers of the sequences it reads: a typed state a layer.
+//! The state of a model: what it keeps of the sequences it has read, as one typed state per layer.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::Keys;
 use crate::hmt::HmtState;
 
-/// The state of one layer: that of each branch of its block, in order.
+/// The state of one layer: the state of each branch of its block, in order.
 #[derive(Clone, Debug)]
 pub struct LayerState(pub Vec<BranchState>);
 
 /// The state of a branch.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a few for each layer")]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 pub enum BranchState {
-    /// Of an operation that reads each token by itself.
+    /// No state: the operation reads each token by itself.
     Nothing,
-    /// A mixer's.
+    /// The state of a mixer.
     Mixer(MixerState),
-    /// The last input of a feed-forward layer that reads the token before, `[B, 1, d]`.
+    /// The last input of a feed-forward layer with token shift, `[B, 1, d]`.
     Shift(Tensor<3>),
-    /// Of branches side by side.
+    /// The states of parallel branches.
     Parallel(Vec<BranchState>),
 }
 
 /// The state of a mixer.
 #[derive(Clone, Debug)]
-#[allow(clippy::large_enum_variant, reason = "a handful of them, one a layer")]
+#[allow(clippy::large_enum_variant, reason = "there is one per layer")]
 pub enum MixerState {
-    /// Attention's.
+    /// The state of softmax attention.
     Attention {
-        /// The keys it may still see.
+        /// The cached keys and values that later queries may attend to.
         near: Keys,
-        /// The first keys, where those are always seen.
+        /// The keys and values of the first tokens, if the mixer attends to them as sinks.
         sinks: Option<Keys>,
-        /// How many tokens were read.
+        /// The number of tokens read.
         seen: usize,
     },
-    /// Of a mechanism with a state of fixed size.
+    /// The state of a mechanism whose state has a fixed size.
     Recurrent(Recurrent),
 }
 
 /// A state of fixed size.
 #[derive(Clone, Debug)]
 pub struct Recurrent {
-    /// The last inputs of convolutions and token shifts, `[B, W − 1, D]` each, oldest first.
+    /// Past inputs of the layer, oldest first: those of short convolutions and token shifts, `[B, W − 1, D]` each, or
+    /// the rows of a memory.
     pub inputs: Vec<Tensor<3>>,
-    /// What the mechanism calls its state; axes of length 1 are put behind where it has fewer than four.
+    /// The state of the mechanism. Axes of length 1 are appended if it has fewer than four.
     pub memory: Tensor<4>,
-    /// How many tokens of each sequence were read.
+    /// The number of tokens read of each sequence.
     pub seen: Vec<usize>,
 }
 
 impl Recurrent {
-    /// Before the first token of `batch` sequences: zeros of the shapes `[W − 1, D]` and `[.., .., ..]` behind the batch's axis.
+    /// The initial state of `batch` sequences: zeros of the shapes `[B, W − 1, D]` and `[B, a, b, c]`.
     pub fn zeros(batch: usize, inputs: &[[usize; 2]], [a, b, c]: [usize; 3], device: &Device) -> Self {
         Self {
             inputs: inputs.iter().map(|[w, d]| Tensor::zeros([batch, *w, *d], device)).collect(),
@@ -61,7 +62,7 @@ impl Recurrent {
         }
     }
 
-    /// That of one sequence of the batch.
+    /// The state of sequence `i` of the batch.
     #[must_use]
     pub fn of_sequence(&self, i: usize) -> Self {
         Self {
@@ -71,7 +72,7 @@ impl Recurrent {
         }
     }
 
-    /// Those of several sequences as that of their batch. Panics if there is none.
+    /// Concatenates the states of several sequences along the batch axis. Panics if there are none.
     #[must_use]
     pub fn together(states: Vec<Self>) -> Self {
         let inputs = (0..states[0].inputs.len())
@@ -82,14 +83,14 @@ impl Recurrent {
     }
 }
 
-/// Finds a tensor by its name, of the shape given where that is fixed.
+/// Looks up a tensor by name. An axis of the expected shape is `None` if its length is not fixed.
 pub(crate) type Find<'a> = dyn FnMut(&str, &[Option<usize>]) -> Result<TensorData, String> + 'a;
 
 fn like<const D: usize>(x: &Tensor<D>, name: &str, find: &mut Find<'_>) -> Result<Tensor<D>, String> {
     Ok(Tensor::from_data(find(name, &x.dims().map(Some))?, &x.device()))
 }
 
-/// Keys and values as `of`, a starting row, has them, at most `most`.
+/// Restores keys and values with the shape of the initial state `of`; at most `most` rows.
 pub(crate) fn keys(of: &Keys, [k, v]: [&str; 2], most: usize, find: &mut Find<'_>) -> Result<Keys, String> {
     let rows = |x: &Tensor<4>| x.dims().iter().enumerate().map(|(axis, n)| (axis != 1).then_some(*n)).collect();
     let [of_k, of_v] = of.get();
@@ -98,7 +99,7 @@ pub(crate) fn keys(of: &Keys, [k, v]: [&str; 2], most: usize, find: &mut Find<'_
         [Tensor::from_data(find(k, &shape_k)?, &of_k.device()), Tensor::from_data(find(v, &shape_v)?, &of_v.device())];
     let [of_keys, of_values] = [&found[0], &found[1]].map(|x| x.dims()[1]);
     if of_keys != of_values || of_keys > most {
-        return Err(format!("`{k}` has {of_keys} rows and `{v}` {of_values}: want as many, at most {most}"));
+        return Err(format!("`{k}` has {of_keys} rows and `{v}` {of_values}: want equal numbers, at most {most}"));
     }
     let [k, v] = found;
     Ok(Keys::of(k, v, None))
@@ -177,7 +178,7 @@ impl BranchState {
         }
     }
 
-    /// How many mixers there are in it.
+    /// The number of mixers in this branch.
     fn mixers(&self) -> usize {
         match self {
             BranchState::Mixer(_) => 1,
@@ -195,7 +196,7 @@ impl BranchState {
         }
     }
 
-    /// Its tensors, with names that begin with `path` where it has tensors of its own.
+    /// Appends its tensors; `path` is the prefix of their names.
     fn tensors(&self, path: &str, to: &mut Vec<(String, TensorData)>) {
         match self {
             BranchState::Nothing => {}
@@ -234,12 +235,12 @@ impl BranchState {
         }
     }
 
-    /// After [`Repeat`]: the positions of `batch` sequences, which are those of the first.
+    /// Applied after [`Repeat`]: copies the positions of the first sequence to all `batch` sequences.
     fn repeat_positions(&mut self, batch: usize) {
         match self {
             BranchState::Mixer(MixerState::Recurrent(r)) => r.seen = vec![r.seen[0]; batch],
             BranchState::Mixer(MixerState::Attention { near, .. }) => {
-                assert!(near.keep().is_none(), "a state without padding");
+                assert!(near.keep().is_none(), "only a state without padding can be repeated");
             }
             BranchState::Parallel(branches) => branches.iter_mut().for_each(|b| b.repeat_positions(batch)),
             BranchState::Nothing | BranchState::Shift(_) => {}
@@ -247,36 +248,37 @@ impl BranchState {
     }
 }
 
-/// The path of the `i`th part of a state.
+/// The path of part `i` of a state.
 fn within(path: &str, i: usize) -> String {
     format!("{path}{i}.")
 }
 
 impl LayerState {
-    /// How many numbers it holds.
+    /// The number of elements it holds.
     pub fn len(&self) -> usize {
         self.0.iter().map(BranchState::len).sum()
     }
 
-    /// Whether it holds none.
+    /// Whether it holds no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The path of a branch's tensors: none where the layer has one mixer at most, so that names need none.
+    /// The path of the tensors of branch `i`; empty if the layer has at most one mixer.
     fn path(&self, i: usize) -> String {
         let mixers: usize = self.0.iter().map(BranchState::mixers).sum();
         if mixers <= 1 && !matches!(self.0[i], BranchState::Parallel(_)) { String::new() } else { within("", i) }
     }
 
-    /// Its tensors by name. Of sequences without padding.
+    /// Its tensors by name. Padding marks are not saved: the sequences must contain no padding.
     pub fn tensors(&self) -> Vec<(String, TensorData)> {
         let mut tensors = Vec::new();
         self.0.iter().enumerate().for_each(|(i, branch)| branch.tensors(&self.path(i), &mut tensors));
         tensors
     }
 
-    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens: see [`Cache::restored`].
+    /// Restores a state from the tensors saved after `tokens` tokens; `self` is an initial state: see
+    /// [`Cache::restored`]. Errors if a tensor is missing or does not fit.
     pub fn restored(
         self,
         tokens: usize,
@@ -292,17 +294,17 @@ impl LayerState {
 /// The state of a whole model for a batch of sequences.
 #[derive(Clone, Debug)]
 pub struct Cache {
-    /// A state a layer, in order.
+    /// The state of each layer, in order.
     pub layers: Vec<LayerState>,
-    /// Of a hierarchical memory around the layers.
+    /// The state of the hierarchical memory around the layers, if there is one.
     pub hmt: Option<HmtState>,
-    /// What layers added to the loss since it was last taken, where they learn by one of their own, `[1]`.
+    /// The sum of the auxiliary losses of the layers since it was last taken, `[1]`; `None` if no layer has one.
     pub loss: Option<Tensor<1>>,
-    /// How many sequences.
+    /// The number of sequences.
     pub batch: usize,
 }
 
-/// Cuts the graph behind every tensor.
+/// Detaches every tensor from its graph.
 struct Cut;
 
 impl OnTensors for Cut {
@@ -311,7 +313,7 @@ impl OnTensors for Cut {
     }
 }
 
-/// As many of every tensor, one behind the other.
+/// Repeats every tensor along the batch axis.
 struct Repeat(usize);
 
 impl OnTensors for Repeat {
@@ -320,9 +322,9 @@ impl OnTensors for Repeat {
     }
 }
 
-/// Something done to every tensor of a state, in an order that is always the same.
+/// An operation on every tensor of a state. The tensors are visited in a fixed order.
 pub trait OnTensors {
-    /// Done to one.
+    /// Maps one tensor.
     fn tensor<const D: usize>(&mut self, x: Tensor<D>) -> Tensor<D>;
 }
 
@@ -341,12 +343,12 @@ impl LayerState {
 }
 
 impl Cache {
-    /// How many bytes it holds.
+    /// The size of the state in bytes.
     pub fn bytes(&self) -> usize {
         self.layers.iter().map(|layer| 4 * layer.len()).sum::<usize>() + self.hmt.as_ref().map_or(0, HmtState::bytes)
     }
 
-    /// With something done to every tensor that is carried on.
+    /// Applies `f` to every tensor of the state.
     #[must_use]
     pub fn map(self, f: &mut impl OnTensors) -> Self {
         Self {
@@ -357,16 +359,17 @@ impl Cache {
         }
     }
 
-    /// The same, with nothing flowing back from it.
+    /// Detaches the state from its graph: no gradient flows back through it.
     #[must_use]
     pub fn detached(self) -> Self {
         self.map(&mut Cut)
     }
 
-    /// That of one sequence for `batch` that have all read the same. Panics on one of several, or with padding.
+    /// Repeats the state of one sequence for a batch of `batch` sequences. Panics if the state has several sequences
+    /// or padding.
     #[must_use]
     pub fn repeated(self, batch: usize) -> Self {
-        assert_eq!(self.batch, 1, "the state of one sequence");
+        assert_eq!(self.batch, 1, "only the state of a single sequence can be repeated");
         let mut all = self.map(&mut Repeat(batch));
         all.layers.iter_mut().flat_map(|layer| &mut layer.0).for_each(|branch| branch.repeat_positions(batch));
         if let Some(hmt) = &mut all.hmt {
@@ -375,7 +378,8 @@ impl Cache {
         Self { batch, ..all }
     }
 
-    /// All its tensors by name: what [`Cache::restored`] needs. Of sequences without padding.
+    /// All its tensors by name, as [`Cache::restored`] needs them. Padding marks are not saved: the sequences must
+    /// contain no padding.
     pub fn tensors(&self) -> Vec<(String, TensorData)> {
         let layer = |(i, layer): (usize, &LayerState)| {
             layer.tensors().into_iter().map(move |(name, data)| (format!("layers.{i}.{name}"), data))
@@ -385,8 +389,9 @@ impl Cache {
         tensors
     }
 
-    /// A state as this one, a starting one, with the tensors of another after `tokens` tokens. `find` finds a tensor by name whose shape is the one
-    /// given, where that says so.
+    /// Restores the state of a model from the tensors saved after `tokens` tokens; `self` is an initial state. `find`
+    /// returns a tensor by name, whose shape must match the axes that are given. Errors if a tensor is missing or
+    /// does not fit.
     pub fn restored(
         self,
         tokens: usize,

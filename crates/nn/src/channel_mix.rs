@@ -1,4 +1,5 @@
-//! The feed-forward layer of the RWKV models, which looks back one token. Peng et al. 2023 (RWKV), §3; 2025 (Goose), §4.
+//! Channel mixing, the feed-forward layer of the RWKV models, with token shift. Peng et al. 2023 (RWKV), §3; 2025
+//! (Goose), §4.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, activation};
@@ -11,32 +12,32 @@ use crate::{Builder, Error, Init, Layout, Linear, Precision};
 /// The sizes and names of the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelMixConfig {
-    /// Width between the maps.
+    /// Width of the hidden layer.
     pub inner: usize,
-    /// What stands there; in the papers the square of what is above 0.
+    /// `φ`: the activation of the hidden layer; `max(x, 0)²` in the papers.
     pub activation: parts::Pointwise,
-    /// What a checkpoint calls the parts, and how it means them.
+    /// The names of the parts in a checkpoint, and how they are stored.
     pub names: ChannelMixNames,
 }
 
-/// What a checkpoint calls the parts.
+/// The names of the parts in a checkpoint, and how they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChannelMixNames {
-    /// How much of the token before is in the keys.
+    /// The token-shift weights of the keys.
     pub mix_key: &'static str,
-    /// The map to the inner width.
+    /// The projection to the hidden layer.
     pub key: &'static str,
-    /// How much of the token before is in the receptance, and its map; absent where the output has no gate.
+    /// The token-shift weights of the receptance, and its projection; `None` if the output has no gate.
     pub receptance: Option<[&'static str; 2]>,
-    /// The map back.
+    /// The projection back to `d`.
     pub value: &'static str,
-    /// Whether the mixes say how much of the token itself is kept.
+    /// Whether a token-shift weight is the share of the current token; otherwise it is the share of the previous one.
     pub kept: bool,
-    /// Whether they are `[1, 1, d]` in the file.
+    /// Whether token-shift weights are `[1, 1, d]` in the file.
     pub wide: bool,
 }
 
-/// `σ(W_r x_r) ⊙ W_v φ(W_k x_k)`, the gate where there is one.
+/// `σ(W_r x_r) ⊙ W_v φ(W_k x_k)`; the gate is optional.
 #[derive(Module, Debug)]
 pub struct ChannelMix {
     mix_key: Param<Tensor<1>>,
@@ -49,7 +50,7 @@ pub struct ChannelMix {
 }
 
 impl ChannelMix {
-    /// The layer from `d` and back, under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, d: usize, c: &ChannelMixConfig) -> Result<Self, Error> {
         let n = c.names;
         let layout = if n.wide { Layout::Wide } else { Layout::Same };
@@ -68,7 +69,8 @@ impl ChannelMix {
         })
     }
 
-    /// `x: [B, T, d]` with the token before it, `[B, 1, d]` → the output and the last token. Padding leaves no trace.
+    /// Maps `x: [B, T, d]` and the token before it, `[B, 1, d]`, to the output and the last token. Padding has no
+    /// effect on the state.
     pub fn forward(&self, x: Tensor<3>, before: Tensor<3>, mask: Option<&Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
         let Some(tokens) = mask.and_then(Tokens::of) else { return self.read(x, before) };
         let (mut out, mut last, [_, t, d]) = (Vec::new(), Vec::new(), x.dims());

@@ -1,4 +1,4 @@
-//! The short convolution as a module.
+//! The short convolution.
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
@@ -7,7 +7,7 @@ use longreach_burn::{self as ops, ConvActivation};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Layout, Precision};
 
-/// A causal depthwise convolution, with silu unless told otherwise.
+/// A causal depthwise convolution; its activation is silu by default.
 #[derive(Module, Debug)]
 pub struct ShortConv {
     /// `[W, D]`
@@ -19,7 +19,8 @@ pub struct ShortConv {
 }
 
 impl ShortConv {
-    /// The convolution `name` of `channels` channels over `taps` tokens.
+    /// The convolution `name` of `channels` channels with `taps` taps. Errors if a weight is missing or has another
+    /// shape.
     pub fn new(b: &mut Builder, name: &str, channels: usize, taps: usize, bias: Bias) -> Result<Self, Error> {
         let bound = (taps as f32).powf(-0.5);
         let init = Init::Uniform(-bound, bound);
@@ -33,7 +34,7 @@ impl ShortConv {
         })
     }
 
-    /// With another activation.
+    /// Replaces the activation.
     #[must_use]
     pub fn with_activation(self, activation: ConvActivation) -> Self {
         Self { activation, ..self }

@@ -1,4 +1,4 @@
-//! The skeleton of a language model: embedding, blocks of norm and mixer (and norm and feed-forward), norm, head.
+//! The decoder of a language model: embedding, blocks of residual branches, final norm, head.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, activation};
@@ -12,7 +12,8 @@ use crate::{
     Norm, Precision,
 };
 
-/// The sizes and names of the skeleton. [`DecoderConfig::new`] has everything that most models share, so that a model type writes down what is its own.
+/// The sizes and names of a decoder. [`DecoderConfig::new`] sets the values that most models share, so that a model
+/// type lists only its own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DecoderConfig {
     /// Size of the vocabulary.
@@ -21,30 +22,33 @@ pub struct DecoderConfig {
     pub hidden: usize,
     /// The blocks, in order.
     pub blocks: Vec<BlockConfig>,
-    /// What embeddings are multiplied with.
+    /// The factor of the embeddings.
     pub embedding_scale: f32,
-    /// A norm of the embeddings, by its name within the body.
+    /// A norm of the embeddings, with its name within the body.
     pub first_norm: Option<NamedNorm>,
-    /// The norm before the head, where there is one, by its name within the body.
+    /// The norm before the head, with its name within the body; `None` if there is none.
     pub last_norm: Option<NamedNorm>,
-    /// Whether each layer's gates have a learned lower bound, of this many channels. Qin et al. 2024 (HGRN2), §3.
+    /// The width of learned lower bounds of each layer's gates; `None` if gates have none. Qin et al. 2024 (HGRN2),
+    /// §3.
     pub lower_bounds: Option<usize>,
-    /// Embedding and head.
+    /// The embedding and the head.
     pub words: WordsConfig,
-    /// What logits are multiplied with.
+    /// The factor of the logits.
     pub logits_scale: f32,
-    /// `c`: logits, scaled, become `c tanh(x / c)`. Gemma 2.
+    /// `c`: the soft-cap of the scaled logits, `c tanh(x / c)`. Gemma 2.
     pub logits_cap: Option<f32>,
-    /// A hierarchical memory around it all.
+    /// A hierarchical memory around the decoder.
     pub hmt: Option<HmtConfig>,
-    /// The name and the rows of a table of learned positions, where there is one. The first block then begins with attention that sees all keys.
+    /// The name and the number of rows of a table of learned positions. The first block must then begin with
+    /// attention of full reach.
     pub positions: Option<(String, usize)>,
     /// Names of the parts in a checkpoint.
     pub names: DecoderNames,
 }
 
 impl DecoderConfig {
-    /// A model of these blocks with a table of embeddings and a head of its own; without a norm before the head, a memory or learned positions.
+    /// A decoder of these blocks with an embedding table and an untied head; without a final norm, a hierarchical
+    /// memory or learned positions.
     pub fn new([vocabulary, hidden]: [usize; 2], blocks: Vec<BlockConfig>, names: DecoderNames) -> Self {
         Self {
             vocabulary,
@@ -63,7 +67,8 @@ impl DecoderConfig {
         }
     }
 
-    /// The name within the body of a tensor that every checkpoint of it has: its embedding, or that of the most frequent tokens.
+    /// The name, within the body, of a tensor that every checkpoint contains: the embedding table, or that of the
+    /// most frequent tokens.
     pub fn embedding(&self) -> String {
         match &self.words {
             WordsConfig::Table { .. } => format!("{}.weight", self.names.embedding),
@@ -71,29 +76,34 @@ impl DecoderConfig {
         }
     }
 
-    /// An error in words if the blocks cannot be built.
+    /// Checks the blocks; the error is a message.
     fn check(&self) -> Result<(), String> {
         if !self.logits_cap.is_none_or(|cap| cap > 0.0) {
-            return Err(format!("logits are capped at {:?}: want a number above 0", self.logits_cap.unwrap_or(0.0)));
+            return Err(format!(
+                "the logits are soft-capped at {:?}: want a positive number",
+                self.logits_cap.unwrap_or(0.0)
+            ));
         }
         for (i, block) in self.blocks.iter().enumerate() {
             let Some(of) = block.shares else { continue };
             let there = self.blocks[..i].get(of).is_some_and(|other| other.shares.is_none());
             if !there {
-                return Err(format!("block {i} uses the weights of block {of}: want an earlier one that has its own"));
+                return Err(format!(
+                    "block {i} uses the weights of block {of}: want an earlier block with weights of its own"
+                ));
             }
             if self.blocks[of].branches != block.branches {
-                return Err(format!("block {i} uses the weights of block {of}, whose branches are others"));
+                return Err(format!("block {i} uses the weights of block {of}, which has different branches"));
             }
         }
         Ok(())
     }
 }
 
-/// What a checkpoint calls the parts of the skeleton. Blocks name their own.
+/// The names of the decoder's parts in a checkpoint. Blocks name their own parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecoderNames {
-    /// Before all but the head, with no dot at the end.
+    /// The prefix of all parts but the head, without the trailing dot.
     pub body: String,
     /// The embedding.
     pub embedding: String,
@@ -111,7 +121,7 @@ impl DecoderNames {
     }
 }
 
-/// The position of each of the next `t` tokens of each sequence: how many tokens were before it, padding not counted.
+/// The position of each of the next `t` tokens of each sequence: the number of tokens before it, without padding.
 fn places(cache: &Cache, t: usize, mask: Option<&Tensor<3>>) -> Vec<u32> {
     let first = cache.layers.first().and_then(|layer| layer.0.iter().find_map(BranchState::first));
     let before = |b: usize| match first {
@@ -133,15 +143,15 @@ fn places(cache: &Cache, t: usize, mask: Option<&Tensor<3>>) -> Vec<u32> {
     places
 }
 
-/// The model.
+/// A language model.
 #[derive(Module, Debug)]
 pub struct Decoder {
     words: Words,
     positions: Option<Embedding>,
     first_norm: Option<Norm>,
-    /// Those with weights of their own.
+    /// The blocks that have weights of their own.
     blocks: Vec<Block>,
-    /// Which of the blocks each layer is.
+    /// For each layer, the index of its block.
     layers: Vec<usize>,
     /// `[L, D]`
     lower_bounds: Option<Param<Tensor<2>>>,
@@ -154,7 +164,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The model under the builder's scope.
+    /// Builds the model under the builder's scope. Errors if the configuration is invalid or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &DecoderConfig) -> Result<Self, Error> {
         c.check().map_err(|message| b.error(message))?;
         let n = &c.names;
@@ -200,26 +211,27 @@ impl Decoder {
         })
     }
 
-    /// The state before the first token of `batch` sequences.
+    /// The initial state of `batch` sequences.
     pub fn start(&self, batch: usize) -> Cache {
         let hmt = self.hmt.as_ref().map(|hmt| hmt.start(batch, &self.device()));
         Cache { layers: self.start_layers(batch), hmt, loss: None, batch }
     }
 
-    /// The states of the layers before the first token.
+    /// The initial states of the layers.
     pub(crate) fn start_layers(&self, batch: usize) -> Vec<LayerState> {
         let device = self.device();
         self.layers.iter().map(|i| self.blocks[*i].start(batch, self.hidden, &device)).collect()
     }
 
-    /// As it is, with what depends on the weights alone computed once: for inference. Its weights must not change afterwards.
+    /// Precomputes everything that depends on the weights alone. For inference only: the weights must not change
+    /// afterwards.
     #[must_use]
     pub fn prepared(mut self) -> Self {
         self.blocks = self.blocks.into_iter().map(Block::prepared).collect();
         self
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         self.words.device()
     }
@@ -229,7 +241,7 @@ impl Decoder {
         self.words.vocabulary()
     }
 
-    /// The lower bound of each layer's gates, rising from 0 at the first.
+    /// The lower bound of each layer's gates, which increases from 0 at the first layer.
     fn bounds(&self) -> Vec<Option<Tensor<1>>> {
         let Some(parameters) = &self.lower_bounds else { return vec![None; self.layers.len()] };
         let shares = activation::softmax(parameters.val(), 0);
@@ -248,19 +260,20 @@ impl Decoder {
         (0..self.layers.len()).map(layer).collect()
     }
 
-    /// Whether sequences with padding can be read: not where a memory counts tokens for the whole batch.
+    /// Whether batches with padding are supported. They are not if a memory counts tokens for the whole batch.
     pub fn takes_padding(&self) -> bool {
         self.hmt.is_none()
     }
 
-    /// Reads `ids`, rows of equal length for each of the cache's sequences, one behind the other → `[B, T, d]`, normed.
+    /// Reads `ids`, contiguous rows of equal length for the sequences of the cache, and returns the normed hidden
+    /// states `[B, T, d]`.
     ///
-    /// The whole sequence, a chunk, or one token: the cache carries on from one call to the next.
-    /// `mask: [B, T, 1]` is 0 at padding. Panics if an id is not below the vocabulary's size, and on a mask where
-    /// [`Decoder::takes_padding`] says no, and where a text goes on beyond [`Decoder::longest`].
+    /// A sequence may be read at once, in chunks, or token by token: the cache carries the state from one call to the
+    /// next. `mask: [B, T, 1]` is 0 at padding. Panics if a token id exceeds the vocabulary, if a mask is given
+    /// although [`Decoder::takes_padding`] is false, and if a sequence exceeds [`Decoder::longest`].
     pub fn forward(&self, ids: &[u32], cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
         if let (Some(hmt), Some(_)) = (&self.hmt, &cache.hmt) {
-            assert!(mask.is_none(), "a hierarchical memory does not take padding");
+            assert!(mask.is_none(), "a hierarchical memory does not support padding");
             return hmt.forward(self, ids, cache);
         }
         let mut x = self.embed(ids, cache.batch);
@@ -271,18 +284,18 @@ impl Decoder {
         self.through(x, cache, mask)
     }
 
-    /// The longest text it can read, where its positions are learned.
+    /// The maximum number of tokens of a sequence, if positions are learned; `None` if it is unlimited.
     pub fn longest(&self) -> Option<usize> {
         self.positions.as_ref().map(|table| table.weight.val().dims()[0])
     }
 
-    /// `batch` rows of ids, one behind the other → `[B, T, d]`
+    /// Embeds `batch` contiguous rows of ids → `[B, T, d]`.
     pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         let x = self.words.embed(ids, batch);
         if self.embedding_scale == 1.0 { x } else { x.mul_scalar(self.embedding_scale) }
     }
 
-    /// What is read of embeddings `[B, T, d]`.
+    /// Passes embeddings `[B, T, d]` through the layers and the final norm.
     pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
@@ -302,7 +315,7 @@ impl Decoder {
         }
     }
 
-    /// `[.., d]`, normed → `[.., vocabulary]`, up to a number that a row's logits share.
+    /// Maps normed hidden states `[.., d]` to logits `[.., vocabulary]`, up to an additive constant per row.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
         let mut logits = self.words.logits(hidden);
         if self.logits_scale != 1.0 {
@@ -314,7 +327,7 @@ impl Decoder {
         }
     }
 
-    /// The mean loss in nats of predicting `targets` from `hidden: [B, T, d]`; negative targets do not count.
+    /// The mean cross-entropy in nats of `targets` given `hidden: [B, T, d]`; negative targets are ignored.
     pub fn loss(&self, hidden: Tensor<3>, targets: &[i64]) -> Tensor<1> {
         let [b, t, d] = hidden.dims();
         let rows = hidden.reshape([b * t, d]);
@@ -327,13 +340,13 @@ impl Decoder {
         self.loss_of(rows.select(0, at), &targets)
     }
 
-    /// That of rows `[R, d]`, all of which count.
+    /// The mean loss of rows `[R, d]`, none of which is ignored.
     fn loss_of(&self, rows: Tensor<2>, targets: &[i64]) -> Tensor<1> {
         if self.logits_cap.is_none() {
             let rows = if self.logits_scale == 1.0 { rows } else { rows.mul_scalar(self.logits_scale) };
             return self.words.loss(rows, targets);
         }
-        // A cap is no part of the fused product and loss.
+        // The fused linear cross-entropy does not support a soft-cap.
         let logits = activation::log_softmax(self.logits(rows), 1);
         let targets: Vec<i32> = targets.iter().map(|target| *target as i32).collect();
         let at = Tensor::<1, Int>::from_data(&targets[..], &logits.device()).unsqueeze_dim(1);

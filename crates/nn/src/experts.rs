@@ -1,8 +1,10 @@
-//! A mixture of experts: each token passes through a few of many gated feed-forward layers, which a router chooses. Shazeer et al. 2017; Jiang et al. 2024.
+//! A mixture of experts: a router selects a few of many gated feed-forward layers for each token. Shazeer et al.
+//! 2017; Jiang et al. 2024.
 //!
 //! $$ y = \sum_{e \in \mathrm{top}_k(p)} w_e \, f_e(x), \qquad p = \mathrm{softmax}(W_r x) $$
 //!
-//! `w_e` is `p_e`, or `p_e` over the sum of the chosen ones. Ties go to the expert with the smaller index. O(T k d inner) time.
+//! `w_e` is `p_e`, or `p_e` divided by the sum over the selected experts. Ties go to the lower index. O(T k d inner)
+//! time.
 
 use burn::module::Module;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
@@ -13,15 +15,15 @@ use crate::{Builder, Error, GatedFeedForward, GatedFeedForwardConfig, Linear};
 /// The sizes and names of a mixture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExpertsConfig {
-    /// How many experts there are.
+    /// The number of experts.
     pub count: usize,
-    /// `k`: how many of them a token passes through.
+    /// `k`: the number of experts selected per token.
     pub chosen: usize,
-    /// Whether the weights of the chosen ones are divided by their sum.
+    /// Whether the weights of the selected experts are divided by their sum.
     pub normalize: bool,
-    /// One expert.
+    /// The configuration of each expert.
     pub expert: GatedFeedForwardConfig,
-    /// The name of the router's matrix, and of the list of experts, in a checkpoint.
+    /// The names of the router's matrix and of the list of experts in a checkpoint.
     pub names: [String; 2],
 }
 
@@ -35,13 +37,13 @@ pub struct Experts {
 }
 
 impl Experts {
-    /// The layer from `d` and back, under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if `k` is 0 or exceeds the number of experts.
     pub fn new(b: &mut Builder, d: usize, c: &ExpertsConfig) -> Result<Self, Error> {
         if c.chosen == 0 || c.chosen > c.count {
             return Err(b.error(format!("{} of {} experts a token: want 1 to {}", c.chosen, c.count, c.count)));
         }
         let [router, experts] = &c.names;
-        // The choice hangs on small differences of its outputs.
+        // The selection is sensitive to small differences of the router's outputs, so the router is not quantised.
         let router = b.unrounded(|b| Linear::new(b, router, d, c.count, Bias::No))?;
         let experts = b.scope(experts, |b| {
             (0..c.count).map(|i| b.scope(i, |b| GatedFeedForward::new(b, d, &c.expert))).collect::<Result<_, Error>>()
@@ -74,7 +76,7 @@ impl Experts {
         out.reshape(shape)
     }
 
-    /// 1 where a token passes through an expert, `[N, experts]`, and the tokens of each expert.
+    /// The selection mask `[N, experts]` with 1 for each selected expert, and the tokens of each expert.
     fn choose(&self, shares: &[f32]) -> (Vec<f32>, Vec<Vec<i32>>) {
         let count = self.experts.len();
         let (mut mask, mut tokens) = (vec![0.0; shares.len()], vec![Vec::new(); count]);
@@ -106,7 +108,7 @@ mod tests {
         Experts::new(&mut Builder::new(&mut Random::new(5), device), 6, &config).expect("random weights fit")
     }
 
-    /// Each token by itself, through every expert, of which the two with the largest shares count.
+    /// The definition: each token passes through every expert, and the two with the largest weights are summed.
     fn naive(layer: &Experts, x: &Tensor<3>) -> Vec<f32> {
         let mut out = Vec::new();
         for t in 0..SIZE[0] * SIZE[1] {
@@ -138,7 +140,8 @@ mod tests {
         }
     }
 
-    /// The router learns too: gradients are the slopes of the output in the input, which the shares depend on.
+    /// The router is trained too: the gradient of the input equals the slope of the output, on which the routing
+    /// weights depend.
     #[test]
     fn gradients_are_slopes() {
         let device = Device::flex().autodiff();

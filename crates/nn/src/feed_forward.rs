@@ -11,18 +11,18 @@ use crate::{Builder, Error, Layout, Linear};
 /// The sizes and names of a [`GatedFeedForward`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatedFeedForwardConfig {
-    /// Width between the maps.
+    /// Width of the hidden layer.
     pub inner: usize,
-    /// The function of the gate.
+    /// `φ`: the activation of the gate.
     pub activation: Activation,
-    /// Whether the maps have biases.
+    /// Whether the linear maps have biases.
     pub bias: Bias,
-    /// What a checkpoint calls the gate's map, the other one, and the map back.
+    /// The names of the gate projection, the up projection and the down projection in a checkpoint.
     pub names: [String; 3],
 }
 
 impl GatedFeedForwardConfig {
-    /// SwiGLU without biases, under the names of Llama.
+    /// SwiGLU without biases, with the names of Llama.
     pub fn silu(inner: usize) -> Self {
         let names = ["gate_proj", "up_proj", "down_proj"].map(str::to_owned);
         Self { inner, activation: Activation::Silu, bias: Bias::No, names }
@@ -40,7 +40,7 @@ pub struct GatedFeedForward {
 }
 
 impl GatedFeedForward {
-    /// The layer from `d` and back, under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, d: usize, c: &GatedFeedForwardConfig) -> Result<Self, Error> {
         let [gate, up, down] = &c.names;
         Ok(Self {
@@ -64,17 +64,17 @@ impl GatedFeedForward {
 /// The sizes and names of a [`FeedForward`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FeedForwardConfig {
-    /// Width between the maps.
+    /// Width of the hidden layer.
     pub inner: usize,
-    /// What stands there.
+    /// `φ`: the activation of the hidden layer.
     pub activation: Activation,
-    /// Whether it is the gate of the other half of a doubled first map: `φ(a) ⊙ b`. Shazeer 2020.
+    /// Whether the first map has twice the width and one half gates the other: `φ(a) ⊙ b`. Shazeer 2020.
     pub gated: bool,
-    /// Whether the maps have biases.
+    /// Whether the linear maps have biases.
     pub bias: Bias,
-    /// What a checkpoint calls the first map and the second.
+    /// The names of the first and the second linear map in a checkpoint.
     pub names: [&'static str; 2],
-    /// How their weights lie in the file.
+    /// The layout of their weights in the file.
     pub layout: Layout,
 }
 
@@ -89,7 +89,7 @@ pub struct FeedForward {
 }
 
 impl FeedForward {
-    /// The layer from `d` and back, under the builder's scope.
+    /// Builds the layer of width `d` under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, d: usize, c: &FeedForwardConfig) -> Result<Self, Error> {
         let doubled = if c.gated { 2 * c.inner } else { c.inner };
         Ok(Self {

@@ -1,4 +1,4 @@
-//! What stands behind an encoder: a pooler, and heads that score tokens or texts.
+//! The pooler and the task heads of an encoder, which score tokens or whole texts.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
@@ -9,51 +9,51 @@ use crate::linear::Bias;
 use crate::norm::{Norm, NormConfig};
 use crate::{Builder, Error, FeedForward, FeedForwardConfig, Init, Layout, Linear, Precision};
 
-/// What a head looks at.
+/// The input of a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Every token by itself.
+    /// Every token.
     Tokens,
     /// The first token of a text.
     First,
-    /// The last one.
+    /// The last token of a text.
     Last,
-    /// The mean of a text's tokens.
+    /// The mean over the tokens of a text.
     Mean,
-    /// What the pooler makes of a text.
+    /// The output of the pooler for a text.
     Pooled,
 }
 
 /// The sizes and names of a [`Head`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeadConfig {
-    /// What it looks at.
+    /// Its input.
     pub over: Over,
-    /// Width of what it looks at.
+    /// Width of its input.
     pub width: usize,
-    /// A map before the last: its name, its outputs, its bias, and what follows it.
+    /// An optional hidden layer: its name, width, bias and activation.
     pub dense: Option<(&'static str, usize, Bias, Activation)>,
-    /// A feed-forward layer around which the input is added, and the norm of the sum: BigBird's, where it looks for answers.
+    /// An optional residual feed-forward layer with a norm of the sum: used by BigBird for question answering.
     pub around: Option<(FeedForwardConfig, &'static str, NormConfig)>,
-    /// A norm before the last map.
+    /// An optional norm before the output layer.
     pub norm: Option<(&'static str, NormConfig)>,
-    /// The last map. Where a language model's weight is not there, it is the table of embeddings.
+    /// The name of the output layer. If its weight is absent and the head is `tied`, the embedding table is used.
     pub out: &'static str,
-    /// How many scores it gives.
+    /// The number of scores.
     pub outputs: usize,
-    /// Names the bias may have; the first that is there is taken, and the last is the usual one.
+    /// The possible names of the output bias. The first that exists is used; the last is the default.
     pub bias: &'static [&'static str],
-    /// Whether the weight may be the table of embeddings.
+    /// Whether the output weight may be the embedding table.
     pub tied: bool,
 }
 
-/// `W φ(W' x)`, with a norm between, or less.
+/// `W φ(W' x)`, optionally with a norm between; every part but `W` is optional.
 #[derive(Module, Debug)]
 pub struct Head {
     dense: Option<Linear>,
     around: Option<(FeedForward, Norm)>,
     norm: Option<Norm>,
-    /// `[outputs, width]`; the table of embeddings if absent
+    /// `[outputs, width]`; `None` if tied to the embedding table
     weight: Option<Param<Tensor<2>>>,
     bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
@@ -63,7 +63,7 @@ pub struct Head {
 }
 
 impl Head {
-    /// The head under the builder's scope.
+    /// Builds the head under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &HeadConfig) -> Result<Self, Error> {
         b.unrounded(|b| {
             let (dense, width) = match c.dense {
@@ -96,12 +96,13 @@ impl Head {
         })
     }
 
-    /// What it looks at.
+    /// Its input.
     pub fn over(&self) -> Over {
         self.over
     }
 
-    /// Scores `[n, outputs]` of `[n, width]`; `embeddings` is the table that is the last map where it has none of its own. Panics if there is neither.
+    /// Maps `[n, width]` to scores `[n, outputs]`; `embeddings` is the output weight of a tied head. Panics if the
+    /// head has no weight and none is given.
     pub fn forward(&self, x: Tensor<2>, embeddings: Option<Tensor<2>>) -> Tensor<2> {
         let mut x = x;
         if let (Some(dense), Some(activation)) = (&self.dense, self.activation) {
@@ -115,12 +116,12 @@ impl Head {
             x = norm.forward(x);
         }
         let weight = self.weight.as_ref().map(|weight| weight.val()).or(embeddings);
-        let weight = weight.unwrap_or_else(|| panic!("a head without a weight, and no table of embeddings"));
+        let weight = weight.unwrap_or_else(|| panic!("the head has no weight and no embedding table was given"));
         ops::linear(x, weight, self.bias.as_ref().map(|bias| bias.val()))
     }
 }
 
-/// `φ(W x)` of a text's first token.
+/// The pooler: `φ(W x)` of the first token of a text.
 #[derive(Module, Debug)]
 pub struct Pooler {
     dense: Linear,
@@ -129,7 +130,7 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// The pooler `name` of width `d`.
+    /// The pooler `name` of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, activation: Activation) -> Result<Self, Error> {
         Ok(Self { dense: b.unrounded(|b| Linear::new(b, name, d, d, Bias::Yes))?, activation })
     }
@@ -140,8 +141,9 @@ impl Pooler {
     }
 }
 
-/// A vector a text, `[texts, d]`, of hidden states `[B, T, d]` whose texts lie between `bounds`, counted over all rows. With `keep`, `[B, T]`, only what is
-/// there counts. Of [`Over::Tokens`] all of them; [`Over::Pooled`] is [`Over::First`].
+/// Gathers one vector per text, `[texts, d]`, from hidden states `[B, T, d]`; `bounds` are the texts' bounds counted
+/// over all rows. Tokens that `keep: [B, T]` marks as padding are ignored. [`Over::Tokens`] returns every token;
+/// [`Over::Pooled`] is the same as [`Over::First`].
 pub fn gathered(over: Over, hidden: Tensor<3>, bounds: &[usize], keep: Option<&Array2<bool>>) -> Tensor<2> {
     let [b, t, d] = hidden.dims();
     let rows: Tensor<2> = hidden.reshape([b * t, d]);

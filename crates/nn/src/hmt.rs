@@ -1,18 +1,20 @@
-//! The Hierarchical Memory Transformer around any decoder. He et al. 2025 (HMT), §3.
+//! The Hierarchical Memory Transformer around a decoder. He et al. 2025 (HMT), §3.
 //!
-//! The text is cut into segments. The decoder reads each by itself, between what was recalled for it and the same again: `[p | sensory | segment | p]`. The
-//! output behind the last of these is the segment's memory embedding, which joins a queue. What is recalled for a segment is found in the queue by a summary:
-//! the output behind a learned token that the decoder reads after some tokens, `[m | tokens | m]`.
+//! The text is cut into segments. The decoder reads each segment separately, enclosed by the vector recalled for it:
+//! `[p | sensory | segment | p]`. The output at the last position is the memory embedding of the segment, which is
+//! pushed to a queue. The query that recalls memories for a segment is a summary of earlier tokens: the output at a
+//! learned token after the decoder read `[m | tokens | m]`.
 //!
-//! The authors summarise the first half of the segment itself, so that its first tokens are predicted with a hint of what follows them, and what a text's last,
-//! unfinished segment recalls depends on how much of it is there. Here the summary is of the tokens *before* the segment: nothing is predicted with what
-//! follows it, and it does not matter where a text is cut. With nothing in the queue nothing is recalled, and the output is the decoder's.
+//! The authors summarise the first half of the segment itself. Predictions of its first tokens then depend on later
+//! tokens, and the recall for the last, incomplete segment depends on how much of it is present. Here the summary
+//! covers the tokens *before* the segment instead: predictions are causal, and the result does not depend on how a
+//! text is split across calls. While the queue is empty nothing is recalled, and the output is the decoder's.
 //!
-//! Recalling is attention of one head whose values are the memories themselves ([`longreach_attention::memory::hmt`]); what they are compared by is made once,
-//! when they join the queue.
+//! Recall is single-head attention whose values are the memory embeddings themselves
+//! ([`longreach_attention::memory::hmt`]); their keys are computed once, when they are pushed to the queue.
 //!
-//! State: a queue of `[N, width + d]`, the ids of the last tokens, and the decoder's own state within the segment. A token costs what the decoder makes of it, times
-//! `1 + (summary + sensory + 4) / segment`.
+//! State: a queue of `[N, width + d]`, the ids of the last tokens, and the decoder's own state within the segment.
+//! The cost per token is that of the decoder times `1 + (summary + sensory + 4) / segment`.
 
 use std::sync::Arc;
 
@@ -28,19 +30,19 @@ use crate::{Builder, Cache, Decoder, Error, Init, Keys, Layout, Precision};
 /// The sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HmtConfig {
-    /// Tokens of a segment.
+    /// The number of tokens of a segment.
     pub segment: usize,
-    /// How many tokens before the segment the decoder reads again.
+    /// The number of tokens before the segment that the decoder reads again.
     pub sensory: usize,
-    /// How many tokens before the segment the summary is of.
+    /// The number of tokens before the segment that are summarised.
     pub summary: usize,
-    /// `N`: how many memory embeddings are kept; the oldest are given up.
+    /// `N`: the capacity of the queue of memory embeddings; the oldest are evicted.
     pub queue: usize,
-    /// Channels in which summaries and memories are compared.
+    /// The width of the queries and keys of the recall.
     pub width: usize,
 }
 
-/// The most any of the sizes may be.
+/// The upper limit of each size.
 const MOST: usize = 1 << 20;
 
 impl HmtConfig {
@@ -61,12 +63,12 @@ impl HmtConfig {
     }
 }
 
-/// What is learned.
+/// The learned parameters.
 #[derive(Module, Debug)]
 pub struct Hmt {
-    /// What closes a segment for which nothing was recalled, `[1, d]`
+    /// The token that ends a segment for which nothing was recalled, `[1, d]`
     memory: Param<Tensor<2>>,
-    /// What opens and closes tokens that are summarised, `[1, d]`
+    /// The token that encloses the tokens to summarise, `[1, d]`
     summary: Param<Tensor<2>>,
     /// `[d, width]`
     wq: Param<Tensor<2>>,
@@ -76,24 +78,25 @@ pub struct Hmt {
     config: HmtConfig,
 }
 
-/// What is remembered between segments and within one.
+/// The state between segments and within the current one.
 #[derive(Clone, Debug)]
 pub struct HmtState {
-    /// Memory embeddings, oldest first, `[B, n, 1, d]`, as values, and as keys what they are compared by; some that have been given up may stand before them.
+    /// Memory embeddings as values and their keys, `[B, n, 1, d]` and `[B, n, 1, width]`, oldest first. Evicted ones
+    /// may precede them.
     queue: Keys,
-    /// What was recalled for the segment under way, `[B, 1, d]`
+    /// The vector recalled for the current segment, `[B, 1, d]`
     pub prompt: Option<Tensor<3>>,
     /// The ids of each sequence's last tokens.
     pub tail: Vec<Vec<u32>>,
-    /// How many tokens were read.
+    /// The number of tokens read.
     pub seen: usize,
-    /// How many of them are in the segment under way, and how many stand before them in the decoder's state.
+    /// The number of tokens of the current segment, and the number of positions before them in the decoder's state.
     under_way: (usize, usize),
     config: HmtConfig,
 }
 
 impl Hmt {
-    /// What is learned, under the builder's scope.
+    /// Builds the memory under the builder's scope. Errors if a size is out of range.
     pub fn new(b: &mut Builder, d: usize, c: &HmtConfig) -> Result<Self, Error> {
         c.check(b)?;
         let matrix =
@@ -114,9 +117,9 @@ impl Hmt {
         HmtState { queue, prompt: None, tail: vec![Vec::new(); batch], seen: 0, under_way: (0, 0), config: self.config }
     }
 
-    /// Reads `ids`, rows of equal length → `[B, T, d]`.
+    /// Reads `ids`, contiguous rows of equal length → `[B, T, d]`.
     pub(crate) fn forward(&self, decoder: &Decoder, ids: &[u32], cache: &mut Cache) -> Tensor<3> {
-        let Some(mut state) = cache.hmt.take() else { panic!("a cache made by another model") };
+        let Some(mut state) = cache.hmt.take() else { panic!("the cache belongs to another model") };
         let batch = cache.batch;
         let t = ids.len() / batch.max(1);
         let (mut out, mut at) = (Vec::new(), 0);
@@ -137,12 +140,12 @@ impl Hmt {
         Tensor::cat(out, 1)
     }
 
-    /// A learned row for each sequence.
+    /// A learned token, repeated for each sequence.
     fn token(&self, of: &Param<Tensor<2>>, batch: usize) -> Tensor<3> {
         of.val().unsqueeze::<3>().repeat_dim(0, batch)
     }
 
-    /// What stands before a segment.
+    /// Recalls memories and reads the tokens that precede a segment.
     fn open(&self, decoder: &Decoder, state: &mut HmtState, cache: &mut Cache) {
         let batch = cache.batch;
         let last = |n: usize| {
@@ -172,7 +175,7 @@ impl Hmt {
         }
     }
 
-    /// What stands behind a segment, and joins the queue.
+    /// Reads the token that ends a segment and pushes its output to the queue.
     fn close(&self, decoder: &Decoder, state: &mut HmtState, cache: &mut Cache) {
         let batch = cache.batch;
         let last = state.prompt.take().unwrap_or_else(|| self.token(&self.memory, batch));
@@ -185,7 +188,7 @@ impl Hmt {
     }
 }
 
-/// `[B, 1, d]` by a projection, as a head's `[B, 1, 1, width]`
+/// Projects `[B, 1, d]` to a query or key of a single head, `[B, 1, 1, width]`.
 fn compared(x: Tensor<3>, by: &Param<Tensor<2>>) -> Tensor<4> {
     x.matmul(by.val().unsqueeze::<3>()).unsqueeze_dim(2)
 }
@@ -202,20 +205,20 @@ impl HmtState {
         self.under_way.0 += n;
     }
 
-    /// The keys and values of those memories that have not been given up.
+    /// The keys and values of the memories that are not evicted.
     fn held(&self) -> [Tensor<4>; 2] {
         let n = self.queue.len();
         let over = n.saturating_sub(self.config.queue);
         self.queue.get().map(|x| if over == 0 { x } else { x.narrow(1, over, n - over) })
     }
 
-    /// How many bytes it holds.
+    /// The size of the state in bytes.
     pub fn bytes(&self) -> usize {
         let prompt = self.prompt.as_ref().map_or(0, |x| x.shape().num_elements());
         4 * (self.queue.numbers() + prompt + self.tail.iter().map(Vec::len).sum::<usize>())
     }
 
-    /// How many tokens the decoder's own state has read.
+    /// The number of positions in the decoder's own state.
     pub(crate) fn within(&self) -> usize {
         self.under_way.0 + self.under_way.1
     }
@@ -245,7 +248,7 @@ impl HmtState {
         if n != want {
             return Err(format!("`hmt.queue_k` has {n} memories: want {want} after {tokens} tokens"));
         }
-        // A segment that has begun has recalled something, if there was something to recall.
+        // If a segment has begun and the queue was not empty, a vector was recalled for it.
         let inside = tokens % c.segment;
         let prompt = match inside > 0 && n > 0 {
             true => Some(float(find("hmt.prompt", &[Some(batch), Some(1), Some(d)])?)),

@@ -1,10 +1,10 @@
-//! Keys and values that an attention layer remembers.
+//! The KV cache of an attention layer.
 
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 use ndarray::{Array2, Axis, concatenate, s};
 
-/// A growing row of keys and values: the first `rows` of the tensors' rows hold some, in the order of the text.
+/// A growable buffer of keys and values. The first `rows` rows of the tensors are in use, in the order of the text.
 #[derive(Clone, Debug)]
 pub struct Keys {
     /// `[B, capacity, G, D]`
@@ -12,49 +12,51 @@ pub struct Keys {
     /// `[B, capacity, G, E]`
     v: Tensor<4>,
     rows: usize,
-    /// Which are there and not padding, `[B, rows]`; nothing if all are.
+    /// Which of the rows are not padding, `[B, rows]`; `None` if none is padding.
     keep: Option<Array2<bool>>,
 }
 
 impl Keys {
-    /// None yet, of `batch` sequences; `shape` is the groups, the width of a key and that of a value.
+    /// An empty cache of `batch` sequences; `(groups, d, e)` are the KV heads, the width of a key, and that of a
+    /// value.
     pub fn none(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
         let empty = |width| Tensor::zeros([batch, 0, groups, width], device);
         Self { k: empty(d), v: empty(e), rows: 0, keep: None }
     }
 
-    /// Those of tensors full of them.
+    /// A cache whose capacity is filled by `k` and `v`.
     pub fn of(k: Tensor<4>, v: Tensor<4>, keep: Option<Array2<bool>>) -> Self {
         let rows = k.dims()[1];
         Self { k, v, rows, keep }
     }
 
-    /// How many there are.
+    /// The number of cached tokens.
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// Whether there are none.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.rows == 0
     }
 
-    /// How many numbers are held, those of the places not yet taken among them.
+    /// The number of elements allocated, including unused capacity.
     pub fn numbers(&self) -> usize {
         self.k.shape().num_elements() + self.v.shape().num_elements()
     }
 
-    /// The keys and the values, `[B, rows, G, …]`.
+    /// The cached keys and values, `[B, rows, G, …]`.
     pub fn get(&self) -> [Tensor<4>; 2] {
         [&self.k, &self.v].map(|x| if x.dims()[1] == self.rows { x.clone() } else { x.clone().narrow(1, 0, self.rows) })
     }
 
-    /// Which are there, `[B, rows]`; nothing if all are.
+    /// Which of the rows are not padding, `[B, rows]`; `None` if none is padding.
     pub fn keep(&self) -> Option<&Array2<bool>> {
         self.keep.as_ref()
     }
 
-    /// With more behind them. Of those there were, the last `past` must stay; others are given up when room is needed.
+    /// Appends `k` and `v`. The last `past` of the existing rows are kept; earlier rows may be dropped when the
+    /// buffer is full.
     #[must_use]
     pub fn with(mut self, k: Tensor<4>, v: Tensor<4>, keep: Option<Array2<bool>>, past: usize) -> Self {
         let (new, past) = (k.dims()[1], past.min(self.rows));
@@ -69,7 +71,7 @@ impl Keys {
             (before, after) => {
                 let all = |n: usize| Array2::from_elem((k.dims()[0], n), true);
                 let (before, after) = (before.unwrap_or_else(|| all(self.rows)), after.unwrap_or_else(|| all(new)));
-                Some(concatenate(Axis(1), &[before.view(), after.view()]).expect("as many sequences"))
+                Some(concatenate(Axis(1), &[before.view(), after.view()]).expect("both have the same batch size"))
             }
         };
         Self {
@@ -80,14 +82,14 @@ impl Keys {
         }
     }
 
-    /// Only the last `rows`, in memory of their own if much would be kept with them.
+    /// Keeps the last `rows` rows. Reallocates if the buffer is much larger than they need.
     #[must_use]
     pub fn last(self, rows: usize) -> Self {
         let capacity = self.k.dims()[1];
         if self.rows <= rows || capacity <= 2 * rows + 64 { self } else { self.moved(rows, rows + rows / 2) }
     }
 
-    /// The last `rows` at the beginning of new memory.
+    /// Copies the last `rows` rows to the start of a new buffer.
     fn moved(self, rows: usize, capacity: usize) -> Self {
         let from = self.rows - rows;
         let moved = |x: Tensor<4>| {

@@ -1,9 +1,10 @@
-//! Layers of long-sequence models, and the skeleton they are put together in.
+//! Layers of long-sequence models, and the decoders and encoders built from them.
 //!
-//! A module is built by a [`Builder`], which asks a [`Source`] for each weight by name: a checkpoint answers with the
-//! file's tensors, [`Random`] with an initialisation. So there is one definition of a model for loading and for training.
+//! A module is built by a [`Builder`], which requests each weight by name from a [`Source`]: a checkpoint returns the
+//! tensors of its files, [`Random`] returns an initialisation. One definition of a model therefore serves loading and
+//! training.
 //!
-//! Shapes: tokens `[B, T, d]`; state goes in with a [`Cache`] and comes out in it.
+//! Shapes: tokens are `[B, T, d]`. State is passed in and returned explicitly, in a [`Cache`].
 
 mod adaptive;
 mod block;

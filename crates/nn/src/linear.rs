@@ -9,14 +9,14 @@ use longreach_simd::product::Int8;
 
 use crate::{Builder, Error, Init, Layout, Precision};
 
-/// `y = x Wᵀ + b`, with `W: [out, in]` in f32, bf16, or for inference 8 bits.
+/// `y = x Wᵀ + b`, with `W: [out, in]` in f32, bf16, or, for inference only, int8.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`
     pub weight: Param<Tensor<2>>,
     /// `[out]`
     pub bias: Option<Param<Tensor<1>>>,
-    /// The weight once more in 8 bits, which then is what is multiplied by.
+    /// The int8 copy of the weight, which is used instead of it if present.
     #[module(skip)]
     rounded: Option<Arc<Int8>>,
 }
@@ -24,9 +24,9 @@ pub struct Linear {
 /// Whether a layer has a bias.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bias {
-    /// It has.
+    /// With a bias.
     Yes,
-    /// It has not.
+    /// Without a bias.
     No,
 }
 
@@ -37,7 +37,7 @@ impl From<bool> for Bias {
 }
 
 impl Linear {
-    /// The layer `name` from `inputs` to `outputs`.
+    /// The layer `name` from `inputs` to `outputs`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, inputs: usize, outputs: usize, bias: Bias) -> Result<Self, Error> {
         Self::with_init(b, name, [outputs, inputs], bias, Init::Uniform(-bound(inputs), bound(inputs)))
     }
@@ -47,7 +47,7 @@ impl Linear {
         Self::build(b, name, shape, bias, init, Layout::Same)
     }
 
-    /// As [`Linear::new`] for `[outputs, inputs]`, which lies so in the file.
+    /// As [`Linear::new`] for `[outputs, inputs]`, with the given layout in the file.
     pub fn with_layout(
         b: &mut Builder,
         name: &str,
@@ -82,7 +82,8 @@ impl Linear {
         if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) }
     }
 
-    /// Some of the outputs, `[.., in]` → `[.., n]`; nothing where the weight was rounded to 8 bits, which is not cut.
+    /// Computes the outputs `outputs` only, `[.., in]` → `[.., n]`. Returns `None` for int8 weights, which cannot be
+    /// sliced.
     pub(crate) fn some<const D: usize>(&self, x: Tensor<D>, outputs: std::ops::Range<usize>) -> Option<Tensor<D>> {
         if self.rounded.is_some() {
             return None;
@@ -102,12 +103,12 @@ impl Linear {
     }
 }
 
-/// The usual bound of a uniform start: `1 / √in`.
+/// The usual bound of a uniform initialisation: `1 / √in`.
 fn bound(inputs: usize) -> f32 {
     (inputs as f32).powf(-0.5)
 }
 
-/// A table of `[vocabulary, d]`.
+/// An embedding table, `[vocabulary, d]`.
 #[derive(Module, Debug)]
 pub struct Embedding {
     /// The table.
@@ -115,14 +116,14 @@ pub struct Embedding {
 }
 
 impl Embedding {
-    /// The table `name`.
+    /// The table `name`. Errors if the weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, vocabulary: usize, d: usize) -> Result<Self, Error> {
         let init = Init::Normal(0.02);
         let weight = b.scope(name, |b| b.param("weight", [vocabulary, d], Layout::Same, Precision::Model, init))?;
         Ok(Self { weight })
     }
 
-    /// `batch` rows of ids, one behind the other → `[B, T, d]`. Panics if an id is not below the vocabulary's size.
+    /// Embeds `batch` contiguous rows of ids → `[B, T, d]`. Panics if an id exceeds the vocabulary.
     pub fn forward(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         ops::embedding(self.weight.val(), ids, batch)
     }

@@ -12,34 +12,34 @@ use crate::{Builder, Error, Init};
 pub struct RmsNorm {
     /// `[d]`
     pub weight: Param<Tensor<1>>,
-    /// Whether the weight is what is added to 1, as Gemma's models have it.
+    /// Whether 1 is added to the weight, as in Gemma's models.
     plus_one: bool,
     /// ε, added to the mean square.
     pub eps: f64,
 }
 
 impl RmsNorm {
-    /// The norm `name` of rows of width `d`.
+    /// The norm `name` of rows of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, eps: f64) -> Result<Self, Error> {
         Ok(Self { weight: b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?, plus_one: false, eps })
     }
 
-    /// As [`RmsNorm::new`], with a weight that is added to 1.
+    /// As [`RmsNorm::new`], with 1 added to the weight.
     pub fn plus_one(b: &mut Builder, name: &str, d: usize, eps: f64) -> Result<Self, Error> {
         Ok(Self { weight: b.vector(&format!("{name}.weight"), d, Init::Constant(0.0))?, plus_one: true, eps })
     }
 
-    /// What rows are multiplied with.
+    /// The factor of normed rows.
     fn factor(&self) -> Tensor<1> {
         if self.plus_one { self.weight.val().add_scalar(1.0) } else { self.weight.val() }
     }
 
-    /// The norm of each row.
+    /// Norms each row.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         ops::rms_norm(x, Some(self.factor()), self.eps as f32)
     }
 
-    /// The norm of each row of `x ⊙ silu(z)`, in groups of `group`.
+    /// Norms each row of `x ⊙ silu(z)`, in groups of `group` channels.
     pub fn gated(&self, x: Tensor<3>, z: Tensor<3>, group: usize) -> Tensor<3> {
         ops::rms_norm_gated(x, z, self.factor(), group, self.eps as f32)
     }
@@ -57,7 +57,7 @@ pub struct LayerNorm {
 }
 
 impl LayerNorm {
-    /// The norm `name` of rows of width `d`.
+    /// The norm `name` of rows of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, eps: f64, bias: Bias) -> Result<Self, Error> {
         let weight = b.vector(&format!("{name}.weight"), d, Init::Constant(1.0))?;
         let bias = match bias {
@@ -67,7 +67,7 @@ impl LayerNorm {
         Ok(Self { weight, bias, eps })
     }
 
-    /// The norm of each row.
+    /// Norms each row.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         self.of(x, None)
     }
@@ -78,37 +78,37 @@ impl LayerNorm {
     }
 }
 
-/// Which norm, and its ε.
+/// The type of a norm, with its ε.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum NormConfig {
-    /// Of the root mean square.
+    /// RMS norm.
     Rms(f64),
-    /// Of the root mean square, with weights that are added to 1.
+    /// RMS norm with 1 added to the weight.
     RmsPlusOne(f64),
-    /// Of mean and variance, with a bias or without.
+    /// Layer norm, with or without a bias.
     Layer(f64, Bias),
 }
 
-/// Where the norms stand.
+/// Whether norms are applied before or after the residual addition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// `x + f(norm(x))`
+    /// Pre-norm: `x + f(norm(x))`
     Before,
-    /// `norm(x + f(x))`
+    /// Post-norm: `norm(x + f(x))`
     Behind,
 }
 
-/// One or the other.
+/// An RMS norm or a layer norm.
 #[derive(Module, Debug)]
 pub enum Norm {
-    /// Of the root mean square.
+    /// RMS norm.
     Rms(RmsNorm),
-    /// Of mean and variance.
+    /// Layer norm.
     Layer(LayerNorm),
 }
 
 impl Norm {
-    /// The norm `name` of rows of width `d`.
+    /// The norm `name` of rows of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, c: NormConfig) -> Result<Self, Error> {
         Ok(match c {
             NormConfig::Rms(eps) => Norm::Rms(RmsNorm::new(b, name, d, eps)?),
@@ -117,14 +117,14 @@ impl Norm {
         })
     }
 
-    /// The norm of each row.
+    /// Norms each row.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Norm::Rms(norm) => norm.forward(x),
             Norm::Layer(norm) => norm.forward(x),
         }
     }
-    /// The norm of each row of `x + y`.
+    /// Norms each row of `x + y`.
     pub fn of_sum<const D: usize>(&self, x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
         match self {
             Norm::Rms(norm) => norm.forward(ops::add(x, y)),

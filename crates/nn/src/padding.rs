@@ -1,15 +1,15 @@
-//! Reading around padding: each sequence by itself, without it.
+//! Removing padding, so that each sequence can be read separately.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-/// Where a batch's tokens are.
+/// The tokens of a batch that are not padding.
 #[derive(Clone, Debug)]
 pub(crate) struct Tokens(Vec<Vec<Range<usize>>>);
 
 impl Tokens {
-    /// Those of a mask `[B, T, 1]`; nothing if no token is padding.
+    /// The tokens of a mask `[B, T, 1]`; `None` if no token is padding.
     pub(crate) fn of(mask: &Tensor<3>) -> Option<Self> {
         let t = mask.dims()[1];
         let keep: Vec<bool> = mask.clone().into_data().iter::<f32>().map(|x| x != 0.0).collect();
@@ -29,19 +29,19 @@ impl Tokens {
         Some(Self(keep.chunks(t).map(runs).collect()))
     }
 
-    /// How many sequences there are.
+    /// The number of sequences.
     pub(crate) fn sequences(&self) -> usize {
         self.0.len()
     }
 
-    /// The tokens of sequence `i` of `x: [B, T, D]` and nothing else, `[1, n, D]`; nothing if there is none.
+    /// The tokens of sequence `i` of `x: [B, T, D]` without padding, `[1, n, D]`; `None` if all of it is padding.
     pub(crate) fn gather(&self, x: &Tensor<3>, i: usize) -> Option<Tensor<3>> {
         let of = x.clone().narrow(0, i, 1);
         let parts: Vec<_> = self.0[i].iter().map(|run| of.clone().narrow(1, run.start, run.len())).collect();
         if parts.is_empty() { None } else { Some(Tensor::cat(parts, 1)) }
     }
 
-    /// What was made of the tokens of sequence `i`, at their places among `t`, and zeros between.
+    /// The inverse of `gather`: places the rows of sequence `i` at their positions among `t`, with zeros at padding.
     pub(crate) fn scatter(&self, x: Tensor<3>, i: usize, t: usize) -> Tensor<3> {
         let (d, device) = (x.dims()[2], x.device());
         let (mut parts, mut from, mut read) = (Vec::new(), 0, 0);

@@ -1,4 +1,4 @@
-//! Weights drawn at random: the start of training.
+//! Random initialisation of weights for training from scratch.
 
 use burn::tensor::TensorData;
 use longreach_attention::linear::performer::projection;
@@ -8,22 +8,22 @@ use rand_chacha::ChaCha8Rng;
 use crate::builder::hash;
 use crate::{Error, Init, Source, Spec};
 
-/// A [`Source`] that draws every weight as its [`Init`] says, from a seed.
+/// A [`Source`] that draws every weight from the distribution of its [`Init`].
 ///
-/// A weight depends on the seed and its name alone, not on what else is drawn.
+/// A weight depends only on the seed and on its name, and not on which other weights are drawn.
 #[derive(Clone, Debug)]
 pub struct Random {
     seed: u64,
 }
 
 impl Random {
-    /// The weights of this seed.
+    /// Draws weights from this seed.
     pub fn new(seed: u64) -> Self {
         Self { seed }
     }
 }
 
-/// A standard normal number of two uniform ones. Box and Muller, 1958.
+/// A standard normal number from two uniform ones. Box and Muller, 1958.
 fn normal(uniform: &mut impl FnMut(f32, f32) -> f32) -> f32 {
     let (u, v) = (uniform(f32::MIN_POSITIVE, 1.0).max(f32::MIN_POSITIVE), uniform(0.0, 1.0));
     (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()

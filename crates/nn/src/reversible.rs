@@ -1,9 +1,10 @@
-//! Reversible residual blocks: the gradient computes their inputs anew from their outputs, so that a stack keeps no activations.
+//! Reversible residual blocks: the backward pass recomputes their inputs from their outputs, so that a stack stores
+//! no activations.
 //!
 //! $$ y_1 = x_1 + f(x_2), \qquad y_2 = x_2 + g(y_1) $$
 //!
-//! A stack of any height keeps its last output and, while a block's gradient is computed, that block's activations. The price is one more forward
-//! pass. Gomez et al. 2017 (RevNet), eq. 8–9; Kitaev et al. 2020 (Reformer), §3.
+//! A stack of any depth stores only its last output and, during the backward pass, the activations of one block. The
+//! cost is one additional forward pass. Gomez et al. 2017 (RevNet), eq. 8–9; Kitaev et al. 2020 (Reformer), §3.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,23 +13,23 @@ use burn::tensor::{Device, Shape, Tensor, TensorData};
 use longreach_burn::bridge::{Call, Inputs, Operator, Plain};
 use longreach_simd::Cx;
 
-/// A layer `[B, T, d]` → `[B, T, d]` that gives the same for the same: no dropout.
+/// A deterministic layer `[B, T, d]` → `[B, T, d]`: without dropout.
 pub trait Residual: Module + ModuleDisplay + Sync + 'static {
-    /// What is added.
+    /// The residual of `x`.
     fn residual(&self, x: Tensor<3>) -> Tensor<3>;
 }
 
-/// A block.
+/// A reversible block.
 #[derive(Module, Debug)]
 pub struct Reversible<F: Module, G: Module> {
-    /// Adds to the first half.
+    /// The layer added to the first half.
     pub f: F,
-    /// Adds to the second.
+    /// The layer added to the second half.
     pub g: G,
 }
 
 impl<F: Residual, G: Residual> Reversible<F, G> {
-    /// The block's outputs.
+    /// The outputs of the block.
     pub fn forward(&self, x1: Tensor<3>, x2: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
         let y1 = x1 + self.f.residual(x2.clone());
         let y2 = x2 + self.g.residual(y1.clone());
@@ -36,14 +37,14 @@ impl<F: Residual, G: Residual> Reversible<F, G> {
     }
 }
 
-/// The outputs of a stack. Where gradients are recorded, nothing between its first input and its last output is kept. Panics if a layer changes the
-/// shape.
+/// The outputs of a stack of blocks. If gradients are recorded, no intermediate results between the stack's input and
+/// its output are stored. Panics if a layer changes the shape.
 pub fn reversible<F: Residual, G: Residual>(
     blocks: &[Reversible<F, G>],
     x1: Tensor<3>,
     x2: Tensor<3>,
 ) -> (Tensor<3>, Tensor<3>) {
-    // All parameters in one tensor: through it their gradients find their way.
+    // All parameters are concatenated into one input tensor, through which their gradients are returned.
     let mut flat = Flat(Vec::new());
     blocks.iter().for_each(|block| block.visit(&mut flat));
     if flat.0.is_empty() {
@@ -55,7 +56,7 @@ pub fn reversible<F: Residual, G: Residual>(
     (out.output(), out.output())
 }
 
-/// Collects parameters.
+/// Collects the parameters.
 struct Flat(Vec<Tensor<1>>);
 
 impl ModuleVisitor for Flat {
@@ -65,7 +66,7 @@ impl ModuleVisitor for Flat {
     }
 }
 
-/// Takes parameters off the graph.
+/// Detaches the parameters from the graph.
 struct Plainly;
 
 impl ModuleMapper for Plainly {
@@ -75,7 +76,7 @@ impl ModuleMapper for Plainly {
     }
 }
 
-/// Puts parameters on a graph of their own.
+/// Marks the parameters as leaves of a graph of their own.
 struct Recorded;
 
 impl ModuleMapper for Recorded {
@@ -85,7 +86,7 @@ impl ModuleMapper for Recorded {
     }
 }
 
-/// Collects the gradients of parameters, in the order of [`Flat`].
+/// Collects the gradients of the parameters, in the order of [`Flat`].
 struct Collect<'a> {
     gradients: &'a burn::tensor::Gradients,
     flat: Vec<f32>,
@@ -101,12 +102,12 @@ impl ModuleVisitor for Collect<'_> {
     }
 }
 
-/// Blocks off the graph.
+/// The blocks, detached from the graph.
 struct Blocks<F: Residual, G: Residual>(Arc<Vec<Reversible<F, G>>>);
 
 struct Op<F: Residual, G: Residual> {
     blocks: Blocks<F, G>,
-    /// Whether a gradient will be asked for, and then the outputs.
+    /// `Some` if a backward pass will follow; it then holds the outputs of the forward pass.
     wanted: Mutex<Option<Option<[Plain; 2]>>>,
 }
 
@@ -134,7 +135,8 @@ impl<F: Residual, G: Residual> Op<F, G> {
     }
 }
 
-/// A layer's output, and the gradients to its input and, appended to `flat`, to its parameters, given that of the output.
+/// The output of a layer, the gradient of its input and the gradients of its parameters, given the gradient `d` of
+/// the output.
 fn pull<M: Residual>(layer: &M, x: Tensor<3>, d: Tensor<3>) -> (Tensor<3>, Tensor<3>, Vec<f32>) {
     let layer = layer.clone().map(&mut Recorded);
     let x = x.autodiff().require_grad();

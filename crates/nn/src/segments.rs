@@ -1,43 +1,46 @@
-//! Learning from texts that are read in segments: the state is carried from each to the next, and gradients flow back through it or stop there.
+//! Truncated and full backpropagation through time. A text is read in segments that carry the state, and gradients
+//! are either cut at segment boundaries or flow through the state.
 //!
-//! Only one segment's graph exists at a time. With [`Through::All`] the states between segments are kept, and on the way back each segment is read once more
-//! from the state before it: the gradient is that of the whole text, for twice the reading and the memory of one segment and a state for each.
+//! The graph of only one segment exists at a time. With [`Through::All`] the states between segments are stored, and
+//! the backward pass reads each segment again from the state before it. The result is the gradient of the whole text,
+//! at the cost of a second forward pass and the memory of one segment's graph and one state per segment.
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Gradients, Tensor};
 
 use crate::{Cache, Decoder, OnTensors};
 
-/// How far gradients flow.
+/// How far gradients flow back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Through {
-    /// To the beginning of their segment: what was read before is taken as it is. Dai et al. 2019 (Transformer-XL), §3.2.
+    /// To the start of the segment: truncated BPTT. Earlier states are constants. Dai et al. 2019 (Transformer-XL),
+    /// §3.2.
     Segment,
-    /// To the beginning of the text.
+    /// To the start of the text: full BPTT.
     All,
 }
 
-/// How a text is learned from.
+/// Backpropagation through time in segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segments {
-    /// Tokens of a segment; the last may be shorter.
+    /// The number of tokens of a segment; the last one may be shorter.
     pub length: usize,
-    /// How far gradients flow.
+    /// How far gradients flow back.
     pub through: Through,
 }
 
-/// What came of a text.
+/// The result of learning from a text.
 #[derive(Debug)]
 pub struct Learnt {
-    /// The mean loss of the targets, in nats, without what layers learn by besides.
+    /// The mean cross-entropy of the targets in nats, without auxiliary losses.
     pub loss: f32,
-    /// To the parameters.
+    /// The gradients of the parameters.
     pub gradients: GradientsParams,
-    /// After the last token; nothing flows back from it.
+    /// The state after the last token, detached from the graph.
     pub cache: Cache,
 }
 
-/// Makes every tensor one that a gradient is wanted of.
+/// Makes every tensor of a state a leaf whose gradient is recorded.
 struct Leaves;
 
 impl OnTensors for Leaves {
@@ -46,7 +49,7 @@ impl OnTensors for Leaves {
     }
 }
 
-/// Takes the gradient of every tensor, flat; zeros of which nothing depends.
+/// Collects the gradient of every tensor, flattened; zeros if the loss does not depend on it.
 struct Take<'a> {
     of: &'a Gradients,
     taken: Vec<Tensor<1>>,
@@ -61,7 +64,7 @@ impl OnTensors for Take<'_> {
     }
 }
 
-/// The sum of every tensor times what is to flow into it.
+/// The inner product of every tensor with its incoming gradient, summed over all tensors.
 struct Weigh {
     by: std::vec::IntoIter<Tensor<1>>,
     sum: Option<Tensor<1>>,
@@ -83,10 +86,11 @@ impl OnTensors for Weigh {
 }
 
 impl Segments {
-    /// Learns from `ids`, rows of equal length for each of the cache's sequences, one behind the other, read after what the cache has. A target for each:
-    /// negative ones do not count. Panics on segments of 0 tokens, and on ids that are not below the vocabulary's size.
+    /// Reads `ids`, contiguous rows of equal length for the sequences of `cache`, after what the cache already
+    /// contains, and returns the loss and the gradients. `targets` has one target per id; negative targets are
+    /// ignored. Panics if `length` is 0 or an id exceeds the vocabulary.
     pub fn learn(&self, decoder: &Decoder, ids: &[u32], targets: &[i64], cache: Cache) -> Learnt {
-        assert!(self.length > 0, "a segment of 0 tokens");
+        assert!(self.length > 0, "the length of a segment is 0");
         let (batch, all) = (cache.batch, targets.iter().filter(|target| **target >= 0).count().max(1));
         let t = ids.len() / batch.max(1);
         let pieces: Vec<Piece> = (0..t)
@@ -111,11 +115,11 @@ impl Segments {
     }
 }
 
-/// A segment of every sequence.
+/// One segment of every sequence.
 struct Piece {
     ids: Vec<u32>,
     targets: Vec<i64>,
-    /// Which part of all targets it has.
+    /// The fraction of all targets that are in this segment.
     share: f32,
 }
 
@@ -126,8 +130,8 @@ struct Learning<'d> {
 }
 
 impl Learning<'_> {
-    /// Reads a segment and flows back through it: from its own loss, and from the state after it by `after`, a gradient for each of its tensors. The state
-    /// after it, and the gradients of the tensors of the one before it, where those are wanted of some.
+    /// Reads a segment and backpropagates its own loss and `after`, the gradients of the state after it. Returns the
+    /// state after the segment and the gradients of the state before it, if any of its tensors records them.
     fn piece(&mut self, piece: &Piece, before: Cache, after: Option<Vec<Tensor<1>>>) -> (Cache, Vec<Tensor<1>>) {
         let mut cache = before.clone();
         let hidden = self.decoder.forward(&piece.ids, &mut cache, None);
@@ -144,7 +148,7 @@ impl Learning<'_> {
                 None => loss,
             });
         }
-        // What layers learn by besides, at once and whatever the targets.
+        // Auxiliary losses are backpropagated immediately, independently of the targets.
         if let Some(loss) = cache.loss.take() {
             objective = Some(match objective {
                 Some(sum) => sum + loss,
@@ -161,7 +165,8 @@ impl Learning<'_> {
         (cache, taken)
     }
 
-    /// Forwards for the states between the segments, then backwards, each segment once more.
+    /// A forward pass that stores the states between the segments, then a backward pass that reads each segment
+    /// again.
     fn twice(&mut self, pieces: &[Piece], cache: Cache) -> Cache {
         let mut states = vec![cache.detached()];
         for piece in &pieces[..pieces.len().saturating_sub(1)] {

@@ -1,4 +1,4 @@
-//! What stands between token ids and vectors, at both ends of a language model: the embedding and the head.
+//! The token embedding and the language-model head.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -8,28 +8,29 @@ use crate::adaptive::{Adaptive, AdaptiveConfig};
 use crate::linear::Bias;
 use crate::{Builder, DecoderNames, Embedding, Error, Linear};
 
-/// Which of them a model has.
+/// The type of the embedding and the head.
 #[derive(Clone, Debug, PartialEq)]
 pub enum WordsConfig {
-    /// A table, and a head with a row for each token: the table itself, or one of its own.
+    /// An embedding table, and a linear head that is tied to it or has its own weights.
     Table {
-        /// Whether the head is the table.
+        /// Whether the head's weight is the embedding table.
         tied: bool,
     },
-    /// Clusters of rarer and rarer tokens, with ever fewer channels. Grave et al. 2017; Baevski and Auli 2019.
+    /// Adaptive embedding and softmax: clusters of increasingly rare tokens, with increasingly narrow embeddings.
+    /// Grave et al. 2017; Baevski and Auli 2019.
     Adaptive(AdaptiveConfig),
 }
 
-/// One or the other.
+/// The token embedding and the head of a model.
 #[derive(Module, Debug)]
 pub enum Words {
-    /// A table.
+    /// A table and a linear head.
     Table(Table),
-    /// Clusters.
+    /// Adaptive embedding and softmax.
     Adaptive(Adaptive),
 }
 
-/// A table, and a head.
+/// An embedding table and a linear head.
 #[derive(Module, Debug)]
 pub struct Table {
     embedding: Embedding,
@@ -37,7 +38,8 @@ pub struct Table {
 }
 
 impl Words {
-    /// Both ends of a model with `vocabulary` tokens and `d` channels.
+    /// Builds the embedding and the head of a model with `vocabulary` tokens and `d` channels. Errors if a size is
+    /// invalid, or a weight is missing or has another shape.
     pub fn new(b: &mut Builder, n: &DecoderNames, [vocabulary, d]: [usize; 2], c: &WordsConfig) -> Result<Self, Error> {
         Ok(match c {
             WordsConfig::Table { tied } => {
@@ -49,7 +51,7 @@ impl Words {
         })
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         match self {
             Words::Table(table) => table.embedding.weight.val().device(),
@@ -65,7 +67,7 @@ impl Words {
         }
     }
 
-    /// `batch` rows of ids, one behind the other → `[B, T, d]`. Panics if an id is not below the vocabulary's size.
+    /// Embeds `batch` contiguous rows of ids → `[B, T, d]`. Panics if an id exceeds the vocabulary.
     pub fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         match self {
             Words::Table(table) => table.embedding.forward(ids, batch),
@@ -73,7 +75,7 @@ impl Words {
         }
     }
 
-    /// `[.., d]` → `[.., vocabulary]`, up to a number that a row's logits share.
+    /// `[.., d]` → logits `[.., vocabulary]`, up to an additive constant per row.
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
         match self {
             Words::Table(Table { head: Some(head), .. }) => head.forward(hidden),
@@ -88,7 +90,7 @@ impl Words {
         }
     }
 
-    /// The mean loss in nats of predicting `targets` from `hidden: [R, d]`; negative targets do not count.
+    /// The mean cross-entropy in nats of `targets` given `hidden: [R, d]`; negative targets are ignored.
     pub fn loss(&self, hidden: Tensor<2>, targets: &[i64]) -> Tensor<1> {
         match self {
             Words::Table(table) => {

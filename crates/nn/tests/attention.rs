@@ -1,4 +1,5 @@
-//! Attention as a mixer: every cache gives the same whole, in chunks and in steps; and what it gives is attention.
+//! Attention as a mixer: for every KV cache, reading at once, in chunks and token by token agree, and they agree with
+//! the attention kernels.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ fn build(config: &AttentionConfig) -> Attention {
     Attention::new(&mut Builder::new(&mut source, &Device::flex()), config).expect("random weights fit")
 }
 
-/// Numbers between −1 and 1 that no two places share.
+/// Distinct values between −1 and 1.
 fn tokens(batch: usize, tokens: usize) -> Tensor<3> {
     let numbers: Vec<f32> = (0..batch * tokens * 24).map(|n| ((n * 7919 + 13) % 2003) as f32 / 1001.5 - 1.0).collect();
     Tensor::<1>::from_data(&numbers[..], &Device::flex()).reshape([batch, tokens, 24])
@@ -40,7 +41,7 @@ fn close(what: &str, a: &[f32], b: &[f32]) {
     assert!(apart < 1e-5, "{what}: {apart}");
 }
 
-/// The output in pieces, and the state after the last.
+/// The output of reading `x` in chunks cut at `cuts`, and the state after the last chunk.
 fn read(mixer: &Mixer, x: &Tensor<3>, cuts: &[usize]) -> (Vec<f32>, MixerState) {
     let [b, t, _] = x.dims();
     let mut state = mixer.start(b, &Device::flex());
@@ -77,7 +78,7 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
         for cuts in [&[5, 6, 13, 64][..], &[40], &steps] {
             let (pieces, after) = read(&mixer, &x, cuts);
             close(&format!("{:?} cut at {cuts:?}", config.reach), &whole, &pieces);
-            // Put down and taken up again.
+            // Saved and restored.
             let state_of = |mixer| LayerState(vec![BranchState::Mixer(mixer)]);
             let tensors = state_of(after.clone()).tensors();
             let get = |name: &str, _: &[Option<usize>]| {
@@ -88,14 +89,14 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             let Some(BranchState::Mixer(again)) = again.0.pop() else { panic!("a mixer's state") };
             let more = tokens(2, 3);
             let next = |state| numbers(mixer.forward(more.clone(), state, None, &mut Shared::default()).0);
-            close("taken up", &next(state.clone()), &next(again));
+            close("restored", &next(state.clone()), &next(again));
         }
         let most = match config.reach {
             Reach::Full => usize::MAX,
             Reach::Window(width) => 3 * width + 64,
             Reach::Sinks(Streaming { sinks, recent }) => 3 * recent + 64 + sinks,
         };
-        // Keys and values of two sequences, two groups of eight channels.
+        // Keys and values of two sequences, with two groups of eight channels.
         let kept = LayerState(vec![BranchState::Mixer(state)]).len();
         assert!(kept / (2 * 2 * 2 * 8) <= most, "{:?} keeps {kept} numbers", config.reach);
     }
@@ -119,7 +120,7 @@ fn a_decoder_sees_the_past_of_an_encoder() {
 #[test]
 fn padding_on_the_left_leaves_no_trace() {
     let (x, pad) = (tokens(1, 20), tokens(1, 7));
-    // Rotary positions count the padding; their differences do not.
+    // Rotary positions count the padding, but only their differences matter.
     let mixer = Mixer::Attention(build(&config(Reach::Full)));
     let alone = read(&mixer, &x, &[]).0;
     let padded = Tensor::cat(vec![pad, x], 1);

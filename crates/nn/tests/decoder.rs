@@ -1,5 +1,5 @@
-//! The skeleton: every combination of mixer, head and feed-forward gives the same whole, in chunks and in steps, and its
-//! batch is independent sequences.
+//! The decoder: for every combination of mixer, head and feed-forward layer, reading at once, in chunks and token by
+//! token agree, and the sequences of a batch are independent.
 
 use burn::tensor::{Device, Tensor};
 use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MambaConfig, MixerConfig, Reach};
@@ -8,7 +8,7 @@ use longreach_nn::{
     NormConfig, OperationConfig, Random, WordsConfig,
 };
 
-/// A model whose blocks are Mamba, Mamba-2 and attention to the last tokens.
+/// A model with Mamba, Mamba-2 and sliding-window attention blocks.
 fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
     let mut source = Random::new(3);
     let mut builder = Builder::new(&mut source, &Device::flex());

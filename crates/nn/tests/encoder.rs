@@ -1,5 +1,5 @@
-//! The encoder's skeleton: packed is padded is alone, whatever its norms, its feed-forward layers and who sees whom; and recording gradients changes
-//! nothing.
+//! The encoder: packed, padded and single sequences agree for all norms, feed-forward layers and attention patterns;
+//! and recording gradients does not change the results.
 
 use burn::tensor::Device;
 use longreach_attention::rotary::{Rotary, Scaling};
@@ -78,7 +78,7 @@ fn close(what: &str, a: &[f32], b: &[f32]) {
     assert!(apart < 2e-5, "{what}: {apart}");
 }
 
-/// Every way to see that does not depend on padding.
+/// Every attention pattern that does not depend on padding.
 fn ways() -> Vec<(&'static str, Vec<Sees>)> {
     let sparse = r#"{"mode": "bslongformer", "block": 4, "num_sliding_window_blocks": 3}"#;
     let sparse = deepspeed::Config::parse(sparse).expect("a layout");
@@ -94,7 +94,7 @@ fn packed_is_padded_is_alone() {
     let rows: Vec<Vec<u32>> = [17, 14, 30].map(text).into();
     for modern in [false, true] {
         for (name, sees) in ways() {
-            // None, a token a row, many in one row and none in another.
+            // No global tokens, one per row, and several in one row but none in another.
             for globals in [&[][..], &[(0, 0), (1, 0), (2, 0)], &[(0, 3), (0, 4), (0, 9), (2, 29), (2, 1), (2, 2)]] {
                 let encoder = encoder(modern, &sees, &Device::flex());
                 let marks = |b: usize, n: usize| Array2::from_shape_fn((1, n), |(_, t)| globals.contains(&(b, t)));
@@ -122,7 +122,7 @@ fn packed_is_padded_is_alone() {
                 for (b, alone) in alone.iter().enumerate() {
                     let what = format!("{name}, modern {modern}, row {b}, globals {globals:?}");
                     close(&what, alone, &packed[bounds[b] * 24..bounds[b + 1] * 24]);
-                    // Blocks of a layout are counted over the padding as well.
+                    // A block layout counts padding as well.
                     if name != "sparse" {
                         close(&what, alone, &padded[b * 30 * 24..][..alone.len()]);
                     }
@@ -134,7 +134,7 @@ fn packed_is_padded_is_alone() {
 
 #[test]
 fn many_tokens_are_as_few_and_as_with_gradients() {
-    // More than are met at a time, in one text and in several.
+    // More tokens than one block of rows, in one text and in several.
     let rows: Vec<Vec<u32>> = [LONGEST, 9, 700].map(text).into();
     for modern in [false, true] {
         let sees = [Sees::Window(3), Sees::All];

@@ -1,4 +1,4 @@
-//! The Performer's rows are drawn anew, and the draw alone decides.
+//! Redrawing the Performer's random features depends on the draw alone.
 
 use burn::tensor::{Device, Tensor};
 use longreach_attention::linear::performer::Kernel;
@@ -20,7 +20,7 @@ fn read(performer: Performer) -> Vec<f32> {
     mixer.forward(x, state, None, &mut Shared::default()).0.into_data().iter::<f32>().collect()
 }
 
-/// Between 0 and 1, by a generator of Knuth's.
+/// Uniform between 0 and 1, by a linear congruential generator of Knuth.
 fn uniform(state: &mut u64) -> f64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 11) as f64 / (1u64 << 53) as f64
@@ -31,7 +31,7 @@ fn rows_drawn_anew_are_other_rows() {
     let redrawn = |seed: u64| {
         let mut state = seed;
         read(build().redrawn(|| {
-            // The sum of twelve uniform numbers, less its mean: near enough to normal.
+            // The sum of twelve uniform numbers minus its mean, which is approximately normal.
             (0..12).map(|_| uniform(&mut state)).sum::<f64>() - 6.0
         }))
     };

@@ -1,4 +1,4 @@
-//! Reversible blocks: the gradients of a stack that keeps nothing are those of one that keeps everything.
+//! Reversible blocks: the gradients of a stack that stores no activations equal those of one that stores all.
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Gradients, Tensor, activation};
@@ -30,7 +30,7 @@ impl Residual for Feed {
     }
 }
 
-/// The gradients of parameters, in order.
+/// The gradients of the parameters, in order.
 struct Collect<'a>(&'a Gradients, Vec<Vec<f32>>);
 
 impl ModuleVisitor for Collect<'_> {

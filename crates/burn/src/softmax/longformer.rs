@@ -1,4 +1,4 @@
-//! Longformer, its global tokens with projections of their own.
+//! Longformer with separate projections for global tokens.
 
 use std::sync::Arc;
 
@@ -11,18 +11,19 @@ use ndarray::Array2;
 use super::{Kept, outputs};
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// The inputs of [`longformer_attention`]; without projections of their own for global tokens, [`attention`](super::attention()) does.
+/// The inputs of [`longformer_attention`]. If global tokens share the projections of the others, use
+/// [`attention`](super::attention()).
 #[derive(Clone, Debug)]
 pub struct LongformerAttention {
     /// `[B, T, H, D]`, `[B, T, G, D]`, `[B, T, G, E]`
     pub qkv: [Tensor<4>; 3],
-    /// The same from the projections of global tokens.
+    /// Queries, keys and values from the projections of global tokens.
     pub global: [Tensor<4>; 3],
     /// The window and the global tokens.
     pub pattern: Arc<Longformer>,
     /// The factor of the scores.
     pub scale: f32,
-    /// Which tokens are there, `[B, T]`
+    /// Which tokens are not padding, `[B, T]`
     pub keep: Option<Array2<bool>>,
 }
 

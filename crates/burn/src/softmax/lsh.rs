@@ -1,4 +1,4 @@
-//! Locality-sensitive hashing.
+//! LSH attention: locality-sensitive hashing.
 
 use burn::tensor::{Shape, Tensor};
 use longreach_attention::softmax::lsh::{self, Lsh};
@@ -16,20 +16,20 @@ pub struct LshAttention {
     pub x: Tensor<4>,
     /// `[B, T, H, E]`
     pub v: Tensor<4>,
-    /// How tokens are put in buckets.
+    /// How tokens are assigned to buckets.
     pub hash: Hash,
-    /// Chunks.
+    /// The sizes of the chunks.
     pub lsh: Lsh,
-    /// Which tokens are there, `[B, T]`
+    /// Which tokens are not padding, `[B, T]`
     pub keep: Option<Array2<bool>>,
 }
 
-/// Where buckets come from; they are constants to the gradient.
+/// The source of the buckets, which are constants in the gradient.
 #[derive(Clone, Debug)]
 pub enum Hash {
-    /// They are given, `[B, H, rounds, T]`.
+    /// Given buckets, `[B, H, rounds, T]`.
     Buckets(Array4<usize>),
-    /// By rotations, `[H, D, rounds, n / 2]` each: see [`lsh::hash`].
+    /// Computed by rotations, `[H, D, rounds, n / 2]` each: see [`lsh::hash`].
     Rotations(Vec<ArrayD<f32>>),
 }
 
@@ -44,7 +44,7 @@ struct Op {
     hash: Hash,
     lsh: Lsh,
     keep: Option<Array2<bool>>,
-    /// The buckets, and what came of them.
+    /// The buckets and the outputs of the forward pass.
     kept: Kept<(Array4<usize>, Output)>,
 }
 

@@ -1,4 +1,4 @@
-//! Exact weights over chosen keys: every mechanism of the family that takes queries, keys and values.
+//! Softmax attention over selected keys: every mechanism of the family that takes queries, keys and values.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -32,16 +32,16 @@ pub struct Attention {
     pub v: Tensor<4>,
     /// Added to the scores, `[B or 1, H or 1, T, S]`
     pub bias: Option<Tensor<4>>,
-    /// A score a head that competes with the keys, `[H]`
+    /// A sink logit per head that competes with the keys, `[H]`
     pub sinks: Option<Tensor<1>>,
-    /// The rest.
+    /// The arguments that are not tensors.
     pub options: Options,
 }
 
-/// What is not a tensor of a call.
+/// The arguments of a call that are not tensors.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Who sees whom.
+    /// The mechanism, which determines the keys that a query attends to.
     pub mechanism: Arc<dyn Attend>,
     /// The factor of the scores.
     pub scale: f32,
@@ -51,19 +51,19 @@ pub struct Options {
     pub softcap: Option<f32>,
     /// The slopes of ALiBi, `[H]`
     pub alibi: Option<Vec<f32>>,
-    /// Which keys are there, `[B, S]`
+    /// Which keys are not padding, `[B, S]`
     pub keep: Option<Array2<bool>>,
     /// The bounds of packed sequences.
     pub packed: Option<Vec<usize>>,
 }
 
 impl Options {
-    /// A mechanism with scale `D^{-1/2}` for `width` channels a head, and nothing else.
+    /// A mechanism with scale `D^{-1/2}` for heads of `width` channels, and no other options.
     pub fn new(mechanism: impl Attend + 'static, width: usize) -> Self {
         Self::shared(Arc::new(mechanism), width)
     }
 
-    /// As [`Options::new`], of a mechanism that others hold as well.
+    /// As [`Options::new`], with a shared mechanism.
     pub fn shared(mechanism: Arc<dyn Attend>, width: usize) -> Self {
         Self {
             mechanism,
@@ -77,7 +77,7 @@ impl Options {
     }
 }
 
-/// Fewer queries than this are better divided by their keys.
+/// With fewer queries than this, work is divided over the keys instead of the queries.
 const FEW: usize = 8;
 
 /// The output `[B, T, H, E]`, and the log-sum-exp `[B, T, H]`.
@@ -102,7 +102,7 @@ struct Softmax {
     kept: Kept<Output>,
 }
 
-/// What a gradient needs of the forward pass: kept only if one is to be computed.
+/// Results of the forward pass that are stored only if a backward pass will follow.
 #[derive(Debug)]
 pub(crate) struct Kept<O> {
     wanted: AtomicBool,
@@ -120,7 +120,7 @@ impl<O> Kept<O> {
         self.wanted.store(true, Ordering::Relaxed);
     }
 
-    /// What `of` takes out of an output, which is copied first if a gradient will want it.
+    /// Applies `of` to an output, which is copied first if a backward pass will need it.
     pub(crate) fn pass<R>(&self, output: O, of: impl FnOnce(O) -> R) -> R
     where
         O: Clone,

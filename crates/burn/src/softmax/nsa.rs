@@ -17,9 +17,9 @@ pub struct NsaAttention {
     pub k: Tensor<4>,
     /// `[B, S, G, E]`
     pub v: Tensor<4>,
-    /// How much each of the three terms counts, `[B, T, H, 3]`
+    /// The gates of the three branches, `[B, T, H, 3]`
     pub gates: Tensor<4>,
-    /// Blocks and window.
+    /// The sizes of blocks and window.
     pub nsa: Nsa,
     /// The factor of the scores.
     pub scale: f32,

@@ -1,4 +1,4 @@
-//! Sinks and a rolling window, with positions within the cache.
+//! Attention sinks and a rolling window, with positions within the cache.
 
 use burn::tensor::{Shape, Tensor};
 use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
@@ -13,13 +13,13 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 pub struct StreamingAttention {
     /// Queries rotated to their positions in the text, `[B, T, H, D]`
     pub q: Tensor<4>,
-    /// Queries rotated to their places in the cache, `[B, T, H, D]`
+    /// Queries rotated to their positions in the cache, `[B, T, H, D]`
     pub far: Tensor<4>,
-    /// The latest keys and values, those of the queries among them and last.
+    /// The most recent keys and values, ending with those of the queries.
     pub near: [Tensor<4>; 2],
-    /// The first keys and values.
+    /// The keys and values of the first tokens.
     pub sinks: [Tensor<4>; 2],
-    /// How many keys of each kind are seen.
+    /// The numbers of sinks and of recent keys that a query attends to.
     pub streaming: Streaming,
     /// The position of the first query in the text.
     pub position: usize,

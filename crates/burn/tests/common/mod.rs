@@ -1,4 +1,4 @@
-//! Tensors of arrays, and back.
+//! Conversion of arrays to tensors and back.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use longreach_testkit::tolerance::{FORMS, assert_close};

@@ -1,5 +1,5 @@
-//! Files as a source of weights: safetensors, mapped, checked, and handed out without copying where they can be; and what `torch.save` wrote, read a tensor
-//! at a time.
+//! Checkpoints as a source of weights: safetensors files, which are mapped, validated, and read without copying if
+//! possible; and files of `torch.save`, which are read one tensor at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
@@ -19,14 +19,15 @@ mod names;
 mod numbers;
 mod open;
 
-/// The precision a model's matrices are kept in.
+/// The precision of a model's matrices in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DType {
     /// 32-bit floats.
     F32,
-    /// bfloat16: the upper half of a 32-bit float.
+    /// bfloat16: the upper 16 bits of a 32-bit float.
     Bf16,
-    /// 8-bit integers with a factor a row, for inference; embeddings, heads and whatever is no matrix of a layer stay in f32.
+    /// 8-bit integers with one scale per row, for inference only. Embeddings, heads and everything that is not a
+    /// matrix of a layer stay in f32.
     Int8,
 }
 
@@ -40,7 +41,7 @@ impl DType {
         }
     }
 
-    /// Bytes a number takes.
+    /// Bytes per element.
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 => 4,
@@ -50,22 +51,22 @@ impl DType {
     }
 }
 
-/// A tensor in a file.
+/// An entry of a checkpoint: a tensor in one of its files.
 #[derive(Clone, Debug)]
 struct Entry {
-    /// Which of the files.
+    /// The index of the file.
     file: usize,
     dtype: Dtype,
     shape: Vec<usize>,
     bytes: Stored,
 }
 
-/// A tensor's bytes.
+/// The bytes of a tensor.
 #[derive(Clone)]
 enum Stored {
-    /// From the start of the file.
+    /// A range of bytes of the mapped file.
     There(Range<usize>),
-    /// Read when they are asked for.
+    /// A tensor of a PyTorch file, read on demand.
     Pickled(pytorch_reader::Tensor),
 }
 
@@ -78,28 +79,28 @@ impl std::fmt::Debug for Stored {
     }
 }
 
-/// The tensors of one file or of several shards.
+/// The tensors of one or several checkpoint files.
 #[derive(Debug)]
 pub struct Checkpoint {
     files: Vec<(String, Bytes)>,
     tensors: HashMap<String, Entry>,
     dtype: Option<DType>,
-    /// The files again, if they are mapped.
+    /// The mappings of the files, for those that are mapped.
     mapped: Vec<Mapped>,
-    /// How the names in the files differ from those that are asked for.
+    /// How the names in the files differ from the names that the model uses.
     naming: Naming,
-    /// The names, as the files have them, of the tensors that were handed out.
+    /// The names, as in the files, of the tensors that were read.
     used: HashSet<String>,
 }
 
 impl Checkpoint {
-    /// Keeps matrices in this precision rather than the one they are stored in.
+    /// Keeps matrices in this precision; `None` keeps the precision in which they are stored.
     pub fn keep_as(mut self, dtype: Option<DType>) -> Self {
         self.dtype = dtype;
         self
     }
 
-    /// The precision matrices are stored in: that of the largest tensor.
+    /// The precision of the stored matrices: the dtype of the largest tensor.
     pub fn stored(&self) -> DType {
         let largest = self.tensors.values().max_by_key(|e| (e.shape.iter().product::<usize>(), e.dtype == Dtype::F32));
         match largest.map(|e| e.dtype) {
@@ -108,29 +109,29 @@ impl Checkpoint {
         }
     }
 
-    /// The precision matrices are kept in.
+    /// The precision in which matrices are kept.
     pub fn dtype(&self) -> DType {
         self.dtype.unwrap_or_else(|| self.stored())
     }
 
-    /// The bytes of all files, in order of name.
+    /// The bytes of all files, ordered by file name.
     pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
         self.files.iter().map(|(_, bytes)| &bytes[..])
     }
 
-    /// The names of all tensors, in order.
+    /// The sorted names of all tensors.
     pub(crate) fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.tensors.keys().cloned().collect();
         names.sort();
         names
     }
 
-    /// The shape of a tensor by its name in the files.
+    /// The shape of a tensor, by its name in the files.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| &entry.shape[..])
     }
 
-    /// A tensor as it is stored.
+    /// A tensor with its dtype, shape and bytes as stored.
     pub(crate) fn raw(&self, name: &str) -> Result<(Dtype, Vec<usize>, Vec<u8>), Error> {
         let Some(entry) = self.tensors.get(name) else {
             return Err(self.missing(name).into());

@@ -1,24 +1,24 @@
-//! The names of tensors: what wrappers put before them, what bare bodies leave out, and what a missing one may have been called.
+//! Matching of tensor names: prefixes of wrappers, omitted prefixes of bare bodies, and legacy names.
 
 use longreach_nn::Error as NnError;
 
 use super::{Checkpoint, Entry, Stored};
 
-/// How the names in a file differ from those that a model asks for.
+/// How the names in a file differ from the names that a model uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Naming {
-    /// What stands before all names of the model in the file, with its dot: `module.` of `DataParallel`, `_orig_mod.` of `torch.compile`, or the key of a
-    /// dictionary that holds the weights beside other things.
+    /// A prefix of all names in the file, with its trailing dot: `module.` of `DataParallel`, `_orig_mod.` of
+    /// `torch.compile`, or the key of a dictionary that contains the weights besides other entries.
     wrapper: String,
-    /// What the file leaves out before the names of the body, with its dot, in a checkpoint of a bare body.
+    /// The prefix of the body, with its trailing dot, if the file omits it: a checkpoint of a bare body.
     without: Option<String>,
 }
 
 impl Checkpoint {
-    /// Finds out how the file names the parts of a model: `body` stands before the names of all its parts but heads, and `probe`, within the body, is a tensor
-    /// that every checkpoint of it has.
+    /// Detects how the file names the parts of a model. `body` is the prefix of all parts but the heads, and `probe`
+    /// is a tensor within the body that every checkpoint contains.
     ///
-    /// Found are names as they should be, those of a body alone, and both behind whatever wrappers put before them.
+    /// Detects names with the body's prefix and names of a bare body, each with or without a prefix of a wrapper.
     pub fn named_as(mut self, body: &str, probe: &str) -> Self {
         let body = if body.is_empty() { String::new() } else { format!("{body}.") };
         let whole = format!("{body}{probe}");
@@ -37,7 +37,7 @@ impl Checkpoint {
         self
     }
 
-    /// The tensor that is asked for under a name, and its name in the file.
+    /// The tensor that the model calls `name`, and its name in the file.
     pub(super) fn entry(&self, name: &str) -> Option<(&str, &Entry)> {
         let Naming { wrapper, without } = &self.naming;
         let known = |name: &str| {
@@ -51,7 +51,7 @@ impl Checkpoint {
             .or_else(|| known(bare?))
     }
 
-    /// That a tensor is not there, and which names come nearest to it.
+    /// The error for a missing tensor, which lists the most similar names.
     pub(super) fn missing(&self, name: &str) -> NnError {
         const SHOWN: usize = 4;
         let mut names = self.names();
@@ -72,10 +72,10 @@ impl Checkpoint {
         NnError::Missing { origin: self.origin(), name: name.to_owned(), there }
     }
 
-    /// The names, in order, of weights in the files that the model built from them did not ask for.
+    /// The sorted names of the weights in the files that the model did not read.
     ///
-    /// Left out are buffers, copies of weights that it did ask for (the head of a model that is tied to its embedding), and what training leaves beside the
-    /// weights of a wrapped model. O(bytes of the tensors left over) time.
+    /// Excluded are buffers, copies of weights that were read (such as the output layer of a model with tied
+    /// embeddings), and training state stored next to the weights. O(bytes of the unread tensors) time.
     pub fn unused(&self) -> Vec<String> {
         const BUFFERS: [&str; 8] = [
             "position_ids",
@@ -112,7 +112,7 @@ impl Checkpoint {
     }
 }
 
-/// What a norm's weight or bias was called in the days of BERT.
+/// The legacy name of a norm's weight or bias, as in early BERT checkpoints.
 fn old(name: &str) -> Option<String> {
     let norm = name.rsplit('.').nth(1).is_some_and(|part| part == "LayerNorm");
     let (of, new) = name.rsplit_once('.')?;

@@ -1,12 +1,12 @@
-//! A tensor's bytes as numbers.
+//! Conversion of a tensor's bytes to numbers.
 
 use std::ops::Range;
 
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// The numbers of a tensor rounded to bf16: in blocks, on all threads, never widened as a whole. `done` hears which bytes
-/// have been read.
+/// Rounds a tensor to bf16 in parallel, block by block, without a full f32 copy. `done` is called with the ranges of
+/// bytes that have been read.
 pub(super) fn narrow(dtype: Dtype, bytes: &[u8], done: impl Fn(Range<usize>)) -> Option<Vec<bf16>> {
     const BLOCK: usize = 1 << 16;
     const BLOCKS: usize = 64;
@@ -26,7 +26,7 @@ pub(super) fn narrow(dtype: Dtype, bytes: &[u8], done: impl Fn(Range<usize>)) ->
     Some(half)
 }
 
-/// The numbers of a tensor as f32, whatever their alignment.
+/// Converts a tensor to f32; the bytes may be unaligned.
 pub(super) fn widen(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
     let halves = || bytes.as_chunks::<2>().0.iter().copied();
     Some(match dtype {

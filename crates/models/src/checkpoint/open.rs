@@ -1,4 +1,4 @@
-//! From a directory or a file to the tensors in it.
+//! Opening the checkpoint files of a directory.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
@@ -12,16 +12,17 @@ use super::names::Naming;
 use super::{Checkpoint, Entry, Stored};
 use crate::{Error, Fields, Location, recognise};
 
-/// The files that hold a model's weights, in the order in which they are looked for; an index names its shards.
+/// The weight files of a model in order of preference; an index lists its shards.
 const FILES: [&str; 4] =
     ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
 
-/// What training and adapters leave beside a model under the same endings.
+/// Files of training and adapters that have the same extensions but contain no model weights.
 const NO_WEIGHTS: [&str; 7] =
     ["adapter_", "optimizer", "scheduler", "scaler", "rng_state", "training_args", "trainer_state"];
 
 impl Checkpoint {
-    /// Opens the weights of a model: the file that was named, or those in its directory.
+    /// Opens the weights of a model: the given file, or the files in its directory. Errors as [`Checkpoint::open`]
+    /// and [`Checkpoint::open_files`] do.
     pub fn at(location: &Location) -> Result<Self, Error> {
         match &location.weights {
             Some(file) => Self::open_files(std::slice::from_ref(file)),
@@ -29,8 +30,9 @@ impl Checkpoint {
         }
     }
 
-    /// Opens the weights in a directory: `model.safetensors` or `pytorch_model.bin`, whole or in the shards that an index names, or else the only file that
-    /// ends as one of these do.
+    /// Opens the weights in a directory: `model.safetensors` or `pytorch_model.bin`, either a single file or the
+    /// shards listed in an index; otherwise the only file with one of these extensions. Errors if there are no
+    /// weights, if the choice is ambiguous, or if a file is invalid.
     pub fn open(directory: &Path) -> Result<Self, Error> {
         for name in FILES {
             let file = directory.join(name);
@@ -55,17 +57,18 @@ impl Checkpoint {
             return Self::open_files(std::slice::from_ref(one));
         }
         let reason = if there.is_empty() {
-            format!("has no weights: there is none of {}", FILES.join(", "))
+            format!("has no weights: none of the files {} exists", FILES.join(", "))
         } else {
             let names: Vec<_> = there.iter().filter_map(|path| path.file_name()).map(|n| n.to_string_lossy()).collect();
-            format!("has several files of weights and no index ({}): name one of them as the model", names.join(", "))
+            format!("has several weight files and no index ({}): pass one of them as the model", names.join(", "))
         };
         Err(Error::NotFound { name: directory.display().to_string(), reason })
     }
 
-    /// Maps files of weights: safetensors, or what `torch.save` wrote, told apart by their first bytes. A pickle is read as data: nothing in it is run.
+    /// Maps weight files: safetensors or `torch.save`, recognised by their first bytes. Pickles are parsed as data;
+    /// no code in them is executed.
     ///
-    /// An error names the file and, where its first bytes say it, what it is instead.
+    /// Errors name the file and, if its first bytes identify it, its actual type.
     pub fn open_files(paths: &[PathBuf]) -> Result<Self, Error> {
         let mut all = Self::empty();
         for path in paths {
@@ -82,7 +85,7 @@ impl Checkpoint {
         Ok(all)
     }
 
-    /// Reads a safetensors file in memory; `name` is named in errors.
+    /// Parses a safetensors file in memory; errors refer to it as `name`.
     pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, Error> {
         let mut all = Self::empty();
         all.add(name.into(), bytes)?;
@@ -109,7 +112,7 @@ impl Checkpoint {
             if range.end > bytes.len() {
                 let (want, found) = (range.end, bytes.len());
                 return Err(wrong(format!(
-                    "cut short: tensor `{tensor}` ends at byte {want}, the file at {found}; download it again"
+                    "cut short: tensor `{tensor}` ends at byte {want}, but the file has only {found} bytes; download it again"
                 )));
             }
             let entry = Entry {
@@ -119,7 +122,7 @@ impl Checkpoint {
                 bytes: Stored::There(range),
             };
             if self.tensors.insert(tensor.clone(), entry).is_some() {
-                return Err(wrong(format!("tensor `{tensor}` is in another shard too")));
+                return Err(wrong(format!("tensor `{tensor}` is also in another shard")));
             }
         }
         self.files.push((name, bytes));
@@ -129,7 +132,7 @@ impl Checkpoint {
     fn add_pickle(&mut self, path: &Path, bytes: Bytes) -> Result<(), Error> {
         let wrong = |message: String| Error::Checkpoint { file: path.display().to_string(), message };
         let reader = pytorch_reader::PytorchReader::new(path).map_err(|e| {
-            wrong(format!("not a whole checkpoint of PyTorch: {e}; if it is cut short, download it again"))
+            wrong(format!("not a complete PyTorch checkpoint: {e}; if it was cut short, download it again"))
         })?;
         for (name, tensor) in reader.into_tensors() {
             use pytorch_reader::DType as Of;
@@ -138,13 +141,13 @@ impl Checkpoint {
                 Of::F16 => Dtype::F16,
                 Of::BF16 => Dtype::BF16,
                 Of::F64 => Dtype::F64,
-                // Counters, masks and bytes of quantised weights, none of which is read as a weight.
+                // Counters, masks and bytes of quantised weights, none of which are read as weights.
                 _ => Dtype::I64,
             };
             let shape = tensor.shape().to_vec();
             let entry = Entry { file: self.files.len(), dtype, shape, bytes: Stored::Pickled(tensor) };
             if self.tensors.insert(name.clone(), entry).is_some() {
-                return Err(wrong(format!("tensor `{name}` is in another shard too")));
+                return Err(wrong(format!("tensor `{name}` is also in another shard")));
             }
         }
         self.files.push((path.display().to_string(), bytes));
@@ -152,17 +155,17 @@ impl Checkpoint {
     }
 }
 
-/// Whether a file is one of PyTorch's formats and not safetensors, whose ninth byte opens its header.
+/// Whether a file is in one of PyTorch's formats. The ninth byte of a safetensors file opens its JSON header.
 fn is_pickled(bytes: &[u8]) -> bool {
     let pickle = bytes.first() == Some(&0x80) && bytes.get(1).is_some_and(|protocol| *protocol <= 5);
     let tar = bytes.get(257..262) == Some(b"ustar");
     bytes.get(8) != Some(&b'{') && (bytes.starts_with(b"PK\x03\x04") || pickle || tar)
 }
 
-/// The longest header that the format allows.
+/// The longest header that the format allows, in bytes.
 const LONGEST_HEADER: u64 = 100_000_000;
 
-/// Why a file is no safetensors.
+/// The reason why a file is not a safetensors file.
 fn no_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String {
     if let Some(what) = recognise(&bytes[..bytes.len().min(512)]) {
         return format!("this file is {what}");
@@ -170,21 +173,24 @@ fn no_safetensors(bytes: &[u8], error: &safetensors::SafeTensorError) -> String 
     let header = bytes.first_chunk::<8>().map(|length| u64::from_le_bytes(*length));
     match header {
         Some(length @ ..=LONGEST_HEADER) if bytes.get(8) == Some(&b'{') && length > bytes.len() as u64 - 8 => {
-            format!("cut short: its header alone has {length} bytes, the file {}; download it again", bytes.len())
+            format!(
+                "cut short: its header has {length} bytes, but the file has only {}; download it again",
+                bytes.len()
+            )
         }
         Some(_) if matches!(error, safetensors::SafeTensorError::MetadataIncompleteBuffer) => {
-            format!("cut short, or longer than its header says ({} bytes): download it again", bytes.len())
+            format!("cut short, or longer than its header says ({} bytes); download it again", bytes.len())
         }
         _ => format!("not a safetensors file: {error}"),
     }
 }
 
-/// The shards an index names, each checked to be a plain file name.
+/// The shards of an index, each of which must be a plain file name.
 fn shards(index: &Path) -> Result<Vec<PathBuf>, Error> {
     let text = std::fs::read_to_string(index).map_err(|e| Error::io(index, e))?;
     let fields = Fields::parse(index.display().to_string(), &text)?;
     let map = fields.get("weight_map").and_then(|m| m.as_object());
-    let map = map.ok_or_else(|| fields.error("field `weight_map`: want an object of tensor names and files"))?;
+    let map = map.ok_or_else(|| fields.error("field `weight_map`: want an object that maps tensor names to files"))?;
     let mut names: Vec<&str> = Vec::new();
     for (tensor, file) in map {
         let name = file.as_str().filter(|name| Path::new(name).file_name() == Some(name.as_ref()));

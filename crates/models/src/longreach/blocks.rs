@@ -1,7 +1,8 @@
 //! The blocks of a `longreach` model, from its configuration.
 //!
-//! Without `"blocks"` each is a mixer and, unless `intermediate_size` is 0, a gated feed-forward layer, both with a norm before them. `"blocks"` is a list
-//! that the layers go through again and again; a block is a list of residual branches, or shares the weights of an earlier layer:
+//! Without `"blocks"`, each block is a mixer and, unless `intermediate_size` is 0, a gated feed-forward layer, both
+//! pre-norm. `"blocks"` is a list that the layers cycle through. A block is a list of residual branches, or shares
+//! the weights of an earlier layer:
 //!
 //! ```json
 //! {"model_type": "longreach", "hidden_size": 256, "num_hidden_layers": 6, "norm": "rms_plus_one",
@@ -14,8 +15,9 @@
 //!    {"shares": 0}]}
 //! ```
 //!
-//! A branch has one operation, and `norm` (of what it reads; the model's, or none side by side, if absent), `norm_after` (of what it returns), `norm_of_sum`,
-//! each `rms`, `rms_plus_one`, `layer` or `none`, and `scale`.
+//! A branch has one operation and optionally `scale` and three norms: `norm` (of its input; by default the model's
+//! norm, or none within `parallel`), `norm_after` (of its output) and `norm_of_sum`, each `rms`, `rms_plus_one`,
+//! `layer` or `none`.
 
 use longreach_nn::{
     Activation, Bias, BlockConfig, BranchConfig, ExpertsConfig, FeedForwardConfig, GatedFeedForwardConfig, Layout,
@@ -26,7 +28,7 @@ use super::{NAMED, mixer};
 use crate::encoder::activation;
 use crate::{Error, Fields};
 
-/// A norm by its name in a field, with the model's ε; none where it says so.
+/// The norm named in a field, with the model's ε; `None` if the name is `none`.
 pub(super) fn norm(f: &Fields, field: &str, default: &str) -> Result<Option<NormConfig>, Error> {
     let eps = f.number("norm_eps", 1e-5)?;
     Ok(match f.text(field)?.unwrap_or(default) {
@@ -41,7 +43,7 @@ pub(super) fn norm(f: &Fields, field: &str, default: &str) -> Result<Option<Norm
     })
 }
 
-/// All blocks of a model of this width and so many layers.
+/// All `layers` blocks of a model of width `hidden`.
 pub(super) fn blocks(fields: &Fields, hidden: usize, layers: usize) -> Result<Vec<BlockConfig>, Error> {
     let given = fields.objects("blocks")?;
     let of = Model { fields, hidden, layers };
@@ -49,7 +51,7 @@ pub(super) fn blocks(fields: &Fields, hidden: usize, layers: usize) -> Result<Ve
         return (0..layers).map(|i| of.usual(i)).collect();
     }
     if let Some(field) = ["mixer", "intermediate_size"].into_iter().find(|field| fields.given(field)) {
-        return Err(fields.error(format!("field `{field}`: `blocks` say what each block is made of")));
+        return Err(fields.error(format!("field `{field}`: `blocks` describes each block instead")));
     }
     let mut blocks: Vec<BlockConfig> = Vec::with_capacity(layers);
     for i in 0..layers {
@@ -70,7 +72,7 @@ pub(super) fn blocks(fields: &Fields, hidden: usize, layers: usize) -> Result<Ve
     Ok(blocks)
 }
 
-/// An error if an object has a field that is not one of these.
+/// Errors if an object has a field that is not in `names`.
 fn known(f: &Fields, what: &str, names: &[&str]) -> Result<(), Error> {
     match f.names().find(|name| !names.contains(name)) {
         Some(name) => Err(f.error(format!("field `{name}` in `{what}`: want one of {}", names.join(", ")))),
@@ -90,7 +92,7 @@ impl Model<'_> {
         norm(self.fields, "norm", "rms")?.ok_or_else(|| self.fields.error("field `norm`: want a norm"))
     }
 
-    /// A mixer and a feed-forward layer.
+    /// The default block: a mixer and a gated feed-forward layer.
     fn usual(&self, i: usize) -> Result<BlockConfig, Error> {
         let (f, hidden, norm) = (self.fields, self.hidden, self.norm()?);
         let mixers = f.named("mixer", "type")?;
@@ -100,7 +102,7 @@ impl Model<'_> {
         let (name, own) = &mixers[i % mixers.len()];
         let mixer = mixer(name, own, hidden, (i, self.layers))?;
         let mut branches = vec![BranchConfig::mixer("mixer", mixer).before("mixer_norm", norm)];
-        // No layer where the width is 0.
+        // A width of 0 means no feed-forward layer.
         let inner = f.count("intermediate_size", (hidden * 8 / 3).div_ceil(32) * 32)?;
         if inner > 0 {
             let layer = OperationConfig::Gated(GatedFeedForwardConfig::silu(inner));
@@ -109,7 +111,7 @@ impl Model<'_> {
         Ok(BlockConfig::new(branches))
     }
 
-    /// The branches in a field of `f`, in layer `i`; the first ones are normed if nothing else is said.
+    /// The branches in a field of `f`, in layer `i`. If `first`, a branch has the model's norm by default.
     fn branches(&self, f: &Fields, field: &str, i: usize, first: bool) -> Result<Vec<BranchConfig>, Error> {
         let given = f.objects(field)?;
         if given.is_empty() {
@@ -137,9 +139,9 @@ impl Model<'_> {
         Ok(branches)
     }
 
-    /// A branch with its norms and its scale.
+    /// Adds the norms and the scale of a branch.
     fn normed(&self, f: &Fields, branch: BranchConfig, first: bool) -> Result<BranchConfig, Error> {
-        // The model's ε, and its norm.
+        // The model's ε and norm, overridden by the branch.
         let mut own = self.fields.clone();
         for field in ["norm", "norm_after", "norm_of_sum"] {
             if let Some(value) = f.get(field) {
@@ -148,7 +150,7 @@ impl Model<'_> {
         }
         let before = if first || f.given("norm") { norm(&own, "norm", "rms")? } else { None };
         let (after, of_sum) = (norm(&own, "norm_after", "none")?, norm(&own, "norm_of_sum", "none")?);
-        // A norm of the sum stands instead of one before.
+        // A norm of the sum replaces the default norm of the input.
         let before = before.filter(|_| of_sum.is_none() || f.given("norm"));
         let name = branch.name.clone();
         let mut branch = BranchConfig { scale: f.number("scale", 1.0)? as f32, ..branch };
@@ -174,7 +176,7 @@ impl Model<'_> {
         Ok(OperationConfig::Mixer(mixer(name, own, self.hidden, (i, self.layers))?))
     }
 
-    /// The fields of an object in a field, which may be a width alone.
+    /// The fields of an object in a field, whose value may also be a width alone.
     fn sized(f: &Fields, field: &str) -> Result<Fields, Error> {
         if f.get(field).is_some_and(serde_json::Value::is_number) {
             let mut map = serde_json::Map::new();

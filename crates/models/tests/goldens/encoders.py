@@ -1,4 +1,4 @@
-"""Makes the goldens of transformers' encoders and of GPT-2: small random checkpoints and what they compute.
+"""Makes the goldens of transformers' encoders and of GPT-2: small random checkpoints and their outputs.
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors
     python encoders.py [TYPE ...]
@@ -91,17 +91,17 @@ LABELS = {
 
 @dataclasses.dataclass
 class Type:
-    """What is made of one type. Of each pair the first is of the folders -a."""
+    """The goldens of one type. The first element of each pair is for the folders -a."""
 
     name: str  # of its classes
     a: dict
     b: dict
     lengths: tuple  # (of case 0, of the rows of case 1, of case 2)
-    probes: list = dataclasses.field(default_factory=list)  # (field, another value, which must change what some head computes)
-    probes_a: list = dataclasses.field(default_factory=list)  # those that hold for the folders -a only
-    heads: dict = dataclasses.field(default_factory=dict)  # HEAD-a or HEAD-b: fields other than the type's, or lengths
-    unused: list = dataclasses.field(default_factory=list)  # HEAD-LETTER/parameter, as patterns: what nothing depends on
-    classes: dict = dataclasses.field(default_factory=lambda: HEADS)  # HEAD: the end of its class's name
+    probes: list = dataclasses.field(default_factory=list)  # (field, another value, which must change the output of some head)
+    probes_a: list = dataclasses.field(default_factory=list)  # probes for the folders -a only
+    heads: dict = dataclasses.field(default_factory=dict)  # HEAD-a or HEAD-b: fields or lengths that override the type's
+    unused: list = dataclasses.field(default_factory=list)  # HEAD-LETTER/parameter, as patterns: parameters without influence on the outputs
+    classes: dict = dataclasses.field(default_factory=lambda: HEADS)  # HEAD: the suffix of its class's name
     seeds: dict = dataclasses.field(default_factory=dict)  # HEAD-a, HEAD-b, or a or b for all heads: a seed other than 1
 
 
@@ -115,7 +115,7 @@ BERT_B = {
     "hidden_act": "gelu_new", "layer_norm_eps": 3e-2, "type_vocab_size": 3, "max_position_embeddings": 53, "pad_token_id": 3,
     "tie_word_embeddings": False, "hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.3, "initializer_range": 0.05,
 }  # fmt: skip
-# The positions of these begin after pad_token_id, and a model without types of tokens has one type.
+# Positions of these types start after pad_token_id; a model without token types has one type.
 ROBERTA_A = BERT_A | {
     "type_vocab_size": 1, "max_position_embeddings": 49, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
@@ -210,7 +210,7 @@ TYPES = {
             ("attention_type", "original_full"), ("attention_type", "block_sparse"), ("block_size", 2), ("block_size", 5),
             ("num_random_blocks", 3), ("rescale_embeddings", True), ("rescale_embeddings", False), ("sep_token_id", 1),
         ],
-        # Of one kind of attention, with other blocks.
+        # A single kind of attention, with other blocks.
         heads={"base-b": {"attention_type": "block_sparse"}, "question-b": {"attention_type": "block_sparse"}},
         unused=[
             "masked-lm-b/cls.predictions.bias", "masked-lm-?/bert.pooler.*", "sequence-?/bert.pooler.*",
@@ -274,14 +274,14 @@ TYPES = {
         ],
         heads={
             "masked-lm-a": {"num_buckets": None}, "masked-lm-b": {"num_buckets": [2, 2, 4]},
-            # Of fewer than 16 random numbers torch makes them in another way.
+            # torch generates fewer than 16 random numbers by another algorithm.
             "sequence-a": {"num_buckets": 2, "num_attention_heads": 4, "attention_head_size": 3},
             "sequence-b": {"num_buckets": [8]},
             "question-a": {"num_buckets": [4, 4]}, "question-b": {"num_buckets": None},
             "causal-a": {"num_buckets": None, "local_num_chunks_after": 0},
             "causal-b": {"num_buckets": 8, "local_num_chunks_after": 0, "lsh_num_chunks_before": 2, "lsh_num_chunks_after": 0},
         },
-        # Only of the number of buckets where it is null and large
+        # Only if the number of buckets is null and large
         probes_a=[("max_position_embeddings", 60)],
         unused=["masked-lm-?/lm_head.bias", "causal-?/lm_head.bias"],
         classes=HEADS_REFORMER,
@@ -343,7 +343,7 @@ def is_norm(name):
 
 
 def value(name, like, tied, generator):
-    """A random value of a parameter, around what it is in a trained model."""
+    """A random value of a parameter, close to its usual value in a trained model."""
     r = torch.randn(like.shape, generator=generator)
     part = name.split(".")
     if part[-1] == "bias":
@@ -371,7 +371,7 @@ def fill(model, seed):
 
 
 def own(head):
-    """The fields that make a head what it is."""
+    """The fields that configure a head."""
     labels = LABELS.get(head)
     if labels:
         return {"id2label": dict(enumerate(labels)), "label2id": {label: n for n, label in enumerate(labels)}}
@@ -420,13 +420,13 @@ class Inputs:
         return case
 
     def types(self, case):
-        """Adds types of tokens, if the model has several."""
+        """Adds token types, if the model has several."""
         if getattr(self.config, "type_vocab_size", 1) > 1:
             case["token_type_ids"] = self.random(0, self.config.type_vocab_size, *case["input_ids"].shape)
         return case
 
     def separated(self, case, *places):
-        """Puts a separator at these places of each row."""
+        """Puts a separator at these positions of each row."""
         for row, at in enumerate(places):
             case["input_ids"][row, at] = self.config.sep_token_id
         return case
@@ -440,10 +440,10 @@ class Inputs:
 
 
 def further(name, head, letter, make, cases):
-    """The cases of a type after the first three, and what is particular in those."""
+    """Changes the first three cases where a type requires it, and returns its further cases."""
     short, batch, long = cases
     if name == "longformer" and head == "question":
-        # It takes all before the first separator for global and wants three of them in each row.
+        # All tokens before the first separator are global, and every row must have three separators.
         make.separated(short, [3, 4, 8])
         make.separated(batch, [5, 6, 20], [2, 3, 12], [7, 9, 14])
         make.separated(long, [9, 10, 46])
@@ -454,8 +454,7 @@ def further(name, head, letter, make, cases):
         some = make.globals(make.rows(27, 20, 9), [0, 5, 17, 26], [], [3])
         return [every, make.types(some)]
     if name == "big_bird" and head == "question":
-        # The first separator ends the question. The model makes types of tokens, 0 in the question and 1 after it, if it is
-        # given none.
+        # The first separator ends the question. If no token types are given, the model uses 0 in the question and 1 after it.
         make.separated(short, [4, 7])
         make.separated(batch, [9, 20], [3], [0, 12])
         return [make.types(make.separated(make.rows(33, 30), [6], []))]
@@ -464,7 +463,7 @@ def further(name, head, letter, make, cases):
         return [make.rows(3), *([make.rows(12, 9), make.rows(5)] if letter == "a" else [make.rows(10, 6), make.rows(7, 4)])]
     if head == "base" and name != "nystromformer":
         left = make.types(make.rows(12, 7, left=True))
-        left["input_ids"][0, 5] = make.config.pad_token_id  # A token that happens to be the one that pads
+        left["input_ids"][0, 5] = make.config.pad_token_id  # an ordinary token whose id is that of padding
         return [left]
     return []
 
@@ -477,7 +476,7 @@ def cases_of(name, head, letter, config, lengths, seed):
 
 
 def given(name, config, case):
-    """What the model is called with."""
+    """The arguments of the model."""
     case = dict(case)
     if name == "nystromformer" and config.num_landmarks != config.segment_means_seq_len and "attention_mask" in case:
         hidden = case["attention_mask"][:, None, None, :] == 0
@@ -486,7 +485,7 @@ def given(name, config, case):
 
 
 def compute(name, head, model, case):
-    """What a model computes in one case."""
+    """The outputs of a model in one case."""
     model = copy.deepcopy(model)
     seen = []
     base = model if head == "base" else getattr(model, model.base_model_prefix)
@@ -501,12 +500,12 @@ def compute(name, head, model, case):
 
 
 def changes(e, other):
-    """The greatest difference. big_bird subtracts a million from what may not be an answer: that is left out."""
+    """The largest difference, without positions that may not be an answer, from which big_bird subtracts a million."""
     return max((torch.where(e[key].abs() < 1e5, e[key] - other[key], 0.0).abs().max().item() for key in e), default=0.0)
 
 
 def exact(name, head, model, case):
-    """The outputs of a model in float64; the rotations of reformer are still drawn in float32, or its hashes would be others."""
+    """The outputs of a model in float64; the rotations of reformer are still drawn in float32, since its hashes would differ otherwise."""
     default, randn = torch.get_default_dtype(), torch.randn
 
     def drawn(*shape, dtype=None, **more):
@@ -515,8 +514,8 @@ def exact(name, head, model, case):
     model = copy.deepcopy(model).double()
     for module in model.modules():
         if hasattr(module, "reorder_and_upcast_attn"):
-            module.reorder_and_upcast_attn = False  # GPT-2's attention in float32 takes nothing else.
-    torch.set_default_dtype(torch.float64)  # of the masks that some models make
+            module.reorder_and_upcast_attn = False  # GPT-2's attention in float32 requires it.
+    torch.set_default_dtype(torch.float64)  # for the masks that some models create
     with unittest.mock.patch.object(torch, "randn", drawn):
         e = compute(name, head, model, case)
     torch.set_default_dtype(default)
@@ -524,7 +523,7 @@ def exact(name, head, model, case):
 
 
 def rounding(name, head, model, case, e):
-    """How far the outputs are from those of a model in float64; of reformer without the padding, which sees everything alike in float32."""
+    """The difference from the outputs of a model in float64; for reformer without padding, which attends uniformly in float32."""
     found, e = exact(name, head, model, case), {key: x.double() for key, x in e.items()}
     mask = case.get("attention_mask")
     if name == "reformer" and mask is not None:
@@ -534,7 +533,7 @@ def rounding(name, head, model, case, e):
 
 
 def prove(name, head, letter, model, cases, expected):
-    """Each parameter matters: without it the outputs are others, except where nothing depends on it."""
+    """Checks that each parameter matters: without it the outputs differ, unless it is listed as unused."""
     for key, parameter in model.named_parameters():
         kept = parameter.detach().clone()
         parameter.data.fill_(1.0 if is_norm(key) and key.endswith("weight") else 0.0)
@@ -555,7 +554,7 @@ def probes(kind, letter):
 
 
 def probe(name, head, letter, state, fields, cases, expected):
-    """The fields of the type's probes whose change changes the outputs."""
+    """The fields of the type's probes that affect the outputs."""
     kind, found = TYPES[name], set()
     fields = own(head) | fields
     for field, other in probes(kind, letter):
@@ -567,12 +566,12 @@ def probe(name, head, letter, state, fields, cases, expected):
             if any(changes(e, compute(name, head, model, case)) > 1e-3 for case, e in zip(cases, expected)):
                 found.add(field)
         except (AssertionError, RuntimeError, ValueError, IndexError):
-            continue  # a value that this head does not take
+            continue  # a value that this head does not support
     return found
 
 
 class HashGap:
-    """Sees how far each hash of reformer is from another one."""
+    """Records the margin by which each hash of reformer was decided."""
 
     def __init__(self):
         self.least = float("inf")
@@ -594,7 +593,7 @@ class HashGap:
 
 
 def save(path, tensors, metadata):
-    """As safetensors saves, with the metadata in order, so that the bytes are the same each time."""
+    """Saves as safetensors does, but with ordered metadata, so that the bytes are reproducible."""
     data = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
@@ -615,21 +614,21 @@ def fresh(name):
 
 
 def edit(path, change):
-    """Changes config.json by a function of what it holds."""
+    """Applies a function to the contents of config.json."""
     config = json.loads(path.read_text())
     change(config)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def load(path, model_class):
-    """The model of a folder as `from_pretrained` reads it, which must find all that it needs and know all that it finds."""
+    """The model of a folder as loaded by `from_pretrained`, without missing or unexpected weights."""
     model, info = model_class.from_pretrained(path, attn_implementation="eager", output_loading_info=True)
     assert not any(info.values()), f"{path.name}: {info}"
     return model.eval()
 
 
 def make(name, head, letter):
-    """Makes a folder. Returns the fields of the probes that it shows to matter."""
+    """Writes a folder. Returns the fields of the probes that affect its outputs."""
     kind = TYPES[name]
     where = f"{name}-{head}-{letter}"
     fields, lengths = fields_of(kind, head, letter)
@@ -650,7 +649,7 @@ def make(name, head, letter):
     for case, e in zip(cases, expected):
         again = compute(name, head, model, case)
         off = rounding(name, head, model, case, e)
-        # Of copies of a token that sees only itself, float32 knows the scores to 1/128: they are 100,000 below the others.
+        # The scores of copies of a token that attends only to itself are 100,000 below the others, where float32 resolves 1/128.
         assert off < (5e-2 if name == "reformer" else MAX_ROUNDING), f"{where}: float64 gives something else by {off}"
         for key, x in e.items():
             real = x[x.abs() < 1e5]
@@ -688,7 +687,7 @@ def make_type(name):
 
 
 def same_as(path, model_class, name):
-    """What a folder computes is what its expected.safetensors says."""
+    """Checks that the outputs of a folder equal its expected.safetensors."""
     model = load(path, model_class)
     e = safetensors.torch.load_file(path / "expected.safetensors")
     for n in range(sum(key.endswith(".input_ids") for key in e)):
@@ -731,7 +730,7 @@ def make_legacy_modernbert():
 
 
 def greedy(model, prompt, use_cache):
-    """The tokens that `generate` adds to the prompt, and the least distance from the best logit to the next."""
+    """The tokens that `generate` appends to the prompt, and the smallest margin between the two best logits."""
     model = copy.deepcopy(model)
     model.generation_config.eos_token_id = None
     out = model.generate(

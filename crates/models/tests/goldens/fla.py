@@ -1,4 +1,4 @@
-"""Makes the goldens of the models of flash-linear-attention (fla): small random checkpoints and what they compute.
+"""Makes the goldens of the models of flash-linear-attention (fla): small random checkpoints and their outputs.
 
     pip install torch==2.13.0 safetensors
     python fla.py [NAME ...]
@@ -86,7 +86,7 @@ CLASSES = {
     "hgrn2": "HGRN2", "linear_attn": "LinearAttention", "rwkv6": "RWKV6", "rwkv7": "RWKV7",
 }  # fmt: skip
 
-# What the folders -b have in common; all but the last line is without influence, `fuse_norm` but for names and an ε of rwkv7.
+# The fields that the folders -b share. Only the last line affects outputs; `fuse_norm` affects names and an ε of rwkv7.
 B = {
     "attn_mode": "fused_recurrent", "max_position_embeddings": 64, "use_cache": False, "initializer_range": 0.2,
     "fuse_norm": False, "fuse_cross_entropy": False, "pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3,
@@ -253,7 +253,7 @@ MODELS = {
     }),
 }  # fmt: skip
 
-# Fields whose value does not change shapes, with a value that must give other logits.
+# Fields that do not affect shapes, with a value that must change the logits.
 MATTER = {
     "clamp_min": None, "allow_neg_eigval": False, "qk_norm": "l2", "qk_activation": "silu", "norm_q": False, "norm_k": False,
     "norm_feature_map": False, "lower_bound": None,
@@ -265,7 +265,7 @@ ACT = {
 
 
 class Weights:
-    """The tensors below a prefix. Asked for one that is not there, it makes it, if it may."""
+    """The tensors with a prefix. A missing tensor is created on access, if this is allowed."""
 
     def __init__(self, tensors, make=None, prefix=""):
         self.tensors, self.make, self.prefix = tensors, make, prefix
@@ -294,7 +294,7 @@ def heads(x, size):
 
 
 def spread(x, count):
-    """Head by head `count` heads, neighbours sharing one of `x`."""
+    """Repeats the heads of `x` to `count` heads; adjacent heads share one."""
     return x.repeat_interleave(count // x.shape[2], 2)
 
 
@@ -311,7 +311,7 @@ def group_norm(x, eps):
 
 
 def shift(x):
-    """What was there a token ago, less what is."""
+    """The difference of the previous token and the current one."""
     return F.pad(x, (0, 0, 1, 0))[:, :-1] - x
 
 
@@ -321,7 +321,7 @@ def short_conv(w, name, x, size):
 
 
 def project(c, w, x, name, size, act=F.silu, bare=None):
-    """A projection; with a short convolution `act` after it, without one `bare`."""
+    """A projection, followed by a short convolution and `act`, or by `bare` if there is no convolution."""
     y = w.linear(f"{name}_proj", x, size)
     if c.use_short_conv:
         y, bare = short_conv(w, name, y, c.conv_size), act
@@ -329,7 +329,7 @@ def project(c, w, x, name, size, act=F.silu, bare=None):
 
 
 def recur(q, k, v, g=None, beta=None, scale=None):
-    """[B, T, H, .]: the state decays by e^g, takes up k⊗v, or with a beta the delta rule's, and then q reads it."""
+    """[B, T, H, .]: the state decays by e^g, k⊗v is added (with a beta, by the delta rule), and q reads it."""
     state, out = q.new_zeros(*k.shape[:1], *k.shape[2:], v.shape[-1]), []
     for t in range(q.shape[1]):
         if g is not None:
@@ -343,7 +343,7 @@ def recur(q, k, v, g=None, beta=None, scale=None):
 
 
 def sizes(c):
-    """Of a key's and of a value's head, and how many of them."""
+    """The widths of a key head and of a value head, and the numbers of heads."""
     k, v = (int(c.hidden_size * x) // c.num_heads for x in (c.expand_k, c.expand_v))
     return k, v, getattr(c, "num_kv_heads", None) or c.num_heads
 
@@ -374,7 +374,7 @@ def gla(c, w, x, layer, shared):
 
 
 def rotate(x, theta):
-    """Rotary embeddings of [B, T, H, D], the first half of D with the second."""
+    """Rotary embeddings of [B, T, H, D], which pair the first half of D with the second."""
     half = x.shape[-1] // 2
     angle = torch.arange(x.shape[1])[:, None, None] * theta ** -(torch.arange(half, dtype=x.dtype) / half)
     a, b = x[..., :half], x[..., half:]
@@ -412,7 +412,7 @@ def delta_net(c, w, x, layer, shared):
 
 
 def delta_inputs(c, w, x):
-    """What gated_deltanet and kda have in common: q, k, v and beta for each of the value's heads, and their number."""
+    """The common part of gated_deltanet and kda: q, k, v and beta for each value head, and the number of value heads."""
     K, V, n = c.head_dim, int(c.head_dim * c.expand_v), c.num_v_heads or c.num_heads
     q, k = (project(c, w, x, name, c.num_heads * K, F.silu, F.silu) for name in "qk")
     v = heads(project(c, w, x, "v", n * V, F.silu, F.silu), V)
@@ -587,7 +587,7 @@ def model(c, tensors, ids, make=None):
 
 
 def first_keys(c):
-    """What the keys of the first head are times, so that an ε matters."""
+    """The factor of the keys of the first head, which makes an ε matter."""
     if c.model_type in ("gated_deltanet", "kda"):
         return 1e-3
     if c.model_type == "delta_net":
@@ -598,7 +598,7 @@ def first_keys(c):
 
 
 def divided(c):
-    """The features, if they may be of both signs and are divided by sums of them."""
+    """The features, if they may have both signs and are divided by their sums."""
     if c.model_type == "delta_net" and c.qk_norm == "sum" and c.qk_activation in ("silu", "identity"):
         return c.qk_activation
     if c.model_type == "linear_attn" and (c.norm_q or c.norm_k or c.norm_feature_map):
@@ -607,7 +607,7 @@ def divided(c):
 
 
 def value(c, name, shape, generator):
-    """A random value of a parameter, around what it is in a trained model."""
+    """A random value of a parameter, close to its usual value in a trained model."""
     r, u = torch.randn(shape, generator=generator), torch.rand(shape, generator=generator)
     part = name.split(".")
     if part[-1] == "weight" and "norm" in part[-2]:
@@ -654,7 +654,7 @@ def fields(name):
 
 
 def expect(c, tensors, seed, steps=MAX_GREEDY):
-    """The tensors of expected.safetensors, and the least distance from the best logit to the next."""
+    """The tensors of expected.safetensors, and the smallest margin between the two best logits."""
     generator = torch.Generator().manual_seed(seed + 1000)
     e = {"input_ids": torch.randint(4, c.vocab_size, (2, 45), generator=generator)}
     e["prompt"] = torch.randint(4, c.vocab_size, (1, 12), generator=generator)
@@ -670,7 +670,7 @@ def expect(c, tensors, seed, steps=MAX_GREEDY):
 
 
 def prove(name, c, tensors, e, gap):
-    """No close calls, and everything matters."""
+    """Checks that no choice is a close call and that all parameters and fields matter."""
     assert gap >= MIN_GAP, f"{name}: a close call, {gap}"
     assert len(set(e["greedy"].tolist())) > 20, f"{name}: it repeats itself"
     assert c.eos_token_id not in e["greedy"], f"{name}: it ends"
@@ -680,9 +680,9 @@ def prove(name, c, tensors, e, gap):
         return (model(c, tensors, e["input_ids"])[1] - e["logits"]).abs().max().item()
 
     for key, x in tensors.items():
-        # A norm without its noise; any other without its value.
+        # For a norm, remove the noise; for any other parameter, the value.
         other = torch.ones_like(x) if key.endswith("norm.weight") or "norm_swish" in key else torch.zeros_like(x)
-        # Of sums that are zero nothing is left but NaN.
+        # Division by sums that are zero gives NaN.
         assert not (d := change(c, tensors | {key: other})) <= 0.05, f"{name}: {key} changes the logits by {d}"
     matter = MATTER | {"norm_eps": 1e-6 if c.norm_eps > 1e-4 else 2e-2}
     matter |= {
@@ -696,7 +696,7 @@ def prove(name, c, tensors, e, gap):
 
 
 def save(path, tensors, metadata):
-    """As safetensors saves, with the metadata in order, so that the bytes are the same each time."""
+    """Saves as safetensors does, but with ordered metadata, so that the bytes are reproducible."""
     data = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}

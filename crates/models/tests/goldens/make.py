@@ -1,4 +1,4 @@
-"""Makes the goldens of the models: small random checkpoints of `mamba`, `mamba2` and `falcon_mamba` and what they compute.
+"""Makes the goldens of the models: small random checkpoints of `mamba`, `mamba2` and `falcon_mamba` and their outputs.
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors
     python make.py
@@ -48,7 +48,7 @@ import transformers
 HERE = pathlib.Path(__file__).resolve().parent
 MAX_GREEDY, MIN_GAP = 64, 2e-3
 
-# What initialises and what picks a path without changing the result: a and b differ in these, too.
+# Fields that affect only the initialisation or the choice of a code path: a and b differ in these, too.
 QUIET_B = {
     "initializer_range": 0.2, "rescale_prenorm_residual": True, "residual_in_fp32": False, "use_cache": False,
     "time_step_min": 0.002, "time_step_max": 0.2, "time_step_floor": 1e-3,
@@ -95,7 +95,7 @@ MODELS = {
 
 
 def value(name, like, tied, generator):
-    """A random value of a parameter, around what it is in a trained model."""
+    """A random value of a parameter, close to its usual value in a trained model."""
     r = torch.randn(like.shape, generator=generator)
     part = name.split(".")
     if name.endswith("A_log"):
@@ -116,7 +116,7 @@ def value(name, like, tied, generator):
 
 
 def build(name):
-    """The model, its parameters from its seed."""
+    """The model, with parameters drawn from its seed."""
     config_class, model_class, seed, fields = MODELS[name]
     config = config_class(**fields)
     model = model_class(config).eval()
@@ -128,7 +128,7 @@ def build(name):
 
 
 def greedy(model, prompt, use_cache):
-    """The tokens that `generate` adds to the prompt, and the least distance from the best logit to the next."""
+    """The tokens that `generate` appends to the prompt, and the smallest margin between the two best logits."""
     model = copy.deepcopy(model)
     model.generation_config.eos_token_id = None
     out = model.generate(
@@ -171,10 +171,10 @@ def expect(name, model, seed):
 
 
 def prove(name, model, e):
-    """Each parameter matters: without it the logits are others."""
+    """Checks that each parameter matters: without it the logits differ."""
     for key, parameter in model.named_parameters():
         kept = parameter.detach().clone()
-        # A norm, a D without its noise; any other without its value.
+        # For a norm or a D, remove the noise; for any other parameter, the value.
         parameter.data.fill_(1.0 if key.endswith((".D", "norm.weight", "norm_f.weight")) else 0.0)
         change = (model(e["input_ids"], use_cache=False).logits - e["logits"]).abs().max().item()
         parameter.data.copy_(kept)
@@ -182,7 +182,7 @@ def prove(name, model, e):
 
 
 def save(path, tensors, metadata):
-    """As safetensors saves, with the metadata in order, so that the bytes are the same each time."""
+    """Saves as safetensors does, but with ordered metadata, so that the bytes are reproducible."""
     data = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
@@ -208,7 +208,7 @@ def load(path, model_class):
 
 
 def make(name, source):
-    """Saves the model, loads what it saved, in float32, and saves what that computes."""
+    """Saves the model, loads it again in float32, and saves its outputs."""
     path = fresh(name)
     source.save_pretrained(path)
     seed = MODELS[name.removesuffix("-bf16")][2]

@@ -1,4 +1,4 @@
-"""Writes the weights of mamba-a as PyTorch's users do: in shards with an index, and within a dictionary of a training that holds its optimizer as well.
+"""Writes the weights of mamba-a in PyTorch's format: in shards with an index, and within a training checkpoint with optimizer state.
 
     pip install torch==2.15.0 safetensors
     python pickled.py

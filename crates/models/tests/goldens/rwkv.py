@@ -1,4 +1,4 @@
-"""Makes the goldens of transformers' `rwkv`: small random checkpoints and what they compute.
+"""Makes the goldens of transformers' `rwkv`: small random checkpoints and their outputs.
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors
     python rwkv.py
@@ -56,7 +56,7 @@ MODELS = {
 
 
 def value(name, like, tied, generator):
-    """A random value of a parameter, around what it is in a trained model."""
+    """A random value of a parameter, close to its usual value in a trained model."""
     r, u = torch.randn(like.shape, generator=generator), torch.rand(like.shape, generator=generator)
     part = name.split(".")
     if part[-2] in ("pre_ln", "ln1", "ln2", "ln_out"):
@@ -74,7 +74,7 @@ def value(name, like, tied, generator):
 
 
 def build(name, seed=None):
-    """The model, its parameters from its seed."""
+    """The model, with parameters drawn from its seed."""
     model = transformers.RwkvForCausalLM(transformers.RwkvConfig(**MODELS[name][1]))
     generator = torch.Generator().manual_seed(MODELS[name][0] if seed is None else seed)
     for key, parameter in model.named_parameters():
@@ -83,7 +83,7 @@ def build(name, seed=None):
 
 
 def evaluate(config, tensors, ids):
-    """What a model of those weights, as they are in the file, computes."""
+    """The outputs of a model with these weights as they are in the file."""
     model = transformers.RwkvForCausalLM(config).double()
     if config.tie_word_embeddings:
         tensors = tensors | {"head.weight": tensors["rwkv.embeddings.weight"]}
@@ -94,7 +94,7 @@ def evaluate(config, tensors, ids):
 
 
 def expect(config, tensors, seed):
-    """The tensors of expected.safetensors, and the least distance from the best logit to the next."""
+    """The tensors of expected.safetensors, and the smallest margin between the two best logits."""
     generator = torch.Generator().manual_seed(seed + 1000)
     e = {"input_ids": torch.randint(4, config.vocab_size, (2, 45), generator=generator)}
     e["prompt"] = torch.randint(4, config.vocab_size, (1, 12), generator=generator)
@@ -108,7 +108,7 @@ def expect(config, tensors, seed):
 
 
 def prove(name, config, tensors, e, gap):
-    """No close calls, and everything matters."""
+    """Checks that no choice is a close call and that all parameters and fields matter."""
     assert gap > MIN_GAP, f"{name}: a close call, {gap}"
     assert len(set(e["greedy"].tolist())) > 12, f"{name}: it repeats itself"
     assert config.eos_token_id not in e["greedy"], f"{name}: it ends"
@@ -119,7 +119,7 @@ def prove(name, config, tensors, e, gap):
         return (evaluate(other, tensors, e["input_ids"])[1] - e["logits"]).abs().max().item()
 
     for key, x in tensors.items():
-        # A norm without its noise; any other without its value.
+        # For a norm, remove the noise; for any other parameter, the value.
         norm = key.endswith("weight") and "ln" in key.split(".")[-2]
         assert (d := change(tensors | {key: torch.full_like(x, float(norm))})) > 0.05, f"{name}: {key} changes the logits by {d}"
     if config.layer_norm_epsilon > 1e-4:
@@ -128,7 +128,7 @@ def prove(name, config, tensors, e, gap):
 
 
 def save(path, tensors, metadata):
-    """As safetensors saves, with the metadata in order, so that the bytes are the same each time."""
+    """Saves as safetensors does, but with ordered metadata, so that the bytes are reproducible."""
     data = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
@@ -138,7 +138,7 @@ def save(path, tensors, metadata):
 
 
 def make(name):
-    """Saves the model, loads what it saved, and saves what that computes."""
+    """Saves the model, loads it again, and saves its outputs."""
     path, (seed, _) = HERE / name, MODELS[name]
     shutil.rmtree(path, ignore_errors=True)
     build(name).save_pretrained(path)

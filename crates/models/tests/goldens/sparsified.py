@@ -1,4 +1,4 @@
-"""Loads what `longreach sparsify` wrote with transformers, and compares what both compute.
+"""Loads the output of `longreach sparsify` with transformers, and compares the outputs of both.
 
     pip install torch transformers==5.23.0 safetensors
     python sparsified.py PATH_TO_LONGREACH

@@ -1,4 +1,4 @@
-"""Makes the goldens of Transformer-XL: small random checkpoints of transformers' `transfo-xl` and what they compute.
+"""Makes the goldens of Transformer-XL: small random checkpoints of transformers' `transfo-xl` and their outputs.
 
     pip install torch==2.13.0 transformers==4.46.3 sacremoses==0.2.0 safetensors
     python transfo_xl.py
@@ -117,7 +117,7 @@ def mended():
 
 
 def value(name, like, config, generator):
-    """A random value of a parameter, around what it is in a trained model."""
+    """A random value of a parameter, close to its usual value in a trained model."""
     r = torch.randn(like.shape, generator=generator)
     part = name.split(".")
     if part[-1] in ("r_w_bias", "r_r_bias"):
@@ -128,7 +128,7 @@ def value(name, like, config, generator):
         return 0.2 * r
     if "qkv_net" in part:
         r[-r.shape[0] // 3 :] *= 2
-    # Without a norm after them the residual stream would grow.
+    # Without a final norm the residual stream would grow.
     calm = 0.25 if config.pre_lnorm else 1.0
     gain = {
         "emb_layers": 2.0, "emb_projs": calm, "qkv_net": 1.5, "r_net": 1.5, "o_net": 2 * calm, "CoreNet.0": 1.0,
@@ -145,7 +145,7 @@ def model_of(config):
 
 
 def build(name, seed=None):
-    """The model, its parameters from its seed."""
+    """The model, with parameters drawn from its seed."""
     model = model_of(transformers.TransfoXLConfig(**MODELS[name][2]))
     generator = torch.Generator().manual_seed(MODELS[name][0] if seed is None else seed)
     for key, parameter in model.named_parameters():
@@ -154,7 +154,7 @@ def build(name, seed=None):
 
 
 def untied(model):
-    """The tensors of the model but for those of `crit` that the embeddings have, too."""
+    """The tensors of the model without those of `crit` that are shared with the embeddings."""
     tensors, seen = {}, set()
     for key, x in model.state_dict().items():
         if not key.startswith("crit.") or x.data_ptr() not in seen:
@@ -185,7 +185,7 @@ def read(model, ids, lengths, mems=None):
 
 
 def greedy(model, prompt):
-    """The tokens that follow the prompt, and the least distance from the best logit to the next."""
+    """The tokens that follow the prompt, and the smallest margin between the two best logits."""
     tokens, gap, mems, ids = [], math.inf, None, prompt
     for _ in range(MAX_GREEDY):
         with mended():
@@ -197,7 +197,7 @@ def greedy(model, prompt):
 
 
 def expect(model, seed, lengths):
-    """The tensors of expected.safetensors, and the least distance from the best logit to the next."""
+    """The tensors of expected.safetensors, and the smallest margin between the two best logits."""
     generator = torch.Generator().manual_seed(seed + 1000)
     vocab = model.config.vocab_size
     e = {"input_ids": torch.randint(4, vocab, (2, sum(lengths)), generator=generator), "segments": torch.tensor(lengths)}
@@ -212,7 +212,7 @@ def expect(model, seed, lengths):
 
 
 def prove(name, model, e, gap):
-    """No close calls, and everything matters."""
+    """Checks that no choice is a close call and that all parameters and fields matter."""
     config, ids, lengths = model.config, e["input_ids"], e["segments"].tolist()
     assert gap > MIN_GAP, f"{name}: a close call, {gap}"
     assert len(set(e["greedy"].tolist())) > 10, f"{name}: it repeats itself, {e['greedy'].tolist()}"
@@ -227,7 +227,7 @@ def prove(name, model, e, gap):
     assert d < 3e-5, f"{name}: in float32 the logits change by {d}"
     for key, parameter in model.named_parameters():
         kept = parameter.clone()
-        # A norm without its noise; any other without its value.
+        # For a norm, remove the noise; for any other parameter, the value.
         parameter.fill_(float("layer_norm.weight" in key))
         d = change(model)
         parameter.copy_(kept)
@@ -244,7 +244,7 @@ def prove(name, model, e, gap):
         assert d > 0.01, f"{name}: {key} changes the logits by {d}"
     empty = [torch.zeros(0, len(ids), config.d_model, dtype=torch.float64)] * config.n_layer
     assert (d := change(model, mems=empty)) > 0.05, f"{name}: without the zeros in memory the logits change by {d}"
-    # All queries see as many keys only with same_length: then, and only then, it is all the same where the text is cut.
+    # Only with same_length do all queries attend to the same number of keys; only then does the split of the text not matter.
     d = change(model, lengths=[3] * (ids.shape[1] // 3) + [ids.shape[1] % 3])
     assert (d < 1e-5) == config.same_length, f"{name}: cut elsewhere the logits change by {d}"
     again = [x.transpose(0, 1).contiguous().double() for x in e["mems.1"]]
@@ -256,7 +256,7 @@ def prove(name, model, e, gap):
 
 
 def save(path, tensors, metadata):
-    """As safetensors saves, with the metadata in order, so that the bytes are the same each time."""
+    """Saves as safetensors does, but with ordered metadata, so that the bytes are reproducible."""
     data = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
     size = int.from_bytes(data[:8], "little")
     header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
@@ -307,7 +307,7 @@ def make(name):
 
 
 def make_pickle(name):
-    """The weights of a model as pytorch_model.bin, a vocabulary of its size, and what the tokenizer reads in it."""
+    """Writes the weights as pytorch_model.bin, a vocabulary of the model's size, and the tokens that the tokenizer reads."""
     path = HERE / f"{name}-pickle"
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
@@ -341,7 +341,7 @@ def make_pickle(name):
     for text in SENTENCES:
         ids = tokenizer.encode(text)
         assert ids == tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-        # What `clean_up_tokenization_spaces` would clean the detokenizer has.
+        # The detokenizer already does what `clean_up_tokenization_spaces` would do.
         decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
         assert decoded == tokenizer.decode(ids, clean_up_tokenization_spaces=True)
         sentences.append({"text": text, "tokens": tokenizer.tokenize(text), "ids": ids, "decoded": decoded})

@@ -1,4 +1,4 @@
-//! An encoder's attention: its projections, and who sees whom.
+//! The attention of an encoder: its projections and its attention pattern.
 
 use std::sync::Arc;
 
@@ -19,44 +19,47 @@ use crate::linear::Bias;
 use crate::mixers::{Attention, AttentionConfig};
 use crate::{Builder, Error, Init, Layout, Linear, Precision};
 
-/// Who sees whom.
+/// The attention pattern: the keys that a query attends to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sees {
-    /// Everybody.
+    /// All keys.
     All,
-    /// So many tokens on either side.
+    /// This many tokens on either side.
     Window(usize),
-    /// So many on either side, and global tokens, which have projections of their own. Beltagy et al. 2020.
+    /// This many tokens on either side, and global tokens, which have projections of their own. Beltagy et al. 2020.
     Longformer(usize),
-    /// Blocks: neighbours, ends and random ones; everybody where a text is short. Zaheer et al. 2020.
+    /// Block-sparse: neighbouring, first and last, and random blocks; full attention for short texts. Zaheer et al.
+    /// 2020.
     BigBird(BigBird),
-    /// Few keys made of many. Xiong et al. 2021.
+    /// Landmarks, each the mean of several keys. Xiong et al. 2021.
     Nystrom(NystromConfig),
-    /// A block layout of DeepSpeed over the longest text, of so many tokens; shorter ones see its first part. Rajbhandari et al. 2020.
+    /// A block layout of DeepSpeed for the given maximum number of tokens; shorter texts use its leading part.
+    /// Rajbhandari et al. 2020.
     Sparse(deepspeed::Config, usize),
 }
 
 /// The sizes of Nyström attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NystromConfig {
-    /// How many landmarks.
+    /// The number of landmarks.
     pub landmarks: usize,
-    /// The width of the filter along the values, where there is one.
+    /// The width of the convolution over the values; `None` if there is none.
     pub conv: Option<usize>,
-    /// Where the inverse's iterations start.
+    /// The initial value of the iterative pseudo-inverse.
     pub start: Start,
 }
 
-/// How often Nyström's inverse is improved: as often as in the authors' models.
+/// The number of iterations of the pseudo-inverse, as in the authors' models.
 const ITERATIONS: usize = 6;
 
 impl Sees {
-    /// Whether a text of so many tokens is seen whole, although its configuration says otherwise: a BigBird of at most `5 + 2r` blocks, as in Hugging Face.
+    /// Whether a text of `tokens` tokens gets full attention in spite of its pattern: with BigBird at most `5 + 2r`
+    /// blocks, as in Hugging Face.
     pub fn whole(&self, tokens: usize) -> bool {
         matches!(self, Sees::BigBird(b) if tokens <= (5 + 2 * b.random_blocks) * b.block)
     }
 
-    /// Whether sequences packed in one row are met by one call; otherwise they are met one by one.
+    /// Whether one call supports several sequences packed in one row; otherwise they are computed one at a time.
     fn packs(&self) -> bool {
         matches!(self, Sees::All | Sees::Window(_) | Sees::Longformer(_))
     }
@@ -71,7 +74,7 @@ pub struct SelfAttention {
     conv: Option<Param<Tensor<2>>>,
     #[module(skip)]
     sees: Sees,
-    /// What [`Sees::Sparse`] is.
+    /// The layout of [`Sees::Sparse`].
     #[module(skip)]
     layout: Option<Arc<dyn Attend>>,
 }
@@ -84,21 +87,21 @@ struct GlobalProjections {
     v: Linear,
 }
 
-/// What an attention is told with each call.
+/// The arguments of an attention call.
 #[derive(Clone, Debug)]
 pub(super) struct Call<'a> {
-    /// Which tokens are there and not padding, `[B, T]`
+    /// Which tokens are not padding, `[B, T]`.
     pub keep: Option<&'a Array2<bool>>,
     /// Which tokens are global, `[B, T]`
     pub global: Option<&'a Array2<bool>>,
-    /// The bounds of packed sequences, in a batch of one.
+    /// The bounds of packed sequences, in a batch of one row.
     pub packed: Option<&'a [usize]>,
-    /// The angles of rotary positions, where this attention has such.
+    /// The angles of rotary positions, if the attention uses them.
     pub angles: Option<Arc<Angles>>,
 }
 
 impl SelfAttention {
-    /// The attention under the builder's scope.
+    /// Builds the attention under the builder's scope. Errors if a weight is missing or has another shape.
     pub(super) fn new(b: &mut Builder, c: &AttentionConfig, sees: &Sees) -> Result<Self, Error> {
         let attention = Attention::new(b, c)?;
         let global = match sees {
@@ -132,7 +135,7 @@ impl SelfAttention {
         Ok(Self { attention, global, conv, sees: sees.clone(), layout })
     }
 
-    /// Who sees whom.
+    /// The attention pattern.
     pub fn sees(&self) -> &Sees {
         &self.sees
     }
@@ -141,7 +144,7 @@ impl SelfAttention {
         self.attention.config()
     }
 
-    /// What the heads see of `x: [B, T, d]`: `[B, T, H, width]`, before the output's projection.
+    /// The outputs of the heads for `x: [B, T, d]`: `[B, T, H, width]`, before the output projection.
     pub(super) fn heads(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<4> {
         let global = match (&self.global, call.global) {
             (Some(projections), Some(marks)) if marks.iter().any(|m| *m) => Some((projections, marks)),
@@ -169,7 +172,7 @@ impl SelfAttention {
         }
     }
 
-    /// The output's projection.
+    /// The output projection.
     pub(super) fn out(&self, heads: Tensor<4>) -> Tensor<3> {
         self.attention.joined(heads)
     }
@@ -195,7 +198,7 @@ impl SelfAttention {
         ops::attention(ops::Attention { q, k, v, bias, sinks, options }).0
     }
 
-    /// The mechanism for `[B, T, H, width]`. BigBird's blocks fit every text that is not seen whole.
+    /// The mechanism for `[B, T, H, width]`. Texts that do not get full attention are long enough for a BigBird layout.
     fn mechanism(&self, [batch, t, heads, _]: [usize; 4], call: &Call<'_>) -> Arc<dyn Attend> {
         if let Some(layout) = &self.layout {
             return layout.clone();
@@ -218,8 +221,9 @@ impl SelfAttention {
         }
     }
 
-    /// How often keys count, for blocks that the kernel does not count by itself: outside training all random blocks are the first, whose keys so
-    /// count once more for each. O(T²) memory, for blocks of a size no published model has.
+    /// The logarithm of each key's multiplicity, for block sizes whose multiplicity the kernel does not support.
+    /// Outside training, all random blocks are the first block, whose keys therefore count once more per random
+    /// block. O(T²) memory, for block sizes that no published model uses.
     fn bias(&self, t: usize) -> Option<Tensor<4>> {
         let Sees::BigBird(bigbird) = &self.sees else { return None };
         if self.sees.whole(t) || !odd(bigbird) {
@@ -235,10 +239,11 @@ impl SelfAttention {
         Some(Tensor::<1>::from_data(&bias[..], &Device::flex()).reshape([1, 1, t, t]))
     }
 
-    /// `out` with the rows of global tokens replaced by what these see under projections of their own: all tokens of their sequence.
+    /// Replaces the rows of global tokens in `out` by their full attention over their sequence, with projections of
+    /// their own.
     ///
-    /// Where global tokens are few, keys and values are never made: `q · (W x) = (Wᵀ q) · x`, so that as many queries as there are heads and global tokens
-    /// meet the tokens themselves, and what they gather is projected afterwards.
+    /// If global tokens are few, keys and values are not materialised: since `q · (W x) = (Wᵀ q) · x`, one query per
+    /// head and global token attends to the tokens themselves, and the result is projected afterwards.
     fn see_all(
         &self,
         projections: &GlobalProjections,
@@ -291,7 +296,7 @@ impl SelfAttention {
     }
 }
 
-/// `to` with rows of sequence `b` replaced.
+/// `to` with the rows `at` of sequence `b` replaced.
 fn put(to: Tensor<4>, b: usize, at: &[usize], rows: Tensor<4>) -> Tensor<4> {
     let [batch, t, heads, width] = to.dims();
     let mut to = to.reshape([1, batch * t, heads, width]);
@@ -304,7 +309,7 @@ fn put(to: Tensor<4>, b: usize, at: &[usize], rows: Tensor<4>) -> Tensor<4> {
     to.reshape([batch, t, heads, width])
 }
 
-/// Whether the kernel cannot count blocks of this size more than once.
+/// Whether the kernel does not support multiplicities for blocks of this size.
 fn odd(bigbird: &BigBird) -> bool {
     !bigbird.block.is_multiple_of(16) && bigbird.random_blocks > 0
 }

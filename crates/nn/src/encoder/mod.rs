@@ -1,7 +1,7 @@
-//! The skeleton of an encoder: embeddings, blocks of attention and feed-forward with norms before or behind them, norm.
+//! The encoder: embeddings, pre-norm or post-norm blocks of attention and feed-forward, final norm.
 //!
-//! Sequences of a batch are packed one behind the other in one row, and then nothing is computed that is not there; or they are rows of equal length with
-//! padding, as other libraries have them.
+//! The sequences of a batch are either packed contiguously in one row, so that nothing is computed for padding, or
+//! they are rows of equal length with padding, as in other libraries.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use attention::Call;
 pub use attention::{NystromConfig, Sees, SelfAttention};
 use rows::{by_rows, rows_of};
 
-/// The sizes and names of the skeleton.
+/// The sizes and names of an encoder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
     /// Size of the vocabulary.
@@ -32,19 +32,19 @@ pub struct EncoderConfig {
     pub hidden: usize,
     /// The blocks, in order.
     pub blocks: Vec<EncoderBlockConfig>,
-    /// What learned positions there are, if any.
+    /// Learned positions, if the model has them.
     pub positions: Option<Positions>,
-    /// How many types of tokens have an embedding.
+    /// The number of token types that have an embedding; `None` if there are no type embeddings.
     pub types: Option<usize>,
-    /// What embeddings of tokens are multiplied by.
+    /// The factor of the token embeddings.
     pub scale: Option<f32>,
     /// The norms.
     pub norm: NormConfig,
-    /// Where they stand.
+    /// Whether blocks are pre-norm or post-norm.
     pub order: Order,
-    /// Whether the first block's attention has no norm before it: the embeddings' does.
+    /// Whether the attention of the first block has no norm of its own, since the embeddings are normed already.
     pub first_unnormed: bool,
-    /// Whether there is a norm behind the last block.
+    /// Whether a norm follows the last block.
     pub last_norm: bool,
     /// The feed-forward layers.
     pub feed_forward: FeedForwardConfig,
@@ -52,29 +52,29 @@ pub struct EncoderConfig {
     pub names: EncoderNames,
 }
 
-/// A block's attention.
+/// The attention of a block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderBlockConfig {
     /// Its sizes.
     pub attention: AttentionConfig,
-    /// Who sees whom.
+    /// Its attention pattern.
     pub sees: Sees,
 }
 
-/// How learned positions are counted.
+/// How rows of the table of learned positions are assigned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
-    /// Rows of the table.
+    /// The number of rows of the table.
     pub rows: usize,
     /// The row of the first token.
     pub first: usize,
-    /// A token that has the row before the first, and is not counted: padding, as RoBERTa has it.
+    /// A token that gets the row before `first` and does not advance the position: padding in RoBERTa.
     pub skip: Option<u32>,
 }
 
-/// What a checkpoint calls the parts.
+/// The names of the parts in a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub struct EncoderNames {
     pub body: &'static str,
     pub embedding: &'static str,
@@ -89,7 +89,7 @@ pub struct EncoderNames {
     pub last_norm: &'static str,
 }
 
-/// One block.
+/// A block.
 #[derive(Module, Debug)]
 pub struct EncoderBlock {
     attention: SelfAttention,
@@ -99,7 +99,7 @@ pub struct EncoderBlock {
     before: bool,
 }
 
-/// The model.
+/// An encoder.
 #[derive(Module, Debug)]
 pub struct Encoder {
     embedding: Embedding,
@@ -121,22 +121,22 @@ struct Rest {
 /// A batch of tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Reading<'a> {
-    /// Rows of equal length, one behind the other; with `packed` one row.
+    /// Token ids in contiguous rows of equal length; one row if `packed` is given.
     pub ids: &'a [u32],
-    /// How many rows.
+    /// The number of rows.
     pub batch: usize,
-    /// The type of each token; 0 if absent.
+    /// The type of each token; all 0 if absent.
     pub types: Option<&'a [u32]>,
-    /// Which tokens are there and not padding, `[B, T]`
+    /// Which tokens are not padding, `[B, T]`.
     pub keep: Option<&'a Array2<bool>>,
-    /// Which tokens are global, `[B, T]`; only a Longformer asks.
+    /// Which tokens are global, `[B, T]`; read only by Longformer.
     pub global: Option<&'a Array2<bool>>,
     /// The bounds of sequences packed in one row: 0, the end of the first, …, the number of tokens.
     pub packed: Option<&'a [usize]>,
 }
 
 impl<'a> Reading<'a> {
-    /// One text.
+    /// A batch of one sequence.
     pub fn one(ids: &'a [u32]) -> Self {
         Self { ids, batch: 1, types: None, keep: None, global: None, packed: None }
     }
@@ -145,7 +145,7 @@ impl<'a> Reading<'a> {
         self.ids.len() / self.batch.max(1)
     }
 
-    /// The sequences' bounds among all ids: those of packed ones, or of rows.
+    /// The bounds of the sequences within `ids`, whether they are packed or rows.
     pub fn bounds(&self) -> Vec<usize> {
         match self.packed {
             Some(bounds) => bounds.to_vec(),
@@ -155,7 +155,7 @@ impl<'a> Reading<'a> {
 }
 
 impl Encoder {
-    /// The model under the builder's scope.
+    /// Builds the encoder under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &EncoderConfig) -> Result<Self, Error> {
         let n = c.names;
         let table = |b: &mut Builder, name: &str, rows: Option<usize>| {
@@ -186,22 +186,23 @@ impl Encoder {
         })
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         self.embedding.weight.val().device()
     }
 
-    /// The table of embeddings, `[vocabulary, d]`.
+    /// The embedding table, `[vocabulary, d]`.
     pub fn embeddings(&self) -> Tensor<2> {
         self.embedding.weight.val()
     }
 
-    /// The blocks' attentions, in order.
+    /// The attention layers of the blocks, in order.
     pub fn attentions(&self) -> impl Iterator<Item = &SelfAttention> {
         self.blocks.iter().map(|block| &block.attention)
     }
 
-    /// The hidden states, `[B, T, d]`. Panics if an id, a type or a position is beyond its table, or rows are not of equal length.
+    /// The hidden states, `[B, T, d]`. Panics if an id, a type or a position exceeds its table, or if rows differ in
+    /// length.
     pub fn forward(&self, of: &Reading<'_>) -> Tensor<3> {
         let mut x = self.embed(of);
         let mut angles: Vec<(Rotary, Arc<Angles>)> = Vec::new();
@@ -224,7 +225,7 @@ impl Encoder {
         }
     }
 
-    /// The embeddings of tokens, positions and types, normed.
+    /// The sum of the embeddings of tokens, positions and types, normed.
     fn embed(&self, of: &Reading<'_>) -> Tensor<3> {
         let mut x = self.embedding.forward(of.ids, of.batch);
         if let Some(scale) = self.rest.scale {
@@ -242,12 +243,12 @@ impl Encoder {
 }
 
 impl Positions {
-    /// How many tokens of a text have a row.
+    /// The maximum number of tokens of a text.
     pub fn longest(&self) -> usize {
         self.rows.saturating_sub(self.first)
     }
 
-    /// The row of each token.
+    /// The row of the position table for each token.
     pub(crate) fn of(&self, of: &Reading<'_>) -> Vec<u32> {
         let mut rows = Vec::with_capacity(of.ids.len());
         for bounds in of.bounds().windows(2) {
@@ -265,7 +266,7 @@ impl Positions {
     }
 }
 
-/// The angles of a batch's positions.
+/// The rotary angles of a batch.
 fn turned(rotary: &Rotary, of: &Reading<'_>) -> Arc<Angles> {
     let positions: Vec<usize> = match of.packed {
         Some(bounds) => bounds.windows(2).flat_map(|w| 0..w[1] - w[0]).collect(),
@@ -273,7 +274,7 @@ fn turned(rotary: &Rotary, of: &Reading<'_>) -> Arc<Angles> {
     };
     let longest = positions.iter().max().map_or(0, |most| most + 1);
     let positions = Array2::from_shape_vec((1, positions.len()), positions).expect("one row");
-    // That it can be made was checked when the attention was built.
+    // The configuration was validated when the attention was built.
     Arc::new(rotary.angles(positions.view(), longest, &ops::context()).unwrap_or_else(|e| panic!("{e}")))
 }
 

@@ -1,15 +1,15 @@
-//! What is done to each token by itself is done to some tokens at a time: what lies between two maps is then small.
+//! Processing tokens in blocks of rows, so that intermediate results between two linear maps stay small.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
 use longreach_burn as ops;
 
-/// Tokens at a time.
+/// Rows per block.
 const ROWS: usize = 1024;
 
-/// `x: [B, T, d]` with each row replaced by what `f` makes of some at a time, `[1, n, d]`, which are those of the range. In place where nobody else holds
-/// `x`; at once where gradients are recorded.
+/// Replaces each block of rows `[1, n, d]` of `x: [B, T, d]` by `f(block, range)`. Works in place if `x` is not
+/// shared, and in a single call if gradients are recorded.
 pub(crate) fn by_rows(x: Tensor<3>, f: impl Fn(Tensor<3>, Range<usize>) -> Tensor<3>) -> Tensor<3> {
     let [b, t, d] = x.dims();
     let n = b * t;
@@ -26,7 +26,7 @@ pub(crate) fn by_rows(x: Tensor<3>, f: impl Fn(Tensor<3>, Range<usize>) -> Tenso
     x.reshape([b, t, d])
 }
 
-/// Some rows of `[B, T, d]`, counted over all sequences.
+/// The rows `rows` of `[B, T, d]`, counted over all sequences.
 pub(crate) fn rows_of(x: &Tensor<3>, rows: Range<usize>) -> Tensor<3> {
     let [b, t, d] = x.dims();
     x.clone().reshape([1, b * t, d]).narrow(1, rows.start, rows.len())

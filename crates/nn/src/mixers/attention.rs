@@ -1,4 +1,4 @@
-//! Softmax attention: projections, norms of queries and keys, rotary positions, and what is remembered of the keys.
+//! Softmax attention: projections, QK norm, rotary positions, and the KV cache.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,59 +16,62 @@ use ndarray::Array2;
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Keys, Layout, Linear, MixerState, RmsNorm};
 
-/// How far back a decoder's query sees, which is what its cache keeps.
+/// How far back a query of a decoder attends, which determines what its KV cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
-    /// All keys.
+    /// To all keys.
     Full,
-    /// The last so many, the query's own among them.
+    /// To the last `n` keys, including its own.
     Window(usize),
-    /// The first ones and the latest, positions counted within the cache. Xiao et al. 2024, §3.2.
+    /// To the first keys as sinks and the most recent ones, with positions counted within the cache. Xiao et al.
+    /// 2024, §3.2.
     Sinks(Streaming),
 }
 
-/// The sizes and switches of attention.
+/// The sizes and options of attention.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionConfig {
     /// `d`: width of the model.
     pub hidden: usize,
-    /// `H`: heads of the queries.
+    /// `H`: the number of query heads.
     pub heads: usize,
-    /// `G`: heads of keys and values.
+    /// `G`: the number of key and value heads.
     pub groups: usize,
     /// Width of a head.
     pub head_dim: usize,
     /// Whether the projections of queries, keys and values have a bias.
     pub bias: bool,
-    /// Whether that of the output has one.
+    /// Whether the output projection has a bias.
     pub out_bias: bool,
-    /// Rotary positions, where there are such.
+    /// Rotary positions, if used.
     pub rotary: Option<Rotary>,
-    /// Whether there are slopes of ALiBi.
+    /// Whether scores get ALiBi biases.
     pub alibi: bool,
-    /// ε of an RMS norm over each head of queries and keys, before they are rotated.
+    /// ε of an RMS norm over each head of queries and keys, applied before the rotation; `None` for no norm.
     pub qk_norm: Option<f64>,
-    /// The factor of the scores; `head_dim^{-1/2}` where none is given.
+    /// The factor of the scores; `head_dim^{-1/2}` if `None`.
     pub scale: Option<f32>,
     /// The soft-cap of the scores.
     pub softcap: Option<f32>,
-    /// Whether each head has a learned sink.
+    /// Whether each head has a learned sink logit.
     pub learned_sinks: bool,
-    /// What a decoder remembers. An encoder says with each call who sees whom.
+    /// The reach of a decoder's queries. An encoder passes its attention pattern with each call.
     pub reach: Reach,
     /// Names in a checkpoint.
     pub names: AttentionNames,
-    /// Whether the projections of queries, keys and values are one in the file, under the name of that of queries.
+    /// Whether the projections of queries, keys and values are fused in the file, under the name of the query
+    /// projection.
     pub joined: bool,
-    /// How weights lie in the file.
+    /// The layout of the weights in the file.
     pub layout: Layout,
-    /// A layout of DeepSpeed over the longest text, of so many tokens, that hides some of the keys of a decoder that remembers all.
+    /// A block layout of DeepSpeed for the given maximum number of tokens, which masks keys of a decoder of full
+    /// reach.
     pub sparse: Option<(deepspeed::Config, usize)>,
 }
 
-/// What a checkpoint calls the parts.
+/// The names of the parts in a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say all there is")]
+#[allow(missing_docs, reason = "the names are self-explanatory")]
 pub struct AttentionNames {
     pub q: &'static str,
     pub k: &'static str,
@@ -80,7 +83,7 @@ pub struct AttentionNames {
 }
 
 impl AttentionNames {
-    /// As in Llama and most that came after.
+    /// The names of Llama and most later models.
     pub const LLAMA: Self = Self {
         q: "q_proj",
         k: "k_proj",
@@ -93,7 +96,7 @@ impl AttentionNames {
 }
 
 impl AttentionConfig {
-    /// Attention of `heads` heads with as many groups, full reach and nothing else.
+    /// Attention of `heads` heads with as many KV heads, full reach and no other options.
     pub fn new(hidden: usize, heads: usize) -> Self {
         Self {
             hidden,
@@ -154,9 +157,9 @@ pub struct Attention {
     rest: Rest,
 }
 
-/// Those of queries, keys and values.
+/// The projections of queries, keys and values.
 #[derive(Module, Debug)]
-#[allow(clippy::large_enum_variant, reason = "one a layer, beside megabytes of weights")]
+#[allow(clippy::large_enum_variant, reason = "there is one per layer, next to megabytes of weights")]
 enum Projections {
     Joined(Linear),
     Apart(Apart),
@@ -183,12 +186,12 @@ impl Projections {
     }
 }
 
-/// What is no parameter.
+/// The configuration, which holds no parameters.
 #[derive(Clone, Debug)]
 struct Rest {
     config: AttentionConfig,
     mechanism: Arc<dyn Attend>,
-    /// The angles that were last asked for: those of a training step are those of the next.
+    /// The most recently computed angles, which are reused by the next training step of the same length.
     angles: Arc<Mutex<Option<Turned>>>,
 }
 
@@ -198,19 +201,20 @@ struct Turned {
     angles: Arc<Angles>,
 }
 
-/// What a layer that sees both ways is told with each call.
+/// The arguments of a bidirectional attention call.
 #[derive(Clone, Debug)]
 pub struct Seen<'a> {
-    /// Who sees whom.
+    /// The mechanism, which determines the keys that a query attends to.
     pub mechanism: Arc<dyn Attend>,
-    /// Which tokens are there and not padding, `[B, T]`
+    /// Which tokens are not padding, `[B, T]`.
     pub keep: Option<&'a Array2<bool>>,
-    /// The bounds of packed sequences, in a batch of one; positions begin anew with each.
+    /// The bounds of packed sequences, in a batch of one row; positions restart at each.
     pub packed: Option<&'a [usize]>,
 }
 
 impl Attention {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent or a weight is missing or has
+    /// another shape.
     pub fn new(b: &mut Builder, c: &AttentionConfig) -> Result<Self, Error> {
         c.check(b)?;
         let n = c.names;
@@ -244,7 +248,7 @@ impl Attention {
         MixerState::Attention { near: none(), sinks, seen: 0 }
     }
 
-    /// Queries, keys and values, `[B, T, heads, width]`, normed and not yet rotated.
+    /// Queries, keys and values, `[B, T, heads, width]`, after the QK norm and before the rotation.
     pub(crate) fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let c = &self.rest.config;
         let [b, t, _] = x.dims();
@@ -256,7 +260,7 @@ impl Attention {
         let [q, k, v] = match &self.qkv {
             Projections::Joined(all) => {
                 let bounds = [0, c.heads, c.heads + c.groups, c.heads + 2 * c.groups];
-                // Apart where that can be: then one is given back when it has been turned, and not all with the last.
+                // Projects separately if possible, so that each tensor can be freed after its rotation.
                 let part = |i: usize, x: Tensor<3>| {
                     let (from, to) = (bounds[i], bounds[i + 1]);
                     Some(heads(all.some(x, from * c.head_dim..to * c.head_dim)?, to - from))
@@ -278,17 +282,17 @@ impl Attention {
         [normed(q, &self.q_norm), normed(k, &self.k_norm), v]
     }
 
-    /// How it is configured.
+    /// The configuration.
     pub(crate) fn config(&self) -> &AttentionConfig {
         &self.rest.config
     }
 
-    /// The learned sinks, where there are such.
+    /// The learned sink logits, if there are any.
     pub(crate) fn learned_sinks(&self) -> Option<Tensor<1>> {
         self.sinks.as_ref().map(|sinks| sinks.val())
     }
 
-    /// The angles of a row of positions.
+    /// The angles of a range of positions.
     fn angles(&self, rotary: &Rotary, positions: std::ops::Range<usize>) -> Arc<Angles> {
         let mut last = self.rest.angles.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match &*last {
@@ -315,7 +319,7 @@ impl Attention {
         options
     }
 
-    /// The output of its heads' `[B, T, H, width]`.
+    /// The output projection of the heads' outputs `[B, T, H, width]`.
     pub(crate) fn joined(&self, out: Tensor<4>) -> Tensor<3> {
         let [b, t, heads, width] = out.dims();
         self.out.forward(out.reshape([b, t, heads * width]))
@@ -328,7 +332,7 @@ impl Attention {
         }
     }
 
-    /// `x: [B, T, d]`, every token seeing what `seen` says.
+    /// Bidirectional attention over `x: [B, T, d]` with the mechanism of `seen`.
     pub fn both_ways(&self, x: Tensor<3>, seen: &Seen<'_>) -> Tensor<3> {
         let [q, k, v] = self.project(x);
         let t = q.dims()[1];
@@ -348,7 +352,8 @@ impl Attention {
         self.joined(ops::attention(ops::Attention { q, k, v, bias: None, sinks, options }).0)
     }
 
-    /// `x: [B, T, d]` with the keys before it → the output, and the keys with those of `x`. Panics on padding where the first tokens are sinks.
+    /// Maps `x: [B, T, d]` and the cached keys and values to the output and the extended cache. Panics if the mixer
+    /// has sinks and the batch has padding.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
@@ -374,7 +379,7 @@ impl Attention {
         let [keys, values] = near.get();
         let (out, sinks) = match (self.rest.config.reach, sinks) {
             (Reach::Sinks(streaming), Some(sinks)) => {
-                assert!(near.keep().is_none(), "the first tokens cannot be sinks where some are padding");
+                assert!(near.keep().is_none(), "sinks do not support padding");
                 let wanting = streaming.sinks.saturating_sub(sinks.len()).min(t);
                 let more = |x: &Tensor<4>| x.clone().narrow(1, 0, wanting);
                 let sinks = if wanting == 0 { sinks } else { sinks.with(more(&k), more(&v), None, usize::MAX) };

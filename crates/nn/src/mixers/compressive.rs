@@ -1,8 +1,11 @@
-//! The Compressive Transformer's attention: what falls out of the memory is compressed, and seen before it. Rae et al. 2020.
+//! The attention of the Compressive Transformer: rows evicted from the memory are compressed and remain visible. Rae
+//! et al. 2020.
 //!
-//! The text is cut into segments wherever it is read in pieces. A query sees compressed memories, the memory, and its own segment, by content and by distance as
-//! in Transformer-XL; when a segment ends, the oldest rows leave the memory, `rate` of them becoming one. A convolution that compresses learns by what
-//! attention to its results loses against attention to what they were made of, which is added to the loss and flows into nothing else.
+//! The text is cut into segments, independently of how it is split across calls. A query attends to compressed
+//! memories, to the memory, and to its own segment, with content and relative-position scores as in Transformer-XL.
+//! At the end of a segment the oldest rows leave the memory, and every `rate` of them become one compressed row. A
+//! compressing convolution is trained by the attention-reconstruction loss, the difference between attention to the
+//! original rows and to the compressed ones. It is added to the loss and has no gradient to any other parameter.
 
 use std::sync::Arc;
 
@@ -17,35 +20,35 @@ use super::transformer_xl::{ByDistance, LONGEST};
 use crate::linear::Bias;
 use crate::{Builder, Error, Linear, Recurrent};
 
-/// How some rows become one.
+/// How `rate` rows are compressed to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compressed {
-    /// By a convolution as long as its stride.
+    /// By a convolution whose kernel size equals its stride.
     Conv,
-    /// Their mean.
+    /// By their mean.
     Mean,
-    /// The greatest of each channel.
+    /// By the maximum of each channel.
     Max,
 }
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CompressiveConfig {
     /// `d`: width of the model; even.
     pub hidden: usize,
-    /// Heads.
+    /// The number of heads.
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Tokens of a segment.
+    /// The number of tokens of a segment.
     pub segment: usize,
-    /// Tokens of the memory.
+    /// The number of tokens of the memory.
     pub memory: usize,
-    /// How many compressed memories there are at most.
+    /// The maximum number of compressed rows.
     pub compressed: usize,
-    /// `c`: how many tokens become one of them; divides segment and memory.
+    /// `c`: the number of rows compressed to one; divides `segment` and `memory`.
     pub rate: usize,
-    /// How.
+    /// The compression function.
     pub how: Compressed,
 }
 
@@ -59,7 +62,7 @@ pub struct Compressive {
 }
 
 impl Compressive {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a size is out of range or no multiple of the rate.
     pub fn new(b: &mut Builder, c: &CompressiveConfig) -> Result<Self, Error> {
         let CompressiveConfig { segment, memory, compressed, rate, .. } = *c;
         for (name, least, found) in
@@ -71,7 +74,7 @@ impl Compressive {
         }
         if !segment.is_multiple_of(rate) || !memory.is_multiple_of(rate) {
             let found = format!("a segment of {segment} and a memory of {memory} tokens");
-            return Err(b.error(format!("{found}: want multiples of the rate of compression, {rate}")));
+            return Err(b.error(format!("{found}: want multiples of the compression rate, {rate}")));
         }
         let conv = |b: &mut Builder| Linear::new(b, "compress", rate * c.hidden, c.hidden, Bias::Yes);
         Ok(Self {
@@ -81,7 +84,7 @@ impl Compressive {
         })
     }
 
-    /// Rows of the memory and, behind them, of the segment under way; and compressed ones.
+    /// The initial state: rows of the memory followed by those of the current segment; and compressed rows.
     pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
         let c = &self.config;
         let kept = [[c.memory + c.segment, c.hidden], [c.compressed, c.hidden]];
@@ -96,7 +99,7 @@ impl Compressive {
             return (Tensor::cat(out, 0), Recurrent::together(states));
         }
         let c = &self.config;
-        let [mut rows, mut compressed] = <[Tensor<3>; 2]>::try_from(state.inputs).expect("rows and compressed ones");
+        let [mut rows, mut compressed] = <[Tensor<3>; 2]>::try_from(state.inputs).expect("rows and compressed rows");
         let (mut seen, mut at, mut out) = (state.seen.first().copied().unwrap_or(0), 0, Vec::new());
         while at < t {
             let under_way = seen % c.segment;
@@ -118,7 +121,7 @@ impl Compressive {
             rows = Tensor::cat(vec![rows, new.clone()], 1).narrow(1, n, held);
             (seen, at) = (seen + n, at + n);
             if seen.is_multiple_of(c.segment) {
-                // The first rows have left the memory, those that were there.
+                // The first rows have left the memory; fewer while the memory is not full.
                 let left = (seen - seen.min(c.memory)).min(c.segment);
                 if left > 0 {
                     let old = rows.clone().narrow(1, c.segment - left, left);
@@ -144,7 +147,7 @@ impl Compressive {
         }
     }
 
-    /// Adds what attention loses that sees rows compressed, where a convolution is to learn.
+    /// Adds the attention-reconstruction loss if the compressing convolution is being trained.
     fn reconstruct(&self, old: &Tensor<3>, new: Tensor<3>, shared: &mut Shared) {
         if self.compress.is_none() || !old.is_autodiff() {
             return;

@@ -1,4 +1,4 @@
-//! The cosFormer's mixer. Qin et al. 2022; projections and names as the authors' module has them.
+//! The cosFormer mixer. Qin et al. 2022; projections and names as in the authors' module.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -13,9 +13,9 @@ use crate::{Builder, Error, Recurrent};
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CosFormerConfig {
-    /// The sizes in common.
+    /// The common sizes.
     pub heads: Heads,
-    /// The longest text there will be: weights fall to nothing over so many tokens.
+    /// The maximum number of tokens of a text; the cosine weights decay to 0 over this distance.
     pub length: usize,
 }
 
@@ -28,7 +28,7 @@ pub struct CosFormer {
 }
 
 impl CosFormer {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if `length` is 0.
     pub fn new(b: &mut Builder, c: &CosFormerConfig) -> Result<Self, Error> {
         if c.length == 0 {
             return Err(b.error("cosFormer: a length of 0 tokens"));
@@ -45,7 +45,7 @@ impl CosFormer {
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, t) = (&self.config, x.dims()[1]);
         let [q, k, v] = self.projections.forward(&x, c.heads.heads);
-        // Behind the length the angle stays that of the last position: weights never turn negative.
+        // Beyond `length` the angle stays that of the last position, so that weights never become negative.
         let place = |seen: usize, i: usize| (seen + i + 1).min(c.length) as f32;
         let (o, memory) = ops::cosformer(ops::CosFormer {
             q,

@@ -1,4 +1,5 @@
-//! The DeltaNet mixer. Yang et al. 2024 (Parallelizing linear transformers with the delta rule), §3.3; as flash-linear-attention builds it.
+//! The DeltaNet mixer. Yang et al. 2024 (Parallelizing linear transformers with the delta rule), §3.3; as in
+//! flash-linear-attention.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
@@ -9,18 +10,18 @@ use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections, Remember
 use crate::linear::Bias;
 use crate::{Builder, Error, Linear, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeltaRuleConfig {
-    /// The sizes in common; as many groups as heads.
+    /// The common sizes, with as many groups as heads.
     pub heads: Heads,
-    /// What queries and keys go through.
+    /// The feature map of queries and keys.
     pub features: Pointwise,
-    /// Whether queries and keys are divided by their sums, not by their lengths.
+    /// Whether queries and keys are normalised by their sums instead of their Euclidean norms.
     pub by_sum: bool,
-    /// Whether how much is corrected is learned; 1 otherwise.
+    /// Whether `beta`, the rate of correction, is learned; otherwise it is 1.
     pub learned_beta: bool,
-    /// Whether it goes up to 2: the state's eigenvalues then down to −1.
+    /// Whether `beta` ranges up to 2, which allows eigenvalues of the state's transition down to −1.
     pub up_to_two: bool,
     /// Whether the output is gated.
     pub gated: bool,
@@ -38,13 +39,14 @@ pub struct DeltaRule {
     config: DeltaRuleConfig,
 }
 
-/// ε of lengths, under the root.
+/// ε of the Euclidean norms, under the square root.
 pub(super) const LENGTH_EPS: f64 = 1e-6;
-/// ε of sums.
+/// ε of the sums.
 const SUM_EPS: f64 = 0.0;
 
 impl DeltaRule {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &DeltaRuleConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -71,7 +73,7 @@ impl DeltaRule {
         let (c, h, [b, t, _]) = (&self.config, &self.config.heads, x.dims());
         let mut remembered = Remembered::of(state.inputs);
         let [q, k, v] = self.projections.forward(&x, &mut remembered);
-        // The convolution has done the silu where there is one.
+        // The convolution applies the silu if there is one.
         let key_features =
             if h.conv.is_some() && c.features == Pointwise::Silu { Pointwise::Identity } else { c.features };
         let v = if h.conv.is_some() { v } else { activation::silu(v) };

@@ -1,4 +1,4 @@
-//! The Gated DeltaNet mixer. Yang et al. 2025 (Gated delta networks), §3; as flash-linear-attention builds it.
+//! The Gated DeltaNet mixer. Yang et al. 2025 (Gated delta networks), §3; as in flash-linear-attention.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -10,12 +10,12 @@ use super::parts::{self, Gate, HeadNorm, Heads, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GatedDeltaConfig {
-    /// The sizes in common: `heads` of values, `groups` of queries and keys.
+    /// The common sizes: `heads` of values, `groups` of queries and keys.
     pub heads: Heads,
-    /// Whether how much is corrected goes up to 2: the state's eigenvalues then down to −1.
+    /// Whether `beta` ranges up to 2, which allows eigenvalues of the state's transition down to −1.
     pub up_to_two: bool,
     /// Whether the output is gated.
     pub gated: bool,
@@ -37,7 +37,8 @@ pub struct GatedDelta {
 }
 
 impl GatedDelta {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &GatedDeltaConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -65,7 +66,7 @@ impl GatedDelta {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
         let mut remembered = Remembered::of(state.inputs);
         let [q, k, v] = self.projections.forward(&x, &mut remembered);
-        // The convolutions have done the silu where there are some.
+        // The convolutions apply the silu if there are any.
         let [q, k, v] = if h.conv.is_some() { [q, k, v] } else { [q, k, v].map(activation::silu) };
         let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
         let step = activation::softplus(self.a.forward(x.clone()) + parts::row(&self.dt_bias), 1.0);

@@ -1,4 +1,4 @@
-//! The gated linear attention mixer. Yang et al. 2024 (GLA), §4.4; as flash-linear-attention builds it.
+//! The gated linear attention mixer. Yang et al. 2024 (GLA), §4.4; as in flash-linear-attention.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
@@ -9,22 +9,22 @@ use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projections,
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GlaConfig {
-    /// The sizes in common.
+    /// The common sizes.
     pub heads: Heads,
-    /// Rank of the gate's projection.
+    /// Rank of the gate's low-rank projection.
     pub gate_rank: usize,
-    /// What the gate's logarithm is divided by.
+    /// The divisor of the logarithm of the gate.
     pub normalizer: f64,
-    /// The least the logarithm may be.
+    /// The lower limit of the logarithm of the gate; `None` for no limit.
     pub clamp: Option<f64>,
-    /// What queries and keys go through.
+    /// The feature map of queries and keys.
     pub features: Pointwise,
     /// Whether the output is gated.
     pub gated: bool,
-    /// What a checkpoint calls the output norm.
+    /// The name of the output norm in a checkpoint.
     pub norm: &'static str,
 }
 
@@ -41,7 +41,8 @@ pub struct Gla {
 }
 
 impl Gla {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &GlaConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -91,7 +92,7 @@ impl Gla {
     }
 }
 
-/// Widths of the projections of queries, keys and values.
+/// The widths of the projections of queries, keys and values.
 pub(super) fn widths(h: &Heads) -> [usize; 3] {
     [h.heads * h.key, h.groups * h.key, h.groups * h.value]
 }

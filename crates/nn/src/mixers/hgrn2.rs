@@ -1,4 +1,4 @@
-//! The HGRN2 mixer. Qin et al. 2024 (HGRN2), §3; as flash-linear-attention builds it.
+//! The HGRN2 mixer. Qin et al. 2024 (HGRN2), §3; as in flash-linear-attention.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
@@ -9,10 +9,10 @@ use super::parts::{self, HeadNorm, Heads, Projection, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Linear, Recurrent};
 
-/// The sizes and switches of the mixer: `V` is `hidden / heads`.
+/// The sizes of the mixer: `V` is `hidden / heads`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Hgrn2Config {
-    /// The sizes in common.
+    /// The common sizes.
     pub heads: Heads,
 }
 
@@ -29,7 +29,8 @@ pub struct Hgrn2 {
 }
 
 impl Hgrn2 {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Hgrn2Config) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -59,7 +60,7 @@ impl Hgrn2 {
         let v = self.i.forward(x, &mut remembered);
         let g = match &shared.lower_bound {
             None => activation::log_sigmoid(f),
-            // ln(b + (1 − b) σ(f)), with b below 1.
+            // ln(b + (1 − b) σ(f)), with the lower bound b < 1.
             Some(bound) => {
                 let bound: Tensor<3> = bound.clone().unsqueeze();
                 let rest = bound.clone().neg().add_scalar(1.0);

@@ -1,6 +1,8 @@
-//! The Infini-attention mixer: attention inside a segment, rotary there, and a memory of the segments before. Munkhdalai et al. 2024.
+//! The Infini-attention mixer: local rotary attention within a segment, and a compressive memory of earlier segments.
+//! Munkhdalai et al. 2024.
 //!
-//! The state keeps the memory beside what the segment under way will add to it, and that segment's keys and values as inputs that are looked back on.
+//! The state holds the memory together with the pending update of the current segment, and that segment's keys and
+//! values as past inputs.
 
 use std::sync::Arc;
 
@@ -16,22 +18,23 @@ use super::parts::{self, Heads, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InfiniConfig {
-    /// The sizes in common; there are no convolutions and no norm.
+    /// The common sizes; there are no convolutions and no norm.
     pub heads: Heads,
-    /// Tokens of a segment.
+    /// The number of tokens of a segment.
     pub segment: usize,
-    /// Whether what the memory has of a key already is not written again.
+    /// Whether the memory is updated by the delta rule: what it already returns for a key is subtracted from the
+    /// value.
     pub delta: bool,
-    /// Rotary positions inside a segment.
+    /// Rotary positions within a segment.
     pub rotary: Option<Rotary>,
-    /// How much of the memory a head takes at first, before the sigmoid.
+    /// The initial value of the gate between memory and local attention, before the sigmoid.
     pub gate: f32,
 }
 
-/// The longest segment: its keys and values are kept.
+/// The maximum number of tokens of a segment, whose keys and values are cached.
 const LONGEST: usize = 1 << 16;
 
 /// The mixer.
@@ -45,7 +48,7 @@ pub struct Infini {
 }
 
 impl Infini {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a size is out of range.
     pub fn new(b: &mut Builder, c: &InfiniConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -79,7 +82,7 @@ impl Infini {
         let (c, h, [batch, t, _]) = (&self.config, &self.config.heads, x.dims());
         let seen = state.seen.first().map_or(0, |seen| seen % c.segment);
         if state.seen.iter().any(|other| other % c.segment != seen) {
-            // Segments of different sequences end at different tokens.
+            // The segments of the sequences end at different tokens.
             let one = |i: usize| self.read(x.clone().narrow(0, i, 1), state.of_sequence(i));
             let (out, states): (Vec<_>, Vec<_>) = (0..batch).map(one).unzip();
             return (Tensor::cat(out, 0), Recurrent::together(states));

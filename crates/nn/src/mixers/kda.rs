@@ -1,4 +1,4 @@
-//! The mixer of Kimi delta attention. Kimi Team 2025 (Kimi Linear), §4; as flash-linear-attention builds it.
+//! The mixer of Kimi delta attention. Kimi Team 2025 (Kimi Linear), §4; as in flash-linear-attention.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -10,14 +10,14 @@ use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projections,
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KdaConfig {
-    /// The sizes in common: `heads` of values, `groups` of queries and keys.
+    /// The common sizes: `heads` of values, `groups` of queries and keys.
     pub heads: Heads,
-    /// Whether how much is corrected goes up to 2: the state's eigenvalues then down to −1.
+    /// Whether `beta` ranges up to 2, which allows eigenvalues of the state's transition down to −1.
     pub up_to_two: bool,
-    /// The least a gate's logarithm may be, where it is bounded.
+    /// The lower bound of the logarithm of the gates; `None` for no bound.
     pub lower_bound: Option<f64>,
 }
 
@@ -37,7 +37,8 @@ pub struct Kda {
 }
 
 impl Kda {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &KdaConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -69,7 +70,7 @@ impl Kda {
         let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
         let mut remembered = Remembered::of(state.inputs);
         let [q, k, v] = self.projections.forward(&x, &mut remembered);
-        // The convolutions have done the silu where there are some.
+        // The convolutions apply the silu if there are any.
         let [q, k, v] = if h.conv.is_some() { [q, k, v] } else { [q, k, v].map(activation::silu) };
         let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
         let f = parts::heads(self.f.forward(x.clone()) + parts::row(&self.dt_bias), h.heads);

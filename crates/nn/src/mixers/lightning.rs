@@ -1,4 +1,4 @@
-//! The mixer of lightning attention. Qin et al. 2024 (Lightning Attention-2), §3; as MiniMax-01 (2025), §2.2, builds it.
+//! The mixer of lightning attention. Qin et al. 2024 (Lightning Attention-2), §3; as in MiniMax-01 (2025), §2.2.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
@@ -15,11 +15,11 @@ use crate::{Builder, Error, Linear, Recurrent, RmsNorm};
 pub struct LightningConfig {
     /// `d`: width of the model.
     pub hidden: usize,
-    /// `H`: heads.
+    /// `H`: the number of heads.
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Which layer it is, and of how many: the decays depend on it.
+    /// The index of the layer and the number of layers, which determine the decays.
     pub layer: (usize, usize),
     /// ε of the output norm.
     pub norm_eps: f64,
@@ -37,7 +37,8 @@ pub struct Lightning {
 }
 
 impl Lightning {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &LightningConfig) -> Result<Self, Error> {
         let inner = c.heads * c.head_dim;
         if inner == 0 {
@@ -59,7 +60,7 @@ impl Lightning {
 
     pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
         let (c, t) = (&self.config, x.dims()[1]);
-        // A head's queries, keys and values lie side by side.
+        // Queries, keys and values are interleaved by head.
         let qkv = parts::heads(activation::silu(self.qkv.forward(x.clone())), c.heads);
         let part = |i: usize| qkv.clone().narrow(3, i * c.head_dim, c.head_dim);
         let decays: Vec<f32> = decays(c.heads, c.layer.0, c.layer.1).into_iter().map(|g| g as f32).collect();

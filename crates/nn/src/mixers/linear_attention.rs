@@ -1,4 +1,4 @@
-//! Linear attention. Katharopoulos et al. 2020; as flash-linear-attention builds it, with its learned feature maps.
+//! Linear attention. Katharopoulos et al. 2020; as in flash-linear-attention, with its learned feature maps.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
@@ -11,10 +11,10 @@ use super::parts::{self, HeadNorm, Heads, Projections, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent};
 
-/// What queries and keys become.
+/// The feature map of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Features {
-    /// A fixed map of the mechanism.
+    /// A fixed map of the mechanism, without parameters.
     Fixed(Map),
     /// `exp(W x)`, `W: [K, K]`.
     Exp,
@@ -24,12 +24,13 @@ pub enum Features {
     Product,
     /// `softmax([2 y, −2 y])`, `y = W x + b`. Zhang et al. 2024 (Hedgehog).
     Hedgehog,
-    /// Products of neighbours of `[r, −r]`, `r = max(x, 0)`, at distances of 1 to 4, as the library computes it. Schlag et al. 2021 (DPFP).
+    /// Products of `[r, −r]`, `r = max(x, 0)`, with itself shifted by 1 to 4 channels, as the library computes it.
+    /// Schlag et al. 2021 (DPFP).
     Dpfp,
 }
 
 impl Features {
-    /// How many there are of `key` channels, for the kernel to see.
+    /// The number of features of `key` channels that are passed to the kernel.
     fn given(self, key: usize) -> usize {
         match self {
             Features::Hedgehog => 2 * key,
@@ -48,18 +49,18 @@ impl Features {
     }
 }
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LinearAttentionConfig {
-    /// The sizes in common.
+    /// The common sizes.
     pub heads: Heads,
-    /// What queries and keys become.
+    /// The feature map of queries and keys.
     pub features: Features,
     /// Whether queries and keys share a learned map.
     pub tied: bool,
-    /// Whether features of queries, and of keys, are divided by their sums.
+    /// Whether the features of queries, and those of keys, are divided by their sums.
     pub by_sum: [bool; 2],
-    /// Where the output is divided by the sum of the weights, what is added to that.
+    /// ε of the denominator, if the output is divided by the sum of the weights; `None` for no division.
     pub normalize: Option<f64>,
 }
 
@@ -68,7 +69,7 @@ pub struct LinearAttentionConfig {
 pub struct LinearAttention {
     projections: Projections,
     map_q: Vec<Linear>,
-    /// Empty where it is that of queries.
+    /// Empty if tied to the map of queries.
     map_k: Vec<Linear>,
     norm: HeadNorm,
     out: Linear,
@@ -80,7 +81,8 @@ pub struct LinearAttention {
 const SUM_EPS: f64 = 1e-4;
 
 impl LinearAttention {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &LinearAttentionConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;
@@ -130,7 +132,7 @@ impl LinearAttention {
                 let r = activation::relu(x);
                 let z = Tensor::cat(vec![r.clone(), r.neg()], 3);
                 let width = z.dims()[3];
-                // Around, however narrow it is.
+                // A cyclic shift of the channels, for any width.
                 let rolled = |j: usize| {
                     let j = j % width;
                     if j == 0 {
@@ -144,13 +146,13 @@ impl LinearAttention {
             _ => x,
         };
         match by_sum {
-            // The kernel's own map comes after; of what it leaves as it is, or of what is 0 below 0, the sums are known here.
+            // The sums are those of the features after the kernel's map, which is therefore applied here.
             true => parts::of_sum(self.mapped(y), SUM_EPS),
             false => y,
         }
     }
 
-    /// The kernel's map, here.
+    /// Applies the kernel's map here.
     fn mapped(&self, x: Tensor<4>) -> Tensor<4> {
         match self.config.features.map() {
             Map::Elu => parts::Pointwise::Elu1.of(x),
@@ -167,7 +169,7 @@ impl LinearAttention {
         let [q, k, v] = self.projections.forward(&x, &mut remembered);
         let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let maps = if c.tied { &self.map_q } else { &self.map_k };
-        // What is divided by its sum has been mapped; the rest the kernel maps.
+        // Features divided by their sums are already mapped; the kernel maps the others.
         let divided = c.by_sum.contains(&true);
         let given = |x: Tensor<4>, maps: &[Linear], by_sum: bool| {
             let y = self.features(x, maps, by_sum);

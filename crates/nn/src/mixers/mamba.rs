@@ -1,4 +1,5 @@
-//! The Mamba mixer: convolution, selective scan and gate. Gu and Dao 2023, §3.4; Falcon-Mamba norms `dt`, `B` and `C`.
+//! The Mamba mixer: short convolution, selective scan and gate. Gu and Dao 2023, §3.4; Falcon-Mamba norms `dt`, `B`
+//! and `C`.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -8,26 +9,26 @@ use super::parts::{Remembered, after};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
 
-/// The sizes and switches of a Mamba mixer.
+/// The sizes and options of a Mamba mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MambaConfig {
     /// `d`: width of the model.
     pub hidden: usize,
     /// `D`: channels of the scan.
     pub inner: usize,
-    /// `N`: numbers of state a channel.
+    /// `N`: the state size per channel.
     pub state: usize,
-    /// Taps of the convolution.
+    /// The number of taps of the short convolution.
     pub conv: usize,
     /// Rank of the step's projection.
     pub rank: usize,
     /// Whether the convolution has a bias.
     pub conv_bias: bool,
-    /// Whether the input and output projections have one.
+    /// Whether the input and output projections have biases.
     pub bias: bool,
-    /// ε of weightless norms on `dt`, `B` and `C` (Falcon-Mamba); absent for none.
+    /// ε of RMS norms without weights on `dt`, `B` and `C` (Falcon-Mamba); `None` for no norms.
     pub inner_norm: Option<f64>,
-    /// Range of the step at the start of training.
+    /// The range of the initial step size `dt`.
     pub step: (f32, f32),
 }
 
@@ -40,7 +41,7 @@ pub struct Mamba {
     dt_proj: Linear,
     dt_bias: Param<Tensor<1>>,
     a_log: Param<Tensor<2>>,
-    /// `A`, once it is known that `a_log` will not change.
+    /// `A = −exp(a_log)`, precomputed for inference.
     a: Option<Tensor<2>>,
     d: Param<Tensor<1>>,
     out_proj: Linear,
@@ -52,7 +53,7 @@ pub struct Mamba {
 }
 
 impl Mamba {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &MambaConfig) -> Result<Self, Error> {
         let dt_init = (c.rank as f32).powf(-0.5);
         let dt_init = Init::Uniform(-dt_init, dt_init);
@@ -118,7 +119,7 @@ impl Mamba {
     }
 }
 
-/// `x` with zeros at padding, where there is a mask.
+/// `x` with zeros at padding, if there is a mask.
 pub(super) fn masked(x: Tensor<3>, mask: &Option<Tensor<3>>) -> Tensor<3> {
     match mask {
         Some(mask) => x * mask.clone(),

@@ -1,4 +1,5 @@
-//! The Mamba-2 mixer: one projection, convolution, state-space duality and a gated norm. Dao and Gu 2024, §7.
+//! The Mamba-2 mixer: one input projection, short convolution, state-space duality and a gated norm. Dao and Gu 2024,
+//! §7.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -9,30 +10,30 @@ use super::parts::{Remembered, after};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear, Recurrent, RmsNorm, ShortConv};
 
-/// The sizes and switches of a Mamba-2 mixer.
+/// The sizes and options of a Mamba-2 mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Mamba2Config {
     /// `d`: width of the model.
     pub hidden: usize,
-    /// `H`: heads.
+    /// `H`: the number of heads.
     pub heads: usize,
     /// `P`: width of a head.
     pub head_dim: usize,
-    /// `N`: rows of state a head.
+    /// `N`: the number of state rows per head.
     pub state: usize,
-    /// `G`: groups that share `B` and `C`.
+    /// `G`: the number of groups of heads that share `B` and `C`.
     pub groups: usize,
-    /// Taps of the convolution.
+    /// The number of taps of the short convolution.
     pub conv: usize,
     /// Whether the convolution has a bias.
     pub conv_bias: bool,
-    /// Whether the input and output projections have one.
+    /// Whether the input and output projections have biases.
     pub bias: bool,
     /// ε of the gated norm.
     pub norm_eps: f64,
-    /// Bounds of the step after softplus.
+    /// Bounds of the step size `dt` after softplus.
     pub step_limit: (f32, f32),
-    /// Range of the step at the start of training.
+    /// The range of the initial step size `dt`.
     pub step: (f32, f32),
 }
 
@@ -43,7 +44,7 @@ pub struct Mamba2 {
     conv1d: ShortConv,
     dt_bias: Param<Tensor<1>>,
     a_log: Param<Tensor<1>>,
-    /// `A`, once it is known that `a_log` will not change.
+    /// `A = −exp(a_log)`, precomputed for inference.
     a: Option<Tensor<1>>,
     d: Param<Tensor<1>>,
     norm: RmsNorm,
@@ -58,7 +59,7 @@ pub struct Mamba2 {
 }
 
 impl Mamba2 {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &Mamba2Config) -> Result<Self, Error> {
         let inner = c.heads * c.head_dim;
         let mixed = inner + 2 * c.groups * c.state;

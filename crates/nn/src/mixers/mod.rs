@@ -1,6 +1,7 @@
-//! What mixes tokens: a file a mechanism, and the choice among them by configuration.
+//! Token mixers: one file per mechanism, and the selection by configuration.
 //!
-//! A mixer is given `[B, T, d]` and its state, and gives both back. [`parts`] has what many of them are made of.
+//! A mixer maps `[B, T, d]` and its state to the output and the new state. [`parts`] contains the building blocks
+//! that many mixers share.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -53,23 +54,23 @@ pub use rwkv6::{Rwkv6, Rwkv6Config};
 pub use rwkv7::{Rwkv7, Rwkv7Config};
 pub use transformer_xl::{TransformerXl, TransformerXlConfig};
 
-/// What the layers of a model hand one another during a pass.
+/// Values passed between the layers of a model during a forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct Shared {
-    /// The values of the first layer, `[B, T, D]`: RWKV-7's later layers mix them in.
+    /// The values of the first layer, `[B, T, D]`, which later layers of RWKV-7 interpolate with their own.
     pub first_values: Option<Tensor<3>>,
-    /// The least that this layer's gates let through, `[D]`: HGRN2's, which rise from layer to layer.
+    /// The lower bound of this layer's gates in HGRN2, `[D]`, which increases from layer to layer.
     pub lower_bound: Option<Tensor<1>>,
-    /// What layers add to the loss while they learn, `[1]`.
+    /// The sum of the auxiliary losses of the layers, `[1]`.
     pub loss: Option<Tensor<1>>,
 }
 
-/// The mixers with a state of fixed size, by the name of their mechanism.
+/// Declares the mixers with a state of fixed size and the names of their mechanisms.
 macro_rules! mixers {
     ($($(#[$doc:meta])* $name:ident $config:ident $mechanism:literal;)+) => {
         /// The mixer of a block.
         #[derive(Module, Debug)]
-        #[allow(clippy::large_enum_variant, reason = "a handful of them, each a layer of a model")]
+        #[allow(clippy::large_enum_variant, reason = "there is one per layer")]
         pub enum Mixer {
             /// Softmax attention.
             Attention(Attention),
@@ -80,9 +81,9 @@ macro_rules! mixers {
             $($(#[$doc])* $name($name),)+
         }
 
-        /// Which mixer, with its sizes.
+        /// The configuration of a mixer.
         #[derive(Clone, Debug, PartialEq)]
-        #[allow(clippy::large_enum_variant, reason = "one a layer")]
+        #[allow(clippy::large_enum_variant, reason = "there is one per layer")]
         pub enum MixerConfig {
             /// Softmax attention.
             Attention(AttentionConfig),
@@ -94,7 +95,7 @@ macro_rules! mixers {
         }
 
         impl MixerConfig {
-            /// The mechanism, as the table of mechanisms calls it.
+            /// The name of the mechanism in the table of mechanisms.
             pub fn mechanism(&self) -> &'static str {
                 match self {
                     MixerConfig::Attention(_) => "dense",
@@ -106,7 +107,7 @@ macro_rules! mixers {
         }
 
         impl Mixer {
-            /// The mixer under the builder's scope.
+            /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
             pub fn new(b: &mut Builder, c: &MixerConfig) -> Result<Self, Error> {
                 Ok(match c {
                     MixerConfig::Attention(c) => Mixer::Attention(Attention::new(b, c)?),
@@ -116,7 +117,7 @@ macro_rules! mixers {
                 })
             }
 
-            /// The state before the first token of `batch` sequences.
+            /// The initial state of `batch` sequences.
             pub fn start(&self, batch: usize, device: &Device) -> MixerState {
                 match self {
                     Mixer::Attention(m) => m.start(batch, device),
@@ -126,7 +127,7 @@ macro_rules! mixers {
                 }
             }
 
-            /// Tokens without padding.
+            /// Reads tokens without padding.
             fn read(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
                 match self {
                     Mixer::Attention(_) => panic!("{OTHER}"),
@@ -142,23 +143,23 @@ macro_rules! mixers {
 mixers! {
     /// Linear attention with a feature map.
     LinearAttention LinearAttentionConfig "linear_attention";
-    /// Random features of the softmax.
+    /// Linear attention with positive random features.
     Performer PerformerConfig "performer";
-    /// Features with a cosine of the distance.
+    /// Linear attention whose weights are multiplied by a cosine of the distance.
     CosFormer CosFormerConfig "cosformer";
-    /// A fixed decay a head, rotary positions.
+    /// Retention: a fixed decay per head, with rotary positions.
     Retention RetentionConfig "retention";
-    /// A fixed decay a head and layer.
+    /// Linear attention with a fixed decay per head and layer.
     Lightning LightningConfig "lightning";
-    /// A gate a channel.
+    /// Gated linear attention: a gate per channel.
     Gla GlaConfig "gla";
-    /// A gate a channel with a lower bound, which is the key as well.
+    /// A gate per channel with a lower bound; the key is one minus the gate.
     Hgrn2 Hgrn2Config "hgrn2";
     /// The delta rule.
     DeltaRule DeltaRuleConfig "delta_rule";
-    /// The delta rule with a gate a head.
+    /// The delta rule with a gate per head.
     GatedDelta GatedDeltaConfig "gated_delta";
-    /// The delta rule with a gate a channel.
+    /// The delta rule with a gate per channel.
     Kda KdaConfig "kda";
     /// RWKV-4.
     Rwkv4 Rwkv4Config "rwkv4";
@@ -170,18 +171,19 @@ mixers! {
     Rwkv7 Rwkv7Config "rwkv7";
     /// The real-gated linear recurrent unit.
     RgLru RgLruConfig "rg_lru";
-    /// Attention inside a segment, and a memory of the segments before.
+    /// Local attention within a segment, and a compressive memory of earlier segments.
     Infini InfiniConfig "infini";
-    /// Attention by content and by distance over a memory of past inputs.
+    /// Attention with relative positions over a memory of past inputs.
     TransformerXl TransformerXlConfig "transformer_xl";
-    /// The same, and behind it a memory of compressed inputs.
+    /// Attention with relative positions over a memory of past inputs and a compressed memory.
     Compressive CompressiveConfig "compressive";
 }
 
-const OTHER: &str = "a cache made by another model";
+const OTHER: &str = "the cache belongs to another model";
 
 impl Mixer {
-    /// As it is, with what depends on the weights alone computed once: for inference. Its weights must not change afterwards.
+    /// Precomputes everything that depends on the weights alone. For inference only: the weights must not change
+    /// afterwards.
     pub fn prepared(self) -> Self {
         match self {
             Mixer::Mamba(m) => Mixer::Mamba(m.prepared()),
@@ -190,9 +192,10 @@ impl Mixer {
         }
     }
 
-    /// `x: [B, T, d]` with the state before it → the output and the state after it.
+    /// Maps `x: [B, T, d]` and the state before it to the output and the state after it.
     ///
-    /// `mask: [B, T, 1]` is 0 at padding, which leaves no trace. Panics on another mixer's state.
+    /// `mask: [B, T, 1]` is 0 at padding, which has no effect on the state. Panics if the state belongs to another
+    /// mixer.
     pub fn forward(
         &self,
         x: Tensor<3>,
@@ -215,7 +218,7 @@ impl Mixer {
         (y, MixerState::Recurrent(state))
     }
 
-    /// Each sequence by itself, without its padding.
+    /// Reads each sequence separately, without its padding.
     fn around(&self, tokens: &Tokens, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
         let [_, t, d] = x.dims();
         let (mut out, mut states, mut first_values) = (Vec::new(), Vec::new(), Vec::new());

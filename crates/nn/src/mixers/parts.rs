@@ -1,4 +1,4 @@
-//! What many mixers are made of: projections with a convolution behind them, heads, output norms, token shifts.
+//! Building blocks that many mixers share: projections with a short convolution, heads, output norms, token shifts.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -7,10 +7,10 @@ use longreach_burn as ops;
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
 
-/// A short convolution behind a projection.
+/// A short convolution after a projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Short {
-    /// How many tokens it sees.
+    /// The number of taps.
     pub taps: usize,
     /// Whether it has a bias.
     pub bias: bool,
@@ -21,15 +21,15 @@ pub struct Short {
 pub struct Heads {
     /// `d`: width of the model.
     pub hidden: usize,
-    /// `H`: heads.
+    /// `H`: the number of heads.
     pub heads: usize,
-    /// How many heads of keys and values there are; each is read by `H` divided by them.
+    /// The number of key and value heads; `H / groups` heads share each.
     pub groups: usize,
-    /// `K`: width of a head's keys.
+    /// `K`: the key width of a head.
     pub key: usize,
-    /// `V`: width of a head's values.
+    /// `V`: the value width of a head.
     pub value: usize,
-    /// Convolutions behind the projections, where there are some.
+    /// Short convolutions after the projections; `None` if there are none.
     pub conv: Option<Short>,
     /// ε of the output norm.
     pub norm_eps: f64,
@@ -47,18 +47,18 @@ impl Heads {
         Ok(())
     }
 
-    /// How often a head of keys is read.
+    /// The number of heads that share a key head.
     pub(super) fn shared_by(&self) -> usize {
         self.heads / self.groups
     }
 
-    /// The inputs that the convolutions of `widths` remember.
+    /// The shapes of the states of short convolutions over `widths` channels.
     pub(super) fn remembered(&self, widths: &[usize]) -> Vec<[usize; 2]> {
         self.conv.map_or_else(Vec::new, |conv| widths.iter().map(|d| [conv.taps - 1, *d]).collect())
     }
 }
 
-/// A function of single numbers.
+/// An elementwise function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Pointwise {
     /// `x`
@@ -79,7 +79,7 @@ pub enum Pointwise {
 }
 
 impl Pointwise {
-    /// Of every number.
+    /// Applies it to every element.
     pub fn of<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Pointwise::Identity => x,
@@ -96,7 +96,7 @@ impl Pointwise {
     }
 }
 
-/// The inputs that a layer remembers, taken in the order in which they are put back.
+/// The past inputs of a layer, which are consumed and replaced in order.
 pub(super) struct Remembered {
     before: std::vec::IntoIter<Tensor<3>>,
     after: Vec<Tensor<3>>,
@@ -107,9 +107,9 @@ impl Remembered {
         Self { after: Vec::with_capacity(inputs.len()), before: inputs.into_iter() }
     }
 
-    /// Replaces the next ones by what `f` makes of them. Panics if there are no more.
+    /// Replaces the next past input by the one that `f` returns. Panics if there are no more.
     pub(super) fn next<T>(&mut self, f: impl FnOnce(Tensor<3>) -> (T, Tensor<3>)) -> T {
-        let (out, after) = f(self.before.next().expect("an input for each that looks back"));
+        let (out, after) = f(self.before.next().expect("a past input for each convolution or token shift"));
         self.after.push(after);
         out
     }
@@ -119,7 +119,7 @@ impl Remembered {
     }
 }
 
-/// A projection and perhaps a convolution behind it.
+/// A linear projection with an optional short convolution.
 #[derive(Module, Debug)]
 pub struct Projection {
     linear: Linear,
@@ -155,7 +155,7 @@ impl Projection {
     }
 }
 
-/// Projections of queries, keys and values, and the convolutions behind them.
+/// The projections of queries, keys and values with optional short convolutions.
 #[derive(Module, Debug)]
 pub struct Projections {
     q: Projection,
@@ -164,7 +164,8 @@ pub struct Projections {
 }
 
 impl Projections {
-    /// Those to these widths; the activations are of the convolutions behind queries and keys, and behind values.
+    /// Builds projections to `widths`. The activations apply to the convolutions of queries and keys, and to that of
+    /// values.
     pub(super) fn new(
         b: &mut Builder,
         h: &Heads,
@@ -183,7 +184,7 @@ impl Projections {
     }
 }
 
-/// The convolutions of queries, keys and values have silu.
+/// Silu after the convolutions of queries, keys and values.
 pub(super) const SILU: [ops::ConvActivation; 2] = [ops::ConvActivation::Silu; 2];
 
 /// `[B, T, H D]` → `[B, T, H, D]`
@@ -198,7 +199,7 @@ pub(super) fn flat(x: Tensor<4>) -> Tensor<3> {
     x.reshape([b, t, h * d])
 }
 
-/// Each head `times` times, one behind the other.
+/// Repeats each head `times` times; the copies are adjacent.
 pub(super) fn repeated(x: Tensor<4>, times: usize) -> Tensor<4> {
     if times == 1 {
         return x;
@@ -207,23 +208,23 @@ pub(super) fn repeated(x: Tensor<4>, times: usize) -> Tensor<4> {
     x.reshape([b, t, h, 1, d]).expand([b, t, h, times, d]).reshape([b, t, h * times, d])
 }
 
-/// Rows of length 1: `x / √(Σ x² + ε)`.
+/// Normalises rows to length 1: `x / √(Σ x² + ε)`.
 pub(super) fn unit(x: Tensor<4>, eps: f64) -> Tensor<4> {
     let width = x.dims()[3] as f64;
     ops::rms_norm(x, None, (eps / width) as f32) * width.powf(-0.5)
 }
 
-/// Rows divided by their sums.
+/// Divides rows by their sums.
 pub(super) fn of_sum(x: Tensor<4>, eps: f64) -> Tensor<4> {
     x.clone() / (x.sum_dim(3) + eps)
 }
 
-/// A vector in every row.
+/// Reshapes a vector for broadcasting over rows.
 pub(super) fn row<const D: usize>(x: &Param<Tensor<1>>) -> Tensor<D> {
     x.val().unsqueeze()
 }
 
-/// What an output is multiplied with after its norm.
+/// The gate of a normed output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
     /// `z σ(z)`
@@ -260,7 +261,7 @@ impl HeadNorm {
     }
 }
 
-/// The norm of mean and variance of each head, with a weight and a bias a channel. Wu and He 2018.
+/// Group norm with one group per head, and a weight and a bias per channel. Wu and He 2018.
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     weight: Param<Tensor<1>>,
@@ -269,7 +270,7 @@ pub struct GroupNorm {
 }
 
 impl GroupNorm {
-    /// The norm `name` of `channels` in all.
+    /// The norm `name` of `channels` channels in total.
     pub(super) fn new(b: &mut Builder, name: &str, channels: usize, eps: f64) -> Result<Self, Error> {
         Ok(Self {
             weight: b.vector(&format!("{name}.weight"), channels, Init::Constant(1.0))?,
@@ -292,7 +293,7 @@ pub(crate) fn difference(x: &Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor
     (shifted - x.clone(), last)
 }
 
-/// `f(x W_1) W_2 + b`, of low rank.
+/// A low-rank map, `f(x W_1) W_2 + b`.
 #[derive(Module, Debug)]
 pub struct LowRank {
     first: Linear,
@@ -302,7 +303,7 @@ pub struct LowRank {
 }
 
 impl LowRank {
-    /// The map through `rank` channels; `names` are those of the two matrices.
+    /// A map of rank `rank`; `names` are those of the two matrices.
     pub(super) fn new(
         b: &mut Builder,
         names: [&str; 2],
@@ -323,23 +324,23 @@ impl LowRank {
     }
 }
 
-/// A vector that is `[1, 1, n]` in the file.
+/// A vector stored as `[1, 1, n]` in the file.
 pub(crate) fn wide(b: &mut Builder, name: &str, n: usize, init: Init) -> Result<Param<Tensor<1>>, Error> {
     b.param(name, [n], Layout::Wide, Precision::Full, init)
 }
 
-/// A state with a matrix a head.
+/// An initial state with one matrix per head.
 pub(super) fn matrices(h: &Heads, inputs: &[[usize; 2]], key: usize, batch: usize, device: &Device) -> Recurrent {
     Recurrent::zeros(batch, inputs, [h.heads, key, h.value], device)
 }
 
-/// The state after a pass that read `tokens`.
+/// The state after `tokens` more tokens.
 pub(super) fn after(remembered: Remembered, memory: Tensor<4>, mut seen: Vec<usize>, tokens: usize) -> Recurrent {
     seen.iter_mut().for_each(|seen| *seen += tokens);
     Recurrent { inputs: remembered.into_inner(), memory, seen }
 }
 
-/// Plain projections of queries, keys and values, and that of the output, which has a bias.
+/// Linear projections of queries, keys and values, and of the output, which always has a bias.
 #[derive(Module, Debug)]
 pub struct Qkv {
     q: Linear,
@@ -349,7 +350,7 @@ pub struct Qkv {
 }
 
 impl Qkv {
-    /// Projections of as many heads of queries as of keys and values.
+    /// Projections with as many key heads as query heads.
     pub(super) fn new(b: &mut Builder, h: &Heads, bias: Bias, names: [&str; 4]) -> Result<Self, Error> {
         h.check(b)?;
         Ok(Self {
@@ -365,7 +366,7 @@ impl Qkv {
     }
 }
 
-/// A matrix that is not learned.
+/// Excludes a matrix from training.
 pub(super) fn fixed(matrix: Param<Tensor<2>>) -> Param<Tensor<2>> {
     matrix.set_require_grad(false)
 }

@@ -1,4 +1,4 @@
-//! The Performer's mixer. Choromanski et al. 2021, §2; projections and names as the usual PyTorch module has them.
+//! The Performer mixer. Choromanski et al. 2021, §2; projections and names as in the common PyTorch module.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -10,16 +10,16 @@ use super::parts::{self, Heads, Qkv, Remembered};
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Layout, Precision, Recurrent};
 
-/// The sizes of the mixer: keys as wide as values.
+/// The sizes of the mixer; keys are as wide as values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PerformerConfig {
-    /// The sizes in common.
+    /// The common sizes.
     pub heads: Heads,
-    /// How many random rows, `M`; `K ln K` is usual.
+    /// `M`: the number of random features; `K ln K` is usual.
     pub rows: usize,
-    /// Which features.
+    /// The kernel that the features approximate.
     pub kernel: Kernel,
-    /// What is added to each.
+    /// A constant added to each feature.
     pub epsilon: f64,
 }
 
@@ -27,14 +27,14 @@ pub struct PerformerConfig {
 #[derive(Module, Debug)]
 pub struct Performer {
     projections: Qkv,
-    /// `[M, K]`, drawn and not learned.
+    /// `[M, K]`, random and not trained.
     rows: Param<Tensor<2>>,
     #[module(skip)]
     config: PerformerConfig,
 }
 
 impl Performer {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &PerformerConfig) -> Result<Self, Error> {
         let h = &c.heads;
         let projections = Qkv::new(b, h, Bias::No, ["to_q", "to_k", "to_v", "to_out"])?;
@@ -45,7 +45,8 @@ impl Performer {
         Ok(Self { projections, rows: parts::fixed(rows), config: c.clone() })
     }
 
-    /// As it is, with rows drawn anew from standard normal numbers: from time to time in training (§2.4).
+    /// Redraws the random features from `normal`, which returns standard normal numbers: done periodically in
+    /// training (§2.4).
     #[must_use]
     pub fn redrawn(self, normal: impl FnMut() -> f64) -> Self {
         let rows = self.rows.map(|old| {

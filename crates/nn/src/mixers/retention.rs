@@ -1,4 +1,4 @@
-//! Multi-scale retention. Sun et al. 2023 (RetNet), §2.2; as flash-linear-attention builds it.
+//! Multi-scale retention. Sun et al. 2023 (RetNet), §2.2; as in flash-linear-attention.
 
 use std::sync::Arc;
 
@@ -15,18 +15,18 @@ use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections, Remember
 use crate::linear::Bias;
 use crate::{Builder, Error, Linear, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetentionConfig {
-    /// The sizes in common.
+    /// The common sizes.
     pub heads: Heads,
-    /// What queries and keys go through before they are rotated.
+    /// The feature map of queries and keys, applied before the rotation.
     pub features: Pointwise,
     /// Rotary positions of queries and keys.
     pub rotary: Rotary,
     /// Whether the output is gated.
     pub gated: bool,
-    /// What a checkpoint calls the output norm.
+    /// The name of the output norm in a checkpoint.
     pub norm: &'static str,
 }
 
@@ -42,7 +42,8 @@ pub struct Retention {
 }
 
 impl Retention {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &RetentionConfig) -> Result<Self, Error> {
         let h = &c.heads;
         h.check(b)?;

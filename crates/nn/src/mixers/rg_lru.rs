@@ -1,4 +1,4 @@
-//! The recurrent block of Griffin. De et al. 2024, §2.3; names as Hugging Face stores RecurrentGemma.
+//! The recurrent block of Griffin. De et al. 2024, §2.3; names as in Hugging Face's RecurrentGemma.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -16,9 +16,9 @@ pub struct RgLruConfig {
     pub hidden: usize,
     /// `w`: channels of the recurrence.
     pub inner: usize,
-    /// Into how many blocks the gates' matrices are cut.
+    /// The number of diagonal blocks of the gates' matrices.
     pub blocks: usize,
-    /// Taps of the convolution.
+    /// The number of taps of the short convolution.
     pub conv: usize,
 }
 
@@ -39,10 +39,10 @@ pub struct RgLru {
 }
 
 impl RgLru {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if `inner` is no multiple of `blocks`.
     pub fn new(b: &mut Builder, c: &RgLruConfig) -> Result<Self, Error> {
         if c.blocks == 0 || !c.inner.is_multiple_of(c.blocks) {
-            return Err(b.error(format!("{} channels cannot be cut into {} blocks", c.inner, c.blocks)));
+            return Err(b.error(format!("{} channels cannot be divided into {} blocks", c.inner, c.blocks)));
         }
         let width = c.inner / c.blocks;
         let bound = (width as f32).powf(-0.5);
@@ -59,7 +59,7 @@ impl RgLru {
                 y,
                 x,
                 conv,
-                // Decays of 0.9 to 0.999 where the gate is open.
+                // Initial decays of 0.9 to 0.999 for an open gate.
                 lambda: b.vector("recurrent_param", c.inner, Init::Ramp(-8.5, -4.3))?,
                 input_weight: weight(b, "input_gate_weight")?,
                 input_bias: bias(b, "input_gate_bias")?,

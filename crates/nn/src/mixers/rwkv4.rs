@@ -1,4 +1,4 @@
-//! The time mixing of RWKV-4. Peng et al. 2023 (RWKV), §3; names as Hugging Face stores it.
+//! The time mixing of RWKV-4. Peng et al. 2023 (RWKV), §3; names as in Hugging Face.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -34,11 +34,11 @@ pub struct Rwkv4 {
     inner: usize,
 }
 
-/// The logarithm of the largest weight before the first token: less than any.
+/// The initial log-maximum of the weights, below that of any token.
 const NOTHING: f32 = -1e38;
 
 impl Rwkv4 {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv4Config) -> Result<Self, Error> {
         let (d, a) = (c.hidden, c.inner);
         Ok(Self {
@@ -67,7 +67,7 @@ impl Rwkv4 {
         let [b, t, _] = x.dims();
         let mut remembered = Remembered::of(state.inputs);
         let delta = remembered.next(|before| parts::difference(&x, before));
-        // The weight is that of the token itself, the rest its predecessor's.
+        // The weight is the share of the current token; the rest is the share of the previous one.
         let mixed = |mix: &Param<Tensor<1>>| x.clone() + delta.clone() * parts::row::<3>(mix).neg().add_scalar(1.0);
         let (o, memory) = ops::rwkv4(ops::Rwkv4 {
             k: self.key.forward(mixed(&self.mix_key)),

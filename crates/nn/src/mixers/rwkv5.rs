@@ -1,4 +1,4 @@
-//! The time mixing of RWKV-5. Peng et al. 2024 (Eagle and Finch), §4.1; names as the authors store it.
+//! The time mixing of RWKV-5. Peng et al. 2024 (Eagle and Finch), §4.1; names as in the authors' checkpoints.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -16,7 +16,8 @@ pub struct Rwkv5Config {
     pub hidden: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// ε of the norm of heads. The authors divide by 8 first, which makes of their 1e-5 the 64e-5 of later versions.
+    /// ε of the group norm. The authors divide its input by 8, which turns their ε of 1e-5 into the 64e-5 of later
+    /// versions.
     pub norm_eps: f64,
 }
 
@@ -36,15 +37,16 @@ pub struct Rwkv5 {
     width: usize,
 }
 
-/// What is mixed, in the order of the parameters.
+/// The token-shift weights, in the order of the parameters.
 const MIXES: [&str; 4] = ["time_mix_r", "time_mix_k", "time_mix_v", "time_mix_g"];
 
 impl Rwkv5 {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv5Config) -> Result<Self, Error> {
         let d = c.hidden;
         if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {
-            return Err(b.error(format!("{d} channels cannot be cut into heads of {}", c.head_dim)));
+            return Err(b.error(format!("{d} channels cannot be divided into heads of {}", c.head_dim)));
         }
         let heads = d / c.head_dim;
         let of_head =
@@ -72,7 +74,7 @@ impl Rwkv5 {
         let t = x.dims()[1];
         let mut remembered = Remembered::of(state.inputs);
         let delta = remembered.next(|before| parts::difference(&x, before));
-        // The weight is that of the token itself, the rest its predecessor's.
+        // The weight is the share of the current token; the rest is the share of the previous one.
         let mixed = |i: usize| x.clone() + delta.clone() * parts::row::<3>(&self.mix[i]).neg().add_scalar(1.0);
         let heads = |x| parts::heads(x, self.heads);
         let (o, memory) = ops::rwkv5(ops::Rwkv5 {

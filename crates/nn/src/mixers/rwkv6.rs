@@ -1,4 +1,4 @@
-//! The time mixing of RWKV-6. Peng et al. 2024 (Eagle and Finch), §4.2; names as flash-linear-attention stores it.
+//! The time mixing of RWKV-6. Peng et al. 2024 (Eagle and Finch), §4.2; names as in flash-linear-attention.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -14,17 +14,17 @@ use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
 pub struct Rwkv6Config {
     /// `d`: width of the model.
     pub hidden: usize,
-    /// `H`: heads.
+    /// `H`: the number of heads.
     pub heads: usize,
     /// `K`: width of a head's keys.
     pub key: usize,
     /// `V`: width of a head's values.
     pub value: usize,
-    /// Rank of what the mixing depends on.
+    /// Rank of the data-dependent token shift.
     pub mix_rank: usize,
-    /// Rank of what the decay depends on.
+    /// Rank of the data-dependent decay.
     pub decay_rank: usize,
-    /// ε of the norm of heads.
+    /// ε of the group norm.
     pub norm_eps: f64,
 }
 
@@ -47,11 +47,12 @@ pub struct Rwkv6 {
     config: Rwkv6Config,
 }
 
-/// Receptance, decay, key, value, gate: what the mixing is made for, in the order of the parameters.
+/// The number of token-shifted inputs: receptance, decay, key, value, gate, in the order of the parameters.
 const SLOTS: usize = 5;
 
 impl Rwkv6 {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv6Config) -> Result<Self, Error> {
         let (d, key, value) = (c.hidden, c.heads * c.key, c.heads * c.value);
         if key == 0 || value == 0 {

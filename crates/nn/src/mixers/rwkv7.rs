@@ -1,4 +1,4 @@
-//! The time mixing of RWKV-7. Peng et al. 2025 (Goose), §4; names as flash-linear-attention stores it.
+//! The time mixing of RWKV-7. Peng et al. 2025 (Goose), §4; names as in flash-linear-attention.
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
@@ -17,13 +17,13 @@ pub struct Rwkv7Config {
     pub hidden: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Ranks of what decay, gate, erasure and the share of the first layer's values depend on.
+    /// Ranks of the low-rank maps of decay, gate, in-context learning rate, and value residual.
     pub ranks: [usize; 4],
-    /// Whether it is the first layer, whose values later ones mix in.
+    /// Whether this is the first layer, whose values later layers interpolate with their own.
     pub first: bool,
-    /// ε of the norm of heads.
+    /// ε of the group norm.
     pub norm_eps: f64,
-    /// Whether lengths are bounded from below as they are, not under the root.
+    /// Whether the Euclidean norm is bounded from below directly, and not under the square root.
     pub plain_lengths: bool,
 }
 
@@ -48,17 +48,18 @@ pub struct Rwkv7 {
     plain_lengths: bool,
 }
 
-/// What is mixed, in the order of the parameters.
+/// The token-shift weights, in the order of the parameters.
 const MIXES: [&str; 6] = ["x_r", "x_w", "x_k", "x_v", "x_a", "x_g"];
-/// The strongest decay's logarithm: `−e^{-1/2}`.
+/// The logarithm of the strongest decay: `−e^{-1/2}`.
 const STRONGEST: f64 = -0.606_530_659_712_633_4;
 
 impl Rwkv7 {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if the sizes are inconsistent, or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &Rwkv7Config) -> Result<Self, Error> {
         let d = c.hidden;
         if c.head_dim == 0 || !d.is_multiple_of(c.head_dim) {
-            return Err(b.error(format!("{d} channels cannot be cut into heads of {}", c.head_dim)));
+            return Err(b.error(format!("{d} channels cannot be divided into heads of {}", c.head_dim)));
         }
         let heads = d / c.head_dim;
         let [of_w, of_g, of_a, of_v] = c.ranks;

@@ -1,7 +1,8 @@
-//! Transformer-XL's attention, by content and by distance, over a memory of the layer's past inputs. Dai et al. 2019, §3.
+//! The attention of Transformer-XL with relative positions, over a memory of the layer's past inputs. Dai et al.
+//! 2019, §3.
 //!
-//! The memory has as many rows as it may have from the start: before the text they are zeros, which are attended to as any other row (as
-//! transformers does), or are not there at all (as in the paper's own code).
+//! The memory has its full length from the start. Before the text, its rows are either zeros that are attended to
+//! like any other row (as in the library transformers), or masked (as in the code of the paper).
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
@@ -12,24 +13,25 @@ use crate::linear::Bias;
 use crate::norm::{Norm, NormConfig};
 use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
 
-/// The sizes and switches of the mixer.
+/// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TransformerXlConfig {
     /// `d`: width of the model; even.
     pub hidden: usize,
-    /// Heads.
+    /// The number of heads.
     pub heads: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// `M`: how many tokens before the segment are remembered.
+    /// `M`: the number of tokens in the memory.
     pub memory: usize,
-    /// From which distance on all are the same.
+    /// The distance beyond which all distances are treated as equal; `None` for no limit.
     pub clamp: Option<usize>,
-    /// Whether a query sees as many tokens wherever it stands in the segment: with it, it does not matter where a text is cut.
+    /// Whether every query attends to the same number of tokens. If so, the result does not depend on how a text is
+    /// split across calls.
     pub same_length: bool,
-    /// Whether zeros are remembered before the text.
+    /// Whether the initial memory consists of zeros that are attended to.
     pub zeros: bool,
-    /// A norm of the inputs, memory and all, where the mixer has one of its own.
+    /// A norm of the inputs including the memory, if the mixer has one of its own.
     pub norm: Option<NormConfig>,
 }
 
@@ -41,11 +43,11 @@ pub struct TransformerXl {
     config: TransformerXlConfig,
 }
 
-/// The longest memory.
+/// The maximum number of tokens in the memory.
 pub(super) const LONGEST: usize = 1 << 20;
 
 impl TransformerXl {
-    /// The mixer under the builder's scope.
+    /// Builds the mixer under the builder's scope. Errors if a size is out of range.
     pub fn new(b: &mut Builder, c: &TransformerXlConfig) -> Result<Self, Error> {
         if c.memory > LONGEST || (c.memory == 0 && c.same_length) {
             let least = usize::from(c.same_length);
@@ -60,7 +62,7 @@ impl TransformerXl {
         Recurrent::zeros(batch, &[[c.memory, c.hidden]], [1, 1, 0], device)
     }
 
-    /// How many rows of a sequence's memory are there.
+    /// The number of valid rows in the memory of a sequence.
     fn there(&self, seen: usize) -> usize {
         if self.config.zeros { self.config.memory } else { seen.min(self.config.memory) }
     }
@@ -79,7 +81,7 @@ impl TransformerXl {
         }
         let [memory] = <[Tensor<3>; 1]>::try_from(state.inputs).expect("one memory");
         let all = if c.memory == 0 { x } else { Tensor::cat(vec![memory.clone(), x], 1) };
-        // Of rows that no query sees, nothing is made.
+        // Rows that no query attends to are not projected.
         let seen = all.clone().narrow(1, c.memory - there, there + t);
         let out = self.attention.forward(seen, there, c.same_length.then(|| c.memory - 1));
         let memory = if c.memory == 0 { memory } else { all.narrow(1, t, c.memory) };
@@ -92,7 +94,7 @@ impl TransformerXl {
     }
 }
 
-/// Attention by content and by distance over rows of inputs, with its projections.
+/// Attention with content and relative-position scores over rows of inputs, with its projections.
 #[derive(Module, Debug)]
 pub(super) struct ByDistance {
     qkv_net: Linear,
@@ -107,7 +109,7 @@ pub(super) struct ByDistance {
     sizes: Sizes,
 }
 
-/// What is no parameter.
+/// The configuration, which holds no parameters.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
     hidden: usize,
@@ -126,7 +128,7 @@ impl ByDistance {
         let inner = heads * head_dim;
         if inner == 0 || !hidden.is_multiple_of(2) {
             let found = format!("{heads} heads of {head_dim} channels in a model of {hidden}");
-            return Err(b.error(format!("{found}: want some, and an even width")));
+            return Err(b.error(format!("{found}: want at least one each, and an even width")));
         }
         let bias = |b: &mut Builder, name: &str| {
             b.param(name, [heads, head_dim], Layout::Same, Precision::Full, Init::Constant(0.0))
@@ -147,7 +149,7 @@ impl ByDistance {
         self.projected(rows, self.qkv_net.weight.val())
     }
 
-    /// The same, with nothing flowing back into what makes them.
+    /// The same with detached projections: no gradient flows into their weights.
     pub(super) fn given(&self, rows: Tensor<3>) -> [Tensor<4>; 3] {
         self.projected(rows, self.qkv_net.weight.val().detach())
     }
@@ -163,7 +165,8 @@ impl ByDistance {
         [0, 1, 2].map(|i| qkv.clone().narrow(2, i * inner, inner).reshape([batch, n, heads, head_dim]))
     }
 
-    /// Of rows `[B, S, d]`, those behind the first `past` attend to all up to themselves, or to `left` before them.
+    /// Of the rows `[B, S, d]`, those after the first `past` attend to all rows up to themselves, or to the `left`
+    /// rows before them.
     pub(super) fn forward(&self, rows: Tensor<3>, past: usize, left: Option<usize>) -> Tensor<3> {
         let (Sizes { heads, head_dim, .. }, [batch, length, _]) = (self.sizes, rows.dims());
         let r = self.r_net.forward(self.distances(length, &rows.device()));
@@ -180,13 +183,13 @@ impl ByDistance {
         self.o_net.forward(o.reshape([batch, length - past, heads * head_dim]))
     }
 
-    /// What stands for each distance from 0 on, `[n, d]`: sines of it, then cosines.
+    /// The position embedding of each distance `0..n`, `[n, d]`: sines, then cosines.
     fn distances(&self, n: usize, device: &Device) -> Tensor<2> {
         let (d, clamp) = (self.sizes.hidden, self.sizes.clamp.unwrap_or(usize::MAX));
         let frequencies: Vec<f32> = (0..d / 2).map(|i| 10_000f64.powf(-2.0 * i as f64 / d as f64) as f32).collect();
         let mut rows = Vec::with_capacity(n * d);
         for distance in 0..n {
-            // In f32, as the library multiplies them.
+            // In f32, as in the library.
             let distance = distance.min(clamp) as f32;
             rows.extend(frequencies.iter().map(|f| f64::from(distance * f).sin() as f32));
             rows.extend(frequencies.iter().map(|f| f64::from(distance * f).cos() as f32));

@@ -1,8 +1,9 @@
-//! Reformer: reversible blocks of hashed and of local attention, positions on two axes. Kitaev et al. 2020, as Hugging Face has it.
+//! Reformer: reversible blocks of LSH attention and local attention, with axial positions. Kitaev et al. 2020, as in
+//! Hugging Face.
 //!
 //! $$ a \leftarrow a + \mathrm{Attn}(\mathrm{LN}(h)), \qquad h \leftarrow h + \mathrm{FF}(\mathrm{LN}(a)), \qquad y = \mathrm{LN}([a \mid h]) $$
 //!
-//! Texts longer than a chunk are filled up to whole chunks, which nobody sees. Each sequence is read by itself.
+//! Texts longer than a chunk are padded to whole chunks, and the padding is masked. Each sequence is read separately.
 
 use std::sync::Arc;
 
@@ -26,41 +27,43 @@ mod rotations;
 pub struct ReformerConfig {
     /// Size of the vocabulary.
     pub vocabulary: usize,
-    /// `d`: width of either stream; outputs are twice as wide.
+    /// `d`: the width of each of the two streams; outputs have width `2 d`.
     pub hidden: usize,
-    /// Heads, and the width of each.
+    /// The number of heads and the width of each.
     pub heads: [usize; 2],
-    /// The blocks' attention, in order.
+    /// The attention of the blocks, in order.
     pub blocks: Vec<ReformerAttention>,
-    /// How positions are learned.
+    /// The learned position embeddings.
     pub positions: ReformerPositions,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     pub causal: bool,
     /// The norms.
     pub norm: NormConfig,
     /// The feed-forward layers.
     pub feed_forward: FeedForwardConfig,
-    /// The longest text of the model: it decides how many buckets there are where nobody says it.
+    /// The maximum number of tokens, from which the number of buckets is derived if it is not configured.
     pub longest: usize,
-    /// The token that texts are filled up with.
+    /// The padding token.
     pub pad: u32,
-    /// What random rotations are drawn from.
+    /// The seed of the random rotations.
     pub seed: u64,
 }
 
-/// A block's attention.
+/// The attention of a block.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ReformerAttention {
-    /// By hashing, in so many rounds.
+    /// LSH attention.
     Hashed {
-        /// Tokens of a chunk, and how many chunks before and after a token's own it sees.
+        /// The number of tokens of a chunk, and the numbers of chunks before and after a token's own chunk that it
+        /// attends to.
         chunk: [usize; 3],
-        /// Rounds.
+        /// The number of hash rounds.
         rounds: usize,
-        /// Buckets, or their factors; found from the length if absent.
+        /// The number of buckets or its factors; derived from the length of the text if `None`.
         buckets: Option<Vec<usize>>,
     },
-    /// Of the chunks around a token's own; the first and the last are neighbours.
+    /// Attention to a token's own chunk and the given numbers of chunks before and after it, cyclically: the first
+    /// and the last chunk are neighbours.
     Local([usize; 3]),
 }
 
@@ -72,22 +75,22 @@ impl ReformerAttention {
     }
 }
 
-/// How positions are learned.
+/// The learned position embeddings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReformerPositions {
-    /// A table of so many rows.
+    /// A table with this many rows.
     Table(usize),
-    /// Two tables, of the rows and of the columns of a rectangle: how many there are, and the width of each.
+    /// Axial positions: the concatenation of an embedding of the row and one of the column of a grid.
     Axial {
-        /// Rows and columns.
+        /// The number of rows and columns of the grid.
         shape: [usize; 2],
-        /// Widths; together that of the model.
+        /// The widths of the two embeddings, which sum to the width of the model.
         widths: [usize; 2],
     },
 }
 
 impl ReformerConfig {
-    /// What whole chunks a text that is filled up consists of.
+    /// The least common multiple of the chunk lengths, to which texts are padded.
     fn step(&self) -> usize {
         fn divisor(a: usize, b: usize) -> usize {
             if b == 0 { a } else { divisor(b, a % b) }
@@ -100,13 +103,13 @@ impl ReformerConfig {
         self.blocks.iter().map(ReformerAttention::chunk).min().unwrap_or(1)
     }
 
-    /// How long a text of `t` tokens is when it is filled up.
+    /// The padded length of a text of `t` tokens.
     fn filled(&self, t: usize) -> usize {
         let step = self.step();
         if t <= self.least() || t.is_multiple_of(step) { t } else { t.div_ceil(step).saturating_mul(step) }
     }
 
-    /// The longest text there are positions for.
+    /// The maximum number of tokens, which the position embeddings determine.
     pub fn readable(&self) -> usize {
         let rows = match self.positions {
             ReformerPositions::Table(rows) => rows,
@@ -128,11 +131,11 @@ pub struct Reformer {
     config: ReformerConfig,
 }
 
-/// One block.
+/// A block.
 #[derive(Module, Debug)]
 pub struct ReformerBlock {
     attention_norm: Norm,
-    /// Of queries, which are keys, too, where there are no others.
+    /// The projection of queries, which are also the keys if there is no key projection.
     query: Linear,
     key: Option<Linear>,
     value: Linear,
@@ -144,7 +147,8 @@ pub struct ReformerBlock {
 }
 
 impl Reformer {
-    /// The model under the builder's scope.
+    /// Builds the model under the builder's scope. Errors if the configuration is invalid or a weight is missing or
+    /// has another shape.
     pub fn new(b: &mut Builder, c: &ReformerConfig) -> Result<Self, Error> {
         let inner = c.heads[0] * c.heads[1];
         b.scope("reformer", |b| {
@@ -191,17 +195,18 @@ impl Reformer {
         })
     }
 
-    /// Where the weights are.
+    /// The device of the weights.
     pub fn device(&self) -> Device {
         self.embedding.weight.val().device()
     }
 
-    /// The table of embeddings, `[vocabulary, d]`.
+    /// The embedding table, `[vocabulary, d]`.
     pub fn embeddings(&self) -> Tensor<2> {
         self.embedding.weight.val()
     }
 
-    /// The hidden states, `[B, T, 2 d]`. Panics if an id is beyond the vocabulary or a text longer than [`ReformerConfig::readable`].
+    /// The hidden states, `[B, T, 2 d]`. Panics if an id exceeds the vocabulary or a text is longer than
+    /// [`ReformerConfig::readable`].
     pub fn forward(&self, of: &Reading<'_>) -> Tensor<3> {
         if let Some(bounds) = of.packed {
             let texts = bounds.windows(2).filter(|w| w[0] < w[1]);
@@ -228,7 +233,7 @@ impl Reformer {
         self.norm.forward(Tensor::cat(vec![a, h], 2)).narrow(1, 0, t)
     }
 
-    /// The positions' embeddings, `[1, n, d]`.
+    /// The position embeddings, `[1, n, d]`.
     fn places(&self, n: usize) -> Tensor<3> {
         let all: Vec<u32> = (0..n as u32).collect();
         match (&self.positions, &self.axes) {
@@ -265,13 +270,14 @@ impl ReformerBlock {
                 let hash = ops::LshHash::Buckets(buckets);
                 ops::lsh_attention(ops::LshAttention { x: q, v, hash, lsh, keep: keep.cloned() })
             }
-            (ReformerAttention::Local(_), None) => unreachable!("local attention has keys"),
+            (ReformerAttention::Local(_), None) => unreachable!("local attention has a key projection"),
         };
         self.out.forward(out.reshape([b, t, heads * width]))
     }
 }
 
-/// The buckets of a text's tokens, each round counted on from the last; those that are not there have one of their own.
+/// The buckets of a text's tokens. Bucket numbers of each round follow those of the previous round; padding has a
+/// bucket of its own.
 fn hashed(
     x: &Tensor<4>,
     (chunk, rounds): (usize, usize),
@@ -286,7 +292,7 @@ fn hashed(
     let factors = buckets.map_or_else(|| found(t, chunk, c.longest), <[usize]>::to_vec);
     let all: usize = factors.iter().product();
     let data: Vec<f32> = x.clone().into_data().iter::<f32>().collect();
-    let data = Array4::from_shape_vec((b, t, heads, width), data).expect("as many numbers");
+    let data = Array4::from_shape_vec((b, t, heads, width), data).expect("the data has this shape");
     let rotations = rotations::rotations(c.seed, [heads, width, rounds], &factors);
     let views: Vec<_> = rotations.iter().map(|r| r.view()).collect();
     let mut hashed = lsh::hash(data.view(), &views).unwrap_or_else(|e| panic!("{e}"));
@@ -299,7 +305,7 @@ fn hashed(
     hashed
 }
 
-/// How many buckets a text of `t` tokens has where nobody says it: a power of two, in two factors where it is large.
+/// The default number of buckets for `t` tokens: a power of two, split into two factors if it is large.
 fn found(t: usize, chunk: usize, longest: usize) -> Vec<usize> {
     let power = (2 * (t / chunk)).ilog2();
     let limit = 2 * ((longest / chunk).isqrt()).max(chunk);
@@ -309,7 +315,8 @@ fn found(t: usize, chunk: usize, longest: usize) -> Vec<usize> {
     vec![1 << power]
 }
 
-/// Local attention over `t` tokens: who sees whom, and how often where a chunk is met from both sides.
+/// The pattern of local attention over `t` tokens, and the logarithms of the multiplicities if a chunk is reached
+/// from both sides.
 fn local(
     [chunk, before, after]: [usize; 3],
     t: usize,
@@ -320,7 +327,7 @@ fn local(
         return (Arc::new(Patterned::new(Dense { causal })), None);
     }
     let n = t / chunk;
-    // Further than all of them is no step at all.
+    // An offset of at least the number of chunks becomes 0.
     let step = |c: usize, by: isize| match by.unsigned_abs() {
         far if far >= n => c,
         _ => (c as isize + by).rem_euclid(n as isize) as usize,

@@ -1,14 +1,14 @@
-//! The random rotations that Reformer hashes by: `torch.randn` from a seed, number for number, so that buckets are those of Hugging Face's models with a
-//! `hash_seed`.
+//! The random rotations of Reformer's hash functions. They reproduce `torch.randn` from a seed exactly, so that
+//! buckets equal those of Hugging Face's models with a `hash_seed`.
 
 use ndarray::{Array4, ArrayD, Axis, Slice};
 use rand_mt::Mt;
 
-/// Rotations `[H, D, rounds, n / 2]` for each of the factors `n` of the number of buckets.
+/// Rotations `[H, D, rounds, n / 2]` for each factor `n` of the number of buckets.
 pub(super) fn rotations(seed: u64, [heads, width, rounds]: [usize; 3], buckets: &[usize]) -> Vec<ArrayD<f32>> {
     let columns: usize = buckets.iter().map(|n| n / 2).sum();
     let all = normal(seed, heads * width * rounds * columns);
-    let all = Array4::from_shape_vec((heads, width, rounds, columns), all).expect("as many numbers");
+    let all = Array4::from_shape_vec((heads, width, rounds, columns), all).expect("the data has this shape");
     let mut from = 0;
     let part = |n: &usize| {
         let to = from + n / 2;
@@ -19,7 +19,8 @@ pub(super) fn rotations(seed: u64, [heads, width, rounds]: [usize; 3], buckets: 
     buckets.iter().map(part).collect()
 }
 
-/// `n` standard normal numbers: of Box and Muller 1958, sixteen at a time, or one pair at a time where there are fewer.
+/// `n` standard normal numbers by the Box–Muller transform (1958): in blocks of sixteen, or in pairs if `n` is less
+/// than sixteen.
 fn normal(seed: u64, n: usize) -> Vec<f32> {
     let mut random = Mt::new(seed as u32);
     if n < 16 {
@@ -47,7 +48,7 @@ fn normal(seed: u64, n: usize) -> Vec<f32> {
     };
     out.chunks_exact_mut(16).for_each(pairs);
     if !n.is_multiple_of(16) {
-        // The last sixteen anew, over what was there.
+        // The last sixteen numbers are redrawn and overwrite the existing ones.
         let last = &mut out[n - 16..];
         last.iter_mut().for_each(|x| *x = uniform());
         pairs(last);
