@@ -51,7 +51,7 @@ impl<F: Copy> Inputs<'_, F> {
             // Not read: keys are what the gate lets go.
             k: self.g,
             v: self.v,
-            gate: Gate::LetIn(self.g),
+            gate: Gate::TiedKeys(self.g),
             erase: Erase::None,
             bonus: None,
             scale: self.scale,
