@@ -1,4 +1,4 @@
-//! A transition that is diagonal plus low rank: the general case of the family.
+//! A diagonal-plus-low-rank transition, the general case of the family.
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
@@ -32,9 +32,9 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, V]`
     pub v: ArrayView4<'a, F>,
-    /// What reads that which is erased, `[B, T, H, K]`
+    /// `a`, which reads the vector to be erased, `[B, T, H, K]`
     pub a: ArrayView4<'a, F>,
-    /// Where it goes, `[B, T, H, K]`
+    /// `b`, with which that vector is written, `[B, T, H, K]`
     pub b: ArrayView4<'a, F>,
     /// The gate's logarithm, `[B, T, H, K]`, ≤ 0
     pub g: ArrayView4<'a, F>,

@@ -1,4 +1,4 @@
-//! RWKV-6 (Finch): a decay a key channel and token, read before it is written, with a bonus for the token itself.
+//! RWKV-6 (Finch): a decay per key channel and token; the state is read before it is written, with a bonus for the token itself.
 //!
 //! $$ o_t = s\,(S_{t-1} + \mathrm{Diag}(u)\, k_t v_t^\top)^\top q_t, \qquad S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + k_t v_t^\top $$
 //!
