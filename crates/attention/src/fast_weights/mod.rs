@@ -364,7 +364,7 @@ impl<'a> Tokens<'a> {
         decay::scale(s, self.k(t, h), out);
     }
 
-    /// As [`Tokens::erasing`], given the factors of the gate. For the delta rules these may include a further decay,
+    /// As [`Tokens::a`], given the factors of the gate. For the delta rules these may include a further decay,
     /// by which `a_t` is then multiplied.
     #[inline(always)]
     fn a_with<S: Lanes>(&self, s: S, t: usize, h: usize, factors: &[f32], out: &mut [f32]) {

@@ -90,7 +90,7 @@ pub(super) trait Prefetch {
 }
 
 /// A pass that prefetches nothing.
-pub(super) struct Independent;
+pub(super) struct NoPrefetch;
 
 impl Prefetch for NoPrefetch {
     fn queue_rows(&self, _: usize, _: &mut PrefetchQueue) {}

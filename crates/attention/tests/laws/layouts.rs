@@ -79,7 +79,7 @@ fn random_blocks_match_transformers() {
 }
 
 #[test]
-fn bigbird_counts_the_first_block_once_per_random_block() {
+fn bigbird_random_blocks_are_the_first_block_outside_training() {
     let of = square(2, 700);
     let layout = BigBird { block: 16, ..BigBird::default() }.layout(&of).expect("a layout");
     assert_eq!(layout.heads(), 1);

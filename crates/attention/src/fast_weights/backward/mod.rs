@@ -75,7 +75,7 @@ pub(crate) fn backward_times(
     let d_o = Rows::of(op, "d o", &d_o)?;
     let state: Vec<f32> = state.iter().copied().collect();
     let mut d_state: Vec<f32> = d_state.iter().copied().collect();
-    let some = |there: bool, width: usize| memory::unwritten(if there { b * t * heads * width } else { 0 });
+    let buffer = |there: bool, width: usize| memory::unwritten(if there { b * t * heads * width } else { 0 });
     let general = input.erase.is_some();
     let mut by_head = ByHead {
         q: buffer(true, k),
@@ -148,7 +148,7 @@ pub(crate) fn backward_times(
 /// The gradients if there are no tokens or the state is empty: the gradient to the state is passed through.
 fn empty_gradient(x: &Tokens<'_>, d_state: ArrayView4<'_, f32>) -> Result<Gradient, Error> {
     let Dims { b, t, g, h, k, v } = x.dims;
-    let some = |there: bool, heads: usize, width: usize| Array4::zeros((b, if there { t } else { 0 }, heads, width));
+    let buffer = |there: bool, heads: usize, width: usize| Array4::zeros((b, if there { t } else { 0 }, heads, width));
     Ok(Gradient {
         q: buffer(true, g, k),
         k: buffer(true, g, k),
