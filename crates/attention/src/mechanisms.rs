@@ -1,4 +1,5 @@
-//! The list of mechanisms, declared once: tests, benches, `longreach list` and the table of `docs/mechanisms.md` walk it.
+//! The list of mechanisms, declared once: tests, benches, `longreach list` and the table of `docs/mechanisms.md` walk
+//! it.
 
 use crate::operation::Operation;
 use crate::softmax::{self, operation as attention};

@@ -2,7 +2,8 @@
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top $$
 //!
-//! With `a = e^g ⊙ k` and `b = −β k` these are the delta rules. All members use the matrix-state kernel of `fast_weights`.
+//! With `a = e^g ⊙ k` and `b = −β k` these are the delta rules. All members use the matrix-state kernel of
+//! `fast_weights`.
 
 pub mod delta_rule;
 pub mod dplr;

@@ -7,9 +7,9 @@
 //! The delta rules have `a_t = e^{g_t} ⊙ k_t`, `b_t = −β_t k_t` and write `β_t v_t`, which is one write of
 //! `δ_t = β_t (v_t − S_{t-1}ᵀ a_t)`.
 //!
-//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g: [B, T, H]` or `[B, T, H, K]` · `β: [B, T, H]` ·
-//! `a b: [B, T, H, K]` · `u: [H, K]` · state `[S, H, K, V]` · O(T H K V) time, two to four operations per cell and
-//! token.
+//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g: [B, T, H]` or `[B, T, H, K]` ·
+//! `β: [B, T, H]` · `a b: [B, T, H, K]` · `u: [H, K]` · state `[S, H, K, V]` · O(T H K V) time, two to four operations
+//! per cell and token.
 
 use std::borrow::Cow;
 use std::fmt::Debug;

@@ -3,10 +3,10 @@
 //! $$ (a, b) \mapsto m\,(a \cos\varphi - b \sin\varphi,\; b \cos\varphi + a \sin\varphi), \qquad \varphi = p\,\omega_i,\quad
 //!    \omega_i = \theta^{-2i/r} $$
 //!
-//! for the first `r` channels of every head; the others are unchanged. Channel `i` is paired with `i + r/2`, or `2i` with
-//! `2i + 1` if interleaved.
-//! [`Scaling`] changes the frequencies `ω` and the magnitude `m` for contexts longer than in training. Angles are computed in f64.
-//! O(T H r). Su et al. 2021 (RoFormer), eq. 34; the scalings are Hugging Face's, by their names.
+//! for the first `r` channels of every head; the others are unchanged. Channel `i` is paired with `i + r/2`, or `2i`
+//! with `2i + 1` if interleaved. [`Scaling`] changes the frequencies `ω` and the magnitude `m` for contexts longer
+//! than in training. Angles are computed in f64. O(T H r). Su et al. 2021 (RoFormer), eq. 34; the scalings are Hugging
+//! Face's, by their names.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView2};

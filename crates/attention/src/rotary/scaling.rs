@@ -132,11 +132,11 @@ pub struct Frequencies {
 }
 
 impl Scaling {
-    /// Reads `rope_scaling` or `rope_parameters` of a model's `config.json`. `null` means no scaling, fields that are `null`
-    /// count as absent, and the older key `type` is read as `rope_type`. As in transformers, `longest`, the model's own
-    /// `max_position_embeddings`, is the default of `original_max_position_embeddings`, of the length in `dynamic`, and of the
-    /// numerator of `longrope`'s factor. An unknown field is an error; fields of the rotation itself and of other scalings are
-    /// accepted.
+    /// Reads `rope_scaling` or `rope_parameters` of a model's `config.json`. `null` means no scaling, fields that are
+    /// `null` count as absent, and the older key `type` is read as `rope_type`. As in transformers, `longest`, the
+    /// model's own `max_position_embeddings`, is the default of `original_max_position_embeddings`, of the length in
+    /// `dynamic`, and of the numerator of `longrope`'s factor. An unknown field is an error; fields of the rotation
+    /// itself and of other scalings are accepted.
     pub fn from_config(parameters: &Value, longest: Option<usize>) -> Result<Self, Error> {
         const SCALING: &str = "scaling";
         let mut fields = match parameters {

@@ -2,8 +2,8 @@
 //!
 //! $$ S_t = S_{t-1} + \beta_t\, k_t (v_t - S_{t-1}^\top k_t)^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
-//! Keys must have norm 1, or the state grows without bounds. State `[S, H, K, V]` f32 · O(T H K V) time. Schlag et al. 2021, eq. 24; Yang et al. 2024
-//! (DeltaNet), eq. 2.
+//! Keys must have norm 1, or the state grows without bounds. State `[S, H, K, V]` f32 · O(T H K V) time. Schlag et al.
+//! 2021, eq. 24; Yang et al. 2024 (DeltaNet), eq. 2.
 
 use ndarray::{ArrayView3, ArrayView4};
 

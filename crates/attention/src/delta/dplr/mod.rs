@@ -2,8 +2,8 @@
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
-//! `a` reads the state before it decays. State `[S, H, K, V]` f32 · O(T H K V) time. As in flash-linear-attention's `generalized_delta_rule`; Peng et al. 2025
-//! (RWKV-7), eq. 17.
+//! `a` reads the state before it decays. State `[S, H, K, V]` f32 · O(T H K V) time. As in flash-linear-attention's
+//! `generalized_delta_rule`; Peng et al. 2025 (RWKV-7), eq. 17.
 
 use ndarray::ArrayView4;
 

@@ -23,7 +23,8 @@ pub struct Gradient {
     pub state: Array4<f32>,
 }
 
-/// Returns the gradients, given those to the output, `d_o: [B, T, H, V]`, and to the state after the last token, `d_state`.
+/// Returns the gradients, given those to the output, `d_o: [B, T, H, V]`, and to the state after the last token,
+/// `d_state`.
 ///
 /// `state` is the state before the first token, as passed to the forward call.
 pub fn backward(

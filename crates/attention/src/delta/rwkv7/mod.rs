@@ -2,7 +2,8 @@
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} - (\hat\kappa_t \odot a_t)(S_{t-1}^\top \hat\kappa_t)^\top + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
-//! The receptance `r` of the paper is `q` here, `κ̂` must have norm 1. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2025 (RWKV-7), eq. 15–18.
+//! The receptance `r` of the paper is `q` here, `κ̂` must have norm 1. State `[S, H, K, V]` f32 · O(T H K V) time.
+//! Peng et al. 2025 (RWKV-7), eq. 15–18.
 
 use ndarray::ArrayView4;
 

@@ -6,7 +6,8 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::Inputs;
 use crate::{Error, fast_weights};
 
-/// Returns the outputs, `[B, T, H, V]`, of whole sequences or segments of them. `state` `[S, H, K, V]` is updated in place.
+/// Returns the outputs, `[B, T, H, V]`, of whole sequences or segments of them. `state` `[S, H, K, V]` is updated in
+/// place.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     fast_weights::forward(&x.kernel(), state, cx)
 }

@@ -3,8 +3,8 @@
 //! $$ \phi(x_t) = \left[ \max(x_t, 0) \sin\frac{\pi t}{2m},\; \max(x_t, 0) \cos\frac{\pi t}{2m} \right], \qquad
 //!    o_i = \frac{\phi(q_i)^\top \sum_j \phi(k_j) v_j^\top}{\max(\phi(q_i)^\top \sum_j \phi(k_j), \epsilon)} $$
 //!
-//! so the weight of a pair is `max(q, 0)ᵀ max(k, 0) cos(π (i − j) / 2m)`. Positions run from 1 to `m`, the length. State `[S, H, 2 K, V + 1]` f32 · O(T H K V) time.
-//! Qin et al. 2022 (cosFormer), eq. 10–13.
+//! so the weight of a pair is `max(q, 0)ᵀ max(k, 0) cos(π (i − j) / 2m)`. Positions run from 1 to `m`, the length.
+//! State `[S, H, 2 K, V + 1]` f32 · O(T H K V) time. Qin et al. 2022 (cosFormer), eq. 10–13.
 
 use ndarray::{ArrayView2, ArrayView4};
 

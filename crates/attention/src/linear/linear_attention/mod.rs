@@ -2,8 +2,9 @@
 //!
 //! $$ o_i = \frac{\phi(q_i)^\top \sum_j \phi(k_j) v_j^\top}{\phi(q_i)^\top \sum_j \phi(k_j) + \epsilon} $$
 //!
-//! over `j ≤ i`, or over all `j`; or the numerator alone, times `s`. State `[S, H, F, V]` f32, with one more column for the
-//! denominator, `F` the features of a key · O(T H F V) time. Katharopoulos et al. 2020, eq. 5–9; the Taylor features of Arora et al. 2024 (Based), §3.1.
+//! over `j ≤ i`, or over all `j`; or the numerator alone, times `s`. State `[S, H, F, V]` f32, with one more column
+//! for the denominator, `F` the features of a key · O(T H F V) time. Katharopoulos et al. 2020, eq. 5–9; the Taylor
+//! features of Arora et al. 2024 (Based), §3.1.
 //!
 //! The default of `s` is 1. flash-linear-attention's is `K^{-1/2}`, which with a denominator changes the weight of `ε`
 //! only; its Based model computes the features of `K^{-1/4} x` ([`Map::Based`]).
@@ -47,8 +48,8 @@ pub enum Map {
     Identity,
     /// `1, x, x xᵀ / √2`: products are the second-order series of `eˣʸ`
     Taylor,
-    /// The `Taylor` features of `K^{-1/4} x`, as in the authors' model: products are the series of the exponential of the
-    /// scaled product
+    /// The `Taylor` features of `K^{-1/4} x`, as in the authors' model: products are the series of the exponential of
+    /// the scaled product
     Based,
 }
 

@@ -4,10 +4,9 @@
 //! $$ \Delta_t = \mathrm{clamp}(\mathrm{softplus}(dt_t + b)), \quad
 //!    S_t = e^{\Delta_t A} S_{t-1} + \Delta_t B_t x_t^\top, \quad y_t = S_t^\top C_t + D x_t $$
 //!
-//! `x: [B, T, H, P]` · `dt: [B, T, H]` · `a d dt_bias: [H]`, `a` negative · `b c: [B, T, G, N]`, head `h` reads group `h / (H / G)` ·
-//! state `[S, H, N, P]` f32 (Hugging Face keeps `[H, P, N]`) · O(T H N P) time.
-//! The [`scan`] with `q = C`, `k = B`, `v = x`, `g = ΔA`, `β = Δ`, a skip `D` and scale 1.
-//! Dao and Gu 2024 (Mamba-2), eq. 1 and §7.
+//! `x: [B, T, H, P]` · `dt: [B, T, H]` · `a d dt_bias: [H]`, `a` negative · `b c: [B, T, G, N]`, head `h` reads group
+//! `h / (H / G)` · state `[S, H, N, P]` f32 (Hugging Face keeps `[H, P, N]`) · O(T H N P) time. The [`scan`] with
+//! `q = C`, `k = B`, `v = x`, `g = ΔA`, `β = Δ`, a skip `D` and scale 1. Dao and Gu 2024 (Mamba-2), eq. 1 and §7.
 
 use longreach_simd::Cx;
 use ndarray::{Array3, ArrayView1, ArrayView3, ArrayView4};

@@ -178,8 +178,8 @@ impl OfRows<1> for SingleRow<'_> {
     }
 }
 
-/// Draws a random projection `[M, K]`: rows are orthogonal in blocks of `K`, and each has the norm of a vector of `K` standard
-/// normal numbers. `normal` returns such numbers.
+/// Draws a random projection `[M, K]`: rows are orthogonal in blocks of `K`, and each has the norm of a vector of `K`
+/// standard normal numbers. `normal` returns such numbers.
 ///
 /// Training redraws the projection from time to time, with the next numbers. Choromanski et al. 2021, §2.4.
 pub fn projection(features: usize, width: usize, mut normal: impl FnMut() -> f64) -> Array2<f32> {

@@ -4,8 +4,9 @@
 //!    o_i = \frac{\phi(q_i)^\top \sum_j \phi(k_j) v_j^\top}{\phi(q_i)^\top \sum_j \phi(k_j)} $$
 //!
 //! The rows of `W` are orthogonal ([`projection`]). No maximum is subtracted in the exponent, so that the sums can be
-//! continued from call to call: a maximum per query would cancel except for `ε`, and one over all keys is not causal. State `[S, H, F, V + 1]` f32, `F` the features · O(T H F (K + V)) time.
-//! Choromanski et al. 2021, eq. 4–8; the hyperbolic features are its eq. 7, `relu` its generalised kernel.
+//! continued from call to call: a maximum per query would cancel except for `ε`, and one over all keys is not causal.
+//! State `[S, H, F, V + 1]` f32, `F` the features · O(T H F (K + V)) time. Choromanski et al. 2021, eq. 4–8; the
+//! hyperbolic features are its eq. 7, `relu` its generalised kernel.
 
 use ndarray::{ArrayView2, ArrayView4};
 use serde::Deserialize;

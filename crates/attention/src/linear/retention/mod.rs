@@ -2,9 +2,8 @@
 //!
 //! $$ S_t = \gamma_h S_{t-1} + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t, \qquad \gamma_h = 1 - 2^{-5-h} $$
 //!
-//! The paper's parallel form is the chunked form with one chunk. Its rotary positions, norm per head and output gate are layers
-//! around this one.
-//! State `[S, H, K, V]` f32 · O(T H K V) time. Sun et al. 2023 (RetNet), eq. 5–8.
+//! The paper's parallel form is the chunked form with one chunk. Its rotary positions, norm per head and output gate
+//! are layers around this one. State `[S, H, K, V]` f32 · O(T H K V) time. Sun et al. 2023 (RetNet), eq. 5–8.
 
 use ndarray::{ArrayView1, ArrayView4};
 

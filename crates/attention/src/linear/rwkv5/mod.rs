@@ -2,7 +2,8 @@
 //!
 //! $$ o_t = s\,(S_{t-1} + \mathrm{Diag}(u)\, k_t v_t^\top)^\top q_t, \qquad S_t = \mathrm{Diag}(e^{g}) S_{t-1} + k_t v_t^\top $$
 //!
-//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle and Finch), eq. 3–8.
+//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle
+//! and Finch), eq. 3–8.
 
 use ndarray::{ArrayView2, ArrayView4};
 

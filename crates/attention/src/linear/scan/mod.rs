@@ -2,8 +2,8 @@
 //!
 //! $$ S_t = e^{g_t} S_{t-1} + \beta_t\, k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t + \delta\, v_t $$
 //!
-//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g ≤ 0` and `β`: `[B, T, H]`, absent means 0
-//! and 1 · `δ: [H]`, a skip, absent means 0 · `s` a scale · state `[S, H, K, V]` f32 · O(T H K V) time.
+//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g ≤ 0` and `β`: `[B, T, H]`,
+//! absent means 0 and 1 · `δ: [H]`, a skip, absent means 0 · `s` a scale · state `[S, H, K, V]` f32 · O(T H K V) time.
 //!
 //! Linear attention is the scan without a gate, retention and lightning attention the scan with a constant one, Mamba-2
 //! the scan with `β = Δ` and `g = Δ A`. Chunk form: Dao and Gu 2024, §6; Yang et al. 2024 (GLA), §4.
