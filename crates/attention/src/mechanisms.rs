@@ -1,23 +1,24 @@
-//! The list of mechanisms, declared once: tests, benches, `longreach list` and the table of `docs/mechanisms.md` walk it.
+//! The list of mechanisms, declared once: tests, benches, `longreach list` and the table of `docs/mechanisms.md` walk
+//! it.
 
 use crate::operation::Operation;
 use crate::softmax::{self, operation as attention};
 use crate::{delta, diagonal, linear, lowrank, memory, rotary, short_conv};
 
-/// A way to compute a mechanism.
+/// A way to compute a mechanism; the name of its file and function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
     /// The definition, in f64.
     Naive,
-    /// Parallel over chunks of tokens.
+    /// The chunked form, parallel within chunks of tokens.
     Chunk,
-    /// Token by token with the state in registers.
+    /// The recurrent form, token by token.
     Recurrent,
     /// The gradient.
     Backward,
-    /// One token, state in and out.
+    /// One token, for decoding; the state is updated in place.
     Step,
-    /// Which keys a query sees: the family's kernel runs it, forward, backward and for few queries against a cache.
+    /// A sparsity pattern, which the softmax kernel runs forward, backward and for decoding against a KV cache.
     Pattern,
 }
 
@@ -38,21 +39,21 @@ impl Form {
 /// An entry of [`MECHANISMS`].
 #[derive(Clone, Copy)]
 pub struct Mechanism {
-    /// Its name, the last part of its path.
+    /// The name, the last part of the module path.
     pub name: &'static str,
-    /// The family's folder; empty for what stands alone.
+    /// The folder of the family; empty for mechanisms without one.
     pub family: &'static str,
-    /// The forms there are.
+    /// The available forms.
     pub forms: &'static [Form],
     /// Time for `T` tokens.
     pub cost: &'static str,
-    /// Numbers of state a sequence keeps.
+    /// The number of elements of the state per sequence.
     pub state: &'static str,
-    /// Where it was published.
+    /// The publication.
     pub paper: &'static str,
-    /// Where it differs from libraries that it is compared with; empty where it does not.
+    /// Differences from the libraries that it is compared with; empty if there are none.
     pub note: &'static str,
-    /// It, called by name on tensors by name: see [`operation::named`](crate::operation::named).
+    /// The mechanism as an operation on named tensors: see [`operation::named`](crate::operation::named).
     pub(crate) operation: &'static dyn Operation,
 }
 

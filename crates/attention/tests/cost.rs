@@ -1,6 +1,7 @@
-//! What is not attention over pairs costs time linear in the tokens: twice as many take twice the operations.
+//! Mechanisms other than attention over pairs cost time linear in the tokens: twice as many tokens take twice the
+//! operations.
 //!
-//! Counted are the operations of scalar lanes on one thread (`longreach_simd::count`), not what is done in plain Rust.
+//! The tests count operations of scalar lanes on one thread (`longreach_simd::count`), not plain Rust arithmetic.
 
 use longreach_attention::operation::{Named, Sample, Tensors, named};
 use longreach_attention::{Form, MECHANISMS, Mechanism};
@@ -8,13 +9,14 @@ use longreach_simd::{Cx, Isa, count};
 use ndarray::{ArrayD, IxDyn};
 use serde_json::Value;
 
-/// Whole chunks of every kernel, of 128 tokens or fewer, and whole blocks of a product's rows, of 384.
+/// A multiple of the chunks of all kernels, which have 128 tokens or fewer, and of the blocks of 384 rows of a matrix
+/// product.
 const TOKENS: usize = 384;
 
-/// Heads so wide that kernels take four vectors of them at a time, and then one.
+/// Heads so wide that kernels take four vectors at a time, and then a single one.
 const SAMPLE: Sample = Sample { batch: 1, tokens: TOKENS, heads: 2, width: 40, seed: 1 };
 
-/// The tokens of the sample some times over: what a chunk costs may depend on how strong its gates are.
+/// The tokens of the sample repeated, because the cost of a chunk may depend on the strength of its gates.
 fn inputs(operation: &Named, times: usize) -> Tensors {
     let mut tensors = operation.sample(&SAMPLE);
     for input in operation.signature().inputs {
@@ -51,8 +53,9 @@ fn costs(name: &str, times: usize) -> Vec<(Form, u64)> {
 }
 
 #[test]
-fn twice_the_tokens_take_twice_the_operations() {
-    // Of the memories, Infini's is linear; Transformer-XL's attention is over pairs, and the others have no tokens.
+fn operations_are_linear_in_the_tokens() {
+    // Of the memories, Infini-attention is linear; Transformer-XL's attention is over pairs, and the others have no
+    // tokens.
     let linear = |mechanism: &&Mechanism| match mechanism.family {
         "softmax" | "lowrank" => false,
         "memory" => mechanism.name == "infini",
@@ -63,7 +66,7 @@ fn twice_the_tokens_take_twice_the_operations() {
         for (((form, one), (_, two)), (_, three)) in once.into_iter().zip(twice).zip(thrice) {
             let what = format!("{} {}: {one}, {two}, {three} operations", mechanism.name, form.name());
             assert!(0 < one && one < two && two < three, "{what}");
-            // Every further token costs the same; the first and the last may cost something else.
+            // Each further token costs the same; the first and the last may differ.
             assert_eq!(two - one, three - two, "{what}");
             let ratio = two as f64 / one as f64;
             assert!((1.9..=2.1).contains(&ratio), "{what}");
@@ -71,9 +74,9 @@ fn twice_the_tokens_take_twice_the_operations() {
     }
 }
 
-/// What is not linear is seen not to be: twice the tokens are four times the pairs.
+/// A quadratic cost is detected: twice the tokens are four times the pairs.
 #[test]
-fn pairs_take_more() {
+fn attention_over_pairs_is_quadratic() {
     for ((form, one), (_, two)) in costs("dense", 1).into_iter().zip(costs("dense", 2)) {
         assert!(2 * two > 5 * one, "{}: {one}, {two} operations", form.name());
     }

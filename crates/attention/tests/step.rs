@@ -1,4 +1,4 @@
-//! One token more: what a step does to its state and says is what the recurrent form does, and nothing is allocated.
+//! A step gives the output and the state of the recurrent form, and allocates nothing.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,21 +12,21 @@ use longreach_attention::{Error, Sequences};
 use longreach_simd::Cx;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayViewMut4};
 
-/// Counts what is asked for, on all threads.
+/// Counts allocations on all threads.
 struct Counting;
 
-static ASKED: AtomicUsize = AtomicUsize::new(0);
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 #[expect(unsafe_code, reason = "an allocator is unsafe")]
-// SAFETY: the system's allocator, and a number beside it.
+// SAFETY: all calls are forwarded to the system allocator; the counter does not affect memory.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ASKED.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller upholds the contract of `alloc`, which is passed on.
         unsafe { System.alloc(layout) }
     }
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller upholds the contract of `dealloc`, which is passed on.
         unsafe { System.dealloc(memory, layout) }
     }
 }
@@ -42,7 +42,7 @@ const HEADS: usize = 6;
 const KEY: usize = 24;
 const VALUE: usize = 40;
 
-/// What a mechanism's step and its recurrent form do with the same inputs.
+/// The step and the recurrent form of a mechanism with the same inputs.
 macro_rules! both {
     ($cx:expr, $name:ident, $x:expr) => {{
         let (x, cx) = ($x, $cx);
@@ -53,14 +53,14 @@ macro_rules! both {
     }};
 }
 
-/// The most by which numbers differ, beside their size where that is more than 1.
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+/// The largest difference, relative to numbers larger than 1.
+fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     let far = a.iter().zip(b).map(|(a, b)| (a - b).abs() / a.abs().max(1.0));
     far.fold(0.0, |far, x| if x > far || x.is_nan() { x } else { far })
 }
 
-/// As [`a_step_allocates_nothing`], of channels by themselves.
-fn of_channels(cx: &Cx, most: usize) {
+/// As [`a_step_allocates_nothing`], for mechanisms with a state per channel.
+fn of_channels(cx: &Cx, max_allocations: usize) {
     const WIDTH: usize = 200;
     const STATE: usize = 5;
     let row = |width: usize, by: f32| {
@@ -80,12 +80,16 @@ fn of_channels(cx: &Cx, most: usize) {
                 let whole = $name::recurrent(&input, other.view_mut(), cx).expect("valid");
                 assert_eq!((whole.as_slice().expect("contiguous"), &other), (&out[..], &state), stringify!($name));
             }
-            let before = ASKED.load(Ordering::Relaxed);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
             for _ in 0..100 {
                 $name::step_into(&input, state.view_mut(), &mut out, cx).expect("valid");
             }
-            let asked = ASKED.load(Ordering::Relaxed) - before;
-            assert!(asked <= most, "{}: a hundred steps asked for memory {asked} times", stringify!($name));
+            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            assert!(
+                allocations <= max_allocations,
+                "{}: a hundred steps allocated memory {allocations} times",
+                stringify!($name)
+            );
             assert!($name::step_into(&input, state.view_mut(), &mut out[1..], cx).is_err(), "an output too short");
         }};
     }
@@ -107,7 +111,7 @@ fn of_channels(cx: &Cx, most: usize) {
     );
 }
 
-// One test: a second would run beside it, and ask for memory too.
+// One test: a second one would run concurrently and allocate too.
 #[test]
 fn a_step_allocates_nothing() {
     let row = |width: usize, by: f32| {
@@ -130,9 +134,9 @@ fn a_step_allocates_nothing() {
     let divided = ["linear_attention", "performer", "cosformer"];
     for threads in [1, 2] {
         let cx = &Cx::new(threads);
-        // With more than one thread the working memory of the second may come late.
-        let most = if threads == 1 { 0 } else { 4 };
-        of_channels(cx, most);
+        // With more than one thread the second thread may allocate its scratch memory late.
+        let max_allocations = if threads == 1 { 0 } else { 4 };
+        of_channels(cx, max_allocations);
         let (gate, strength, skip) = (Some(of_token), Some(beta), Some(d));
         let cases = [
             both!(cx, scan, scan::Inputs { q, k, v, g: gate, beta: strength, skip, scale, sequences }),
@@ -168,30 +172,34 @@ fn a_step_allocates_nothing() {
             ),
         ];
         for (name, shape, step, recurrent) in &cases {
-            // Sums that divide are positive.
+            // Denominators must be positive.
             let mut state =
                 Array4::from_shape_fn(*shape, |(b, h, k, v)| 0.1 + 0.01 * ((b * 5 + h * 3 + k * 11 + v) as f32).cos());
             let mut other = state.clone();
             let mut out = vec![0.0; BATCH * HEADS * VALUE];
-            // Working memory is handed out once to every thread that has not had any; which thread takes part is chance.
+            // Each thread allocates scratch memory once, at its first task; which threads take part is not
+            // deterministic.
             for n in 0..3 {
                 step(state.view_mut(), &mut out).expect(name);
                 let whole = recurrent(other.view_mut()).expect(name);
                 let whole = whole.as_slice().expect("contiguous");
-                // Denominators are summed in another order, and so are products with random rows.
+                // Denominators and products with random rows are summed in another order.
                 let of_output = if divided.contains(name) { 1e-6 } else { 0.0 };
                 let of_state = if *name == "performer" { 1e-6 } else { 0.0 };
-                let far = apart(whole, &out);
+                let far = max_difference(whole, &out);
                 assert!(far <= of_output, "{name}, step {n}, {threads} threads: {far} apart");
-                let far = apart(state.as_slice().expect("contiguous"), other.as_slice().expect("contiguous"));
+                let far = max_difference(state.as_slice().expect("contiguous"), other.as_slice().expect("contiguous"));
                 assert!(far <= of_state, "{name}, state of step {n}, {threads} threads: {far} apart");
             }
-            let before = ASKED.load(Ordering::Relaxed);
+            let before = ALLOCATIONS.load(Ordering::Relaxed);
             for _ in 0..100 {
                 step(state.view_mut(), &mut out).expect(name);
             }
-            let asked = ASKED.load(Ordering::Relaxed) - before;
-            assert!(asked <= most, "{name}: a hundred steps with {threads} threads asked for memory {asked} times");
+            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            assert!(
+                allocations <= max_allocations,
+                "{name}: a hundred steps with {threads} threads allocated memory {allocations} times"
+            );
             assert!(step(state.view_mut(), &mut out[1..]).is_err(), "{name}: an output too short");
         }
     }

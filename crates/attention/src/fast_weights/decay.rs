@@ -1,84 +1,85 @@
-//! Decay beside the matrix instead of in it.
+//! Lazy decay: cumulative factors are kept beside the matrix, and applied to keys and queries instead of to the
+//! matrix.
 //!
-//! With `L_t` what is left, at token `t`, of the matrix as it was at the first token of a run, `S_t = L_t ⊙ S̃_t`, the matrix `S̃` is written to
-//! and read, but not decayed, whether the gate is one number a token or one a row:
+//! Let `L_t` be the cumulative decay since the start of a *run* of tokens: `K` numbers, or one. With
+//! `S_t = L_t ⊙ S̃_t`, where `⊙` scales rows, the matrix `S̃` is written and read, but not decayed:
 //!
 //! $$ \tilde S_t = \tilde S_{t-1} + (k_t / L_t)\,y_t^\top, \qquad S_t^\top p = \tilde S_t^\top (L_t \odot p). $$
 //!
-//! So what a token writes is divided, and what it reads with is multiplied, by its `L`: `K` numbers instead of `K V`. Gradients go the other way
-//! with the same numbers: `L_t ⊙ D_t`, the gradient to `S̃_t`, is written to by `L_t ⊙ q_t` and read by `k_t / L_t`. A run ends before anything of `L` falls
-//! below [`LEAST`]; between two runs, at a cut, the matrix is decayed for all of them at once. (Yang et al. 2024, GLA, §4.2, divide keys
-//! within a chunk.)
+//! Keys are divided and queries multiplied by `L_t`, which takes `K` operations per token instead of `K V` (Yang et
+//! al. 2024, GLA, §4.2, divide keys within a chunk). The backward pass uses the same numbers: `L_t ⊙ D_t`, the
+//! gradient to `S̃_t`, is written to by `L_t ⊙ q_t` and read by `k_t / L_t`. A run ends before an element of `L` falls
+//! to [`MIN_DECAY`] or below. At that point, a *cut*, the matrix itself is rescaled, and `L` becomes 1.
 
 use longreach_simd::{Lanes, math};
 
-/// The least that may be left of a matrix before its decay is taken into it, `e⁻¹⁷`; a gate that leaves less leaves less than the state's rounding.
-pub(super) const LEAST: f32 = 4.14e-8;
-/// The same as a gate.
-pub(super) const LEAST_GATE: f32 = -17.0;
+/// The smallest cumulative decay before the matrix is rescaled, `e⁻¹⁷`. What decays further is below the rounding of
+/// f32.
+pub(super) const MIN_DECAY: f32 = 4.14e-8;
+/// The logarithm of [`MIN_DECAY`].
+pub(super) const MIN_GATE: f32 = -17.0;
 
-/// A place for a cut before each token and behind the last.
+/// The largest number of cuts: one before each token, and one after the last.
 const CUTS: usize = 129;
 
-/// Which way factors lie along the matrix.
+/// The axis of the matrix that the factors scale.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Along {
+pub(super) enum DecayAxis {
     Rows,
     Columns,
 }
 
-/// Where the matrix itself is decayed, and by what.
+/// The points at which the matrix is rescaled, and the factors.
 #[derive(Clone, Copy)]
 pub(super) struct Cuts<'a> {
-    /// Before which tokens; behind the last, if it is their number. Ascending.
+    /// The index of the token after each cut, or the number of tokens for a cut after the last. Ascending.
     at: &'a [u16],
-    /// A row for each of those tokens, by its place.
+    /// `[tokens + 1, width]`; only the rows of the tokens in `at` are used.
     factors: &'a [f32],
-    /// Factors in a row: one, or one a row or column of the matrix.
+    /// Factors per row: 1, or as many as the matrix has rows or columns.
     width: usize,
-    pub(super) along: Along,
+    pub(super) axis: DecayAxis,
 }
 
 impl<'a> Cuts<'a> {
-    /// The `n`th cut in the order of a pass over so many tokens: how many of them come before it, and the factors.
+    /// The `n`th cut in the order of a pass over `tokens` tokens: how many tokens precede it, and the factors.
     #[inline(always)]
-    pub(super) fn get(&self, n: usize, tokens: usize, back: bool) -> Option<(usize, &'a [f32])> {
-        let place = if back { self.at.len().checked_sub(n + 1)? } else { n };
+    pub(super) fn get(&self, n: usize, tokens: usize, reverse: bool) -> Option<(usize, &'a [f32])> {
+        let place = if reverse { self.at.len().checked_sub(n + 1)? } else { n };
         let at = usize::from(*self.at.get(place)?);
-        Some((if back { tokens - at } else { at }, &self.factors[at * self.width..(at + 1) * self.width]))
+        Some((if reverse { tokens - at } else { at }, &self.factors[at * self.width..(at + 1) * self.width]))
     }
 
-    /// Whether there is one factor for the whole matrix.
     #[inline(always)]
-    pub(super) fn whole(&self) -> bool {
+    pub(super) fn is_scalar(&self) -> bool {
         self.width <= 1
     }
 }
 
-/// The runs of some tokens.
-pub(super) struct Runs<'m> {
-    /// Factors a token: none, one, or one a channel of a key.
+/// The cumulative decay of a chunk of tokens, and the cuts at which it restarts.
+pub(super) struct CumulativeDecay<'m> {
+    /// Factors per token: 0, 1, or the width of a key.
     width: usize,
     /// `L`, `[tokens, width]`
-    left: &'m mut [f32],
+    cumulative: &'m mut [f32],
     /// `1 / L`
-    grown: &'m mut [f32],
-    /// Where there is a cut, `L` of the token before times what this one leaves; behind the last token, its `L`.
+    inverse: &'m mut [f32],
+    /// At a cut, `L_{t-1} ⊙ e^{g_t}`; after the last token, its `L`.
     entry: &'m mut [f32],
     cuts: [u16; CUTS],
     count: usize,
-    /// Before which of the tokens there is one.
+    /// A bit per token: whether there is a cut before it.
     is_cut: u128,
     tokens: usize,
-    /// Whether some gate was above 0.
-    pub(super) above: bool,
+    /// Whether any gate was above 0.
+    pub(super) positive_gate: bool,
 }
 
-impl<'m> Runs<'m> {
-    /// The most tokens there can be.
-    pub(super) const MOST: usize = CUTS - 1;
+impl<'m> CumulativeDecay<'m> {
+    /// The largest number of tokens.
+    pub(super) const MAX_TOKENS: usize = CUTS - 1;
 
-    /// How many numbers so many tokens need.
+    /// The size of the scratch memory for `tokens` tokens.
     pub(super) fn size(tokens: usize, width: usize) -> usize {
         (3 * tokens + 1) * width
     }
@@ -86,17 +87,26 @@ impl<'m> Runs<'m> {
     #[inline(always)]
     pub(super) fn new(tokens: usize, width: usize, rest: &mut &'m mut [f32]) -> Self {
         let mut rows = |n: usize| take(rest, n * width);
-        let (left, grown, entry) = (rows(tokens), rows(tokens), rows(tokens + 1));
-        Self { width, left, grown, entry, cuts: [0; CUTS], count: 0, is_cut: 0, tokens: 0, above: false }
+        let (cumulative, inverse, entry) = (rows(tokens), rows(tokens), rows(tokens + 1));
+        Self {
+            width,
+            cumulative,
+            inverse,
+            entry,
+            cuts: [0; CUTS],
+            count: 0,
+            is_cut: 0,
+            tokens: 0,
+            positive_gate: false,
+        }
     }
 
-    /// Forgets all tokens.
     #[inline(always)]
     pub(super) fn clear(&mut self) {
         (self.count, self.is_cut, self.tokens) = (0, 0, 0);
     }
 
-    /// The next token with its gates, logarithms, and a cut before it if one is needed.
+    /// Appends a token with the gates `g_t`, and a cut before it if one is needed.
     #[inline(always)]
     pub(super) fn push<S: Lanes>(&mut self, s: S, gates: &[f32]) {
         let (t, width) = (self.tokens, self.width);
@@ -104,14 +114,14 @@ impl<'m> Runs<'m> {
         if width == 0 {
             return;
         }
-        let (before, here) = self.left.split_at_mut(t * width);
+        let (before, here) = self.cumulative.split_at_mut(t * width);
         let before = &before[t.saturating_sub(1) * width..];
         let (gates, here) = (&gates[..width], &mut here[..width]);
-        let grown = &mut self.grown[t * width..(t + 1) * width];
+        let inverse = &mut self.inverse[t * width..(t + 1) * width];
         let whole = width / S::LANES * S::LANES;
-        // What is no number is not enough, nor is what belongs to no gate.
+        // A vector passes if each product is above the minimum and each gate is at most 0; NaN fails both.
         let (zero, one) = (s.splat(0.0), s.splat(1.0));
-        let (mut enough, mut all) = (one, true);
+        let (mut passed, mut all) = (one, true);
         for at in (0..whole).step_by(S::LANES) {
             let gate = s.load(&gates[at..]);
             let mut x = math::exp(s, gate);
@@ -119,9 +129,9 @@ impl<'m> Runs<'m> {
                 x = s.mul(x, s.load(&before[at..]));
             }
             s.store(&mut here[at..], x);
-            s.store(&mut grown[at..], s.reciprocal(x));
-            enough = s.select_lt(s.splat(LEAST), x, enough, zero);
-            enough = s.select_lt(zero, gate, zero, enough);
+            s.store(&mut inverse[at..], s.reciprocal(x));
+            passed = s.select_lt(s.splat(MIN_DECAY), x, passed, zero);
+            passed = s.select_lt(zero, gate, zero, passed);
         }
         if whole < width {
             let mut rest = [0.0; 16];
@@ -130,22 +140,22 @@ impl<'m> Runs<'m> {
                 if t > 0 {
                     x *= before[at];
                 }
-                (here[at], grown[at]) = (x, 1.0 / x);
-                all &= x > LEAST && gates[at] <= 0.0;
+                (here[at], inverse[at]) = (x, 1.0 / x);
+                all &= x > MIN_DECAY && gates[at] <= 0.0;
             }
         }
-        if !all || whole > 0 && s.sum(enough) < S::LANES as f32 {
-            self.above |= above(s, gates);
+        if !all || whole > 0 && s.sum(passed) < S::LANES as f32 {
+            self.positive_gate |= any_positive(s, gates);
             self.entry[t * width..(t + 1) * width].copy_from_slice(here);
             here.fill(1.0);
-            grown.fill(1.0);
+            inverse.fill(1.0);
             self.cuts[self.count] = t as u16;
             self.count += 1;
             self.is_cut |= 1 << t;
         }
     }
 
-    /// That was all: behind it the matrix is whole again.
+    /// Ends the chunk with a cut, so that the matrix is the state itself after the pass.
     #[inline(always)]
     pub(super) fn end(&mut self) {
         let (t, width) = (self.tokens, self.width);
@@ -153,46 +163,46 @@ impl<'m> Runs<'m> {
         if width == 0 || t == 0 || cut {
             return;
         }
-        let last = &self.left[(t - 1) * width..t * width];
+        let last = &self.cumulative[(t - 1) * width..t * width];
         self.entry[t * width..(t + 1) * width].copy_from_slice(last);
         self.cuts[self.count] = t as u16;
         self.count += 1;
     }
 
     #[inline(always)]
-    pub(super) fn cuts(&self, along: Along) -> Cuts<'_> {
-        Cuts { at: &self.cuts[..self.count], factors: self.entry, width: self.width, along }
+    pub(super) fn cuts(&self, axis: DecayAxis) -> Cuts<'_> {
+        Cuts { at: &self.cuts[..self.count], factors: self.entry, width: self.width, axis }
     }
 
-    /// Whether there is a cut before the token.
+    /// Whether there is a cut before token `t`.
     #[inline(always)]
     pub(super) fn is_cut(&self, t: usize) -> bool {
         self.is_cut >> t & 1 == 1
     }
 
-    /// `L_t`: what the token reads with is multiplied by it.
+    /// `L_t`, which multiplies what token `t` reads with.
     #[inline(always)]
-    pub(super) fn left(&self, t: usize) -> &[f32] {
-        &self.left[t * self.width..(t + 1) * self.width]
+    pub(super) fn cumulative(&self, t: usize) -> &[f32] {
+        &self.cumulative[t * self.width..(t + 1) * self.width]
     }
 
-    /// `1 / L_t`: what the token writes is multiplied by it.
+    /// `1 / L_t`, which multiplies what token `t` writes.
     #[inline(always)]
-    pub(super) fn grown(&self, t: usize) -> &[f32] {
-        &self.grown[t * self.width..(t + 1) * self.width]
+    pub(super) fn inverse(&self, t: usize) -> &[f32] {
+        &self.inverse[t * self.width..(t + 1) * self.width]
     }
 
-    /// `L_{t-1}` times what the gate of token `t` leaves, which is `L_t` if there is no cut between them.
+    /// `L_{t-1} ⊙ e^{g_t}`, which is `L_t` unless there is a cut before token `t`.
     #[inline(always)]
     pub(super) fn entry(&self, t: usize) -> &[f32] {
-        let rows = if self.is_cut(t) { &self.entry } else { &self.left };
+        let rows = if self.is_cut(t) { &self.entry } else { &self.cumulative };
         &rows[t * self.width..(t + 1) * self.width]
     }
 }
 
-/// Whether one of some gates is above 0.
+/// Whether any of these gates is above 0.
 #[inline(always)]
-pub(super) fn above<S: Lanes>(s: S, gates: &[f32]) -> bool {
+pub(super) fn any_positive<S: Lanes>(s: S, gates: &[f32]) -> bool {
     let mut some = s.splat(0.0);
     for gates in gates.chunks(S::LANES) {
         some = s.select_lt(s.splat(0.0), s.load_part(gates), s.splat(1.0), some);
@@ -200,7 +210,7 @@ pub(super) fn above<S: Lanes>(s: S, gates: &[f32]) -> bool {
     s.sum(some) > 0.0
 }
 
-/// `x ← by ⊙ x`, where `by` has a number for each, one for all, or none: then `x` stays as it is.
+/// `x ← by ⊙ x`, where `by` has one number per element, one for all, or none, which leaves `x` unchanged.
 #[inline(always)]
 pub(super) fn scale<S: Lanes>(s: S, by: &[f32], x: &mut [f32]) {
     match by {
@@ -219,7 +229,7 @@ pub(super) fn scale<S: Lanes>(s: S, by: &[f32], x: &mut [f32]) {
     }
 }
 
-/// `out ← by ⊙ x`, as [`scale`].
+/// `out ← by ⊙ x`, with `by` as in [`scale`].
 #[inline(always)]
 pub(super) fn scale_into<S: Lanes>(s: S, by: &[f32], x: &[f32], out: &mut [f32]) {
     match by {
@@ -237,7 +247,7 @@ pub(super) fn scale_into<S: Lanes>(s: S, by: &[f32], x: &[f32], out: &mut [f32])
     }
 }
 
-/// `out ← scale · by ⊙ x`, as [`scale`].
+/// `out ← scale · by ⊙ x`, with `by` as in [`scale`].
 #[inline(always)]
 pub(super) fn scale_twice_into<S: Lanes>(s: S, scale: f32, by: &[f32], x: &[f32], out: &mut [f32]) {
     let by = match by {
@@ -256,13 +266,20 @@ pub(super) fn scale_twice_into<S: Lanes>(s: S, scale: f32, by: &[f32], x: &[f32]
     }
 }
 
-/// As [`scale_twice_into`], past the caches if that is asked for: [`Lanes::store_non_temporal`].
+/// As [`scale_twice_into`], with non-temporal stores if `non_temporal` ([`Lanes::store_non_temporal`]).
 #[inline(always)]
-pub(super) fn scale_twice_past<S: Lanes>(s: S, past: bool, scale: f32, by: &[f32], x: &[f32], out: &mut [f32]) {
+pub(super) fn scale_twice_into_non_temporal<S: Lanes>(
+    s: S,
+    non_temporal: bool,
+    scale: f32,
+    by: &[f32],
+    x: &[f32],
+    out: &mut [f32],
+) {
     match by {
-        [] => return math::scale_into_non_temporal(s, past, scale, x, out),
-        [by] => return math::scale_into_non_temporal(s, past, scale * by, x, out),
-        _ if !past => return scale_twice_into(s, scale, by, x, out),
+        [] => return math::scale_into_non_temporal(s, non_temporal, scale, x, out),
+        [by] => return math::scale_into_non_temporal(s, non_temporal, scale * by, x, out),
+        _ if !non_temporal => return scale_twice_into(s, scale, by, x, out),
         _ => {}
     }
     let (scale, x, by) = (s.splat(scale), &x[..out.len()], &by[..out.len()]);
@@ -276,16 +293,21 @@ pub(super) fn scale_twice_past<S: Lanes>(s: S, past: bool, scale: f32, by: &[f32
     }
 }
 
-/// `out ← by ⊙ x + by' ⊙ x'`, as [`scale`], past the caches if that is asked for.
+/// `out ← by ⊙ x + by' ⊙ x'`, with factors as in [`scale`], and with non-temporal stores if `non_temporal`.
 #[inline(always)]
-pub(super) fn scale_both_past<S: Lanes>(s: S, past: bool, [(a, x), (b, y)]: [(&[f32], &[f32]); 2], out: &mut [f32]) {
+pub(super) fn scaled_sum_non_temporal<S: Lanes>(
+    s: S,
+    non_temporal: bool,
+    [(a, x), (b, y)]: [(&[f32], &[f32]); 2],
+    out: &mut [f32],
+) {
     let each = a.len() > 1;
     let (of_x, of_y) = (s.splat(a.first().copied().unwrap_or(1.0)), s.splat(b.first().copied().unwrap_or(1.0)));
     let whole = math::whole::<S>(x.len());
     for at in (0..whole).step_by(S::LANES) {
         let (a, b) = if each { (s.load(&a[at..]), s.load(&b[at..])) } else { (of_x, of_y) };
         let sum = s.fma(a, s.load(&x[at..]), s.mul(b, s.load(&y[at..])));
-        if past { s.store_non_temporal(&mut out[at..], sum) } else { s.store(&mut out[at..], sum) }
+        if non_temporal { s.store_non_temporal(&mut out[at..], sum) } else { s.store(&mut out[at..], sum) }
     }
     for at in whole..x.len() {
         let by = |by: &[f32]| by.get(if each { at } else { 0 }).copied().unwrap_or(1.0);
@@ -293,7 +315,7 @@ pub(super) fn scale_both_past<S: Lanes>(s: S, past: bool, [(a, x), (b, y)]: [(&[
     }
 }
 
-/// So many numbers off the front.
+/// Splits `n` numbers off the front of `rest`.
 #[inline(always)]
 pub(super) fn take<'m>(rest: &mut &'m mut [f32], n: usize) -> &'m mut [f32] {
     let (mine, others) = std::mem::take(rest).split_at_mut(n);

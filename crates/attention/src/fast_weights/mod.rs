@@ -1,13 +1,15 @@
-//! The kernel of all mechanisms whose state is a matrix with a gate a key channel or with a rule that erases: token by token, forwards and
-//! backwards.
+//! The kernel of the mechanisms whose state is a matrix with a gate per key channel or with an erasure: token by
+//! token, forward and backward.
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top, \qquad o_t = s\,S_t^\top q_t $$
 //!
-//! or, with a bonus `u`, read before it is written: `o_t = s (S_{t-1} + Diag(u) k_t v_tᵀ)ᵀ q_t`. The delta rules erase by their own key:
-//! `a_t = e^{g_t} ⊙ k_t`, `b_t = −β_t k_t`, and write `β_t v_t`; that is one write, of `δ_t = β_t (v_t − S_{t-1}ᵀ a_t)`.
+//! or, with a bonus `u`, `o_t = s (S_{t-1} + Diag(u) k_t v_tᵀ)ᵀ q_t`, where the state is read before it is written.
+//! The delta rules have `a_t = e^{g_t} ⊙ k_t`, `b_t = −β_t k_t` and write `β_t v_t`, which is one write of
+//! `δ_t = β_t (v_t − S_{t-1}ᵀ a_t)`.
 //!
-//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g: [B, T, H]` or `[B, T, H, K]` · `β: [B, T, H]` ·
-//! `a b: [B, T, H, K]` · `u: [H, K]` · state `[S, H, K, V]` · O(T H K V) time, two to four operations a cell and token.
+//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g: [B, T, H]` or `[B, T, H, K]` ·
+//! `β: [B, T, H]` · `a b: [B, T, H, K]` · `u: [H, K]` · state `[S, H, K, V]` · O(T H K V) time, two to four operations
+//! per cell and token.
 
 use std::borrow::Cow;
 use std::fmt::Debug;
@@ -30,43 +32,43 @@ pub(crate) use backward::{backward, backward_times};
 pub(crate) use forward::forward;
 pub(crate) use step::step;
 
-/// What is left of the state at each token, as a logarithm.
+/// The logarithm of the factor by which the state decays at each token.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Gate<'a, F = f32> {
-    /// All of it.
+    /// No decay.
     None,
-    /// `[B, T, H]`
+    /// One gate per head, `[B, T, H]`.
     Token(ArrayView3<'a, F>),
-    /// `[B, T, H, K]`
+    /// One gate per key channel, `[B, T, H, K]`.
     Key(ArrayView4<'a, F>),
-    /// The same, and keys are what it lets go, `1 − e^g`: those that are given are not read.
-    LetIn(ArrayView4<'a, F>),
+    /// One gate per key channel with tied keys, `k = 1 − e^g`; the `k` of the inputs is ignored.
+    TiedKeys(ArrayView4<'a, F>),
 }
 
-/// What is erased before a token is written.
+/// What is erased from the state before a token is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Erase<'a, F = f32> {
-    /// Nothing.
+    /// No erasure.
     None,
-    /// What its own key reads, as far as `β` says, which also scales what is written.
+    /// The delta rule: the token's key erases what it reads, with the strength `β`, which also scales the value.
     Own(ArrayView3<'a, F>),
-    /// What `a` reads goes where `b` writes.
+    /// `b_t (S_{t-1}ᵀ a_t)ᵀ` is added to the state.
     General { a: ArrayView4<'a, F>, b: ArrayView4<'a, F> },
-    /// What `κ̂` reads goes where `−κ̂ ⊙ a` writes: as general, with the gradients to `κ̂` and to what writes.
+    /// RWKV-7: `General` with `a = κ̂` and `b = −κ̂ ⊙ a`. Gradients are those to the general `a` and `b`.
     Rate { kappa: ArrayView4<'a, F>, a: ArrayView4<'a, F> },
 }
 
-/// A call; `F` is f32, or f64 for the definitions.
+/// The inputs of a call; `F` is f32, or f64 for the definitions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a, F = f32> {
-    /// The mechanism, for errors.
+    /// The name of the mechanism, for errors.
     pub(crate) op: &'static str,
     pub(crate) q: ArrayView4<'a, F>,
     pub(crate) k: ArrayView4<'a, F>,
     pub(crate) v: ArrayView4<'a, F>,
     pub(crate) gate: Gate<'a, F>,
     pub(crate) erase: Erase<'a, F>,
-    /// `u`: the state is read before it is written. Not with anything erased.
+    /// `u`; the state is read before it is written. Not combined with erasure.
     pub(crate) bonus: Option<ArrayView2<'a, F>>,
     pub(crate) scale: F,
     pub(crate) sequences: Sequences<'a>,
@@ -81,15 +83,15 @@ impl<F> Inputs<'_, F> {
 }
 
 impl<F: Copy + Into<f64> + PartialOrd + Default + Debug> Inputs<'_, F> {
-    /// Checks all shapes, and that no gate is above 0: its exponential is what is left.
+    /// Checks all shapes, and that no gate is above 0.
     pub(crate) fn check(&self, state: &[usize]) -> Result<Dims, Error> {
         let dims = self.shapes(state)?;
-        let above = match &self.gate {
+        let positive_gate = match &self.gate {
             Gate::None => None,
             Gate::Token(gate) => gate.iter().find(|g| **g > F::default()),
-            Gate::Key(gate) | Gate::LetIn(gate) => gate.iter().find(|g| **g > F::default()),
+            Gate::Key(gate) | Gate::TiedKeys(gate) => gate.iter().find(|g| **g > F::default()),
         };
-        error::none(self.op, "g", above, "the logarithm of a factor of at most 1: 0 or less")?;
+        error::none(self.op, "g", positive_gate, "the logarithm of a factor of at most 1: 0 or less")?;
         Ok(dims)
     }
 
@@ -104,7 +106,7 @@ impl<F: Copy + Into<f64> + PartialOrd + Default + Debug> Inputs<'_, F> {
         match &self.gate {
             Gate::None => {}
             Gate::Token(gate) => error::shape(op, "g", &[b, t, h], gate.shape())?,
-            Gate::Key(gate) | Gate::LetIn(gate) => error::shape(op, "g", &[b, t, h, k], gate.shape())?,
+            Gate::Key(gate) | Gate::TiedKeys(gate) => error::shape(op, "g", &[b, t, h, k], gate.shape())?,
         }
         match &self.erase {
             Erase::None => {}
@@ -128,7 +130,8 @@ impl<F: Copy + Into<f64> + PartialOrd + Default + Debug> Inputs<'_, F> {
 }
 
 impl Dims {
-    /// Every token of every sequence and head, in order: the sequence, its row and place in the batch, the head, and the group that it reads.
+    /// Iterates over all tokens of all sequences and heads, in order, as
+    /// `[sequence, batch row, token in the row, head, group]`.
     pub(crate) fn tokens(
         self,
         op: &'static str,
@@ -157,12 +160,12 @@ pub(crate) struct Dims {
     pub(crate) v: usize,
 }
 
-/// Gradients to the inputs; those of what was absent are empty.
+/// Gradients to the inputs; empty for inputs that are absent.
 pub(crate) struct Gradient {
     pub(crate) q: Array4<f32>,
     pub(crate) k: Array4<f32>,
     pub(crate) v: Array4<f32>,
-    /// `[B, T, H, K]`, or `[B, T, H, 1]` where there is one gate a token.
+    /// `[B, T, H, K]`, or `[B, T, H, 1]` with one gate per head.
     pub(crate) g: Array4<f32>,
     pub(crate) beta: Array3<f32>,
     pub(crate) a: Array4<f32>,
@@ -171,43 +174,43 @@ pub(crate) struct Gradient {
     pub(crate) state: Array4<f32>,
 }
 
-/// Gates that a thread looks at, at a time.
-const GATES: usize = 32 * 1024;
+/// The number of gates that a task checks at a time.
+const GATES_PER_TASK: usize = 32 * 1024;
 
-/// Whether one of some gates is above 0.
-struct Above<'a>(&'a [f32]);
+/// Whether any of these gates is above 0.
+struct AnyPositive<'a>(&'a [f32]);
 
-impl Kernel for Above<'_> {
+impl Kernel for AnyPositive<'_> {
     type Output = bool;
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) -> bool {
-        decay::above(s, self.0)
+        decay::any_positive(s, self.0)
     }
 }
 
-/// The inputs, a slice a token.
+/// The inputs as one row per token.
 struct Tokens<'a> {
     dims: Dims,
     ranges: Ranges<'a>,
     q: Rows<'a>,
     k: Rows<'a>,
     v: Rows<'a>,
-    /// `[H]` or `[H K]`
+    /// `[H]` or `[H K]` per token.
     g: Option<Rows<'a>>,
     by_key: bool,
-    /// Whether keys are what the gate lets go.
-    let_in: bool,
+    /// Whether keys are `1 − e^g` instead of `k`.
+    tied_keys: bool,
     beta: Option<Rows<'a>>,
     erase: Option<[Rows<'a>; 2]>,
-    /// Whether the second is the rate at which the first erases.
+    /// Whether the second of `erase` is the rate of RWKV-7 rather than `b`.
     rate: bool,
     /// `[H K]`
     bonus: Option<Cow<'a, [f32]>>,
     scale: f32,
-    /// Whether it is known that no gate is above 0.
-    checked: bool,
-    /// Whether a gate above 0 has been met: where there are many, they are looked at when they are used.
-    above: AtomicBool,
+    /// Whether the gates were validated on entry.
+    gates_checked: bool,
+    /// Set when a gate above 0 is found during the pass: many gates are validated as they are used.
+    positive_gate: AtomicBool,
 }
 
 impl<'a> Tokens<'a> {
@@ -217,23 +220,23 @@ impl<'a> Tokens<'a> {
         let g = match &x.gate {
             Gate::None => None,
             Gate::Token(g) => Some(Rows::of(op, "g", g)?),
-            Gate::Key(g) | Gate::LetIn(g) => Some(Rows::of(op, "g", g)?),
+            Gate::Key(g) | Gate::TiedKeys(g) => Some(Rows::of(op, "g", g)?),
         };
-        let (above, by_key) = (AtomicBool::new(false), matches!(x.gate, Gate::Key(_) | Gate::LetIn(_)));
-        // Few, if there is one for all channels, or fewer tokens than rows of a state.
-        let checked = g.is_none() || !by_key || dims.t <= dims.v;
-        if let Some(g) = g.as_ref().filter(|_| checked) {
+        let (positive_gate, by_key) = (AtomicBool::new(false), matches!(x.gate, Gate::Key(_) | Gate::TiedKeys(_)));
+        // Gates are validated on entry if they are few: one per head, or fewer tokens than a state has columns.
+        let gates_checked = g.is_none() || !by_key || dims.t <= dims.v;
+        if let Some(g) = g.as_ref().filter(|_| gates_checked) {
             let (tokens, width) = (dims.b * dims.t, if by_key { dims.h * dims.k } else { dims.h });
-            let (at_a_time, parts) = ((GATES / width.max(1)).max(1), width.div_ceil(GATES));
+            let (at_a_time, parts) = ((GATES_PER_TASK / width.max(1)).max(1), width.div_ceil(GATES_PER_TASK));
             cx.team.run(tokens.div_ceil(at_a_time) * parts, |i| {
-                let (first, column) = (i / parts * at_a_time, i % parts * GATES);
-                let columns = column..(column + GATES).min(width);
+                let (first, column) = (i / parts * at_a_time, i % parts * GATES_PER_TASK);
+                let columns = column..(column + GATES_PER_TASK).min(width);
                 for t in first..(first + at_a_time).min(tokens) {
-                    above.fetch_or(cx.isa.run(Above(&g.get(t)[columns.clone()])), Ordering::Relaxed);
+                    positive_gate.fetch_or(cx.isa.run(AnyPositive(&g.get(t)[columns.clone()])), Ordering::Relaxed);
                 }
             });
         }
-        if above.into_inner() {
+        if positive_gate.into_inner() {
             x.check(state)?;
         }
         let (mut beta, mut erase) = (None, None);
@@ -251,25 +254,24 @@ impl<'a> Tokens<'a> {
             v: Rows::of(op, "v", &x.v)?,
             g,
             by_key,
-            let_in: matches!(x.gate, Gate::LetIn(_)),
+            tied_keys: matches!(x.gate, Gate::TiedKeys(_)),
             beta,
             erase,
             rate: matches!(x.erase, Erase::Rate { .. }),
             bonus: x.bonus.as_ref().map(contiguous),
             scale: x.scale,
-            checked,
-            above: AtomicBool::new(false),
+            gates_checked,
+            positive_gate: AtomicBool::new(false),
         })
     }
 
-    /// The gates of a token and head, logarithms; nothing where there are none.
+    /// The logarithms of the gates of a token and head; empty without a gate.
     #[inline(always)]
     fn gates(&self, t: usize, h: usize) -> &'a [f32] {
         let width = self.gate_width();
         self.g.as_ref().map_or(&[], |g| &g.get(t)[h * width..(h + 1) * width])
     }
 
-    /// Whether something is erased.
     #[inline(always)]
     fn erases(&self) -> bool {
         self.beta.is_some() || self.erase.is_some()
@@ -297,16 +299,16 @@ impl<'a> Tokens<'a> {
         self.of_value(&self.v, t, h)
     }
 
-    /// A head's part of rows that are as wide as the values.
+    /// The columns of head `h` in a row that is as wide as the values.
     #[inline(always)]
     fn of_value(&self, rows: &Rows<'a>, t: usize, h: usize) -> &'a [f32] {
         &rows.get(t)[h * self.dims.v..(h + 1) * self.dims.v]
     }
 
-    /// The key, times `by`.
+    /// Writes `by ⊙ k_t` to `out`, where `by` is as in [`decay::scale`].
     #[inline(always)]
     fn key<S: Lanes>(&self, s: S, t: usize, h: usize, by: &[f32], out: &mut [f32]) {
-        let Some(g) = self.g.as_ref().filter(|_| self.let_in) else {
+        let Some(g) = self.g.as_ref().filter(|_| self.tied_keys) else {
             return decay::scale_into(s, by, self.k(t, h), out);
         };
         let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
@@ -316,7 +318,7 @@ impl<'a> Tokens<'a> {
         decay::scale(s, by, out);
     }
 
-    /// `b_t`: where what is erased goes, if not to the own key.
+    /// Writes `b_t` to `out`; the delta rules have none.
     #[inline(always)]
     fn b<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
         let Some([a, b]) = &self.erase else { return };
@@ -335,9 +337,10 @@ impl<'a> Tokens<'a> {
         self.beta.as_ref().map_or(1.0, |beta| beta.get(t)[h])
     }
 
-    /// The factors that the gate leaves at token `t`: a number, or one a key channel; nothing where there is no gate.
+    /// Writes the factors `e^{g_t}` to `out`: one number, or one per key channel. Without a gate, `out` is left as it
+    /// is.
     #[inline(always)]
-    fn left<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+    fn gate_factors<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
         let Some(g) = &self.g else { return };
         let g = &g.get(t)[h * out.len()..(h + 1) * out.len()];
         let whole = math::whole::<S>(out.len());
@@ -349,51 +352,52 @@ impl<'a> Tokens<'a> {
         }
     }
 
-    /// `a_t`: what reads that which is erased.
+    /// Writes `a_t` to `out`.
     #[inline(always)]
-    fn erasing<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
+    fn a<S: Lanes>(&self, s: S, t: usize, h: usize, out: &mut [f32]) {
         if self.erase.is_some() || !self.by_key {
-            let mut left = [1.0];
-            self.left(s, t, h, &mut left);
-            return self.erasing_by(s, t, h, &left, out);
+            let mut factors = [1.0];
+            self.gate_factors(s, t, h, &mut factors);
+            return self.a_with(s, t, h, &factors, out);
         }
-        self.left(s, t, h, out);
+        self.gate_factors(s, t, h, out);
         decay::scale(s, self.k(t, h), out);
     }
 
-    /// As [`Tokens::erasing`], where it is known what the gate leaves; or times more than that, where its own key erases.
+    /// As [`Tokens::a`], given the factors of the gate. For the delta rules these may include a further decay,
+    /// by which `a_t` is then multiplied.
     #[inline(always)]
-    fn erasing_by<S: Lanes>(&self, s: S, t: usize, h: usize, left: &[f32], out: &mut [f32]) {
+    fn a_with<S: Lanes>(&self, s: S, t: usize, h: usize, factors: &[f32], out: &mut [f32]) {
         match &self.erase {
             Some([a, _]) => math::copy(s, &a.get(t)[h * out.len()..(h + 1) * out.len()], out),
-            None => decay::scale_into(s, left, self.k(t, h), out),
+            None => decay::scale_into(s, factors, self.k(t, h), out),
         }
     }
 
-    /// The rows of a token, if there is such a one.
+    /// Queues the rows of token `t` for prefetching, if there is such a token.
     #[inline(always)]
-    fn rows(&self, t: usize, h: usize, queries: bool, soon: &mut PrefetchQueue) {
+    fn queue_rows(&self, t: usize, h: usize, queries: bool, queue: &mut PrefetchQueue) {
         if t >= self.dims.b * self.dims.t {
             return;
         }
         if queries {
-            soon.add(self.q(t, h));
+            queue.add(self.q(t, h));
         }
-        if !self.let_in {
-            soon.add(self.k(t, h));
+        if !self.tied_keys {
+            queue.add(self.k(t, h));
         }
-        soon.add(self.v(t, h));
+        queue.add(self.v(t, h));
         let of_keys = h * self.dims.k..(h + 1) * self.dims.k;
         if let Some(g) = self.g.as_ref().filter(|_| self.by_key) {
-            soon.add(&g.get(t)[of_keys.clone()]);
+            queue.add(&g.get(t)[of_keys.clone()]);
         }
         if let Some([a, b]) = &self.erase {
-            soon.add(&a.get(t)[of_keys.clone()]);
-            soon.add(&b.get(t)[of_keys]);
+            queue.add(&a.get(t)[of_keys.clone()]);
+            queue.add(&b.get(t)[of_keys]);
         }
     }
 
-    /// How many factors the gate has a token.
+    /// The number of factors that the gate has per token and head.
     fn gate_width(&self) -> usize {
         match self.g {
             None => 0,

@@ -1,36 +1,37 @@
-//! A matrix that is written to by outer products and read, token by token, and decayed at cuts: what every mechanism whose state is a matrix
-//! does, forwards and backwards.
+//! One pass of tokens over a matrix: outer products are added, vectors are read, and the matrix is rescaled at cuts.
+//! Every sweep of the family, forward and backward, has this form.
 //!
 //! $$ X_t = X_{t-1} + \sum_m u^m_t (y^m_t)^\top, \qquad o^m_t = X_t^\top p^m_t $$
 //!
-//! or, where a token reads before it writes ([`Before`]), `o_t = X_{t-1}ᵀ p_t`.
+//! or, where tokens read before they write ([`ReadFirst`]), `o_t = X_{t-1}ᵀ p_t`.
 //!
-//! Lanes run along the columns. A few vectors of them are taken at a time, whose rows stay in the first cache while the tokens of a chunk pass: a cell
-//! costs as many operations as the equation has, and is loaded and stored once for two or four tokens, for stores are what a processor has least of. On
-//! a CPU, whose matrix products are made of the same operations, the products of a chunked form are no cheaper.
+//! Lanes run along the columns. The pass takes a few vectors of columns at a time, which stay in the first-level cache
+//! for all rows while the tokens of a chunk go by. Each load and store of a row serves two or four tokens, since
+//! stores are the bottleneck. On a CPU the matrix products of a chunked form would run on the same units and be no
+//! cheaper.
 
 use std::ops::Range;
 
 use longreach_simd::cache::PrefetchQueue;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
-use super::decay::{Along, Cuts};
+use super::decay::{Cuts, DecayAxis};
 
-/// The most vectors of a row that are taken at a time, and as many as there always is room for.
+/// The largest number of vectors of columns taken at a time. Scratch rows have room for as many.
 const WIDE: usize = 4;
 const HALF: usize = WIDE / 2;
-/// Rows of the matrix between two times that memory is asked for something.
-const APART: usize = 8;
+/// Rows of the matrix between prefetches.
+const ROWS_PER_PREFETCH: usize = 8;
 
-/// What `W` writes and `P` reads a token do to the matrix.
+/// A pass with `W` writes and `P` reads per token.
 pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
     pub(super) tokens: usize,
     pub(super) rows: usize,
     pub(super) columns: usize,
     /// `[rows, columns]`
     pub(super) matrix: &'a mut [f32],
-    /// Whether the last token comes first. Where a token's numbers lie does not depend on it.
-    pub(super) back: bool,
+    /// Whether the last token is processed first. The layout of the rows does not depend on it.
+    pub(super) reverse: bool,
     pub(super) cuts: Cuts<'a>,
     /// `u: [tokens, rows]`
     pub(super) write: [&'a [f32]; W],
@@ -41,15 +42,15 @@ pub(super) struct Pass<'a, C, const W: usize, const P: usize> {
     /// `o: [tokens, columns]`
     pub(super) out: [&'a mut [f32]; P],
     pub(super) carry: C,
-    pub(super) ask: &'a dyn Ask,
+    pub(super) prefetch: &'a dyn Prefetch,
 }
 
-/// A pass: so many tokens, rows and columns, and whether the last token comes first.
+/// Runs a pass; `(tokens, rows, columns, reverse)` are its sizes and direction.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a pass has so many parts")]
-pub(super) fn over<C: Carry<W, P>, const W: usize, const P: usize>(
+#[allow(clippy::too_many_arguments, reason = "a pass has many parts")]
+pub(super) fn run_pass<C: Carry<W, P>, const W: usize, const P: usize>(
     isa: Isa,
-    (tokens, rows, columns, back): (usize, usize, usize, bool),
+    (tokens, rows, columns, reverse): (usize, usize, usize, bool),
     matrix: &mut [f32],
     cuts: Cuts<'_>,
     write: [&[f32]; W],
@@ -57,54 +58,58 @@ pub(super) fn over<C: Carry<W, P>, const W: usize, const P: usize>(
     read: [&[f32]; P],
     out: [&mut [f32]; P],
     carry: C,
-    ask: &dyn Ask,
+    prefetch: &dyn Prefetch,
 ) {
-    isa.run(Pass { tokens, rows, columns, matrix, back, cuts, write, written, read, out, carry, ask });
+    isa.run(Pass { tokens, rows, columns, matrix, reverse, cuts, write, written, read, out, carry, prefetch });
 }
 
-/// Some columns of a token and of the one that comes after it.
+/// A token and the next one in the order of the pass, for a block of columns.
 pub(super) struct Step {
-    /// Where the tokens stand.
+    /// The indices of the two tokens.
     pub(super) tokens: [usize; 2],
-    /// Where their columns stand.
+    /// The columns of each, as a range of `[tokens, columns]`.
     pub(super) columns: [Range<usize>; 2],
 }
 
-/// What a token's reads change of what the next one writes.
+/// How the reads of a token change the writes of the next.
 pub(super) trait Carry<const W: usize, const P: usize> {
-    /// Whether anything is: the last read then has to be known before the next token is written.
+    /// Whether they do: the last read must then be complete before the next token is written.
     const CARRIES: bool = true;
-    /// Whether a token reads before it writes. Only where nothing is carried.
+    /// Whether tokens read before they write. Only without a carry.
     const READS_FIRST: bool = false;
 
-    /// The first of two tokens has been read.
+    /// Called when the first of the two tokens has been read.
     fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; W], out: &[&mut [f32]; P]);
 }
 
-/// What is asked of memory while a token passes: the rows that the next pass will gather lie far apart, and come while this one computes.
-pub(super) trait Ask {
-    /// The rows that are wanted in return for the `i`th token of this pass.
-    fn rows(&self, i: usize, soon: &mut PrefetchQueue);
+/// The rows to prefetch during a pass: the rows that the next pass gathers are strided, and are loaded while this pass
+/// computes.
+pub(super) trait Prefetch {
+    /// Queues the rows to prefetch during the `i`th token of this pass.
+    fn queue_rows(&self, i: usize, queue: &mut PrefetchQueue);
 }
 
-/// Nothing.
-pub(super) struct Nothing;
+/// A pass that prefetches nothing.
+pub(super) struct NoPrefetch;
 
-impl Ask for Nothing {
-    fn rows(&self, _: usize, _: &mut PrefetchQueue) {}
+impl Prefetch for NoPrefetch {
+    fn queue_rows(&self, _: usize, _: &mut PrefetchQueue) {}
 }
 
-impl<const W: usize, const P: usize> Carry<W, P> for Nothing {
+/// No carry: the reads and writes of all tokens are independent.
+pub(super) struct Independent;
+
+impl<const W: usize, const P: usize> Carry<W, P> for Independent {
     const CARRIES: bool = false;
 
     #[inline(always)]
     fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
 }
 
-/// Nothing is carried, and a token reads the matrix as it was before the token's own writes.
-pub(super) struct Before;
+/// No carry, and tokens read the matrix before their own writes.
+pub(super) struct ReadFirst;
 
-impl<const W: usize, const P: usize> Carry<W, P> for Before {
+impl<const W: usize, const P: usize> Carry<W, P> for ReadFirst {
     const CARRIES: bool = false;
     const READS_FIRST: bool = true;
 
@@ -112,7 +117,7 @@ impl<const W: usize, const P: usize> Carry<W, P> for Before {
     fn carry<S: Lanes>(&self, _: S, _: Step, _: &mut [&mut [f32]; W], _: &[&mut [f32]; P]) {}
 }
 
-/// Nothing is decayed, or all alike, or each row or column for itself.
+/// How the matrix is decayed: not at all, by one factor, by one per row, or by one per column.
 const NONE: u8 = 0;
 const WHOLE: u8 = 1;
 const ROWS: u8 = 2;
@@ -123,7 +128,8 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
         let mut at = 0;
-        // One write and one read take four tokens of half as many columns instead; two of each need the registers for two tokens.
+        // One write and one read use four tokens and half as many columns instead; two writes and two reads need the
+        // registers for two tokens.
         let wide = S::LANES >= 16 && (2..4).contains(&(W * P)) && !C::READS_FIRST;
         while wide && at + WIDE * S::LANES <= self.columns {
             self.block::<S, WIDE>(s, at);
@@ -141,46 +147,47 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Kernel for Pass<'_, C, W, P
 }
 
 impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
-    /// All tokens, the columns from `at` on, `N` vectors of them.
+    /// Processes all tokens for `N` vectors of columns from `at` on.
     #[inline(always)]
     fn block<S: Lanes, const N: usize>(&mut self, s: S, at: usize) {
-        // As many tokens at a time as there are registers for.
-        let together = match W * P {
+        // The number of tokens per load of a row, which is bounded by the registers.
+        let group = match W * P {
             1 if !C::CARRIES && S::LANES >= 16 => 4,
             2 if C::READS_FIRST && S::LANES >= 16 => 4,
             4 if S::LANES == 8 => 1,
             _ => 2,
         };
-        let (cuts, tokens, back) = (self.cuts, self.tokens, self.back);
+        let (cuts, tokens, reverse) = (self.cuts, self.tokens, self.reverse);
         let (mut i, mut n) = (0, 0);
-        let mut next = cuts.get(0, tokens, back);
+        let mut next = cuts.get(0, tokens, reverse);
         loop {
             let cut = next.filter(|(place, _)| *place == i);
             if cut.is_some() {
                 n += 1;
-                next = cuts.get(n, tokens, back);
+                next = cuts.get(n, tokens, reverse);
             }
             let end = next.map_or(tokens, |(place, _)| place);
             if let Some((_, by)) = cut {
-                // The decay goes with a token that passes alone.
-                let alone = !(end - i).is_multiple_of(together);
-                match cuts.along {
-                    _ if cuts.whole() => self.cut::<S, WHOLE, N>(s, by, at, i, alone),
-                    Along::Rows => self.cut::<S, ROWS, N>(s, by, at, i, alone),
-                    Along::Columns => self.cut::<S, COLUMNS, N>(s, by, at, i, alone),
+                // If the tokens of the run are not a multiple of the group, the first is processed alone, along with
+                // the decay.
+                let alone = !(end - i).is_multiple_of(group);
+                match cuts.axis {
+                    _ if cuts.is_scalar() => self.cut::<S, WHOLE, N>(s, by, at, i, alone),
+                    DecayAxis::Rows => self.cut::<S, ROWS, N>(s, by, at, i, alone),
+                    DecayAxis::Columns => self.cut::<S, COLUMNS, N>(s, by, at, i, alone),
                 }
                 i += usize::from(alone);
             }
-            let last = end - (end - i) % together;
+            let last = end - (end - i) % group;
             if last > i {
-                match together {
+                match group {
                     1 => {}
                     _ if C::CARRIES => self.pairs::<S, N>(s, at, i..last),
                     4 => self.groups::<S, N, 4>(s, at, i..last),
                     _ => self.groups::<S, N, 2>(s, at, i..last),
                 }
             }
-            self.some::<S, NONE, N>(s, &[], at, if together > 1 { last } else { i }..end);
+            self.singles::<S, NONE, N>(s, &[], at, if group > 1 { last } else { i }..end);
             i = end;
             if i == tokens && next.is_none() {
                 return;
@@ -188,10 +195,10 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// Where the `i`th token of the pass stands.
+    /// The index of the `i`th token of the pass.
     #[inline(always)]
     fn token(&self, i: usize) -> usize {
-        if self.back { self.tokens - 1 - i } else { i }
+        if self.reverse { self.tokens - 1 - i } else { i }
     }
 
     /// The rows of `G` tokens from the `i`th on.
@@ -207,7 +214,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         of
     }
 
-    /// Where the columns of `G` tokens from the `i`th on stand.
+    /// The columns `at` of `G` tokens from the `i`th on, as ranges of `[tokens, columns]`.
     #[inline(always)]
     fn columns_of<const G: usize>(&self, i: usize, at: &Range<usize>) -> [Range<usize>; G] {
         std::array::from_fn(
@@ -219,36 +226,37 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         )
     }
 
-    /// What is asked for while `G` tokens from the `i`th on pass.
+    /// The rows to prefetch during `G` tokens from the `i`th on.
     #[inline(always)]
-    fn soon<const G: usize>(&self, i: usize, at: usize) -> PrefetchQueue {
-        let mut soon = PrefetchQueue::empty();
+    fn queue<const G: usize>(&self, i: usize, at: usize) -> PrefetchQueue {
+        let mut queue = PrefetchQueue::empty();
         for i in (i..i + G).take_while(|_| at == 0) {
-            self.ask.rows(i, &mut soon);
+            self.prefetch.queue_rows(i, &mut queue);
         }
-        soon
+        queue
     }
 
-    /// The columns from `at` on, `N` vectors of them, `G` tokens at a time, so that the matrix is loaded and stored once for them. Where nothing is carried.
+    /// Processes `N` vectors of columns from `at` on, `G` tokens for each load and store of the matrix. Only without a
+    /// carry.
     #[inline(always)]
     fn groups<S: Lanes, const N: usize, const G: usize>(&mut self, s: S, at: usize, tokens: Range<usize>) {
         let rows = self.rows;
         let end = columns_end::<S, N>(at, self.columns);
         let zero = s.splat(0.0);
         for i in tokens.step_by(G) {
-            let soon = self.soon::<G>(i, at);
-            let soon = soon.schedule(rows.div_ceil(APART));
+            let queue = self.queue::<G>(i, at);
+            let schedule = queue.schedule(rows.div_ceil(ROWS_PER_PREFETCH));
             let columns = self.columns_of::<G>(i, &(at..end));
             let (u, p) = (self.rows_of::<W, G>(&self.write, i), self.rows_of::<P, G>(&self.read, i));
             let (mut y, mut sum) = ([[[zero; N]; W]; G], [[[zero; N]; P]; G]);
             for g in 0..G {
-                self.written(s, columns[g].clone(), &mut y[g]);
+                self.load_written(s, columns[g].clone(), &mut y[g]);
             }
             let mut lines = self.matrix.chunks_exact_mut(self.columns);
             for r in 0..rows {
                 let Some(row) = lines.next() else { break };
-                if r.is_multiple_of(APART) {
-                    soon.issue(r / APART);
+                if r.is_multiple_of(ROWS_PER_PREFETCH) {
+                    schedule.issue(r / ROWS_PER_PREFETCH);
                 }
                 let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
@@ -272,15 +280,16 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// As [`Pass::groups`], two tokens at a time, where the last read of the first has to be known before the second is written: it is put together of
-    /// what the matrix before both gives and what the first writes, `X_aᵀ p = X_{a−1}ᵀ p + Σ (u_a · p) y_a`.
+    /// As [`Pass::groups`] with two tokens, where the last read of the first changes the second's write. That read is
+    /// assembled from the matrix before both tokens and the first one's writes,
+    /// `X_aᵀ p = X_{a−1}ᵀ p + Σ (u_a · p) y_a`.
     #[inline(always)]
     fn pairs<S: Lanes, const N: usize>(&mut self, s: S, at: usize, tokens: Range<usize>) {
         let rows = self.rows;
         let end = columns_end::<S, N>(at, self.columns);
         let zero = s.splat(0.0);
-        // What the matrix as it is gives to the last read of the token that comes.
-        let mut ahead = [zero; N];
+        // The last read of the coming token, from the matrix as it is now.
+        let mut next_read = [zero; N];
         let t = self.token(tokens.start);
         let first = &self.read[P - 1][t * rows..(t + 1) * rows];
         let mut lines = self.matrix.chunks_exact_mut(self.columns);
@@ -290,37 +299,37 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             load(s, cells::<S, N>(row, at, end - at), &mut x);
             let p = s.splat(*p);
             for i in 0..N {
-                ahead[i] = s.fma(p, x[i], ahead[i]);
+                next_read[i] = s.fma(p, x[i], next_read[i]);
             }
         }
         for i in tokens.clone().step_by(2) {
             let [a, b] = [i, i + 1].map(|i| self.token(i));
-            let soon = self.soon::<2>(i, at);
-            let soon = soon.schedule(rows.div_ceil(APART));
+            let queue = self.queue::<2>(i, at);
+            let schedule = queue.schedule(rows.div_ceil(ROWS_PER_PREFETCH));
             let [of_a, of_b] = self.columns_of::<2>(i, &(at..end));
             let (u, p) = (self.rows_of::<W, 2>(&self.write, i), self.rows_of::<P, 2>(&self.read, i));
             let (mut y_a, mut y_b) = ([[zero; N]; W], [[zero; N]; W]);
-            self.written(s, of_a.clone(), &mut y_a);
+            self.load_written(s, of_a.clone(), &mut y_a);
             for m in 0..W {
-                let through = s.splat(math::dot(s, u[0][m], p[0][P - 1]));
+                let dot = s.splat(math::dot(s, u[0][m], p[0][P - 1]));
                 for i in 0..N {
-                    ahead[i] = s.fma(through, y_a[m][i], ahead[i]);
+                    next_read[i] = s.fma(dot, y_a[m][i], next_read[i]);
                 }
             }
-            store(s, &ahead, &mut self.out[P - 1][of_a.clone()]);
+            store(s, &next_read, &mut self.out[P - 1][of_a.clone()]);
             let step = Step { tokens: [a, b], columns: [of_a.clone(), of_b.clone()] };
             self.carry.carry(s, step, &mut self.written, &self.out);
-            self.written(s, of_b.clone(), &mut y_b);
-            // The token after the two, if it is the first of two again.
+            self.load_written(s, of_b.clone(), &mut y_b);
+            // The first token of the next pair; unused if there is none.
             let c = if i + 2 < tokens.end { self.token(i + 2) } else { b };
             let p_c = &self.read[P - 1][c * rows..][..rows];
             let (mut sum_a, mut sum_b) = ([[zero; N]; P], [[zero; N]; P]);
-            ahead = [zero; N];
+            next_read = [zero; N];
             let mut lines = self.matrix.chunks_exact_mut(self.columns);
             for r in 0..rows {
                 let Some(row) = lines.next() else { break };
-                if r.is_multiple_of(APART) {
-                    soon.issue(r / APART);
+                if r.is_multiple_of(ROWS_PER_PREFETCH) {
+                    schedule.issue(r / ROWS_PER_PREFETCH);
                 }
                 let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
@@ -352,7 +361,7 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
                 }
                 let p = s.splat(p_c[r]);
                 for i in 0..N {
-                    ahead[i] = s.fma(p, x[i], ahead[i]);
+                    next_read[i] = s.fma(p, x[i], next_read[i]);
                 }
             }
             for m in 0..P {
@@ -365,17 +374,17 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// The decay at a cut, with the `i`th token if that passes alone.
+    /// Applies the decay at a cut, along with the `i`th token if it is processed `alone`.
     #[inline(always)]
     fn cut<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, i: usize, alone: bool) {
         if alone {
-            self.some::<S, BY, N>(s, by, at, i..i + 1);
+            self.singles::<S, BY, N>(s, by, at, i..i + 1);
         } else {
             self.decay::<S, BY, N>(s, by, at);
         }
     }
 
-    /// What is left of some columns at a cut.
+    /// Applies the decay at a cut to the matrix alone.
     #[inline(always)]
     fn decay<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize) {
         let end = columns_end::<S, N>(at, self.columns);
@@ -396,15 +405,15 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// What is written.
+    /// Loads the vectors that a token writes.
     #[inline(always)]
-    fn written<S: Lanes, const N: usize>(&self, s: S, at: Range<usize>, y: &mut [[S::V; N]; W]) {
+    fn load_written<S: Lanes, const N: usize>(&self, s: S, at: Range<usize>, y: &mut [[S::V; N]; W]) {
         for m in 0..W {
             load(s, &self.written[m][at.clone()], &mut y[m]);
         }
     }
 
-    /// The `i`th token has been read: what comes of it for the one after it, if there is one.
+    /// Applies the carry of the `i`th token to the next one, if there is one.
     #[inline(always)]
     fn carry_on<S: Lanes>(&mut self, s: S, i: usize, at: Range<usize>) {
         if C::CARRIES && i + 1 < self.tokens {
@@ -414,23 +423,24 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
         }
     }
 
-    /// The columns from `at` on: `N` vectors of them, or what there is of one; decayed first, at every token, unless by [`NONE`].
+    /// Processes tokens one at a time, for `N` vectors of columns from `at` on, the only one of which may be partial.
+    /// Unless `BY` is [`NONE`], each token decays the matrix first.
     #[inline(always)]
-    fn some<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
+    fn singles<S: Lanes, const BY: u8, const N: usize>(&mut self, s: S, by: &[f32], at: usize, tokens: Range<usize>) {
         let (rows, columns) = (self.rows, self.columns);
         let end = columns_end::<S, N>(at, columns);
         let zero = s.splat(0.0);
         let mut factor = factors::<S, BY, N>(s, by, at..end);
         for i in tokens {
             let t = self.token(i);
-            let mut soon = PrefetchQueue::empty();
+            let mut queue = PrefetchQueue::empty();
             if at == 0 {
-                self.ask.rows(i, &mut soon);
+                self.prefetch.queue_rows(i, &mut queue);
             }
-            let soon = soon.schedule(rows.div_ceil(APART));
+            let schedule = queue.schedule(rows.div_ceil(ROWS_PER_PREFETCH));
             let here = t * columns + at..t * columns + end;
             let mut y = [[zero; N]; W];
-            self.written(s, here.clone(), &mut y);
+            self.load_written(s, here.clone(), &mut y);
             let (mut u, mut p) = ([&[][..]; W], [&[][..]; P]);
             for m in 0..W {
                 u[m] = &self.write[m][t * rows..(t + 1) * rows];
@@ -442,8 +452,8 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
             let mut lines = self.matrix.chunks_exact_mut(columns);
             for r in 0..rows {
                 let Some(row) = lines.next() else { break };
-                if r.is_multiple_of(APART) {
-                    soon.issue(r / APART);
+                if r.is_multiple_of(ROWS_PER_PREFETCH) {
+                    schedule.issue(r / ROWS_PER_PREFETCH);
                 }
                 let row = cells::<S, N>(row, at, end - at);
                 let mut x = [zero; N];
@@ -471,21 +481,21 @@ impl<C: Carry<W, P>, const W: usize, const P: usize> Pass<'_, C, W, P> {
     }
 }
 
-/// Where `N` vectors of columns from `at` on end: only a single vector may be there in part.
+/// The end of `N` vectors of columns from `at` on. Only a single vector may be partial.
 #[inline(always)]
 fn columns_end<S: Lanes, const N: usize>(at: usize, columns: usize) -> usize {
     if N == 1 { (at + S::LANES).min(columns) } else { at + N * S::LANES }
 }
 
-/// `N` vectors of a row of the matrix, or what there is of one: a slice of a length that the compiler knows, so that loads and stores are not checked one
-/// by one, and the loop over rows stays one block. Rows are taken from `chunks_exact_mut` one by one: zipped with
-/// their numbers, each would cost a multiplication.
+/// `N` vectors of a row, of which a single one may be partial. The slice has a length that is known at compile time,
+/// so that loads and stores are not bounds-checked one by one and the loop over rows stays one block. Callers take
+/// rows from `chunks_exact_mut` by hand: zipped with their index, each row would cost a multiplication.
 #[inline(always)]
 fn cells<S: Lanes, const N: usize>(row: &mut [f32], from: usize, width: usize) -> &mut [f32] {
     &mut row[from..][..if N == 1 { width } else { N * S::LANES }]
 }
 
-/// What a token writes to row `r`.
+/// Adds a token's writes to row `r`.
 #[inline(always)]
 fn write<S: Lanes, const N: usize, const W: usize>(
     s: S,
@@ -502,7 +512,7 @@ fn write<S: Lanes, const N: usize, const W: usize>(
     }
 }
 
-/// What a token reads of row `r`.
+/// Adds row `r` to a token's reads.
 #[inline(always)]
 fn read<S: Lanes, const N: usize, const P: usize>(
     s: S,
@@ -519,7 +529,7 @@ fn read<S: Lanes, const N: usize, const P: usize>(
     }
 }
 
-/// What some columns are multiplied with, where that is the same for all rows.
+/// The factors of a block of columns, where they are the same for all rows.
 #[inline(always)]
 fn factors<S: Lanes, const BY: u8, const N: usize>(s: S, by: &[f32], columns: Range<usize>) -> [S::V; N] {
     let mut factors = [s.splat(if BY == WHOLE { by[0] } else { 1.0 }); N];
@@ -529,7 +539,7 @@ fn factors<S: Lanes, const BY: u8, const N: usize>(s: S, by: &[f32], columns: Ra
     factors
 }
 
-/// `N` vectors; the last one may be there in part, if it is the only one.
+/// Loads `N` vectors, of which a single one may be partial.
 #[inline(always)]
 fn load<S: Lanes, const N: usize>(s: S, x: &[f32], v: &mut [S::V; N]) {
     if N == 1 {
@@ -541,7 +551,7 @@ fn load<S: Lanes, const N: usize>(s: S, x: &[f32], v: &mut [S::V; N]) {
     }
 }
 
-/// As [`load`].
+/// Stores `N` vectors, of which a single one may be partial.
 #[inline(always)]
 fn store<S: Lanes, const N: usize>(s: S, v: &[S::V; N], x: &mut [f32]) {
     if N == 1 {
@@ -557,7 +567,7 @@ fn store<S: Lanes, const N: usize>(s: S, v: &[S::V; N], x: &mut [f32]) {
 #[inline(always)]
 pub(super) fn transpose<S: Lanes>(s: S, matrix: &[f32], columns: usize, out: &mut [f32]) {
     let (rows, n) = (matrix.len() / columns.max(1), S::LANES);
-    // What there is of whole tiles; and the rest, one by one.
+    // Whole tiles first, then the remaining elements one by one.
     let (tall, wide) = (rows / n * n, columns / n * n);
     let mut tile = [s.splat(0.0); 16];
     for r in (0..tall).step_by(n) {

@@ -6,21 +6,21 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::ArrayViewMut4;
 
-use super::decay::{above, scale_into};
+use super::decay::{any_positive, scale_into};
 use super::forward::{correct, forward};
 use super::{Dims, Inputs, Tokens};
 use crate::one_token::{OneToken, read};
 use crate::sequences::for_each_head_block;
 use crate::{Error, error};
 
-/// One token of each sequence, into `out`, contiguous `[B, H, V]`: the one thing that decoding does, and nothing is allocated.
+/// One token of each sequence, into `out`, contiguous `[B, H, V]`. Allocates nothing, for decoding.
 pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     let input = Tokens::of(x, state.shape(), cx)?;
     let Dims { b, t, g, h, k, v } = input.dims;
     error::shape(x.op, "q", &[b, 1, g, k], &[b, t, g, k])?;
     error::shape(x.op, "out", &[b * h * v], &[out.len()])?;
     if input.ranges.len() != b || k * v == 0 {
-        // Some sequences have no token, or states no numbers.
+        // Sequences without a token, or empty states.
         out.copy_from_slice(forward(x, state, cx)?.as_slice().unwrap_or_default());
         return Ok(());
     }
@@ -30,14 +30,14 @@ pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut 
     Ok(())
 }
 
-/// One token of some heads that follow one another.
+/// A task: one token of consecutive heads.
 pub(super) struct One<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
-    /// The first, among those of all tokens.
+    /// The index of the first head in `[B, H]`.
     pub(super) first: usize,
     /// `[heads, V]`
     pub(super) out: &'o mut [f32],
-    /// `[heads, K, V]`; of a size.
+    /// `[heads, K, V]`, not empty.
     pub(super) states: &'o mut [f32],
 }
 
@@ -48,33 +48,33 @@ impl Kernel for One<'_, '_> {
         let Self { x, first, out, states } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let scratch = &mut Scratch::new(gates + 3 * k + 2 * v);
-        let (left, rest) = scratch.split_at_mut(gates);
+        let (factors, rest) = scratch.split_at_mut(gates);
         let (row, rest) = rest.split_at_mut(k);
-        let (into, rest) = rest.split_at_mut(k);
-        let (let_in, rest) = rest.split_at_mut(k);
+        let (b, rest) = rest.split_at_mut(k);
+        let (tied_key, rest) = rest.split_at_mut(k);
         let (erased, difference) = rest.split_at_mut(v);
-        let mut grows = false;
+        let mut positive_gate = false;
         let end = first + out.len() / v;
         let all = states.chunks_exact_mut(k * v).zip(out.chunks_exact_mut(v));
         for (i, (state, out)) in (first..).zip(all) {
             let (t, h) = (i / x.dims.h, i % x.dims.h);
-            grows |= !x.checked && above(s, x.gates(t, h));
-            x.left(s, t, h, left);
+            positive_gate |= !x.gates_checked && any_positive(s, x.gates(t, h));
+            x.gate_factors(s, t, h, factors);
             let (q, mut key, value, scale) = (x.q(t, h), x.k(t, h), x.v(t, h), x.scale);
-            if x.let_in {
-                x.key(s, t, h, &[], let_in);
-                key = let_in;
+            if x.tied_keys {
+                x.key(s, t, h, &[], tied_key);
+                key = tied_key;
             }
-            let onward = x.erases() && i + 1 < end;
+            let prefetch_next = x.erases() && i + 1 < end;
             if x.erases() {
-                x.erasing_by(s, t, h, left, row);
+                x.a_with(s, t, h, factors, row);
                 read(s, state, row, erased);
             }
-            let left = &*left;
+            let factors = &*factors;
             if x.erase.is_some() {
-                x.b(s, t, h, into);
-                let (write, written) = ([key, &*into], [value, &*erased]);
-                OneToken { left, write, written, read: q, read_first: false, prefetch_next: onward }
+                x.b(s, t, h, b);
+                let (write, written) = ([key, &*b], [value, &*erased]);
+                OneToken { left: factors, write, written, read: q, read_first: false, prefetch_next }
                     .pass(s, state, out);
             } else {
                 let mut written = value;
@@ -83,8 +83,8 @@ impl Kernel for One<'_, '_> {
                     correct(s, x.beta(t, h), erased, difference);
                     written = difference;
                 }
-                let early = x.bonus.is_some();
-                OneToken { left, write: [key], written: [written], read: q, read_first: early, prefetch_next: onward }
+                let read_first = x.bonus.is_some();
+                OneToken { left: factors, write: [key], written: [written], read: q, read_first, prefetch_next }
                     .pass(s, state, out);
             }
             if let Some(bonus) = &x.bonus {
@@ -93,8 +93,8 @@ impl Kernel for One<'_, '_> {
             }
             math::scale(s, scale, out);
         }
-        if grows {
-            x.above.store(true, Ordering::Relaxed);
+        if positive_gate {
+            x.positive_gate.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Decayed outer products: the state is a matrix per head, `S ← e^g S + k vᵀ`, read by `o = Sᵀ q`.
+//! Linear attention with decay: the state is a matrix per head, `S ← e^g S + k vᵀ`, read by `o = Sᵀ q`.
 //!
-//! [`scan`] is the family's kernel; members prepare its inputs and call it.
+//! [`scan`] is the kernel for one gate per head. GLA, HGRN2, RWKV-5 and RWKV-6 use the matrix-state kernel of
+//! `fast_weights`.
 
 pub mod cosformer;
 mod features;

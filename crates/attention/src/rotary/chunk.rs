@@ -1,4 +1,4 @@
-//! All tokens: a task turns some of them.
+//! Rotates all tokens, in parallel over blocks of tokens.
 
 use longreach_simd::product::{Stored, widen};
 use longreach_simd::{Cx, Kernel, Lanes};
@@ -7,16 +7,21 @@ use ndarray::{Array4, ArrayView4};
 use super::{Angles, OP};
 use crate::{Error, sequences};
 
-/// Tokens of a task.
+/// Tokens per task.
 const TOKENS: usize = 32;
 
-/// `x: [B, T, H, D]` turned.
+/// Returns `x: [B, T, H, D]` rotated by the angles.
 pub fn chunk<T: Stored>(x: ArrayView4<'_, T>, angles: &Angles, cx: &Cx) -> Result<Array4<f32>, Error> {
-    turn(x, angles, 1.0, cx)
+    rotate(x, angles, 1.0, cx)
 }
 
-/// Turned by the angles, or back.
-pub(super) fn turn<T: Stored>(x: ArrayView4<'_, T>, angles: &Angles, sign: f32, cx: &Cx) -> Result<Array4<f32>, Error> {
+/// Rotates by the angles, or back if `sign` is −1.
+pub(super) fn rotate<T: Stored>(
+    x: ArrayView4<'_, T>,
+    angles: &Angles,
+    sign: f32,
+    cx: &Cx,
+) -> Result<Array4<f32>, Error> {
     let (b, t, h, d) = x.dim();
     angles.check(x.shape())?;
     let tokens = sequences::tokens(OP, "x", &x)?;
@@ -34,11 +39,11 @@ pub(super) fn turn<T: Stored>(x: ArrayView4<'_, T>, angles: &Angles, sign: f32, 
 struct Task<'a, 'o, T> {
     x: &'a [&'a [T]],
     out: &'o mut [f32],
-    /// The first of its tokens, in all sequences.
+    /// The index of the first token in the batch.
     first: usize,
-    /// Tokens of a sequence.
+    /// Tokens per sequence.
     length: usize,
-    /// Channels of a head.
+    /// Channels per head.
     width: usize,
     angles: &'a Angles,
     sign: f32,

@@ -1,11 +1,12 @@
-//! Rotary positions: pairs of channels turned by an angle that grows with the position.
+//! Rotary position embeddings: pairs of channels are rotated by an angle proportional to the position.
 //!
 //! $$ (a, b) \mapsto m\,(a \cos\varphi - b \sin\varphi,\; b \cos\varphi + a \sin\varphi), \qquad \varphi = p\,\omega_i,\quad
 //!    \omega_i = \theta^{-2i/r} $$
 //!
-//! for the first `r` channels of every head; the rest pass. Channel `i` is paired with `i + r/2`, or `2i` with `2i + 1` where they are interleaved.
-//! [`Scaling`] changes the frequencies `ω` and the magnitude `m` for contexts longer than those of training. Angles are computed in f64.
-//! O(T H r). Su et al. 2021 (RoFormer), eq. 34; the scalings are Hugging Face's, by their names.
+//! for the first `r` channels of every head; the others are unchanged. Channel `i` is paired with `i + r/2`, or `2i`
+//! with `2i + 1` if interleaved. [`Scaling`] changes the frequencies `ω` and the magnitude `m` for contexts longer
+//! than in training. Angles are computed in f64. O(T H r). Su et al. 2021 (RoFormer), eq. 34; the scalings are Hugging
+//! Face's, by their names.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView2};
@@ -30,15 +31,15 @@ const OP: &str = "rotary";
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rotary {
-    /// `r`, how many channels of a head are turned; even
+    /// `r`, the number of channels per head that are rotated; even
     pub width: usize,
     /// `θ`
     #[serde(default = "ten_thousand")]
     pub theta: f64,
-    /// Whether neighbouring channels are pairs, not the halves.
+    /// Whether pairs are neighbouring channels, instead of channels of the two halves.
     #[serde(default)]
     pub interleaved: bool,
-    /// How frequencies are scaled.
+    /// The scaling of the frequencies.
     #[serde(default)]
     pub scaling: Scaling,
 }
@@ -47,7 +48,7 @@ fn ten_thousand() -> f64 {
     10_000.0
 }
 
-/// Cosines and sines, times the magnitude, of every position.
+/// The cosines and sines of every position, times the magnitude.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Angles {
     /// `[B or 1, T, r / 2]`, flat over the first two
@@ -57,13 +58,13 @@ pub struct Angles {
     interleaved: bool,
 }
 
-/// The largest width of a head: frequencies are computed before the width is compared with the input.
-const WIDEST: usize = 1 << 16;
+/// The largest supported width. Frequencies are computed before the width is compared with the input.
+const MAX_WIDTH: usize = 1 << 16;
 
 impl Rotary {
-    /// The frequencies, with which every position has an angle.
+    /// Computes the frequencies, and checks that all angles are finite.
     fn frequencies(&self, positions: &ArrayView2<'_, usize>, length: usize) -> Result<Frequencies, Error> {
-        error::parameter(OP, "width", self.width <= WIDEST, self.width, format!("at most {WIDEST} channels"))?;
+        error::parameter(OP, "width", self.width <= MAX_WIDTH, self.width, format!("at most {MAX_WIDTH} channels"))?;
         let frequencies = self.scaling.frequencies(self.width, self.theta, length)?;
         let last = positions.iter().max().copied().unwrap_or(0) as f64;
         let fits = frequencies.inverse.iter().all(|w| (w * last).is_finite());
@@ -73,7 +74,7 @@ impl Rotary {
         Ok(frequencies)
     }
 
-    /// The angles at `positions: [B or 1, T]`, in a sequence of `length` tokens: some scalings depend on it.
+    /// Computes the angles at `positions: [B or 1, T]` in a sequence of `length` tokens, on which some scalings depend.
     pub fn angles(&self, positions: ArrayView2<'_, usize>, length: usize, cx: &Cx) -> Result<Angles, Error> {
         let frequencies = self.frequencies(&positions, length)?;
         let half = self.width / 2;
@@ -101,7 +102,7 @@ impl Angles {
         error::parameter(OP, "width", width <= d, width, format!("at most the {d} channels of a head"))
     }
 
-    /// The cosines and sines of token `t` of sequence `b`, of `length`.
+    /// The cosines and sines of token `t` of sequence `b`; `length` is the number of tokens per sequence.
     #[inline]
     fn row(&self, b: usize, t: usize, length: usize) -> (&[f32], &[f32]) {
         let row = if self.batch == 1 { t } else { b * length + t };

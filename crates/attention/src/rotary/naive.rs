@@ -5,7 +5,7 @@ use ndarray::{Array4, ArrayView2, ArrayView4};
 use super::{OP, Rotary};
 use crate::{Error, error};
 
-/// `x: [B, T, H, D]` turned, in f64; `positions: [B or 1, T]`, in a sequence of `length` tokens.
+/// Returns `x: [B, T, H, D]` rotated, in f64; `positions: [B or 1, T]`, in a sequence of `length` tokens.
 pub fn naive(
     x: ArrayView4<'_, f64>,
     positions: ArrayView2<'_, usize>,
@@ -17,7 +17,7 @@ pub fn naive(
     let half = rotary.width / 2;
     let mut out = x.to_owned();
     for ((b, t, h, d), out) in out.indexed_iter_mut().filter(|((.., d), _)| *d < rotary.width) {
-        // Which pair a channel is of, where the other is, and whether it is the first of the two.
+        // The channel's pair, the other channel of the pair, and whether this channel is the first of the two.
         let (pair, other, first) = if rotary.interleaved {
             (d / 2, d ^ 1, d % 2 == 0)
         } else {

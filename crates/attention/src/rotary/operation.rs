@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation on named tensors.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, ArrayView4};
@@ -12,7 +12,7 @@ use crate::{Error, Form, error};
 
 pub(crate) struct Op;
 
-/// Positions, the length that scalings see, and the parameters.
+/// Reads the positions, the length of the sequence for scalings, and the parameters.
 fn read(call: &mut Call<'_>) -> Result<(Array2<usize>, usize, Rotary), Error> {
     let x: ArrayView4<'_, f32> = call.tensor("x")?;
     let (b, t, _, d) = x.dim();
@@ -24,7 +24,7 @@ fn read(call: &mut Call<'_>) -> Result<(Array2<usize>, usize, Rotary), Error> {
     let given: Value = call.take("scaling")?.unwrap_or_default();
     let scaling = Scaling::from_config(&given, call.take("max_position_embeddings")?)?;
     let theta = call.take("theta")?;
-    // Newer files have the base beside the scaling.
+    // Newer files have the base in the same object as the scaling.
     let inside = given.get("rope_theta").and_then(Value::as_f64);
     if let (Some(theta), Some(inside)) = (theta, inside) {
         error::parameter(
@@ -44,7 +44,7 @@ fn read(call: &mut Call<'_>) -> Result<(Array2<usize>, usize, Rotary), Error> {
     Ok((positions, length, rotary))
 }
 
-/// One of each kind.
+/// One example per kind of scaling.
 const SCALINGS: &[Choice] = &[
     choice(r#"{"rope_type": "default"}"#),
     choice(r#"{"rope_type": "linear", "factor": 2.0}"#),

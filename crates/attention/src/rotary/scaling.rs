@@ -1,4 +1,4 @@
-//! Frequencies for contexts longer than those of training, as Hugging Face's `rope_type` names them.
+//! Frequency scaling for contexts longer than in training, by the names of Hugging Face's `rope_type`.
 
 use std::f64::consts::PI;
 
@@ -12,82 +12,82 @@ use crate::{Error, error};
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(tag = "rope_type", rename_all = "lowercase")]
 pub enum Scaling {
-    /// As they are.
+    /// No scaling.
     #[default]
     Default,
     /// Positions divided by a factor. Chen et al. 2023.
     Linear {
-        /// By how much.
+        /// The divisor of positions.
         factor: f64,
     },
-    /// A base that grows with the sequence once it is longer than those of training ("NTK-aware").
+    /// The base grows with the sequence once it is longer than in training ("NTK-aware").
     Dynamic {
-        /// How fast.
+        /// The rate of growth.
         factor: f64,
-        /// The longest sequence of training.
+        /// The longest sequence in training.
         max_position_embeddings: usize,
     },
-    /// High frequencies as they are, low ones divided, a ramp between. Peng et al. 2023 (YaRN), eq. 13–17.
+    /// Low frequencies are divided, high ones unchanged, with a ramp between. Peng et al. 2023 (YaRN), eq. 13–17.
     Yarn {
-        /// By how much low frequencies are divided.
+        /// The divisor of low frequencies.
         factor: f64,
-        /// The longest sequence of training.
+        /// The longest sequence in training.
         original_max_position_embeddings: usize,
-        /// Turns in that sequence from which on a frequency stays as it is.
+        /// Frequencies with at least this many rotations in that sequence are unchanged.
         #[serde(default = "thirty_two")]
         beta_fast: f64,
-        /// Turns up to which it is divided whole.
+        /// Frequencies with at most this many rotations are divided by the whole factor.
         #[serde(default = "one")]
         beta_slow: f64,
-        /// The magnitude; else `0.1 ln factor + 1`.
+        /// The magnitude; by default `0.1 ln factor + 1`.
         #[serde(default)]
         attention_factor: Option<f64>,
-        /// With `mscale_all_dim`, the magnitude is the quotient of both.
+        /// Together with `mscale_all_dim`, the magnitude is the quotient of the magnitudes for both.
         #[serde(default)]
         mscale: Option<f64>,
         /// See `mscale`.
         #[serde(default)]
         mscale_all_dim: Option<f64>,
-        /// Whether the ends of the ramp are whole channels.
+        /// Whether the ends of the ramp are rounded to whole channels.
         #[serde(default = "yes")]
         truncate: bool,
     },
-    /// A divisor for each pair, another in long sequences. Ding et al. 2024 (LongRoPE).
+    /// One divisor per pair, with other divisors for long sequences. Ding et al. 2024 (LongRoPE).
     LongRope {
-        /// The divisors in sequences no longer than those of training.
+        /// The divisors for sequences no longer than in training.
         short_factor: Vec<f64>,
-        /// Those in longer ones.
+        /// The divisors for longer sequences.
         long_factor: Vec<f64>,
-        /// The longest sequence of training.
+        /// The longest sequence in training.
         original_max_position_embeddings: usize,
-        /// By how much contexts grew; sets the magnitude.
+        /// The growth of the context, which sets the magnitude.
         factor: f64,
-        /// The magnitude; else `√(1 + ln factor / ln original)`.
+        /// The magnitude; by default `√(1 + ln factor / ln original)`.
         #[serde(default)]
         attention_factor: Option<f64>,
     },
-    /// Low frequencies divided, high ones as they are, smoothed between by wavelength. Llama 3.1.
+    /// Low frequencies are divided, high ones unchanged, with interpolation by wavelength between. Llama 3.1.
     Llama3 {
-        /// By how much low frequencies are divided.
+        /// The divisor of low frequencies.
         factor: f64,
-        /// The longest sequence of training.
+        /// The longest sequence in training.
         original_max_position_embeddings: usize,
-        /// A wavelength longer than the original over this is low.
+        /// A frequency is low if its wavelength exceeds the original length divided by this.
         low_freq_factor: f64,
-        /// One shorter than the original over this is high.
+        /// A frequency is high if its wavelength is below the original length divided by this.
         high_freq_factor: f64,
     },
-    /// Only the first of the pairs turn, at the frequencies of all. Gemma 4.
+    /// Only the first pairs are rotated, at the frequencies they have when all are. Gemma 4.
     Proportional {
-        /// Which share of the pairs turns.
+        /// The share of the pairs that is rotated.
         partial_rotary_factor: f64,
-        /// By how much frequencies are divided.
+        /// The divisor of frequencies.
         #[serde(default = "one")]
         factor: f64,
     },
 }
 
-/// The fields of all scalings, and those beside them that say how and how much of a head is rotated: `config.json` has them in the same object.
+/// The fields of all scalings, and those of the rotation itself, which `config.json` has in the same object.
 const FIELDS: &[&str] = &[
     "rope_type",
     "factor",
@@ -122,20 +122,21 @@ fn yes() -> bool {
     true
 }
 
-/// What the angles are made of.
+/// The frequencies and the magnitude of the rotation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frequencies {
-    /// `ω`, radians a position, by pair
+    /// `ω` per pair, in radians per position
     pub inverse: Vec<f64>,
-    /// `m`, which cosines and sines are multiplied with
+    /// `m`, the factor of cosines and sines
     pub factor: f64,
 }
 
 impl Scaling {
-    /// As `rope_scaling` or `rope_parameters` of a model's `config.json` has it: `null` and fields that are `null` mean that there are none, and the older
-    /// `type` is `rope_type`. Where `original_max_position_embeddings` is missing, the model's own `max_position_embeddings`, `longest`, stands for it, as in
-    /// transformers; so does it in `dynamic`, and in `longrope`'s factor. A field that the scaling does not have is an error, but for those that describe the
-    /// rotation itself and those of other scalings, which files carry along.
+    /// Reads `rope_scaling` or `rope_parameters` of a model's `config.json`. `null` means no scaling, fields that are
+    /// `null` count as absent, and the older key `type` is read as `rope_type`. As in transformers, `longest`, the
+    /// model's own `max_position_embeddings`, is the default of `original_max_position_embeddings`, of the length in
+    /// `dynamic`, and of the numerator of `longrope`'s factor. An unknown field is an error; fields of the rotation
+    /// itself and of other scalings are accepted.
     pub fn from_config(parameters: &Value, longest: Option<usize>) -> Result<Self, Error> {
         const SCALING: &str = "scaling";
         let mut fields = match parameters {
@@ -207,7 +208,7 @@ impl Scaling {
                 positive("original_max_position_embeddings", *original as f64)?;
                 positive("beta_fast", *beta_fast)?;
                 positive("beta_slow", *beta_slow)?;
-                // The channel that turns so often in the longest sequence of training.
+                // The channel with this many rotations in the longest sequence in training.
                 let channel =
                     |turns: f64| width as f64 * (*original as f64 / (turns * 2.0 * PI)).ln() / (2.0 * theta.ln());
                 let (mut low, mut high) = (channel(*beta_fast), channel(*beta_slow));
@@ -272,7 +273,7 @@ impl Scaling {
                 positive("factor", *factor)?;
                 let share = (0.0..=1.0).contains(partial_rotary_factor);
                 error::parameter(OP, "partial_rotary_factor", share, partial_rotary_factor, "from 0 to 1")?;
-                // As Python divides: first by the share, rounded down at the end.
+                // The order of operations and the rounding are those of the Python code.
                 let turning = (partial_rotary_factor * width as f64 / 2.0) as usize;
                 plain(of(theta).enumerate().map(|(i, w)| if i < turning { w / factor } else { 0.0 }).collect())
             }

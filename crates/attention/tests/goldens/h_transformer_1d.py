@@ -4,9 +4,9 @@
     python h_transformer_1d.py
 
 It writes next to itself h_transformer_1d.safetensors. Every level is coarsened from the one below (queries and keys by the mean of the halves that hold a token,
-values and the count of tokens by sums; a query by its first half where the future is hidden), cut into blocks of N, and multiplied out block by block: a block with
-itself at the finest level, with its left and its right neighbour at all, without the quadrant that lies next to the block above the finest. Numerators and denominators
-are repeated down to the tokens and summed. That is another road than the one of the crate's definition, which asks for every pair of tokens at which level it meets.
+values and the count of tokens by sums; a query by its first half if causal), cut into blocks of N, and multiplied out block by block: a block with
+itself at the finest level, with its left and its right neighbour at all, without the quadrant adjacent to the block above the finest level. Numerators and denominators
+are repeated down to the tokens and summed. The crate's definition differs: it computes the level of every pair of tokens.
 Zhu and Soricut 2021. Made with torch 2.15 on a CPU.
 """
 
@@ -28,7 +28,7 @@ def blocks(x):
 
 
 def shifted(x, by):
-    """The block before (by = -1) or behind (1) each block, zeros beyond the ends."""
+    """The block before (by = -1) or after (1) each block, zeros beyond the ends."""
     zero = torch.zeros_like(x[:, :1])
     return torch.cat([zero, x[:, :-1]], 1) if by < 0 else torch.cat([x[:, 1:], zero], 1)
 
@@ -81,7 +81,7 @@ def main():
         if padded:
             keep[0, 50:], keep[1, 7], keep[1, 20:30] = 0, 0, 0
         out = attention(q, k, v, keep, causal)
-        # Outputs of padding do not matter.
+        # Outputs at padding are undefined.
         d = torch.randn(out.shape).double() * keep[..., None, None]
         (out * d).sum().backward()
         of = {"q": q, "k": k, "v": v, "keep": keep, "out": out, "d_out": d, "grad.q": q.grad, "grad.k": k.grad, "grad.v": v.grad}

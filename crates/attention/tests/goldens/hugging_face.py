@@ -1,18 +1,18 @@
-"""Makes the goldens of Longformer, BigBird and Reformer: what transformers' modules were given, what they gave, and its gradient.
+"""Makes the goldens of Longformer, BigBird and Reformer: the inputs, outputs and gradients of the modules in transformers.
 
     pip install torch==2.13.0 transformers==5.23.0 safetensors numpy
     python hugging_face.py
 
 It writes next to itself, for tests/laws/peers.rs, longformer.safetensors, bigbird.safetensors and reformer.safetensors: of the
-attention modules of small random models, the projections as they came (queries not scaled), the output before the output's projection,
+attention modules of small random models, the projections (queries not scaled), the output before the output's projection,
 a cotangent `do`, and the gradient `dNAME` of sum(out * do) to every projection. All are cut to the true length; `out` and `do` are zero
-at padding; masks are 0 or 1. Reformer is run in float64: in float32 a token that sees nothing but itself more than once, each time with
-the score -10^5, is given 0.998 of its value, for want of digits. All is stored as float32. Names are CASE/NAME:
+at padding; masks are 0 or 1. Reformer is run in float64: in float32 a token that attends only to itself, several times with the score -10^5,
+gets 0.998 of its value because of rounding. All is stored as float32. Names are CASE/NAME:
 
 - longformer: q k v [B, T, H, D], keep global [B, T], window [1] (one-sided); where there are global tokens also gq gk gv.
 - bigbird: q k v, keep, parameters [3]: the block, random blocks, and the seed, or -1 outside training.
 - reformer: x v, keep, buckets [B, H, rounds, T], rotations.N [H, D, rounds, n / 2] of each factor, parameters [4]: the chunk, chunks
-  before and after, and whether the future is hidden. A case as short as a chunk is not hashed: its buckets are zeros.
+  before and after, and whether it is causal. A case as short as a chunk is not hashed: its buckets are zeros.
 """
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def longformer(name, layers, marks, length):
     for i in layers:
         module, saw = modules[i], seen[i]
         do, grads = pull(saw, names, keep, generator)
-        # These projections are made time first.
+        # These projections have the time axis first.
         first = lambda x: heads(x.transpose(0, 1)[:, :t])
         case = {short: first(saw[long]) for short, long in zip("qkv", local)}
         case |= {f"d{short}": first(grads[long]) for short, long in zip("qkv", local)}
@@ -166,7 +166,7 @@ def reformer(name, t, chunk, causal, buckets, length=None, before=1, after=0, ro
     rotations = torch.randn(HEADS, D, rounds, sum(factors) // 2, dtype=torch.float64).split([n // 2 for n in factors], -1)
     for n, rotation in enumerate(rotations):
         case[f"rotations.{n}"] = rotation
-        # No bucket hangs on how a sum is rounded.
+        # No bucket depends on the rounding of a sum.
         turned = torch.einsum("bthd,hdnr->bhtnr", case["x"].detach(), rotation)
         highest = torch.cat([turned, -turned], -1).topk(2).values
         assert (highest[..., 0] - highest[..., 1]).min() > 1e-4

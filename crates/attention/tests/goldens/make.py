@@ -57,7 +57,7 @@ def mamba2(x, dt, dt_bias, a, b, c, d, state, low, high):
 
 
 def short_conv(x, w, bias, state):
-    """x: [B, T, D], w: [W, D] (the last tap meets the current token), bias: [D], state: [B, W - 1, D], oldest first."""
+    """x: [B, T, D], w: [W, D] (the last tap is multiplied by the current token), bias: [D], state: [B, W - 1, D], oldest first."""
     line = torch.cat([state, x], 1)
     taps, t = w.shape[0], x.shape[1]
     out = sum(w[j] * line[:, j : j + t] for j in range(taps)) + bias

@@ -10,7 +10,7 @@ and of the final state), and then `o`, `end` (the final state), `dNAME` for ever
 gradients of sum(o * do) + sum(end * dstate). All tensors are float32. The inputs are the numbers that were used; the results are
 rounded from float64. Made with torch 2.13.0 on a CPU.
 
-q k g a b kappa: [B, T, H, K], v: [B, T, H, V], beta: [B, T, H], x r i: [B, T, D]. A scale that is not given is 1 / sqrt(K).
+q k g a b kappa: [B, T, H, K], v: [B, T, H, V], beta: [B, T, H], x r i: [B, T, D]. The default scale is 1 / sqrt(K).
 """
 
 import json
@@ -67,7 +67,7 @@ def lightning(q, k, v, state, layer, layers):
 
 
 def rwkv6(q, k, v, g, u, state, scale=None):
-    """u: [H, K]. Read before it is written; the token itself counts with the factor u."""
+    """u: [H, K]. The state is read before it is written; the token itself has the factor u."""
     out = []
     for t in range(q.shape[1]):
         write = outer(k[:, t], v[:, t])
@@ -151,7 +151,7 @@ def linear_attention(q, k, v, state, map, normalize, causal, scale):
 
 
 def performer(q, k, v, w, state, kernel, causal, epsilon):
-    """w: [M, K]. No maximum is subtracted, so that the sums can go on from one call to the next."""
+    """w: [M, K]. No maximum is subtracted, so that the sums can be continued by the next call."""
 
     def phi(x):
         x = x.shape[-1] ** -0.25 * x
@@ -205,19 +205,19 @@ def rg_lru(x, r, i, **rest):
 
 
 def gate(generator, *shape):
-    """The logarithms of decays, from hardly any to nearly all."""
+    """The logarithms of decays, from weak to nearly complete."""
     return -torch.exp(uniform(generator, -4.0, 1.2, *shape)).float().double()
 
 
 def arrow(generator, low, high, *shape):
-    """Vectors of a length in low..high."""
+    """Vectors with norms in low..high."""
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
     length = uniform(generator, low, high, *shape[:-1], 1)
     return (length * x / x.norm(dim=-1, keepdim=True)).float().double()
 
 
 def off_zero(generator, *shape):
-    """Of either sign and not small: far from the kink of relu, and no sum of squares is nearly nothing."""
+    """Of either sign and not small: far from the kink of relu, and sums of squares are not near zero."""
     x = uniform(generator, -1.0, 1.0, *shape)
     return (torch.sign(x) * (0.25 + 0.75 * x.abs())).float().double()
 
@@ -230,7 +230,7 @@ def memory(generator, *shape):
 
 
 def orthogonal(generator, rows, columns):
-    """FAVOR+: rows that are orthogonal in blocks, each as long as a normal vector."""
+    """FAVOR+: rows that are orthogonal in blocks, with the norms of normal vectors."""
     blocks = [torch.randn(columns, columns, generator=generator, dtype=torch.float64) for _ in range(-(-rows // columns))]
     q = torch.cat([torch.linalg.qr(x)[0].T for x in blocks])[:rows]
     length = torch.randn(rows, columns, generator=generator, dtype=torch.float64).norm(dim=-1, keepdim=True)
@@ -245,7 +245,7 @@ def exponents(generator, *shape):
 
 
 def cases():
-    """CASE: (the function, its params, what draws each of its inputs)."""
+    """CASE: (the function, its params, the sampler of each of its inputs)."""
 
     def sample(t, b=B, h=H):
         unit = (uniform, -1.0, 1.0)

@@ -19,7 +19,7 @@ given is 1 / sqrt of the width of the keys.
   as A' over the largest column sum of A, of all samples and heads ("original") or of its own head ("own"). `padding`: "neutral", as
   if a sample had none, or "seen", as transformers has it. Each of the cases of HUGGING_FACE is that module's too, which is asserted.
 - hmt: s [B, Q, D], m [B, N, D], wq wk [D, R].
-- compress: x [B, N, C]. Kind "conv": w [C, C, taps], out by in by time, and b [C]. Kind "used": p [B, H, Q, N], the attention x got.
+- compress: x [B, N, C]. Kind "conv": w [C, C, taps], out by in by time, and b [C]. Kind "used": p [B, H, Q, N], the attention weights of x.
 - reconstruction: x w b as above, q [B, T, H, D], wk [C, H D], wv [C, H E]; the compressed memory `c` and its gradient `dc`; `o` [1].
 """
 
@@ -42,7 +42,7 @@ phi = MAPS["elu"]
 
 
 def attend(q, k, v, scale, hidden=None):
-    """Softmax attention, [B, T, H, D] by [B, S, H, D]; `hidden` [T, S] are those not seen."""
+    """Softmax attention, [B, T, H, D] by [B, S, H, D]; `hidden` [T, S] masks pairs."""
     scores = scale * torch.einsum("bihd,bjhd->bhij", q, k)
     if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)
@@ -56,7 +56,7 @@ def read(x, memory, epsilon):
 
 
 def infini(q, k, v, gate, state, segment, delta, epsilon, scale=None, ql=None, kl=None):
-    """A memory that has a token has a z that is not zero; one that has none is not read, neither by queries nor by keys."""
+    """A memory with a token has a nonzero z; an empty one is read neither by queries nor by keys."""
     ql, kl = q if ql is None else ql, k if kl is None else kl
     far = torch.sigmoid(gate)[:, None]
     out, pending = [], torch.zeros_like(state)
@@ -139,7 +139,7 @@ def hmt(s, m, wq, wk):
 
 
 def shrink(x, kind, ratio, dilation=1, w=None, b=None, p=None):
-    """The groups of `ratio` tokens end at the last token; the first one may be short of some, and has only those it has."""
+    """The groups of `ratio` tokens end at the last token; the first group may be shorter."""
     n = x.shape[1]
     ends = range((n - 1) % ratio, n, ratio)
     if kind == "used":
@@ -158,7 +158,7 @@ def compress(**inputs):
 
 
 def reconstruction(x, q, wk, wv, w, b, ratio):
-    """What attention loses to the compression, to be learned by the compression alone."""
+    """The reconstruction loss of attention, whose gradient reaches the compression only."""
     x, q, wk, wv = x.detach(), q.detach(), wk.detach(), wv.detach()
     heads, scale = q.shape[2], q.shape[3] ** -0.5
 
@@ -170,7 +170,7 @@ def reconstruction(x, q, wk, wv, w, b, ratio):
 
 
 def remembered(generator, tokens, *samples):
-    """A memory of so many tokens in each sample, or of none."""
+    """A memory of the given number of tokens per sample, which may be 0."""
     shape = len(samples), H, tokens
     k, v = uniform(generator, -1.0, 1.0, *shape, K), uniform(generator, -1.0, 1.0, *shape, V)
     state = phi(k).transpose(2, 3) @ with_ones(v)
@@ -186,7 +186,7 @@ def usage(generator, *shape):
 
 
 def cases():
-    """CASE: (the function, its params, what draws each of its inputs)."""
+    """CASE: (the function, its params, the sampler of each of its inputs)."""
     unit, wide = (uniform, -1.0, 1.0), (uniform, -2.0, 2.0)
 
     segment, epsilon = 4, 1e-10
@@ -259,7 +259,7 @@ def run(function, leaves, params, cotangents):
 
 
 class Given(torch.nn.Module):
-    """A projection that has been made already."""
+    """A projection that has been applied already."""
 
     def __init__(self, x):
         super().__init__()
@@ -277,7 +277,7 @@ def hugging_face(q, k, v, landmarks, iterations, init, padding="neutral", conv=N
         conv_kernel_size=1 if conv is None else conv.shape[1],
     )  # fmt: skip
     module = NystromformerSelfAttention(config).double()
-    # Its option names a key that the config has not.
+    # Its option names a key that the config lacks.
     module.init_option = {"original": "original", "own": "exact"}[init]
     module.query, module.key, module.value = Given(q), Given(k), Given(v)
     del module.conv.weight

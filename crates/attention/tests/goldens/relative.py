@@ -11,7 +11,7 @@ rounded from float64. Made with torch 2.13.0 on a CPU.
 
 q: [B, T, H, D], k: [B, S, H, D], v: [B, S, H, E], r: [S, H, D], u w: [H, D], o: [B, T, H, E]. The first M = S - T keys are memory. Row
 n of r is of distance n, from a query to itself in row 0. Where a case has no u and no w (the learned positions of the Compressive
-Transformer) they are zero. A scale that is not given is 1 / sqrt(D); with `left`, a query sees nothing that is further away.
+Transformer) they are zero. A scale that is not given is 1 / sqrt(D); with `left`, a query attends to nothing further away.
 
 The script checks the equation against transformers 4.46.3: positions, mask, shift and all.
 """
@@ -40,7 +40,7 @@ def relative(q, k, v, r, u=0.0, w=0.0, scale=None, left=None):
 
 
 def cases():
-    """CASE: (params, memory, tokens, sizes, whether there are u and w)."""
+    """CASE: (params, memory, tokens, sizes, whether u and w are present)."""
     sizes = (B, H, D, E)
     yield "plain", {}, 0, T, sizes, True
     yield "memory", {}, 6, T, sizes, True
@@ -98,7 +98,7 @@ def prove(memory, tokens, left):
     r = attention.r_net(positions)[:, 0].unflatten(-1, (H, D)).flip(0)
     o = relative(q[:, memory:], k, v, r, attention.r_w_bias, attention.r_r_bias, left=left)
     error = (attention.o_net(o.flatten(-2)) + x - out.transpose(0, 1)).abs().max().item()
-    # Each of these is another equation.
+    # Each of these changes the equation.
     others = (
         relative(q[:, memory:], k, v, r.flip(0), attention.r_w_bias, attention.r_r_bias, left=left),
         relative(q[:, memory:], k, v, r, attention.r_r_bias, attention.r_w_bias, left=left),

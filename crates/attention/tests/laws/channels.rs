@@ -1,4 +1,4 @@
-//! Mechanisms whose state is a few numbers a channel.
+//! Mechanisms whose state is a few numbers per channel.
 
 use longreach_attention::Sequences;
 use longreach_attention::diagonal::{rg_lru, rwkv4};
@@ -10,7 +10,8 @@ use ndarray::{Array2, Array3, s};
 
 use crate::{array, exact, narrow, prove, v, wide};
 
-/// The state of the laws is the sums themselves, of which the mechanism's is one of many forms.
+/// The state in the laws is the sums themselves; the mechanism stores them relative to an exponent, which is not
+/// unique.
 struct Rwkv4;
 
 macro_rules! rwkv4 {
@@ -25,7 +26,7 @@ macro_rules! rwkv4 {
     };
 }
 
-/// `[S, 2, D]` to `[S, 3, D]` and back, over some exponent.
+/// Converts `[S, 2, D]` to `[S, 3, D]` and back, relative to some exponent.
 fn kept(sums: &Tensor) -> Array3<f64> {
     let sums: Array3<f64> = v!(exact(sums)).to_owned();
     let (b, _, d) = sums.dim();
@@ -80,7 +81,7 @@ impl Subject for Rwkv4 {
         let input = rwkv4!(x, packed);
         let mut end = state.clone();
         rwkv4::recurrent(&input, end.view_mut(), cx).expect("valid inputs");
-        // The sums are what is kept, times e^m: so are gradients, the other way round.
+        // The sums are the stored numbers times e^m, so gradients scale the other way round.
         let d_sums: Array3<f32> = v!(narrow(&shape, &d.state)).to_owned();
         let over = |state: &Array3<f32>, d: &Array3<f32>, sign: f32| {
             Array3::from_shape_fn(d.dim(), |(b, n, c)| d[[b, n, c]] * (sign * state[[b, 2, c]]).exp())
@@ -99,12 +100,12 @@ fn rwkv4_laws() {
     prove(&Rwkv4);
 }
 
-/// Weights far beyond the range of f32, and a state that has seen nothing.
+/// Weights far beyond the range of f32, and an empty state.
 #[test]
 fn rwkv4_stays_in_range() {
     let mut x = Rwkv4.sample(1, 40, 3);
     x[0].data.iter_mut().enumerate().for_each(|(i, k)| *k *= if i % 3 == 0 { 400.0 } else { -300.0 });
-    // In sixteenths, so that the exponents are exact in f32.
+    // Multiples of 1/16, so that the exponents are exact in f32.
     for at in [0, 2, 3] {
         x[at].data.iter_mut().for_each(|x| *x = (*x * 16.0).floor() / 16.0);
     }
@@ -183,9 +184,9 @@ fn rg_lru_laws() {
     prove(&RgLru);
 }
 
-/// Where a text begins nothing is left, forwards and backwards: what follows is what it is alone.
+/// A reset clears the state, forward and backward: the sequence after it equals a separate call.
 #[test]
-fn a_text_begins_anew() {
+fn sequence_start_resets_the_state() {
     let (x, cx) = (RgLru.sample(1, 50, 4), &Cx::new(2));
     let begins = Array2::from_shape_fn((1, 50), |(_, t)| f64::from(u8::from(t == 0 || t == 20)));
     let mut exact_state: Array2<f64> = exact(&x[4]).to_owned().into_dimensionality().expect("rank");

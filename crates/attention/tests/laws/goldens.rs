@@ -125,7 +125,8 @@ fn short_conv_is_the_equation() {
     file.check("grad.state", &g.state, tolerance::GRADIENT);
 }
 
-/// Mechanisms by name, against `goldens/matrix.py`: outputs, final states and every gradient, of the definition and of every form.
+/// Mechanisms by name, against `goldens/matrix.py`: outputs, final states and all gradients, for the definition and
+/// every form.
 #[test]
 fn mechanisms_are_their_equations() {
     let file = File::read("matrix.safetensors");
@@ -170,7 +171,7 @@ fn mechanisms_are_their_equations() {
         let gradients = operation.backward(&inputs, &parameters, &Cx::new(2)).expect("valid inputs");
         for (name, gradient) in &gradients {
             let golden = if name == "dstate" { "dstate0" } else { name };
-            // A constant of the published mechanism has a gradient here.
+            // A constant of the published mechanism, which has a gradient here.
             if has(golden) {
                 file.check(&format!("{case}.{golden}"), gradient, tolerance::GRADIENT);
                 done.push(format!("{case}.{golden}"));
@@ -183,7 +184,7 @@ fn mechanisms_are_their_equations() {
 }
 
 #[test]
-fn h_transformer_1d_is_that_of_its_authors() {
+fn h_transformer_1d_matches_the_code_of_its_authors() {
     let file = File::read("h_transformer_1d.safetensors");
     for (name, causal) in [("plain", false), ("causal", true), ("padded", false)] {
         let of = |part: &str| format!("{name}.{part}");
@@ -197,7 +198,7 @@ fn h_transformer_1d_is_that_of_its_authors() {
         file.check(&of("grad.q"), &g.q, tolerance::GRADIENT);
         file.check(&of("grad.k"), &g.k, tolerance::GRADIENT);
         file.check(&of("grad.v"), &g.v, tolerance::GRADIENT);
-        // What is put out for padding is not compared: the authors take its query out.
+        // Outputs at padding are not compared: the authors remove the padded queries.
         let mut want = file.f32(&of("out"));
         for ((b, t), kept) in x.keep.expect("given").indexed_iter() {
             if !kept {

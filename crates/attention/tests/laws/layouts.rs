@@ -23,7 +23,7 @@ fn square(heads: usize, tokens: usize) -> Sizes {
 }
 
 #[test]
-fn layouts_are_those_of_deepspeed() {
+fn layouts_match_deepspeed() {
     for golden in goldens("deepspeed") {
         let config = Config::parse(&golden["config"].to_string()).expect("a configuration");
         let (n, heads) = (number(&golden["blocks"]), number(&golden["heads"]));
@@ -46,7 +46,7 @@ fn layouts_are_those_of_deepspeed() {
 }
 
 #[test]
-fn random_blocks_are_those_of_transformers() {
+fn random_blocks_match_transformers() {
     for golden in goldens("bigbird") {
         let (tokens, block) = (number(&golden["tokens"]), number(&golden["block"]));
         let pattern = BigBird {
@@ -79,7 +79,7 @@ fn random_blocks_are_those_of_transformers() {
 }
 
 #[test]
-fn outside_training_the_first_block_counts_often() {
+fn bigbird_random_blocks_are_the_first_block_outside_training() {
     let of = square(2, 700);
     let layout = BigBird { block: 16, ..BigBird::default() }.layout(&of).expect("a layout");
     assert_eq!(layout.heads(), 1);
@@ -93,7 +93,7 @@ fn refused(json: &str) -> String {
 }
 
 #[test]
-fn configurations_are_read_as_they_stand() {
+fn configurations_parse_with_deepspeed_defaults() {
     let whole = r#"{"train_batch_size": 8, "sparse_attention": {"mode": "variable", "block": 32, "num_random_blocks": 1,
         "local_window_blocks": [4], "global_block_indices": [0], "attention": "bidirectional", "horizontal_global_attention": false,
         "different_layout_per_head": true}}"#;
@@ -103,7 +103,7 @@ fn configurations_are_read_as_they_stand() {
 }
 
 #[test]
-fn configurations_that_contradict_themselves_are_refused() {
+fn contradictory_configurations_are_refused() {
     let unknown = refused(r#"{"sparse_attention": {"mode": "fixed", "num_locl_blocks": 4}}"#);
     assert!(unknown.contains("num_locl_blocks") && unknown.contains("num_local_blocks"), "{unknown}");
     let mode = refused(r#"{"mode": "sparse"}"#);
@@ -130,7 +130,7 @@ fn configurations_that_contradict_themselves_are_refused() {
     assert!(refused("[").contains("line 1"));
 }
 
-/// As a tutorial prints it, comment and all.
+/// As printed in a tutorial, with its comment.
 const TUTORIAL: &str = r#"{
   "sparse_attention": {
     "enabled": true,
@@ -143,7 +143,7 @@ const TUTORIAL: &str = r#"{
 }"#;
 
 #[test]
-fn the_file_of_a_tutorial_is_read_as_it_stands() {
+fn tutorial_file_with_comments_parses() {
     let same = |tutorial: &str, deepspeed: &str| {
         let [found, want] =
             [tutorial, deepspeed].map(|json| Config::parse(json).unwrap_or_else(|e| panic!("{json}: {e}")));
@@ -173,7 +173,7 @@ fn the_file_of_a_tutorial_is_read_as_it_stands() {
         r#"{"mode": "variable", "block": 64, "global_block_indices": [0, 1, 2]}"#,
     );
     same(&TUTORIAL.replace("true", "false"), r#"{"mode": "dense", "block": 64}"#);
-    // Both spellings, where they say the same; and either alone.
+    // Both spellings with the same value, and each alone.
     same(
         r#"{"mode": "bigbird", "sparsity_structure": "bigbird", "block": 32, "block_size": 32}"#,
         r#"{"mode": "bigbird", "block": 32}"#,
@@ -183,7 +183,7 @@ fn the_file_of_a_tutorial_is_read_as_it_stands() {
 }
 
 #[test]
-fn spellings_that_contradict_each_other_are_refused() {
+fn contradictory_spellings_are_refused() {
     for (json, message) in [
         (r#"{"block": 16, "block_size": 32}"#, "`block_size` is 32, want what `block` says, 16"),
         (
@@ -216,19 +216,19 @@ fn spellings_that_contradict_each_other_are_refused() {
         let found = refused(json);
         assert!(found.starts_with("deepspeed: `") && found.contains(message), "{json}: {found}");
     }
-    // An error is where the file has it.
+    // An error gives the line and column in the file.
     assert!(
         refused("{ // a comment\n  \"block\": 16,,\n}").contains("line 2 column 15"),
         "{}",
         refused("{ // a comment\n  \"block\": 16,,\n}")
     );
-    // What looks like a comment in a string is none; one that never ends is an error.
+    // Comment markers in a string are part of the string; an unterminated comment is an error.
     assert!(refused(r#"{"mode": "a // b \" /* c */"}"#).contains(r#"a // b " /* c */"#));
     assert!(refused("{} /* open").contains("line 1"));
 }
 
 #[test]
-fn unidirectional_layouts_hide_tokens_or_blocks() {
+fn unidirectional_layouts_mask_tokens_or_blocks() {
     use longreach_attention::softmax::named;
     let of = square(4, 160);
     let seen = |hidden: &str, (i, j): (usize, usize)| {

@@ -31,7 +31,7 @@ fn prove(subject: &impl longreach_testkit::Subject<Cx = Cx>) {
     laws::threads_agree(subject, &Cx::new(1), &Cx::new(3));
 }
 
-/// The numbers a scratch or an output could hold before it is written.
+/// The array of a tensor in f32.
 fn array(x: &Tensor) -> ArrayD<f32> {
     ArrayD::from_shape_vec(IxDyn(&x.shape), x.f32()).expect("shape and data agree")
 }
@@ -48,7 +48,7 @@ fn narrow(shape: &[usize], x: &[f64]) -> ArrayD<f32> {
     ArrayD::from_shape_vec(IxDyn(shape), x.iter().map(|x| *x as f32).collect()).expect("shape and data agree")
 }
 
-/// A view of an owned array in the rank that the field it goes to has.
+/// A view of an owned array, in the rank of the field it is passed to.
 macro_rules! v {
     ($x:expr) => {
         $x.view().into_dimensionality().expect("rank")

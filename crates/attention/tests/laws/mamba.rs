@@ -90,7 +90,7 @@ fn every_law() {
 }
 
 #[test]
-fn a_step_of_a_hundred_neither_overflows_nor_forgets_too_little() {
+fn extreme_steps_match_the_definition() {
     let cx = Cx::new(1);
     let subject = Mamba { gated: true, n: 16 };
     let mut x = subject.sample(1, 40, 2);
@@ -103,7 +103,7 @@ fn a_step_of_a_hundred_neither_overflows_nor_forgets_too_little() {
 }
 
 #[test]
-fn a_wrong_shape_is_named() {
+fn wrong_shapes_are_named() {
     let subject = Mamba { gated: true, n: 16 };
     let x: Vec<_> = subject.sample(1, 4, 3).iter().map(array).collect();
     let mut state = ndarray::Array3::zeros((1, 16, 69));

@@ -91,15 +91,16 @@ fn every_law_with_a_limited_step() {
     prove(&Mamba2 { limit: (0.05, 0.7) });
 }
 
-/// With steps of like length. Where they differ a hundredfold, gates of long steps have gradients far smaller than those of the tokens beside them, and take up
-/// their rounding, which the length of the step then weighs.
+/// With steps of similar length. If they differ a hundredfold, the gradients of the gates of long steps are far
+/// smaller than those of their neighbours and inherit their rounding error, which the length of the step then
+/// multiplies.
 #[test]
-fn decays() {
+fn gradient_of_decays_is_slope() {
     laws::gradient_of_decays_is_slope(&Mamba2 { limit: (0.4, 0.7) }, "a", 97, &contexts());
 }
 
 #[test]
-fn it_is_a_special_case_of_the_scan() {
+fn mamba2_is_a_special_case_of_the_scan() {
     let subject = Mamba2 { limit: (0.0, f64::INFINITY) };
     let x = subject.sample(2, 65, 9);
     let want = subject.naive(&x, None);

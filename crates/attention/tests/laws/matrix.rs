@@ -1,4 +1,4 @@
-//! Mechanisms whose state is a matrix and whose kernel is the one of `fast_weights`.
+//! Mechanisms with a matrix state whose kernel is that of `fast_weights`, or which share its laws.
 
 use longreach_attention::Sequences;
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
@@ -15,19 +15,19 @@ use ndarray::ArrayD;
 
 use crate::{array, contexts, exact, narrow, prove, v, wide};
 
-/// Groups, heads, widths of a key and of a value.
+/// Groups, heads, and the widths of a key and of a value.
 type Sizes = [usize; 4];
 
 const SIZES: Sizes = [2, 4, 21, 70];
 const EVEN: Sizes = [3, 3, 16, 32];
 
-/// The place of an input among the tensors.
+/// The index of an input among the tensors.
 fn at(x: &[Tensor], name: &str) -> usize {
     x.iter().position(|x| x.name == name).expect("an input of that name")
 }
 
-/// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range. There may be
-/// constants, by token and without a gradient, and a function that each tensor of a sample goes through.
+/// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range;
+/// optionally constants, per token and without a gradient, and a function that is applied to each tensor of a sample.
 macro_rules! subject {
     ($name:ident, $module:ident { $($extra:tt)* }, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| state [$($state:expr),*] [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]
      $(constants [$($constant:ident: [$($axis:expr),*] $between:expr;)+])? $(each $each:ident)?) => {
@@ -59,7 +59,7 @@ macro_rules! subject {
                     $($(Tensor::random(stringify!($constant), Constant, &shape(Constant, &[$($axis),*]), $between, seed),)+)?
                     {
                         let mut state = Tensor::random("state", State, &[b, $($state),*], -1.0..1.0, seed);
-                        // A column more than values: sums of weights.
+                        // One more column than the values, for the denominator.
                         let columns = state.shape[3];
                         if columns > $v {
                             state.data.iter_mut().skip($v).step_by(columns).for_each(|z| *z += 3.0);
@@ -104,7 +104,7 @@ macro_rules! subject {
     };
 }
 
-/// The gradient to a constant.
+/// The gradient to a constant is empty.
 fn no_gradient(_: &str) -> Vec<f64> {
     Vec::new()
 }
@@ -130,7 +130,7 @@ fn number<F: Number>(x: f64) -> F {
     F::of(x)
 }
 
-/// An array seen as a view, in either precision.
+/// A view of an array in either precision.
 trait ViewOf<'a, F> {
     fn of(&'a self) -> ndarray::ArrayViewD<'a, F>;
 }
@@ -216,8 +216,8 @@ subject!(Cosformer, cosformer { length: 512.0, causal: true, }, "chunk", |g, h, 
     q: Token [g, k] 0.1..1.0; k: Token [g, k] 0.1..1.0; v: Token [h, v] -1.0..1.0;
 ] constants [positions: [] 1.0..256.0;]);
 
-/// Queries, keys and random rows of one sign each, now the one and now the other: features go on and off from token to
-/// token, and no projection is near zero, where their slope jumps.
+/// Queries, keys and random rows with all elements of one sign, alternating between rows: features switch on and off
+/// from token to token, and no projection is near zero, where their derivative is discontinuous.
 fn signed(mut x: Tensor) -> Tensor {
     let every = match x.name {
         "q" | "w" => 2,
@@ -229,7 +229,7 @@ fn signed(mut x: Tensor) -> Tensor {
     x
 }
 
-/// Every law, with odd sizes and with even ones, and with gates a hundred times as strong.
+/// Every law, with odd and with even sizes, and with gates a hundred times as strong.
 macro_rules! all_laws {
     ($($test:ident $name:ident),+) => {
         $(#[test]
@@ -244,7 +244,7 @@ macro_rules! all_laws {
 all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
     rwkv5_laws Rwkv5, rwkv7_laws Rwkv7, hgrn2_laws Hgrn2, retention_laws Retention);
 
-/// Heads that are small, so that a text is one piece for the gradient, and ordinary ones, whose text is in several.
+/// Small heads, for which a sequence is one segment of the gradient, and ordinary ones, which need several segments.
 const SMALL: Sizes = [2, 4, 12, 8];
 const WIDE: Sizes = [1, 2, 24, 72];
 
@@ -262,9 +262,9 @@ macro_rules! laws_of_decays {
 laws_of_decays!(gla_decays Gla, rwkv6_decays Rwkv6, gated_delta_decays GatedDelta, kda_decays Kda, dplr_decays Dplr, rwkv5_decays Rwkv5,
     rwkv7_decays Rwkv7, hgrn2_decays Hgrn2, retention_decays Retention);
 
-/// One token goes through rows of any width: of whole vectors and not, of more than there are registers for.
+/// One token with rows of any width: of whole vectors or not, and of more than fit in registers.
 #[test]
-fn steps_of_every_width() {
+fn step_is_naive_for_every_width() {
     for width in [1, 3, 8, 16, 24, 31, 32, 48, 64, 70, 80, 96, 127, 128, 129, 192, 255, 256, 300] {
         for cx in contexts() {
             laws::step_is_naive(&LinearElu([1, 2, 3, width], 1.0), &cx);
@@ -276,7 +276,7 @@ fn steps_of_every_width() {
     }
 }
 
-/// The same of those without gates.
+/// Every law, for mechanisms without gates.
 macro_rules! laws_of_features {
     ($($test:ident $name:ident),+) => {
         $(#[test]
@@ -289,7 +289,7 @@ macro_rules! laws_of_features {
 laws_of_features!(elu_laws LinearElu, taylor_laws LinearTaylor, based_laws LinearBased, relu2_laws LinearSquares, softmax_features_laws Softmax,
     hyperbolic_features_laws Hyperbolic, relu_features_laws Relu, cosformer_laws Cosformer);
 
-/// The features of Based weigh a key by the series of the exponential of the scaled product, to its second order.
+/// The features of Based weigh a key by the second-order series of the exponential of the scaled product.
 #[test]
 fn based_features_are_the_series_of_a_scaled_product() {
     let subject = LinearBased([1, 1, 7, 3], 1.0);
@@ -311,7 +311,8 @@ fn based_features_are_the_series_of_a_scaled_product() {
     assert_close("based", &out, &want, FORWARD);
 }
 
-/// Finite differences do not cross the point where the slope of these features jumps; and there are some on either side.
+/// Finite differences do not cross the discontinuity of the features' derivative, and there are projections on either
+/// side.
 #[test]
 fn no_projection_is_near_zero() {
     let x = Relu([1, 2, 7, 18], 1.0).sample(2, 130, 1);
@@ -328,9 +329,10 @@ fn no_projection_is_near_zero() {
     assert!((all / 4..all - all / 4).contains(&on), "{on} of {all} features are on");
 }
 
-/// Without causality every query reads all keys: what comes last changes what comes first; and the state goes on all the same.
+/// Without causality every query reads all keys, so the last token changes the first output; the state is still
+/// carried on.
 #[test]
-fn whole_sequences() {
+fn non_causal_queries_read_all_keys() {
     let subject = LinearWhole([1, 2, 7, 18], 1.0);
     for cx in contexts() {
         laws::forms_are_naive(&subject, &cx);
@@ -340,9 +342,10 @@ fn whole_sequences() {
     }
 }
 
-/// Special cases are the general ones: with a gate of 0 the gated rules are the delta rule, with one gate for all channels Kimi's is the gated one, and so on.
+/// Special cases equal the general mechanisms: with a gate of 0 the gated rules are the delta rule, with one gate for
+/// all channels Kimi's rule is the gated one, and so on.
 #[test]
-fn special_cases() {
+fn special_cases_equal_the_general_mechanism() {
     let kda = Kda(EVEN, 1.0);
     let mut x = kda.sample(2, 40, 3);
     let cx = &Cx::new(2);
@@ -352,17 +355,17 @@ fn special_cases() {
         assert_close(what, &a.out, &b.out, FORMS);
         assert_close(what, &a.state, &b.state, FORMS);
     };
-    // One gate a token.
+    // One gate per token.
     let mut scalar = x.clone();
     let (g, gate) = (at(&x, "g"), Tensor::random("g", Token, &[2, 40, 3], -0.5..-0.01, 5));
     x[g].data = gate.data.iter().flat_map(|g| [*g; 16]).collect();
     scalar[g] = gate;
     same("kda", kda.run("recurrent", &x, None, cx), GatedDelta(EVEN, 1.0).run("recurrent", &scalar, None, cx));
-    // None.
+    // No gate.
     scalar[g].data.fill(0.0);
     let plain = DeltaRule(EVEN, 1.0).run("recurrent", &without(&scalar, "g"), None, cx);
     same("gated_delta", GatedDelta(EVEN, 1.0).run("recurrent", &scalar, None, cx), plain);
-    // The general transition, told what the delta rule erases.
+    // The general transition, given the erasure of the delta rule.
     let (k, beta, decay) = (named(&x, "k"), named(&x, "beta"), named(&x, "g"));
     let mut general = without(&x, "beta");
     let state = general.pop().expect("a state");
@@ -387,9 +390,8 @@ fn special_cases() {
     same("gla", Gla(EVEN, 1.0).run("recurrent", &gla, None, cx), silent);
 }
 
-/// The published decays.
 #[test]
-fn decays() {
+fn decays_are_those_of_the_papers() {
     let gamma: Vec<f64> = retention::decays(4).into_iter().map(f64::exp).collect();
     assert_close(
         "retention",
@@ -403,9 +405,9 @@ fn decays() {
     assert!(last.iter().all(|slope| *slope < 0.0 && *slope > -2e-6), "{last:?}");
 }
 
-/// A gate above 0 is refused where it is met in the middle of a text, too, and the state that had been written to is as it was.
+/// A gate above 0 that is found in the middle of a sequence is refused too, and the state is restored.
 #[test]
-fn a_gate_above_zero_late_in_a_text_changes_nothing() {
+fn late_positive_gate_leaves_the_state_unchanged() {
     let subject = Kda(EVEN, 1.0);
     let mut x = subject.sample(2, 150, 3);
     let last = x[3].data.len() - 1;
@@ -425,9 +427,9 @@ fn a_gate_above_zero_late_in_a_text_changes_nothing() {
     }
 }
 
-/// What cannot be is named with both sides, and the state is as it was.
+/// Errors name the expected and the given shape, and leave the state unchanged.
 #[test]
-fn what_does_not_fit_is_named() {
+fn invalid_inputs_are_named() {
     let subject = Kda(EVEN, 1.0);
     let x = subject.sample(2, 5, 3);
     let refused = |change: &dyn Fn(&mut Vec<Tensor>)| {
@@ -455,7 +457,7 @@ fn what_does_not_fit_is_named() {
     assert_eq!(heads, "kda: 3 heads cannot share 2 groups");
 }
 
-/// What is no number stays in its sequence and head, and in what comes after it.
+/// NaN stays in its sequence and head, and in the tokens after it.
 #[test]
 fn nan_stays_in_its_row_and_head() {
     let subject = Kda(EVEN, 1.0);
@@ -477,8 +479,8 @@ fn nan_stays_in_its_row_and_head() {
     }
 }
 
-/// Performer's estimate of the softmax kernel is right on average, its error falls as features grow, and positive features stay near where the kernel is small,
-/// while trigonometric ones do not.
+/// Performer's estimate of the softmax kernel is unbiased, its error falls with the number of features, and positive
+/// features stay accurate where the kernel is small, while trigonometric ones do not.
 #[test]
 fn random_features_estimate_softmax() {
     let (k, draws) = (16, 100);
@@ -488,7 +490,7 @@ fn random_features_estimate_softmax() {
         (-2.0 * a.max(1e-12).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
     };
     let (q, key) = (numbers(k, 1), numbers(k, 2));
-    // A pair that softmax weighs much, and one it hardly weighs.
+    // A pair with a large softmax weight, and one with a small weight.
     let mut pair = |sign: f64, size: f64, features: usize| {
         let x: Vec<f64> = q.iter().map(|x| size * (2.0 * x - 1.0)).collect();
         let y: Vec<f64> = key.iter().zip(&x).map(|(y, x)| sign * x + 0.3 * (2.0 * y - 1.0)).collect();
@@ -523,7 +525,7 @@ fn random_features_estimate_softmax() {
     assert!(far.1 < 2.0 && far.2 > 10.0 * far.1, "positive {}, trigonometric {}", far.1, far.2);
 }
 
-/// The random rows are orthogonal in blocks and as long as normal vectors.
+/// The random rows are orthogonal in blocks and have the norms of normal vectors.
 #[test]
 fn random_rows_are_orthogonal() {
     let mut uniform = numbers(100_000, 3).into_iter();
@@ -538,9 +540,10 @@ fn random_rows_are_orthogonal() {
     assert!((5.0..11.0).contains(&mean), "{mean}, where 8 is to be expected");
 }
 
-/// The order in which the axes of queries and keys lie in memory does not matter where features are made of them, as long as the last is contiguous.
+/// Where features are computed, the memory order of the axes of queries and keys does not matter, as long as the last
+/// is contiguous.
 #[test]
-fn heads_may_lie_before_tokens() {
+fn axis_order_of_queries_and_keys_does_not_matter() {
     let (x, cx) = (Softmax([2, 2, 7, 18], 1.0).sample(2, 70, 5), &Cx::new(2));
     let arrays: Vec<_> = x.iter().map(array).collect();
     let turned: Vec<ArrayD<f32>> = arrays

@@ -1,4 +1,5 @@
-//! Memories and landmarks against f64 autograd of their equations, `goldens/memory.py` and `goldens/relative.py`, and the laws that are theirs.
+//! Memories and landmarks against f64 autograd of their equations, `goldens/memory.py` and `goldens/relative.py`, and
+//! their own laws.
 
 use std::path::Path;
 
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{v, wide};
 
-/// A golden of cases by name.
+/// A file of golden cases by name.
 struct Cases {
     file: Golden,
     names: Vec<String>,
@@ -39,9 +40,9 @@ impl Cases {
         ArrayD::from_shape_vec(IxDyn(&shape), data.into_iter().map(|x| x as f32).collect()).expect("shape")
     }
 
-    /// The tensors of a case that an operation takes.
+    /// The tensors of a case that an operation accepts.
     fn inputs(&self, case: &str, of: &Named) -> Tensors {
-        // In the goldens, what is pending is what is so after the last token.
+        // In the goldens, `pending` is the value after the last token.
         let names = of.signature().inputs.into_iter().map(|input| input.name).filter(|name| *name != "pending");
         let there = names.filter(|name| self.has(&format!("{case}.{name}")));
         there.map(|name| (name.to_string(), self.tensor(&format!("{case}.{name}")))).collect()
@@ -52,7 +53,8 @@ impl Cases {
         assert_close(name, &wide(got), &self.file.floats(name).1, bound);
     }
 
-    /// Every form of an operation, and its gradients; `inputs` may lack what the golden calls by another name.
+    /// Checks every form of an operation and its gradients; `inputs` may lack those that the golden has under another
+    /// name.
     fn prove(&self, case: &str, of: &Named, inputs: &Tensors, parameters: &Value) {
         for isa in Isa::available() {
             let cx = Cx::with_isa(isa, 2);
@@ -76,7 +78,8 @@ impl Cases {
             let mut compared = vec!["do".to_string(), "dstate".into(), "dpending".into()];
             for (name, gradient) in &gradients {
                 let golden = if name == "dstate" { "dstate0" } else { name };
-                // What is pending after the last token has a cotangent by the name of the gradient to what was before the first.
+                // The cotangent of `pending` after the last token is named like the gradient to `pending` before the
+                // first.
                 if name != "dpending" && self.has(&format!("{case}.{golden}")) {
                     self.check(&format!("{case}.{golden}"), gradient, tolerance::GRADIENT);
                     compared.push(golden.to_string());
@@ -120,7 +123,7 @@ fn memories_and_landmarks_are_their_equations() {
 }
 
 #[test]
-fn the_compression_learns_by_what_attention_loses() {
+fn compression_gradient_is_that_of_the_reconstruction_loss() {
     let cases = Cases::read("memory.safetensors");
     let tensor = |name: &str| cases.tensor(&format!("reconstruction.{name}"));
     let (x, w, b, q, wk, wv) = (tensor("x"), tensor("w"), tensor("b"), tensor("q"), tensor("wk"), tensor("wv"));
@@ -135,7 +138,7 @@ fn the_compression_learns_by_what_attention_loses() {
     cases.check("reconstruction.db", &(by * got.b), tolerance::GRADIENT);
 }
 
-/// Some tokens of those inputs that have them.
+/// A range of tokens, of the inputs that have a token axis.
 fn part(inputs: &Tensors, tokens: std::ops::Range<usize>, whole: &[&str]) -> Tensors {
     let cut = |(name, x): (&String, &ArrayD<f32>)| {
         let x = match whole.contains(&name.as_str()) {
@@ -147,9 +150,9 @@ fn part(inputs: &Tensors, tokens: std::ops::Range<usize>, whole: &[&str]) -> Ten
     inputs.iter().map(cut).collect()
 }
 
-/// A text cut anywhere, its state carried on, is the text; and the gradient through the cut is the gradient.
+/// A sequence split anywhere, with the state carried on, equals the whole; so does the gradient through the split.
 #[test]
-fn infini_of_parts_is_infini_of_the_whole() {
+fn infini_split_is_whole() {
     let of = named("infini").expect("a mechanism");
     let sample = Sample { batch: 2, tokens: 45, heads: 2, width: 9, seed: 3 };
     let mut inputs = of.sample(&sample);
@@ -190,7 +193,7 @@ fn infini_of_parts_is_infini_of_the_whole() {
                     let of_rest = gradient[name].slice_axis(Axis(1), (cut..45).into());
                     assert_close(name, &wide(&second[name]), &wide(of_rest.iter()), tolerance::GRADIENT);
                 }
-                // Where the cut ends a segment, all that is handed back is told to the memory.
+                // If the split ends a segment, the whole cotangent belongs to the memory.
                 if cut % 8 == 0 {
                     let mut first = first;
                     first.insert("do".into(), d_o.slice_axis(Axis(1), (0..cut).into()).to_owned());
@@ -207,7 +210,7 @@ fn infini_of_parts_is_infini_of_the_whole() {
     }
 }
 
-/// With one segment there is no memory: it is attention.
+/// With one segment there is no memory: the result is attention.
 #[test]
 fn infini_without_a_memory_is_attention() {
     let (infini, dense) = (named("infini").expect("a mechanism"), named("dense").expect("a mechanism"));
@@ -219,15 +222,16 @@ fn infini_without_a_memory_is_attention() {
     assert_close("o", &wide(&got["o"]), &wide(&want["o"]), tolerance::FORWARD);
 }
 
-/// With as many landmarks as tokens, and with as many projected keys as tokens, each its own, nothing is approximated; with fewer, more are better.
+/// With as many landmarks or projected keys as tokens, each its own, nothing is approximated; with fewer, more are
+/// better.
 #[test]
-fn fewer_keys_come_closer_to_attention_the_more_they_are() {
+fn more_landmarks_approximate_attention_better() {
     let dense = named("dense").expect("a mechanism");
     let (nystrom, linformer) = (named("nystrom").expect("a mechanism"), named("linformer").expect("a mechanism"));
     let tokens = 96;
     let sample = Sample { tokens, heads: 2, width: 16, batch: 1, seed: 5 };
     let mut inputs = nystrom.sample(&sample);
-    // A text that changes slowly, as what landmarks stand for does.
+    // A slowly varying sequence, which landmarks can represent.
     for (n, name) in ["q", "k", "v"].into_iter().enumerate() {
         let x = inputs.get_mut(name).expect("there");
         for (at, x) in x.indexed_iter_mut() {
@@ -262,7 +266,7 @@ fn fewer_keys_come_closer_to_attention_the_more_they_are() {
 }
 
 #[test]
-fn what_cannot_be_is_refused() {
+fn invalid_inputs_are_refused() {
     let cx = Cx::new(1);
     let refused = |name: &str, change: &dyn Fn(&mut Tensors), parameters: Value, says: &[&str]| {
         let of = named(name).expect("a mechanism");
@@ -298,7 +302,7 @@ fn what_cannot_be_is_refused() {
     refused("infini", &full, json!({"segment": 4}), &["keys", "fewer tokens than a segment's 4"]);
 }
 
-/// The mechanisms of this file, with parameters that go with samples of 21 tokens.
+/// The mechanisms of this file, with parameters that suit samples of 21 tokens.
 fn sampled() -> Vec<(&'static str, Value)> {
     vec![
         ("transformer_xl", json!({})),
@@ -312,7 +316,7 @@ fn sampled() -> Vec<(&'static str, Value)> {
     ]
 }
 
-/// Output and gradients of a sample.
+/// The outputs and gradients of a sample.
 fn all_of(of: &Named, inputs: &Tensors, parameters: &Value, cx: &Cx) -> (Tensors, Tensors) {
     let out = of.forward(inputs, parameters, Form::Chunk, cx).expect("valid");
     let mut given = inputs.clone();
@@ -326,7 +330,7 @@ fn bits(tensors: &Tensors) -> Vec<(&String, Vec<u32>)> {
 }
 
 #[test]
-fn threads_change_no_bit_of_a_memory() {
+fn memories_are_bit_identical_for_any_thread_count() {
     for (name, parameters) in sampled() {
         let of = named(name).expect("a mechanism");
         let inputs = of.sample(&Sample { batch: 2, tokens: 21, heads: 2, width: 9, seed: 5 });
@@ -340,7 +344,7 @@ fn threads_change_no_bit_of_a_memory() {
 }
 
 #[test]
-fn sequences_of_a_memory_do_not_meet() {
+fn memory_sequences_are_independent() {
     let cx = Cx::new(2);
     for (name, parameters) in sampled() {
         let of = named(name).expect("a mechanism");
@@ -361,9 +365,9 @@ fn sequences_of_a_memory_do_not_meet() {
     }
 }
 
-/// What is not a number stays in its sequence and head, and goes to no token before it.
+/// NaN stays in its sequence and head, and does not reach earlier tokens.
 #[test]
-fn the_future_is_invisible_to_a_memory_and_nan_stays_in_its_row() {
+fn memories_are_causal_and_nan_stays_in_its_row() {
     let cx = Cx::new(2);
     for (name, parameters) in sampled().into_iter().filter(|(name, _)| ["transformer_xl", "infini"].contains(name)) {
         let of = named(name).expect("a mechanism");
@@ -372,7 +376,7 @@ fn the_future_is_invisible_to_a_memory_and_nan_stays_in_its_row() {
         let clean = out(&inputs);
         for spoilt in ["q", "k", "v"] {
             let mut inputs = inputs.clone();
-            // Keys may be more than queries: those of the memory come first.
+            // There may be more keys than queries: those of the memory come first.
             let x = inputs.get_mut(spoilt).expect("a tensor");
             let at = x.shape()[1] - 9;
             x[[1, at, 1, 3]] = f32::NAN;

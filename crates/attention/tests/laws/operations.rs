@@ -1,4 +1,5 @@
-//! Mechanisms called by name: every form gives the definition, the gradient is wired to its inputs, and what does not fit is an error.
+//! Mechanisms called by name: every form agrees with the definition, gradients match their inputs, and invalid inputs
+//! are errors.
 
 use longreach_attention::operation::{Sample, Tensors, named};
 use longreach_attention::{Form, MECHANISMS};
@@ -38,14 +39,15 @@ fn every_form_is_the_definition() {
     }
 }
 
-/// The laws hold gradients to the definition in f64; here the names are at stake, for which f32 and one direction an input do.
+/// Other laws compare gradients with the definition in f64; this one checks names, for which f32 and one direction per
+/// input are enough.
 #[test]
-fn gradients_bear_the_names_of_their_inputs() {
+fn gradients_are_named_after_their_inputs() {
     for mechanism in MECHANISMS {
         let operation = named(mechanism.name).expect("a mechanism");
         let (mut inputs, parameters) = (operation.sample(&SAMPLE), parameters(mechanism.name));
         if inputs.remove("rotations").is_some() {
-            // Buckets that stay when tokens move.
+            // Buckets that do not change when tokens are perturbed.
             let Sample { batch, tokens, heads, .. } = SAMPLE;
             let bucket = |at: ndarray::IxDyn| (at[3] * 7 % 8 + 8 * at[2]) as f32;
             inputs.insert("buckets".into(), ArrayD::from_shape_fn(vec![batch, heads, 2, tokens], bucket));
@@ -91,7 +93,7 @@ fn gradients_bear_the_names_of_their_inputs() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn invalid_inputs_are_named() {
     let error = |name: &str, change: &dyn Fn(&mut Tensors, &mut Value)| {
         let operation = named(name).expect("a mechanism");
         let (mut inputs, mut parameters) = (operation.sample(&SAMPLE), parameters(name));

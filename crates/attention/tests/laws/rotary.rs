@@ -20,7 +20,7 @@ fn numbers(x: &Value) -> Vec<f64> {
 }
 
 #[test]
-fn frequencies_are_those_of_transformers() {
+fn frequencies_match_transformers() {
     for case in golden()["frequencies"].as_array().expect("cases") {
         let mut parameters = case["parameters"].clone();
         if parameters["rope_type"] == "dynamic" {
@@ -30,7 +30,7 @@ fn frequencies_are_those_of_transformers() {
         let length = case["length"].as_u64().expect("a length") as usize;
         let got = scaling.frequencies(32, 10000.0, length).expect("valid");
         for (got, want) in got.inverse.iter().zip(numbers(&case["inverse"])) {
-            // Theirs are f32.
+            // The reference is in f32.
             assert!((got - want).abs() <= 4e-7 * want.abs(), "{scaling:?}: {got}, want {want}");
         }
         assert!((got.factor - case["factor"].as_f64().expect("a factor")).abs() < 1e-9, "{scaling:?}");
@@ -38,7 +38,7 @@ fn frequencies_are_those_of_transformers() {
 }
 
 #[test]
-fn vectors_are_turned_as_by_transformers() {
+fn rotation_matches_transformers() {
     let golden = &golden()["turned"];
     let x: Vec<f32> = numbers(&golden["x"]).into_iter().map(|x| x as f32).collect();
     let x = ArrayView4::from_shape((1, 9, 2, 32), &x).expect("shape");
@@ -47,13 +47,13 @@ fn vectors_are_turned_as_by_transformers() {
     let rotary = Rotary { width: 32, theta: 10000.0, interleaved: false, scaling: Scaling::Default };
     for cx in contexts() {
         let angles = rotary.angles(positions.view(), 9, &cx).expect("valid");
-        // Their angles are f32: at position 1000 they are off by up to 6e-5.
+        // The reference computes angles in f32: at position 1000 they are off by up to 6e-5.
         assert_close("rotary", &wide(&chunk(x, &angles, &cx).expect("valid")), &numbers(&golden["y"]), LOGITS);
     }
 }
 
 #[test]
-fn chunk_is_naive_and_backward_turns_back() {
+fn chunk_is_naive_and_backward_is_the_inverse_rotation() {
     let yarn = Scaling::Yarn {
         factor: 4.0,
         original_max_position_embeddings: 64,
@@ -77,7 +77,7 @@ fn chunk_is_naive_and_backward_turns_back() {
                         let angles = rotary.angles(positions.view(), t, &cx).expect("valid");
                         let got = chunk(v!(narrow) as ArrayView4<'_, f32>, &angles, &cx).expect("valid");
                         assert_close("rotary", &wide(&got), &want.iter().copied().collect::<Vec<_>>(), FORWARD);
-                        // Turning is orthogonal but for the magnitude: the gradient of |y|²/2 is m² x.
+                        // A rotation is orthogonal up to the magnitude, so the gradient of |y|²/2 is m² x.
                         let m = rotary.scaling.frequencies(width, 500.0, t).expect("valid").factor;
                         let back = backward(got.view(), &angles, &cx).expect("valid");
                         let scaled = |((.., channel), x): ((usize, usize, usize, usize), &f64)| {
@@ -94,7 +94,7 @@ fn chunk_is_naive_and_backward_turns_back() {
 }
 
 #[test]
-fn what_does_not_fit_is_named() {
+fn invalid_inputs_are_named() {
     let x = ndarray::Array4::<f32>::zeros((2, 5, 1, 8));
     let rotary = |width, scaling| Rotary { width, theta: 10000.0, interleaved: false, scaling };
     let cx = Cx::new(1);
@@ -117,9 +117,10 @@ fn what_does_not_fit_is_named() {
     assert!(refused(rotary(8, few), 1, 5).contains("`long_factor`"));
 }
 
-/// As transformers fills them in: the older key, fields that are `null`, and the model's length where that of training is missing.
+/// With the defaults of transformers: the older key, fields that are `null`, and the model's length if that of
+/// training is missing.
 #[test]
-fn scalings_are_read_as_transformers_reads_them() {
+fn scalings_parse_as_in_transformers() {
     let read = |json: &str, longest| {
         let json: Value = serde_json::from_str(json).expect("JSON");
         Scaling::from_config(&json, longest).map_err(|e| e.to_string())
@@ -165,7 +166,7 @@ fn scalings_are_read_as_transformers_reads_them() {
         "{message}"
     );
     assert!(read(r#"{"type": "yarm"}"#, None).expect_err("no such kind").contains("yarm"));
-    // Fields that say how heads are rotated are no scaling's, and a word that no file has is an error.
+    // Fields that describe the rotation itself are not part of a scaling; an unknown field is an error.
     let beside =
         r#"{"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24], "low_freq_factor": 1.0}"#;
     assert_eq!(read(beside, None), Ok(Scaling::Default));

@@ -6,10 +6,10 @@ use longreach_testkit::{Output, Subject, Tensor, laws, tolerance};
 
 use crate::{array, contexts, exact, narrow, prove, v, wide};
 
-/// The scan with everything, or bare.
+/// The scan with all optional inputs, or with none.
 struct Scan {
     full: bool,
-    /// The least gate: how strong the decay may be.
+    /// The least gate, which sets how strong the decay may be.
     floor: f64,
 }
 
@@ -101,7 +101,7 @@ fn every_law_under_strong_decay() {
 }
 
 #[test]
-fn decays() {
+fn gradient_of_decays_is_slope() {
     laws::gradient_of_decays_is_slope(&Scan { full: true, floor: -0.5 }, "g", 97, &contexts());
 }
 

@@ -1,4 +1,5 @@
-//! What an operation's signature lists is what the operation takes and gives: inputs, outputs, gradients, parameters with their defaults and choices.
+//! An operation accepts and returns what its signature lists: inputs, outputs, gradients, and parameters with their
+//! defaults and choices.
 
 use longreach_attention::operation::{Named, Parameter, Sample, Tensors, named};
 use longreach_attention::{Form, MECHANISMS};
@@ -25,7 +26,7 @@ fn object(value: &Value) -> Map<String, Value> {
     value.as_object().expect("an object").clone()
 }
 
-/// The log-sum-exp of a row that sees nothing is −∞ in both.
+/// The log-sum-exp of a row without keys is −∞ in both.
 fn close(what: &str, found: &ArrayD<f32>, want: &ArrayD<f32>) {
     let blind = |x: &ArrayD<f32>| x.mapv(|x| x == f32::NEG_INFINITY);
     assert_eq!(blind(found), blind(want), "{what}: which rows see nothing");
@@ -33,14 +34,14 @@ fn close(what: &str, found: &ArrayD<f32>, want: &ArrayD<f32>) {
     assert_close(what, &seen(found), &seen(want), FORWARD);
 }
 
-/// One set of parameters over another.
+/// Merges two sets of parameters; those of `above` take precedence.
 fn over(below: &Value, above: Value) -> Value {
     let mut all = object(below);
     all.extend(object(&above));
     Value::Object(all)
 }
 
-/// What must be given, and nothing else.
+/// The required parameters only.
 fn needed(of: &Named) -> Value {
     let signature = of.signature();
     let example = read(signature.example);
@@ -48,29 +49,29 @@ fn needed(of: &Named) -> Value {
     Value::Object(needed.map(|p| (p.name.to_owned(), example[p.name].clone())).collect())
 }
 
-/// The example of the signature: what optional inputs act on stands there.
+/// The example of the signature, which includes the parameters that optional inputs need.
 fn example(of: &Named) -> Value {
     read(of.signature().example)
 }
 
-/// It, without what some tensors stand in for.
+/// The example, without the parameters that are replaced by some tensors.
 fn example_beside(of: &Named, more: &[&str]) -> Value {
     let mut fields = object(&example(of));
     fields.retain(|name, _| !more.contains(&name.as_str()));
     Value::Object(fields)
 }
 
-/// A sample with some optional inputs; states are those after another text.
+/// A sample with some optional inputs; its states are those after another sequence.
 fn sample(of: &Named, seed: u64, more: &[&str]) -> Tensors {
     let mut inputs = of.sample_with(&Sample { seed, ..SAMPLE }, more);
     if let Some(slopes) = inputs.get_mut("alibi") {
-        // As Press et al. 2022 have them: 2^(-8 h / H), from the first head to the last.
+        // The slopes of Press et al. 2022: 2^(-8 h / H), from the first head to the last.
         let heads = slopes.len() as f32;
         slopes.iter_mut().zip(1..).for_each(|(slope, h)| *slope = (-8.0 * h as f32 / heads).exp2());
     }
     let states: Vec<&str> = of.signature().outputs.iter().map(|output| output.name).collect();
     if more.iter().any(|name| states.contains(name)) {
-        // So long that a segment of Infini-attention is under way at its end.
+        // Long enough that a segment of Infini-attention is incomplete at the end.
         let before = of.sample(&Sample { tokens: 500, seed: seed + 10, ..SAMPLE });
         let after = run(of, &before, &example(of), Form::Naive).expect("a sample that fits");
         for (name, state) in after.into_iter().filter(|(name, _)| more.contains(&name.as_str())) {
@@ -79,7 +80,7 @@ fn sample(of: &Named, seed: u64, more: &[&str]) -> Tensors {
     }
     if more.contains(&"buckets") {
         inputs.remove("rotations");
-        // Counted on from round to round.
+        // The rounds are numbered consecutively.
         let counted = |(at, bucket): (ndarray::IxDyn, &f32)| bucket + 8.0 * at[2] as f32;
         let buckets: Vec<f32> = inputs["buckets"].indexed_iter().map(counted).collect();
         let shape = inputs["buckets"].raw_dim();
@@ -92,12 +93,12 @@ fn run(of: &Named, inputs: &Tensors, parameters: &Value, form: Form) -> Result<T
     of.forward(inputs, parameters, form, &Cx::new(1)).map_err(|e| e.to_string())
 }
 
-/// The fast form that the gradient is of.
+/// The fast form to which the gradient belongs.
 fn fast(of: &Named) -> Form {
     *of.signature().forms.iter().find(|form| **form != Form::Naive).expect("a fast form")
 }
 
-/// Each optional input with those that it goes with.
+/// Each optional input with those it requires.
 fn optional(of: &Named) -> Vec<Vec<&'static str>> {
     let inputs = of.signature().inputs;
     let with = |input: &longreach_attention::operation::Argument| [&[input.name], input.with].concat();
@@ -112,7 +113,7 @@ fn differ(a: &Tensors, b: &Tensors) -> bool {
 }
 
 #[test]
-fn inputs_listed_are_accepted_and_heeded_and_outputs_listed_are_given() {
+fn listed_inputs_have_an_effect_and_listed_outputs_are_returned() {
     for of in all() {
         let signature = of.signature();
         let mut outputs: Vec<&str> = signature.outputs.iter().map(|output| output.name).collect();
@@ -145,7 +146,7 @@ fn inputs_listed_are_accepted_and_heeded_and_outputs_listed_are_given() {
 }
 
 #[test]
-fn gradients_are_those_that_the_signature_says() {
+fn gradients_match_the_signature() {
     for of in all() {
         let signature = of.signature();
         let outputs = run(&of, &of.sample(&SAMPLE), &example(&of), fast(&of)).expect("a sample that fits");
@@ -183,7 +184,7 @@ fn gradients_are_those_that_the_signature_says() {
                 let mut given = inputs.clone();
                 let whole = run(&of, &sample(&of, 1, &more), &example_beside(&of, &more), fast(&of));
                 let given_out = whole.expect("inputs that fit").remove(output.name).expect("listed");
-                // Nothing is under way where a segment has just ended.
+                // There are no pending tokens if a segment has just ended.
                 let nothing = given_out.iter().all(|x| *x == 0.0);
                 let shape = given_out.raw_dim();
                 given.insert(
@@ -201,7 +202,7 @@ fn gradients_are_those_that_the_signature_says() {
     }
 }
 
-/// The results of a call that parameters may change: padding is there, where there can be.
+/// The results of a call that parameters may change, with padding where possible.
 fn results(of: &Named, parameters: &Value, more: &[&str]) -> Result<Tensors, String> {
     let padded = of.signature().inputs.iter().any(|input| input.name == "keep");
     let mut inputs = sample(of, 1, &[more, if padded { &["keep"] } else { &[] }].concat());
@@ -217,7 +218,7 @@ fn results(of: &Named, parameters: &Value, more: &[&str]) -> Result<Tensors, Str
 }
 
 #[test]
-fn parameters_listed_are_accepted_with_every_choice_and_heeded() {
+fn listed_parameters_have_an_effect_for_every_choice() {
     for of in all() {
         let base = needed(&of);
         let of_base = results(&of, &base, &[]).unwrap_or_else(|e| panic!("{} {base}: {e}", of.name()));
@@ -238,7 +239,7 @@ fn parameters_listed_are_accepted_with_every_choice_and_heeded() {
                 beside.as_object_mut().expect("an object").remove(name);
                 let given = results(&of, &over(&with, json!({ name: read(choice.value) })), choice.tensors);
                 let given = given.unwrap_or_else(|e| panic!("{what} of {} with {}: {e}", choice.value, choice.with));
-                // What others need stands for itself.
+                // A parameter that others require is tested by itself.
                 let plain = results(&of, &beside, choice.tensors);
                 let heeded = closed || plain.is_err() || plain.is_ok_and(|plain| differ(&plain, &given));
                 assert!(
@@ -260,9 +261,9 @@ fn parameters_listed_are_accepted_with_every_choice_and_heeded() {
     }
 }
 
-/// Those that the signature says to be in place of one another.
+/// Tensors or parameters that the signature declares as alternatives.
 #[test]
-fn what_stands_for_another_is_the_same_and_both_are_refused() {
+fn alternatives_are_equivalent_and_exclusive() {
     let masked = named("masked").expect("a mechanism");
     let mut inputs = masked.sample(&SAMPLE);
     let mask = ArrayD::from_shape_fn(vec![1, 1, 512, 512], |at| f32::from(u8::from(at[3] % 5 == at[2] % 7)));
@@ -300,7 +301,7 @@ fn what_stands_for_another_is_the_same_and_both_are_refused() {
 }
 
 #[test]
-fn optional_tensors_that_go_together_are_not_taken_alone() {
+fn optional_tensors_required_together_are_refused_alone() {
     for of in all() {
         for input in of.signature().inputs.iter().filter(|input| !input.with.is_empty()) {
             let inputs = sample(&of, 1, &[input.name]);
@@ -312,7 +313,7 @@ fn optional_tensors_that_go_together_are_not_taken_alone() {
 }
 
 #[test]
-fn messages_name_what_is_wrong_in_plain_words() {
+fn error_messages_name_the_cause() {
     let plain = |of: &Named, error: &str| {
         for leak in ["Some(", "None", "want missing", "want invalid", "want unknown", "\n"] {
             assert!(!error.contains(leak), "{leak}: {error}");

@@ -1,4 +1,4 @@
-//! Positions within the cache, against one query and its cache at a time.
+//! Rotary positions within the cache, compared with one call per query and its cache.
 
 use longreach_attention::rotary::{self, Rotary, Scaling};
 use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
@@ -15,7 +15,7 @@ const ROTARY: Rotary = Rotary { width: 8, theta: 30.0, interleaved: false, scali
 const OF: Streaming = Streaming { sinks: 3, recent: 7 };
 const T: usize = 50;
 
-/// Every query by itself: its cache's keys in order, key `n` rotated to position `n`, the query to the last.
+/// Each query by itself: the keys of its cache in order, key `n` rotated to position `n`, and the query to the last.
 fn naive(q: ArrayView4<'_, f64>, k: ArrayView4<'_, f64>, v: ArrayView4<'_, f64>) -> Array4<f64> {
     let mut out = Array4::zeros(q.dim());
     for i in 0..T {
@@ -47,7 +47,7 @@ fn array(x: &Tensor) -> Array4<f64> {
 }
 
 #[test]
-fn many_queries_see_what_each_sees_in_its_cache() {
+fn many_queries_match_one_query_per_cache() {
     let [q, k, v, d, towards] = [1, 2, 3, 4, 5].map(|seed| Tensor::random("x", Token, &[1, T, 2, 8], -1.0..1.0, seed));
     let [q, k, v, d, towards] = [&q, &k, &v, &d, &towards].map(array);
     let want = naive(q.view(), k.view(), v.view());
@@ -62,7 +62,7 @@ fn many_queries_see_what_each_sees_in_its_cache() {
         let turn = |x: &Array4<f64>, angles| rotary::chunk(single(x).view(), angles, &cx).expect("angles that fit");
         let (near_q, far, k_, v_) = (turn(&q, &text), turn(&q, &cached), turn(&k, &text), single(&v));
         let run = |first: usize, last: usize, cx: &Cx| {
-            // As a cache has it: of the keys before, only those in reach.
+            // As in a cache, only the previous keys within reach are passed.
             let from = first.saturating_sub(OF.recent - 1);
             let part = |x: &Array4<f32>, from: usize, to: usize| x.slice(s![.., from..to, .., ..]).to_owned();
             let [q, k, v] = [part(&near_q, first, last), part(&k_, from, last), part(&v_, from, last)];
@@ -78,7 +78,7 @@ fn many_queries_see_what_each_sees_in_its_cache() {
             let want: Vec<f64> = want.slice(s![.., first..last, .., ..]).iter().copied().collect();
             assert_close(&format!("{first}..{last}"), &wide(&run(first, last, &cx)), &want, FORWARD);
         }
-        // The gradient, along one direction of each input.
+        // The gradient, along one direction per input.
         let near = Inputs::scaled(near_q.view(), k_.view(), v_.view(), 0.4);
         let (sink_k, sink_v) = (k_.slice(s![.., ..3, .., ..]), v_.slice(s![.., ..3, .., ..]));
         let x = Rolling { near, far: far.view(), k: sink_k, v: sink_v, position: 0 };

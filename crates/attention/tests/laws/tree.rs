@@ -1,11 +1,12 @@
-//! The tree tells what there is: a form in the list is a file in the mechanism's folder, and the other way round.
+//! The list of mechanisms matches the source tree: each form in the list is a file in the mechanism's folder, and the
+//! other way round.
 
 use std::path::Path;
 
 use longreach_attention::{Form, MECHANISMS};
 
 #[test]
-fn the_list_is_the_tree() {
+fn mechanism_list_matches_the_source_tree() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for mechanism in MECHANISMS {
         let folder = src.join(mechanism.family).join(mechanism.name);

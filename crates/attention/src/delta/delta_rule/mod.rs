@@ -1,9 +1,9 @@
-//! The delta rule: what the key reads is corrected towards the value.
+//! The delta rule: the value that the state holds for the key is corrected towards `v`.
 //!
 //! $$ S_t = S_{t-1} + \beta_t\, k_t (v_t - S_{t-1}^\top k_t)^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
-//! Keys are to be of length 1, or the state grows without bounds. State `[S, H, K, V]` f32 · O(T H K V) time. Schlag et al. 2021, eq. 24; Yang et al. 2024
-//! (DeltaNet), eq. 2.
+//! Keys must have norm 1, or the state grows without bounds. State `[S, H, K, V]` f32 · O(T H K V) time. Schlag et al.
+//! 2021, eq. 24; Yang et al. 2024 (DeltaNet), eq. 2.
 
 use ndarray::{ArrayView3, ArrayView4};
 
@@ -32,7 +32,7 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, V]`
     pub v: ArrayView4<'a, F>,
-    /// How much is corrected, `[B, T, H]`, in `[0, 1]`, or `[0, 2]` for negative eigenvalues
+    /// The strength of the correction, `[B, T, H]`, in `[0, 1]`, or `[0, 2]` for negative eigenvalues
     pub beta: ArrayView3<'a, F>,
     /// `s`, often `K^{-1/2}`
     pub scale: F,

@@ -1,9 +1,9 @@
-//! A transition that is diagonal plus low rank: the general case of the family.
+//! A diagonal-plus-low-rank transition, the general case of the family.
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
-//! `a` reads the state before it decays. State `[S, H, K, V]` f32 · O(T H K V) time. As in flash-linear-attention's `generalized_delta_rule`; Peng et al. 2025
-//! (RWKV-7), eq. 17.
+//! `a` reads the state before it decays. State `[S, H, K, V]` f32 · O(T H K V) time. As in flash-linear-attention's
+//! `generalized_delta_rule`; Peng et al. 2025 (RWKV-7), eq. 17.
 
 use ndarray::ArrayView4;
 
@@ -32,9 +32,9 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, V]`
     pub v: ArrayView4<'a, F>,
-    /// What reads that which is erased, `[B, T, H, K]`
+    /// `a`, which reads the vector to be erased, `[B, T, H, K]`
     pub a: ArrayView4<'a, F>,
-    /// Where it goes, `[B, T, H, K]`
+    /// `b`, with which that vector is written, `[B, T, H, K]`
     pub b: ArrayView4<'a, F>,
     /// The gate's logarithm, `[B, T, H, K]`, ≤ 0
     pub g: ArrayView4<'a, F>,

@@ -1,4 +1,4 @@
-//! The gated delta rule: the state decays, then what the key reads is corrected towards the value.
+//! The gated delta rule: the state decays, then the value it holds for the key is corrected towards `v`.
 //!
 //! $$ S'_t = e^{g_t} S_{t-1}, \qquad S_t = S'_t + \beta_t\, k_t (v_t - S_t'^\top k_t)^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
@@ -33,7 +33,7 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView4<'a, F>,
     /// The gate's logarithm, `[B, T, H]`, ≤ 0
     pub g: ArrayView3<'a, F>,
-    /// How much is corrected, `[B, T, H]`, in `[0, 1]`, or `[0, 2]` for negative eigenvalues
+    /// The strength of the correction, `[B, T, H]`, in `[0, 1]`, or `[0, 2]` for negative eigenvalues
     pub beta: ArrayView3<'a, F>,
     /// `s`, often `K^{-1/2}`
     pub scale: F,

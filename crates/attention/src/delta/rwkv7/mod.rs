@@ -1,8 +1,9 @@
-//! RWKV-7 (Goose): what a removal key reads is taken out as far as a learned rate says, channel by channel.
+//! RWKV-7 (Goose): a removal key erases what it reads, with a learned rate per channel.
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} - (\hat\kappa_t \odot a_t)(S_{t-1}^\top \hat\kappa_t)^\top + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
-//! The receptance `r` of the paper is `q` here, `κ̂` is to be of length 1. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2025 (RWKV-7), eq. 15–18.
+//! The receptance `r` of the paper is `q` here, `κ̂` must have norm 1. State `[S, H, K, V]` f32 · O(T H K V) time.
+//! Peng et al. 2025 (RWKV-7), eq. 15–18.
 
 use ndarray::ArrayView4;
 
@@ -33,11 +34,11 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView4<'a, F>,
     /// The gate's logarithm, `[B, T, H, K]`, ≤ 0
     pub g: ArrayView4<'a, F>,
-    /// `κ̂`, what is erased by, `[B, T, H, K]`
+    /// `κ̂`, the removal key, `[B, T, H, K]`
     pub kappa: ArrayView4<'a, F>,
-    /// How much of it is erased, `[B, T, H, K]`, in `[0, 1]`
+    /// The rate of erasure, `[B, T, H, K]`, in `[0, 1]`
     pub a: ArrayView4<'a, F>,
-    /// `s`, in the authors' model 1
+    /// `s`, 1 in the authors' model
     pub scale: F,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,

@@ -13,7 +13,7 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Allocates nothing.
 pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     fast_weights::step(&x.kernel(), state, out, cx)
 }

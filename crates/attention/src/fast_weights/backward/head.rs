@@ -1,4 +1,5 @@
-//! Some heads of one sequence, a segment of each in turn: a token's rows of them are one piece of memory.
+//! The sweeps over the consecutive heads of a task, one segment of each head in turn: the rows of these heads are
+//! contiguous in memory for each token.
 
 use std::ops::Range;
 use std::sync::atomic::Ordering;
@@ -9,41 +10,41 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Isa, Kernel, Lanes, math};
 
 use super::ByHead;
-use super::segment::{Behind, Segment, Shape, Through};
+use super::segment::{Boundary, GateGradient, Segment, Shape};
 use crate::fast_weights::Tokens;
-use crate::fast_weights::decay::{Along, Cuts, scale, scale_twice_into, take};
+use crate::fast_weights::decay::{Cuts, DecayAxis, scale, scale_twice_into, take};
 use crate::fast_weights::forward::{Correct, Move, correct};
-use crate::fast_weights::pass::{Ask, Before, Carry, Nothing, Step, over, transpose};
+use crate::fast_weights::pass::{Carry, Independent, NoPrefetch, Prefetch, ReadFirst, Step, run_pass, transpose};
 use crate::one_token::read;
 use crate::sequences::Rows;
 
-/// Some heads of one sequence.
+/// A task: consecutive heads of one sequence.
 pub(super) struct Heads<'a, 'o>(pub(super) Vec<Head<'a, 'o>>);
 
-/// One of them.
+/// One head of a task.
 pub(super) struct Head<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
     pub(super) isa: Isa,
     pub(super) d_o: &'a Rows<'a>,
-    /// What rows of that are multiplied with, `[B T, H]`.
+    /// The factors of the rows of `d_o`, `[B T, H]`.
     pub(super) by: Option<&'a [f32]>,
     pub(super) range: Range<usize>,
     pub(super) h: usize,
-    /// Before the first token, `[K, V]`.
+    /// The state before the first token, `[K, V]`.
     pub(super) state: &'a [f32],
-    /// On entry the gradient to the last state, on return to the first.
+    /// On entry the gradient to the state after the last token; on return, to the state before the first.
     pub(super) d_state: &'o mut [f32],
     pub(super) to: ByHead<Part<'o>>,
-    /// Whether that is written past the caches.
-    pub(super) past: bool,
+    /// Whether gradients are written with non-temporal stores.
+    pub(super) non_temporal: bool,
 }
 
-/// The gradient to what was erased goes to the token before: by the own key, it is that to the value, times `−β`.
-struct Back<'a> {
+/// The delta rule backward: `dw = −β dv` of a token is written to the gradient of the state before it.
+struct CorrectBackward<'a> {
     beta: &'a [f32],
 }
 
-impl Carry<2, 1> for Back<'_> {
+impl Carry<2, 1> for CorrectBackward<'_> {
     #[inline(always)]
     fn carry<S: Lanes>(&self, s: S, step: Step, written: &mut [&mut [f32]; 2], out: &[&mut [f32]; 1]) {
         let Step { tokens: [here, _], columns: [from, to] } = step;
@@ -51,10 +52,10 @@ impl Carry<2, 1> for Back<'_> {
     }
 }
 
-/// As [`over`], a pass over a transposed matrix: where there is a gate, a token reads before it writes.
+/// As [`run_pass`], over a transposed matrix. With a gate, tokens read before they write.
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "a pass has so many parts")]
-fn over_transposed<const W: usize, const P: usize>(
+#[allow(clippy::too_many_arguments, reason = "a pass has many parts")]
+fn run_transposed<const W: usize, const P: usize>(
     (isa, gated): (Isa, bool),
     pass: (usize, usize, usize, bool),
     matrix: &mut [f32],
@@ -63,38 +64,41 @@ fn over_transposed<const W: usize, const P: usize>(
     written: [&mut [f32]; W],
     read: [&[f32]; P],
     out: [&mut [f32]; P],
-    ask: &dyn Ask,
+    prefetch: &dyn Prefetch,
 ) {
     match gated {
-        true => over(isa, pass, matrix, cuts, write, written, read, out, Before, ask),
-        false => over(isa, pass, matrix, cuts, write, written, read, out, Nothing, ask),
+        true => run_pass(isa, pass, matrix, cuts, write, written, read, out, ReadFirst, prefetch),
+        false => run_pass(isa, pass, matrix, cuts, write, written, read, out, Independent, prefetch),
     }
 }
 
 /// What is kept of a head between its segments.
 struct Kept<'m> {
-    /// `[K, V]` where something is erased, or else transposed.
+    /// The state: `[K, V]` with erasure, otherwise transposed.
     state: &'m mut [f32],
-    /// The gradient to it, transposed.
+    /// The gradient to the state, transposed.
     d_state: &'m mut [f32],
-    /// A state a segment, transposed: before it where something is erased, after it where a gate asks for it, but for the last token's write; or none.
+    /// One state per segment, transposed. With erasure it is the state before the segment; with a gate only, the state
+    /// after it, without the write of the sequence's last token. Otherwise empty.
     states: &'m mut [f32],
-    /// What was erased, `[T + 1, V]`.
+    /// The vectors that are erased, `[T + 1, V]`; empty without erasure.
     w: &'m mut [f32],
-    behind: Behind<'m>,
-    through: Through,
+    boundary: Boundary<'m>,
+    gate_gradient: GateGradient,
 }
 
 impl<'m> Kept<'m> {
-    /// Numbers in `states` and `w`, for so many tokens.
+    /// The lengths of `states` and `w` for `tokens` tokens.
     fn sizes(shape: Shape, tokens: usize) -> [usize; 2] {
-        let Shape { most, k, v, gates, erases, .. } = shape;
-        let states = if erases || gates > 0 { tokens.div_ceil(most) * k * v } else { 0 };
+        let Shape { max_tokens, k, v, gates, erases, .. } = shape;
+        let states = if erases || gates > 0 { tokens.div_ceil(max_tokens) * k * v } else { 0 };
         [states, if erases { (tokens + 1) * v } else { 0 }]
     }
 
     fn size(shape: Shape, tokens: usize) -> usize {
-        Self::sizes(shape, tokens).iter().sum::<usize>() + 2 * shape.k * shape.v + shape.behind().iter().sum::<usize>()
+        Self::sizes(shape, tokens).iter().sum::<usize>()
+            + 2 * shape.k * shape.v
+            + shape.boundary_widths().iter().sum::<usize>()
     }
 
     #[inline(always)]
@@ -106,37 +110,37 @@ impl<'m> Kept<'m> {
             d_state: take(rest, k * v),
             states: take(rest, states),
             w: take(rest, w),
-            behind: Behind::new(shape, rest),
-            through: Through::new(gates, k),
+            boundary: Boundary::new(shape, rest),
+            gate_gradient: GateGradient::new(gates, k),
         }
     }
 }
 
-/// The rows that are gathered next, and those that are written soon.
-struct Coming<'a, 't> {
+/// Prefetches the rows that are gathered next and those that are written during the pass.
+struct NextRows<'a, 't> {
     x: &'a Tokens<'t>,
-    /// The head and tokens that come next.
+    /// The head and the tokens of the batch that are gathered next.
     h: usize,
     tokens: Range<usize>,
     queries: bool,
     d_o: Option<&'a Rows<'t>>,
-    /// Rows of these, from the ones given on.
-    places: [Option<RowAddresses>; 6],
+    /// Arrays of which the rows from `at` on are prefetched, one per token.
+    arrays: [Option<RowAddresses>; 6],
     at: usize,
 }
 
-impl Ask for Coming<'_, '_> {
-    fn rows(&self, i: usize, soon: &mut PrefetchQueue) {
-        for place in self.places.iter().flatten() {
-            place.queue_prefetch(self.at + i, soon);
+impl Prefetch for NextRows<'_, '_> {
+    fn queue_rows(&self, i: usize, queue: &mut PrefetchQueue) {
+        for array in self.arrays.iter().flatten() {
+            array.queue_prefetch(self.at + i, queue);
         }
         let t = self.tokens.start + i;
         if t >= self.tokens.end {
             return;
         }
-        self.x.rows(t, self.h, self.queries, soon);
+        self.x.queue_rows(t, self.h, self.queries, queue);
         if let Some(d_o) = self.d_o {
-            soon.add(self.x.of_value(d_o, t, self.h));
+            queue.add(self.x.of_value(d_o, t, self.h));
         }
     }
 }
@@ -146,13 +150,13 @@ impl Kernel for Heads<'_, '_> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
         let Self(mut heads) = self;
-        let Some(&Head { x, ref range, past, .. }) = heads.first() else { return };
+        let Some(&Head { x, ref range, non_temporal, .. }) = heads.first() else { return };
         let (k, v, gates, total) = (x.dims.k, x.dims.v, x.gate_width(), range.len());
         if total == 0 {
             return;
         }
         let (erases, general) = (x.erases(), x.erase.is_some());
-        let shape = Shape { most: Shape::tokens(k, v, gates).min(total), k, v, gates, erases, general };
+        let shape = Shape { max_tokens: Shape::tokens(k, v, gates).min(total), k, v, gates, erases, general };
         let size = shape.size() + heads.len() * Kept::size(shape, total) + 2 * k.max(v);
         let scratch = &mut Scratch::new(size);
         let mut rest = &mut scratch[..];
@@ -162,37 +166,37 @@ impl Kernel for Heads<'_, '_> {
         for (head, kept) in heads.iter_mut().zip(&mut all) {
             head.begin(s, kept, [&mut *row, &mut *product]);
         }
-        let segments = total.div_ceil(shape.most);
-        let (last, numbers) = (segments - 1, heads.iter().map(|head| head.h).collect::<Vec<_>>());
-        let after = |i: usize| if i + 1 < numbers.len() { (i + 1, 0) } else { (0, 1) };
-        for (j, i) in (0..segments).flat_map(|j| (0..numbers.len()).map(move |i| (j, i))) {
-            let (next, segment) = (numbers[after(i).0], j + after(i).1);
+        let segments = total.div_ceil(shape.max_tokens);
+        let (last, head_indices) = (segments - 1, heads.iter().map(|head| head.h).collect::<Vec<_>>());
+        let after = |i: usize| if i + 1 < head_indices.len() { (i + 1, 0) } else { (0, 1) };
+        for (j, i) in (0..segments).flat_map(|j| (0..head_indices.len()).map(move |i| (j, i))) {
+            let (next, segment) = (head_indices[after(i).0], j + after(i).1);
             match erases {
                 true => heads[i].erased(s, shape, &mut rows, &mut all[i], j, (next, segment)),
                 false => heads[i].queries(s, shape, &mut rows, &mut all[i], j, (next, segment)),
             }
         }
-        for (j, i) in (0..segments).rev().flat_map(|j| (0..numbers.len()).map(move |i| (j, i))) {
+        for (j, i) in (0..segments).rev().flat_map(|j| (0..head_indices.len()).map(move |i| (j, i))) {
             let (next, back) = after(i);
-            let next = (numbers[next], heads[next].to.q.addresses(), j.checked_sub(back));
+            let next = (head_indices[next], heads[next].to.q.addresses(), j.checked_sub(back));
             heads[i].sweep(s, shape, &mut rows, &mut all[i], (j, j == last), next);
         }
         for (head, kept) in heads.iter_mut().zip(&all) {
             head.end(s, kept);
         }
-        if rows.runs.above {
-            x.above.store(true, Ordering::Relaxed);
+        if rows.decay.positive_gate {
+            x.positive_gate.store(true, Ordering::Relaxed);
         }
-        if past {
+        if non_temporal {
             store_fence();
         }
     }
 }
 
 impl<'a> Head<'a, '_> {
-    /// The gradient to the output of token `at` of the head.
+    /// Writes the gradient to the output of token `at` of the sequence to `out`.
     #[inline(always)]
-    fn dout<S: Lanes>(&self, s: S, at: usize, out: &mut [f32]) {
+    fn load_d_o<S: Lanes>(&self, s: S, at: usize, out: &mut [f32]) {
         let t = self.range.start + at;
         let row = self.x.of_value(self.d_o, t, self.h);
         match self.by {
@@ -201,56 +205,56 @@ impl<'a> Head<'a, '_> {
         }
     }
 
-    /// What token `t` writes and what its gate leaves, as row `r` of the segment: the next one.
+    /// Appends the decay, key and value of token `t` of the batch as row `r` of the segment.
     #[inline(always)]
-    fn written<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
+    fn push_token<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>, (t, r): (usize, usize)) {
         let (x, h, Shape { k, v, .. }) = (self.x, self.h, shape);
-        rows.runs.push(s, x.gates(t, h));
-        x.key(s, t, h, rows.runs.grown(r), &mut rows.k[r * k..(r + 1) * k]);
+        rows.decay.push(s, x.gates(t, h));
+        x.key(s, t, h, rows.decay.inverse(r), &mut rows.k[r * k..(r + 1) * k]);
         math::copy(s, x.v(t, h), &mut rows.v[r * v..(r + 1) * v]);
     }
 
-    /// Whether gradients to queries are looked at again, and scaled only then.
-    pub(super) fn again(&self) -> bool {
+    /// Whether `dq` of the forward sweep is completed and scaled by the backward sweep.
+    pub(super) fn defers_dq(&self) -> bool {
         self.x.g.is_some() || self.x.bonus.is_some() || self.x.erases()
     }
 
-    /// The tokens of a segment.
+    /// The tokens of segment `j`, relative to the sequence.
     #[inline(always)]
     fn segment(&self, j: usize, shape: Shape) -> Range<usize> {
         let total = self.range.len();
-        (j * shape.most).min(total)..((j + 1) * shape.most).min(total)
+        (j * shape.max_tokens).min(total)..((j + 1) * shape.max_tokens).min(total)
     }
 
-    /// As [`Head::segment`], in the batch.
+    /// The tokens of segment `j`, relative to the batch.
     #[inline(always)]
-    fn coming(&self, j: usize, shape: Shape) -> Range<usize> {
+    fn batch_segment(&self, j: usize, shape: Shape) -> Range<usize> {
         let Range { start, end } = self.segment(j, shape);
         self.range.start + start..self.range.start + end
     }
 
-    /// The state and its gradient as they will be wanted, and what is read before the first token is written.
+    /// Sets up the state, its gradient, and what the first token reads before it is written.
     #[inline(always)]
     fn begin<S: Lanes>(&mut self, s: S, kept: &mut Kept<'_>, [row, product]: [&mut [f32]; 2]) {
         let (x, k, v) = (self.x, self.x.dims.k, self.x.dims.v);
         transpose(s, self.d_state, v, kept.d_state);
         if x.erases() {
             kept.state.copy_from_slice(self.state);
-            x.erasing(s, self.range.start, self.h, &mut row[..k]);
+            x.a(s, self.range.start, self.h, &mut row[..k]);
             return read(s, kept.state, &row[..k], &mut kept.w[..v]);
         }
         transpose(s, self.state, v, kept.state);
         if x.bonus.is_some() {
-            self.dout(s, 0, &mut row[..v]);
+            self.load_d_o(s, 0, &mut row[..v]);
             read(s, kept.state, &row[..v], &mut product[..k]);
             math::copy(s, &product[..k], self.to.q.row(0));
         }
     }
 
-    /// What the first token read before it was written, which no token before it takes up.
+    /// Adds the first token's gradients of the reads before its write, which no preceding token adds.
     #[inline(always)]
     fn end<S: Lanes>(&mut self, s: S, kept: &Kept<'_>) {
-        let [of_output, of_erased] = kept.behind.writes();
+        let [of_output, of_erased] = kept.boundary.writes();
         if self.x.erases() {
             add_outer(s, of_erased.0, of_erased.1, self.d_state);
         }
@@ -259,7 +263,8 @@ impl<'a> Head<'a, '_> {
         }
     }
 
-    /// Forwards through segment `j`, where nothing is erased: the states, transposed, give the gradients to queries. A head and its segment come next.
+    /// The forward sweep over segment `j` without erasure: passes over the transposed state give `dq`. `next` is the
+    /// head and the segment to prefetch.
     #[inline(always)]
     fn queries<S: Lanes>(
         &mut self,
@@ -273,42 +278,42 @@ impl<'a> Head<'a, '_> {
         let (x, Shape { k, v, .. }) = (self.x, shape);
         let (total, tokens) = (self.range.len(), self.segment(j, shape));
         let (first, n) = (tokens.start, tokens.len());
-        let early = x.bonus.is_some();
-        let by = if self.again() { 1.0 } else { x.scale };
-        // Not what is read again.
-        let past = self.past && !self.again();
-        rows.runs.clear();
+        let read_first = x.bonus.is_some();
+        let by = if self.defers_dq() { 1.0 } else { x.scale };
+        // Rows that the backward sweep reads again stay in cache.
+        let non_temporal = self.non_temporal && !self.defers_dq();
+        rows.decay.clear();
         for r in 0..n {
             let t = self.range.start + first + r;
-            self.written(s, shape, rows, (t, r));
-            let (at, d_o) = (first + r + usize::from(early), &mut rows.d_o[r * v..(r + 1) * v]);
-            if at < total { self.dout(s, at, d_o) } else { d_o.fill(0.0) }
+            self.push_token(s, shape, rows, (t, r));
+            let (at, d_o) = (first + r + usize::from(read_first), &mut rows.d_o[r * v..(r + 1) * v]);
+            if at < total { self.load_d_o(s, at, d_o) } else { d_o.fill(0.0) }
         }
         if x.g.is_some() && tokens.end == total {
             rows.k[(n - 1) * k..n * k].fill(0.0);
         }
-        rows.runs.end();
-        let ask = Coming {
+        rows.decay.end();
+        let prefetch = NextRows {
             x,
             h: next.0,
-            tokens: self.coming(next.1, shape),
+            tokens: self.batch_segment(next.1, shape),
             queries: false,
             d_o: Some(self.d_o),
-            places: [Some(self.to.q.addresses()).filter(|_| !past), None, None, None, None, None],
+            arrays: [Some(self.to.q.addresses()).filter(|_| !non_temporal), None, None, None, None, None],
             at: first,
         };
-        let (cuts, pass) = (rows.runs.cuts(Along::Columns), (n, v, k, false));
+        let (cuts, pass) = (rows.decay.cuts(DecayAxis::Columns), (n, v, k, false));
         let (written, out) = ([&mut *rows.k], [&mut *rows.dq]);
-        let how = (self.isa, x.g.is_some());
-        over_transposed(how, pass, kept.state, cuts, [&*rows.v], written, [&*rows.d_o], out, &ask);
-        if early {
-            // It belongs to the segment behind.
-            scale(s, rows.runs.left(n - 1), &mut rows.dq[(n - 1) * k..n * k]);
+        let mode = (self.isa, x.g.is_some());
+        run_transposed(mode, pass, kept.state, cuts, [&*rows.v], written, [&*rows.d_o], out, &prefetch);
+        if read_first {
+            // The last row belongs to the first token of the next segment.
+            scale(s, rows.decay.cumulative(n - 1), &mut rows.dq[(n - 1) * k..n * k]);
         }
         for r in 0..n {
-            let at = first + r + usize::from(early);
+            let at = first + r + usize::from(read_first);
             if at < total {
-                math::scale_into_non_temporal(s, past, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
+                math::scale_into_non_temporal(s, non_temporal, by, &rows.dq[r * k..(r + 1) * k], self.to.q.row(at));
             }
         }
         if !kept.states.is_empty() {
@@ -316,8 +321,8 @@ impl<'a> Head<'a, '_> {
         }
     }
 
-    /// Forwards through segment `j`, where something is erased: what that is, `w`, and the state before the segment, transposed. A head and its segment
-    /// come next.
+    /// The forward sweep over segment `j` with erasure: computes `w` and stores the transposed state before the
+    /// segment. `next` is the head and the segment to prefetch.
     #[inline(always)]
     fn erased<S: Lanes>(
         &mut self,
@@ -330,58 +335,60 @@ impl<'a> Head<'a, '_> {
     ) {
         let (x, h, Shape { k, v, general, .. }) = (self.x, self.h, shape);
         let Range { start: first, end } = self.segment(j, shape);
-        let (n, behind) = (end - first, self.range.start + end);
+        let (n, following) = (end - first, self.range.start + end);
         transpose(s, kept.state, v, &mut kept.states[j * k * v..(j + 1) * k * v]);
-        rows.runs.clear();
+        rows.decay.clear();
         for r in 0..n {
             let t = self.range.start + first + r;
-            self.written(s, shape, rows, (t, r));
+            self.push_token(s, shape, rows, (t, r));
             rows.beta[r] = x.beta(t, h);
             if general {
                 x.b(s, t, h, &mut rows.b[r * k..(r + 1) * k]);
-                scale(s, rows.runs.grown(r), &mut rows.b[r * k..(r + 1) * k]);
+                scale(s, rows.decay.inverse(r), &mut rows.b[r * k..(r + 1) * k]);
             }
             if r > 0 {
                 let a = &mut rows.a[(r - 1) * k..r * k];
-                x.erasing_by(s, t, h, rows.runs.entry(r), a);
+                x.a_with(s, t, h, rows.decay.entry(r), a);
                 if general {
-                    scale(s, rows.runs.left(r - 1), a);
+                    scale(s, rows.decay.cumulative(r - 1), a);
                 }
             }
         }
         let last = &mut rows.a[(n - 1) * k..n * k];
-        if behind < self.range.end {
-            x.erasing(s, behind, h, last);
-            scale(s, rows.runs.left(n - 1), last);
+        if following < self.range.end {
+            x.a(s, following, h, last);
+            scale(s, rows.decay.cumulative(n - 1), last);
         } else {
             last.fill(0.0)
         }
-        rows.runs.end();
-        let ask = Coming {
+        rows.decay.end();
+        let prefetch = NextRows {
             x,
             h: next.0,
-            tokens: self.coming(next.1, shape),
+            tokens: self.batch_segment(next.1, shape),
             queries: false,
             d_o: None,
-            places: [None; 6],
+            arrays: [None; 6],
             at: 0,
         };
         let (known, out) = kept.w.split_at_mut((first + 1) * v);
         let erased = &known[first * v..];
-        let cuts = rows.runs.cuts(Along::Rows);
+        let cuts = rows.decay.cuts(DecayAxis::Rows);
         let pass = (n, k, v, false);
         if general {
             math::copy(s, erased, &mut rows.moved[..v]);
             let (write, written) = ([&*rows.k, &*rows.b], [&mut *rows.v, &mut *rows.moved]);
-            over(self.isa, pass, kept.state, cuts, write, written, [&*rows.a], [out], Move, &ask);
+            run_pass(self.isa, pass, kept.state, cuts, write, written, [&*rows.a], [out], Move, &prefetch);
         } else {
             correct(s, rows.beta[0], erased, &mut rows.v[..v]);
             let carry = Correct { beta: rows.beta };
-            over(self.isa, pass, kept.state, cuts, [&*rows.k], [&mut *rows.v], [&*rows.a], [out], carry, &ask);
+            run_pass(self.isa, pass, kept.state, cuts, [&*rows.k], [&mut *rows.v], [&*rows.a], [out], carry, &prefetch);
         }
     }
 
-    /// Back through segment `j`, whether it is the last: all other gradients. A head, its gradients to queries, and its segment, if there is one, come next.
+    /// The backward sweep over segment `j`, which computes all other gradients; `last` says whether it is the
+    /// sequence's last segment. The remaining argument is the next head, its `dq`, and its segment if there is one, to
+    /// prefetch.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one place calls it")]
     fn sweep<S: Lanes>(
@@ -395,92 +402,92 @@ impl<'a> Head<'a, '_> {
     ) {
         let (x, isa) = (self.x, self.isa);
         let Shape { k, v, gates, erases, general, .. } = shape;
-        let (early, own) = (x.bonus.is_some(), x.beta.is_some());
-        let (again, past) = (self.again() && !erases, self.past);
-        let shift = usize::from(early);
+        let (read_first, own) = (x.bonus.is_some(), x.beta.is_some());
+        let (deferred, non_temporal) = (self.defers_dq() && !erases, self.non_temporal);
+        let shift = usize::from(read_first);
         let tokens = self.segment(j, shape);
         let (first, n) = (tokens.start, tokens.len());
-        rows.begin(s, n, shape, Some(&kept.behind).filter(|_| !last));
+        rows.begin(s, n, shape, Some(&kept.boundary).filter(|_| !last));
         self.gather(s, shape, rows, first, kept.w);
-        let coming = segment.map_or(0..0, |segment| self.coming(segment, shape));
-        let ask = Coming {
+        let next_tokens = segment.map_or(0..0, |segment| self.batch_segment(segment, shape));
+        let prefetch = NextRows {
             x,
             h: next,
             queries: true,
             d_o: Some(self.d_o),
-            places: [segment.filter(|_| again).map(|_| queries_of_next), None, None, None, None, None],
-            at: coming.start.saturating_sub(self.range.start),
-            tokens: coming,
+            arrays: [segment.filter(|_| deferred).map(|_| queries_of_next), None, None, None, None, None],
+            at: next_tokens.start.saturating_sub(self.range.start),
+            tokens: next_tokens,
         };
-        // The values, and what was erased.
-        let cuts = rows.runs.cuts(Along::Rows);
+        // `dv` and `dw`, from the gradient to the state.
+        let cuts = rows.decay.cuts(DecayAxis::Rows);
         let queries = &rows.q[shift * k..];
         let d_out = &mut rows.d_o[shift * v..];
         let pass = (n, k, v, true);
         if own {
-            let carry = Back { beta: rows.beta };
+            let carry = CorrectBackward { beta: rows.beta };
             let written = [d_out, &mut rows.dw[v..]];
             let (write, read) = ([queries, &rows.a[k..]], [&*rows.k]);
-            over(isa, pass, self.d_state, cuts, write, written, read, [&mut *rows.dv], carry, &ask);
+            run_pass(isa, pass, self.d_state, cuts, write, written, read, [&mut *rows.dv], carry, &prefetch);
             math::scale_into(s, -rows.beta[0], &rows.dv[..v], &mut rows.dw[..v]);
         } else if general {
             let written = [d_out, &mut rows.dw[v..]];
             let (write, read) = ([queries, &rows.a[k..]], [&*rows.k, &*rows.b]);
             let out = [&mut *rows.dv, &mut *rows.moved];
-            over(isa, pass, self.d_state, cuts, write, written, read, out, Move, &ask);
+            run_pass(isa, pass, self.d_state, cuts, write, written, read, out, Move, &prefetch);
             math::copy(s, &rows.moved[..v], &mut rows.dw[..v]);
         } else {
             let out = [&mut *rows.dv];
-            over(isa, pass, self.d_state, cuts, [queries], [d_out], [&*rows.k], out, Nothing, &ask);
+            run_pass(isa, pass, self.d_state, cuts, [queries], [d_out], [&*rows.k], out, Independent, &prefetch);
         }
-        // The queries, and what reads what is erased, from the state before the segment on.
+        // `dq` and `da`, from the state before the segment.
         let state = match kept.states.len() {
             0 => &mut *kept.state,
             _ => &mut kept.states[j * k * v..(j + 1) * k * v],
         };
         let erased = if erases { &kept.w[first * v..(first + n) * v] } else { &[] };
-        let how = (isa, x.g.is_some());
+        let mode = (isa, x.g.is_some());
         if erases {
             read(s, state, &rows.dw[..v], &mut rows.da[..k]);
-            // The last token's writes are not wanted in the state that the gate's gradient starts from.
-            let put_aside = how.1 && last;
-            if put_aside {
-                kept.behind.put_aside(s, shape, rows);
+            // The gate's gradient starts from the state without the last token's writes.
+            let exclude_last = mode.1 && last;
+            if exclude_last {
+                kept.boundary.clear_last_write(s, shape, rows);
             }
-            let cuts = rows.runs.cuts(Along::Columns);
+            let cuts = rows.decay.cuts(DecayAxis::Columns);
             let (read, out) = ([&*rows.d_o, &rows.dw[v..]], [&mut *rows.dq, &mut rows.da[k..]]);
             let pass = (n, v, k, false);
             if general {
                 let (write, written) = ([&*rows.v, erased], [&mut *rows.k, &mut *rows.b]);
-                over_transposed(how, pass, state, cuts, write, written, read, out, &Nothing);
+                run_transposed(mode, pass, state, cuts, write, written, read, out, &NoPrefetch);
             } else {
-                over_transposed(how, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, &Nothing);
+                run_transposed(mode, pass, state, cuts, [&*rows.v], [&mut *rows.k], read, out, &NoPrefetch);
             }
-            if put_aside {
-                kept.behind.take_back(s, shape, rows);
+            if exclude_last {
+                kept.boundary.restore_last_write(s, shape, rows);
             }
         }
-        let cuts = rows.runs.cuts(Along::Columns);
+        let cuts = rows.decay.cuts(DecayAxis::Columns);
         if x.g.is_some() {
-            kept.through.start(s, [state, kept.d_state], k);
+            kept.gate_gradient.start(s, [state, kept.d_state], k);
             if erases {
-                kept.through.add(s, nth(rows.a, n, k), nth(rows.da, n, k));
+                kept.gate_gradient.add_erasure(s, nth(rows.a, n, k), nth(rows.da, n, k));
             }
         }
-        // The keys, and where the erased goes.
-        let ask = Coming {
+        // `dk` and `db`, from the transposed gradient to the state.
+        let prefetch = NextRows {
             x,
             h: self.h,
             tokens: 0..0,
             queries: false,
             d_o: None,
-            places: [
-                Some(self.to.q.addresses()).filter(|_| erases && !past),
-                Some(self.to.k.addresses()).filter(|_| !past),
-                Some(self.to.v.addresses()).filter(|_| !past),
-                Some(self.to.g.addresses()).filter(|_| !past || gates < 2),
-                Some(self.to.a.addresses()).filter(|_| !past),
-                Some(self.to.b.addresses()).filter(|_| !past),
+            arrays: [
+                Some(self.to.q.addresses()).filter(|_| erases && !non_temporal),
+                Some(self.to.k.addresses()).filter(|_| !non_temporal),
+                Some(self.to.v.addresses()).filter(|_| !non_temporal),
+                Some(self.to.g.addresses()).filter(|_| !non_temporal || gates < 2),
+                Some(self.to.a.addresses()).filter(|_| !non_temporal),
+                Some(self.to.b.addresses()).filter(|_| !non_temporal),
             ],
             at: first,
         };
@@ -491,57 +498,57 @@ impl<'a> Head<'a, '_> {
             let (write, written) = ([d_out, &rows.dw[v..]], [queries, &mut rows.a[k..]]);
             if general {
                 let (read, out) = ([&*rows.v, erased], [&mut *rows.dk, &mut *rows.db]);
-                over_transposed(how, pass, kept.d_state, cuts, write, written, read, out, &ask);
+                run_transposed(mode, pass, kept.d_state, cuts, write, written, read, out, &prefetch);
             } else {
                 let out = [&mut *rows.dk];
-                over_transposed(how, pass, kept.d_state, cuts, write, written, [&*rows.v], out, &ask);
+                run_transposed(mode, pass, kept.d_state, cuts, write, written, [&*rows.v], out, &prefetch);
             }
         } else {
             let out = [&mut *rows.dk];
-            over_transposed(how, pass, kept.d_state, cuts, [d_out], [queries], [&*rows.v], out, &ask);
+            run_transposed(mode, pass, kept.d_state, cuts, [d_out], [queries], [&*rows.v], out, &prefetch);
         }
-        let mut told = None;
+        let mut products = None;
         for r in (0..n).rev() {
-            self.token(s, shape, rows, (first + r, r), erased, (&mut kept.through, &mut told));
+            self.token(s, shape, rows, (first + r, r), erased, (&mut kept.gate_gradient, &mut products));
         }
-        rows.leave(s, &mut kept.behind);
+        rows.store_boundary(s, &mut kept.boundary);
     }
 
-    /// The rows of the tokens from `first` on.
+    /// Gathers and scales the rows of the tokens from `first` on.
     #[inline(always)]
     fn gather<S: Lanes>(&mut self, s: S, shape: Shape, rows: &mut Segment<'_>, first: usize, w: &[f32]) {
         let (x, h, Shape { k, v, erases, general, .. }) = (self.x, self.h, shape);
-        let (read_again, early) = (self.again() && !erases, x.bonus.is_some());
-        rows.runs.clear();
+        let (deferred, read_first) = (self.defers_dq() && !erases, x.bonus.is_some());
+        rows.decay.clear();
         for r in 0..rows.tokens {
             let (at, t) = (first + r, self.range.start + first + r);
             let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
-            self.written(s, shape, rows, (t, r));
-            let before = r.checked_sub(1).map_or(&[][..], |before| rows.runs.left(before));
-            let by = if early { before } else { rows.runs.left(r) };
+            self.push_token(s, shape, rows, (t, r));
+            let before = r.checked_sub(1).map_or(&[][..], |before| rows.decay.cumulative(before));
+            let by = if read_first { before } else { rows.decay.cumulative(r) };
             scale_twice_into(s, x.scale, by, x.q(t, h), &mut rows.q[of_key.clone()]);
-            self.dout(s, at, &mut rows.d_o[of_value.clone()]);
+            self.load_d_o(s, at, &mut rows.d_o[of_value.clone()]);
             rows.beta[r] = x.beta(t, h);
-            if read_again {
+            if deferred {
                 math::copy(s, self.to.q.row(at), &mut rows.dq[of_key.clone()]);
             }
             if erases {
-                x.erasing_by(s, t, h, rows.runs.entry(r), &mut rows.a[of_key.clone()]);
+                x.a_with(s, t, h, rows.decay.entry(r), &mut rows.a[of_key.clone()]);
             }
             if general {
-                let before = r.checked_sub(1).map_or(&[][..], |before| rows.runs.left(before));
+                let before = r.checked_sub(1).map_or(&[][..], |before| rows.decay.cumulative(before));
                 scale(s, before, &mut rows.a[of_key.clone()]);
                 x.b(s, t, h, &mut rows.b[of_key.clone()]);
-                scale(s, rows.runs.grown(r), &mut rows.b[of_key]);
+                scale(s, rows.decay.inverse(r), &mut rows.b[of_key]);
             } else if erases {
                 correct(s, rows.beta[r], &w[at * v..(at + 1) * v], &mut rows.v[of_value]);
             }
         }
-        rows.ready(s, shape, early);
+        rows.finish(s, shape, read_first);
     }
 }
 
-/// Row `r`.
+/// Row `r` of rows of the given width.
 #[inline(always)]
 pub(super) fn nth(rows: &[f32], r: usize, width: usize) -> &[f32] {
     &rows[r * width..(r + 1) * width]

@@ -1,25 +1,28 @@
-//! The gradient: two sweeps over the tokens of a head, one to its end and one back, a segment of tokens at a time,
-//! in turn with the same segment of a few other heads: a token's rows of them are one piece of memory.
+//! The gradient: a forward and a backward sweep over the tokens of a head, one segment of tokens at a time,
+//! alternating between the consecutive heads of a task, whose rows are contiguous for each token.
 //!
-//! With `D_t` the gradient to the state after token `t` and `w_t = S_{t-1}ᵀ a_t` what was erased:
+//! With `D_t` the gradient to the state after token `t`, and `w_t = S_{t-1}ᵀ a_t` the vector that is erased:
 //!
 //! $$ D_t = e^{g_{t+1}} \odot D_{t+1} + a_{t+1}\, dw_{t+1}^\top + s\,q_t\, do_t^\top, \quad dv_t = D_t^\top k_t, \quad dw_t = D_t^\top b_t, $$
 //! $$ dq_t = s\,S_t\, do_t, \quad da_t = S_{t-1} dw_t, \quad dk_t = D_t v_t, \quad db_t = D_t w_t. $$
 //!
-//! Reads along the keys are made of the transposed matrices, so that lanes never have to be summed. A gate acts through sums only:
-//! `X_t = ⟨e^{g_t} S_{t-1}, D_t⟩` a row, its gradient, is
+//! Reads along the keys are passes over the transposed matrices, so that no sum across lanes is needed. The gradient
+//! to the gate is a suffix sum over tokens. With `X_t = ⟨e^{g_t} S_{t-1}, D_t⟩`, a number per row,
 //!
 //! $$ X_t = X_{t+1} + a_{t+1} \odot \hat{da}_{t+1} + q_t \odot \hat{dq}_t - b_t \odot \hat{db}_t - k_t \odot \hat{dk}_t, $$
 //!
-//! where the hats say that reads and writes of a token do not meet: matrices are read as they are when the gate has acted and the token has not written yet,
-//! `dq̂_t = s e^{g_t} S_{t-1} do_t`, `dâ_{t+1} = e^{g_t} S_{t-1} dw_{t+1}`, `dk̂_t = e^{g_{t+1}} D_{t+1} v_t`, `db̂_t = e^{g_{t+1}} D_{t+1} w_t`. What a
-//! token's own writes and reads have in common is in both sides of the difference in Yang et al. 2024 (GLA), §C, which is without `a` and `b`, and under
-//! strong decay far larger than the difference; it is added to the gradients afterwards (`own.rs`). For the same reason the last token's write, which the
-//! final state holds without a gate in between, is in neither side of the first sum.
+//! where the hats exclude what a token reads of its own writes: the matrices are read after the gate has acted and
+//! before the token is written, `dq̂_t = s e^{g_t} S_{t-1} do_t`, `dâ_{t+1} = e^{g_t} S_{t-1} dw_{t+1}`,
+//! `dk̂_t = e^{g_{t+1}} D_{t+1} v_t`, `db̂_t = e^{g_{t+1}} D_{t+1} w_t`. The excluded terms would appear in both sides
+//! of the difference in Yang et al. 2024 (GLA), §C, which is without `a` and `b`, and cancel; under strong decay they
+//! are far larger than the difference. `own.rs` adds them to the gradients afterwards. For the same reason the first
+//! sum excludes the last token's write, after which the final state has no gate.
 //!
-//! The sum starts anew at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` itself: what rounding adds does not grow with the text.
+//! The sum restarts at every segment, from `⟨e^{g_t} S_{t-1}, D_t⟩` computed from the matrices, so its rounding error
+//! does not grow with the length of the sequence.
 //!
-//! Of the states one a segment is kept, `K V` numbers for 16 to 128 tokens, and where something is erased `w`, `V` numbers a token; of the heads under way.
+//! Memory: one state of `K V` numbers per segment of 16 to 128 tokens and, with erasure, `V` numbers per token for
+//! `w`, of the heads being worked on only.
 
 use std::sync::atomic::Ordering;
 
@@ -37,7 +40,8 @@ mod own;
 mod segment;
 mod token;
 
-/// Gradients given those of the output, `[B, T, H, V]`, and of the state after the last token. `state` is the one before the first.
+/// Returns the gradients, given those to the output, `[B, T, H, V]`, and to the state after the last token. `state` is
+/// the state before the first token.
 pub(crate) fn backward(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,
@@ -48,7 +52,7 @@ pub(crate) fn backward(
     backward_times(x, state, (d_o, None), d_state, cx)
 }
 
-/// As [`backward`], where the gradient to the output is that which is given, times a number a token and head, `[B, T, H]`.
+/// As [`backward`], where the gradient to the output is `d_o` times a factor per token and head, `[B, T, H]`.
 pub(crate) fn backward_times(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,
@@ -64,23 +68,23 @@ pub(crate) fn backward_times(
         error::shape(op, "factors of d o", &[b, t, heads], by.shape())?;
     }
     if b * t * heads * k * v == 0 {
-        return nothing(&input, d_state);
+        return empty_gradient(&input, d_state);
     }
     let by = by.map(|by| by.as_standard_layout());
     let by = by.as_ref().and_then(|by| by.as_slice());
     let d_o = Rows::of(op, "d o", &d_o)?;
     let state: Vec<f32> = state.iter().copied().collect();
     let mut d_state: Vec<f32> = d_state.iter().copied().collect();
-    let some = |there: bool, width: usize| memory::unwritten(if there { b * t * heads * width } else { 0 });
+    let buffer = |there: bool, width: usize| memory::unwritten(if there { b * t * heads * width } else { 0 });
     let general = input.erase.is_some();
     let mut by_head = ByHead {
-        q: some(true, k),
-        k: some(true, k),
-        v: some(true, v),
-        g: some(input.g.is_some(), input.gate_width()),
-        beta: some(input.beta.is_some(), 1),
-        a: some(general, k),
-        b: some(general, k),
+        q: buffer(true, k),
+        k: buffer(true, k),
+        v: buffer(true, v),
+        g: buffer(input.g.is_some(), input.gate_width()),
+        beta: buffer(input.beta.is_some(), 1),
+        a: buffer(general, k),
+        b: buffer(general, k),
         bonus: memory::zeros(if input.bonus.is_some() { input.ranges.len() * heads * k } else { 0 }),
     };
     {
@@ -103,7 +107,7 @@ pub(crate) fn backward_times(
                     state,
                     d_state,
                     to,
-                    past: b * t * heads * k.min(v) > NON_TEMPORAL_ABOVE,
+                    non_temporal: b * t * heads * k.min(v) > NON_TEMPORAL_ABOVE,
                 });
             }
             let mut of_range = of_range.into_iter();
@@ -113,7 +117,7 @@ pub(crate) fn backward_times(
         }
         cx.team.for_each(tasks, |heads| cx.isa.run(heads));
     }
-    if input.above.load(Ordering::Relaxed) {
+    if input.positive_gate.load(Ordering::Relaxed) {
         x.check(&x.state_shape())?;
     }
     let shaped = |x: Vec<f32>, width: usize| {
@@ -141,24 +145,24 @@ pub(crate) fn backward_times(
     })
 }
 
-/// Where there is no token, or no number in a state: the gradient to the state is that to the last.
-fn nothing(x: &Tokens<'_>, d_state: ArrayView4<'_, f32>) -> Result<Gradient, Error> {
+/// The gradients if there are no tokens or the state is empty: the gradient to the state is passed through.
+fn empty_gradient(x: &Tokens<'_>, d_state: ArrayView4<'_, f32>) -> Result<Gradient, Error> {
     let Dims { b, t, g, h, k, v } = x.dims;
-    let some = |there: bool, heads: usize, width: usize| Array4::zeros((b, if there { t } else { 0 }, heads, width));
+    let buffer = |there: bool, heads: usize, width: usize| Array4::zeros((b, if there { t } else { 0 }, heads, width));
     Ok(Gradient {
-        q: some(true, g, k),
-        k: some(true, g, k),
-        v: some(true, h, v),
-        g: some(x.g.is_some(), h, x.gate_width()),
-        beta: some(x.beta.is_some(), h, 1).index_axis_move(Axis(3), 0),
-        a: some(x.erase.is_some(), h, k),
-        b: some(x.erase.is_some(), h, k),
+        q: buffer(true, g, k),
+        k: buffer(true, g, k),
+        v: buffer(true, h, v),
+        g: buffer(x.g.is_some(), h, x.gate_width()),
+        beta: buffer(x.beta.is_some(), h, 1).index_axis_move(Axis(3), 0),
+        a: buffer(x.erase.is_some(), h, k),
+        b: buffer(x.erase.is_some(), h, k),
         bonus: Array2::zeros((h, if x.bonus.is_some() { k } else { 0 })),
         state: d_state.as_standard_layout().into_owned(),
     })
 }
 
-/// Heads that share keys share their gradient.
+/// Sums the gradients of the heads that share a key.
 fn sum_groups(x: Array4<f32>, groups: usize) -> Array4<f32> {
     let (b, t, h, k) = x.dim();
     if h == groups {
@@ -173,7 +177,7 @@ fn sum_groups(x: Array4<f32>, groups: usize) -> Array4<f32> {
     out
 }
 
-/// Gradients `[B T, H, …]`; empty where there is nothing to be told.
+/// Gradients per head, `[B T, H, …]`; empty for absent inputs.
 struct ByHead<T> {
     q: T,
     k: T,
@@ -182,12 +186,12 @@ struct ByHead<T> {
     beta: T,
     a: T,
     b: T,
-    /// A row for each sequence and head.
+    /// `[S, H, K]`
     bonus: T,
 }
 
 impl ByHead<Vec<f32>> {
-    /// What each head of each sequence writes.
+    /// Splits the gradients by sequence and head.
     fn parts<'a>(&'a mut self, x: &Tokens<'_>) -> impl Iterator<Item = ByHead<Part<'a>>> {
         let Dims { h, k, v, .. } = x.dims;
         let ranges = x.ranges;

@@ -1,24 +1,26 @@
-//! What a token reads of its own writes.
+//! The terms of the gradients that come from a token reading its own writes.
 //!
-//! Where there is a gate, the passes over the transposed matrices leave it out, as no gate acts between a token's write and its own read: in the gate's
-//! gradient it would be added and subtracted again, and under strong decay it is all that rounding lets one see.
+//! With a gate, the passes over the transposed matrices leave these terms out, because no gate acts between a token's
+//! write and its own read: in the gate's gradient they would be added and subtracted again, and under strong decay
+//! their rounding would exceed the result.
 
 use longreach_simd::{Lanes, math};
 
 use super::head::nth;
 use super::segment::{Segment, Shape};
 
-/// What the values of two tokens, and what was erased at them, read of the gradient to what the token after each erased: `v_t · dw_{t+1}` and `w_t · dw_{t+1}`.
+/// Products of the values and erased vectors of two tokens with the gradient to the vector that the next token erases:
+/// `v_t · dw_{t+1}` and `w_t · dw_{t+1}`.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Told {
-    /// Of the token before this one.
-    before: [f32; 2],
-    /// Of this token.
-    after: [f32; 2],
+pub(super) struct WriteProducts {
+    /// `v_{t-1} · dw_t` and `w_{t-1} · dw_t`
+    previous: [f32; 2],
+    /// `v_t · dw_{t+1}` and `w_t · dw_{t+1}`
+    current: [f32; 2],
 }
 
-impl Told {
-    /// Of token `r` of a segment, where something is erased, given that of the token after it in the segment.
+impl WriteProducts {
+    /// The products of token `r` of a segment, with erasure; `next` holds those of the segment's next token.
     #[inline(always)]
     pub(super) fn of<S: Lanes>(
         s: S,
@@ -26,19 +28,19 @@ impl Told {
         shape: Shape,
         erased: &[f32],
         r: usize,
-        next: Option<Told>,
+        next: Option<WriteProducts>,
     ) -> Self {
-        let before = if r > 0 { read(s, rows, shape, erased, r - 1) } else { [0.0; 2] };
-        let after = match next {
-            Some(next) => next.before,
+        let previous = if r > 0 { read(s, rows, shape, erased, r - 1) } else { [0.0; 2] };
+        let current = match next {
+            Some(next) => next.previous,
             None => read(s, rows, shape, erased, r),
         };
-        Self { before, after }
+        Self { previous, current }
     }
 
     /// `v_{t-1} · dw_t`
-    pub(super) fn of_value_before(self) -> f32 {
-        self.before[0]
+    pub(super) fn previous_value(self) -> f32 {
+        self.previous[0]
     }
 }
 
@@ -53,45 +55,54 @@ fn read<S: Lanes>(s: S, rows: &Segment<'_>, shape: Shape, erased: &[f32], r: usi
 }
 
 impl Segment<'_> {
-    /// Adds to the gradients of token `r` what it reads of its own writes, if queries do so `early`, before the next token's gate; and what the erasing
-    /// reads that follow the writes of a token at once, before the gate, take up of them. `erased` is `w`, `[tokens, V]`.
+    /// Adds to the gradients of token `r` the terms of its reads of its own writes, or, if queries `read_first`, of
+    /// the next token's reads before that token's gate. With erasure it also adds those of the next token's erasure,
+    /// which reads the state before the gate. `erased` is `w`, `[tokens, V]`.
     ///
-    /// What the segment's first token reads of writes of the token before it lies in another segment.
+    /// The first token's reads of the writes before it belong to another segment and are not added here.
     #[inline(always)]
-    pub(super) fn add_own<S: Lanes>(&mut self, s: S, shape: Shape, r: usize, early: bool, told: Told, erased: &[f32]) {
+    pub(super) fn add_own<S: Lanes>(
+        &mut self,
+        s: S,
+        shape: Shape,
+        r: usize,
+        read_first: bool,
+        products: WriteProducts,
+        erased: &[f32],
+    ) {
         let Shape { k, v, erases, general, .. } = shape;
-        let reader = r + usize::from(early);
+        let reader = r + usize::from(read_first);
         let here = r * k..(r + 1) * k;
         let (key, query) = (nth(self.k, r, k), nth(self.q, reader, k));
         let (value, d_o) = (nth(self.v, r, v), nth(self.d_o, reader, v));
         let (dq, dk) = (&mut self.dq[here.clone()], &mut self.dk[here.clone()]);
         if !erases {
-            let value_told = math::dot(s, value, d_o);
-            math::axpy(s, value_told, query, dk);
-            if !early {
-                math::axpy(s, value_told, key, dq);
+            let value_dot = math::dot(s, value, d_o);
+            math::axpy(s, value_dot, query, dk);
+            if !read_first {
+                math::axpy(s, value_dot, key, dq);
             } else if r > 0 {
-                let told = math::dot(s, nth(self.v, r - 1, v), nth(self.d_o, r, v));
-                math::axpy(s, told, nth(self.k, r - 1, k), dq);
+                let dot = math::dot(s, nth(self.v, r - 1, v), nth(self.d_o, r, v));
+                math::axpy(s, dot, nth(self.k, r - 1, k), dq);
             }
             return;
         }
-        let after = nth(self.a, r + 1, k);
+        let next_a = nth(self.a, r + 1, k);
         if !general {
-            let value_told = math::dot(s, value, d_o);
-            axpy_both(s, [(value_told, query), (told.after[0], after)], dk);
-            math::axpy(s, value_told, key, dq);
+            let value_dot = math::dot(s, value, d_o);
+            axpy_both(s, [(value_dot, query), (products.current[0], next_a)], dk);
+            math::axpy(s, value_dot, key, dq);
             if r > 0 {
-                math::axpy(s, told.before[0], nth(self.k, r - 1, k), &mut self.da[here]);
+                math::axpy(s, products.previous[0], nth(self.k, r - 1, k), &mut self.da[here]);
             }
             return;
         }
-        let [value_told, w_told] = dot_both(s, [value, nth(erased, r, v)], d_o);
-        axpy_both(s, [(value_told, query), (told.after[0], after)], dk);
-        axpy_both(s, [(value_told, key), (w_told, nth(self.b, r, k))], dq);
-        axpy_both(s, [(w_told, query), (told.after[1], after)], &mut self.db[here.clone()]);
+        let [value_dot, w_dot] = dot_both(s, [value, nth(erased, r, v)], d_o);
+        axpy_both(s, [(value_dot, query), (products.current[0], next_a)], dk);
+        axpy_both(s, [(value_dot, key), (w_dot, nth(self.b, r, k))], dq);
+        axpy_both(s, [(w_dot, query), (products.current[1], next_a)], &mut self.db[here.clone()]);
         if r > 0 {
-            let writes = [(told.before[0], nth(self.k, r - 1, k)), (told.before[1], nth(self.b, r - 1, k))];
+            let writes = [(products.previous[0], nth(self.k, r - 1, k)), (products.previous[1], nth(self.b, r - 1, k))];
             axpy_both(s, writes, &mut self.da[here]);
         }
     }

@@ -1,100 +1,106 @@
-//! The rows of some tokens, one behind the other, and what is done to them one by one.
+//! The rows of a segment, and the suffix sums of the gate's gradient.
 
 use longreach_simd::{Lanes, math};
 
-use crate::fast_weights::decay::{LEAST_GATE, Runs, scale, take};
+use crate::fast_weights::decay::{CumulativeDecay, MIN_GATE, scale, take};
 
-/// Numbers that there is room for in the second cache, beside those that come next.
-const ROOM: usize = 36 * 1024;
+/// Numbers that fit in the second-level cache beside the rows being prefetched.
+const CACHE_NUMBERS: usize = 36 * 1024;
 
-/// Rows of the tokens of a segment, in their order, and one more: that of the first token of the segment behind it, or of no token.
+/// The rows of a segment's tokens in order, followed by a boundary row: that of the next segment's first token, or
+/// zeros.
 ///
-/// Rows as wide as a key are scaled for their step, as [`Runs`] has it, and so are gradients: what token `t` writes and what it reads with, in which
-/// row ever that is. Those of the first row that the token before it reads with are as they are: it is in another segment.
+/// Rows of width `K` and their gradients are scaled by the cumulative decay of the token that writes or reads, as
+/// [`CumulativeDecay`] defines it. Those rows of the first token that are read at the preceding token are not scaled,
+/// because that token is in another segment.
 pub(super) struct Segment<'m> {
     pub(super) tokens: usize,
     /// Queries times the scale.
     pub(super) q: &'m mut [f32],
     pub(super) k: &'m mut [f32],
-    /// What is written: values, of which what is erased has been taken off where the own key erases.
+    /// The vectors written: values, or `δ` for the delta rules.
     pub(super) v: &'m mut [f32],
-    pub(super) runs: Runs<'m>,
+    pub(super) decay: CumulativeDecay<'m>,
     pub(super) d_o: &'m mut [f32],
     pub(super) a: &'m mut [f32],
     pub(super) b: &'m mut [f32],
     pub(super) beta: &'m mut [f32],
-    /// Gradients; that to queries without the scale.
+    /// Gradients; `dq` excludes the scale.
     pub(super) dq: &'m mut [f32],
     pub(super) dk: &'m mut [f32],
     pub(super) dv: &'m mut [f32],
     pub(super) da: &'m mut [f32],
     pub(super) db: &'m mut [f32],
-    /// To what was erased.
+    /// The gradients to the erased vectors.
     pub(super) dw: &'m mut [f32],
-    /// What was erased, or its gradient, where the one token hands it to the other.
+    /// The second write of a general pass: the erased vector, or its gradient.
     pub(super) moved: &'m mut [f32],
 }
 
-/// What there is room for.
+/// The sizes of a segment.
 #[derive(Clone, Copy)]
 pub(super) struct Shape {
-    /// Tokens
-    pub(super) most: usize,
+    pub(super) max_tokens: usize,
     pub(super) k: usize,
     pub(super) v: usize,
-    /// Factors a token.
+    /// Gate factors per token.
     pub(super) gates: usize,
-    /// By the own key or by another.
+    /// Whether anything is erased, and whether by vectors other than the key.
     pub(super) erases: bool,
     pub(super) general: bool,
 }
 
 impl Shape {
-    /// So many tokens that their rows, some six of a key and six of a value each, stay in the second cache; not any number, so that some text is cut evenly
-    /// whatever its heads' widths.
+    /// The number of tokens for which the rows, about six of a key and six of a value per token, stay in the
+    /// second-level cache. The choice is among few values, so that there are lengths of a sequence that all of
+    /// them divide.
     ///
-    /// Where there are gates, a segment is short if a state is small beside its rows: sums that gates act through start anew with it, and what rounding adds
-    /// to a sum is in the gradients of all tokens before.
+    /// With a gate, segments are short if the state is small compared with its rows: the suffix sums of the gate's
+    /// gradient restart at each segment, which is then cheap, and the rounding error of a sum is in the gradients of
+    /// all tokens before.
     pub(super) fn tokens(k: usize, v: usize, gates: usize) -> usize {
         if gates > 0 && k * v <= 16 * (k + v) {
             return if gates > 1 { 32 } else { 16 };
         }
-        [Runs::MOST, 96, 64, 48].into_iter().find(|tokens| tokens * 6 * (k + v) <= ROOM).unwrap_or(32)
+        [CumulativeDecay::MAX_TOKENS, 96, 64, 48]
+            .into_iter()
+            .find(|tokens| tokens * 6 * (k + v) <= CACHE_NUMBERS)
+            .unwrap_or(32)
     }
 
-    /// The widths of the rows in [`Behind`].
-    pub(super) fn behind(&self) -> [usize; 4] {
+    /// The widths of the rows in [`Boundary`].
+    pub(super) fn boundary_widths(&self) -> [usize; 4] {
         [self.k, if self.erases { self.k } else { 0 }, self.v, if self.erases { self.v } else { 0 }]
     }
 
-    /// Numbers in all rows.
+    /// The size of the scratch memory for all rows.
     pub(super) fn size(&self) -> usize {
-        let Self { most, k, v, gates, erases, general } = *self;
+        let Self { max_tokens, k, v, gates, erases, general } = *self;
         let erasing = if erases { 2 * k + v } else { 0 } + if general { 2 * k + v } else { 0 };
-        (most + 1) * (4 * k + 3 * v + 1 + erasing) + Runs::size(most, gates)
+        (max_tokens + 1) * (4 * k + 3 * v + 1 + erasing) + CumulativeDecay::size(max_tokens, gates)
     }
 }
 
-/// The rows of a segment's first token that the token before it needs: the query, what reads what is erased, the gradients to the output and to what
-/// was erased.
-pub(super) struct Behind<'m>([&'m mut [f32]; 4]);
+/// Boundary rows: `q`, `a`, `do` and `dw` of the next segment's first token.
+pub(super) struct Boundary<'m>([&'m mut [f32]; 4]);
 
-impl<'m> Behind<'m> {
+impl<'m> Boundary<'m> {
     #[inline(always)]
     pub(super) fn new(shape: Shape, rest: &mut &'m mut [f32]) -> Self {
-        Self(shape.behind().map(|width| take(rest, width)))
+        Self(shape.boundary_widths().map(|width| take(rest, width)))
     }
 
-    /// What that token writes to the gradient of the state: of the output, and of what was erased.
+    /// What the boundary token writes to the gradient of the state: `q doᵀ` and `a dwᵀ`.
     #[inline(always)]
     pub(super) fn writes(&self) -> [(&[f32], &[f32]); 2] {
         let [q, a, d_o, dw] = &self.0;
         [(q, d_o), (a, dw)]
     }
 
-    /// Makes nothing of what the segment's last token writes, where no segment is behind it whose rows would be here.
+    /// Saves the keys (and `b`) of the segment's last token here and sets them to zero, so that nothing is written.
+    /// Only for the last segment, whose boundary rows are unused.
     #[inline(always)]
-    pub(super) fn put_aside<S: Lanes>(&mut self, s: S, shape: Shape, rows: &mut Segment<'_>) {
+    pub(super) fn clear_last_write<S: Lanes>(&mut self, s: S, shape: Shape, rows: &mut Segment<'_>) {
         let last = (rows.tokens - 1) * shape.k..rows.tokens * shape.k;
         let [key, into, ..] = &mut self.0;
         for (written, to) in
@@ -105,9 +111,9 @@ impl<'m> Behind<'m> {
         }
     }
 
-    /// The opposite of [`Behind::put_aside`].
+    /// Restores what [`Boundary::clear_last_write`] saved.
     #[inline(always)]
-    pub(super) fn take_back<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>) {
+    pub(super) fn restore_last_write<S: Lanes>(&self, s: S, shape: Shape, rows: &mut Segment<'_>) {
         let last = (rows.tokens - 1) * shape.k..rows.tokens * shape.k;
         let [key, into, ..] = &self.0;
         for (written, from) in
@@ -121,15 +127,15 @@ impl<'m> Behind<'m> {
 impl<'m> Segment<'m> {
     #[inline(always)]
     pub(super) fn new(shape: Shape, rest: &mut &'m mut [f32]) -> Self {
-        let Shape { most, k, v, gates, erases, general } = shape;
-        let runs = Runs::new(most, gates, rest);
-        let mut rows = |there: bool, width: usize| take(rest, if there { (most + 1) * width } else { 0 });
+        let Shape { max_tokens, k, v, gates, erases, general } = shape;
+        let decay = CumulativeDecay::new(max_tokens, gates, rest);
+        let mut rows = |there: bool, width: usize| take(rest, if there { (max_tokens + 1) * width } else { 0 });
         Self {
             tokens: 0,
             q: rows(true, k),
             k: rows(true, k),
             v: rows(true, v),
-            runs,
+            decay,
             d_o: rows(true, v),
             a: rows(erases, k),
             b: rows(general, k),
@@ -144,76 +150,81 @@ impl<'m> Segment<'m> {
         }
     }
 
-    /// Room for so many tokens, of which the first of those behind them follow, if there are any.
+    /// Prepares for `tokens` tokens; the boundary rows are copied, or zero for the last segment.
     #[inline(always)]
-    pub(super) fn begin<S: Lanes>(&mut self, s: S, tokens: usize, shape: Shape, behind: Option<&Behind<'_>>) {
+    pub(super) fn begin<S: Lanes>(&mut self, s: S, tokens: usize, shape: Shape, boundary: Option<&Boundary<'_>>) {
         self.tokens = tokens;
         let rows = [&mut *self.q, &mut *self.a, &mut *self.d_o, &mut *self.dw];
-        for (i, (rows, width)) in rows.into_iter().zip(shape.behind()).enumerate().filter(|(_, (_, width))| *width > 0)
+        for (i, (rows, width)) in
+            rows.into_iter().zip(shape.boundary_widths()).enumerate().filter(|(_, (_, width))| *width > 0)
         {
             let last = &mut rows[tokens * width..(tokens + 1) * width];
-            match behind {
+            match boundary {
                 None => last.fill(0.0),
-                Some(behind) => math::copy(s, behind.0[i], last),
+                Some(boundary) => math::copy(s, boundary.0[i], last),
             }
         }
     }
 
-    /// Its first token's rows are kept for the tokens before it.
+    /// Stores the first token's rows as the boundary rows of the segment before it.
     #[inline(always)]
-    pub(super) fn leave<S: Lanes>(&self, s: S, behind: &mut Behind<'_>) {
-        for (rows, to) in [&*self.q, &*self.a, &*self.d_o, &*self.dw].into_iter().zip(&mut behind.0) {
+    pub(super) fn store_boundary<S: Lanes>(&self, s: S, boundary: &mut Boundary<'_>) {
+        for (rows, to) in [&*self.q, &*self.a, &*self.d_o, &*self.dw].into_iter().zip(&mut boundary.0) {
             math::copy(s, &rows[..to.len()], to);
         }
     }
 
-    /// All its tokens have been gathered, `early` if queries read before a token is written: what stands for the one behind is scaled, and the last cut is made.
+    /// Called after all tokens have been gathered: scales the boundary rows by the last token's decay, and adds the
+    /// final cut. `read_first` says whether queries read before their token is written.
     #[inline(always)]
-    pub(super) fn ready<S: Lanes>(&mut self, s: S, shape: Shape, early: bool) {
+    pub(super) fn finish<S: Lanes>(&mut self, s: S, shape: Shape, read_first: bool) {
         let (n, k) = (self.tokens, shape.k);
-        for rows in [early.then_some(&mut *self.q), shape.erases.then_some(&mut *self.a)].into_iter().flatten() {
-            scale(s, self.runs.left(n - 1), &mut rows[n * k..(n + 1) * k]);
+        for rows in [read_first.then_some(&mut *self.q), shape.erases.then_some(&mut *self.a)].into_iter().flatten() {
+            scale(s, self.decay.cumulative(n - 1), &mut rows[n * k..(n + 1) * k]);
         }
-        self.runs.end();
+        self.decay.end();
     }
 }
 
-/// How a gate acts through sums: one for each channel of a key, or one for all. They are f64, to which what some tokens add is added at a time.
+/// The suffix sums of the gate's gradient, one per key channel or one per token, in f64. Terms are accumulated in f32
+/// for a few tokens at a time.
 ///
-/// A gate of less than [`LEAST_GATE`] leaves less than the state's rounding: its gradient is zero, and its sum starts anew, so that what rounding has
-/// added stays behind.
-pub(super) struct Through {
-    /// `X_t`, that of one gate in the first place.
+/// A gate below [`MIN_GATE`] leaves less than the rounding of the state: its gradient is zero and its sum restarts, so
+/// that earlier rounding errors do not propagate.
+pub(super) struct GateGradient {
+    /// `X_t`; with one gate per token, its sum over channels.
     sums: Vec<f64>,
-    /// The same, rounded, and what tokens have added since.
+    /// The sums rounded to f32, and the terms accumulated since.
     rounded: Vec<f32>,
     added: Vec<f32>,
-    /// How many tokens those were.
+    /// The number of tokens in `added`.
     tokens: usize,
-    /// What a query that reads early leaves to be counted by the token before it.
-    held: Vec<f32>,
+    /// With a bonus, the term of the query, which is added at the preceding token.
+    pending: Vec<f32>,
 }
 
-/// How many tokens' shares are summed in f32, whose rounding is that of the shares themselves.
-const TOGETHER: usize = 16;
+/// The number of tokens whose terms are accumulated in f32, so that rounding stays near that of the terms.
+const F32_TOKENS: usize = 16;
 
-/// What a token adds to the sums, gradients with what they belong to. None has a part in it that the token's own writes and reads have in common.
-pub(super) struct Shares<'a> {
-    /// Where the query reads before the token is written, the token before it counts this.
-    pub(super) early: bool,
-    /// Whether it is the text's last token: no gate comes after its writes, which are counted nowhere.
+/// The terms that a token adds to the suffix sums, as pairs of a row and its gradient. They exclude the token's reads
+/// of its own writes.
+pub(super) struct GateTerms<'a> {
+    /// Whether queries read before their token is written; the query's term then belongs to the preceding token.
+    pub(super) read_first: bool,
+    /// Whether this is the sequence's last token, whose writes no gate follows and no term includes.
     pub(super) last: bool,
     pub(super) q: [&'a [f32]; 2],
     pub(super) k: [&'a [f32]; 2],
-    /// What reads the erased, which is counted by the token before it.
+    /// `a` and its gradient; the term belongs to the preceding token.
     pub(super) a: Option<[&'a [f32]; 2]>,
-    /// Where the erased goes, if not to the own key.
+    /// `b` and its gradient, for general erasure.
     pub(super) b: Option<[&'a [f32]; 2]>,
-    /// Where that is read with the own key times the gate: the key of the token before it, and how much of that makes the gradient to `a` whole.
+    /// For the delta rules, `v_{t-1} · dw_t` and the preceding key, the product of which completes the gradient to
+    /// `a`.
     pub(super) own: Option<(f32, &'a [f32])>,
 }
 
-impl Through {
+impl GateGradient {
     pub(super) fn new(gates: usize, k: usize) -> Self {
         let numbers = if gates > 1 { gates } else { 0 };
         Self {
@@ -221,13 +232,13 @@ impl Through {
             rounded: vec![0.0; numbers],
             added: vec![0.0; numbers],
             tokens: 0,
-            held: vec![0.0; if gates > 1 { k } else { 1 }],
+            pending: vec![0.0; if gates > 1 { k } else { 1 }],
         }
     }
 
-    /// Adds what has been added in f32 to the sums.
+    /// Adds the terms accumulated in f32 to the sums.
     #[inline(always)]
-    fn settle(&mut self) {
+    fn flush(&mut self) {
         self.tokens = 0;
         for ((sum, rounded), added) in self.sums.iter_mut().zip(&mut self.rounded).zip(&mut self.added) {
             *sum += f64::from(*added);
@@ -236,20 +247,20 @@ impl Through {
         }
     }
 
-    /// Starts anew from a state and the gradient to the state after the next token, times what that token's gate leaves, both `[V, K]`.
+    /// Restarts from `⟨S, D̂⟩`: a state, and the gradient to it after the next token's gate, both `[V, K]`.
     #[inline(always)]
     pub(super) fn start<S: Lanes>(&mut self, s: S, states: [&[f32]; 2], k: usize) {
         let [state, d] = states;
         if let [sum] = &mut self.sums[..] {
             *sum = 0.0;
-            for (state, d) in state.chunks(TOGETHER * k).zip(d.chunks(TOGETHER * k)) {
+            for (state, d) in state.chunks(F32_TOKENS * k).zip(d.chunks(F32_TOKENS * k)) {
                 *sum += f64::from(math::dot(s, state, d));
             }
             return;
         }
         self.sums.fill(0.0);
         self.added.fill(0.0);
-        for (state, d) in state.chunks(TOGETHER * k).zip(d.chunks(TOGETHER * k)) {
+        for (state, d) in state.chunks(F32_TOKENS * k).zip(d.chunks(F32_TOKENS * k)) {
             let whole = math::whole::<S>(k);
             for row in (0..state.len()).step_by(k) {
                 let (state, d) = (&state[row..row + k], &d[row..row + k]);
@@ -263,13 +274,13 @@ impl Through {
                     s.store_part(&mut self.added[whole..], sum);
                 }
             }
-            self.settle();
+            self.flush();
         }
     }
 
-    /// What reads of the state that the next token erases.
+    /// Adds the term of the erasure by the next token.
     #[inline(always)]
-    pub(super) fn add<S: Lanes>(&mut self, s: S, a: &[f32], da: &[f32]) {
+    pub(super) fn add_erasure<S: Lanes>(&mut self, s: S, a: &[f32], da: &[f32]) {
         if let [sum] = &mut self.sums[..] {
             *sum += f64::from(math::dot(s, a, da));
             return;
@@ -277,27 +288,28 @@ impl Through {
         for ((sum, a), da) in self.sums.iter_mut().zip(a).zip(da) {
             *sum += f64::from(*a) * f64::from(*da);
         }
-        self.settle();
+        self.flush();
     }
 
-    /// Counts a token, given its gates and whether there is a cut before it: the gradients to the gates, written past the caches if that is asked for.
+    /// Adds a token's terms, given its gates and whether there is a cut before it, and writes the gradient to the
+    /// gates.
     #[inline(always)]
-    pub(super) fn token<S: Lanes>(
+    pub(super) fn add_token<S: Lanes>(
         &mut self,
         s: S,
-        past: bool,
+        non_temporal: bool,
         (gates, cut): (&[f32], bool),
-        of: Shares<'_>,
+        of: GateTerms<'_>,
         dg: &mut [f32],
     ) {
         self.tokens += 1;
-        if self.tokens > TOGETHER {
-            self.settle();
+        if self.tokens > F32_TOKENS {
+            self.flush();
         }
-        if let ([sum], [held], [dg]) = (&mut self.sums[..], &mut self.held[..], &mut *dg) {
-            let (read, counted) = (math::dot(s, of.q[0], of.q[1]), f64::from(*held));
-            *held = if of.early { read } else { 0.0 };
-            let read = if of.early { 0.0 } else { f64::from(read) };
+        if let ([sum], [pending], [dg]) = (&mut self.sums[..], &mut self.pending[..], &mut *dg) {
+            let (read, counted) = (math::dot(s, of.q[0], of.q[1]), f64::from(*pending));
+            *pending = if of.read_first { read } else { 0.0 };
+            let read = if of.read_first { 0.0 } else { f64::from(read) };
             *sum += counted + read;
             if !of.last {
                 *sum -= f64::from(math::dot(s, of.k[0], of.k[1]));
@@ -305,7 +317,7 @@ impl Through {
                     *sum -= f64::from(math::dot(s, b, db));
                 }
             }
-            *sum = if gates[0] < LEAST_GATE { 0.0 } else { *sum };
+            *sum = if gates[0] < MIN_GATE { 0.0 } else { *sum };
             let mut gradient = *sum;
             if let Some([a, da]) = of.a {
                 let erased = f64::from(math::dot(s, a, da));
@@ -319,18 +331,18 @@ impl Through {
         }
         let whole = dg.len() / S::LANES * S::LANES;
         for at in (0..whole).step_by(S::LANES) {
-            let gradient = self.share::<S, true>(s, &of, at);
-            if past { s.store_non_temporal(&mut dg[at..], gradient) } else { s.store(&mut dg[at..], gradient) }
+            let gradient = self.add_terms::<S, true>(s, &of, at);
+            if non_temporal { s.store_non_temporal(&mut dg[at..], gradient) } else { s.store(&mut dg[at..], gradient) }
         }
         if whole < dg.len() {
-            let gradient = self.share::<S, false>(s, &of, whole);
+            let gradient = self.add_terms::<S, false>(s, &of, whole);
             s.store_part(&mut dg[whole..], gradient);
         }
         if cut {
-            self.settle();
+            self.flush();
             let sums = self.sums.iter_mut().zip(&mut self.rounded);
             for (i, (((sum, rounded), gate), dg)) in sums.zip(gates).zip(dg).enumerate() {
-                if *gate < LEAST_GATE {
+                if *gate < MIN_GATE {
                     *rounded = of.a.map_or(0.0, |[a, da]| a[i] * da[i]);
                     (*sum, *dg) = (f64::from(*rounded), 0.0);
                 }
@@ -338,23 +350,24 @@ impl Through {
         }
     }
 
-    /// Adds a token's share to some channels, a whole vector of them or what there is: the gradients to the gates.
+    /// Adds a token's terms to a vector of channels and returns the gradient to the gates. The vector is partial
+    /// unless `WHOLE`.
     #[inline(always)]
-    fn share<S: Lanes, const WHOLE: bool>(&mut self, s: S, of: &Shares<'_>, at: usize) -> S::V {
-        let (held, added, rounded) = (&mut self.held[at..], &mut self.added[at..], &self.rounded[at..]);
+    fn add_terms<S: Lanes, const WHOLE: bool>(&mut self, s: S, of: &GateTerms<'_>, at: usize) -> S::V {
+        let (pending, added, rounded) = (&mut self.pending[at..], &mut self.added[at..], &self.rounded[at..]);
         let read = product::<S, WHOLE>(s, of.q, at);
-        let mut share = read;
-        if of.early {
-            share = part::<S, WHOLE>(s, held);
-            s.store_part(held, read);
+        let mut term = read;
+        if of.read_first {
+            term = part::<S, WHOLE>(s, pending);
+            s.store_part(pending, read);
         }
         if !of.last {
-            share = s.sub(share, product::<S, WHOLE>(s, of.k, at));
+            term = s.sub(term, product::<S, WHOLE>(s, of.k, at));
             if let Some(b) = of.b {
-                share = s.sub(share, product::<S, WHOLE>(s, b, at));
+                term = s.sub(term, product::<S, WHOLE>(s, b, at));
             }
         }
-        let mut sum = s.add(part::<S, WHOLE>(s, added), share);
+        let mut sum = s.add(part::<S, WHOLE>(s, added), term);
         let mut gradient = s.add(part::<S, WHOLE>(s, rounded), sum);
         if let Some([a, da]) = of.a {
             let (a, da) = (part::<S, WHOLE>(s, &a[at..]), part::<S, WHOLE>(s, &da[at..]));
@@ -369,13 +382,13 @@ impl Through {
     }
 }
 
-/// A whole vector, or what there is of one.
+/// Loads a vector, which is partial unless `WHOLE`.
 #[inline(always)]
 fn part<S: Lanes, const WHOLE: bool>(s: S, x: &[f32]) -> S::V {
     if WHOLE { s.load(x) } else { s.load_part(x) }
 }
 
-/// A vector of a row times one of its gradient, from `at` on.
+/// The product of a row and its gradient, for a vector of channels from `at` on.
 #[inline(always)]
 fn product<S: Lanes, const WHOLE: bool>(s: S, [x, d]: [&[f32]; 2], at: usize) -> S::V {
     s.mul(part::<S, WHOLE>(s, &x[at..]), part::<S, WHOLE>(s, &d[at..]))

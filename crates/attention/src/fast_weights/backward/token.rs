@@ -1,16 +1,17 @@
-//! What is left to be done for a token of a segment, once the matrices have passed it.
+//! Completes the gradients of a token once the passes over the matrices of its segment are done.
 
 use std::ops::Range;
 
 use longreach_simd::{Lanes, math};
 
 use super::head::{Head, nth};
-use super::own::Told;
-use super::segment::{Segment, Shape, Shares, Through};
-use crate::fast_weights::decay::{scale_both_past, scale_twice_past};
+use super::own::WriteProducts;
+use super::segment::{GateGradient, GateTerms, Segment, Shape};
+use crate::fast_weights::decay::{scale_twice_into_non_temporal, scaled_sum_non_temporal};
 
 impl Head<'_, '_> {
-    /// What is left to be done for a token, `at` in the sequence and `r` in the segment: gates, strengths, bonus; and all goes where it belongs.
+    /// Completes the gradients of a token, `at` in the sequence and `r` in the segment: adds those of the gate,
+    /// strength and bonus, undoes the scaling by the cumulative decay, and writes the results.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "one place calls it")]
     pub(super) fn token<S: Lanes>(
@@ -20,70 +21,71 @@ impl Head<'_, '_> {
         rows: &mut Segment<'_>,
         (at, r): (usize, usize),
         erased: &[f32],
-        (through, told): (&mut Through, &mut Option<Told>),
+        (gate_gradient, products): (&mut GateGradient, &mut Option<WriteProducts>),
     ) {
-        let (x, h, past, Shape { k, v, erases, general, .. }) = (self.x, self.h, self.past, shape);
+        let (x, h, non_temporal, Shape { k, v, erases, general, .. }) = (self.x, self.h, self.non_temporal, shape);
         let (of_key, of_value) = (r * k..(r + 1) * k, r * v..(r + 1) * v);
         let t = self.range.start + at;
-        let (own, early) = (erases && !general, x.bonus.is_some());
+        let (own, read_first) = (erases && !general, x.bonus.is_some());
         if x.g.is_some() {
-            let own_reads = if erases { Told::of(s, rows, shape, erased, r, *told) } else { Told::default() };
-            *told = Some(own_reads);
-            let shares = Shares {
-                early,
+            let own_reads =
+                if erases { WriteProducts::of(s, rows, shape, erased, r, *products) } else { WriteProducts::default() };
+            *products = Some(own_reads);
+            let terms = GateTerms {
+                read_first,
                 last: at + 1 == self.range.len(),
                 q: [nth(rows.q, r, k), nth(rows.dq, r, k)],
                 k: [nth(rows.k, r, k), nth(rows.dk, r, k)],
                 a: if erases { Some([nth(rows.a, r, k), nth(rows.da, r, k)]) } else { None },
                 b: if general { Some([nth(rows.b, r, k), nth(rows.db, r, k)]) } else { None },
-                own: if own { Some((own_reads.of_value_before(), nth(rows.k, r.saturating_sub(1), k))) } else { None },
+                own: if own { Some((own_reads.previous_value(), nth(rows.k, r.saturating_sub(1), k))) } else { None },
             };
-            let gates = (x.gates(t, h), rows.runs.is_cut(r));
-            through.token(s, past, gates, shares, self.to.g.row(at));
-            rows.add_own(s, shape, r, early, own_reads, erased);
-            if early && r == 0 && at > 0 {
-                // The token before it is in another segment, and is as it is.
-                let told = math::dot(s, x.v(t - 1, h), &rows.d_o[..v]);
-                math::axpy(s, told, x.k(t - 1, h), &mut rows.dq[..k]);
+            let gates = (x.gates(t, h), rows.decay.is_cut(r));
+            gate_gradient.add_token(s, non_temporal, gates, terms, self.to.g.row(at));
+            rows.add_own(s, shape, r, read_first, own_reads, erased);
+            if read_first && r == 0 && at > 0 {
+                // The preceding token is in another segment, so its rows are read unscaled from the inputs.
+                let dot = math::dot(s, x.v(t - 1, h), &rows.d_o[..v]);
+                math::axpy(s, dot, x.k(t - 1, h), &mut rows.dq[..k]);
             }
         }
-        // From here on all is as it is, not as it was scaled.
-        let (here, grown, entry) = (rows.runs.left(r), rows.runs.grown(r), rows.runs.entry(r));
-        let before = r.checked_sub(1).map(|before| (rows.runs.left(before), rows.runs.grown(before)));
-        let (before, before_grown) = before.unwrap_or_default();
+        // The cumulative decay of each row is undone from here on.
+        let (here, inverse, entry) = (rows.decay.cumulative(r), rows.decay.inverse(r), rows.decay.entry(r));
+        let previous = r.checked_sub(1).map(|previous| (rows.decay.cumulative(previous), rows.decay.inverse(previous)));
+        let (previous, previous_inverse) = previous.unwrap_or_default();
         let (dq, dk) = (&rows.dq[of_key.clone()], &rows.dk[of_key.clone()]);
         if let Some(bonus) = &x.bonus {
-            let of_bonus = OfBonus {
+            let bonus_gradient = BonusGradient {
                 u: &bonus[h * k..(h + 1) * k],
                 k: [&rows.k[of_key.clone()], here],
-                q: [&rows.q[of_key], before_grown],
-                dq: [dq, before],
-                dk: [dk, grown],
+                q: [&rows.q[of_key], previous_inverse],
+                dq: [dq, previous],
+                dk: [dk, inverse],
                 scale: x.scale,
             };
             let (value, d_out) = (&rows.v[of_value.clone()], &rows.d_o[of_value.clone()]);
             let to = [self.to.q.row(at), self.to.k.row(at), self.to.bonus.row(0)];
-            let key_read = of_bonus.tell(s, past, math::dot(s, value, d_out), to);
+            let key_read = bonus_gradient.complete(s, non_temporal, math::dot(s, value, d_out), to);
             math::axpy(s, key_read, d_out, &mut rows.dv[of_value.clone()]);
-            return math::scale_into_non_temporal(s, past, 1.0, &rows.dv[of_value], self.to.v.row(at));
+            return math::scale_into_non_temporal(s, non_temporal, 1.0, &rows.dv[of_value], self.to.v.row(at));
         }
-        if self.again() {
-            scale_twice_past(s, past, x.scale, here, dq, self.to.q.row(at));
+        if self.defers_dq() {
+            scale_twice_into_non_temporal(s, non_temporal, x.scale, here, dq, self.to.q.row(at));
         }
-        let found = &rows.dv[of_value.clone()];
+        let dv = &rows.dv[of_value.clone()];
         if own {
-            // The own key also reads what is erased.
-            scale_both_past(s, past, [(grown, dk), (entry, &rows.da[of_key])], self.to.k.row(at));
-            math::scale_into_non_temporal(s, past, rows.beta[r], found, self.to.v.row(at));
-            // Times what was written before the strength.
-            self.to.beta.row(at)[0] = dot_difference(s, found, x.v(t, h), &erased[of_value]);
+            // The key also enters through `a`.
+            scaled_sum_non_temporal(s, non_temporal, [(inverse, dk), (entry, &rows.da[of_key])], self.to.k.row(at));
+            math::scale_into_non_temporal(s, non_temporal, rows.beta[r], dv, self.to.v.row(at));
+            // `dβ_t = dδ_t · (v_t − w_t)`
+            self.to.beta.row(at)[0] = dot_difference(s, dv, x.v(t, h), &erased[of_value]);
             return;
         }
-        scale_twice_past(s, past, 1.0, grown, dk, self.to.k.row(at));
-        math::scale_into_non_temporal(s, past, 1.0, found, self.to.v.row(at));
+        scale_twice_into_non_temporal(s, non_temporal, 1.0, inverse, dk, self.to.k.row(at));
+        math::scale_into_non_temporal(s, non_temporal, 1.0, dv, self.to.v.row(at));
         if general {
-            scale_twice_past(s, past, 1.0, before, &rows.da[of_key.clone()], self.to.a.row(at));
-            scale_twice_past(s, past, 1.0, grown, &rows.db[of_key], self.to.b.row(at));
+            scale_twice_into_non_temporal(s, non_temporal, 1.0, previous, &rows.da[of_key.clone()], self.to.a.row(at));
+            scale_twice_into_non_temporal(s, non_temporal, 1.0, inverse, &rows.db[of_key], self.to.b.row(at));
         }
     }
 }
@@ -103,36 +105,38 @@ fn dot_difference<S: Lanes>(s: S, x: &[f32], a: &[f32], b: &[f32]) -> f32 {
     s.sum(sum)
 }
 
-/// The rows of a key that a bonus has to do with, and what they are scaled by: none, one number, or one each.
-struct OfBonus<'a> {
+/// The rows of width `K` that the bonus needs, each with the factor that undoes its scaling: none, one number, or one
+/// per channel.
+struct BonusGradient<'a> {
     u: &'a [f32],
-    /// The key, and what makes it whole.
+    /// The key and its factor.
     k: [&'a [f32]; 2],
     q: [&'a [f32]; 2],
     dq: [&'a [f32]; 2],
     dk: [&'a [f32]; 2],
-    /// Of the query's gradient.
+    /// The scale of `dq`.
     scale: f32,
 }
 
-impl OfBonus<'_> {
-    /// What the bonus tells queries, keys and itself, `out`, given what the value reads of the gradient to the output; what queries read of keys.
+impl BonusGradient<'_> {
+    /// Completes `dq` and `dk` and adds to `du`, given `value_read`, the product of the value and the gradient to the
+    /// output; returns `(u ⊙ k) · q`.
     #[inline(always)]
-    fn tell<S: Lanes>(&self, s: S, past: bool, value_read: f32, [dq, dk, du]: [&mut [f32]; 3]) -> f32 {
+    fn complete<S: Lanes>(&self, s: S, non_temporal: bool, value_read: f32, [dq, dk, du]: [&mut [f32]; 3]) -> f32 {
         let (by, scale, mut key_read) = (s.splat(value_read), s.splat(self.scale), s.splat(0.0));
         let whole = self.u.len() / S::LANES * S::LANES;
         for at in (0..self.u.len()).step_by(S::LANES) {
             let here = at..(at + S::LANES).min(self.u.len());
             let u = s.load_part(&self.u[here.clone()]);
             let (k, q) = (scaled(s, self.k, here.clone()), scaled(s, self.q, here.clone()));
-            let (weighed, told) = (s.mul(u, k), s.mul(by, q));
-            key_read = s.fma(weighed, q, key_read);
-            let of_query = s.mul(scale, s.fma(by, weighed, scaled(s, self.dq, here.clone())));
-            let of_key = s.fma(told, u, scaled(s, self.dk, here.clone()));
-            let of_bonus = s.fma(told, k, s.load_part(&du[here.clone()]));
+            let (u_k, by_q) = (s.mul(u, k), s.mul(by, q));
+            key_read = s.fma(u_k, q, key_read);
+            let of_query = s.mul(scale, s.fma(by, u_k, scaled(s, self.dq, here.clone())));
+            let of_key = s.fma(by_q, u, scaled(s, self.dk, here.clone()));
+            let of_bonus = s.fma(by_q, k, s.load_part(&du[here.clone()]));
             s.store_part(&mut du[here.clone()], of_bonus);
             for (to, x) in [(&mut *dq, of_query), (&mut *dk, of_key)] {
-                match past && at < whole {
+                match non_temporal && at < whole {
                     true => s.store_non_temporal(&mut to[at..], x),
                     false => s.store_part(&mut to[here.clone()], x),
                 }
@@ -142,7 +146,7 @@ impl OfBonus<'_> {
     }
 }
 
-/// Some numbers of a row, scaled.
+/// Loads a vector of a row, scaled.
 #[inline(always)]
 fn scaled<S: Lanes>(s: S, [x, by]: [&[f32]; 2], at: Range<usize>) -> S::V {
     let x = s.load_part(&x[at.clone()]);

@@ -1,10 +1,10 @@
-//! cosFormer: features that weigh near keys more, by a cosine of the distance.
+//! cosFormer: ReLU features, with weights that fall with the cosine of the distance.
 //!
 //! $$ \phi(x_t) = \left[ \max(x_t, 0) \sin\frac{\pi t}{2m},\; \max(x_t, 0) \cos\frac{\pi t}{2m} \right], \qquad
 //!    o_i = \frac{\phi(q_i)^\top \sum_j \phi(k_j) v_j^\top}{\max(\phi(q_i)^\top \sum_j \phi(k_j), \epsilon)} $$
 //!
-//! so that a pair counts `max(q, 0)ᵀ max(k, 0) cos(π (i − j) / 2m)`; positions run from 1 to `m`, the length. State `[S, H, 2 K, V + 1]` f32 · O(T H K V) time.
-//! Qin et al. 2022 (cosFormer), eq. 10–13.
+//! so the weight of a pair is `max(q, 0)ᵀ max(k, 0) cos(π (i − j) / 2m)`. Positions run from 1 to `m`, the length.
+//! State `[S, H, 2 K, V + 1]` f32 · O(T H K V) time. Qin et al. 2022 (cosFormer), eq. 10–13.
 
 use ndarray::{ArrayView2, ArrayView4};
 
@@ -36,11 +36,11 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, V]`
     pub v: ArrayView4<'a, F>,
-    /// Where each token stands, `[B, T]`, from 1 on: a constant to the gradient
+    /// The position of each token, `[B, T]`, from 1 on; not differentiated
     pub positions: ArrayView2<'a, F>,
-    /// `m`, the last position there will be
+    /// `m`, the largest position
     pub length: f64,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     pub causal: bool,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,

@@ -3,7 +3,7 @@
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::map::Turned;
+use super::map::AngleFeatures;
 use super::{Inputs, recurrent};
 use crate::Error;
 
@@ -14,10 +14,10 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Allocates nothing.
 pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     x.check(state.shape())?;
-    if !x.call().step([x.q, x.k], (&Turned(x), 2 * x.q.dim().3), x.v, state.view_mut(), out, cx)? {
+    if !x.call().step([x.q, x.k], (&AngleFeatures(x), 2 * x.q.dim().3), x.v, state.view_mut(), out, cx)? {
         out.copy_from_slice(recurrent(x, state, cx)?.as_slice().unwrap_or_default());
     }
     Ok(())

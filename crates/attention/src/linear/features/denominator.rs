@@ -1,4 +1,4 @@
-//! Denominators: the sum of what keys have of a query, token by token, and what the division does to gradients.
+//! The denominators of normalised attention, and the gradient through the division.
 
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, Kernel, Lanes, math};
@@ -9,7 +9,7 @@ use super::{Call, Floor};
 use crate::{Error, Form};
 
 impl Call<'_> {
-    /// `z' φ(q)`, `[B, T, H]`, where `z`, `[S, H, F]`, is the sum of the features of keys so far.
+    /// Returns `z' φ(q)`, `[B, T, H]`, and adds to `z`, `[S, H, F]`, the cumulative sum of the features of keys.
     pub(super) fn denominators(
         &self,
         [q, k]: [&Array4<f32>; 2],
@@ -41,8 +41,8 @@ impl Call<'_> {
         Ok(out)
     }
 
-    /// The gradient where the output is divided and the future hidden: that of the sums, and beside it that of the denominators, which are sums of
-    /// keys alone.
+    /// The gradient of causal attention with a denominator: that of the numerators by the scan, plus that of the
+    /// denominators.
     #[allow(clippy::too_many_arguments, reason = "one place calls it")]
     pub(super) fn quotient_backward(
         &self,
@@ -64,8 +64,9 @@ impl Call<'_> {
         let by = z.mapv(|z| 1.0 / floor.of(self.scale as f32 * z));
         let [mut dq, mut dk, dv, d_values] =
             self.scan_backward([q, k], v, of_values.view(), (d_o, Some(&by)), d_values.view(), cx)?;
-        // What the outputs say to the sums they were divided: `⟨do / z, s S' φ(q)⟩`, which is also `⟨φ(q), dφ(q)⟩`, if nobody shares the query.
-        // Of each the factor is what it is times; the product is made where the query is met, or here.
+        // With `by = 1 / denominator`, the gradient to `z' φ(q)` is `−s by ⟨by do, s S' φ(q)⟩`, and the inner product
+        // equals `⟨φ(q), dφ(q)⟩` if no other head shares the query. `d_z` is the factor before the product, which is
+        // multiplied in while the query is processed, or below if heads share queries.
         let scale = self.scale as f32;
         let mut d_z = Zip::from(&by).and(&z).map_collect(|by, z| {
             let free = matches!(floor, Floor::Add(_)) || floor.of(scale * z) == scale * z;
@@ -74,9 +75,12 @@ impl Call<'_> {
         let shared = heads > groups;
         if shared {
             let sums = self.sums([q, k], v, Form::Recurrent, of_values.clone().view_mut(), cx)?;
-            let mut told = fresh((z.dim().0, z.dim().1, z.dim().2, 1));
-            each(cx, &Dot, [d_o, sums.view()], &mut told);
-            Zip::from(&mut d_z).and(&by).and(&told.index_axis(Axis(3), 0)).for_each(|d, by, told| *d *= by * told);
+            let mut products = fresh((z.dim().0, z.dim().1, z.dim().2, 1));
+            each(cx, &Dot, [d_o, sums.view()], &mut products);
+            Zip::from(&mut d_z)
+                .and(&by)
+                .and(&products.index_axis(Axis(3), 0))
+                .for_each(|d, by, product| *d *= by * product);
         }
         let (b, t) = (q.dim().0, q.dim().1);
         let d_z = d_z.as_slice().unwrap_or_default();
@@ -119,16 +123,16 @@ impl Call<'_> {
     }
 }
 
-/// The denominators of some heads.
+/// A task: the denominators of consecutive heads of one sequence.
 struct Denominator<'a, 'o> {
-    /// From the sequence's first token on.
+    /// `[T, G, F]`, from the sequence's first token on.
     q: &'a [f32],
     k: &'a [f32],
     /// The first head.
     first: usize,
     /// Groups, heads, features
     shape: (usize, usize, usize),
-    /// Of each head.
+    /// `z` per head, `[heads, F]`
     sums: &'o mut [f32],
     out: Part<'o>,
 }
@@ -149,20 +153,21 @@ impl Kernel for Denominator<'_, '_> {
     }
 }
 
-/// What the denominators say to the features of some groups' queries and keys.
+/// A task: the gradient through the denominators of consecutive groups of one sequence.
 struct OfDenominator<'a, 'o> {
-    /// From the sequence's first token on.
+    /// `[T, G, F]`, from the sequence's first token on.
     q: &'a [f32],
     k: &'a [f32],
     /// The first group.
     first: usize,
     /// Groups, heads, features
     shape: (usize, usize, usize),
-    /// The sums before the first token, of each head.
+    /// `z` before the first token, per head.
     before: &'a [f32],
-    /// On entry the gradient to the last sums, on return to the first.
+    /// On entry the gradient to `z` after the last token; on return, before the first.
     d_sums: &'o mut [f32],
-    /// `[T, H]`: the gradient to a denominator, or what `⟨φ(q), dφ(q)⟩` is to be multiplied with, unless heads share queries.
+    /// `[T, H]`: the gradient to `z' φ(q)` if heads share queries, otherwise its factor, to be multiplied by
+    /// `⟨φ(q), dφ(q)⟩`.
     d_z: &'a [f32],
     shared: bool,
     dq: Part<'o>,
@@ -176,8 +181,8 @@ impl Kernel for OfDenominator<'_, '_> {
         let (groups, heads, features) = self.shape;
         let (each, tokens, of_block) = (heads / groups, self.dq.rows(), self.dq.width());
         let mut sums = self.before.to_vec();
-        let mut told = vec![0.0; tokens * sums.len().checked_div(features).unwrap_or(0)];
-        let of_token = told.len().checked_div(tokens).unwrap_or(0);
+        let mut d_denominators = vec![0.0; tokens * sums.len().checked_div(features).unwrap_or(0)];
+        let of_token = d_denominators.len().checked_div(tokens).unwrap_or(0);
         let block = |t: usize| (t * groups + self.first) * features..(t * groups + self.first) * features + of_block;
         for t in 0..tokens {
             let (q, k, dq) = (&self.q[block(t)], &self.k[block(t)], self.dq.row(t));
@@ -189,7 +194,7 @@ impl Kernel for OfDenominator<'_, '_> {
                 if !self.shared {
                     d_z *= math::dot(s, &q[of_group], dq);
                 }
-                told[t * of_token + h] = d_z;
+                d_denominators[t * of_token + h] = d_z;
                 math::axpy(s, d_z, sum, dq);
             }
         }
@@ -197,14 +202,14 @@ impl Kernel for OfDenominator<'_, '_> {
             let (q, dk) = (&self.q[block(t)], self.dk.row(t));
             for (h, d) in self.d_sums.chunks_exact_mut(features.max(1)).enumerate() {
                 let of_group = h / each * features..(h / each + 1) * features;
-                math::axpy(s, told[t * of_token + h], &q[of_group.clone()], d);
+                math::axpy(s, d_denominators[t * of_token + h], &q[of_group.clone()], d);
                 math::axpy(s, 1.0, d, &mut dk[of_group]);
             }
         }
     }
 }
 
-/// Rows of the output times a number each.
+/// Multiplies each row by a number.
 pub(super) struct Times<'a>(pub(super) &'a Array3<f32>);
 
 impl OfRows<0> for Times<'_> {
@@ -214,7 +219,7 @@ impl OfRows<0> for Times<'_> {
     }
 }
 
-/// The product of two rows.
+/// The inner product of two rows.
 struct Dot;
 
 impl OfRows<2> for Dot {

@@ -1,8 +1,10 @@
-//! Attention whose weights are products of features: `φ(q)ᵀ φ(k)` where softmax has `e^{qᵀk}`, and so a sum over keys that is made once.
+//! Attention with a feature map: the weights are `φ(q)ᵀ φ(k)` in place of `e^{qᵀk}`, so the sums over keys are shared
+//! by all queries.
 //!
 //! $$ S = \sum_j \phi(k_j) v_j^\top, \quad z = \sum_j \phi(k_j), \quad o_i = \frac{s\,S^\top \phi(q_i)}{s\,z^\top \phi(q_i)} $$
 //!
-//! over all `j ≤ i`, by the family's scan, or over all `j`, by two products. The denominator is one more column of the state.
+//! over all `j ≤ i`, by the scan with scalar gates, or over all `j`, by two matrix products. The denominator is one
+//! more column of the state.
 
 use longreach_simd::Cx;
 use longreach_simd::product::{self, Accumulate, Matrix};
@@ -21,12 +23,12 @@ use denominator::Times;
 pub(crate) use rows::{OfRows, each, fresh, unwritten};
 pub(super) use rows::{by_tokens, sum_of_tokens};
 
-/// What keeps the denominator from nothing.
+/// How the denominator is kept from zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Floor {
-    /// Added to it.
+    /// Adds a number.
     Add(f64),
-    /// The least it can be.
+    /// Bounds it from below.
     AtLeast(f64),
 }
 
@@ -40,11 +42,11 @@ impl Floor {
     }
 }
 
-/// How features become an output.
+/// How an output is computed from features.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Call<'a> {
     pub(super) op: &'static str,
-    /// The denominator, where there is one.
+    /// With a denominator, its floor.
     pub(super) floor: Option<Floor>,
     pub(super) causal: bool,
     pub(super) scale: f64,
@@ -52,7 +54,7 @@ pub(super) struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Checks keys, values and the state; `features` of a key.
+    /// Checks the inputs and the state; `features` is the number of features of a key.
     pub(super) fn check<F>(
         &self,
         q: &ArrayView4<'_, F>,
@@ -80,13 +82,13 @@ impl Call<'_> {
         error::shape(self.op, "state", &self.state_shape(q, v, features), state)
     }
 
-    /// The shape of the state: `[S, H, features, V]`, and a column more with a denominator.
+    /// The shape of the state: `[S, H, features, V]`, with one more column for a denominator.
     pub(super) fn state_shape<F>(&self, q: &ArrayView4<'_, F>, v: &ArrayView4<'_, F>, features: usize) -> [usize; 4] {
         let ((b, ..), (_, _, h, width)) = (q.dim(), v.dim());
         [self.sequences.count(b), h, features, width + usize::from(self.floor.is_some())]
     }
 
-    /// The definition, from features: token by token, in f64.
+    /// The definition, given features, in f64.
     pub(super) fn naive(
         &self,
         [q, k]: [&Array4<f64>; 2],
@@ -124,7 +126,7 @@ impl Call<'_> {
         Ok(o)
     }
 
-    /// The output, `[B, T, H, V]`, from features; the state is read and left for the next tokens.
+    /// Returns the outputs, `[B, T, H, V]`, given features; the state is updated in place.
     pub(super) fn forward(
         &self,
         [q, k]: [&Array4<f32>; 2],
@@ -149,7 +151,7 @@ impl Call<'_> {
             });
             return Ok(out);
         }
-        // The denominator by itself: a column more would be a vector more.
+        // The denominator is computed separately: one more column of the state would take one more vector per row.
         let mut state = state;
         let mut of_values = state.slice(s![.., .., .., ..width]).as_standard_layout().into_owned();
         let mut of_ones = state.slice(s![.., .., .., width]).as_standard_layout().into_owned();
@@ -162,8 +164,8 @@ impl Call<'_> {
         Ok(out)
     }
 
-    /// As [`Call::forward`], of queries and keys themselves, for features that are as many as channels: they are made where the scan reads, and are
-    /// nowhere else. Causal only.
+    /// As [`Call::forward`], given queries and keys, for maps with one feature per channel: the features are computed
+    /// as the scan gathers rows. Causal only.
     pub(super) fn fused(
         &self,
         [q, k]: [ArrayView4<'_, f32>; 2],
@@ -176,9 +178,9 @@ impl Call<'_> {
         let mut of_values = state.slice(s![.., .., .., ..width]).as_standard_layout().into_owned();
         let mut of_ones = state.slice(s![.., .., .., width..]).as_standard_layout().into_owned();
         let scale = self.scale as f32;
-        // The scan wants a token's numbers together.
-        let together = |x: ArrayView4<'_, f32>| x.is_empty() || x.slice(s![0, 0, .., ..]).is_standard_layout();
-        let [of_q, of_k] = [q, k].map(|x| (!together(x)).then(|| x.as_standard_layout().into_owned()));
+        // The scan requires contiguous tokens.
+        let is_contiguous = |x: ArrayView4<'_, f32>| x.is_empty() || x.slice(s![0, 0, .., ..]).is_standard_layout();
+        let [of_q, of_k] = [q, k].map(|x| (!is_contiguous(x)).then(|| x.as_standard_layout().into_owned()));
         let (q, k) = (of_q.as_ref().map_or(q, |q| q.view()), of_k.as_ref().map_or(k, |k| k.view()));
         let scan = scan::Inputs { q, k, v, g: None, beta: None, skip: None, scale, sequences: self.sequences };
         let out = scan::featured(&scan, map, self.floor, of_values.view_mut(), of_ones.view_mut(), cx);
@@ -187,7 +189,7 @@ impl Call<'_> {
         out.map_err(|e| e.of(self.op))
     }
 
-    /// `s S' φ(q)`
+    /// The numerators `s S' φ(q)`.
     fn sums(
         &self,
         [q, k]: [&Array4<f32>; 2],
@@ -247,7 +249,8 @@ impl Call<'_> {
         }
     }
 
-    /// Gradients to the features of queries and of keys, to the values, and to the state before the first token.
+    /// Returns the gradients to the features of queries and keys, to the values, and to the state before the first
+    /// token.
     pub(super) fn backward(
         &self,
         [q, k]: [&Array4<f32>; 2],
@@ -268,7 +271,7 @@ impl Call<'_> {
         self.quotient_backward([q, k], v, floor, state, d_o, d_state, cx)
     }
 
-    /// The gradient through the division, with the denominator as one column more.
+    /// The gradient through the division, with the denominator as one more column of the values.
     #[allow(clippy::too_many_arguments, reason = "one place calls it")]
     fn divided_backward(
         &self,
@@ -298,7 +301,8 @@ impl Call<'_> {
         Ok([dq, dk, dv.slice(s![.., .., .., ..width]).as_standard_layout().into_owned(), d_first])
     }
 
-    /// The gradient of the scan; that to its output is `d_o`, times a number a token and head.
+    /// The gradient of the scan; the gradient to its output is `d_o.0`, times `d_o.1`, a factor per token and head, if
+    /// given.
     fn scan_backward(
         &self,
         [q, k]: [&Array4<f32>; 2],
@@ -335,7 +339,7 @@ impl Call<'_> {
         if self.causal {
             return self.scan_backward([q, k], v, state, (d_o, None), d_state, cx);
         }
-        // The sums over all keys, which every query reads.
+        // The state after all keys, which every query reads.
         let mut end = state.to_owned();
         self.sums([q, k], v, Form::Chunk, end.view_mut(), cx)?;
         let mut d = d_state.as_standard_layout().into_owned();
@@ -367,7 +371,7 @@ impl Call<'_> {
     }
 }
 
-/// A column of ones after the values: its sum is that of the keys' features.
+/// Appends a column of ones to the values; its sum is the denominator.
 fn with_ones(v: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
     let (b, t, h, width) = v.dim();
     let mut out = unwritten((b, t, h, width + 1));

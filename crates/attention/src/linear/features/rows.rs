@@ -1,15 +1,15 @@
-//! Rows one at a time, over all threads.
+//! Functions of rows, in parallel.
 
 use longreach_simd::{Cx, Kernel, Lanes, memory};
 use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
 
-/// What becomes of rows, one at a time.
+/// A function of rows that computes one row at a time.
 pub(crate) trait OfRows<const N: usize>: Sync {
-    /// Row `i` of the output from that of each input.
+    /// Computes row `i` of the output from row `i` of each input.
     fn row<S: Lanes>(&self, s: S, i: usize, rows: [&[f32]; N], out: &mut [f32]);
 }
 
-/// Every row of `out`, over all threads.
+/// Computes every row of `out` in parallel.
 pub(crate) fn each<R: OfRows<N>, const N: usize>(
     cx: &Cx,
     of: &R,
@@ -46,19 +46,19 @@ pub(crate) fn each<R: OfRows<N>, const N: usize>(
     cx.team.for_each(parts, |(i, out)| cx.isa.run(Several { of, first: i * ROWS, inputs, widths, out, width }));
 }
 
-/// Zeros, to be written by several threads: their memory comes where it is first touched.
+/// Zeros whose pages are first touched by the threads that write them.
 pub(crate) fn fresh(shape: (usize, usize, usize, usize)) -> Array4<f32> {
     let (a, b, c, d) = shape;
     Array4::from_shape_vec(shape, memory::zeros(a * b * c * d)).expect("as many numbers as the shape has")
 }
 
-/// As [`fresh`], of no particular values: to be written everywhere.
+/// As [`fresh`], with arbitrary contents; the caller overwrites all of it.
 pub(crate) fn unwritten(shape: (usize, usize, usize, usize)) -> Array4<f32> {
     let (a, b, c, d) = shape;
     Array4::from_shape_vec(shape, memory::unwritten(a * b * c * d)).expect("as many numbers as the shape has")
 }
 
-/// The sum of the rows of all tokens, `[B, T, width]`, in f64: the gradient to what is the same at every token.
+/// The sum over tokens of `[B, T, width]`, accumulated in f64: the gradient to an input that all tokens share.
 pub(in crate::linear) fn sum_of_tokens(x: &[f32], width: usize) -> Vec<f32> {
     let mut sums = vec![0.0; width];
     for row in x.chunks_exact(width.max(1)) {
@@ -67,7 +67,7 @@ pub(in crate::linear) fn sum_of_tokens(x: &[f32], width: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| sum as f32).collect()
 }
 
-/// Some tokens at a time, over all threads.
+/// Calls `each` with ranges of tokens and their part of `out`, in parallel.
 pub(in crate::linear) fn by_tokens(
     cx: &Cx,
     out: &mut Array4<f32>,

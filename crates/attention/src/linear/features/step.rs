@@ -1,4 +1,4 @@
-//! One token: a head's state, with its denominator as the last column, is read and written once.
+//! One token: the state, with its denominator as the last column, is read and written once.
 
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
@@ -10,8 +10,9 @@ use crate::sequences::for_each_head_block;
 use crate::{Error, error};
 
 impl Call<'_> {
-    /// One token of each sequence, into `out`, contiguous `[B, 1, H, V]`; queries and keys have so many features, `of` their rows
-    /// `[B, 1, G]`. Nothing is allocated. Whether it was done: not where some sequence has no token or a state no numbers.
+    /// One token of each sequence, into `out`, contiguous `[B, 1, H, V]`. `of` computes the `features` features of
+    /// rows of queries and keys, `[B, 1, G]`. Allocates nothing. Returns `false`, without doing anything, if some
+    /// sequence has no token or a state is empty.
     pub(in crate::linear) fn step(
         &self,
         [q, k]: [ArrayView4<'_, f32>; 2],
@@ -47,9 +48,9 @@ impl Call<'_> {
     }
 }
 
-/// The heads' rows of the only token of each sequence; checked to lie together each.
+/// The rows of the heads, `[B, 1, H]`, each of which is contiguous.
 enum HeadRows<'a> {
-    /// One behind the other, each so wide.
+    /// All rows are contiguous, each of this width.
     Even(&'a [f32], usize),
     Each(&'a ArrayView4<'a, f32>),
 }
@@ -59,7 +60,7 @@ impl<'a> HeadRows<'a> {
         x.as_slice().map_or(Self::Each(x), |all| Self::Even(all, x.dim().3))
     }
 
-    /// How wide a row is.
+    /// The width of a row.
     fn width(&self) -> usize {
         match self {
             Self::Even(_, width) => *width,
@@ -67,7 +68,7 @@ impl<'a> HeadRows<'a> {
         }
     }
 
-    /// Row `i` of all.
+    /// Row `i`.
     #[inline(always)]
     fn get(&self, i: usize) -> &'a [f32] {
         match self {
@@ -81,7 +82,7 @@ impl<'a> HeadRows<'a> {
     }
 }
 
-/// What a step is given.
+/// The inputs of a step.
 struct Inputs<'a, R> {
     call: &'a Call<'a>,
     q: HeadRows<'a>,
@@ -93,14 +94,14 @@ struct Inputs<'a, R> {
     heads: usize,
 }
 
-/// Some heads that follow one another, of any sequences.
+/// A task: consecutive heads, which may be of several sequences.
 struct Heads<'a, 'o, R> {
     x: &'a Inputs<'a, R>,
-    /// In the batch.
+    /// The index of the first head in `[B, H]`.
     first: usize,
     /// `[heads, V]`
     out: &'o mut [f32],
-    /// `[heads, features, V]`, with one more column where there is a denominator; of a size.
+    /// `[heads, features, V]`, with one more column for a denominator; not empty.
     states: &'o mut [f32],
 }
 

@@ -1,4 +1,4 @@
-//! Gated linear attention: a decay a key channel.
+//! Gated linear attention: a decay per key channel.
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!

@@ -6,7 +6,7 @@ use super::{Inputs, OP};
 use crate::Error;
 use crate::fast_weights::outer;
 
-/// Token by token as the equation reads, in f64.
+/// The equation, token by token in f64.
 pub fn naive(x: &Inputs<'_, f64>, mut state: ArrayViewMut4<'_, f64>) -> Result<Array4<f64>, Error> {
     let dims = x.kernel().check(state.shape())?;
     let mut o = Array4::zeros(x.v.dim());

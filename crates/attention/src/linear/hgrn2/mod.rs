@@ -1,4 +1,4 @@
-//! HGRN2: gated linear attention whose key is what the gate lets go.
+//! HGRN2: gated linear attention with keys tied to the gate, `k = 1 − e^g`.
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + (1 - e^{g_t})\, v_t^\top, \qquad o_t = s\, S_t^\top q_t $$
 //!
@@ -48,10 +48,10 @@ impl<F: Copy> Inputs<'_, F> {
         fast_weights::Inputs {
             op: OP,
             q: self.q,
-            // Not read: keys are what the gate lets go.
+            // Ignored for tied keys; any array of the right shape.
             k: self.g,
             v: self.v,
-            gate: Gate::LetIn(self.g),
+            gate: Gate::TiedKeys(self.g),
             erase: Erase::None,
             bonus: None,
             scale: self.scale,

@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation on named tensors.
 
 use longreach_simd::Cx;
 use ndarray::ArrayD;
@@ -10,7 +10,7 @@ use crate::{Error, Form};
 
 pub(crate) struct Op;
 
-/// The inputs; `number` makes one of the call's precision.
+/// The inputs; `number` converts a parameter to the precision of the call.
 fn inputs<'a, F>(x: &'a Views<'_, F>, number: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
     Ok(Inputs {
         q: x.tensor("q")?,

@@ -1,3 +1,3 @@
-//! The gradient: retention's.
+//! The gradient: that of retention.
 
 pub use crate::linear::retention::backward;

@@ -1,3 +1,3 @@
-//! Parallel over chunks of tokens: retention's.
+//! The chunked form: that of retention.
 
 pub use crate::linear::retention::chunk;

@@ -1,10 +1,10 @@
-//! Lightning attention (MiniMax): retention with a decay that depends on the layer too.
+//! Lightning attention (MiniMax): retention with decays that also depend on the layer.
 //!
 //! $$ S_t = e^{-s_h} S_{t-1} + k_t v_t^\top, \qquad o_t = s\,S_t^\top q_t, \qquad
 //!    s_h = 2^{-8(h+1)/H} \left(1 - \frac{\ell}{L - 1 + \epsilon} + \epsilon\right) $$
 //!
-//! The forms are retention's, with [`decays`] for the paper's; MiniMax has no scale. State `[S, H, K, V]` f32 · O(T H K V) time. Qin et al. 2024 (Lightning
-//! Attention-2); MiniMax 2025 (MiniMax-01), with the slopes of its code.
+//! The forms are those of retention, with these [`decays`]. MiniMax has no scale. State `[S, H, K, V]` f32 ·
+//! O(T H K V) time. Qin et al. 2024 (Lightning Attention-2); MiniMax 2025 (MiniMax-01), with the slopes of its code.
 
 mod backward;
 mod chunk;

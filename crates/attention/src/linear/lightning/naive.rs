@@ -1,3 +1,3 @@
-//! The definition: retention's.
+//! The definition: that of retention.
 
 pub use crate::linear::retention::naive;

@@ -1,3 +1,3 @@
-//! Token by token: retention's.
+//! The recurrent form: that of retention.
 
 pub use crate::linear::retention::recurrent;

@@ -1,3 +1,3 @@
-//! One token, for decoding: retention's.
+//! One token, for decoding: that of retention.
 
 pub use crate::linear::retention::step;

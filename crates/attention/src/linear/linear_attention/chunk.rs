@@ -1,4 +1,4 @@
-//! Parallel over chunks of tokens: features, then the family's scan.
+//! The chunked form: features, then the scan with scalar gates.
 
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::Inputs;
 use crate::{Error, Form};
 
-/// The outputs, `[B, T, H, V]`, of whole sequences or parts of them. `state` is read and left for the next tokens.
+/// Returns the outputs, `[B, T, H, V]`, of whole sequences or segments of them. `state` is updated in place.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     x.check(state.shape())?;
     let features = [&x.map.apply(x.q, cx), &x.map.apply(x.k, cx)];

@@ -1,4 +1,4 @@
-//! The features and their gradients.
+//! The feature maps and their gradients.
 
 use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array4, ArrayView4};
@@ -7,7 +7,7 @@ use super::Map;
 use crate::linear::features::{OfRows, each, unwritten};
 
 impl Map {
-    /// In f64, as they read.
+    /// The features in f64, by definition.
     pub(super) fn exact(self, x: ArrayView4<'_, f64>) -> Array4<f64> {
         match self {
             Map::Elu => x.mapv(|x| if x > 0.0 { x + 1.0 } else { x.exp() }),
@@ -30,7 +30,7 @@ impl Map {
         }
     }
 
-    /// `[B, T, G, K]` to `[B, T, G, F]`.
+    /// Maps `[B, T, G, K]` to the features `[B, T, G, F]`.
     pub(super) fn apply(self, x: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         let (b, t, g, k) = x.dim();
         let mut out = unwritten((b, t, g, self.features(k)));
@@ -38,7 +38,7 @@ impl Map {
         out
     }
 
-    /// The gradient to `x` from that to its features `f`.
+    /// Returns the gradient to `x`, given its features `f` and the gradient `d` to them.
     pub(super) fn backward(self, x: ArrayView4<'_, f32>, f: &Array4<f32>, d: Array4<f32>, cx: &Cx) -> Array4<f32> {
         if !self.squares() {
             let mut d = d;
@@ -46,12 +46,12 @@ impl Map {
             return d;
         }
         let mut out = unwritten(x.dim());
-        each(cx, &OfTaylor(self), [x, d.view()], &mut out);
+        each(cx, &TaylorBackward(self), [x, d.view()], &mut out);
         out
     }
 }
 
-/// A row to its features.
+/// Computes the features of a row.
 pub(super) struct Apply(pub(super) Map);
 
 impl OfRows<1> for Apply {
@@ -62,7 +62,7 @@ impl OfRows<1> for Apply {
 }
 
 impl Map {
-    /// A row to its features.
+    /// Computes the features of a row.
     #[inline(always)]
     pub(in crate::linear) fn of_row<S: Lanes>(self, s: S, x: &[f32], out: &mut [f32]) {
         let (zero, k) = (s.splat(0.0), x.len());
@@ -78,11 +78,11 @@ impl Map {
         }
         for (out, x) in out.chunks_mut(S::LANES).zip(x.chunks(S::LANES)) {
             let x = s.load_part(x);
-            let above = s.select_lt(x, zero, zero, x);
+            let positive = s.select_lt(x, zero, zero, x);
             let y = match self {
-                Map::Elu => s.add(math::exp(s, s.select_lt(x, zero, x, zero)), above),
-                Map::Relu => above,
-                Map::Relu2 => s.mul(above, above),
+                Map::Elu => s.add(math::exp(s, s.select_lt(x, zero, x, zero)), positive),
+                Map::Relu => positive,
+                Map::Relu2 => s.mul(positive, positive),
                 Map::Exp => math::exp(s, x),
                 Map::Identity | Map::Taylor | Map::Based => x,
             };
@@ -91,10 +91,10 @@ impl Map {
     }
 }
 
-/// The gradient to a row from that to its Taylor features.
-struct OfTaylor(Map);
+/// Computes the gradient to a row from the gradient to its Taylor features.
+struct TaylorBackward(Map);
 
-impl OfRows<2> for OfTaylor {
+impl OfRows<2> for TaylorBackward {
     #[inline(always)]
     fn row<S: Lanes>(&self, s: S, _: usize, [x, d]: [&[f32]; 2], out: &mut [f32]) {
         let (k, channel) = (x.len(), self.0.channel(x.len()));
@@ -107,7 +107,7 @@ impl OfRows<2> for OfTaylor {
     }
 }
 
-/// The gradient to features becomes that to the row, of features as many as the row has numbers.
+/// Turns the gradient to features into the gradient to the row, for maps with one feature per channel.
 struct InPlace(Map);
 
 impl OfRows<2> for InPlace {
@@ -118,7 +118,7 @@ impl OfRows<2> for InPlace {
 }
 
 impl Map {
-    /// A gradient to the features of `x` becomes that to `x`.
+    /// Turns `d`, the gradient to the features `f` of `x`, into the gradient to `x`.
     #[inline(always)]
     fn slope<S: Lanes>(self, s: S, x: &[f32], f: &[f32], d: &mut [f32]) {
         let zero = s.splat(0.0);

@@ -1,12 +1,13 @@
-//! Linear attention: features of queries and keys in place of the exponential.
+//! Linear attention: a feature map of queries and keys replaces the exponential of softmax.
 //!
 //! $$ o_i = \frac{\phi(q_i)^\top \sum_j \phi(k_j) v_j^\top}{\phi(q_i)^\top \sum_j \phi(k_j) + \epsilon} $$
 //!
-//! over `j ≤ i`, or over all `j`; or the numerator alone, times `s`. State `[S, H, F, V]` f32, `F` the features of a key, and with a denominator a
-//! column more · O(T H F V) time. Katharopoulos et al. 2020, eq. 5–9; the Taylor features of Arora et al. 2024 (Based), §3.1.
+//! over `j ≤ i`, or over all `j`; or the numerator alone, times `s`. State `[S, H, F, V]` f32, with one more column
+//! for the denominator, `F` the features of a key · O(T H F V) time. Katharopoulos et al. 2020, eq. 5–9; the Taylor
+//! features of Arora et al. 2024 (Based), §3.1.
 //!
-//! flash-linear-attention takes `s = K^{-1/2}` where none is given, which with a denominator changes the weight of `ε` only; here it is 1. Its model of Based makes features of
-//! `K^{-1/4} x` ([`Map::Based`]).
+//! The default of `s` is 1. flash-linear-attention's is `K^{-1/2}`, which with a denominator changes the weight of `ε`
+//! only; its Based model computes the features of `K^{-1/4} x` ([`Map::Based`]).
 
 use ndarray::ArrayView4;
 use serde::Deserialize;
@@ -30,7 +31,7 @@ pub use step::{step, step_into};
 
 const OP: &str = "linear_attention";
 
-/// What becomes of a query or a key.
+/// The feature map.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Map {
@@ -47,22 +48,23 @@ pub enum Map {
     Identity,
     /// `1, x, x xᵀ / √2`: products are the second-order series of `eˣʸ`
     Taylor,
-    /// Those of `K^{-1/4} x`, as the authors' model and its libraries have them: the series of the exponential of a scaled product
+    /// The `Taylor` features of `K^{-1/4} x`, as in the authors' model: products are the series of the exponential of
+    /// the scaled product
     Based,
 }
 
 impl Map {
-    /// How many features a key of `width` has.
+    /// The number of features of a key of the given width.
     pub fn features(self, width: usize) -> usize {
         if self.squares() { 1 + width + width * width } else { width }
     }
 
-    /// Whether products of channels are among the features.
+    /// Whether the features include products of channels.
     fn squares(self) -> bool {
         matches!(self, Self::Taylor | Self::Based)
     }
 
-    /// Times which a channel is taken before its features are made.
+    /// The factor of the channels before the features are computed.
     #[inline(always)]
     fn channel(self, width: usize) -> f32 {
         if self == Self::Based { (width as f32).powf(-0.25) } else { 1.0 }
@@ -80,17 +82,17 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView4<'a, F>,
     /// The features.
     pub map: Map,
-    /// `ε`, where the output is divided by the sum of the weights; 0 or more
+    /// `ε`, 0 or more; without it the output is not divided by the sum of the weights
     pub normalize: Option<f64>,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     pub causal: bool,
-    /// `s`, times which the features of queries are taken
+    /// `s`, the factor of the features of queries
     pub scale: f64,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,
 }
 
-/// The usual `ε`: that of the authors' library.
+/// The default `ε` of the authors' library.
 pub const EPSILON: f64 = 1e-6;
 
 impl<F> Inputs<'_, F> {

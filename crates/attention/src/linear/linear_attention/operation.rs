@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation on named tensors.
 
 use longreach_simd::Cx;
 use ndarray::ArrayD;

@@ -1,6 +1,6 @@
-//! The gradient: the scan's, and from the gate and the write strength back to the step.
+//! The gradient: that of the scan, then from the gate and the strength back to the step.
 //!
-//! `dΔ = A dg + dβ`, through the clamp where it did not bind and through softplus, whose slope is the sigmoid.
+//! `dΔ = A dg + dβ`, which is zero where the clamp was active, times the sigmoid, the derivative of softplus.
 
 use longreach_simd::{Cx, math};
 use ndarray::{Array1, Array3, Array4, ArrayView4};
@@ -30,9 +30,10 @@ pub struct Gradient {
     pub state: Array4<f32>,
 }
 
-/// Gradients given those of the output, `dy: [B, T, H, P]`, and of the state after the last token, `d_state`.
+/// Returns the gradients, given those to the output, `dy: [B, T, H, P]`, and to the state after the last token,
+/// `d_state`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the state before the first token, as passed to the forward call.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,

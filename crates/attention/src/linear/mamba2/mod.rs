@@ -1,12 +1,12 @@
-//! State-space duality (SSD): a matrix state a head, one decay a head and token, `B` and `C` shared by groups of heads.
+//! State-space duality (SSD): a matrix state per head, one decay per head and token, and `B` and `C` shared by groups
+//! of heads.
 //!
 //! $$ \Delta_t = \mathrm{clamp}(\mathrm{softplus}(dt_t + b)), \quad
 //!    S_t = e^{\Delta_t A} S_{t-1} + \Delta_t B_t x_t^\top, \quad y_t = S_t^\top C_t + D x_t $$
 //!
-//! `x: [B, T, H, P]` · `dt: [B, T, H]` · `a d dt_bias: [H]`, `a` negative · `b c: [B, T, G, N]`, head `h` reads group `h / (H / G)` ·
-//! state `[S, H, N, P]` f32 (Hugging Face keeps `[H, P, N]`) · O(T H N P) time.
-//! The [`scan`] with `q = C`, `k = B`, `v = x`, `g = ΔA`, `β = Δ`, a skip `D` and scale 1.
-//! Dao and Gu 2024 (Mamba-2), eq. 1 and §7.
+//! `x: [B, T, H, P]` · `dt: [B, T, H]` · `a d dt_bias: [H]`, `a` negative · `b c: [B, T, G, N]`, head `h` reads group
+//! `h / (H / G)` · state `[S, H, N, P]` f32 (Hugging Face keeps `[H, P, N]`) · O(T H N P) time. The [`scan`] with
+//! `q = C`, `k = B`, `v = x`, `g = ΔA`, `β = Δ`, a skip `D` and scale 1. Dao and Gu 2024 (Mamba-2), eq. 1 and §7.
 
 use longreach_simd::Cx;
 use ndarray::{Array3, ArrayView1, ArrayView3, ArrayView4};
@@ -53,7 +53,7 @@ pub struct Inputs<'a, F = f32> {
 const OP: &str = "mamba2";
 
 impl Inputs<'_> {
-    /// The scan, given `Δ` and `g`.
+    /// The inputs of the scan, given `Δ` and `g`.
     fn scan<'a>(&'a self, delta: ArrayView3<'a, f32>, g: ArrayView3<'a, f32>) -> scan::Inputs<'a> {
         scan::Inputs {
             q: self.c.view(),
@@ -94,7 +94,7 @@ impl<F: Copy + Into<f64>> Inputs<'_, F> {
     }
 }
 
-/// What the scan is given beside the inputs: `Δ` and `g = ΔA`.
+/// The inputs of the scan that are computed from those of Mamba-2: `Δ` and `g = ΔA`.
 struct Gates {
     delta: Array3<f32>,
     g: Array3<f32>,

@@ -1,4 +1,4 @@
-//! Token by token with the state in registers: the family's recurrent scan.
+//! The recurrent form of the scan with scalar gates.
 
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
@@ -6,7 +6,7 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::{Gates, Inputs, OP, scan};
 use crate::Error;
 
-/// The scan of whole sequences or chunks of them. `state` `[S, H, N, P]` is read and left for the next chunk.
+/// The scan of whole sequences or segments of them. `state` `[S, H, N, P]` is updated in place.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     scan::recurrent(&Gates::of(x, cx)?.scan(x), state, cx).map_err(|e| e.of(OP))
 }

@@ -14,7 +14,7 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, P]`. Nothing is allocated.
+/// As [`step`], into `out`, contiguous `[S, 1, H, P]`. Allocates nothing.
 pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     x.check()?;
     let (b, t, h, p) = x.x.dim();
@@ -35,7 +35,7 @@ pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32],
     scan::step_into(&x.scan(view(&*delta)?, view(&*g)?), state, out, cx).map_err(|e| e.of(OP))
 }
 
-/// `ln(1 + eˣ)` in place, of numbers too few for several threads.
+/// `ln(1 + eˣ)` in place, on one thread.
 struct Softplus<'a>(&'a mut [f32]);
 
 impl Kernel for Softplus<'_> {

@@ -1,4 +1,4 @@
-//! The gradient: the scan's, through the division and the features.
+//! The gradient: that of the scan, then through the division and the features.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array4, ArrayView4};
@@ -21,9 +21,10 @@ pub struct Gradient {
     pub state: Array4<f32>,
 }
 
-/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the state after the last token, `d_state`.
+/// Returns the gradients, given those to the output, `d_o: [B, T, H, V]`, and to the state after the last token,
+/// `d_state`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the state before the first token, as passed to the forward call.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,
@@ -34,6 +35,6 @@ pub fn backward(
     x.check(state.shape())?;
     let (q, k) = (x.apply(x.q, cx), x.apply(x.k, cx));
     let [dq, dk, v, state] = x.call().backward([&q, &k], x.v, state, d_o, d_state, cx)?;
-    let ((q, of_q), (k, of_k)) = (x.spread(x.q, &q, &dq, cx), x.spread(x.k, &k, &dk, cx));
+    let ((q, of_q), (k, of_k)) = (x.features_backward(x.q, &q, &dq, cx), x.features_backward(x.k, &k, &dk, cx));
     Ok(Gradient { q, k, v, w: of_q + of_k, state })
 }

@@ -1,4 +1,4 @@
-//! The features, their gradients, and the random rows.
+//! The feature map, its gradient, and the random projection.
 
 use longreach_simd::product::{self, Accumulate, Matrix};
 use longreach_simd::team::Scratch;
@@ -9,7 +9,7 @@ use super::{Inputs, Kernel};
 use crate::linear::features::{OfRows, by_tokens, each, fresh};
 
 impl Inputs<'_, f64> {
-    /// In f64, as they read.
+    /// The features in f64, by definition.
     pub(super) fn exact(&self, x: ArrayView4<'_, f64>) -> Array4<f64> {
         let ((b, t, g, k), m) = (x.dim(), self.w.dim().0);
         let root = (self.features() as f64).powf(-0.5);
@@ -32,11 +32,11 @@ impl Inputs<'_> {
     /// `K^{-1/4} x`
     fn scaled(&self, x: ArrayView4<'_, f32>) -> Array4<f32> {
         let by = (x.dim().3 as f32).powf(-0.25);
-        // One behind the other, whatever order the input's axes have in memory: products are made of it.
+        // Contiguous in row-major order whatever the layout of the input, as the matrix products require.
         x.as_standard_layout().mapv(|x| by * x)
     }
 
-    /// `[B, T, G, K]` to `[B, T, G, F]`.
+    /// Maps `[B, T, G, K]` to the features `[B, T, G, F]`.
     pub(super) fn apply(&self, x: ArrayView4<'_, f32>, cx: &Cx) -> Array4<f32> {
         let ((b, t, g, k), m, features) = (x.dim(), self.w.dim().0, self.features());
         let scaled = self.scaled(x);
@@ -54,13 +54,13 @@ impl Inputs<'_> {
         OfProducts { kernel: self.kernel, rows: self.w.dim().0, root: self.root(), epsilon: self.epsilon as f32 }
     }
 
-    /// The features of one row after the other; `rows` are the random ones, contiguous.
-    pub(super) fn by_row<'w>(&self, rows: &'w [f32]) -> ByRow<'w> {
-        ByRow { rows, by: (self.w.dim().1 as f32).powf(-0.25), of_products: self.of_products() }
+    /// The feature map of single rows; `rows` is the projection `W`, contiguous.
+    pub(super) fn single_row<'w>(&self, rows: &'w [f32]) -> SingleRow<'w> {
+        SingleRow { rows, by: (self.w.dim().1 as f32).powf(-0.25), of_products: self.of_products() }
     }
 
-    /// The gradients to `x` and to the random rows from that to the features `f` of `x`.
-    pub(super) fn spread(
+    /// Returns the gradients to `x` and to `W`, given the features `f` of `x` and the gradient `d` to them.
+    pub(super) fn features_backward(
         &self,
         x: ArrayView4<'_, f32>,
         f: &Array4<f32>,
@@ -69,7 +69,7 @@ impl Inputs<'_> {
     ) -> (Array4<f32>, Array2<f32>) {
         let ((b, t, g, k), m) = (x.dim(), self.w.dim().0);
         let (root, epsilon) = (self.root(), self.epsilon as f32);
-        // To the products `W x'`, and to half the square.
+        // Columns 0 to M are the gradients to the products `W x'`, column M is that to `−‖x'‖² / 2`.
         let mut products = Array4::zeros((b, t, g, m + 1));
         by_tokens(cx, &mut products, |t, out| {
             let (f, d) = (f.slice(s![.., t.clone(), .., ..]), d.slice(s![.., t, .., ..]));
@@ -124,7 +124,7 @@ impl Inputs<'_> {
     }
 }
 
-/// Features from products with random rows, which lie where the features, or the first half of them, will.
+/// Computes features in place from the products `W x'`, which are stored in the first `M` features of each row.
 pub(super) struct OfProducts {
     kernel: Kernel,
     rows: usize,
@@ -156,8 +156,8 @@ impl OfRows<1> for OfProducts {
     }
 }
 
-/// Features of a row by itself: for one token.
-pub(super) struct ByRow<'w> {
+/// Computes the features of a single row, for decoding.
+pub(super) struct SingleRow<'w> {
     /// `[M, K]`
     rows: &'w [f32],
     /// `K^{-1/4}`
@@ -165,7 +165,7 @@ pub(super) struct ByRow<'w> {
     of_products: OfProducts,
 }
 
-impl OfRows<1> for ByRow<'_> {
+impl OfRows<1> for SingleRow<'_> {
     #[inline(always)]
     fn row<S: Lanes>(&self, s: S, i: usize, [x]: [&[f32]; 1], out: &mut [f32]) {
         let k = x.len();
@@ -178,18 +178,20 @@ impl OfRows<1> for ByRow<'_> {
     }
 }
 
-/// Random rows `[M, K]` that are orthogonal in blocks of `K`, each as long as a vector of `K` standard normal numbers; `normal` gives such numbers.
+/// Draws a random projection `[M, K]`: rows are orthogonal in blocks of `K`, and each has the norm of a vector of `K`
+/// standard normal numbers. `normal` returns such numbers.
 ///
-/// Drawn anew from time to time in training, with numbers that follow. Choromanski et al. 2021, §2.4.
+/// Training redraws the projection from time to time, with the next numbers. Choromanski et al. 2021, §2.4.
 pub fn projection(features: usize, width: usize, mut normal: impl FnMut() -> f64) -> Array2<f32> {
     let mut rows = Array2::<f64>::zeros((features, width));
     for i in 0..features {
         let block = i / width.max(1) * width;
-        // Numbers that are not independent may never give a row that is left of those before it: then it is taken as it is.
-        for last in (0..64).rev().map(|left| left == 0) {
+        // A poor source of numbers may never give a linearly independent row; the last draw is then used without
+        // orthogonalisation.
+        for last in (0..64).rev().map(|remaining| remaining == 0) {
             let drawn = ndarray::Array1::from_shape_fn(width, |_| normal());
             let mut row = drawn.clone();
-            // Twice, or rounding leaves a part of what was taken out.
+            // Gram-Schmidt is applied twice, because rounding leaves a remainder of the projections after once.
             for _ in 0..2 {
                 for before in block..i {
                     let part = rows.row(before).dot(&row);

@@ -3,9 +3,10 @@
 //! $$ \phi(x) = \frac{1}{\sqrt{M}} \left( e^{W x' - \|x'\|^2 / 2} + \epsilon \right), \qquad x' = K^{-1/4} x, \qquad
 //!    o_i = \frac{\phi(q_i)^\top \sum_j \phi(k_j) v_j^\top}{\phi(q_i)^\top \sum_j \phi(k_j)} $$
 //!
-//! The rows of `W` are drawn orthogonal ([`projection`]). No maximum is subtracted in the exponent, so that sums go on from call to call: a query's maximum
-//! would cancel but for `ε`, and one over all keys would look into the future. State `[S, H, F, V + 1]` f32, `F` the features · O(T H F (K + V)) time.
-//! Choromanski et al. 2021, eq. 4–8; the hyperbolic features are its eq. 7, `relu` its generalised kernel.
+//! The rows of `W` are orthogonal ([`projection`]). No maximum is subtracted in the exponent, so that the sums can be
+//! continued from call to call: a maximum per query would cancel except for `ε`, and one over all keys is not causal.
+//! State `[S, H, F, V + 1]` f32, `F` the features · O(T H F (K + V)) time. Choromanski et al. 2021, eq. 4–8; the
+//! hyperbolic features are its eq. 7, `relu` its generalised kernel.
 
 use ndarray::{ArrayView2, ArrayView4};
 use serde::Deserialize;
@@ -30,21 +31,21 @@ pub use step::{step, step_into};
 
 const OP: &str = "performer";
 
-/// Which kernel the features stand for.
+/// The kernel that the features approximate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kernel {
     /// Softmax, with positive features.
     #[default]
     Softmax,
-    /// Softmax, with features for `W` and `−W`: half the variance of as many random rows.
+    /// Softmax, with features for both `W` and `−W`, which halves the variance for a given number of random rows.
     Hyperbolic,
     /// `max(W x', 0) + ε`
     Relu,
 }
 
 impl Kernel {
-    /// `F`: how many features `rows` random rows give.
+    /// `F`, the number of features for `rows` random rows.
     pub fn features(self, rows: usize) -> usize {
         if self == Kernel::Hyperbolic { 2 * rows } else { rows }
     }
@@ -59,13 +60,13 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, V]`
     pub v: ArrayView4<'a, F>,
-    /// `W`, the random rows, `[M, K]`
+    /// `W`, the random projection, `[M, K]`
     pub w: ArrayView2<'a, F>,
-    /// Which features.
+    /// The kernel.
     pub kernel: Kernel,
     /// `ε`
     pub epsilon: f64,
-    /// Whether the future is hidden.
+    /// Whether attention is causal.
     pub causal: bool,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,

@@ -14,11 +14,11 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated, if the random rows lie together.
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Allocates nothing if `w` is contiguous.
 pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     x.check(state.shape())?;
     let rows = contiguous(&x.w);
-    if !x.call().step([x.q, x.k], (&x.by_row(&rows), x.features()), x.v, state.view_mut(), out, cx)? {
+    if !x.call().step([x.q, x.k], (&x.single_row(&rows), x.features()), x.v, state.view_mut(), out, cx)? {
         out.copy_from_slice(recurrent(x, state, cx)?.as_slice().unwrap_or_default());
     }
     Ok(())

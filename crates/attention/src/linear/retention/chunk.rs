@@ -1,4 +1,4 @@
-//! Parallel over chunks of tokens: the family's scan.
+//! The chunked form of the scan with scalar gates.
 
 use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
@@ -6,7 +6,8 @@ use ndarray::{Array4, ArrayViewMut4};
 use super::{Inputs, OP, scan};
 use crate::Error;
 
-/// The outputs, `[B, T, H, V]`, of whole sequences or parts of them. `state` `[S, H, K, V]` is read and left for the next tokens.
+/// Returns the outputs, `[B, T, H, V]`, of whole sequences or segments of them. `state` `[S, H, K, V]` is updated in
+/// place.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     scan::chunk(&x.scan()?, state, cx).map_err(|e| e.of(OP))
 }

@@ -1,9 +1,9 @@
-//! Retention (RetNet): a constant decay a head.
+//! Retention (RetNet): a constant decay per head.
 //!
 //! $$ S_t = \gamma_h S_{t-1} + k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t, \qquad \gamma_h = 1 - 2^{-5-h} $$
 //!
-//! The paper's parallel form is the chunk form with one chunk; its rotation of queries and keys, its norm a head and its gate are layers around this.
-//! State `[S, H, K, V]` f32 · O(T H K V) time. Sun et al. 2023 (RetNet), eq. 5–8.
+//! The paper's parallel form is the chunked form with one chunk. Its rotary positions, norm per head and output gate
+//! are layers around this one. State `[S, H, K, V]` f32 · O(T H K V) time. Sun et al. 2023 (RetNet), eq. 5–8.
 
 use ndarray::{ArrayView1, ArrayView4};
 
@@ -34,7 +34,7 @@ pub struct Inputs<'a, F = f32> {
     pub k: ArrayView4<'a, F>,
     /// `[B, T, H, V]`
     pub v: ArrayView4<'a, F>,
-    /// The decays' logarithms, in the paper [`decays`], `[H]`, ≤ 0
+    /// The logarithms of the decays, `[H]`, ≤ 0; [`decays`] returns those of the paper
     pub g: ArrayView1<'a, F>,
     /// `s`, often `K^{-1/2}`
     pub scale: F,

@@ -11,7 +11,7 @@ pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Ar
     scan::step(&x.scan()?, state, cx).map_err(|e| e.of(OP))
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Allocates nothing.
 pub fn step_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     scan::step_into(&x.scan()?, state, out, cx).map_err(|e| e.of(OP))
 }

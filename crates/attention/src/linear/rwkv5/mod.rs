@@ -2,7 +2,8 @@
 //!
 //! $$ o_t = s\,(S_{t-1} + \mathrm{Diag}(u)\, k_t v_t^\top)^\top q_t, \qquad S_t = \mathrm{Diag}(e^{g}) S_{t-1} + k_t v_t^\top $$
 //!
-//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle and Finch), eq. 3–8.
+//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle
+//! and Finch), eq. 3–8.
 
 use ndarray::{ArrayView2, ArrayView4};
 
@@ -35,7 +36,7 @@ pub struct Inputs<'a, F = f32> {
     pub g: ArrayView2<'a, F>,
     /// The bonus, `[H, K]`
     pub u: ArrayView2<'a, F>,
-    /// `s`, in the authors' model 1
+    /// `s`, 1 in the authors' model
     pub scale: F,
     /// How the tokens form sequences.
     pub sequences: Sequences<'a>,
@@ -48,7 +49,7 @@ impl<F: Copy> Inputs<'_, F> {
         [self.sequences.count(b), h, k, v]
     }
 
-    /// With the decay at every token.
+    /// The inputs of RWKV-6: the decay is broadcast to every token.
     fn at_every_token(&self) -> Result<rwkv6::Inputs<'_, F>, Error> {
         let (_, _, h, k) = self.q.dim();
         error::shape(OP, "g", &[h, k], self.g.shape())?;

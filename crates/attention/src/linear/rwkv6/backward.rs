@@ -1,4 +1,4 @@
-//! The gradient: the family's kernel.
+//! The backward pass of the matrix-state kernel.
 
 use longreach_simd::Cx;
 use ndarray::{Array2, Array4, ArrayView4};
@@ -23,9 +23,10 @@ pub struct Gradient {
     pub state: Array4<f32>,
 }
 
-/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the state after the last token, `d_state`.
+/// Returns the gradients, given those to the output, `d_o: [B, T, H, V]`, and to the state after the last token,
+/// `d_state`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the state before the first token, as passed to the forward call.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,

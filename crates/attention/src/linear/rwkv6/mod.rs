@@ -1,8 +1,10 @@
-//! RWKV-6 (Finch): a decay a key channel and token, read before it is written, with a bonus for the token itself.
+//! RWKV-6 (Finch): a decay per key channel and token; the state is read before it is written, with a bonus for the
+//! token itself.
 //!
 //! $$ o_t = s\,(S_{t-1} + \mathrm{Diag}(u)\, k_t v_t^\top)^\top q_t, \qquad S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + k_t v_t^\top $$
 //!
-//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle and Finch), eq. 14–19.
+//! The receptance `r` of the paper is `q` here. State `[S, H, K, V]` f32 · O(T H K V) time. Peng et al. 2024 (Eagle
+//! and Finch), eq. 14–19.
 
 use ndarray::{ArrayView2, ArrayView4};
 

@@ -1,6 +1,6 @@
-//! The gradient: that of the mechanisms whose state is a matrix, and what strength and skip make of it.
+//! The gradient: that of the matrix-state kernel, and from it those to the strength and the skip.
 //!
-//! Where tokens are written by `β_t v_t` and the output is `o_t + d v_t`: `dv = β dṽ + d do`, `dβ = ⟨v, dṽ⟩`, `dd = Σ ⟨v, do⟩`.
+//! With the value `β_t v_t` and the output `o_t + δ v_t`: `dv = β dṽ + δ do`, `dβ = ⟨v, dṽ⟩`, `dδ = Σ ⟨v, do⟩`.
 
 use longreach_simd::Cx;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView4, Axis, Zip, s};
@@ -19,22 +19,23 @@ pub struct Gradient {
     pub k: Array4<f32>,
     /// `[B, T, H, V]`
     pub v: Array4<f32>,
-    /// `[B, T, H]`; zero where there is no gate
+    /// `[B, T, H]`; zero without a gate
     pub g: Array3<f32>,
-    /// `[B, T, H]`; zero where there is none
+    /// `[B, T, H]`; zero without strengths
     pub beta: Array3<f32>,
-    /// `[H]`; zero where there is none
+    /// `[H]`; zero without a skip
     pub skip: Array1<f32>,
     /// To the state before the first token, `[S, H, K, V]`
     pub state: Array4<f32>,
 }
 
-/// Tokens whose rows are looked at by one thread at a time.
+/// Tokens per task.
 const TOKENS: usize = 64;
 
-/// Gradients given those of the output, `d_o: [B, T, H, V]`, and of the state after the last token, `d_state`.
+/// Returns the gradients, given those to the output, `d_o: [B, T, H, V]`, and to the state after the last token,
+/// `d_state`.
 ///
-/// `state` is the one before the first token, as the forward call received it.
+/// `state` is the state before the first token, as passed to the forward call.
 pub fn backward(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,
@@ -69,10 +70,10 @@ pub fn backward(
     let fast_weights::Gradient { q, k, mut v, g, state, .. } = fast_weights::backward(&call, state, d_o, d_state, cx)?;
     let (mut beta, mut skip) = (Array3::zeros((b, t, heads)), Array1::zeros(heads));
     if x.beta.is_some() || x.skip.is_some() {
-        let mut through = Array2::<f32>::zeros((t.div_ceil(TOKENS), heads));
+        let mut d_skip = Array2::<f32>::zeros((t.div_ceil(TOKENS), heads));
         let parts = v.axis_chunks_iter_mut(Axis(1), TOKENS).zip(beta.axis_chunks_iter_mut(Axis(1), TOKENS));
-        let parts: Vec<_> = parts.zip(through.outer_iter_mut()).enumerate().collect();
-        cx.team.for_each(parts, |(i, ((mut dv, mut d_beta), mut through))| {
+        let parts: Vec<_> = parts.zip(d_skip.outer_iter_mut()).enumerate().collect();
+        cx.team.for_each(parts, |(i, ((mut dv, mut d_beta), mut d_skip))| {
             let tokens = i * TOKENS..(i * TOKENS + TOKENS).min(t);
             let of = s![.., tokens.clone(), .., ..];
             let (value, d_o) = (x.v.slice(of), d_o.slice(of));
@@ -89,13 +90,13 @@ pub fn backward(
                 let (mut dv, value, d_o) =
                     (dv.slice_mut(s![.., .., h, ..]), value.slice(s![.., .., h, ..]), d_o.slice(s![.., .., h, ..]));
                 Zip::from(dv.rows_mut()).and(value.rows()).and(d_o.rows()).for_each(|mut dv, v, d_o| {
-                    through[h] += v.dot(&d_o);
+                    d_skip[h] += v.dot(&d_o);
                     dv.scaled_add(*by, &d_o);
                 });
             }
         });
         if x.skip.is_some() {
-            skip = through.mapv(f64::from).sum_axis(Axis(0)).mapv(|x| x as f32);
+            skip = d_skip.mapv(f64::from).sum_axis(Axis(0)).mapv(|x| x as f32);
         }
     }
     let g = if g.is_empty() { Array3::zeros((b, t, heads)) } else { g.index_axis_move(Axis(3), 0) };

@@ -1,4 +1,4 @@
-//! Parallel over chunks of tokens: inside a chunk a small causal attention, between chunks the state.
+//! The chunked form: causal attention within a chunk, and the state between chunks.
 //!
 //! With `G` the running sum of `g` inside the chunk:
 //! $$ o_i = s\,e^{G_i} S^\top q_i + \sum_{j \le i} s\,(q_i^\top k_j)\, e^{G_i - G_j}\, \beta_j v_j, \qquad
@@ -17,7 +17,7 @@ use crate::{Error, error};
 /// Tokens in a chunk.
 pub const CHUNK: usize = 64;
 
-/// The scan of whole sequences or long chunks of them. `state` `[S, H, K, V]` is read and left for the next chunk.
+/// The scan of whole sequences or segments of them. `state` `[S, H, K, V]` is updated in place.
 pub fn chunk(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     let mut out = fresh(x.v.dim());
     chunk_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
@@ -33,18 +33,18 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
         return recurrent_into(x, state, out, cx);
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
-    // The products q kᵀ are a group's; its heads share them.
+    // The scores q kᵀ are computed once per group and shared by its heads.
     let first: Vec<usize> =
         input.ranges.iter().scan(0, |at, r| Some(std::mem::replace(at, *at + r.len().div_ceil(CHUNK)))).collect();
     let chunks: usize = input.ranges.iter().map(|r| r.len().div_ceil(CHUNK)).sum();
     let mut scores = vec![0.0; chunks * input.dims.g * CHUNK * CHUNK];
-    let mut places = Vec::with_capacity(chunks);
+    let mut chunk_tokens = Vec::with_capacity(chunks);
     for range in input.ranges.iter() {
-        places.extend(range.clone().step_by(CHUNK).map(|t| t..(t + CHUNK).min(range.end)));
+        chunk_tokens.extend(range.clone().step_by(CHUNK).map(|t| t..(t + CHUNK).min(range.end)));
     }
     let groups = input.dims.g;
     cx.team.for_each(scores.chunks_mut(CHUNK * CHUNK).enumerate(), |(i, out)| {
-        cx.isa.run(Scores { x: &input, group: i % groups, tokens: places[i / groups].clone(), out });
+        cx.isa.run(Scores { x: &input, group: i % groups, tokens: chunk_tokens[i / groups].clone(), out });
     });
     cx.team.for_each(heads(&input, out, state), |head| {
         let scores = &scores[first[head.s] * groups * CHUNK * CHUNK..];
@@ -53,7 +53,7 @@ pub fn chunk_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [
     Ok(())
 }
 
-/// `scale · q kᵀ` of one chunk and group.
+/// The scores `scale · q kᵀ` of one chunk and group.
 struct Scores<'a> {
     x: &'a Tokens<'a>,
     group: usize,
@@ -85,7 +85,7 @@ impl Kernel for Scores<'_> {
     }
 }
 
-/// Copies slices one behind the other.
+/// Copies rows to contiguous memory.
 #[inline(always)]
 pub(super) fn gather<'a>(rows: impl Iterator<Item = &'a [f32]>, out: &mut [f32]) {
     let mut at = 0;
@@ -95,7 +95,7 @@ pub(super) fn gather<'a>(rows: impl Iterator<Item = &'a [f32]>, out: &mut [f32])
     }
 }
 
-/// Multiplies every row `i` of width `width` by `by[i]`.
+/// Multiplies each row `i` of width `width` by `by[i]`.
 #[inline(always)]
 pub(super) fn scale_rows<S: Lanes>(s: S, x: &mut [f32], width: usize, by: &[f32]) {
     for (row, by) in x.chunks_mut(width).zip(by) {
@@ -107,14 +107,14 @@ pub(super) fn scale_rows<S: Lanes>(s: S, x: &mut [f32], width: usize, by: &[f32]
     }
 }
 
-/// Running sums of the gate over a chunk, each as a rounded number and what the rounding lost: after many strong gates
-/// the sums are large, and yet their differences are needed to the last digit.
-pub(super) struct Sums {
+/// The cumulative sums of the gate over a chunk, each as a rounded f32 and the remainder: after many strong gates the
+/// sums are large, but their differences need all digits.
+pub(super) struct CumulativeSums {
     high: [f32; CHUNK],
     low: [f32; CHUNK],
 }
 
-impl Sums {
+impl CumulativeSums {
     #[inline(always)]
     pub(super) fn of(x: &Tokens<'_>, h: usize, tokens: std::ops::Range<usize>) -> Self {
         let mut sums = Self { high: [0.0; CHUNK], low: [0.0; CHUNK] };
@@ -127,9 +127,9 @@ impl Sums {
         sums
     }
 
-    /// `e^{G_to - G_i}` for each `i ≤ to`: how much of token `i` is left at token `to`.
+    /// Writes `e^{G_to - G_i}` for each `i ≤ to`: the decay from token `i` to token `to`.
     #[inline(always)]
-    pub(super) fn remaining<S: Lanes>(&self, s: S, to: usize, out: &mut [f32]) {
+    pub(super) fn decay_to<S: Lanes>(&self, s: S, to: usize, out: &mut [f32]) {
         let (high, low) = (s.splat(self.high[to]), s.splat(self.low[to]));
         for (i, out) in out[..to + 1].chunks_mut(S::LANES).enumerate() {
             let at = i * S::LANES..i * S::LANES + out.len();
@@ -139,18 +139,18 @@ impl Sums {
         }
     }
 
-    /// `scale · e^{G_i}` for each `i < out.len()`: how much of the state before the chunk is left at token `i`.
+    /// Writes `scale · e^{G_i}` for each `i < out.len()`: the decay of the state before the chunk up to token `i`.
     #[inline(always)]
-    pub(super) fn of_state<S: Lanes>(&self, s: S, scale: f32, out: &mut [f32]) {
+    pub(super) fn decay_from_start<S: Lanes>(&self, s: S, scale: f32, out: &mut [f32]) {
         for (i, out) in out.chunks_mut(S::LANES).enumerate() {
             let e = math::exp(s, s.load_part(&self.high[i * S::LANES..i * S::LANES + out.len()]));
             s.store_part(out, s.mul(s.splat(scale), e));
         }
     }
 
-    /// `e^{G_i}` of one `i`.
+    /// `e^{G_i}` for one `i`.
     #[inline(always)]
-    pub(super) fn left_of_state<S: Lanes>(&self, s: S, i: usize) -> f32 {
+    pub(super) fn total_decay<S: Lanes>(&self, s: S, i: usize) -> f32 {
         s.sum(math::exp(s, s.splat(self.high[i]))) / S::LANES as f32
     }
 }
@@ -158,7 +158,7 @@ impl Sums {
 /// All chunks of one head, in order.
 struct Chunks<'a, 'o> {
     head: Head<'a, 'o>,
-    /// From this sequence's first chunk on, `[chunk, G, CHUNK, CHUNK]`.
+    /// The scores from this sequence's first chunk on, `[chunk, G, CHUNK, CHUNK]`.
     scores: &'a [f32],
 }
 
@@ -174,34 +174,34 @@ impl Kernel for Chunks<'_, '_> {
         let (q, rest) = rest.split_at_mut(CHUNK * k);
         let (keys, rest) = rest.split_at_mut(CHUNK * k);
         let (values, rest) = rest.split_at_mut(CHUNK * v);
-        let (sum, left) = rest.split_at_mut(CHUNK * v);
+        let (sum, factors) = rest.split_at_mut(CHUNK * v);
         let range = x.ranges.get(sequence);
         for (i, first) in range.clone().step_by(CHUNK).enumerate() {
             let mut out = out.take(CHUNK);
             let n = out.rows();
             if n == 0 {
-                // Values without numbers.
+                // `V` is 0.
                 break;
             }
             let tokens = first..first + n;
-            let sums = Sums::of(x, h, tokens.clone());
+            let sums = CumulativeSums::of(x, h, tokens.clone());
             gather(tokens.clone().map(|t| x.q(t, h)), q);
             gather(tokens.clone().map(|t| x.k(t, h)), keys);
             gather(tokens.clone().map(|t| x.v(t, h)), values);
             if x.beta.is_some() {
-                tokens.clone().zip(&mut *left).for_each(|(t, left)| *left = x.beta(t, h));
-                scale_rows(s, &mut values[..n * v], v, left);
+                tokens.clone().zip(&mut *factors).for_each(|(t, factor)| *factor = x.beta(t, h));
+                scale_rows(s, &mut values[..n * v], v, factors);
             }
-            // What earlier chunks left: s e^{G_i} Sᵀ q_i.
+            // The contribution of the state before the chunk: s e^{G_i} Sᵀ q_i.
             let between = Sizes { m: n, n: v, k };
             tile(s, between, Matrix::rows(q, k), Matrix::rows(state, v), Accumulate::Replace, sum, v);
-            sums.of_state(s, x.scale, &mut left[..n]);
-            scale_rows(s, &mut sum[..n * v], v, left);
-            // Inside the chunk: the scores, decayed, causal.
+            sums.decay_from_start(s, x.scale, &mut factors[..n]);
+            scale_rows(s, &mut sum[..n * v], v, factors);
+            // The contribution of the chunk: decayed causal scores times values.
             let scores = &self.scores[(i * x.dims.g + group) * CHUNK * CHUNK..][..CHUNK * CHUNK];
             for r in 0..n {
                 let row = &mut weights[r * CHUNK..(r + 1) * CHUNK];
-                sums.remaining(s, r, row);
+                sums.decay_to(s, r, row);
                 for (w, score) in row[..r + 1].iter_mut().zip(&scores[r * CHUNK..]) {
                     *w *= score;
                 }
@@ -217,10 +217,10 @@ impl Kernel for Chunks<'_, '_> {
                     math::axpy(s, skip, x.v(first + r, h), out);
                 }
             }
-            // The state: what is left of it and of every token at the chunk's end.
-            sums.remaining(s, n - 1, left);
-            scale_rows(s, &mut values[..n * v], v, left);
-            scale_rows(s, state, k * v, &[sums.left_of_state(s, n - 1)]);
+            // The new state: the old one and all values of the chunk, decayed to its end.
+            sums.decay_to(s, n - 1, factors);
+            scale_rows(s, &mut values[..n * v], v, factors);
+            scale_rows(s, state, k * v, &[sums.total_decay(s, n - 1)]);
             let into_state = Sizes { m: k, n: v, k: n };
             tile(s, into_state, Matrix::rows(keys, k).t(), Matrix::rows(values, v), Accumulate::Add, state, v);
         }

@@ -1,9 +1,9 @@
-//! The family's scalar-gate scan: one decay a head and token.
+//! The scan with scalar gates, the kernel of its family: one decay per head and token.
 //!
 //! $$ S_t = e^{g_t} S_{t-1} + \beta_t\, k_t v_t^\top, \qquad o_t = s\, S_t^\top q_t + \delta\, v_t $$
 //!
-//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g ≤ 0` and `β`: `[B, T, H]`, absent means 0
-//! and 1 · `δ: [H]`, a skip, absent means 0 · `s` a scale · state `[S, H, K, V]` f32 · O(T H K V) time.
+//! `q k: [B, T, G, K]`, head `h` reads group `h / (H / G)` · `v o: [B, T, H, V]` · `g ≤ 0` and `β`: `[B, T, H]`,
+//! absent means 0 and 1 · `δ: [H]`, a skip, absent means 0 · `s` a scale · state `[S, H, K, V]` f32 · O(T H K V) time.
 //!
 //! Linear attention is the scan without a gate, retention and lightning attention the scan with a constant one, Mamba-2
 //! the scan with `β = Δ` and `g = Δ A`. Chunk form: Dao and Gu 2024, §6; Yang et al. 2024 (GLA), §4.
@@ -44,9 +44,9 @@ pub struct Inputs<'a, F = f32> {
     pub v: ArrayView4<'a, F>,
     /// The gate's logarithm, `[B, T, H]`, ≤ 0
     pub g: Option<ArrayView3<'a, F>>,
-    /// How strongly a token is written, `[B, T, H]`
+    /// The strength with which a token is written, `[B, T, H]`
     pub beta: Option<ArrayView3<'a, F>>,
-    /// How much of the value passes by the state, `[H]`
+    /// The share of the value that bypasses the state, `[H]`
     pub skip: Option<ArrayView1<'a, F>>,
     /// `s`
     pub scale: F,
@@ -68,7 +68,7 @@ struct Dims {
 }
 
 impl Dims {
-    /// The group head `h` reads.
+    /// The group that head `h` reads.
     #[inline(always)]
     fn group(&self, h: usize) -> usize {
         h * self.g / self.h
@@ -113,7 +113,7 @@ impl<F: Copy + Into<f64> + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F>
     }
 }
 
-/// The inputs, a slice a token: `[G K]`, `[H V]` or `[H]`.
+/// The inputs as one row per token: `[G K]`, `[H V]` or `[H]`.
 struct Tokens<'a> {
     dims: Dims,
     ranges: Ranges<'a>,
@@ -176,26 +176,27 @@ impl<'a> Tokens<'a> {
     }
 }
 
-/// One head of one sequence: its tokens, the rows of its output, its state.
+/// One head of one sequence.
 struct Head<'a, 'o> {
     x: &'a Tokens<'a>,
-    /// The sequence.
+    /// The index of the sequence.
     s: usize,
     h: usize,
     out: Part<'o>,
-    /// Whether that is written past the caches.
-    past: bool,
+    /// Whether `out` is written with non-temporal stores.
+    non_temporal: bool,
     state: &'o mut [f32],
-    /// Where queries and keys have features: the sums of the keys', which outputs are divided by if there are any.
+    /// The feature map, if any, and the sums of the features of keys, which the output is divided by if there is a
+    /// floor.
     features: Option<(Map, Option<Floor>, &'o mut [f32])>,
 }
 
-/// The work by sequence and head; `out` is contiguous `[B, T, H, V]`, `state` `[S, H, K, V]`.
+/// Splits the work by sequence and head; `out` is contiguous `[B, T, H, V]`, `state` `[S, H, K, V]`.
 fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) -> Vec<Head<'a, 'o>> {
     let Dims { h: heads, k, v, .. } = x.dims;
     let mut list = Vec::with_capacity(x.ranges.len() * heads);
     let mut states = state.chunks_mut((k * v).max(1));
-    let past = out.len() > NON_TEMPORAL_ABOVE;
+    let non_temporal = out.len() > NON_TEMPORAL_ABOVE;
     let mut rest = out;
     for (s, range) in x.ranges.iter().enumerate() {
         let (mine, others) = rest.split_at_mut(range.len() * heads * v);
@@ -203,7 +204,7 @@ fn heads<'a, 'o>(x: &'a Tokens<'a>, out: &'o mut [f32], state: &'o mut [f32]) ->
         let mut outs = Part::whole(mine, heads * v).columns(v);
         for h in 0..heads {
             let out = outs.next().unwrap_or_else(Part::empty);
-            list.push(Head { x, s, h, out, past, state: states.next().unwrap_or_default(), features: None });
+            list.push(Head { x, s, h, out, non_temporal, state: states.next().unwrap_or_default(), features: None });
         }
     }
     list

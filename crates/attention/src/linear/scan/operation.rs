@@ -1,4 +1,4 @@
-//! The mechanism as an operation on tensors by name.
+//! The mechanism as an operation on named tensors.
 
 use longreach_simd::Cx;
 use ndarray::ArrayD;
@@ -22,7 +22,7 @@ fn one() -> f64 {
     1.0
 }
 
-/// The inputs; `scale` makes a number of the call's precision.
+/// The inputs; `scale` converts a parameter to the precision of the call.
 fn inputs<'a, F>(x: &'a Views<'_, F>, scale: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
     let Parameters { scale: by } = x.parameters()?;
     Ok(Inputs {

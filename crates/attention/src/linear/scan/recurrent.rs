@@ -1,9 +1,10 @@
-//! Token by token, a tile of the state in registers over a chunk of tokens.
+//! The recurrent form: a tile of the state stays in registers for a chunk of tokens.
 //!
-//! Lanes run along a value; a tile is [`ROWS`] rows of the state by [`WIDE`] vectors. With `G` the sum of `g` since some
-//! token, `e^{-G_t} S_t` is only added to: two operations a cell and token instead of three,
+//! Lanes run along the value; a tile is [`ROWS`] rows of the state by [`WIDE`] vectors. With `G` the cumulative sum of
+//! `g` over a run of tokens, `e^{-G_t} S_t` is only added to, which takes two operations per cell and token instead of
+//! three:
 //! $$ e^{-G_t} S_t = e^{-G_{t-1}} S_{t-1} + k_t\,(e^{-G_t} \beta_t v_t)^\top, \qquad o_t = s\,e^{G_t} (e^{-G_t} S_t)^\top q_t. $$
-//! The sum starts anew before `-G` passes [`LIMIT`], so nothing overflows however strong the decay.
+//! A run ends before `-G` passes [`LIMIT`], so nothing overflows however strong the decay.
 
 use std::ops::Range;
 
@@ -19,16 +20,16 @@ use crate::linear::linear_attention::Map;
 use crate::sequences::{Rows, heads_per_task};
 use crate::{Error, error};
 
-/// Tokens a tile of the state sees before it goes back to memory.
+/// Tokens that a tile is kept in registers for.
 const CHUNK: usize = 64;
-/// State rows in a tile.
+/// Rows of the state in a tile.
 const ROWS: usize = 4;
-/// Vectors of a value in a tile.
+/// Vectors of the value in a tile.
 const WIDE: usize = 4;
-/// The most that may have decayed, as a logarithm, before the state is scaled anew.
+/// The largest `-G` before the state is rescaled.
 const LIMIT: f64 = 30.0;
 
-/// The scan of whole sequences or chunks of them. `state` `[S, H, K, V]` is read and left for the next chunk.
+/// The scan of whole sequences or segments of them. `state` `[S, H, K, V]` is updated in place.
 pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     let mut out = unwritten(x.v.dim());
     recurrent_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
@@ -53,20 +54,21 @@ pub fn recurrent_into(
     Ok(())
 }
 
-/// Heads that a thread takes together.
+/// Groups consecutive heads of a sequence into tasks.
 fn groups<'a, 'o>(x: &Tokens<'_>, heads: Vec<Head<'a, 'o>>, cx: &Cx) -> Vec<Heads<'a, 'o>> {
     let (all, block) = (x.dims.h, heads_per_task(x.ranges.len(), x.dims.h, cx));
     let mut groups = Vec::with_capacity(heads.len().div_ceil(block));
     let mut heads = heads.into_iter();
     while let Some(head) = heads.next() {
-        // Of one sequence.
+        // A task does not span sequences.
         let more = (block - 1).min(all - 1 - head.h);
         groups.push(Heads(std::iter::once(head).chain(heads.by_ref().take(more)).collect()));
     }
     groups
 }
 
-/// As [`recurrent`], of features of queries and keys, and divided by `s φ(q)' Σ φ(k)` where there is a floor; `sums` are `[S, H, K, 1]`, or have no numbers.
+/// As [`recurrent`], with features of queries and keys; divided by `s φ(q)' Σ φ(k)` if there is a floor. `sums` is
+/// `[S, H, K, 1]`, or empty without a floor.
 pub(in crate::linear) fn featured(
     x: &Inputs<'_>,
     map: Map,
@@ -89,15 +91,16 @@ pub(in crate::linear) fn featured(
     Ok(out)
 }
 
-/// Some heads of one sequence, a chunk of tokens of each in turn: a token's rows of them are one piece of memory.
+/// A task: consecutive heads of one sequence, a chunk of each in turn. Their rows are contiguous in memory for each
+/// token.
 struct Heads<'a, 'o>(Vec<Head<'a, 'o>>);
 
-/// What a chunk of tokens needs room for.
-struct Room<'m> {
-    /// `e^{-G} β v`, and the outputs: blocks of columns, a row a token in each, padded to whole tiles.
+/// The scratch memory of a chunk.
+struct ChunkScratch<'m> {
+    /// `e^{-G} β v` and the outputs, as blocks of the columns of a tile, `[blocks, CHUNK, WIDE · LANES]`.
     value: &'m mut [f32],
     sum: &'m mut [f32],
-    /// Features, where there are any, `[CHUNK, K]`.
+    /// The features of queries and keys, `[CHUNK, K]`; empty without a map.
     of_queries: &'m mut [f32],
     of_keys: &'m mut [f32],
 }
@@ -107,7 +110,7 @@ impl Kernel for Heads<'_, '_> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
         let Self(mut heads) = self;
-        let Some(&Head { x, s: sequence, past, ref features, .. }) = heads.first() else { return };
+        let Some(&Head { x, s: sequence, non_temporal, ref features, .. }) = heads.first() else { return };
         let tokens = x.ranges.get(sequence);
         if tokens.len() == 1 && features.is_none() {
             let written = &mut Scratch::new(x.dims.v);
@@ -122,49 +125,55 @@ impl Kernel for Heads<'_, '_> {
         let (value, rest) = scratch.split_at_mut(CHUNK * padded);
         let (sum, rest) = rest.split_at_mut(CHUNK * padded);
         let (of_queries, of_keys) = rest.split_at_mut(mapped);
-        let room = &mut Room { value, sum, of_queries, of_keys };
+        let scratch = &mut ChunkScratch { value, sum, of_queries, of_keys };
         for first in tokens.clone().step_by(CHUNK) {
-            let (here, behind) = (first..(first + CHUNK).min(tokens.end), (first + CHUNK).min(tokens.end));
-            let behind = behind..(behind + CHUNK).min(tokens.end);
+            let (current, following) = (first..(first + CHUNK).min(tokens.end), (first + CHUNK).min(tokens.end));
+            let following = following..(following + CHUNK).min(tokens.end);
             for i in 0..heads.len() {
-                // The same tokens of the next head, or the next tokens of the first.
-                let next = heads.get(i + 1).map_or((heads[0].h, behind.clone()), |head| (head.h, here.clone()));
-                heads[i].chunk(s, here.clone(), room, next);
+                // Next are the same tokens of the next head, or the next tokens of the first head.
+                let next = heads.get(i + 1).map_or((heads[0].h, following.clone()), |head| (head.h, current.clone()));
+                heads[i].chunk(s, current.clone(), scratch, next);
             }
         }
-        if past {
+        if non_temporal {
             store_fence();
         }
     }
 }
 
 impl Head<'_, '_> {
-    /// The tokens of a chunk; a head and its tokens come next.
+    /// Processes a chunk of tokens; `next` is the head and the tokens to prefetch.
     #[inline(always)]
-    fn chunk<S: Lanes>(&mut self, s: S, tokens: Range<usize>, room: &mut Room<'_>, next: (usize, Range<usize>)) {
+    fn chunk<S: Lanes>(
+        &mut self,
+        s: S,
+        tokens: Range<usize>,
+        scratch: &mut ChunkScratch<'_>,
+        next: (usize, Range<usize>),
+    ) {
         let x = self.x;
         let (k, v) = (x.dims.k, x.dims.v);
         let padded = v.next_multiple_of(WIDE * S::LANES);
-        let Room { value, sum, of_queries, of_keys } = room;
+        let ChunkScratch { value, sum, of_queries, of_keys } = scratch;
         let first = tokens.start;
         let mut out = self.out.take(CHUNK);
         let n = out.rows();
         let decay = Decay::of(s, x, self.h, first, n);
         for i in 0..n {
             let (t, h) = (first + i, self.h);
-            let strength = s.splat(decay.grown[i] * x.beta(t, h));
+            let strength = s.splat(decay.inverse[i] * x.beta(t, h));
             let row = x.v(t, h);
             for at in (0..padded).step_by(S::LANES) {
                 let row = &row[at.min(v)..];
                 let part = if row.len() < S::LANES { s.load_part(row) } else { s.load(row) };
-                s.store(&mut value[place::<S>(i, at)..], s.mul(strength, part));
+                s.store(&mut value[block_offset::<S>(i, at)..], s.mul(strength, part));
             }
         }
         if k == 0 {
             sum.fill(0.0);
         }
         let (mut q, mut keys) = ([&[][..]; CHUNK], [&[][..]; CHUNK]);
-        let mut over = [1.0; CHUNK];
+        let mut inverse_denominator = [1.0; CHUNK];
         if let Some((map, floor, sums)) = &mut self.features {
             for i in 0..n {
                 let (q, key) = (&mut of_queries[i * k..(i + 1) * k], &mut of_keys[i * k..(i + 1) * k]);
@@ -172,7 +181,7 @@ impl Head<'_, '_> {
                 map.of_row(s, x.k(first + i, self.h), key);
                 if let Some(floor) = floor {
                     math::axpy(s, 1.0, key, sums);
-                    over[i] = 1.0 / floor.of(x.scale * math::dot(s, q, sums));
+                    inverse_denominator[i] = 1.0 / floor.of(x.scale * math::dot(s, q, sums));
                 }
             }
         }
@@ -183,17 +192,17 @@ impl Head<'_, '_> {
             };
         }
         let chunk = Chunk { q: &q[..n], k: &keys[..n], v, decay: &decay };
-        let mut coming = 0..if self.past { 0 } else { n };
-        let mut wanted = Wanted::of(x, next);
+        let mut output_rows = 0..if self.non_temporal { 0 } else { n };
+        let mut lines = PrefetchLines::of(x, next);
         let blocks = value.chunks_exact(CHUNK * WIDE * S::LANES).zip(sum.chunks_exact_mut(CHUNK * WIDE * S::LANES));
         for ((value, sum), at) in blocks.zip((0..v).step_by(WIDE * S::LANES)) {
             let mut row = 0;
             while row + ROWS <= k {
-                // The rows of this chunk's output, a few at a time.
-                for i in coming.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
+                // Prefetches the chunk's output rows, a few per tile.
+                for i in output_rows.by_ref().take((CHUNK * ROWS).div_ceil(k)) {
                     prefetch(out.row(i));
                 }
-                chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum, &wanted.next());
+                chunk.tile::<S, ROWS>(s, row, at, self.state, value, sum, &lines.next());
                 row += ROWS;
             }
             while row < k {
@@ -204,13 +213,13 @@ impl Head<'_, '_> {
         let skip = s.splat(x.skip(self.h));
         for i in 0..n {
             let (value, out) = (x.v(first + i, self.h), out.row(i));
-            let scale = s.splat(x.scale * decay.left[i] * over[i]);
+            let scale = s.splat(x.scale * decay.cumulative[i] * inverse_denominator[i]);
             for at in (0..v).step_by(S::LANES) {
                 let (value, out) = (&value[at..], &mut out[at..]);
-                let y = s.mul(scale, s.load(&sum[place::<S>(i, at)..]));
+                let y = s.mul(scale, s.load(&sum[block_offset::<S>(i, at)..]));
                 match value.len() < S::LANES {
                     true => s.store_part(out, s.fma(skip, s.load_part(value), y)),
-                    false if self.past => s.store_non_temporal(out, s.fma(skip, s.load(value), y)),
+                    false if self.non_temporal => s.store_non_temporal(out, s.fma(skip, s.load(value), y)),
                     false => s.store(out, s.fma(skip, s.load(value), y)),
                 }
             }
@@ -218,25 +227,25 @@ impl Head<'_, '_> {
     }
 }
 
-/// Where the columns of token `i` from `at` on stand, in blocks as wide as a tile.
+/// The offset of column `at` of token `i` in blocks of the columns of a tile.
 #[inline(always)]
-fn place<S: Lanes>(i: usize, at: usize) -> usize {
+fn block_offset<S: Lanes>(i: usize, at: usize) -> usize {
     let wide = WIDE * S::LANES;
     (at / wide * CHUNK + i) * wide + at % wide
 }
 
-/// The lines that the next chunk will want of a head's queries, keys and values, one after the other.
-struct Wanted<'a> {
+/// The cache lines of the next chunk's queries, keys and values of a head, to be prefetched one after another.
+struct PrefetchLines<'a> {
     rows: [&'a Rows<'a>; 3],
     tokens: Range<usize>,
-    /// The head's columns, in each.
+    /// The columns of the head in each array that are still to be prefetched.
     columns: [Range<usize>; 3],
 }
 
-/// Numbers in a line of the cache.
+/// Elements of a cache line.
 const LINE: usize = 16;
 
-impl<'a> Wanted<'a> {
+impl<'a> PrefetchLines<'a> {
     #[inline(always)]
     fn of(x: &'a Tokens<'a>, (h, tokens): (usize, Range<usize>)) -> Self {
         let (k, v) = (x.dims.k, x.dims.v);
@@ -245,7 +254,7 @@ impl<'a> Wanted<'a> {
         Self { rows: [&x.q, &x.k, &x.v], tokens, columns: [of_keys.clone(), of_keys, h * v..(h + 1) * v] }
     }
 
-    /// The next line of all tokens.
+    /// The next cache line, for all tokens.
     #[inline(always)]
     fn next(&mut self) -> Line<'a> {
         for (rows, columns) in self.rows.into_iter().zip(&mut self.columns) {
@@ -259,7 +268,7 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// A line of the same columns of several tokens.
+/// One cache line for each of several tokens.
 struct Line<'a> {
     rows: Option<&'a Rows<'a>>,
     tokens: Range<usize>,
@@ -269,9 +278,10 @@ struct Line<'a> {
 impl Line<'_> {
     const NONE: Self = Self { rows: None, tokens: 0..0, at: 0 };
 
-    /// Asks for that of one token, if it is there: asked for all at once, the processor would have to wait for them.
+    /// Prefetches the line of one token, if there is such a token. One line per token keeps within the line-fill
+    /// buffers.
     #[inline(always)]
-    fn ask(&self, token: usize) {
+    fn prefetch(&self, token: usize) {
         let token = self.tokens.start + token;
         if let Some(rows) = self.rows.filter(|_| token < self.tokens.end) {
             prefetch_l2(&rows.get(token)[self.at..self.at + 1]);
@@ -279,26 +289,27 @@ impl Line<'_> {
     }
 }
 
-/// How a chunk's tokens decay: in runs, each with a sum `G` of its own that is 0 at its first token.
+/// The decay within a chunk, in runs; `G` is 0 at the first token of each.
 struct Decay {
     /// `e^{G}`
-    left: [f32; CHUNK],
+    cumulative: [f32; CHUNK],
     /// `e^{-G}`
-    grown: [f32; CHUNK],
-    /// How many runs there are.
+    inverse: [f32; CHUNK],
+    /// The number of runs.
     runs: usize,
-    /// The token behind each run.
+    /// The end of each run.
     end: [usize; CHUNK],
-    /// What each run's first token leaves of the state before it, `e^g`.
+    /// The factor `e^g` of each run's first token, by which the state is multiplied before the run.
     entry: [f32; CHUNK],
 }
 
 impl Decay {
     #[inline(always)]
     fn of<S: Lanes>(s: S, x: &Tokens<'_>, h: usize, first: usize, len: usize) -> Self {
-        // Each sum as a rounded number and what the rounding lost: both ends of a difference keep all their digits.
+        // Each sum is kept as a rounded f32 and the remainder, so that differences keep all digits.
         let (mut high, mut low) = ([0.0; CHUNK], [0.0; CHUNK]);
-        let mut decay = Self { left: [1.0; CHUNK], grown: [1.0; CHUNK], runs: 0, end: [0; CHUNK], entry: [0.0; CHUNK] };
+        let mut decay =
+            Self { cumulative: [1.0; CHUNK], inverse: [1.0; CHUNK], runs: 0, end: [0; CHUNK], entry: [0.0; CHUNK] };
         let mut sum = 0.0f64;
         for i in 0..len {
             let g = x.g(first + i, h) as f64;
@@ -315,11 +326,11 @@ impl Decay {
         }
         for at in (0..len).step_by(S::LANES) {
             let (high, low) = (s.load(&high[at..]), s.load(&low[at..]));
-            let left = math::exp(s, high);
-            s.store(&mut decay.left[at..], s.fma(left, low, left));
+            let cumulative = math::exp(s, high);
+            s.store(&mut decay.cumulative[at..], s.fma(cumulative, low, cumulative));
             let (high, low) = (s.sub(s.splat(0.0), high), s.sub(s.splat(0.0), low));
-            let grown = math::exp(s, high);
-            s.store(&mut decay.grown[at..], s.fma(grown, low, grown));
+            let inverse = math::exp(s, high);
+            s.store(&mut decay.inverse[at..], s.fma(inverse, low, inverse));
         }
         for part in decay.entry[..decay.runs].chunks_mut(S::LANES) {
             let e = math::exp(s, s.load_part(part));
@@ -329,17 +340,18 @@ impl Decay {
     }
 }
 
-/// A chunk of one head's tokens.
+/// The tokens of a chunk of one head.
 struct Chunk<'a> {
     q: &'a [&'a [f32]],
     k: &'a [&'a [f32]],
-    /// Width of the state.
+    /// The width of a value.
     v: usize,
     decay: &'a Decay,
 }
 
 impl Chunk<'_> {
-    /// `R` rows of the state from `row` on, the vectors from column `at` on, through all tokens of the chunk.
+    /// Passes all tokens of the chunk over a tile of the state: `R` rows from `row` on, and the vectors from column
+    /// `at` on.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "two places call it")]
     fn tile<S: Lanes, const R: usize>(
@@ -350,7 +362,7 @@ impl Chunk<'_> {
         state: &mut [f32],
         values: &[f32],
         sums: &mut [f32],
-        wanted: &Line<'_>,
+        line: &Line<'_>,
     ) {
         let v = self.v;
         let lanes = S::LANES;
@@ -370,10 +382,10 @@ impl Chunk<'_> {
             let value = values[run.clone()].chunks_exact(WIDE * lanes);
             let sums = sums[run].chunks_exact_mut(WIDE * lanes);
             for (i, (((q, k), value), sum)) in rows.zip(value).zip(sums).enumerate() {
-                wanted.ask(first + i);
+                line.prefetch(first + i);
                 let (q, k) = (&q[row..row + R], &k[row..row + R]);
                 let mut out = [s.splat(0.0); WIDE];
-                // The first rows are the first that are read.
+                // The first tile of rows starts the sums.
                 if row > 0 {
                     for (w, out) in out.iter_mut().enumerate() {
                         *out = s.load(&sum[w * lanes..(w + 1) * lanes]);
@@ -390,7 +402,7 @@ impl Chunk<'_> {
                     s.store(&mut sum[w * lanes..(w + 1) * lanes], out);
                 }
             }
-            scale(s, &mut tile, self.decay.left[end - 1]);
+            scale(s, &mut tile, self.decay.cumulative[end - 1]);
             first = end;
         }
         for (r, tile) in tile.into_iter().enumerate() {

@@ -9,14 +9,14 @@ use crate::one_token::OneToken;
 use crate::sequences::for_each_head_block;
 use crate::{Error, error};
 
-/// One token of each sequence, `q: [S, 1, G, K]`. The recurrent form with `T = 1`, where it is a single pass over the state.
+/// One token of each sequence, `q: [S, 1, G, K]`: the recurrent form with `T = 1`, in one pass over the state.
 pub fn step(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     let mut out = Array4::zeros(x.v.dim());
     step_into(x, state, out.as_slice_mut().unwrap_or_default(), cx)?;
     Ok(out)
 }
 
-/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Nothing is allocated.
+/// As [`step`], into `out`, contiguous `[S, 1, H, V]`. Allocates nothing.
 pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
     let (b, t, g, k) = x.q.dim();
     error::shape(OP, "q", &[b, 1, g, k], &[b, t, g, k])?;
@@ -25,7 +25,7 @@ pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f
     let input = Tokens::of(x)?;
     let Dims { b, k, v, .. } = input.dims;
     if input.ranges.len() != b || k * v == 0 {
-        // Some sequences have no token, or states no numbers.
+        // Sequences without a token, or empty states.
         return recurrent::recurrent_into(x, state, out, cx);
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
@@ -34,14 +34,14 @@ pub fn step_into(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f
     Ok(())
 }
 
-/// Some heads that follow one another, of any sequences.
+/// A task: consecutive heads, which may be of several sequences.
 struct Heads<'a, 'o> {
     x: &'a Tokens<'a>,
-    /// In the batch.
+    /// The index of the first head in `[B, H]`.
     first: usize,
     /// `[heads, V]`
     out: &'o mut [f32],
-    /// `[heads, K, V]`; of a size.
+    /// `[heads, K, V]`, not empty.
     states: &'o mut [f32],
 }
 
@@ -59,7 +59,7 @@ impl Kernel for Heads<'_, '_> {
     }
 }
 
-/// A head of a sequence that has one token.
+/// One head of a sequence of one token.
 pub(super) struct Token<'a, 'o> {
     pub(super) x: &'a Tokens<'a>,
     pub(super) t: usize,
@@ -69,20 +69,20 @@ pub(super) struct Token<'a, 'o> {
 }
 
 impl Token<'_, '_> {
-    /// `written` is room for a value.
+    /// Updates the state and writes the output. `written` is scratch of the width of a value.
     #[inline(always)]
     pub(super) fn pass<S: Lanes>(self, s: S, written: &mut [f32]) {
         let Self { x, t, h, state, out } = self;
-        let (value, read, write, mut left) = (x.v(t, h), x.q(t, h), [x.k(t, h)], [1.0]);
+        let (value, read, write, mut decay) = (x.v(t, h), x.q(t, h), [x.k(t, h)], [1.0]);
         if x.g.is_some() {
-            s.store_part(&mut left, math::exp(s, s.splat(x.g(t, h))));
+            s.store_part(&mut decay, math::exp(s, s.splat(x.g(t, h))));
         }
         if x.beta.is_some() {
             math::scale_into(s, x.beta(t, h), value, written);
         }
-        let left = if x.g.is_some() { &left[..] } else { &[] };
+        let decay = if x.g.is_some() { &decay[..] } else { &[] };
         let written = [if x.beta.is_some() { &*written } else { value }];
-        OneToken { left, write, written, read, read_first: false, prefetch_next: false }.pass(s, state, out);
+        OneToken { left: decay, write, written, read, read_first: false, prefetch_next: false }.pass(s, state, out);
         math::scale(s, x.scale, out);
         if x.skip.is_some() {
             math::axpy(s, x.skip(h), value, out);

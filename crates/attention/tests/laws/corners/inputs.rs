@@ -1,4 +1,4 @@
-//! Inputs that saturate, states without a past, ties.
+//! Saturating inputs, empty states, and ties.
 
 use longreach_attention::operation::{Named, Sample, Tensors, named};
 use longreach_attention::{Form, MECHANISMS};
@@ -8,7 +8,8 @@ use serde_json::json;
 
 use super::{CX, close, none, small, tokens, walk, wide};
 
-/// Inputs far beyond what training gives: scores of which one is all, gates that leave everything or nothing, steps and exponents at both ends.
+/// Inputs far beyond those of training: one score dominates, gates keep all or nothing, and steps and exponents are at
+/// both extremes.
 fn saturated(operation: &Named, seed: u64) -> Tensors {
     let tensors = operation.sample(&Sample { batch: 1, tokens: tokens(operation.name()), heads: 2, width: 4, seed });
     let recurrent = operation.signature().inputs.iter().any(|input| input.name == "state");
@@ -27,7 +28,7 @@ fn saturated(operation: &Named, seed: u64) -> Tensors {
             ("hmt", "s" | "m") => x * 1e4,
             ("linear_attention" | "cosformer", "q" | "k") => x * 1e3,
             ("performer", "q" | "k") => x * 30.0,
-            // In sixteenths, so that sums of exponents are exact.
+            // Multiples of 1/16, so that sums of exponents are exact.
             ("rwkv4", "k") => cycle(&[-300.0, -110.0, 0.5, 400.0, -1e4, 88.0]),
             ("rwkv4", "w") => cycle(&[-1e4, -200.0, -0.25, 0.0, -1.0]),
             ("rwkv4", "u") => cycle(&[-400.0, 0.5, 300.0]),
@@ -46,9 +47,9 @@ fn saturated(operation: &Named, seed: u64) -> Tensors {
     tensors.iter().map(|(name, x)| (name.clone(), of(name, x))).collect()
 }
 
-/// Saturated inputs give what the definition gives in f64, in every form and without a state, and gradients that are finite.
+/// For saturated inputs every form agrees with the definition in f64, and gradients are finite.
 #[test]
-fn saturated_inputs_are_finite_and_the_definition_s() {
+fn saturated_inputs_match_the_definition_and_stay_finite() {
     let mut wrong = Vec::new();
     for mechanism in MECHANISMS {
         let operation = named(mechanism.name).expect("a mechanism");
@@ -61,9 +62,9 @@ fn saturated_inputs_are_finite_and_the_definition_s() {
     none(wrong);
 }
 
-/// Keys before the first have no weight, however little the first has: a state of zeros is one without a past.
+/// The state of zeros has no weight, however small the weight of the first key.
 #[test]
-fn rwkv4_begins_without_a_past() {
+fn rwkv4_zero_state_has_no_weight() {
     let operation = named("rwkv4").expect("a mechanism");
     let of = |x: f32, shape: &[usize]| ArrayD::from_elem(shape.to_vec(), x);
     for k in [-104.0, -110.0, -1e4, 300.0] {
@@ -77,7 +78,7 @@ fn rwkv4_begins_without_a_past() {
         }
         tensors.insert("do".into(), of(1.0, &[1, 2, 3]));
         let gradients = operation.backward(&tensors, &json!({}), &CX()).expect("valid");
-        // A mean of equal values does not depend on weights, and its slope along the values is 1.
+        // A mean of equal values does not depend on the weights, and its derivative along the values is 1.
         for name in ["dk", "dw", "du"] {
             assert_close(&format!("{name} at {k}"), &wide(&gradients[name]), &vec![0.0; gradients[name].len()], FORMS);
         }
@@ -86,9 +87,9 @@ fn rwkv4_begins_without_a_past() {
     }
 }
 
-/// Of blocks that are liked alike every form chooses the same: the earlier. Keys of 0 and 1 make ties everywhere.
+/// Of blocks with equal scores every form chooses the earlier. Keys of 0 and 1 produce ties everywhere.
 #[test]
-fn ties_are_broken_by_one_rule() {
+fn ties_choose_the_earlier_block() {
     for name in ["moba", "infllm_v2", "nsa"] {
         let operation = named(name).expect("a mechanism");
         for seed in 0..12 {
@@ -113,7 +114,7 @@ fn ties_are_broken_by_one_rule() {
             }
         }
     }
-    // The first block and the one before its own are both forced: the first comes first.
+    // The first block and the one before the query's own are both forced: the first takes precedence.
     let nsa = named("nsa").expect("a mechanism");
     let of = |f: &dyn Fn(usize) -> f32| ArrayD::from_shape_fn(vec![1, 9, 1, 1], |at| f(at[1]));
     let mut gates = ArrayD::zeros(vec![1, 9, 1, 3]);

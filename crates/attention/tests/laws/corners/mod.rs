@@ -1,4 +1,5 @@
-//! Every mechanism at its corners: packed sequences, sizes of 0, parameters at the ends of their types, numbers that f32 cannot hold, inputs that saturate.
+//! Corner cases of every mechanism: packed sequences, sizes of 0, parameters at the limits of their types, numbers
+//! beyond f32, and saturated inputs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -16,7 +17,8 @@ mod sizes;
 
 const CX: fn() -> Cx = || Cx::new(2);
 
-/// Small parameters of a mechanism: the first fit sequences of any length, the others those of whole blocks of 16.
+/// Small parameters of a mechanism. The first suit sequences of any length, the others sequences of whole blocks of
+/// 16.
 fn small(name: &str) -> Vec<Value> {
     match name {
         "dense" => vec![json!({"causal": true}), json!({"causal": false})],
@@ -55,7 +57,8 @@ fn small(name: &str) -> Vec<Value> {
     }
 }
 
-/// The bounds of packed sequences that a mechanism's parameters fit, an empty one and one of a single token among them where they do.
+/// The bounds of packed sequences that suit a mechanism's parameters, with an empty sequence and one of a single token
+/// where possible.
 fn bounds(name: &str) -> &'static [usize] {
     match name {
         "bigbird" => &[0, 160, 160, 336],
@@ -64,7 +67,7 @@ fn bounds(name: &str) -> &'static [usize] {
     }
 }
 
-/// Tokens that they fit: a draw of random blocks wants some to draw from.
+/// The number of tokens that suits them; random blocks need some to draw from.
 fn tokens(name: &str) -> usize {
     if name == "bigbird" { 160 } else { 64 }
 }
@@ -73,7 +76,7 @@ fn wide(x: &ArrayD<f32>) -> Vec<f64> {
     x.iter().map(|x| f64::from(*x)).collect()
 }
 
-/// As [`assert_close`], where both may be −∞: a query that sees no key.
+/// As [`assert_close`], but both may be −∞, for a query without keys.
 #[track_caller]
 fn close(what: &str, got: &ArrayD<f32>, want: &ArrayD<f32>, tolerance: f64) {
     assert_eq!(got.shape(), want.shape(), "{what}: shapes");
@@ -100,7 +103,7 @@ fn axes(operation: &Named, name: &str) -> &'static [&'static str] {
     named(name).or_else(|| named(&name[1..])).expect("a tensor of the operation")
 }
 
-/// What came of a call, or that it ended in an internal error.
+/// The result of a call, or the message of a panic.
 fn outcome(call: impl FnOnce() -> Result<Tensors, Error>) -> Result<Result<Tensors, String>, String> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => Ok(result.map_err(|e| e.to_string())),
@@ -111,18 +114,18 @@ fn outcome(call: impl FnOnce() -> Result<Tensors, Error>) -> Result<Result<Tenso
     }
 }
 
-/// Whether scores are multiplied by so much that their rounding to f32 shows in the output.
+/// Whether the scale is so large that rounding the scores to f32 is visible in the output.
 fn huge_scale(parameters: &Value) -> bool {
     parameters.get("scale").and_then(Value::as_f64).is_some_and(|scale| scale.abs() > 1e3)
 }
 
-/// Every form of a call and its gradient: none may end in an internal error, or in numbers that are none, or give another output than the definition.
-/// `told` looks at errors.
+/// Runs every form of a call and its gradient. None may panic, return numbers that are not finite, or differ from the
+/// definition. `expected` says whether the text of an error is expected.
 fn walk(
     operation: &Named,
     tensors: &Tensors,
     parameters: &Value,
-    told: impl Fn(&str) -> bool,
+    expected: impl Fn(&str) -> bool,
     wrong: &mut Vec<String>,
 ) {
     let sizes: Vec<String> = tensors.iter().map(|(name, x)| format!("{name} {:?}", x.shape())).collect();
@@ -138,7 +141,7 @@ fn walk(
         match outcome(|| operation.forward(tensors, parameters, *form, &CX())) {
             Err(panic) => wrong.push(format!("{}: internal error {panic}", what(form.name()))),
             Ok(Err(error)) => {
-                if !told(&error) {
+                if !expected(&error) {
                     wrong.push(format!("{}: {error}", what(form.name())));
                 }
                 if definition.is_some() {
@@ -150,7 +153,7 @@ fn walk(
                 match &definition {
                     None if *form == Form::Naive => definition = Some(outputs),
                     None => wrong.push(format!("{}: the definition does not take it", what(form.name()))),
-                    // Iterations that have not converged let rounding grow.
+                    // Iterations that have not converged amplify rounding.
                     Some(_) if operation.name() == "nystrom" && parameters.get("iterations").is_some() => {}
                     // The means of queries and keys are rounded to f32, and a huge scale multiplies that error.
                     Some(_) if operation.name() == "h_transformer_1d" && huge_scale(parameters) => {}

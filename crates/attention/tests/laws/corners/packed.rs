@@ -1,4 +1,4 @@
-//! Packed sequences are each what they are alone.
+//! Packed sequences equal the same sequences in separate calls.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{CX, axes, bounds, close, small, uniform};
 
-/// Inputs that a mechanism may do without, where there are tokens `t` of one sequence.
+/// The optional inputs of a mechanism, for one sequence of `t` tokens.
 fn options(name: &str, t: usize) -> Tensors {
     let given: &[&str] = match name {
         "longnet" => &["keep"],
@@ -28,7 +28,7 @@ fn options(name: &str, t: usize) -> Tensors {
     given.iter().map(|name| (name.to_string(), of(name))).collect()
 }
 
-/// The tokens `range` of a tensor, and its sequence `i`.
+/// The part of a tensor that belongs to the tokens `range`, or to sequence `i`.
 fn part(operation: &Named, name: &str, x: &ArrayD<f32>, range: &Range<usize>, i: usize) -> ArrayD<f32> {
     let mut part = x.view();
     for (axis, letter) in axes(operation, name).iter().enumerate() {
@@ -42,9 +42,9 @@ fn part(operation: &Named, name: &str, x: &ArrayD<f32>, range: &Range<usize>, i:
     part.to_owned()
 }
 
-/// Packed sequences are each what they are alone, in every form and in their gradients; or they are refused by name.
+/// In every form and in the gradients, packed sequences equal separate calls; otherwise the error names the reason.
 #[test]
-fn packed_is_each_alone() {
+fn packed_sequences_equal_separate_calls() {
     for mechanism in MECHANISMS {
         let operation = named(mechanism.name).expect("a mechanism");
         let signature = operation.signature();
@@ -64,7 +64,7 @@ fn packed_is_each_alone() {
             tensors.extend(options(mechanism.name, t));
             let mut cases = vec![(tensors, parameters.clone(), packed.clone())];
             if mechanism.name == "longformer" {
-                // Projections of global tokens, and marks of the row.
+                // Projections of global tokens, and the mask of the row.
                 let mut own = cases[0].0.clone();
                 ["bias", "alibi", "sinks"].iter().for_each(|name| drop(own.remove(*name)));
                 for (n, name) in ["gq", "gk", "gv"].into_iter().enumerate() {
@@ -72,7 +72,7 @@ fn packed_is_each_alone() {
                 }
                 cases.push((own.clone(), parameters.clone(), packed.clone()));
                 own.insert("global".into(), ArrayD::from_shape_fn(vec![1, t], |at| f32::from(at[1] % 9 == 1)));
-                // Marks stand in place of positions.
+                // A mask replaces the list of positions.
                 cases.push((own, json!({"window": 5}), json!({"window": 5, "cu_seqlens": bounds})));
             }
             for (tensors, parameters, packed) in cases {
@@ -90,7 +90,7 @@ fn each_alone(operation: &Named, tensors: &Tensors, parameters: &Value, packed: 
     };
     let mut parameters = parameters.clone();
     let alone = |i: usize| {
-        // Positions that a shorter sequence does not have.
+        // Drops global positions that a shorter sequence does not have.
         if let Some(global) = parameters.get_mut("global").filter(|_| operation.name() == "longformer") {
             *global = json!([0, 2].into_iter().filter(|at| *at < ranges[i].len()).collect::<Vec<_>>());
         }

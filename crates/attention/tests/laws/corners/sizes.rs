@@ -1,4 +1,4 @@
-//! Sizes of 0, and parameters at the ends of their types.
+//! Sizes of 0, and parameters at the limits of their types.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{CX, axes, none, outcome, small, tokens, uniform, walk};
 
-/// No size of 0 is an internal error, and where it is taken the definition, the forms and the gradient take it.
+/// A size of 0 is never an internal error; if the definition accepts it, so do the other forms and the gradient.
 #[test]
 fn sizes_of_zero_are_empty_or_refused() {
     let mut wrong = Vec::new();
@@ -35,14 +35,14 @@ fn sizes_of_zero_are_empty_or_refused() {
     none(wrong);
 }
 
-/// Values at the ends of types, and between.
+/// Values at the limits of types, and between.
 fn ends() -> Vec<Value> {
     let whole = [0, 1, 16, 1 << 32, 1_000_000_000_000, 1 << 63, u64::MAX - 15, u64::MAX];
     let numbers = [0.5, 1e-45, 1e18, 3e38, 1e39, -1e39, f64::MAX];
     whole.map(|n| json!(n)).into_iter().chain(numbers.map(|n| json!(n))).chain([json!(-1)]).collect()
 }
 
-/// Parameters of a mechanism that are fields of another, with what they go together with.
+/// Parameters that are fields of another parameter, with the parameters they require.
 fn fields(name: &str) -> Vec<(&'static str, Value, &'static str)> {
     let with = |json: Value, names: &'static [&'static str], of: &'static str| {
         names.iter().map(move |name| (*name, json.clone(), of)).collect::<Vec<_>>()
@@ -85,9 +85,10 @@ fn fields(name: &str) -> Vec<(&'static str, Value, &'static str)> {
     }
 }
 
-/// Whatever number a parameter is, alone or in a list: a result that is the definition's, or an error that names it.
+/// For any value of a parameter, alone or in a list, the result is that of the definition, or an error that names the
+/// parameter.
 #[test]
-fn parameters_at_the_ends_of_their_types() {
+fn extreme_parameters_match_the_definition_or_are_refused() {
     let mut wrong = Vec::new();
     for mechanism in MECHANISMS {
         let operation = named(mechanism.name).expect("a mechanism");
@@ -101,7 +102,7 @@ fn parameters_at_the_ends_of_their_types() {
             operation.signature().parameters.into_iter().map(|parameter| parameter.name).filter(|name| *name != "…");
         let base = |name: &'static str| small(mechanism.name).into_iter().map(move |json| (name, json, ""));
         let parameters: Vec<_> = own.flat_map(base).chain(fields(mechanism.name)).collect();
-        // Another that it does not go together with may be named, or what is wrong with its type or with boundaries.
+        // The error may also name a parameter that is incompatible, a wrong type, or the bounds of sequences.
         let told = |error: &str| {
             let named = parameters.iter().any(|(name, ..)| error.contains(&format!("`{name}`")));
             named

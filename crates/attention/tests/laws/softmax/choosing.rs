@@ -1,9 +1,9 @@
-//! Mechanisms that choose by content, pool, sort or cut.
+//! Mechanisms that select by content, pool, sort, or split the sequence.
 
 use super::*;
 
 #[test]
-fn moba() {
+fn moba_laws() {
     let cases = [
         PLAIN.square(150),
         Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) },
@@ -36,7 +36,7 @@ fn moba() {
                 forms_are_naive(case, &chosen, &cx);
             }
         }
-        // With all blocks it is dense.
+        // With all blocks it is dense attention.
         let all = moba::select(&x, &Moba { block: 16, top: 100 }, &Cx::new(1)).expect("valid");
         forms_are_naive(case, &all, &Cx::new(1));
         let (a, b) = (softmax::chunk(&x, &all, &Cx::new(1)), softmax::chunk(&x, &Dense { causal: true }, &Cx::new(1)));
@@ -51,7 +51,7 @@ fn moba() {
 }
 
 #[test]
-fn infllm_v2() {
+fn infllm_v2_laws() {
     let small = InfLlmV2 { kernel: 8, stride: 4, block: 16, init_blocks: 1, window: 32, top: 3, dense_below: 0 };
     for case in [
         Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) },
@@ -89,7 +89,7 @@ fn infllm_v2() {
 }
 
 #[test]
-fn hierarchical() {
+fn hierarchical_laws() {
     for (of, case) in [
         (Hierarchical { block: 16, causal: true }, Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) }),
         (Hierarchical { block: 16, causal: false }, Case { width: (16, 8), padding: true, ..PLAIN.square(150) }),
@@ -130,7 +130,7 @@ fn hierarchical() {
                 });
             }
         }
-        // With one block it is dense.
+        // With one block it is dense attention.
         let all = Hierarchical { block: 512, causal: of.causal };
         let got = hierarchical::chunk(&x, &all, &Cx::new(1)).expect("valid");
         let dense = softmax::chunk(&x, &Dense { causal: of.causal }, &Cx::new(1)).expect("valid");
@@ -143,7 +143,7 @@ fn hierarchical() {
 }
 
 #[test]
-fn h_transformer_1d() {
+fn h_transformer_1d_laws() {
     for (of, case) in [
         (
             HTransformer1d { block: 16, causal: true },
@@ -189,13 +189,13 @@ fn h_transformer_1d() {
                 });
             }
         }
-        // With two blocks it is dense.
+        // With two blocks it is dense attention.
         let all = HTransformer1d { block: 256, causal: of.causal };
         let got = h_transformer_1d::chunk(&x, &all, &Cx::new(1)).expect("valid");
         let dense = softmax::chunk(&x, &Dense { causal: of.causal }, &Cx::new(1)).expect("valid");
         assert_close("two blocks", &wide(&got.out), &wide(&dense.out), FORMS);
         if of.causal {
-            // What comes after a token does not move it.
+            // Later tokens do not change a token's output.
             let (t, half) = (case.queries, case.queries / 2);
             let mut later = narrow.clone();
             for x in &mut later[..3] {
@@ -222,7 +222,7 @@ fn h_transformer_1d() {
 }
 
 #[test]
-fn nsa() {
+fn nsa_laws() {
     for (nsa, case) in [
         (Nsa { block: 16, top: 4, window: 10 }, Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(130) }),
         (
@@ -274,7 +274,7 @@ fn nsa() {
 }
 
 #[test]
-fn longnet() {
+fn longnet_laws() {
     for (segments, dilations, causal) in [
         (&[1000][..], &[1][..], true),
         (&[16, 64, 300], &[1, 2, 4], true),
@@ -335,7 +335,7 @@ fn longnet() {
     assert!(refused(&[4], &[1, 2]).contains("`dilations`"));
 }
 
-/// The gradient of a mixture whose weights stand still, as torchscale has it.
+/// The gradient of a mixture with constant weights, as in torchscale.
 #[test]
 fn longnet_with_detached_weights() {
     let branches = [(16, 1), (64, 2), (300, 4)];
@@ -378,9 +378,9 @@ fn longnet_with_detached_weights() {
     }
 }
 
-/// Padding in a bucket of its own, as models of Hugging Face have it: its buckets are theirs.
+/// Padding in a bucket of its own, as in models of Hugging Face, with the same buckets.
 #[test]
-fn padding_is_sorted_behind_all_tokens() {
+fn padding_is_sorted_last() {
     let of = longreach_attention::operation::named("lsh").expect("a mechanism");
     let sample = longreach_attention::operation::Sample { batch: 2, tokens: 512, heads: 2, width: 4, seed: 1 };
     let mut inputs = of.sample_with(&sample, &["keep"]);
@@ -403,7 +403,7 @@ fn padding_is_sorted_behind_all_tokens() {
 }
 
 #[test]
-fn lsh() {
+fn lsh_laws() {
     for (t, heads, rounds, lsh, padding) in [
         (40, 2, 1, Lsh { chunk: 8, ..Lsh::default() }, false),
         (64, 2, 3, Lsh { chunk: 16, causal: true, ..Lsh::default() }, true),
@@ -447,8 +447,8 @@ fn lsh() {
     assert!(pattern_error(refused).contains("`chunk` is 4, want a divisor of the 10 tokens"));
 }
 
-/// With one bucket and chunks that see everything, hashing is dense attention of the vectors to their normed selves; with more rounds it comes
-/// closer to it.
+/// With one bucket and chunks that see everything, LSH attention is dense attention of the vectors to their normalised
+/// selves; with more rounds it approaches that.
 #[test]
 fn lsh_approaches_dense() {
     let (t, cx) = (256, Cx::new(2));

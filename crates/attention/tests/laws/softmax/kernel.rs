@@ -1,15 +1,15 @@
-//! The kernel: every option, width and precision; and what does not fit.
+//! The softmax kernel: every option, width and precision, and invalid inputs.
 
 use super::*;
 
-/// A pattern met in blocks, and pair by pair.
+/// A pattern computed by blocks, and pair by pair.
 fn ways<'a>(blocks: &'a dyn Pattern, alone: &'a dyn Pattern) -> [&'a dyn Pattern; 2] {
     [blocks, alone]
 }
 
-/// Parameters as large as they can be written are one more value or an error: they neither panic nor run for ever.
+/// Parameters as large as their type allows are valid values or errors: they neither panic nor hang.
 #[test]
-fn huge_parameters_are_no_trouble() {
+fn huge_parameters_are_accepted_or_refused() {
     let huge = usize::MAX;
     let of = Sizes { batch: 2, heads: 2, queries: 0..70, keys: 70 };
     for (name, parameters) in [
@@ -39,7 +39,7 @@ fn huge_parameters_are_no_trouble() {
     let cx = &Cx::new(1);
     let dilated = Dilated { left: huge, right: huge, dilation: vec![huge] };
     dilated::chunk(&x, &dilated, cx).expect("valid");
-    // More queries than keys: some phases have none.
+    // More queries than keys: some phases have no keys.
     let case = Case { queries: 70, keys: 20, width: (8, 8), ..PLAIN };
     kernel_is_naive(case, &Dilated { left: 1, right: 1, dilation: vec![30] }, [dilated::chunk, dilated::step], cx);
     dilated::chunk(&few, &dilated, cx).expect("valid");
@@ -115,7 +115,7 @@ fn every_option_is_naive() {
     }
 }
 
-/// A gradient whose keys are divided into parts, and whose ranges begin within them.
+/// A gradient whose keys are split into parts, with ranges that begin within a part.
 #[test]
 fn long_gradients_are_slopes() {
     let case = Case { heads: 1, groups: 1, width: (2, 2), ..SMALL };
@@ -125,7 +125,7 @@ fn long_gradients_are_slopes() {
 }
 
 #[test]
-fn bf16_is_f32_of_the_same_numbers() {
+fn bf16_inputs_equal_their_f32_values() {
     let half =
         |name, seed| array(&Tensor::random(name, Token, &[1, 70, 2, 33], -2.0..2.0, seed)).mapv(half::bf16::from_f32);
     let (q, k, value) = (half("q", 1), half("k", 2), half("v", 3));
@@ -149,7 +149,7 @@ fn bf16_is_f32_of_the_same_numbers() {
 }
 
 #[test]
-fn the_number_of_threads_changes_no_bit() {
+fn results_are_bit_identical_for_any_thread_count() {
     let case = Case { heads: 4, groups: 2, ..PLAIN.square(700) };
     let (arrays, slopes) = (Arrays::of(&case), softmax::alibi(4));
     let of = arrays.narrow();
@@ -165,7 +165,7 @@ fn the_number_of_threads_changes_no_bit() {
     }
 }
 
-/// What is not a number spoils the rows that see it and no others.
+/// NaN spreads to the rows that attend to it, and to no others.
 #[test]
 fn nan_stays_in_its_rows() {
     let case = PLAIN.square(90);
@@ -198,9 +198,9 @@ fn nan_stays_in_its_rows() {
     }
 }
 
-/// In the gradient, a query that is spoilt spoils the keys it sees, and they nothing else.
+/// In the gradient, a NaN in a query spreads to the keys it attends to, and no further.
 #[test]
-fn nan_stays_among_those_who_see_it() {
+fn nan_gradients_stay_with_the_attended_keys() {
     let case = Case { softcap: Some(20.0), ..PLAIN.square(200) };
     let all = contexts().into_iter().zip([false; 9]).chain(contexts().into_iter().zip([true; 9]));
     for (cx, alone) in all {
@@ -242,7 +242,7 @@ fn nan_stays_among_those_who_see_it() {
 }
 
 #[test]
-fn parts_merge_into_the_whole() {
+fn merged_parts_equal_the_whole() {
     let case = Case { keys: 200, ..PLAIN };
     let (arrays, slopes, cx) = (Arrays::of(&case), softmax::alibi(2), Cx::new(2));
     let of = arrays.narrow();
@@ -272,7 +272,7 @@ fn parts_merge_into_the_whole() {
 }
 
 #[test]
-fn inputs_that_do_not_fit_are_named() {
+fn invalid_inputs_are_named() {
     let case = PLAIN.square(20);
     let (arrays, slopes, cx) = (Arrays::of(&case), softmax::alibi(2), Cx::new(1));
     let of = arrays.narrow();

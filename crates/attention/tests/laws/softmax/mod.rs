@@ -33,7 +33,7 @@ mod choosing;
 mod kernel;
 mod patterns;
 
-/// Sizes and options of a call.
+/// The sizes and options of a call.
 #[derive(Clone, Copy)]
 struct Case<'a> {
     batch: usize,
@@ -75,7 +75,7 @@ impl Case<'_> {
         Case { queries: t, keys: t, ..self }
     }
 
-    /// Sized so that finite differences of long sequences stay quick.
+    /// Small sizes, so that finite differences of long sequences stay fast.
     fn few(self) -> Self {
         Case { heads: 4, groups: 4, width: (2, 2), ..self }
     }
@@ -101,7 +101,7 @@ impl Arrays {
             Tensor::random("bias", Shared, &[bb, bh, t, s], -3.0..3.0, 4),
             Tensor::random("sinks", Shared, &[h], -1.0..3.0, 5),
         ];
-        // The second sequence is padded on the right, the third on the left; and a hole in each.
+        // The second sequence is padded on the right, the third on the left, and each has a gap.
         let kept = |(b, j): (usize, usize)| match b % 3 {
             0 => j != 3,
             1 => j < s - s / 3 && j != 20,
@@ -145,7 +145,7 @@ fn inputs<'a>(case: &Case<'a>, of: &'a [ArrayD<f32>], keep: &'a Array2<bool>, sl
     }
 }
 
-/// Both forms give what the definition gives.
+/// Both forms agree with the definition.
 fn forms_are_naive(case: Case<'_>, pattern: &dyn Pattern, cx: &Cx) {
     let arrays = Arrays::of(&case);
     let (out, lse) = arrays.naive(&case, pattern);
@@ -160,7 +160,7 @@ fn forms_are_naive(case: Case<'_>, pattern: &dyn Pattern, cx: &Cx) {
     }
 }
 
-/// The same rows see nothing, and the others' log-sum-exp is the same.
+/// The same rows have no keys, and the log-sum-exp of the others agrees.
 #[track_caller]
 pub(crate) fn lse_close(what: &str, got: &[f64], want: &[f64]) {
     let blind = |x: &[f64]| x.iter().map(|x| *x == f64::NEG_INFINITY).collect::<Vec<_>>();
@@ -169,12 +169,13 @@ pub(crate) fn lse_close(what: &str, got: &[f64], want: &[f64]) {
     assert_close(what, &others(got), &others(want), FORWARD);
 }
 
-/// The slope of `f` along a direction.
+/// The derivative of `f` along a direction, by finite differences.
 fn slope(f: impl Fn(f64) -> f64) -> f64 {
     (f(1e-5) - f(-1e-5)) / 2e-5
 }
 
-/// A gradient along random directions and single numbers is the slope of `f`, which is given what is added to the input.
+/// The gradient agrees with the derivative of `f` along random directions and single coordinates; `f` is given the
+/// perturbation of the input.
 fn is_slope(what: &str, gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
     let n = gradient.len();
     let scale = gradient.iter().fold(1.0f64, |m, x| m.max(x.abs()));
@@ -189,7 +190,7 @@ fn is_slope(what: &str, gradient: &[f64], f: impl Fn(&[f64]) -> f64) {
     }
 }
 
-/// The gradient is the slope of the definition.
+/// The gradient agrees with finite differences of the definition.
 fn gradient_is_slope(case: Case<'_>, pattern: &dyn Pattern, cx: &Cx) {
     let arrays = Arrays::of(&case);
     let (out, lse) = arrays.naive(&case, pattern);
@@ -226,7 +227,7 @@ fn gradient_is_slope(case: Case<'_>, pattern: &dyn Pattern, cx: &Cx) {
     }
 }
 
-/// What the mask lists, and what its cut blocks show, is what the definition counts.
+/// The mask and its partial blocks contain exactly the pairs of the definition.
 fn mask_is_definition(pattern: &dyn Pattern, of: &Sizes) {
     let mask = BlockMask::of(pattern, of).expect("valid sizes");
     let block = mask.block().1;
@@ -262,7 +263,7 @@ fn mask_is_definition(pattern: &dyn Pattern, of: &Sizes) {
     }
 }
 
-/// Everything there is to say of a pattern that takes any sizes.
+/// All laws for a pattern that accepts any sizes.
 fn prove(pattern: &dyn Pattern) {
     for &t in LENGTHS {
         for (queries, keys) in [(0..t, t), (300..300 + t.min(70), 300 + t.min(70))] {
@@ -280,7 +281,7 @@ fn prove(pattern: &dyn Pattern) {
     }
 }
 
-/// A pattern whose pairs are met one by one.
+/// A pattern whose pairs are computed individually.
 #[derive(Debug)]
 struct Alone<P>(P);
 
@@ -306,13 +307,13 @@ fn pattern_error<T>(result: Result<T, Error>) -> String {
     result.err().expect("an error").to_string()
 }
 
-/// What a pattern says to a square call of two sequences and two heads.
+/// A square call of two sequences and two heads.
 fn forward(pattern: &dyn Pattern, t: usize) -> Result<softmax::Output, Error> {
     let x = ndarray::Array4::from_elem((2, t, 2, 16), 0.5);
     softmax::chunk(&Inputs::new(x.view(), x.view(), x.view()), pattern, &Cx::new(1))
 }
 
-/// Patterns with kernels of their own, and the calls of them.
+/// The two kernels of a pattern that has its own.
 type Kernel<P> = fn(&Inputs<'_>, &P, &Cx) -> Result<softmax::Output, Error>;
 
 fn kernel_is_naive<P: Pattern>(case: Case<'_>, pattern: &P, kernels: [Kernel<P>; 2], cx: &Cx) -> softmax::Output {
@@ -328,8 +329,8 @@ fn kernel_is_naive<P: Pattern>(case: Case<'_>, pattern: &P, kernels: [Kernel<P>;
     chunk
 }
 
-/// The gradient of a kernel of its own is that of the family's kernel.
-fn gradient_is_the_family_s<P: Pattern>(
+/// The gradient of a pattern's own kernel is that of the family's kernel.
+fn gradient_is_that_of_the_family_kernel<P: Pattern>(
     case: Case<'_>,
     pattern: &P,
     backward: fn(&Inputs<'_>, &P, &softmax::Output, &Cotangent<'_>, &Cx) -> Result<softmax::Gradient, Error>,

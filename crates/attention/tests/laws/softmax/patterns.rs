@@ -1,22 +1,22 @@
-//! Patterns that do not depend on what is attended to.
+//! Patterns that do not depend on the content of the keys.
 
 use super::*;
 
 #[test]
-fn dense() {
+fn dense_laws() {
     prove(&Dense { causal: false });
     prove(&Dense { causal: true });
 }
 
 #[test]
-fn window() {
+fn window_laws() {
     for (left, right) in [(0, 0), (4, 0), (0, 3), (16, 16), (63, 64), (1000, 1)] {
         prove(&Window { left, right });
     }
 }
 
 #[test]
-fn streaming() {
+fn streaming_laws() {
     for (sinks, recent) in [(4, 10), (0, 1), (70, 64), (1, 1000)] {
         prove(&Streaming { sinks, recent });
     }
@@ -25,8 +25,8 @@ fn streaming() {
 }
 
 #[test]
-fn masked() {
-    // Sparse, dense and regular; a predicate does not know the queries' offset.
+fn masked_laws() {
+    // Sparse, dense and regular masks; a predicate does not know the offset of the queries.
     let scattered = |h: usize, i: usize, j: usize| (i * 31 + j * 17 + h * 5).is_multiple_of(23);
     let blocks = |_: usize, i: usize, j: usize| (i / 64 + j / 64).is_multiple_of(2) && i > 5;
     for cx in contexts() {
@@ -52,7 +52,7 @@ fn masked() {
 }
 
 #[test]
-fn layouts() {
+fn layouts_laws() {
     let of = |t: usize| Sizes { batch: 1, heads: 4, queries: 0..t, keys: t };
     for (json, block) in [
         (r#"{"mode": "fixed", "block": 8, "attention": "unidirectional"}"#, 8),
@@ -97,7 +97,7 @@ fn layouts() {
 }
 
 #[test]
-fn dilated() {
+fn dilated_laws() {
     let of = |left, right, dilation: &[usize]| Dilated { left, right, dilation: dilation.to_vec() };
     for pattern in [of(5, 5, &[1]), of(5, 0, &[3]), of(20, 7, &[1, 1, 2, 2]), of(3, 100, &[1, 4, 4, 200])] {
         mask_is_definition(&pattern, &Sizes { batch: 1, heads: 4, queries: 0..150, keys: 150 });
@@ -105,7 +105,7 @@ fn dilated() {
             for case in rich() {
                 forms_are_naive(case, &pattern, &cx);
                 kernel_is_naive(case, &pattern, [dilated::chunk, dilated::step], &cx);
-                gradient_is_the_family_s(case, &pattern, dilated::backward, &cx);
+                gradient_is_that_of_the_family_kernel(case, &pattern, dilated::backward, &cx);
             }
         }
         gradient_is_slope(Case { heads: 4, groups: 4, ..SMALL.square(30) }, &pattern, &Cx::new(2));
@@ -115,7 +115,7 @@ fn dilated() {
 }
 
 #[test]
-fn sparse_transformer() {
+fn sparse_transformer_laws() {
     use sparse_transformer::SparseTransformer::{Fixed, Strided};
     use sparse_transformer::{Which, backward, chunk, step};
     for which in [Which::Merged, Which::Near, Which::Far, Which::Alternating] {
@@ -134,7 +134,7 @@ fn sparse_transformer() {
             for cx in contexts() {
                 for case in rich() {
                     kernel_is_naive(case, &pattern, [chunk, step], &cx);
-                    gradient_is_the_family_s(case, &pattern, backward, &cx);
+                    gradient_is_that_of_the_family_kernel(case, &pattern, backward, &cx);
                 }
             }
             gradient_is_slope(Case { heads: 4, groups: 4, ..SMALL.square(30) }, &pattern, &Cx::new(2));
@@ -148,7 +148,7 @@ fn sparse_transformer() {
 }
 
 #[test]
-fn longformer() {
+fn longformer_laws() {
     let global =
         |b: usize, t: usize, every: usize| Array2::from_shape_fn((b, t), |(b, i)| (i + b) % every == 0 || i == 2 * b);
     for (window, every) in [(3, 1000), (20, 40), (64, 3), (0, 7)] {
@@ -167,7 +167,7 @@ fn longformer() {
     }
 }
 
-/// With projections of their own, local queries are those of the pattern and global ones those of dense attention.
+/// With separate projections, local queries follow the pattern and global queries are dense attention.
 #[test]
 fn longformer_has_two_sets_of_projections() {
     let case = Case { padding: true, ..PLAIN.square(90) };
