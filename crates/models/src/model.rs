@@ -6,7 +6,8 @@ use bytes::Bytes;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
 use crate::directory::read_config;
-use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location, mamba_ssm};
+use crate::model_types::mamba_ssm;
+use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location};
 
 /// The files of a model in memory, for models that are compiled into a program.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,6 @@
+//! What model types of one publisher or lineage have in common. Model types import families; a family imports no model type.
+
+pub(crate) mod bert;
+pub(crate) mod fla;
+pub(crate) mod mamba;
+pub(crate) mod rwkv;

@@ -1,0 +1,12 @@
+//! `falcon_mamba`: Mamba with RMS norms without weights on the step size, `B` and `C` (Zuo et al. 2024).
+
+use crate::families::mamba::family;
+use crate::{Architecture, Description, Error, Fields};
+
+pub(crate) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "falcon_mamba", mechanism: "mamba", paper: "Zuo et al. 2024", describe };
+
+fn describe(fields: &Fields) -> Result<Description, Error> {
+    let eps = fields.number("mixer_rms_eps", 1e-6)?;
+    family(fields, "falcon_mamba", 32, true, 0, Some(eps))
+}

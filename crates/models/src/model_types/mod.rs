@@ -1,0 +1,113 @@
+//! The supported model types, a file each, and the two lists of them.
+
+use crate::encoder::Task;
+use crate::{Architecture, Description, EncoderArchitecture, EncoderDescription, Error, Fields};
+
+mod bert;
+mod big_bird;
+mod delta_net;
+mod distilbert;
+mod falcon_mamba;
+mod gated_deltanet;
+mod gla;
+mod gpt2;
+mod hgrn2;
+mod kda;
+mod linear_attn;
+mod longformer;
+mod longreach;
+mod mamba;
+mod mamba2;
+pub(crate) mod mamba_ssm;
+mod modernbert;
+mod nystromformer;
+mod reformer;
+mod retnet;
+mod roberta;
+mod rwkv;
+mod rwkv6;
+mod rwkv7;
+mod transfo_xl;
+
+/// All supported decoder model types.
+pub const MODELS: &[Architecture] = &[
+    mamba::ARCHITECTURE,
+    mamba2::ARCHITECTURE,
+    falcon_mamba::ARCHITECTURE,
+    rwkv::ARCHITECTURE,
+    rwkv6::ARCHITECTURE,
+    rwkv7::ARCHITECTURE,
+    retnet::ARCHITECTURE,
+    linear_attn::ARCHITECTURE,
+    gla::ARCHITECTURE,
+    hgrn2::ARCHITECTURE,
+    delta_net::ARCHITECTURE,
+    gated_deltanet::ARCHITECTURE,
+    kda::ARCHITECTURE,
+    transfo_xl::ARCHITECTURE,
+    gpt2::ARCHITECTURE,
+    longreach::ARCHITECTURE,
+];
+
+/// All supported encoder model types.
+pub const ENCODERS: &[EncoderArchitecture] = &[
+    bert::ARCHITECTURE,
+    roberta::ARCHITECTURE,
+    roberta::XLM,
+    distilbert::ARCHITECTURE,
+    modernbert::ARCHITECTURE,
+    longformer::ARCHITECTURE,
+    big_bird::ARCHITECTURE,
+    nystromformer::ARCHITECTURE,
+    reformer::ARCHITECTURE,
+    gpt2::SCORING,
+];
+
+/// The encoder type of a configuration; `None` if it is not an encoder. A type that is also a decoder counts as an
+/// encoder if its head is not a language-model head.
+pub(crate) fn encoder(fields: &Fields) -> Result<Option<&'static EncoderArchitecture>, Error> {
+    let found = fields.text("model_type")?;
+    let known = ENCODERS.iter().find(|known| Some(known.model_type) == found);
+    let writes = MODELS.iter().any(|model| Some(model.model_type) == found);
+    let scores = matches!(Task::of(fields), Some(Task::Sequence | Task::Token | Task::Question));
+    Ok(known.filter(|_| scores || !writes))
+}
+
+impl Description {
+    /// Parses `fields` according to their `model_type`. Errors if the type is unknown or a field is invalid.
+    pub fn of(fields: &Fields) -> Result<Self, Error> {
+        let Some(found) = fields.text("model_type")? else {
+            if mamba_ssm::is(fields) {
+                return mamba_ssm::describe(fields);
+            }
+            return Err(fields.error(format!("field `model_type` is missing; supported are {}", known())));
+        };
+        if encoder(fields)?.is_some() {
+            let message = format!(
+                "model_type `{found}` with this head is an encoder: it embeds, classifies, fills masks and answers questions, but cannot generate text"
+            );
+            return Err(fields.error(message));
+        }
+        let Some(model) = MODELS.iter().find(|m| m.model_type == found) else {
+            return Err(Error::UnknownModel { file: fields.file().into(), found: found.into(), known: known() });
+        };
+        (model.describe)(fields)
+    }
+}
+
+impl EncoderDescription {
+    /// Parses `fields` according to their `model_type`; `None` if it is not an encoder. Errors if a field is invalid.
+    pub fn of(fields: &Fields) -> Result<Option<Self>, Error> {
+        match encoder(fields)? {
+            Some(known) => (known.describe)(fields).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The supported model types, decoders first, then encoders.
+pub(crate) fn known() -> String {
+    let mut types: Vec<&str> = MODELS.iter().map(|m| m.model_type).collect();
+    types.extend(ENCODERS.iter().map(|m| m.model_type).filter(|encoder| !types.contains(encoder)).collect::<Vec<_>>());
+    types.join(", ")
+}
