@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 mod bad_input;
+#[cfg(unix)]
+mod documents;
 mod encode;
 mod forward;
 mod found;
