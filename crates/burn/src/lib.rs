@@ -14,6 +14,7 @@ mod cross_entropy;
 mod elementwise;
 mod embedding;
 mod linear;
+mod lowrank;
 mod mamba;
 mod mamba2;
 mod memory;
@@ -31,12 +32,10 @@ pub use embedding::embedding;
 pub use linear::{linear, linear_int8};
 pub use longreach_attention::short_conv::Activation as ConvActivation;
 pub use longreach_simd::activation::Activation;
+pub use lowrank::{Linformer, Nystrom, NystromOptions, linformer, nystrom};
 pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
-pub use memory::{
-    Infini, InfiniState, Linformer, Nystrom, NystromOptions, TransformerXl, infini, linformer, nystrom, recall,
-    transformer_xl,
-};
+pub use memory::{Infini, InfiniState, TransformerXl, infini, recall, transformer_xl};
 pub use norm::{layer_norm, rms_norm, rms_norm_gated};
 pub use recurrence::{
     CosFormer, DeltaRule, Dplr, GatedDelta, Gla, Hgrn2, Kda, LinearAttention, Performer, Retention, RgLru, Rwkv4,
