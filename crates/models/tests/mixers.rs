@@ -1,9 +1,12 @@
 //! Every mixer and every shape of block: reading at once, in chunks and token by token agree, the sequences of a
 //! batch are independent, padding has no effect on the state, and a saved state restores bit for bit.
 
+use std::sync::Arc;
+
 use burn::tensor::{Device, Tensor};
 use longreach_models::Model;
 use longreach_nn::Cache;
+use longreach_simd::Cx;
 use longreach_testkit::tolerance;
 
 /// The names of the mixers, with sizes that differ from the defaults.
@@ -142,6 +145,18 @@ fn every_path_and_every_batch_agree() {
         close(&format!("{mixer}, before a change"), &whole[..from], &changed[..from]);
         let apart = whole[from + 24..].iter().zip(&changed[from + 24..]).any(|(a, b)| (a - b).abs() > 1e-6);
         assert!(apart, "{mixer} does not see the past");
+    }
+}
+
+#[test]
+fn threads_change_no_bit() {
+    let contexts = [1, 3].map(|threads| Arc::new(Cx::new(threads)));
+    for (mixer, model) in models() {
+        let rows = rows(2);
+        let [one, three] =
+            [0, 1].map(|i| longreach_burn::with_context(&contexts[i], || read(&model, &rows, &[7, 8]).0));
+        let differ = one.iter().zip(&three).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        assert_eq!(differ, 0, "{mixer}");
     }
 }
 
