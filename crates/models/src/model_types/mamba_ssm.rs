@@ -93,18 +93,17 @@ pub(crate) fn describe(fields: &Fields) -> Result<Description, Error> {
             return Err(ssm.error(format!("field `ssm_cfg.d_ssm`: want {inner}, all channels")));
         }
         let (head, groups) = (ssm.size("headdim", 64)?, ssm.size("ngroups", 1)?);
-        if groups != 1 {
-            return Err(
-                ssm.error(format!("field `ssm_cfg.ngroups`: a norm of {groups} groups is not supported, want 1"))
-            );
-        }
         if inner % head != 0 {
             return Err(ssm.error(format!("field `ssm_cfg.headdim`: {head} does not divide the {inner} channels")));
+        }
+        if (inner / head) % groups != 0 {
+            let heads = inner / head;
+            return Err(ssm.error(format!("field `ssm_cfg.ngroups`: {groups} does not divide the {heads} heads")));
         }
         set("expand", json!(expand));
         set("num_heads", json!(inner / head));
         set("head_dim", json!(head));
-        set("n_groups", json!(1));
+        set("n_groups", json!(groups));
         set("state_size", json!(ssm.size("d_state", 128)?));
         if let Some(limit) = ssm.get("dt_limit") {
             set("time_step_limit", limit.clone());
