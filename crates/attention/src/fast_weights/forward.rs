@@ -11,7 +11,7 @@ use ndarray::{Array4, ArrayViewMut4};
 
 use super::decay::{CumulativeDecay, DecayAxis, scale, scale_into, scale_twice_into};
 use super::pass::{Carry, Independent, Prefetch, Step, run_pass};
-use super::step::One;
+use super::token::{is_one_token, one_token};
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 use crate::one_token::read;
@@ -27,6 +27,10 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;
     let before = if input.by_key && t > v { state.to_vec() } else { Vec::new() };
     let mut out = memory::unwritten(b * t * h * v);
+    if is_one_token(&input) {
+        one_token(&input, state, &mut out, cx);
+        return Array4::from_shape_vec((b, t, h, v), out).map_err(|_| Error::Layout { op: x.op, input: "v" });
+    }
     let numbers = out.len();
     let (mut states, mut rest) = (&mut state[..], &mut out[..]);
     let block = heads_per_task(input.ranges.len(), h, cx);
@@ -50,13 +54,7 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
             });
         }
     }
-    cx.team.for_each(tasks, |mut heads| match (heads.range.len(), heads.states.len()) {
-        (_, 0) | (0 | 2.., _) => cx.isa.run(heads),
-        (1, _) => {
-            let (x, first, out) = (heads.x, heads.range.start * h + heads.heads.start, heads.out.row(0));
-            cx.isa.run(One { x, first, out, states: heads.states });
-        }
-    });
+    cx.team.for_each(tasks, |heads| cx.isa.run(heads));
     if input.positive_gate.load(Ordering::Relaxed) {
         state.copy_from_slice(&before);
         x.check(&x.state_shape())?;

@@ -27,6 +27,7 @@ mod decay;
 mod forward;
 mod pass;
 mod step;
+mod token;
 
 pub(crate) use backward::{backward, backward_times};
 pub(crate) use forward::forward;

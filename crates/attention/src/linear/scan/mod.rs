@@ -25,6 +25,7 @@ mod naive;
 pub(crate) mod operation;
 mod recurrent;
 mod step;
+mod token;
 
 pub use backward::{Gradient, backward};
 pub use chunk::{CHUNK, chunk, chunk_into};

@@ -13,7 +13,7 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
 
-use super::step::Token;
+use super::token::{Token, is_one_token, one_token};
 use super::{Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
@@ -50,6 +50,10 @@ pub fn recurrent_into(
         return Ok(());
     }
     let state = state.as_slice_mut().ok_or(Error::Layout { op: OP, input: "state" })?;
+    if is_one_token(&input) {
+        one_token(&input, state, out, cx);
+        return Ok(());
+    }
     cx.team.for_each(groups(&input, heads(&input, out, state), cx), |heads| cx.isa.run(heads));
     Ok(())
 }
