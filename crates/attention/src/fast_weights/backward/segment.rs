@@ -59,8 +59,9 @@ impl Shape {
     /// gradient restart at each segment, which is then cheap, and the rounding error of a sum is in the gradients of
     /// all tokens before.
     pub(super) fn tokens(k: usize, v: usize, gates: usize) -> usize {
-        if gates > 0 && k * v <= 16 * (k + v) {
-            return if gates > 1 { 32 } else { 16 };
+        if gates > 0 && k * v <= 32 * (k + v) {
+            // A gate for each channel of a narrow head has more to restart.
+            return if gates > 1 && k * v <= 16 * (k + v) { 32 } else { 16 };
         }
         [CumulativeDecay::MAX_TOKENS, 96, 64, 48]
             .into_iter()
