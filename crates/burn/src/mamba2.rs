@@ -83,6 +83,7 @@ impl Operator for Scan {
         let mut y = Plain::unwritten(inputs.shape(0));
         let x = self.inputs(inputs);
         match self.form {
+            Mamba2Form::Recurrent if y.shape[1] == 1 => scan::step_into(&x, state.view_mut(), &mut y.data, cx),
             Mamba2Form::Recurrent => scan::recurrent_into(&x, state.view_mut(), &mut y.data, cx),
             Mamba2Form::Chunk => scan::chunk_into(&x, state.view_mut(), &mut y.data, cx),
         }

@@ -75,7 +75,11 @@ macro_rules! recurrences {
             impl Operator for Of {
                 fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
                     let mut state = inputs.take(STATE);
-                    let out = kernel::recurrent(&self.inputs(inputs), state.view_mut(), cx);
+                    let x = self.inputs(inputs);
+                    let tokens = inputs.shape(0)[1];
+                    // A step is refused where attention is not causal, before the state is touched.
+                    let step = (tokens == 1).then(|| kernel::step(&x, state.view_mut(), cx)).and_then(Result::ok);
+                    let out = step.map_or_else(|| kernel::recurrent(&x, state.view_mut(), cx), Ok);
                     vec![Plain::array(out.unwrap_or_else(|e| panic!("{e}"))), state]
                 }
 

@@ -11,7 +11,7 @@ use ndarray::{Array4, ArrayViewMut4};
 
 use super::decay::{CumulativeDecay, DecayAxis, scale, scale_into, scale_twice_into};
 use super::pass::{Carry, Independent, Prefetch, Step, run_pass};
-use super::token::{is_one_token, one_token};
+use super::token::{One, is_one_token, one_token};
 use super::{Dims, Inputs, Tokens};
 use crate::Error;
 use crate::one_token::read;
@@ -54,7 +54,14 @@ pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx
             });
         }
     }
-    cx.team.for_each(tasks, |heads| cx.isa.run(heads));
+    // A sequence of one token among others has the same bits as alone.
+    cx.team.for_each(tasks, |mut heads| match (heads.range.len(), heads.states.len()) {
+        (_, 0) | (0 | 2.., _) => cx.isa.run(heads),
+        (1, _) => {
+            let (x, first, out) = (heads.x, heads.range.start * h + heads.heads.start, heads.out.row(0));
+            cx.isa.run(One { x, first, out, states: heads.states });
+        }
+    });
     if input.positive_gate.load(Ordering::Relaxed) {
         state.copy_from_slice(&before);
         x.check(&x.state_shape())?;

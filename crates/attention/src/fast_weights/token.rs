@@ -23,14 +23,14 @@ pub(super) fn one_token(x: &Tokens<'_>, states: &mut [f32], out: &mut [f32], cx:
 }
 
 /// A task: one token of consecutive heads.
-struct One<'a, 'o> {
-    x: &'a Tokens<'a>,
+pub(super) struct One<'a, 'o> {
+    pub(super) x: &'a Tokens<'a>,
     /// The index of the first head in `[B, H]`.
-    first: usize,
+    pub(super) first: usize,
     /// `[heads, V]`
-    out: &'o mut [f32],
+    pub(super) out: &'o mut [f32],
     /// `[heads, K, V]`, not empty.
-    states: &'o mut [f32],
+    pub(super) states: &'o mut [f32],
 }
 
 impl Kernel for One<'_, '_> {

@@ -2,9 +2,9 @@
 
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
-use ndarray::{Array4, ArrayView4, ArrayViewMut4, Axis};
+use ndarray::{ArrayView4, ArrayViewMut4, Axis};
 
-use super::{Call, OfRows, unwritten};
+use super::{Call, OfRows};
 use crate::one_token::OneToken;
 use crate::sequences::for_each_head_block;
 use crate::{Error, error};
@@ -45,25 +45,6 @@ impl Call<'_> {
         let (outs, states) = ((out, of_value), (state, numbers));
         for_each_head_block(cx, outs, states, |first, out, states| cx.isa.run(Heads { x, first, out, states }));
         Ok(true)
-    }
-}
-
-impl Call<'_> {
-    /// The outputs of one token of each sequence, as [`Call::step`]; `None`, without doing anything, if there are more tokens, or fewer.
-    pub(in crate::linear) fn one_token(
-        &self,
-        [q, k]: [ArrayView4<'_, f32>; 2],
-        features: (&impl OfRows<1>, usize),
-        v: ArrayView4<'_, f32>,
-        state: ArrayViewMut4<'_, f32>,
-        cx: &Cx,
-    ) -> Result<Option<Array4<f32>>, Error> {
-        if !self.causal || v.dim().1 != 1 {
-            return Ok(None);
-        }
-        let mut out = unwritten(v.dim());
-        let there = self.step([q, k], features, v, state, out.as_slice_mut().unwrap_or_default(), cx)?;
-        Ok(there.then_some(out))
     }
 }
 

@@ -4,16 +4,11 @@ use longreach_simd::Cx;
 use ndarray::{Array4, ArrayViewMut4};
 
 use super::Inputs;
-use super::map::Apply;
 use crate::{Error, Form};
 
 /// Returns the outputs, `[B, T, H, V]`, of whole sequences or segments of them. `state` is updated in place.
-pub fn recurrent(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
+pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     x.check(state.shape())?;
-    let features = (&Apply(x.map), x.map.features(x.q.dim().3));
-    if let Some(out) = x.call().one_token([x.q, x.k], features, x.v, state.view_mut(), cx)? {
-        return Ok(out);
-    }
     // The fused form requires `V > 0`.
     if x.causal && !x.map.squares() && x.v.dim().3 > 0 {
         return x.call().fused([x.q, x.k], x.map, x.v, state, cx);

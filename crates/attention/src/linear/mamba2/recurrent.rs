@@ -13,8 +13,5 @@ pub fn recurrent(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Resu
 
 /// As [`recurrent`], into `out`, contiguous `[B, T, H, P]`.
 pub fn recurrent_into(x: &Inputs<'_>, state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
-    if x.x.dim().1 == 1 {
-        return super::step_into(x, state, out, cx);
-    }
     scan::recurrent_into(&Gates::of(x, cx)?.scan(x), state, out, cx).map_err(|e| e.of(OP))
 }
