@@ -64,7 +64,7 @@ impl Isa {
     /// Runs `kernel` compiled for this instruction set.
     #[inline]
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        // Only scalar lanes count, so builds that count compile nothing else, in a third of the time.
+        // Only scalar lanes count, so builds that count need not compile the other instruction sets.
         if cfg!(feature = "count") {
             return scalar(kernel);
         }
