@@ -14,7 +14,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Autodiff, Backend, Dispatch, DispatchTensor, ExtensionType, Flex, TensorMetadata, backend_extension,
+    Autodiff, Backend, BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind, ExtensionType, Flex,
+    TensorMetadata, backend_extension,
 };
 use burn::tensor::{Bytes, DType, Shape, Slice, Tensor};
 use half::bf16;
@@ -345,6 +346,46 @@ impl From<FlexTensor> for Plain {
     }
 }
 
+/// The tensor with a contiguous last axis, adjacent heads of a token, and non-negative strides, as kernels require.
+fn tidy(t: FlexTensor) -> FlexTensor {
+    let (shape, strides) = (t.layout().shape().to_vec(), t.layout().strides());
+    let last = strides.last().copied().unwrap_or(1);
+    let wide = shape.last().copied().unwrap_or(1) > 1;
+    let apart =
+        matches!((&shape[..], strides), ([_, _, heads, d], [_, _, head, _]) if *heads > 1 && *head != *d as isize);
+    if (wide && last != 1) || apart || !t.layout().has_positive_strides() { t.to_contiguous() } else { t }
+}
+
+/// An f32 tensor as an array view.
+fn view(tensor: &FlexTensor) -> ArrayView<'_, f32, IxDyn> {
+    let layout = tensor.layout();
+    let strides: Vec<usize> = layout.strides().iter().map(|s| *s as usize).collect();
+    let shape: Vec<usize> = layout.shape().to_vec();
+    // The strides of an empty tensor may be arbitrary.
+    let strides = if shape.contains(&0) { vec![0; shape.len()] } else { strides };
+    let data = tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default();
+    ArrayView::from_shape(IxDyn(&shape).strides(IxDyn(&strides)), data).expect("the layout is within its storage")
+}
+
+/// A constant tensor that an operator holds, beside those of its call.
+#[derive(Clone, Debug)]
+pub(crate) struct Held(FlexTensor);
+
+impl Held {
+    /// Shares the memory of `x`; `None` if its backend records gradients.
+    pub(crate) fn new<const D: usize>(x: Tensor<D>) -> Option<Self> {
+        match x.into_dispatch().kind {
+            DispatchTensorKind::Flex(BackendTensor::Float(x)) => Some(Self(tidy(x))),
+            _ => None,
+        }
+    }
+
+    /// The values as an array view of four axes. Panics if it has another rank.
+    pub(crate) fn view(&self) -> ArrayView4<'_, f32> {
+        view(&self.0).into_dimensionality().expect("a tensor of four axes")
+    }
+}
+
 /// The inputs of an operator, viewed as plain memory.
 #[derive(Debug)]
 pub struct Inputs {
@@ -353,14 +394,6 @@ pub struct Inputs {
 
 impl Inputs {
     fn new(tensors: Vec<FlexTensor>) -> Self {
-        // Kernels require a contiguous last axis, adjacent heads of a token, and non-negative strides.
-        let tidy = |t: FlexTensor| {
-            let (shape, strides) = (t.layout().shape().to_vec(), t.layout().strides());
-            let last = strides.last().copied().unwrap_or(1);
-            let wide = shape.last().copied().unwrap_or(1) > 1;
-            let apart = matches!((&shape[..], strides), ([_, _, heads, d], [_, _, head, _]) if *heads > 1 && *head != *d as isize);
-            if (wide && last != 1) || apart || !t.layout().has_positive_strides() { t.to_contiguous() } else { t }
-        };
         Self { tensors: tensors.into_iter().map(tidy).collect() }
     }
 
@@ -381,17 +414,8 @@ impl Inputs {
 
     /// Input `i`, an f32 tensor, as an array view of rank `D`. Panics if it has another rank.
     pub fn view<D: Dimension>(&self, i: usize) -> ArrayView<'_, f32, D> {
-        let tensor = &self.tensors[i];
-        let layout = tensor.layout();
-        let strides: Vec<usize> = layout.strides().iter().map(|s| *s as usize).collect();
-        let shape: Vec<usize> = layout.shape().to_vec();
-        // The strides of an empty tensor may be arbitrary.
-        let strides = if shape.contains(&0) { vec![0; shape.len()] } else { strides };
-        let data = tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default();
-        ArrayView::from_shape(IxDyn(&shape).strides(IxDyn(&strides)), data)
-            .expect("the layout is within its storage")
-            .into_dimensionality()
-            .unwrap_or_else(|_| panic!("input {i} has shape {shape:?}, want {} axes", D::NDIM.unwrap_or(0)))
+        let found = || format!("input {i} has shape {:?}, want {} axes", self.shape(i), D::NDIM.unwrap_or(0));
+        view(&self.tensors[i]).into_dimensionality().unwrap_or_else(|_| panic!("{}", found()))
     }
 
     /// Input `i`, f32 `[B, T, D]`, viewed as `[B, T, parts, D / parts]`. Panics if `parts` does not divide `D`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
-use longreach_simd::product::{Accumulate, Int8, Matrix, Sizes, Weights, linear as product, matmul};
+use longreach_simd::product::{Accumulate, Int8, Matrix, Order, Sizes, Weights, linear_in as product, matmul};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -15,6 +15,13 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
         Some(bias) => call.with(bias).run(Linear).output(),
         None => call.run(Linear).output(),
     }
+}
+
+/// The order in which a product adds up. For sequences `[B, T, .., in]` it depends on the rows of one of them, so that
+/// the outputs of a sequence do not depend on the others.
+fn order(shape: &[usize]) -> Order {
+    let rows = if shape.len() > 2 { &shape[1..shape.len() - 1] } else { &shape[..shape.len() - 1] };
+    Order::of_rows(rows.iter().product())
 }
 
 /// As [`linear`] with int8 weights; the rows of `x` are quantised dynamically. For inference only: not
@@ -40,7 +47,7 @@ impl Operator for Rounded {
         shape.last_mut().into_iter().for_each(|width| *width = self.weight.shape()[0]);
         let bias = (inputs.len() > 1).then(|| inputs.contiguous(1));
         let mut y = Plain::unwritten(shape);
-        product(cx, inputs.rows(0), Weights::Int8(&self.weight), bias.as_deref(), &mut y.data);
+        product(cx, order(&inputs.shape(0)), inputs.rows(0), Weights::Int8(&self.weight), bias.as_deref(), &mut y.data);
         vec![y]
     }
 
@@ -60,7 +67,7 @@ impl Operator for Linear {
         shape.last_mut().into_iter().for_each(|width| *width = out);
         let bias = (inputs.len() > 2).then(|| inputs.contiguous(2));
         let mut y = Plain::unwritten(shape);
-        product(cx, inputs.rows(0), inputs.weights(1), bias.as_deref(), &mut y.data);
+        product(cx, order(&inputs.shape(0)), inputs.rows(0), inputs.weights(1), bias.as_deref(), &mut y.data);
         vec![y]
     }
 

@@ -1,15 +1,18 @@
 //! Saving and restoring sessions, bit for bit.
 //!
-//! A saved state is a safetensors file with the state of every layer, the logits after the last token and the set of tokens seen. Its metadata holds the
-//! fingerprint of model, dtype and tokenizer, and restoring it with another is an error.
+//! A saved state has the layout of a safetensors file: the state of every layer, the logits after the last token and the
+//! set of tokens seen. Its metadata holds the fingerprint of model, dtype and tokenizer; restoring it with another is an
+//! error. It is written to any [`Write`] and read from any [`Read`], one tensor at a time.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use burn::tensor::TensorData;
 use longreach_models::write_atomically;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use longreach_nn::StateError;
+use serde::{Deserialize, Serialize};
 
 use crate::writer::RECENT;
 use crate::{Engine, Error, Sampler, Session};
@@ -25,106 +28,264 @@ pub struct Resumed {
 }
 
 /// The name of the format and its version.
-const FORMAT: &str = "longreach state 3";
-/// The previous version, which lacks the last tokens: text generated after it is decoded as if in the middle of a text.
-const WITHOUT_RECENT: &str = "longreach state 2";
+const FORMAT: &str = "longreach state 4";
+/// The longest header that is believed.
+const LONGEST_HEADER: u64 = 64 << 20;
+/// Bytes that are converted at a time.
+const PIECE: usize = 1 << 16;
+
+/// The metadata of a state. All values are strings, as in every safetensors file.
+#[derive(Serialize, Deserialize)]
+struct Metadata {
+    format: String,
+    fingerprint: String,
+    tokens: String,
+    recent: String,
+    seed: String,
+    position: String,
+}
+
+/// Where a tensor is, among the bytes after the header.
+#[derive(Serialize, Deserialize)]
+struct Place {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+/// The values of a saved tensor.
+enum Values {
+    F32(Vec<f32>),
+    U8(Vec<u8>),
+    U32(Vec<u32>),
+}
+
+impl Values {
+    fn dtype(&self) -> &'static str {
+        match self {
+            Values::F32(_) => "F32",
+            Values::U8(_) => "U8",
+            Values::U32(_) => "U32",
+        }
+    }
+}
+
+/// The restored tensors by name.
+type Tensors = HashMap<String, (Vec<usize>, Values)>;
 
 impl Session {
-    /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if the file cannot be written.
+    /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if
+    /// the file cannot be written.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
-        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
-        for (name, data) in self.cache.tensors() {
-            let bytes = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
-            tensors.push((name, Dtype::F32, data.shape().to_vec(), bytes));
-        }
-        let logits: Vec<u8> = self.logits()?.iter().flat_map(|x| x.to_le_bytes()).collect();
-        tensors.push(("logits".into(), Dtype::F32, vec![self.logits.len()], logits));
-        let seen: Vec<u8> = self.seen.iter().map(|s| *s as u8).collect();
-        tensors.push(("seen".into(), Dtype::U8, vec![seen.len()], seen));
-        let recent: Vec<u8> = self.recent.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        tensors.push(("recent".into(), Dtype::U32, vec![self.recent.ids.len()], recent));
-        let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
-            (name, TensorView::new(*dtype, shape.clone(), bytes).expect("the length of the data matches the shape"))
-        });
-        let metadata = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("fingerprint".to_owned(), self.engine.fingerprint()),
-            ("tokens".to_owned(), self.tokens.to_string()),
-            ("recent".to_owned(), if self.recent.cut { "cut" } else { "whole" }.to_owned()),
-            ("seed".to_owned(), sampler.seed().to_string()),
-            ("position".to_owned(), sampler.position().to_string()),
-        ]);
-        let wrong = |message: String| Error::State { path: file.to_owned(), message };
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
-        Ok(write_atomically(file, |out| out.write_all(&bytes))?)
+        self.logits()?;
+        let mut result = Ok(());
+        write_atomically(file, |out| {
+            result = self.save_to(out, sampler);
+            match &mut result {
+                Err(Error::Io { source, .. }) => Err(std::mem::replace(source, std::io::ErrorKind::Other.into())),
+                _ => Ok(()),
+            }
+        })?;
+        result
     }
+
+    /// As [`Session::save`], to any writer: a pipe, a socket, memory. Besides buffers no memory is needed.
+    pub fn save_to(&self, out: &mut dyn Write, sampler: &Sampler) -> Result<(), Error> {
+        let logits = self.logits()?;
+        let tensors = self.cache.tensors();
+        let seen: Vec<u8> = self.seen.iter().map(|s| u8::from(*s)).collect();
+        let recent: Vec<u8> = self.recent.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let logits = TensorData::new(logits.to_vec(), [logits.len()]);
+
+        let mut header = serde_json::Map::new();
+        let metadata = Metadata {
+            format: FORMAT.into(),
+            fingerprint: self.engine.fingerprint(),
+            tokens: self.tokens.to_string(),
+            recent: if self.recent.cut { "cut" } else { "whole" }.into(),
+            seed: sampler.seed().to_string(),
+            position: sampler.position().to_string(),
+        };
+        let json = |value: Result<serde_json::Value, serde_json::Error>| value.expect("strings and numbers");
+        header.insert("__metadata__".into(), json(serde_json::to_value(metadata)));
+        let mut end = 0;
+        let mut place = |name: &str, dtype: &str, shape: Vec<usize>, size: usize| {
+            let from = end;
+            end += (shape.iter().product::<usize>() * size) as u64;
+            let place = Place { dtype: dtype.into(), shape, data_offsets: [from, end] };
+            header.insert(name.into(), json(serde_json::to_value(place)));
+        };
+        place("logits", "F32", vec![self.logits.len()], 4);
+        tensors.iter().for_each(|tensor| place(&tensor.name, "F32", tensor.shape.clone(), 4));
+        place("seen", "U8", vec![seen.len()], 1);
+        place("recent", "U32", vec![self.recent.ids.len()], 4);
+
+        let mut header = serde_json::Value::Object(header).to_string();
+        header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+        let mut write = || {
+            out.write_all(&(header.len() as u64).to_le_bytes())?;
+            out.write_all(header.as_bytes())?;
+            for data in std::iter::once(logits.clone()).chain(tensors.iter().flat_map(|tensor| tensor.data())) {
+                write_numbers(out, &data)?;
+            }
+            out.write_all(&seen)?;
+            out.write_all(&recent)
+        };
+        write().map_err(|source| Error::Io { path: "the saved state".into(), source })
+    }
+}
+
+/// Writes f32 numbers in little-endian order.
+fn write_numbers(out: &mut dyn Write, data: &TensorData) -> std::io::Result<()> {
+    let mut piece = Vec::with_capacity(PIECE);
+    for x in data.iter::<f32>() {
+        piece.extend(x.to_le_bytes());
+        if piece.len() == PIECE {
+            out.write_all(&piece)?;
+            piece.clear();
+        }
+    }
+    out.write_all(&piece)
 }
 
 impl Engine {
     /// Restores a saved session. An error if the file is damaged, or was saved with another model, dtype or tokenizer.
     pub fn resume(&self, file: &Path) -> Result<Resumed, Error> {
-        let wrong = |message: String| Error::State { path: file.to_owned(), message };
-        let bytes = std::fs::read(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
-        let stored = SafeTensors::deserialize(&bytes).map_err(|e| wrong(format!("not a complete state file: {e}")))?;
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|e| wrong(e.to_string()))?;
-        let metadata = header.metadata().clone().unwrap_or_default();
-        let field = |name: &str| metadata.get(name).map(String::as_str).unwrap_or_default();
-        if ![FORMAT, WITHOUT_RECENT].contains(&field("format")) {
-            return Err(wrong(format!("format: want `{FORMAT}`, found `{}`", field("format"))));
-        }
-        if field("fingerprint") != self.fingerprint() {
-            let (want, found) = (self.fingerprint(), field("fingerprint"));
+        let open = File::open(file).map_err(|source| Error::Io { path: file.to_owned(), source })?;
+        self.resume_from(BufReader::new(open), file)
+    }
+
+    /// As [`Engine::resume`], from any reader; `name` is its source in errors. The format and the fingerprint are
+    /// checked before anything else is read, and lengths are believed only as far as there are bytes.
+    pub fn resume_from(&self, mut input: impl Read, name: &Path) -> Result<Resumed, Error> {
+        let wrong = |message: String| Error::State { path: name.to_owned(), message };
+        let (metadata, places) = read_header(&mut input).map_err(wrong)?;
+        if metadata.fingerprint != self.fingerprint() {
+            let (want, found) = (self.fingerprint(), &metadata.fingerprint);
             return Err(wrong(format!(
                 "saved with another model, dtype or tokenizer: fingerprint: want {}…, found {}…",
                 &want[..12],
                 found.get(..12).unwrap_or(found)
             )));
         }
-        let number =
-            |name: &str| field(name).parse().map_err(|_| wrong(format!("{name}: `{}` is not a number", field(name))));
-        let (tokens, seed, position): (u128, u128, u128) = (number("tokens")?, number("seed")?, number("position")?);
-        let mut session = Session::new(self.clone());
-        let narrow = |name: &str, n: u128| u64::try_from(n).map_err(|_| wrong(format!("{name}: out of range")));
-        session.tokens = narrow("tokens", tokens)?;
-        let seed = narrow("seed", seed)?;
-        let of_shape = |name: &str, dtype: Dtype, shape: &[usize]| {
-            let tensor = stored.tensor(name).map_err(|_| wrong(format!("tensor `{name}` is missing")))?;
-            if tensor.shape() != shape || tensor.dtype() != dtype {
-                let (d, s) = (tensor.dtype(), tensor.shape());
-                return Err(wrong(format!("tensor `{name}`: want {dtype:?} {shape:?}, found {d:?} {s:?}")));
-            }
-            Ok(tensor.data().to_vec())
-        };
-        let floats = |name: &str, shape: &[usize]| {
-            let bytes = of_shape(name, Dtype::F32, shape)?;
-            Ok::<_, Error>(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>())
-        };
-        let read = usize::try_from(tokens).map_err(|_| wrong("tokens: out of range".into()))?;
-        let get = |name: &str, want: &[Option<usize>]| {
-            let tensor = stored.tensor(name).map_err(|_| format!("tensor `{name}` is missing"))?;
-            let (found, dtype) = (tensor.shape(), tensor.dtype());
-            let fits =
-                found.len() == want.len() && found.iter().zip(want).all(|(n, want)| want.is_none_or(|w| w == *n));
-            if !fits || dtype != Dtype::F32 {
-                let want: Vec<String> = want.iter().map(|n| n.map_or("any".into(), |n| n.to_string())).collect();
-                return Err(format!("tensor `{name}`: want F32 [{}], found {dtype:?} {found:?}", want.join(", ")));
-            }
-            let numbers: Vec<f32> = tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            Ok(TensorData::new(numbers, found.to_vec()))
-        };
-        session.cache = session.cache.restored(read, get).map_err(wrong)?;
-        session.logits = floats("logits", &[session.seen.len()])?;
-        session.seen = of_shape("seen", Dtype::U8, &[session.seen.len()])?.into_iter().map(|s| s != 0).collect();
-        session.recent.cut = tokens > 0 && field("recent") != "whole";
-        if field("format") == FORMAT {
-            let tensor = stored.tensor("recent").map_err(|_| wrong("tensor `recent` is missing".into()))?;
-            let (dtype, shape) = (tensor.dtype(), tensor.shape());
-            if dtype != Dtype::U32 || shape.len() != 1 || shape[0] > RECENT {
-                let message = format!("tensor `recent`: want U32 [at most {RECENT}], found {dtype:?} {shape:?}");
-                return Err(wrong(message));
-            }
-            session.recent.ids = tensor.data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect();
+        let mut tensors = read_tensors(&mut input, places).map_err(wrong)?;
+        self.restored(&metadata, &mut tensors).map_err(wrong)
+    }
+
+    fn restored(&self, metadata: &Metadata, tensors: &mut Tensors) -> Result<Resumed, String> {
+        fn number<T: std::str::FromStr>(name: &str, text: &str) -> Result<T, String> {
+            text.parse().map_err(|_| format!("{name}: `{text}` is not a number, or out of range"))
         }
+        let (seed, position) = (number("seed", &metadata.seed)?, number("position", &metadata.position)?);
+        let mut session = Session::new(self.clone());
+        session.tokens = number("tokens", &metadata.tokens)?;
+        let read = usize::try_from(session.tokens).map_err(|_| "tokens: out of range".to_owned())?;
+        let floats = |tensors: &mut Tensors, name: &str, want: &[Option<usize>]| match take(tensors, name, "F32", want)?
+        {
+            (shape, Values::F32(numbers)) => Ok(TensorData::new(numbers, shape)),
+            _ => Err(format!("tensor `{name}`: want F32")),
+        };
+        let get = |name: &str, want: &[Option<usize>]| floats(tensors, name, want).map_err(StateError);
+        session.cache = session.cache.restored(read, get).map_err(|e| e.to_string())?;
+        let vocabulary = [Some(session.seen.len())];
+        session.logits =
+            floats(tensors, "logits", &vocabulary)?.try_into_vec().map_err(|e| format!("logits: {e:?}"))?;
+        if let (_, Values::U8(seen)) = take(tensors, "seen", "U8", &vocabulary)? {
+            session.seen = seen.into_iter().map(|s| s != 0).collect();
+        }
+        if let (shape, Values::U32(recent)) = take(tensors, "recent", "U32", &[None])? {
+            if recent.len() > RECENT {
+                return Err(format!("tensor `recent`: want U32 [at most {RECENT}], found U32 {shape:?}"));
+            }
+            session.recent.ids = recent;
+        }
+        session.recent.cut = session.tokens > 0 && metadata.recent != "whole";
         Ok(Resumed { session, seed, position })
     }
+}
+
+/// Takes a tensor out; an axis of its shape is `None` if it may have any length.
+fn take(
+    tensors: &mut Tensors,
+    name: &str,
+    dtype: &str,
+    want: &[Option<usize>],
+) -> Result<(Vec<usize>, Values), String> {
+    let (shape, values) = tensors.remove(name).ok_or_else(|| format!("tensor `{name}` is missing"))?;
+    let fits = shape.len() == want.len() && shape.iter().zip(want).all(|(n, want)| want.is_none_or(|w| w == *n));
+    if !fits || values.dtype() != dtype {
+        let want: Vec<String> = want.iter().map(|n| n.map_or("any".into(), |n| n.to_string())).collect();
+        return Err(format!("tensor `{name}`: want {dtype} [{}], found {} {shape:?}", want.join(", "), values.dtype()));
+    }
+    Ok((shape, values))
+}
+
+const CUT: &str = "not a complete state file";
+
+/// Reads the header: the metadata, and the places of the tensors in the order of their bytes. Errors if the format is
+/// another, or the tensors leave gaps or overlap.
+fn read_header(input: &mut impl Read) -> Result<(Metadata, Vec<(String, Place)>), String> {
+    let mut length = [0; 8];
+    input.read_exact(&mut length).map_err(|e| format!("{CUT}: {e}"))?;
+    let length = u64::from_le_bytes(length);
+    if length > LONGEST_HEADER {
+        return Err(format!("{CUT}: a header of {length} bytes, want at most {LONGEST_HEADER}"));
+    }
+    let header = read_bytes(input, length)?;
+    let mut header: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&header).map_err(|e| format!("{CUT}: its header: {e}"))?;
+    let metadata = header.remove("__metadata__").unwrap_or_default();
+    let format = metadata.get("format").and_then(|format| format.as_str()).unwrap_or_default();
+    if format != FORMAT {
+        let older = format.starts_with("longreach state ");
+        let hint = if older { ": it was saved by another version; read the text again" } else { "" };
+        return Err(format!("format: want `{FORMAT}`, found `{format}`{hint}"));
+    }
+    let metadata = serde_json::from_value(metadata).map_err(|e| format!("metadata: {e}"))?;
+    let places = header.into_iter().map(|(name, place)| {
+        let place: Place = serde_json::from_value(place).map_err(|e| format!("tensor `{name}`: {e}"))?;
+        Ok((name, place))
+    });
+    let mut places = places.collect::<Result<Vec<_>, String>>()?;
+    places.sort_by_key(|(_, place)| place.data_offsets);
+    let mut end = 0;
+    for (name, Place { data_offsets: [from, to], .. }) in &places {
+        if *from != end || to < from {
+            return Err(format!("tensor `{name}`: its bytes are {from}..{to}, want them to begin at {end}"));
+        }
+        end = *to;
+    }
+    Ok((metadata, places))
+}
+
+/// Reads `n` bytes. Memory grows with the bytes that are there.
+fn read_bytes(input: &mut impl Read, n: u64) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    input.take(n).read_to_end(&mut bytes).map_err(|e| format!("{CUT}: {e}"))?;
+    if bytes.len() as u64 == n { Ok(bytes) } else { Err(format!("{CUT}: it ends within {n} bytes")) }
+}
+
+/// Reads all tensors, in the order of their bytes.
+fn read_tensors(input: &mut impl Read, places: Vec<(String, Place)>) -> Result<Tensors, String> {
+    let mut tensors = Tensors::new();
+    for (name, Place { dtype, shape, data_offsets: [from, to] }) in places {
+        let size: u64 = match &dtype[..] {
+            "F32" | "U32" => 4,
+            "U8" => 1,
+            other => return Err(format!("tensor `{name}`: want F32, U32 or U8, found {other}")),
+        };
+        let bytes = shape.iter().try_fold(size, |all, n| all.checked_mul(*n as u64));
+        if bytes != Some(to - from) {
+            return Err(format!("tensor `{name}`: {dtype} {shape:?} in {} bytes", to - from));
+        }
+        let bytes = read_bytes(input, to - from)?;
+        let words = || bytes.as_chunks::<4>().0.iter();
+        let values = match &dtype[..] {
+            "F32" => Values::F32(words().map(|b| f32::from_le_bytes(*b)).collect()),
+            "U32" => Values::U32(words().map(|b| u32::from_le_bytes(*b)).collect()),
+            _ => Values::U8(bytes),
+        };
+        tensors.insert(name, (shape, values));
+    }
+    Ok(tensors)
 }

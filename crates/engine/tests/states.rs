@@ -59,24 +59,52 @@ fn text_behind_a_saved_state_continues_what_was_read() {
 }
 
 #[test]
-fn a_state_of_the_version_before_is_taken_up() {
-    let folder = tempfile::tempdir().expect("a directory");
-    let (file, old) = (folder.path().join("a.state"), folder.path().join("old.state"));
+fn a_state_of_another_version_is_refused() {
+    let mut bytes = Vec::new();
     let mut session = engine().session();
     session.read_text("A trait tells").expect("read");
-    session.save(&file, &sampler()).expect("saved");
-    let bytes = std::fs::read(&file).expect("saved");
-    let stored = safetensors::SafeTensors::deserialize(&bytes).expect("tensors");
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).expect("a header");
-    let mut metadata = header.metadata().clone().expect("metadata");
-    metadata.insert("format".into(), "longreach state 2".into());
-    metadata.remove("recent");
-    let tensors: Vec<_> = stored.tensors().into_iter().filter(|(name, _)| name != "recent").collect();
-    std::fs::write(&old, safetensors::serialize(tensors, Some(metadata)).expect("bytes")).expect("written");
-    let mut again = engine().resume(&old).expect("taken up").session;
+    session.save_to(&mut bytes, &sampler()).expect("saved");
+    let format = b"longreach state 4";
+    let at = bytes.windows(format.len()).position(|window| window == format).expect("the format");
+    bytes[at + format.len() - 1] = b'3';
+    let error = engine().resume_from(&bytes[..], "a.state".as_ref()).err().expect("refused").to_string();
+    assert!(error.contains("found `longreach state 3`: it was saved by another version"), "{error}");
+}
+
+/// A reader that panics beyond its first `left` bytes.
+struct Until<'a> {
+    bytes: &'a [u8],
+    left: usize,
+}
+
+impl std::io::Read for Until<'_> {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let n = to.len().min(self.bytes.len());
+        assert!(n <= self.left, "more than the header was read");
+        to[..n].copy_from_slice(&self.bytes[..n]);
+        (self.bytes, self.left) = (&self.bytes[n..], self.left - n);
+        Ok(n)
+    }
+}
+
+#[test]
+fn states_are_streamed_and_the_fingerprint_is_checked_before_the_tensors() {
+    let mut bytes = Vec::new();
+    let mut session = engine().session();
+    session.read_text("A trait tells").expect("read");
+    session.save_to(&mut bytes, &sampler()).expect("saved");
+    let again = engine().resume_from(&bytes[..], "memory".as_ref()).expect("restored").session;
     assert_eq!(bits(&session), bits(&again));
-    let written = again.write(5, Sampling::greedy()).expect("a text");
-    assert_eq!(written, session.write(5, Sampling::greedy()).expect("a text"));
+    // Other tools read the file, too.
+    let stored = safetensors::SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    assert!(stored.names().iter().any(|name| name.starts_with("layers.0.0.")), "{:?}", stored.names());
+    let print = engine().fingerprint();
+    let at = bytes.windows(print.len()).position(|window| window == print.as_bytes()).expect("the fingerprint");
+    bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let reader = Until { bytes: &bytes, left: header };
+    let error = engine().resume_from(reader, "memory".as_ref()).err().expect("refused").to_string();
+    assert!(error.contains("saved with another model"), "{error}");
 }
 
 #[test]

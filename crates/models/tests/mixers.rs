@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 use longreach_models::Model;
-use longreach_nn::Cache;
+use longreach_nn::{Cache, StateError, StateTensor};
 use longreach_simd::Cx;
 use longreach_testkit::tolerance;
 
@@ -193,8 +193,8 @@ fn padding_leaves_no_trace() {
 fn put_down(model: &Model, cache: &Cache, tokens: usize) -> Cache {
     let tensors = cache.tensors();
     let find = |name: &str, _: &[Option<usize>]| {
-        let found = tensors.iter().find(|(known, _)| known == name);
-        found.map(|(_, data)| data.clone()).ok_or_else(|| format!("no {name}"))
+        let found = tensors.iter().find(|tensor| tensor.name == name);
+        found.map(StateTensor::whole).ok_or_else(|| StateError(format!("no {name}")))
     };
     model.decoder.start(1).restored(tokens, find).expect("what was put down")
 }
@@ -218,8 +218,64 @@ fn a_state_repeated_is_that_of_as_many_sequences() {
         let (_, one) = read(&model, std::slice::from_ref(&row), &[]);
         let (_, mut both) = read(&model, &[row.clone(), row], &[]);
         let next = |cache: &mut Cache| numbers(model.decoder.forward(&[1, 2, 3, 4, 5, 6], cache, None));
-        close("repeated", &next(&mut one.repeated(2)), &next(&mut both));
+        close("repeated", &next(&mut one.select(&[0, 0])), &next(&mut both));
     }
+}
+
+/// Sequences of different lengths decode in one call, and each has bit for bit the outputs that it has alone, whichever
+/// sequences join and leave the batch.
+#[test]
+fn a_sequence_does_not_depend_on_its_batch() {
+    let memories = [r#""dense""#, r#"["gated_delta", "window"]"#];
+    let memories = memories.map(|mixer| (format!("{mixer} with a memory"), hierarchical(mixer, HMT).expect("a model")));
+    for (mixer, model) in models().chain(memories) {
+        let lengths = [7, 12, 1, 9, 20, 3];
+        let row = |b: usize| rows(lengths.len())[b].clone();
+        let token = |b: usize, step: usize| (b * 7 + step * 5 + 1) as u32 % 40;
+        let start = |b: usize| read(&model, &[row(b)[..lengths[b]].to_vec()], &[]).1;
+        let bits = |x: Tensor<3>| -> Vec<u32> { numbers(x).into_iter().map(f32::to_bits).collect() };
+        // Which sequences are in the batch at each step.
+        let batches: &[&[usize]] =
+            &[&[0, 1], &[0, 1, 2], &[2, 0, 1, 3], &[3, 0], &[3, 0, 4, 5, 1], &[5, 4], &[4], &[4, 5, 0, 1, 2, 3]];
+        let mut alone: Vec<Cache> = (0..lengths.len()).map(start).collect();
+        let mut waiting: Vec<Option<Cache>> = alone.iter().cloned().map(Some).collect();
+        for (step, &members) in batches.iter().enumerate() {
+            let joining: Vec<Cache> = members.iter().map(|b| waiting[*b].take().expect("a state")).collect();
+            let mut batch = Cache::join(joining);
+            let ids: Vec<u32> = members.iter().map(|b| token(*b, step)).collect();
+            let out = bits(model.decoder.forward(&ids, &mut batch, None));
+            let logits = model.decoder.forward(&ids, &mut batch.clone(), None);
+            let logits = bits(model.decoder.logits(logits));
+            for (i, &b) in members.iter().enumerate() {
+                let own = bits(model.decoder.forward(&[token(b, step)], &mut alone[b], None));
+                assert_eq!(out[i * 24..(i + 1) * 24], own, "{mixer}: sequence {b} in {members:?}");
+                let own = model.decoder.forward(&[token(b, step)], &mut alone[b].clone(), None);
+                assert_eq!(logits[i * 40..(i + 1) * 40], bits(model.decoder.logits(own)), "{mixer}: logits of {b}");
+                waiting[b] = Some(batch.select(&[i]));
+            }
+        }
+        let positions: Vec<usize> = (0..lengths.len())
+            .map(|b| lengths[b] + batches.iter().filter(|members| members.contains(&b)).count())
+            .collect();
+        if alone[0].layers.iter().any(|layer| layer.states().next().is_some()) {
+            assert_eq!(alone.iter().map(|cache| cache.positions()[0]).collect::<Vec<_>>(), positions, "{mixer}");
+        }
+    }
+}
+
+/// A forked sequence and its origin do not affect each other, and share what they have in common.
+#[test]
+fn forks_share_cached_keys() {
+    let model = random(r#""mixer": "dense""#).expect("a model");
+    let ids: Vec<u32> = (0..1000).map(|t| t * t % 40).collect();
+    let (_, cache) = read(&model, std::slice::from_ref(&ids), &[300, 700]);
+    let next = |cache: &mut Cache, id| numbers(model.decoder.forward(&[id], cache, None));
+    let (mut one, mut other, mut all) = (cache.clone(), cache.select(&[0, 0]), cache.clone());
+    let want = [1, 2, 3].map(|id| next(&mut all.clone(), id));
+    assert_eq!(next(&mut one, 1), want[0]);
+    let both = numbers(model.decoder.forward(&[2, 3], &mut other, None));
+    assert_eq!(both, [&want[1][..], &want[2]].concat());
+    assert_eq!(next(&mut all, 1), want[0]);
 }
 
 /// A model with a hierarchical memory: segments of 5 tokens, of which two are read again.

@@ -209,29 +209,29 @@ impl Adaptive {
     }
 
     /// `[R, d]` → `[R, e_i]`
-    fn narrowed(&self, hidden: Tensor<2>, i: usize) -> Tensor<2> {
+    fn narrowed<const D: usize>(&self, hidden: Tensor<D>, i: usize) -> Tensor<D> {
         let projections = &self.embedding.projections;
         let tied = || if projections.len() == 1 { projections.first() } else { projections.get(i) };
         match self.plan.own[i].map(|own| &self.head.projections[own]).or_else(tied) {
-            Some(projection) => hidden.matmul(projection.val()),
+            Some(projection) => hidden.matmul(projection.val().unsqueeze()),
             None => hidden,
         }
     }
 
     /// The log-probabilities within cluster `i`. Those of the first cluster are followed by the log-probabilities of
     /// the other clusters.
-    fn within(&self, hidden: &Tensor<2>, i: usize) -> Tensor<2> {
+    fn within<const D: usize>(&self, hidden: &Tensor<D>, i: usize) -> Tensor<D> {
         let (rows, bias) = self.rows(i);
-        activation::log_softmax(ops::linear(self.narrowed(hidden.clone(), i), rows, Some(bias)), 1)
+        activation::log_softmax(ops::linear(self.narrowed(hidden.clone(), i), rows, Some(bias)), D - 1)
     }
 
-    /// `[R, d]` → log-probabilities `[R, vocabulary]`
-    pub(crate) fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+    /// `[.., d]` → log-probabilities `[.., vocabulary]`
+    pub(crate) fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
         let first = self.within(&hidden, 0);
         let common = self.plan.cluster(0).len();
-        let tail = |i: usize| self.within(&hidden, i) + first.clone().narrow(1, common + i - 1, 1);
-        let parts = std::iter::once(first.clone().narrow(1, 0, common)).chain((1..self.clusters()).map(tail));
-        Tensor::cat(parts.collect(), 1)
+        let tail = |i: usize| self.within(&hidden, i) + first.clone().narrow(D - 1, common + i - 1, 1);
+        let parts = std::iter::once(first.clone().narrow(D - 1, 0, common)).chain((1..self.clusters()).map(tail));
+        Tensor::cat(parts.collect(), D - 1)
     }
 
     pub(crate) fn loss(&self, hidden: Tensor<2>, targets: &[i64]) -> Tensor<1> {

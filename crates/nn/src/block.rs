@@ -193,8 +193,8 @@ impl Branch {
     /// The initial state for `batch` sequences.
     fn start(&self, batch: usize, d: usize, device: &Device) -> BranchState {
         match &self.operation {
-            Operation::Mixer(mixer) => BranchState::Mixer(mixer.start(batch, device)),
-            Operation::ChannelMix(_) => BranchState::Shift(Tensor::zeros([batch, 1, d], device)),
+            Operation::Mixer(mixer) => BranchState::Operation(mixer.start(batch, device)),
+            Operation::ChannelMix(_) => BranchState::Operation(ChannelMix::start(batch, d, device)),
             Operation::Parallel(branches) => {
                 BranchState::Parallel(branches.iter().map(|branch| branch.start(batch, d, device)).collect())
             }
@@ -213,44 +213,30 @@ impl Branch {
         Self { operation, ..self }
     }
 
-    /// The contribution of the branch to `x: [B, T, d]`, and the state after its last token.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        state: BranchState,
-        mask: Option<&Tensor<3>>,
-        shared: &mut Shared,
-    ) -> (Tensor<3>, BranchState) {
+    /// The contribution of the branch to `x: [B, T, d]`; the state becomes that after the last token.
+    fn forward(&self, x: Tensor<3>, state: &mut BranchState, shared: &mut Shared) -> Tensor<3> {
         let x = normed(self.before.as_ref(), x);
-        let (y, state) = match (&self.operation, state) {
-            (Operation::Mixer(mixer), BranchState::Mixer(state)) => {
-                let (y, state) = mixer.forward(x, state, mask.cloned(), shared);
-                (y, BranchState::Mixer(state))
-            }
-            (Operation::ChannelMix(mix), BranchState::Shift(before)) => {
-                let (y, last) = mix.forward(x, before, mask);
-                (y, BranchState::Shift(last))
-            }
+        let y = match (&self.operation, state) {
+            (Operation::Mixer(mixer), BranchState::Operation(state)) => mixer.forward(x, state, shared),
+            (Operation::ChannelMix(mix), BranchState::Operation(state)) => mix.forward(x, state, shared),
             (Operation::Parallel(branches), BranchState::Parallel(states)) if branches.len() == states.len() => {
                 let mut sum: Option<Tensor<3>> = None;
-                let mut after = Vec::with_capacity(states.len());
                 for (branch, state) in branches.iter().zip(states) {
-                    let (y, state) = branch.forward(x.clone(), state, mask, shared);
+                    let y = branch.forward(x.clone(), state, shared);
                     sum = Some(match sum.take() {
                         Some(sum) => sum + y,
                         None => y,
                     });
-                    after.push(state);
                 }
-                (sum.unwrap_or(x), BranchState::Parallel(after))
+                sum.unwrap_or(x)
             }
-            (Operation::Gated(layer), state) => (layer.forward(x), state),
-            (Operation::FeedForward(layer), state) => (layer.forward(x), state),
-            (Operation::Experts(layer), state) => (layer.forward(x), state),
+            (Operation::Gated(layer), _) => layer.forward(x),
+            (Operation::FeedForward(layer), _) => layer.forward(x),
+            (Operation::Experts(layer), _) => layer.forward(x),
             _ => panic!("the cache belongs to another model"),
         };
         let y = normed(self.after.as_ref(), y);
-        (if self.scale == 1.0 { y } else { y.mul_scalar(self.scale) }, state)
+        if self.scale == 1.0 { y } else { y.mul_scalar(self.scale) }
     }
 }
 
@@ -273,20 +259,12 @@ impl Block {
         Self { branches: self.branches.into_iter().map(Branch::prepared).collect() }
     }
 
-    /// Maps `x: [B, T, d]` and the state before it to the output and the state after it.
-    pub(crate) fn forward(
-        &self,
-        mut x: Tensor<3>,
-        state: LayerState,
-        mask: Option<&Tensor<3>>,
-        shared: &mut Shared,
-    ) -> (Tensor<3>, LayerState) {
-        let mut after = Vec::with_capacity(self.branches.len());
-        for (branch, state) in self.branches.iter().zip(state.0) {
-            let (y, state) = branch.forward(x.clone(), state, mask, shared);
+    /// Maps `x: [B, T, d]` to the output, and the state before it to that after it.
+    pub(crate) fn forward(&self, mut x: Tensor<3>, state: &mut LayerState, shared: &mut Shared) -> Tensor<3> {
+        for (branch, state) in self.branches.iter().zip(&mut state.0) {
+            let y = branch.forward(x.clone(), state, shared);
             x = normed(branch.of_sum.as_ref(), x + y);
-            after.push(state);
         }
-        (x, LayerState(after))
+        x
     }
 }

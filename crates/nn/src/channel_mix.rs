@@ -2,12 +2,12 @@
 //! (Goose), §4.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Tensor, activation};
+use burn::tensor::{Device, Tensor, activation};
 
 use crate::linear::Bias;
-use crate::mixers::parts;
-use crate::padding::Tokens;
-use crate::{Builder, Error, Init, Layout, Linear, Precision};
+use crate::mixers::{Shared, parts};
+use crate::padding::by_sequence;
+use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
 
 /// The sizes and names of the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,24 +69,27 @@ impl ChannelMix {
         })
     }
 
-    /// Maps `x: [B, T, d]` and the token before it, `[B, 1, d]`, to the output and the last token. Padding has no
-    /// effect on the state.
-    pub fn forward(&self, x: Tensor<3>, before: Tensor<3>, mask: Option<&Tensor<3>>) -> (Tensor<3>, Tensor<3>) {
-        let Some(tokens) = mask.and_then(Tokens::of) else { return self.read(x, before) };
-        let (mut out, mut last, [_, t, d]) = (Vec::new(), Vec::new(), x.dims());
-        for i in 0..tokens.sequences() {
-            let before = before.clone().narrow(0, i, 1);
-            let (y, after) = match tokens.gather(&x, i) {
-                Some(own) => {
-                    let (y, after) = self.read(own, before);
-                    (tokens.scatter(y, i, t), after)
-                }
-                None => (Tensor::zeros([1, t, d], &x.device()), before),
-            };
-            out.push(y);
-            last.push(after);
+    /// The initial state of `batch` sequences: the token before the first is zero.
+    pub(crate) fn start(batch: usize, d: usize, device: &Device) -> State {
+        State::new(batch).with_rows("shift", [1, d], device)
+    }
+
+    /// Maps `x: [B, T, d]` to the output. Padding has no effect on the state, which has the last token.
+    pub(crate) fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let read = |x: Tensor<3>, state: &mut State| {
+            let t = x.dims()[1];
+            let y = state.update("shift", |before| self.read(x, before));
+            state.advance(t);
+            y
+        };
+        match shared.padding.take() {
+            Some(tokens) => {
+                let y = by_sequence(&tokens, &x, state, shared, |x, state, _| read(x, state));
+                shared.padding = Some(tokens);
+                y
+            }
+            None => read(x, state),
         }
-        (Tensor::cat(out, 0), Tensor::cat(last, 0))
     }
 
     fn read(&self, x: Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor<3>) {

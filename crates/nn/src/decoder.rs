@@ -6,10 +6,10 @@ use longreach_burn as ops;
 
 use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::Shared;
+use crate::padding::Tokens;
 use crate::words::{Words, WordsConfig};
 use crate::{
-    Block, BlockConfig, BranchState, Builder, Cache, Embedding, Error, Init, LayerState, Layout, MixerState, NamedNorm,
-    Norm, Precision,
+    Block, BlockConfig, Builder, Cache, Embedding, Error, Init, LayerState, Layout, NamedNorm, Norm, Precision,
 };
 
 /// The sizes and names of a decoder. [`DecoderConfig::new`] sets the values that most models share, so that a model
@@ -122,22 +122,13 @@ impl DecoderNames {
 }
 
 /// The position of each of the next `t` tokens of each sequence: the number of tokens before it, without padding.
-fn places(cache: &Cache, t: usize, mask: Option<&Tensor<3>>) -> Vec<u32> {
-    let first = cache.layers.first().and_then(|layer| layer.0.iter().find_map(BranchState::first));
-    let before = |b: usize| match first {
-        Some(MixerState::Attention { near, seen, .. }) => match near.keep() {
-            Some(keep) => keep.row(b).iter().filter(|there| **there).count(),
-            None => *seen,
-        },
-        _ => 0,
-    };
-    let there: Option<Vec<f32>> = mask.map(|mask| mask.clone().into_data().iter::<f32>().collect());
+fn places(cache: &Cache, t: usize, padding: Option<&Tokens>) -> Vec<u32> {
     let mut places = Vec::with_capacity(cache.batch * t);
-    for b in 0..cache.batch {
-        let mut next = before(b) as u32;
+    for (b, before) in cache.positions().into_iter().enumerate() {
+        let mut next = before as u32;
         for i in 0..t {
             places.push(next);
-            next += u32::from(there.as_ref().is_none_or(|there| there[b * t + i] != 0.0));
+            next += u32::from(padding.is_none_or(|tokens| tokens.contains(b, i)));
         }
     }
     places
@@ -276,12 +267,13 @@ impl Decoder {
             assert!(mask.is_none(), "a hierarchical memory does not support padding");
             return hmt.forward(self, ids, cache);
         }
+        let padding = mask.as_ref().and_then(Tokens::of);
         let mut x = self.embed(ids, cache.batch);
         if let Some(table) = &self.positions {
-            let places = places(cache, ids.len() / cache.batch.max(1), mask.as_ref());
+            let places = places(cache, ids.len() / cache.batch.max(1), padding.as_ref());
             x = ops::add(x, table.forward(&places, cache.batch));
         }
-        self.through(x, cache, mask)
+        self.through(x, cache, padding)
     }
 
     /// The maximum number of tokens of a sequence, if positions are learned; `None` if it is unlimited.
@@ -296,17 +288,14 @@ impl Decoder {
     }
 
     /// Passes embeddings `[B, T, d]` through the layers and the final norm.
-    pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
+    pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, padding: Option<Tokens>) -> Tensor<3> {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
-        let mut shared = Shared { loss: cache.loss.take(), ..Shared::default() };
-        let states = std::mem::take(&mut cache.layers);
-        for ((block, state), bound) in self.layers.iter().zip(states).zip(self.bounds()) {
+        let mut shared = Shared { loss: cache.loss.take(), padding, ..Shared::default() };
+        for ((block, state), bound) in self.layers.iter().zip(&mut cache.layers).zip(self.bounds()) {
             shared.lower_bound = bound;
-            let (y, state) = self.blocks[*block].forward(x, state, mask.as_ref(), &mut shared);
-            x = y;
-            cache.layers.push(state);
+            x = self.blocks[*block].forward(x, state, &mut shared);
         }
         cache.loss = shared.loss;
         match &self.norm {

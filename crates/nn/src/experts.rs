@@ -8,6 +8,7 @@
 
 use burn::module::Module;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, activation};
+use longreach_simd::product::{Order, STREAMED_ROWS};
 
 use crate::linear::Bias;
 use crate::{Builder, Error, GatedFeedForward, GatedFeedForwardConfig, Linear};
@@ -55,8 +56,9 @@ impl Experts {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let (shape, device) = (x.dims(), x.device());
         let [n, d] = [shape[0] * shape[1], shape[2]];
+        let shares = self.router.forward(x.clone()).reshape([n, self.experts.len()]);
+        let shares = activation::softmax(shares, 1);
         let rows = x.reshape([n, d]);
-        let shares = activation::softmax(self.router.forward(rows.clone()), 1);
         let (mask, tokens) = self.choose(&shares.clone().into_data().iter::<f32>().collect::<Vec<_>>());
         let mask = Tensor::<2>::from_data(TensorData::new(mask, [n, self.experts.len()]), &device);
         let mut weights = shares * mask;
@@ -69,7 +71,7 @@ impl Experts {
                 continue;
             }
             let at = Tensor::<1, Int>::from_data(&tokens[..], &device);
-            let y = expert.forward(rows.clone().select(0, at.clone()));
+            let y = alone(expert, rows.clone().select(0, at.clone()), shape[1]);
             let weight = weights.clone().narrow(1, e, 1).select(0, at.clone());
             out = out.select_assign(0, at, y * weight, IndexingUpdateOp::Add);
         }
@@ -90,6 +92,21 @@ impl Experts {
         }
         (mask, tokens)
     }
+}
+
+/// The outputs of an expert for rows `[n, d]` of sequences with `t` tokens each. Products add up in an order that does
+/// not depend on how many rows other sequences have.
+fn alone(expert: &GatedFeedForward, rows: Tensor<2>, t: usize) -> Tensor<2> {
+    let [n, d] = rows.dims();
+    if Order::of_rows(t) == Order::Streamed {
+        return expert.forward(rows.reshape([n, 1, d])).reshape([n, d]);
+    }
+    let least = STREAMED_ROWS + 1;
+    if n >= least {
+        return expert.forward(rows);
+    }
+    let padded = Tensor::cat(vec![rows.clone(), Tensor::zeros([least - n, d], &rows.device())], 0);
+    expert.forward(padded).narrow(0, 0, n)
 }
 
 #[cfg(test)]

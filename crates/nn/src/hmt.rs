@@ -13,19 +13,19 @@
 //! Recall is single-head attention whose values are the memory embeddings themselves
 //! ([`longreach_attention::memory::hmt`]); their keys are computed once, when they are pushed to the queue.
 //!
-//! State: a queue of `[N, width + d]`, the ids of the last tokens, and the decoder's own state within the segment.
+//! State of a sequence: a queue of `[N, width + d]`, the ids of the last tokens, and the decoder's own state within the segment.
 //! The cost per token is that of the decoder times `1 + (summary + sensory + 4) / segment`.
 
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use longreach_attention::softmax::Patterned;
 use longreach_attention::softmax::dense::Dense;
 use longreach_burn as ops;
 
-use crate::cache::{Find, OnTensors, keys};
-use crate::{Builder, Cache, Decoder, Error, Init, Keys, Layout, Precision};
+use crate::state::{Find, lookup};
+use crate::{Builder, Cache, Decoder, Error, Init, Layout, OnTensors, Precision, StateError, StateTensor};
 
 /// The sizes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,21 +78,26 @@ pub struct Hmt {
     config: HmtConfig,
 }
 
-/// The state between segments and within the current one.
+/// The state between segments and within the current one, of each sequence.
 #[derive(Clone, Debug)]
 pub struct HmtState {
-    /// Memory embeddings as values and their keys, `[B, n, 1, d]` and `[B, n, 1, width]`, oldest first. Evicted ones
-    /// may precede them.
-    queue: Keys,
-    /// The vector recalled for the current segment, `[B, 1, d]`
-    pub prompt: Option<Tensor<3>>,
-    /// The ids of each sequence's last tokens.
-    pub tail: Vec<Vec<u32>>,
+    rows: Vec<Row>,
+    config: HmtConfig,
+}
+
+/// The state of one sequence.
+#[derive(Clone, Debug)]
+struct Row {
+    /// The keys and values of the memory embeddings, `[1, n, 1, width]` and `[1, n, 1, d]`, oldest first.
+    queue: [Tensor<4>; 2],
+    /// The vector recalled for the current segment, `[1, 1, d]`
+    prompt: Option<Tensor<3>>,
+    /// The ids of the last tokens.
+    tail: Vec<u32>,
     /// The number of tokens read.
-    pub seen: usize,
+    seen: usize,
     /// The number of tokens of the current segment, and the number of positions before them in the decoder's state.
     under_way: (usize, usize),
-    config: HmtConfig,
 }
 
 impl Hmt {
@@ -113,26 +118,35 @@ impl Hmt {
 
     pub(crate) fn start(&self, batch: usize, device: &Device) -> HmtState {
         let d = self.memory.val().dims()[1];
-        let queue = Keys::none(batch, (1, self.config.width, d), device);
-        HmtState { queue, prompt: None, tail: vec![Vec::new(); batch], seen: 0, under_way: (0, 0), config: self.config }
+        let queue = [self.config.width, d].map(|width| Tensor::zeros([1, 0, 1, width], device));
+        let row = Row { queue, prompt: None, tail: Vec::new(), seen: 0, under_way: (0, 0) };
+        HmtState { rows: vec![row; batch], config: self.config }
     }
 
     /// Reads `ids`, contiguous rows of equal length → `[B, T, d]`.
     pub(crate) fn forward(&self, decoder: &Decoder, ids: &[u32], cache: &mut Cache) -> Tensor<3> {
-        let Some(mut state) = cache.hmt.take() else { panic!("the cache belongs to another model") };
         let batch = cache.batch;
         let t = ids.len() / batch.max(1);
+        let Some(mut state) = cache.hmt.take() else { panic!("the cache belongs to another model") };
+        if !state.in_step() {
+            // The segments of the sequences end at different tokens.
+            cache.hmt = Some(state);
+            let mut rows: Vec<Cache> = (0..batch).map(|b| cache.select(&[b])).collect();
+            let out = rows.iter_mut().zip(ids.chunks(t)).map(|(row, ids)| self.forward(decoder, ids, row)).collect();
+            *cache = Cache::join(rows);
+            return Tensor::cat(out, 0);
+        }
         let (mut out, mut at) = (Vec::new(), 0);
         while at < t {
-            if state.under_way.0 == 0 {
+            if state.segment() == 0 {
                 self.open(decoder, &mut state, cache);
             }
-            let n = (t - at).min(self.config.segment - state.under_way.0);
+            let n = (t - at).min(self.config.segment - state.segment());
             let rows: Vec<&[u32]> = ids.chunks(t).map(|row| &row[at..at + n]).collect();
             out.push(decoder.through(decoder.embed(&rows.concat(), batch), cache, None));
             state.read(&rows);
             at += n;
-            if state.under_way.0 == self.config.segment {
+            if state.segment() == self.config.segment {
                 self.close(decoder, &mut state, cache);
             }
         }
@@ -148,19 +162,20 @@ impl Hmt {
     /// Recalls memories and reads the tokens that precede a segment.
     fn open(&self, decoder: &Decoder, state: &mut HmtState, cache: &mut Cache) {
         let batch = cache.batch;
-        let last = |n: usize| {
-            let rows: Vec<u32> =
-                state.tail.iter().flat_map(|row| &row[row.len().saturating_sub(n)..]).copied().collect();
-            (!rows.is_empty()).then(|| decoder.embed(&rows, batch))
+        let last = |state: &HmtState, n: usize| {
+            let tails = state.rows.iter().map(|row| &row.tail);
+            let ids: Vec<u32> = tails.flat_map(|tail| &tail[tail.len().saturating_sub(n)..]).copied().collect();
+            (!ids.is_empty()).then(|| decoder.embed(&ids, batch))
         };
-        state.prompt = (!state.queue.is_empty()).then(|| {
+        let prompt = (state.memories() > 0).then(|| {
             let m = self.token(&self.summary, batch);
-            let parts = [Some(m.clone()), last(self.config.summary), Some(m)];
+            let parts = [Some(m.clone()), last(state, self.config.summary), Some(m)];
             let read = Tensor::cat(parts.into_iter().flatten().collect(), 1);
             let n = read.dims()[1];
             cache.layers = decoder.start_layers(batch);
             let summary = decoder.through(read, cache, None).narrow(1, n - 1, 1);
-            let [k, v] = state.held();
+            let [k, v] =
+                [0, 1].map(|part| Tensor::cat(state.rows.iter().map(|row| row.queue[part].clone()).collect(), 0));
             let mechanism = Arc::new(Patterned::new(Dense { causal: false }));
             let options = ops::AttentionOptions::shared(mechanism, self.config.width);
             let q = compared(summary, &self.wq);
@@ -168,8 +183,12 @@ impl Hmt {
             ops::attention(ops::Attention { q, k, v, bias: None, sinks: None, options }).0.reshape([batch, 1, d])
         });
         cache.layers = decoder.start_layers(batch);
-        let before: Vec<_> = [state.prompt.clone(), last(self.config.sensory)].into_iter().flatten().collect();
-        state.under_way.1 = before.iter().map(|x| x.dims()[1]).sum();
+        let before: Vec<_> = [prompt.clone(), last(state, self.config.sensory)].into_iter().flatten().collect();
+        let positions = before.iter().map(|x| x.dims()[1]).sum();
+        for (b, row) in state.rows.iter_mut().enumerate() {
+            row.prompt = prompt.as_ref().map(|prompt| prompt.clone().narrow(0, b, 1));
+            row.under_way.1 = positions;
+        }
         if !before.is_empty() {
             decoder.through(Tensor::cat(before, 1), cache, None);
         }
@@ -178,12 +197,22 @@ impl Hmt {
     /// Reads the token that ends a segment and pushes its output to the queue.
     fn close(&self, decoder: &Decoder, state: &mut HmtState, cache: &mut Cache) {
         let batch = cache.batch;
-        let last = state.prompt.take().unwrap_or_else(|| self.token(&self.memory, batch));
+        let prompts: Option<Vec<_>> = state.rows.iter_mut().map(|row| row.prompt.take()).collect();
+        let last = match prompts {
+            Some(prompts) if batch > 0 => Tensor::cat(prompts, 0),
+            _ => self.token(&self.memory, batch),
+        };
         let memory = decoder.through(last, cache, None);
-        let (key, value) = (compared(memory.clone(), &self.wk), memory.unsqueeze_dim(2));
-        let queue = std::mem::replace(&mut state.queue, Keys::none(0, (1, 0, 0), &decoder.device()));
-        state.queue = queue.with(key, value, None, self.config.queue - 1);
-        state.under_way = (0, 0);
+        let new: [Tensor<4>; 2] = [compared(memory.clone(), &self.wk), memory.unsqueeze_dim(2)];
+        for (b, row) in state.rows.iter_mut().enumerate() {
+            let kept = row.queue[0].dims()[1].min(self.config.queue - 1);
+            row.queue = [0, 1].map(|part| {
+                let (before, new) = (row.queue[part].clone(), new[part].clone().narrow(0, b, 1));
+                let n = before.dims()[1];
+                if kept == 0 { new } else { Tensor::cat(vec![before.narrow(1, n - kept, kept), new], 1) }
+            });
+            row.under_way = (0, 0);
+        }
         cache.layers = decoder.start_layers(batch);
     }
 }
@@ -194,72 +223,100 @@ fn compared(x: Tensor<3>, by: &Param<Tensor<2>>) -> Tensor<4> {
 }
 
 impl HmtState {
-    fn read(&mut self, rows: &[&[u32]]) {
-        let keep = self.config.sensory.max(self.config.summary);
-        for (tail, row) in self.tail.iter_mut().zip(rows) {
-            tail.extend(*row);
-            tail.drain(..tail.len().saturating_sub(keep));
-        }
-        let n = rows.first().map_or(0, |row| row.len());
-        self.seen += n;
-        self.under_way.0 += n;
+    /// Whether all sequences have read equally many tokens.
+    fn in_step(&self) -> bool {
+        self.rows.windows(2).all(|w| w[0].seen == w[1].seen)
     }
 
-    /// The keys and values of the memories that are not evicted.
-    fn held(&self) -> [Tensor<4>; 2] {
-        let n = self.queue.len();
-        let over = n.saturating_sub(self.config.queue);
-        self.queue.get().map(|x| if over == 0 { x } else { x.narrow(1, over, n - over) })
+    /// The number of tokens of the current segment, of sequences in step.
+    fn segment(&self) -> usize {
+        self.rows.first().map_or(0, |row| row.under_way.0)
+    }
+
+    /// The number of memories, of sequences in step.
+    fn memories(&self) -> usize {
+        self.rows.first().map_or(0, |row| row.queue[0].dims()[1])
+    }
+
+    fn read(&mut self, ids: &[&[u32]]) {
+        let keep = self.config.sensory.max(self.config.summary);
+        for (row, ids) in self.rows.iter_mut().zip(ids) {
+            row.tail.extend(*ids);
+            row.tail.drain(..row.tail.len().saturating_sub(keep));
+            row.seen += ids.len();
+            row.under_way.0 += ids.len();
+        }
     }
 
     /// The size of the state in bytes.
     pub fn bytes(&self) -> usize {
-        let prompt = self.prompt.as_ref().map_or(0, |x| x.shape().num_elements());
-        4 * (self.queue.numbers() + prompt + self.tail.iter().map(Vec::len).sum::<usize>())
+        let row = |row: &Row| {
+            let queue = row.queue.iter().map(|x| x.shape().num_elements()).sum::<usize>();
+            queue + row.prompt.as_ref().map_or(0, |x| x.shape().num_elements()) + row.tail.len()
+        };
+        4 * self.rows.iter().map(row).sum::<usize>()
     }
 
-    /// The number of positions in the decoder's own state.
+    /// The number of tokens read of each sequence.
+    pub(crate) fn positions(&self) -> Vec<usize> {
+        self.rows.iter().map(|row| row.seen).collect()
+    }
+
+    /// The number of positions in the decoder's own state of a single sequence.
     pub(crate) fn within(&self) -> usize {
-        self.under_way.0 + self.under_way.1
+        self.rows.first().map_or(0, |row| row.under_way.0 + row.under_way.1)
+    }
+
+    pub(crate) fn select(&self, rows: &[usize]) -> Self {
+        Self { rows: rows.iter().map(|i| self.rows[*i].clone()).collect(), config: self.config }
+    }
+
+    pub(crate) fn join(states: Vec<Self>) -> Self {
+        let config = states[0].config;
+        Self { rows: states.into_iter().flat_map(|state| state.rows).collect(), config }
     }
 
     pub(crate) fn map(self, f: &mut impl OnTensors) -> Self {
-        Self { queue: self.queue.map(f), prompt: self.prompt.map(|x| f.tensor(x)), ..self }
+        let row =
+            |row: Row| Row { queue: row.queue.map(|x| f.tensor(x)), prompt: row.prompt.map(|x| f.tensor(x)), ..row };
+        Self { rows: self.rows.into_iter().map(row).collect(), ..self }
     }
 
-    pub(crate) fn tensors(&self) -> Vec<(String, TensorData)> {
-        let tail: Vec<f32> = self.tail.iter().flatten().map(|id| *id as f32).collect();
-        let [k, v] = self.held().map(Tensor::into_data);
+    /// The tensors of a single sequence.
+    pub(crate) fn tensors(&self) -> Vec<StateTensor> {
+        let row = &self.rows[0];
+        let [k, v] = row.queue.clone();
+        let tail: Vec<f32> = row.tail.iter().map(|id| *id as f32).collect();
+        let tail = Tensor::<1>::from_data(&tail[..], &k.device()).reshape([1, row.tail.len()]);
         let mut tensors = vec![
-            ("hmt.queue_k".into(), k),
-            ("hmt.queue_v".into(), v),
-            ("hmt.tail".into(), TensorData::new(tail, [self.tail.len(), self.tail.first().map_or(0, Vec::len)])),
+            StateTensor::of("hmt.queue_k".into(), k),
+            StateTensor::of("hmt.queue_v".into(), v),
+            StateTensor::of::<2>("hmt.tail".into(), tail),
         ];
-        tensors.extend(self.prompt.as_ref().map(|x| ("hmt.prompt".into(), x.clone().into_data())));
+        tensors.extend(row.prompt.as_ref().map(|x| StateTensor::of("hmt.prompt".into(), x.clone())));
         tensors
     }
 
-    pub(crate) fn restored(self, tokens: usize, find: &mut Find<'_>) -> Result<Self, String> {
-        let (c, v) = (self.config, self.queue.get()[1].clone());
-        let (device, [batch, _, _, d]) = (v.device(), v.dims());
-        let float = |data: TensorData| Tensor::<3>::from_data(data, &device);
-        let queue = keys(&self.queue, ["hmt.queue_k", "hmt.queue_v"], c.queue, find)?;
-        let (n, want) = (queue.len(), (tokens / c.segment).min(c.queue));
-        if n != want {
-            return Err(format!("`hmt.queue_k` has {n} memories: want {want} after {tokens} tokens"));
-        }
+    /// Restores the state of a single sequence.
+    pub(crate) fn restored(self, tokens: usize, find: &mut Find<'_>) -> Result<Self, StateError> {
+        let (c, [k, v]) = (self.config, &self.rows[0].queue);
+        let (device, [.., width], [.., d]) = (v.device(), k.dims(), v.dims());
+        let n = (tokens / c.segment).min(c.queue);
+        let queue = [("hmt.queue_k", width), ("hmt.queue_v", d)];
+        let mut matrix = |(name, width): (&str, usize)| {
+            Ok::<_, StateError>(Tensor::from_data(lookup(name, &[1, n, 1, width], find)?, &device))
+        };
+        let queue: [Tensor<4>; 2] = [matrix(queue[0])?, matrix(queue[1])?];
         // If a segment has begun and the queue was not empty, a vector was recalled for it.
         let inside = tokens % c.segment;
         let prompt = match inside > 0 && n > 0 {
-            true => Some(float(find("hmt.prompt", &[Some(batch), Some(1), Some(d)])?)),
+            true => Some(Tensor::from_data(lookup("hmt.prompt", &[1, 1, d], find)?, &device)),
             false => None,
         };
         let kept = tokens.min(c.sensory.max(c.summary));
-        let tail = find("hmt.tail", &[Some(batch), Some(kept)])?;
-        let ids: Vec<u32> = tail.iter::<f32>().map(|id| id as u32).collect();
-        let tail = (0..batch).map(|i| ids[i * kept..(i + 1) * kept].to_vec()).collect();
+        let tail = lookup("hmt.tail", &[1, kept], find)?.iter::<f32>().map(|id| id as u32).collect();
         let before = usize::from(prompt.is_some()) + (tokens - inside).min(c.sensory);
         let under_way = if inside == 0 { (0, 0) } else { (inside, before) };
-        Ok(Self { queue, prompt, tail, seen: tokens, under_way, config: c })
+        Ok(Self { rows: vec![Row { queue, prompt, tail, seen: tokens, under_way }], config: c })
     }
 }

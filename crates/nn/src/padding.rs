@@ -1,8 +1,11 @@
-//! Removing padding, so that each sequence can be read separately.
+//! Removing padding: each sequence is then read separately, so that padding has no effect on states and positions.
 
 use std::ops::Range;
 
 use burn::tensor::Tensor;
+
+use crate::State;
+use crate::mixers::Shared;
 
 /// The tokens of a batch that are not padding.
 #[derive(Clone, Debug)]
@@ -27,6 +30,11 @@ impl Tokens {
             runs
         };
         Some(Self(keep.chunks(t).map(runs).collect()))
+    }
+
+    /// Whether token `i` of sequence `b` is not padding.
+    pub(crate) fn contains(&self, b: usize, i: usize) -> bool {
+        self.0[b].iter().any(|run| run.contains(&i))
     }
 
     /// The number of sequences.
@@ -57,4 +65,46 @@ impl Tokens {
         }
         Tensor::cat(parts, 1)
     }
+}
+
+/// Calls `read` with the tokens of each sequence and its state; `x: [B, T, d]`. The outputs at padding are zeros.
+pub(crate) fn by_sequence(
+    tokens: &Tokens,
+    x: &Tensor<3>,
+    state: &mut State,
+    shared: &mut Shared,
+    mut read: impl FnMut(Tensor<3>, &mut State, &mut Shared) -> Tensor<3>,
+) -> Tensor<3> {
+    let [_, t, d] = x.dims();
+    let (mut out, mut states, mut first_values) = (Vec::new(), Vec::new(), Vec::new());
+    for i in 0..tokens.sequences() {
+        let mut own_state = state.select(&[i]);
+        let Some(own) = tokens.gather(x, i) else {
+            out.push(Tensor::zeros([1, t, d], &x.device()));
+            states.push(own_state);
+            first_values.push(None);
+            continue;
+        };
+        let mut own_shared = Shared {
+            first_values: shared.first_values.as_ref().and_then(|v| tokens.gather(v, i)),
+            lower_bound: shared.lower_bound.clone(),
+            loss: shared.loss.take(),
+            angles: std::mem::take(&mut shared.angles),
+            padding: None,
+        };
+        let y = read(own, &mut own_state, &mut own_shared);
+        out.push(tokens.scatter(y, i, t));
+        states.push(own_state);
+        (shared.loss, shared.angles) = (own_shared.loss, own_shared.angles);
+        first_values.push(own_shared.first_values.map(|v| tokens.scatter(v, i, t)));
+    }
+    if shared.first_values.is_none()
+        && let Some(width) = first_values.iter().flatten().map(|v| v.dims()[2]).next()
+    {
+        let none = || Tensor::zeros([1, t, width], &x.device());
+        let rows = first_values.into_iter().map(|v| v.unwrap_or_else(none)).collect();
+        shared.first_values = Some(Tensor::cat(rows, 0));
+    }
+    *state = State::join(states);
+    Tensor::cat(out, 0)
 }

@@ -80,13 +80,7 @@ impl Words {
         match self {
             Words::Table(Table { head: Some(head), .. }) => head.forward(hidden),
             Words::Table(table) => ops::linear(hidden, table.embedding.weight.val(), None),
-            Words::Adaptive(adaptive) => {
-                let mut shape = hidden.dims();
-                let d = shape[D - 1];
-                let rows = shape[..D - 1].iter().product::<usize>();
-                shape[D - 1] = adaptive.vocabulary();
-                adaptive.logits(hidden.reshape([rows, d])).reshape(shape)
-            }
+            Words::Adaptive(adaptive) => adaptive.logits(hidden),
         }
     }
 

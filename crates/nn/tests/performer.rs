@@ -16,8 +16,8 @@ fn read(performer: Performer) -> Vec<f32> {
     let x: Vec<f32> = (0..5 * 16).map(|i| (i as f32 * 0.7).sin()).collect();
     let x = Tensor::<1>::from_data(&x[..], &Device::flex()).reshape([1, 5, 16]);
     let mixer = Mixer::Performer(performer);
-    let state = mixer.start(1, &Device::flex());
-    mixer.forward(x, state, None, &mut Shared::default()).0.into_data().iter::<f32>().collect()
+    let mut state = mixer.start(1, &Device::flex());
+    mixer.forward(x, &mut state, &mut Shared::default()).into_data().iter::<f32>().collect()
 }
 
 /// Uniform between 0 and 1, by a linear congruential generator of Knuth.

@@ -2,7 +2,9 @@
 
 use half::bf16;
 use longreach_simd::norm::{Layer, Rms, Rows, layer, layer_backward, rms, rms_backward};
-use longreach_simd::product::{Accumulate, Int8, Matrix, STREAMED_ROWS, Sizes, Weights, linear, matmul};
+use longreach_simd::product::{
+    Accumulate, Int8, Matrix, Order, STREAMED_ROWS, Sizes, Weights, linear, linear_in, matmul,
+};
 use longreach_simd::{Cx, Isa};
 
 /// Numbers in [-1, 1) from a fixed linear congruential generator.
@@ -114,6 +116,22 @@ fn rows_are_independent_of_their_company_and_of_threads() {
         assert_eq!(whole[7 * n..(7 + STREAMED_ROWS + 9) * n], run(2, 7, STREAMED_ROWS + 9));
         let few = run(1, 5, STREAMED_ROWS);
         assert_eq!(few[n..2 * n], run(3, 6, 1));
+        // Any number of rows may be streamed, of which none changes another.
+        let half: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+        for w in [Weights::F32(&w), Weights::Bf16(&half)] {
+            for order in [Order::Streamed, Order::Packed] {
+                let run = |threads: usize, from: usize, count: usize| {
+                    let mut y = vec![f32::NAN; count * n];
+                    let rows = Rows { data: &x[from * k..], count, width: k, stride: k };
+                    linear_in(&Cx::with_isa(isa, threads), order, rows, w, None, &mut y);
+                    y
+                };
+                let all = run(2, 0, 40);
+                for (from, count) in [(0, 1), (3, 2), (7, 5), (20, 19), (39, 1)] {
+                    assert_eq!(all[from * n..(from + count) * n], run(1, from, count), "{order:?} {from} {count}");
+                }
+            }
+        }
     }
 }
 

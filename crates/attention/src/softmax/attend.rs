@@ -21,6 +21,11 @@ pub trait Attend: Debug + Send + Sync {
     /// Attention of all queries.
     fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error>;
 
+    /// Whether [`Attend::chunk`] and [`Attend::step`] read keys in several segments: see [`Inputs::earlier`].
+    fn reads_segments(&self) -> bool {
+        false
+    }
+
     /// As [`Attend::chunk`], for few queries against a long KV cache.
     fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
         self.chunk(x, cx)
@@ -51,6 +56,10 @@ impl From<Box<dyn Pattern>> for Patterned {
 }
 
 impl Attend for Patterned {
+    fn reads_segments(&self) -> bool {
+        true
+    }
+
     fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
         super::chunk(x, &*self.0, cx)
     }

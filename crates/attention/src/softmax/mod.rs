@@ -72,6 +72,9 @@ pub struct Inputs<'a, T = f32, F = f32> {
     pub k: ArrayView4<'a, T>,
     /// `[B, S, G, E]`
     pub v: ArrayView4<'a, T>,
+    /// Keys and values before `k` and `v` in segments, oldest first: those of a KV cache that is not contiguous. `S`
+    /// then counts these too. [`chunk`] and [`step`] read them; other mechanisms and gradients accept none.
+    pub earlier: &'a [[ArrayView4<'a, T>; 2]],
     /// `s`, often `D^{-1/2}`
     pub scale: F,
     /// The position of the first query among the keys.
@@ -107,6 +110,7 @@ impl<'a, T, F> Inputs<'a, T, F> {
             q,
             k,
             v,
+            earlier: &[],
             scale,
             offset: 0,
             softcap: None,
@@ -121,12 +125,27 @@ impl<'a, T, F> Inputs<'a, T, F> {
 }
 
 impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
-    /// Checks all shapes and numbers. Returns the sizes for patterns, and the number of groups.
+    /// Checks all shapes and numbers, and that the keys are one segment. Returns the sizes for patterns, and the number
+    /// of groups.
     fn sizes(&self, op: &'static str) -> Result<(Sizes, usize), Error> {
+        let found = format!("{} earlier segments", self.earlier.len());
+        error::parameter(op, "earlier", self.earlier.is_empty(), found, "keys and values in one segment")?;
+        self.sizes_of_segments(op)
+    }
+
+    /// As [`Inputs::sizes`], for keys in any number of segments.
+    fn sizes_of_segments(&self, op: &'static str) -> Result<(Sizes, usize), Error> {
         let (b, t, h, d) = self.q.dim();
-        let (_, s, g, e) = self.v.dim();
-        error::shape(op, "k", &[b, s, g, d], self.k.shape())?;
-        error::shape(op, "v", &[b, s, g, e], self.v.shape())?;
+        let (_, last, g, e) = self.v.dim();
+        let mut s = last;
+        for [k, v] in self.earlier {
+            let n = v.dim().1;
+            error::shape(op, "earlier k", &[b, n, g, d], k.shape())?;
+            error::shape(op, "earlier v", &[b, n, g, e], v.shape())?;
+            s += n;
+        }
+        error::shape(op, "k", &[b, last, g, d], self.k.shape())?;
+        error::shape(op, "v", &[b, last, g, e], self.v.shape())?;
         if g == 0 || h % g != 0 {
             return Err(Error::Groups { op, heads: h, groups: g });
         }

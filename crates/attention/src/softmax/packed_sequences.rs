@@ -56,6 +56,7 @@ impl PackedSequence {
             q: x.q.slice(s![.., queries.clone(), .., ..]),
             k: x.k.slice(s![.., keys.clone(), .., ..]),
             v: x.v.slice(s![.., keys.clone(), .., ..]),
+            earlier: &[],
             scale: x.scale,
             offset: x.offset + queries.start - keys.start,
             softcap: x.softcap,

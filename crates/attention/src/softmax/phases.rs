@@ -109,6 +109,7 @@ impl<'a> Phase<'a> {
     fn inputs<'x, T>(&'x self, x: &'x Inputs<'_, T>) -> Inputs<'x, T> {
         let (heads, groups) = (self.of.heads.clone(), self.of.groups.clone());
         let mut part = Inputs {
+            earlier: &[],
             q: x.q.slice(s![.., .., heads.clone(), ..]),
             k: x.k.slice(s![.., .., groups.clone(), ..]),
             v: x.v.slice(s![.., .., groups, ..]),

@@ -7,9 +7,9 @@ use burn::tensor::{Shape, Tensor};
 use longreach_attention::Sequences;
 use longreach_attention::softmax::{self, Attend, Cotangent, Output};
 use longreach_simd::Cx;
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView4};
 
-use crate::bridge::{Call, Inputs, Operator, Plain};
+use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 
 mod longformer;
 mod lsh;
@@ -90,8 +90,48 @@ pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {
     if let Some(sinks) = x.sinks {
         call = call.with(sinks);
     }
-    let mut out = call.run(Softmax { options: x.options, bias, sinks, kept: Kept::default() });
+    let mut out = call.run(Softmax { options: x.options, bias, sinks, earlier: Vec::new(), kept: Kept::default() });
     (out.output(), out.output())
+}
+
+/// Attention of `q: [B, T, H, D]` to cached keys and values in segments `[B, n, G, D]` and `[B, n, G, E]`, oldest first
+/// → `[B, T, H, E]`. The last ones may be those of the queries themselves: see [`Options::offset`]. `sinks` is a logit
+/// per head.
+///
+/// The segments are read where they are. They are copied to one tensor if gradients are recorded, or if the mechanism
+/// needs contiguous keys. Panics if there are no segments.
+pub fn cached_attention(
+    q: Tensor<4>,
+    segments: Vec<[Tensor<4>; 2]>,
+    sinks: Option<Tensor<1>>,
+    options: Options,
+) -> Tensor<4> {
+    let hold = options.mechanism.reads_segments() && !q.is_autodiff();
+    let (earlier, [k, v]) = held(segments, hold);
+    let mut call = Call::new().with(q).with(k).with(v);
+    let has_sinks = sinks.is_some();
+    if let Some(sinks) = sinks {
+        call = call.with(sinks);
+    }
+    call.run(Softmax { options, bias: false, sinks: has_sinks, earlier, kept: Kept::default() }).output()
+}
+
+/// Earlier segments to be read where they are, and the keys and values of the last one. All are copied to one segment
+/// unless `hold` is true and no gradient is recorded. Panics if there are no segments.
+fn held(mut segments: Vec<[Tensor<4>; 2]>, hold: bool) -> (Vec<[Held; 2]>, [Tensor<4>; 2]) {
+    let last = segments.pop().expect("at least one segment");
+    if segments.is_empty() {
+        return (Vec::new(), last);
+    }
+    if hold && !last[0].is_autodiff() {
+        let held = segments.iter().map(|[k, v]| Some([Held::new(k.clone())?, Held::new(v.clone())?]));
+        if let Some(held) = held.collect() {
+            return (held, last);
+        }
+    }
+    segments.push(last);
+    let joined = |part: usize| Tensor::cat(segments.iter().map(|segment| segment[part].clone()).collect(), 1);
+    (Vec::new(), [joined(0), joined(1)])
 }
 
 #[derive(Debug)]
@@ -99,6 +139,8 @@ struct Softmax {
     options: Options,
     bias: bool,
     sinks: bool,
+    /// Keys and values before those among the inputs.
+    earlier: Vec<[Held; 2]>,
     kept: Kept<Output>,
 }
 
@@ -141,9 +183,10 @@ fn outputs(output: Output) -> Vec<Plain> {
 }
 
 impl Softmax {
-    fn inputs<'a>(&'a self, x: &'a Inputs) -> softmax::Inputs<'a> {
+    fn inputs<'a>(&'a self, x: &'a Inputs, earlier: &'a [[ArrayView4<'a, f32>; 2]]) -> softmax::Inputs<'a> {
         let Options { scale, offset, softcap, alibi, keep, packed, .. } = &self.options;
         softmax::Inputs {
+            earlier,
             offset: *offset,
             softcap: *softcap,
             bias: self.bias.then(|| x.view(3)),
@@ -158,7 +201,8 @@ impl Softmax {
 
 impl Operator for Softmax {
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
-        let x = self.inputs(inputs);
+        let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.view(), v.view()]).collect();
+        let x = self.inputs(inputs, &earlier);
         let mechanism = &self.options.mechanism;
         let output = if x.q.dim().1 < FEW { mechanism.step(&x, cx) } else { mechanism.chunk(&x, cx) };
         let output = output.unwrap_or_else(|e| panic!("{e}"));
@@ -170,7 +214,7 @@ impl Operator for Softmax {
     }
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
-        let x = self.inputs(inputs);
+        let x = self.inputs(inputs, &[]);
         let output = self.kept.get(|| self.options.mechanism.chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
         let d = Cotangent { out: d_out[0].view(), lse: Some(d_out[1].view()) };
         let g = self.options.mechanism.backward(&x, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));

@@ -4,9 +4,10 @@ use burn::tensor::{Shape, Tensor};
 use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
 use longreach_attention::softmax::{self, Cotangent, Output};
 use longreach_simd::Cx;
+use ndarray::ArrayView4;
 
-use super::{Kept, outputs};
-use crate::bridge::{Call, Inputs, Operator, Plain};
+use super::{Kept, held, outputs};
+use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 
 /// The inputs of [`streaming_attention`]: see [`Rolling`].
 #[derive(Clone, Debug)]
@@ -15,8 +16,8 @@ pub struct StreamingAttention {
     pub q: Tensor<4>,
     /// Queries rotated to their positions in the cache, `[B, T, H, D]`
     pub far: Tensor<4>,
-    /// The most recent keys and values, ending with those of the queries.
-    pub near: [Tensor<4>; 2],
+    /// The most recent keys and values in segments, ending with those of the queries.
+    pub near: Vec<[Tensor<4>; 2]>,
     /// The keys and values of the first tokens.
     pub sinks: [Tensor<4>; 2],
     /// The numbers of sinks and of recent keys that a query attends to.
@@ -32,8 +33,10 @@ pub struct StreamingAttention {
 /// The output `[B, T, H, E]`. Panics where [`streaming::chunk`] fails.
 pub fn streaming_attention(x: StreamingAttention) -> Tensor<4> {
     let StreamingAttention { q, far, near, sinks, streaming, position, scale, softcap } = x;
+    let hold = !q.is_autodiff();
+    let (earlier, near) = held(near, hold);
     let call = [q, far].into_iter().chain(near).chain(sinks).fold(Call::new(), Call::with);
-    call.run(Op { streaming, position, scale, softcap, kept: Kept::default() }).output()
+    call.run(Op { streaming, position, scale, softcap, earlier, kept: Kept::default() }).output()
 }
 
 #[derive(Debug)]
@@ -42,19 +45,23 @@ struct Op {
     position: usize,
     scale: f32,
     softcap: Option<f32>,
+    /// Recent keys and values before those among the inputs.
+    earlier: Vec<[Held; 2]>,
     kept: Kept<Output>,
 }
 
 impl Op {
-    fn inputs<'a>(&self, x: &'a Inputs) -> Rolling<'a> {
+    fn inputs<'a>(&self, x: &'a Inputs, earlier: &'a [[ArrayView4<'a, f32>; 2]]) -> Rolling<'a> {
         let near = softmax::Inputs::scaled(x.view(0), x.view(2), x.view(3), self.scale);
-        let offset = near.k.dim().1.saturating_sub(near.q.dim().1);
-        let near = softmax::Inputs { offset, softcap: self.softcap, ..near };
+        let keys = near.k.dim().1 + earlier.iter().map(|[k, _]| k.dim().1).sum::<usize>();
+        let offset = keys.saturating_sub(near.q.dim().1);
+        let near = softmax::Inputs { earlier, offset, softcap: self.softcap, ..near };
         Rolling { near, far: x.view(1), k: x.view(4), v: x.view(5), position: self.position }
     }
 
     fn run(&self, x: &Inputs, cx: &Cx) -> Output {
-        streaming::chunk(&self.inputs(x), &self.streaming, cx).unwrap_or_else(|e| panic!("{e}"))
+        let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.view(), v.view()]).collect();
+        streaming::chunk(&self.inputs(x, &earlier), &self.streaming, cx).unwrap_or_else(|e| panic!("{e}"))
     }
 }
 
@@ -70,7 +77,7 @@ impl Operator for Op {
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
         let output = self.kept.get(|| self.run(inputs, cx));
         let d = Cotangent { out: d_out[0].view(), lse: None };
-        let g = streaming::backward(&self.inputs(inputs), &self.streaming, output, &d, cx);
+        let g = streaming::backward(&self.inputs(inputs, &[]), &self.streaming, output, &d, cx);
         let streaming::Gradients { near, far } = g.unwrap_or_else(|e| panic!("{e}"));
         [near.q, far.q, near.k, near.v, far.k, far.v].map(Plain::array).into()
     }

@@ -1,10 +1,10 @@
 //! Softmax attention: projections, QK norm, rotary positions, and the KV cache.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
-use longreach_attention::rotary::{Angles, Rotary};
+use longreach_attention::rotary::Rotary;
 use longreach_attention::softmax::deepspeed;
 use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::streaming::Streaming;
@@ -13,8 +13,10 @@ use longreach_attention::softmax::{self, Attend, Patterned, Sizes};
 use longreach_burn as ops;
 use ndarray::Array2;
 
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Keys, Layout, Linear, MixerState, RmsNorm};
+use crate::rotary::RotaryCache;
+use crate::{Builder, Error, Init, KvCache, Layout, Linear, RmsNorm, State};
 
 /// How far back a query of a decoder attends, which determines what its KV cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,14 +193,6 @@ impl Projections {
 struct Rest {
     config: AttentionConfig,
     mechanism: Arc<dyn Attend>,
-    /// The most recently computed angles, which are reused by the next training step of the same length.
-    angles: Arc<Mutex<Option<Turned>>>,
-}
-
-#[derive(Clone, Debug)]
-struct Turned {
-    positions: std::ops::Range<usize>,
-    angles: Arc<Angles>,
 }
 
 /// The arguments of a bidirectional attention call.
@@ -237,15 +231,8 @@ impl Attention {
             q_norm: norm(b, n.q_norm)?,
             k_norm: norm(b, n.k_norm)?,
             sinks: if c.learned_sinks { Some(b.vector(n.sinks, c.heads, Init::Constant(0.0))?) } else { None },
-            rest: Rest { config: c.clone(), mechanism, angles: Arc::default() },
+            rest: Rest { config: c.clone(), mechanism },
         })
-    }
-
-    pub(super) fn start(&self, batch: usize, device: &Device) -> MixerState {
-        let c = &self.rest.config;
-        let none = || Keys::none(batch, (c.groups, c.head_dim, c.head_dim), device);
-        let sinks = matches!(c.reach, Reach::Sinks(_)).then(none);
-        MixerState::Attention { near: none(), sinks, seen: 0 }
     }
 
     /// Queries, keys and values, `[B, T, heads, width]`, after the QK norm and before the rotation.
@@ -292,24 +279,6 @@ impl Attention {
         self.sinks.as_ref().map(|sinks| sinks.val())
     }
 
-    /// The angles of a range of positions.
-    fn angles(&self, rotary: &Rotary, positions: std::ops::Range<usize>) -> Arc<Angles> {
-        let mut last = self.rest.angles.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        match &*last {
-            Some(turned) if turned.positions == positions => turned.angles.clone(),
-            _ => {
-                let angles = self.turned(rotary, positions.clone().collect(), positions.end);
-                *last = Some(Turned { positions, angles: angles.clone() });
-                angles
-            }
-        }
-    }
-
-    fn turned(&self, rotary: &Rotary, positions: Vec<usize>, length: usize) -> Arc<Angles> {
-        let positions = Array2::from_shape_vec((1, positions.len()), positions).expect("one row");
-        Arc::new(rotary.angles(positions.view(), length, &ops::context()).unwrap_or_else(|e| panic!("{e}")))
-    }
-
     pub(crate) fn options(&self, mechanism: Arc<dyn Attend>) -> ops::AttentionOptions {
         let c = &self.rest.config;
         let mut options = ops::AttentionOptions::shared(mechanism, c.head_dim);
@@ -325,25 +294,20 @@ impl Attention {
         self.out.forward(out.reshape([b, t, heads * width]))
     }
 
-    fn turn(&self, x: Tensor<4>, positions: std::ops::Range<usize>) -> Tensor<4> {
-        match &self.rest.config.rotary {
-            Some(rotary) => ops::rotary(x, &self.angles(rotary, positions)),
-            None => x,
-        }
-    }
-
     /// Bidirectional attention over `x: [B, T, d]` with the mechanism of `seen`.
     pub fn both_ways(&self, x: Tensor<3>, seen: &Seen<'_>) -> Tensor<3> {
         let [q, k, v] = self.project(x);
         let t = q.dims()[1];
-        let (q, k) = match (&self.rest.config.rotary, seen.packed) {
-            (Some(rotary), Some(bounds)) => {
-                let positions = bounds.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
+        let (q, k) = match &self.rest.config.rotary {
+            Some(rotary) => {
+                let bounds = seen.packed.map_or_else(|| vec![0, t], <[usize]>::to_vec);
+                let positions: Vec<usize> = bounds.windows(2).flat_map(|w| 0..w[1] - w[0]).collect();
                 let longest = bounds.windows(2).map(|w| w[1] - w[0]).max().unwrap_or(0);
-                let angles = self.turned(rotary, positions, longest);
+                let positions = Array2::from_shape_vec((1, t), positions).expect("the bounds cover the tokens");
+                let angles = RotaryCache::default().at(rotary, positions, longest);
                 (ops::rotary(q, &angles), ops::rotary(k, &angles))
             }
-            _ => (self.turn(q, 0..t), self.turn(k, 0..t)),
+            None => (q, k),
         };
         let mut options = self.options(seen.mechanism.clone());
         options.keep = seen.keep.cloned();
@@ -352,69 +316,108 @@ impl Attention {
         self.joined(ops::attention(ops::Attention { q, k, v, bias: None, sinks, options }).0)
     }
 
-    /// Maps `x: [B, T, d]` and the cached keys and values to the output and the extended cache. Panics if the mixer
-    /// has sinks and the batch has padding.
-    pub(super) fn forward(
+    /// Attention of sequence `b` to its cached keys and values, which end with its own: `q: [1, T, H, D]`.
+    fn cached(&self, q: Tensor<4>, cache: &KvCache, b: usize) -> Tensor<4> {
+        let mut options = self.options(self.rest.mechanism.clone());
+        options.offset = cache.rows(b) - q.dims()[1];
+        ops::cached_attention(q, cache.segments(b), self.learned_sinks(), options)
+    }
+
+    /// As [`Attention::cached`], with the first tokens as sinks. `q` is turned to positions in the text and `far` to
+    /// those in the cache; `seen` is the number of tokens before.
+    fn streaming(
         &self,
-        x: Tensor<3>,
-        near: Keys,
-        sinks: Option<Keys>,
-        seen: usize,
-        mask: Option<Tensor<3>>,
-    ) -> (Tensor<3>, MixerState) {
+        [q, far]: [Tensor<4>; 2],
+        streaming: Streaming,
+        [near, sinks]: [&KvCache; 2],
+        (b, seen): (usize, usize),
+    ) -> Tensor<4> {
+        let options = self.options(self.rest.mechanism.clone());
+        let first = sinks.segments(b);
+        let joined = |part: usize| Tensor::cat(first.iter().map(|segment| segment[part].clone()).collect(), 1);
+        ops::streaming_attention(ops::StreamingAttention {
+            q,
+            far,
+            near: near.segments(b),
+            sinks: [joined(0), joined(1)],
+            streaming,
+            position: seen,
+            scale: options.scale,
+            softcap: options.softcap,
+        })
+    }
+}
+
+/// The parts of the state.
+const KEYS: &str = "keys";
+const SINKS: &str = "sinks";
+
+impl Mix for Attention {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        let c = &self.rest.config;
+        let cache = || KvCache::new(batch, (c.groups, c.head_dim, c.head_dim), device);
+        let state = State::new(batch).with(KEYS, cache());
+        if matches!(c.reach, Reach::Sinks(_)) { state.with(SINKS, cache()) } else { state }
+    }
+
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let c = &self.rest.config;
         let [q, k, v] = self.project(x);
-        let [b, t, _, _] = q.dims();
-        let positions = seen..seen + t;
-        let (turned, k) = (self.turn(q.clone(), positions.clone()), self.turn(k, positions));
-        let keep = mask.map(|mask| {
-            let there: Vec<bool> = mask.into_data().iter::<f32>().map(|x| x != 0.0).collect();
-            Array2::from_shape_vec((b, t), there).expect("a mask of [B, T, 1]")
-        });
-        let past = match self.rest.config.reach {
+        let [batch, t, _, _] = q.dims();
+        let before = state.positions();
+        let mut turn = |x: Tensor<4>| match &c.rotary {
+            Some(rotary) => shared.angles.turn(rotary, x, before),
+            None => x,
+        };
+        let (turned, k) = (turn(q.clone()), turn(k));
+        let before = before.to_vec();
+        let mut cache: KvCache = state.take(KEYS);
+        let past = match c.reach {
             Reach::Full => usize::MAX,
             Reach::Window(width) => width - 1,
             Reach::Sinks(streaming) => streaming.recent - 1,
         };
-        let near = near.with(k.clone(), v.clone(), keep, past);
-        let [keys, values] = near.get();
-        let (out, sinks) = match (self.rest.config.reach, sinks) {
-            (Reach::Sinks(streaming), Some(sinks)) => {
-                assert!(near.keep().is_none(), "sinks do not support padding");
-                let wanting = streaming.sinks.saturating_sub(sinks.len()).min(t);
-                let more = |x: &Tensor<4>| x.clone().narrow(1, 0, wanting);
-                let sinks = if wanting == 0 { sinks } else { sinks.with(more(&k), more(&v), None, usize::MAX) };
-                let mut options = self.options(self.rest.mechanism.clone());
-                let far = match &self.rest.config.rotary {
-                    Some(rotary) => {
-                        let places = (seen..seen + t).map(|i| streaming.place(i)).collect();
-                        ops::rotary(q, &self.turned(rotary, places, streaming.sinks + streaming.recent))
+        cache.keep_last(past);
+        let first = cache.is_empty();
+        let row = |x: &Tensor<4>, b: usize| if batch == 1 { x.clone() } else { x.clone().narrow(0, b, 1) };
+        (0..batch).for_each(|b| cache.push(b, row(&k, b), row(&v, b)));
+        let out = match c.reach {
+            Reach::Sinks(streaming) => {
+                let mut sinks: KvCache = state.take(SINKS);
+                let out = (0..batch).map(|b| {
+                    let (seen, q) = (before[b], row(&q, b));
+                    let wanting = streaming.sinks.saturating_sub(sinks.rows(b)).min(t);
+                    if wanting > 0 {
+                        let more = |x: &Tensor<4>| row(x, b).narrow(1, 0, wanting);
+                        sinks.push(b, more(&k), more(&v));
                     }
-                    None => q,
-                };
-                let (scale, softcap) = (options.scale, options.softcap.take());
-                let (near, first) = ([keys, values], sinks.get());
-                let x = ops::StreamingAttention {
-                    q: turned,
-                    far,
-                    near,
-                    sinks: first,
-                    streaming,
-                    position: seen,
-                    scale,
-                    softcap,
-                };
-                (ops::streaming_attention(x), Some(sinks))
+                    let far = match &c.rotary {
+                        Some(rotary) => {
+                            let places = Array2::from_shape_fn((1, t), |(_, i)| streaming.place(seen + i));
+                            ops::rotary(q, &shared.angles.at(rotary, places, streaming.sinks + streaming.recent))
+                        }
+                        None => q,
+                    };
+                    self.streaming([row(&turned, b), far], streaming, [&cache, &sinks], (b, seen))
+                });
+                let out = out.collect::<Vec<_>>();
+                state.put(SINKS, sinks);
+                joined_rows(out)
             }
-            (_, sinks) => {
-                let mut options = self.options(self.rest.mechanism.clone());
-                options.offset = near.len() - t;
-                options.keep = near.keep().cloned();
-                let learned = self.sinks.as_ref().map(|sinks| sinks.val());
-                let x = ops::Attention { q: turned, k: keys, v: values, bias: None, sinks: learned, options };
-                (ops::attention(x).0, sinks)
+            // All sequences begin here, so that one call serves them.
+            _ if first => {
+                let options = self.options(self.rest.mechanism.clone());
+                ops::attention(ops::Attention { q: turned, k, v, bias: None, sinks: self.learned_sinks(), options }).0
             }
+            _ => joined_rows((0..batch).map(|b| self.cached(row(&turned, b), &cache, b)).collect()),
         };
-        let near = if past == usize::MAX { near } else { near.last(past) };
-        (self.joined(out), MixerState::Attention { near, sinks, seen: seen + t })
+        cache.keep_last(past);
+        state.put(KEYS, cache);
+        self.joined(out)
     }
+}
+
+/// Joins outputs along the batch axis.
+fn joined_rows(mut out: Vec<Tensor<4>>) -> Tensor<4> {
+    if out.len() == 1 { out.swap_remove(0) } else { Tensor::cat(out, 0) }
 }

@@ -15,10 +15,10 @@ use longreach_attention::softmax::Patterned;
 use longreach_attention::softmax::dense::Dense;
 use longreach_burn as ops;
 
-use super::Shared;
 use super::transformer_xl::{ByDistance, LONGEST};
+use super::{Mix, Shared, parts};
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear, Recurrent};
+use crate::{Builder, Error, Linear, State};
 
 /// How `rate` rows are compressed to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,57 +84,6 @@ impl Compressive {
         })
     }
 
-    /// The initial state: rows of the memory followed by those of the current segment; and compressed rows.
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        let c = &self.config;
-        let kept = [[c.memory + c.segment, c.hidden], [c.compressed, c.hidden]];
-        Recurrent::zeros(batch, &kept, [1, 1, 0], device)
-    }
-
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let [batch, t, _] = x.dims();
-        if state.seen.iter().any(|seen| *seen != state.seen[0]) {
-            let mut one = |i: usize| self.forward(x.clone().narrow(0, i, 1), state.of_sequence(i), shared);
-            let (out, states): (Vec<_>, Vec<_>) = (0..batch).map(&mut one).unzip();
-            return (Tensor::cat(out, 0), Recurrent::together(states));
-        }
-        let c = &self.config;
-        let [mut rows, mut compressed] = <[Tensor<3>; 2]>::try_from(state.inputs).expect("rows and compressed rows");
-        let (mut seen, mut at, mut out) = (state.seen.first().copied().unwrap_or(0), 0, Vec::new());
-        while at < t {
-            let under_way = seen % c.segment;
-            let n = (t - at).min(c.segment - under_way);
-            let before = seen - under_way;
-            let memory = before.min(c.memory);
-            let older = ((before - memory) / c.rate).min(c.compressed);
-            let new = x.clone().narrow(1, at, n);
-            let (last, held) = (under_way + memory, c.memory + c.segment);
-            let mut seen_rows = Vec::new();
-            if older > 0 {
-                seen_rows.push(compressed.clone().narrow(1, c.compressed - older, older));
-            }
-            if last > 0 {
-                seen_rows.push(rows.clone().narrow(1, held - last, last));
-            }
-            seen_rows.push(new.clone());
-            out.push(self.attention.forward(Tensor::cat(seen_rows, 1), older + last, None));
-            rows = Tensor::cat(vec![rows, new.clone()], 1).narrow(1, n, held);
-            (seen, at) = (seen + n, at + n);
-            if seen.is_multiple_of(c.segment) {
-                // The first rows have left the memory; fewer while the memory is not full.
-                let left = (seen - seen.min(c.memory)).min(c.segment);
-                if left > 0 {
-                    let old = rows.clone().narrow(1, c.segment - left, left);
-                    self.reconstruct(&old, new, shared);
-                    let all = Tensor::cat(vec![compressed, self.compressed(old)], 1);
-                    compressed = all.narrow(1, left / c.rate, c.compressed);
-                }
-            }
-        }
-        let seen = state.seen.iter().map(|seen| seen + t).collect();
-        (Tensor::cat(out, 1), Recurrent { inputs: vec![rows, compressed], memory: state.memory, seen })
-    }
-
     /// Rows `[B, n, d]` → `[B, n / rate, d]`
     fn compressed(&self, rows: Tensor<3>) -> Tensor<3> {
         let (rate, [batch, n, d]) = (self.config.rate, rows.dims());
@@ -166,5 +115,57 @@ impl Compressive {
             Some(sum) => sum + loss,
             None => loss,
         });
+    }
+}
+
+impl Mix for Compressive {
+    /// `recent` has the rows of the memory followed by those of the current segment.
+    fn start(&self, batch: usize, device: &Device) -> State {
+        let c = &self.config;
+        let state = State::new(batch).with_rows("recent", [c.memory + c.segment, c.hidden], device);
+        state.with_rows("compressed", [c.compressed, c.hidden], device)
+    }
+
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let t = x.dims()[1];
+        if state.positions().iter().any(|seen| *seen != state.positions()[0]) {
+            return parts::one_by_one(x, state, |x, state| self.forward(x, state, shared));
+        }
+        let c = &self.config;
+        let (mut rows, mut compressed): (Tensor<3>, Tensor<3>) = (state.take("recent"), state.take("compressed"));
+        let (mut seen, mut at, mut out) = (state.positions().first().copied().unwrap_or(0), 0, Vec::new());
+        while at < t {
+            let under_way = seen % c.segment;
+            let n = (t - at).min(c.segment - under_way);
+            let before = seen - under_way;
+            let memory = before.min(c.memory);
+            let older = ((before - memory) / c.rate).min(c.compressed);
+            let new = x.clone().narrow(1, at, n);
+            let (last, held) = (under_way + memory, c.memory + c.segment);
+            let mut seen_rows = Vec::new();
+            if older > 0 {
+                seen_rows.push(compressed.clone().narrow(1, c.compressed - older, older));
+            }
+            if last > 0 {
+                seen_rows.push(rows.clone().narrow(1, held - last, last));
+            }
+            seen_rows.push(new.clone());
+            out.push(self.attention.forward(Tensor::cat(seen_rows, 1), older + last, None));
+            rows = Tensor::cat(vec![rows, new.clone()], 1).narrow(1, n, held);
+            (seen, at) = (seen + n, at + n);
+            if seen.is_multiple_of(c.segment) {
+                // The first rows have left the memory; fewer while the memory is not full.
+                let left = (seen - seen.min(c.memory)).min(c.segment);
+                if left > 0 {
+                    let old = rows.clone().narrow(1, c.segment - left, left);
+                    self.reconstruct(&old, new, shared);
+                    let all = Tensor::cat(vec![compressed, self.compressed(old)], 1);
+                    compressed = all.narrow(1, left / c.rate, c.compressed);
+                }
+            }
+        }
+        state.put("recent", rows);
+        state.put("compressed", compressed);
+        Tensor::cat(out, 1)
     }
 }

@@ -5,10 +5,10 @@ use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 use ndarray::Array2;
 
-use super::Shared;
-use super::parts::{self, Heads, Qkv, Remembered};
+use super::parts::{self, Heads, Qkv};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Recurrent};
+use crate::{Builder, Error, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,27 +36,31 @@ impl CosFormer {
         let projections = Qkv::new(b, &c.heads, Bias::Yes, ["q_proj", "k_proj", "v_proj", "out_proj"])?;
         Ok(Self { projections, config: c.clone() })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for CosFormer {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let h = &self.config.heads;
-        Recurrent::zeros(batch, &[], [h.heads, 2 * h.key, h.value + 1], device)
+        State::new(batch).with_matrix("state", [h.heads, 2 * h.key, h.value + 1], device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
         let (c, t) = (&self.config, x.dims()[1]);
         let [q, k, v] = self.projections.forward(&x, c.heads.heads);
         // Beyond `length` the angle stays that of the last position, so that weights never become negative.
-        let place = |seen: usize, i: usize| (seen + i + 1).min(c.length) as f32;
+        let before = state.positions();
+        let positions = Array2::from_shape_fn((before.len(), t), |(b, i)| (before[b] + i + 1).min(c.length) as f32);
         let (o, memory) = ops::cosformer(ops::CosFormer {
             q,
             k,
             v,
-            state: state.memory,
-            positions: Array2::from_shape_fn((state.seen.len(), t), |(b, i)| place(state.seen[b], i)),
+            state: state.take("state"),
+            positions,
             length: c.length as f64,
             causal: true,
         });
         let o = self.projections.out.forward(parts::flat(o));
-        (o, parts::after(Remembered::of(state.inputs), memory, state.seen, t))
+        state.put("state", memory);
+        o
     }
 }

@@ -5,10 +5,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear, Recurrent};
+use crate::{Builder, Error, Linear, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,17 +62,18 @@ impl DeltaRule {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for DeltaRule {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let h = &self.config.heads;
         let (key, value) = (h.heads * h.key, h.heads * h.value);
-        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+        parts::matrices(h, [key, key, value], h.key, batch, device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
         let (c, h, [b, t, _]) = (&self.config, &self.config.heads, x.dims());
-        let mut remembered = Remembered::of(state.inputs);
-        let [q, k, v] = self.projections.forward(&x, &mut remembered);
+        let [q, k, v] = self.projections.forward(&x, state);
         // The convolution applies the silu if there is one.
         let key_features =
             if h.conv.is_some() && c.features == Pointwise::Silu { Pointwise::Identity } else { c.features };
@@ -90,13 +91,14 @@ impl DeltaRule {
             k: normed(k),
             v: parts::heads(v, h.heads),
             beta: if c.up_to_two { beta * 2.0 } else { beta },
-            state: state.memory,
+            state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
         });
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),
         };
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

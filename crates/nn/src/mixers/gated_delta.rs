@@ -4,11 +4,11 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
 use super::delta_rule::LENGTH_EPS;
-use super::parts::{self, Gate, HeadNorm, Heads, Projections, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, Projections};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Linear, Recurrent};
+use crate::{Builder, Error, Init, Linear, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,17 +55,18 @@ impl GatedDelta {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for GatedDelta {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let h = &self.config.heads;
         let (key, value) = (h.groups * h.key, h.heads * h.value);
-        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+        parts::matrices(h, [key, key, value], h.key, batch, device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
-        let mut remembered = Remembered::of(state.inputs);
-        let [q, k, v] = self.projections.forward(&x, &mut remembered);
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let (c, h) = (&self.config, &self.config.heads);
+        let [q, k, v] = self.projections.forward(&x, state);
         // The convolutions apply the silu if there are any.
         let [q, k, v] = if h.conv.is_some() { [q, k, v] } else { [q, k, v].map(activation::silu) };
         let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
@@ -78,13 +79,14 @@ impl GatedDelta {
             v: parts::heads(v, h.heads),
             g: step * decay,
             beta: if c.up_to_two { beta * 2.0 } else { beta },
-            state: state.memory,
+            state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
         });
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),
         };
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

@@ -4,10 +4,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projections, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, LowRank, Pointwise, Projections};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Linear, Recurrent};
+use crate::{Builder, Error, Init, Linear, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,16 +60,17 @@ impl Gla {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Gla {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let h = &self.config.heads;
-        parts::matrices(h, &h.remembered(&widths(h)), h.key, batch, device)
+        parts::matrices(h, widths(h), h.key, batch, device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
-        let mut remembered = Remembered::of(state.inputs);
-        let [q, k, v] = self.projections.forward(&x, &mut remembered);
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let (c, h) = (&self.config, &self.config.heads);
+        let [q, k, v] = self.projections.forward(&x, state);
         let g = activation::log_sigmoid(self.gate.forward(x.clone())) / c.normalizer;
         let g = match c.clamp {
             Some(least) => g.clamp_min(least),
@@ -81,14 +82,15 @@ impl Gla {
             k: c.features.of(of_group(k)),
             v: of_group(v),
             g: of_group(g),
-            state: state.memory,
+            state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
         });
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),
         };
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }
 

@@ -4,10 +4,10 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, HeadNorm, Heads, Projection, Remembered};
+use super::parts::{self, HeadNorm, Heads, Projection};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear, Recurrent};
+use crate::{Builder, Error, Linear, State};
 
 /// The sizes of the mixer: `V` is `hidden / heads`.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,27 +37,28 @@ impl Hgrn2 {
         let (key, value) = (h.heads * h.key, h.heads * h.value);
         let none = ops::ConvActivation::None;
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, key], h.conv, none)?,
-            f: Projection::new(b, "f", [h.hidden, key], h.conv, none)?,
-            i: Projection::new(b, "i", [h.hidden, value], h.conv, none)?,
+            q: Projection::new(b, ("q", parts::CONVS[0]), [h.hidden, key], h.conv, none)?,
+            f: Projection::new(b, ("f", parts::CONVS[1]), [h.hidden, key], h.conv, none)?,
+            i: Projection::new(b, ("i", parts::CONVS[2]), [h.hidden, value], h.conv, none)?,
             norm: HeadNorm::new(b, "g_norm", value, h.norm_eps, h.affine)?,
             out: Linear::new(b, "o_proj", value, h.hidden, Bias::No)?,
             heads: h.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Hgrn2 {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let h = &self.heads;
         let (key, value) = (h.heads * h.key, h.heads * h.value);
-        parts::matrices(h, &h.remembered(&[key, key, value]), h.key, batch, device)
+        parts::matrices(h, [key, key, value], h.key, batch, device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (h, t) = (&self.heads, x.dims()[1]);
-        let mut remembered = Remembered::of(state.inputs);
-        let q = activation::silu(self.q.forward(x.clone(), &mut remembered));
-        let f = self.f.forward(x.clone(), &mut remembered);
-        let v = self.i.forward(x, &mut remembered);
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let h = &self.heads;
+        let q = activation::silu(self.q.forward(x.clone(), state));
+        let f = self.f.forward(x.clone(), state);
+        let v = self.i.forward(x, state);
         let g = match &shared.lower_bound {
             None => activation::log_sigmoid(f),
             // ln(b + (1 − b) σ(f)), with the lower bound b < 1.
@@ -72,10 +73,11 @@ impl Hgrn2 {
             q: heads(q),
             g: heads(g),
             v: heads(v),
-            state: state.memory,
+            state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
         });
         let o = self.norm.forward(parts::heads(parts::flat(o), 1));
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

@@ -4,19 +4,17 @@
 //! The state holds the memory together with the pending update of the current segment, and that segment's keys and
 //! values as past inputs.
 
-use std::sync::Arc;
-
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_attention::rotary::Rotary;
 use longreach_burn as ops;
 use ndarray::Array2;
 
-use super::Shared;
 use super::gla::widths;
-use super::parts::{self, Heads, Projections, Remembered};
+use super::parts::{self, Heads, Projections};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Linear, Recurrent};
+use crate::{Builder, Error, Init, Linear, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,40 +65,32 @@ impl Infini {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Infini {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let (h, segment) = (&self.config.heads, self.config.segment);
-        let kept = [[segment, h.groups * h.key], [segment, h.groups * h.value]];
-        Recurrent::zeros(batch, &kept, [h.groups, h.key, 2 * (h.value + 1)], device)
+        let matrix = [h.groups, h.key, h.value + 1];
+        let state = State::new(batch).with_matrix("memory", matrix, device).with_matrix("pending", matrix, device);
+        let state = state.with_matrix("keys", [segment, h.groups, h.key], device);
+        state.with_matrix("values", [segment, h.groups, h.value], device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        self.read(x, state)
-    }
-
-    fn read(&self, x: Tensor<3>, state: Recurrent) -> (Tensor<3>, Recurrent) {
-        let (c, h, [batch, t, _]) = (&self.config, &self.config.heads, x.dims());
-        let seen = state.seen.first().map_or(0, |seen| seen % c.segment);
-        if state.seen.iter().any(|other| other % c.segment != seen) {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
+        let within = |seen: &usize| seen % c.segment;
+        let seen = state.positions().first().map_or(0, within);
+        if state.positions().iter().any(|other| within(other) != seen) {
             // The segments of the sequences end at different tokens.
-            let one = |i: usize| self.read(x.clone().narrow(0, i, 1), state.of_sequence(i));
-            let (out, states): (Vec<_>, Vec<_>) = (0..batch).map(one).unzip();
-            return (Tensor::cat(out, 0), Recurrent::together(states));
+            return parts::one_by_one(x, state, |x, state| self.forward(x, state, shared));
         }
-        let mut none = Remembered::of(Vec::new());
-        let [q, k, v] = self.projections.forward(&x, &mut none);
+        let [q, k, v] = self.projections.forward(&x, state);
         let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let local = c.rotary.as_ref().map(|rotary| {
             let positions = Array2::from_shape_fn((1, t), |(_, i)| (seen + i) % c.segment);
-            let angles = rotary.angles(positions.view(), c.segment, &ops::context()).unwrap_or_else(|e| panic!("{e}"));
-            let angles = Arc::new(angles);
+            let angles = shared.angles.at(rotary, positions, c.segment);
             [ops::rotary(q.clone(), &angles), ops::rotary(k.clone(), &angles)]
         });
-        let width = h.value + 1;
-        let mut inputs = state.inputs.into_iter();
-        let mut kept = |width: usize| -> Tensor<4> {
-            inputs.next().expect("keys, then values").reshape([batch, c.segment, h.groups, width])
-        };
         let (o, after) = ops::infini(ops::Infini {
             q,
             k,
@@ -108,10 +98,10 @@ impl Infini {
             local,
             gate: self.gate.val(),
             state: ops::InfiniState {
-                memory: state.memory.clone().narrow(3, 0, width),
-                pending: state.memory.narrow(3, width, width),
-                keys: kept(h.key),
-                values: kept(h.value),
+                memory: state.take("memory"),
+                pending: state.take("pending"),
+                keys: state.take("keys"),
+                values: state.take("values"),
                 seen,
             },
             segment: c.segment,
@@ -119,11 +109,10 @@ impl Infini {
             epsilon: 1e-10,
             scale: (h.key as f32).powf(-0.5),
         });
-        let state = Recurrent {
-            inputs: vec![parts::flat(after.keys), parts::flat(after.values)],
-            memory: Tensor::cat(vec![after.memory, after.pending], 3),
-            seen: state.seen.into_iter().map(|seen| seen + t).collect(),
-        };
-        (self.out.forward(parts::flat(o)), state)
+        state.put("memory", after.memory);
+        state.put("pending", after.pending);
+        state.put("keys", after.keys);
+        state.put("values", after.values);
+        self.out.forward(parts::flat(o))
     }
 }

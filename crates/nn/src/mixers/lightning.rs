@@ -5,10 +5,10 @@ use burn::tensor::{Device, Tensor, activation};
 use longreach_attention::linear::lightning::decays;
 use longreach_burn as ops;
 
-use super::Shared;
 use super::parts;
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear, Recurrent, RmsNorm};
+use crate::{Builder, Error, Linear, RmsNorm, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,14 +52,16 @@ impl Lightning {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Lightning {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let c = &self.config;
-        Recurrent::zeros(batch, &[], [c.heads, c.head_dim, c.head_dim], device)
+        State::new(batch).with_matrix("state", [c.heads, c.head_dim, c.head_dim], device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, t) = (&self.config, x.dims()[1]);
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let c = &self.config;
         // Queries, keys and values are interleaved by head.
         let qkv = parts::heads(activation::silu(self.qkv.forward(x.clone())), c.heads);
         let part = |i: usize| qkv.clone().narrow(3, i * c.head_dim, c.head_dim);
@@ -69,10 +71,11 @@ impl Lightning {
             k: part(1),
             v: part(2),
             g: Tensor::from_floats(&decays[..], &x.device()),
-            state: state.memory,
+            state: state.take("state"),
             scale: 1.0,
         });
         let o = activation::sigmoid(self.gate.forward(x)) * self.norm.forward(parts::flat(o));
-        (self.out.forward(o), parts::after(parts::Remembered::of(state.inputs), memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

@@ -5,11 +5,11 @@ use burn::tensor::{Device, Tensor, activation};
 use longreach_attention::linear::linear_attention::Map;
 use longreach_burn as ops;
 
-use super::Shared;
 use super::gla::widths;
-use super::parts::{self, HeadNorm, Heads, Projections, Remembered};
+use super::parts::{self, HeadNorm, Heads, Projections};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Linear, Recurrent};
+use crate::{Builder, Error, Init, Linear, State};
 
 /// The feature map of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,17 +109,6 @@ impl LinearAttention {
         })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        let (c, h) = (&self.config, &self.config.heads);
-        let features = c.features.map().features(c.features.given(h.key));
-        Recurrent::zeros(
-            batch,
-            &h.remembered(&widths(h)),
-            [h.heads, features, h.value + usize::from(c.normalize.is_some())],
-            device,
-        )
-    }
-
     fn features(&self, x: Tensor<4>, maps: &[Linear], by_sum: bool) -> Tensor<4> {
         let y = match (self.config.features, maps) {
             (Features::Exp | Features::T2r, [w]) => w.forward(x),
@@ -162,11 +151,20 @@ impl LinearAttention {
             Map::Identity | Map::Taylor | Map::Based => x,
         }
     }
+}
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
-        let mut remembered = Remembered::of(state.inputs);
-        let [q, k, v] = self.projections.forward(&x, &mut remembered);
+impl Mix for LinearAttention {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        let (c, h) = (&self.config, &self.config.heads);
+        let features = c.features.map().features(c.features.given(h.key));
+        let width = h.value + usize::from(c.normalize.is_some());
+        let state = parts::with_convs(State::new(batch), h, widths(h), device);
+        state.with_matrix("state", [h.heads, features, width], device)
+    }
+
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let (c, h) = (&self.config, &self.config.heads);
+        let [q, k, v] = self.projections.forward(&x, state);
         let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let maps = if c.tied { &self.map_q } else { &self.map_k };
         // Features divided by their sums are already mapped; the kernel maps the others.
@@ -181,13 +179,14 @@ impl LinearAttention {
             q: given(q, &self.map_q, c.by_sum[0]),
             k: parts::repeated(given(k, maps, c.by_sum[1]), h.shared_by()),
             v: parts::repeated(v, h.shared_by()),
-            state: state.memory,
+            state: state.take("state"),
             map,
             normalize: c.normalize,
             causal: true,
             scale: (features as f64).powf(-0.5),
         });
         let o = self.norm.forward(o);
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

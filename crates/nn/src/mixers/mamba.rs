@@ -5,9 +5,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
-use super::parts::{Remembered, after};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
 
 /// The sizes and options of a Mamba mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -75,26 +75,25 @@ impl Mamba {
         })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        Recurrent::zeros(batch, &[[self.conv - 1, self.inner]], [self.state, self.inner, 1], device)
-    }
-
     fn a(&self) -> Tensor<2> {
         self.a.clone().unwrap_or_else(|| ops::neg_exp(self.a_log.val()))
     }
+}
 
-    pub(super) fn prepared(self) -> Self {
-        Self { a: Some(self.a()), ..self }
+impl Mix for Mamba {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        State::new(batch).with_rows("conv", [self.conv - 1, self.inner], device).with_matrix(
+            "state",
+            [self.state, self.inner, 1],
+            device,
+        )
     }
 
-    pub(super) fn forward(&self, u: Tensor<3>, state: Recurrent, mask: Option<Tensor<3>>) -> (Tensor<3>, Recurrent) {
-        let [batch, t, _] = u.dims();
-        let mut remembered = Remembered::of(state.inputs);
-        let u = masked(u, &mask);
+    fn forward(&self, u: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let batch = u.dims()[0];
         let xz = self.in_proj.forward(u);
         let z = xz.clone().narrow(2, self.inner, self.inner);
-        let x = remembered.next(|before| self.conv1d.forward(xz.narrow(2, 0, self.inner), before));
-        let x = masked(x, &mask);
+        let x = state.update("conv", |before| self.conv1d.forward(xz.narrow(2, 0, self.inner), before));
         let p = self.x_proj.forward(x.clone());
         let normed = |t: Tensor<3>| match self.inner_norm {
             Some(eps) => ops::rms_norm(t, None, eps as f32),
@@ -112,17 +111,14 @@ impl Mamba {
             c,
             d: self.d.val(),
             z,
-            state: state.memory.reshape([batch, self.state, self.inner]),
+            state: state.take::<Tensor<4>>("state").reshape([batch, self.state, self.inner]),
         });
         let memory = scan.reshape([batch, self.state, self.inner, 1]);
-        (self.out_proj.forward(y), after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out_proj.forward(y)
     }
-}
 
-/// `x` with zeros at padding, if there is a mask.
-pub(super) fn masked(x: Tensor<3>, mask: &Option<Tensor<3>>) -> Tensor<3> {
-    match mask {
-        Some(mask) => x * mask.clone(),
-        None => x,
+    fn prepare(&mut self) {
+        self.a = Some(self.a());
     }
 }

@@ -5,10 +5,9 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
-use super::mamba::masked;
-use super::parts::{Remembered, after};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Linear, Recurrent, RmsNorm, ShortConv};
+use crate::{Builder, Error, Init, Linear, RmsNorm, ShortConv, State};
 
 /// The sizes and options of a Mamba-2 mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,30 +81,29 @@ impl Mamba2 {
         })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        let mixed = self.heads * self.head_dim + 2 * self.groups * self.state;
-        Recurrent::zeros(batch, &[[self.conv - 1, mixed]], [self.heads, self.state, self.head_dim], device)
-    }
-
     fn a(&self) -> Tensor<1> {
         self.a.clone().unwrap_or_else(|| ops::neg_exp(self.a_log.val()))
     }
+}
 
-    pub(super) fn prepared(self) -> Self {
-        Self { a: Some(self.a()), ..self }
+impl Mix for Mamba2 {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        let mixed = self.heads * self.head_dim + 2 * self.groups * self.state;
+        State::new(batch).with_rows("conv", [self.conv - 1, mixed], device).with_matrix(
+            "state",
+            [self.heads, self.state, self.head_dim],
+            device,
+        )
     }
 
-    pub(super) fn forward(&self, u: Tensor<3>, state: Recurrent, mask: Option<Tensor<3>>) -> (Tensor<3>, Recurrent) {
-        let t = u.dims()[1];
-        let mut remembered = Remembered::of(state.inputs);
+    fn forward(&self, u: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
         let inner = self.heads * self.head_dim;
         let shared = self.groups * self.state;
-        let u = masked(u, &mask);
         let zxbcdt = self.in_proj.forward(u);
         let z = zxbcdt.clone().narrow(2, 0, inner);
         let dt = zxbcdt.clone().narrow(2, 2 * inner + 2 * shared, self.heads);
-        let xbc = remembered.next(|before| self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * shared), before));
-        let xbc = masked(xbc, &mask);
+        let xbc =
+            state.update("conv", |before| self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * shared), before));
         let (y, scan) = ops::mamba2(ops::Mamba2 {
             x: xbc.clone().narrow(2, 0, inner),
             dt,
@@ -116,10 +114,15 @@ impl Mamba2 {
             c: xbc.narrow(2, inner + shared, shared),
             groups: self.groups,
             d: self.d.val(),
-            state: state.memory,
+            state: state.take("state"),
             form: ops::Mamba2Form::Recurrent,
         });
         let y = self.norm.gated(y, z, inner / self.groups);
-        (self.out_proj.forward(y), after(remembered, scan, state.seen, t))
+        state.put("state", scan);
+        self.out_proj.forward(y)
+    }
+
+    fn prepare(&mut self) {
+        self.a = Some(self.a());
     }
 }

@@ -6,8 +6,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::padding::Tokens;
-use crate::{Builder, Error, MixerState, Recurrent};
+use crate::padding::{Tokens, by_sequence};
+use crate::rotary::RotaryCache;
+use crate::{Builder, Error, State};
 
 mod attention;
 mod compressive;
@@ -63,21 +64,35 @@ pub struct Shared {
     pub lower_bound: Option<Tensor<1>>,
     /// The sum of the auxiliary losses of the layers, `[1]`.
     pub loss: Option<Tensor<1>>,
+    /// The angles of rotary positions, computed by the first layer that needs them.
+    pub angles: RotaryCache,
+    /// The tokens that are not padding; `None` if none is.
+    pub(crate) padding: Option<Tokens>,
 }
 
-/// Declares the mixers with a state of fixed size and the names of their mechanisms.
+/// What maps the tokens of sequences, mixing each with those before it.
+///
+/// A mixer reads `x: [B, T, d]` and the state before it, and leaves the state after it. A text may be read at once, in
+/// chunks, or token by token; the sequences of a batch may have read different numbers of tokens, and none depends on
+/// the others. There is no padding: [`Mixer::forward`] removes it.
+pub(crate) trait Mix {
+    /// The initial state of `batch` sequences.
+    fn start(&self, batch: usize, device: &Device) -> State;
+
+    /// Reads tokens and returns the output, `[B, T, d]`.
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3>;
+
+    /// Precomputes what depends on the weights alone, for inference.
+    fn prepare(&mut self) {}
+}
+
+/// Declares the mixers and the names of their mechanisms.
 macro_rules! mixers {
     ($($(#[$doc:meta])* $name:ident $config:ident $mechanism:literal;)+) => {
         /// The mixer of a block.
         #[derive(Module, Debug)]
         #[allow(clippy::large_enum_variant, reason = "there is one per layer")]
         pub enum Mixer {
-            /// Softmax attention.
-            Attention(Attention),
-            /// Selective state space.
-            Mamba(Mamba),
-            /// State-space duality.
-            Mamba2(Mamba2),
             $($(#[$doc])* $name($name),)+
         }
 
@@ -85,12 +100,6 @@ macro_rules! mixers {
         #[derive(Clone, Debug, PartialEq)]
         #[allow(clippy::large_enum_variant, reason = "there is one per layer")]
         pub enum MixerConfig {
-            /// Softmax attention.
-            Attention(AttentionConfig),
-            /// Selective state space.
-            Mamba(MambaConfig),
-            /// State-space duality.
-            Mamba2(Mamba2Config),
             $($(#[$doc])* $name($config),)+
         }
 
@@ -98,9 +107,6 @@ macro_rules! mixers {
             /// The name of the mechanism in the table of mechanisms.
             pub fn mechanism(&self) -> &'static str {
                 match self {
-                    MixerConfig::Attention(_) => "dense",
-                    MixerConfig::Mamba(_) => "mamba",
-                    MixerConfig::Mamba2(_) => "mamba2",
                     $(MixerConfig::$name(_) => $mechanism,)+
                 }
             }
@@ -110,30 +116,19 @@ macro_rules! mixers {
             /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
             pub fn new(b: &mut Builder, c: &MixerConfig) -> Result<Self, Error> {
                 Ok(match c {
-                    MixerConfig::Attention(c) => Mixer::Attention(Attention::new(b, c)?),
-                    MixerConfig::Mamba(c) => Mixer::Mamba(Mamba::new(b, c)?),
-                    MixerConfig::Mamba2(c) => Mixer::Mamba2(Mamba2::new(b, c)?),
                     $(MixerConfig::$name(c) => Mixer::$name($name::new(b, c)?),)+
                 })
             }
 
-            /// The initial state of `batch` sequences.
-            pub fn start(&self, batch: usize, device: &Device) -> MixerState {
+            fn mix(&self) -> &dyn Mix {
                 match self {
-                    Mixer::Attention(m) => m.start(batch, device),
-                    Mixer::Mamba(m) => MixerState::Recurrent(m.start(batch, device)),
-                    Mixer::Mamba2(m) => MixerState::Recurrent(m.start(batch, device)),
-                    $(Mixer::$name(m) => MixerState::Recurrent(m.start(batch, device)),)+
+                    $(Mixer::$name(mixer) => mixer,)+
                 }
             }
 
-            /// Reads tokens without padding.
-            fn read(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
+            fn mix_mut(&mut self) -> &mut dyn Mix {
                 match self {
-                    Mixer::Attention(_) => panic!("{OTHER}"),
-                    Mixer::Mamba(m) => m.forward(x, state, None),
-                    Mixer::Mamba2(m) => m.forward(x, state, None),
-                    $(Mixer::$name(m) => m.forward(x, state, shared),)+
+                    $(Mixer::$name(mixer) => mixer,)+
                 }
             }
         }
@@ -141,6 +136,12 @@ macro_rules! mixers {
 }
 
 mixers! {
+    /// Softmax attention.
+    Attention AttentionConfig "dense";
+    /// Selective state space.
+    Mamba MambaConfig "mamba";
+    /// State-space duality.
+    Mamba2 Mamba2Config "mamba2";
     /// Linear attention with a feature map.
     LinearAttention LinearAttentionConfig "linear_attention";
     /// Linear attention with positive random features.
@@ -179,73 +180,36 @@ mixers! {
     Compressive CompressiveConfig "compressive";
 }
 
-const OTHER: &str = "the cache belongs to another model";
-
 impl Mixer {
+    /// The initial state of `batch` sequences.
+    pub fn start(&self, batch: usize, device: &Device) -> State {
+        self.mix().start(batch, device)
+    }
+
     /// Precomputes everything that depends on the weights alone. For inference only: the weights must not change
     /// afterwards.
-    pub fn prepared(self) -> Self {
-        match self {
-            Mixer::Mamba(m) => Mixer::Mamba(m.prepared()),
-            Mixer::Mamba2(m) => Mixer::Mamba2(m.prepared()),
-            other => other,
-        }
+    #[must_use]
+    pub fn prepared(mut self) -> Self {
+        self.mix_mut().prepare();
+        self
     }
 
-    /// Maps `x: [B, T, d]` and the state before it to the output and the state after it.
-    ///
-    /// `mask: [B, T, 1]` is 0 at padding, which has no effect on the state. Panics if the state belongs to another
-    /// mixer.
-    pub fn forward(
-        &self,
-        x: Tensor<3>,
-        state: MixerState,
-        mask: Option<Tensor<3>>,
-        shared: &mut Shared,
-    ) -> (Tensor<3>, MixerState) {
-        let (y, state) = match (self, state) {
-            (Mixer::Attention(m), MixerState::Attention { near, sinks, seen }) => {
-                return m.forward(x, near, sinks, seen, mask);
-            }
-            (Mixer::Mamba(m), MixerState::Recurrent(state)) => m.forward(x, state, mask),
-            (Mixer::Mamba2(m), MixerState::Recurrent(state)) => m.forward(x, state, mask),
-            (_, MixerState::Recurrent(state)) => match mask.as_ref().and_then(Tokens::of) {
-                Some(tokens) => self.around(&tokens, x, state, shared),
-                None => self.read(x, state, shared),
-            },
-            _ => panic!("{OTHER}"),
+    /// Maps `x: [B, T, d]` to the output, and `state`, the state before it, to that after it. Padding has no effect on
+    /// the state. Panics if the state belongs to another mixer.
+    pub fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let read = |x: Tensor<3>, state: &mut State, shared: &mut Shared| {
+            let t = x.dims()[1];
+            let y = self.mix().forward(x, state, shared);
+            state.advance(t);
+            y
         };
-        (y, MixerState::Recurrent(state))
-    }
-
-    /// Reads each sequence separately, without its padding.
-    fn around(&self, tokens: &Tokens, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let [_, t, d] = x.dims();
-        let (mut out, mut states, mut first_values) = (Vec::new(), Vec::new(), Vec::new());
-        for i in 0..tokens.sequences() {
-            let before = state.of_sequence(i);
-            let Some(own) = tokens.gather(&x, i) else {
-                out.push(Tensor::zeros([1, t, d], &x.device()));
-                states.push(before);
-                first_values.push(None);
-                continue;
-            };
-            let first = shared.first_values.as_ref().and_then(|v| tokens.gather(v, i));
-            let mut own_shared =
-                Shared { first_values: first, lower_bound: shared.lower_bound.clone(), loss: shared.loss.take() };
-            let (y, after) = self.read(own, before, &mut own_shared);
-            out.push(tokens.scatter(y, i, t));
-            states.push(after);
-            shared.loss = own_shared.loss.take();
-            first_values.push(own_shared.first_values.map(|v| tokens.scatter(v, i, t)));
+        match shared.padding.take() {
+            Some(tokens) => {
+                let y = by_sequence(&tokens, &x, state, shared, read);
+                shared.padding = Some(tokens);
+                y
+            }
+            None => read(x, state, shared),
         }
-        if shared.first_values.is_none()
-            && let Some(width) = first_values.iter().flatten().map(|v| v.dims()[2]).next()
-        {
-            let none = || Tensor::zeros([1, t, width], &x.device());
-            let rows = first_values.into_iter().map(|v| v.unwrap_or_else(none)).collect();
-            shared.first_values = Some(Tensor::cat(rows, 0));
-        }
-        (Tensor::cat(out, 0), Recurrent::together(states))
     }
 }

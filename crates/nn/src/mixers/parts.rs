@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
 
 /// A short convolution after a projection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,11 +51,6 @@ impl Heads {
     pub(super) fn shared_by(&self) -> usize {
         self.heads / self.groups
     }
-
-    /// The shapes of the states of short convolutions over `widths` channels.
-    pub(super) fn remembered(&self, widths: &[usize]) -> Vec<[usize; 2]> {
-        self.conv.map_or_else(Vec::new, |conv| widths.iter().map(|d| [conv.taps - 1, *d]).collect())
-    }
 }
 
 /// An elementwise function.
@@ -96,41 +91,22 @@ impl Pointwise {
     }
 }
 
-/// The past inputs of a layer, which are consumed and replaced in order.
-pub(super) struct Remembered {
-    before: std::vec::IntoIter<Tensor<3>>,
-    after: Vec<Tensor<3>>,
-}
-
-impl Remembered {
-    pub(super) fn of(inputs: Vec<Tensor<3>>) -> Self {
-        Self { after: Vec::with_capacity(inputs.len()), before: inputs.into_iter() }
-    }
-
-    /// Replaces the next past input by the one that `f` returns. Panics if there are no more.
-    pub(super) fn next<T>(&mut self, f: impl FnOnce(Tensor<3>) -> (T, Tensor<3>)) -> T {
-        let (out, after) = f(self.before.next().expect("a past input for each convolution or token shift"));
-        self.after.push(after);
-        out
-    }
-
-    pub(super) fn into_inner(self) -> Vec<Tensor<3>> {
-        self.after
-    }
-}
-
 /// A linear projection with an optional short convolution.
 #[derive(Module, Debug)]
 pub struct Projection {
     linear: Linear,
     conv: Option<ShortConv>,
+    /// The part of the state with the past inputs of the convolution.
+    #[module(skip)]
+    part: &'static str,
 }
 
 impl Projection {
-    /// The projection `NAME_proj` from `inputs` to `outputs`, the convolution `NAME_conv1d` with `activation`.
+    /// The projection `NAME_proj` from `inputs` to `outputs`, the convolution `NAME_conv1d` with `activation`; `part` is
+    /// the part of the state with the convolution's past inputs.
     pub(super) fn new(
         b: &mut Builder,
-        name: &str,
+        (name, part): (&str, &'static str),
         [inputs, outputs]: [usize; 2],
         conv: Option<Short>,
         activation: ops::ConvActivation,
@@ -143,13 +119,13 @@ impl Projection {
             }
             None => None,
         };
-        Ok(Self { linear, conv })
+        Ok(Self { linear, conv, part })
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, remembered: &mut Remembered) -> Tensor<3> {
+    pub(super) fn forward(&self, x: Tensor<3>, state: &mut State) -> Tensor<3> {
         let y = self.linear.forward(x);
         match &self.conv {
-            Some(conv) => remembered.next(|before| conv.forward(y, before)),
+            Some(conv) => state.update(self.part, |before| conv.forward(y, before)),
             None => y,
         }
     }
@@ -173,14 +149,14 @@ impl Projections {
         [of_keys, of_values]: [ops::ConvActivation; 2],
     ) -> Result<Self, Error> {
         Ok(Self {
-            q: Projection::new(b, "q", [h.hidden, q], h.conv, of_keys)?,
-            k: Projection::new(b, "k", [h.hidden, k], h.conv, of_keys)?,
-            v: Projection::new(b, "v", [h.hidden, v], h.conv, of_values)?,
+            q: Projection::new(b, ("q", CONVS[0]), [h.hidden, q], h.conv, of_keys)?,
+            k: Projection::new(b, ("k", CONVS[1]), [h.hidden, k], h.conv, of_keys)?,
+            v: Projection::new(b, ("v", CONVS[2]), [h.hidden, v], h.conv, of_values)?,
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor<3>, remembered: &mut Remembered) -> [Tensor<3>; 3] {
-        [&self.q, &self.k, &self.v].map(|p| p.forward(x.clone(), remembered))
+    pub(super) fn forward(&self, x: &Tensor<3>, state: &mut State) -> [Tensor<3>; 3] {
+        [&self.q, &self.k, &self.v].map(|p| p.forward(x.clone(), state))
     }
 }
 
@@ -329,15 +305,19 @@ pub(crate) fn wide(b: &mut Builder, name: &str, n: usize, init: Init) -> Result<
     b.param(name, [n], Layout::Wide, Precision::Full, init)
 }
 
-/// An initial state with one matrix per head.
-pub(super) fn matrices(h: &Heads, inputs: &[[usize; 2]], key: usize, batch: usize, device: &Device) -> Recurrent {
-    Recurrent::zeros(batch, inputs, [h.heads, key, h.value], device)
+/// The parts of the state with the past inputs of the convolutions of queries, keys and values.
+pub(super) const CONVS: [&str; 3] = ["conv_q", "conv_k", "conv_v"];
+
+/// Adds the past inputs of the short convolutions over `widths` channels, if there are any.
+pub(super) fn with_convs(state: State, h: &Heads, widths: [usize; 3], device: &Device) -> State {
+    let Some(conv) = h.conv else { return state };
+    let parts = CONVS.into_iter().zip(widths);
+    parts.fold(state, |state, (name, d)| state.with_rows(name, [conv.taps - 1, d], device))
 }
 
-/// The state after `tokens` more tokens.
-pub(super) fn after(remembered: Remembered, memory: Tensor<4>, mut seen: Vec<usize>, tokens: usize) -> Recurrent {
-    seen.iter_mut().for_each(|seen| *seen += tokens);
-    Recurrent { inputs: remembered.into_inner(), memory, seen }
+/// An initial state with one matrix per head, and the past inputs of convolutions over `widths` channels.
+pub(super) fn matrices(h: &Heads, widths: [usize; 3], key: usize, batch: usize, device: &Device) -> State {
+    with_convs(State::new(batch), h, widths, device).with_matrix("state", [h.heads, key, h.value], device)
 }
 
 /// Linear projections of queries, keys and values, and of the output, which always has a bias.
@@ -369,4 +349,19 @@ impl Qkv {
 /// Excludes a matrix from training.
 pub(super) fn fixed(matrix: Param<Tensor<2>>) -> Param<Tensor<2>> {
     matrix.set_require_grad(false)
+}
+
+/// Reads each sequence of a batch separately.
+pub(super) fn one_by_one(
+    x: Tensor<3>,
+    state: &mut State,
+    mut read: impl FnMut(Tensor<3>, &mut State) -> Tensor<3>,
+) -> Tensor<3> {
+    let one = |i: usize| {
+        let mut own = state.select(&[i]);
+        (read(x.clone().narrow(0, i, 1), &mut own), own)
+    };
+    let (out, states): (Vec<_>, Vec<_>) = (0..state.batch()).map(one).unzip();
+    *state = State::join(states);
+    Tensor::cat(out, 0)
 }

@@ -5,10 +5,10 @@ use burn::tensor::{Device, Tensor, TensorData};
 use longreach_attention::linear::performer::{Kernel, projection};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, Heads, Qkv, Remembered};
+use super::parts::{self, Heads, Qkv};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Precision, Recurrent};
+use crate::{Builder, Error, Init, Layout, Precision, State};
 
 /// The sizes of the mixer; keys are as wide as values.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,27 +56,30 @@ impl Performer {
         });
         Self { rows: parts::fixed(rows), ..self }
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Performer {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let (c, h) = (&self.config, &self.config.heads);
         let features = c.kernel.features(c.rows.max(1));
-        Recurrent::zeros(batch, &[], [h.heads, features, h.value + 1], device)
+        State::new(batch).with_matrix("state", [h.heads, features, h.value + 1], device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, t) = (&self.config, x.dims()[1]);
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let c = &self.config;
         let [q, k, v] = self.projections.forward(&x, c.heads.heads);
         let (o, memory) = ops::performer(ops::Performer {
             q,
             k,
             v,
             w: self.rows.val(),
-            state: state.memory,
+            state: state.take("state"),
             kernel: c.kernel,
             epsilon: c.epsilon,
             causal: true,
         });
         let o = self.projections.out.forward(parts::flat(o));
-        (o, parts::after(Remembered::of(state.inputs), memory, state.seen, t))
+        state.put("state", memory);
+        o
     }
 }

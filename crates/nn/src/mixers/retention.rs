@@ -1,19 +1,16 @@
 //! Multi-scale retention. Sun et al. 2023 (RetNet), §2.2; as in flash-linear-attention.
 
-use std::sync::Arc;
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use longreach_attention::linear::retention::decays;
 use longreach_attention::rotary::Rotary;
 use longreach_burn as ops;
-use ndarray::Array2;
 
-use super::Shared;
 use super::gla::widths;
-use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections, Remembered};
+use super::parts::{self, Gate, HeadNorm, Heads, Pointwise, Projections};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear, Recurrent};
+use crate::{Builder, Error, Linear, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -59,34 +56,35 @@ impl Retention {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Retention {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let h = &self.config.heads;
-        parts::matrices(h, &h.remembered(&widths(h)), h.key, batch, device)
+        parts::matrices(h, widths(h), h.key, batch, device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, h, t) = (&self.config, &self.config.heads, x.dims()[1]);
-        let mut remembered = Remembered::of(state.inputs);
-        let [q, k, v] = self.projections.forward(&x, &mut remembered);
-        let positions = Array2::from_shape_fn((state.seen.len(), t), |(b, i)| state.seen[b] + i);
-        let end = state.seen.iter().max().map_or(0, |seen| seen + t);
-        let angles = c.rotary.angles(positions.view(), end, &ops::context()).unwrap_or_else(|e| panic!("{e}"));
-        let angles = Arc::new(angles);
-        let turned = |x: Tensor<3>, n: usize| ops::rotary(c.features.of(parts::heads(x, n)), &angles);
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let (c, h) = (&self.config, &self.config.heads);
+        let [q, k, v] = self.projections.forward(&x, state);
+        let mut turned = |x: Tensor<3>, n: usize| {
+            shared.angles.turn(&c.rotary, c.features.of(parts::heads(x, n)), state.positions())
+        };
+        let (q, k) = (turned(q, h.heads), turned(k, h.groups));
         let decays: Vec<f32> = decays(h.heads).into_iter().map(|g| g as f32).collect();
         let (o, memory) = ops::retention(ops::Retention {
-            q: turned(q, h.heads),
-            k: parts::repeated(turned(k, h.groups), h.shared_by()),
+            q,
+            k: parts::repeated(k, h.shared_by()),
             v: parts::repeated(parts::heads(v, h.groups), h.shared_by()),
             g: Tensor::from_floats(&decays[..], &x.device()),
-            state: state.memory,
+            state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
         });
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),
         };
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

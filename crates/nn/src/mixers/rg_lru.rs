@@ -4,10 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, Remembered};
+use super::parts::{self};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent, ShortConv};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -70,17 +70,18 @@ impl RgLru {
             })
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for RgLru {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let c = &self.config;
-        Recurrent::zeros(batch, &[[c.conv - 1, c.inner]], [c.inner, 1, 1], device)
+        State::new(batch).with_rows("conv", [c.conv - 1, c.inner], device).with_matrix("state", [c.inner, 1, 1], device)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, [b, t, _]) = (&self.config, x.dims());
-        let mut remembered = Remembered::of(state.inputs);
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let (c, b) = (&self.config, x.dims()[0]);
         let y = activation::gelu_approximate(self.y.forward(x.clone()));
-        let x = remembered.next(|before| self.conv.forward(self.x.forward(x), before));
+        let x = state.update("conv", |before| self.conv.forward(self.x.forward(x), before));
         let blocks = parts::heads(x.clone(), c.blocks).swap_dims(1, 2);
         let gate = |weight: &Param<Tensor<3>>, bias: &Param<Tensor<2>>| {
             let weight: Tensor<4> = weight.val().unsqueeze();
@@ -92,10 +93,11 @@ impl RgLru {
             i: gate(&self.input_weight, &self.input_bias),
             x,
             lambda: self.lambda.val(),
-            state: state.memory.reshape([b, c.inner]),
+            state: state.take::<Tensor<4>>("state").reshape([b, c.inner]),
             reset: None,
         });
         let memory = memory.reshape([b, c.inner, 1, 1]);
-        (self.out.forward(o * y), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o * y)
     }
 }

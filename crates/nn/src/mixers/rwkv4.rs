@@ -4,10 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, Remembered};
+use super::parts::{self};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Linear, Recurrent};
+use crate::{Builder, Error, Init, Linear, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,18 +55,20 @@ impl Rwkv4 {
             inner: a,
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        let mut state = Recurrent::zeros(batch, &[[1, self.hidden]], [3, self.inner, 1], device);
+impl Mix for Rwkv4 {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        // The numerator and the denominator, and the largest exponent so far.
+        let sums = Tensor::zeros([batch, 2, self.inner, 1], device);
         let largest = Tensor::full([batch, 1, self.inner, 1], NOTHING, device);
-        state.memory = Tensor::cat(vec![state.memory.narrow(1, 0, 2), largest], 1);
-        state
+        let sums: Tensor<4> = Tensor::cat(vec![sums, largest], 1);
+        State::new(batch).with_rows("shift", [1, self.hidden], device).with("state", sums)
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let [b, t, _] = x.dims();
-        let mut remembered = Remembered::of(state.inputs);
-        let delta = remembered.next(|before| parts::difference(&x, before));
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let b = x.dims()[0];
+        let delta = state.update("shift", |before| parts::difference(&x, before));
         // The weight is the share of the current token; the rest is the share of the previous one.
         let mixed = |mix: &Param<Tensor<1>>| x.clone() + delta.clone() * parts::row::<3>(mix).neg().add_scalar(1.0);
         let (o, memory) = ops::rwkv4(ops::Rwkv4 {
@@ -74,10 +76,11 @@ impl Rwkv4 {
             v: self.value.forward(mixed(&self.mix_value)),
             w: ops::neg_exp(self.decay.val()),
             u: self.first.val(),
-            state: state.memory.reshape([b, 3, self.inner]),
+            state: state.take::<Tensor<4>>("state").reshape([b, 3, self.inner]),
         });
         let r = activation::sigmoid(self.receptance.forward(mixed(&self.mix_receptance)));
         let memory = memory.reshape([b, 3, self.inner, 1]);
-        (self.output.forward(r * o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.output.forward(r * o)
     }
 }

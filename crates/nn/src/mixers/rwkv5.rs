@@ -4,10 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, GroupNorm, Remembered};
+use super::parts::{self, GroupNorm};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,15 +65,19 @@ impl Rwkv5 {
             width: c.head_dim,
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        Recurrent::zeros(batch, &[[1, self.heads * self.width]], [self.heads, self.width, self.width], device)
+impl Mix for Rwkv5 {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        State::new(batch).with_rows("shift", [1, self.heads * self.width], device).with_matrix(
+            "state",
+            [self.heads, self.width, self.width],
+            device,
+        )
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let t = x.dims()[1];
-        let mut remembered = Remembered::of(state.inputs);
-        let delta = remembered.next(|before| parts::difference(&x, before));
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let delta = state.update("shift", |before| parts::difference(&x, before));
         // The weight is the share of the current token; the rest is the share of the previous one.
         let mixed = |i: usize| x.clone() + delta.clone() * parts::row::<3>(&self.mix[i]).neg().add_scalar(1.0);
         let heads = |x| parts::heads(x, self.heads);
@@ -83,10 +87,11 @@ impl Rwkv5 {
             v: heads(self.value.forward(mixed(2))),
             g: ops::neg_exp(self.decay.val()),
             u: self.bonus.val(),
-            state: state.memory,
+            state: state.take("state"),
             scale: 1.0,
         });
         let o = ops::silu_times(self.gate.forward(mixed(3)), self.norm.forward(o));
-        (self.output.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.output.forward(o)
     }
 }

@@ -4,10 +4,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
-use super::Shared;
-use super::parts::{self, GroupNorm, LowRank, Pointwise, Remembered};
+use super::parts::{self, GroupNorm, LowRank, Pointwise};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -83,16 +83,21 @@ impl Rwkv6 {
             config: c.clone(),
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
+impl Mix for Rwkv6 {
+    fn start(&self, batch: usize, device: &Device) -> State {
         let c = &self.config;
-        Recurrent::zeros(batch, &[[1, c.hidden]], [c.heads, c.key, c.value], device)
+        State::new(batch).with_rows("shift", [1, c.hidden], device).with_matrix(
+            "state",
+            [c.heads, c.key, c.value],
+            device,
+        )
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let (c, t) = (&self.config, x.dims()[1]);
-        let mut remembered = Remembered::of(state.inputs);
-        let delta = remembered.next(|before| parts::difference(&x, before));
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        let c = &self.config;
+        let delta = state.update("shift", |before| parts::difference(&x, before));
         let z = self.mix_in.forward(x.clone() + delta.clone() * parts::row::<3>(&self.mix)).tanh();
         let mixed = |slot: usize| {
             let own = z.clone().narrow(2, slot * c.mix_rank, c.mix_rank);
@@ -107,10 +112,11 @@ impl Rwkv6 {
             v: heads(self.v.forward(mixed(3))),
             g: heads(ops::neg_exp(self.w.forward(mixed(1)))),
             u: self.bonus.val(),
-            state: state.memory,
+            state: state.take("state"),
             scale: 1.0,
         });
         let o = ops::silu_times(self.g.forward(mixed(4)), self.norm.forward(o));
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

@@ -4,11 +4,11 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
 use longreach_burn as ops;
 
-use super::Shared;
 use super::delta_rule::LENGTH_EPS;
-use super::parts::{self, GroupNorm, LowRank, Pointwise, Remembered};
+use super::parts::{self, GroupNorm, LowRank, Pointwise};
+use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -86,15 +86,19 @@ impl Rwkv7 {
             plain_lengths: c.plain_lengths,
         })
     }
+}
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        Recurrent::zeros(batch, &[[1, self.heads * self.width]], [self.heads, self.width, self.width], device)
+impl Mix for Rwkv7 {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        State::new(batch).with_rows("shift", [1, self.heads * self.width], device).with_matrix(
+            "state",
+            [self.heads, self.width, self.width],
+            device,
+        )
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, shared: &mut Shared) -> (Tensor<3>, Recurrent) {
-        let t = x.dims()[1];
-        let mut remembered = Remembered::of(state.inputs);
-        let delta = remembered.next(|before| parts::difference(&x, before));
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let delta = state.update("shift", |before| parts::difference(&x, before));
         let mixed = |i: usize| x.clone() + delta.clone() * parts::row::<3>(&self.mix[i]);
         let heads = |x: Tensor<3>| parts::heads(x, self.heads);
         let r = heads(self.r.forward(mixed(0)));
@@ -124,10 +128,19 @@ impl Rwkv7 {
         let v = heads(v);
         let bonus: Tensor<4> = self.r_k.val().unsqueeze();
         let bonus = (r.clone() * k.clone() * bonus).sum_dim(3);
-        let (o, memory) =
-            ops::rwkv7(ops::Rwkv7 { q: r, k, v: v.clone(), g, kappa, a: heads(a), state: state.memory, scale: 1.0 });
+        let (o, memory) = ops::rwkv7(ops::Rwkv7 {
+            q: r,
+            k,
+            v: v.clone(),
+            g,
+            kappa,
+            a: heads(a),
+            state: state.take("state"),
+            scale: 1.0,
+        });
         let o = self.norm.forward(o) + parts::flat(bonus * v);
         let o = o * self.gate.forward(mixed(5));
-        (self.out.forward(o), parts::after(remembered, memory, state.seen, t))
+        state.put("state", memory);
+        self.out.forward(o)
     }
 }

@@ -8,10 +8,10 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
-use super::Shared;
+use super::{Mix, Shared, parts};
 use crate::linear::Bias;
 use crate::norm::{Norm, NormConfig};
-use crate::{Builder, Error, Init, Layout, Linear, Precision, Recurrent};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,40 +57,31 @@ impl TransformerXl {
         Ok(Self { attention, config: c.clone() })
     }
 
-    pub(super) fn start(&self, batch: usize, device: &Device) -> Recurrent {
-        let c = &self.config;
-        Recurrent::zeros(batch, &[[c.memory, c.hidden]], [1, 1, 0], device)
-    }
-
     /// The number of valid rows in the memory of a sequence.
     fn there(&self, seen: usize) -> usize {
         if self.config.zeros { self.config.memory } else { seen.min(self.config.memory) }
     }
+}
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: Recurrent, _: &mut Shared) -> (Tensor<3>, Recurrent) {
-        self.read(x, state)
+impl Mix for TransformerXl {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        let c = &self.config;
+        State::new(batch).with_rows("memory", [c.memory, c.hidden], device)
     }
 
-    fn read(&self, x: Tensor<3>, state: Recurrent) -> (Tensor<3>, Recurrent) {
-        let (c, [batch, t, _]) = (&self.config, x.dims());
-        let there = state.seen.first().map_or(c.memory, |seen| self.there(*seen));
-        if state.seen.iter().any(|seen| self.there(*seen) != there) {
-            let one = |i: usize| self.read(x.clone().narrow(0, i, 1), state.of_sequence(i));
-            let (out, states): (Vec<_>, Vec<_>) = (0..batch).map(one).unzip();
-            return (Tensor::cat(out, 0), Recurrent::together(states));
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let (c, t) = (&self.config, x.dims()[1]);
+        let there = state.positions().first().map_or(c.memory, |seen| self.there(*seen));
+        if state.positions().iter().any(|seen| self.there(*seen) != there) {
+            return parts::one_by_one(x, state, |x, state| self.forward(x, state, shared));
         }
-        let [memory] = <[Tensor<3>; 1]>::try_from(state.inputs).expect("one memory");
+        let memory: Tensor<3> = state.take("memory");
         let all = if c.memory == 0 { x } else { Tensor::cat(vec![memory.clone(), x], 1) };
         // Rows that no query attends to are not projected.
         let seen = all.clone().narrow(1, c.memory - there, there + t);
         let out = self.attention.forward(seen, there, c.same_length.then(|| c.memory - 1));
-        let memory = if c.memory == 0 { memory } else { all.narrow(1, t, c.memory) };
-        let state = Recurrent {
-            inputs: vec![memory],
-            memory: state.memory,
-            seen: state.seen.into_iter().map(|seen| seen + t).collect(),
-        };
-        (out, state)
+        state.put("memory", if c.memory == 0 { memory } else { all.narrow(1, t, c.memory) });
+        out
     }
 }
 

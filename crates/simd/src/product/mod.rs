@@ -1,13 +1,13 @@
 //! Matrix products.
 //!
 //! [`linear`] is `y = x Wᵀ (+ b)`, with `W: [out, in]` as checkpoints store it, in f32, bf16 (widened in registers) or
-//! int8 ([`Int8`]). Up to [`STREAMED_ROWS`] rows of `x` are multiplied in one pass over the weights, at memory
-//! bandwidth; more by the packed product. [`matmul`] is the general product of strided f32 matrices on all threads;
+//! int8 ([`Int8`]). Few rows of `x` are multiplied in one pass over the weights, at memory bandwidth
+//! ([`Order::Streamed`]); many by the packed product ([`Order::Packed`]). [`matmul`] is the general product of strided f32 matrices on all threads;
 //! [`tile`] is the same on the calling thread, for use inside a kernel.
 //!
 //! Every element of the packed product is one chain of multiply-adds over `k` in ascending order, independent of
 //! blocking, number of rows and threads: splitting a long input into chunks of more than [`STREAMED_ROWS`] rows changes
-//! no bit.
+//! no bit. Neither do other rows change a row of the streamed product.
 
 use half::bf16;
 
@@ -109,17 +109,38 @@ pub enum Accumulate {
     Add,
 }
 
+/// How a product with f32 or bf16 weights adds up. In either order, a row of the product depends on no other row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Partial sums in vector lanes, in one pass over the weights: for few rows.
+    Streamed,
+    /// One chain over `k` in ascending order, with packed weights: for many rows.
+    Packed,
+}
+
+impl Order {
+    /// The faster order for `rows` rows.
+    pub fn of_rows(rows: usize) -> Self {
+        if rows > STREAMED_ROWS { Order::Packed } else { Order::Streamed }
+    }
+}
+
+/// [`linear_in`] in the faster order for the number of rows.
+pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    linear_in(cx, Order::of_rows(x.count), x, w, bias, out);
+}
+
 /// `out = x Wᵀ + b`: `x: [rows, in]`, `W: [out, in]`, `b: [out]`, `out: [rows, out]` contiguous.
 ///
 /// Panics if the lengths do not agree; callers validate shapes with the names their users know.
-pub fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+pub fn linear_in(cx: &Cx, order: Order, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
     let n = out.len().checked_div(x.count).unwrap_or(0);
     assert_eq!(w.len(), n * x.width, "linear: weights");
     assert_eq!(out.len(), n * x.count, "linear: output");
     if let Weights::Int8(w) = w {
         return int8::linear(cx, x, w, bias, out);
     }
-    if x.count > STREAMED_ROWS {
+    if order == Order::Packed {
         return packed::linear(cx, x, w, bias, out);
     }
     streamed::linear(cx, x, w, out);

@@ -7,7 +7,8 @@ use crate::cache::prefetch_ahead;
 use crate::norm::Rows;
 use crate::{Cx, Kernel, Lanes, split};
 
-/// With at most this many rows of `x` the weights are streamed; with more they are packed.
+/// With at most this many rows of `x` it is faster to stream the weights; with more, to pack them. Rows are also
+/// multiplied in groups of this many.
 pub const STREAMED_ROWS: usize = 4;
 
 /// The most bytes of weights per task.
@@ -19,6 +20,9 @@ const MIN_TASK_BYTES: usize = 512 << 10;
 /// Tasks per thread: few, because each starts with a cold stream at memory latency; more than one, because the OS may
 /// delay a thread.
 const TASKS_PER_THREAD: usize = 3;
+
+/// Bytes of weights that several groups of rows share while they are in cache.
+const BLOCK_BYTES: usize = 16 << 10;
 
 /// Prefetch distance in bytes, beyond that of the hardware prefetcher.
 const PREFETCH_DISTANCE: usize = 4096;
@@ -87,19 +91,28 @@ impl<W: Stored> Kernel for Stream<'_, '_, W> {
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
         let Self { x, w, out } = self;
-        match x.count {
-            1 => stream::<S, W, 1>(s, x, w, out),
-            2 => stream::<S, W, 2>(s, x, w, out),
-            3 => stream::<S, W, 3>(s, x, w, out),
-            _ => stream::<S, W, 4>(s, x, w, out),
+        // More rows take turns at a block of weights, which stays in cache meanwhile.
+        let block =
+            if x.count <= STREAMED_ROWS { w.len() } else { x.width * (BLOCK_BYTES / size_of::<W>()).div_ceil(x.width) };
+        for (i, w) in w.chunks(block.max(1)).enumerate() {
+            let column = i * block / x.width;
+            for (i, out) in out.chunks_mut(STREAMED_ROWS).enumerate() {
+                let x = Rows { data: &x.data[i * STREAMED_ROWS * x.stride..], count: out.len(), ..x };
+                match x.count {
+                    1 => stream::<S, W, 1>(s, x, w, column, out),
+                    2 => stream::<S, W, 2>(s, x, w, column, out),
+                    3 => stream::<S, W, 3>(s, x, w, column, out),
+                    _ => stream::<S, W, 4>(s, x, w, column, out),
+                }
+            }
         }
     }
 }
 
-/// Dot products of every row of `w` with `M` rows of `x`. Each has four partial sums, to hide the latency of the
+/// Dot products of every row of `w` with `M` rows of `x`, to the columns of `out` from `column` on. Each has four partial sums, to hide the latency of the
 /// multiply-adds.
 #[inline(always)]
-fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], out: &mut [&mut [f32]]) {
+fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], column: usize, out: &mut [&mut [f32]]) {
     let width = x.width;
     let x: [&[f32]; M] = std::array::from_fn(|i| x.row(i));
     let step = 4 * S::LANES;
@@ -130,7 +143,7 @@ fn stream<S: Lanes, W: Stored, const M: usize>(s: S, x: Rows<'_>, w: &[W], out: 
             for k in k..width {
                 sum += w[k].widen() * x[i][k];
             }
-            out[i][j] = sum;
+            out[i][column + j] = sum;
         }
     }
 }

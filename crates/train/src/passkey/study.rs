@@ -235,7 +235,7 @@ impl PasskeyStudy {
                 state = Some(self.after_filler(&learner, step));
             }
             let loss = match state.clone().filter(|_| step % 2 == 1) {
-                Some(state) => learner.learn_after(&ids, &targets, state.repeated(batch)),
+                Some(state) => learner.learn_after(&ids, &targets, state.select(&vec![0; batch])),
                 None => learner.learn(&ids, &targets, batch),
             };
             let event = PasskeyEvent::Step { name: &entrant.name, done: (step + 1, o.steps), length, loss };

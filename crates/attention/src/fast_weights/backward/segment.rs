@@ -60,8 +60,8 @@ impl Shape {
     /// all tokens before.
     pub(super) fn tokens(k: usize, v: usize, gates: usize) -> usize {
         if gates > 0 && k * v <= 32 * (k + v) {
-            // A gate for each channel of a narrow head has more to restart.
-            return if gates > 1 && k * v <= 16 * (k + v) { 32 } else { 16 };
+            // A narrow head has more to restart than it has rows.
+            return if k * v <= 16 * (k + v) { 32 } else { 16 };
         }
         [CumulativeDecay::MAX_TOKENS, 96, 64, 48]
             .into_iter()

@@ -78,6 +78,7 @@ pub fn backward<T: Stored>(
     if packed_sequences::needed(x, pattern)? {
         return packed_sequences::backward(op, x, output, d, |x, output, d| backward(x, pattern, output, d, cx));
     }
+    x.sizes(op)?;
     let call = Call::new(x, pattern)?;
     let Dims { b, t, s, h, g, d: width, e } = call.dims;
     error::shape(op, "output", &[b, t, h, e], output.out.shape())?;

@@ -78,6 +78,31 @@ impl<'a, T> Slices<'a, T> {
         Ok(Self { tokens: crate::sequences::tokens(op, input, x)?, length, width })
     }
 
+    /// The keys (`part` 0) or values (1) of a call, of all its segments.
+    fn of_segments(
+        op: &'static str,
+        input: &'static str,
+        earlier: &'a [[ArrayView4<'_, T>; 2]],
+        part: usize,
+        last: &'a ArrayView4<'_, T>,
+    ) -> Result<Self, Error> {
+        if earlier.is_empty() {
+            return Self::of(op, input, last);
+        }
+        let (batch, n, _, width) = last.dim();
+        let length = n + earlier.iter().map(|segment| segment[part].dim().1).sum::<usize>();
+        let segments = earlier.iter().map(|segment| &segment[part]).chain([last]);
+        let segments: Vec<_> = segments.map(|x| crate::sequences::tokens(op, input, x)).collect::<Result<_, _>>()?;
+        let mut tokens = Vec::with_capacity(batch * length);
+        for b in 0..batch {
+            for segment in &segments {
+                let n = segment.len() / batch;
+                tokens.extend_from_slice(&segment[b * n..(b + 1) * n]);
+            }
+        }
+        Ok(Self { tokens, length, width })
+    }
+
     /// Token `t` of sequence `b`, head `h`.
     #[inline(always)]
     fn row(&self, b: usize, t: usize, h: usize) -> &'a [T] {
@@ -138,7 +163,7 @@ struct Call<'a, 'i, T> {
 impl<'a, 'i, T> Call<'a, 'i, T> {
     fn new(x: &'a Inputs<'i, T>, pattern: &'a dyn Pattern) -> Result<Self, Error> {
         let op = pattern.name();
-        let (of, groups) = x.sizes(op)?;
+        let (of, groups) = x.sizes_of_segments(op)?;
         let ((_, t, _, d), e) = (x.q.dim(), x.v.dim().3);
         let dims = Dims { b: of.batch, t, s: of.keys, h: of.heads, g: groups, d, e };
         pattern.check(&of)?;
@@ -148,8 +173,8 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
             x,
             dims,
             q: Slices::of(op, "q", &x.q)?,
-            k: Slices::of(op, "k", &x.k)?,
-            v: Slices::of(op, "v", &x.v)?,
+            k: Slices::of_segments(op, "k", x.earlier, 0, &x.k)?,
+            v: Slices::of_segments(op, "v", x.earlier, 1, &x.v)?,
             bias: x.bias.as_ref().map(|bias| Bias::of(op, bias)).transpose()?,
             weights: x.weights.as_ref().map(crate::sequences::contiguous),
             pattern,

@@ -1,0 +1,63 @@
+//! The angles of rotary positions, which the layers of a model share.
+
+use std::sync::Arc;
+
+use burn::tensor::Tensor;
+use longreach_attention::rotary::{Angles, Rotary, Scaling};
+use longreach_burn as ops;
+use ndarray::Array2;
+
+/// The angles of the tokens of a forward pass. They are computed by the first layer that needs them and used by all
+/// layers with the same frequencies.
+#[derive(Clone, Debug, Default)]
+pub struct RotaryCache(Vec<Cached>);
+
+#[derive(Clone, Debug)]
+struct Cached {
+    rotary: Rotary,
+    positions: Array2<usize>,
+    length: usize,
+    angles: Arc<Angles>,
+}
+
+/// More sets of angles than this are not kept: a model has few kinds of layers.
+const MOST: usize = 8;
+
+impl RotaryCache {
+    /// The angles at `positions: [B or 1, T]` in a sequence of `length` tokens, on which some scalings depend. Panics if
+    /// an angle is not finite, which the builder of a layer checks.
+    pub fn at(&mut self, rotary: &Rotary, positions: Array2<usize>, length: usize) -> Arc<Angles> {
+        let same = |c: &&Cached| c.length == length && c.positions == positions && c.rotary == *rotary;
+        if let Some(found) = self.0.iter().find(same) {
+            return found.angles.clone();
+        }
+        let angles = rotary.angles(positions.view(), length, &ops::context()).unwrap_or_else(|e| panic!("{e}"));
+        let angles = Arc::new(angles);
+        if self.0.len() == MOST {
+            self.0.remove(0);
+        }
+        self.0.push(Cached { rotary: rotary.clone(), positions, length, angles: angles.clone() });
+        angles
+    }
+
+    /// Rotates `x: [B, T, H, D]` by the angles of the next `T` positions of each sequence after `before`.
+    pub fn turn(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize]) -> Tensor<4> {
+        let (positions, length) = following(before, x.dims()[1]);
+        let by_length = matches!(rotary.scaling, Scaling::Dynamic { .. } | Scaling::LongRope { .. });
+        if by_length && positions.nrows() > 1 {
+            // The frequencies of each sequence depend on its own length.
+            let one = |b: usize| self.turn(rotary, x.clone().narrow(0, b, 1), &before[b..=b]);
+            return Tensor::cat((0..before.len()).map(one).collect(), 0);
+        }
+        ops::rotary(x, &self.at(rotary, positions, length))
+    }
+}
+
+/// The positions of the next `t` tokens of sequences that have read `before` tokens, `[B, t]`, or `[1, t]` if they are
+/// the same; and the length of the longest sequence.
+pub(crate) fn following(before: &[usize], t: usize) -> (Array2<usize>, usize) {
+    let same = before.windows(2).all(|w| w[0] == w[1]);
+    let rows = if same { before.len().min(1) } else { before.len() };
+    let positions = Array2::from_shape_fn((rows, t), |(b, i)| before[b] + i);
+    (positions, before.iter().max().map_or(0, |most| most + t))
+}

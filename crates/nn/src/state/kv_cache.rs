@@ -1,0 +1,203 @@
+//! The KV cache of an attention layer.
+
+use burn::tensor::{Device, Tensor};
+use longreach_burn as ops;
+
+use super::{Find, OnTensors, StateError, StateTensor};
+
+/// The capacity of a full segment, in tokens.
+const SEGMENT: usize = 512;
+/// The capacity of the first segment that is filled token by token.
+const FIRST_SEGMENT: usize = 32;
+/// At least this many new tokens become a segment of their own, without being copied.
+const ADOPTED: usize = 128;
+
+/// The keys and values of each sequence of a batch.
+///
+/// Those of a sequence are a list of segments, of which only the last grows. Full segments do not change any more: a
+/// clone shares them, and copies no more than the last segment when it appends to it. The sequences of a batch may have
+/// different lengths.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    sequences: Vec<Sequence>,
+    /// `[1, 0, G, D]` and `[1, 0, G, E]`: the widths, and the device.
+    empty: [Tensor<4>; 2],
+}
+
+/// The cached keys and values of a sequence.
+#[derive(Clone, Debug, Default)]
+struct Sequence {
+    segments: Vec<Segment>,
+    /// How many rows at the front of the first segment are no longer needed.
+    dropped: usize,
+    /// The number of cached tokens, without those.
+    rows: usize,
+}
+
+/// The first `rows` rows of `k: [1, capacity, G, D]` and `v: [1, capacity, G, E]` are in use.
+#[derive(Clone, Debug)]
+struct Segment {
+    k: Tensor<4>,
+    v: Tensor<4>,
+    rows: usize,
+}
+
+impl Segment {
+    fn capacity(&self) -> usize {
+        self.k.dims()[1]
+    }
+
+    /// The rows `from ..` that are in use.
+    fn used(&self, from: usize) -> [Tensor<4>; 2] {
+        let part = |x: &Tensor<4>| match (from, self.rows) {
+            (0, rows) if rows == x.dims()[1] => x.clone(),
+            (from, rows) => x.clone().narrow(1, from, rows - from),
+        };
+        [part(&self.k), part(&self.v)]
+    }
+
+    fn push(self, [k, v]: [Tensor<4>; 2]) -> Self {
+        let n = k.dims()[1];
+        Self { k: ops::put_rows(self.k, k, self.rows), v: ops::put_rows(self.v, v, self.rows), rows: self.rows + n }
+    }
+}
+
+impl Sequence {
+    fn push(&mut self, new: [Tensor<4>; 2]) {
+        let n = new[0].dims()[1];
+        self.rows += n;
+        if let Some(last) = self.segments.pop_if(|last| last.rows + n <= last.capacity()) {
+            return self.segments.push(last.push(new));
+        }
+        let [k, v] = new;
+        if n >= ADOPTED {
+            return self.segments.push(Segment { k, v, rows: n });
+        }
+        let capacity = self.rows.clamp(FIRST_SEGMENT, SEGMENT).max(n);
+        let room = |x: &Tensor<4>| {
+            let [_, _, groups, width] = x.dims();
+            Tensor::zeros([1, capacity, groups, width], &x.device())
+        };
+        let segment = Segment { k: room(&k), v: room(&v), rows: 0 };
+        self.segments.push(segment.push([k, v]));
+    }
+
+    /// Keeps the last `rows` tokens. Segments without any of them are freed.
+    fn keep_last(&mut self, rows: usize) {
+        let mut over = self.rows.saturating_sub(rows);
+        self.rows -= over;
+        over += self.dropped;
+        let mut gone = 0;
+        while let Some(first) = self.segments.get(gone).filter(|first| first.rows <= over) {
+            over -= first.rows;
+            gone += 1;
+        }
+        self.segments.drain(..gone);
+        self.dropped = over;
+    }
+
+    fn segments(&self) -> Vec<[Tensor<4>; 2]> {
+        let segments = self.segments.iter().enumerate();
+        segments.map(|(i, segment)| segment.used(if i == 0 { self.dropped } else { 0 })).collect()
+    }
+}
+
+impl KvCache {
+    /// An empty cache of `batch` sequences; `(groups, d, e)` are the KV heads, the width of a key, and that of a
+    /// value.
+    pub fn new(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
+        let empty = [d, e].map(|width| Tensor::zeros([1, 0, groups, width], device));
+        Self { sequences: vec![Sequence::default(); batch], empty }
+    }
+
+    /// The number of cached tokens of sequence `b`.
+    pub fn rows(&self, b: usize) -> usize {
+        self.sequences[b].rows
+    }
+
+    /// Whether nothing is cached.
+    pub fn is_empty(&self) -> bool {
+        self.sequences.iter().all(|sequence| sequence.rows == 0)
+    }
+
+    /// The number of elements allocated, including unused capacity.
+    pub fn elements(&self) -> usize {
+        let segments = self.sequences.iter().flat_map(|sequence| &sequence.segments);
+        segments.map(|segment| segment.k.shape().num_elements() + segment.v.shape().num_elements()).sum()
+    }
+
+    /// Appends `k: [1, n, G, D]` and `v: [1, n, G, E]` to sequence `b`.
+    pub fn push(&mut self, b: usize, k: Tensor<4>, v: Tensor<4>) {
+        if k.dims()[1] > 0 {
+            self.sequences[b].push([k, v]);
+        }
+    }
+
+    /// Keeps the last `rows` tokens of every sequence.
+    pub fn keep_last(&mut self, rows: usize) {
+        self.sequences.iter_mut().for_each(|sequence| sequence.keep_last(rows));
+    }
+
+    /// The keys and values of sequence `b` as segments `[1, n, G, D]` and `[1, n, G, E]`, oldest first. There is at
+    /// least one, which may be empty.
+    pub fn segments(&self, b: usize) -> Vec<[Tensor<4>; 2]> {
+        let segments = self.sequences[b].segments();
+        if segments.is_empty() { vec![self.empty.clone()] } else { segments }
+    }
+
+    /// The keys and values of the sequences `rows`, in this order.
+    #[must_use]
+    pub fn select(&self, rows: &[usize]) -> Self {
+        Self { sequences: rows.iter().map(|i| self.sequences[*i].clone()).collect(), empty: self.empty.clone() }
+    }
+
+    /// Joins the sequences of several caches. Panics if there are none.
+    #[must_use]
+    pub fn join(caches: Vec<Self>) -> Self {
+        let empty = caches[0].empty.clone();
+        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty }
+    }
+
+    pub(super) fn map(self, f: &mut impl OnTensors) -> Self {
+        let segment = |s: Segment, f: &mut _| Segment { k: tensor(f, s.k), v: tensor(f, s.v), rows: s.rows };
+        let sequences = self.sequences.into_iter().map(|sequence| Sequence {
+            segments: sequence.segments.into_iter().map(|s| segment(s, f)).collect(),
+            ..sequence
+        });
+        Self { sequences: sequences.collect(), empty: self.empty }
+    }
+
+    /// The tensors of a single sequence, each in pieces.
+    pub(super) fn tensors(&self, name: &str, to: &mut Vec<StateTensor>) {
+        let segments = self.segments(0);
+        for (part, suffix) in ["k", "v"].into_iter().enumerate() {
+            let pieces = segments.iter().map(|segment| segment[part].clone()).collect();
+            to.push(StateTensor::pieces(format!("{name}.{suffix}"), pieces));
+        }
+    }
+
+    /// Restores the last keys and values of a single sequence after `tokens` tokens. There may be fewer rows than
+    /// tokens if a window has moved on.
+    pub(super) fn restored(mut self, tokens: usize, name: &str, find: &mut Find<'_>) -> Result<Self, StateError> {
+        let [k, v] = [0, 1].map(|part| {
+            let [_, _, groups, width] = self.empty[part].dims();
+            (format!("{name}.{}", ["k", "v"][part]), [Some(1), None, Some(groups), Some(width)])
+        });
+        let device = self.empty[0].device();
+        let [k, v]: [Tensor<4>; 2] =
+            [Tensor::from_data(find(&k.0, &k.1)?, &device), Tensor::from_data(find(&v.0, &v.1)?, &device)];
+        let [of_keys, of_values] = [&k, &v].map(|x| x.dims()[1]);
+        if of_keys != of_values || of_keys > tokens {
+            return Err(StateError(format!(
+                "`{name}.k` has {of_keys} rows and `{name}.v` {of_values}: want equal numbers, at most {tokens}"
+            )));
+        }
+        self.push(0, k, v);
+        Ok(self)
+    }
+}
+
+/// Applies `f` to one tensor.
+fn tensor(f: &mut impl OnTensors, x: Tensor<4>) -> Tensor<4> {
+    f.tensor(x)
+}
