@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use burn::tensor::Tensor;
-use longreach_models::{DType, Location, MODELS, Model};
+use longreach_models::{DType, Description, Fields, Location, MODELS, Model};
 use longreach_testkit::goldens::Golden;
 use longreach_testkit::tolerance;
 
@@ -97,7 +97,38 @@ const NAMES: &[&str] = &[
     "rwkv-b",
     "gpt2-a",
     "gpt2-b",
+    "llama-a",
+    "llama-b",
+    "mistral-a",
+    "mistral-b",
+    "qwen2-a",
+    "qwen2-b",
+    "qwen3-a",
+    "qwen3-b",
+    "smollm3-a",
+    "smollm3-b",
+    "gemma2-a",
+    "gemma2-b",
+    "gemma3_text-a",
+    "gemma3_text-b",
+    "gemma3-a",
+    "olmo2-a",
+    "olmo3-a",
+    "olmo3-b",
+    "phi3-a",
+    "gpt_neox-a",
+    "gpt_neox-b",
+    "mixtral-a",
+    "mixtral-b",
+    "qwen3_moe-a",
+    "qwen3_moe-b",
 ];
+
+/// Models whose goldens have padded texts.
+fn padded() -> impl Iterator<Item = &'static &'static str> {
+    let first = NAMES.iter().position(|name| *name == "gpt2-a").expect("the first model of attention");
+    NAMES[first..].iter().chain(NAMES.iter().filter(|name| name.contains("mamba") && **name != "mamba-b"))
+}
 
 #[test]
 fn logits_are_those_of_the_reference_on_every_path() {
@@ -122,8 +153,7 @@ fn logits_are_those_of_the_reference_on_every_path() {
 /// that the outputs of a sequence depend on the padding before it. Here they do not: see the next test.
 #[test]
 fn padding_is_that_of_transformers() {
-    let padded = |name: &&&str| (name.contains("mamba") || name.contains("gpt2")) && **name != "mamba-b";
-    for name in NAMES.iter().filter(padded) {
+    for name in padded() {
         let golden = Golden::read(folder(name).join("expected.safetensors"));
         let model = load(name, None);
         let (batch, t, ids) = ids(&golden, "padded_ids");
@@ -155,6 +185,30 @@ fn a_padded_sequence_is_that_sequence_alone() {
         let mask = Tensor::<1>::from_data(&mask[..], &model.decoder.device()).reshape([1, t, 1]);
         let got = numbers(read(&model, 1, t, &padded, &[3, 11], Some(mask)));
         close(name, &got[got.len() - alone.len()..], &alone);
+    }
+}
+
+/// LongRoPE has other frequencies for texts longer than those in training, for all their tokens: a text that is read at
+/// once differs from one that has grown beyond that length.
+#[test]
+fn a_text_beyond_the_length_of_training_has_long_factors() {
+    let golden = Golden::read(folder("phi3-b").join("expected.safetensors"));
+    let model = load("phi3-b", None);
+    let (batch, t, ids) = ids(&golden, "input_ids");
+    let got = read(&model, batch, t, &ids, &[], None);
+    close("phi3-b, hidden state", &numbers(got.clone()), &golden.floats("last_hidden_state").1);
+    close("phi3-b, logits", &numbers(model.decoder.logits(got)), &golden.floats("logits").1);
+}
+
+/// Files from before transformers 5 spell positions and kinds of layers in another way.
+#[test]
+fn older_configurations_mean_the_same() {
+    for name in ["llama-b", "qwen2-a", "gemma3_text-a", "phi3-b"] {
+        let read = |file: &str| {
+            let text = std::fs::read_to_string(folder(name).join(file)).expect("a configuration");
+            Description::of(&Fields::parse(file, &text).expect("JSON")).expect("a model")
+        };
+        assert_eq!(read("config.json"), read("config_v4.json"), "{name}");
     }
 }
 

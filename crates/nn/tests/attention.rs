@@ -9,14 +9,21 @@ use longreach_attention::softmax::dense::Dense;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
 use longreach_attention::softmax::{Attend, Patterned};
-use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, Reach, Seen, Shared};
-use longreach_nn::{BranchState, Builder, LayerState, Random, State};
+use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, QkNorm, Reach, Seen, Shared};
+use longreach_nn::{BranchState, Builder, LayerState, NormConfig, Random, State};
 
 const ROTARY: Rotary = Rotary { width: 8, theta: 100.0, interleaved: false, scaling: Scaling::Default };
 
 fn config(reach: Reach) -> AttentionConfig {
     let rotary = Some(ROTARY);
-    AttentionConfig { groups: 2, head_dim: 8, rotary, qk_norm: Some(1e-6), reach, ..AttentionConfig::new(24, 4) }
+    AttentionConfig {
+        groups: 2,
+        head_dim: 8,
+        rotary,
+        qk_norm: Some(QkNorm::Head(NormConfig::Rms(1e-6))),
+        reach,
+        ..AttentionConfig::new(24, 4)
+    }
 }
 
 fn build(config: &AttentionConfig) -> Attention {

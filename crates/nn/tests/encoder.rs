@@ -4,7 +4,7 @@
 use burn::tensor::Device;
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_attention::softmax::deepspeed;
-use longreach_nn::mixers::AttentionConfig;
+use longreach_nn::mixers::{AttentionConfig, Fused};
 use longreach_nn::{
     Activation, Bias, Builder, Encoder, EncoderBlockConfig, EncoderConfig, EncoderNames, FeedForwardConfig, Layout,
     NormConfig, Order, Positions, Random, Reading, Sees,
@@ -34,7 +34,7 @@ fn encoder(modern: bool, sees: &[Sees], device: &Device) -> Encoder {
         bias: !modern,
         out_bias: !modern,
         rotary: modern.then_some(rotary),
-        joined: modern,
+        fused: if modern { Fused::Parts } else { Fused::No },
         ..AttentionConfig::new(24, 4)
     };
     let block = |sees: &Sees| EncoderBlockConfig { attention: attention.clone(), sees: sees.clone() };

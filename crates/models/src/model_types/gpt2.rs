@@ -1,6 +1,6 @@
 //! `gpt2`: learned positions, pre-norm, linear weights stored as `[in, out]`. Radford et al. 2019.
 
-use longreach_nn::mixers::{AttentionConfig, AttentionNames, MixerConfig};
+use longreach_nn::mixers::{AttentionConfig, AttentionNames, Fused, MixerConfig};
 use longreach_nn::{
     Activation, Bias, BlockConfig, BodyConfig, BranchConfig, DecoderConfig, DecoderNames, FeedForwardConfig, Layout,
     NamedNorm, NormConfig, OperationConfig, Over, WordsConfig,
@@ -48,7 +48,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             out_bias: true,
             scale: Some(width.powf(-0.5) / depth),
             names,
-            joined: true,
+            fused: Fused::Parts,
             layout: Layout::Transposed,
             sparse: sparse.clone(),
             ..AttentionConfig::new(hidden, heads)

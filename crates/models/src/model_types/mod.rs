@@ -9,28 +9,54 @@ mod delta_net;
 mod distilbert;
 mod falcon_mamba;
 mod gated_deltanet;
+mod gemma2;
+mod gemma3;
 mod gla;
 mod gpt2;
+mod gpt_neox;
 mod hgrn2;
 mod kda;
 mod linear_attn;
+mod llama;
 mod longformer;
 mod longreach;
 mod mamba;
 mod mamba2;
 pub(crate) mod mamba_ssm;
+mod mistral;
+mod mixtral;
 mod modernbert;
 mod nystromformer;
+mod olmo;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod qwen3_moe;
 mod reformer;
 mod retnet;
 mod roberta;
 mod rwkv;
 mod rwkv6;
 mod rwkv7;
+mod smollm3;
 mod transfo_xl;
 
 /// All supported decoder model types.
 pub const MODELS: &[Architecture] = &[
+    llama::ARCHITECTURE,
+    mistral::ARCHITECTURE,
+    qwen2::ARCHITECTURE,
+    qwen3::ARCHITECTURE,
+    smollm3::ARCHITECTURE,
+    phi3::ARCHITECTURE,
+    gpt_neox::ARCHITECTURE,
+    olmo::OLMO2,
+    olmo::OLMO3,
+    gemma2::ARCHITECTURE,
+    gemma3::TEXT,
+    gemma3::ARCHITECTURE,
+    mixtral::ARCHITECTURE,
+    qwen3_moe::ARCHITECTURE,
     mamba::ARCHITECTURE,
     mamba2::ARCHITECTURE,
     falcon_mamba::ARCHITECTURE,

@@ -2,7 +2,7 @@
 //! 2024.
 
 use longreach_attention::rotary::{Rotary, Scaling};
-use longreach_nn::mixers::{AttentionConfig, AttentionNames};
+use longreach_nn::mixers::{AttentionConfig, AttentionNames, Fused};
 use longreach_nn::{
     Activation, Bias, BodyConfig, EncoderBlockConfig, EncoderConfig, EncoderNames, FeedForwardConfig, HeadConfig,
     Layout, NormConfig, Order, Over, Sees,
@@ -95,7 +95,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
             out_bias: bias,
             rotary,
             names,
-            joined: true,
+            fused: Fused::Parts,
             ..AttentionConfig::new(hidden, heads)
         };
         EncoderBlockConfig { attention, sees: if whole { Sees::All } else { Sees::Window(window) } }

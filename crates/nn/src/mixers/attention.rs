@@ -16,7 +16,7 @@ use ndarray::Array2;
 use super::{Mix, Shared};
 use crate::linear::Bias;
 use crate::rotary::RotaryCache;
-use crate::{Builder, Error, Init, KvCache, Layout, Linear, RmsNorm, State};
+use crate::{Builder, Error, Init, KvCache, Layout, Linear, Norm, NormConfig, State};
 
 /// How far back a query of a decoder attends, which determines what its KV cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +49,8 @@ pub struct AttentionConfig {
     pub rotary: Option<Rotary>,
     /// Whether scores get ALiBi biases.
     pub alibi: bool,
-    /// ε of an RMS norm over each head of queries and keys, applied before the rotation; `None` for no norm.
-    pub qk_norm: Option<f64>,
+    /// The norm of queries and keys, applied before the rotation; `None` for no norm.
+    pub qk_norm: Option<QkNorm>,
     /// The factor of the scores; `head_dim^{-1/2}` if `None`.
     pub scale: Option<f32>,
     /// The soft-cap of the scores.
@@ -61,14 +61,33 @@ pub struct AttentionConfig {
     pub reach: Reach,
     /// Names in a checkpoint.
     pub names: AttentionNames,
-    /// Whether the projections of queries, keys and values are fused in the file, under the name of the query
-    /// projection.
-    pub joined: bool,
+    /// How the projections of queries, keys and values are stored.
+    pub fused: Fused,
     /// The layout of the weights in the file.
     pub layout: Layout,
     /// A block layout of DeepSpeed for the given maximum number of tokens, which masks keys of a decoder of full
     /// reach.
     pub sparse: Option<(deepspeed::Config, usize)>,
+}
+
+/// The norm of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum QkNorm {
+    /// Over each head, with weights that the heads share. Qwen3, Gemma 3.
+    Head(NormConfig),
+    /// Over all heads together, before they are divided. OLMo 2.
+    Whole(NormConfig),
+}
+
+/// How the projections of queries, keys and values are stored in a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fused {
+    /// One matrix each.
+    No,
+    /// One matrix under the name of the query projection: all queries, then all keys, then all values.
+    Parts,
+    /// One matrix under the name of the query projection: for each head its query, key and value. GPT-NeoX.
+    Heads,
 }
 
 /// The names of the parts in a checkpoint.
@@ -115,7 +134,7 @@ impl AttentionConfig {
             learned_sinks: false,
             reach: Reach::Full,
             names: AttentionNames::LLAMA,
-            joined: false,
+            fused: Fused::No,
             layout: Layout::Same,
             sparse: None,
         }
@@ -136,6 +155,11 @@ impl AttentionConfig {
         {
             return wrong(error.to_string());
         }
+        if self.fused == Fused::Heads && groups != heads {
+            return wrong(format!(
+                "attention: queries, keys and values stored by head, for {heads} and {groups} heads"
+            ));
+        }
         match self.reach {
             Reach::Window(0) => wrong("attention: a window of 0 tokens".into()),
             Reach::Sinks(Streaming { recent: 0, .. }) => wrong("attention: 0 recent tokens beside the sinks".into()),
@@ -152,8 +176,8 @@ impl AttentionConfig {
 pub struct Attention {
     qkv: Projections,
     out: Linear,
-    q_norm: Option<RmsNorm>,
-    k_norm: Option<RmsNorm>,
+    q_norm: Option<Norm>,
+    k_norm: Option<Norm>,
     sinks: Option<Param<Tensor<1>>>,
     #[module(skip)]
     rest: Rest,
@@ -179,7 +203,7 @@ impl Projections {
         let [queries, keys] = [c.heads, c.groups].map(|heads| heads * c.head_dim);
         let mut linear =
             |name: &str, outputs: usize| Linear::with_layout(b, name, [outputs, c.hidden], c.bias.into(), c.layout);
-        Ok(if c.joined {
+        Ok(if c.fused != Fused::No {
             Projections::Joined(linear(c.names.q, queries + 2 * keys)?)
         } else {
             let (q, k, v) = (linear(c.names.q, queries)?, linear(c.names.k, keys)?, linear(c.names.v, keys)?);
@@ -212,8 +236,11 @@ impl Attention {
     pub fn new(b: &mut Builder, c: &AttentionConfig) -> Result<Self, Error> {
         c.check(b)?;
         let n = c.names;
-        let norm =
-            |b: &mut Builder, name: &str| c.qk_norm.map(|eps| RmsNorm::new(b, name, c.head_dim, eps)).transpose();
+        let norm = |b: &mut Builder, name: &str, heads: usize| match c.qk_norm {
+            Some(QkNorm::Head(norm)) => Norm::new(b, name, c.head_dim, norm).map(Some),
+            Some(QkNorm::Whole(norm)) => Norm::new(b, name, heads * c.head_dim, norm).map(Some),
+            None => Ok(None),
+        };
         let mechanism: Arc<dyn Attend> = match c.reach {
             Reach::Full if let Some((config, longest)) = &c.sparse => {
                 let keys = longest.next_multiple_of(config.block());
@@ -228,8 +255,8 @@ impl Attention {
         Ok(Self {
             qkv: Projections::new(b, c)?,
             out: Linear::with_layout(b, n.out, out, Bias::from(c.out_bias), c.layout)?,
-            q_norm: norm(b, n.q_norm)?,
-            k_norm: norm(b, n.k_norm)?,
+            q_norm: norm(b, n.q_norm, c.heads)?,
+            k_norm: norm(b, n.k_norm, c.groups)?,
             sinks: if c.learned_sinks { Some(b.vector(n.sinks, c.heads, Init::Constant(0.0))?) } else { None },
             rest: Rest { config: c.clone(), mechanism },
         })
@@ -240,11 +267,19 @@ impl Attention {
         let c = &self.rest.config;
         let [b, t, _] = x.dims();
         let heads = |x: Tensor<3>, n: usize| x.reshape([b, t, n, c.head_dim]);
-        let normed = |x: Tensor<4>, norm: &Option<RmsNorm>| match norm {
-            Some(norm) => norm.forward(x),
-            None => x,
+        let normed = |x: Tensor<4>, norm: &Option<Norm>| match (norm, c.qk_norm) {
+            (Some(norm), Some(QkNorm::Whole(_))) => {
+                let n = x.dims()[2];
+                heads(norm.forward(x.reshape([b, t, n * c.head_dim])), n)
+            }
+            (Some(norm), _) => norm.forward(x),
+            (None, _) => x,
         };
         let [q, k, v] = match &self.qkv {
+            Projections::Joined(all) if c.fused == Fused::Heads => {
+                let all = all.forward(x).reshape([b, t, c.heads, 3 * c.head_dim]);
+                [0, 1, 2].map(|i| all.clone().narrow(3, i * c.head_dim, c.head_dim))
+            }
             Projections::Joined(all) => {
                 let bounds = [0, c.heads, c.heads + c.groups, c.heads + 2 * c.groups];
                 // Projects separately if possible, so that each tensor can be freed after its rotation.

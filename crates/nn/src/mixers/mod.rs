@@ -33,7 +33,7 @@ mod rwkv6;
 mod rwkv7;
 mod transformer_xl;
 
-pub use attention::{Attention, AttentionConfig, AttentionNames, Reach, Seen};
+pub use attention::{Attention, AttentionConfig, AttentionNames, Fused, QkNorm, Reach, Seen};
 pub use compressive::{Compressed, Compressive, CompressiveConfig};
 pub use cosformer::{CosFormer, CosFormerConfig};
 pub use delta_rule::{DeltaRule, DeltaRuleConfig};
