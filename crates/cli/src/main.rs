@@ -9,6 +9,7 @@ mod interrupt;
 mod machine;
 mod model;
 mod parameters;
+mod sampling;
 
 use std::process::ExitCode;
 
@@ -43,6 +44,7 @@ enum Command {
     Answer(commands::answer::Args),
     #[command(subcommand)]
     Bench(commands::bench::Command),
+    Chat(commands::chat::Args),
     Classify(commands::classify::Args),
     Embed(commands::embed::Args),
     FillMask(commands::fill_mask::Args),
@@ -96,6 +98,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Accuracy(args) => commands::accuracy::run(args),
         Command::Answer(args) => commands::answer::run(args),
+        Command::Chat(args) => commands::chat::run(args),
         Command::Classify(args) => commands::classify::run(args),
         Command::Embed(args) => commands::embed::run(args),
         Command::FillMask(args) => commands::fill_mask::run(args),

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use longreach_models::{DType, Location, Model, Progress};
 use longreach_simd::Cx;
 
-use crate::{EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
+use crate::{ChatTemplate, EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
 
 /// A loaded language model with its tokenizer, and the threads and instruction set that it runs with. A clone shares the weights.
 #[derive(Clone)]
@@ -23,6 +23,7 @@ pub struct Loaded {
     /// The model.
     pub model: Model,
     tokenizer: Option<Tokenizer>,
+    chat: Option<ChatTemplate>,
     fingerprint: OnceLock<blake3::Hash>,
 }
 
@@ -42,19 +43,20 @@ impl Engine {
         let location = Location::find(&name, progress)?;
         let model = Model::load(&location, dtype)?.prepared();
         let tokenizer = vocabulary::find(&location.directory, false)?;
+        let chat = ChatTemplate::load(&location.directory)?;
         let name = name.as_ref().to_string_lossy().into_owned();
-        Ok(Self::of(name, model, tokenizer))
+        Ok(Self::of(name, model, tokenizer, chat))
     }
 
     /// Loads the model that is built into this crate.
     pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
         let model = Model::embedded(&EMBEDDED, dtype)?.prepared();
         let tokenizer = Some(vocabulary::parse("the embedded tokenizer", embedded::TOKENIZER)?);
-        Ok(Self::of(EMBEDDED.name.to_owned(), model, tokenizer))
+        Ok(Self::of(EMBEDDED.name.to_owned(), model, tokenizer, None))
     }
 
-    fn of(name: String, model: Model, tokenizer: Option<Tokenizer>) -> Self {
-        Self { loaded: Arc::new(Loaded { name, model, tokenizer, fingerprint: OnceLock::new() }), cx: None }
+    fn of(name: String, model: Model, tokenizer: Option<Tokenizer>, chat: Option<ChatTemplate>) -> Self {
+        Self { loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }), cx: None }
     }
 
     /// The same model with threads and an instruction set of its own, instead of the process's. Sessions that were started before keep theirs.
@@ -76,6 +78,11 @@ impl Engine {
     /// The tokenizer; an error if the model has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
         self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer(self.name.clone()))
+    }
+
+    /// The chat template; an error if the model has none.
+    pub fn chat_template(&self) -> Result<&ChatTemplate, Error> {
+        self.chat.as_ref().ok_or_else(|| Error::NoTemplate(self.name.clone()))
     }
 
     /// Starts an empty session.

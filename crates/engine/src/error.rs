@@ -93,6 +93,19 @@ pub enum Error {
     /// An empty prompt.
     #[error("{0}: the prompt is empty")]
     Empty(String),
+    /// The model has no chat template.
+    #[error(
+        "{0} has no chat template (`chat_template` in tokenizer_config.json, or chat_template.jinja): it was not trained for conversations; `generate` continues a text with it"
+    )]
+    NoTemplate(String),
+    /// A chat template that cannot be run, or that refuses the messages.
+    #[error("{file}: {message}")]
+    Template {
+        /// The file.
+        file: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A token id outside the vocabulary of the model.
     #[error("token id {id} is out of range: the vocabulary has {vocabulary} tokens")]
     Token {

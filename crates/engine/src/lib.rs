@@ -11,6 +11,8 @@
 //! # Ok::<(), longreach_engine::Error>(())
 //! ```
 
+mod chat;
+mod conversation;
 mod embedded;
 mod encode;
 mod engine;
@@ -26,6 +28,8 @@ mod words;
 mod world;
 mod writer;
 
+pub use chat::{ChatTemplate, Message};
+pub use conversation::{Conversation, Ended, Reply};
 pub use embedded::EMBEDDED;
 pub use encode::{
     Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, Similarity, TextEncoder, batches,

@@ -114,12 +114,13 @@ impl Session {
         self.read_from(text.as_bytes(), "the prompt", |_| {})
     }
 
-    /// Reads a text of any length in constant memory. `name` is its source in errors; `progress` is called with the number of bytes read.
+    /// Reads a text of any length in constant memory. At the beginning of a session, the special tokens that the
+    /// tokenizer adds before every text are read first. `name` is its source in errors; `progress` is called with the number of bytes read.
     pub fn read_from(&mut self, text: impl Read, name: &str, mut progress: impl FnMut(u64)) -> Result<(), Error> {
         let engine = self.engine.clone();
         let mut pieces = Pieces::new(engine.tokenizer()?, text, name);
         // The rest of a piece is kept for the next, so that all chunks but the last are full.
-        let mut waiting: Vec<u32> = Vec::new();
+        let mut waiting: Vec<u32> = if self.tokens == 0 { engine.tokenizer()?.prefix()? } else { Vec::new() };
         while let Some(piece) = pieces.next_piece()? {
             waiting.extend(piece);
             let whole = (waiting.len().saturating_sub(1)) / CHUNK * CHUNK;
@@ -134,8 +135,13 @@ impl Session {
         self.read(&waiting)
     }
 
-    /// Starts without a prompt: reads the start-of-text token.
+    /// Starts without a prompt: reads the tokens that the tokenizer adds before every text, or else the start-of-text
+    /// token.
     pub fn read_start(&mut self) -> Result<(), Error> {
+        let prefix = self.engine.tokenizer().map_or_else(|_| Ok(Vec::new()), crate::Tokenizer::prefix)?;
+        if !prefix.is_empty() {
+            return self.read(&prefix);
+        }
         let start = self.engine.model.start.unwrap_or(0);
         self.read(&[start])
     }

@@ -80,6 +80,16 @@ impl Tokenizer {
         Ok(Around { ids, behind })
     }
 
+    /// The special tokens that the tokenizer adds before every text, such as a start-of-text token.
+    pub fn prefix(&self) -> Result<Vec<u32>, Error> {
+        let Kind::HuggingFace(tokenizer) = &self.kind else { return Ok(Vec::new()) };
+        // Around an empty text, tokens before and after it cannot be told apart.
+        let encoding = tokenizer.encode_fast("a", true).map_err(|e| self.wrong(&e))?;
+        let mask = encoding.get_special_tokens_mask();
+        let before = mask.iter().take_while(|mask| **mask == 1).count();
+        Ok(if before == mask.len() { Vec::new() } else { encoding.get_ids()[..before].to_vec() })
+    }
+
     /// Decodes tokens to text, skipping special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String, Error> {
         match &self.kind {

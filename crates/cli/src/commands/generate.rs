@@ -10,6 +10,7 @@ use longreach_engine::{Engine, Sampler, Sampling, Session};
 
 use crate::failure::Failure;
 use crate::model::ModelArgs;
+use crate::sampling::SamplingArgs;
 
 /// Generate text that continues a prompt of any length
 ///
@@ -35,30 +36,8 @@ pub(crate) struct Args {
     /// Read the prompt from standard input
     #[arg(value_name = "-", value_parser = ["-"])]
     stdin: Option<String>,
-    /// Maximum number of tokens to generate [default: 256]
-    ///
-    /// The model's generation_config.json sets the defaults of this option and of the five options below. If it sets `do_sample` but not the others, those
-    /// default to the values of transformers: temperature 1, top-k 50, top-p 1. The defaults shown here apply if it sets neither.
-    #[arg(short = 'n', long = "tokens", value_name = "N")]
-    tokens: Option<usize>,
-    /// Sampling temperature: below 1 is more conservative, above 1 more random, 0 is greedy [default: 0.7]
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    temperature: Option<f32>,
-    /// Sample from the K most probable tokens; 0 means all [default: 0]
-    #[arg(long, value_name = "K")]
-    top_k: Option<usize>,
-    /// Sample from the smallest set of tokens whose probabilities sum to at least P (nucleus sampling) [default: 0.95]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    top_p: Option<f32>,
-    /// Sample from tokens that are at least P times as probable as the most probable one [default: 0.02]
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    min_p: Option<f32>,
-    /// Penalise tokens that occurred before, in the prompt or the output; 1 disables the penalty [default: 1]
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
-    repetition_penalty: Option<f32>,
-    /// Seed of the random numbers [default: 0, or continue those of the restored state]
-    #[arg(long)]
-    seed: Option<u64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     /// Continue after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
@@ -69,9 +48,6 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     load_state: Option<PathBuf>,
 }
-
-/// Default of `--tokens`.
-const TOKENS: usize = 256;
 
 /// Counts and times for the closing line.
 #[derive(Default)]
@@ -84,7 +60,7 @@ struct Numbers {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Validate the options before the model is loaded, which can take minutes.
-    Sampler::new(args.sampling(Sampling::default()))?;
+    Sampler::new(args.sampling.options(Sampling::default()))?;
     if let Some(file) = &args.prompt_file {
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     }
@@ -93,14 +69,14 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         longreach_models::check_writable(file, &prompt)?;
     }
     let engine = args.model.load()?;
-    let mut sampling = args.sampling(Sampling::of_model(&engine.model.generation));
+    let mut sampling = args.sampling.options(Sampling::of_model(&engine.model.generation));
     let (mut session, mut sampler) = match &args.load_state {
         None => (engine.session(), Sampler::new(sampling)?),
         Some(file) => {
             let resumed = engine.resume(file)?;
-            sampling.seed = args.seed.unwrap_or(resumed.seed);
+            sampling.seed = args.sampling.seed.unwrap_or(resumed.seed);
             let mut sampler = Sampler::new(sampling)?;
-            if args.seed.is_none() {
+            if args.sampling.seed.is_none() {
                 sampler.set_position(resumed.position);
             }
             (resumed.session, sampler)
@@ -120,20 +96,6 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     }
     report(&numbers, &session);
     Ok(())
-}
-
-impl Args {
-    /// The sampling options that were given, with `default` for the others.
-    fn sampling(&self, default: Sampling) -> Sampling {
-        Sampling {
-            temperature: self.temperature.unwrap_or(default.temperature),
-            top_k: self.top_k.unwrap_or(default.top_k),
-            top_p: self.top_p.unwrap_or(default.top_p),
-            min_p: self.min_p.unwrap_or(default.min_p),
-            repetition_penalty: self.repetition_penalty.unwrap_or(default.repetition_penalty),
-            seed: self.seed.unwrap_or(default.seed),
-        }
-    }
 }
 
 fn read_prompt(args: &Args, session: &mut Session) -> Result<(), Failure> {
@@ -183,7 +145,7 @@ fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Samp
         put(prompt)?;
         ended_line = false;
     }
-    let most = args.tokens.or(engine.model.generation.max_new_tokens).unwrap_or(TOKENS);
+    let most = args.sampling.most(&engine);
     while written < most as u64 {
         if session.room() == Some(0) {
             eprintln!("note: generation stopped: the model has positions for {} tokens only", session.tokens());

@@ -3,6 +3,7 @@
 pub(crate) mod accuracy;
 pub(crate) mod answer;
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod classify;
 pub(crate) mod embed;
 pub(crate) mod fill_mask;

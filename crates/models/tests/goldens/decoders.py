@@ -68,7 +68,7 @@ MODELS = {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128,
     }),
-    "llama-b": ("Llama", 1, TOKENS_B | {
+    "llama-b": ("Llama", 3, TOKENS_B | {
         "vocab_size": 71, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 4, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 256, "rms_norm_eps": 1e-5,
         "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True, "eos_token_id": [3, 0],
@@ -77,17 +77,17 @@ MODELS = {
             "original_max_position_embeddings": 16,
         },
     }),
-    "qwen3-a": ("Qwen3", 1, TOKENS_A | {
+    "qwen3-a": ("Qwen3", 4, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128,
     }),
-    "qwen3-b": ("Qwen3", 1, TOKENS_B | {
+    "qwen3-b": ("Qwen3", 6, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 4, "num_attention_heads": 3,
         "num_key_value_heads": 3, "head_dim": 12, "max_position_embeddings": 256, "rms_norm_eps": 2e-2,
         "attention_bias": True, "use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1,
         "tie_word_embeddings": True, "rope_parameters": plain(500.0),
     }),
-    "qwen2-a": ("Qwen2", 1, TOKENS_A | {
+    "qwen2-a": ("Qwen2", 2, TOKENS_A | {
         "vocab_size": 69, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 128, "tie_word_embeddings": True, "rope_parameters": {
             "rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": 16,
@@ -98,7 +98,7 @@ MODELS = {
         "num_key_value_heads": 2, "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "use_sliding_window": True,
         "sliding_window": 7, "max_window_layers": 2, "rope_parameters": plain(500.0),
     }),
-    "mistral-a": ("Mistral", 1, TOKENS_A | {
+    "mistral-a": ("Mistral", 3, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "sliding_window": 7,
     }),
@@ -256,12 +256,13 @@ def value(name, like, config, generator):
     if part[-1] == "bias":
         return 0.3 * r
     if is_norm(name):
-        # Of Gemma 1 is added to it.
-        usual = 1.0 if not gemma else 0.5 if part[-2] == "norm" or part[-2].startswith("post") else 0.0
+        usual = 1.0
+        if gemma:  # It adds 1 to them.
+            usual = 0.5 if part[-2].startswith("post") else 2.0 if part[-2] == "norm" and config.tie_word_embeddings else 0.0
         return usual + 0.3 * r
     if part[-2] in ("embed_tokens", "embed_in"):
         if gemma:  # It multiplies them by the square root of their size.
-            return r * (1.2 if config.tie_word_embeddings else 0.7) * scale
+            return r * 0.7 * scale
         return r * (1.7 * scale if config.tie_word_embeddings else 0.7)
     gain = {
         "q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.4, "qkv_proj": 1.4, "query_key_value": 1.4, "o_proj": 1.2, "dense": 1.2,
@@ -466,7 +467,7 @@ def make_older(name, path, model, e):
     file = path / "config_v4.json"
     file.write_text(json.dumps(old, indent=2, sort_keys=True) + "\n")
     config = classes(name)[0].from_json_file(file)
-    quiet = {"transformers_version", "torch_dtype", "dtype", "sliding_window_pattern", "_sliding_window_pattern", "architectures"}
+    quiet = {"_name_or_path", "architectures", "dtype", "sliding_window_pattern", "torch_dtype", "transformers_version"}
     one, two = ({k: v for k, v in c.to_dict().items() if k not in quiet} for c in (model.config, config))
     for rope in one["rope_parameters"], two["rope_parameters"]:
         rope.pop("type", None)
