@@ -355,7 +355,7 @@ fn a_model_of_several_mixers() {
     let model = Model::random("config.json", config, 7, &Device::flex()).expect("a model");
     let names: Vec<_> =
         model.description.decoder.blocks.iter().flat_map(|b| b.mixers()).map(|m| m.mechanism()).collect();
-    assert_eq!(names, ["gated_delta", "dense", "gated_delta", "dense", "gated_delta"]);
+    assert_eq!(names, ["gated_delta", "window", "gated_delta", "window", "gated_delta"]);
 }
 
 /// Layers that share a block use the same weights: they are saved once, and a gradient step changes both layers.

@@ -212,7 +212,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
             if recurrent {
                 format!("{} per sequence, at any length", megabytes(engine.session().state_bytes() as u64))
             } else {
-                "KV cache; grows with the tokens that attention can still reach".into()
+                kv_cache(c.blocks.iter().flat_map(|block| block.mixers()))
             },
         ),
         (
@@ -232,6 +232,28 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// The size of a KV cache in f32: per token in layers of full reach, and at most in layers with windows.
+fn kv_cache<'a>(mixers: impl Iterator<Item = &'a MixerConfig>) -> String {
+    let (mut token, mut most) = (0, 0);
+    for mixer in mixers {
+        if let MixerConfig::Attention(attention) = mixer {
+            let (elements, tokens) = attention.cache_size();
+            match tokens {
+                None => token += 4 * elements,
+                Some(tokens) => most += 4 * elements * tokens,
+            }
+        }
+    }
+    let windows = megabytes(most as u64);
+    match (token, most) {
+        (0, _) => format!("KV cache of at most {windows} per sequence, at any length"),
+        (token, 0) => format!("KV cache of {:.1} kB per token and sequence", token as f64 / 1e3),
+        (token, _) => {
+            format!("KV cache of {:.1} kB per token and sequence, and at most {windows} of windows", token as f64 / 1e3)
+        }
+    }
+}
+
 /// Describes a mixer and its sizes.
 fn sizes(mixer: &MixerConfig) -> String {
     let heads = |h: &Heads| {
@@ -241,7 +263,11 @@ fn sizes(mixer: &MixerConfig) -> String {
     let name = mixer.mechanism();
     let sizes = match mixer {
         MixerConfig::Attention(c) => {
-            format!("{} heads of {} channels, {} KV heads", c.heads, c.head_dim, c.groups)
+            let window = match c.cache_size() {
+                (_, Some(tokens)) => format!(", reach of {} tokens", tokens + 1),
+                (_, None) => String::new(),
+            };
+            format!("{} heads of {} channels, {} KV heads{window}", c.heads, c.head_dim, c.groups)
         }
         MixerConfig::TransformerXl(c) => {
             format!("{} heads of {} channels, memory of {} tokens", c.heads, c.head_dim, c.memory)

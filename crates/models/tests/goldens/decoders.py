@@ -107,21 +107,21 @@ MODELS = {
         "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 256, "rms_norm_eps": 2e-2,
         "sliding_window": None, "tie_word_embeddings": True, "rope_parameters": plain(500.0),
     }),
-    "gemma3_text-a": ("Gemma3Text", 1, TOKENS_A | {
+    "gemma3_text-a": ("Gemma3Text", 2, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "query_pre_attn_scalar": 8,
         "sliding_window": 7, "sliding_window_pattern": 3, "rope_parameters": {
             FULL: {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}, SLIDING: plain(100.0),
         },
     }),
-    "gemma3_text-b": ("Gemma3Text", 1, TOKENS_B | {
+    "gemma3_text-b": ("Gemma3Text", 56, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 36, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 256, "rms_norm_eps": 2e-2,
         "query_pre_attn_scalar": 5, "sliding_window": 5, "layer_types": [FULL, SLIDING, FULL], "attention_bias": True,
         "final_logit_softcapping": 2.0, "tie_word_embeddings": False,
         "rope_parameters": {FULL: plain(400.0), SLIDING: plain(50.0)},
     }),
-    "gemma2-a": ("Gemma2", 1, TOKENS_A | {
+    "gemma2-a": ("Gemma2", 142, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "query_pre_attn_scalar": 3,
         "sliding_window": 7, "attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0,
@@ -133,11 +133,11 @@ MODELS = {
         "attn_logit_softcapping": None, "final_logit_softcapping": None, "tie_word_embeddings": False,
         "rope_parameters": plain(500.0),
     }),
-    "smollm3-a": ("SmolLM3", 1, TOKENS_A | {
+    "smollm3-a": ("SmolLM3", 5, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128,
     }),
-    "smollm3-b": ("SmolLM3", 1, TOKENS_B | {
+    "smollm3-b": ("SmolLM3", 5, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 1, "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "no_rope_layers": [0, 1, 0],
         "no_rope_layer_interval": 3, "attention_bias": True, "mlp_bias": True, "use_sliding_window": True,

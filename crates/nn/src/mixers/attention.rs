@@ -140,6 +140,26 @@ impl AttentionConfig {
         }
     }
 
+    /// The name of the mechanism in the table of mechanisms.
+    pub fn mechanism(&self) -> &'static str {
+        match self.reach {
+            Reach::Full if self.sparse.is_some() => "deepspeed",
+            Reach::Full => "dense",
+            Reach::Window(_) => "window",
+            Reach::Sinks(_) => "streaming",
+        }
+    }
+
+    /// The elements of cached keys and values per token of a sequence, and for how many tokens; `None` for all.
+    pub fn cache_size(&self) -> (usize, Option<usize>) {
+        let tokens = match self.reach {
+            Reach::Full => None,
+            Reach::Window(width) => Some(width - 1),
+            Reach::Sinks(streaming) => Some(streaming.recent - 1 + streaming.sinks),
+        };
+        (2 * self.groups * self.head_dim, tokens)
+    }
+
     fn check(&self, b: &Builder) -> Result<(), Error> {
         let wrong = |message: String| Err(b.error(message));
         let Self { heads, groups, head_dim, .. } = *self;

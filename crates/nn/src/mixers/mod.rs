@@ -107,6 +107,9 @@ macro_rules! mixers {
             /// The name of the mechanism in the table of mechanisms.
             pub fn mechanism(&self) -> &'static str {
                 match self {
+                    // Attention names its own, which depends on its reach.
+                    MixerConfig::Attention(c) => c.mechanism(),
+                    #[allow(unreachable_patterns, reason = "attention has an arm above")]
                     $(MixerConfig::$name(_) => $mechanism,)+
                 }
             }
