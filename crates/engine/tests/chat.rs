@@ -70,7 +70,7 @@ fn engine() -> Engine {
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
         std::fs::copy(from.join(file), folder.path().join(file)).expect("copied");
     }
-    let template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+    let template = "{% for message in messages %}{{ message.role }}:{{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
     std::fs::write(folder.path().join("chat_template.jinja"), template).expect("written");
     Engine::load(folder.path(), None, Progress::Hidden).expect("a model")
 }
@@ -95,7 +95,8 @@ fn answers_are_those_of_the_whole_conversation() {
     let mut whole = engine.session();
     whole.read(&ids).expect("read");
     assert_eq!(whole.write(12, Sampling::greedy()).expect("a text"), second.text);
-    assert!(second.read < ids.len() / 2, "{} of {} tokens were read again", second.read, ids.len());
+    // What was read for the first answer is not read again.
+    assert!(second.read <= ids.len() - first.read, "{} of {} tokens were read", second.read, ids.len());
     // Going back reads nothing again.
     assert_eq!(conversation.undo().as_deref(), Some("And a lifetime?"));
     assert_eq!(conversation.messages().len(), 3);

@@ -56,10 +56,11 @@ pub(crate) fn activation(fields: &Fields, name: &str, default: Activation) -> Re
         Some("gelu" | "gelu_python") => Activation::Gelu,
         Some("gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_accurate") => Activation::GeluTanh,
         Some("relu") => Activation::Relu,
+        Some("relu2" | "relu_2" | "squared_relu") => Activation::Relu2,
         Some("silu" | "swish") => Activation::Silu,
         Some("tanh") => Activation::Tanh,
         Some(other) => {
-            let want = "want gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, silu, swish or tanh";
+            let want = "want gelu, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, relu2, silu, swish or tanh";
             return Err(fields.error(format!("field `{name}`: {want}, found \"{other}\"")));
         }
     })

@@ -41,6 +41,7 @@ const MIXERS: &[&str] = &[
     r#""compressive", "segment": 4, "memory": 6, "compressed": 3, "rate": 2"#,
     r#""compressive", "segment": 3, "memory": 0, "compressed": 4, "rate": 3, "compression": "max""#,
     r#""compressive", "segment": 8, "memory": 8, "compressed": 2, "compression": "mean""#,
+    r#""gated_conv", "conv_size": 4, "bias": true"#,
     r#""mamba""#,
     r#""mamba2""#,
 ];

@@ -2,7 +2,7 @@
 //! token agree, and the sequences of a batch are independent.
 
 use burn::tensor::{Device, Tensor};
-use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MambaConfig, MixerConfig, Reach};
+use longreach_nn::mixers::{AttentionConfig, InnerNorm, Mamba2Config, MambaConfig, MixerConfig, Reach};
 use longreach_nn::{
     BlockConfig, BranchConfig, Builder, Decoder, DecoderConfig, DecoderNames, GatedFeedForwardConfig, NamedNorm,
     NormConfig, OperationConfig, Random, WordsConfig,
@@ -20,7 +20,7 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
         rank: 2,
         conv_bias: true,
         bias: true,
-        inner_norm: Some(1e-6),
+        inner_norm: Some(InnerNorm::Plain(1e-6)),
         step: (0.001, 0.1),
     };
     let mamba2 = Mamba2Config {

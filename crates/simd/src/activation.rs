@@ -13,6 +13,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`
     Relu,
+    /// `max(x, 0)²`. So et al. 2021.
+    Relu2,
     /// `x σ(x)`. Hendrycks and Gimpel 2016.
     Silu,
     /// The hyperbolic tangent.
@@ -90,6 +92,10 @@ functions! {
         s.fma(half, t, s.fma(s.mul(s.mul(x, half), bell), du, half))
     };
     Relu = |s, x| s.max(s.splat(0.0), x), s.select_lt(s.splat(0.0), x, s.splat(1.0), s.splat(0.0));
+    Relu2 = |s, x| {
+        let y = s.max(s.splat(0.0), x);
+        s.mul(y, y)
+    }, s.mul(s.splat(2.0), s.max(s.splat(0.0), x));
     Silu = |s, x| silu_lanes(s, x), silu_slope(s, x);
     Tanh = |s, x| tanh(s, x), {
         let t = tanh(s, x);
@@ -110,6 +116,10 @@ macro_rules! with {
             }
             Activation::Relu => {
                 let $f = Relu;
+                $body
+            }
+            Activation::Relu2 => {
+                let $f = Relu2;
                 $body
             }
             Activation::Silu => {

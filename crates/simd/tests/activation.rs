@@ -29,13 +29,14 @@ fn exact(which: Activation, x: f64) -> f64 {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
         }
         Activation::Relu => x.max(0.0),
+        Activation::Relu2 => x.max(0.0).powi(2),
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::Tanh => x.tanh(),
     }
 }
 
-const ALL: [Activation; 5] =
-    [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Silu, Activation::Tanh];
+const ALL: [Activation; 6] =
+    [Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Relu2, Activation::Silu, Activation::Tanh];
 
 fn grid() -> Vec<f32> {
     (-1300..=1301).map(|i| i as f32 * 7.3e-3).collect()
@@ -73,7 +74,11 @@ fn far_out_nothing_overflows_and_nan_stays() {
         for which in ALL {
             let mut x = [1e30, -1e30, f32::INFINITY, f32::NAN, 0.0];
             which.apply(&Cx::with_isa(isa, 1), &mut x);
-            let end = if which == Activation::Tanh { [1.0, -1.0, 1.0] } else { [1e30, 0.0, f32::INFINITY] };
+            let end = match which {
+                Activation::Tanh => [1.0, -1.0, 1.0],
+                Activation::Relu2 => [f32::INFINITY, 0.0, f32::INFINITY],
+                _ => [1e30, 0.0, f32::INFINITY],
+            };
             assert!(x[..3] == end && x[3].is_nan() && x[4] == 0.0, "{isa}: {which:?}: {x:?}");
         }
     }

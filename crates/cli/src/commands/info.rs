@@ -279,6 +279,7 @@ fn sizes(mixer: &MixerConfig) -> String {
         MixerConfig::Mamba(m) => {
             format!("{} channels of state size {}, convolution of width {}", m.inner, m.state, m.conv)
         }
+        MixerConfig::GatedConv(c) => format!("{} channels, convolution of width {}", c.hidden, c.taps),
         MixerConfig::Mamba2(m) => format!(
             "{} heads with a {} by {} state in {} groups, convolution of width {}",
             m.heads, m.state, m.head_dim, m.groups, m.conv

@@ -1,6 +1,6 @@
 //! Mamba and Mamba-2 as Hugging Face stores them.
 
-use longreach_nn::mixers::{MambaConfig, MixerConfig};
+use longreach_nn::mixers::{InnerNorm, MambaConfig, MixerConfig};
 use longreach_nn::{BlockConfig, BranchConfig, DecoderConfig, DecoderNames, NamedNorm, NormConfig, WordsConfig};
 
 use crate::description::{eos, silu};
@@ -32,7 +32,7 @@ pub(crate) fn family(
     layers: usize,
     tied: bool,
     eos_default: u32,
-    inner_norm: Option<f64>,
+    inner_norm: Option<InnerNorm>,
 ) -> Result<Description, Error> {
     silu(fields)?;
     let hidden = fields.size("hidden_size", 768)?;

@@ -3,6 +3,7 @@
 pub(crate) mod bert;
 pub(crate) mod fla;
 pub(crate) mod gemma;
+pub(crate) mod hybrid;
 pub(crate) mod llama;
 pub(crate) mod mamba;
 pub(crate) mod rwkv;

@@ -1,5 +1,7 @@
 //! `falcon_mamba`: Mamba with RMS norms without weights on the step size, `B` and `C` (Zuo et al. 2024).
 
+use longreach_nn::mixers::InnerNorm;
+
 use crate::families::mamba::family;
 use crate::{Architecture, Description, Error, Fields};
 
@@ -8,5 +10,5 @@ pub(crate) const ARCHITECTURE: Architecture =
 
 fn describe(fields: &Fields) -> Result<Description, Error> {
     let eps = fields.number("mixer_rms_eps", 1e-6)?;
-    family(fields, "falcon_mamba", 32, true, 0, Some(eps))
+    family(fields, "falcon_mamba", 32, true, 0, Some(InnerNorm::Plain(eps)))
 }

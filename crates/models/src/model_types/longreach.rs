@@ -18,10 +18,10 @@ use longreach_attention::linear::performer::Kernel;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{
-    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedDeltaConfig,
-    GlaConfig, Hgrn2Config, InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig, Mamba2Config, MambaConfig,
-    MixerConfig, PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config,
-    Rwkv7Config, TransformerXlConfig,
+    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedConvConfig,
+    GatedDeltaConfig, GlaConfig, Hgrn2Config, InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig,
+    Mamba2Config, MambaConfig, MixerConfig, PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config,
+    Rwkv5Config, Rwkv6Config, Rwkv7Config, TransformerXlConfig,
 };
 use longreach_nn::{DecoderConfig, DecoderNames, HmtConfig, NamedNorm, WordsConfig};
 
@@ -95,6 +95,7 @@ const NAMED: &[&str] = &[
     "rwkv6",
     "rwkv7",
     "rg_lru",
+    "gated_conv",
     "infini",
     "transformer_xl",
     "compressive",
@@ -266,6 +267,10 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
                     }
                 },
             }))
+        }
+        "gated_conv" => {
+            let taps = f.size("conv_size", 3)?;
+            Ok(MixerConfig::GatedConv(GatedConvConfig { hidden, taps, bias: f.flag("bias", false)? }))
         }
         "mamba" => Ok(MixerConfig::Mamba(MambaConfig {
             hidden,

@@ -3,6 +3,7 @@
 use crate::encoder::Task;
 use crate::{Architecture, Description, EncoderArchitecture, EncoderDescription, Error, Fields};
 
+mod bamba;
 mod bert;
 mod big_bird;
 mod delta_net;
@@ -14,8 +15,11 @@ mod gemma3;
 mod gla;
 mod gpt2;
 mod gpt_neox;
+mod granitemoehybrid;
 mod hgrn2;
+mod jamba;
 mod kda;
+mod lfm2;
 mod linear_attn;
 mod llama;
 mod longformer;
@@ -26,6 +30,7 @@ pub(crate) mod mamba_ssm;
 mod mistral;
 mod mixtral;
 mod modernbert;
+mod nemotron_h;
 mod nystromformer;
 mod olmo;
 mod phi3;
@@ -57,6 +62,11 @@ pub const MODELS: &[Architecture] = &[
     gemma3::ARCHITECTURE,
     mixtral::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
+    jamba::ARCHITECTURE,
+    bamba::ARCHITECTURE,
+    granitemoehybrid::ARCHITECTURE,
+    nemotron_h::ARCHITECTURE,
+    lfm2::ARCHITECTURE,
     mamba::ARCHITECTURE,
     mamba2::ARCHITECTURE,
     falcon_mamba::ARCHITECTURE,

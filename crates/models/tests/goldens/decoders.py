@@ -143,49 +143,49 @@ MODELS = {
         "no_rope_layer_interval": 3, "attention_bias": True, "mlp_bias": True, "use_sliding_window": True,
         "sliding_window": 7, "tie_word_embeddings": False, "rope_parameters": plain(500.0),
     }),
-    "olmo2-a": ("Olmo2", 1, TOKENS_A | {
+    "olmo2-a": ("Olmo2", 10, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128,
     }),
-    "olmo3-a": ("Olmo3", 1, TOKENS_A | {
+    "olmo3-a": ("Olmo3", 3, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 28, "num_hidden_layers": 4, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 128, "sliding_window": 7, "rope_parameters": {
             FULL: {
                 "rope_type": "yarn", "rope_theta": 100.0, "factor": 8.0, "original_max_position_embeddings": 16,
-                "attention_factor": 1.3, "beta_fast": 2.0, "beta_slow": 0.25,
+                "attention_factor": 1.3, "beta_fast": 1.0, "beta_slow": 0.25,
             },
             SLIDING: plain(100.0),
         },
     }),
     "olmo3-b": ("Olmo3", 1, TOKENS_B | {
-        "vocab_size": 73, "hidden_size": 36, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 3,
-        "num_key_value_heads": 3, "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "sliding_window": 5,
-        "layer_types": [FULL, SLIDING, FULL], "attention_bias": True, "tie_word_embeddings": True,
+        "vocab_size": 73, "hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "num_key_value_heads": 4, "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "sliding_window": 5,
+        "layer_types": [FULL, SLIDING, SLIDING, FULL], "attention_bias": True, "tie_word_embeddings": True,
         "rope_parameters": {FULL: plain(400.0), SLIDING: plain(50.0)},
     }),
-    "mixtral-a": ("Mixtral", 1, TOKENS_A | {
+    "mixtral-a": ("Mixtral", 6, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "num_local_experts": 4, "num_experts_per_tok": 2,
     }),
-    "mixtral-b": ("Mixtral", 1, TOKENS_B | {
+    "mixtral-b": ("Mixtral", 2, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "intermediate_size": 14, "num_hidden_layers": 3, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 256, "rms_norm_eps": 2e-2,
         "num_local_experts": 5, "num_experts_per_tok": 3, "sliding_window": 7, "tie_word_embeddings": True,
         "rope_parameters": plain(500.0),
     }),
-    "qwen3_moe-a": ("Qwen3Moe", 1, TOKENS_A | {
+    "qwen3_moe-a": ("Qwen3Moe", 2, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "num_experts": 6, "num_experts_per_tok": 2,
         "moe_intermediate_size": 16, "norm_topk_prob": True, "mlp_only_layers": [1],
     }),
-    "qwen3_moe-b": ("Qwen3Moe", 1, TOKENS_B | {
+    "qwen3_moe-b": ("Qwen3Moe", 4, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "num_experts": 5,
         "num_experts_per_tok": 3, "moe_intermediate_size": 14, "norm_topk_prob": False, "decoder_sparse_step": 2,
         "attention_bias": True, "use_sliding_window": True, "sliding_window": 7, "tie_word_embeddings": True,
         "rope_parameters": plain(500.0),
     }),
-    "phi3-a": ("Phi3", 1, TOKENS_A | {
+    "phi3-a": ("Phi3", 2, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 36, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 3,
         "num_key_value_heads": 1, "max_position_embeddings": 128, "original_max_position_embeddings": 128,
         "sliding_window": 7, "rope_parameters": plain(10000.0, partial_rotary_factor=0.5),
@@ -265,8 +265,8 @@ def value(name, like, config, generator):
             return r * 0.7 * scale
         return r * (1.7 * scale if config.tie_word_embeddings else 0.7)
     gain = {
-        "q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.4, "qkv_proj": 1.4, "query_key_value": 1.4, "o_proj": 1.2, "dense": 1.2,
-        "gate_proj": 1.4, "up_proj": 1.4, "gate_up_proj": 1.4, "down_proj": 1.8, "dense_h_to_4h": 1.4, "dense_4h_to_h": 1.8,
+        "q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.4, "qkv_proj": 1.4, "query_key_value": 2.0, "o_proj": 1.2, "dense": 1.2,
+        "gate_proj": 1.4, "up_proj": 1.4, "gate_up_proj": 1.4, "down_proj": 1.8, "dense_h_to_4h": 2.5, "dense_4h_to_h": 2.5,
         "gate": 1.5, "lm_head": 2.0,
     }[part[-1] if part[-2] == "experts" else part[-2]]  # fmt: skip
     return r * gain * scale

@@ -7,7 +7,7 @@ use longreach_burn as ops;
 
 use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, RmsNorm, ShortConv, State};
 
 /// The sizes and options of a Mamba mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,10 +26,19 @@ pub struct MambaConfig {
     pub conv_bias: bool,
     /// Whether the input and output projections have biases.
     pub bias: bool,
-    /// ε of RMS norms without weights on `dt`, `B` and `C` (Falcon-Mamba); `None` for no norms.
-    pub inner_norm: Option<f64>,
+    /// RMS norms of `dt`, `B` and `C`; `None` for no norms.
+    pub inner_norm: Option<InnerNorm>,
     /// The range of the initial step size `dt`.
     pub step: (f32, f32),
+}
+
+/// RMS norms of the step, `B` and `C` after their projection, with their ε.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum InnerNorm {
+    /// Without weights: Falcon-Mamba.
+    Plain(f64),
+    /// With weights: Jamba.
+    Weighted(f64),
 }
 
 /// The mixer.
@@ -49,7 +58,10 @@ pub struct Mamba {
     state: usize,
     rank: usize,
     conv: usize,
-    inner_norm: Option<f64>,
+    /// ε of norms without weights.
+    plain_norm: Option<f64>,
+    /// Norms with weights, of `dt`, `B` and `C`.
+    norms: Vec<RmsNorm>,
 }
 
 impl Mamba {
@@ -57,6 +69,15 @@ impl Mamba {
     pub fn new(b: &mut Builder, c: &MambaConfig) -> Result<Self, Error> {
         let dt_init = (c.rank as f32).powf(-0.5);
         let dt_init = Init::Uniform(-dt_init, dt_init);
+        let (plain_norm, norms) = match c.inner_norm {
+            None => (None, Vec::new()),
+            Some(InnerNorm::Plain(eps)) => (Some(eps), Vec::new()),
+            Some(InnerNorm::Weighted(eps)) => {
+                let of = [("dt_layernorm", c.rank), ("b_layernorm", c.state), ("c_layernorm", c.state)];
+                let norms = of.into_iter().map(|(name, width)| RmsNorm::new(b, name, width, eps));
+                (None, norms.collect::<Result<_, _>>()?)
+            }
+        };
         Ok(Self {
             in_proj: Linear::new(b, "in_proj", c.hidden, 2 * c.inner, c.bias.into())?,
             conv1d: ShortConv::new(b, "conv1d", c.inner, c.conv, c.conv_bias.into())?,
@@ -71,7 +92,8 @@ impl Mamba {
             state: c.state,
             rank: c.rank,
             conv: c.conv,
-            inner_norm: c.inner_norm,
+            plain_norm,
+            norms,
         })
     }
 
@@ -95,13 +117,14 @@ impl Mix for Mamba {
         let z = xz.clone().narrow(2, self.inner, self.inner);
         let x = state.update("conv", |before| self.conv1d.forward(xz.narrow(2, 0, self.inner), before));
         let p = self.x_proj.forward(x.clone());
-        let normed = |t: Tensor<3>| match self.inner_norm {
-            Some(eps) => ops::rms_norm(t, None, eps as f32),
-            None => t,
+        let normed = |i: usize, t: Tensor<3>| match (self.norms.get(i), self.plain_norm) {
+            (Some(norm), _) => norm.forward(t),
+            (None, Some(eps)) => ops::rms_norm(t, None, eps as f32),
+            (None, None) => t,
         };
-        let dt = self.dt_proj.forward(normed(p.clone().narrow(2, 0, self.rank)));
-        let b = normed(p.clone().narrow(2, self.rank, self.state));
-        let c = normed(p.narrow(2, self.rank + self.state, self.state));
+        let dt = self.dt_proj.forward(normed(0, p.clone().narrow(2, 0, self.rank)));
+        let b = normed(1, p.clone().narrow(2, self.rank, self.state));
+        let c = normed(2, p.narrow(2, self.rank + self.state, self.state));
         let (y, scan) = ops::mamba(ops::Mamba {
             x,
             dt,

@@ -14,6 +14,7 @@ mod attention;
 mod compressive;
 mod cosformer;
 mod delta_rule;
+mod gated_conv;
 mod gated_delta;
 mod gla;
 mod hgrn2;
@@ -37,6 +38,7 @@ pub use attention::{Attention, AttentionConfig, AttentionNames, Fused, QkNorm, R
 pub use compressive::{Compressed, Compressive, CompressiveConfig};
 pub use cosformer::{CosFormer, CosFormerConfig};
 pub use delta_rule::{DeltaRule, DeltaRuleConfig};
+pub use gated_conv::{GatedConv, GatedConvConfig};
 pub use gated_delta::{GatedDelta, GatedDeltaConfig};
 pub use gla::{Gla, GlaConfig};
 pub use hgrn2::{Hgrn2, Hgrn2Config};
@@ -44,7 +46,7 @@ pub use infini::{Infini, InfiniConfig};
 pub use kda::{Kda, KdaConfig};
 pub use lightning::{Lightning, LightningConfig};
 pub use linear_attention::{Features, LinearAttention, LinearAttentionConfig};
-pub use mamba::{Mamba, MambaConfig};
+pub use mamba::{InnerNorm, Mamba, MambaConfig};
 pub use mamba2::{Mamba2, Mamba2Config};
 pub use performer::{Performer, PerformerConfig};
 pub use retention::{Retention, RetentionConfig};
@@ -175,6 +177,8 @@ mixers! {
     Rwkv7 Rwkv7Config "rwkv7";
     /// The real-gated linear recurrent unit.
     RgLru RgLruConfig "rg_lru";
+    /// A short convolution between two gates.
+    GatedConv GatedConvConfig "short_conv";
     /// Local attention within a segment, and a compressive memory of earlier segments.
     Infini InfiniConfig "infini";
     /// Attention with relative positions over a memory of past inputs.

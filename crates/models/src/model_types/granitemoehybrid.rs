@@ -1,0 +1,72 @@
+//! `granitemoehybrid`: Granite 4, a few layers of attention among many of Mamba-2, with scaled embeddings, branches and
+//! logits. IBM 2025.
+
+use longreach_nn::mixers::{AttentionConfig, MixerConfig};
+use longreach_nn::{
+    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, FeedForwardConfig, Layout, OperationConfig,
+};
+
+use crate::description::activation;
+use crate::families::hybrid::{as_many, kinds, mamba2};
+use crate::families::llama::{LLAMA, Reader};
+use crate::{Architecture, Description, Error, Fields};
+
+pub(crate) const ARCHITECTURE: Architecture =
+    Architecture { model_type: "granitemoehybrid", mechanism: "mamba2", paper: "IBM 2025", describe };
+
+fn describe(f: &Fields) -> Result<Description, Error> {
+    if f.count("num_local_experts", 8)? > 0 {
+        let message = "field `num_local_experts`: want 0: mixtures of experts of this type, whose experts are stored in one tensor, are not supported";
+        return Err(f.error(message));
+    }
+    let model = Reader::new(f, LLAMA)?;
+    let rotary = match f.text("position_embedding_type")? {
+        Some("rope") => Some(model.rotary("full_attention")?),
+        None | Some("nope") => None,
+        Some(other) => {
+            return Err(
+                f.error(format!("field `position_embedding_type`: want \"rope\" or \"nope\", found \"{other}\""))
+            );
+        }
+    };
+    let scale = f.number("attention_multiplier", 1.0)? as f32;
+    let attention = AttentionConfig { rotary, scale: Some(scale), ..model.attention()? };
+    let mamba = mamba2(f, model.hidden, 128, model.norm_eps)?;
+    let feed_forward = OperationConfig::FeedForward(FeedForwardConfig {
+        inner: f.size("shared_intermediate_size", 1024)?,
+        activation: activation(f, "hidden_act", Activation::Silu)?,
+        gated: true,
+        bias: Bias::No,
+        names: ["input_linear", "output_linear"],
+        layout: Layout::Same,
+    });
+    let names = [("full_attention", true), ("attention", true), ("linear_attention", false), ("mamba", false)];
+    let attends = match kinds(f, "layer_types", &names)? {
+        Some(kinds) => kinds,
+        None => kinds(f, "layers_block_type", &names)?.unwrap_or_else(|| vec![false; model.layers]),
+    };
+    as_many(f, "layer_types", &attends, model.layers)?;
+    let branch = f.number("residual_multiplier", 1.0)? as f32;
+    let block = |attends: bool| {
+        let mixer = match attends {
+            true => BranchConfig::mixer("self_attn", MixerConfig::Attention(attention.clone())),
+            false => BranchConfig::mixer("mamba", mamba.clone()),
+        };
+        let mixer = mixer.before("input_layernorm", model.rms());
+        let feed_forward = BranchConfig::new("shared_mlp", feed_forward.clone());
+        let feed_forward = feed_forward.before("post_attention_layernorm", model.rms());
+        BlockConfig::new(vec![BranchConfig { scale: branch, ..mixer }, BranchConfig { scale: branch, ..feed_forward }])
+    };
+    let blocks = attends.into_iter().map(block).collect();
+    let Description { decoder, eos, .. } = model.describe("granitemoehybrid", blocks)?;
+    let divisor = f.number("logits_scaling", 1.0)?;
+    if divisor <= 0.0 {
+        return Err(f.error(format!("field `logits_scaling`: want a number above 0, found {divisor}")));
+    }
+    let decoder = DecoderConfig {
+        embedding_scale: f.number("embedding_multiplier", 1.0)? as f32,
+        logits_scale: (1.0 / divisor) as f32,
+        ..decoder
+    };
+    Ok(Description { model_type: "granitemoehybrid", decoder, eos })
+}
