@@ -28,6 +28,8 @@ pub struct Pieces<'t, R> {
     ended: bool,
     /// The special tokens after the text.
     behind: Vec<u32>,
+    /// Whether the text continues another one, so that no special tokens are added around it.
+    continues: bool,
 }
 
 /// Where a text is cut, in bytes: where the one piece ends and the next begins.
@@ -50,7 +52,14 @@ impl<'t, R: Read> Pieces<'t, R> {
             started: false,
             ended: false,
             behind: Vec::new(),
+            continues: false,
         }
+    }
+
+    /// The text continues another one if `yes`: no special tokens are added around it.
+    #[must_use]
+    pub fn continues(self, yes: bool) -> Self {
+        Self { continues: yes, ..self }
     }
 
     /// Number of bytes read so far.
@@ -162,7 +171,7 @@ impl<'t, R: Read> Pieces<'t, R> {
 
     /// Encodes a piece. The first piece gets the special tokens before the text; those after it are kept for the last piece.
     fn encode(&mut self, piece: &str) -> Result<Vec<u32>, Error> {
-        if std::mem::replace(&mut self.started, true) {
+        if std::mem::replace(&mut self.started, true) || self.continues {
             return self.tokenizer.encode(piece);
         }
         let around = self.tokenizer.encode_around(piece)?;

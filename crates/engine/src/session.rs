@@ -114,13 +114,13 @@ impl Session {
         self.read_from(text.as_bytes(), "the prompt", |_| {})
     }
 
-    /// Reads a text of any length in constant memory. At the beginning of a session, the special tokens that the
-    /// tokenizer adds before every text are read first. `name` is its source in errors; `progress` is called with the number of bytes read.
+    /// Reads a text of any length in constant memory. At the beginning of a session, it is read with the special tokens
+    /// that the tokenizer adds around every text, and later without them. `name` is its source in errors; `progress` is called with the number of bytes read.
     pub fn read_from(&mut self, text: impl Read, name: &str, mut progress: impl FnMut(u64)) -> Result<(), Error> {
         let engine = self.engine.clone();
-        let mut pieces = Pieces::new(engine.tokenizer()?, text, name);
+        let mut pieces = Pieces::new(engine.tokenizer()?, text, name).continues(self.tokens > 0);
         // The rest of a piece is kept for the next, so that all chunks but the last are full.
-        let mut waiting: Vec<u32> = if self.tokens == 0 { engine.tokenizer()?.prefix()? } else { Vec::new() };
+        let mut waiting: Vec<u32> = Vec::new();
         while let Some(piece) = pieces.next_piece()? {
             waiting.extend(piece);
             let whole = (waiting.len().saturating_sub(1)) / CHUNK * CHUNK;

@@ -199,19 +199,19 @@ MODELS = {
         },
     }),
     "gpt_neox-a": ("GPTNeoX", 1, TOKENS_A | {
-        "vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "vocab_size": 67, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 4, "num_attention_heads": 2,
         "max_position_embeddings": 128, "attention_bias": False, "rope_parameters": plain(10000.0, partial_rotary_factor=0.25),
     }),
-    "gpt_neox-b": ("GPTNeoX", 1, TOKENS_B | {
+    "gpt_neox-b": ("GPTNeoX", 30, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 3,
         "max_position_embeddings": 256, "layer_norm_eps": 2e-2, "attention_bias": True, "use_parallel_residual": False,
         "hidden_act": "gelu_new", "tie_word_embeddings": True, "rope_parameters": plain(500.0, partial_rotary_factor=1.0),
     }),
     "gemma3-a": ("Gemma3", 1, TOKENS_A | {
         "text_config": TOKENS_A | {
-            "vocab_size": 71, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "vocab_size": 71, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "query_pre_attn_scalar": 6,
-            "sliding_window": 7, "layer_types": [SLIDING, FULL, SLIDING], "rope_parameters": {
+            "sliding_window": 7, "layer_types": [SLIDING, FULL, SLIDING, FULL], "rope_parameters": {
                 FULL: {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}, SLIDING: plain(100.0),
             },
         },
@@ -254,7 +254,7 @@ def value(name, like, config, generator):
     if name.startswith(UNUSED):
         return 0.3 * r
     if part[-1] == "bias":
-        return 0.3 * r
+        return (0.1 if "olmo" in config.model_type else 0.3) * r
     if is_norm(name):
         usual = 1.0
         if gemma:  # It adds 1 to them.

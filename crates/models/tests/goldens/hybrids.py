@@ -66,13 +66,13 @@ def plain(theta):
 
 # NAME: (prefix of the classes, seed, fields)
 MODELS = {
-    "jamba-a": ("Jamba", 1, TOKENS_A | {
+    "jamba-a": ("Jamba", 2, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "attn_layer_period": 4, "attn_layer_offset": 2,
         "expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 4, "num_experts_per_tok": 2, "mamba_d_state": 8,
         "mamba_d_conv": 4, "mamba_expand": 2, "mamba_conv_bias": True, "mamba_proj_bias": False, "use_mamba_kernels": False,
     }),
-    "jamba-b": ("Jamba", 1, TOKENS_B | {
+    "jamba-b": ("Jamba", 2, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 28, "intermediate_size": 30, "num_hidden_layers": 5, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 256, "attn_layer_period": 3, "attn_layer_offset": 1,
         "expert_layer_period": 2, "expert_layer_offset": 0, "num_experts": 1, "num_experts_per_tok": 1, "mamba_d_state": 5,
@@ -84,18 +84,18 @@ MODELS = {
         "num_key_value_heads": 1, "max_position_embeddings": 128, "attn_layer_indices": [2], "mamba_n_heads": 6,
         "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 16,
     }),
-    "bamba-b": ("Bamba", 1, TOKENS_B | {
+    "bamba-b": ("Bamba", 7, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 32, "intermediate_size": 28, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 256, "attn_layer_indices": [0, 2], "mamba_n_heads": 4,
         "mamba_d_head": 16, "mamba_n_groups": 2, "mamba_d_state": 6, "mamba_d_conv": 3, "mamba_expand": 2,
         "mamba_chunk_size": 10, "mamba_conv_bias": False, "mamba_proj_bias": True, "attention_bias": True, "mlp_bias": True,
         "time_step_limit": [0.02, 0.3], "rms_norm_eps": 2e-2, "tie_word_embeddings": True, "rope_parameters": plain(500.0),
     }),
-    "granitemoehybrid-a": ("GraniteMoeHybrid", 1, TOKENS_A | {
+    "granitemoehybrid-a": ("GraniteMoeHybrid", 2, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 4, "num_attention_heads": 3, "num_key_value_heads": 1,
         "max_position_embeddings": 128, "num_local_experts": 0, "num_experts_per_tok": 0, "shared_intermediate_size": 36,
-        "position_embedding_type": "nope", "layer_types": [MAMBA, FULL, MAMBA, MAMBA], "embedding_multiplier": 4.0,
-        "residual_multiplier": 0.6, "attention_multiplier": 0.5, "logits_scaling": 1.6, "mamba_n_heads": 4,
+        "position_embedding_type": "nope", "layer_types": [MAMBA, FULL, MAMBA, MAMBA], "embedding_multiplier": 2.5,
+        "residual_multiplier": 0.6, "attention_multiplier": 0.5, "logits_scaling": 0.5, "mamba_n_heads": 4,
         "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 16,
         "tie_word_embeddings": True,
     }),
@@ -108,13 +108,13 @@ MODELS = {
         "mamba_chunk_size": 10, "mamba_proj_bias": True, "attention_bias": True, "time_step_limit": [0.02, 0.4],
         "rms_norm_eps": 2e-2, "tie_word_embeddings": False, "rope_parameters": plain(500.0),
     }),
-    "nemotron_h-a": ("NemotronH", 1, TOKENS_A | {
+    "nemotron_h-a": ("NemotronH", 7, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 40, "layers_block_type": [MAMBA, MLP, MAMBA, FULL, MLP],
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "max_position_embeddings": 128,
         "mamba_num_heads": 4, "mamba_head_dim": 10, "n_groups": 1, "ssm_state_size": 8, "conv_kernel": 4, "chunk_size": 16,
         "use_conv_bias": False,
     }),
-    "nemotron_h-b": ("NemotronH", 1, TOKENS_B | {
+    "nemotron_h-b": ("NemotronH", 3, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 32, "intermediate_size": 36, "layers_block_type": [FULL, MLP, MAMBA, MAMBA],
         "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "max_position_embeddings": 256,
         "mamba_num_heads": 6, "mamba_head_dim": 8, "n_groups": 2, "ssm_state_size": 6, "conv_kernel": 3, "chunk_size": 10,
@@ -122,11 +122,11 @@ MODELS = {
         "time_step_limit": [0.0, 0.3], "layer_norm_epsilon": 2e-2,
     }),
     "lfm2-a": ("Lfm2", 1, TOKENS_A | {
-        "vocab_size": 67, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "layer_types": [CONV, CONV, FULL, CONV], "conv_L_cache": 3,
         "conv_bias": False, "block_ffn_dim_multiplier": 1.3, "block_multiple_of": 12, "block_auto_adjust_ff_dim": True,
     }),
-    "lfm2-b": ("Lfm2", 1, TOKENS_B | {
+    "lfm2-b": ("Lfm2", 7, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "intermediate_size": 44, "num_hidden_layers": 5, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 256, "full_attn_idxs": [1, 3], "conv_L_cache": 4,
         "conv_bias": True, "block_auto_adjust_ff_dim": False, "norm_eps": 2e-2, "tie_word_embeddings": False,
@@ -307,7 +307,7 @@ def others(text):
         yield "num_experts_per_tok", {"num_experts_per_tok": text["num_experts_per_tok"] - 1}
     if text["model_type"] == "nemotron_h":
         if text["time_step_min"] > 1e-3:
-            yield "time_step_min", {"time_step_min": 0.0}
+            yield "time_step_min", {"time_step_min": 1e-6}
     elif text.get("time_step_limit") and text["time_step_limit"][1] < math.inf:
         low, high = text["time_step_limit"]
         yield "time_step_limit[0]", {"time_step_limit": [0.0, high]}
