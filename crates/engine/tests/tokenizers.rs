@@ -243,3 +243,28 @@ proptest! {
         }
     }
 }
+
+/// A text begins with the special tokens of the tokenizer; a text that continues another one does not.
+#[test]
+fn special_tokens_are_added_once() {
+    let json = r#"{"version": "1.0", "added_tokens": [{"id": 0, "content": "<s>", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true}], "normalizer": null,
+        "pre_tokenizer": {"type": "Whitespace"}, "decoder": null,
+        "post_processor": {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+            {"Sequence": {"id": "A", "type_id": 0}}], "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}},
+        "model": {"type": "WordLevel", "vocab": {"<s>": 0, "a": 1, "b": 2}, "unk_token": "a"}}"#;
+    let tokenizer = Tokenizer::parse("a tokenizer", json).expect("a tokenizer");
+    let read = |continues: bool| {
+        let mut pieces = Pieces::new(&tokenizer, "a b".as_bytes(), "a text").continues(continues);
+        let mut ids = Vec::new();
+        while let Some(piece) = pieces.next_piece().expect("tokens") {
+            ids.extend(piece);
+        }
+        ids
+    };
+    assert_eq!(read(false), [0, 1, 2]);
+    assert_eq!(read(true), [1, 2]);
+    assert_eq!(tokenizer.prefix().expect("tokens"), [0]);
+    assert_eq!(tokenizer.encode("<s>a").expect("tokens"), [0, 1]);
+}

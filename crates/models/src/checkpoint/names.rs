@@ -112,8 +112,12 @@ impl Checkpoint {
     }
 }
 
-/// The legacy name of a norm's weight or bias, as in early BERT checkpoints.
+/// Another name of a tensor: that of a norm's weight or bias in early BERT checkpoints, or that of GPT-NeoX's head in files
+/// of transformers 5.
 fn old(name: &str) -> Option<String> {
+    if name == "embed_out.weight" {
+        return Some("lm_head.weight".into());
+    }
     let norm = name.rsplit('.').nth(1).is_some_and(|part| part == "LayerNorm");
     let (of, new) = name.rsplit_once('.')?;
     match new {

@@ -35,6 +35,8 @@ fn composite(f: &Fields) -> Result<Description, Error> {
     for (name, default) in [("vocab_size", 262_208), ("num_attention_heads", 8), ("num_key_value_heads", 4)] {
         text.set_default(name, json!(default));
     }
+    // The composite model does not apply it.
+    text.set("final_logit_softcapping", serde_json::Value::Null);
     describe(&text, "gemma3")
 }
 

@@ -23,7 +23,11 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         tied: true,
         ..LLAMA
     };
-    let model = Reader::new(f, defaults)?;
+    let mut fields = f.clone();
+    if let Some(tied) = f.get("tie_embedding") {
+        fields.set("tie_word_embeddings", tied.clone());
+    }
+    let (f, model) = (&fields, Reader::new(&fields, defaults)?);
     let norm = NormConfig::Rms(f.number("norm_eps", 1e-5)?);
     let attention = MixerConfig::Attention(AttentionConfig {
         rotary: Some(model.rotary("full_attention")?),

@@ -1,9 +1,9 @@
 //! `nemotron_h`: each layer is a mixer or a feed-forward layer, most of them Mamba-2. NVIDIA 2025.
 
-use longreach_nn::mixers::{Mamba2Config, MixerConfig};
+use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MixerConfig};
 use longreach_nn::{
     Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, DecoderNames, FeedForwardConfig, Layout, NamedNorm,
-    NormConfig, OperationConfig,
+    NormConfig, OperationConfig, WordsConfig,
 };
 
 use crate::description::activation;
@@ -45,7 +45,6 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     let groups = f.size("n_groups", 8)?;
     divided(f, "n_groups", heads, groups)?;
     let least = f.number("time_step_min", 1e-3)? as f32;
-    let bias = f.flag("use_bias", f.flag("mamba_proj_bias", false)?)?;
     let mamba = MixerConfig::Mamba2(Mamba2Config {
         hidden: model.hidden,
         heads,
@@ -54,13 +53,15 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         groups,
         conv: f.size("conv_kernel", 4)?,
         conv_bias: f.flag("use_conv_bias", true)?,
-        bias,
+        bias: f.flag("use_bias", false)?,
         norm_eps,
         // As in transformers; releases have no upper limit.
         step_limit: (least, f32::INFINITY),
         step: (least, f.number("time_step_max", 0.1)? as f32),
     });
-    let attention = MixerConfig::Attention(model.attention()?);
+    // As in transformers, attention has no biases and the head a matrix of its own, whatever the fields say.
+    let attention = AttentionConfig { bias: false, out_bias: false, ..model.attention()? };
+    let attention = MixerConfig::Attention(attention);
     let feed_forward = OperationConfig::FeedForward(FeedForwardConfig {
         inner: f.size("intermediate_size", defaults.inner)?,
         activation: activation(f, "mlp_hidden_act", Activation::Relu2)?,
@@ -82,6 +83,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     let Description { decoder, eos, .. } = model.describe("nemotron_h", blocks)?;
     let decoder = DecoderConfig {
         last_norm: Some(NamedNorm::new("norm_f", norm)),
+        words: WordsConfig::Table { tied: false },
         names: DecoderNames::new(["backbone", "embeddings", "layers", "lm_head"]),
         ..decoder
     };

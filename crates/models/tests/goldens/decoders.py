@@ -198,16 +198,16 @@ MODELS = {
             "short_factor": [1.0, 1.1, 1.25, 1.4, 1.7, 2.0], "long_factor": [1.5, 2.0, 3.0, 4.5, 6.0, 8.0],
         },
     }),
-    "gpt_neox-a": ("GPTNeoX", 1, TOKENS_A | {
+    "gpt_neox-a": ("GPTNeoX", 5, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 4, "num_attention_heads": 2,
         "max_position_embeddings": 128, "attention_bias": False, "rope_parameters": plain(10000.0, partial_rotary_factor=0.25),
     }),
-    "gpt_neox-b": ("GPTNeoX", 30, TOKENS_B | {
+    "gpt_neox-b": ("GPTNeoX", 7, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 3,
         "max_position_embeddings": 256, "layer_norm_eps": 2e-2, "attention_bias": True, "use_parallel_residual": False,
         "hidden_act": "gelu_new", "tie_word_embeddings": True, "rope_parameters": plain(500.0, partial_rotary_factor=1.0),
     }),
-    "gemma3-a": ("Gemma3", 1, TOKENS_A | {
+    "gemma3-a": ("Gemma3", 98, TOKENS_A | {
         "text_config": TOKENS_A | {
             "vocab_size": 71, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 128, "query_pre_attn_scalar": 6,
@@ -254,9 +254,10 @@ def value(name, like, config, generator):
     if name.startswith(UNUSED):
         return 0.3 * r
     if part[-1] == "bias":
-        return (0.1 if "olmo" in config.model_type else 0.3) * r
+        return (0.1 if config.model_type in ("olmo3", "gpt_neox") else 0.3) * r
     if is_norm(name):
-        usual = 1.0
+        # Sharper attention: else the text of olmo3-b repeats itself.
+        usual = 1.5 if config.model_type == "olmo3" and config.tie_word_embeddings and part[-2] in ("q_norm", "k_norm") else 1.0
         if gemma:  # It adds 1 to them.
             usual = 0.5 if part[-2].startswith("post") else 2.0 if part[-2] == "norm" and config.tie_word_embeddings else 0.0
         return usual + 0.3 * r
@@ -265,8 +266,8 @@ def value(name, like, config, generator):
             return r * 0.7 * scale
         return r * (1.7 * scale if config.tie_word_embeddings else 0.7)
     gain = {
-        "q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.4, "qkv_proj": 1.4, "query_key_value": 2.0, "o_proj": 1.2, "dense": 1.2,
-        "gate_proj": 1.4, "up_proj": 1.4, "gate_up_proj": 1.4, "down_proj": 1.8, "dense_h_to_4h": 2.5, "dense_4h_to_h": 2.5,
+        "q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.4, "qkv_proj": 1.4, "query_key_value": 2.5, "o_proj": 1.2, "dense": 2.0,
+        "gate_proj": 1.4, "up_proj": 1.4, "gate_up_proj": 1.4, "down_proj": 1.8, "dense_h_to_4h": 1.4, "dense_4h_to_h": 1.8,
         "gate": 1.5, "lm_head": 2.0,
     }[part[-1] if part[-2] == "experts" else part[-2]]  # fmt: skip
     return r * gain * scale
