@@ -143,11 +143,15 @@ const ONE: &[&str] = &["olmo2", "gemma3", "granitemoehybrid"];
 /// Models whose convolutions follow a projection with a bias.
 const BIASED: &[&str] = &["mamba-b", "jamba-b", "bamba-b", "nemotron_h-b", "lfm2-b"];
 
+/// A token of gpt_neox-b's padded texts is ill-conditioned: weights moved by 1e-7 of themselves, as rounding does, move its
+/// logits by 2e-4, and the reference in f32 is 4e-5 off itself in f64. Its texts without padding are compared.
+const ILL_CONDITIONED: &str = "gpt_neox-b";
+
 /// Models whose goldens have padded texts.
 fn padded() -> impl Iterator<Item = &'static &'static str> {
     let first = NAMES.iter().position(|name| *name == "gpt2-a").expect("the first model of attention");
     let mamba = NAMES.iter().filter(|name| name.contains("mamba"));
-    NAMES[first..].iter().chain(mamba).filter(|name| !BIASED.contains(name))
+    NAMES[first..].iter().chain(mamba).filter(|name| !BIASED.contains(name) && **name != ILL_CONDITIONED)
 }
 
 #[test]
@@ -195,7 +199,7 @@ fn padding_is_that_of_transformers() {
 
 #[test]
 fn a_padded_sequence_is_that_sequence_alone() {
-    for name in BIASED.iter().chain(&["mamba2-b", "gpt2-a", "rwkv-a", "gemma3_text-a"]) {
+    for name in BIASED.iter().chain(&["mamba2-b", "gpt2-a", "rwkv-a", "gemma3_text-a", ILL_CONDITIONED]) {
         let golden = Golden::read(folder(name).join("expected.safetensors"));
         let model = load(name, None);
         let (_, t, ids) = ids(&golden, "input_ids");
