@@ -145,7 +145,7 @@ fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Samp
         put(prompt)?;
         ended_line = false;
     }
-    let most = args.sampling.most(&engine);
+    let most = args.sampling.most(engine);
     while written < most as u64 {
         if session.room() == Some(0) {
             eprintln!("note: generation stopped: the model has positions for {} tokens only", session.tokens());

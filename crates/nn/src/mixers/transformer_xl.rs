@@ -61,19 +61,12 @@ impl TransformerXl {
     fn there(&self, seen: usize) -> usize {
         if self.config.zeros { self.config.memory } else { seen.min(self.config.memory) }
     }
-}
 
-impl Mix for TransformerXl {
-    fn start(&self, batch: usize, device: &Device) -> State {
-        let c = &self.config;
-        State::new(batch).with_rows("memory", [c.memory, c.hidden], device)
-    }
-
-    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+    fn read(&self, x: Tensor<3>, state: &mut State) -> Tensor<3> {
         let (c, t) = (&self.config, x.dims()[1]);
         let there = state.positions().first().map_or(c.memory, |seen| self.there(*seen));
         if state.positions().iter().any(|seen| self.there(*seen) != there) {
-            return parts::one_by_one(x, state, |x, state| self.forward(x, state, shared));
+            return parts::one_by_one(x, state, |x, state| self.read(x, state));
         }
         let memory: Tensor<3> = state.take("memory");
         let all = if c.memory == 0 { x } else { Tensor::cat(vec![memory.clone(), x], 1) };
@@ -82,6 +75,17 @@ impl Mix for TransformerXl {
         let out = self.attention.forward(seen, there, c.same_length.then(|| c.memory - 1));
         state.put("memory", if c.memory == 0 { memory } else { all.narrow(1, t, c.memory) });
         out
+    }
+}
+
+impl Mix for TransformerXl {
+    fn start(&self, batch: usize, device: &Device) -> State {
+        let c = &self.config;
+        State::new(batch).with_rows("memory", [c.memory, c.hidden], device)
+    }
+
+    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+        self.read(x, state)
     }
 }
 

@@ -18,6 +18,7 @@ pub use layer::{BranchState, LayerState};
 
 /// A named part of a state.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there are few per layer")]
 enum Part {
     /// `[B, n, D]`: past inputs of a convolution, a token shift, or the rows of a memory.
     Rows(Tensor<3>),
