@@ -115,7 +115,7 @@ impl LayerState {
     }
 
     /// Restores the state of a single sequence from the tensors saved after `tokens` tokens; `self` is an initial state:
-    /// see [`Cache::restored`]. Errors if a tensor is missing or does not fit.
+    /// see [`Cache::restored`](super::Cache::restored). Errors if a tensor is missing or does not fit.
     pub fn restored(
         self,
         tokens: usize,
