@@ -141,7 +141,8 @@ const WHOLE: &[&str] = &["phi3-b"];
 const ONE: &[&str] = &["olmo2", "gemma3", "granitemoehybrid"];
 
 /// Models whose convolutions follow a projection with a bias.
-const BIASED: &[&str] = &["mamba-b", "jamba-b", "bamba-b", "nemotron_h-b", "lfm2-b"];
+const BIASED: &[&str] =
+    &["mamba-b", "mamba2-a", "mamba2-a-bf16", "falcon_mamba-b", "jamba-b", "bamba-b", "nemotron_h-b", "lfm2-b"];
 
 /// A token of gpt_neox-b's padded texts is ill-conditioned: weights moved by 1e-7 of themselves, as rounding does, move its
 /// logits by 2e-4, and the reference in f32 is 4e-5 off itself in f64. Its texts without padding are compared.
