@@ -264,9 +264,9 @@ fn a_sequence_does_not_depend_on_its_batch() {
     }
 }
 
-/// A forked sequence and its origin do not affect each other, and share what they have in common.
+/// A forked sequence and its origin do not affect each other, though they share cached keys.
 #[test]
-fn forks_share_cached_keys() {
+fn forks_do_not_affect_each_other() {
     let model = random(r#""mixer": "dense""#).expect("a model");
     let ids: Vec<u32> = (0..1000).map(|t| t * t % 40).collect();
     let (_, cache) = read(&model, std::slice::from_ref(&ids), &[300, 700]);
