@@ -140,7 +140,9 @@ fn to_json(value: &Jinja, options: Kwargs) -> Result<Jinja, minijinja::Error> {
     let failed = |e: &dyn std::fmt::Display| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string());
     let indent: Option<usize> = options.get("indent")?;
     for name in ["ensure_ascii", "separators", "sort_keys"] {
-        let _: Option<Jinja> = options.get(name)?;
+        if options.get::<Option<Jinja>>(name)?.is_some_and(|value| value.is_true()) {
+            return Err(failed(&format!("tojson with `{name}` is not supported")));
+        }
     }
     options.assert_all_used()?;
     let mut bytes = Vec::new();

@@ -56,6 +56,7 @@ fn a_template_that_is_no_program_is_refused_with_its_line() {
         ("a\n{% if messages %}", "line 2"),
         ("{{ messages | no_such_filter }}", "no_such_filter"),
         ("{{ raise_exception('only user messages') }}", "only user messages"),
+        ("{{ messages | tojson(sort_keys=true) }}", "tojson with `sort_keys` is not supported"),
     ] {
         let template = ChatTemplate::new("chat_template.jinja", source);
         let error = template.render(&[Message::new("user", "Hi")], true, &Map::new()).expect_err("refused").to_string();

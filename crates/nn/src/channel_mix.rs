@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor, activation};
 
 use crate::linear::Bias;
 use crate::mixers::{Shared, parts};
-use crate::padding::by_sequence;
+use crate::padding::without_padding;
 use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
 
 /// The sizes and names of the layer.
@@ -76,20 +76,7 @@ impl ChannelMix {
 
     /// Maps `x: [B, T, d]` to the output. Padding has no effect on the state, which has the last token.
     pub(crate) fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
-        let read = |x: Tensor<3>, state: &mut State| {
-            let t = x.dims()[1];
-            let y = state.update("shift", |before| self.read(x, before));
-            state.advance(t);
-            y
-        };
-        match shared.padding.take() {
-            Some(tokens) => {
-                let y = by_sequence(&tokens, &x, state, shared, |x, state, _| read(x, state));
-                shared.padding = Some(tokens);
-                y
-            }
-            None => read(x, state),
-        }
+        without_padding(x, state, shared, |x, state, _| state.update("shift", |before| self.read(x, before)))
     }
 
     fn read(&self, x: Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor<3>) {

@@ -67,8 +67,32 @@ impl Tokens {
     }
 }
 
+/// Calls `read` with `x: [B, T, d]` and the state, or, if there is padding, with the tokens of each sequence and its state;
+/// advances the positions. The outputs at padding are zeros.
+pub(crate) fn without_padding(
+    x: Tensor<3>,
+    state: &mut State,
+    shared: &mut Shared,
+    mut read: impl FnMut(Tensor<3>, &mut State, &mut Shared) -> Tensor<3>,
+) -> Tensor<3> {
+    let mut read = |x: Tensor<3>, state: &mut State, shared: &mut Shared| {
+        let t = x.dims()[1];
+        let y = read(x, state, shared);
+        state.advance(t);
+        y
+    };
+    match shared.padding.take() {
+        Some(tokens) => {
+            let y = by_sequence(&tokens, &x, state, shared, read);
+            shared.padding = Some(tokens);
+            y
+        }
+        None => read(x, state, shared),
+    }
+}
+
 /// Calls `read` with the tokens of each sequence and its state; `x: [B, T, d]`. The outputs at padding are zeros.
-pub(crate) fn by_sequence(
+fn by_sequence(
     tokens: &Tokens,
     x: &Tensor<3>,
     state: &mut State,

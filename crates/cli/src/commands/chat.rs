@@ -12,8 +12,8 @@ use crate::sampling::SamplingArgs;
 /// Talk to a model that was trained for conversations
 ///
 /// The model needs a chat template (`longreach list` has the model types; most instruct models of the Hub have one). Each line is a message; end a line with
-/// a backslash to continue it on the next. Ctrl-C stops an answer and, at the prompt, ends the program. The state of the model is kept after every turn, so
-/// that a turn reads new text only, and /undo reads nothing. Input from a pipe is one message.
+/// a backslash to continue it on the next. Ctrl-C stops an answer and, at the prompt, ends the program. The state of the model is kept after every turn:
+/// earlier turns are not read again, and /undo reads nothing. Input from a pipe is one message.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Commands:

@@ -44,16 +44,15 @@ import copy
 import importlib.util
 import json
 import math
-import pathlib
-import shutil
 import sys
 
 import safetensors.torch
 import torch
 import transformers
 
-HERE = pathlib.Path(__file__).resolve().parent
-MAX_GREEDY, MIN_GAP, MIN_ROUTER_GAP = 64, 2e-3, 5e-4
+from decoders import fresh, greedy, is_norm, save, watch_routers
+
+MIN_GAP, MIN_ROUTER_GAP = 2e-3, 5e-4
 
 TOKENS_A = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
 TOKENS_B = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
@@ -149,10 +148,6 @@ def construct(name, config):
     return model
 
 
-def is_norm(key):
-    return "norm" in key.split(".")[-2]
-
-
 def value(name, like, config, generator):
     """A random value of a parameter, close to its usual value in a trained model."""
     r, scale = torch.randn(like.shape, generator=generator), like.shape[-1] ** -0.5
@@ -189,30 +184,6 @@ def build(name):
         for key, parameter in model.named_parameters():
             parameter.copy_(value(key, parameter, model.config, generator))
     return model
-
-
-def greedy(model, prompt, use_cache):
-    """The tokens that `generate` appends to the prompt, and the smallest margin between the two best logits."""
-    model = copy.deepcopy(model)
-    model.generation_config.eos_token_id = None
-    out = model.generate(
-        prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=MAX_GREEDY, use_cache=use_cache,
-        output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    tokens = out.sequences[0, prompt.shape[1] :]
-    best = torch.stack(out.logits)[:, 0].topk(2).values
-    assert tokens.shape == (MAX_GREEDY,)
-    return tokens, (best[:, 0] - best[:, 1]).min().item()
-
-
-def watch_routers(model, gaps):
-    """Collects the margins between the last expert that is chosen and the first that is not."""
-
-    def see(router, _, output):
-        best = output[0].topk(router.top_k + 1).values
-        gaps.append((best[:, -2] - best[:, -1]).min().item())
-
-    return [m.register_forward_hook(see) for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
 
 
 def leaks(config):
@@ -395,22 +366,6 @@ def make_older(name, path, model, e):
     other = construct(name, classes(name)[0].from_json_file(file))
     other.load_state_dict(model.state_dict())
     assert (other(e["input_ids"], use_cache=False).logits == e["logits"]).all(), f"{name}: config_v4.json"
-
-
-def save(path, tensors, metadata):
-    """Saves as safetensors does, but with ordered metadata, so that the bytes are reproducible."""
-    data = safetensors.torch.save({name: x.contiguous() for name, x in tensors.items()})
-    size = int.from_bytes(data[:8], "little")
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8 : 8 + size])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
-
-
-def fresh(name):
-    path = HERE / name
-    shutil.rmtree(path, ignore_errors=True)
-    return path
 
 
 def make(name):

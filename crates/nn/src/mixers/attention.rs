@@ -388,13 +388,16 @@ impl Attention {
         (b, seen): (usize, usize),
     ) -> Tensor<4> {
         let options = self.options(self.rest.mechanism.clone());
-        let first = sinks.segments(b);
-        let joined = |part: usize| Tensor::cat(first.iter().map(|segment| segment[part].clone()).collect(), 1);
+        let mut first = sinks.segments(b);
+        let sinks = match first.len() {
+            1 => first.swap_remove(0),
+            _ => [0, 1].map(|part| Tensor::cat(first.iter().map(|segment| segment[part].clone()).collect(), 1)),
+        };
         ops::streaming_attention(ops::StreamingAttention {
             q,
             far,
             near: near.segments(b),
-            sinks: [joined(0), joined(1)],
+            sinks,
             streaming,
             position: seen,
             scale: options.scale,

@@ -6,7 +6,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use crate::padding::{Tokens, by_sequence};
+use crate::padding::{Tokens, without_padding};
 use crate::rotary::RotaryCache;
 use crate::{Builder, Error, State};
 
@@ -204,19 +204,6 @@ impl Mixer {
     /// Maps `x: [B, T, d]` to the output, and `state`, the state before it, to that after it. Padding has no effect on
     /// the state. Panics if the state belongs to another mixer.
     pub fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
-        let read = |x: Tensor<3>, state: &mut State, shared: &mut Shared| {
-            let t = x.dims()[1];
-            let y = self.mix().forward(x, state, shared);
-            state.advance(t);
-            y
-        };
-        match shared.padding.take() {
-            Some(tokens) => {
-                let y = by_sequence(&tokens, &x, state, shared, read);
-                shared.padding = Some(tokens);
-                y
-            }
-            None => read(x, state, shared),
-        }
+        without_padding(x, state, shared, |x, state, shared| self.mix().forward(x, state, shared))
     }
 }
