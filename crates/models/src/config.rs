@@ -124,6 +124,15 @@ impl Fields {
         v.as_bool().ok_or_else(|| self.wrong(name, "true or false", v))
     }
 
+    /// `N` numbers, or `None` if the field is absent or null. Errors on anything else.
+    pub fn numbers<const N: usize>(&self, name: &str) -> Result<Option<[f32; N]>, Error> {
+        let Some(found) = self.get(name) else { return Ok(None) };
+        let number = |value: &Value| value.as_f64().map(|x| x as f32).filter(|x| x.is_finite());
+        let list: Option<Vec<f32>> = found.as_array().and_then(|list| list.iter().map(number).collect());
+        let numbers = list.and_then(|list| list.try_into().ok());
+        numbers.map(Some).ok_or_else(|| self.error(format!("field `{name}`: want {N} numbers, found {found}")))
+    }
+
     /// Two bounds, which may be infinite; `default` if the field is absent.
     pub fn bounds(&self, name: &str, default: (f32, f32)) -> Result<(f32, f32), Error> {
         let Some(v) = self.get(name) else { return Ok(default) };

@@ -2,7 +2,7 @@
 
 use longreach_nn::{Activation, Builder, Decoder, DecoderConfig};
 
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 /// A supported decoder model type.
 #[derive(Clone, Copy, Debug)]
@@ -26,9 +26,16 @@ pub struct Description {
     pub decoder: DecoderConfig,
     /// The end-of-text tokens.
     pub eos: Vec<u32>,
+    /// What its checkpoints store differently.
+    pub rewrites: Rewrites,
 }
 
 impl Description {
+    /// A model whose tensors are stored as it has them.
+    pub fn new(model_type: &'static str, decoder: DecoderConfig, eos: Vec<u32>) -> Self {
+        Self { model_type, decoder, eos, rewrites: Rewrites::default() }
+    }
+
     /// Builds the model. Errors if a weight is missing or has another shape.
     pub fn build(&self, b: &mut Builder) -> Result<Decoder, longreach_nn::Error> {
         Decoder::new(b, &self.decoder)

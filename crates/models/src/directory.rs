@@ -36,6 +36,10 @@ pub(crate) fn read_config(directory: &Path) -> Result<(Fields, String), Error> {
     let fields = Fields::parse(file.display().to_string(), &text)?;
     if let Some(quantised) = fields.get("quantization_config") {
         let method = quantised.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown");
+        // 4-bit floats are dequantised as they are read.
+        if method == "mxfp4" && fields.text("model_type")? == Some("gpt_oss") {
+            return Ok((fields, text));
+        }
         return Err(fields.error(format!(
             "field `quantization_config`: weights quantized with `{method}` are not supported: use the unquantized checkpoint, with --dtype int8 to save memory"
         )));

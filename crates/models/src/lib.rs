@@ -22,7 +22,7 @@ mod recognise;
 mod save;
 mod sparsify;
 
-pub use checkpoint::{Checkpoint, DType};
+pub use checkpoint::{Checkpoint, DType, Rewrite, Rewrites, Step};
 pub use config::Fields;
 pub use description::{Architecture, Description};
 pub use encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, ScoreScale, Task};
@@ -34,5 +34,5 @@ pub use location::Location;
 pub use model::{Evaluation, Files, Model};
 pub use model_types::{ENCODERS, MODELS};
 pub use recognise::{recognise, recognise_file};
-pub use save::{check_writable, save, write_atomically};
+pub use save::{check_writable, write_atomically};
 pub use sparsify::{SparseTarget, Sparsified, sparsify};

@@ -67,7 +67,8 @@ impl Model {
 
     fn from_checkpoint(description: Description, config: String, checkpoint: Checkpoint) -> Result<Self, Error> {
         let of = &description.decoder;
-        let mut checkpoint = checkpoint.named_as(&of.names.body, &of.embedding());
+        let mut checkpoint =
+            checkpoint.named_as(&of.names.body, &of.embedding()).rewritten(description.rewrites.clone());
         let mut builder = Builder::new(&mut checkpoint, &Device::flex());
         let decoder = description.build(&mut builder)?;
         let names = builder.into_names();

@@ -7,10 +7,10 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType as BurnDType, Tensor};
 use half::bf16;
-use longreach_nn::{Decoder, Names};
+use longreach_nn::Names;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{DType, Error};
+use crate::{DType, Error, Model, Rewrites};
 
 /// Checks that `file` can be written, without writing it: its directory exists and is writable, it is not a
 /// directory, and it is none of the files in `read`, whatever paths name them.
@@ -59,25 +59,67 @@ pub fn write_atomically(file: &Path, write: impl FnOnce(&mut dyn Write) -> std::
     attempt().map_err(|e| Error::io(file, e))
 }
 
-/// Writes the weights of a model to a safetensors file: matrices in `dtype`, all other weights in f32. Errors if the
-/// file cannot be written.
-pub fn save(decoder: &Decoder, names: &Names, dtype: DType, file: &Path) -> Result<(), Error> {
-    let mut collected = Collect { names, dtype, tensors: Vec::new() };
-    decoder.visit(&mut collected);
-    let views = collected.tensors.iter().map(|(name, dtype, shape, data)| {
-        let view = TensorView::new(*dtype, shape.clone(), data);
-        (name, view.expect("the bytes match the shape"))
-    });
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-    let bytes = safetensors::serialize(views, Some(metadata))
-        .map_err(|e| Error::Checkpoint { file: file.display().to_string(), message: e.to_string() })?;
-    write_atomically(file, |out| out.write_all(&bytes))
+impl Model {
+    /// Writes the weights to a safetensors file, as the model type stores them: matrices in `dtype`, all other weights
+    /// in f32. Errors if the file cannot be written.
+    pub fn save(&self, dtype: DType, file: &Path) -> Result<(), Error> {
+        let wrong = |message: String| Error::Checkpoint { file: file.display().to_string(), message };
+        let mut collected = Collect { names: &self.names, dtype, tensors: Vec::new() };
+        self.decoder.visit(&mut collected);
+        let tensors = stored(collected.tensors, &self.description.rewrites).map_err(wrong)?;
+        let views = tensors.iter().map(|(name, Stored { dtype, shape, data })| {
+            let view = TensorView::new(*dtype, shape.clone(), data);
+            (name, view.expect("the bytes match the shape"))
+        });
+        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
+        write_atomically(file, |out| out.write_all(&bytes))
+    }
+}
+
+/// A tensor as it is written.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data: Vec<u8>,
+}
+
+/// Writes each tensor of the model to its part of the tensor that the model type stores. Errors if a part does not fit.
+fn stored(tensors: Vec<(String, Stored)>, rewrites: &Rewrites) -> Result<Vec<(String, Stored)>, String> {
+    let mut all: Vec<(String, Stored)> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (name, tensor) in tensors {
+        let first = rewrites.of(&name).next();
+        let Some((file, part)) = first.and_then(|(files, part)| Some((<[String; 1]>::try_from(files).ok()?, part)))
+        else {
+            all.push((name, tensor));
+            continue;
+        };
+        let [file] = file;
+        let (size, shape) = (tensor.dtype.bitsize() / 8, part.stored_shape(&tensor.shape));
+        let view = part.view(&tensor.shape).ok_or_else(|| format!("tensor `{name}` is no part of `{file}`"))?;
+        let at = *places.entry(file.clone()).or_insert_with(|| {
+            let data = vec![0; shape.iter().product::<usize>() * size];
+            all.push((file.clone(), Stored { dtype: tensor.dtype, shape: shape.clone(), data }));
+            all.len() - 1
+        });
+        let whole = &mut all[at].1;
+        if whole.shape != shape || whole.dtype != tensor.dtype {
+            return Err(format!("tensor `{name}` and others are no parts of one `{file}`"));
+        }
+        let mut elements = tensor.data.chunks_exact(size);
+        view.each(|at| {
+            let to = &mut whole.data[at * size..(at + 1) * size];
+            to.copy_from_slice(elements.next().expect("a view has as many elements as its tensor"));
+        });
+    }
+    Ok(all)
 }
 
 struct Collect<'a> {
     names: &'a Names,
     dtype: DType,
-    tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)>,
+    tensors: Vec<(String, Stored)>,
 }
 
 impl ModuleVisitor for Collect<'_> {
@@ -95,6 +137,6 @@ impl ModuleVisitor for Collect<'_> {
             }
             _ => (Dtype::F32, data.into_iter().flat_map(f32::to_le_bytes).collect()),
         };
-        self.tensors.push((name.to_owned(), dtype, shape, bytes));
+        self.tensors.push((name.to_owned(), Stored { dtype, shape, data: bytes }));
     }
 }

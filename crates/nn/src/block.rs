@@ -3,7 +3,8 @@
 //! $$ x \leftarrow x + \alpha \, \mathrm{norm}_{after}(f(\mathrm{norm}_{before}(x))) $$
 //!
 //! where `f` mixes tokens, is a feed-forward layer, a mixture of experts, or several of these in parallel. Each norm
-//! is optional, and a norm may be applied to the sum instead (Vaswani et al. 2017). This covers pre-norm and
+//! is optional, and a norm may be applied to the sum instead (Vaswani et al. 2017), or the residual stream replaced by its
+//! norm before the branch is added (MiniMax-01 2025). This covers pre-norm and
 //! post-norm blocks, Gemma's norms before and after an operation, Falcon-H1's parallel attention and Mamba-2, and
 //! blocks that consist of a feed-forward layer only.
 
@@ -67,12 +68,26 @@ pub struct BranchConfig {
     pub operation: OperationConfig,
     /// The norm of the operation's input.
     pub before: Option<NamedNorm>,
+    /// A factor of the operation's input, after its norm.
+    pub input_scale: f32,
     /// The norm of the operation's output.
     pub after: Option<NamedNorm>,
     /// The norm of the residual stream after the branch was added to it.
     pub of_sum: Option<NamedNorm>,
     /// `α`: the factor of the branch before it is added to the residual stream.
     pub scale: f32,
+    /// What it is added to.
+    pub residual: ResidualConfig,
+}
+
+/// What the output of a branch is added to.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ResidualConfig {
+    /// The residual stream as it is.
+    #[default]
+    Stream,
+    /// The operation's input, which is the normed residual stream, times this factor.
+    Normed(f32),
 }
 
 /// The operation of a branch.
@@ -96,7 +111,16 @@ pub enum OperationConfig {
 impl BranchConfig {
     /// The operation under the name `name`, without norms and with scale 1.
     pub fn new(name: impl Into<String>, operation: OperationConfig) -> Self {
-        Self { name: name.into(), operation, before: None, after: None, of_sum: None, scale: 1.0 }
+        Self {
+            name: name.into(),
+            operation,
+            before: None,
+            input_scale: 1.0,
+            after: None,
+            of_sum: None,
+            scale: 1.0,
+            residual: ResidualConfig::Stream,
+        }
     }
 
     /// The mixer under the name `name`, without norms and with scale 1.
@@ -156,7 +180,10 @@ pub struct Branch {
     before: Option<Norm>,
     after: Option<Norm>,
     of_sum: Option<Norm>,
+    input_scale: f64,
     scale: f64,
+    /// The factor of a normed residual.
+    normed: Option<f64>,
 }
 
 /// `norm(x)`, or `x` where there is no norm.
@@ -165,6 +192,10 @@ fn normed(norm: Option<&Norm>, x: Tensor<3>) -> Tensor<3> {
         Some(norm) => norm.forward(x),
         None => x,
     }
+}
+
+fn scaled(x: Tensor<3>, by: f64) -> Tensor<3> {
+    if by == 1.0 { x } else { x.mul_scalar(by) }
 }
 
 impl Branch {
@@ -187,7 +218,12 @@ impl Branch {
                 }
             })
         })?;
-        Ok(Self { operation, before, after, of_sum, scale: f64::from(c.scale) })
+        let [input_scale, scale] = [c.input_scale, c.scale].map(f64::from);
+        let normed = match c.residual {
+            ResidualConfig::Stream => None,
+            ResidualConfig::Normed(by) => Some(f64::from(by)),
+        };
+        Ok(Self { operation, before, after, of_sum, input_scale, scale, normed })
     }
 
     /// The initial state for `batch` sequences.
@@ -213,9 +249,26 @@ impl Branch {
         Self { operation, ..self }
     }
 
+    /// The residual stream `x: [B, T, d]` with the branch added; the state becomes that after the last token.
+    fn added(&self, x: Tensor<3>, state: &mut BranchState, shared: &mut Shared) -> Tensor<3> {
+        let sum = match self.normed {
+            Some(by) => {
+                let input = normed(self.before.as_ref(), x);
+                scaled(input.clone(), by) + self.output(input, state, shared)
+            }
+            None => x.clone() + self.forward(x, state, shared),
+        };
+        normed(self.of_sum.as_ref(), sum)
+    }
+
     /// The contribution of the branch to `x: [B, T, d]`; the state becomes that after the last token.
     fn forward(&self, x: Tensor<3>, state: &mut BranchState, shared: &mut Shared) -> Tensor<3> {
-        let x = normed(self.before.as_ref(), x);
+        self.output(normed(self.before.as_ref(), x), state, shared)
+    }
+
+    /// The contribution of the branch for the normed input.
+    fn output(&self, x: Tensor<3>, state: &mut BranchState, shared: &mut Shared) -> Tensor<3> {
+        let x = scaled(x, self.input_scale);
         let y = match (&self.operation, state) {
             (Operation::Mixer(mixer), BranchState::Operation(state)) => mixer.forward(x, state, shared),
             (Operation::ChannelMix(mix), BranchState::Operation(state)) => mix.forward(x, state, shared),
@@ -236,7 +289,7 @@ impl Branch {
             _ => panic!("the cache belongs to another model"),
         };
         let y = normed(self.after.as_ref(), y);
-        if self.scale == 1.0 { y } else { y.mul_scalar(self.scale) }
+        scaled(y, self.scale)
     }
 }
 
@@ -262,8 +315,7 @@ impl Block {
     /// Maps `x: [B, T, d]` to the output, and the state before it to that after it.
     pub(crate) fn forward(&self, mut x: Tensor<3>, state: &mut LayerState, shared: &mut Shared) -> Tensor<3> {
         for (branch, state) in self.branches.iter().zip(&mut state.0) {
-            let y = branch.forward(x.clone(), state, shared);
-            x = normed(branch.of_sum.as_ref(), x + y);
+            x = branch.added(x, state, shared);
         }
         x
     }

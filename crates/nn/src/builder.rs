@@ -166,8 +166,8 @@ pub trait Source {
     }
 
     /// Releases the memory of a weight that is no longer read.
-    fn release(&self, name: &str) {
-        let _ = name;
+    fn release(&self, spec: &Spec) {
+        let _ = spec;
     }
 }
 
@@ -205,6 +205,11 @@ impl<'s> Builder<'s> {
     /// Builds from `source` on `device`. On an autodiff device the weights can be trained.
     pub fn new(source: &'s mut dyn Source, device: &Device) -> Self {
         Self { source, device: device.clone(), prefix: String::new(), names: Names::default(), unrounded: false }
+    }
+
+    /// The device of the weights.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Runs `build` with the scope extended by `part`: names get the prefix `part` and a dot. If `part` is empty,
@@ -273,6 +278,7 @@ impl<'s> Builder<'s> {
         init: Init,
     ) -> Result<(Param<Tensor<2>>, Option<Arc<Int8>>), Error> {
         let weight = self.param(name, shape, layout, Precision::Model, init)?;
+        let name = format!("{}{name}", self.prefix);
         if self.unrounded || !self.source.rounds() || shape[1] > Int8::MAX_WIDTH {
             return Ok((weight, None));
         }
@@ -282,7 +288,7 @@ impl<'s> Builder<'s> {
             Err(_) => Int8::new(&longreach_burn::context(), &data.iter::<f32>().collect::<Vec<_>>(), shape[1]),
         };
         drop(data);
-        self.source.release(&format!("{}{name}", self.prefix));
+        self.source.release(&Spec { name, shape: shape.to_vec(), layout, precision: Precision::Model, init });
         Ok((weight, Some(Arc::new(rounded))))
     }
 

@@ -31,7 +31,7 @@ mod state;
 mod words;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
-pub use block::{Block, BlockConfig, Branch, BranchConfig, NamedNorm, Operation, OperationConfig};
+pub use block::{Block, BlockConfig, Branch, BranchConfig, NamedNorm, Operation, OperationConfig, ResidualConfig};
 pub use body::{Body, BodyConfig};
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
@@ -41,8 +41,10 @@ pub use encoder::{
     Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
     SelfAttention,
 };
-pub use experts::{Experts, ExpertsConfig};
-pub use feed_forward::{Activation, FeedForward, FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig};
+pub use experts::{
+    ExpertConfig, ExpertGroups, Experts, ExpertsConfig, LatentConfig, RouterConfig, Score, SharedConfig,
+};
+pub use feed_forward::{Activation, Clamp, FeedForward, FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig};
 pub use heads::{Head, HeadConfig, Over, Pooler, gathered};
 pub use hmt::{Hmt, HmtConfig, HmtState};
 pub use linear::{Bias, Embedding, Linear};

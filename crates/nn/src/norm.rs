@@ -39,6 +39,13 @@ impl RmsNorm {
         ops::rms_norm(x, Some(self.factor()), self.eps as f32)
     }
 
+    /// Norms each row, in groups of `group` channels.
+    pub fn grouped(&self, x: Tensor<3>, group: usize) -> Tensor<3> {
+        let [b, t, d] = x.dims();
+        let normed: Tensor<4> = ops::rms_norm(x.reshape([b, t, d / group, group]), None, self.eps as f32);
+        normed.reshape([b, t, d]) * self.factor().unsqueeze()
+    }
+
     /// Norms each row of `x ⊙ silu(z)`, in groups of `group` channels.
     pub fn gated(&self, x: Tensor<3>, z: Tensor<3>, group: usize) -> Tensor<3> {
         ops::rms_norm_gated(x, z, self.factor(), group, self.eps as f32)

@@ -2,7 +2,7 @@
 //! token agree, and the sequences of a batch are independent.
 
 use burn::tensor::{Device, Tensor};
-use longreach_nn::mixers::{AttentionConfig, InnerNorm, Mamba2Config, MambaConfig, MixerConfig, Reach};
+use longreach_nn::mixers::{AttentionConfig, GatedNorm, InnerNorm, Mamba2Config, MambaConfig, MixerConfig, Reach};
 use longreach_nn::{
     BlockConfig, BranchConfig, Builder, Decoder, DecoderConfig, DecoderNames, GatedFeedForwardConfig, NamedNorm,
     NormConfig, OperationConfig, Random, WordsConfig,
@@ -32,7 +32,9 @@ fn decoder(tied: bool, feed_forward: Option<usize>) -> Decoder {
         conv: 4,
         conv_bias: false,
         bias: false,
-        norm_eps: 1e-5,
+        out_bias: false,
+        norm: GatedNorm::AfterGate(1e-5),
+        multipliers: [1.0; 5],
         step_limit: (0.0, f32::INFINITY),
         step: (0.001, 0.1),
     };

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::{Device, Tensor};
-use longreach_models::{DType, Location, Model, save, write_atomically};
+use longreach_models::{DType, Location, Model, write_atomically};
 use longreach_nn::Decoder;
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
@@ -194,7 +194,7 @@ impl Run {
     }
 
     fn write_model(&self, directory: &Path, dtype: DType) -> Result<(), Error> {
-        save(&self.learner.model.decoder, &self.learner.model.names, dtype, &directory.join("model.safetensors"))?;
+        self.learner.model.save(dtype, &directory.join("model.safetensors"))?;
         write_atomically(&directory.join("config.json"), |out| out.write_all(self.learner.model.config.as_bytes()))?;
         let tokenizer = self.tokenizer.to_string(false).map_err(|e| Error::Tokenizer(e.to_string()))?;
         write_atomically(&directory.join("tokenizer.json"), |out| out.write_all(tokenizer.as_bytes()))?;

@@ -243,6 +243,9 @@ fn kv_cache<'a>(mixers: impl Iterator<Item = &'a MixerConfig>) -> String {
                 Some(tokens) => most += 4 * elements * tokens,
             }
         }
+        if let MixerConfig::Mla(attention) = mixer {
+            token += 4 * attention.cache_size();
+        }
     }
     let windows = megabytes(most as u64);
     match (token, most) {
@@ -269,6 +272,10 @@ fn sizes(mixer: &MixerConfig) -> String {
             };
             format!("{} heads of {} channels, {} KV heads{window}", c.heads, c.head_dim, c.groups)
         }
+        MixerConfig::Mla(c) => format!(
+            "{} heads of {} and {} channels, latent of {}, values of {}",
+            c.heads, c.nope, c.rope, c.latent, c.value
+        ),
         MixerConfig::TransformerXl(c) => {
             format!("{} heads of {} channels, memory of {} tokens", c.heads, c.head_dim, c.memory)
         }

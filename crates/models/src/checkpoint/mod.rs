@@ -13,11 +13,17 @@ use safetensors::Dtype;
 
 use self::names::Naming;
 use self::numbers::{narrow, widen};
+use self::stored::{Entry, Stored};
 use crate::Error;
 
 mod names;
 mod numbers;
 mod open;
+mod rewrite;
+mod stored;
+
+pub(crate) use self::rewrite::Part;
+pub use self::rewrite::{Rewrite, Rewrites, Step};
 
 /// The precision of a model's matrices in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,34 +57,6 @@ impl DType {
     }
 }
 
-/// An entry of a checkpoint: a tensor in one of its files.
-#[derive(Clone, Debug)]
-struct Entry {
-    /// The index of the file.
-    file: usize,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Stored,
-}
-
-/// The bytes of a tensor.
-#[derive(Clone)]
-enum Stored {
-    /// A range of bytes of the mapped file.
-    There(Range<usize>),
-    /// A tensor of a PyTorch file, read on demand.
-    Pickled(pytorch_reader::Tensor),
-}
-
-impl std::fmt::Debug for Stored {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Stored::There(range) => range.fmt(f),
-            Stored::Pickled(tensor) => tensor.name.fmt(f),
-        }
-    }
-}
-
 /// The tensors of one or several checkpoint files.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -89,6 +67,8 @@ pub struct Checkpoint {
     mapped: Vec<Mapped>,
     /// How the names in the files differ from the names that the model uses.
     naming: Naming,
+    /// What the files store differently from the model.
+    rewrites: Rewrites,
     /// The names, as in the files, of the tensors that were read.
     used: HashSet<String>,
 }
@@ -98,6 +78,12 @@ impl Checkpoint {
     pub fn keep_as(mut self, dtype: Option<DType>) -> Self {
         self.dtype = dtype;
         self
+    }
+
+    /// Reads tensors as the model type stores them.
+    #[must_use]
+    pub fn rewritten(self, rewrites: Rewrites) -> Self {
+        Self { rewrites, ..self }
     }
 
     /// The precision of the stored matrices: the dtype of the largest tensor.
@@ -136,15 +122,29 @@ impl Checkpoint {
         let Some(entry) = self.tensors.get(name) else {
             return Err(self.missing(name).into());
         };
-        let (origin, bytes) = &self.files[entry.file];
-        let bytes = match &entry.bytes {
-            Stored::There(range) => bytes[range.clone()].to_vec(),
-            Stored::Pickled(tensor) => tensor.read().map_err(|e| {
-                let message = format!("tensor `{name}`: {e}");
-                NnError::Origin { origin: origin.clone(), message }
-            })?,
-        };
+        let (origin, _) = &self.files[entry.file];
+        let wrong = |e| NnError::Origin { origin: origin.clone(), message: format!("tensor `{name}`: {e}") };
+        let bytes = entry.all(&self.files).map_err(wrong)?.to_vec();
         Ok((entry.dtype, entry.shape.clone(), bytes))
+    }
+
+    /// The tensors of these names in the files, joined along their first axes. Errors unless their other sizes and types
+    /// agree.
+    fn joined(&self, names: &[String]) -> Result<Entry, NnError> {
+        let entries: Vec<&Entry> = names.iter().map(|name| &self.tensors[name]).collect();
+        let (file, dtype) = (entries[0].file, entries[0].dtype);
+        let [_, rest @ ..] = &entries[0].shape[..] else { return Ok(entries[0].clone()) };
+        let wrong = |message: String| NnError::Origin { origin: self.files[file].0.clone(), message };
+        let (mut rows, mut bytes) = (0, Vec::new());
+        for (name, entry) in names.iter().zip(&entries) {
+            if entry.shape.get(1..) != Some(rest) || entry.dtype != dtype {
+                return Err(wrong(format!("tensor `{name}` differs from `{}` in its sizes or its type", names[0])));
+            }
+            rows += entry.shape[0];
+            bytes.extend_from_slice(&entry.all(&self.files).map_err(&wrong)?);
+        }
+        let shape = [rows].iter().chain(rest).copied().collect();
+        Ok(Entry { file, dtype, shape, bytes: Stored::Joined(bytes.into()) })
     }
 
     fn origin(&self) -> String {
@@ -157,46 +157,52 @@ impl Checkpoint {
 
 impl Source for Checkpoint {
     fn has(&self, name: &str) -> bool {
-        self.entry(name).is_some()
+        self.find(name).is_some()
     }
 
     fn rounds(&self) -> bool {
         self.dtype == Some(DType::Int8)
     }
 
-    fn release(&self, name: &str) {
-        if let Some((_, Entry { file, bytes: Stored::There(range), .. })) = self.entry(name)
-            && let Some(mapped) = self.mapped.get(*file)
+    fn release(&self, spec: &Spec) {
+        if let Some((stored, part)) = self.find(&spec.name)
+            && let [stored] = &stored[..]
+            && let Some(view) = part.view(&spec.layout.on_disk(&spec.shape))
         {
-            mapped.release(range.clone());
+            self.tensors[stored].release(&view, &self.mapped);
         }
     }
 
     fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {
-        let Some(stored) = self.entry(&spec.name).map(|(stored, _)| stored.to_owned()) else {
+        let Some((stored, part)) = self.find(&spec.name) else {
             return Err(self.missing(&spec.name));
         };
-        let entry = &self.tensors[&stored];
-        self.used.insert(stored);
-        let (origin, bytes) = &self.files[entry.file];
-        let want = spec.layout.on_disk(&spec.shape);
-        if entry.shape != want {
-            let (origin, name, found) = (origin.clone(), spec.name.clone(), entry.shape.clone());
-            return Err(NnError::Shape { origin, name, want, found });
-        }
+        let joined;
+        let entry = match &stored[..] {
+            [one] => &self.tensors[one],
+            several => {
+                joined = self.joined(several)?;
+                &joined
+            }
+        };
+        let (origin, _) = &self.files[entry.file];
+        let shape = spec.layout.on_disk(&spec.shape);
+        let want = part.stored_shape(&shape);
+        let view = part.view(&shape).filter(|_| entry.shape == want).ok_or_else(|| NnError::Shape {
+            origin: origin.clone(),
+            name: stored.join("`, `"),
+            want,
+            found: entry.shape.clone(),
+        })?;
+        self.used.extend(stored);
         let keep = match spec.precision {
             Precision::Full => DType::F32,
             Precision::Model if self.rounds() => DType::F32,
             Precision::Model => self.dtype(),
         };
-        let data = match &entry.bytes {
-            Stored::There(range) => bytes.slice(range.clone()),
-            Stored::Pickled(tensor) => Bytes::from(tensor.read().map_err(|e| {
-                let message = format!("tensor `{}`: {e}", spec.name);
-                NnError::Origin { origin: origin.clone(), message }
-            })?),
-        };
-        let in_place = match (entry.dtype, keep) {
+        let wrong = |e| NnError::Origin { origin: origin.clone(), message: format!("tensor `{}`: {e}", spec.name) };
+        let (dtype, data) = (entry.dtype, entry.read(&view, &self.files).map_err(wrong)?);
+        let in_place = match (dtype, keep) {
             (Dtype::F32, DType::F32) => Some((BurnDType::F32, 4)),
             (Dtype::BF16, DType::Bf16) => Some((BurnDType::BF16, 2)),
             _ => None,
@@ -216,15 +222,11 @@ impl Source for Checkpoint {
             found: format!("{:?}", entry.dtype),
         };
         if keep == DType::Bf16 && spec.layout == Layout::Same {
-            let done = |part: Range<usize>| {
-                if let (Some(mapped), Stored::There(range)) = (self.mapped.get(entry.file), &entry.bytes) {
-                    mapped.release(range.start + part.start..range.start + part.end);
-                }
-            };
-            let half = narrow(entry.dtype, &data, done).ok_or_else(unreadable)?;
+            let done = |part: Range<usize>| entry.release_bytes(&view, part, &self.mapped);
+            let half = narrow(dtype, &data, done).ok_or_else(unreadable)?;
             return Ok(TensorData::new(half, spec.shape.clone()));
         }
-        let numbers = widen(entry.dtype, &data).ok_or_else(unreadable)?;
+        let numbers = widen(dtype, &data).ok_or_else(unreadable)?;
         let numbers = spec.layout.to_memory(&spec.shape, numbers);
         Ok(match keep {
             DType::F32 | DType::Int8 => TensorData::new(numbers, spec.shape.clone()),

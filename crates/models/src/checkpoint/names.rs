@@ -2,7 +2,8 @@
 
 use longreach_nn::Error as NnError;
 
-use super::{Checkpoint, Entry, Stored};
+use super::stored::{Entry, Stored};
+use super::{Checkpoint, Part};
 
 /// How the names in a file differ from the names that a model uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,16 @@ impl Checkpoint {
             .or_else(|| known(&format!("{wrapper}{}", bare?)))
             .or_else(|| known(name))
             .or_else(|| known(bare?))
+    }
+
+    /// The names in the file of the tensors that contain the model's tensor `name`, and its part of them.
+    pub(super) fn find(&self, name: &str) -> Option<(Vec<String>, Part)> {
+        let stored = |name: &String| Some(self.entry(name)?.0.to_owned());
+        let rewritten = self.rewrites.of(name).find_map(|(files, part)| {
+            let files: Option<Vec<String>> = files.iter().map(stored).collect();
+            Some((files?, part))
+        });
+        rewritten.or_else(|| Some((vec![self.entry(name)?.0.to_owned()], Part::default())))
     }
 
     /// The error for a missing tensor, which lists the most similar names.

@@ -37,3 +37,18 @@ pub(super) fn widen(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
         _ => return None,
     })
 }
+
+/// The values of the codes of MXFP4: a sign, two bits of exponent, one of mantissa. OCP Microscaling Formats 1.0.
+const MXFP4: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+
+/// Converts a range of a tensor of MXFP4 to bf16: two codes a byte, the lower four bits first, and for every 32 of them a
+/// byte `e` that stands for the factor 2^(e − 127).
+pub(super) fn mxfp4(codes: &[u8], scales: &[u8], elements: Range<usize>) -> Vec<bf16> {
+    let one = |i: usize| {
+        let code = codes[i / 2] >> (4 * (i % 2)) & 15;
+        // Exact but for factors near the largest, where the product is infinite.
+        let factor = 2f64.powi(i32::from(scales[i / 32]) - 127);
+        bf16::from_f64(f64::from(MXFP4[usize::from(code)]) * factor)
+    };
+    elements.map(one).collect()
+}

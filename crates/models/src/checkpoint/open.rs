@@ -9,7 +9,8 @@ use longreach_simd::file::Mapped;
 use safetensors::{Dtype, SafeTensors};
 
 use super::names::Naming;
-use super::{Checkpoint, Entry, Stored};
+use super::stored::{Entry, Stored};
+use super::{Checkpoint, Rewrites};
 use crate::{Error, Fields, Location, recognise};
 
 /// The weight files of a model in order of preference; an index lists its shards.
@@ -82,6 +83,7 @@ impl Checkpoint {
             }
             all.mapped.push(mapped);
         }
+        all.join_mxfp4();
         Ok(all)
     }
 
@@ -89,6 +91,7 @@ impl Checkpoint {
     pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self, Error> {
         let mut all = Self::empty();
         all.add(name.into(), bytes)?;
+        all.join_mxfp4();
         Ok(all)
     }
 
@@ -99,7 +102,29 @@ impl Checkpoint {
             tensors: HashMap::new(),
             dtype: None,
             naming: Naming::default(),
+            rewrites: Rewrites::default(),
             used: HashSet::new(),
+        }
+    }
+
+    /// Joins the two tensors of which a matrix of MXFP4 consists: `…_blocks: [.., n, 16]` and `…_scales: [.., n]`, of
+    /// bytes. The name of the first then stands for the matrix `[.., 32 n]`.
+    fn join_mxfp4(&mut self) {
+        let names: Vec<String> = self.tensors.keys().filter(|name| name.ends_with("_blocks")).cloned().collect();
+        for name in names {
+            let other = format!("{}_scales", name.trim_end_matches("_blocks"));
+            let (Some(codes), Some(scales)) = (self.tensors.get(&name), self.tensors.get(&other)) else { continue };
+            let ([outer @ .., groups, 16], [.., _]) = (&codes.shape[..], &scales.shape[..]) else { continue };
+            let agree = codes.shape[..codes.shape.len() - 1] == scales.shape[..];
+            let (Stored::There(from), Stored::There(by)) = (&codes.bytes, &scales.bytes) else { continue };
+            if !agree || codes.dtype != Dtype::U8 || scales.dtype != Dtype::U8 {
+                continue;
+            }
+            let shape = outer.iter().copied().chain([32 * groups]).collect();
+            let bytes = Stored::Mxfp4 { codes: from.clone(), scales: (scales.file, by.clone()) };
+            let entry = Entry { file: codes.file, dtype: Dtype::BF16, shape, bytes };
+            self.tensors.remove(&other);
+            self.tensors.insert(name, entry);
         }
     }
 

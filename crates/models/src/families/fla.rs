@@ -10,7 +10,7 @@ use longreach_nn::{
 };
 
 use crate::description::{eos, silu};
-use crate::{Description, Error, Fields};
+use crate::{Description, Error, Fields, Rewrites};
 
 /// The names of the decoder's parts.
 pub(crate) fn names() -> DecoderNames {
@@ -67,6 +67,7 @@ pub(crate) fn describe(
             ..DecoderConfig::new(size, blocks, names())
         },
         eos: eos(fields, 2)?,
+        rewrites: Rewrites::default(),
     })
 }
 

@@ -83,6 +83,6 @@ impl<'a> Gemma<'a> {
             logits_cap: self.cap("final_logit_softcapping", cap)?,
             ..decoder
         };
-        Ok(Description { model_type, decoder, eos })
+        Ok(Description::new(model_type, decoder, eos))
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::fla::divided;
 use crate::description::{activation, eos};
-use crate::{Description, Error, Fields};
+use crate::{Description, Error, Fields, Rewrites};
 
 /// The values that a configuration may leave out, which differ between the model types.
 #[derive(Clone, Copy, Debug)]
@@ -222,6 +222,7 @@ impl<'a> Reader<'a> {
                 ..DecoderConfig::new(size, blocks, names())
             },
             eos: eos(self.f, self.defaults.eos)?,
+            rewrites: Rewrites::default(),
         })
     }
 }

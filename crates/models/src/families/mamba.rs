@@ -4,7 +4,7 @@ use longreach_nn::mixers::{InnerNorm, MambaConfig, MixerConfig};
 use longreach_nn::{BlockConfig, BranchConfig, DecoderConfig, DecoderNames, NamedNorm, NormConfig, WordsConfig};
 
 use crate::description::{eos, silu};
-use crate::{Description, Error, Fields};
+use crate::{Description, Error, Fields, Rewrites};
 
 /// The decoder of `mamba` and `mamba2`: blocks of a norm and a mixer, and a final norm.
 pub(crate) fn skeleton(
@@ -58,5 +58,6 @@ pub(crate) fn family(
         model_type,
         decoder: skeleton(fields, [50280, hidden, layers], norm, mixer, tied)?,
         eos: eos(fields, eos_default)?,
+        rewrites: Rewrites::default(),
     })
 }

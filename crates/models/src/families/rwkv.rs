@@ -9,7 +9,7 @@ use longreach_nn::{
 
 use super::fla;
 use crate::description::eos;
-use crate::{Description, Error, Fields};
+use crate::{Description, Error, Fields, Rewrites};
 
 /// The decoder of `rwkv6` and `rwkv7`, with the mixer of each layer.
 pub(crate) fn skeleton(
@@ -52,5 +52,6 @@ pub(crate) fn skeleton(
             ..DecoderConfig::new(size, blocks, fla::names())
         },
         eos: eos(fields, 2)?,
+        rewrites: Rewrites::default(),
     })
 }

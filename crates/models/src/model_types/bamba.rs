@@ -38,5 +38,5 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     };
     let Description { decoder, eos, .. } = model.describe("bamba", attends.map(block).collect())?;
     let last_norm = Some(NamedNorm::new("final_layernorm", model.rms()));
-    Ok(Description { model_type: "bamba", decoder: DecoderConfig { last_norm, ..decoder }, eos })
+    Ok(Description::new("bamba", DecoderConfig { last_norm, ..decoder }, eos))
 }

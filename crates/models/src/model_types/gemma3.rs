@@ -5,6 +5,7 @@ use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_nn::mixers::{AttentionConfig, QkNorm, Reach};
 use serde_json::json;
 
+use crate::families::composite::text_config;
 use crate::families::gemma::{GEMMA, Gemma};
 use crate::families::llama::{Defaults, Reader};
 use crate::{Architecture, Description, Error, Fields};
@@ -23,15 +24,7 @@ pub(crate) const ARCHITECTURE: Architecture =
 
 /// Describes the text model of `text_config`; what it leaves out may stand outside.
 fn composite(f: &Fields) -> Result<Description, Error> {
-    let mut text = match f.objects("text_config")?.into_iter().next() {
-        Some(text) => text,
-        None => return Err(f.error("field `text_config` is missing")),
-    };
-    for name in ["tie_word_embeddings", "eos_token_id"] {
-        if let Some(outside) = f.get(name) {
-            text.set_default(name, outside.clone());
-        }
-    }
+    let mut text = text_config(f)?;
     for (name, default) in [("vocab_size", 262_208), ("num_attention_heads", 8), ("num_key_value_heads", 4)] {
         text.set_default(name, json!(default));
     }

@@ -10,7 +10,7 @@ use crate::description::activation;
 use crate::description::eos;
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
 use crate::families::bert::sparse;
-use crate::{Architecture, Description, Error, Fields};
+use crate::{Architecture, Description, Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "gpt2", mechanism: "dense", paper: "Radford et al. 2019", describe };
@@ -70,6 +70,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             ..DecoderConfig::new(size, (0..layers).map(block).collect(), names)
         },
         eos: eos(f, 50_256)?,
+        rewrites: Rewrites::default(),
     })
 }
 

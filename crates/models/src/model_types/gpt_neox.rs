@@ -57,5 +57,5 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         names: DecoderNames::new(["gpt_neox", "embed_in", "layers", "embed_out"]),
         ..decoder
     };
-    Ok(Description { model_type: "gpt_neox", decoder, eos })
+    Ok(Description::new("gpt_neox", decoder, eos))
 }

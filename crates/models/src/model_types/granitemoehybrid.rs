@@ -3,10 +3,12 @@
 
 use longreach_nn::mixers::{AttentionConfig, MixerConfig};
 use longreach_nn::{
-    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, FeedForwardConfig, Layout, OperationConfig,
+    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, ExpertsConfig, FeedForwardConfig,
+    GatedFeedForwardConfig, Layout, OperationConfig, RouterConfig,
 };
 
 use crate::description::activation;
+use crate::families::experts::stacked;
 use crate::families::hybrid::{as_many, kinds, mamba2};
 use crate::families::llama::{LLAMA, Reader};
 use crate::{Architecture, Description, Error, Fields};
@@ -15,10 +17,6 @@ pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "granitemoehybrid", mechanism: "mamba2", paper: "IBM 2025", describe };
 
 fn describe(f: &Fields) -> Result<Description, Error> {
-    if f.count("num_local_experts", 8)? > 0 {
-        let message = "field `num_local_experts`: want 0: mixtures of experts of this type, whose experts are stored in one tensor, are not supported";
-        return Err(f.error(message));
-    }
     let model = Reader::new(f, LLAMA)?;
     let rotary = match f.text("position_embedding_type")? {
         Some("rope") => Some(model.rotary("full_attention")?),
@@ -29,8 +27,8 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             );
         }
     };
-    let scale = f.number("attention_multiplier", 1.0)? as f32;
-    let attention = AttentionConfig { rotary, scale: Some(scale), ..model.attention()? };
+    let of_scores = f.number("attention_multiplier", 1.0)? as f32;
+    let attention = AttentionConfig { rotary, scale: Some(of_scores), ..model.attention()? };
     let mamba = mamba2(f, model.hidden, 128, model.norm_eps)?;
     let feed_forward = OperationConfig::FeedForward(FeedForwardConfig {
         inner: f.size("shared_intermediate_size", 1024)?,
@@ -46,16 +44,29 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         None => kinds(f, "layers_block_type", &names)?.unwrap_or_else(|| vec![false; model.layers]),
     };
     as_many(f, "layer_types", &attends, model.layers)?;
-    let branch = f.number("residual_multiplier", 1.0)? as f32;
+    let scale = f.number("residual_multiplier", 1.0)? as f32;
+    let shared = BranchConfig::new("shared_mlp", feed_forward);
+    let count = f.count("num_local_experts", 8)?;
+    let expert = GatedFeedForwardConfig {
+        bias: Bias::No,
+        ..GatedFeedForwardConfig { inner: f.size("intermediate_size", 11_008)?, ..model.feed_forward()? }
+    };
+    let after = if count == 0 {
+        shared
+    } else {
+        let router = RouterConfig::softmax("router.layer", true);
+        let experts = ExpertsConfig::new([count, f.size("num_experts_per_tok", 2)?], router, expert.clone());
+        let experts = BranchConfig::new("block_sparse_moe", OperationConfig::Experts(experts));
+        BranchConfig::new("", OperationConfig::Parallel(vec![experts, shared]))
+    };
+    let after = BranchConfig { scale, ..after.before("post_attention_layernorm", model.rms()) };
     let block = |attends: bool| {
         let mixer = match attends {
             true => BranchConfig::mixer("self_attn", MixerConfig::Attention(attention.clone())),
             false => BranchConfig::mixer("mamba", mamba.clone()),
         };
-        let mixer = mixer.before("input_layernorm", model.rms());
-        let feed_forward = BranchConfig::new("shared_mlp", feed_forward.clone());
-        let feed_forward = feed_forward.before("post_attention_layernorm", model.rms());
-        BlockConfig::new(vec![BranchConfig { scale: branch, ..mixer }, BranchConfig { scale: branch, ..feed_forward }])
+        let mixer = BranchConfig { scale, ..mixer.before("input_layernorm", model.rms()) };
+        BlockConfig::new(vec![mixer, after.clone()])
     };
     let blocks = attends.into_iter().map(block).collect();
     let Description { decoder, eos, .. } = model.describe("granitemoehybrid", blocks)?;
@@ -68,5 +79,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         logits_scale: (1.0 / divisor) as f32,
         ..decoder
     };
-    Ok(Description { model_type: "granitemoehybrid", decoder, eos })
+    let stored = ["input_linear.weight", "output_linear.weight"];
+    let rewrites = stacked("model.layers.*.block_sparse_moe", "experts", count, &expert, stored);
+    Ok(Description { rewrites: rewrites.into(), ..Description::new("granitemoehybrid", decoder, eos) })
 }

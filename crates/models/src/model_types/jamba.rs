@@ -2,7 +2,7 @@
 //! Lieber et al. 2024.
 
 use longreach_nn::mixers::{InnerNorm, MambaConfig, MixerConfig};
-use longreach_nn::{BlockConfig, BranchConfig, DecoderConfig, ExpertsConfig, NamedNorm, OperationConfig};
+use longreach_nn::{BlockConfig, BranchConfig, DecoderConfig, ExpertsConfig, NamedNorm, OperationConfig, RouterConfig};
 
 use crate::description::silu;
 use crate::families::llama::{Defaults, LLAMA, Reader};
@@ -34,13 +34,9 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     let attention = MixerConfig::Attention(model.attention()?);
     let dense = OperationConfig::Gated(model.feed_forward()?);
     let count = f.size("num_experts", 16)?;
-    let experts = OperationConfig::Experts(ExpertsConfig {
-        count,
-        chosen: f.size("num_experts_per_tok", 2)?,
-        normalize: false,
-        expert: model.feed_forward()?,
-        names: ["router", "experts"].map(str::to_owned),
-    });
+    let size = [count, f.size("num_experts_per_tok", 2)?];
+    let experts = ExpertsConfig::new(size, RouterConfig::softmax("router", false), model.feed_forward()?);
+    let experts = OperationConfig::Experts(experts);
     let every =
         |period: &str, offset: &str, [p, o]: [usize; 2]| Ok::<_, Error>((f.size(period, p)?, f.count(offset, o)?));
     let (attends, attends_at) = every("attn_layer_period", "attn_layer_offset", [8, 4])?;
@@ -59,5 +55,5 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     };
     let Description { decoder, eos, .. } = model.describe("jamba", (0..model.layers).map(block).collect())?;
     let last_norm = Some(NamedNorm::new("final_layernorm", model.rms()));
-    Ok(Description { model_type: "jamba", decoder: DecoderConfig { last_norm, ..decoder }, eos })
+    Ok(Description::new("jamba", DecoderConfig { last_norm, ..decoder }, eos))
 }

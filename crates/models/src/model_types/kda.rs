@@ -1,6 +1,6 @@
 //! `kda`: Kimi Team 2025, as stored by flash-linear-attention.
 
-use longreach_nn::mixers::{KdaConfig, MixerConfig};
+use longreach_nn::mixers::{GateProjection, KdaConfig, MixerConfig};
 
 use crate::families::fla;
 use crate::families::fla::grouped_heads;
@@ -25,6 +25,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             heads: grouped_heads(fields, hidden, (128, 16, 1.0))?,
             up_to_two: fields.flag("allow_neg_eigval", false)?,
             lower_bound,
+            gates: GateProjection::LowRank { bias: true },
         }))
     })
 }

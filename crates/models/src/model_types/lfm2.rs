@@ -1,55 +1,61 @@
-//! `lfm2`: gated short convolutions, with attention in some layers. Liquid AI 2025.
+//! `lfm2` and `lfm2_moe`: gated short convolutions, with attention in some layers; `lfm2_moe` with mixtures of experts
+//! after the first layers. Liquid AI 2025.
 
-use longreach_nn::mixers::{AttentionConfig, AttentionNames, GatedConvConfig, MixerConfig, QkNorm};
-use longreach_nn::{
-    BlockConfig, BranchConfig, DecoderConfig, GatedFeedForwardConfig, NamedNorm, NormConfig, OperationConfig,
-};
+use longreach_nn::mixers::{AttentionConfig, AttentionNames, MixerConfig};
+use longreach_nn::{ExpertsConfig, OperationConfig, RouterConfig};
 
 use crate::families::hybrid::{as_many, kinds};
-use crate::families::llama::{Defaults, LLAMA, Reader};
+use crate::families::lfm::{LFM, attention, block, convolution, describe, feed_forward, fields};
+use crate::families::llama::{Defaults, Reader};
 use crate::{Architecture, Description, Error, Fields};
 
 pub(crate) const ARCHITECTURE: Architecture =
-    Architecture { model_type: "lfm2", mechanism: "short_conv", paper: "Liquid AI 2025", describe };
+    Architecture { model_type: "lfm2", mechanism: "short_conv", paper: "Liquid AI 2025", describe: dense };
 
-fn describe(f: &Fields) -> Result<Description, Error> {
-    let defaults = Defaults {
-        vocabulary: 65_536,
-        hidden: 2560,
-        groups: Some(8),
-        inner: 12_288,
-        theta: 1e6,
-        longest: 128_000,
-        tied: true,
-        ..LLAMA
+pub(crate) const MOE: Architecture =
+    Architecture { model_type: "lfm2_moe", mechanism: "short_conv", paper: "Liquid AI 2025", describe: sparse };
+
+fn dense(f: &Fields) -> Result<Description, Error> {
+    let fields = fields(f);
+    let model = Reader::new(&fields, Defaults { hidden: 2560, inner: 12_288, ..LFM })?;
+    let layer = OperationConfig::Gated(feed_forward(inner(&model)?));
+    model_of(&model, "lfm2", |_| layer.clone())
+}
+
+fn sparse(f: &Fields) -> Result<Description, Error> {
+    let fields = fields(f);
+    let (f, model) = (&fields, Reader::new(&fields, Defaults { hidden: 2048, inner: 7168, ..LFM })?);
+    let dense = OperationConfig::Gated(feed_forward(f.size("intermediate_size", 7168)?));
+    let named = if f.given("num_experts") { "num_experts" } else { "num_local_experts" };
+    let size = [f.size(named, 32)?, f.size("num_experts_per_tok", 4)?];
+    let router = RouterConfig {
+        correction: f.flag("use_expert_bias", true)?.then(|| "expert_bias".into()),
+        scale: f.number("routed_scaling_factor", 1.0)? as f32,
+        ..RouterConfig::sigmoid("gate", f.flag("norm_topk_prob", true)?.then_some(1e-6))
     };
-    let mut fields = f.clone();
-    if let Some(tied) = f.get("tie_embedding") {
-        fields.set("tie_word_embeddings", tied.clone());
-    }
-    let (f, model) = (&fields, Reader::new(&fields, defaults)?);
-    let norm = NormConfig::Rms(f.number("norm_eps", 1e-5)?);
+    let experts = ExpertsConfig::new(size, router, feed_forward(f.size("moe_intermediate_size", 1792)?));
+    let experts = OperationConfig::Experts(experts);
+    let first = f.count("num_dense_layers", 2)?;
+    model_of(&model, "lfm2_moe", |i| if i < first { dense.clone() } else { experts.clone() })
+}
+
+fn model_of(
+    model: &Reader<'_>,
+    model_type: &'static str,
+    feed_forward: impl Fn(usize) -> OperationConfig,
+) -> Result<Description, Error> {
+    let f = model.f;
     let attention = MixerConfig::Attention(AttentionConfig {
         rotary: Some(model.rotary("full_attention")?),
-        qk_norm: Some(QkNorm::Head(norm)),
-        bias: false,
-        out_bias: false,
         names: AttentionNames {
             out: "out_proj",
             q_norm: "q_layernorm",
             k_norm: "k_layernorm",
             ..AttentionNames::LLAMA
         },
-        ..model.attention()?
+        ..attention(model)?
     });
-    let conv = MixerConfig::GatedConv(GatedConvConfig {
-        hidden: model.hidden,
-        taps: f.size("conv_L_cache", 3)?,
-        bias: f.flag("conv_bias", false)?,
-    });
-    let names = ["w1", "w3", "w2"].map(str::to_owned);
-    let feed_forward =
-        OperationConfig::Gated(GatedFeedForwardConfig { names, ..GatedFeedForwardConfig::silu(inner(f, &model)?) });
+    let conv = convolution(model, 3)?;
     let attends = match kinds(f, "layer_types", &[("full_attention", true), ("conv", false)])? {
         Some(kinds) => kinds,
         None => {
@@ -58,24 +64,16 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         }
     };
     as_many(f, "layer_types", &attends, model.layers)?;
-    let block = |attends: bool| {
-        let mixer = match attends {
-            true => BranchConfig::mixer("self_attn", attention.clone()),
-            false => BranchConfig::mixer("conv", conv.clone()),
-        };
-        BlockConfig::new(vec![
-            mixer.before("operator_norm", norm),
-            BranchConfig::new("feed_forward", feed_forward.clone()).before("ffn_norm", norm),
-        ])
-    };
-    let Description { decoder, eos, .. } = model.describe("lfm2", attends.into_iter().map(block).collect())?;
-    // Despite its name, this is the last norm.
-    let last_norm = Some(NamedNorm::new("embedding_norm", norm));
-    Ok(Description { model_type: "lfm2", decoder: DecoderConfig { last_norm, ..decoder }, eos })
+    let blocks = attends.into_iter().enumerate().map(|(i, attends)| {
+        let mixer = if attends { attention.clone() } else { conv.clone() };
+        block(model.rms(), mixer, feed_forward(i), false)
+    });
+    describe(model, model_type, blocks.collect())
 }
 
 /// The width of the feed-forward layers: two thirds of the field, scaled and rounded up, unless that is switched off.
-fn inner(f: &Fields, model: &Reader<'_>) -> Result<usize, Error> {
+fn inner(model: &Reader<'_>) -> Result<usize, Error> {
+    let f = model.f;
     let given =
         f.size(if f.given("block_ff_dim") { "block_ff_dim" } else { "intermediate_size" }, model.defaults.inner)?;
     if !f.flag("block_auto_adjust_ff_dim", true)? {

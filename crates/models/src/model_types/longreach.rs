@@ -18,16 +18,16 @@ use longreach_attention::linear::performer::Kernel;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{
-    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GatedConvConfig,
-    GatedDeltaConfig, GlaConfig, Hgrn2Config, InfiniConfig, KdaConfig, LightningConfig, LinearAttentionConfig,
-    Mamba2Config, MambaConfig, MixerConfig, PerformerConfig, Reach, RetentionConfig, RgLruConfig, Rwkv4Config,
-    Rwkv5Config, Rwkv6Config, Rwkv7Config, TransformerXlConfig,
+    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GateProjection,
+    GatedConvConfig, GatedDeltaConfig, GatedNorm, GlaConfig, Hgrn2Config, InfiniConfig, KdaConfig, LightningConfig,
+    LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig, PerformerConfig, Reach, RetentionConfig,
+    RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, TransformerXlConfig,
 };
-use longreach_nn::{DecoderConfig, DecoderNames, HmtConfig, NamedNorm, WordsConfig};
+use longreach_nn::{Activation, DecoderConfig, DecoderNames, HmtConfig, NamedNorm, WordsConfig};
 
 use crate::description::eos;
 use crate::families::fla::{divided, rotary};
-use crate::{Architecture, Description, Error, Fields};
+use crate::{Architecture, Description, Error, Fields, Rewrites};
 
 mod blocks;
 
@@ -55,6 +55,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             )
         },
         eos: eos(fields, 0)?,
+        rewrites: Rewrites::default(),
     })
 }
 
@@ -205,6 +206,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             heads: heads(width, width, 4)?,
             up_to_two: f.flag("allow_neg_eigval", false)?,
             lower_bound: None,
+            gates: GateProjection::LowRank { bias: true },
         })),
         "rwkv4" => Ok(MixerConfig::Rwkv4(Rwkv4Config { hidden, inner: f.size("inner", hidden)? })),
         "rwkv5" => Ok(MixerConfig::Rwkv5(Rwkv5Config { hidden, head_dim: covering()?, norm_eps: 64e-5 })),
@@ -230,6 +232,8 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             inner: f.size("inner", hidden)?,
             blocks: f.size("num_blocks", count)?,
             conv: f.size("conv_size", 4)?,
+            activation: Activation::GeluTanh,
+            whole_first: false,
         })),
         "infini" => Ok(MixerConfig::Infini(InfiniConfig {
             heads: Heads { conv: None, ..heads(width, width, 0)? },
@@ -296,7 +300,9 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
                 conv: f.size("conv_size", 4)?,
                 conv_bias: true,
                 bias: false,
-                norm_eps,
+                out_bias: false,
+                norm: GatedNorm::AfterGate(norm_eps),
+                multipliers: [1.0; 5],
                 step_limit: (0.0, f32::INFINITY),
                 step: (1e-3, 0.1),
             }))

@@ -1,11 +1,11 @@
 //! `mamba2`: Dao and Gu 2024, as stored by Hugging Face.
 
 use longreach_nn::NormConfig;
-use longreach_nn::mixers::{Mamba2Config, MixerConfig};
+use longreach_nn::mixers::{GatedNorm, Mamba2Config, MixerConfig};
 
 use crate::description::{eos, silu};
 use crate::families::mamba::skeleton;
-use crate::{Architecture, Description, Error, Fields};
+use crate::{Architecture, Description, Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "mamba2", mechanism: "mamba2", paper: "Dao and Gu 2024", describe };
@@ -37,7 +37,9 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         conv: fields.size("conv_kernel", 4)?,
         conv_bias: fields.flag("use_conv_bias", true)?,
         bias: fields.flag("use_bias", false)?,
-        norm_eps,
+        out_bias: fields.flag("use_bias", false)?,
+        norm: GatedNorm::AfterGate(norm_eps),
+        multipliers: [1.0; 5],
         step_limit: fields.bounds("time_step_limit", (0.0, f32::INFINITY))?,
         step: (fields.number("time_step_min", 1e-3)? as f32, fields.number("time_step_max", 0.1)? as f32),
     });
@@ -45,5 +47,6 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         model_type: "mamba2",
         decoder: skeleton(fields, [32768, hidden, 64], norm, mixer, false)?,
         eos: eos(fields, 2)?,
+        rewrites: Rewrites::default(),
     })
 }

@@ -1,7 +1,7 @@
 //! `mixtral`: as `mistral`, with a mixture of experts in place of the feed-forward layer. Jiang et al. 2024.
 
 use longreach_nn::mixers::AttentionConfig;
-use longreach_nn::{ExpertsConfig, GatedFeedForwardConfig, OperationConfig};
+use longreach_nn::{ExpertsConfig, GatedFeedForwardConfig, OperationConfig, RouterConfig};
 
 use crate::families::llama::{Defaults, LLAMA, Reader};
 use crate::{Architecture, Description, Error, Fields};
@@ -19,13 +19,10 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         out_bias: false,
         ..model.attention()?
     };
-    let experts = OperationConfig::Experts(ExpertsConfig {
-        count: f.size("num_local_experts", 8)?,
-        chosen: f.size("num_experts_per_tok", 2)?,
-        normalize: true,
-        expert: GatedFeedForwardConfig { names: ["w1", "w3", "w2"].map(str::to_owned), ..model.feed_forward()? },
-        names: ["gate", "experts"].map(str::to_owned),
-    });
+    let size = [f.size("num_local_experts", 8)?, f.size("num_experts_per_tok", 2)?];
+    let expert = GatedFeedForwardConfig { names: ["w1", "w3", "w2"].map(str::to_owned), ..model.feed_forward()? };
+    let experts = ExpertsConfig::new(size, RouterConfig::softmax("gate", true), expert);
+    let experts = OperationConfig::Experts(experts);
     let block = model.block(attention, "block_sparse_moe", experts);
     model.describe("mixtral", vec![block; model.layers])
 }

@@ -3,11 +3,13 @@
 use crate::encoder::Task;
 use crate::{Architecture, Description, EncoderArchitecture, EncoderDescription, Error, Fields};
 
+mod bailing_hybrid;
 mod bamba;
 mod bert;
 mod big_bird;
 mod delta_net;
 mod distilbert;
+mod falcon_h1;
 mod falcon_mamba;
 mod gated_deltanet;
 mod gemma2;
@@ -15,11 +17,14 @@ mod gemma3;
 mod gla;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod granitemoehybrid;
 mod hgrn2;
 mod jamba;
 mod kda;
+mod kimi_linear;
 mod lfm2;
+mod lfm3;
 mod linear_attn;
 mod llama;
 mod longformer;
@@ -27,16 +32,21 @@ mod longreach;
 mod mamba;
 mod mamba2;
 pub(crate) mod mamba_ssm;
+mod minimax;
 mod mistral;
 mod mixtral;
 mod modernbert;
 mod nemotron_h;
 mod nystromformer;
 mod olmo;
+mod olmo_hybrid;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
+mod qwen3_next;
+mod recurrent_gemma;
 mod reformer;
 mod retnet;
 mod roberta;
@@ -62,11 +72,25 @@ pub const MODELS: &[Architecture] = &[
     gemma3::ARCHITECTURE,
     mixtral::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
+    gpt_oss::ARCHITECTURE,
     jamba::ARCHITECTURE,
     bamba::ARCHITECTURE,
+    falcon_h1::ARCHITECTURE,
     granitemoehybrid::ARCHITECTURE,
     nemotron_h::ARCHITECTURE,
+    recurrent_gemma::ARCHITECTURE,
+    minimax::ARCHITECTURE,
     lfm2::ARCHITECTURE,
+    lfm2::MOE,
+    lfm3::ARCHITECTURE,
+    qwen3_next::ARCHITECTURE,
+    qwen3_5::TEXT,
+    qwen3_5::ARCHITECTURE,
+    qwen3_5::MOE_TEXT,
+    qwen3_5::MOE,
+    olmo_hybrid::ARCHITECTURE,
+    kimi_linear::ARCHITECTURE,
+    bailing_hybrid::ARCHITECTURE,
     mamba::ARCHITECTURE,
     mamba2::ARCHITECTURE,
     falcon_mamba::ARCHITECTURE,

@@ -1,9 +1,10 @@
 //! `nemotron_h`: each layer is a mixer or a feed-forward layer, most of them Mamba-2. NVIDIA 2025.
 
-use longreach_nn::mixers::{AttentionConfig, Mamba2Config, MixerConfig};
+use longreach_nn::mixers::{AttentionConfig, GatedNorm, Mamba2Config, MixerConfig};
 use longreach_nn::{
-    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, DecoderNames, FeedForwardConfig, Layout, NamedNorm,
-    NormConfig, OperationConfig, WordsConfig,
+    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, DecoderNames, ExpertGroups, ExpertsConfig,
+    FeedForwardConfig, LatentConfig, Layout, NamedNorm, NormConfig, OperationConfig, RouterConfig, SharedConfig,
+    WordsConfig,
 };
 
 use crate::description::activation;
@@ -24,6 +25,7 @@ enum Kind {
 }
 
 fn describe(f: &Fields) -> Result<Description, Error> {
+    let f = &renamed(f);
     let defaults =
         Defaults { vocabulary: 131_072, groups: Some(8), head_dim: Some(128), inner: 21_504, layers: 52, ..LLAMA };
     let model = Reader::new(f, defaults)?;
@@ -54,7 +56,9 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         conv: f.size("conv_kernel", 4)?,
         conv_bias: f.flag("use_conv_bias", true)?,
         bias: f.flag("use_bias", false)?,
-        norm_eps,
+        out_bias: f.flag("use_bias", false)?,
+        norm: GatedNorm::AfterGate(norm_eps),
+        multipliers: [1.0; 5],
         // As in transformers; releases have no upper limit.
         step_limit: (least, f32::INFINITY),
         step: (least, f.number("time_step_max", 0.1)? as f32),
@@ -62,20 +66,20 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     // As in transformers, attention has no biases and the head a matrix of its own, whatever the fields say.
     let attention = AttentionConfig { bias: false, out_bias: false, ..model.attention()? };
     let attention = MixerConfig::Attention(attention);
-    let feed_forward = OperationConfig::FeedForward(FeedForwardConfig {
+    let feed_forward = FeedForwardConfig {
         inner: f.size("intermediate_size", defaults.inner)?,
         activation: activation(f, "mlp_hidden_act", Activation::Relu2)?,
         gated: false,
         bias: if f.flag("mlp_bias", false)? { Bias::Yes } else { Bias::No },
         names: ["up_proj", "down_proj"],
         layout: Layout::Same,
-    });
+    };
     let block = |kind: Kind| {
         let branch = match kind {
             Kind::Mamba => BranchConfig::mixer("mixer", mamba.clone()),
             Kind::Attention => BranchConfig::mixer("mixer", attention.clone()),
-            Kind::FeedForward => BranchConfig::new("mixer", feed_forward.clone()),
-            Kind::Experts => return Err(f.error("layers with mixtures of experts are not supported for this type")),
+            Kind::FeedForward => BranchConfig::new("mixer", OperationConfig::FeedForward(feed_forward)),
+            Kind::Experts => BranchConfig::new("mixer", OperationConfig::Experts(experts(f, feed_forward)?)),
         };
         Ok(BlockConfig::new(vec![branch.before("norm", norm)]))
     };
@@ -87,7 +91,45 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         names: DecoderNames::new(["backbone", "embeddings", "layers", "lm_head"]),
         ..decoder
     };
-    Ok(Description { model_type: "nemotron_h", decoder, eos })
+    Ok(Description::new("nemotron_h", decoder, eos))
+}
+
+/// The fields, with older names replaced.
+fn renamed(f: &Fields) -> Fields {
+    let mut fields = f.clone();
+    let names = [
+        ("n_groups", "mamba_n_groups"),
+        ("conv_kernel", "mamba_d_conv"),
+        ("time_step_min", "mamba_dt_min"),
+        ("time_step_max", "mamba_dt_max"),
+        ("use_conv_bias", "mamba_conv_bias"),
+        ("n_routed_experts", "num_local_experts"),
+    ];
+    for (name, older) in names {
+        if let Some(value) = f.get(older) {
+            fields.set(name, value.clone());
+        }
+    }
+    fields
+}
+
+/// The mixture of experts, whose experts and shared expert are feed-forward layers like that of other layers.
+fn experts(f: &Fields, like: FeedForwardConfig) -> Result<ExpertsConfig, Error> {
+    let size = [f.size("n_routed_experts", 8)?, f.size("num_experts_per_tok", 2)?];
+    let groups = ExpertGroups { count: f.size("n_group", 1)?, kept: f.size("topk_group", 1)? };
+    let router = RouterConfig {
+        correction: Some("gate.e_score_correction_bias".into()),
+        groups: (groups.count > 1).then_some(groups),
+        scale: f.number("routed_scaling_factor", 1.0)? as f32,
+        ..RouterConfig::sigmoid("gate", f.flag("norm_topk_prob", true)?.then_some(1e-20))
+    };
+    let width = |name: &str| f.size(name, 7688);
+    let expert = FeedForwardConfig { inner: width("moe_intermediate_size")?, bias: Bias::No, ..like };
+    let shared = FeedForwardConfig { inner: width("moe_shared_expert_intermediate_size")?, ..like };
+    let names = ["fc1_latent_proj", "fc2_latent_proj"].map(str::to_owned);
+    let latent = f.some_size("moe_latent_size")?.map(|width| LatentConfig { width, names, bias: like.bias });
+    let shared = Some(SharedConfig { name: "shared_experts".into(), expert: shared.into(), gate: None });
+    Ok(ExpertsConfig { shared, latent, ..ExpertsConfig::new(size, router, expert) })
 }
 
 /// The kinds of layers of `hybrid_override_pattern`, a letter each.

@@ -1,7 +1,7 @@
 //! `qwen3_moe`: as `qwen3`, with mixtures of experts in place of most feed-forward layers. Yang et al. 2025.
 
 use longreach_nn::mixers::{AttentionConfig, QkNorm, Reach};
-use longreach_nn::{ExpertsConfig, GatedFeedForwardConfig, OperationConfig};
+use longreach_nn::{ExpertsConfig, GatedFeedForwardConfig, OperationConfig, RouterConfig};
 
 use crate::families::llama::{Defaults, LLAMA, Reader};
 use crate::{Architecture, Description, Error, Fields};
@@ -29,13 +29,10 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     };
     let dense = OperationConfig::Gated(model.feed_forward()?);
     let experts = if f.given("num_experts") { "num_experts" } else { "num_local_experts" };
-    let experts = OperationConfig::Experts(ExpertsConfig {
-        count: f.size(experts, 128)?,
-        chosen: f.size("num_experts_per_tok", 8)?,
-        normalize: f.flag("norm_topk_prob", false)?,
-        expert: GatedFeedForwardConfig { inner: f.size("moe_intermediate_size", 768)?, ..model.feed_forward()? },
-        names: ["gate", "experts"].map(str::to_owned),
-    });
+    let size = [f.size(experts, 128)?, f.size("num_experts_per_tok", 8)?];
+    let router = RouterConfig::softmax("gate", f.flag("norm_topk_prob", false)?);
+    let expert = GatedFeedForwardConfig { inner: f.size("moe_intermediate_size", 768)?, ..model.feed_forward()? };
+    let experts = OperationConfig::Experts(ExpertsConfig::new(size, router, expert));
     let (without, every) = (f.ids("mlp_only_layers")?, f.size("decoder_sparse_step", 1)?);
     let block = |i: usize| {
         let sparse = !without.contains(&(i as u32)) && (i + 1).is_multiple_of(every);

@@ -8,7 +8,7 @@ use longreach_nn::{
 };
 
 use crate::description::eos;
-use crate::{Architecture, Description, Error, Fields};
+use crate::{Architecture, Description, Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "rwkv", mechanism: "rwkv4", paper: "Peng et al. 2023", describe };
@@ -60,5 +60,6 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             ..DecoderConfig::new(size, blocks, DecoderNames::new(["rwkv", "embeddings", "blocks", "head"]))
         },
         eos: eos(fields, 0)?,
+        rewrites: Rewrites::default(),
     })
 }

@@ -11,7 +11,7 @@ use longreach_nn::{
 };
 
 use crate::description::eos;
-use crate::{Architecture, Description, Error, Fields};
+use crate::{Architecture, Description, Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "transfo-xl", mechanism: "transformer_xl", paper: "Dai et al. 2019", describe };
@@ -82,5 +82,6 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             )
         },
         eos: eos(f, 0)?,
+        rewrites: Rewrites::default(),
     })
 }

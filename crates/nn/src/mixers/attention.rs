@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, activation};
 use longreach_attention::rotary::Rotary;
 use longreach_attention::softmax::deepspeed;
 use longreach_attention::softmax::dense::Dense;
@@ -59,6 +59,8 @@ pub struct AttentionConfig {
     pub learned_sinks: bool,
     /// The reach of a decoder's queries. An encoder passes its attention pattern with each call.
     pub reach: Reach,
+    /// A gate of the heads' outputs before the output projection.
+    pub gate: Option<OutputGate>,
     /// Names in a checkpoint.
     pub names: AttentionNames,
     /// How the projections of queries, keys and values are stored.
@@ -77,6 +79,15 @@ pub enum QkNorm {
     Head(NormConfig),
     /// Over all heads together, before they are divided. OLMo 2.
     Whole(NormConfig),
+}
+
+/// The sigmoid of a projection of the input, by which the heads' outputs are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputGate {
+    /// For each channel of each head. Qiu et al. 2025.
+    Channel,
+    /// One for each head.
+    Head,
 }
 
 /// How the projections of queries, keys and values are stored in a checkpoint.
@@ -100,6 +111,7 @@ pub struct AttentionNames {
     pub out: &'static str,
     pub q_norm: &'static str,
     pub k_norm: &'static str,
+    pub gate: &'static str,
     pub sinks: &'static str,
 }
 
@@ -112,6 +124,7 @@ impl AttentionNames {
         out: "o_proj",
         q_norm: "q_norm",
         k_norm: "k_norm",
+        gate: "gate_proj",
         sinks: "sinks",
     };
 }
@@ -133,6 +146,7 @@ impl AttentionConfig {
             softcap: None,
             learned_sinks: false,
             reach: Reach::Full,
+            gate: None,
             names: AttentionNames::LLAMA,
             fused: Fused::No,
             layout: Layout::Same,
@@ -198,6 +212,7 @@ pub struct Attention {
     out: Linear,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
+    gate: Option<Linear>,
     sinks: Option<Param<Tensor<1>>>,
     #[module(skip)]
     rest: Rest,
@@ -272,7 +287,13 @@ impl Attention {
             Reach::Sinks(streaming) => Arc::new(Patterned::new(streaming)),
         };
         let out = [c.hidden, c.heads * c.head_dim];
+        let gate = c.gate.map(|gate| {
+            let outputs = if gate == OutputGate::Head { c.heads } else { c.heads * c.head_dim };
+            let bias = gate == OutputGate::Channel && c.bias;
+            Linear::new(b, n.gate, c.hidden, outputs, bias.into())
+        });
         Ok(Self {
+            gate: gate.transpose()?,
             qkv: Projections::new(b, c)?,
             out: Linear::with_layout(b, n.out, out, Bias::from(c.out_bias), c.layout)?,
             q_norm: norm(b, n.q_norm, c.heads)?,
@@ -343,6 +364,15 @@ impl Attention {
         options
     }
 
+    /// The heads' outputs `[B, T, H, width]`, times the gate of the input `x: [B, T, d]` if there is one.
+    fn gated(&self, out: Tensor<4>, x: Tensor<3>) -> Tensor<4> {
+        let Some(gate) = &self.gate else { return out };
+        let [b, t, heads, _] = out.dims();
+        let open = activation::sigmoid(gate.forward(x));
+        let by = open.dims()[2] / heads;
+        out * open.reshape([b, t, heads, by])
+    }
+
     /// The output projection of the heads' outputs `[B, T, H, width]`.
     pub(crate) fn joined(&self, out: Tensor<4>) -> Tensor<3> {
         let [b, t, heads, width] = out.dims();
@@ -351,7 +381,7 @@ impl Attention {
 
     /// Bidirectional attention over `x: [B, T, d]` with the mechanism of `seen`.
     pub fn both_ways(&self, x: Tensor<3>, seen: &Seen<'_>) -> Tensor<3> {
-        let [q, k, v] = self.project(x);
+        let [q, k, v] = self.project(x.clone());
         let t = q.dims()[1];
         let (q, k) = match &self.rest.config.rotary {
             Some(rotary) => {
@@ -368,7 +398,8 @@ impl Attention {
         options.keep = seen.keep.cloned();
         options.packed = seen.packed.map(<[usize]>::to_vec);
         let sinks = self.sinks.as_ref().map(|sinks| sinks.val());
-        self.joined(ops::attention(ops::Attention { q, k, v, bias: None, sinks, options }).0)
+        let out = ops::attention(ops::Attention { q, k, v, bias: None, sinks, options }).0;
+        self.joined(self.gated(out, x))
     }
 
     /// Attention of sequence `b` to its cached keys and values, which end with its own: `q: [1, T, H, D]`.
@@ -420,7 +451,7 @@ impl Mix for Attention {
 
     fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let c = &self.rest.config;
-        let [q, k, v] = self.project(x);
+        let [q, k, v] = self.project(x.clone());
         let [batch, t, _, _] = q.dims();
         let before = state.positions();
         let mut turn = |x: Tensor<4>| match &c.rotary {
@@ -471,7 +502,7 @@ impl Mix for Attention {
         };
         cache.keep_last(past);
         state.put(KEYS, cache);
-        self.joined(out)
+        self.joined(self.gated(out, x))
     }
 }
 

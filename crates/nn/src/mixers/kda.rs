@@ -19,17 +19,63 @@ pub struct KdaConfig {
     pub up_to_two: bool,
     /// The lower bound of the logarithm of the gates; `None` for no bound.
     pub lower_bound: Option<f64>,
+    /// How the projections of the gates and of the output's gate are factored.
+    pub gates: GateProjection,
+}
+
+/// The form of a projection to gates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateProjection {
+    /// Two matrices, of the rank of a head's width. That of the output's gate may have a bias.
+    LowRank {
+        /// Whether it has.
+        bias: bool,
+    },
+    /// One matrix.
+    Full,
+}
+
+#[derive(Module, Debug)]
+enum Map {
+    LowRank(LowRank),
+    Full(Linear),
+}
+
+impl Map {
+    fn new(
+        b: &mut Builder,
+        name: &str,
+        [inputs, rank, outputs]: [usize; 3],
+        form: GateProjection,
+    ) -> Result<Self, Error> {
+        Ok(match form {
+            GateProjection::LowRank { bias } => {
+                let bias = bias.then_some(Init::Constant(0.0));
+                let low =
+                    |b: &mut Builder| LowRank::new(b, ["0", "1"], [inputs, rank, outputs], bias, Pointwise::Identity);
+                Map::LowRank(b.scope(name, low)?)
+            }
+            GateProjection::Full => Map::Full(Linear::new(b, name, inputs, outputs, Bias::No)?),
+        })
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Map::LowRank(map) => map.forward(x),
+            Map::Full(map) => map.forward(x),
+        }
+    }
 }
 
 /// The mixer.
 #[derive(Module, Debug)]
 pub struct Kda {
     projections: Projections,
-    f: LowRank,
+    f: Map,
     beta: Linear,
     a_log: Param<Tensor<1>>,
     dt_bias: Param<Tensor<1>>,
-    z: LowRank,
+    z: Map,
     norm: HeadNorm,
     out: Linear,
     #[module(skip)]
@@ -43,17 +89,19 @@ impl Kda {
         let h = &c.heads;
         h.check(b)?;
         let (key, value, gates) = (h.groups * h.key, h.heads * h.value, h.heads * h.key);
-        let none = Pointwise::Identity;
+        // Only the gate of the output has a bias.
+        let form = match c.gates {
+            GateProjection::LowRank { .. } => GateProjection::LowRank { bias: false },
+            GateProjection::Full => GateProjection::Full,
+        };
         let of_rates = if c.lower_bound.is_some() { Init::Constant(0.0) } else { Init::LogUniform(1.0, 16.0) };
         Ok(Self {
             projections: Projections::new(b, h, [key, key, value], parts::SILU)?,
-            f: b.scope("f_proj", |b| LowRank::new(b, ["0", "1"], [h.hidden, h.value, gates], None, none))?,
+            f: Map::new(b, "f_proj", [h.hidden, h.value, gates], form)?,
             beta: Linear::new(b, "b_proj", h.hidden, h.heads, Bias::No)?,
             a_log: b.vector("A_log", h.heads, of_rates)?,
             dt_bias: b.vector("dt_bias", gates, Init::InverseSoftplusStep(0.001, 0.1))?,
-            z: b.scope("g_proj", |b| {
-                LowRank::new(b, ["0", "1"], [h.hidden, h.value, value], Some(Init::Constant(0.0)), none)
-            })?,
+            z: Map::new(b, "g_proj", [h.hidden, h.value, value], c.gates)?,
             norm: HeadNorm::new(b, "o_norm", h.value, h.norm_eps, true)?,
             out: Linear::new(b, "o_proj", value, h.hidden, Bias::No)?,
             config: c.clone(),

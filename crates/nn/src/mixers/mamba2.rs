@@ -26,14 +26,29 @@ pub struct Mamba2Config {
     pub conv: usize,
     /// Whether the convolution has a bias.
     pub conv_bias: bool,
-    /// Whether the input and output projections have biases.
+    /// Whether the input projection has a bias.
     pub bias: bool,
-    /// ε of the gated norm.
-    pub norm_eps: f64,
+    /// Whether the output projection has a bias.
+    pub out_bias: bool,
+    /// The gate of the scan's output, and its norm.
+    pub norm: GatedNorm,
+    /// Factors of the five parts of the input projection: gate, `x`, `B`, `C` and `dt`.
+    pub multipliers: [f32; 5],
     /// Bounds of the step size `dt` after softplus.
     pub step_limit: (f32, f32),
     /// The range of the initial step size `dt`.
     pub step: (f32, f32),
+}
+
+/// The norm of the scan's output `y`, in groups of heads, and its gate `z`; ε is given.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum GatedNorm {
+    /// `norm(y ⊙ silu(z))`
+    AfterGate(f64),
+    /// `norm(y) ⊙ silu(z)`
+    BeforeGate(f64),
+    /// `y ⊙ silu(z)`
+    Absent,
 }
 
 /// The mixer.
@@ -46,7 +61,10 @@ pub struct Mamba2 {
     /// `A = −exp(a_log)`, precomputed for inference.
     a: Option<Tensor<1>>,
     d: Param<Tensor<1>>,
-    norm: RmsNorm,
+    norm: Option<RmsNorm>,
+    norm_first: bool,
+    /// `[2 H P + 2 G N + H]`
+    multipliers: Option<Tensor<1>>,
     out_proj: Linear,
     heads: usize,
     head_dim: usize,
@@ -61,7 +79,18 @@ impl Mamba2 {
     /// Builds the mixer under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &Mamba2Config) -> Result<Self, Error> {
         let inner = c.heads * c.head_dim;
-        let mixed = inner + 2 * c.groups * c.state;
+        let shared = c.groups * c.state;
+        let mixed = inner + 2 * shared;
+        let (norm_first, eps) = match c.norm {
+            GatedNorm::AfterGate(eps) => (false, Some(eps)),
+            GatedNorm::BeforeGate(eps) => (true, Some(eps)),
+            GatedNorm::Absent => (false, None),
+        };
+        let multipliers = (c.multipliers != [1.0; 5]).then(|| {
+            let widths = [inner, inner, shared, shared, c.heads];
+            let all: Vec<f32> = widths.iter().zip(c.multipliers).flat_map(|(n, by)| vec![by; *n]).collect();
+            Tensor::from_data(&all[..], b.device())
+        });
         Ok(Self {
             in_proj: Linear::new(b, "in_proj", c.hidden, inner + mixed + c.heads, c.bias.into())?,
             conv1d: ShortConv::new(b, "conv1d", mixed, c.conv, c.conv_bias.into())?,
@@ -69,8 +98,10 @@ impl Mamba2 {
             a_log: b.vector("A_log", c.heads, Init::LogUniform(1.0, 16.0))?,
             a: None,
             d: b.vector("D", c.heads, Init::Constant(1.0))?,
-            norm: RmsNorm::new(b, "norm", inner, c.norm_eps)?,
-            out_proj: Linear::new(b, "out_proj", inner, c.hidden, Bias::from(c.bias))?,
+            norm: eps.map(|eps| RmsNorm::new(b, "norm", inner, eps)).transpose()?,
+            norm_first,
+            multipliers,
+            out_proj: Linear::new(b, "out_proj", inner, c.hidden, Bias::from(c.out_bias))?,
             heads: c.heads,
             head_dim: c.head_dim,
             state: c.state,
@@ -100,6 +131,10 @@ impl Mix for Mamba2 {
         let inner = self.heads * self.head_dim;
         let shared = self.groups * self.state;
         let zxbcdt = self.in_proj.forward(u);
+        let zxbcdt = match &self.multipliers {
+            Some(by) => zxbcdt * by.clone().unsqueeze(),
+            None => zxbcdt,
+        };
         let z = zxbcdt.clone().narrow(2, 0, inner);
         let dt = zxbcdt.clone().narrow(2, 2 * inner + 2 * shared, self.heads);
         let xbc =
@@ -117,7 +152,11 @@ impl Mix for Mamba2 {
             state: state.take("state"),
             form: ops::Mamba2Form::Recurrent,
         });
-        let y = self.norm.gated(y, z, inner / self.groups);
+        let y = match &self.norm {
+            Some(norm) if self.norm_first => ops::silu_times(z, norm.grouped(y, inner / self.groups)),
+            Some(norm) => norm.gated(y, z, inner / self.groups),
+            None => ops::silu_times(z, y),
+        };
         state.put("state", scan);
         self.out_proj.forward(y)
     }

@@ -24,6 +24,7 @@ mod lightning;
 mod linear_attention;
 mod mamba;
 mod mamba2;
+mod mla;
 pub mod parts;
 mod performer;
 mod retention;
@@ -34,7 +35,7 @@ mod rwkv6;
 mod rwkv7;
 mod transformer_xl;
 
-pub use attention::{Attention, AttentionConfig, AttentionNames, Fused, QkNorm, Reach, Seen};
+pub use attention::{Attention, AttentionConfig, AttentionNames, Fused, OutputGate, QkNorm, Reach, Seen};
 pub use compressive::{Compressed, Compressive, CompressiveConfig};
 pub use cosformer::{CosFormer, CosFormerConfig};
 pub use delta_rule::{DeltaRule, DeltaRuleConfig};
@@ -43,11 +44,12 @@ pub use gated_delta::{GatedDelta, GatedDeltaConfig};
 pub use gla::{Gla, GlaConfig};
 pub use hgrn2::{Hgrn2, Hgrn2Config};
 pub use infini::{Infini, InfiniConfig};
-pub use kda::{Kda, KdaConfig};
+pub use kda::{GateProjection, Kda, KdaConfig};
 pub use lightning::{Lightning, LightningConfig};
 pub use linear_attention::{Features, LinearAttention, LinearAttentionConfig};
 pub use mamba::{InnerNorm, Mamba, MambaConfig};
-pub use mamba2::{Mamba2, Mamba2Config};
+pub use mamba2::{GatedNorm, Mamba2, Mamba2Config};
+pub use mla::{Mla, MlaConfig};
 pub use performer::{Performer, PerformerConfig};
 pub use retention::{Retention, RetentionConfig};
 pub use rg_lru::{RgLru, RgLruConfig};
@@ -143,6 +145,8 @@ macro_rules! mixers {
 mixers! {
     /// Softmax attention.
     Attention AttentionConfig "dense";
+    /// Softmax attention whose keys and values are maps of one vector per token.
+    Mla MlaConfig "dense";
     /// Selective state space.
     Mamba MambaConfig "mamba";
     /// State-space duality.

@@ -1,13 +1,14 @@
 //! The recurrent block of Griffin. De et al. 2024, §2.3; names as in Hugging Face's RecurrentGemma.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor, activation};
+use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
+use ndarray::Array2;
 
 use super::parts::{self};
 use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
+use crate::{Activation, Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +21,10 @@ pub struct RgLruConfig {
     pub blocks: usize,
     /// The number of taps of the short convolution.
     pub conv: usize,
+    /// The activation of the branch that multiplies the recurrence's output.
+    pub activation: Activation,
+    /// Whether the first token of a sequence enters the state whole, without the root of `1 − a²`.
+    pub whole_first: bool,
 }
 
 /// The mixer.
@@ -80,7 +85,13 @@ impl Mix for RgLru {
 
     fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
         let (c, b) = (&self.config, x.dims()[0]);
-        let y = activation::gelu_approximate(self.y.forward(x.clone()));
+        let y = ops::activate(self.y.forward(x.clone()), c.activation);
+        let t = x.dims()[1];
+        let begins = c.whole_first && state.positions().contains(&0);
+        let reset = begins.then(|| {
+            let first = |(b, i): (usize, usize)| f32::from(u8::from(i == 0 && state.positions()[b] == 0));
+            Array2::from_shape_fn((b, t), first)
+        });
         let x = state.update("conv", |before| self.conv.forward(self.x.forward(x), before));
         let blocks = parts::heads(x.clone(), c.blocks).swap_dims(1, 2);
         let gate = |weight: &Param<Tensor<3>>, bias: &Param<Tensor<2>>| {
@@ -94,7 +105,7 @@ impl Mix for RgLru {
             x,
             lambda: self.lambda.val(),
             state: state.take::<Tensor<4>>("state").reshape([b, c.inner]),
-            reset: None,
+            reset,
         });
         let memory = memory.reshape([b, c.inner, 1, 1]);
         state.put("state", memory);

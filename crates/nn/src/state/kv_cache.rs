@@ -22,6 +22,8 @@ pub struct KvCache {
     sequences: Vec<Sequence>,
     /// `[1, 0, G, D]` and `[1, 0, G, E]`: the widths, and the device.
     empty: [Tensor<4>; 2],
+    /// Whether the values are the first channels of the keys, and not stored.
+    latent: bool,
 }
 
 /// The cached keys and values of a sequence.
@@ -34,42 +36,49 @@ struct Sequence {
     rows: usize,
 }
 
-/// The first `rows` rows of `k: [1, capacity, G, D]` and `v: [1, capacity, G, E]` are in use.
+/// The first `rows` rows of `k: [1, capacity, G, D]` and `v: [1, capacity, G, E]` are in use. There is no `v` where the
+/// values are part of the keys.
 #[derive(Clone, Debug)]
 struct Segment {
     k: Tensor<4>,
-    v: Tensor<4>,
+    v: Option<Tensor<4>>,
     rows: usize,
 }
+
+/// Keys, and values where they are stored.
+type New = (Tensor<4>, Option<Tensor<4>>);
 
 impl Segment {
     fn capacity(&self) -> usize {
         self.k.dims()[1]
     }
 
-    /// The rows `from ..` that are in use.
-    fn used(&self, from: usize) -> [Tensor<4>; 2] {
+    /// The rows `from ..` that are in use; values are `width` wide.
+    fn used(&self, from: usize, width: usize) -> [Tensor<4>; 2] {
         let part = |x: &Tensor<4>| match (from, self.rows) {
             (0, rows) if rows == x.dims()[1] => x.clone(),
             (from, rows) => x.clone().narrow(1, from, rows - from),
         };
-        [part(&self.k), part(&self.v)]
+        let k = part(&self.k);
+        let v = self.v.as_ref().map_or_else(|| k.clone().narrow(3, 0, width), part);
+        [k, v]
     }
 
-    fn push(self, [k, v]: [Tensor<4>; 2]) -> Self {
+    fn push(self, (k, v): New) -> Self {
         let n = k.dims()[1];
-        Self { k: ops::put_rows(self.k, k, self.rows), v: ops::put_rows(self.v, v, self.rows), rows: self.rows + n }
+        let values = self.v.zip(v).map(|(all, v)| ops::put_rows(all, v, self.rows));
+        Self { k: ops::put_rows(self.k, k, self.rows), v: values, rows: self.rows + n }
     }
 }
 
 impl Sequence {
-    fn push(&mut self, new: [Tensor<4>; 2]) {
-        let n = new[0].dims()[1];
+    fn push(&mut self, new: New) {
+        let n = new.0.dims()[1];
         self.rows += n;
         if let Some(last) = self.segments.pop_if(|last| last.rows + n <= last.capacity()) {
             return self.segments.push(last.push(new));
         }
-        let [k, v] = new;
+        let (k, v) = new;
         if n >= ADOPTED {
             return self.segments.push(Segment { k, v, rows: n });
         }
@@ -78,8 +87,8 @@ impl Sequence {
             let [_, _, groups, width] = x.dims();
             Tensor::zeros([1, capacity, groups, width], &x.device())
         };
-        let segment = Segment { k: room(&k), v: room(&v), rows: 0 };
-        self.segments.push(segment.push([k, v]));
+        let segment = Segment { k: room(&k), v: v.as_ref().map(room), rows: 0 };
+        self.segments.push(segment.push((k, v)));
     }
 
     /// Keeps the last `rows` tokens. Segments without any of them are freed.
@@ -96,9 +105,9 @@ impl Sequence {
         self.dropped = over;
     }
 
-    fn segments(&self) -> Vec<[Tensor<4>; 2]> {
+    fn segments(&self, width: usize) -> Vec<[Tensor<4>; 2]> {
         let segments = self.segments.iter().enumerate();
-        segments.map(|(i, segment)| segment.used(if i == 0 { self.dropped } else { 0 })).collect()
+        segments.map(|(i, segment)| segment.used(if i == 0 { self.dropped } else { 0 }, width)).collect()
     }
 }
 
@@ -107,7 +116,13 @@ impl KvCache {
     /// value.
     pub fn new(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
         let empty = [d, e].map(|width| Tensor::zeros([1, 0, groups, width], device));
-        Self { sequences: vec![Sequence::default(); batch], empty }
+        Self { sequences: vec![Sequence::default(); batch], empty, latent: false }
+    }
+
+    /// An empty cache of `batch` sequences with one KV head, keys of width `d`, and values that are their first `e`
+    /// channels.
+    pub fn latent(batch: usize, [d, e]: [usize; 2], device: &Device) -> Self {
+        Self { latent: true, ..Self::new(batch, (1, d, e), device) }
     }
 
     /// The number of cached tokens of sequence `b`.
@@ -123,13 +138,21 @@ impl KvCache {
     /// The number of elements allocated, including unused capacity.
     pub fn elements(&self) -> usize {
         let segments = self.sequences.iter().flat_map(|sequence| &sequence.segments);
-        segments.map(|segment| segment.k.shape().num_elements() + segment.v.shape().num_elements()).sum()
+        let elements = |x: &Tensor<4>| x.shape().num_elements();
+        segments.map(|segment| elements(&segment.k) + segment.v.as_ref().map_or(0, elements)).sum()
     }
 
     /// Appends `k: [1, n, G, D]` and `v: [1, n, G, E]` to sequence `b`.
     pub fn push(&mut self, b: usize, k: Tensor<4>, v: Tensor<4>) {
         if k.dims()[1] > 0 {
-            self.sequences[b].push([k, v]);
+            self.sequences[b].push((k, (!self.latent).then_some(v)));
+        }
+    }
+
+    /// Appends `k: [1, n, 1, D]` to sequence `b` of a cache whose values are part of the keys.
+    pub fn push_latent(&mut self, b: usize, k: Tensor<4>) {
+        if k.dims()[1] > 0 {
+            self.sequences[b].push((k, None));
         }
     }
 
@@ -141,36 +164,38 @@ impl KvCache {
     /// The keys and values of sequence `b` as segments `[1, n, G, D]` and `[1, n, G, E]`, oldest first. There is at
     /// least one, which may be empty.
     pub fn segments(&self, b: usize) -> Vec<[Tensor<4>; 2]> {
-        let segments = self.sequences[b].segments();
+        let segments = self.sequences[b].segments(self.empty[1].dims()[3]);
         if segments.is_empty() { vec![self.empty.clone()] } else { segments }
     }
 
     /// The keys and values of the sequences `rows`, in this order.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
-        Self { sequences: rows.iter().map(|i| self.sequences[*i].clone()).collect(), empty: self.empty.clone() }
+        let sequences = rows.iter().map(|i| self.sequences[*i].clone()).collect();
+        Self { sequences, empty: self.empty.clone(), latent: self.latent }
     }
 
     /// Joins the sequences of several caches. Panics if there are none.
     #[must_use]
     pub fn join(caches: Vec<Self>) -> Self {
-        let empty = caches[0].empty.clone();
-        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty }
+        let (empty, latent) = (caches[0].empty.clone(), caches[0].latent);
+        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty, latent }
     }
 
     pub(super) fn map(self, f: &mut impl OnTensors) -> Self {
-        let segment = |s: Segment, f: &mut _| Segment { k: tensor(f, s.k), v: tensor(f, s.v), rows: s.rows };
+        let segment = |s: Segment, f: &mut _| Segment { k: tensor(f, s.k), v: s.v.map(|v| tensor(f, v)), rows: s.rows };
         let sequences = self.sequences.into_iter().map(|sequence| Sequence {
             segments: sequence.segments.into_iter().map(|s| segment(s, f)).collect(),
             ..sequence
         });
-        Self { sequences: sequences.collect(), empty: self.empty }
+        Self { sequences: sequences.collect(), ..self }
     }
 
     /// The tensors of a single sequence, each in pieces.
     pub(super) fn tensors(&self, name: &str, to: &mut Vec<StateTensor>) {
         let segments = self.segments(0);
-        for (part, suffix) in ["k", "v"].into_iter().enumerate() {
+        let stored = if self.latent { &["k"][..] } else { &["k", "v"] };
+        for (part, suffix) in stored.iter().enumerate() {
             let pieces = segments.iter().map(|segment| segment[part].clone()).collect();
             to.push(StateTensor::pieces(format!("{name}.{suffix}"), pieces));
         }
@@ -184,8 +209,16 @@ impl KvCache {
             (format!("{name}.{}", ["k", "v"][part]), [Some(1), None, Some(groups), Some(width)])
         });
         let device = self.empty[0].device();
-        let [k, v]: [Tensor<4>; 2] =
-            [Tensor::from_data(find(&k.0, &k.1)?, &device), Tensor::from_data(find(&v.0, &v.1)?, &device)];
+        let k: Tensor<4> = Tensor::from_data(find(&k.0, &k.1)?, &device);
+        if self.latent {
+            let rows = k.dims()[1];
+            if rows > tokens {
+                return Err(StateError(format!("`{name}.k` has {rows} rows: want at most {tokens}")));
+            }
+            self.push_latent(0, k);
+            return Ok(self);
+        }
+        let v: Tensor<4> = Tensor::from_data(find(&v.0, &v.1)?, &device);
         let [of_keys, of_values] = [&k, &v].map(|x| x.dims()[1]);
         if of_keys != of_values || of_keys > tokens {
             return Err(StateError(format!(

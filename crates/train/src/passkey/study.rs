@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use burn::tensor::Tensor;
-use longreach_models::{DType, Location, Model, save, write_atomically};
+use longreach_models::{DType, Location, Model, write_atomically};
 use longreach_nn::Cache;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -268,7 +268,7 @@ impl PasskeyStudy {
         let fresh = directory.with_extension("new");
         std::fs::create_dir_all(&fresh).map_err(|e| Error::io(&fresh, e))?;
         let model = &learner.model;
-        save(&model.decoder, &model.names, DType::F32, &fresh.join("model.safetensors"))?;
+        model.save(DType::F32, &fresh.join("model.safetensors"))?;
         write_atomically(&fresh.join("config.json"), |out| out.write_all(model.config.as_bytes()))?;
         let tokenizer = tokenizer::bytes()?;
         write_atomically(&fresh.join("tokenizer.json"), |out| out.write_all(tokenizer.as_bytes()))?;

@@ -21,7 +21,7 @@
 
 use longreach_nn::{
     Activation, Bias, BlockConfig, BranchConfig, ExpertsConfig, FeedForwardConfig, GatedFeedForwardConfig, Layout,
-    NormConfig, OperationConfig,
+    NormConfig, OperationConfig, RouterConfig,
 };
 
 use super::{NAMED, mixer};
@@ -216,12 +216,8 @@ impl Model<'_> {
     fn experts(&self, f: &Fields) -> Result<OperationConfig, Error> {
         let f = &Self::sized(f, "experts")?;
         known(f, "experts", &["count", "chosen", "intermediate_size", "activation", "normalize"])?;
-        Ok(OperationConfig::Experts(ExpertsConfig {
-            count: f.layers("count", 8)?,
-            chosen: f.size("chosen", 2)?,
-            normalize: f.flag("normalize", true)?,
-            expert: self.gated(f)?,
-            names: ["router", "experts"].map(str::to_owned),
-        }))
+        let router = RouterConfig::softmax("router", f.flag("normalize", true)?);
+        let size = [f.layers("count", 8)?, f.size("chosen", 2)?];
+        Ok(OperationConfig::Experts(ExpertsConfig::new(size, router, self.gated(f)?)))
     }
 }

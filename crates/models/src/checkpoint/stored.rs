@@ -1,0 +1,102 @@
+//! A tensor in a checkpoint file, and reading a part of it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+use longreach_simd::file::Mapped;
+use safetensors::Dtype;
+
+use super::numbers::mxfp4;
+use super::rewrite::View;
+
+/// A tensor in one of a checkpoint's files.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    /// The index of the file.
+    pub(super) file: usize,
+    /// The type of the elements as they are read: bf16 for 4-bit floats, which it represents exactly.
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    pub(super) bytes: Stored,
+}
+
+/// The bytes of a tensor.
+#[derive(Clone)]
+pub(super) enum Stored {
+    /// A range of bytes of the mapped file.
+    There(Range<usize>),
+    /// A tensor of a PyTorch file, read on demand.
+    Pickled(pytorch_reader::Tensor),
+    /// Bytes of several tensors.
+    Joined(Bytes),
+    /// 4-bit floats with a scale for every 32 of a row (MXFP4), in two ranges of bytes of the mapped file.
+    Mxfp4 {
+        /// Two codes a byte.
+        codes: Range<usize>,
+        /// The index of the file that has the scales, and their range: a power of two a byte.
+        scales: (usize, Range<usize>),
+    },
+}
+
+impl std::fmt::Debug for Stored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Stored::There(range) => range.fmt(f),
+            Stored::Pickled(tensor) => tensor.name.fmt(f),
+            Stored::Joined(bytes) => bytes.len().fmt(f),
+            Stored::Mxfp4 { codes, .. } => codes.fmt(f),
+        }
+    }
+}
+
+impl Entry {
+    /// Bytes of an element.
+    fn size(&self) -> usize {
+        self.dtype.bitsize() / 8
+    }
+
+    /// All bytes as stored.
+    pub(super) fn all(&self, files: &[(String, Bytes)]) -> Result<Bytes, String> {
+        match &self.bytes {
+            Stored::There(range) => Ok(files[self.file].1.slice(range.clone())),
+            Stored::Pickled(tensor) => tensor.read().map(Bytes::from).map_err(|e| e.to_string()),
+            Stored::Joined(bytes) => Ok(bytes.clone()),
+            Stored::Mxfp4 { .. } => Err("4-bit floats in blocks are not read as bytes".into()),
+        }
+    }
+
+    /// The elements of a view, contiguous and in order. They are not copied if they lie so in the file.
+    pub(super) fn read(&self, view: &View, files: &[(String, Bytes)]) -> Result<Bytes, String> {
+        if let Stored::Mxfp4 { codes, scales: (file, scales) } = &self.bytes {
+            let bounds = view.bounds();
+            let (codes, scales) = (&files[self.file].1[codes.clone()], &files[*file].1[scales.clone()]);
+            let numbers = mxfp4(codes, scales, bounds.clone());
+            let mut bytes = Vec::with_capacity(2 * view.len());
+            view.each(|at| bytes.extend_from_slice(&numbers[at - bounds.start].to_le_bytes()));
+            return Ok(bytes.into());
+        }
+        let (all, size) = (self.all(files)?, self.size());
+        if view.is_contiguous() {
+            let Range { start, end } = view.bounds();
+            return Ok(all.slice(start * size..end * size));
+        }
+        let mut bytes = Vec::with_capacity(size * view.len());
+        view.each(|at| bytes.extend_from_slice(&all[at * size..(at + 1) * size]));
+        Ok(bytes.into())
+    }
+
+    /// Drops the pages of a view that is not read again.
+    pub(super) fn release(&self, view: &View, mapped: &[Mapped]) {
+        self.release_bytes(view, 0..view.len() * self.size(), mapped);
+    }
+
+    /// Drops the pages of a range of bytes of a view that is not read again, if the view is contiguous.
+    pub(super) fn release_bytes(&self, view: &View, part: Range<usize>, mapped: &[Mapped]) {
+        if let (Some(mapped), Stored::There(range)) = (mapped.get(self.file), &self.bytes)
+            && view.is_contiguous()
+        {
+            let start = range.start + view.bounds().start * self.size();
+            mapped.release(start + part.start..start + part.end);
+        }
+    }
+}
