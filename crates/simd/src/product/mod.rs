@@ -15,11 +15,13 @@ use crate::norm::Rows;
 use crate::team::Scratch;
 use crate::{Cx, Kernel, Lanes};
 
+mod blocks;
 mod int8;
 mod packed;
 mod streamed;
 mod strip;
 
+pub use blocks::{Blocks, BlocksError, Format, SharedBytes, UnknownFormat};
 pub use int8::Int8;
 pub use streamed::{STREAMED_ROWS, Stored};
 pub use strip::{pack_transposed, strip, widen};

@@ -1,0 +1,39 @@
+//! Q3_K: 32 bytes of third bits, 64 bytes of codes ordered as in Q2_K, twelve bytes of scales, `d: f16`; weight `i` is
+//! `d (s[i/16] - 32) (c[i] - 4)`. The third bit of weight `32 t + l` is bit `t` of byte `l`. The low nibbles of the first
+//! eight bytes of scales are the low bits of the first eight scales, the high nibbles those of the others; byte `8 + t` has
+//! the two high bits of scales `t`, `t + 4`, `t + 8` and `t + 12`.
+
+use super::layout::{Layout, Wide, half_at, word_at};
+use super::q2_k::pairs;
+
+/// The layout.
+pub(super) struct Q3K;
+
+impl Layout for Q3K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 110;
+    const SUB: usize = 16;
+    const MINIMA: bool = false;
+
+    #[inline(always)]
+    fn read(block: &[u8], to: &mut Wide) {
+        to.factor = half_at(block, 108);
+        for (to, s) in to.scales.iter_mut().zip(scales(block)) {
+            *to = s as i8 - 32;
+        }
+        pairs(&block[32..96], &mut to.codes, |i, c| (c | (block[i % 32] >> (i / 32) & 1) << 2) as i8 - 4);
+    }
+}
+
+/// The sixteen scales, from 0 to 63.
+#[inline(always)]
+pub(super) fn scales(block: &[u8]) -> [u8; 16] {
+    let [low, middle, high] = [96, 100, 104].map(|at| word_at(block, at));
+    let nibbles = [low, middle, low >> 4, middle >> 4];
+    let mut scales = [0; 16];
+    for (t, to) in scales.chunks_exact_mut(4).enumerate() {
+        let word = nibbles[t] & 0x0f0f_0f0f | (high >> (2 * t) & 0x0303_0303) << 4;
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    scales
+}

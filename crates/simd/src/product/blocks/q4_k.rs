@@ -1,0 +1,46 @@
+//! Q4_K: `d: f16`, `m: f16`, twelve bytes of scales and minima, 128 bytes of nibbles; weight `i` is
+//! `d s[i/32] c[i] - m n[i/32]`. Of each 32 bytes of nibbles the low ones are a sub-block and the high ones the next.
+
+use super::layout::{Layout, Wide, half_at, nibbles, word_at};
+
+/// The layout.
+pub(super) struct Q4K;
+
+impl Layout for Q4K {
+    const BLOCK: usize = 256;
+    const BYTES: usize = 144;
+    const SUB: usize = 32;
+    const MINIMA: bool = true;
+
+    #[inline(always)]
+    fn read(block: &[u8], to: &mut Wide) {
+        to.factor = half_at(block, 0);
+        to.base = -half_at(block, 2);
+        let both = scales_and_minima(block);
+        for k in 0..8 {
+            to.scales[k] = both[k] as i8;
+            to.minima[k] = both[8 + k] as i8;
+        }
+        for (bytes, codes) in block[16..144].chunks_exact(32).zip(to.codes.chunks_exact_mut(64)) {
+            nibbles(bytes, codes, |_, c| c as i8);
+        }
+    }
+}
+
+/// The eight scales and the eight minima, six bits each. The first four of each are in the low bits of the first eight
+/// bytes; of the others, the low nibbles are in the last four bytes and the high bits above those of the first four.
+#[inline(always)]
+pub(super) fn scales_and_minima(block: &[u8]) -> [u8; 16] {
+    let [a, b, c] = [4, 8, 12].map(|at| word_at(block, at));
+    let words = [
+        a & 0x3f3f_3f3f,
+        c & 0x0f0f_0f0f | a >> 2 & 0x3030_3030,
+        b & 0x3f3f_3f3f,
+        c >> 4 & 0x0f0f_0f0f | b >> 2 & 0x3030_3030,
+    ];
+    let mut both = [0; 16];
+    for (word, to) in words.into_iter().zip(both.chunks_exact_mut(4)) {
+        to.copy_from_slice(&word.to_le_bytes());
+    }
+    both
+}

@@ -1,0 +1,21 @@
+//! Q5_1: `d: f16`, `m: f16`, 32 fifth bits, sixteen bytes of nibbles; weight `i` is `d c[i] + m`. The nibbles are ordered as in Q4_0.
+
+use super::layout::{Layout, Wide, half_at, nibbles, word_at};
+
+/// The layout.
+pub(super) struct Q5_1;
+
+impl Layout for Q5_1 {
+    const BLOCK: usize = 32;
+    const BYTES: usize = 24;
+    const SUB: usize = 32;
+    const MINIMA: bool = true;
+
+    #[inline(always)]
+    fn read(block: &[u8], to: &mut Wide) {
+        to.factor = half_at(block, 0);
+        to.base = half_at(block, 2);
+        let fifth = word_at(block, 4);
+        nibbles(&block[8..24], &mut to.codes, |i, c| (c | ((fifth >> i & 1) << 4) as u8) as i8);
+    }
+}

@@ -1,0 +1,85 @@
+//! Block formats: the weights of blocks, by the `gguf` package's words and by laws.
+
+use std::sync::Arc;
+
+use longreach_simd::Cx;
+use longreach_simd::product::{Blocks, BlocksError, Format, SharedBytes};
+
+/// Blocks of each kind in the goldens, and weights of each.
+const BLOCKS: usize = 8;
+
+/// Reads the goldens of `goldens/blocks.py`, part after part.
+struct Goldens(&'static [u8]);
+
+impl Goldens {
+    fn new() -> Self {
+        Self(include_bytes!("goldens/blocks.bin"))
+    }
+
+    fn bytes(&mut self, n: usize) -> &'static [u8] {
+        let (part, rest) = self.0.split_at(n);
+        self.0 = rest;
+        part
+    }
+
+    fn numbers(&mut self, n: usize) -> Vec<f32> {
+        self.bytes(4 * n).chunks(4).map(|x| f32::from_le_bytes([x[0], x[1], x[2], x[3]])).collect()
+    }
+}
+
+/// The bits of a number, with one representation of all that are none.
+fn bits(x: &f32) -> u32 {
+    if x.is_nan() { f32::NAN.to_bits() } else { x.to_bits() }
+}
+
+#[test]
+fn weights_are_those_of_the_reference_in_every_bit() {
+    let mut goldens = Goldens::new();
+    for format in Format::ALL {
+        let bytes = goldens.bytes(BLOCKS * format.block_bytes());
+        let want = goldens.numbers(BLOCKS * format.block());
+        let blocks = Blocks::from_vec(format, [2, BLOCKS / 2 * format.block()], bytes.to_vec()).unwrap();
+        let mut got = vec![1.0; want.len()];
+        blocks.dequantise(&Cx::new(2), &mut got);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(bits(got), bits(want), "{format}: weight {i}: {got}, want {want}");
+        }
+        let mut row = vec![1.0; want.len() / 2];
+        blocks.rows(1..2).dequantise_row(0, &mut row);
+        assert!(row.iter().map(bits).eq(got[row.len()..].iter().map(bits)), "{format}: the second row alone");
+    }
+}
+
+#[test]
+fn a_matrix_is_in_a_range_of_shared_bytes() {
+    let bytes: SharedBytes = Arc::new((0..=255).collect::<Vec<u8>>());
+    let blocks = Blocks::new(Format::Q4_0, [3, 64], Arc::clone(&bytes), 7..7 + 3 * 36).unwrap();
+    assert_eq!((blocks.shape(), blocks.len(), blocks.format()), ([3, 64], 192, Format::Q4_0));
+    assert_eq!(blocks.bytes()[0], 7);
+    let some = blocks.rows(1..3);
+    assert_eq!((some.shape(), some.bytes()), ([2, 64], &blocks.bytes()[36..]));
+    assert!(blocks.rows(3..3).is_empty());
+    drop(blocks);
+    assert_eq!(Arc::strong_count(&bytes), 2);
+}
+
+#[test]
+fn bytes_that_do_not_fit_are_refused() {
+    let error = |shape, n| Blocks::from_vec(Format::Q4K, shape, vec![0; n]).unwrap_err();
+    assert_eq!(error([1, 255], 144), BlocksError::Width { format: Format::Q4K, width: 255 });
+    assert_eq!(error([2, 256], 287).to_string(), "a Q4_K matrix of 2 by 256 weights takes 288 bytes, not 287");
+    assert!(matches!(error([usize::MAX, 256], 0), BlocksError::Size { .. }));
+    let bytes: SharedBytes = Arc::new(vec![0u8; 18]);
+    for range in [0..17, 1..19, 2..20] {
+        assert!(Blocks::new(Format::Q4_0, [1, 32], Arc::clone(&bytes), range).is_err());
+    }
+    assert!(Blocks::from_vec(Format::Q6K, [0, 512], Vec::new()).unwrap().is_empty());
+}
+
+#[test]
+fn names_are_read_in_any_case() {
+    for format in Format::ALL {
+        assert_eq!(format.name().to_lowercase().parse(), Ok(format));
+    }
+    assert!("Q9_K".parse::<Format>().unwrap_err().to_string().contains("`Q9_K`; there are Q4_0, "));
+}
