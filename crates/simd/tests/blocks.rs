@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use longreach_simd::Cx;
-use longreach_simd::product::{Blocks, BlocksError, Format, SharedBytes};
+use longreach_simd::norm::Rows;
+use longreach_simd::product::{Blocks, BlocksError, Format, SharedBytes, Weights, linear};
 
 /// Blocks of each kind in the goldens, and weights of each.
 const BLOCKS: usize = 8;
@@ -82,4 +83,72 @@ fn names_are_read_in_any_case() {
         assert_eq!(format.name().to_lowercase().parse(), Ok(format));
     }
     assert!("Q9_K".parse::<Format>().unwrap_err().to_string().contains("`Q9_K`; there are Q4_0, "));
+}
+
+/// Numbers of a bell-shaped distribution, roughly, from a fixed linear congruential generator.
+fn numbers(n: usize, mut seed: u64) -> Vec<f32> {
+    let mut next = || {
+        seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((seed >> 40) as f32) / (1u32 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next() + next() + next()).collect()
+}
+
+/// A matrix of random blocks whose factors are small numbers, of both signs where the format's may be.
+fn random(format: Format, shape: [usize; 2], seed: u64) -> Blocks {
+    let [rows, width] = shape;
+    let n = rows * format.row_bytes(width).unwrap();
+    let mut bytes: Vec<u8> = numbers(n, seed).iter().map(|x| (x * 1e4) as i32 as u8).collect();
+    // Where the factors are: of a half, only the sign and the mantissa are kept.
+    let factors: &[usize] = match format {
+        Format::Q4_1 | Format::Q5_1 | Format::Q4K | Format::Q5K => &[0, 2],
+        Format::Q2K => &[80, 82],
+        Format::Q3K => &[108],
+        Format::Q6K => &[208],
+        _ => &[0],
+    };
+    for block in bytes.chunks_mut(format.block_bytes()) {
+        if format == Format::Mxfp4 {
+            block[0] = 120 + block[0] % 8;
+            continue;
+        }
+        for at in factors {
+            block[at + 1] = block[at + 1] & 0x83 | 0x24;
+        }
+    }
+    Blocks::from_vec(format, shape, bytes).unwrap()
+}
+
+#[test]
+fn products_are_those_of_the_weights_within_the_rounding_of_x() {
+    for format in Format::ALL {
+        for (m, n, blocks) in [(1, 1, 1), (1, 33, 5), (3, 7, 9), (7, 40, 3), (33, 70, 2)] {
+            let k = blocks * format.block();
+            let w = random(format, [n, k], 2);
+            let (x, bias) = (numbers(m * (k + 2), 1), numbers(n, 3));
+            let rows = Rows { data: &x, count: m, width: k, stride: k + 2 };
+            let cx = Cx::new(2);
+            let mut weights = vec![0.0; n * k];
+            w.dequantise(&cx, &mut weights);
+            let mut y = vec![f32::NAN; m * n];
+            linear(&cx, rows, Weights::Blocks(&w), Some(&bias), &mut y);
+            for (e, y) in y.iter().enumerate() {
+                let (row, w) = (rows.row(e / n), &weights[e % n * k..][..k]);
+                let mut want = f64::from(bias[e % n]);
+                // Rounding moves each x by at most half a step, and the sums in f32 are within a few units of their
+                // largest terms.
+                let (mut moved, mut terms) = (0.0, 0.0);
+                for (x, w) in row.chunks(format.block()).zip(w.chunks(format.block())) {
+                    let step = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
+                    for (x, w) in x.iter().zip(w) {
+                        want += f64::from(*x) * f64::from(*w);
+                        moved += 0.5001 * f64::from(step) * f64::from(w.abs());
+                        terms += f64::from((x * w).abs());
+                    }
+                }
+                let error = (f64::from(*y) - want).abs();
+                assert!(error <= moved + 1e-5 * terms + 1e-6, "{format} {m} by {n} by {k}: element {e}: {y}, {want}");
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Matrix products.
 //!
-//! [`linear`] is `y = x Wᵀ (+ b)`, with `W: [out, in]` as checkpoints store it, in f32, bf16 (widened in registers) or
-//! int8 ([`Int8`]). Few rows of `x` are multiplied in one pass over the weights, at memory bandwidth
+//! [`linear`] is `y = x Wᵀ (+ b)`, with `W: [out, in]` as checkpoints store it, in f32, bf16 (widened in registers), int8
+//! ([`Int8`]) or the blocks of GGUF files ([`Blocks`]). Few rows of `x` are multiplied in one pass over the weights, at memory bandwidth
 //! ([`Order::Streamed`]); many by the packed product ([`Order::Packed`]). [`matmul`] is the general product of strided f32 matrices on all threads;
 //! [`tile`] is the same on the calling thread, for use inside a kernel.
 //!
@@ -35,6 +35,8 @@ pub enum Weights<'a> {
     Bf16(&'a [bf16]),
     /// 8-bit integers; the left factor is quantised to 8 bits as well.
     Int8(&'a Int8),
+    /// Blocks of a few bits; the left factor is rounded to 8 bits in blocks as well.
+    Blocks(&'a Blocks),
 }
 
 impl Weights<'_> {
@@ -44,6 +46,7 @@ impl Weights<'_> {
             Weights::F32(w) => w.len(),
             Weights::Bf16(w) => w.len(),
             Weights::Int8(w) => w.len(),
+            Weights::Blocks(w) => w.len(),
         }
     }
 
@@ -53,6 +56,7 @@ impl Weights<'_> {
             Weights::F32(w) => size_of_val(*w),
             Weights::Bf16(w) => size_of_val(*w),
             Weights::Int8(w) => w.bytes(),
+            Weights::Blocks(w) => w.bytes().len(),
         }
     }
 
@@ -139,8 +143,13 @@ pub fn linear_in(cx: &Cx, order: Order, x: Rows<'_>, w: Weights<'_>, bias: Optio
     let n = out.len().checked_div(x.count).unwrap_or(0);
     assert_eq!(w.len(), n * x.width, "linear: weights");
     assert_eq!(out.len(), n * x.count, "linear: output");
-    if let Weights::Int8(w) = w {
-        return int8::linear(cx, x, w, bias, out);
+    match w {
+        Weights::Int8(w) => return int8::linear(cx, x, w, bias, out),
+        Weights::Blocks(w) => {
+            assert_eq!(w.shape(), [n, x.width], "linear: weights");
+            return blocks::linear(cx, x, w, bias, out);
+        }
+        Weights::F32(_) | Weights::Bf16(_) => {}
     }
     if order == Order::Packed {
         return packed::linear(cx, x, w, bias, out);

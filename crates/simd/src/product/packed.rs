@@ -63,7 +63,7 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>,
         match w {
             Weights::F32(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], bias, out: &mut out }),
             Weights::Bf16(w) => cx.isa.run(LinearBlock { size, a, w: &w[w_range], bias, out: &mut out }),
-            Weights::Int8(_) => unreachable!("8-bit weights have a product of their own"),
+            Weights::Int8(_) | Weights::Blocks(_) => unreachable!("rounded weights have products of their own"),
         }
     });
 }

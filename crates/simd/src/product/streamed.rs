@@ -40,7 +40,7 @@ pub(super) fn linear(cx: &Cx, x: Rows<'_>, w: Weights<'_>, out: &mut [f32]) {
         match w {
             Weights::F32(w) => cx.isa.run(Stream { x, w: &w[range], out }),
             Weights::Bf16(w) => cx.isa.run(Stream { x, w: &w[range], out }),
-            Weights::Int8(_) => unreachable!("8-bit weights have a product of their own"),
+            Weights::Int8(_) | Weights::Blocks(_) => unreachable!("rounded weights have products of their own"),
         }
     };
     if x.count == 1 {

@@ -27,7 +27,10 @@ mod format;
 mod iq4_nl;
 mod iq4_xs;
 mod layout;
+mod linear;
 mod mxfp4;
+mod operand;
+mod portable;
 mod q2_k;
 mod q3_k;
 mod q4_0;
@@ -41,6 +44,7 @@ mod q8_0;
 
 pub use format::{Format, UnknownFormat};
 use layout::{Layout, dequantise, with_layout};
+pub(super) use linear::linear;
 
 /// Bytes that several matrices may share: a vector, or a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
