@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use longreach_simd::Cx;
 use longreach_simd::norm::Rows;
 use longreach_simd::product::{Blocks, BlocksError, Format, SharedBytes, Weights, linear};
+use longreach_simd::{Cx, Isa};
 
 /// Blocks of each kind in the goldens, and weights of each.
 const BLOCKS: usize = 8;
@@ -148,6 +148,38 @@ fn products_are_those_of_the_weights_within_the_rounding_of_x() {
                 }
                 let error = (f64::from(*y) - want).abs();
                 assert!(error <= moved + 1e-5 * terms + 1e-6, "{format} {m} by {n} by {k}: element {e}: {y}, {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_path_gives_the_same_bits() {
+    for format in Format::ALL {
+        for (n, blocks) in [(1, 1), (37, 5), (150, 13)] {
+            let k = blocks * format.block();
+            let w = random(format, [n, k], 5);
+            let (x, bias) = (numbers(64 * k, 6), numbers(n, 7));
+            let run = |isa, threads, count: usize, bias: Option<&[f32]>| {
+                let mut y = vec![f32::NAN; count * n];
+                let rows = Rows { data: &x, count, width: k, stride: k };
+                linear(&Cx::with_isa(isa, threads), rows, Weights::Blocks(&w), bias, &mut y);
+                y.iter().map(|y| y.to_bits()).collect::<Vec<_>>()
+            };
+            let want = run(Isa::SCALAR, 1, 64, Some(&bias));
+            let without = run(Isa::SCALAR, 1, 64, None);
+            for isa in Isa::available() {
+                for count in [1, 2, 3, 4, 5, 6, 7, 8, 9, 64] {
+                    for threads in [1, 2] {
+                        let got = run(isa, threads, count, Some(&bias));
+                        assert!(
+                            got == want[..count * n],
+                            "{format} {isa}: {count} rows by {n} by {k}, {threads} threads"
+                        );
+                    }
+                }
+                assert!(run(isa, 2, 3, None) == without[..3 * n], "{format} {isa}: 3 rows without a bias");
+                assert!(run(isa, 2, 64, None) == without, "{format} {isa}: 64 rows without a bias");
             }
         }
     }

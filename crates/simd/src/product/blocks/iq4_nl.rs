@@ -20,3 +20,27 @@ impl Layout for Iq4Nl {
 
 /// `K`: denser around zero, where most weights of a bell-shaped distribution are.
 pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Small;
+    use super::super::avx512::unpack::{nibbles, table};
+    use super::VALUES;
+
+    impl Small for super::Iq4Nl {
+        const OFFSET: i32 = 128;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
+            let values = table(&VALUES, Self::OFFSET);
+            // SAFETY: guaranteed by the caller.
+            let halves = unsafe { nibbles::<18, 2>(blocks) };
+            halves.map(|half| _mm512_shuffle_epi8(values, half))
+        }
+    }
+}

@@ -32,3 +32,44 @@ pub(super) fn scales(block: &[u8]) -> [u8; 8] {
     let (high, low) = (word_at(block, 0) >> 16, word_at(block, 4));
     std::array::from_fn(|k| (low >> (4 * k) & 15 | (high >> (2 * k) & 3) << 4) as u8)
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Large;
+    use super::super::avx512::unpack::{table, wide_nibbles};
+    use super::super::iq4_nl::VALUES;
+    use super::scales;
+
+    impl Large for super::Iq4Xs {
+        const OFFSET: i32 = 128;
+        const SIGNED: bool = true;
+        const NARROW: bool = false;
+        const RUN: usize = 1;
+        const PIECES: [u8; 16] = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15];
+        const FACTORS: usize = 0;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(block: *const u8) -> [__m512i; 4] {
+            let values = table(&VALUES, Self::OFFSET);
+            // SAFETY: guaranteed by the caller.
+            let codes = unsafe { wide_nibbles(block.add(8)) };
+            codes.map(|codes| _mm512_shuffle_epi8(values, codes))
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn scales(block: *const u8) -> (__m128i, __m128i) {
+            // SAFETY: guaranteed by the caller.
+            let scales = scales(unsafe { std::slice::from_raw_parts(block, 136) });
+            let scales = _mm_sub_epi8(_mm_cvtsi64_si128(i64::from_le_bytes(scales)), _mm_set1_epi8(32));
+            // Each is that of two pieces.
+            let scales = _mm_unpacklo_epi8(scales, scales);
+            (scales, scales)
+        }
+    }
+}

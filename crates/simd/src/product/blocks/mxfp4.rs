@@ -26,3 +26,43 @@ pub(super) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4,
 pub(super) fn power(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Small;
+    use super::super::avx512::unpack::{nibbles, table};
+    use super::VALUES;
+
+    impl Small for super::Mxfp4 {
+        const OFFSET: i32 = 12;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
+            let values = table(&VALUES, Self::OFFSET);
+            // SAFETY: guaranteed by the caller.
+            let halves = unsafe { nibbles::<17, 1>(blocks) };
+            halves.map(|half| _mm512_shuffle_epi8(values, half))
+        }
+
+        #[inline(always)]
+        unsafe fn factor(block: *const u8) -> u16 {
+            // SAFETY: a block has a byte.
+            u16::from(unsafe { *block })
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn widen(bits: __m256i) -> __m512 {
+            let e = _mm512_cvtepu16_epi32(bits);
+            let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, _mm512_set1_epi32(1)));
+            let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), e);
+            let least = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+            _mm512_castsi512_ps(_mm512_mask_blend_epi32(least, normal, subnormal))
+        }
+    }
+}

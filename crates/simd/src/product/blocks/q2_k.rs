@@ -37,3 +37,38 @@ pub(super) fn pairs(bytes: &[u8], codes: &mut [i8; 256], f: impl Fn(usize, u8) -
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Large;
+    use super::super::avx512::unpack::wide_pairs;
+
+    impl Large for super::Q2K {
+        const OFFSET: i32 = 0;
+        const SIGNED: bool = false;
+        const NARROW: bool = true;
+        const RUN: usize = 1;
+        const PIECES: [u8; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
+        const FACTORS: usize = 80;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(block: *const u8) -> [__m512i; 4] {
+            // SAFETY: guaranteed by the caller.
+            unsafe { wide_pairs(block.add(16)) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn scales(block: *const u8) -> (__m128i, __m128i) {
+            let nibble = _mm_set1_epi8(15);
+            // SAFETY: guaranteed by the caller.
+            let both = unsafe { _mm_loadu_si128(block.cast()) };
+            (_mm_and_si128(both, nibble), _mm_and_si128(_mm_srli_epi16::<4>(both), nibble))
+        }
+    }
+}

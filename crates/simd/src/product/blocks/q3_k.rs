@@ -37,3 +37,43 @@ pub(super) fn scales(block: &[u8]) -> [u8; 16] {
     }
     scales
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Large;
+    use super::super::avx512::unpack::{wide_bits, wide_pairs};
+    use super::scales;
+
+    impl Large for super::Q3K {
+        const OFFSET: i32 = 4;
+        const SIGNED: bool = true;
+        const NARROW: bool = true;
+        const RUN: usize = 1;
+        const PIECES: [u8; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
+        const FACTORS: usize = 108;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(block: *const u8) -> [__m512i; 4] {
+            // The bits of the two halves of each vector.
+            const BITS: [[u8; 2]; 4] = [[1, 16], [2, 32], [4, 64], [8, 128]];
+            // SAFETY: guaranteed by the caller.
+            unsafe { wide_bits(block, wide_pairs(block.add(32)), BITS, 4) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn scales(block: *const u8) -> (__m128i, __m128i) {
+            // SAFETY: guaranteed by the caller.
+            let scales = scales(unsafe { std::slice::from_raw_parts(block, 110) });
+            // SAFETY: there are sixteen bytes.
+            let scales = unsafe { _mm_loadu_si128(scales.as_ptr().cast()) };
+            let scales = _mm_sub_epi8(scales, _mm_set1_epi8(32));
+            (scales, scales)
+        }
+    }
+}

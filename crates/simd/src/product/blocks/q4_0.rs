@@ -17,3 +17,24 @@ impl Layout for Q4_0 {
         nibbles(&block[2..18], &mut to.codes, |_, c| c as i8 - 8);
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Small;
+    use super::super::avx512::unpack::nibbles;
+
+    impl Small for super::Q4_0 {
+        const OFFSET: i32 = 8;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
+            // SAFETY: guaranteed by the caller.
+            unsafe { nibbles::<18, 2>(blocks) }
+        }
+    }
+}

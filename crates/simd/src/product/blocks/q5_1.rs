@@ -19,3 +19,24 @@ impl Layout for Q5_1 {
         nibbles(&block[8..24], &mut to.codes, |i, c| (c | ((fifth >> i & 1) << 4) as u8) as i8);
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Small;
+    use super::super::avx512::unpack::{fifth, nibbles};
+
+    impl Small for super::Q5_1 {
+        const OFFSET: i32 = 0;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
+            // SAFETY: guaranteed by the caller.
+            unsafe { fifth::<24, 4>(blocks, nibbles::<24, 8>(blocks)) }
+        }
+    }
+}

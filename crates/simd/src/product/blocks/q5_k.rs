@@ -29,3 +29,42 @@ impl Layout for Q5K {
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Large;
+    use super::super::avx512::unpack::{wide_bits, wide_nibbles};
+    use super::scales_and_minima;
+
+    impl Large for super::Q5K {
+        const OFFSET: i32 = 0;
+        const SIGNED: bool = false;
+        const NARROW: bool = true;
+        const RUN: usize = 2;
+        const PIECES: [u8; 16] = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15];
+        const FACTORS: usize = 0;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(block: *const u8) -> [__m512i; 4] {
+            // The bits of the sub-blocks in the halves of each vector.
+            const BITS: [[u8; 2]; 4] = [[1, 4], [2, 8], [16, 64], [32, 128]];
+            // SAFETY: guaranteed by the caller.
+            unsafe { wide_bits(block.add(16), wide_nibbles(block.add(48)), BITS, 16) }
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn scales(block: *const u8) -> (__m128i, __m128i) {
+            // SAFETY: guaranteed by the caller.
+            let both = scales_and_minima(unsafe { std::slice::from_raw_parts(block, 176) });
+            // SAFETY: there are sixteen bytes.
+            let both = unsafe { _mm_loadu_si128(both.as_ptr().cast()) };
+            (both, _mm_srli_si128::<8>(both))
+        }
+    }
+}

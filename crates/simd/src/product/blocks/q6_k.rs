@@ -25,3 +25,49 @@ impl Layout for Q6K {
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Large;
+    use super::super::avx512::unpack::{halves, wide_nibbles};
+
+    impl Large for super::Q6K {
+        const OFFSET: i32 = 32;
+        const SIGNED: bool = true;
+        const NARROW: bool = true;
+        const RUN: usize = 1;
+        const PIECES: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+        const FACTORS: usize = 208;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(block: *const u8) -> [__m512i; 4] {
+            // SAFETY: guaranteed by the caller.
+            let (mut codes, high) = unsafe {
+                let high = |n: usize| _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(128 + 32 * n).cast()));
+                (wide_nibbles(block), [high(0), high(1)])
+            };
+            // Two bits of each byte are brought to bits 4 and 5, from different places in the two halves.
+            let mask = _mm512_set1_epi8(0x30);
+            for n in 0..2 {
+                let low = _mm512_sllv_epi16(high[n], halves(4, 2));
+                let top = _mm512_srlv_epi16(high[n], halves(0, 2));
+                codes[2 * n] = _mm512_or_si512(codes[2 * n], _mm512_and_si512(low, mask));
+                codes[2 * n + 1] = _mm512_or_si512(codes[2 * n + 1], _mm512_and_si512(top, mask));
+            }
+            codes
+        }
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn scales(block: *const u8) -> (__m128i, __m128i) {
+            // SAFETY: guaranteed by the caller.
+            let scales = unsafe { _mm_loadu_si128(block.add(192).cast()) };
+            (scales, scales)
+        }
+    }
+}

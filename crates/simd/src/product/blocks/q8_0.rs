@@ -19,3 +19,26 @@ impl Layout for Q8_0 {
         }
     }
 }
+
+#[cfg(target_arch = "x86_64")]
+mod avx512 {
+    //! The steps with AVX-512.
+
+    use std::arch::x86_64::*;
+
+    use super::super::avx512::Small;
+    use super::super::avx512::unpack::quarters;
+
+    impl Small for super::Q8_0 {
+        const OFFSET: i32 = 128;
+
+        #[inline]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+        unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
+            let raise = _mm512_set1_epi8(i8::MIN);
+            // SAFETY: guaranteed by the caller.
+            let halves = unsafe { [quarters::<34, 2>(blocks), quarters::<34, 18>(blocks)] };
+            halves.map(|half| _mm512_xor_si512(half, raise))
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Many rows by blocks of 256, unpacked into panels.
+
+use std::arch::x86_64::*;
+
+use super::super::operand::SLOTS;
+use super::pack::{self, VECTOR, columns, masks};
+use super::{Large, PANEL, Task};
+use crate::team::Scratch;
+
+/// Rows of a register tile.
+const ROWS: usize = 6;
+/// Blocks of a row that are unpacked at once, so that a panel stays in the cache.
+const DEPTH: usize = 4;
+
+/// The parts of a panel's block, in 32-bit words: the codes `[quad][column][4]`, the scales `[sub-block][column]`, pairs
+/// of minima `[pair][column][2]`, and the two factors `[column]`.
+const SCALES: usize = 4 * VECTOR;
+const MINIMA: usize = SCALES + VECTOR;
+const FACTORS: usize = MINIMA + VECTOR;
+const BLOCK: usize = FACTORS + 2 * PANEL;
+
+/// The product of all rows of `out`.
+///
+/// # Safety
+/// The CPU must have AVX-512 F, BW, DQ, VL and VNNI, and the left factor must be made by [`plan`](super::plan).
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+pub(super) unsafe fn product<F: Large>(task: &Task<'_>, out: &mut [&mut [f32]]) {
+    assert_eq!(task.row_bytes, task.x.groups * F::BYTES);
+    let mut panel = Scratch::new(DEPTH * BLOCK);
+    for j in (0..task.columns()).step_by(PANEL) {
+        let rows: [*const u8; PANEL] = task.rows(j);
+        let width = PANEL.min(task.columns() - j);
+        for first in (0..task.x.groups).step_by(DEPTH) {
+            let count = DEPTH.min(task.x.groups - first);
+            for (b, panel) in panel.chunks_exact_mut(BLOCK).take(count).enumerate() {
+                // SAFETY: each row has as many blocks as there are groups.
+                unsafe { unpack::<F>(rows.map(|row| row.wrapping_add((first + b) * F::BYTES)), panel) };
+            }
+            for (i, out) in out.chunks_mut(ROWS).enumerate() {
+                let last = first + count == task.x.groups;
+                for (b, panel) in panel.chunks_exact(BLOCK).take(count).enumerate() {
+                    let bias = task.bias.filter(|_| last && b + 1 == count).map(|bias| &bias[j..j + width]);
+                    // SAFETY: the features are enabled in this function, as its caller guarantees.
+                    unsafe { tile::<F>(task, i * ROWS, first + b, panel, bias, out, j) };
+                }
+            }
+        }
+    }
+}
+
+/// Unpacks a block of each of 32 rows.
+///
+/// # Safety
+/// The CPU has the features, and there is a block at each address.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn unpack<F: Large>(blocks: [*const u8; PANEL], panel: &mut [f32]) {
+    let none = _mm512_setzero_si512();
+    let mut codes = [[none; PANEL]; 4];
+    let (mut scales, mut minima) = ([none; PANEL], [none; PANEL]);
+    let mut factors = [[0; PANEL]; 2];
+    for (r, block) in blocks.into_iter().enumerate() {
+        // SAFETY: guaranteed by the caller; in a format with minima their factor follows the other.
+        unsafe {
+            for (v, part) in F::codes(block).into_iter().enumerate() {
+                codes[v][r] = part;
+            }
+            let (s, n) = F::scales(block);
+            scales[r] = _mm512_cvtepi8_epi32(s);
+            minima[r] = _mm512_zextsi256_si512(_mm256_cvtepi8_epi16(n));
+            for (f, to) in factors.iter_mut().enumerate().take(1 + usize::from(F::MINIMA)) {
+                to[r] = block.add(F::FACTORS + 2 * f).cast::<u16>().read_unaligned();
+            }
+        }
+    }
+    // SAFETY: the features are enabled in this function.
+    unsafe {
+        for (codes, panel) in codes.iter().zip(panel.chunks_exact_mut(VECTOR)) {
+            columns(codes, panel);
+        }
+        columns(&scales, &mut panel[SCALES..][..VECTOR]);
+        if F::MINIMA {
+            columns(&minima, &mut panel[MINIMA..][..VECTOR]);
+        }
+    }
+    for (bits, to) in factors.iter().zip(panel[FACTORS..].chunks_exact_mut(PANEL)) {
+        pack::halves(bits, to);
+    }
+}
+
+/// Adds the product of at most [`ROWS`] rows and a panel's block to the output. Missing rows repeat the last one.
+///
+/// # Safety
+/// The CPU has the features.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn tile<F: Large>(
+    task: &Task<'_>,
+    i: usize,
+    g: usize,
+    panel: &[f32],
+    bias: Option<&[f32]>,
+    out: &mut [&mut [f32]],
+    j: usize,
+) {
+    let m = out.len();
+    assert!((1..=ROWS).contains(&m) && panel.len() == BLOCK);
+    let row = |r: usize| task.row + i + r.min(m - 1);
+    let x: [*const i8; ROWS] = std::array::from_fn(|r| task.x.codes(row(r))[g * 256..][..256].as_ptr());
+    let starts: [*const i32; ROWS] = std::array::from_fn(|r| match F::OFFSET {
+        0 => std::ptr::null(),
+        _ => task.x.starts(row(r))[g * SLOTS..][..SLOTS].as_ptr(),
+    });
+    let panel = panel.as_ptr();
+    let none = [[_mm512_setzero_si512(); 2]; ROWS];
+    let mut sums = none;
+    for place in (0..SLOTS).step_by(F::RUN) {
+        // SAFETY: the panel has a block, every row of x 256 codes and, where there is an offset, as many starts as places.
+        unsafe {
+            let mut dots = none;
+            if F::OFFSET != 0 {
+                dots = std::array::from_fn(|r| [_mm512_set1_epi32(*starts[r].add(place)); 2]);
+            }
+            for quad in 4 * place..4 * (place + F::RUN) {
+                let w = [0, 16].map(|at| _mm512_loadu_si512(panel.add(quad * PANEL + at).cast()));
+                for r in 0..ROWS {
+                    let x = _mm512_set1_epi32(x[r].add(4 * quad).cast::<i32>().read_unaligned());
+                    dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w[0], x);
+                    dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w[1], x);
+                }
+            }
+            let sub = usize::from(F::PIECES[place]) / F::RUN;
+            let scales = [0, 16].map(|at| _mm512_loadu_si512(panel.add(SCALES + sub * PANEL + at).cast()));
+            for r in 0..ROWS {
+                for v in 0..2 {
+                    sums[r][v] = _mm512_add_epi32(sums[r][v], _mm512_mullo_epi32(dots[r][v], scales[v]));
+                }
+            }
+        }
+    }
+    // SAFETY: as above.
+    let minima = if F::MINIMA { unsafe { minima::<F>(task, row, g, panel) } } else { none };
+    let width = PANEL.min(out[0].len() - j);
+    let masks = masks(width);
+    let load = |at| [0, 16].map(|v| unsafe { _mm512_loadu_ps(panel.add(at + v)) });
+    let (d, base) = (load(FACTORS), load(FACTORS + PANEL));
+    for (r, out) in out.iter_mut().enumerate() {
+        let a = _mm512_set1_ps(task.x.factors(row(r))[g]);
+        let to = out[j..j + width].as_mut_ptr();
+        for v in 0..2 {
+            // SAFETY: the masks restrict accesses to the columns that exist.
+            unsafe {
+                let to = to.wrapping_add(16 * v);
+                let mut y = if g == 0 { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(masks[v], to) };
+                y = _mm512_fmadd_ps(_mm512_mul_ps(d[v], a), _mm512_cvtepi32_ps(sums[r][v]), y);
+                if F::MINIMA {
+                    y = _mm512_fnmadd_ps(_mm512_mul_ps(base[v], a), _mm512_cvtepi32_ps(minima[r][v]), y);
+                }
+                if let Some(bias) = bias {
+                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(masks[v], bias.as_ptr().wrapping_add(16 * v)));
+                }
+                _mm512_mask_storeu_ps(to, masks[v], y);
+            }
+        }
+    }
+}
+
+/// `M` of each row and column.
+///
+/// # Safety
+/// The CPU has the features, and the panel has a block.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn minima<F: Large>(
+    task: &Task<'_>,
+    row: impl Fn(usize) -> usize,
+    g: usize,
+    panel: *const f32,
+) -> [[__m512i; 2]; ROWS] {
+    let sums: [*const i16; ROWS] = std::array::from_fn(|r| task.x.sums(row(r))[g * SLOTS..][..SLOTS].as_ptr());
+    let mut minima = [[_mm512_setzero_si512(); 2]; ROWS];
+    for pair in 0..SLOTS / 2 / F::RUN {
+        // SAFETY: there are as many sums as slots, and as many minima; the caller guarantees the rest.
+        unsafe {
+            let n = [0, 16].map(|at| _mm512_loadu_si512(panel.add(MINIMA + pair * PANEL + at).cast()));
+            for r in 0..ROWS {
+                let x = _mm512_set1_epi32(sums[r].add(2 * pair).cast::<i32>().read_unaligned());
+                for v in 0..2 {
+                    minima[r][v] = _mm512_dpwssd_epi32(minima[r][v], n[v], x);
+                }
+            }
+        }
+    }
+    minima
+}
