@@ -1,8 +1,8 @@
 //! Embedding lookup.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor, TensorData};
 use longreach_simd::Cx;
-use longreach_simd::product::Weights;
+use longreach_simd::product::{Quantised, Weights};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -11,6 +11,17 @@ use crate::bridge::{Call, Inputs, Operator, Plain};
 /// `ids` are `batch` contiguous rows of equal length. Panics if an id is not below `V`.
 pub fn embedding(weight: Tensor<2>, ids: &[u32], batch: usize) -> Tensor<3> {
     Call::new().with(weight).run(Embedding { ids: ids.to_vec(), batch }).output()
+}
+
+/// As [`embedding`] for a quantised table. For inference only: not differentiable.
+pub fn embedding_quantised(table: &Quantised, ids: &[u32], batch: usize, device: &Device) -> Tensor<3> {
+    let width = table.shape()[1];
+    let mut rows = vec![0.0; ids.len() * width];
+    for (id, row) in ids.iter().zip(rows.chunks_mut(width.max(1))) {
+        table.dequantise_row(*id as usize, row);
+    }
+    let shape = [batch, ids.len() / batch.max(1), width];
+    Tensor::from_data(TensorData::new(rows, shape), device)
 }
 
 #[derive(Debug)]
@@ -29,7 +40,7 @@ impl Operator for Embedding {
             match table {
                 Weights::F32(w) => row.copy_from_slice(&w[at]),
                 Weights::Bf16(w) => row.iter_mut().zip(&w[at]).for_each(|(x, w)| *x = w.to_f32()),
-                Weights::Int8(_) => unreachable!("a tensor is f32 or bf16"),
+                Weights::Int8(_) | Weights::Blocks(_) => unreachable!("a tensor is f32 or bf16"),
             }
         }
         vec![out]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
-use longreach_simd::product::{Accumulate, Int8, Matrix, Order, Sizes, Weights, linear_in as product, matmul};
+use longreach_simd::product::{Accumulate, Matrix, Order, Quantised, Sizes, Weights, linear_in as product, matmul};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -24,11 +24,10 @@ fn order(shape: &[usize]) -> Order {
     Order::of_rows(rows.iter().product())
 }
 
-/// As [`linear`] with int8 weights; the rows of `x` are quantised dynamically. For inference only: not
-/// differentiable.
-pub fn linear_int8<const D: usize>(x: Tensor<D>, weight: &Arc<Int8>, bias: Option<Tensor<1>>) -> Tensor<D> {
+/// As [`linear`] with quantised weights; the rows of `x` are rounded to 8 bits. For inference only: not differentiable.
+pub fn linear_quantised<const D: usize>(x: Tensor<D>, weight: &Arc<Quantised>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let call = Call::new().with(x);
-    let op = Rounded { weight: weight.clone() };
+    let op = QuantisedLinear { weight: weight.clone() };
     match bias {
         Some(bias) => call.with(bias).run(op).output(),
         None => call.run(op).output(),
@@ -36,23 +35,23 @@ pub fn linear_int8<const D: usize>(x: Tensor<D>, weight: &Arc<Int8>, bias: Optio
 }
 
 #[derive(Debug)]
-struct Rounded {
-    weight: Arc<Int8>,
+struct QuantisedLinear {
+    weight: Arc<Quantised>,
 }
 
-impl Operator for Rounded {
+impl Operator for QuantisedLinear {
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         inputs.make_rows(0);
         let mut shape = inputs.shape(0);
         shape.last_mut().into_iter().for_each(|width| *width = self.weight.shape()[0]);
         let bias = (inputs.len() > 1).then(|| inputs.contiguous(1));
         let mut y = Plain::unwritten(shape);
-        product(cx, order(&inputs.shape(0)), inputs.rows(0), Weights::Int8(&self.weight), bias.as_deref(), &mut y.data);
+        product(cx, order(&inputs.shape(0)), inputs.rows(0), self.weight.weights(), bias.as_deref(), &mut y.data);
         vec![y]
     }
 
     fn backward(&self, _: &Inputs, _: &[Plain], _: &Cx) -> Vec<Plain> {
-        panic!("int8 weights are not differentiable")
+        panic!("quantised weights are not differentiable")
     }
 }
 
@@ -83,7 +82,7 @@ impl Operator for Linear {
                 widened = w.iter().map(|w| w.to_f32()).collect();
                 &widened
             }
-            Weights::Int8(_) => unreachable!("a tensor is f32 or bf16"),
+            Weights::Int8(_) | Weights::Blocks(_) => unreachable!("a tensor is f32 or bf16"),
         };
         let mut dx = Plain::unwritten(inputs.shape(0));
         let size = Sizes { m: rows, n: k, k: n };

@@ -105,7 +105,7 @@ impl Adaptive {
         };
         let rows = |b: &mut Builder, name: &str| {
             let one = |(i, size): (usize, &[usize; 2])| {
-                matrix(b, format!("{name}.{i}.weight"), *size, Precision::Model, Init::Normal(0.02))
+                matrix(b, format!("{name}.{i}.weight"), *size, Precision::Float, Init::Normal(0.02))
             };
             sizes.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()
         };
@@ -163,7 +163,7 @@ impl Adaptive {
             None => x,
         };
         let embed = |i: usize, ids: &[u32], batch: usize| {
-            projected(Embedding { weight: self.embedding.rows[i].clone() }.forward(ids, batch), i)
+            projected(Embedding { weight: self.embedding.rows[i].clone().into() }.forward(ids, batch), i)
         };
         if self.embedding.rows.len() == 1 {
             return embed(0, ids, batch) * scale;

@@ -1,10 +1,10 @@
 //! Building modules from named weights.
 
-use std::sync::Arc;
-
 use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use longreach_simd::product::Int8;
+use longreach_simd::product::Quantised;
+
+use crate::Weight;
 
 /// Errors while a model is built.
 #[derive(Debug, thiserror::Error)]
@@ -106,8 +106,12 @@ fn transpose(x: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 /// The precision of a weight in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
-    /// The precision of the model: f32 or bf16.
-    Model,
+    /// That of the model's matrices: f32, bf16 or quantised.
+    Matrix,
+    /// That of the model's matrices, unless they are quantised when loaded: an embedding table.
+    Table,
+    /// That of the model's floats: f32 or bf16.
+    Float,
     /// Always f32: norms, biases, decay rates.
     Full,
 }
@@ -159,31 +163,34 @@ pub trait Source {
         true
     }
 
-    /// Whether matrices are quantised to int8. If so, [`Source::get`] returns them in f32, and [`Source::release`] is
-    /// called after each has been quantised.
-    fn rounds(&self) -> bool {
-        false
-    }
-
-    /// Releases the memory of a weight that is no longer read.
-    fn release(&self, spec: &Spec) {
+    /// The weight as a quantised matrix, if the source has it so or is to quantise it.
+    fn quantised(&mut self, spec: &Spec) -> Result<Option<Quantised>, Error> {
         let _ = spec;
+        Ok(None)
     }
 }
 
 /// The names and layouts of a built model's weights, which are needed to save them.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Vec<(ParamId, String, Layout)>);
+pub struct Names {
+    params: Vec<(ParamId, String, Layout)>,
+    quantised: usize,
+}
 
 impl Names {
     /// The name and layout of a parameter.
     pub fn get(&self, id: ParamId) -> Option<(&str, Layout)> {
-        self.0.iter().find(|(i, ..)| *i == id).map(|(_, name, layout)| (name.as_str(), *layout))
+        self.params.iter().find(|(i, ..)| *i == id).map(|(_, name, layout)| (name.as_str(), *layout))
+    }
+
+    /// The number of weights in quantised matrices, which are no parameters.
+    pub fn quantised(&self) -> usize {
+        self.quantised
     }
 
     /// The parameters whose names end with `end`.
     pub fn ending(&self, end: &str) -> impl Iterator<Item = ParamId> {
-        self.0.iter().filter(move |(_, name, _)| name.ends_with(end)).map(|(id, ..)| *id)
+        self.params.iter().filter(move |(_, name, _)| name.ends_with(end)).map(|(id, ..)| *id)
     }
 }
 
@@ -198,13 +205,13 @@ pub struct Builder<'s> {
     device: Device,
     prefix: String,
     names: Names,
-    unrounded: bool,
+    in_floats: bool,
 }
 
 impl<'s> Builder<'s> {
     /// Builds from `source` on `device`. On an autodiff device the weights can be trained.
     pub fn new(source: &'s mut dyn Source, device: &Device) -> Self {
-        Self { source, device: device.clone(), prefix: String::new(), names: Names::default(), unrounded: false }
+        Self { source, device: device.clone(), prefix: String::new(), names: Names::default(), in_floats: false }
     }
 
     /// The device of the weights.
@@ -251,7 +258,7 @@ impl<'s> Builder<'s> {
         let id = ParamId::from(hash(&spec.name));
         let value = Tensor::from_data(data, (&self.device, dtype));
         let param = Param::initialized(id, value.set_require_grad(self.device.is_autodiff()));
-        self.names.0.push((param.id, spec.name, layout));
+        self.names.params.push((param.id, spec.name, layout));
         Ok(param)
     }
 
@@ -260,36 +267,47 @@ impl<'s> Builder<'s> {
         self.source.has(&format!("{}{name}", self.prefix))
     }
 
-    /// Runs `build` without quantising matrices, whatever the source asks for: used for task heads, whose outputs are
-    /// the results.
-    pub fn unrounded<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
-        let outer = std::mem::replace(&mut self.unrounded, true);
+    /// Runs `build` with matrices in floats, whatever the source has or is to make: used for task heads, whose outputs are
+    /// the results, and for routers.
+    pub fn in_floats<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let outer = std::mem::replace(&mut self.in_floats, true);
         let built = build(self);
-        self.unrounded = outer;
+        self.in_floats = outer;
         built
     }
 
-    /// A matrix to multiply by, and its int8 copy if the source asks for quantised matrices.
+    /// A matrix to multiply by. Errors if the weight is missing or has another shape.
     pub(crate) fn matrix(
         &mut self,
         name: &str,
         shape: [usize; 2],
         layout: Layout,
         init: Init,
-    ) -> Result<(Param<Tensor<2>>, Option<Arc<Int8>>), Error> {
-        let weight = self.param(name, shape, layout, Precision::Model, init)?;
-        let name = format!("{}{name}", self.prefix);
-        if self.unrounded || !self.source.rounds() || shape[1] > Int8::MAX_WIDTH {
-            return Ok((weight, None));
+    ) -> Result<Weight, Error> {
+        let precision = if self.in_floats { Precision::Float } else { Precision::Matrix };
+        self.weight(name, shape, layout, precision, init)
+    }
+
+    /// A table whose rows are looked up, and that may be multiplied by. Errors if the weight is missing or has another
+    /// shape.
+    pub(crate) fn table(&mut self, name: &str, shape: [usize; 2], init: Init) -> Result<Weight, Error> {
+        self.weight(name, shape, Layout::Same, Precision::Table, init)
+    }
+
+    fn weight(
+        &mut self,
+        name: &str,
+        shape: [usize; 2],
+        layout: Layout,
+        precision: Precision,
+        init: Init,
+    ) -> Result<Weight, Error> {
+        let spec = Spec { name: format!("{}{name}", self.prefix), shape: shape.to_vec(), layout, precision, init };
+        if let Some(quantised) = self.source.quantised(&spec)? {
+            self.names.quantised += shape[0] * shape[1];
+            return Ok(Weight::quantised(quantised, &self.device));
         }
-        let data = weight.val().into_data();
-        let rounded = match data.as_slice::<f32>() {
-            Ok(numbers) => Int8::new(&longreach_burn::context(), numbers, shape[1]),
-            Err(_) => Int8::new(&longreach_burn::context(), &data.iter::<f32>().collect::<Vec<_>>(), shape[1]),
-        };
-        drop(data);
-        self.source.release(&Spec { name, shape: shape.to_vec(), layout, precision: Precision::Model, init });
-        Ok((weight, Some(Arc::new(rounded))))
+        Ok(self.param(name, shape, layout, precision, init)?.into())
     }
 
     /// A vector, kept in f32. Errors if the weight is missing or has another shape.

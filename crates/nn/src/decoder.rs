@@ -278,7 +278,7 @@ impl Decoder {
 
     /// The maximum number of tokens of a sequence, if positions are learned; `None` if it is unlimited.
     pub fn longest(&self) -> Option<usize> {
-        self.positions.as_ref().map(|table| table.weight.val().dims()[0])
+        self.positions.as_ref().map(|table| table.weight.dims()[0])
     }
 
     /// Embeds `batch` contiguous rows of ids → `[B, T, d]`.

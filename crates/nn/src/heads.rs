@@ -65,7 +65,7 @@ pub struct Head {
 impl Head {
     /// Builds the head under the builder's scope. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, c: &HeadConfig) -> Result<Self, Error> {
-        b.unrounded(|b| {
+        b.in_floats(|b| {
             let (dense, width) = match c.dense {
                 Some((name, outputs, bias, _)) => (Some(Linear::new(b, name, c.width, outputs, bias)?), outputs),
                 None => (None, c.width),
@@ -82,7 +82,7 @@ impl Head {
                 None
             } else {
                 let init = Init::Normal(0.02);
-                Some(b.param(&name, [c.outputs, width], Layout::Same, Precision::Model, init)?)
+                Some(b.param(&name, [c.outputs, width], Layout::Same, Precision::Float, init)?)
             };
             let bias = match c.bias {
                 [] => None,
@@ -132,7 +132,7 @@ pub struct Pooler {
 impl Pooler {
     /// The pooler `name` of width `d`. Errors if a weight is missing or has another shape.
     pub fn new(b: &mut Builder, name: &str, d: usize, activation: Activation) -> Result<Self, Error> {
-        Ok(Self { dense: b.unrounded(|b| Linear::new(b, name, d, d, Bias::Yes))?, activation })
+        Ok(Self { dense: b.in_floats(|b| Linear::new(b, name, d, d, Bias::Yes))?, activation })
     }
 
     /// `[n, d]` → `[n, d]`

@@ -28,6 +28,7 @@ mod reversible;
 mod rotary;
 mod segments;
 mod state;
+mod weight;
 mod words;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
@@ -55,4 +56,5 @@ pub use reversible::{Residual, Reversible, reversible};
 pub use rotary::RotaryCache;
 pub use segments::{Learnt, Segments, Through};
 pub use state::{BranchState, Cache, KvCache, LayerState, OnTensors, PartValue, State, StateError, StateTensor};
+pub use weight::Weight;
 pub use words::{Table, Words, WordsConfig};

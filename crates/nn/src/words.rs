@@ -54,7 +54,7 @@ impl Words {
     /// The device of the weights.
     pub fn device(&self) -> Device {
         match self {
-            Words::Table(table) => table.embedding.weight.val().device(),
+            Words::Table(table) => table.embedding.weight.device(),
             Words::Adaptive(adaptive) => adaptive.device(),
         }
     }
@@ -62,7 +62,7 @@ impl Words {
     /// Size of the vocabulary.
     pub fn vocabulary(&self) -> usize {
         match self {
-            Words::Table(table) => table.embedding.weight.val().dims()[0],
+            Words::Table(table) => table.embedding.weight.dims()[0],
             Words::Adaptive(adaptive) => adaptive.vocabulary(),
         }
     }
@@ -79,7 +79,7 @@ impl Words {
     pub fn logits<const D: usize>(&self, hidden: Tensor<D>) -> Tensor<D> {
         match self {
             Words::Table(Table { head: Some(head), .. }) => head.forward(hidden),
-            Words::Table(table) => ops::linear(hidden, table.embedding.weight.val(), None),
+            Words::Table(table) => table.embedding.weight.forward(hidden, None),
             Words::Adaptive(adaptive) => adaptive.logits(hidden),
         }
     }
@@ -88,8 +88,8 @@ impl Words {
     pub fn loss(&self, hidden: Tensor<2>, targets: &[i64]) -> Tensor<1> {
         match self {
             Words::Table(table) => {
-                let weight = table.head.as_ref().map_or_else(|| table.embedding.weight.val(), |head| head.weight.val());
-                ops::linear_cross_entropy(hidden, weight, targets)
+                let weight = table.head.as_ref().map_or(&table.embedding.weight, |head| &head.weight);
+                ops::linear_cross_entropy(hidden, weight.float(), targets)
             }
             Words::Adaptive(adaptive) => adaptive.loss(hidden, targets),
         }

@@ -62,7 +62,7 @@ impl Dense {
 
     /// Output width.
     fn outputs(&self) -> usize {
-        self.linear.weight.val().dims()[0]
+        self.linear.weight.dims()[0]
     }
 
     /// `[n, in]` → `[n, out]`
@@ -142,7 +142,7 @@ impl Step {
                 let residual = dense.residual.iter().flatten();
                 for linear in std::iter::once(&dense.linear).chain(residual) {
                     let data = |x: TensorData| x.iter::<f32>().collect::<Vec<f32>>();
-                    numbers(&name, &data(linear.weight.val().into_data()));
+                    numbers(&name, &data(linear.weight.full().into_data()));
                     linear.bias.iter().for_each(|bias| numbers(&name, &data(bias.val().into_data())));
                 }
             }
@@ -157,7 +157,7 @@ impl Step {
     /// Input width; `None` if any width is accepted.
     pub(crate) fn inputs(&self) -> Option<usize> {
         match self {
-            Step::Dense(dense) => Some(dense.linear.weight.val().dims()[1]),
+            Step::Dense(dense) => Some(dense.linear.weight.dims()[1]),
             Step::Normalize => None,
             Step::LayerNorm { weight, .. } => Some(weight.len()),
         }

@@ -273,7 +273,7 @@ impl SelfAttention {
                     |q, k, v| ops::attention(ops::Attention { q, k, v, bias: None, sinks: None, options }).0;
                 let seen = if 2 * n * c.heads <= d {
                     // [H, width, d]
-                    let weight = |linear: &Linear| linear.full_weight().reshape([c.heads, c.head_dim, d]);
+                    let weight = |linear: &Linear| linear.weight.full().reshape([c.heads, c.head_dim, d]);
                     let q = q.reshape([n, c.heads, c.head_dim]).swap_dims(0, 1).matmul(weight(&projections.k));
                     let q = q.swap_dims(0, 1).reshape([1, n, c.heads, d]);
                     let text = text.reshape([1, tokens.len(), 1, d]);

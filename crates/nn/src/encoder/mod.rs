@@ -188,12 +188,12 @@ impl Encoder {
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
-        self.embedding.weight.val().device()
+        self.embedding.weight.device()
     }
 
     /// The embedding table, `[vocabulary, d]`.
     pub fn embeddings(&self) -> Tensor<2> {
-        self.embedding.weight.val()
+        self.embedding.weight.float()
     }
 
     /// The attention layers of the blocks, in order.

@@ -134,7 +134,7 @@ impl Experts {
         })?;
         let shared = c.shared.as_ref().map(|c| b.scope(&c.name, |b| Expert::new(b, d, &c.expert))).transpose()?;
         let gate = c.shared.as_ref().and_then(|c| c.gate.as_ref());
-        let shared_gate = gate.map(|gate| b.unrounded(|b| Linear::new(b, gate, d, 1, Bias::No))).transpose()?;
+        let shared_gate = gate.map(|gate| b.in_floats(|b| Linear::new(b, gate, d, 1, Bias::No))).transpose()?;
         Ok(Self { router, experts, shared, shared_gate, latent })
     }
 

@@ -102,7 +102,7 @@ impl Router {
             }
         }
         // The choice is sensitive to small differences of the outputs, so the router is not quantised.
-        let matrix = b.unrounded(|b| Linear::new(b, &c.name, d, count, c.bias))?;
+        let matrix = b.in_floats(|b| Linear::new(b, &c.name, d, count, c.bias))?;
         let correction = c.correction.as_ref().map(|name| b.vector(name, count, Init::Constant(0.0))).transpose()?;
         let (score, normalize, scale) = (c.score, c.normalize.map(f64::from), f64::from(c.scale));
         Ok(Self { matrix, correction, groups: c.groups, score, normalize, scale, chosen })

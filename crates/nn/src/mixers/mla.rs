@@ -109,7 +109,7 @@ impl Mla {
         };
         let gate = c.gate.then(|| Linear::new(b, "g_proj", c.hidden, c.heads, Bias::No)).transpose()?;
         // Its parts multiply queries and outputs, too.
-        let kv_b = b.unrounded(|b| Linear::new(b, "kv_b_proj", c.latent, c.heads * (c.nope + c.value), Bias::No))?;
+        let kv_b = b.in_floats(|b| Linear::new(b, "kv_b_proj", c.latent, c.heads * (c.nope + c.value), Bias::No))?;
         Ok(Self {
             query,
             kv_a: Linear::new(b, "kv_a_proj_with_mqa", c.hidden, c.latent + c.rope, c.bias.into())?,
@@ -125,7 +125,7 @@ impl Mla {
     fn absorbed(&self) -> [Tensor<3>; 2] {
         self.absorbed.clone().unwrap_or_else(|| {
             let c = &self.config;
-            let weight = self.kv_b.full_weight().reshape([c.heads, c.nope + c.value, c.latent]);
+            let weight = self.kv_b.weight.full().reshape([c.heads, c.nope + c.value, c.latent]);
             [weight.clone().narrow(1, 0, c.nope), weight.narrow(1, c.nope, c.value).swap_dims(1, 2)]
         })
     }

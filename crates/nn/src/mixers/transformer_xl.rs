@@ -11,7 +11,7 @@ use longreach_burn as ops;
 use super::{Mix, Shared, parts};
 use crate::linear::Bias;
 use crate::norm::{Norm, NormConfig};
-use crate::{Builder, Error, Init, Layout, Linear, Precision, State};
+use crate::{Builder, Error, Init, Layout, Linear, Precision, State, Weight};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,21 +141,21 @@ impl ByDistance {
 
     /// Queries, keys and values of rows, `[B, n, H, D]` each.
     pub(super) fn project(&self, rows: Tensor<3>) -> [Tensor<4>; 3] {
-        self.projected(rows, self.qkv_net.weight.val())
+        self.projected(rows, &self.qkv_net.weight)
     }
 
     /// The same with detached projections: no gradient flows into their weights.
     pub(super) fn given(&self, rows: Tensor<3>) -> [Tensor<4>; 3] {
-        self.projected(rows, self.qkv_net.weight.val().detach())
+        self.projected(rows, &self.qkv_net.weight.detached())
     }
 
-    fn projected(&self, rows: Tensor<3>, weight: Tensor<2>) -> [Tensor<4>; 3] {
+    fn projected(&self, rows: Tensor<3>, weight: &Weight) -> [Tensor<4>; 3] {
         let (Sizes { heads, head_dim, .. }, [batch, n, _]) = (self.sizes, rows.dims());
         let rows = match &self.layer_norm {
             Some(norm) => norm.forward(rows),
             None => rows,
         };
-        let qkv = ops::linear(rows, weight, None);
+        let qkv = weight.forward(rows, None);
         let inner = heads * head_dim;
         [0, 1, 2].map(|i| qkv.clone().narrow(2, i * inner, inner).reshape([batch, n, heads, head_dim]))
     }

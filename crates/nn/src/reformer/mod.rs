@@ -197,12 +197,12 @@ impl Reformer {
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
-        self.embedding.weight.val().device()
+        self.embedding.weight.device()
     }
 
     /// The embedding table, `[vocabulary, d]`.
     pub fn embeddings(&self) -> Tensor<2> {
-        self.embedding.weight.val()
+        self.embedding.weight.float()
     }
 
     /// The hidden states, `[B, T, 2 d]`. Panics if an id exceeds the vocabulary or a text is longer than

@@ -78,6 +78,16 @@ impl Int8 {
         self.panels.len() + size_of_val(&self.scales[..]) + size_of_val(&self.sums[..])
     }
 
+    /// Writes the weights of row `i`, as many as the matrix is wide. Panics if there is no such row.
+    pub fn dequantise_row(&self, i: usize, out: &mut [f32]) {
+        assert!(i < self.rows, "row {i} of {}", self.rows);
+        assert_eq!(out.len(), self.width, "dequantise: output");
+        let panel = &self.panels[i / NR * NR * self.padded_width()..];
+        for (k, out) in out.iter_mut().enumerate() {
+            *out = self.scales[i] * f32::from(panel[(k / QUAD * NR + i % NR) * QUAD + k % QUAD]);
+        }
+    }
+
     fn padded_width(&self) -> usize {
         self.width.div_ceil(QUAD) * QUAD
     }

@@ -18,11 +18,13 @@ use crate::{Cx, Kernel, Lanes};
 mod blocks;
 mod int8;
 mod packed;
+mod quantised;
 mod streamed;
 mod strip;
 
 pub use blocks::{Blocks, BlocksError, Format, SharedBytes, UnknownFormat};
 pub use int8::Int8;
+pub use quantised::Quantised;
 pub use streamed::{STREAMED_ROWS, Stored};
 pub use strip::{pack_transposed, strip, widen};
 

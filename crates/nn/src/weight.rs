@@ -1,0 +1,118 @@
+//! A matrix of weights, trained or quantised.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::module::{Module, Param};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use longreach_burn as ops;
+use longreach_simd::product::Quantised;
+
+/// A matrix `[out, in]`.
+#[derive(Module, Debug)]
+pub enum Weight {
+    /// In f32 or bf16. It can be trained.
+    Float(FloatWeight),
+    /// In integers of a few bits, for inference only.
+    Quantised(QuantisedWeight),
+}
+
+/// A matrix in f32 or bf16.
+#[derive(Module, Debug)]
+pub struct FloatWeight {
+    /// `[out, in]`
+    pub param: Param<Tensor<2>>,
+}
+
+/// A matrix in integers of a few bits.
+#[derive(Module, Debug)]
+pub struct QuantisedWeight {
+    #[module(skip)]
+    matrix: Arc<Quantised>,
+    #[module(skip)]
+    device: Device,
+}
+
+impl From<Param<Tensor<2>>> for Weight {
+    fn from(param: Param<Tensor<2>>) -> Self {
+        Self::Float(FloatWeight { param })
+    }
+}
+
+impl Weight {
+    /// The quantised matrix, whose products are on `device`.
+    pub fn quantised(matrix: Quantised, device: &Device) -> Self {
+        Self::Quantised(QuantisedWeight { matrix: Arc::new(matrix), device: device.clone() })
+    }
+
+    /// `[out, in]`
+    pub fn dims(&self) -> [usize; 2] {
+        match self {
+            Self::Float(weight) => weight.param.val().dims(),
+            Self::Quantised(weight) => weight.matrix.shape(),
+        }
+    }
+
+    /// The device of its products.
+    pub fn device(&self) -> Device {
+        match self {
+            Self::Float(weight) => weight.param.val().device(),
+            Self::Quantised(weight) => weight.device.clone(),
+        }
+    }
+
+    /// `x Wᵀ + b`: `[.., in]` → `[.., out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+        match self {
+            Self::Float(weight) => ops::linear(x, weight.param.val(), bias),
+            Self::Quantised(weight) => ops::linear_quantised(x, &weight.matrix, bias),
+        }
+    }
+
+    /// As [`Weight::forward`] for the outputs `outputs` only. `None` if the rows of the matrix cannot be separated.
+    pub fn some<const D: usize>(
+        &self,
+        x: Tensor<D>,
+        outputs: Range<usize>,
+        bias: Option<Tensor<1>>,
+    ) -> Option<Tensor<D>> {
+        Some(match self {
+            Self::Float(weight) => ops::linear(x, weight.param.val().narrow(0, outputs.start, outputs.len()), bias),
+            Self::Quantised(weight) => ops::linear_quantised(x, &Arc::new(weight.matrix.rows(outputs)?), bias),
+        })
+    }
+
+    /// Row `ids[b][t]` for `batch` contiguous rows of ids → `[B, T, in]`. Panics if there is no such row.
+    pub fn rows(&self, ids: &[u32], batch: usize) -> Tensor<3> {
+        match self {
+            Self::Float(weight) => ops::embedding(weight.param.val(), ids, batch),
+            Self::Quantised(weight) => ops::embedding_quantised(&weight.matrix, ids, batch, &weight.device),
+        }
+    }
+
+    /// The matrix in f32 or bf16; a quantised one is dequantised to f32.
+    pub fn float(&self) -> Tensor<2> {
+        match self {
+            Self::Float(weight) => weight.param.val(),
+            Self::Quantised(weight) => {
+                let numbers = weight.matrix.dequantise(&ops::context());
+                Tensor::from_data(TensorData::new(numbers, weight.matrix.shape()), &weight.device)
+            }
+        }
+    }
+
+    /// The matrix in f32.
+    pub fn full(&self) -> Tensor<2> {
+        let weight = self.float();
+        if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) }
+    }
+
+    /// The same matrix, of which no gradient is taken.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        match self {
+            Self::Float(weight) => Param::from_tensor(weight.param.val().detach()).into(),
+            Self::Quantised(_) => self.clone(),
+        }
+    }
+}
