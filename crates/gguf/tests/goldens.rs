@@ -1,0 +1,153 @@
+//! Files that the `gguf` package has made are read as it has made them.
+
+mod common;
+
+use common::{data, path};
+use longreach_gguf::{Gguf, OneOrMany, Strings, TensorType, ValueType};
+
+#[test]
+fn values_of_all_types() {
+    let file = Gguf::open(path("values.gguf")).expect("a file");
+    let all = file.metadata();
+    assert_eq!((file.version(), file.tensors().len(), all.len()), (3, 0, 27));
+    assert_eq!(all.require::<&str>("general.architecture").ok(), Some("llama"));
+    assert_eq!(all.require::<u8>("u8").ok(), Some(u8::MAX));
+    assert_eq!(all.require::<i8>("i8").ok(), Some(i8::MIN));
+    assert_eq!(all.require::<u16>("u16").ok(), Some(u16::MAX));
+    assert_eq!(all.require::<i16>("i16").ok(), Some(i16::MIN));
+    assert_eq!(all.require::<u32>("u32").ok(), Some(u32::MAX));
+    assert_eq!(all.require::<i32>("i32").ok(), Some(i32::MIN));
+    assert_eq!(all.require::<u64>("u64").ok(), Some(u64::MAX));
+    assert_eq!(all.require::<i64>("i64").ok(), Some(i64::MIN));
+    assert_eq!(all.require::<f32>("f32").ok(), Some(0.1));
+    assert_eq!(all.require::<f64>("f32").ok(), Some(0.1f32.into()));
+    assert_eq!(all.require::<f64>("f64").ok(), Some(1e300));
+    assert_eq!(all.require::<bool>("true").ok(), Some(true));
+    assert_eq!(all.require::<bool>("false").ok(), Some(false));
+    assert_eq!(all.require::<&str>("string").ok(), Some("žluťoučký kůň\n"));
+    assert_eq!(all.require::<&[u8]>("general.architecture").ok(), Some(&b"llama"[..]));
+    assert_eq!(all.require("array.uint8").ok(), Some(vec![0u8, 1, 255]));
+    assert_eq!(all.require("array.int8").ok(), Some(vec![-128i64, 127]));
+    assert_eq!(all.require("array.uint16").ok(), Some(vec![65535u32]));
+    assert_eq!(all.require("array.int16").ok(), Some(vec![-32768i16, 3]));
+    assert_eq!(all.require("array.uint32").ok(), Some(vec![1usize, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(all.require("array.int32").ok(), Some(vec![-1i32, 0, 1]));
+    assert_eq!(all.require("array.uint64").ok(), Some(vec![1u64 << 63]));
+    assert_eq!(all.require("array.int64").ok(), Some(vec![-(1i64 << 40), 1 << 40]));
+    assert_eq!(all.require("array.float32").ok(), Some(vec![0.5f32, -1.5, f32::INFINITY]));
+    assert_eq!(all.require("array.float64").ok(), Some(vec![1e-300f64]));
+    assert_eq!(all.require("array.bool").ok(), Some(vec![true, false, true]));
+    assert_eq!(all.require("array.string").ok(), Some(vec!["", "a b", "▁the"]));
+    let tokens: Strings<'_> = all.require("tokens").expect("strings");
+    assert_eq!(tokens.len(), 3);
+    assert_eq!(tokens.collect::<Vec<_>>(), [&b"\xe2\x96"[..], b"", b"\xff\x00"]);
+    assert_eq!(all.require("tokens").ok(), Some(vec![&b"\xe2\x96"[..], b"", b"\xff\x00"]));
+    assert_eq!(all.get::<u32>("absent").ok(), Some(None));
+}
+
+#[test]
+fn a_value_or_an_array() {
+    let file = Gguf::open(path("values.gguf")).expect("a file");
+    let of = |key| file.metadata().require::<OneOrMany<i64>>(key).expect("integers");
+    assert_eq!(of("u8"), OneOrMany::One(255));
+    assert_eq!(of("array.int32"), OneOrMany::Many(vec![-1, 0, 1]));
+    assert_eq!((of("u8").at(1000), of("array.int32").at(0), of("array.int32").at(3)), (Some(&255), Some(&-1), None));
+}
+
+#[test]
+fn entries_are_listed_in_order_with_a_preview() {
+    let file = Gguf::open(path("values.gguf")).expect("a file");
+    let listed: Vec<String> = file
+        .metadata()
+        .iter()
+        .map(|v| format!("{} {} {} {} {}", v.key(), v.value_type(), v.element_type(), v.count(), v.preview()))
+        .collect();
+    for line in [
+        "general.architecture string string 1 \"llama\"",
+        "i64 i64 i64 1 -9223372036854775808",
+        "f32 f32 f32 1 0.1",
+        "f64 f64 f64 1 1e300",
+        "true bool bool 1 true",
+        "string string string 1 \"žluťoučký kůň\\n\"",
+        "array.uint32 array u32 8 [1, 2, 3, 4, 5, 6, …]",
+        "array.float32 array f32 3 [0.5, -1.5, inf]",
+        "array.bool array bool 3 [true, false, true]",
+        "array.string array string 3 [\"\", \"a b\", \"▁the\"]",
+        "tokens array string 3 [\"�\", \"\", \"�\\0\"]",
+    ] {
+        assert!(listed.iter().any(|found| found == line), "{line}: {listed:#?}");
+    }
+    assert_eq!((&listed[0][..7], &listed[1][..2], &listed[26][..6]), ("general", "u8", "tokens"));
+}
+
+/// The type with the number that the package gives it.
+fn types_of_the_package() -> impl Iterator<Item = (usize, TensorType)> {
+    let all = TensorType::ALL.iter().filter(|t| !matches!(t, TensorType::Q8_1 | TensorType::Q2_0));
+    all.map(|t| (usize::try_from(t.number()).expect("small"), *t))
+}
+
+#[test]
+fn tensors_of_all_types() {
+    let file = Gguf::open(path("tensors.gguf")).expect("a file");
+    let expected: Vec<_> = types_of_the_package().collect();
+    assert_eq!(file.tensors().len(), expected.len());
+    for (tensor, (number, t)) in file.tensors().zip(expected) {
+        assert_eq!(tensor.name(), format!("of.{}", t.name().to_uppercase()));
+        assert_eq!(tensor.tensor_type(), t);
+        assert_eq!(tensor.shape(), [2, 3 * t.block_elements()]);
+        assert_eq!(tensor.elements(), 6 * t.block_elements());
+        assert_eq!(tensor.data(), data(number, 6 * t.block_bytes()));
+        assert_eq!(file.tensor(tensor.name()).map(|found| found.bytes()), Some(tensor.bytes()));
+    }
+}
+
+/// The tensors of the goldens with various shapes: name, start of the data, shape, type.
+const SHAPES: [(&str, usize, &[usize], TensorType); 5] = [
+    ("axes.1", 0, &[5], TensorType::I8),
+    ("axes.2", 1, &[2, 3], TensorType::I8),
+    ("axes.3", 2, &[1, 2, 7], TensorType::I8),
+    ("axes.4", 3, &[2, 1, 3, 4], TensorType::I8),
+    ("matrix", 9, &[3, 2], TensorType::F32),
+];
+
+#[test]
+fn shapes_have_the_outermost_axis_first_and_alignment_is_kept_to() {
+    for (name, version) in [("shapes.gguf", 3), ("version-2.gguf", 2)] {
+        let file = Gguf::open(path(name)).expect("a file");
+        assert_eq!(file.version(), version);
+        assert_eq!(file.tensors().len(), SHAPES.len());
+        for (tensor, (name, start, shape, t)) in file.tensors().zip(SHAPES) {
+            assert_eq!((tensor.name(), tensor.shape(), tensor.tensor_type()), (name, shape, t));
+            assert_eq!(tensor.data(), data(start, t.bytes_of(shape).expect("a size")));
+        }
+    }
+}
+
+#[test]
+fn a_big_endian_file_is_refused_by_name() {
+    let message = Gguf::open(path("big-endian.gguf")).expect_err("an error").to_string();
+    assert!(message.contains("big-endian.gguf: a big-endian GGUF file"), "{message}");
+    assert!(message.contains("0x3000000"), "{message}");
+}
+
+#[test]
+fn tensors_keep_the_file_mapped() {
+    let file = Gguf::open(path("shapes.gguf")).expect("a file");
+    let tensor = file.tensor("matrix").expect("a tensor");
+    let (bytes, place) = (tensor.bytes(), tensor.data().as_ptr());
+    tensor.release();
+    drop(file);
+    assert_eq!(bytes.as_ptr(), place);
+    assert_eq!(bytes, data(9, 24));
+}
+
+#[test]
+fn types_are_found_by_number_and_by_name() {
+    for t in TensorType::ALL {
+        assert_eq!(TensorType::from_number(t.number()), Some(*t));
+        assert_eq!(TensorType::from_name(t.name()), Some(*t));
+        assert_eq!(TensorType::from_name(&t.name().to_uppercase()), Some(*t));
+    }
+    assert_eq!((TensorType::from_number(4), TensorType::from_name("q4")), (None, None));
+    assert_eq!(ValueType::F64.number(), 12);
+}
