@@ -1,4 +1,4 @@
-//! Errors of reading GGUF files. A message about a file names it, and the key or the tensor concerned.
+//! Errors of reading and writing GGUF files. A message about a file names it, and the key or the tensor concerned.
 
 use std::io;
 use std::path::PathBuf;
@@ -43,6 +43,15 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// Content that cannot be stored in a GGUF file, or data that differ from what the header declares.
+    #[error("{message}")]
+    Content {
+        /// The key or tensor, and what is wrong with it.
+        message: String,
+    },
+    /// An output that cannot be written.
+    #[error("the GGUF file cannot be written: {0}")]
+    Write(#[source] io::Error),
 }
 
 impl Error {
@@ -56,5 +65,9 @@ impl Error {
 
     pub(crate) fn tensor(file: &str, tensor: &str, message: impl Into<String>) -> Self {
         Error::Tensor { file: file.into(), tensor: tensor.into(), message: message.into() }
+    }
+
+    pub(crate) fn content(message: impl Into<String>) -> Self {
+        Error::Content { message: message.into() }
     }
 }

@@ -1,4 +1,4 @@
-//! Reading GGUF, the file format of llama.cpp.
+//! Reading and writing GGUF, the file format of llama.cpp.
 //!
 //! A GGUF file is a model in one file: metadata, which are values by key (the architecture, its sizes, the tokenizer),
 //! and tensors, most of them in blocks of a few bits per element. Everything is little-endian, and nothing is padded
@@ -41,25 +41,51 @@
 //!
 //! A file may be damaged or malicious. Whatever its bytes are, reading it ends in a value or an error, and takes no
 //! more memory than a few times its header.
+//!
+//! # Writing
+//!
+//! A [`Header`] is put together first, since it declares the sizes of all tensors; then a [`Writer`] takes the data of
+//! one tensor after another, so that no more than a tensor, or a piece of one, has to be in memory:
+//!
+//! ```
+//! # fn main() -> Result<(), longreach_gguf::Error> {
+//! use longreach_gguf::{Header, TensorType};
+//!
+//! let mut header = Header::new();
+//! header.set("general.architecture", "llama")?;
+//! header.set("llama.block_count", 2u32)?;
+//! header.declare("output_norm.weight", &[4], TensorType::F32)?;
+//! let mut writer = header.write_to(Vec::new())?;
+//! writer.tensor("output_norm.weight", &[0; 16])?;
+//! let file: Vec<u8> = writer.finish()?;
+//! # assert_eq!(file.len(), 192);
+//! # Ok(()) }
+//! ```
 
 mod cursor;
 mod error;
 mod from_value;
 mod gguf;
+mod header;
 mod metadata;
 mod parse;
 mod split;
 mod tensor;
 mod tensor_type;
+mod to_value;
 mod value;
 mod value_type;
+mod writer;
 
 pub use error::Error;
 pub use from_value::{FromValue, OneOrMany, Strings};
 pub use gguf::Gguf;
+pub use header::{Declared, Header};
 pub use metadata::Metadata;
 pub use split::split_path;
 pub use tensor::Tensor;
 pub use tensor_type::TensorType;
+pub use to_value::{ByteString, ToValue};
 pub use value::Value;
 pub use value_type::ValueType;
+pub use writer::Writer;

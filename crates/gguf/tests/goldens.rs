@@ -1,9 +1,9 @@
-//! Files that the `gguf` package has made are read as it has made them.
+//! Files that the `gguf` package has made are read as it has made them, and the same files are written.
 
 mod common;
 
-use common::{data, path};
-use longreach_gguf::{Gguf, OneOrMany, Strings, TensorType, ValueType};
+use common::{data, golden, path, read};
+use longreach_gguf::{ByteString, Gguf, Header, OneOrMany, Strings, TensorType, ValueType, Writer};
 
 #[test]
 fn values_of_all_types() {
@@ -139,6 +139,89 @@ fn tensors_keep_the_file_mapped() {
     drop(file);
     assert_eq!(bytes.as_ptr(), place);
     assert_eq!(bytes, data(9, 24));
+}
+
+#[test]
+fn values_are_written_as_the_package_writes_them() {
+    let mut header = Header::new();
+    let of_u32 = vec![1u32, 2, 3, 4, 5, 6, 7, 8];
+    let mut write = || {
+        header.set("general.architecture", "llama")?;
+        header.set("u8", u8::MAX)?;
+        header.set("i8", i8::MIN)?;
+        header.set("u16", u16::MAX)?;
+        header.set("i16", i16::MIN)?;
+        header.set("u32", u32::MAX)?;
+        header.set("i32", i32::MIN)?;
+        header.set("u64", u64::MAX)?;
+        header.set("i64", i64::MIN)?;
+        header.set("f32", 0.1f32)?;
+        header.set("f64", 1e300f64)?;
+        header.set("true", true)?;
+        header.set("false", false)?;
+        header.set("string", "žluťoučký kůň\n".to_owned())?;
+        header.set("array.uint8", [0u8, 1, 255])?;
+        header.set("array.int8", [-128i8, 127])?;
+        header.set("array.uint16", [65535u16])?;
+        header.set("array.int16", vec![-32768i16, 3])?;
+        header.set("array.uint32", &of_u32)?;
+        header.set("array.int32", &[-1i32, 0, 1][..])?;
+        header.set("array.uint64", [1u64 << 63])?;
+        header.set("array.int64", [-(1i64 << 40), 1 << 40])?;
+        header.set("array.float32", [0.5f32, -1.5, f32::INFINITY])?;
+        header.set("array.float64", [1e-300f64])?;
+        header.set("array.bool", [true, false, true])?;
+        header.set("array.string", ["", "a b", "▁the"])?;
+        header.set("tokens", [ByteString(b"\xe2\x96"), ByteString(b""), ByteString(b"\xff\x00")])?;
+        assert_eq!(header.file_bytes(), golden("values.gguf").len() as u64);
+        header.clone().write_to(Vec::new())?.finish()
+    };
+    assert_eq!(write().expect("written"), golden("values.gguf"));
+}
+
+#[test]
+fn tensors_are_written_as_the_package_writes_them() {
+    let mut header = Header::new();
+    header.set("general.architecture", "llama").expect("set");
+    for (_, t) in types_of_the_package() {
+        header.declare(&format!("of.{}", t.name().to_uppercase()), &[2, 3 * t.block_elements()], t).expect("declared");
+    }
+    assert_eq!(header.file_bytes(), golden("tensors.gguf").len() as u64);
+    let mut writer = header.write_to(Vec::new()).expect("begun");
+    for (number, t) in types_of_the_package() {
+        // In pieces, the first of which is empty.
+        writer.begin(&format!("of.{}", t.name().to_uppercase())).expect("begun");
+        let data = data(number, 6 * t.block_bytes());
+        for piece in [&[], &data[..5], &data[5..], &[]] {
+            writer.extend(piece).expect("written");
+        }
+    }
+    assert_eq!(writer.finish().expect("written"), golden("tensors.gguf"));
+}
+
+#[test]
+fn an_alignment_is_written_as_the_package_writes_it() {
+    let mut header = Header::new();
+    header.set("general.architecture", "llama").expect("set");
+    header.set("general.alignment", 64u32).expect("set");
+    header.set("llama.block_count", 1u32).expect("set");
+    for (name, _, shape, t) in SHAPES {
+        header.declare(name, shape, t).expect("declared");
+    }
+    let mut writer = header.write_to(Vec::new()).expect("begun");
+    for (name, start, shape, t) in SHAPES {
+        writer.tensor(name, &data(start, t.bytes_of(shape).expect("a size"))).expect("written");
+    }
+    assert_eq!(writer.finish().expect("written"), golden("shapes.gguf"));
+}
+
+#[test]
+fn metadata_of_another_file_are_written_as_they_are() {
+    let file = read(golden("values.gguf")).expect("a file");
+    let mut header = Header::new();
+    header.set_all(file.metadata()).expect("set");
+    let written = header.write_to(Vec::new()).and_then(Writer::finish).expect("written");
+    assert_eq!(written, golden("values.gguf"));
 }
 
 #[test]
