@@ -103,9 +103,9 @@ impl Gguf {
         self.parts.iter().map(|part| &part.file[..])
     }
 
-    /// The bytes of all files, in order.
-    pub fn contents(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        self.parts.iter().map(|part| &part.bytes[..])
+    /// The bytes of all files, in order. They keep the files mapped.
+    pub fn contents(&self) -> impl ExactSizeIterator<Item = Bytes> {
+        self.parts.iter().map(|part| part.bytes.clone())
     }
 
     fn view<'a>(&'a self, info: &'a Info) -> Tensor<'a> {

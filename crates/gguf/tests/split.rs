@@ -44,7 +44,7 @@ fn any_part_opens_all() {
         assert_eq!(file.metadata().require::<u32>("llama.block_count").ok(), Some(2));
         let files: Vec<&str> = file.files().collect();
         assert!(files.iter().zip(1..).all(|(found, number)| found.ends_with(&part(number))), "{files:?}");
-        assert_eq!(file.contents().map(<[u8]>::len).collect::<Vec<_>>(), [480, 416, 192]);
+        assert_eq!(file.contents().map(|bytes| bytes.len()).collect::<Vec<_>>(), [480, 416, 192]);
         for (index, (tensor, rows)) in file.tensors().zip([12, 12, 24, 1, 1]).enumerate() {
             assert_eq!((tensor.name(), tensor.shape()), (&format!("t.{index}")[..], &[rows, 2][..]));
             assert_eq!(tensor.data(), data(index, 8 * rows));

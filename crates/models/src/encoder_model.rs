@@ -48,8 +48,12 @@ pub struct Encoded {
 }
 
 impl EncoderModel {
-    /// Whether the `config.json` of a directory describes an encoder. Errors if the file cannot be read or parsed.
+    /// Whether the `config.json` of a directory describes an encoder; models in GGUF files are none. Errors if the file
+    /// cannot be read or parsed.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
+        if at.gguf().is_some() {
+            return Ok(false);
+        }
         let (fields, _) = read_config(&at.directory)?;
         Ok(architecture(&fields)?.is_some())
     }

@@ -48,6 +48,9 @@ pub enum Error {
         /// The inconsistency.
         message: String,
     },
+    /// A GGUF file that is damaged, or has a value of another type.
+    #[error(transparent)]
+    Gguf(#[from] longreach_gguf::Error),
     /// A tensor that does not fit the model.
     #[error(transparent)]
     Tensor(#[from] longreach_nn::Error),

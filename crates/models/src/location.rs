@@ -15,6 +15,32 @@ pub struct Location {
 }
 
 impl Location {
+    /// The GGUF file that is the model: the file that was named, or the only one in a directory without `config.json`.
+    /// `None` if the model is no GGUF file.
+    pub fn gguf(&self) -> Option<PathBuf> {
+        let is = |path: &Path| path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"));
+        if let Some(weights) = &self.weights {
+            return is(weights).then(|| weights.clone());
+        }
+        if self.directory.join("config.json").exists() {
+            return None;
+        }
+        let entries = std::fs::read_dir(&self.directory).ok()?;
+        let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(|path| is(path)).collect();
+        files.sort();
+        // The parts of a split file are one.
+        let first = files.first()?.clone();
+        let name = |path: &Path| path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+        let of_split = |path: &Path| {
+            name(path)
+                .rsplit_once("-of-")
+                .map(|(parts, _)| parts.trim_end_matches(|c: char| c.is_ascii_digit()).to_owned())
+        };
+        let one = files.len() == 1
+            || of_split(&first).is_some() && files.iter().all(|file| of_split(file) == of_split(&first));
+        one.then_some(first)
+    }
+
     /// Resolves `name`: a directory, a weight file, or otherwise a Hub id, which is downloaded if it is not cached.
     /// Errors if there is no such path or model, or if the download fails.
     pub fn find(name: impl AsRef<OsStr>, progress: Progress) -> Result<Self, Error> {

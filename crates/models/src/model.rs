@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
+use longreach_gguf::Gguf;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
 use crate::directory::read_config;
@@ -45,6 +46,9 @@ impl Model {
     /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
     /// or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
+        if let Some(file) = at.gguf() {
+            return Self::of_gguf(&Gguf::open(&file)?, dtype);
+        }
         let (mut fields, config) = read_config(&at.directory)?;
         let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
         mamba_ssm::sizes_of(&mut fields, &checkpoint);
@@ -56,6 +60,15 @@ impl Model {
         let start = fields.ids("bos_token_id")?.first().copied();
         let model = Self::from_checkpoint(description, config, checkpoint)?;
         Ok(Self { generation, start: model.description.eos.first().copied().or(start), ..model })
+    }
+
+    /// Loads a model from a GGUF file. Errors as [`Model::load`] does.
+    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
+        let (description, fields, config) = crate::gguf::describe(gguf)?;
+        let checkpoint = Checkpoint::of_gguf(gguf)?.keep_as(dtype);
+        let bos = fields.ids("bos_token_id")?.first().copied();
+        let model = Self::from_checkpoint(description, config, checkpoint)?;
+        Ok(Self { start: model.description.eos.first().copied().or(bos), ..model })
     }
 
     /// Loads a model from files in memory. Errors if a file is invalid or a tensor does not fit.
@@ -134,7 +147,7 @@ impl Model {
 
     /// The number of parameters.
     pub fn parameters(&self) -> usize {
-        self.decoder.num_params()
+        self.decoder.num_params() + self.names.quantised()
     }
 }
 

@@ -107,7 +107,14 @@ fn stored(tensors: Vec<(String, Stored)>, rewrites: &Rewrites) -> Result<Vec<(St
         if whole.shape != shape || whole.dtype != tensor.dtype {
             return Err(format!("tensor `{name}` and others are no parts of one `{file}`"));
         }
-        let mut elements = tensor.data.chunks_exact(size);
+        let data = match part.values() {
+            Some(values) if tensor.dtype == Dtype::F32 => {
+                let numbers = tensor.data.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+                numbers.flat_map(|x| values.written(x).to_le_bytes()).collect()
+            }
+            _ => tensor.data,
+        };
+        let mut elements = data.chunks_exact(size);
         view.each(|at| {
             let to = &mut whole.data[at * size..(at + 1) * size];
             to.copy_from_slice(elements.next().expect("a view has as many elements as its tensor"));

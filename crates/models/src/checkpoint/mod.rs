@@ -9,6 +9,7 @@ use bytes::Bytes;
 use half::bf16;
 use longreach_nn::{Error as NnError, Layout, Precision, Source, Spec};
 use longreach_simd::file::Mapped;
+use longreach_simd::product::{Int8, Quantised};
 use safetensors::Dtype;
 
 use self::names::Naming;
@@ -23,7 +24,7 @@ mod rewrite;
 mod stored;
 
 pub(crate) use self::rewrite::Part;
-pub use self::rewrite::{Rewrite, Rewrites, Step};
+pub use self::rewrite::{Rewrite, Rewrites, Step, Values};
 
 /// The precision of a model's matrices in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +145,17 @@ impl Checkpoint {
             bytes.extend_from_slice(&entry.all(&self.files).map_err(&wrong)?);
         }
         let shape = [rows].iter().chain(rest).copied().collect();
-        Ok(Entry { file, dtype, shape, bytes: Stored::Joined(bytes.into()) })
+        Ok(Entry { file, dtype, shape, bytes: Stored::Apart(bytes.into()) })
+    }
+
+    /// Drops the pages of a weight that is not read again.
+    fn release(&self, spec: &Spec) {
+        if let Some((stored, part)) = self.find(&spec.name)
+            && let [stored] = &stored[..]
+            && let Some(view) = part.view(&spec.layout.on_disk(&spec.shape))
+        {
+            self.tensors[stored].release(&view, &self.mapped);
+        }
     }
 
     fn origin(&self) -> String {
@@ -160,17 +171,35 @@ impl Source for Checkpoint {
         self.find(name).is_some()
     }
 
-    fn rounds(&self) -> bool {
-        self.dtype == Some(DType::Int8)
-    }
-
-    fn release(&self, spec: &Spec) {
-        if let Some((stored, part)) = self.find(&spec.name)
+    fn quantised(&mut self, spec: &Spec) -> Result<Option<Quantised>, NnError> {
+        let [rows, width] = spec.shape[..] else { return Ok(None) };
+        if self.dtype.is_none()
+            && matches!(spec.precision, Precision::Matrix | Precision::Table)
+            && spec.layout == Layout::Same
+            && let Some((stored, part)) = self.find(&spec.name)
             && let [stored] = &stored[..]
-            && let Some(view) = part.view(&spec.layout.on_disk(&spec.shape))
+            && let Some(view) = part.view(&spec.shape)
         {
-            self.tensors[stored].release(&view, &self.mapped);
+            let entry = &self.tensors[stored];
+            if entry.shape == part.stored_shape(&spec.shape)
+                && let Some(blocks) = entry.blocks(&view, [rows, width])
+            {
+                self.used.insert(stored.clone());
+                return Ok(Some(Quantised::Blocks(blocks)));
+            }
         }
+        if self.dtype != Some(DType::Int8) || spec.precision != Precision::Matrix || width > Int8::MAX_WIDTH {
+            return Ok(None);
+        }
+        let data = self.get(spec)?;
+        let cx = longreach_burn::context();
+        let quantised = match data.as_slice::<f32>() {
+            Ok(numbers) => Int8::new(&cx, numbers, width),
+            Err(_) => Int8::new(&cx, &data.iter::<f32>().collect::<Vec<_>>(), width),
+        };
+        drop(data);
+        self.release(spec);
+        Ok(Some(Quantised::Int8(quantised)))
     }
 
     fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {
@@ -197,8 +226,8 @@ impl Source for Checkpoint {
         self.used.extend(stored);
         let keep = match spec.precision {
             Precision::Full => DType::F32,
-            Precision::Model if self.rounds() => DType::F32,
-            Precision::Model => self.dtype(),
+            _ if self.dtype == Some(DType::Int8) => DType::F32,
+            _ => self.dtype(),
         };
         let wrong = |e| NnError::Origin { origin: origin.clone(), message: format!("tensor `{}`: {e}", spec.name) };
         let (dtype, data) = (entry.dtype, entry.read(&view, &self.files).map_err(wrong)?);
@@ -207,7 +236,9 @@ impl Source for Checkpoint {
             (Dtype::BF16, DType::Bf16) => Some((BurnDType::BF16, 2)),
             _ => None,
         };
+        let values = part.values();
         if let Some((dtype, align)) = in_place
+            && values.is_none()
             && spec.layout == Layout::Same
             && (data.as_ptr() as usize).is_multiple_of(align)
             && cfg!(target_endian = "little")
@@ -221,12 +252,15 @@ impl Source for Checkpoint {
             want: "F64, F32, BF16, F16",
             found: format!("{:?}", entry.dtype),
         };
-        if keep == DType::Bf16 && spec.layout == Layout::Same {
+        if keep == DType::Bf16 && values.is_none() && spec.layout == Layout::Same {
             let done = |part: Range<usize>| entry.release_bytes(&view, part, &self.mapped);
             let half = narrow(dtype, &data, done).ok_or_else(unreadable)?;
             return Ok(TensorData::new(half, spec.shape.clone()));
         }
-        let numbers = widen(dtype, &data).ok_or_else(unreadable)?;
+        let mut numbers = widen(dtype, &data).ok_or_else(unreadable)?;
+        if let Some(values) = values {
+            numbers.iter_mut().for_each(|x| *x = values.read(*x));
+        }
         let numbers = spec.layout.to_memory(&spec.shape, numbers);
         Ok(match keep {
             DType::F32 | DType::Int8 => TensorData::new(numbers, spec.shape.clone()),

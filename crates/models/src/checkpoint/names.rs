@@ -88,6 +88,8 @@ impl Checkpoint {
     /// Excluded are buffers, copies of weights that were read (such as the output layer of a model with tied
     /// embeddings), and training state stored next to the weights. O(bytes of the unread tensors) time.
     pub fn unused(&self) -> Vec<String> {
+        // Layers that predict further tokens, and parts of models of text and other media.
+        const OTHERS: [&str; 5] = ["mtp", "visual", "vision_tower", "multi_modal_projector", "audio_tower"];
         const BUFFERS: [&str; 8] = [
             "position_ids",
             "token_type_ids",
@@ -109,6 +111,7 @@ impl Checkpoint {
             !self.used.contains(name)
                 && (wrapper.is_empty() || name.starts_with(&wrapper[..]))
                 && !BUFFERS.iter().any(|buffer| name.ends_with(buffer))
+                && !name.split('.').take(2).any(|part| OTHERS.contains(&part))
                 && !copy(name)
         });
         names

@@ -95,7 +95,36 @@ impl Checkpoint {
         Ok(all)
     }
 
-    fn empty() -> Self {
+    /// Adds a tensor of a GGUF file. Errors if its type is not read.
+    pub(crate) fn add_gguf(&mut self, tensor: &longreach_gguf::Tensor<'_>) -> Result<(), Error> {
+        use longreach_gguf::TensorType;
+        let numbers = |dtype| Some((dtype, Stored::Apart(tensor.bytes())));
+        let stored = match tensor.tensor_type() {
+            TensorType::F32 => numbers(Dtype::F32),
+            TensorType::F16 => numbers(Dtype::F16),
+            TensorType::BF16 => numbers(Dtype::BF16),
+            TensorType::F64 => numbers(Dtype::F64),
+            other => crate::gguf::format(other).map(|format| (Dtype::F32, Stored::Blocks(format, tensor.bytes()))),
+        };
+        let Some((dtype, bytes)) = stored else {
+            let message = format!(
+                "tensor `{}` has the type {}, which is not supported: quantise the original model to another type",
+                tensor.name(),
+                tensor.tensor_type()
+            );
+            return Err(Error::Checkpoint { file: tensor.file().to_owned(), message });
+        };
+        let entry = Entry { file: 0, dtype, shape: tensor.shape().to_vec(), bytes };
+        self.tensors.insert(tensor.name().to_owned(), entry);
+        Ok(())
+    }
+
+    /// Adds the contents of a GGUF file, for fingerprints.
+    pub(crate) fn add_gguf_file(&mut self, name: &str, contents: Bytes) {
+        self.files.push((name.to_owned(), contents));
+    }
+
+    pub(crate) fn empty() -> Self {
         Self {
             files: Vec::new(),
             mapped: Vec::new(),

@@ -44,6 +44,31 @@ pub enum Step {
     Transposed,
     /// The stored tensor has this shape and the same elements in the same order. Only as the first step.
     Stored(Vec<usize>),
+    /// The stored values are a function of the model's.
+    Values(Values),
+}
+
+/// Values that a file stores in place of the model's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// `−exp(x)`: decay rates in GGUF files.
+    NegativeExponential,
+}
+
+impl Values {
+    /// The model's value.
+    pub(crate) fn read(self, stored: f32) -> f32 {
+        match self {
+            Self::NegativeExponential => f64::from(-stored).ln() as f32,
+        }
+    }
+
+    /// The stored value.
+    pub(crate) fn written(self, x: f32) -> f32 {
+        match self {
+            Self::NegativeExponential => -f64::from(x).exp() as f32,
+        }
+    }
 }
 
 impl Rewrite {
@@ -87,6 +112,7 @@ impl Rewrite {
             Step::Within { groups, rows, of } => Some(Taken::Within(*groups, rows.clone(), *of)),
             Step::Transposed => Some(Taken::Transposed),
             Step::Stored(shape) => Some(Taken::Stored(shape.clone())),
+            Step::Values(values) => Some(Taken::Values(*values)),
         };
         Some((files, Part(self.steps.iter().map(step).collect::<Option<_>>()?)))
     }
@@ -119,6 +145,7 @@ enum Taken {
     Within(usize, Range<usize>, usize),
     Transposed,
     Stored(Vec<usize>),
+    Values(Values),
 }
 
 /// A part of a stored tensor.
@@ -126,6 +153,11 @@ enum Taken {
 pub(crate) struct Part(Vec<Taken>);
 
 impl Part {
+    /// What the stored values are, if not the model's.
+    pub(crate) fn values(&self) -> Option<Values> {
+        self.0.iter().find_map(|step| if let Taken::Values(values) = step { Some(*values) } else { None })
+    }
+
     /// The shape of the stored tensor of which a tensor of shape `shape` is this part.
     pub(crate) fn stored_shape(&self, shape: &[usize]) -> Vec<usize> {
         let mut shape = shape.to_vec();
@@ -142,6 +174,7 @@ impl Part {
                     }
                 }
                 Taken::Stored(stored) => shape.clone_from(stored),
+                Taken::Values(_) => {}
             }
         }
         shape
@@ -216,6 +249,7 @@ impl View {
                 self.shape.swap(n - 2, n - 1);
                 self.strides.swap(n - 2, n - 1);
             }
+            Taken::Values(_) => {}
             // It comes before all other steps: see [`Part::view`].
             Taken::Stored(_) => return None,
         }

@@ -1,9 +1,11 @@
 //! A tensor in a checkpoint file, and reading a part of it.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use longreach_simd::file::Mapped;
+use longreach_simd::product::{Blocks, Format};
 use safetensors::Dtype;
 
 use super::numbers::mxfp4;
@@ -27,8 +29,10 @@ pub(super) enum Stored {
     There(Range<usize>),
     /// A tensor of a PyTorch file, read on demand.
     Pickled(pytorch_reader::Tensor),
-    /// Bytes of several tensors.
-    Joined(Bytes),
+    /// Bytes that are no range of one of the files: those of several tensors, or of a file of another format.
+    Apart(Bytes),
+    /// Blocks of a few bits, row after row. They are read as f32.
+    Blocks(Format, Bytes),
     /// 4-bit floats with a scale for every 32 of a row (MXFP4), in two ranges of bytes of the mapped file.
     Mxfp4 {
         /// Two codes a byte.
@@ -43,7 +47,8 @@ impl std::fmt::Debug for Stored {
         match self {
             Stored::There(range) => range.fmt(f),
             Stored::Pickled(tensor) => tensor.name.fmt(f),
-            Stored::Joined(bytes) => bytes.len().fmt(f),
+            Stored::Apart(bytes) => bytes.len().fmt(f),
+            Stored::Blocks(format, bytes) => write!(f, "{format} {}", bytes.len()),
             Stored::Mxfp4 { codes, .. } => codes.fmt(f),
         }
     }
@@ -60,7 +65,8 @@ impl Entry {
         match &self.bytes {
             Stored::There(range) => Ok(files[self.file].1.slice(range.clone())),
             Stored::Pickled(tensor) => tensor.read().map(Bytes::from).map_err(|e| e.to_string()),
-            Stored::Joined(bytes) => Ok(bytes.clone()),
+            Stored::Apart(bytes) => Ok(bytes.clone()),
+            Stored::Blocks(format, _) => Err(format!("blocks of {format} are not read as bytes")),
             Stored::Mxfp4 { .. } => Err("4-bit floats in blocks are not read as bytes".into()),
         }
     }
@@ -75,6 +81,9 @@ impl Entry {
             view.each(|at| bytes.extend_from_slice(&numbers[at - bounds.start].to_le_bytes()));
             return Ok(bytes.into());
         }
+        if let Stored::Blocks(format, bytes) = &self.bytes {
+            return self.dequantised(view, *format, bytes);
+        }
         let (all, size) = (self.all(files)?, self.size());
         if view.is_contiguous() {
             let Range { start, end } = view.bounds();
@@ -83,6 +92,33 @@ impl Entry {
         let mut bytes = Vec::with_capacity(size * view.len());
         view.each(|at| bytes.extend_from_slice(&all[at * size..(at + 1) * size]));
         Ok(bytes.into())
+    }
+
+    /// The elements of a view of blocks, as f32.
+    fn dequantised(&self, view: &View, format: Format, bytes: &Bytes) -> Result<Bytes, String> {
+        let width = self.shape.last().copied().unwrap_or(1).max(1);
+        let bounds = view.bounds();
+        let rows = bounds.start / width..bounds.end.div_ceil(width);
+        let all = self.shape.iter().product::<usize>() / width;
+        let blocks =
+            Blocks::new(format, [all, width], Arc::new(bytes.clone()), 0..bytes.len()).map_err(|e| e.to_string())?;
+        let mut numbers = vec![0.0; rows.len() * width];
+        blocks.rows(rows.clone()).dequantise(&longreach_burn::context(), &mut numbers);
+        let mut out = Vec::with_capacity(4 * view.len());
+        view.each(|at| out.extend_from_slice(&numbers[at - rows.start * width].to_le_bytes()));
+        Ok(out.into())
+    }
+
+    /// The view as a matrix of blocks where it lies; `None` if it is not stored in blocks, or its rows do not lie one
+    /// behind another.
+    pub(super) fn blocks(&self, view: &View, [rows, width]: [usize; 2]) -> Option<Blocks> {
+        let Stored::Blocks(format, bytes) = &self.bytes else { return None };
+        if !view.is_contiguous() || self.shape.last() != Some(&width) {
+            return None;
+        }
+        let row = format.row_bytes(width)?;
+        let start = view.bounds().start / width * row;
+        Blocks::new(*format, [rows, width], Arc::new(bytes.clone()), start..start + rows * row).ok()
     }
 
     /// Drops the pages of a view that is not read again.

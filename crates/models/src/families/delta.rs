@@ -83,11 +83,15 @@ pub(crate) fn projections(h: &Heads, projected: Projected) -> Vec<Rewrite> {
 
 /// Attention whose projection of queries contains, behind each head's query, the gate of the head's output.
 pub(crate) fn gated_attention(attention: &AttentionConfig) -> Vec<Rewrite> {
-    let width = attention.head_dim;
+    gated_attention_of("model.layers.*.self_attn.q_proj", attention.heads, attention.head_dim)
+}
+
+/// The same for `heads` heads of a width, where the file calls the projection `file`.
+pub(crate) fn gated_attention_of(file: &str, heads: usize, width: usize) -> Vec<Rewrite> {
     let part = |name: &str, kind: &str, rows| {
         let ours = format!("model.layers.*.self_attn.{name}.{kind}");
-        let step = Step::Within { groups: attention.heads, rows, of: 2 * width };
-        Rewrite::new(ours, format!("model.layers.*.self_attn.q_proj.{kind}"), [step])
+        let step = Step::Within { groups: heads, rows, of: 2 * width };
+        Rewrite::new(ours, format!("{file}.{kind}"), [step])
     };
     let both = |kind| [part("q_proj", kind, 0..width), part("gate_proj", kind, width..2 * width)];
     ["weight", "bias"].into_iter().flat_map(both).collect()

@@ -27,7 +27,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         ..LLAMA
     };
     let mut fields = f.clone();
-    if !f.given("rope_scaling") {
+    if f.get("rope_scaling").is_none() {
         let scaling = json!({
             "rope_type": "yarn",
             "factor": 32.0,
@@ -57,8 +57,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         ..model.feed_forward()?
     };
     let router = RouterConfig { bias: Bias::Yes, ..RouterConfig::softmax("router", true) };
-    let chosen = if f.given("experts_per_token") { "experts_per_token" } else { "num_experts_per_tok" };
-    let experts = ExpertsConfig::new([count, f.size(chosen, 4)?], router, expert);
+    let experts = ExpertsConfig::new([count, f.size("num_experts_per_tok", 4)?], router, expert);
     let experts = OperationConfig::Experts(experts);
     let block = |sliding: bool| {
         let reach = if sliding { window } else { Reach::Full };

@@ -3,15 +3,15 @@
 
 use longreach_nn::mixers::{AttentionConfig, MixerConfig};
 use longreach_nn::{
-    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, ExpertsConfig, FeedForwardConfig,
-    GatedFeedForwardConfig, Layout, OperationConfig, RouterConfig,
+    Activation, Bias, BlockConfig, BranchConfig, DecoderConfig, ExpertsConfig, GatedFeedForwardConfig, OperationConfig,
+    RouterConfig,
 };
 
 use crate::description::activation;
 use crate::families::experts::stacked;
 use crate::families::hybrid::{as_many, kinds, mamba2};
 use crate::families::llama::{LLAMA, Reader};
-use crate::{Architecture, Description, Error, Fields};
+use crate::{Architecture, Description, Error, Fields, Rewrite, Step};
 
 pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "granitemoehybrid", mechanism: "mamba2", paper: "IBM 2025", describe };
@@ -30,13 +30,11 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     let of_scores = f.number("attention_multiplier", 1.0)? as f32;
     let attention = AttentionConfig { rotary, scale: Some(of_scores), ..model.attention()? };
     let mamba = mamba2(f, model.hidden, 128, model.norm_eps)?;
-    let feed_forward = OperationConfig::FeedForward(FeedForwardConfig {
-        inner: f.size("shared_intermediate_size", 1024)?,
+    let inner = f.size("shared_intermediate_size", 1024)?;
+    let feed_forward = OperationConfig::Gated(GatedFeedForwardConfig {
         activation: activation(f, "hidden_act", Activation::Silu)?,
-        gated: true,
-        bias: Bias::No,
-        names: ["input_linear", "output_linear"],
-        layout: Layout::Same,
+        names: ["gate_proj", "up_proj", "output_linear"].map(str::to_owned),
+        ..GatedFeedForwardConfig::silu(inner)
     });
     let names = [("full_attention", true), ("attention", true), ("linear_attention", false), ("mamba", false)];
     let attends = match kinds(f, "layer_types", &names)? {
@@ -80,6 +78,10 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         ..decoder
     };
     let stored = ["input_linear.weight", "output_linear.weight"];
-    let rewrites = stacked("model.layers.*.block_sparse_moe", "experts", count, &expert, stored);
+    let mut rewrites = stacked("model.layers.*.block_sparse_moe", "experts", count, &expert, stored);
+    for (name, rows) in [("gate_proj", 0..inner), ("up_proj", inner..2 * inner)] {
+        let [ours, file] = [name, "input_linear"].map(|name| format!("model.layers.*.shared_mlp.{name}.weight"));
+        rewrites.push(Rewrite::new(ours, file, [Step::Rows(rows, 2 * inner)]));
+    }
     Ok(Description { rewrites: rewrites.into(), ..Description::new("granitemoehybrid", decoder, eos) })
 }

@@ -23,9 +23,11 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         // The ε of the gated norm is fixed.
         ..gated_delta(f, model.hidden, [heads, heads, key, 2 * key], 1e-5)?
     };
-    // Files without a base have no positions.
-    let parameters = f.objects("rope_parameters")?;
-    let rotated = f.get("rope_theta").is_some() || parameters.iter().any(|p| p.get("rope_theta").is_some());
+    // A base of null means no positions; an absent one has a default.
+    let rotated = match f.objects("rope_parameters")?.first() {
+        Some(parameters) => parameters.get("rope_theta").is_some(),
+        None => f.get("rope_theta").is_some() || !f.given("rope_theta"),
+    };
     let attention = AttentionConfig {
         rotary: if rotated { Some(model.rotary("full_attention")?) } else { None },
         qk_norm: Some(QkNorm::Whole(model.rms())),

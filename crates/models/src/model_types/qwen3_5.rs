@@ -14,9 +14,9 @@ const fn architecture(model_type: &'static str, describe: fn(&Fields) -> Result<
 }
 
 pub(crate) const TEXT: Architecture = architecture("qwen3_5_text", |f| dense(f, "qwen3_5_text"));
-pub(crate) const ARCHITECTURE: Architecture = architecture("qwen3_5", |f| dense(&text_config(f)?, "qwen3_5"));
+pub(crate) const ARCHITECTURE: Architecture = architecture("qwen3_5", |f| dense(&inner(f)?, "qwen3_5"));
 pub(crate) const MOE_TEXT: Architecture = architecture("qwen3_5_moe_text", |f| sparse(f, "qwen3_5_moe_text"));
-pub(crate) const MOE: Architecture = architecture("qwen3_5_moe", |f| sparse(&text_config(f)?, "qwen3_5_moe"));
+pub(crate) const MOE: Architecture = architecture("qwen3_5_moe", |f| sparse(&inner(f)?, "qwen3_5_moe"));
 
 const DEFAULTS: Defaults = Defaults {
     vocabulary: 248_320,
@@ -31,6 +31,13 @@ const DEFAULTS: Defaults = Defaults {
     partial: true,
     ..LLAMA
 };
+
+/// The text model of a composite one. Whether its embeddings are tied stands outside, whatever it says itself.
+fn inner(f: &Fields) -> Result<Fields, Error> {
+    let mut text = text_config(f)?;
+    text.set("tie_word_embeddings", json!(f.flag("tie_word_embeddings", false)?));
+    Ok(text)
+}
 
 /// The fields, with the part of each head that is rotated.
 fn rotated(f: &Fields) -> Fields {

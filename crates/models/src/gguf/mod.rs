@@ -1,0 +1,165 @@
+//! Models in GGUF files: their metadata as the fields of a `config.json`, their tensors under the names that the models
+//! use. Everything behind that is the same as for a directory.
+
+use longreach_gguf::{Gguf, TensorType};
+use longreach_nn::mixers::{MixerConfig, QkNorm};
+use longreach_nn::{BranchConfig, DecoderConfig, NamedNorm, NormConfig, OperationConfig};
+use longreach_simd::product::Format;
+use serde_json::{Map, Value};
+
+use self::keys::Keys;
+use crate::{Checkpoint, Description, Error, Fields, Rewrite};
+
+mod gemma;
+mod hybrids;
+mod keys;
+mod llama;
+mod mamba;
+mod names;
+
+/// An architecture: the value of `general.architecture`, and how its files are read.
+struct Architecture {
+    name: &'static str,
+    read: fn(&Keys<'_>) -> Result<Read, Error>,
+}
+
+/// What the metadata say.
+struct Read {
+    /// The fields of a `config.json`.
+    fields: Map<String, Value>,
+    /// The names of the tensors.
+    rewrites: Vec<Rewrite>,
+    /// Whether rotary positions rotate neighbouring channels, since rows of queries and keys are stored so.
+    pairs: bool,
+    /// Whether 1 is already added to the weights of norms that have it added.
+    whole_norms: bool,
+}
+
+impl Read {
+    fn new(fields: Map<String, Value>, rewrites: Vec<Rewrite>) -> Self {
+        Self { fields, rewrites, pairs: false, whole_norms: false }
+    }
+}
+
+/// The architectures that are read.
+const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "llama", read: llama::llama },
+    Architecture { name: "qwen2", read: |keys| llama::plain(keys, "qwen2") },
+    Architecture { name: "qwen3", read: |keys| llama::plain(keys, "qwen3") },
+    Architecture { name: "qwen3moe", read: llama::qwen3moe },
+    Architecture { name: "phi3", read: llama::phi3 },
+    Architecture { name: "smollm3", read: llama::smollm3 },
+    Architecture { name: "olmo2", read: llama::olmo2 },
+    Architecture { name: "gpt-oss", read: llama::gpt_oss },
+    Architecture { name: "gemma2", read: gemma::gemma2 },
+    Architecture { name: "gemma3", read: gemma::gemma3 },
+    Architecture { name: "mamba", read: mamba::mamba },
+    Architecture { name: "mamba2", read: mamba::mamba2 },
+    Architecture { name: "jamba", read: hybrids::jamba },
+    Architecture { name: "falcon-h1", read: hybrids::falcon_h1 },
+    Architecture { name: "granitehybrid", read: hybrids::granite },
+    Architecture { name: "nemotron_h", read: hybrids::nemotron },
+    Architecture { name: "nemotron_h_moe", read: hybrids::nemotron },
+    Architecture { name: "lfm2", read: hybrids::lfm2 },
+    Architecture { name: "lfm2moe", read: hybrids::lfm2 },
+    Architecture { name: "qwen3next", read: hybrids::qwen3next },
+];
+
+/// The names of the architectures that are read.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.iter().map(|architecture| architecture.name)
+}
+
+/// The model in a file, and the fields of its configuration as JSON. Errors if its architecture is not read, or a key is
+/// missing or wrong.
+pub(crate) fn describe(gguf: &Gguf) -> Result<(Description, Fields, String), Error> {
+    let metadata = gguf.metadata();
+    let file = metadata.file();
+    if let Some(kind) = metadata.get::<&str>("general.type")?
+        && kind != "model"
+    {
+        let message = format!("a file of the type `{kind}` is no model that writes text");
+        return Err(Error::Config { file: file.into(), message });
+    }
+    let found: &str = metadata.require("general.architecture")?;
+    let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.name == found) else {
+        let known = architectures().collect::<Vec<_>>().join(", ");
+        let message = format!("architecture `{found}` is not supported in GGUF files; supported are {known}");
+        return Err(Error::Config { file: file.into(), message });
+    };
+    let read = (architecture.read)(&Keys { gguf, architecture: found })?;
+    let config = Value::Object(read.fields).to_string();
+    let fields = Fields::parse(file, &config)?;
+    let mut description = Description::of(&fields)?;
+    description.rewrites = read.rewrites.into();
+    adjust(&mut description.decoder, read.pairs, read.whole_norms);
+    Ok((description, fields, config))
+}
+
+/// Adjusts the model to what its tensors are.
+fn adjust(decoder: &mut DecoderConfig, pairs: bool, whole_norms: bool) {
+    let norm = |norm: &mut NormConfig| {
+        if let (true, NormConfig::RmsPlusOne(eps)) = (whole_norms, *norm) {
+            *norm = NormConfig::Rms(eps);
+        }
+    };
+    let named = |named: &mut Option<NamedNorm>| named.iter_mut().for_each(|named| norm(&mut named.norm));
+    fn branches<'a>(branch: &'a mut BranchConfig, each: &mut dyn FnMut(&mut BranchConfig)) {
+        each(branch);
+        if let OperationConfig::Parallel(list) = &mut branch.operation {
+            list.iter_mut().for_each(|branch| branches(branch, each));
+        }
+    }
+    named(&mut decoder.last_norm);
+    for branch in decoder.blocks.iter_mut().flat_map(|block| &mut block.branches) {
+        branches(branch, &mut |branch| {
+            named(&mut branch.before);
+            named(&mut branch.after);
+            named(&mut branch.of_sum);
+            if let OperationConfig::Mixer(MixerConfig::Attention(attention)) = &mut branch.operation {
+                if let Some(QkNorm::Head(qk) | QkNorm::Whole(qk)) = &mut attention.qk_norm {
+                    norm(qk);
+                }
+                if let Some(rotary) = &mut attention.rotary {
+                    rotary.interleaved |= pairs;
+                }
+            }
+        });
+    }
+}
+
+/// The format of blocks of a type of tensor; `None` if its elements are numbers.
+pub(crate) fn format(of: TensorType) -> Option<Format> {
+    use Format as F;
+    use TensorType as T;
+    Some(match of {
+        T::Q4_0 => F::Q4_0,
+        T::Q4_1 => F::Q4_1,
+        T::Q5_0 => F::Q5_0,
+        T::Q5_1 => F::Q5_1,
+        T::Q8_0 => F::Q8_0,
+        T::Q2_K => F::Q2K,
+        T::Q3_K => F::Q3K,
+        T::Q4_K => F::Q4K,
+        T::Q5_K => F::Q5K,
+        T::Q6_K => F::Q6K,
+        T::IQ4_NL => F::Iq4Nl,
+        T::IQ4_XS => F::Iq4Xs,
+        T::MXFP4 => F::Mxfp4,
+        _ => return None,
+    })
+}
+
+impl Checkpoint {
+    /// The tensors of a GGUF file, under their names in it.
+    pub(crate) fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
+        let mut all = Self::empty();
+        for tensor in gguf.tensors() {
+            all.add_gguf(&tensor)?;
+        }
+        for (name, contents) in gguf.files().zip(gguf.contents()) {
+            all.add_gguf_file(name, contents);
+        }
+        Ok(all)
+    }
+}
