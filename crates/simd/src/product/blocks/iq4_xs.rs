@@ -57,8 +57,11 @@ mod avx512 {
         unsafe fn codes(block: *const u8) -> [__m512i; 4] {
             let values = table(&VALUES, Self::OFFSET);
             // SAFETY: guaranteed by the caller.
-            let codes = unsafe { wide_nibbles(block.add(8)) };
-            codes.map(|codes| _mm512_shuffle_epi8(values, codes))
+            let mut codes = unsafe { wide_nibbles(block.add(8)) };
+            for codes in &mut codes {
+                *codes = _mm512_shuffle_epi8(values, *codes);
+            }
+            codes
         }
 
         #[inline]

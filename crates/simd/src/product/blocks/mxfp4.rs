@@ -45,8 +45,8 @@ mod avx512 {
         unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
             let values = table(&VALUES, Self::OFFSET);
             // SAFETY: guaranteed by the caller.
-            let halves = unsafe { nibbles::<17, 1>(blocks) };
-            halves.map(|half| _mm512_shuffle_epi8(values, half))
+            let [a, b] = unsafe { nibbles::<17, 1>(blocks) };
+            [_mm512_shuffle_epi8(values, a), _mm512_shuffle_epi8(values, b)]
         }
 
         #[inline(always)]

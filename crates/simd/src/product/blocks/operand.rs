@@ -107,28 +107,44 @@ impl Kernel for RoundRow<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, _: S) {
+        // Loops of constant length are compiled to few vectors.
+        match (self.plan.block, self.plan.sub) {
+            (32, _) => self.rounded::<32, 32>(),
+            (_, 16) => self.rounded::<256, 16>(),
+            _ => self.rounded::<256, 32>(),
+        }
+    }
+}
+
+impl RoundRow<'_> {
+    /// Rounds blocks of `B` numbers with sums of `SUB`.
+    #[inline(always)]
+    fn rounded<const B: usize, const SUB: usize>(self) {
         let Self { row, plan, codes, sums, factors, starts } = self;
-        let blocks = plan.group / plan.block;
+        let blocks = plan.group / B;
+        assert!(plan.block == B && plan.sub == SUB && plan.group <= 256);
         for (g, row) in row.chunks(plan.group).enumerate() {
             let mut natural = [0; 256];
             let factors = &mut factors[g * blocks..][..blocks];
             factors.fill(0.0);
-            for (b, block) in row.chunks_exact(plan.block).enumerate() {
-                factors[b] = round(block, &mut natural[b * plan.block..][..plan.block]);
+            for ((block, to), factor) in row.as_chunks::<B>().0.iter().zip(natural.as_chunks_mut::<B>().0).zip(factors)
+            {
+                *factor = round(block, to);
             }
-            for (place, to) in codes[g * plan.group..][..plan.group].chunks_exact_mut(PIECE).enumerate() {
-                to.copy_from_slice(&natural[usize::from(plan.pieces[place]) * PIECE..][..PIECE]);
+            let pieces = natural.as_chunks::<PIECE>().0;
+            for (piece, to) in plan.pieces.iter().zip(codes[g * plan.group..].as_chunks_mut::<PIECE>().0) {
+                *to = pieces[usize::from(*piece)];
             }
             let sums = &mut sums[g * SLOTS..][..SLOTS];
             sums.fill(0);
-            for (sum, codes) in sums.iter_mut().zip(natural[..plan.group].chunks_exact(plan.sub)) {
+            for (sum, codes) in sums.iter_mut().zip(natural[..plan.group].as_chunks::<SUB>().0) {
                 *sum = codes.iter().map(|c| i16::from(*c)).sum();
             }
             if plan.offset != 0 {
                 let starts = &mut starts[g * SLOTS..][..SLOTS];
                 starts.fill(0);
                 for (place, piece) in plan.pieces.iter().enumerate().take(SLOTS) {
-                    let sub = usize::from(*piece) * PIECE / plan.sub;
+                    let sub = usize::from(*piece) * PIECE / SUB;
                     let slot = if blocks == 1 { place } else { 4 * sub };
                     starts[slot] = -plan.offset * i32::from(sums[sub]);
                 }
@@ -139,9 +155,9 @@ impl Kernel for RoundRow<'_> {
 
 /// Rounds a block and returns its factor: NaN for a block with a number that is not finite, 0 for one of zeros.
 #[inline(always)]
-fn round(block: &[f32], codes: &mut [i8]) -> f32 {
+fn round<const B: usize>(block: &[f32; B], codes: &mut [i8; B]) -> f32 {
     let mut most = [0u32; 16];
-    for part in block.chunks_exact(16) {
+    for part in block.as_chunks::<16>().0 {
         for (most, x) in most.iter_mut().zip(part) {
             // Magnitudes are ordered as their bits are, and what is not finite is above all others.
             *most = (*most).max(x.to_bits() & 0x7fff_ffff);

@@ -48,8 +48,9 @@ mod avx512 {
         unsafe fn codes(block: *const u8) -> [__m512i; 4] {
             // SAFETY: guaranteed by the caller.
             let (mut codes, high) = unsafe {
-                let high = |n: usize| _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(128 + 32 * n).cast()));
-                (wide_nibbles(block), [high(0), high(1)])
+                let first = _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(128).cast()));
+                let second = _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(160).cast()));
+                (wide_nibbles(block), [first, second])
             };
             // Two bits of each byte are brought to bits 4 and 5, from different places in the two halves.
             let mask = _mm512_set1_epi8(0x30);

@@ -37,8 +37,8 @@ mod avx512 {
         unsafe fn codes(blocks: *const u8) -> [__m512i; 2] {
             let raise = _mm512_set1_epi8(i8::MIN);
             // SAFETY: guaranteed by the caller.
-            let halves = unsafe { [quarters::<34, 2>(blocks), quarters::<34, 18>(blocks)] };
-            halves.map(|half| _mm512_xor_si512(half, raise))
+            let [a, b] = unsafe { [quarters::<34, 2>(blocks), quarters::<34, 18>(blocks)] };
+            [_mm512_xor_si512(a, raise), _mm512_xor_si512(b, raise)]
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::super::operand::SLOTS;
-use super::{Large, Task};
+use super::{Large, Left, Task, moved, words};
 
 /// The product of `M` rows of `x`.
 ///
@@ -14,24 +14,23 @@ pub(super) unsafe fn product<F: Large, const M: usize>(task: &Task<'_>, out: &mu
     assert_eq!(out.len(), M);
     let (columns, groups) = (task.columns(), task.x.groups);
     assert_eq!(task.row_bytes, groups * F::BYTES);
-    let codes: [*const i8; M] = std::array::from_fn(|i| task.x.codes(task.row + i).as_ptr());
-    let sums: [*const i16; M] = std::array::from_fn(|i| task.x.sums(task.row + i).as_ptr());
-    let factors: [&[f32]; M] = std::array::from_fn(|i| task.x.factors(task.row + i));
+    let left: Left<M> = task.left(0, M, 0);
     // The hardware follows a row, but not to the next: the same place four rows further on is asked for.
     let ahead = 4 * task.row_bytes.max(1024);
     for j in (0..columns).step_by(4) {
         let rows: [*const u8; 4] = task.rows(j);
         let mut y = [_mm_setzero_ps(); M];
         for g in 0..groups {
-            let blocks = rows.map(|row| row.wrapping_add(g * F::BYTES));
-            let x = std::array::from_fn(|i| codes[i].wrapping_add(g * 256));
-            let s = std::array::from_fn(|i| sums[i].wrapping_add(g * SLOTS));
+            let blocks = moved(rows, g * F::BYTES);
+            let x = moved(left.codes, g * 256);
+            let s = moved(left.sums, g * SLOTS);
             // SAFETY: every row has `groups` blocks, and so has every row of the left factor.
             let (products, minima) = unsafe { group::<F, M>(blocks, x, s, ahead) };
             // SAFETY: as above.
             let d = unsafe { halves(blocks, F::FACTORS) };
             for i in 0..M {
-                let a = _mm_set1_ps(factors[i][g]);
+                // SAFETY: as above.
+                let a = _mm_set1_ps(unsafe { *left.factors[i].add(g) });
                 y[i] = _mm_fmadd_ps(_mm_mul_ps(d, a), _mm_cvtepi32_ps(products[i]), y[i]);
                 if F::MINIMA {
                     // SAFETY: as above; in a format with minima their factor follows.
@@ -67,10 +66,8 @@ pub(super) fn finish<const M: usize>(task: &Task<'_>, j: usize, y: [__m128; M], 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn halves(blocks: [*const u8; 4], at: usize) -> __m128 {
-    // SAFETY: guaranteed by the caller; the loads are unaligned.
-    let bits = blocks.map(|block| u64::from(unsafe { block.add(at).cast::<u16>().read_unaligned() }));
-    let all = bits[0] | bits[1] << 16 | bits[2] << 32 | bits[3] << 48;
-    _mm_maskz_cvtph_ps(0xf, _mm_cvtsi64_si128(all as i64))
+    // SAFETY: guaranteed by the caller.
+    _mm_maskz_cvtph_ps(0xf, _mm_cvtsi64_si128(unsafe { words(blocks, at) }))
 }
 
 /// `S` and `M` of a block of each of four rows of weights, for each row of `x`.
@@ -97,11 +94,12 @@ unsafe fn group<F: Large, const M: usize>(
         let beside = _mm256_cvtepi8_epi16(if F::MINIMA { least } else { scales });
         let spread = spread::<F>(scales);
         for i in 0..M {
-            // SAFETY: guaranteed by the caller.
-            let dots: [__m512i; 4] = std::array::from_fn(|v| unsafe {
-                let x = _mm512_loadu_si512(x[i].add(64 * v).cast());
-                _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes[v], x)
-            });
+            let mut dots = [_mm512_setzero_si512(); 4];
+            for v in 0..4 {
+                // SAFETY: guaranteed by the caller.
+                let x = unsafe { _mm512_loadu_si512(x[i].add(64 * v).cast()) };
+                dots[v] = _mm512_dpbusd_epi32(dots[v], codes[v], x);
+            }
             let mut sum = scaled::<F>(dots, &spread);
             // SAFETY: guaranteed by the caller.
             let sums = unsafe { _mm256_loadu_si256(s[i].cast()) };
@@ -115,7 +113,14 @@ unsafe fn group<F: Large, const M: usize>(
             products[i][r] = sum;
         }
     }
-    (products.map(|products| add_across(transposed(products))), minima.map(|minima| add_across_half(minima)))
+    let mut sums = ([_mm_setzero_si128(); M], [_mm_setzero_si128(); M]);
+    for i in 0..M {
+        sums.0[i] = add_across(transposed(products[i]));
+        if F::MINIMA {
+            sums.1[i] = add_across_half(minima[i]);
+        }
+    }
+    sums
 }
 
 /// The scales in the lanes of the sums they multiply: of 16 bits for pairs of vectors, of 32 bits for single ones.
@@ -123,19 +128,21 @@ unsafe fn group<F: Large, const M: usize>(
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 fn spread<F: Large>(scales: __m128i) -> [__m512i; 4] {
     let all = _mm512_broadcast_i32x4(scales);
-    let narrow = F::SPREAD.each_ref().map(|places| {
+    let mut spread = [all; 4];
+    for pair in 0..2 {
         // SAFETY: a pattern has 64 bytes.
-        let lanes = _mm512_shuffle_epi8(all, unsafe { _mm512_loadu_si512(places.as_ptr().cast()) });
-        if F::SIGNED { _mm512_srai_epi16::<8>(lanes) } else { lanes }
-    });
-    let [a, b] = narrow;
-    if F::NARROW {
-        return [a, b, a, b];
+        let places = unsafe { _mm512_loadu_si512(const { &F::SPREAD }[pair].as_ptr().cast()) };
+        let lanes = _mm512_shuffle_epi8(all, places);
+        let lanes = if F::SIGNED { _mm512_srai_epi16::<8>(lanes) } else { lanes };
+        if F::NARROW {
+            spread[pair] = lanes;
+            continue;
+        }
+        // In each quarter, four lanes are of the first vector and four of the second; they are extended to 32 bits.
+        spread[2 * pair] = _mm512_srai_epi32::<16>(_mm512_unpacklo_epi16(lanes, lanes));
+        spread[2 * pair + 1] = _mm512_srai_epi32::<16>(_mm512_unpackhi_epi16(lanes, lanes));
     }
-    // In each quarter, four lanes of the first vector and four of the second, all alike: two of either are unpacked.
-    let first = |lanes| _mm512_srai_epi32::<16>(_mm512_unpacklo_epi16(lanes, lanes));
-    let second = |lanes| _mm512_srai_epi32::<16>(_mm512_unpackhi_epi16(lanes, lanes));
-    [first(a), second(a), first(b), second(b)]
+    spread
 }
 
 /// The sum of four vectors of sums, each multiplied by its scale.
@@ -146,8 +153,11 @@ fn scaled<F: Large>(dots: [__m512i; 4], spread: &[__m512i; 4]) -> __m512i {
         let first = _mm512_madd_epi16(_mm512_packs_epi32(dots[0], dots[1]), spread[0]);
         return _mm512_dpwssd_epi32(first, _mm512_packs_epi32(dots[2], dots[3]), spread[1]);
     }
-    let products: [__m512i; 4] = std::array::from_fn(|v| _mm512_mullo_epi32(dots[v], spread[v]));
-    _mm512_add_epi32(_mm512_add_epi32(products[0], products[1]), _mm512_add_epi32(products[2], products[3]))
+    let mut sum = _mm512_setzero_si512();
+    for v in 0..4 {
+        sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(dots[v], spread[v]));
+    }
+    sum
 }
 
 /// In each quarter, the sums of the quarters of four vectors.

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::operand::SLOTS;
 use super::few_large::{finish, transposed};
-use super::{Small, Task};
+use super::{Left, Small, Task, factors, moved, words};
 
 /// Blocks of a group.
 const GROUP: usize = 4;
@@ -20,25 +20,20 @@ pub(super) unsafe fn product<F: Small, const M: usize>(task: &Task<'_>, out: &mu
     assert_eq!(out.len(), M);
     let (columns, blocks) = (task.columns(), task.row_bytes / F::BYTES);
     assert!(task.x.groups == blocks.div_ceil(GROUP) && GROUP * F::BYTES <= MOST);
-    let x: [Row; M] = std::array::from_fn(|i| Row {
-        codes: task.x.codes(task.row + i).as_ptr(),
-        sums: task.x.sums(task.row + i).as_ptr(),
-        starts: task.x.starts(task.row + i).as_ptr(),
-        factors: task.x.factors(task.row + i).as_ptr(),
-    });
+    let left: Left<M> = task.left(0, M, 0);
     let ahead = 4 * task.row_bytes.max(1024);
     for j in (0..columns).step_by(4) {
         let rows: [*const u8; 4] = task.rows(j);
         let mut y = [_mm_setzero_ps(); M];
         for g in 0..blocks / GROUP {
-            let at = rows.map(|row| row.wrapping_add(g * GROUP * F::BYTES));
+            let at = moved(rows, g * GROUP * F::BYTES);
             for row in at {
                 for line in (0..GROUP * F::BYTES).step_by(64) {
                     _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(ahead + line).cast());
                 }
             }
             // SAFETY: there are four blocks at each address, and a group of every row of the left factor.
-            y = unsafe { group::<F, M>(at, &x, g, GROUP, y) };
+            y = unsafe { group::<F, M>(at, &left, g, GROUP, y) };
         }
         if blocks % GROUP > 0 {
             // The last group is copied to where it may be read beyond its end.
@@ -50,31 +45,21 @@ pub(super) unsafe fn product<F: Small, const M: usize>(task: &Task<'_>, out: &mu
                 room[..rest.len()].copy_from_slice(rest);
             }
             // SAFETY: there is room for four blocks, and the left factor is filled up.
-            y = unsafe {
-                group::<F, M>(room.each_ref().map(|room| room.as_ptr()), &x, first / GROUP, blocks - first, y)
-            };
+            y = unsafe { group::<F, M>(addresses(&room), &left, first / GROUP, blocks - first, y) };
         }
         finish(task, j, y, out);
     }
 }
 
-/// Where a row of the left factor is.
-struct Row {
-    codes: *const i8,
-    sums: *const i16,
-    starts: *const i32,
-    factors: *const f32,
-}
-
 /// Adds the products with `count` blocks of each of four rows of weights.
 ///
 /// # Safety
-/// The CPU has the features; there are four blocks at each of `blocks`, and group `g` of each of `x`.
+/// The CPU has the features; there are four blocks at each of `blocks`, and group `g` of each row of `left`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn group<F: Small, const M: usize>(
     blocks: [*const u8; 4],
-    x: &[Row; M],
+    left: &Left<M>,
     g: usize,
     count: usize,
     mut y: [__m128; M],
@@ -83,35 +68,39 @@ unsafe fn group<F: Small, const M: usize>(
     for r in 0..4 {
         // SAFETY: guaranteed by the caller.
         let codes = unsafe { F::codes(blocks[r]) };
-        for (products, x) in products.iter_mut().zip(x) {
+        for i in 0..M {
             // SAFETY: guaranteed by the caller; with an offset there are as many starts as slots.
             unsafe {
                 let start = match F::OFFSET {
                     0 => _mm512_setzero_si512(),
-                    _ => _mm512_loadu_si512(x.starts.add(g * SLOTS).cast()),
+                    _ => _mm512_loadu_si512(left.starts[i].add(g * SLOTS).cast()),
                 };
-                let halves = [0, 64].map(|at| _mm512_loadu_si512(x.codes.add(128 * g + at).cast()));
-                products[r] = _mm512_dpbusd_epi32(start, codes[0], halves[0]);
-                products[r] = _mm512_dpbusd_epi32(products[r], codes[1], halves[1]);
+                let first = _mm512_dpbusd_epi32(start, codes[0], _mm512_loadu_si512(left.codes[i].add(128 * g).cast()));
+                let second = _mm512_loadu_si512(left.codes[i].add(128 * g + 64).cast());
+                products[i][r] = _mm512_dpbusd_epi32(first, codes[1], second);
+            }
+        }
+    }
+    let (mut d, mut m) = ([0; GROUP], [0; GROUP]);
+    for b in 0..GROUP {
+        // SAFETY: guaranteed by the caller; in a format with minima they follow the factor.
+        unsafe {
+            d[b] = factors::<F>(blocks, b * F::BYTES);
+            if F::MINIMA {
+                m[b] = words(blocks, b * F::BYTES + 2);
             }
         }
     }
     // SAFETY: guaranteed by the caller.
-    let factors = unsafe { F::widen(quarters(|b, r| F::factor(blocks[r].add(b * F::BYTES)))) };
-    let minima = match F::MINIMA {
-        // SAFETY: as above; in a format with minima they follow the factor.
-        true => {
-            _mm512_cvtph_ps(quarters(|b, r| unsafe { blocks[r].add(b * F::BYTES + 2).cast::<u16>().read_unaligned() }))
-        }
-        false => _mm512_setzero_ps(),
-    };
+    let d = unsafe { F::widen(_mm256_setr_epi64x(d[0], d[1], d[2], d[3])) };
+    let m = _mm512_cvtph_ps(_mm256_setr_epi64x(m[0], m[1], m[2], m[3]));
     let quarter = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    for (i, x) in x.iter().enumerate() {
+    for i in 0..M {
         // SAFETY: there are four factors for each group.
-        let a = unsafe { _mm_loadu_ps(x.factors.add(GROUP * g)) };
+        let a = unsafe { _mm_loadu_ps(left.factors[i].add(GROUP * g)) };
         let a = _mm512_permutexvar_ps(quarter, _mm512_castps128_ps512(a));
         let sums = _mm512_cvtepi32_ps(transposed(products[i]));
-        let (sums, by) = (lanes(sums), lanes(_mm512_mul_ps(factors, a)));
+        let (sums, by) = (lanes(sums), lanes(_mm512_mul_ps(d, a)));
         if !F::MINIMA {
             for b in 0..count {
                 y[i] = _mm_fmadd_ps(by[b], sums[b], y[i]);
@@ -119,10 +108,10 @@ unsafe fn group<F: Small, const M: usize>(
             continue;
         }
         // SAFETY: there are as many sums as slots.
-        let of_x = unsafe { _mm_cvtepi16_epi32(_mm_loadl_epi64(x.sums.add(g * SLOTS).cast())) };
+        let of_x = unsafe { _mm_cvtepi16_epi32(_mm_loadl_epi64(left.sums[i].add(g * SLOTS).cast())) };
         let of_x = _mm512_castps128_ps512(_mm_cvtepi32_ps(of_x));
         let of_x = lanes(_mm512_permutexvar_ps(quarter, of_x));
-        let base = lanes(_mm512_mul_ps(minima, a));
+        let base = lanes(_mm512_mul_ps(m, a));
         for b in 0..count {
             y[i] = _mm_fmadd_ps(base[b], of_x[b], _mm_fmadd_ps(by[b], sums[b], y[i]));
         }
@@ -130,15 +119,10 @@ unsafe fn group<F: Small, const M: usize>(
     y
 }
 
-/// Sixteen halves: block `b` of row `r` at `4 b + r`.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-fn quarters(f: impl Fn(usize, usize) -> u16) -> __m256i {
-    let word = |b| {
-        let bits: [u64; 4] = std::array::from_fn(|r| u64::from(f(b, r)));
-        (bits[0] | bits[1] << 16 | bits[2] << 32 | bits[3] << 48) as i64
-    };
-    _mm256_setr_epi64x(word(0), word(1), word(2), word(3))
+/// The addresses of four buffers.
+#[inline(always)]
+fn addresses(rooms: &[[u8; MOST]; 4]) -> [*const u8; 4] {
+    rooms.each_ref().map(|room| room.as_ptr())
 }
 
 /// The quarters of a vector.

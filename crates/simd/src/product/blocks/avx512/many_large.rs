@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::super::operand::SLOTS;
-use super::pack::{self, VECTOR, columns, masks};
-use super::{Large, PANEL, Task};
+use super::pack::{self, VECTOR, columns, masks, pair};
+use super::{Large, Left, PANEL, Task, moved};
 use crate::team::Scratch;
 
 /// Rows of a register tile.
@@ -34,14 +34,18 @@ pub(super) unsafe fn product<F: Large>(task: &Task<'_>, out: &mut [&mut [f32]]) 
             let count = DEPTH.min(task.x.groups - first);
             for (b, panel) in panel.chunks_exact_mut(BLOCK).take(count).enumerate() {
                 // SAFETY: each row has as many blocks as there are groups.
-                unsafe { unpack::<F>(rows.map(|row| row.wrapping_add((first + b) * F::BYTES)), panel) };
+                unsafe { unpack::<F>(moved(rows, (first + b) * F::BYTES), panel) };
             }
             for (i, out) in out.chunks_mut(ROWS).enumerate() {
                 let last = first + count == task.x.groups;
+                let left = task.left(i * ROWS, out.len(), first);
                 for (b, panel) in panel.chunks_exact(BLOCK).take(count).enumerate() {
-                    let bias = task.bias.filter(|_| last && b + 1 == count).map(|bias| &bias[j..j + width]);
+                    let bias = match task.bias {
+                        Some(bias) if last && b + 1 == count => Some(&bias[j..j + width]),
+                        _ => None,
+                    };
                     // SAFETY: the features are enabled in this function, as its caller guarantees.
-                    unsafe { tile::<F>(task, i * ROWS, first + b, panel, bias, out, j) };
+                    unsafe { tile::<F>(&left, b, first + b == 0, panel, bias, out, j) };
                 }
             }
         }
@@ -88,16 +92,17 @@ unsafe fn unpack<F: Large>(blocks: [*const u8; PANEL], panel: &mut [f32]) {
     }
 }
 
-/// Adds the product of at most [`ROWS`] rows and a panel's block to the output. Missing rows repeat the last one.
+/// Adds the product of at most [`ROWS`] rows and a panel's block, or starts with it. `g` is the block's number from where
+/// the left factor begins, in which missing rows repeat the last one.
 ///
 /// # Safety
-/// The CPU has the features.
+/// The CPU has the features, and every row of the left factor has the block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn tile<F: Large>(
-    task: &Task<'_>,
-    i: usize,
+    left: &Left<ROWS>,
     g: usize,
+    starts: bool,
     panel: &[f32],
     bias: Option<&[f32]>,
     out: &mut [&mut [f32]],
@@ -105,12 +110,6 @@ unsafe fn tile<F: Large>(
 ) {
     let m = out.len();
     assert!((1..=ROWS).contains(&m) && panel.len() == BLOCK);
-    let row = |r: usize| task.row + i + r.min(m - 1);
-    let x: [*const i8; ROWS] = std::array::from_fn(|r| task.x.codes(row(r))[g * 256..][..256].as_ptr());
-    let starts: [*const i32; ROWS] = std::array::from_fn(|r| match F::OFFSET {
-        0 => std::ptr::null(),
-        _ => task.x.starts(row(r))[g * SLOTS..][..SLOTS].as_ptr(),
-    });
     let panel = panel.as_ptr();
     let none = [[_mm512_setzero_si512(); 2]; ROWS];
     let mut sums = none;
@@ -119,18 +118,20 @@ unsafe fn tile<F: Large>(
         unsafe {
             let mut dots = none;
             if F::OFFSET != 0 {
-                dots = std::array::from_fn(|r| [_mm512_set1_epi32(*starts[r].add(place)); 2]);
+                for r in 0..ROWS {
+                    dots[r] = [_mm512_set1_epi32(*left.starts[r].add(g * SLOTS + place)); 2];
+                }
             }
             for quad in 4 * place..4 * (place + F::RUN) {
-                let w = [0, 16].map(|at| _mm512_loadu_si512(panel.add(quad * PANEL + at).cast()));
+                let w = pair(panel.add(quad * PANEL));
                 for r in 0..ROWS {
-                    let x = _mm512_set1_epi32(x[r].add(4 * quad).cast::<i32>().read_unaligned());
+                    let x = _mm512_set1_epi32(left.codes[r].add(g * 256 + 4 * quad).cast::<i32>().read_unaligned());
                     dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w[0], x);
                     dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w[1], x);
                 }
             }
             let sub = usize::from(F::PIECES[place]) / F::RUN;
-            let scales = [0, 16].map(|at| _mm512_loadu_si512(panel.add(SCALES + sub * PANEL + at).cast()));
+            let scales = pair(panel.add(SCALES + sub * PANEL));
             for r in 0..ROWS {
                 for v in 0..2 {
                     sums[r][v] = _mm512_add_epi32(sums[r][v], _mm512_mullo_epi32(dots[r][v], scales[v]));
@@ -139,22 +140,27 @@ unsafe fn tile<F: Large>(
         }
     }
     // SAFETY: as above.
-    let minima = if F::MINIMA { unsafe { minima::<F>(task, row, g, panel) } } else { none };
+    let minima = if F::MINIMA { unsafe { minima::<F>(left, g, panel) } } else { none };
     let width = PANEL.min(out[0].len() - j);
     let masks = masks(width);
-    let load = |at| [0, 16].map(|v| unsafe { _mm512_loadu_ps(panel.add(at + v)) });
-    let (d, base) = (load(FACTORS), load(FACTORS + PANEL));
+    // SAFETY: as above.
+    let (d, base) = unsafe { (pair(panel.add(FACTORS)), pair(panel.add(FACTORS + PANEL))) };
     for (r, out) in out.iter_mut().enumerate() {
-        let a = _mm512_set1_ps(task.x.factors(row(r))[g]);
+        // SAFETY: as above.
+        let a = _mm512_set1_ps(unsafe { *left.factors[r].add(g) });
         let to = out[j..j + width].as_mut_ptr();
         for v in 0..2 {
             // SAFETY: the masks restrict accesses to the columns that exist.
             unsafe {
                 let to = to.wrapping_add(16 * v);
-                let mut y = if g == 0 { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(masks[v], to) };
-                y = _mm512_fmadd_ps(_mm512_mul_ps(d[v], a), _mm512_cvtepi32_ps(sums[r][v]), y);
+                let mut y = if starts { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(masks[v], to) };
+                y = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_castsi512_ps(d[v]), a), _mm512_cvtepi32_ps(sums[r][v]), y);
                 if F::MINIMA {
-                    y = _mm512_fnmadd_ps(_mm512_mul_ps(base[v], a), _mm512_cvtepi32_ps(minima[r][v]), y);
+                    y = _mm512_fnmadd_ps(
+                        _mm512_mul_ps(_mm512_castsi512_ps(base[v]), a),
+                        _mm512_cvtepi32_ps(minima[r][v]),
+                        y,
+                    );
                 }
                 if let Some(bias) = bias {
                     y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(masks[v], bias.as_ptr().wrapping_add(16 * v)));
@@ -171,20 +177,14 @@ unsafe fn tile<F: Large>(
 /// The CPU has the features, and the panel has a block.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn minima<F: Large>(
-    task: &Task<'_>,
-    row: impl Fn(usize) -> usize,
-    g: usize,
-    panel: *const f32,
-) -> [[__m512i; 2]; ROWS] {
-    let sums: [*const i16; ROWS] = std::array::from_fn(|r| task.x.sums(row(r))[g * SLOTS..][..SLOTS].as_ptr());
+unsafe fn minima<F: Large>(left: &Left<ROWS>, g: usize, panel: *const f32) -> [[__m512i; 2]; ROWS] {
     let mut minima = [[_mm512_setzero_si512(); 2]; ROWS];
-    for pair in 0..SLOTS / 2 / F::RUN {
+    for two in 0..SLOTS / 2 / F::RUN {
         // SAFETY: there are as many sums as slots, and as many minima; the caller guarantees the rest.
         unsafe {
-            let n = [0, 16].map(|at| _mm512_loadu_si512(panel.add(MINIMA + pair * PANEL + at).cast()));
+            let n = pair(panel.add(MINIMA + two * PANEL));
             for r in 0..ROWS {
-                let x = _mm512_set1_epi32(sums[r].add(2 * pair).cast::<i32>().read_unaligned());
+                let x = _mm512_set1_epi32(left.sums[r].add(g * SLOTS + 2 * two).cast::<i32>().read_unaligned());
                 for v in 0..2 {
                     minima[r][v] = _mm512_dpwssd_epi32(minima[r][v], n[v], x);
                 }

@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::super::operand::SLOTS;
-use super::pack::{VECTOR, columns, masks};
-use super::{PANEL, Small, Task};
+use super::pack::{VECTOR, columns, masks, pair};
+use super::{Left, PANEL, Small, Task, factors, moved, words};
 use crate::team::Scratch;
 
 /// Rows of a register tile.
@@ -37,7 +37,7 @@ pub(super) unsafe fn product<F: Small>(task: &Task<'_>, out: &mut [&mut [f32]]) 
             let count = DEPTH.min(task.x.groups - first);
             for (g, panel) in panel.chunks_exact_mut(PARTS).take(count).enumerate() {
                 let at = (first + g) * GROUP * F::BYTES;
-                let rows = rows.map(|row| row.wrapping_add(at));
+                let rows = moved(rows, at);
                 // SAFETY: each row has the blocks of a group from there on, or fewer, which are copied.
                 unsafe {
                     match task.row_bytes - at {
@@ -75,17 +75,15 @@ unsafe fn unpack<F: Small>(rows: [*const u8; PANEL], panel: &mut [f32]) {
         unsafe { columns(codes, panel) };
     }
     for b in 0..GROUP {
-        for half in [0, 16] {
+        for from in (0..PANEL).step_by(4) {
+            let four = [rows[from], rows[from + 1], rows[from + 2], rows[from + 3]];
             // SAFETY: there are four blocks at each address, and in a format with minima they follow the factors.
             unsafe {
-                let factors: [u16; 16] = std::array::from_fn(|r| F::factor(rows[half + r].add(b * F::BYTES)));
-                let to = panel[FACTORS + b * PANEL + half..][..16].as_mut_ptr();
-                _mm512_storeu_ps(to, F::widen(_mm256_loadu_si256(factors.as_ptr().cast())));
+                let d = F::widen(_mm256_setr_epi64x(factors::<F>(four, b * F::BYTES), 0, 0, 0));
+                _mm512_mask_storeu_ps(panel[FACTORS + b * PANEL + from..][..4].as_mut_ptr(), 0xf, d);
                 if F::MINIMA {
-                    let minima: [u16; 16] =
-                        std::array::from_fn(|r| rows[half + r].add(b * F::BYTES + 2).cast::<u16>().read_unaligned());
-                    let to = panel[MINIMA + b * PANEL + half..][..16].as_mut_ptr();
-                    _mm512_storeu_ps(to, _mm512_cvtph_ps(_mm256_loadu_si256(minima.as_ptr().cast())));
+                    let m = _mm512_cvtph_ps(_mm256_setr_epi64x(words(four, b * F::BYTES + 2), 0, 0, 0));
+                    _mm512_mask_storeu_ps(panel[MINIMA + b * PANEL + from..][..4].as_mut_ptr(), 0xf, m);
                 }
             }
         }
@@ -105,7 +103,13 @@ unsafe fn unpack_last<F: Small>(rows: [*const u8; PANEL], bytes: usize, panel: &
         room[..bytes].copy_from_slice(unsafe { std::slice::from_raw_parts(row, bytes) });
     }
     // SAFETY: there is room for four blocks in each.
-    unsafe { unpack::<F>(room.each_ref().map(|room| room.as_ptr()), panel) }
+    unsafe { unpack::<F>(addresses(&room), panel) }
+}
+
+/// The addresses of the buffers.
+#[inline(always)]
+fn addresses(rooms: &[[u8; MOST]; PANEL]) -> [*const u8; PANEL] {
+    rooms.each_ref().map(|room| room.as_ptr())
 }
 
 /// Adds the product of at most [`ROWS`] rows and `blocks` blocks of a panel, from group `first` on, to the output.
@@ -126,22 +130,17 @@ unsafe fn tile<F: Small>(
 ) {
     let m = out.len();
     assert!((1..=ROWS).contains(&m) && panel.len() >= blocks.div_ceil(GROUP) * PARTS);
-    let row = |r: usize| task.row + i + r.min(m - 1);
-    let x: [*const i8; ROWS] = std::array::from_fn(|r| task.x.codes(row(r))[first * 128..].as_ptr());
-    let factors: [&[f32]; ROWS] = std::array::from_fn(|r| &task.x.factors(row(r))[first * GROUP..][..blocks]);
-    let sums: [&[i16]; ROWS] = std::array::from_fn(|r| &task.x.sums(row(r))[first * SLOTS..]);
-    let starts: [&[i32]; ROWS] = std::array::from_fn(|r| match F::OFFSET {
-        0 => &[][..],
-        _ => &task.x.starts(row(r))[first * SLOTS..],
-    });
+    let left: Left<ROWS> = task.left(i, m, first);
     let width = PANEL.min(out[0].len() - j);
     let masks = masks(width);
     let mut y = [[_mm512_setzero_ps(); 2]; ROWS];
     if first > 0 {
         for (y, out) in y.iter_mut().zip(out.iter()) {
             let from = out[j..j + width].as_ptr();
-            // SAFETY: the masks restrict accesses to the columns that exist.
-            *y = [0, 1].map(|v| unsafe { _mm512_maskz_loadu_ps(masks[v], from.wrapping_add(16 * v)) });
+            for v in 0..2 {
+                // SAFETY: the masks restrict accesses to the columns that exist.
+                y[v] = unsafe { _mm512_maskz_loadu_ps(masks[v], from.wrapping_add(16 * v)) };
+            }
         }
     }
     for b in 0..blocks {
@@ -151,40 +150,51 @@ unsafe fn tile<F: Small>(
         unsafe {
             let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
             if F::OFFSET != 0 {
-                dots = std::array::from_fn(|r| [_mm512_set1_epi32(starts[r][g * SLOTS + 4 * b4]); 2]);
-            }
-            for quad in [4 * b4, 16 + 4 * b4].into_iter().flat_map(|from| from..from + 4) {
-                let w = [0, 16].map(|at| _mm512_loadu_si512(panel.add(quad * PANEL + at).cast()));
                 for r in 0..ROWS {
-                    let x = _mm512_set1_epi32(x[r].add(128 * g + 4 * quad).cast::<i32>().read_unaligned());
+                    dots[r] = [_mm512_set1_epi32(*left.starts[r].add(g * SLOTS + 4 * b4)); 2];
+                }
+            }
+            for n in 0..8 {
+                let quad = 16 * (n / 4) + 4 * b4 + n % 4;
+                let w = pair(panel.add(quad * PANEL));
+                for r in 0..ROWS {
+                    let x = _mm512_set1_epi32(left.codes[r].add(128 * g + 4 * quad).cast::<i32>().read_unaligned());
                     dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w[0], x);
                     dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w[1], x);
                 }
             }
-            let load = |at: usize| [0, 16].map(|v| _mm512_loadu_ps(panel.add(at + b4 * PANEL + v)));
-            let (d, base) = (load(FACTORS), load(MINIMA));
+            let d = pair(panel.add(FACTORS + b4 * PANEL));
+            let base = pair(panel.add(MINIMA + b4 * PANEL));
             for r in 0..ROWS {
-                let a = _mm512_set1_ps(factors[r][b]);
+                let a = _mm512_set1_ps(*left.factors[r].add(b));
                 for v in 0..2 {
-                    y[r][v] = _mm512_fmadd_ps(_mm512_mul_ps(d[v], a), _mm512_cvtepi32_ps(dots[r][v]), y[r][v]);
+                    y[r][v] = _mm512_fmadd_ps(
+                        _mm512_mul_ps(_mm512_castsi512_ps(d[v]), a),
+                        _mm512_cvtepi32_ps(dots[r][v]),
+                        y[r][v],
+                    );
                     if F::MINIMA {
-                        let sum = _mm512_set1_ps(f32::from(sums[r][g * SLOTS + b4]));
-                        y[r][v] = _mm512_fmadd_ps(_mm512_mul_ps(base[v], a), sum, y[r][v]);
+                        let sum = _mm512_set1_ps(f32::from(*left.sums[r].add(g * SLOTS + b4)));
+                        y[r][v] = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_castsi512_ps(base[v]), a), sum, y[r][v]);
                     }
                 }
             }
         }
     }
     let last = first * GROUP + blocks == task.row_bytes / F::BYTES;
-    let bias = task.bias.filter(|_| last).map(|bias| bias[j..j + width].as_ptr());
+    let bias = match task.bias {
+        Some(bias) if last => Some(bias[j..j + width].as_ptr()),
+        _ => None,
+    };
     for (y, out) in y.into_iter().zip(out) {
         let to = out[j..j + width].as_mut_ptr();
         for v in 0..2 {
             // SAFETY: as above, for the bias too.
             unsafe {
-                let y = bias.map_or(y[v], |bias| {
-                    _mm512_add_ps(y[v], _mm512_maskz_loadu_ps(masks[v], bias.wrapping_add(16 * v)))
-                });
+                let mut y = y[v];
+                if let Some(bias) = bias {
+                    y = _mm512_add_ps(y, _mm512_maskz_loadu_ps(masks[v], bias.wrapping_add(16 * v)));
+                }
                 _mm512_mask_storeu_ps(to.wrapping_add(16 * v), masks[v], y);
             }
         }

@@ -11,7 +11,7 @@
 use std::arch::x86_64::*;
 
 use super::layout::Layout;
-use super::operand::{Operand, Plan};
+use super::operand::{Operand, Plan, SLOTS};
 use super::{Format, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 
 mod few_large;
@@ -130,8 +130,80 @@ impl Task<'_> {
     #[inline(always)]
     fn rows<const N: usize>(&self, j: usize) -> [*const u8; N] {
         let last = self.columns() - 1;
-        std::array::from_fn(|r| self.w[(j + r).min(last) * self.row_bytes..][..self.row_bytes].as_ptr())
+        let mut rows = [self.w.as_ptr(); N];
+        for (r, at) in rows.iter_mut().enumerate() {
+            *at = self.w[(j + r).min(last) * self.row_bytes..][..self.row_bytes].as_ptr();
+        }
+        rows
     }
+}
+
+/// Rows of the left factor, from one of their groups on.
+///
+/// This and what is below have no vectors and enable no instructions: closures in functions that do are not inlined.
+#[derive(Clone, Copy)]
+struct Left<const N: usize> {
+    codes: [*const i8; N],
+    sums: [*const i16; N],
+    starts: [*const i32; N],
+    factors: [*const f32; N],
+}
+
+impl Task<'_> {
+    /// `count` rows of the left factor, from row `i` of the task and group `g` on. Missing rows repeat the last one.
+    #[inline(always)]
+    fn left<const N: usize>(&self, i: usize, count: usize, g: usize) -> Left<N> {
+        let Plan { block, group, offset, .. } = self.x.plan;
+        let mut left = Left {
+            codes: [std::ptr::null(); N],
+            sums: [std::ptr::null(); N],
+            starts: [std::ptr::null(); N],
+            factors: [std::ptr::null(); N],
+        };
+        for r in 0..N {
+            let row = self.row + i + r.min(count - 1);
+            left.codes[r] = self.x.codes(row)[g * group..].as_ptr();
+            left.sums[r] = self.x.sums(row)[g * SLOTS..].as_ptr();
+            left.factors[r] = self.x.factors(row)[g * (group / block)..].as_ptr();
+            if offset != 0 {
+                left.starts[r] = self.x.starts(row)[g * SLOTS..].as_ptr();
+            }
+        }
+        left
+    }
+}
+
+/// Addresses, each moved by as many elements.
+#[inline(always)]
+fn moved<T, const N: usize>(at: [*const T; N], by: usize) -> [*const T; N] {
+    at.map(|at| at.wrapping_add(by))
+}
+
+/// The numbers of 16 bits at an offset of four blocks, in one of 64.
+///
+/// # Safety
+/// There are two bytes at the offset of each block.
+#[inline(always)]
+unsafe fn words(blocks: [*const u8; 4], at: usize) -> i64 {
+    // SAFETY: guaranteed by the caller; the loads are unaligned.
+    packed(blocks.map(|block| unsafe { block.add(at).cast::<u16>().read_unaligned() }))
+}
+
+/// As [`words`], of the factors of blocks of 32.
+///
+/// # Safety
+/// There is a block at the offset of each.
+#[inline(always)]
+unsafe fn factors<F: Small>(blocks: [*const u8; 4], at: usize) -> i64 {
+    // SAFETY: guaranteed by the caller.
+    packed(blocks.map(|block| unsafe { F::factor(block.add(at)) }))
+}
+
+/// Four numbers of 16 bits in one of 64.
+#[inline(always)]
+fn packed(bits: [u16; 4]) -> i64 {
+    let [a, b, c, d] = bits.map(|bits| u64::from(u16::from_le(bits)));
+    (a | b << 16 | c << 32 | d << 48) as i64
 }
 
 /// Calls a generic function with the format's layout, `$large` or `$small`.

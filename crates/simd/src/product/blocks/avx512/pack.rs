@@ -20,8 +20,11 @@ pub(super) unsafe fn columns(rows: &[__m512i; PANEL], panel: &mut [f32]) {
     let lanes = unsafe { Avx512::assume() };
     for (half, rows) in rows.as_chunks::<16>().0.iter().enumerate() {
         // Transposing moves words, whatever they are.
-        let rows = rows.map(|row| _mm512_castsi512_ps(row));
-        lanes.transpose(&rows, &mut panel[16 * half..], PANEL);
+        let mut words = [_mm512_setzero_ps(); 16];
+        for (word, row) in words.iter_mut().zip(rows) {
+            *word = _mm512_castsi512_ps(*row);
+        }
+        lanes.transpose(&words, &mut panel[16 * half..], PANEL);
     }
 }
 
@@ -33,6 +36,17 @@ pub(super) fn halves(bits: &[u16; PANEL], panel: &mut [f32]) {
         // SAFETY: there are sixteen of either.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), _mm512_cvtph_ps(_mm256_loadu_si256(bits.as_ptr().cast()))) };
     }
+}
+
+/// Two vectors, one after the other.
+///
+/// # Safety
+/// The CPU has the features, and there are 32 words at the address.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+pub(super) unsafe fn pair(at: *const f32) -> [__m512i; 2] {
+    // SAFETY: guaranteed by the caller.
+    unsafe { [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(16).cast())] }
 }
 
 /// The lanes of the two vectors of a panel's columns that exist, of `width` columns.

@@ -9,11 +9,14 @@ use std::arch::x86_64::*;
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 pub(in super::super) unsafe fn quarters<const STRIDE: usize, const AT: usize>(blocks: *const u8) -> __m512i {
-    // SAFETY: guaranteed by the caller.
-    let [a, b, c, d] = [0, 1, 2, 3].map(|i| unsafe { _mm_loadu_si128(blocks.add(i * STRIDE + AT).cast()) });
-    let ab = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(a), b);
-    let cd = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(c), d);
-    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(ab), cd)
+    let mut parts = [_mm_setzero_si128(); 4];
+    for (i, part) in parts.iter_mut().enumerate() {
+        // SAFETY: guaranteed by the caller.
+        *part = unsafe { _mm_loadu_si128(blocks.add(i * STRIDE + AT).cast()) };
+    }
+    let first = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(parts[0]), parts[1]);
+    let second = _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(parts[2]), parts[3]);
+    _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), second)
 }
 
 /// The low and the high nibbles of [`quarters`].
@@ -43,16 +46,19 @@ fn split(bytes: __m512i) -> [__m512i; 2] {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 pub(in super::super) unsafe fn fifth<const STRIDE: usize, const AT: usize>(
     blocks: *const u8,
-    codes: [__m512i; 2],
+    mut codes: [__m512i; 2],
 ) -> [__m512i; 2] {
-    let half = |v: usize| {
-        // SAFETY: guaranteed by the caller; the loads are unaligned.
-        let bits = [0, 1, 2, 3]
-            .map(|i| unsafe { u64::from(blocks.add(i * STRIDE + AT + 2 * v).cast::<u16>().read_unaligned()) });
-        bits[0] | bits[1] << 16 | bits[2] << 32 | bits[3] << 48
-    };
     let bit = _mm512_set1_epi8(16);
-    [0, 1].map(|v| _mm512_mask_add_epi8(codes[v], half(v), codes[v], bit))
+    for (v, codes) in codes.iter_mut().enumerate() {
+        let mut bits = 0;
+        for i in 0..4 {
+            // SAFETY: guaranteed by the caller; the load is unaligned.
+            let of_block = unsafe { blocks.add(i * STRIDE + AT + 2 * v).cast::<u16>().read_unaligned() };
+            bits |= u64::from(of_block) << (16 * i);
+        }
+        *codes = _mm512_mask_add_epi8(*codes, bits, *codes, bit);
+    }
+    codes
 }
 
 /// A table of sixteen values, raised by the offset, in every quarter.
@@ -72,7 +78,8 @@ pub(in super::super) fn table(values: &[i8; 16], offset: i32) -> __m512i {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 pub(in super::super) unsafe fn wide_nibbles(bytes: *const u8) -> [__m512i; 4] {
     // SAFETY: guaranteed by the caller.
-    let [[a, b], [c, d]] = [0, 64].map(|at| split(unsafe { _mm512_loadu_si512(bytes.add(at).cast()) }));
+    let bytes = unsafe { [_mm512_loadu_si512(bytes.cast()), _mm512_loadu_si512(bytes.add(64).cast())] };
+    let ([a, b], [c, d]) = (split(bytes[0]), split(bytes[1]));
     [a, b, c, d]
 }
 
@@ -86,8 +93,14 @@ pub(in super::super) unsafe fn wide_pairs(bytes: *const u8) -> [__m512i; 4] {
     let mask = _mm512_set1_epi8(3);
     // SAFETY: guaranteed by the caller.
     let bytes = unsafe { _mm512_loadu_si512(bytes.cast()) };
-    let shifted = [bytes, _mm512_srli_epi16::<2>(bytes), _mm512_srli_epi16::<4>(bytes), _mm512_srli_epi16::<6>(bytes)];
-    shifted.map(|codes| _mm512_and_si512(codes, mask))
+    let mut codes = [bytes; 4];
+    codes[1] = _mm512_srli_epi16::<2>(bytes);
+    codes[2] = _mm512_srli_epi16::<4>(bytes);
+    codes[3] = _mm512_srli_epi16::<6>(bytes);
+    for codes in &mut codes {
+        *codes = _mm512_and_si512(*codes, mask);
+    }
+    codes
 }
 
 /// Adds `value` to the codes whose bit is set in one of 32 bytes: `which[v]` has the bits for the halves of vector `v`.
@@ -98,18 +111,18 @@ pub(in super::super) unsafe fn wide_pairs(bytes: *const u8) -> [__m512i; 4] {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
 pub(in super::super) unsafe fn wide_bits(
     bytes: *const u8,
-    codes: [__m512i; 4],
+    mut codes: [__m512i; 4],
     which: [[u8; 2]; 4],
     value: i8,
 ) -> [__m512i; 4] {
     // SAFETY: guaranteed by the caller.
     let bytes = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(bytes.cast()) });
     let value = _mm512_set1_epi8(value);
-    [0, 1, 2, 3].map(|v| {
-        let [a, b] = which[v].map(|bits| _mm256_set1_epi8(bits as i8));
-        let bits = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
-        _mm512_mask_add_epi8(codes[v], _mm512_test_epi8_mask(bytes, bits), codes[v], value)
-    })
+    for (codes, [a, b]) in codes.iter_mut().zip(which) {
+        let bits = halves(i16::from_le_bytes([a, a]), i16::from_le_bytes([b, b]));
+        *codes = _mm512_mask_add_epi8(*codes, _mm512_test_epi8_mask(bytes, bits), *codes, value);
+    }
+    codes
 }
 
 /// One number in the 16-bit lanes of the lower half of a vector, and another in those of the upper one.
