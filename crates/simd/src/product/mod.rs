@@ -22,7 +22,7 @@ mod quantised;
 mod streamed;
 mod strip;
 
-pub use blocks::{Blocks, BlocksError, Format, SharedBytes, UnknownFormat};
+pub use blocks::{Blocks, BlocksError, Format, QuantiseError, SharedBytes, UnknownFormat, quantise_into};
 pub use int8::Int8;
 pub use quantised::Quantised;
 pub use streamed::{STREAMED_ROWS, Stored};

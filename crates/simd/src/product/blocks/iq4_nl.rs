@@ -1,6 +1,8 @@
 //! IQ4_NL: `d: f16`, sixteen bytes of nibbles ordered as in Q4_0; weight `i` is `d K[c[i]]`, with the unevenly spaced values [`VALUES`].
 
 use super::layout::{Layout, Wide, half_at, nibbles};
+use super::round::fit::{nearest_of, tabled, weights_at};
+use super::round::{Round, Weighting, as_half, inverse, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Iq4Nl;
@@ -20,6 +22,23 @@ impl Layout for Iq4Nl {
 
 /// `K`: denser around zero, where most weights of a bell-shaped distribution are.
 pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+
+impl Round for Iq4Nl {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let x: &[f32; 32] = x.try_into().expect("a block of 32");
+        let d = tabled(x, &weights_at(x, weighting, 0, |x| x * x), &VALUES);
+        put_half(block, 0, d);
+        put_nibbles(&places(x, as_half(d)), &mut block[2..18]);
+    }
+}
+
+/// The places of the values nearest to `x / factor`.
+#[inline(always)]
+pub(super) fn places(x: &[f32; 32], factor: f32) -> [u8; 32] {
+    let by = inverse(factor);
+    x.map(|x| nearest_of(x * by, &VALUES) as u8)
+}
 
 #[cfg(target_arch = "x86_64")]
 mod avx512 {

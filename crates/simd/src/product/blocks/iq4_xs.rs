@@ -2,8 +2,10 @@
 //! is `d (s[i/32] - 32) K[c[i]]`, with the values of IQ4_NL. Of each sixteen bytes of nibbles the low ones are the first
 //! half of a sub-block and the high ones the second.
 
-use super::iq4_nl::VALUES;
+use super::iq4_nl::{VALUES, places};
 use super::layout::{Layout, Wide, half_at, nibbles, word_at};
+use super::round::fit::{largest, tabled, weights_at};
+use super::round::{Round, Weighting, as_half, inverse, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Iq4Xs;
@@ -29,8 +31,39 @@ impl Layout for Iq4Xs {
 /// The eight scales, from 0 to 63.
 #[inline(always)]
 pub(super) fn scales(block: &[u8]) -> [u8; 8] {
-    let (high, low) = (word_at(block, 0) >> 16, word_at(block, 4));
-    std::array::from_fn(|k| (low >> (4 * k) & 15 | (high >> (2 * k) & 3) << 4) as u8)
+    // Nibbles, and pairs of bits, are moved apart in halves, quarters and eighths.
+    let (low, high) = (u64::from(word_at(block, 4)), u64::from(word_at(block, 0) >> 16));
+    let low = (low | low << 16) & 0x0000_ffff_0000_ffff;
+    let low = (low | low << 8) & 0x00ff_00ff_00ff_00ff;
+    let low = (low | low << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let high = (high | high << 24) & 0x0000_00ff_0000_00ff;
+    let high = (high | high << 12) & 0x000f_000f_000f_000f;
+    let high = (high | high << 6) & 0x0303_0303_0303_0303;
+    (low | high << 4).to_le_bytes()
+}
+
+impl Round for Iq4Xs {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let parts = x.as_chunks::<32>().0;
+        let mut fitted = [0.0; 8];
+        for (k, x) in parts.iter().enumerate() {
+            fitted[k] = tabled(x, &weights_at(x, weighting, 32 * k, |x| x * x), &VALUES);
+        }
+        let factor = largest(&fitted) / -32.0;
+        let (by, d) = (inverse(factor), as_half(factor));
+        let (mut low, mut high) = (0u32, 0u32);
+        for (k, x) in parts.iter().enumerate() {
+            let scale = (fitted[k] * by).round_ties_even().clamp(-32.0, 31.0);
+            let stored = (scale + 32.0) as u32;
+            low |= (stored & 15) << (4 * k);
+            high |= stored >> 4 << (2 * k);
+            put_nibbles(&places(x, d * scale), &mut block[8 + 16 * k..][..16]);
+        }
+        put_half(block, 0, factor);
+        block[2..4].copy_from_slice(&high.to_le_bytes()[..2]);
+        block[4..8].copy_from_slice(&low.to_le_bytes());
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -43,10 +43,12 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+mod round;
 
 pub use format::{Format, UnknownFormat};
 use layout::{Layout, dequantise, with_layout};
 pub(super) use linear::linear;
+pub use round::{QuantiseError, quantise_into};
 
 /// Bytes that several matrices may share: a vector, or a mapped file.
 pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;

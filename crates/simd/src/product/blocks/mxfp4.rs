@@ -1,6 +1,7 @@
 //! MXFP4: an exponent `e: u8`, sixteen bytes of nibbles ordered as in Q4_0; weight `i` is `2^(e - 128) M[c[i]]`, with [`VALUES`] twice the four-bit floats of the OCP microscaling specification.
 
 use super::layout::{Layout, Wide, nibbles};
+use super::round::{Round, Weighting, put_nibbles};
 
 /// The layout.
 pub(super) struct Mxfp4;
@@ -25,6 +26,29 @@ pub(super) const VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4,
 #[inline(always)]
 pub(super) fn power(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { u32::from(e - 1) << 23 })
+}
+
+impl Round for Mxfp4 {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        // The factor is a power of two, which leaves nothing to search for.
+        let _ = weighting;
+        let most = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        let e = if most > 0.0 { (most.log2().floor() + 125.0) as u8 } else { 0 };
+        let d = power(e);
+        let mut codes = [0; 32];
+        for (code, x) in codes.iter_mut().zip(x) {
+            let mut least = f32::INFINITY;
+            for (c, value) in VALUES.iter().enumerate() {
+                let error = (d * f32::from(*value) - x).abs();
+                if error < least {
+                    (*code, least) = (c as u8, error);
+                }
+            }
+        }
+        block[0] = e;
+        put_nibbles(&codes, &mut block[1..17]);
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

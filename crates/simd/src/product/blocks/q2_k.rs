@@ -3,6 +3,9 @@
 //! bits that of `j = 0`.
 
 use super::layout::{Layout, Wide, half_at};
+use super::round::fit::{Tries, positive, weights, with_minimum};
+use super::round::large::finished;
+use super::round::{Round, Weighting, put_half};
 
 /// The layout.
 pub(super) struct Q2K;
@@ -34,6 +37,46 @@ pub(super) fn pairs(bytes: &[u8], codes: &mut [i8; 256], f: impl Fn(usize, u8) -
                 let i = 128 * n + 32 * j + l;
                 codes[i] = f(i, byte >> (2 * j) & 3);
             }
+        }
+    }
+}
+
+impl Round for Q2K {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let mean_square = x.iter().map(|x| x * x).sum::<f32>() / 256.0;
+        let (mut fitted, mut minima, mut counts) = ([0.0; 16], [0.0; 16], [0.0; 16]);
+        for (k, x) in x.as_chunks::<16>().0.iter().enumerate() {
+            let importance = weighting.importance.map(|w| &w[16 * k..][..16]);
+            let w = weights(x, importance, mean_square, f32::abs);
+            let tries = match importance {
+                Some(_) => Tries { from: -0.9, step: 0.05, count: 37, absolute: false },
+                None => Tries { from: -0.5, step: 0.1, count: 16, absolute: true },
+            };
+            (fitted[k], minima[k]) = with_minimum(x, &w, 3.0, tries);
+            counts[k] = w.iter().sum();
+        }
+        let factor = |x: &[f32; 16]| match weighting.importance {
+            Some(_) => positive(x, &counts, 15.0),
+            None => x.iter().fold(0.0f32, |a, b| a.max(*b)) / 15.0,
+        };
+        let rounded = finished(x, [factor(&fitted), factor(&minima)], &fitted, &minima, 15.0, 3.0);
+        for k in 0..16 {
+            block[k] = rounded.scales[k] | rounded.minima[k] << 4;
+        }
+        put_pairs(&rounded.codes, &mut block[16..80]);
+        put_half(block, 80, rounded.factors[0]);
+        put_half(block, 82, rounded.factors[1]);
+    }
+}
+
+/// Writes the two low bits of each of 256 codes, see [`pairs`].
+#[inline(always)]
+pub(super) fn put_pairs(codes: &[u8; 256], bytes: &mut [u8]) {
+    for (codes, bytes) in codes.chunks_exact(128).zip(bytes.chunks_exact_mut(32)) {
+        for (l, byte) in bytes.iter_mut().enumerate() {
+            let c: [u8; 4] = std::array::from_fn(|j| codes[32 * j + l] & 3);
+            *byte = c[0] | c[1] << 2 | c[2] << 4 | c[3] << 6;
         }
     }
 }

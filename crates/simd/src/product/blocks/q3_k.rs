@@ -4,7 +4,10 @@
 //! the two high bits of scales `t`, `t + 4`, `t + 8` and `t + 12`.
 
 use super::layout::{Layout, Wide, half_at, word_at};
-use super::q2_k::pairs;
+use super::q2_k::{pairs, put_pairs};
+use super::round::fit::weights_at;
+use super::round::large::signed;
+use super::round::{Round, Weighting, put_half};
 
 /// The layout.
 pub(super) struct Q3K;
@@ -36,6 +39,25 @@ pub(super) fn scales(block: &[u8]) -> [u8; 16] {
         to.copy_from_slice(&word.to_le_bytes());
     }
     scales
+}
+
+impl Round for Q3K {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let rounded = signed(x, 4.0, 32.0, |x, at| weights_at(x, weighting, at, |x| x * x));
+        put_half(block, 108, rounded.factor);
+        block[..32].fill(0);
+        for (i, code) in rounded.codes.iter().enumerate() {
+            block[i % 32] |= code >> 2 << (i / 32);
+        }
+        put_pairs(&rounded.codes, &mut block[32..96]);
+        block[96..108].fill(0);
+        for (t, scale) in rounded.scales.iter().enumerate() {
+            let scale = (scale + 32) as u8;
+            block[96 + t % 8] |= (scale & 15) << (4 * (t / 8));
+            block[104 + t % 4] |= scale >> 4 << (2 * (t / 4));
+        }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,8 @@
 //! Q4_0: `d: f16`, sixteen bytes of nibbles; weight `i` is `d (c[i] - 8)`, with the low nibbles first and then the high ones.
 
 use super::layout::{Layout, Wide, half_at, nibbles};
+use super::round::small::{factor, raised};
+use super::round::{Round, Weighting, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Q4_0;
@@ -15,6 +17,15 @@ impl Layout for Q4_0 {
     fn read(block: &[u8], to: &mut Wide) {
         to.factor = half_at(block, 0);
         nibbles(&block[2..18], &mut to.codes, |_, c| c as i8 - 8);
+    }
+}
+
+impl Round for Q4_0 {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let d = factor(x, weighting, 8.0);
+        put_half(block, 0, d);
+        put_nibbles(&raised(x, d, 8), &mut block[2..18]);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Q4_1: `d: f16`, `m: f16`, sixteen bytes of nibbles; weight `i` is `d c[i] + m`, with the low nibbles first and then the high ones.
 
 use super::layout::{Layout, Wide, half_at, nibbles};
+use super::round::small::{above, factor_and_minimum};
+use super::round::{Round, Weighting, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Q4_1;
@@ -16,6 +18,16 @@ impl Layout for Q4_1 {
         to.factor = half_at(block, 0);
         to.base = half_at(block, 2);
         nibbles(&block[4..20], &mut to.codes, |_, c| c as i8);
+    }
+}
+
+impl Round for Q4_1 {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let (d, m) = factor_and_minimum(x, weighting, 15.0);
+        put_half(block, 0, d);
+        put_half(block, 2, m);
+        put_nibbles(&above(x, d, m, 15), &mut block[4..20]);
     }
 }
 

@@ -2,6 +2,8 @@
 //! `d s[i/32] c[i] - m n[i/32]`. Of each 32 bytes of nibbles the low ones are a sub-block and the high ones the next.
 
 use super::layout::{Layout, Wide, half_at, nibbles, word_at};
+use super::round::large::{WithMinima, with_minima};
+use super::round::{Round, Weighting, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Q4K;
@@ -43,6 +45,30 @@ pub(super) fn scales_and_minima(block: &[u8]) -> [u8; 16] {
         to.copy_from_slice(&word.to_le_bytes());
     }
     both
+}
+
+impl Round for Q4K {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let rounded = with_minima(x, weighting, 15.0, -1.0);
+        put_head(&rounded, block);
+        for (codes, bytes) in rounded.codes.chunks_exact(64).zip(block[16..144].chunks_exact_mut(32)) {
+            put_nibbles(codes, bytes);
+        }
+    }
+}
+
+/// Writes the factors, scales and minima, see [`scales_and_minima`].
+#[inline(always)]
+pub(super) fn put_head(rounded: &WithMinima<8>, block: &mut [u8]) {
+    let (s, n) = (&rounded.scales, &rounded.minima);
+    put_half(block, 0, rounded.factors[0]);
+    put_half(block, 2, rounded.factors[1]);
+    for k in 0..4 {
+        block[4 + k] = s[k] | s[4 + k] >> 4 << 6;
+        block[8 + k] = n[k] | n[4 + k] >> 4 << 6;
+        block[12 + k] = s[4 + k] & 15 | n[4 + k] << 4;
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

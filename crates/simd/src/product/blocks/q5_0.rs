@@ -1,6 +1,8 @@
 //! Q5_0: `d: f16`, 32 fifth bits, sixteen bytes of nibbles; weight `i` is `d (c[i] - 16)`. The nibbles are ordered as in Q4_0.
 
 use super::layout::{Layout, Wide, half_at, nibbles, word_at};
+use super::round::small::{factor, fifth_bits, raised};
+use super::round::{Round, Weighting, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Q5_0;
@@ -16,6 +18,17 @@ impl Layout for Q5_0 {
         to.factor = half_at(block, 0);
         let fifth = word_at(block, 2);
         nibbles(&block[6..22], &mut to.codes, |i, c| (c | ((fifth >> i & 1) << 4) as u8) as i8 - 16);
+    }
+}
+
+impl Round for Q5_0 {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let d = factor(x, weighting, 16.0);
+        let codes = raised(x, d, 16);
+        put_half(block, 0, d);
+        block[2..6].copy_from_slice(&fifth_bits(&codes));
+        put_nibbles(&codes, &mut block[6..22]);
     }
 }
 

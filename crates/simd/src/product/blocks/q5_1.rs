@@ -1,6 +1,8 @@
 //! Q5_1: `d: f16`, `m: f16`, 32 fifth bits, sixteen bytes of nibbles; weight `i` is `d c[i] + m`. The nibbles are ordered as in Q4_0.
 
 use super::layout::{Layout, Wide, half_at, nibbles, word_at};
+use super::round::small::{above, factor_and_minimum, fifth_bits};
+use super::round::{Round, Weighting, put_half, put_nibbles};
 
 /// The layout.
 pub(super) struct Q5_1;
@@ -17,6 +19,18 @@ impl Layout for Q5_1 {
         to.base = half_at(block, 2);
         let fifth = word_at(block, 4);
         nibbles(&block[8..24], &mut to.codes, |i, c| (c | ((fifth >> i & 1) << 4) as u8) as i8);
+    }
+}
+
+impl Round for Q5_1 {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let (d, m) = factor_and_minimum(x, weighting, 31.0);
+        let codes = above(x, d, m, 31);
+        put_half(block, 0, d);
+        put_half(block, 2, m);
+        block[4..8].copy_from_slice(&fifth_bits(&codes));
+        put_nibbles(&codes, &mut block[8..24]);
     }
 }
 

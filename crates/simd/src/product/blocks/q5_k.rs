@@ -3,7 +3,9 @@
 //! `l`.
 
 use super::layout::{Layout, Wide, half_at, nibbles};
-use super::q4_k::scales_and_minima;
+use super::q4_k::{put_head, scales_and_minima};
+use super::round::large::with_minima;
+use super::round::{Round, Weighting, put_nibbles};
 
 /// The layout.
 pub(super) struct Q5K;
@@ -26,6 +28,23 @@ impl Layout for Q5K {
         let fifth = &block[16..48];
         for (n, (bytes, codes)) in block[48..176].chunks_exact(32).zip(to.codes.chunks_exact_mut(64)).enumerate() {
             nibbles(bytes, codes, |i, c| (c | (fifth[i % 32] >> (2 * n + i / 32) & 1) << 4) as i8);
+        }
+    }
+}
+
+impl Round for Q5K {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let rounded = with_minima(x, weighting, 31.0, -0.5);
+        put_head(&rounded, block);
+        block[16..48].fill(0);
+        for (k, codes) in rounded.codes.chunks_exact(32).enumerate() {
+            for (byte, code) in block[16..48].iter_mut().zip(codes) {
+                *byte |= code >> 4 << k;
+            }
+        }
+        for (codes, bytes) in rounded.codes.chunks_exact(64).zip(block[48..176].chunks_exact_mut(32)) {
+            put_nibbles(codes, bytes);
         }
     }
 }

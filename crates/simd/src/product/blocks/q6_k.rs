@@ -3,6 +3,8 @@
 //! high byte `32 n + l`.
 
 use super::layout::{Layout, Wide, half_at, nibbles};
+use super::round::large::signed;
+use super::round::{Round, Weighting, put_half};
 
 /// The layout.
 pub(super) struct Q6K;
@@ -22,6 +24,28 @@ impl Layout for Q6K {
         for (n, codes) in to.codes.chunks_exact_mut(128).enumerate() {
             let high = &block[128 + 32 * n..][..32];
             nibbles(&block[64 * n..][..64], codes, |i, c| (c | (high[i % 32] >> (2 * (i / 32)) & 3) << 4) as i8 - 32);
+        }
+    }
+}
+
+impl Round for Q6K {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        let rounded = signed(x, 32.0, 128.0, |x, at| match weighting.importance {
+            Some(w) => std::array::from_fn(|i| w[at + i]),
+            None => x.map(|x| x * x),
+        });
+        put_half(block, 208, rounded.factor);
+        for (byte, scale) in block[192..208].iter_mut().zip(rounded.scales) {
+            *byte = scale as u8;
+        }
+        for (n, codes) in rounded.codes.chunks_exact(128).enumerate() {
+            for l in 0..32 {
+                let c: [u8; 4] = std::array::from_fn(|j| codes[32 * j + l]);
+                block[64 * n + l] = c[0] & 15 | c[2] << 4;
+                block[64 * n + 32 + l] = c[1] & 15 | c[3] << 4;
+                block[128 + 32 * n + l] = c[0] >> 4 | c[1] >> 4 << 2 | c[2] >> 4 << 4 | c[3] >> 4 << 6;
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Q8_0: `d: f16`, `c: [i8; 32]`; weight `i` is `d c[i]`.
 
 use super::layout::{Layout, Wide, half_at};
+use super::round::{Round, Weighting, inverse, put_half};
 
 /// The layout.
 pub(super) struct Q8_0;
@@ -16,6 +17,20 @@ impl Layout for Q8_0 {
         to.factor = half_at(block, 0);
         for (code, byte) in to.codes.iter_mut().zip(&block[2..34]) {
             *code = *byte as i8;
+        }
+    }
+}
+
+impl Round for Q8_0 {
+    #[inline(always)]
+    fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
+        // 8 bits leave nothing to search for.
+        let _ = weighting;
+        let d = x.iter().fold(0.0f32, |most, x| most.max(x.abs())) / 127.0;
+        let by = inverse(d);
+        put_half(block, 0, d);
+        for (byte, x) in block[2..34].iter_mut().zip(x) {
+            *byte = (x * by).round() as i8 as u8;
         }
     }
 }
