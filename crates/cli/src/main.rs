@@ -59,6 +59,7 @@ enum Command {
     #[command(subcommand)]
     Search(commands::search::Command),
     Sparsify(commands::sparsify::Args),
+    Quantize(commands::quantize::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
     ///
@@ -103,6 +104,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Embed(args) => commands::embed::run(args),
         Command::FillMask(args) => commands::fill_mask::run(args),
         Command::Sparsify(args) => commands::sparsify::run(args),
+        Command::Quantize(args) => commands::quantize::run(args),
         Command::Search(command) => commands::search::run(command),
         Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),

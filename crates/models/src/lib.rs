@@ -13,7 +13,7 @@ mod encoder_model;
 mod error;
 mod families;
 mod generation;
-mod gguf;
+pub mod gguf;
 mod hub;
 pub mod json;
 mod location;
@@ -30,7 +30,7 @@ pub use encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Scor
 pub use encoder_model::{Encoded, EncoderModel};
 pub use error::Error;
 pub use generation::GenerationConfig;
-pub use gguf::architectures as gguf_architectures;
+
 pub use hub::Progress;
 pub use location::Location;
 pub use model::{Evaluation, Files, Model};

@@ -14,6 +14,7 @@ pub(crate) mod list;
 pub(crate) mod op;
 pub(crate) mod passkey;
 pub(crate) mod pattern;
+pub(crate) mod quantize;
 pub(crate) mod recall;
 pub(crate) mod search;
 pub(crate) mod sparsify;

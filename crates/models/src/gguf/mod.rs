@@ -15,7 +15,12 @@ mod hybrids;
 mod keys;
 mod llama;
 mod mamba;
+mod mix;
 mod names;
+mod quantise;
+
+pub use self::mix::{MIXES, Mix};
+pub use self::quantise::{Quantised, Quantising, importances, quantise};
 
 /// An architecture: the value of `general.architecture`, and how its files are read.
 struct Architecture {
