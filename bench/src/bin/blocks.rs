@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("| format | one row, GB/s | of reading | four rows, GB/s | {} rows, GOP/s | {} rows |", MANY[0], MANY[1]);
     println!("| --- | --- | --- | --- | --- | --- |");
     for format in wanted {
-        let matrices = matrices(format)?;
+        let matrices = matrices(&cx, format)?;
         let bytes: usize = matrices.iter().map(|w| w.bytes().len()).sum();
         let x: Vec<f32> = (0..MANY[1] * k).map(|i| ((i * 7919 + 13) % 2003) as f32 / 1001.5 - 1.0).collect();
         let mut out = vec![0.0; MANY[1] * n];
@@ -59,13 +59,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// As many matrices as are walked. Their bytes are arbitrary: no number takes longer than another.
-fn matrices(format: Format) -> Result<Vec<Blocks>, Box<dyn std::error::Error>> {
+/// As many matrices as are walked, of random numbers; copies of one, as the numbers do not matter.
+fn matrices(cx: &Cx, format: Format) -> Result<Vec<Blocks>, Box<dyn std::error::Error>> {
     let [n, k] = SHAPE;
-    let size = n * format.row_bytes(k).ok_or("the width is no whole number of blocks")?;
-    let matrix = |seed: usize| {
-        let bytes = (0..size).map(|i| ((i + seed).wrapping_mul(0x9e37_79b9) >> 16) as u8 & 0x5f).collect();
-        Blocks::from_vec(format, SHAPE, bytes)
-    };
-    Ok((0..WALKED.div_ceil(size)).map(matrix).collect::<Result<_, _>>()?)
+    let some: Vec<f32> =
+        (0..64 * k).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 8 & 0xffff) as f32 / 32768.0 - 1.0).collect();
+    let rows = Blocks::quantise(cx, format, &some, k, None)?;
+    let matrix = || Blocks::from_vec(format, SHAPE, rows.bytes().repeat(n / 64));
+    let count = WALKED.div_ceil(rows.bytes().len() * n / 64);
+    Ok(std::iter::repeat_with(matrix).take(count).collect::<Result<_, _>>()?)
 }

@@ -10,7 +10,7 @@
 //! | [`lanes`] | [`Lanes`]: the vector operations kernels are written with, once for all instruction sets |
 //! | [`math`] | exp, softplus, sigmoid and silu on vectors and slices, with their derivatives; exact over the whole range |
 //! | [`memory`] | large buffers on huge pages, zeroed or uninitialised |
-//! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32, bf16 or 8-bit integers, and the general tile product |
+//! | [`product`] | matrix products: `x wᵀ` for one or many rows, with weights in f32, bf16, 8-bit integers or the blocks of GGUF files, and the general tile product |
 //! | [`norm`] | RMS norm and layer norm of rows, with their gradients |
 //! | [`split`] | splits outputs into disjoint parts |
 //! | [`team`] | [`Team`]: threads that spin before they park, and their scratch buffers |

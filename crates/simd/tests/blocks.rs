@@ -156,7 +156,7 @@ fn products_are_those_of_the_weights_within_the_rounding_of_x() {
 #[test]
 fn every_path_gives_the_same_bits() {
     for format in Format::ALL {
-        for (n, blocks) in [(1, 1), (37, 5), (150, 13)] {
+        for (n, blocks) in [(1, 1), (37, 5), (70, 9)] {
             let k = blocks * format.block();
             let w = random(format, [n, k], 5);
             let (x, bias) = (numbers(64 * k, 6), numbers(n, 7));
@@ -182,5 +182,88 @@ fn every_path_gives_the_same_bits() {
                 assert!(run(isa, 2, 64, None) == without, "{format} {isa}: 64 rows without a bias");
             }
         }
+    }
+}
+
+#[test]
+fn factors_that_are_no_numbers_stay_in_their_outputs() {
+    let cx = Cx::new(2);
+    for format in Format::ALL.into_iter().filter(|format| *format != Format::Mxfp4) {
+        let (n, k) = (40, 3 * format.block());
+        let at = match format {
+            Format::Q2K => 80,
+            Format::Q3K => 108,
+            Format::Q6K => 208,
+            _ => 0,
+        };
+        let mut bytes = random(format, [n, k], 8).bytes().to_vec();
+        let row = bytes.len() / n;
+        // Infinity and NaN.
+        for (j, bits) in [(3, 0x7c00u16), (38, 0x7e01)] {
+            bytes[j * row + format.block_bytes() + at..][..2].copy_from_slice(&bits.to_le_bytes());
+        }
+        let w = Blocks::from_vec(format, [n, k], bytes).unwrap();
+        let x = numbers(9 * k, 9);
+        let of = |isa, rows: usize| {
+            let mut y = vec![0.0; rows * n];
+            let rows = Rows { data: &x, count: rows, width: k, stride: k };
+            linear(&Cx::with_isa(isa, 1), rows, Weights::Blocks(&w), None, &mut y);
+            y
+        };
+        let want = of(Isa::SCALAR, 9);
+        for (e, y) in want.iter().enumerate() {
+            assert_eq!(y.is_finite(), e % n != 3 && e % n != 38, "{format}: element {e}: {y}");
+        }
+        for isa in Isa::available() {
+            for rows in [1, 9] {
+                let got = of(isa, rows);
+                assert!(got.iter().map(bits).eq(want[..rows * n].iter().map(bits)), "{format} {isa}: {rows} rows");
+            }
+        }
+        let mut weights = vec![0.0; n * k];
+        w.dequantise(&cx, &mut weights);
+        assert!(weights[3 * k..4 * k].iter().any(|w| !w.is_finite()));
+    }
+}
+
+#[test]
+fn inputs_that_are_no_numbers_stay_in_their_rows() {
+    for format in Format::ALL {
+        let k = 2 * format.block();
+        let w = random(format, [20, k], 10);
+        for isa in Isa::available() {
+            for rows in [3, 9] {
+                let mut x = numbers(rows * k, 11);
+                (x[k + 1], x[2 * k + 5]) = (f32::NAN, f32::INFINITY);
+                let mut y = vec![0.0; rows * 20];
+                linear(&Cx::with_isa(isa, 1), Rows::contiguous(&x, k), Weights::Blocks(&w), None, &mut y);
+                for (i, y) in y.chunks(20).enumerate() {
+                    assert!(
+                        y.iter().all(|y| if i == 1 || i == 2 { y.is_nan() } else { y.is_finite() }),
+                        "{format} {isa} {i}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_nothing_are_the_bias() {
+    let cx = Cx::new(2);
+    for format in Format::ALL {
+        let none = Blocks::from_vec(format, [0, 512], Vec::new()).unwrap();
+        linear(&cx, Rows::contiguous(&numbers(1024, 1), 512), Weights::Blocks(&none), None, &mut []);
+        let narrow = Blocks::from_vec(format, [3, 0], Vec::new()).unwrap();
+        let rows = Rows { data: &[], count: 2, width: 0, stride: 0 };
+        for (bias, want) in [(Some(&[1.0, 2.0, 3.0][..]), [1.0, 2.0, 3.0]), (None, [0.0; 3])] {
+            let mut y = vec![f32::NAN; 6];
+            linear(&cx, rows, Weights::Blocks(&narrow), bias, &mut y);
+            assert!(y.chunks(3).all(|row| row == want), "{format}");
+        }
+        let w = random(format, [5, 512], 2);
+        let rows = Rows { data: &[], count: 0, width: 512, stride: 512 };
+        linear(&cx, rows, Weights::Blocks(&none), None, &mut []);
+        assert_eq!(Weights::Blocks(&w).bytes(), w.bytes().len());
     }
 }

@@ -81,6 +81,7 @@ mod avx512 {
         const OFFSET: i32 = 128;
         const SIGNED: bool = true;
         const NARROW: bool = false;
+        const HALVES: bool = false;
         const RUN: usize = 1;
         const PIECES: [u8; 16] = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15];
         const FACTORS: usize = 0;

@@ -94,6 +94,7 @@ mod avx512 {
         const OFFSET: i32 = 0;
         const SIGNED: bool = false;
         const NARROW: bool = true;
+        const HALVES: bool = true;
         const RUN: usize = 1;
         const PIECES: [u8; 16] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
         const FACTORS: usize = 80;

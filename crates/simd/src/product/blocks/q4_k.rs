@@ -85,6 +85,7 @@ mod avx512 {
         const OFFSET: i32 = 0;
         const SIGNED: bool = false;
         const NARROW: bool = true;
+        const HALVES: bool = true;
         const RUN: usize = 2;
         const PIECES: [u8; 16] = [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15];
         const FACTORS: usize = 0;

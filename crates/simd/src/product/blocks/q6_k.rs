@@ -63,6 +63,7 @@ mod avx512 {
         const OFFSET: i32 = 32;
         const SIGNED: bool = true;
         const NARROW: bool = true;
+        const HALVES: bool = false;
         const RUN: usize = 1;
         const PIECES: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         const FACTORS: usize = 208;

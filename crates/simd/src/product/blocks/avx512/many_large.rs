@@ -71,6 +71,9 @@ unsafe fn unpack<F: Large>(blocks: [*const u8; PANEL], panel: &mut [f32]) {
             }
             let (s, n) = F::scales(block);
             scales[r] = _mm512_cvtepi8_epi32(s);
+            if F::HALVES {
+                scales[r] = _mm512_castps_si512(_mm512_cvtepi32_ps(scales[r]));
+            }
             minima[r] = _mm512_zextsi256_si512(_mm256_cvtepi8_epi16(n));
             for (f, to) in factors.iter_mut().enumerate().take(1 + usize::from(F::MINIMA)) {
                 to[r] = block.add(F::FACTORS + 2 * f).cast::<u16>().read_unaligned();
@@ -111,34 +114,9 @@ unsafe fn tile<F: Large>(
     let m = out.len();
     assert!((1..=ROWS).contains(&m) && panel.len() == BLOCK);
     let panel = panel.as_ptr();
+    // SAFETY: guaranteed by the caller; the panel has a block.
+    let sums = unsafe { if F::HALVES { sums_of_halves::<F>(left, g, panel) } else { sums::<F>(left, g, panel) } };
     let none = [[_mm512_setzero_si512(); 2]; ROWS];
-    let mut sums = none;
-    for place in (0..SLOTS).step_by(F::RUN) {
-        // SAFETY: the panel has a block, every row of x 256 codes and, where there is an offset, as many starts as places.
-        unsafe {
-            let mut dots = none;
-            if F::OFFSET != 0 {
-                for r in 0..ROWS {
-                    dots[r] = [_mm512_set1_epi32(*left.starts[r].add(g * SLOTS + place)); 2];
-                }
-            }
-            for quad in 4 * place..4 * (place + F::RUN) {
-                let w = pair(panel.add(quad * PANEL));
-                for r in 0..ROWS {
-                    let x = _mm512_set1_epi32(left.codes[r].add(g * 256 + 4 * quad).cast::<i32>().read_unaligned());
-                    dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w[0], x);
-                    dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w[1], x);
-                }
-            }
-            let sub = usize::from(F::PIECES[place]) / F::RUN;
-            let scales = pair(panel.add(SCALES + sub * PANEL));
-            for r in 0..ROWS {
-                for v in 0..2 {
-                    sums[r][v] = _mm512_add_epi32(sums[r][v], _mm512_mullo_epi32(dots[r][v], scales[v]));
-                }
-            }
-        }
-    }
     // SAFETY: as above.
     let minima = if F::MINIMA { unsafe { minima::<F>(left, g, panel) } } else { none };
     let width = PANEL.min(out[0].len() - j);
@@ -154,7 +132,7 @@ unsafe fn tile<F: Large>(
             unsafe {
                 let to = to.wrapping_add(16 * v);
                 let mut y = if starts { _mm512_setzero_ps() } else { _mm512_maskz_loadu_ps(masks[v], to) };
-                y = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_castsi512_ps(d[v]), a), _mm512_cvtepi32_ps(sums[r][v]), y);
+                y = _mm512_fmadd_ps(_mm512_mul_ps(_mm512_castsi512_ps(d[v]), a), sums[r][v], y);
                 if F::MINIMA {
                     y = _mm512_fnmadd_ps(
                         _mm512_mul_ps(_mm512_castsi512_ps(base[v]), a),
@@ -169,6 +147,98 @@ unsafe fn tile<F: Large>(
             }
         }
     }
+}
+
+/// The sums of the products of a sub-block, or of a piece, which is at `place`.
+///
+/// # Safety
+/// The CPU has the features, the panel has a block, and so has every row of the left factor from block `g` on.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn dots<F: Large>(left: &Left<ROWS>, g: usize, panel: *const f32, place: usize) -> [[__m512i; 2]; ROWS] {
+    let mut dots = [[_mm512_setzero_si512(); 2]; ROWS];
+    // SAFETY: guaranteed by the caller; where there is an offset there are as many starts as places.
+    unsafe {
+        if F::OFFSET != 0 {
+            for r in 0..ROWS {
+                dots[r] = [_mm512_set1_epi32(*left.starts[r].add(g * SLOTS + place)); 2];
+            }
+        }
+        for quad in 4 * place..4 * (place + F::RUN) {
+            let w = pair(panel.add(quad * PANEL));
+            for r in 0..ROWS {
+                let x = _mm512_set1_epi32(left.codes[r].add(g * 256 + 4 * quad).cast::<i32>().read_unaligned());
+                dots[r][0] = _mm512_dpbusd_epi32(dots[r][0], w[0], x);
+                dots[r][1] = _mm512_dpbusd_epi32(dots[r][1], w[1], x);
+            }
+        }
+    }
+    dots
+}
+
+/// `S` of each row and column, added up as integers.
+///
+/// # Safety
+/// As [`dots`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn sums<F: Large>(left: &Left<ROWS>, g: usize, panel: *const f32) -> [[__m512; 2]; ROWS] {
+    let mut sums = [[_mm512_setzero_si512(); 2]; ROWS];
+    for place in (0..SLOTS).step_by(F::RUN) {
+        // SAFETY: guaranteed by the caller.
+        let dots = unsafe { dots::<F>(left, g, panel, place) };
+        // SAFETY: as above.
+        let scales = unsafe { pair(panel.add(SCALES + sub::<F>(place) * PANEL)) };
+        for r in 0..ROWS {
+            for v in 0..2 {
+                sums[r][v] = _mm512_add_epi32(sums[r][v], _mm512_mullo_epi32(dots[r][v], scales[v]));
+            }
+        }
+    }
+    let mut wide = [[_mm512_setzero_ps(); 2]; ROWS];
+    for r in 0..ROWS {
+        for v in 0..2 {
+            wide[r][v] = _mm512_cvtepi32_ps(sums[r][v]);
+        }
+    }
+    wide
+}
+
+/// As [`sums`], added up in f32, which is faster, and exact within each half of the block. The sum of the two halves is
+/// rounded once, as an integer is that becomes a float.
+///
+/// # Safety
+/// As [`dots`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn sums_of_halves<F: Large>(left: &Left<ROWS>, g: usize, panel: *const f32) -> [[__m512; 2]; ROWS] {
+    let mut halves = [[[_mm512_setzero_ps(); 2]; ROWS]; 2];
+    for (h, sums) in halves.iter_mut().enumerate() {
+        for place in (h * SLOTS / 2..(h + 1) * SLOTS / 2).step_by(F::RUN) {
+            // SAFETY: guaranteed by the caller.
+            let dots = unsafe { dots::<F>(left, g, panel, place) };
+            // SAFETY: as above.
+            let scales = unsafe { pair(panel.add(SCALES + sub::<F>(place) * PANEL)) };
+            for r in 0..ROWS {
+                for v in 0..2 {
+                    let dot = _mm512_cvtepi32_ps(dots[r][v]);
+                    sums[r][v] = _mm512_fmadd_ps(dot, _mm512_castsi512_ps(scales[v]), sums[r][v]);
+                }
+            }
+        }
+    }
+    for r in 0..ROWS {
+        for v in 0..2 {
+            halves[0][r][v] = _mm512_add_ps(halves[0][r][v], halves[1][r][v]);
+        }
+    }
+    halves[0]
+}
+
+/// The sub-block of the piece at a place.
+#[inline(always)]
+fn sub<F: Large>(place: usize) -> usize {
+    usize::from(F::PIECES[place]) / F::RUN
 }
 
 /// `M` of each row and column.

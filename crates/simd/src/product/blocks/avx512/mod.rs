@@ -35,6 +35,8 @@ pub(super) trait Large: Layout {
     const SIGNED: bool;
     /// Whether four products of a code and a rounded `x` add up to 16 bits.
     const NARROW: bool;
+    /// Whether the products of half a block, with their scales, add up to 24 bits, so that f32 hold the sums exactly.
+    const HALVES: bool;
     /// Adjacent pieces that share a scale: 1 or 2.
     const RUN: usize;
     /// Which sixteen weights of the block are at which place of the four vectors.
