@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::lanes::{Lanes, Scalar};
+#[cfg(target_arch = "x86_64")]
+use crate::tile::{amx::Amx, dots::Dots};
 
 /// An instruction set for which kernels are compiled. A value of this type proves that the machine supports it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -16,6 +18,10 @@ enum Kind {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16(Dots),
+    #[cfg(target_arch = "x86_64")]
+    Amx(Amx),
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -39,7 +45,8 @@ impl Isa {
         *Self::available().last().unwrap_or(&Self::SCALAR)
     }
 
-    /// Every instruction set of this machine for which kernels are compiled, slowest first.
+    /// Every instruction set of this machine for which kernels are compiled, slowest first. Where the CPU has AMX, the
+    /// operating system is asked once to let this process use it.
     pub fn available() -> Vec<Self> {
         #[allow(unused_mut, reason = "mutated only on architectures with vector kernels")]
         let mut list = vec![Self::SCALAR];
@@ -52,7 +59,11 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                 {
+                    // Intel's instruction on pairs of bf16 takes four times as long as a multiply-add of f32 (measured
+                    // on Emerald Rapids), so it is not chosen unless it is named.
+                    list.extend(Dots::detect().map(|dots| Isa(Kind::Avx512Bf16(dots))));
                     list.push(Isa(Kind::Avx512));
+                    list.extend(Amx::detect().map(|amx| Isa(Kind::Amx(amx))));
                 }
             }
         }
@@ -74,8 +85,8 @@ impl Isa {
             // SAFETY: an `Isa` of this kind is constructed only after the CPU reported AVX2 and FMA.
             Kind::Avx2 => unsafe { avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: an `Isa` of this kind is constructed only after the CPU reported AVX-512 F, BW, DQ and VL.
-            Kind::Avx512 => unsafe { avx512(kernel) },
+            // SAFETY: an `Isa` of these kinds is constructed only after the CPU reported AVX-512 F, BW, DQ and VL.
+            Kind::Avx512 | Kind::Avx512Bf16(_) | Kind::Amx(_) => unsafe { avx512(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of the aarch64 baseline.
             Kind::Neon => unsafe { neon(kernel) },
@@ -85,13 +96,34 @@ impl Isa {
     /// Whether the CPU has AVX-512 VNNI, which multiplies and accumulates bytes in one instruction.
     pub fn has_vnni(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if self.0 == Kind::Avx512 {
+        if matches!(self.0, Kind::Avx512 | Kind::Avx512Bf16(_) | Kind::Amx(_)) {
             return is_x86_feature_detected!("avx512vnni");
         }
         false
     }
 
-    /// Its name: `scalar`, `avx2`, `avx512` or `neon`.
+    /// Whether the product of many rows and bf16 weights rounds its left factor to bf16: on `avx512-bf16` and `amx`,
+    /// which multiply in bf16.
+    pub fn rounds_to_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return matches!(self.0, Kind::Avx512Bf16(_) | Kind::Amx(_));
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// The tile registers, on `amx`.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn amx(self) -> Option<Amx> {
+        if let Kind::Amx(amx) = self.0 { Some(amx) } else { None }
+    }
+
+    /// The products of pairs of bf16 in vector lanes, on `avx512-bf16`.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn dots(self) -> Option<Dots> {
+        if let Kind::Avx512Bf16(dots) = self.0 { Some(dots) } else { None }
+    }
+
+    /// Its name: `scalar`, `avx2`, `avx512`, `avx512-bf16`, `amx` or `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -99,6 +131,10 @@ impl Isa {
             Kind::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Kind::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512Bf16(_) => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx(_) => "amx",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }

@@ -31,6 +31,8 @@ pub mod norm;
 pub mod product;
 pub mod split;
 pub mod team;
+#[cfg_attr(not(any(target_arch = "x86_64", test)), allow(dead_code, reason = "no instructions to use it with"))]
+mod tile;
 
 pub use isa::{Isa, Kernel};
 pub use lanes::Lanes;

@@ -275,23 +275,30 @@ thread_local! {
 /// A scratch buffer of the calling thread. Its contents are arbitrary: write before reading.
 ///
 /// Dropped buffers are kept for the thread's next request, so a kernel that asks for the same sizes again does not
-/// allocate.
+/// allocate. A buffer starts at a cache line.
 #[derive(Debug)]
 pub struct Scratch {
     buffer: Vec<f32>,
+    /// The first element that is at the start of a cache line.
+    start: usize,
     len: usize,
 }
+
+/// The elements of a cache line.
+const LINE: usize = 16;
 
 impl Scratch {
     /// A buffer of `len` numbers. NaN in debug builds.
     pub fn new(len: usize) -> Self {
         let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
+        if buffer.len() < len + LINE {
+            buffer.resize(len + LINE, 0.0);
         }
+        // The elements are aligned to their size, so at most `LINE - 1` of them precede a line.
+        let start = buffer.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
         #[cfg(debug_assertions)]
-        buffer[..len].fill(f32::NAN);
-        Self { buffer, len }
+        buffer[start..start + len].fill(f32::NAN);
+        Self { buffer, start, len }
     }
 
     /// The buffer as bytes.
@@ -313,14 +320,14 @@ impl Deref for Scratch {
     type Target = [f32];
     #[inline(always)]
     fn deref(&self) -> &[f32] {
-        &self.buffer[..self.len]
+        &self.buffer[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Scratch {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer[..self.len]
+        &mut self.buffer[self.start..self.start + self.len]
     }
 }
 
