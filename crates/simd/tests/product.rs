@@ -48,7 +48,10 @@ fn linear_is_the_sum_of_products() {
                 let rows = Rows { data: &x, count: m, width: k, stride };
                 let half: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
                 let widened: Vec<f32> = half.iter().map(|w| w.to_f32()).collect();
-                for (stored, exact) in [(Weights::F32(&w), &w), (Weights::Bf16(&half), &widened)] {
+                let rounded: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+                let rounds = isa.rounds_to_bf16() && m > STREAMED_ROWS;
+                let left = if rounds { &rounded } else { &x };
+                for (stored, exact, x) in [(Weights::F32(&w), &w, &x), (Weights::Bf16(&half), &widened, left)] {
                     let mut y = vec![f32::NAN; m * n];
                     linear(&cx, rows, stored, Some(&bias), &mut y);
                     let want: Vec<f64> = (0..m * n)
@@ -131,6 +134,51 @@ fn rows_are_independent_of_their_company_and_of_threads() {
                     assert_eq!(all[from * n..(from + count) * n], run(1, from, count), "{order:?} {from} {count}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn rounding_x_to_bf16_costs_no_more_than_its_last_bit() {
+    let [m, n, k] = [33, 50, 700];
+    let (x, w) = (numbers(m * k, 1), numbers(n * k, 2));
+    let w: Vec<bf16> = w.into_iter().map(bf16::from_f32).collect();
+    for isa in Isa::available() {
+        let mut y = vec![f32::NAN; m * n];
+        let (cx, rows) = (Cx::with_isa(isa, 2), Rows::contiguous(&x, k));
+        linear_in(&cx, Order::Packed, rows, Weights::Bf16(&w), None, &mut y);
+        let mut farthest = 0.0f64;
+        for (e, y) in y.iter().enumerate() {
+            let terms = x[e / n * k..][..k].iter().zip(&w[e % n * k..]).map(|(x, w)| f64::from(*x) * f64::from(*w));
+            let (want, size) = terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+            let error = (f64::from(*y) - want).abs();
+            // Rounding to eight bits changes a number by at most one part in 2⁸; the sums are as in f32.
+            let rounding = if isa.rounds_to_bf16() { size / 256.0 } else { 0.0 };
+            assert!(error <= rounding + 2e-6 * (k as f64).sqrt() + 1e-6, "{isa}: element {e}: {y}, want {want}");
+            farthest = farthest.max(error);
+        }
+        assert_eq!(farthest > 1e-3, isa.rounds_to_bf16(), "{isa}: {farthest}");
+    }
+}
+
+#[test]
+fn instructions_on_bf16_do_not_touch_products_of_f32_nor_of_few_rows() {
+    let [m, n, k] = [20, 50, 70];
+    let (x, w) = (numbers(m * k, 1), numbers(n * k, 2));
+    let half: Vec<bf16> = w.iter().map(|w| bf16::from_f32(*w)).collect();
+    let run = |isa: Isa, order: Order, w: Weights<'_>| {
+        let mut y = vec![f32::NAN; m * n];
+        linear_in(&Cx::with_isa(isa, 1), order, Rows::contiguous(&x, k), w, None, &mut y);
+        y
+    };
+    for isa in Isa::available().into_iter().filter(|isa| isa.rounds_to_bf16()) {
+        let plain: Isa = "avx512".parse().expect("it has the instructions of AVX-512");
+        for (order, w) in [
+            (Order::Packed, Weights::F32(&w)),
+            (Order::Streamed, Weights::F32(&w)),
+            (Order::Streamed, Weights::Bf16(&half)),
+        ] {
+            assert_eq!(run(isa, order, w), run(plain, order, w), "{isa} {order:?}");
         }
     }
 }
@@ -288,6 +336,19 @@ fn a_sum_over_nothing_is_the_bias() {
     let (bias, mut y) = (numbers(3, 1), vec![f32::NAN; 12 * 3]);
     linear(&cx, Rows { data: &[], count: 12, width: 0, stride: 0 }, Weights::F32(&[]), Some(&bias), &mut y);
     assert!(y.chunks(3).all(|row| row == bias));
+    for isa in Isa::available() {
+        let (cx, bytes) = (Cx::with_isa(isa, 2), Int8::new(&cx, &[], 0));
+        let nothing = Rows { data: &[], count: 12, width: 0, stride: 0 };
+        let mut y = vec![f32::NAN; 12 * 3];
+        linear_in(&cx, Order::Packed, nothing, Weights::Bf16(&[]), Some(&bias), &mut y);
+        assert!(y.chunks(3).all(|row| row == bias), "{isa}");
+        let one = numbers(5, 1);
+        let (no_rows, row) = (Rows { count: 0, ..Rows::contiguous(&one, 5) }, Rows::contiguous(&one, 5));
+        linear_in(&cx, Order::Packed, row, Weights::Bf16(&[]), None, &mut []);
+        linear_in(&cx, Order::Packed, row, Weights::Int8(&bytes), None, &mut []);
+        linear_in(&cx, Order::Packed, no_rows, Weights::Bf16(&[]), None, &mut []);
+        linear_in(&cx, Order::Packed, no_rows, Weights::Int8(&bytes), None, &mut []);
+    }
     let size = Sizes { m: 12, n: 3, k: 0 };
     let nothing = Matrix::rows(&[], 0);
     matmul(&cx, size, nothing, nothing, Accumulate::Add, &mut y, 3);

@@ -1,7 +1,8 @@
 //! Matrix products.
 //!
-//! [`linear`] is `y = x Wᵀ (+ b)`, with `W: [out, in]` as checkpoints store it, in f32, bf16 (widened in registers), int8
-//! ([`Int8`]) or the blocks of GGUF files ([`Blocks`]). Few rows of `x` are multiplied in one pass over the weights, at memory bandwidth
+//! [`linear`] is `y = x Wᵀ (+ b)`, with `W: [out, in]` as checkpoints store it, in f32, bf16 (widened in registers,
+//! unless [`Isa::rounds_to_bf16`](crate::Isa::rounds_to_bf16)), int8 ([`Int8`]) or the blocks of GGUF files
+//! ([`Blocks`]). Few rows of `x` are multiplied in one pass over the weights, at memory bandwidth
 //! ([`Order::Streamed`]); many by the packed product ([`Order::Packed`]). [`matmul`] is the general product of strided f32 matrices on all threads;
 //! [`tile`] is the same on the calling thread, for use inside a kernel.
 //!
@@ -19,8 +20,12 @@ mod blocks;
 mod int8;
 mod packed;
 mod quantised;
+#[cfg(any(target_arch = "x86_64", test))]
+mod rounded;
 mod streamed;
 mod strip;
+#[cfg(test)]
+mod tests;
 
 pub use blocks::{Blocks, BlocksError, Format, QuantiseError, SharedBytes, UnknownFormat, quantise_into};
 pub use int8::Int8;
@@ -33,7 +38,8 @@ pub use strip::{pack_transposed, strip, widen};
 pub enum Weights<'a> {
     /// f32.
     F32(&'a [f32]),
-    /// bf16, the upper halves of f32.
+    /// bf16, the upper halves of f32. In [`Order::Packed`] the left factor is rounded to bf16 as well, if
+    /// [`Isa::rounds_to_bf16`](crate::Isa::rounds_to_bf16).
     Bf16(&'a [bf16]),
     /// 8-bit integers; the left factor is quantised to 8 bits as well.
     Int8(&'a Int8),
@@ -122,7 +128,8 @@ pub enum Accumulate {
 pub enum Order {
     /// Partial sums in vector lanes, in one pass over the weights: for few rows.
     Streamed,
-    /// One chain over `k` in ascending order, with packed weights: for many rows.
+    /// One chain over `k` in ascending order, with packed weights: for many rows. Products in bf16 add up 32 products
+    /// at a time.
     Packed,
 }
 
@@ -154,7 +161,7 @@ pub fn linear_in(cx: &Cx, order: Order, x: Rows<'_>, w: Weights<'_>, bias: Optio
         Weights::F32(_) | Weights::Bf16(_) => {}
     }
     if order == Order::Packed {
-        return packed::linear(cx, x, w, bias, out);
+        return many_rows(cx, x, w, bias, out);
     }
     streamed::linear(cx, x, w, out);
     if let Some(bias) = bias {
@@ -162,6 +169,26 @@ pub fn linear_in(cx: &Cx, order: Order, x: Rows<'_>, w: Weights<'_>, bias: Optio
             row.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
         }
     }
+}
+
+/// The product of f32 or bf16 weights in the packed order, in bf16 where the instruction set multiplies in it. That
+/// does not depend on the number of rows, so that no row depends on it either.
+fn many_rows(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
+    if out.is_empty() {
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Weights::Bf16(w) = w
+        && x.width > 0
+    {
+        if let Some(amx) = cx.isa.amx() {
+            return rounded::linear(cx, || amx.configure(), x, w, bias, out);
+        }
+        if let Some(dots) = cx.isa.dots() {
+            return rounded::linear(cx, || dots, x, w, bias, out);
+        }
+    }
+    packed::linear(cx, x, w, bias, out);
 }
 
 /// `out ← a b` or `out ← out + a b`, on all threads; `out` has contiguous rows `ld` apart.
