@@ -60,12 +60,9 @@ fn multiply<const V: usize>(a: &[f32], b: &[f32], start: Start, sums: &mut Sums)
                 for r in 0..ROWS {
                     // SAFETY: `a` has `steps` steps of 32 rows of 16 pairs.
                     let left = unsafe { a.as_ptr().add(step * STEP + (top + r) * TILE + pair).cast::<i32>().read() };
-                    let left = _mm512_set1_epi32(left);
+                    let left = pairs(_mm512_set1_epi32(left));
                     for v in 0..V {
-                        // SAFETY: both types are 512 bits, of which every pattern is valid.
-                        let (x, y): (__m512bh, __m512bh) =
-                            unsafe { (std::mem::transmute(right[v]), std::mem::transmute(left)) };
-                        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], x, y);
+                        acc[r][v] = _mm512_dpbf16_ps(acc[r][v], pairs(right[v]), left);
                     }
                 }
             }
@@ -77,4 +74,12 @@ fn multiply<const V: usize>(a: &[f32], b: &[f32], start: Start, sums: &mut Sums)
             }
         }
     }
+}
+
+/// A vector of pairs of bf16.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pairs(x: __m512i) -> __m512bh {
+    // SAFETY: both types are 512 bits, of which every pattern is valid.
+    unsafe { std::mem::transmute::<__m512i, __m512bh>(x) }
 }

@@ -150,3 +150,19 @@ impl Bf16Blocks for EmulatedDots {
         }
     }
 }
+
+#[test]
+fn definitions_add_what_they_say() {
+    // A row of ones and twos by a column of ones: each pair adds 3.
+    let pair = |low: f32, high: f32| f32::from_bits(low.to_bits() >> 16 | high.to_bits());
+    let (a, b) = (vec![pair(1.0, 2.0); STEP], vec![pair(1.0, 1.0); STEP]);
+    for blocks in [&Emulated as &dyn Bf16Blocks, &EmulatedDots] {
+        let mut sums = [0.5; SIDE * SIDE];
+        blocks.multiply(&a, &b, Part::Half, Start::Sums, &mut sums);
+        assert!(sums.iter().enumerate().all(|(at, sum)| *sum == if at % SIDE < TILE { 48.5 } else { 0.5 }));
+    }
+    let mut sums = [f32::NAN; SIDE * SIDE];
+    let b = [Quads([[-1, 2, 3, -128]; SIDE]); TILE];
+    ByteBlocks::multiply(&Emulated, &[200; SIDE * STEP_BYTES], STEP_BYTES, &b, Part::Whole, Start::Zero, &mut sums);
+    assert!(sums.iter().all(|sum| sum.to_bits().cast_signed() == 200 * 16 * (-1 + 2 + 3 - 128)));
+}

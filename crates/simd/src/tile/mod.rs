@@ -14,7 +14,7 @@ pub(crate) mod amx;
 pub(crate) mod dots;
 #[cfg(test)]
 pub(crate) mod emulated;
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests;
 
 /// Rows of a tile; also how many groups of 4 bytes a row has.
