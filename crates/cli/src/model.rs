@@ -1,10 +1,12 @@
 //! Options that choose a model and its dtype.
 
 use std::ffi::{OsStr, OsString};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use longreach_engine::Engine;
 use longreach_models::{DType, EncoderModel, Location, Progress};
+use longreach_simd::Cx;
 
 use crate::failure::Failure;
 
@@ -25,7 +27,7 @@ pub(crate) struct ModelArgs {
 pub(crate) enum DTypeArg {
     /// 32-bit floats
     F32,
-    /// bfloat16 weights; activations stay in 32-bit floats
+    /// bfloat16 weights; where the CPU has AMX, text is read with products in bfloat16
     Bf16,
     /// int8 weights, with activations quantised dynamically
     Int8,
@@ -63,6 +65,14 @@ pub(crate) fn load(name: Option<&OsStr>, dtype: Option<DTypeArg>) -> Result<Engi
     let engine = match name {
         Some(name) => Engine::load(name, dtype, Progress::Shown)?,
         None => Engine::embedded(dtype)?,
+    };
+    // bfloat16 was asked for: its rounding is wanted where it is fast. Files that merely store it are read with f32.
+    let rounding = dtype == Some(DType::Bf16) && std::env::var_os("LONGREACH_ISA").is_none();
+    let engine = if rounding {
+        let cx = longreach_burn::context();
+        engine.with_context(Arc::new(Cx::with_isa(cx.isa.rounding(), cx.team.threads())))
+    } else {
+        engine
     };
     engine.model.notes().iter().for_each(|note| eprintln!("note: {note}"));
     Ok(engine)

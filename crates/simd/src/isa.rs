@@ -22,6 +22,8 @@ enum Kind {
     Avx512Bf16(Dots),
     #[cfg(target_arch = "x86_64")]
     Amx(Amx),
+    #[cfg(target_arch = "x86_64")]
+    AmxBf16(Amx),
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -60,8 +62,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                 {
                     // Intel's instruction on pairs of bf16 takes four times as long as a multiply-add of f32 (measured
-                    // on Emerald Rapids), so it is not chosen unless it is named.
+                    // on Emerald Rapids), so it is not chosen unless it is named. Nor are tiles of bf16, which are fast
+                    // but round the left factor: see [`Isa::rounding`].
                     list.extend(Dots::detect().map(|dots| Isa(Kind::Avx512Bf16(dots))));
+                    list.extend(Amx::detect().map(|amx| Isa(Kind::AmxBf16(amx))));
                     list.push(Isa(Kind::Avx512));
                     list.extend(Amx::detect().map(|amx| Isa(Kind::Amx(amx))));
                 }
@@ -70,6 +74,17 @@ impl Isa {
         #[cfg(target_arch = "aarch64")]
         list.push(Isa(Kind::Neon));
         list
+    }
+
+    /// The same instruction set with products of many rows and bf16 weights in bf16, where that is fast: for users who
+    /// ask for bf16. Without it, bf16 weights are multiplied by f32.
+    #[must_use]
+    pub fn rounding(self) -> Self {
+        match self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Kind::Amx(amx) => Self(Kind::AmxBf16(amx)),
+            _ => self,
+        }
     }
 
     /// Runs `kernel` compiled for this instruction set.
@@ -86,7 +101,7 @@ impl Isa {
             Kind::Avx2 => unsafe { avx2(kernel) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: an `Isa` of these kinds is constructed only after the CPU reported AVX-512 F, BW, DQ and VL.
-            Kind::Avx512 | Kind::Avx512Bf16(_) | Kind::Amx(_) => unsafe { avx512(kernel) },
+            Kind::Avx512 | Kind::Avx512Bf16(_) | Kind::Amx(_) | Kind::AmxBf16(_) => unsafe { avx512(kernel) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of the aarch64 baseline.
             Kind::Neon => unsafe { neon(kernel) },
@@ -96,25 +111,25 @@ impl Isa {
     /// Whether the CPU has AVX-512 VNNI, which multiplies and accumulates bytes in one instruction.
     pub fn has_vnni(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        if matches!(self.0, Kind::Avx512 | Kind::Avx512Bf16(_) | Kind::Amx(_)) {
+        if matches!(self.0, Kind::Avx512 | Kind::Avx512Bf16(_) | Kind::Amx(_) | Kind::AmxBf16(_)) {
             return is_x86_feature_detected!("avx512vnni");
         }
         false
     }
 
-    /// Whether the product of many rows and bf16 weights rounds its left factor to bf16: on `avx512-bf16` and `amx`,
+    /// Whether the product of many rows and bf16 weights rounds its left factor to bf16: on `avx512-bf16` and `amx-bf16`,
     /// which multiply in bf16.
     pub fn rounds_to_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
-        return matches!(self.0, Kind::Avx512Bf16(_) | Kind::Amx(_));
+        return matches!(self.0, Kind::Avx512Bf16(_) | Kind::AmxBf16(_));
         #[cfg(not(target_arch = "x86_64"))]
         false
     }
 
-    /// The tile registers, on `amx`.
+    /// The tile registers, on `amx` and `amx-bf16`.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn amx(self) -> Option<Amx> {
-        if let Kind::Amx(amx) = self.0 { Some(amx) } else { None }
+        if let Kind::Amx(amx) | Kind::AmxBf16(amx) = self.0 { Some(amx) } else { None }
     }
 
     /// The products of pairs of bf16 in vector lanes, on `avx512-bf16`.
@@ -123,7 +138,7 @@ impl Isa {
         if let Kind::Avx512Bf16(dots) = self.0 { Some(dots) } else { None }
     }
 
-    /// Its name: `scalar`, `avx2`, `avx512`, `avx512-bf16`, `amx` or `neon`.
+    /// Its name: `scalar`, `avx2`, `avx512`, `avx512-bf16`, `amx`, `amx-bf16` or `neon`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Kind::Scalar => "scalar",
@@ -135,6 +150,8 @@ impl Isa {
             Kind::Avx512Bf16(_) => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             Kind::Amx(_) => "amx",
+            #[cfg(target_arch = "x86_64")]
+            Kind::AmxBf16(_) => "amx-bf16",
             #[cfg(target_arch = "aarch64")]
             Kind::Neon => "neon",
         }

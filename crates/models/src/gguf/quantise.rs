@@ -67,7 +67,7 @@ pub fn quantise(
     let mut sums: Vec<(TensorType, u64, Option<[f64; 2]>)> = Vec::new();
     let mut failed = None;
     write_atomically(to, |out| {
-        let mut write = || -> Result<(), Error> {
+        let write = || -> Result<(), Error> {
             let mut writer = header.clone().write_to(out)?;
             let mut done = 0;
             for (tensor, kind) in from.tensors().zip(&types) {

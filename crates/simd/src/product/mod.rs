@@ -181,7 +181,7 @@ fn many_rows(cx: &Cx, x: Rows<'_>, w: Weights<'_>, bias: Option<&[f32]>, out: &m
     if let Weights::Bf16(w) = w
         && x.width > 0
     {
-        if let Some(amx) = cx.isa.amx() {
+        if let Some(amx) = cx.isa.amx().filter(|_| cx.isa.rounds_to_bf16()) {
             return rounded::linear(cx, || amx.configure(), x, w, bias, out);
         }
         if let Some(dots) = cx.isa.dots() {

@@ -89,9 +89,9 @@ impl Int8 {
     pub fn dequantise_row(&self, i: usize, out: &mut [f32]) {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         assert_eq!(out.len(), self.width, "dequantise: output");
-        let panel = &self.panels[i / NR * NR * self.quads()..];
+        let panel = &self.panels[i / NR * self.quads()..];
         for (k, out) in out.iter_mut().enumerate() {
-            *out = self.scales[i] * f32::from(panel[k / QUAD * NR + i % NR][k % QUAD]);
+            *out = self.scales[i] * f32::from(panel[k / QUAD].0[i % NR][k % QUAD]);
         }
     }
 
