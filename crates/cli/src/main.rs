@@ -60,6 +60,7 @@ enum Command {
     Search(commands::search::Command),
     Sparsify(commands::sparsify::Args),
     Quantize(commands::quantize::Args),
+    Tokenize(commands::tokenize::Args),
     Train(commands::train::Args),
     /// Print a completion script for a shell
     ///
@@ -104,6 +105,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Embed(args) => commands::embed::run(args),
         Command::FillMask(args) => commands::fill_mask::run(args),
         Command::Sparsify(args) => commands::sparsify::run(args),
+        Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Search(command) => commands::search::run(command),
         Command::Bench(command) => commands::bench::run(command),

@@ -77,6 +77,13 @@ impl ChatTemplate {
         Self { file: file.into(), source: source.into(), special: Map::new() }
     }
 
+    /// The same with special tokens that the template may refer to, by name.
+    #[must_use]
+    pub(crate) fn with_special(self, tokens: impl Iterator<Item = (String, String)>) -> Self {
+        let special = tokens.map(|(name, token)| (name, token.into())).collect();
+        Self { special, ..self }
+    }
+
     /// The text of a conversation, to be tokenized without adding special tokens: the template writes them itself. With
     /// `prompt` it ends where the assistant's next message begins. `more` are further variables, such as
     /// `enable_thinking`. Errors if the template is no valid program or refuses the messages.

@@ -2,8 +2,10 @@
 
 use std::ffi::OsStr;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
+use longreach_gguf::Gguf;
 use longreach_models::{DType, Location, Model, Progress};
 use longreach_simd::Cx;
 
@@ -41,11 +43,29 @@ impl Engine {
     /// An error if a file is missing or damaged, the model type is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(&name, progress)?;
+        if let Some(file) = location.gguf() {
+            return Self::of_gguf(name.as_ref(), &file, dtype);
+        }
         let model = Model::load(&location, dtype)?.prepared();
         let tokenizer = vocabulary::find(&location.directory, false)?;
         let chat = ChatTemplate::load(&location.directory)?;
         let name = name.as_ref().to_string_lossy().into_owned();
         Ok(Self::of(name, model, tokenizer, chat))
+    }
+
+    /// Loads a GGUF file with its tokenizer and its chat template.
+    fn of_gguf(name: &OsStr, file: &Path, dtype: Option<DType>) -> Result<Self, Error> {
+        let gguf = Gguf::open(file).map_err(longreach_models::Error::from)?;
+        let mut model = Model::of_gguf(&gguf, dtype)?.prepared();
+        let (tokenizer, chat) = match vocabulary::gguf::find(&gguf)? {
+            Some(texts) => {
+                model.description.eos = texts.ends;
+                model.start = model.description.eos.first().copied().or(texts.bos);
+                (Some(texts.tokenizer), texts.chat)
+            }
+            None => (None, None),
+        };
+        Ok(Self::of(name.to_string_lossy().into_owned(), model, tokenizer, chat))
     }
 
     /// Loads the model that is built into this crate.

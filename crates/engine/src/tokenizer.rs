@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use longreach_gguf::Gguf;
+use longreach_models::Location;
 use tokenizers::Model;
 
 use crate::stream::TextStream;
@@ -30,6 +32,17 @@ impl Tokenizer {
     /// Loads the tokenizer of a model directory as transformers' `AutoTokenizer` would; `None` if there is none. An error if a file is damaged or unsupported.
     pub fn load(directory: &Path) -> Result<Option<Self>, Error> {
         vocabulary::find(directory, false)
+    }
+
+    /// Loads the tokenizer of a model, without its weights: that of a directory, or of a GGUF file. `None` if it has none.
+    pub fn of(location: &Location) -> Result<Option<Self>, Error> {
+        match location.gguf() {
+            Some(file) => {
+                let gguf = Gguf::open(&file).map_err(longreach_models::Error::from)?;
+                Ok(vocabulary::gguf::find(&gguf)?.map(|texts| texts.tokenizer))
+            }
+            None => Self::load(&location.directory),
+        }
     }
 
     /// Parses a `tokenizer.json`; `name` is its source in errors.

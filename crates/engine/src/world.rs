@@ -22,13 +22,7 @@ pub(crate) struct World {
 impl World {
     /// Parses a vocabulary file; the error names the line.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let mut world = Self {
-            tokens: HashMap::new(),
-            children: HashMap::new(),
-            ends: vec![None],
-            added: BTreeMap::new(),
-            longest: 0,
-        };
+        let mut world = Self::empty();
         for (i, line) in text.split('\n').map(|line| line.trim_end_matches('\r')).enumerate() {
             if line.trim().is_empty() {
                 continue;
@@ -37,6 +31,24 @@ impl World {
             world.insert(id, token);
         }
         if world.tokens.is_empty() { Err("has no tokens".into()) } else { Ok(world) }
+    }
+
+    /// A vocabulary of tokens by id; empty ones are none. Those of `control` are matched verbatim, and not shown.
+    pub(crate) fn of(tokens: Vec<Vec<u8>>, control: &[u32]) -> Self {
+        let mut world = Self::empty();
+        for (id, token) in (0u32..).zip(tokens) {
+            match String::from_utf8(token) {
+                Ok(token) if control.contains(&id) => world.add(token, id, false),
+                Ok(token) if token.is_empty() => {}
+                Ok(token) => world.insert(id, token.into_bytes()),
+                Err(bytes) => world.insert(id, bytes.into_bytes()),
+            }
+        }
+        world
+    }
+
+    fn empty() -> Self {
+        Self { tokens: HashMap::new(), children: HashMap::new(), ends: vec![None], added: BTreeMap::new(), longest: 0 }
     }
 
     fn insert(&mut self, id: u32, token: Vec<u8>) {

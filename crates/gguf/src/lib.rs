@@ -73,6 +73,7 @@ mod split;
 mod tensor;
 mod tensor_type;
 mod to_value;
+pub mod tokenizer;
 mod value;
 mod value_type;
 mod writer;

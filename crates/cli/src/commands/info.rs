@@ -163,6 +163,18 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
     ]
 }
 
+/// How the weights are kept in memory: the shares of block types, or the dtype.
+fn kept(model: &longreach_models::Model) -> (String, String) {
+    let types = model.checkpoint.as_ref().map(longreach_models::Checkpoint::block_types).unwrap_or_default();
+    if types.is_empty() {
+        return (format!("loaded as {}", model.dtype.name()), format!("{} weights", model.dtype.name()));
+    }
+    let parts: Vec<String> = types.iter().map(|(name, bytes)| format!("{name} {}", megabytes(*bytes))).collect();
+    let bits = 8.0 * types.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>() / model.parameters().max(1) as f64;
+    let largest = types.first().map_or_else(String::new, |(name, _)| name.clone());
+    (format!("in place: {} ({bits:.2} bits a weight)", parts.join(", ")), format!("{largest} blocks"))
+}
+
 fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let (d, model) = (&engine.model.description, &engine.model);
     let c = &d.decoder;
@@ -194,6 +206,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let around = c.hmt.map_or_else(String::new, |h| {
         format!("; wrapped in a hierarchical memory of {} segments of {} tokens", h.queue, h.segment)
     });
+    let (loaded, kind) = kept(model);
     vec![
         ("model", engine.name.clone()),
         ("model_type", d.model_type.into()),
@@ -203,10 +216,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
         ),
         ("mixer", mixer),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
-        (
-            "weights",
-            format!("{} in f32, {} in bf16; loaded as {}", memory(DType::F32), memory(DType::Bf16), model.dtype.name()),
-        ),
+        ("weights", format!("{} in f32, {} in bf16; {loaded}", memory(DType::F32), memory(DType::Bf16))),
         (
             "state",
             if recurrent {
@@ -220,14 +230,8 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
             if engine.tokenizer().is_ok() { "yes".into() } else { "none: only `forward` can run this model".into() },
         ),
         ("machine", format!("{} on {} threads", cx.isa, cx.team.threads())),
-        (
-            "reading",
-            format!(
-                "{CHUNK} tokens at a time; packed matrix products with {} weights, compute-bound",
-                model.dtype.name()
-            ),
-        ),
-        ("writing", format!("{} weights streamed once per token, memory-bound", model.dtype.name())),
+        ("reading", format!("{CHUNK} tokens at a time; packed matrix products with {kind}, compute-bound")),
+        ("writing", format!("{kind} streamed once per token, memory-bound")),
         ("mechanism", mixers.iter().map(|m| m.mechanism()).collect::<Vec<_>>().join(", ")),
     ]
 }

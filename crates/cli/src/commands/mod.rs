@@ -18,4 +18,5 @@ pub(crate) mod quantize;
 pub(crate) mod recall;
 pub(crate) mod search;
 pub(crate) mod sparsify;
+pub(crate) mod tokenize;
 pub(crate) mod train;

@@ -16,6 +16,7 @@ use crate::world::World;
 use crate::{Error, words};
 
 mod class;
+pub(crate) mod gguf;
 mod legacy;
 mod names;
 mod overrides;

@@ -113,6 +113,24 @@ impl Checkpoint {
         names
     }
 
+    /// The types in which the tensors are stored if some of them are blocks of a few bits, each with its bytes, largest
+    /// first; empty for other files, or if the matrices are kept in another type.
+    pub fn block_types(&self) -> Vec<(String, u64)> {
+        let mut types: Vec<(String, u64)> = Vec::new();
+        let entries = self.tensors.values();
+        if self.dtype.is_some() || !entries.clone().any(|entry| matches!(entry.bytes, Stored::Blocks(..))) {
+            return types;
+        }
+        for (name, bytes) in entries.map(Entry::type_and_bytes) {
+            match types.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sum)) => *sum += bytes,
+                None => types.push((name, bytes)),
+            }
+        }
+        types.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+        types
+    }
+
     /// The shape of a tensor, by its name in the files.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| &entry.shape[..])

@@ -60,6 +60,14 @@ impl Entry {
         self.dtype.bitsize() / 8
     }
 
+    /// The type of the elements as stored, and the bytes they take.
+    pub(super) fn type_and_bytes(&self) -> (String, u64) {
+        match &self.bytes {
+            Stored::Blocks(format, bytes) => (format.name().to_owned(), bytes.len() as u64),
+            _ => (format!("{:?}", self.dtype), (self.shape.iter().product::<usize>() * self.size()) as u64),
+        }
+    }
+
     /// All bytes as stored.
     pub(super) fn all(&self, files: &[(String, Bytes)]) -> Result<Bytes, String> {
         match &self.bytes {

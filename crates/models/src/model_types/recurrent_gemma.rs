@@ -32,8 +32,6 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     };
     let mut fields = f.clone();
     fields.set_default("partial_rotary_factor", json!(0.5));
-    // The width of a head follows from those of the model and their number, whatever the file says.
-    fields.set("head_dim", Value::Null);
     let (f, model) = (&fields, Reader::new(&fields, defaults)?);
     let norm = NormConfig::RmsPlusOne(model.norm_eps);
     let act = activation(f, "hidden_activation", Activation::GeluTanh)?;
