@@ -115,6 +115,9 @@ impl Engine {
         let hash = self.fingerprint.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(self.model.dtype.name().as_bytes());
+            // Blocks in place and dequantised give different numbers.
+            let blocks = self.model.checkpoint.as_ref().is_some_and(|c| !c.block_types().is_empty());
+            hasher.update(if blocks { &b" in blocks"[..] } else { b"" });
             hasher.update(self.model.config.as_bytes());
             for part in self.model.checkpoint.iter().flat_map(|c| c.contents()) {
                 hasher.update(part);

@@ -20,7 +20,7 @@ pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -
     let absorbs = matches!(name, "roberta-bpe" | "jina-v2-code" | "jina-v2-de" | "jina-v2-es" | "modern-bert");
     let strips = Strips { before: special.mask.filter(|_| absorbs), behind: false };
     let parts = Parts {
-        normalizer: if pattern.composed { json!({"type": "NFC"}) } else { Value::Null },
+        normalizer: Value::Null,
         pre_tokenizer: pattern.pre_tokenizer(),
         post_processor: template(keys, tokens, special, around)?,
         decoder: byte_level(true),

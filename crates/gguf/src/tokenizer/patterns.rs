@@ -1,6 +1,8 @@
 //! How byte-level tokenizers split a text into words, by the names of `tokenizer.ggml.pre`.
 //!
 //! The patterns are those of the `tokenizer.json` of the models; llama.cpp has given them their names.
+//! The `tokenizer.json` of Qwen and of GPT-NeoX also compose characters (Unicode's form C) first. A GGUF file does not say
+//! so: as in llama.cpp and in transformers' reader of GGUF, characters stay as they are.
 
 use serde_json::{Value, json};
 
@@ -11,8 +13,6 @@ pub(super) struct Pattern {
     pub(super) ignore_merges: bool,
     /// The beginning-of-text token is added unless the file denies it.
     pub(super) add_bos: bool,
-    /// The text is normalised to Unicode's form C first.
-    pub(super) composed: bool,
 }
 
 enum Split {
@@ -70,29 +70,24 @@ pub(super) const KNOWN: &str = "one of llama.cpp's names for GPT-2, Llama 3, Qwe
 
 /// The pattern of a name; `None` if it is not known.
 pub(super) fn pattern(name: &str) -> Option<Pattern> {
-    let plain = |split| Pattern { split, ignore_merges: false, add_bos: false, composed: false };
+    let plain = |split| Pattern { split, ignore_merges: false, add_bos: false };
     let regexes = |regexes| plain(Split::Regexes(regexes));
     Some(match name {
         "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral" | "midm-2.0" | "lfm2"
         | "jina-v5-nano" => Pattern { ignore_merges: true, add_bos: true, ..regexes(LLAMA_3) },
         "dbrx" | "smaug-bpe" | "chatglm-bpe" => regexes(LLAMA_3),
         "glm4" | "glm5" => Pattern { ignore_merges: true, ..regexes(LLAMA_3) },
-        // The tokenizers of Qwen compose characters, which llama.cpp does not do.
-        "qwen2" => Pattern { composed: true, ..regexes(QWEN_2) },
-        "qwen35" => Pattern { composed: true, ..regexes(QWEN_35) },
-        "stablelm2" | "deepseek-r1-qwen" | "hunyuan" | "megrez" | "kormo" | "f2llmv2" | "grok-2" | "solar-open" => {
-            regexes(QWEN_2)
-        }
+        "qwen35" => regexes(QWEN_35),
+        "qwen2" | "stablelm2" | "deepseek-r1-qwen" | "hunyuan" | "megrez" | "kormo" | "f2llmv2" | "grok-2"
+        | "solar-open" => regexes(QWEN_2),
         "seed-coder" => regexes(SEED_CODER),
         "tekken" => Pattern { ignore_merges: true, add_bos: true, ..regexes(TEKKEN) },
         "gpt-4o" | "llama4" | "kanana2" | "talkie" | "minimax-m2" => regexes(GPT_4O),
         "deepseek-coder" => regexes(DEEPSEEK_CODER),
         "deepseek-v3" | "hunyuan-dense" | "joyai-llm" | "hy_v4" => regexes(DEEPSEEK_3),
-        // GPT-NeoX's, which Mamba has too: it composes characters, which llama.cpp does not do.
-        "olmo" | "mpt" => Pattern { composed: true, ..plain(Split::Gpt2) },
-        "gpt-2" | "jais" | "phi-2" | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es" | "jina-v2-de"
-        | "jina-v2-code" | "roberta-bpe" | "modern-bert" | "gigachat" | "a.x-4.0" | "mellum" | "exaone4"
-        | "trillion" | "granite-docling" => plain(Split::Gpt2),
+        "gpt-2" | "mpt" | "olmo" | "jais" | "phi-2" | "jina-es" | "jina-de" | "jina-v1-en" | "jina-v2-es"
+        | "jina-v2-de" | "jina-v2-code" | "roberta-bpe" | "modern-bert" | "gigachat" | "a.x-4.0" | "mellum"
+        | "exaone4" | "trillion" | "granite-docling" => plain(Split::Gpt2),
         "starcoder" | "refact" | "command-r" | "smollm" | "codeshell" | "exaone" | "minerva-7b" | "mellum2" => {
             plain(Split::DigitsGpt2)
         }

@@ -1,0 +1,194 @@
+//! The tokenizer of a file, in the form of `tokenizer.json`: the ids of texts are those of other implementations.
+
+use std::path::Path;
+
+use longreach_gguf::tokenizer::{self, Around, Vocabulary, World};
+use longreach_gguf::{Gguf, Header};
+
+/// A file of the goldens.
+fn open(kind: &str) -> tokenizer::Tokenizer {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/tokenizers/{kind}.gguf"));
+    let file = Gguf::open(path).expect("a golden");
+    tokenizer::read(&file).expect("a tokenizer").expect("a tokenizer")
+}
+
+/// The texts of the goldens, and their ids.
+fn expected(kind: &str) -> Vec<(String, Vec<u32>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tokenizers/expected.json");
+    let text = std::fs::read_to_string(path).expect("the goldens");
+    let all: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let texts: Vec<String> = serde_json::from_value(all["texts"].clone()).expect("texts");
+    let ids: Vec<Vec<u32>> = serde_json::from_value(all[kind].clone()).expect("ids");
+    assert_eq!(texts.len(), ids.len());
+    texts.into_iter().zip(ids).collect()
+}
+
+fn hugging_face(read: &tokenizer::Tokenizer) -> tokenizers::Tokenizer {
+    let Vocabulary::Json(text) = &read.vocabulary else { panic!("want a tokenizer.json") };
+    text.parse().expect("a tokenizer.json")
+}
+
+/// Compares the ids of all texts; those that have no unknown characters are decoded again, without special tokens.
+fn agrees(kind: &str) -> tokenizers::Tokenizer {
+    let tokenizer = hugging_face(&open(kind));
+    for (text, ids) in expected(kind) {
+        let found = tokenizer.encode_fast(&*text, true).expect("ids");
+        assert_eq!(found.get_ids(), ids, "{kind}: {text:?}");
+    }
+    tokenizer
+}
+
+/// Texts without special tokens come back from their ids.
+fn round_trips(tokenizer: &tokenizers::Tokenizer) {
+    for (text, _) in expected("gpt2").into_iter().filter(|(text, _)| !text.contains('<')) {
+        let ids = tokenizer.encode_fast(&*text, true).expect("ids");
+        assert_eq!(tokenizer.decode(ids.get_ids(), true).expect("a text"), text);
+    }
+}
+
+#[test]
+fn byte_level() {
+    round_trips(&agrees("gpt2"));
+    let read = open("gpt2");
+    assert_eq!(read.around, Around { bos: true, ..Around::default() }, "as Llama 3 has it");
+    let ids = (read.tokens - 3, read.tokens - 2).try_map();
+    assert_eq!((read.special.bos, read.special.eos), ids);
+    assert_eq!(read.special.ends, [read.special.eos.expect("an id")], "a user-defined `<|end|>` ends nothing");
+    assert_eq!(read.chat_template.as_deref(), Some("{{ a }}"));
+    assert_eq!(read.chat_templates.into_iter().collect::<Vec<_>>(), [("tool_use".into(), "{{ b }}".into())]);
+}
+
+trait TryMap {
+    fn try_map(self) -> (Option<u32>, Option<u32>);
+}
+
+impl TryMap for (usize, usize) {
+    fn try_map(self) -> (Option<u32>, Option<u32>) {
+        (u32::try_from(self.0).ok(), u32::try_from(self.1).ok())
+    }
+}
+
+#[test]
+fn sentencepiece() {
+    round_trips(&agrees("llama"));
+    let read = open("llama");
+    assert_eq!(read.around, Around { bos: true, eos: true, separator: false });
+    assert_eq!((read.special.bos, read.special.eos, read.special.unknown), (Some(1), Some(2), Some(0)), "by default");
+    assert_eq!(read.special.ends, [2]);
+}
+
+#[test]
+fn word_piece() {
+    let tokenizer = agrees("bert");
+    let pair = tokenizer.encode_fast(("the cat", "sat"), true).expect("ids");
+    let types: Vec<u32> = pair.get_type_ids().to_vec();
+    let last = pair.get_ids().iter().rposition(|id| *id == 3).expect("a separator");
+    let first = pair.get_ids().iter().position(|id| *id == 3).expect("a separator");
+    assert_eq!((pair.get_ids()[0], last), (2, types.len() - 1));
+    assert!(types[..=first].iter().all(|kind| *kind == 0) && types[first + 1..].iter().all(|kind| *kind == 1));
+}
+
+#[test]
+fn unigram() {
+    let tokenizer = agrees("t5");
+    let ids = tokenizer.encode_fast("the  cat sat", true).expect("ids");
+    assert_eq!(tokenizer.decode(ids.get_ids(), true).expect("a text"), "the cat sat");
+}
+
+#[test]
+fn world() {
+    let read = open("rwkv");
+    let Vocabulary::World(World { tokens, control }) = &read.vocabulary else { panic!("want bytes") };
+    assert_eq!((read.tokens, tokens.len()), (272, 272));
+    assert_eq!((&control[..], read.special.eos, &read.special.ends[..]), (&[0][..], Some(0), &[0][..]));
+    assert_eq!(tokens[0], b"<s>");
+    assert!((0..=255u8).all(|byte| tokens[usize::from(byte) + 1] == [byte]), "every byte is a token");
+    assert!(tokens[270].is_empty() && tokens[271].is_empty(), "padding matches nothing");
+    for (text, ids) in expected("rwkv") {
+        assert_eq!(greedy(tokens, control, text.as_bytes()), ids, "{text:?}");
+    }
+}
+
+/// The longest token at each place, control tokens first.
+fn greedy(tokens: &[Vec<u8>], control: &[u32], mut text: &[u8]) -> Vec<u32> {
+    let mut ids = Vec::new();
+    while !text.is_empty() {
+        let all = (0u32..).zip(tokens).filter(|(_, token)| !token.is_empty() && text.starts_with(token));
+        let (id, token) = all.max_by_key(|(id, token)| (control.contains(id), token.len())).expect("a token");
+        ids.push(id);
+        text = &text[token.len()..];
+    }
+    ids
+}
+
+/// What is read from a file with these entries.
+fn read(entries: impl FnOnce(&mut Header) -> Result<(), longreach_gguf::Error>) -> Option<tokenizer::Tokenizer> {
+    let mut header = Header::new();
+    entries(&mut header).expect("entries");
+    let bytes = header.write_to(Vec::new()).and_then(|writer| writer.finish()).expect("a file");
+    let file = Gguf::from_bytes("model.gguf", bytes.into()).expect("a file");
+    tokenizer::read(&file).expect("a tokenizer")
+}
+
+#[test]
+fn files_without_a_tokenizer_have_none() {
+    assert!(read(|_| Ok(())).is_none());
+    assert!(read(|header| header.set("tokenizer.ggml.model", "no_vocab")).is_none());
+    assert!(read(|header| header.set("tokenizer.ggml.model", "none")).is_none());
+}
+
+#[test]
+fn a_tokenizer_json_in_the_file_is_used() {
+    let found = read(|header| {
+        header.set("tokenizer.ggml.model", "gpt2")?;
+        header.set("tokenizer.ggml.pre", "whatever")?;
+        header.set("tokenizer.ggml.eos_token_id", 7u32)?;
+        header.set("tokenizer.huggingface.json", "{}")
+    })
+    .expect("a tokenizer");
+    assert!(matches!(found.vocabulary, Vocabulary::Json(text) if text == "{}"));
+    assert_eq!((found.special.eos, found.special.ends), (Some(7), vec![7]));
+}
+
+#[test]
+fn control_tokens_that_end_a_turn_are_found_by_their_text() {
+    let found = |texts: &[&str]| {
+        let tokens = [&["a"], texts].concat();
+        let types: Vec<i32> = tokens.iter().map(|token| if *token == "a" { 1 } else { 3 }).collect();
+        let read = read(|header| {
+            header.set("tokenizer.ggml.model", "gpt2")?;
+            header.set("tokenizer.ggml.pre", "gpt-2")?;
+            header.set("tokenizer.ggml.tokens", &tokens[..])?;
+            header.set("tokenizer.ggml.token_type", types)?;
+            header.set("tokenizer.ggml.merges", &[""; 0][..])?;
+            header.set("tokenizer.ggml.eot_token_id", 0u32)
+        });
+        read.expect("a tokenizer").special.ends
+    };
+    assert_eq!(found(&["<|im_start|>", "<|im_end|>", "<|endoftext|>"]), [0, 2, 3]);
+    assert_eq!(found(&["<|end|>", "<|user|>"]), [0, 1]);
+    assert_eq!(found(&["<|end|>", "<|return|>", "<|call|>"]), [0, 2, 3], "there, `<|end|>` ends a message only");
+}
+
+#[test]
+fn pairs_have_the_tokens_of_both_texts() {
+    let ids = |separator: bool| {
+        let read = read(|header| {
+            header.set("tokenizer.ggml.model", "gpt2")?;
+            header.set("tokenizer.ggml.pre", "roberta-bpe")?;
+            header.set("tokenizer.ggml.tokens", ["a", "<s>", "</s>"])?;
+            header.set("tokenizer.ggml.token_type", [1i32, 3, 3])?;
+            header.set("tokenizer.ggml.merges", &[""; 0][..])?;
+            header.set("tokenizer.ggml.bos_token_id", 1u32)?;
+            header.set("tokenizer.ggml.eos_token_id", 2u32)?;
+            header.set("tokenizer.ggml.seperator_token_id", 2u32)?;
+            header.set("tokenizer.ggml.add_bos_token", true)?;
+            header.set("tokenizer.ggml.add_eos_token", true)?;
+            header.set("tokenizer.ggml.add_sep_token", separator)
+        });
+        let tokenizer = hugging_face(&read.expect("a tokenizer"));
+        tokenizer.encode_fast(("a", "aa"), true).expect("ids").get_ids().to_vec()
+    };
+    assert_eq!(ids(true), [1, 0, 2, 2, 0, 0, 2]);
+    assert_eq!(ids(false), [1, 0, 2, 1, 0, 0, 2]);
+}
