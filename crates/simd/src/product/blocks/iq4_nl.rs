@@ -24,10 +24,9 @@ impl Layout for Iq4Nl {
 pub(super) const VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
 impl Round for Iq4Nl {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let x: &[f32; 32] = x.try_into().expect("a block of 32");
-        let d = tabled(x, &weights_at(x, weighting, 0, |x| x * x), &VALUES);
+        let d = tabled(weighting.isa, x, &weights_at(x, weighting, 0, |x| x * x), &VALUES);
         put_half(block, 0, d);
         put_nibbles(&places(x, as_half(d)), &mut block[2..18]);
     }

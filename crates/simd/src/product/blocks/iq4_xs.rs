@@ -43,12 +43,11 @@ pub(super) fn scales(block: &[u8]) -> [u8; 8] {
 }
 
 impl Round for Iq4Xs {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let parts = x.as_chunks::<32>().0;
         let mut fitted = [0.0; 8];
         for (k, x) in parts.iter().enumerate() {
-            fitted[k] = tabled(x, &weights_at(x, weighting, 32 * k, |x| x * x), &VALUES);
+            fitted[k] = tabled(weighting.isa, x, &weights_at(x, weighting, 32 * k, |x| x * x), &VALUES);
         }
         let factor = largest(&fitted) / -32.0;
         let (by, d) = (inverse(factor), as_half(factor));

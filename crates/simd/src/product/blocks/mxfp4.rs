@@ -29,7 +29,6 @@ pub(super) fn power(e: u8) -> f32 {
 }
 
 impl Round for Mxfp4 {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         // The factor is a power of two, which leaves nothing to search for.
         let _ = weighting;

@@ -79,6 +79,7 @@ impl Operand {
     /// What sums of products with unsigned codes start from to come out as those with signed codes: [`SLOTS`] for each
     /// group. In groups of one block there is one for each place of a piece; in groups of several one for every fourth
     /// slot, in the order of the blocks. Empty if the plan has no offset.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only kernels with unsigned codes need them"))]
     #[inline(always)]
     pub(super) fn starts(&self, i: usize) -> &[i32] {
         let row = if self.plan.offset == 0 { 0 } else { self.groups * SLOTS };

@@ -42,7 +42,6 @@ pub(super) fn pairs(bytes: &[u8], codes: &mut [i8; 256], f: impl Fn(usize, u8) -
 }
 
 impl Round for Q2K {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let mean_square = x.iter().map(|x| x * x).sum::<f32>() / 256.0;
         let (mut fitted, mut minima, mut counts) = ([0.0; 16], [0.0; 16], [0.0; 16]);
@@ -53,7 +52,7 @@ impl Round for Q2K {
                 Some(_) => Tries { from: -0.9, step: 0.05, count: 37, absolute: false },
                 None => Tries { from: -0.5, step: 0.1, count: 16, absolute: true },
             };
-            (fitted[k], minima[k]) = with_minimum(x, &w, 3.0, tries);
+            (fitted[k], minima[k]) = with_minimum(weighting.isa, x, &w, 3.0, tries);
             counts[k] = w.iter().sum();
         }
         let factor = |x: &[f32; 16]| match weighting.importance {

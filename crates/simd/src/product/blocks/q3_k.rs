@@ -42,9 +42,8 @@ pub(super) fn scales(block: &[u8]) -> [u8; 16] {
 }
 
 impl Round for Q3K {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
-        let rounded = signed(x, 4.0, 32.0, |x, at| weights_at(x, weighting, at, |x| x * x));
+        let rounded = signed(weighting.isa, x, 4.0, 32.0, |x, at| weights_at(x, weighting, at, |x| x * x));
         put_half(block, 108, rounded.factor);
         block[..32].fill(0);
         for (i, code) in rounded.codes.iter().enumerate() {

@@ -21,7 +21,6 @@ impl Layout for Q4_0 {
 }
 
 impl Round for Q4_0 {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let d = factor(x, weighting, 8.0);
         put_half(block, 0, d);

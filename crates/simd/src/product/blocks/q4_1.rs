@@ -22,7 +22,6 @@ impl Layout for Q4_1 {
 }
 
 impl Round for Q4_1 {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let (d, m) = factor_and_minimum(x, weighting, 15.0);
         put_half(block, 0, d);

@@ -48,7 +48,6 @@ pub(super) fn scales_and_minima(block: &[u8]) -> [u8; 16] {
 }
 
 impl Round for Q4K {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let rounded = with_minima(x, weighting, 15.0, -1.0);
         put_head(&rounded, block);

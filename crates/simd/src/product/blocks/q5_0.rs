@@ -22,7 +22,6 @@ impl Layout for Q5_0 {
 }
 
 impl Round for Q5_0 {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let d = factor(x, weighting, 16.0);
         let codes = raised(x, d, 16);

@@ -23,7 +23,6 @@ impl Layout for Q5_1 {
 }
 
 impl Round for Q5_1 {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let (d, m) = factor_and_minimum(x, weighting, 31.0);
         let codes = above(x, d, m, 31);

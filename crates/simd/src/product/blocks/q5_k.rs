@@ -33,7 +33,6 @@ impl Layout for Q5K {
 }
 
 impl Round for Q5K {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         let rounded = with_minima(x, weighting, 31.0, -0.5);
         put_head(&rounded, block);

@@ -29,9 +29,8 @@ impl Layout for Q6K {
 }
 
 impl Round for Q6K {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
-        let rounded = signed(x, 32.0, 128.0, |x, at| match weighting.importance {
+        let rounded = signed(weighting.isa, x, 32.0, 128.0, |x, at| match weighting.importance {
             Some(w) => std::array::from_fn(|i| w[at + i]),
             None => x.map(|x| x * x),
         });

@@ -22,7 +22,6 @@ impl Layout for Q8_0 {
 }
 
 impl Round for Q8_0 {
-    #[inline(always)]
     fn round(x: &[f32], weighting: Weighting<'_>, block: &mut [u8]) {
         // 8 bits leave nothing to search for.
         let _ = weighting;

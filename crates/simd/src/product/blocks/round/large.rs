@@ -2,6 +2,7 @@
 
 use super::fit::{Tries, codes, largest, positive, symmetric, weights, with_minimum};
 use super::{Weighting, as_half, inverse};
+use crate::Isa;
 
 /// A block with minima: the stored scales and minima of its sub-blocks, their factors and the codes.
 pub(in super::super) struct WithMinima<const K: usize> {
@@ -25,7 +26,7 @@ pub(in super::super) fn with_minima(x: &[f32], weighting: Weighting<'_>, most: f
             Some(_) => Tries { from: -0.9, step: 0.05, count: 37, absolute: false },
             None => Tries { from, step: 0.1, count: ((1.0 - from) * 10.0) as usize + 1, absolute: false },
         };
-        (fitted[k], minima[k]) = with_minimum(x, &w, most, tries);
+        (fitted[k], minima[k]) = with_minimum(weighting.isa, x, &w, most, tries);
         counts[k] = w.iter().sum();
     }
     let factor = |x: &[f32; 8]| match weighting.importance {
@@ -68,6 +69,7 @@ pub(in super::super) struct Signed {
 /// Rounds a block of sixteen sub-blocks of 16, the codes to those from `-most` to `most - 1`.
 #[inline(always)]
 pub(in super::super) fn signed(
+    isa: Isa,
     x: &[f32],
     most: f32,
     limit: f32,
@@ -75,7 +77,7 @@ pub(in super::super) fn signed(
 ) -> Signed {
     let mut fitted = [0.0; 16];
     for (k, x) in x.as_chunks::<16>().0.iter().enumerate() {
-        fitted[k] = symmetric(x, &weight(x, 16 * k), most);
+        fitted[k] = symmetric(isa, x, &weight(x, 16 * k), most);
     }
     let factor = largest(&fitted) / -limit;
     let mut block = Signed { factor, scales: [0; 16], codes: [0; 256] };

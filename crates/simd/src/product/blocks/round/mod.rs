@@ -9,7 +9,7 @@ use half::f16;
 
 use super::layout::{Layout, Wide, with_layout};
 use super::{Blocks, BlocksError, Format, row_bytes};
-use crate::{Cx, Kernel, Lanes};
+use crate::{Cx, Isa};
 
 pub(super) mod fit;
 pub(super) mod large;
@@ -94,6 +94,8 @@ pub(super) struct Weighting<'a> {
     pub(super) importance: Option<&'a [f32]>,
     /// The mean square of the row.
     pub(super) mean_square: f32,
+    /// The instruction set of the searches, which all find the same.
+    pub(super) isa: Isa,
 }
 
 /// A format to which numbers are rounded.
@@ -162,7 +164,7 @@ pub fn quantise_into(
     });
     let importance = importance.as_deref();
     cx.team.for_each(w.chunks_exact(width).zip(out.chunks_exact_mut(row_bytes)), |(x, out)| {
-        cx.isa.run(Row { format, x, importance, out });
+        with_layout!(format, L => row::<L>(cx.isa, x, importance, out));
     });
     // A factor beyond the largest half has become infinite.
     for (row, out) in out.chunks_exact(row_bytes).enumerate() {
@@ -182,32 +184,15 @@ fn first_infinite<L: Layout>(row: &[u8]) -> Option<usize> {
     })
 }
 
-/// A row to round.
-struct Row<'a> {
-    format: Format,
-    x: &'a [f32],
-    importance: Option<&'a [f32]>,
-    out: &'a mut [u8],
-}
-
-impl Kernel for Row<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<S: Lanes>(self, _: S) {
-        with_layout!(self.format, L => rounded::<L>(self));
-    }
-}
-
-#[inline(always)]
-fn rounded<L: Round>(row: Row<'_>) {
-    let Row { x, importance, out, .. } = row;
+/// Rounds a row.
+fn row<L: Round>(isa: Isa, x: &[f32], importance: Option<&[f32]>, out: &mut [u8]) {
     let mean_square = match importance {
         Some(_) => x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32,
         None => 0.0,
     };
     for (b, (x, block)) in x.chunks_exact(L::BLOCK).zip(out.chunks_exact_mut(L::BYTES)).enumerate() {
         let importance = importance.map(|importance| &importance[b * L::BLOCK..][..L::BLOCK]);
-        L::round(x, Weighting { importance, mean_square }, block);
+        L::round(x, Weighting { importance, mean_square, isa }, block);
     }
 }
 

@@ -10,7 +10,7 @@ pub(in super::super) fn factor(x: &[f32], weighting: Weighting<'_>, most: f32) -
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
     match weighting.importance {
         None => largest(x) / -most,
-        Some(_) => symmetric(x, &weights(x, weighting.importance, weighting.mean_square, |_| 1.0), most),
+        Some(_) => symmetric(weighting.isa, x, &weights(x, weighting.importance, weighting.mean_square, |_| 1.0), most),
     }
 }
 
@@ -37,7 +37,7 @@ pub(in super::super) fn factor_and_minimum(x: &[f32], weighting: Weighting<'_>, 
     let moved = x.map(|x| x - shift);
     let w = weights(x, weighting.importance, weighting.mean_square, |_| 1.0);
     let tries = Tries { from: -0.9, step: 0.05, count: 37, absolute: false };
-    let (factor, minimum) = with_minimum(&moved, &w, most, tries);
+    let (factor, minimum) = with_minimum(weighting.isa, &moved, &w, most, tries);
     (factor, shift - minimum)
 }
 
