@@ -152,6 +152,12 @@ const NAMES: &[&str] = &[
     "qwen3_5_moe-a",
     "olmo_hybrid-a",
     "olmo_hybrid-b",
+    "recurrent_gemma-a",
+    "recurrent_gemma-b",
+    "lfm2_moe-a",
+    "lfm2_moe-b",
+    "zamba2-a",
+    "zamba2-b",
 ];
 
 /// Whether a text is read at once or has grown changes its frequencies; the goldens are of texts read at once.
@@ -174,6 +180,10 @@ const BIASED: &[&str] = &[
     "nemotron_h-b",
     "nemotron_h-d",
     "lfm2-b",
+    "recurrent_gemma-a",
+    "recurrent_gemma-b",
+    "lfm2_moe-b",
+    "zamba2-b",
 ];
 
 /// A token of gpt_neox-b's padded texts is ill-conditioned: weights moved by 1e-7 of themselves, as rounding does, move its

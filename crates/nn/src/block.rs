@@ -14,7 +14,7 @@ use burn::tensor::{Device, Tensor};
 use crate::mixers::{Mixer, MixerConfig, Shared};
 use crate::{
     BranchState, Builder, ChannelMix, ChannelMixConfig, Error, Experts, ExpertsConfig, FeedForward, FeedForwardConfig,
-    GatedFeedForward, GatedFeedForwardConfig, LayerState, Norm, NormConfig,
+    GatedFeedForward, GatedFeedForwardConfig, LayerState, Norm, NormConfig, Zamba, ZambaConfig,
 };
 
 /// A norm with its name within the block.
@@ -106,6 +106,8 @@ pub enum OperationConfig {
     Experts(ExpertsConfig),
     /// Branches that read the same input and whose outputs are summed. Each has its own norms and scale.
     Parallel(Vec<BranchConfig>),
+    /// A mixer behind attention that reads the embeddings, too.
+    Zamba(Box<ZambaConfig>),
 }
 
 impl BranchConfig {
@@ -150,6 +152,7 @@ impl BranchConfig {
         match &self.operation {
             OperationConfig::Mixer(mixer) => Box::new(std::iter::once(mixer)),
             OperationConfig::Parallel(branches) => Box::new(branches.iter().flat_map(Self::mixers)),
+            OperationConfig::Zamba(c) => Box::new(std::iter::once(&c.mixer.3)),
             _ => Box::new(std::iter::empty()),
         }
     }
@@ -171,6 +174,8 @@ pub enum Operation {
     Experts(Experts),
     /// Parallel branches.
     Parallel(Vec<Branch>),
+    /// A mixer behind attention that reads the embeddings, too.
+    Zamba(Zamba),
 }
 
 /// One residual branch: see [`BranchConfig`].
@@ -209,6 +214,7 @@ impl Branch {
                 OperationConfig::FeedForward(c) => Operation::FeedForward(FeedForward::new(b, d, c)?),
                 OperationConfig::ChannelMix(c) => Operation::ChannelMix(ChannelMix::new(b, d, c)?),
                 OperationConfig::Experts(c) => Operation::Experts(Experts::new(b, d, c)?),
+                OperationConfig::Zamba(c) => Operation::Zamba(Zamba::new(b, d, c)?),
                 OperationConfig::Parallel(branches) => {
                     if branches.is_empty() {
                         return Err(b.error("a list of parallel branches is empty: want at least one"));
@@ -231,6 +237,7 @@ impl Branch {
         match &self.operation {
             Operation::Mixer(mixer) => BranchState::Operation(mixer.start(batch, device)),
             Operation::ChannelMix(_) => BranchState::Operation(ChannelMix::start(batch, d, device)),
+            Operation::Zamba(layer) => layer.start(batch, device),
             Operation::Parallel(branches) => {
                 BranchState::Parallel(branches.iter().map(|branch| branch.start(batch, d, device)).collect())
             }
@@ -241,6 +248,7 @@ impl Branch {
     fn prepared(self) -> Self {
         let operation = match self.operation {
             Operation::Mixer(mixer) => Operation::Mixer(mixer.prepared()),
+            Operation::Zamba(layer) => Operation::Zamba(layer.prepared()),
             Operation::Parallel(branches) => {
                 Operation::Parallel(branches.into_iter().map(Self::prepared).collect::<Vec<_>>())
             }
@@ -283,6 +291,7 @@ impl Branch {
                 }
                 sum.unwrap_or(x)
             }
+            (Operation::Zamba(layer), BranchState::Parallel(states)) => layer.forward(x, states, shared),
             (Operation::Gated(layer), _) => layer.forward(x),
             (Operation::FeedForward(layer), _) => layer.forward(x),
             (Operation::Experts(layer), _) => layer.forward(x),
@@ -306,6 +315,11 @@ impl Block {
 
     pub(crate) fn start(&self, batch: usize, d: usize, device: &Device) -> LayerState {
         LayerState(self.branches.iter().map(|branch| branch.start(batch, d, device)).collect())
+    }
+
+    /// Whether it reads the embeddings beside the residual stream.
+    pub(crate) fn reads_embeddings(&self) -> bool {
+        self.branches.iter().any(|branch| matches!(branch.operation, Operation::Zamba(_)))
     }
 
     pub(crate) fn prepared(self) -> Self {

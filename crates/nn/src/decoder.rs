@@ -292,7 +292,8 @@ impl Decoder {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
-        let mut shared = Shared { loss: cache.loss.take(), padding, ..Shared::default() };
+        let embedded = self.blocks.iter().any(Block::reads_embeddings).then(|| x.clone());
+        let mut shared = Shared { loss: cache.loss.take(), padding, embedded, ..Shared::default() };
         for ((block, state), bound) in self.layers.iter().zip(&mut cache.layers).zip(self.bounds()) {
             shared.lower_bound = bound;
             x = self.blocks[*block].forward(x, state, &mut shared);

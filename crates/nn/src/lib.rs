@@ -30,6 +30,7 @@ mod segments;
 mod state;
 mod weight;
 mod words;
+mod zamba;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
 pub use block::{Block, BlockConfig, Branch, BranchConfig, NamedNorm, Operation, OperationConfig, ResidualConfig};
@@ -58,3 +59,4 @@ pub use segments::{Learnt, Segments, Through};
 pub use state::{BranchState, Cache, KvCache, LayerState, OnTensors, PartValue, State, StateError, StateTensor};
 pub use weight::Weight;
 pub use words::{Table, Words, WordsConfig};
+pub use zamba::{Zamba, ZambaConfig};

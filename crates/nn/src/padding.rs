@@ -112,6 +112,7 @@ fn by_sequence(
         let mut own_shared = Shared {
             first_values: shared.first_values.as_ref().and_then(|v| tokens.gather(v, i)),
             lower_bound: shared.lower_bound.clone(),
+            embedded: None,
             loss: shared.loss.take(),
             angles: std::mem::take(&mut shared.angles),
             padding: None,

@@ -55,6 +55,7 @@ mod rwkv6;
 mod rwkv7;
 mod smollm3;
 mod transfo_xl;
+mod zamba2;
 
 /// All supported decoder model types.
 pub const MODELS: &[Architecture] = &[
@@ -78,6 +79,7 @@ pub const MODELS: &[Architecture] = &[
     falcon_h1::ARCHITECTURE,
     granitemoehybrid::ARCHITECTURE,
     nemotron_h::ARCHITECTURE,
+    zamba2::ARCHITECTURE,
     recurrent_gemma::ARCHITECTURE,
     minimax::ARCHITECTURE,
     lfm2::ARCHITECTURE,

@@ -13,6 +13,7 @@ use longreach_attention::softmax::{self, Attend, Patterned, Sizes};
 use longreach_burn as ops;
 use ndarray::Array2;
 
+use super::parts::{LowRank, Pointwise};
 use super::{Mix, Shared};
 use crate::linear::Bias;
 use crate::rotary::RotaryCache;
@@ -61,6 +62,11 @@ pub struct AttentionConfig {
     pub reach: Reach,
     /// A gate of the heads' outputs before the output projection.
     pub gate: Option<OutputGate>,
+    /// Width of the output, if it is not that of the input.
+    pub output: Option<usize>,
+    /// The rank of maps that are added to the projections of queries, keys and values, and their number in the lists of
+    /// such adapters.
+    pub adapters: Option<(usize, usize)>,
     /// Names in a checkpoint.
     pub names: AttentionNames,
     /// How the projections of queries, keys and values are stored.
@@ -147,6 +153,8 @@ impl AttentionConfig {
             learned_sinks: false,
             reach: Reach::Full,
             gate: None,
+            output: None,
+            adapters: None,
             names: AttentionNames::LLAMA,
             fused: Fused::No,
             layout: Layout::Same,
@@ -210,6 +218,7 @@ impl AttentionConfig {
 pub struct Attention {
     qkv: Projections,
     out: Linear,
+    adapters: Option<Vec<LowRank>>,
     q_norm: Option<Norm>,
     k_norm: Option<Norm>,
     gate: Option<Linear>,
@@ -286,13 +295,23 @@ impl Attention {
             Reach::Window(width) => Arc::new(Patterned::new(Window { left: width - 1, right: 0 })),
             Reach::Sinks(streaming) => Arc::new(Patterned::new(streaming)),
         };
-        let out = [c.hidden, c.heads * c.head_dim];
+        let out = [c.output.unwrap_or(c.hidden), c.heads * c.head_dim];
         let gate = c.gate.map(|gate| {
             let outputs = if gate == OutputGate::Head { c.heads } else { c.heads * c.head_dim };
             let bias = gate == OutputGate::Channel && c.bias;
             Linear::new(b, n.gate, c.hidden, outputs, bias.into())
         });
+        let adapters = c.adapters.map(|(rank, number)| {
+            let adapter = |(name, heads): (&str, usize)| {
+                let sizes = [c.hidden, rank, heads * c.head_dim];
+                let at = format!("linear_{name}_adapter_list.{number}");
+                b.scope(at, |b| LowRank::new(b, ["0", "1"], sizes, None, Pointwise::Identity))
+            };
+            [("q", c.heads), ("k", c.groups), ("v", c.groups)].into_iter().map(adapter).collect::<Result<_, Error>>()
+        });
+        let adapters = adapters.transpose()?;
         Ok(Self {
+            adapters,
             gate: gate.transpose()?,
             qkv: Projections::new(b, c)?,
             out: Linear::with_layout(b, n.out, out, Bias::from(c.out_bias), c.layout)?,
@@ -336,11 +355,16 @@ impl Attention {
                     }
                 }
             }
-            Projections::Apart(apart) => [
-                heads(apart.q.forward(x.clone()), c.heads),
-                heads(apart.k.forward(x.clone()), c.groups),
-                heads(apart.v.forward(x), c.groups),
-            ],
+            Projections::Apart(apart) => {
+                let [q, k, v] = [&apart.q, &apart.k, &apart.v].map(|linear| linear.forward(x.clone()));
+                let [q, k, v] = match self.adapters.as_deref() {
+                    Some([of_q, of_k, of_v]) => {
+                        [q + of_q.forward(x.clone()), k + of_k.forward(x.clone()), v + of_v.forward(x)]
+                    }
+                    _ => [q, k, v],
+                };
+                [heads(q, c.heads), heads(k, c.groups), heads(v, c.groups)]
+            }
         };
         [normed(q, &self.q_norm), normed(k, &self.k_norm), v]
     }

@@ -66,6 +66,8 @@ pub struct Shared {
     pub first_values: Option<Tensor<3>>,
     /// The lower bound of this layer's gates in HGRN2, `[D]`, which increases from layer to layer.
     pub lower_bound: Option<Tensor<1>>,
+    /// The embeddings `[B, T, d]`, for layers that read them.
+    pub embedded: Option<Tensor<3>>,
     /// The sum of the auxiliary losses of the layers, `[1]`.
     pub loss: Option<Tensor<1>>,
     /// The angles of rotary positions, computed by the first layer that needs them.
