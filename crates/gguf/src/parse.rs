@@ -75,7 +75,8 @@ fn version(cursor: &mut Cursor<'_>) -> Result<u32, String> {
     match cursor.u32()? {
         version @ 2..=3 => Ok(version),
         version if matches!(version.swap_bytes(), 1..=3) => Err(format!(
-            "a big-endian GGUF file (its version reads as {version:#x}), want a little-endian one: convert it with `gguf-convert-endian`"
+            "a big-endian GGUF file (its version reads as {version:#x}), want a little-endian one: \
+             convert it with `gguf-convert-endian`"
         )),
         version => Err(format!("GGUF version {version}, want 2 or 3")),
     }

@@ -134,7 +134,8 @@ fn same_alignment(first: &Parsed, (part, header): &Opened) -> Result<(), Error> 
         return Ok(());
     }
     let message = format!(
-        "is missing: the data may begin at a multiple of {DEFAULT_ALIGNMENT}, the default, or of {}, which the first part says",
+        "is missing: the data may begin at a multiple of {DEFAULT_ALIGNMENT}, the default, or of {}, \
+         which the first part says",
         first.alignment
     );
     Err(Error::key(&part.file, ALIGNMENT, message))

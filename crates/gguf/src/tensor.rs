@@ -50,7 +50,8 @@ pub(crate) fn place(
             Some((_, end)) => {
                 let missing = end - length;
                 return Err(wrong(format!(
-                    "cut short: ends at byte {end}, but the file has only {length} bytes: {missing} are missing; download it again"
+                    "cut short by {missing} bytes: ends at byte {end}, but the file has only {length}; \
+                     download it again"
                 )));
             }
             None => return Err(wrong(format!("has {bytes} bytes at the impossible offset {offset}"))),

@@ -141,6 +141,38 @@ fn tensors_keep_the_file_mapped() {
     assert_eq!(bytes, data(9, 24));
 }
 
+/// How many KiB of a mapped file are in memory.
+#[cfg(target_os = "linux")]
+fn resident(file: &std::path::Path) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
+    let of_file = maps.lines().skip_while(|line| !line.ends_with(&file.display().to_string()));
+    let rss = of_file.filter_map(|line| line.strip_prefix("Rss:")).next().expect("a mapping");
+    rss.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn released_data_are_dropped_from_memory_and_read_again() {
+    const BYTES: usize = 1 << 24;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("model.gguf");
+    let mut header = Header::new();
+    header.declare("a", &[BYTES], TensorType::I8).expect("declared");
+    let mut writer = header.write_to(std::fs::File::create(&path).expect("a file")).expect("begun");
+    writer.tensor("a", &data(5, BYTES)).expect("written");
+    writer.finish().expect("written");
+    let file = Gguf::open(&path).expect("a file");
+    let tensor = file.tensor("a").expect("a tensor");
+    // Pages may be as large as 2 MiB.
+    let small = BYTES / 1024 / 4;
+    assert!(resident(&path) < small);
+    assert_eq!(tensor.data(), data(5, BYTES));
+    assert!(resident(&path) >= BYTES / 1024);
+    tensor.release();
+    assert!(resident(&path) < small);
+    assert_eq!(tensor.data(), data(5, BYTES));
+}
+
 #[test]
 fn values_are_written_as_the_package_writes_them() {
     let mut header = Header::new();

@@ -195,8 +195,8 @@ fn an_axis_of_0() {
 
 #[test]
 fn more_elements_than_fit() {
-    let message = refused(Raw::new().tensor("a", &[1 << 32, 1 << 31], 24, 0).with_data(16));
-    let want = "has shape [2147483648, 4294967296] of type i8, which is 2^63 elements or bytes or more";
+    let message = refused(Raw::new().tensor("a", &[1 << 32, 1 << 31], 2, 0).with_data(16));
+    let want = "has shape [2147483648, 4294967296] of type q4_0, which is 2^63 elements or bytes or more";
     assert_eq!(message, format!("tensor `a`: {want}"));
 }
 
@@ -239,14 +239,22 @@ fn an_offset_that_is_not_aligned() {
 #[test]
 fn data_cut_short() {
     let message = refused(Raw::new().tensor("a", &[8, 4], 0, 32).with_data(100));
-    let want = "cut short: ends at byte 256, but the file has only 196 bytes: 60 are missing; download it again";
+    let want = "cut short by 60 bytes: ends at byte 256, but the file has only 196; download it again";
     assert_eq!(message, format!("tensor `a`: {want}"));
+}
+
+#[test]
+fn data_cut_short_by_a_byte() {
+    let message = refused(Raw::new().tensor("a", &[4], 0, 0).with_data(15));
+    let want = "cut short by 1 bytes: ends at byte 80, but the file has only 79; download it again";
+    assert_eq!(message, format!("tensor `a`: {want}"));
+    assert!(read(Raw::new().tensor("a", &[4], 0, 0).with_data(16)).is_ok());
 }
 
 #[test]
 fn data_cut_within_the_padding() {
     let message = refused(Raw::new().tensor("a", &[4], 0, 0).file());
-    let want = "cut short: ends at byte 80, but the file has only 57 bytes: 23 are missing; download it again";
+    let want = "cut short by 23 bytes: ends at byte 80, but the file has only 57; download it again";
     assert_eq!(message, format!("tensor `a`: {want}"));
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use common::read;
-use longreach_gguf::{ByteString, Header, Strings, TensorType};
+use longreach_gguf::{ByteString, Error, Header, Strings, TensorType, Value};
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -37,6 +37,40 @@ fn value() -> impl Strategy<Value = Any> {
     ]
 }
 
+fn set(header: &mut Header, key: &str, value: &Any) -> Result<(), Error> {
+    match value {
+        Any::U32(n) => header.set(key, *n),
+        Any::I64(n) => header.set(key, *n),
+        Any::F64(bits) => header.set(key, f64::from_bits(*bits)),
+        Any::Bool(yes) => header.set(key, *yes),
+        Any::Text(text) => header.set(key, &text[..]),
+        Any::Bytes(bytes) => header.set(key, ByteString(bytes)),
+        Any::I16s(array) => header.set(key, array),
+        Any::F32s(array) => header.set(key, array.iter().map(|b| f32::from_bits(*b)).collect::<Vec<_>>()),
+        Any::Bools(array) => header.set(key, array),
+        Any::Texts(array) => header.set(key, array.iter().map(|b| ByteString(b)).collect::<Vec<_>>()),
+    }
+}
+
+fn same(found: Value<'_>, value: &Any) -> bool {
+    // Not-a-numbers are compared after the conversion that reading makes.
+    let wide = |bits: &u32| f64::from(f32::from_bits(*bits)).to_bits();
+    match value {
+        Any::U32(n) => found.to::<u32>().is_ok_and(|x| x == *n),
+        Any::I64(n) => found.to::<i64>().is_ok_and(|x| x == *n),
+        Any::F64(bits) => found.to::<f64>().is_ok_and(|x| x.to_bits() == *bits),
+        Any::Bool(yes) => found.to::<bool>().is_ok_and(|x| x == *yes),
+        Any::Text(text) => found.to::<&str>().is_ok_and(|x| x == text),
+        Any::Bytes(bytes) => found.to::<&[u8]>().is_ok_and(|x| x == bytes),
+        Any::I16s(array) => found.to::<Vec<i16>>().is_ok_and(|x| x == *array),
+        Any::F32s(array) => {
+            found.to::<Vec<f64>>().is_ok_and(|x| x.iter().map(|x| x.to_bits()).eq(array.iter().map(wide)))
+        }
+        Any::Bools(array) => found.to::<Vec<bool>>().is_ok_and(|x| x == *array),
+        Any::Texts(array) => found.to::<Strings<'_>>().is_ok_and(|x| x.eq(array.iter().map(|b| &b[..]))),
+    }
+}
+
 /// A tensor: the numbers of its type, of its blocks in a row, and of its other axes.
 fn tensor() -> impl Strategy<Value = (usize, usize, Vec<usize>)> {
     (0..TensorType::ALL.len(), 1usize..4, vec(1usize..4, 0..4))
@@ -61,18 +95,7 @@ proptest! {
             header.set("general.alignment", 1u32 << power).expect("set");
         }
         for (key, value) in &values {
-            match value {
-                Any::U32(n) => header.set(key, *n),
-                Any::I64(n) => header.set(key, *n),
-                Any::F64(bits) => header.set(key, f64::from_bits(*bits)),
-                Any::Bool(yes) => header.set(key, *yes),
-                Any::Text(text) => header.set(key, &text[..]),
-                Any::Bytes(bytes) => header.set(key, ByteString(bytes)),
-                Any::I16s(array) => header.set(key, array),
-                Any::F32s(array) => header.set(key, array.iter().map(|b| f32::from_bits(*b)).collect::<Vec<_>>()),
-                Any::Bools(array) => header.set(key, array),
-                Any::Texts(array) => header.set(key, array.iter().map(|b| ByteString(b)).collect::<Vec<_>>()),
-            }.expect("set");
+            set(&mut header, key, value).expect("set");
         }
         for (name, (t, blocks, axes)) in &tensors {
             let t = TensorType::ALL[*t];
@@ -95,24 +118,7 @@ proptest! {
         prop_assert_eq!(all.len(), values.len() + usize::from(alignment.is_some()));
         for (key, value) in &values {
             let found = all.value(key).expect("a value");
-            match value {
-                Any::U32(n) => prop_assert_eq!(found.to::<u32>().ok(), Some(*n)),
-                Any::I64(n) => prop_assert_eq!(found.to::<i64>().ok(), Some(*n)),
-                Any::F64(bits) => prop_assert_eq!(found.to::<f64>().ok().map(f64::to_bits), Some(*bits)),
-                Any::Bool(yes) => prop_assert_eq!(found.to::<bool>().ok(), Some(*yes)),
-                Any::Text(text) => prop_assert_eq!(found.to::<&str>().ok(), Some(&text[..])),
-                Any::Bytes(bytes) => prop_assert_eq!(found.to::<&[u8]>().ok(), Some(&bytes[..])),
-                Any::I16s(array) => prop_assert_eq!(&found.to::<Vec<i16>>().expect("an array"), array),
-                Any::F32s(array) => {
-                    let bits: Vec<u64> = found.to::<Vec<f64>>().expect("an array").into_iter().map(f64::to_bits).collect();
-                    let want: Vec<u64> = array.iter().map(|b| f64::from(f32::from_bits(*b)).to_bits()).collect();
-                    prop_assert_eq!(bits, want);
-                }
-                Any::Bools(array) => prop_assert_eq!(&found.to::<Vec<bool>>().expect("an array"), array),
-                Any::Texts(array) => {
-                    prop_assert!(found.to::<Strings<'_>>().expect("an array").eq(array.iter().map(|b| &b[..])));
-                }
-            }
+            prop_assert!(same(found, value), "{key}: {found:?}, {value:?}");
         }
         prop_assert_eq!(file.tensors().len(), declared.len());
         for ((tensor, want), start) in file.tensors().zip(&declared).zip(0..) {
