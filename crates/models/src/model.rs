@@ -65,7 +65,8 @@ impl Model {
     /// Loads a model from a GGUF file. Errors as [`Model::load`] does.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
         let (description, fields, config) = crate::gguf::describe(gguf)?;
-        let checkpoint = Checkpoint::of_gguf(gguf)?.keep_as(dtype);
+        let layers = description.decoder.blocks.len();
+        let checkpoint = Checkpoint::of_gguf(gguf, layers)?.keep_as(dtype);
         let bos = fields.ids("bos_token_id")?.first().copied();
         let model = Self::from_checkpoint(description, config, checkpoint)?;
         Ok(Self { start: model.description.eos.first().copied().or(bos), ..model })

@@ -76,7 +76,8 @@ impl ChannelMix {
 
     /// Maps `x: [B, T, d]` to the output. Padding has no effect on the state, which has the last token.
     pub(crate) fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
-        without_padding(x, state, shared, |x, state, _| state.update("shift", |before| self.read(x, before)))
+        let width = x.dims()[2];
+        without_padding(x, width, state, shared, |x, state, _| state.update("shift", |before| self.read(x, before)))
     }
 
     fn read(&self, x: Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor<3>) {

@@ -68,9 +68,10 @@ impl Tokens {
 }
 
 /// Calls `read` with `x: [B, T, d]` and the state, or, if there is padding, with the tokens of each sequence and its state;
-/// advances the positions. The outputs at padding are zeros.
+/// advances the positions. The outputs, of width `width`, are zeros at padding.
 pub(crate) fn without_padding(
     x: Tensor<3>,
+    width: usize,
     state: &mut State,
     shared: &mut Shared,
     mut read: impl FnMut(Tensor<3>, &mut State, &mut Shared) -> Tensor<3>,
@@ -83,7 +84,7 @@ pub(crate) fn without_padding(
     };
     match shared.padding.take() {
         Some(tokens) => {
-            let y = by_sequence(&tokens, &x, state, shared, read);
+            let y = by_sequence(&tokens, &x, width, state, shared, read);
             shared.padding = Some(tokens);
             y
         }
@@ -95,16 +96,17 @@ pub(crate) fn without_padding(
 fn by_sequence(
     tokens: &Tokens,
     x: &Tensor<3>,
+    width: usize,
     state: &mut State,
     shared: &mut Shared,
     mut read: impl FnMut(Tensor<3>, &mut State, &mut Shared) -> Tensor<3>,
 ) -> Tensor<3> {
-    let [_, t, d] = x.dims();
+    let t = x.dims()[1];
     let (mut out, mut states, mut first_values) = (Vec::new(), Vec::new(), Vec::new());
     for i in 0..tokens.sequences() {
         let mut own_state = state.select(&[i]);
         let Some(own) = tokens.gather(x, i) else {
-            out.push(Tensor::zeros([1, t, d], &x.device()));
+            out.push(Tensor::zeros([1, t, width], &x.device()));
             states.push(own_state);
             first_values.push(None);
             continue;

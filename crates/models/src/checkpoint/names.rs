@@ -90,7 +90,11 @@ impl Checkpoint {
     pub fn unused(&self) -> Vec<String> {
         // Layers that predict further tokens, and parts of models of text and other media.
         const OTHERS: [&str; 5] = ["mtp", "visual", "vision_tower", "multi_modal_projector", "audio_tower"];
-        const BUFFERS: [&str; 8] = [
+        const BUFFERS: [&str; 11] = [
+            // Read as fields of the configuration.
+            "rope_freqs.weight",
+            "rope_factors_long.weight",
+            "rope_factors_short.weight",
             "position_ids",
             "token_type_ids",
             "inv_freq",

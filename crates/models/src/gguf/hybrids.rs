@@ -133,6 +133,17 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<Read, Error> {
         None => fields.get("intermediate_size").and_then(Value::as_u64).unwrap_or(1),
     };
     let rotated = keys.flag("rope.scaling.finetuned")?.unwrap_or(true);
+    let width = hidden as u64 / fields["num_attention_heads"].as_u64().unwrap_or(1).max(1);
+    let width = keys.some("attention.key_length")?.unwrap_or(width);
+    let of_scores = match keys.number("attention.scale")? {
+        Some(scale) if scale != 0.0 => scale,
+        _ => (width.max(1) as f64).powf(-0.5),
+    };
+    if let Some(turned) = keys.some("rope.dimension_count")?.filter(|turned| rotated && *turned != width) {
+        // llama.cpp's converter reorders the rows of whole heads, which belongs to positions of whole heads.
+        let message = format!("positions of {turned} of {width} channels of a head are not supported here");
+        return Err(keys.error("rope.dimension_count", message));
+    }
     let scale = |name: &str| Ok::<_, Error>(json!(keys.number(name)?.unwrap_or(1.0)));
     set(
         &mut fields,
@@ -143,7 +154,7 @@ pub(super) fn granite(keys: &Keys<'_>) -> Result<Read, Error> {
             ("num_experts_per_tok", json!(keys.some("expert_used_count")?.unwrap_or(1).max(1))),
             ("shared_intermediate_size", json!(shared)),
             ("position_embedding_type", json!(if rotated { "rope" } else { "nope" })),
-            ("attention_multiplier", scale("attention.scale")?),
+            ("attention_multiplier", json!(of_scores)),
             ("embedding_multiplier", scale("embedding_scale")?),
             ("residual_multiplier", scale("residual_scale")?),
             ("logits_scaling", scale("logit_scale")?),
@@ -355,7 +366,7 @@ pub(super) fn qwen3next(keys: &Keys<'_>) -> Result<Read, Error> {
     let kinds = [("q", 0..keys_wide), ("k", keys_wide..2 * keys_wide), ("v", 2 * keys_wide..all)];
     for (name, rows) in kinds {
         rewrites.push(one(&format!("{name}_proj.weight"), "attn_qkv.weight", vec![Step::Rows(rows.clone(), all)]));
-        let steps = vec![Step::Stored(vec![all, 1, taps]), Step::Rows(rows, all)];
+        let steps = vec![Step::Stored(vec![all, taps]), Step::Rows(rows, all)];
         rewrites.push(one(&format!("{name}_conv1d.weight"), "ssm_conv1d.weight", steps));
     }
     let shared = heads / groups.max(1);
@@ -374,9 +385,13 @@ pub(super) fn qwen3next(keys: &Keys<'_>) -> Result<Read, Error> {
     rewrites.extend(of_part(LAYERS, "mlp", &FEED_FORWARD));
     rewrites.extend(of_part(LAYERS, "mlp", &[("gate", "ffn_gate_inp")]));
     rewrites.extend(of_part(LAYERS, "mlp.shared_expert", &shared));
+    // A vector in files of the Hub, a matrix of one row in others.
+    let vector = (0..layers)
+        .find_map(|i| keys.shape(&format!("blk.{i}.ffn_gate_inp_shexp.weight")))
+        .is_some_and(|shape| shape.len() == 1);
+    let steps = if vector { vec![Step::Stored(vec![keys.size("embedding_length")? as usize])] } else { Vec::new() };
     let gate = format!("{LAYERS}.*.mlp.shared_expert_gate.weight");
-    let hidden = keys.size("embedding_length")? as usize;
-    rewrites.push(Rewrite::new(gate, "blk.*.ffn_gate_inp_shexp.weight", [Step::Stored(vec![hidden])]));
+    rewrites.push(Rewrite::new(gate, "blk.*.ffn_gate_inp_shexp.weight", steps));
     rewrites.extend(experts(LAYERS, "mlp.experts", count, &EXPERTS));
     Ok(Read { whole_norms: true, ..Read::new(fields, rewrites) })
 }

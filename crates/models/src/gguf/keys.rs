@@ -183,6 +183,9 @@ impl<'a> Keys<'a> {
                             rope.insert(name.into(), json!(x));
                         }
                     }
+                    if let Some(by) = self.number("rope.scaling.yarn_attn_factor")? {
+                        rope.insert("attention_factor".into(), json!(by));
+                    }
                     if let Some(original) = original {
                         rope.insert("original_max_position_embeddings".into(), json!(original));
                     }

@@ -41,7 +41,9 @@ pub(super) fn llama(keys: &Keys<'_>) -> Result<Read, Error> {
 
 /// An architecture that differs from Llama in what its model type says.
 pub(super) fn plain(keys: &Keys<'_>, model_type: &str) -> Result<Read, Error> {
-    Ok(Read::new(keys.transformer(model_type)?, tensors()))
+    let mut fields = keys.transformer(model_type)?;
+    fields.insert("attention_bias".into(), json!(keys.shape("blk.0.attn_output.bias").is_some()));
+    Ok(Read::new(fields, tensors()))
 }
 
 /// `qwen3moe`
@@ -109,10 +111,12 @@ pub(super) fn olmo2(keys: &Keys<'_>) -> Result<Read, Error> {
         fields.insert("layer_types".into(), json!(slides.into_iter().map(kind).collect::<Vec<_>>()));
         // The scaling of positions is that of the full layers.
         let full = fields["rope_parameters"].clone();
-        let sliding = json!({ "rope_type": "default", "rope_theta": full["rope_theta"] });
+        let near = keys.number("rope.freq_base_swa")?.map_or(full["rope_theta"].clone(), Value::from);
+        let sliding = json!({ "rope_type": "default", "rope_theta": near });
         fields.insert("rope_parameters".into(), json!({ "full_attention": full, "sliding_attention": sliding }));
     }
     let norms = [("post_attention_layernorm", "post_attention_norm"), ("post_feedforward_layernorm", "post_ffw_norm")];
+    fields.insert("attention_bias".into(), json!(keys.shape("blk.0.attn_output.bias").is_some()));
     let mut rewrites = of_layers(LAYERS, &norms);
     rewrites.extend(tensors());
     Ok(Read::new(fields, rewrites))

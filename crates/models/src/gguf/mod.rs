@@ -156,11 +156,16 @@ pub(crate) fn format(of: TensorType) -> Option<Format> {
 }
 
 impl Checkpoint {
-    /// The tensors of a GGUF file, under their names in it.
-    pub(crate) fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
+    /// The tensors of a GGUF file of a model of `layers` layers, under their names in it. Further layers, which predict
+    /// tokens after the next, are left alone.
+    pub(crate) fn of_gguf(gguf: &Gguf, layers: usize) -> Result<Self, Error> {
         let mut all = Self::empty();
         for tensor in gguf.tensors() {
-            all.add_gguf(&tensor)?;
+            let layer =
+                tensor.name().strip_prefix("blk.").and_then(|rest| rest.split('.').next()?.parse::<usize>().ok());
+            if layer.is_none_or(|layer| layer < layers) {
+                all.add_gguf(&tensor)?;
+            }
         }
         for (name, contents) in gguf.files().zip(gguf.contents()) {
             all.add_gguf_file(name, contents);

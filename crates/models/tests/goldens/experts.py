@@ -189,11 +189,12 @@ MODELS = {
         "linear_value_head_dim": 14, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
         "linear_allow_neg_eigval": False, "tie_word_embeddings": True, "rope_parameters": plain(100.0),
     }),
-    "gemma4_text-a": ("Gemma4Text", 1, TOKENS_A | {
+    "gemma4_text-a": ("Gemma4Text", 7, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 5, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 16, "max_position_embeddings": 128, "sliding_window": 7,
         "layer_types": [SLIDING, SLIDING, FULL, SLIDING, FULL], "hidden_size_per_layer_input": 6,
-        "vocab_size_per_layer_input": 70, "num_kv_shared_layers": 2, "use_double_wide_mlp": True, "rope_parameters": {
+        "vocab_size_per_layer_input": 70, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+        "tie_word_embeddings": False, "rope_parameters": {
             FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 400.0}, SLIDING: plain(50.0),
         },
     }),
@@ -203,17 +204,17 @@ MODELS = {
         "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "attention_bias": True, "sliding_window": 5,
         "layer_types": [FULL, SLIDING, FULL], "hidden_size_per_layer_input": 0, "attention_k_eq_v": True,
         "enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 10,
-        "final_logit_softcapping": 2.5, "tie_word_embeddings": False, "rope_parameters": {
+        "final_logit_softcapping": 2.5, "rope_parameters": {
             FULL: {"rope_type": "proportional", "partial_rotary_factor": 1.0, "rope_theta": 400.0, "factor": 4.0},
             SLIDING: {"rope_type": "linear", "rope_theta": 50.0, "factor": 2.0},
         },
     }),
-    "gemma4_text-c": ("Gemma4Text", 1, TOKENS_A | {
+    "gemma4_text-c": ("Gemma4Text", 65, TOKENS_A | {
         "vocab_size": 69, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128, "sliding_window": 6,
         "layer_types": [SLIDING, FULL, SLIDING, FULL], "hidden_size_per_layer_input": 5, "vocab_size_per_layer_input": 69,
         "num_kv_shared_layers": 2, "attention_k_eq_v": True, "enable_moe_block": True, "num_experts": 4,
-        "top_k_experts": 3, "moe_intermediate_size": 8, "final_logit_softcapping": 4.0,
+        "top_k_experts": 3, "moe_intermediate_size": 8, "final_logit_softcapping": 4.0, "tie_word_embeddings": False,
         "per_layer_config": {"0": {"head_dim": 6, "num_key_value_heads": 2}, "2": {"head_dim": 6, "num_key_value_heads": 2}},
         "rope_parameters": {
             FULL: plain(300.0), SLIDING: {"rope_type": "proportional", "partial_rotary_factor": 0.67, "rope_theta": 80.0},
@@ -300,10 +301,10 @@ def value(name, like, config, generator):
         return 1.0 + 0.3 * r
     if config.model_type == "gemma4_text":
         if is_norm(name):
-            usual = 3.0 if part[-2] == "norm" and config.tie_word_embeddings else 1.0
-            return (0.6 if part[-2] in ("q_norm", "k_norm") or part[-2].startswith("post") else usual) + 0.2 * r
+            usual = {"q_norm": 0.6, "k_norm": 0.6, "norm": 1.6 if config.tie_word_embeddings else 1.0}.get(part[-2], 1.0)
+            return (0.8 if part[-2].startswith("post") else usual) + 0.2 * r
         if part[-2] == "embed_tokens":  # It multiplies them by the square root of their size, and those of layers, too.
-            return r * 0.7 * scale
+            return r * scale
         if part[-2] == "embed_tokens_per_layer":
             return r * config.hidden_size_per_layer_input**-0.5
     if is_norm(name):

@@ -3,7 +3,7 @@
     pip install torch==2.15.0 transformers==5.24.0 safetensors
     python hybrids.py [NAME ...]
 
-It writes next to itself, for each type, the folders TYPE-a and TYPE-b, whose options differ: config.json,
+It writes next to itself, for each type, the folders TYPE-a, TYPE-b and so on, whose options differ: config.json,
 generation_config.json and model.safetensors as `save_pretrained` writes them, and expected.safetensors with
 
     input_ids          i64 [2, 45]         random tokens
@@ -15,10 +15,13 @@ generation_config.json and model.safetensors as `save_pretrained` writes them, a
     prompt             i64 [1, 12]
     greedy             i64 [64]            the tokens that follow it, each from a forward pass over all before it
 
-    types    jamba, bamba, granitemoehybrid, nemotron_h, lfm2
+    types    jamba, bamba, granitemoehybrid, nemotron_h, lfm2, falcon_h1, recurrent_gemma, lfm2_moe, zamba2, minimax, kimi_linear,
+             bailing_hybrid, lfm3
 
 Some folders have a second configuration, config_v4.json, with the fields and names that configurations on the Hub have. The
-script checks that transformers makes the same model of it.
+script checks that transformers makes the same model of it. Where tensors on the Hub have other names than `save_pretrained`
+gives them, a folder has the folder hub, too: that configuration, and the tensors with those names. The script checks that
+transformers loads the same model from it.
 
 The positions of padded_ids are given to the model: the number of tokens before each that are not padding, 0 at padding. In
 layers with a state the input of in_proj is set to zero at padding, and the output of the convolution, too. If in_proj has a
@@ -27,15 +30,18 @@ is computed for them depends on the padding. The script checks that it does in t
 it does not in the others. In layers of attention a token at padding sees no key, so all of its scores are the least float32,
 and transformers gives the mean of all twenty values to it, those after it included.
 
-The limits of the step, `time_step_limit` in bamba and granitemoehybrid and from `time_step_min` up in nemotron_h, are for a
-pass over many tokens. transformers does not limit the step of a single token with a cache, so there `generate` with a cache
-computes something else; it is not used here.
+recurrent_gemma does not read the mask in its layers with a state. They begin anew at position 0, so that only the convolution
+of the first tokens reads the padding before them; with positions that count the padding, too, the state reads all of it.
+
+The limits of the step, `time_step_limit` in bamba, granitemoehybrid and falcon_h1 and from `time_step_min` up in nemotron_h and
+zamba2, are for a pass over many tokens. transformers does not limit the step of a single token with a cache, so there
+`generate` with a cache computes something else; it is not used here.
 
 Everything is computed in float32 on one thread of a CPU, in evaluation mode, with the implementations of attention and of the
 experts that are named "eager", and without kernels. Parameters are random around their usual values, norms, biases, `D`,
 `dt_bias` and `A_log` too, and the script checks that each of them matters; that each option matters, see `others`, and that
-some do not, see `quiet`; that the logits spread; and that no greedy token and no choice of experts is a close call. Loading a
-folder must give the model that was saved.
+some do not, see `quiet`; that the logits spread; that rounding matters little, see `condition`; and that no greedy token and no
+choice of experts is a close call. Loading a folder must give the model that was saved.
 
 Made with torch 2.15.0 and transformers 5.24.0.
 """
@@ -117,7 +123,7 @@ MODELS = {
         "mamba_chunk_size": 10, "mamba_proj_bias": True, "attention_bias": True, "time_step_limit": [0.02, 0.4],
         "rms_norm_eps": 2e-2, "tie_word_embeddings": False, "rope_parameters": plain(500.0),
     }),
-    "granitemoehybrid-c": ("GraniteMoeHybrid", 1, TOKENS_A | {
+    "granitemoehybrid-c": ("GraniteMoeHybrid", 22, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 10, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "num_local_experts": 6, "num_experts_per_tok": 3,
         "shared_intermediate_size": 18, "position_embedding_type": "nope", "layer_types": [MAMBA, MAMBA, FULL, MAMBA],
@@ -125,7 +131,7 @@ MODELS = {
         "mamba_n_heads": 4, "mamba_n_groups": 1, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2,
         "mamba_chunk_size": 16, "tie_word_embeddings": True,
     }),
-    "granitemoehybrid-d": ("GraniteMoeHybrid", 2, TOKENS_B | {
+    "granitemoehybrid-d": ("GraniteMoeHybrid", 5, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 32, "intermediate_size": 14, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 2, "head_dim": 10, "max_position_embeddings": 256, "num_local_experts": 4,
         "num_experts_per_tok": 1, "shared_intermediate_size": 12, "position_embedding_type": "rope",
@@ -200,22 +206,22 @@ MODELS = {
         "mamba_d_state": 5, "mamba_d_conv": 4, "mamba_chunk_size": 10, "projectors_bias": True, "mamba_rms_norm": True,
         "mamba_norm_before_gate": False, "rms_norm_eps": 2e-2, "ssm_in_multiplier": 0.8, "ssm_out_multiplier": 1.2,
     }),
-    "recurrent_gemma-a": ("RecurrentGemma", 1, TOKENS_A | {
+    "recurrent_gemma-a": ("RecurrentGemma", 8, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 3,
         "num_key_value_heads": 1, "attention_window_size": 7, "conv1d_width": 4,
     }),
-    "recurrent_gemma-b": ("RecurrentGemma", 1, TOKENS_B | {
+    "recurrent_gemma-b": ("RecurrentGemma", 17, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 28, "intermediate_size": 61, "num_hidden_layers": 5, "num_attention_heads": 2,
         "lru_width": 36, "attention_window_size": 5, "conv1d_width": 3, "block_types": ["attention", "recurrent"],
         "hidden_activation": "gelu", "logits_soft_cap": 2.5, "attention_bias": True, "rms_norm_eps": 2e-2,
         "tie_word_embeddings": False, "rope_parameters": plain(500.0) | {"partial_rotary_factor": 1.0},
     }),
-    "lfm2_moe-a": ("Lfm2Moe", 1, TOKENS_A | {
+    "lfm2_moe-a": ("Lfm2Moe", 4, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 40, "moe_intermediate_size": 12, "num_hidden_layers": 4,
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "num_dense_layers": 1,
         "layer_types": [CONV, CONV, FULL, CONV], "num_experts": 5, "num_experts_per_tok": 2, "conv_L_cache": 3,
     }),
-    "lfm2_moe-b": ("Lfm2Moe", 1, TOKENS_B | {
+    "lfm2_moe-b": ("Lfm2Moe", 21, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 24, "moe_intermediate_size": 10, "num_hidden_layers": 4, "num_attention_heads": 2,
         "num_key_value_heads": 1, "max_position_embeddings": 256, "num_dense_layers": 0,
         "layer_types": [FULL, CONV, CONV, FULL], "num_experts": 4, "num_experts_per_tok": 3, "conv_L_cache": 4,
@@ -228,20 +234,20 @@ MODELS = {
         "use_shared_attention_adapter": True, "adapter_rank": 3, "mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2,
         "n_mamba_heads": 4, "chunk_size": 16,
     }),
-    "zamba2-b": ("Zamba2", 1, TOKENS_B | {
-        "vocab_size": 73, "hidden_size": 28, "intermediate_size": 26, "num_hidden_layers": 4, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "max_position_embeddings": 256, "layers_block_type": [HYBRID, MAMBA, MAMBA, HYBRID],
+    "zamba2-b": ("Zamba2", 20, TOKENS_B | {
+        "vocab_size": 73, "hidden_size": 28, "intermediate_size": 26, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "max_position_embeddings": 256, "layers_block_type": [HYBRID, MAMBA, HYBRID],
         "adapter_rank": 4, "use_mem_rope": True, "hidden_act": "silu", "add_bias_linear": True, "mamba_d_state": 6,
         "mamba_d_conv": 3, "mamba_expand": 1, "n_mamba_heads": 4, "mamba_ngroups": 2, "chunk_size": 10, "time_step_min": 0.05,
         "rms_norm_eps": 2e-2, "rope_parameters": plain(500.0),
     }),
-    "minimax-a": ("MiniMax", 1, TOKENS_A | {
+    "minimax-a": ("MiniMax", 12, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 12, "num_hidden_layers": 4, "num_attention_heads": 4,
         "num_key_value_heads": 2, "max_position_embeddings": 128, "num_local_experts": 4, "num_experts_per_tok": 2,
         "layer_types": [MAMBA, MAMBA, MAMBA, FULL], "block_size": 16, "full_attn_alpha_factor": 1.5,
         "linear_attn_alpha_factor": 1.5, "mlp_alpha_factor": 1.5,
     }),
-    "minimax-b": ("MiniMax", 1, TOKENS_B | {
+    "minimax-b": ("MiniMax", 38, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 28, "intermediate_size": 10, "num_hidden_layers": 3, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 256, "num_local_experts": 5,
         "num_experts_per_tok": 3, "sliding_window": 7, "hidden_act": "gelu", "block_size": 10, "full_attn_alpha_factor": 1.2,
@@ -250,12 +256,12 @@ MODELS = {
         "rope_parameters": plain(500.0),
     }),
     "kimi_linear-a": ("KimiLinear", 1, TOKENS_A | {
-        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 4,
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "kv_lora_rank": 14,
         "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 5, "num_experts_per_tok": 2,
-        "layer_types": [MAMBA, FULL, MAMBA, MAMBA], "linear_head_dim": 8, "linear_num_heads": 3,
+        "layer_types": [MAMBA, FULL, MAMBA], "linear_head_dim": 8, "linear_num_heads": 3,
     }),
-    "kimi_linear-b": ("KimiLinear", 1, TOKENS_B | {
+    "kimi_linear-b": ("KimiLinear", 36, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 28, "intermediate_size": 30, "moe_intermediate_size": 8, "num_hidden_layers": 3,
         "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 256, "q_lora_rank": 10,
         "kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 5, "num_experts": 6,
@@ -265,10 +271,10 @@ MODELS = {
         "rms_norm_eps": 2e-2,
     }),
     "bailing_hybrid-a": ("BailingHybrid", 1, TOKENS_A | {
-        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 4,
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 128, "kv_lora_rank": 14,
         "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 6, "num_experts_per_tok": 2,
-        "n_group": 2, "topk_group": 1, "layer_group_size": 3, "first_k_dense_replace": 1, "head_dim": 8,
+        "n_group": 2, "topk_group": 1, "layer_group_size": 2, "first_k_dense_replace": 1, "head_dim": 8,
         "kda_lower_bound": -4.0, "rope_theta": 10000.0,
     }),
     "bailing_hybrid-b": ("BailingHybrid", 1, TOKENS_B | {
@@ -300,7 +306,12 @@ MODELS = {
 }  # fmt: skip
 
 # Those with a configuration as on the Hub, too.
-OLDER = ("bamba-a", "granitemoehybrid-a", "granitemoehybrid-c", "nemotron_h-a", "nemotron_h-c", "nemotron_h-d", "lfm2-b", "falcon_h1-a")
+OLDER = (
+    "bamba-a", "granitemoehybrid-a", "granitemoehybrid-c", "nemotron_h-a", "nemotron_h-c", "nemotron_h-d", "lfm2-b",
+    "falcon_h1-a", "recurrent_gemma-a", "lfm2_moe-a", "zamba2-a", "minimax-a", "kimi_linear-a", "bailing_hybrid-a", "lfm3-a",
+)  # fmt: skip
+# Those with tensors named as on the Hub, too, where `save_pretrained` names them otherwise.
+HUB = ("kimi_linear-a", "bailing_hybrid-a")
 
 
 def classes(name):
@@ -345,12 +356,12 @@ def value(name, like, config, generator):
         # Tied, they are lm_head, too.
         return r * (1.7 * scale * scaling if config.tie_word_embeddings else 0.7 / getattr(config, "embedding_multiplier", 1.0))
     if config.model_type == "zamba2" and part[-2] in ("q_proj", "k_proj"):
-        return 0.6 * r * scale  # Its heads are twice as wide, and its scores are divided by less.
+        return 0.5 * r * scale  # Its heads are twice as wide, and its scores are divided by less.
     gain = {
         "in_proj": 1.2, "x_proj": 1.0, "dt_proj": 1.0, "out_proj": 1.5, "q_proj": 1.4, "k_proj": 1.4, "v_proj": 1.4,
         "o_proj": 1.2, "gate_proj": 1.4, "up_proj": 1.4, "gate_up_proj": 1.4, "down_proj": 1.8, "input_linear": 1.4,
         "output_linear": 1.8, "w1": 1.4, "w3": 1.4, "w2": 1.8, "router": 1.5, "gate": 1.5, "fc1_latent_proj": 1.2,
-        "fc2_latent_proj": 1.4, "linear_x": 1.4, "linear_y": 1.4, "linear_out": 1.8, "linear": 0.7, "0": 1.0, "1": 0.7,
+        "fc2_latent_proj": 1.4, "linear_x": 1.4, "linear_y": 1.4, "linear_out": 1.8, "linear": 0.25, "0": 1.0, "1": 0.7,
         "qkv_proj": 1.6, "output_gate": 1.4, "f_proj": 1.2, "f_a_proj": 1.2, "f_b_proj": 1.2, "b_proj": 1.4, "g_proj": 1.4,
         "g_a_proj": 1.2, "g_b_proj": 1.4, "q_a_proj": 1.2, "q_b_proj": 1.4, "kv_a_proj_with_mqa": 1.4, "kv_b_proj": 1.4,
         "lm_head": 2.0 * scaling,
@@ -632,7 +643,7 @@ def quiet(text):
         yield "rope_theta", {"rope_theta": 20.0, "head_dim": 72}
     if text["model_type"] == "bailing_hybrid":
         yield "num_nextn_predict_layers", {"num_nextn_predict_layers": 0}
-        yield "layer_group_size", {"layer_group_size": 2, "first_k_dense_replace": 3}  # The lists are there.
+        yield "layer_group_size", {"layer_group_size": 3, "first_k_dense_replace": 2}  # The lists are there.
     if text["model_type"] == "falcon_h1":
         if not text["mamba_rms_norm"]:
             yield "mamba_norm_before_gate", {"mamba_norm_before_gate": not text["mamba_norm_before_gate"]}
@@ -660,11 +671,16 @@ def prove_options(name, model, e):
 
 def older(name, config):
     """The fields of config.json as configurations on the Hub have them."""
+    if name == "lfm3-a":  # It is younger, and has these fields; here the defaults are meant.
+        del config["layer_types"], config["rope_parameters"]
+        return config
     config["torch_dtype"] = config.pop("dtype")
     config["transformers_version"] = "4.57.3"
     if (rope := config.pop("rope_parameters", None)) is not None:
         config["rope_theta"] = rope["rope_theta"]
         config["rope_scaling"] = None
+        if "partial_rotary_factor" in rope:
+            config["partial_rotary_factor"] = rope["partial_rotary_factor"]
     if name in ("granitemoehybrid-a", "granitemoehybrid-c"):
         config["layer_types"] = [{MAMBA: "mamba", FULL: "attention"}[kind] for kind in config["layer_types"]]
         config.pop("time_step_limit")
@@ -693,7 +709,67 @@ def older(name, config):
         config["block_ff_dim"] = config.pop("intermediate_size")
         config["tie_embedding"] = config.pop("tie_word_embeddings")
         config["conv_dim"] = config["conv_dim_out"] = config["block_dim"] = config["hidden_size"]
+    if name == "recurrent_gemma-a":
+        config["embeddings_scale_by_sqrt_dim"] = True
+    if name == "lfm2_moe-a":
+        config["tie_embedding"] = config.pop("tie_word_embeddings")
+    if name == "zamba2-a":
+        config["layers_block_type"] = [{MAMBA: "mamba", HYBRID: HYBRID}[kind] for kind in config["layers_block_type"]]
+        config["use_shared_mlp_adapter"], config["time_step_limit"] = True, None
+    if name == "minimax-a":
+        config["postnorm"], config["rotary_dim"], config["shared_intermediate_size"] = True, 3, 0
+    if name == "kimi_linear-a":
+        kinds, dense = config.pop("layer_types"), config.pop("mlp_layer_types").count("dense")
+        config["linear_attn_config"] = {
+            "full_attn_layers": [i + 1 for i, kind in enumerate(kinds) if kind == FULL],
+            "kda_layers": [i + 1 for i, kind in enumerate(kinds) if kind == MAMBA],
+            "head_dim": config.pop("linear_head_dim"), "num_heads": config.pop("linear_num_heads"),
+            "short_conv_kernel_size": config.pop("linear_conv_kernel_dim"),
+        }  # fmt: skip
+        config |= {
+            "head_dim": config["hidden_size"] // config["num_attention_heads"], "first_k_dense_replace": dense,
+            "moe_layer_freq": 1, "mla_use_nope": True, "moe_router_activation_func": "sigmoid", "use_grouped_topk": True,
+            "rope_scaling": None, "rope_theta": 10000.0, "num_nextn_predict_layers": 0,
+        }  # fmt: skip
+        del config["qk_head_dim"]
+    if name == "bailing_hybrid-a":
+        config["head_dim"] = config["linear_head_dim"]
+        for field in "linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim", "layer_types", "mlp_layer_types":
+            del config[field]
+        config |= {
+            "max_position_embeddings": config.pop("model_max_length"), "norm_topk_prob": config.pop("moe_renormalize"),
+            "n_group": config.pop("num_expert_group"), "num_experts_per_tok": config.pop("num_experts_per_token"),
+            "moe_shared_expert_intermediate_size": config["moe_intermediate_size"], "no_kda_lora": True,
+            "gated_attention_proj_granularity_type": "head_wise", "rope_interleave": True, "score_function": "sigmoid",
+            "rotary_dim": config["qk_rope_head_dim"], "partial_rotary_factor": 0.5, "use_qkv_bias": False,
+            "moe_router_enable_expert_bias": True, "architectures": ["BailingMoeV3ForCausalLM"],
+        }  # fmt: skip
     return config
+
+
+def make_hub(name, path, model, e):
+    """Writes the folder hub, a checkpoint as on the Hub, and checks that it is the same model."""
+    config, tensors = model.config, {}
+    for key, x in safetensors.torch.load_file(path / "model.safetensors").items():
+        part = key.split(".")
+        if config.model_type == "kimi_linear" and part[-3] == "block_sparse_moe" and part[-2] != "gate":
+            key = key.replace(".block_sparse_moe.", ".mlp.")  # Of a dense layer.
+        if config.model_type == "bailing_hybrid" and part[-2] == "dense" and config.layer_types[int(part[2])] == MAMBA:
+            key = key.replace(".dense.", ".o_proj.")
+        tensors[key] = x
+    if config.model_type == "bailing_hybrid":
+        # A layer that predicts the token after the next; it is not used.
+        layer = f"model.layers.{config.num_hidden_layers}"
+        tensors[f"{layer}.enorm.weight"] = torch.ones(config.hidden_size)
+        tensors[f"{layer}.eh_proj.weight"] = torch.ones(config.hidden_size, 2 * config.hidden_size)
+    hub = path / "hub"
+    hub.mkdir()
+    (hub / "config.json").write_text((path / "config_v4.json").read_text())
+    save(hub / "model.safetensors", tensors, {"format": "pt"})
+    other = classes(name)[1].from_pretrained(hub, attn_implementation="eager", experts_implementation="eager").eval()
+    wanted, got = model.state_dict(), other.state_dict()
+    assert wanted.keys() == got.keys() and all(x.equal(wanted[key]) for key, x in got.items()), f"{name}: hub"
+    assert (other(e["input_ids"], use_cache=False).logits == e["logits"]).all(), f"{name}: hub"
 
 
 def make_older(name, path, model, e):
@@ -722,6 +798,8 @@ def make(name):
     save(path / "expected.safetensors", e, metadata | {"transformers": transformers.__version__})
     if name in OLDER:
         make_older(name, path, model, e)
+    if name in HUB:
+        make_hub(name, path, model, e)
     assert sum(file.stat().st_size for file in path.iterdir()) < 250_000, f"{name}: it is large"
 
 

@@ -210,6 +210,10 @@ impl Mixer {
     /// Maps `x: [B, T, d]` to the output, and `state`, the state before it, to that after it. Padding has no effect on
     /// the state. Panics if the state belongs to another mixer.
     pub fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
-        without_padding(x, state, shared, |x, state, shared| self.mix().forward(x, state, shared))
+        let width = match self {
+            Mixer::Attention(attention) => attention.config().output.unwrap_or(x.dims()[2]),
+            _ => x.dims()[2],
+        };
+        without_padding(x, width, state, shared, |x, state, shared| self.mix().forward(x, state, shared))
     }
 }
