@@ -66,7 +66,7 @@ const FILES: &[&str] = &[
 ];
 
 /// The files made for GGUF alone, with what the reference library computes from the file's decoded weights beside them.
-/// Those of `llama-` have blocks: Q8_0, K-quants, and a mixture.
+/// Some have blocks: Q4_0, Q5_0, Q8_0, K-quants, and a mixture.
 const BESIDE: &[&str] = &[
     "gemma2-g",
     "gemma3_text-g",
@@ -77,6 +77,9 @@ const BESIDE: &[&str] = &[
     "llama-q8_0",
     "llama-k",
     "llama-mixed",
+    "qwen3_moe-q4_0",
+    "mamba2-q5_0",
+    "nemotron_h-g",
 ];
 
 /// Compares the logits of one file with those of the golden, read at once and token by token.

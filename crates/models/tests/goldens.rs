@@ -158,6 +158,14 @@ const NAMES: &[&str] = &[
     "lfm2_moe-b",
     "zamba2-a",
     "zamba2-b",
+    "minimax-a",
+    "minimax-b",
+    "lfm3-a",
+    "lfm3-b",
+    "kimi_linear-a",
+    "kimi_linear-b",
+    "bailing_hybrid-a",
+    "bailing_hybrid-b",
 ];
 
 /// Whether a text is read at once or has grown changes its frequencies; the goldens are of texts read at once.
@@ -184,6 +192,7 @@ const BIASED: &[&str] = &[
     "recurrent_gemma-b",
     "lfm2_moe-b",
     "zamba2-b",
+    "lfm3-b",
 ];
 
 /// A token of gpt_neox-b's padded texts is ill-conditioned: weights moved by 1e-7 of themselves, as rounding does, move its
@@ -277,7 +286,9 @@ fn older_configurations_mean_the_same() {
     let mamba = ["bamba-a", "falcon_h1-a", "granitemoehybrid-a", "granitemoehybrid-c"];
     let mamba = mamba.into_iter().chain(["nemotron_h-a", "nemotron_h-c", "nemotron_h-d", "lfm2-b"]);
     let delta = ["qwen3_next-a", "qwen3_5-a", "qwen3_5_moe-a", "olmo_hybrid-a"];
-    for name in attention.into_iter().chain(mamba).chain(delta) {
+    let others =
+        ["recurrent_gemma-a", "lfm2_moe-a", "zamba2-a", "minimax-a", "lfm3-a", "kimi_linear-a", "bailing_hybrid-a"];
+    for name in attention.into_iter().chain(mamba).chain(delta).chain(others) {
         let read = |file: &str| {
             let text = std::fs::read_to_string(folder(name).join(file)).expect("a configuration");
             Description::of(&Fields::parse(file, &text).expect("JSON")).expect("a model")
@@ -375,18 +386,21 @@ fn the_loss_of_an_adaptive_softmax_is_that_of_its_logits() {
 }
 
 /// Weights as they are stored on the Hub, where transformers writes them in another way: matrices of all experts in one
-/// tensor, convolutions cut at other places.
+/// tensor, convolutions cut at other places, other names, in part with another configuration.
 #[test]
 fn weights_of_the_hub_are_the_same() {
-    for name in ["qwen3_5_moe-a", "olmo_hybrid-a", "olmo_hybrid-b"] {
+    let files = ["qwen3_5_moe-a", "olmo_hybrid-a", "olmo_hybrid-b"]
+        .map(|name| (name, folder(name), Some(folder(name).join("model_hub.safetensors"))));
+    let folders = ["kimi_linear-a", "bailing_hybrid-a"].map(|name| (name, folder(name).join("hub"), None));
+    for (name, directory, weights) in files.into_iter().chain(folders) {
         let golden = Golden::read(folder(name).join("expected.safetensors"));
         let (batch, t, ids) = ids(&golden, "input_ids");
-        let of = |weights: Option<PathBuf>| {
-            let model = Model::load(&Location { directory: folder(name), weights }, None).expect("a golden checkpoint");
+        let of = |directory: PathBuf, weights: Option<PathBuf>| {
+            let model = Model::load(&Location { directory, weights }, None).expect("a golden checkpoint");
             assert!(model.notes().is_empty(), "{name}: {:?}", model.notes());
             numbers(read(&model, batch, t, &ids, &[], None))
         };
-        assert_eq!(of(None), of(Some(folder(name).join("model_hub.safetensors"))), "{name}");
+        assert_eq!(of(folder(name), None), of(directory, weights), "{name}");
     }
 }
 

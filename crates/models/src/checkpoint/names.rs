@@ -90,7 +90,7 @@ impl Checkpoint {
     pub fn unused(&self) -> Vec<String> {
         // Layers that predict further tokens, and parts of models of text and other media.
         const OTHERS: [&str; 5] = ["mtp", "visual", "vision_tower", "multi_modal_projector", "audio_tower"];
-        const BUFFERS: [&str; 11] = [
+        const BUFFERS: [&str; 15] = [
             // Read as fields of the configuration.
             "rope_freqs.weight",
             "rope_factors_long.weight",
@@ -103,6 +103,11 @@ impl Checkpoint {
             "attn.bias",
             "causal_mask",
             "rotary_emb.cos_cached",
+            // The decays of lightning attention, which follow from the shape.
+            "self_attn.slope_rate",
+            "self_attn.query_decay",
+            "self_attn.key_decay",
+            "self_attn.diagonal_decay",
         ];
         let wrapper = &self.naming.wrapper;
         let copy = |name: &str| {
@@ -111,8 +116,12 @@ impl Checkpoint {
             self.used.iter().filter_map(|name| self.tensors.get(name)).any(same)
         };
         let mut names = self.names();
+        // Layers behind the last that predict further tokens, as DeepSeek stores them.
+        let further: Vec<String> =
+            names.iter().filter_map(|name| Some(format!("{}.", name.strip_suffix(".eh_proj.weight")?))).collect();
         names.retain(|name| {
             !self.used.contains(name)
+                && !further.iter().any(|layer| name.starts_with(layer))
                 && (wrapper.is_empty() || name.starts_with(&wrapper[..]))
                 && !BUFFERS.iter().any(|buffer| name.ends_with(buffer))
                 && !name.split('.').take(2).any(|part| OTHERS.contains(&part))

@@ -213,7 +213,6 @@ pub(super) fn nemotron(keys: &Keys<'_>) -> Result<Read, Error> {
             ("use_conv_bias", json!(has(keys, "ssm_conv1d.bias")?)),
             ("use_bias", json!(has(keys, "ssm_in.bias")?)),
             ("mlp_bias", json!(has(keys, "ffn_up.bias")? || has(keys, "ffn_up_shexp.bias")?)),
-            ("time_step_min", json!(0.0)),
         ],
     );
     let count = keys.some("expert_count")?.unwrap_or(0) as usize;

@@ -176,9 +176,14 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
                 norm: "norm",
             }))
         }
-        "lightning" => {
-            Ok(MixerConfig::Lightning(LightningConfig { hidden, heads: count, head_dim: width, layer, norm_eps }))
-        }
+        "lightning" => Ok(MixerConfig::Lightning(LightningConfig {
+            hidden,
+            heads: count,
+            head_dim: width,
+            layer,
+            norm_eps,
+            activation: Activation::Silu,
+        })),
         "gla" => Ok(MixerConfig::Gla(GlaConfig {
             heads: heads(width.div_ceil(2), width, 0)?,
             gate_rank: f.size("gate_rank", 16)?,

@@ -7,7 +7,6 @@ use longreach_nn::{
 };
 use serde_json::Value;
 
-use crate::description::silu;
 use crate::families::hybrid::{as_many, kinds};
 use crate::families::llama::{Defaults, LLAMA, Reader};
 use crate::{Architecture, Description, Error, Fields};
@@ -16,7 +15,6 @@ pub(crate) const ARCHITECTURE: Architecture =
     Architecture { model_type: "minimax", mechanism: "lightning", paper: "MiniMax 2025", describe };
 
 fn describe(f: &Fields) -> Result<Description, Error> {
-    silu(f)?;
     let defaults = Defaults { groups: Some(8), inner: 14_336, norm_eps: 1e-5, theta: 1e6, longest: 131_072, ..LLAMA };
     let model = Reader::new(f, defaults)?;
     let attention = AttentionConfig {
@@ -26,6 +24,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         out_bias: false,
         ..model.attention()?
     };
+    let expert = model.feed_forward()?;
     let lightning = |layer: usize| {
         MixerConfig::Lightning(LightningConfig {
             hidden: model.hidden,
@@ -34,11 +33,12 @@ fn describe(f: &Fields) -> Result<Description, Error> {
             layer: (layer, model.layers),
             // Fixed, whatever that of the other norms.
             norm_eps: 1e-6,
+            activation: expert.activation,
         })
     };
     let named = if f.given("num_experts") { "num_experts" } else { "num_local_experts" };
     let size = [f.size(named, 8)?, f.size("num_experts_per_tok", 2)?];
-    let expert = GatedFeedForwardConfig { names: ["w1", "w3", "w2"].map(str::to_owned), ..model.feed_forward()? };
+    let expert = GatedFeedForwardConfig { names: ["w1", "w3", "w2"].map(str::to_owned), ..expert.clone() };
     let experts = ExpertsConfig::new(size, RouterConfig::softmax("gate", true), expert);
     let experts = OperationConfig::Experts(experts);
     let factors = |kind: &str, older: &str| {

@@ -3,8 +3,9 @@
     pip install torch==2.15.0 transformers==5.24.0 safetensors accelerate
     python experts.py [NAME ...]
 
-It writes next to itself, for each type, the folders TYPE-a and TYPE-b, whose options differ: config.json,
-generation_config.json and model.safetensors as `save_pretrained` writes them, and expected.safetensors with
+It writes next to itself, for each type, the folders TYPE-a and TYPE-b, whose options differ (gemma4_text has a third, all of
+whose options are on; the composite types have only a): config.json, generation_config.json and model.safetensors as
+`save_pretrained` writes them, and expected.safetensors with
 
     input_ids          i64 [2, 45]         random tokens
     logits             f32 [2, 45, vocab]  for those tokens
@@ -15,19 +16,19 @@ generation_config.json and model.safetensors as `save_pretrained` writes them, a
     prompt             i64 [1, 12]
     greedy             i64 [64]            the tokens that follow it, each from a forward pass over all before it
 
-    types    qwen3_next, gpt_oss, qwen3_5_text, qwen3_5, qwen3_5_moe_text, qwen3_5_moe, olmo_hybrid, gemma4_text
+    types    qwen3_next, gpt_oss, qwen3_5_text, qwen3_5, qwen3_5_moe_text, qwen3_5_moe, olmo_hybrid, gemma4_text, gemma4
 
-qwen3_5 and qwen3_5_moe, which have only a, are composite types with a vision tower, which is there and not used: all tokens
-are text.
+qwen3_5, qwen3_5_moe and gemma4 are composite types with a vision tower, which is there and not used: all tokens are text.
 
 Some folders have a second configuration, config_v4.json, with the fields and names that configurations on the Hub have. The
 script checks that transformers makes the same model of it.
 
 Some folders have a second file of weights, model_hub.safetensors, with the names and shapes that files on the Hub have, where
 `save_pretrained` writes others: in qwen3_5_moe the experts of a layer are one tensor there, not a tensor each; in olmo_hybrid
-the three convolutions are cut at the widths of queries, keys and values, not into thirds of their sum, and two norms of the
-layers with attention have other names. The script checks that transformers loads the same model from it. That of qwen3_5_moe-a,
-and model.safetensors of qwen3_next-a and qwen3_5-a, have a few tensors `mtp.*`, as those on the Hub do, which are not used.
+the three convolutions are cut at the widths of queries, keys and values, not into thirds of their sum, and a norm of the
+layers with attention has another name. The script checks that transformers loads the same model from it. That of qwen3_5_moe-a,
+and model.safetensors of qwen3_next-a, qwen3_5-a and gemma4-a, have a few tensors more, as those on the Hub do, which are not
+used, see `unused`.
 
 gpt_oss-mxfp4 is as checkpoints on the Hub are: the matrices of experts are MXFP4, all other tensors are bfloat16, and
 config.json has the fields of that on the Hub. transformers makes float32 numbers of them all before it computes.
@@ -41,8 +42,9 @@ more that has no value, it gives zero.
 Everything is computed in float32 on one thread of a CPU, in evaluation mode, with the implementations of attention and of the
 experts that are named "eager", and without kernels. Parameters are random around their usual values, norms, biases, `dt_bias`,
 `A_log` and sinks too, and the script checks that each of them matters, of experts each one; that each option matters, see
-`others`, and that some do not, see `quiet`; that the logits spread; that they hardly move if each weight moves by about a rounding;
-and that no greedy token and no choice of experts is a close call. Loading a folder must give the model that was saved.
+`others`, and that some do not, see `quiet`; that the logits spread; that they hardly move if each weight moves by about a
+rounding, or if tokens are read one by one; and that no greedy token and no choice of experts is a close call. Loading a folder
+must give the model that was saved.
 
 Made with torch 2.15.0 and transformers 5.24.0.
 """
@@ -198,13 +200,13 @@ MODELS = {
             FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.5, "rope_theta": 400.0}, SLIDING: plain(50.0),
         },
     }),
-    "gemma4_text-b": ("Gemma4Text", 1, TOKENS_B | {
+    "gemma4_text-b": ("Gemma4Text", 3, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 28, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 6, "global_head_dim": 8, "num_global_key_value_heads": 1,
         "max_position_embeddings": 256, "rms_norm_eps": 2e-2, "attention_bias": True, "sliding_window": 5,
         "layer_types": [FULL, SLIDING, FULL], "hidden_size_per_layer_input": 0, "attention_k_eq_v": True,
         "enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 10,
-        "final_logit_softcapping": 2.5, "rope_parameters": {
+        "final_logit_softcapping": 4.0, "rope_parameters": {
             FULL: {"rope_type": "proportional", "partial_rotary_factor": 1.0, "rope_theta": 400.0, "factor": 4.0},
             SLIDING: {"rope_type": "linear", "rope_theta": 50.0, "factor": 2.0},
         },
@@ -220,12 +222,30 @@ MODELS = {
             FULL: plain(300.0), SLIDING: {"rope_type": "proportional", "partial_rotary_factor": 0.67, "rope_theta": 80.0},
         },
     }),
+    "gemma4-a": ("Gemma4", 24, {
+        "text_config": TOKENS_A | {
+            "vocab_size": 71, "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": 8, "global_head_dim": 12, "max_position_embeddings": 128,
+            "sliding_window": 7, "layer_types": [SLIDING, FULL, SLIDING, FULL], "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": 71, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+            "final_logit_softcapping": 4.0, "tie_word_embeddings": True, "rope_parameters": {
+                FULL: {"rope_type": "proportional", "partial_rotary_factor": 0.4, "rope_theta": 400.0}, SLIDING: plain(50.0),
+            },
+        },
+        "tie_word_embeddings": True, "vision_config": {
+            "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "head_dim": 4, "patch_size": 2, "position_embedding_size": 4, "pooling_kernel_size": 1,
+        },
+        "image_token_id": 1, "video_token_id": 2, "audio_token_id": 3,
+    }),
 }  # fmt: skip
 
-MTP = ("qwen3_next-a", "qwen3_5-a")  # Their model.safetensors has tensors of a further prediction.
+MORE = ("qwen3_next-a", "qwen3_5-a", "gemma4-a")  # Their model.safetensors has tensors that are not used.
 HUB = ("qwen3_5_moe-a", "olmo_hybrid-a", "olmo_hybrid-b")  # They have model_hub.safetensors.
-V4 = ("qwen3_next-a", "gpt_oss-a", "qwen3_5-a", "qwen3_5_moe-a", "olmo_hybrid-a", "gemma4_text-a", "gemma4_text-b")  # They have config_v4.json.
-UNUSED = "model.visual."
+V4 = (  # They have config_v4.json.
+    "qwen3_next-a", "gpt_oss-a", "qwen3_5-a", "qwen3_5_moe-a", "olmo_hybrid-a", "gemma4_text-a", "gemma4_text-b", "gemma4-a",
+)  # fmt: skip
+UNUSED = ("model.visual.", "model.vision_tower.", "model.embed_vision.")
 
 
 def classes(name):
@@ -237,6 +257,7 @@ def classes(name):
         "Qwen3_5": ("Qwen3_5Config", "Qwen3_5ForConditionalGeneration"),
         "Qwen3_5Moe": ("Qwen3_5MoeConfig", "Qwen3_5MoeForConditionalGeneration"),
         "Gemma4Text": ("Gemma4TextConfig", "Gemma4ForCausalLM"),
+        "Gemma4": ("Gemma4Config", "Gemma4ForConditionalGeneration"),
     }.get(prefix, (f"{prefix}Config", f"{prefix}ForCausalLM"))
     return getattr(transformers, config), getattr(transformers, model)
 
@@ -300,11 +321,12 @@ def value(name, like, config, generator):
     if part[-1] in ("layer_scalar", "scale", "per_expert_scale"):
         return 1.0 + 0.3 * r
     if config.model_type == "gemma4_text":
+        tied = config.tie_word_embeddings  # Then a text repeats itself less if embeddings are small.
         if is_norm(name):
-            usual = {"q_norm": 0.6, "k_norm": 0.6, "norm": 1.6 if config.tie_word_embeddings else 1.0}.get(part[-2], 1.0)
-            return (0.8 if part[-2].startswith("post") else usual) + 0.2 * r
+            usual = {"q_norm": 0.6, "k_norm": 0.6, "norm": 6.0 if tied else 1.0}.get(part[-2], 1.0)
+            return ((1.2 if tied else 0.8) if part[-2].startswith("post") else usual) + 0.2 * r
         if part[-2] == "embed_tokens":  # It multiplies them by the square root of their size, and those of layers, too.
-            return r * scale
+            return r * scale * (0.25 if tied else 1.0)
         if part[-2] == "embed_tokens_per_layer":
             return r * config.hidden_size_per_layer_input**-0.5
     if is_norm(name):
@@ -397,7 +419,8 @@ def expect(name, model, seed):
     assert e["greedy"].equal(cached), f"{name}: the cache"
     tokens = set(e["greedy"].tolist())
     assert len(tokens) > 20, f"{name}: it repeats itself, {len(tokens)}"
-    assert config.eos_token_id not in tokens, f"{name}: it ends"
+    ends = {config.eos_token_id} if name != "gemma4-a" else {0, 1, 2, 3}  # There the others are of images, videos and sounds.
+    assert not ends & tokens, f"{name}: it ends"
     spread = e["logits"].std().item()
     assert 1.0 < spread < 3.0, f"{name}: the spread of the logits is {spread}"
     # Once more, all tokens at once: the copies that generate were not watched.
@@ -527,6 +550,14 @@ def prove_options(name, model, e):
 def older(name, config):
     """The fields of config.json as configurations on the Hub have them."""
     config["transformers_version"] = "4.57.3"
+    if name.startswith("gemma4"):
+        config["transformers_version"] = "5.5.0"
+        text = config.get("text_config", config)
+        overrides = next(iter(text.pop("per_layer_config").values()))
+        text["global_head_dim"] = overrides["head_dim"]
+        text["num_global_key_value_heads"] = overrides.get("num_key_value_heads")
+        text["use_bidirectional_attention"] = "vision" if text["enable_moe_block"] else None
+        return config
     if "text_config" in config:
         text = config["text_config"] | {
             "dtype": config.pop("dtype"), "attn_output_gate": True, "full_attention_interval": 2, "mlp_only_layers": [],
@@ -554,13 +585,6 @@ def older(name, config):
         for field in "linear_dt_max", "linear_dt_init_floor", "rope_parameters", "num_key_value_heads", "layer_types":
             config.pop(field)
         config["rope_theta"] = None
-    if name.startswith("gemma4_text"):
-        overrides = next(iter(config.pop("per_layer_config").values()))
-        config["global_head_dim"] = overrides["head_dim"]
-        config["num_global_key_value_heads"] = overrides.get("num_key_value_heads")
-        config["use_bidirectional_attention"] = "vision" if config["enable_moe_block"] else None
-        config["dtype"] = config.pop("torch_dtype")
-        config["transformers_version"] = "5.5.0"
     if name.startswith("gpt_oss"):
         rope = config.pop("rope_parameters")
         config["rope_theta"] = rope.pop("rope_theta")
@@ -581,14 +605,22 @@ def make_older(name, path, model, e):
     assert (other(e["input_ids"], use_cache=False).logits == e["logits"]).all(), f"{name}: config_v4.json"
 
 
-def mtp(config, seed):
-    """Tensors of a layer that predicts one token further, as they are on the Hub; not all of them."""
+def unused(config, seed):
+    """Tensors that files on the Hub have, too: some of a layer that predicts one token further, or keys and values of layers
+    that use those of another."""
     generator = torch.Generator().manual_seed(seed + 2000)
-    d, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
-    shapes = {
-        "mtp.fc.weight": (d, 2 * d), "mtp.layers.0.input_layernorm.weight": (d,), "mtp.layers.0.self_attn.k_proj.weight": (kv, d),
-        "mtp.norm.weight": (d,), "mtp.pre_fc_norm_embedding.weight": (d,), "mtp.pre_fc_norm_hidden.weight": (d,),
-    }  # fmt: skip
+    d = config.hidden_size
+    if config.model_type == "gemma4_text":
+        shapes = {}
+        for i in range(config.num_hidden_layers - config.num_kv_shared_layers, config.num_hidden_layers):
+            layer, h = f"model.language_model.layers.{i}.self_attn", config.per_layer_config[i].head_dim
+            shapes |= {f"{layer}.k_proj.weight": (h, d), f"{layer}.v_proj.weight": (h, d), f"{layer}.k_norm.weight": (h,)}
+    else:
+        shapes = {
+            "mtp.fc.weight": (d, 2 * d), "mtp.layers.0.input_layernorm.weight": (d,),
+            "mtp.layers.0.self_attn.k_proj.weight": (config.num_key_value_heads * config.head_dim, d),
+            "mtp.norm.weight": (d,), "mtp.pre_fc_norm_embedding.weight": (d,), "mtp.pre_fc_norm_hidden.weight": (d,),
+        }  # fmt: skip
     return {key: torch.randn(shape, generator=generator) for key, shape in shapes.items()}
 
 
@@ -602,8 +634,8 @@ def make_hub(name, path, model, seed):
         if config.model_type != "olmo_hybrid":
             tensors[key] = x
         elif part[-2:] == ["conv1d", "weight"]:
-            keys, values = (getattr(config, f"linear_num_{x}_heads") * getattr(config, f"linear_{x}_head_dim") for x in ("key", "value"))
-            for which, y in zip("qkv", x.split([keys, keys, values])):
+            keys = config.linear_num_key_heads * config.linear_key_head_dim
+            for which, y in zip("qkv", x.split([keys, keys, len(x) - 2 * keys])):
                 tensors[f"{layer}.linear_attn.{which}_conv1d.weight"] = y
         elif f"{layer}.linear_attn.A_log" in model.state_dict():
             names = {"input_layernorm": "attention_layer_norm", "post_attention_layernorm": "feedforward_layer_norm"}
@@ -611,7 +643,7 @@ def make_hub(name, path, model, seed):
         else:
             tensors[key] = x
     if config.model_type == "qwen3_5_moe_text":
-        tensors |= mtp(config, seed)
+        tensors |= unused(config, seed)
     save(path / "model_hub.safetensors", tensors, {"format": "pt"})
     with tempfile.TemporaryDirectory() as folder:
         shutil.copy(path / "config.json", folder)
@@ -670,9 +702,9 @@ def make(name):
     source.save_pretrained(path)
     if name.endswith("-mxfp4"):
         save_mxfp4(name, source, path)
-    if name in MTP:
+    if name in MORE:
         file = path / "model.safetensors"
-        more = mtp(source.config.get_text_config(), seed)
+        more = unused(source.config.get_text_config(), seed)
         save(file, safetensors.torch.load_file(file) | more, {"format": "pt"})
     model = load(name, path, dtype=torch.float32)
     wanted, got = source.state_dict(), model.state_dict()

@@ -255,7 +255,7 @@ MODELS = {
         "mlp_alpha_factor": 0.6, "mlp_beta_factor": 1.3, "rms_norm_eps": 2e-2, "tie_word_embeddings": True,
         "rope_parameters": plain(500.0),
     }),
-    "kimi_linear-a": ("KimiLinear", 1, TOKENS_A | {
+    "kimi_linear-a": ("KimiLinear", 60, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "kv_lora_rank": 14,
         "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 5, "num_experts_per_tok": 2,
@@ -270,23 +270,23 @@ MODELS = {
         "linear_head_dim": 10, "linear_num_heads": 2, "linear_conv_kernel_dim": 3, "attention_bias": True,
         "rms_norm_eps": 2e-2,
     }),
-    "bailing_hybrid-a": ("BailingHybrid", 1, TOKENS_A | {
+    "bailing_hybrid-a": ("BailingHybrid", 17, TOKENS_A | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 3, "num_key_value_heads": 3, "max_position_embeddings": 128, "kv_lora_rank": 14,
         "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 6, "num_experts_per_tok": 2,
         "n_group": 2, "topk_group": 1, "layer_group_size": 2, "first_k_dense_replace": 1, "head_dim": 8,
         "kda_lower_bound": -4.0, "rope_theta": 10000.0,
     }),
-    "bailing_hybrid-b": ("BailingHybrid", 1, TOKENS_B | {
+    "bailing_hybrid-b": ("BailingHybrid", 6, TOKENS_B | {
         "vocab_size": 73, "hidden_size": 28, "intermediate_size": 30, "moe_intermediate_size": 8, "num_hidden_layers": 4,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 256, "q_lora_rank": 10,
-        "kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 5, "num_experts": 5,
+        "kv_lora_rank": 12, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 5, "num_experts": 5,
         "num_experts_per_tok": 3, "n_shared_experts": 2, "n_group": 1, "topk_group": 1, "norm_topk_prob": False,
         "routed_scaling_factor": 0.8, "layer_types": [FULL, MAMBA, MAMBA, FULL],
         "mlp_layer_types": ["sparse", "dense", "sparse", "dense"], "head_dim": 9, "short_conv_kernel_size": 3,
         "kda_safe_gate": False, "attention_bias": True, "rms_norm_eps": 2e-2, "rope_parameters": {
             "rope_type": "yarn", "rope_theta": 100.0, "factor": 8.0, "original_max_position_embeddings": 16, "mscale": 1.0,
-            "mscale_all_dim": 0.6, "beta_fast": 1.0, "beta_slow": 0.25,
+            "mscale_all_dim": 0.6,
         },
     }),
     "lfm3-a": ("Lfm3", 1, TOKENS_A | {
@@ -537,10 +537,9 @@ def ropes(text):
                     continue
             elif key == "partial_rotary_factor":
                 new = old | {key: 1.0 if x < 1.0 else 0.5}
-            elif key == "mscale_all_dim":
-                new = old | {key: 0.2 * x}
             else:
-                new = old | {key: 20.0 if key == "rope_theta" else type(x)(1.5 * x)}
+                by = {"mscale_all_dim": 0.2, "original_max_position_embeddings": 4}.get(key, 1.5)
+                new = old | {key: 20.0 if key == "rope_theta" else type(x)(by * x)}
             yield f"{key} of rope, {kind}", {"rope_parameters": rope | {kind: new} if nested else new}
 
 
@@ -751,17 +750,17 @@ def make_hub(name, path, model, e):
     """Writes the folder hub, a checkpoint as on the Hub, and checks that it is the same model."""
     config, tensors = model.config, {}
     for key, x in safetensors.torch.load_file(path / "model.safetensors").items():
-        part = key.split(".")
-        if config.model_type == "kimi_linear" and part[-3] == "block_sparse_moe" and part[-2] != "gate":
-            key = key.replace(".block_sparse_moe.", ".mlp.")  # Of a dense layer.
-        if config.model_type == "bailing_hybrid" and part[-2] == "dense" and config.layer_types[int(part[2])] == MAMBA:
-            key = key.replace(".dense.", ".o_proj.")
+        layer = int(key.split(".")[2]) if key.startswith("model.layers.") else -1
+        if config.model_type == "kimi_linear" and layer >= 0 and config.mlp_layer_types[layer] == "dense":
+            key = key.replace(".block_sparse_moe.", ".mlp.")
+        if config.model_type == "bailing_hybrid" and layer >= 0 and config.layer_types[layer] == MAMBA:
+            key = key.replace(".attention.dense.", ".attention.o_proj.")
         tensors[key] = x
     if config.model_type == "bailing_hybrid":
         # A layer that predicts the token after the next; it is not used.
-        layer = f"model.layers.{config.num_hidden_layers}"
-        tensors[f"{layer}.enorm.weight"] = torch.ones(config.hidden_size)
-        tensors[f"{layer}.eh_proj.weight"] = torch.ones(config.hidden_size, 2 * config.hidden_size)
+        beyond = f"model.layers.{config.num_hidden_layers}"
+        tensors[f"{beyond}.enorm.weight"] = torch.ones(config.hidden_size)
+        tensors[f"{beyond}.eh_proj.weight"] = torch.ones(config.hidden_size, 2 * config.hidden_size)
     hub = path / "hub"
     hub.mkdir()
     (hub / "config.json").write_text((path / "config_v4.json").read_text())

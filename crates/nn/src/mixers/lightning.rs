@@ -8,7 +8,7 @@ use longreach_burn as ops;
 use super::parts;
 use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, Linear, RmsNorm, State};
+use crate::{Activation, Builder, Error, Linear, RmsNorm, State};
 
 /// The sizes of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub struct LightningConfig {
     pub layer: (usize, usize),
     /// ε of the output norm.
     pub norm_eps: f64,
+    /// The activation of queries, keys and values.
+    pub activation: Activation,
 }
 
 /// The mixer.
@@ -63,7 +65,7 @@ impl Mix for Lightning {
     fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
         let c = &self.config;
         // Queries, keys and values are interleaved by head.
-        let qkv = parts::heads(activation::silu(self.qkv.forward(x.clone())), c.heads);
+        let qkv = parts::heads(ops::activate(self.qkv.forward(x.clone()), c.activation), c.heads);
         let part = |i: usize| qkv.clone().narrow(3, i * c.head_dim, c.head_dim);
         let decays: Vec<f32> = decays(c.heads, c.layer.0, c.layer.1).into_iter().map(|g| g as f32).collect();
         let (o, memory) = ops::retention(ops::Retention {

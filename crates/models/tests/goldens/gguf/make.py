@@ -93,7 +93,8 @@ FOLDERS = (
     "llama-a", "llama-b", "mistral-b", "mixtral-a", "qwen2-a", "qwen3-a", "smollm3-a", "phi3-a", "phi3-b", "olmo2-a",
     "olmo3-a", "olmo3-b", "gpt_oss-mxfp4", "gpt2-a", "mamba-a", "falcon_mamba-a", "jamba-a", "bamba-a", "falcon_h1-a",
     "falcon_h1-c", "granitemoehybrid-a", "granitemoehybrid-c", "nemotron_h-a", "lfm2-a", "qwen3_next-a", "qwen3_5_text-a",
-    "qwen3_5-a", "qwen3_5_moe-a", "rwkv7-a", "bert-base-a", "modernbert-base-a",
+    "qwen3_5-a", "qwen3_5_moe-a", "rwkv7-a", "bert-base-a",
+    "modernbert-base-a-legacy",
 )  # fmt: skip
 
 # NAME: fields that config.json has on the Hub, or that AutoConfig of transformers 4.57 adds to it. None removes one.
@@ -134,11 +135,11 @@ NEW = {
     }),
     "qwen3_moe-g": ("decoders", "Qwen3Moe", 1, TOKENS | {
         "vocab_size": 67, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 2,
-        "num_key_value_heads": 1, "head_dim": 24, "max_position_embeddings": 128, "num_experts": 4, "num_experts_per_tok": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 128, "num_experts": 3, "num_experts_per_tok": 2,
         "moe_intermediate_size": 32, "norm_topk_prob": True, "rope_parameters": plain(10000.0),
     }),
     "gpt_oss-g": ("experts", "GptOss", 1, TOKENS | {
-        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 3,
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 2, "num_attention_heads": 3,
         "num_key_value_heads": 1, "head_dim": 12, "max_position_embeddings": 128, "sliding_window": 7, "num_local_experts": 4,
         "num_experts_per_tok": 2, "rope_parameters": {
             "rope_type": "yarn", "rope_theta": 100.0, "factor": 8.0, "beta_fast": 1.5, "beta_slow": 0.25, "truncate": False,
@@ -184,6 +185,9 @@ NEW = {
     }),
 }  # fmt: skip
 
+# With a choice of experts, how a matrix is multiplied could decide which are chosen.
+NEW["qwen3_moe-q"] = (*NEW["qwen3_moe-g"][:3], NEW["qwen3_moe-g"][3] | {"num_experts_per_tok": 3})
+
 # NAME: fields of config.json that transformers 5 spells in another way than the files on the Hub.
 HUB_FIELDS = {
     "nemotron_h-g": {"layers_block_type": ["mamba", "moe", "attention", "moe", "mamba"], "d_head": 8},
@@ -212,7 +216,7 @@ QUANTISED = {
         "q_proj": "Q4_K", "k_proj": "Q5_K", "v_proj": "Q6_K", "o_proj": "IQ4_NL", "gate_proj": "Q3_K", "up_proj": "IQ4_XS",
         "down_proj": "Q2_K", "embed": "Q4_K", "lm_head": "Q6_K",
     }),
-    "qwen3_moe-q4_0": ("qwen3_moe-g", {"experts|_proj": "Q4_0", "embed": "Q8_0", "lm_head": "Q8_0"}),
+    "qwen3_moe-q4_0": ("qwen3_moe-q", {"experts|_proj": "Q4_0", "embed": "Q8_0", "lm_head": "Q8_0"}),
     "mamba2-q5_0": ("mamba2-g", {"in_proj|out_proj": "Q5_0", "embed|head": "Q8_0"}),
 }  # fmt: skip
 FILE_TYPES = {"llama-q8_0": 7, "llama-mixed": 2, "llama-k": 15, "qwen3_moe-q4_0": 2, "mamba2-q5_0": 8}
@@ -543,7 +547,8 @@ def main():
     parser.add_argument("llama", type=pathlib.Path, metavar="LLAMA_CPP")
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
-    names = [*FOLDERS, *(name for name in NEW if name not in ("llama-q", "llama-k")), *RWKV6, *QUANTISED]
+    bases = ("llama-q", "llama-k", "qwen3_moe-q")  # They are only quantised.
+    names = [*FOLDERS, *(name for name in NEW if name not in bases), *RWKV6, *QUANTISED]
     failed = []
     for name in arguments.names or names:
         # The converter keeps tensors in its classes: each file has a process of its own.
