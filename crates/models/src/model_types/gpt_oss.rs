@@ -76,8 +76,8 @@ fn rewrites(count: usize) -> Vec<Rewrite> {
         |ours: &str, file: &str, steps: &[Step]| Rewrite::new(format!("{at}.*.{ours}"), format!("{at}.{file}"), steps);
     let mut all = vec![
         one("down_proj.weight", "down_proj", &[nth.clone(), Step::Transposed]),
-        one("down_proj.weight", "down_proj_blocks", &[nth.clone()]),
-        one("down_proj.bias", "down_proj_bias", &[nth.clone()]),
+        one("down_proj.weight", "down_proj_blocks", std::slice::from_ref(&nth)),
+        one("down_proj.bias", "down_proj_bias", std::slice::from_ref(&nth)),
     ];
     for (first, name) in ["gate_proj", "up_proj"].into_iter().enumerate() {
         let every = Step::Every { first, of: 2 };

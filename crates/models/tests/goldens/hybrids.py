@@ -15,8 +15,8 @@ generation_config.json and model.safetensors as `save_pretrained` writes them, a
     prompt             i64 [1, 12]
     greedy             i64 [64]            the tokens that follow it, each from a forward pass over all before it
 
-    types    jamba, bamba, granitemoehybrid, nemotron_h, lfm2, falcon_h1, recurrent_gemma, lfm2_moe, zamba2, minimax, kimi_linear,
-             bailing_hybrid, lfm3
+    types    jamba, bamba, granitemoehybrid, nemotron_h, lfm2, falcon_h1, recurrent_gemma, lfm2_moe, zamba2, minimax,
+             kimi_linear, bailing_hybrid, lfm3
 
 Some folders have a second configuration, config_v4.json, with the fields and names that configurations on the Hub have. The
 script checks that transformers makes the same model of it. Where tensors on the Hub have other names than `save_pretrained`
@@ -33,15 +33,15 @@ and transformers gives the mean of all twenty values to it, those after it inclu
 recurrent_gemma does not read the mask in its layers with a state. They begin anew at position 0, so that only the convolution
 of the first tokens reads the padding before them; with positions that count the padding, too, the state reads all of it.
 
-The limits of the step, `time_step_limit` in bamba, granitemoehybrid and falcon_h1 and from `time_step_min` up in nemotron_h and
-zamba2, are for a pass over many tokens. transformers does not limit the step of a single token with a cache, so there
+The limits of the step, `time_step_limit` in bamba, granitemoehybrid and falcon_h1 and from `time_step_min` up in nemotron_h
+and zamba2, are for a pass over many tokens. transformers does not limit the step of a single token with a cache, so there
 `generate` with a cache computes something else; it is not used here.
 
 Everything is computed in float32 on one thread of a CPU, in evaluation mode, with the implementations of attention and of the
 experts that are named "eager", and without kernels. Parameters are random around their usual values, norms, biases, `D`,
 `dt_bias` and `A_log` too, and the script checks that each of them matters; that each option matters, see `others`, and that
-some do not, see `quiet`; that the logits spread; that rounding matters little, see `condition`; and that no greedy token and no
-choice of experts is a close call. Loading a folder must give the model that was saved.
+some do not, see `quiet`; that the logits spread; that rounding matters little, see `condition`; and that no greedy token and
+no choice of experts is a close call. Loading a folder must give the model that was saved.
 
 Made with torch 2.15.0 and transformers 5.24.0.
 """
@@ -64,7 +64,6 @@ TOKENS_A = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
 TOKENS_B = {"pad_token_id": 1, "bos_token_id": 2, "eos_token_id": 3}
 MAMBA, FULL, SLIDING = "linear_attention", "full_attention", "sliding_attention"
 CONV, HYBRID, MLP, MOE = "conv", "hybrid", "mlp", "moe"
-
 
 DECAYS = ("slope_rate", "query_decay", "key_decay", "diagonal_decay")  # They are saved, but follow from the options.
 MULTIPLIERS = (

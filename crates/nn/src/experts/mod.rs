@@ -99,6 +99,7 @@ pub struct Experts {
 
 /// An expert.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "next to the weights it is small")]
 enum Expert {
     Gated(GatedFeedForward),
     Plain(FeedForward),

@@ -36,6 +36,7 @@ pub enum GateProjection {
 }
 
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "next to the weights it is small")]
 enum Map {
     LowRank(LowRank),
     Full(Linear),

@@ -3,52 +3,71 @@
     pip install torch==2.15.0 transformers==5.24.0 safetensors sentencepiece protobuf numpy pyyaml tqdm requests
     python make.py LLAMA_CPP [NAME ...]
 
-LLAMA_CPP is a checkout of https://github.com/ggml-org/llama.cpp. Its `conversion` and `gguf-py` are imported. The script
-writes next to itself:
+LLAMA_CPP is a checkout of https://github.com/ggml-org/llama.cpp. Its packages `conversion` and `gguf` (in gguf-py) are
+imported. The script writes next to itself:
 
-    NAME.gguf                      a checkpoint as the converter writes it with `--outtype f32`. If there is a folder ../NAME
-                                   or ../encoders/NAME, the checkpoint is the one there, and so are the expected outputs
-    NAME-0000?-of-00003.gguf       the same in three parts, as `--split-max-tensors 10` writes them
-    NAME.safetensors               for checkpoints that have no folder (NEW, RWKV6 and QUANTISED below) what a model computes:
+    NAME.gguf                            a checkpoint, as the converter writes it with `--outtype f32`. If there is a folder
+                                         ../NAME or ../encoders/NAME, it is the checkpoint there, and expected.safetensors
+                                         there has what it computes
+    NAME-split-0000?-of-00003.gguf       the same in three parts, as `--split-max-tensors 10` writes them
+    NAME.safetensors                     for a checkpoint without a folder (NEW, RWKV6, QUANTISED below) what it computes:
 
         input_ids  i64 [1, 45]         random tokens
         logits     f32 [1, 45, vocab]  for those tokens
 
-No file has a tokenizer: `tokenizer.ggml.model` is "none".
+The files have no tokenizer: `tokenizer.ggml.model` is "none".
 
-Why there are checkpoints without a folder. The metadata of a GGUF file cannot say everything that a config.json can: the
-format has no key for it, or the converter does not write it, or both it and llama.cpp take one value for granted. Only those
-folders are converted of which nothing is lost, so that the file must give the logits of the folder. For types that have no
-such folder a checkpoint is made here, in the manner of the scripts in the folder above; see NEW and RWKV6.
+Why some checkpoints have no folder. The metadata of a GGUF file cannot say everything that a config.json can: there is no key
+for it, or the converter does not write it, since llama.cpp takes one value for granted. Only those folders are converted of
+which nothing is lost, so that the file must give their logits. For types without such a folder there is a checkpoint in NEW,
+whose parameters are drawn as the scripts in the folder above draw them, or in RWKV6, of which there is none in transformers.
 
-What is done to the converter, all from outside. No tensor, no shape, no name and no other key is touched:
+What is changed in the converter, from outside. It changes no tensor, no shape, no name and no other key:
 
-    set_vocab           The folders have no tokenizer. It is replaced by `_set_vocab_none`, which is the converter's own, for
-                        models without one; for BERT it also writes the number of token types, as the replaced one does.
-    load_hparams        It reads config.json through AutoConfig of the transformers 4.57 that llama.cpp asks for. AutoConfig
-                        of transformers 5 renames fields (`layer_types` of hybrids, `rope_scaling`), and then the converter
-                        takes layers of attention for layers of Mamba. So config.json is read as it is, which is what the
-                        converter falls back to. Where a folder has config_v4.json, the fields as on the Hub, that is used.
-                        FIELDS has what AutoConfig adds to it, or what files on the Hub have in addition.
+    set_vocab             The folders have no tokenizer. It is replaced by `_set_vocab_none`, the converter's own for models
+                          without one; for BERT it also writes the number of token types, as the replaced one does.
+    load_hparams          It reads config.json through AutoConfig of transformers 4.57, which llama.cpp asks for. That of
+                          transformers 5 names kinds of layers in another way, and then the converter takes layers of
+                          attention for layers of Mamba. So config.json is read as it is, which is what the converter falls
+                          back to, or config_v4.json where the folder has one. FIELDS has what AutoConfig adds, or what
+                          files on the Hub have in addition. With AutoConfig of transformers 4.57.6 the files of folders are
+                          the same, but for one key: qwen3_next-a would have `attention.recurrent_layers`, too. It is left
+                          out, as it is from files made before that key was introduced.
     _get_suppress_tokens  (MiniMax) It needs a tokenizer. It is skipped.
-    no_mtp              The option `--no-nextn`, for checkpoints of the Qwen 3.5 family without the tensors `mtp.*`.
-    tokenizer.json      Gemma 3 cuts the embeddings to the size of the vocabulary, which it counts in this file. A file with
-                        as many entries as there are rows is put beside the checkpoint.
+    no_mtp                The option `--no-nextn`, for a checkpoint of the Qwen 3.5 family without tensors `mtp.*`.
+    tokenizer.json        Gemma 3 cuts the embeddings to the size of the vocabulary, which it counts in this file. There is
+                          one with as many entries as rows beside the checkpoint.
 
-Quantised files. The matrices of QUANTISED are quantised by the Python quantiser of gguf-py row by row, as the converter does
-with `--outtype q8_0`. It has no quantiser for the k-quants, iq4_nl and iq4_xs: their blocks are random bits, whose scales are set such
-that the weights have the usual spread. Logits are those of a model in float32 with the dequantised weights. The file is
-converted from that model, and in it each row of such a matrix is replaced by the blocks it was dequantised from.
+Quantised files. Matrices are quantised by the Python quantiser of gguf-py row by row, as the converter does with `--outtype
+q8_0`. It has none for the k-quants, iq4_nl and iq4_xs: their blocks are random bits, whose scales give the weights their
+usual spread. What is computed is computed in float32 with the dequantised weights. The converter converts those, and in its
+file the rows of these matrices are replaced by the blocks that they were dequantised from.
 
-Everything is computed in float32 on one thread of a CPU; RWKV-6 in float64. The script checks that each parameter of the
-checkpoints it makes matters, and that their logits spread.
+Everything is computed in float32 on one thread of a CPU, RWKV-6 in float64. The script checks that each parameter of NEW and
+RWKV6 matters and that logits spread.
 
-llama.cpp itself (ggml 0.25.3, CPU, keys and values in float32) computes the same logits from these files, up to its own
-approximations. Where it does not, it cannot load a file, or it departs from transformers in a detail:
+llama.cpp itself (ggml 0.25.3, on a CPU, keys and values in float32; that check is not part of this script) computes the same
+logits from these files up to 1e-4, and up to 2e-2 where there is a GELU, which it looks up in a table of float16. It departs
+from transformers, which the goldens are from, as follows; with transformers changed to do the same, the logits agree:
 
-@AGREEMENT@
+    phi3-a                    It ignores the window.
+    olmo3-a, gpt_oss-*        It ignores `yarn_beta_fast`, `yarn_beta_slow` and `yarn_attn_factor`; in gpt-oss, whose
+                              config.json has `truncate: false`, it rounds the bounds of YaRN.
+    bamba-a                   Half of a head's channels are rotated. The converter permutes its rows as if all were, so that
+                              llama.cpp rotates other pairs of channels.
+    falcon_mamba-a            The norms of B, C and the step have an ε of their own, 1e-6. It takes that of the other norms.
+    minimax-g, kimi_linear-g  So have the norm of lightning attention and the lengths of queries and keys of Kimi: 1e-6.
+    nemotron_h-g              transformers limits the step to `time_step_min`, which is 1e-3.
+    rwkv7-a                   The ε of `time_mix_ln` is the head size times that of the other norms, and a key k is divided
+                              by √(|k|² + 1e-6). It has 64e-5 and max(|k|, 1e-12): the same where heads have 64 channels
+                              and keys are not close to zero.
+    gpt_oss-mxfp4, QUANTISED  It rounds the other factor of a product to 8 bits, too: up to 0.6.
 
-Made with torch 2.15.0, transformers 5.24.0 and gguf-py 0.19.0 from llama.cpp with ggml 0.25.3.
+It cannot load olmo3-b (tied embeddings), falcon_h1-c (a bias), nemotron_h-a (no bias of the convolution), qwen3_next-a,
+qwen3_5_text-a and qwen3_5-a (values and keys of different widths), qwen3_5_moe-a (a part of the tensors `mtp.*`). Variants of
+the Qwen files that it can load agree up to 3e-5.
+
+Made with torch 2.15.0, transformers 5.24.0, and llama.cpp with ggml 0.25.3 and gguf-py 0.19.0.
 """
 
 import argparse
