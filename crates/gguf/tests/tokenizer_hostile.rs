@@ -216,6 +216,32 @@ fn maps_of_characters_that_are_cut_short() {
 }
 
 #[test]
+fn maps_of_characters_that_lead_out_of_themselves() {
+    // A valid map of `q` to `é`, with one unit changed.
+    let changed = |at: usize, unit: u32| {
+        let mut units = [0u32; 512];
+        units[0] = 256 << 10;
+        units[256 ^ 0x71] = 0x71 << 10 | 1 << 8 | 0x71;
+        units[256] = 1 << 31;
+        units[at] = unit;
+        let mut map = 2048u32.to_le_bytes().to_vec();
+        map.extend(units.into_iter().flat_map(u32::to_le_bytes));
+        map.extend("é\0".as_bytes());
+        map
+    };
+    let mut header = entries("t5");
+    put(&mut header, "precompiled_charsmap", changed(1, 0));
+    assert!(read(header).is_ok());
+    let beyond = 0x1f_ffff << 10;
+    for (at, unit) in
+        [(0, beyond), (0, 512 << 10), (369, beyond | 0x71), (369, beyond | 1 << 9 | 0x71), (256, 1), (256, 9)]
+    {
+        let message = refused("t5", "precompiled_charsmap", changed(at, unit));
+        assert!(message.ends_with("the trie leads out of the map"), "{message}");
+    }
+}
+
+#[test]
 fn literals_that_are_damaged() {
     for literal in [r"\x4", r"\xg0", r"a\", r"\u0041", r"\x+1"] {
         let message = refused("rwkv", "tokens", ["a", literal, "c", "d", "e", "f", "g"]);

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use crate::{Error, Gguf};
 
 mod byte_level;
+mod charsmap;
 mod json;
 mod keys;
 mod patterns;

@@ -1,7 +1,7 @@
 //! How byte-level tokenizers split a text into words, by the names of `tokenizer.ggml.pre`.
 //!
-//! The patterns are those of the `tokenizer.json` of the models; llama.cpp has given them their names.
-//! The `tokenizer.json` of Qwen and of GPT-NeoX also compose characters (Unicode's form C) first. A GGUF file does not say
+//! The patterns are those of the `tokenizer.json` of the models; llama.cpp has given them their names. The
+//! `tokenizer.json` of Qwen and of GPT-NeoX also compose characters (Unicode's form C) first. A GGUF file does not say
 //! so: as in llama.cpp and in transformers' reader of GGUF, characters stay as they are.
 
 use serde_json::{Value, json};

@@ -79,9 +79,7 @@ impl Special {
         if channels && let Some((end, _)) = has("<|end|>") {
             special.ends.retain(|id| *id != end);
         }
-        special.ends.extend([special.eos, special.eot, special.eom].into_iter().flatten());
-        special.ends.sort_unstable();
-        special.ends.dedup();
+        special.end_with_own();
         Ok(special)
     }
 
@@ -115,10 +113,15 @@ impl Special {
             mask: id("mask", mask)?,
             ends: Vec::new(),
         };
-        special.ends.extend([special.eos, special.eot, special.eom].into_iter().flatten());
-        special.ends.sort_unstable();
-        special.ends.dedup();
+        special.end_with_own();
         Ok(special)
+    }
+
+    /// Completes [`Special::ends`] with the ids of the entries.
+    fn end_with_own(&mut self) {
+        self.ends.extend([self.eos, self.eot, self.eom].into_iter().flatten());
+        self.ends.sort_unstable();
+        self.ends.dedup();
     }
 }
 

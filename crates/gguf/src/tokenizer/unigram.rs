@@ -2,21 +2,22 @@
 
 use serde_json::{Value, json};
 
+use super::charsmap;
 use super::json::{Parts, Strips, document, sentencepiece_decoder, sentencepiece_spaces, sequence_of, template};
 use super::keys::Keys;
 use super::special::{Around, Special};
 use super::tokens::{TokenType, Tokens};
 use crate::Error;
 
-/// Converts the tokenizer. Errors if scores are missing or not finite, or the table of normalised characters is cut
-/// short.
+/// Converts the tokenizer. Errors if scores are missing or not finite, or the map of characters is not
+/// valid.
 pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -> Result<(String, Around), Error> {
     let around = Around::read(keys, Around { eos: true, ..Around::default() })?;
     let space_prefix = keys.get("add_space_prefix")?.unwrap_or(false);
     let scores = tokens.scores(keys)?;
     let mut normalizers = Vec::new();
     if let Some(map) = keys.bytes("precompiled_charsmap")?.filter(|map| !map.is_empty()) {
-        check(keys, &map)?;
+        charsmap::check(&map).map_err(|message| keys.error("precompiled_charsmap", message))?;
         normalizers.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(&map)}));
     }
     if keys.get("remove_extra_whitespaces")?.unwrap_or(false) {
@@ -45,15 +46,6 @@ pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -
     let absorbs = matches!(keys.architecture()?, "nomic-bert-moe" | "jina-bert-v3" | "bert");
     let strips = Strips { before: special.mask.filter(|_| absorbs), behind: false };
     Ok((document(parts, tokens, &strips), around))
-}
-
-/// Errors unless the map has the form of SentencePiece: the u32 length of a trie, the trie, then texts that end in 0.
-fn check(keys: &Keys<'_>, map: &[u8]) -> Result<(), Error> {
-    let trie = map.first_chunk().map(|length| u32::from_le_bytes(*length)).and_then(|n| usize::try_from(n).ok());
-    match trie {
-        Some(trie) if trie % 4 == 0 && trie > 0 && trie < map.len() - 4 && map.ends_with(&[0]) => Ok(()),
-        _ => Err(keys.error("precompiled_charsmap", format!("{} bytes are not a map of SentencePiece", map.len()))),
-    }
 }
 
 /// Base 64, as `tokenizer.json` has the map.

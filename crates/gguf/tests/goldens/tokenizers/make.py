@@ -28,6 +28,7 @@ TEXTS = [
     "aaaaaaaaaaaa          b",
     "e\u0301 \u00a0\u3000 \ufb01 ①",
     "\x01\x7f\ufffd",
+    "a       a   a     a             a                    a þðæ qwerty qwerty's",
 ]
 CORPUS = [text for text in TEXTS[2:6] for _ in range(4)] + ["the then that than thing sat mat hat cats"] * 8
 LLAMA_3 = (
@@ -61,14 +62,20 @@ def by_id(vocabulary):
 
 
 def gpt2():
-    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+    words = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(LLAMA_3), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = words
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=340, initial_alphabet=alphabet))
-    merges = [" ".join(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
-    tokens = by_id(tokenizer.get_vocab())
+    tokenizer.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=339, initial_alphabet=alphabet))
+    pairs = json.loads(tokenizer.to_str())["model"]["merges"]
+    # No merges lead to the last token: it is only found because words that are tokens are not merged.
+    tokens = by_id(tokenizer.get_vocab()) + ["Ġqwerty"]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(pair) for pair in pairs], ignore_merges=True))
+    tokenizer.pre_tokenizer = words
+    merges = [" ".join(pair) for pair in pairs]
     specials = {"<s>": CONTROL, "</s>": CONTROL, "<|end|>": USER}
     types = [NORMAL] * len(tokens) + list(specials.values())
     bos, eos = len(tokens), len(tokens) + 1
@@ -155,10 +162,11 @@ def t5():
     trainer = trainers.UnigramTrainer(vocab_size=120, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"])
     tokenizer.train_from_iterator(CORPUS, trainer)
     pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
-    tokens = [piece for piece, _ in pieces] + ["[PAD0]", "<|end|>"]
-    # The placeholder's score is to have no effect on the score of unknown characters.
-    scores = [score for _, score in pieces] + [-10000.0, 0.0]
-    types = [CONTROL, CONTROL, UNKNOWN] + [NORMAL] * (len(pieces) - 3) + [UNUSED, USER]
+    # In the last text, `þ` is unknown and `ðæ` is better than `þð` and `æ`, unless the score of the placeholder makes
+    # unknown characters worse.
+    tokens = [piece for piece, _ in pieces] + ["þð", "ðæ", "æ", "[PAD0]", "<|end|>"]
+    scores = [score for _, score in pieces] + [-20.0, -1.0, -20.0, -10000.0, 0.0]
+    types = [CONTROL, CONTROL, UNKNOWN] + [NORMAL] * len(pieces) + [UNUSED, USER]
     write("t5", tokens, types, scores=scores, add_space_prefix=True, remove_extra_whitespaces=True, eos_token_id=1)
     score = {t: s for t, s, kind in zip(tokens, scores, types) if kind == NORMAL}
     unknown = min(score.values()) - 10
