@@ -166,13 +166,17 @@ const NAMES: &[&str] = &[
     "kimi_linear-b",
     "bailing_hybrid-a",
     "bailing_hybrid-b",
+    "gemma4_text-a",
+    "gemma4_text-b",
+    "gemma4_text-c",
+    "gemma4-a",
 ];
 
 /// Whether a text is read at once or has grown changes its frequencies; the goldens are of texts read at once.
 const WHOLE: &[&str] = &["phi3-b"];
 
-/// Types with one golden: other fields are tested with `olmo3` and `gemma3_text`.
-const ONE: &[&str] = &["olmo2", "gemma3", "qwen3_5", "qwen3_5_moe"];
+/// Types with one golden: other fields are tested with `olmo3`, and with the text models of their names.
+const ONE: &[&str] = &["olmo2", "gemma3", "gemma4", "qwen3_5", "qwen3_5_moe"];
 
 /// Models whose convolutions follow a projection with a bias.
 const BIASED: &[&str] = &[
@@ -199,6 +203,10 @@ const BIASED: &[&str] = &[
 /// logits by 2e-4, and the reference in f32 is 4e-5 off itself in f64. Its texts without padding are compared.
 const ILL_CONDITIONED: &str = "gpt_neox-b";
 
+/// The last norm of gemma4-a has hidden states up to 19, which weights moved by 1e-7 of themselves, as rounding does, move by
+/// 2e-4. Its logits, its padded texts and its greedy text are compared.
+const ILL_CONDITIONED_HIDDEN: &str = "gemma4-a";
+
 /// Models whose goldens have padded texts.
 fn padded() -> impl Iterator<Item = &'static &'static str> {
     let first = NAMES.iter().position(|name| *name == "gpt2-a").expect("the first model of attention");
@@ -217,7 +225,9 @@ fn logits_are_those_of_the_reference_on_every_path() {
         let steps: Vec<usize> = (1..t).collect();
         for (path, cuts) in [("whole", &[][..]), ("chunks", &[1, 3, 16, 17, 40]), ("steps", &steps)] {
             let got = read(&model, batch, t, &ids, cuts, None);
-            close(&format!("{name}, {path}, hidden state"), &numbers(got.clone()), &hidden);
+            if *name != ILL_CONDITIONED_HIDDEN {
+                close(&format!("{name}, {path}, hidden state"), &numbers(got.clone()), &hidden);
+            }
             close(&format!("{name}, {path}, logits"), &numbers(model.decoder.logits(got)), &logits);
         }
     }
@@ -288,6 +298,7 @@ fn older_configurations_mean_the_same() {
     let delta = ["qwen3_next-a", "qwen3_5-a", "qwen3_5_moe-a", "olmo_hybrid-a"];
     let others =
         ["recurrent_gemma-a", "lfm2_moe-a", "zamba2-a", "minimax-a", "lfm3-a", "kimi_linear-a", "bailing_hybrid-a"];
+    let others = others.into_iter().chain(["gemma4_text-a", "gemma4_text-b", "gemma4-a"]);
     for name in attention.into_iter().chain(mamba).chain(delta).chain(others) {
         let read = |file: &str| {
             let text = std::fs::read_to_string(folder(name).join(file)).expect("a configuration");
@@ -429,7 +440,7 @@ fn every_model_type_has_goldens() {
 
 #[test]
 fn a_saved_model_is_the_model() {
-    let stacked = ["granitemoehybrid-c", "gpt_oss-a", "qwen3_next-a", "qwen3_5-a", "olmo_hybrid-b"];
+    let stacked = ["gemma4_text-b", "granitemoehybrid-c", "gpt_oss-a", "qwen3_next-a", "qwen3_5-a", "olmo_hybrid-b"];
     let stacked = stacked.map(|name| (name, DType::F32));
     for (name, dtype) in [("mamba-b", DType::F32), ("mamba2-a-bf16", DType::Bf16)].into_iter().chain(stacked) {
         let model = load(name, None);

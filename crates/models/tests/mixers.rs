@@ -80,6 +80,20 @@ const BLOCKS: &[&str] = &[
         {"shares": 0}]"#,
 ];
 
+/// Model types whose layers read more than the residual stream, or cache something else than keys and values.
+const TYPES: &[&str] = &[
+    // Layers that use the keys of others, embeddings for each layer, values that are keys, experts beside a feed-forward layer.
+    r#""model_type": "gemma4_text", "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 6,
+       "global_head_dim": 12, "sliding_window": 6, "hidden_size_per_layer_input": 5, "vocab_size_per_layer_input": 40,
+       "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"], "num_kv_shared_layers": 2,
+       "attention_k_eq_v": true, "enable_moe_block": true, "num_experts": 4, "top_k_experts": 3, "moe_intermediate_size": 8"#,
+    // A cache of latent vectors.
+    r#""model_type": "kimi_linear", "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
+       "kv_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 4,
+       "num_experts_per_token": 2, "moe_intermediate_size": 8, "linear_head_dim": 8, "linear_num_heads": 2,
+       "layer_types": ["full_attention", "linear_attention"]"#,
+];
+
 const TOKENS: usize = 23;
 
 fn random(shape: &str) -> Result<Model, longreach_models::Error> {
@@ -92,10 +106,14 @@ fn random(shape: &str) -> Result<Model, longreach_models::Error> {
 /// A model for every mixer and every shape of block.
 fn models() -> impl Iterator<Item = (String, Model)> {
     let mixers = MIXERS.iter().map(|mixer| format!(r#""mixer": {{"type": {mixer}}}"#));
-    mixers.chain(BLOCKS.iter().map(|blocks| (*blocks).to_owned())).map(|shape| {
+    let ours = mixers.chain(BLOCKS.iter().map(|blocks| (*blocks).to_owned())).map(|shape| {
         let model = random(&shape).expect("a model");
         (shape, model)
-    })
+    });
+    ours.chain(TYPES.iter().map(|fields| {
+        let config = format!(r#"{{"vocab_size": 40, "hidden_size": 24, "intermediate_size": 40, {fields}}}"#);
+        ((*fields).to_owned(), Model::random("config.json", &config, 7, &Device::flex()).expect("a model"))
+    }))
 }
 
 fn rows(n: usize) -> Vec<Vec<u32>> {

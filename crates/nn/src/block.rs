@@ -8,13 +8,14 @@
 //! post-norm blocks, Gemma's norms before and after an operation, Falcon-H1's parallel attention and Mamba-2, and
 //! blocks that consist of a feed-forward layer only.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::mixers::{Mixer, MixerConfig, Shared};
 use crate::{
     BranchState, Builder, ChannelMix, ChannelMixConfig, Error, Experts, ExpertsConfig, FeedForward, FeedForwardConfig,
-    GatedFeedForward, GatedFeedForwardConfig, LayerState, Norm, NormConfig, Zamba, ZambaConfig,
+    GatedFeedForward, GatedFeedForwardConfig, Init, LayerState, Norm, NormConfig, PerLayerGate, PerLayerGateConfig,
+    Zamba, ZambaConfig,
 };
 
 /// A norm with its name within the block.
@@ -45,12 +46,14 @@ pub struct BlockConfig {
     /// The index of an earlier block whose weights this block uses instead of its own. Each of them keeps its own
     /// state.
     pub shares: Option<usize>,
+    /// The name of a learned factor of the residual stream behind the block, which is one number. Gemma 4.
+    pub scalar: Option<String>,
 }
 
 impl BlockConfig {
     /// A block with weights of its own.
     pub fn new(branches: Vec<BranchConfig>) -> Self {
-        Self { branches, shares: None }
+        Self { branches, shares: None, scalar: None }
     }
 
     /// All mixers of the block in order, including those of parallel branches.
@@ -108,6 +111,8 @@ pub enum OperationConfig {
     Parallel(Vec<BranchConfig>),
     /// A mixer behind attention that reads the embeddings, too.
     Zamba(Box<ZambaConfig>),
+    /// A gate of the layer's own embeddings of the tokens.
+    PerLayer(PerLayerGateConfig),
 }
 
 impl BranchConfig {
@@ -176,6 +181,8 @@ pub enum Operation {
     Parallel(Vec<Branch>),
     /// A mixer behind attention that reads the embeddings, too.
     Zamba(Zamba),
+    /// A gate of the layer's own embeddings of the tokens.
+    PerLayer(PerLayerGate),
 }
 
 /// One residual branch: see [`BranchConfig`].
@@ -215,6 +222,7 @@ impl Branch {
                 OperationConfig::ChannelMix(c) => Operation::ChannelMix(ChannelMix::new(b, d, c)?),
                 OperationConfig::Experts(c) => Operation::Experts(Experts::new(b, d, c)?),
                 OperationConfig::Zamba(c) => Operation::Zamba(Zamba::new(b, d, c)?),
+                OperationConfig::PerLayer(c) => Operation::PerLayer(PerLayerGate::new(b, d, c)?),
                 OperationConfig::Parallel(branches) => {
                     if branches.is_empty() {
                         return Err(b.error("a list of parallel branches is empty: want at least one"));
@@ -241,7 +249,9 @@ impl Branch {
             Operation::Parallel(branches) => {
                 BranchState::Parallel(branches.iter().map(|branch| branch.start(batch, d, device)).collect())
             }
-            Operation::Gated(_) | Operation::FeedForward(_) | Operation::Experts(_) => BranchState::Nothing,
+            Operation::Gated(_) | Operation::FeedForward(_) | Operation::Experts(_) | Operation::PerLayer(_) => {
+                BranchState::Nothing
+            }
         }
     }
 
@@ -295,6 +305,7 @@ impl Branch {
             (Operation::Gated(layer), _) => layer.forward(x),
             (Operation::FeedForward(layer), _) => layer.forward(x),
             (Operation::Experts(layer), _) => layer.forward(x),
+            (Operation::PerLayer(layer), _) => layer.forward(x, shared),
             _ => panic!("the cache belongs to another model"),
         };
         let y = normed(self.after.as_ref(), y);
@@ -306,11 +317,14 @@ impl Branch {
 #[derive(Module, Debug)]
 pub struct Block {
     branches: Vec<Branch>,
+    scalar: Option<Param<Tensor<1>>>,
 }
 
 impl Block {
     pub(crate) fn new(b: &mut Builder, d: usize, c: &BlockConfig) -> Result<Self, Error> {
-        Ok(Self { branches: c.branches.iter().map(|c| Branch::new(b, d, c)).collect::<Result<_, _>>()? })
+        let branches = c.branches.iter().map(|c| Branch::new(b, d, c)).collect::<Result<_, _>>()?;
+        let scalar = c.scalar.as_ref().map(|name| b.vector(name, 1, Init::Constant(1.0))).transpose()?;
+        Ok(Self { branches, scalar })
     }
 
     pub(crate) fn start(&self, batch: usize, d: usize, device: &Device) -> LayerState {
@@ -323,7 +337,7 @@ impl Block {
     }
 
     pub(crate) fn prepared(self) -> Self {
-        Self { branches: self.branches.into_iter().map(Branch::prepared).collect() }
+        Self { branches: self.branches.into_iter().map(Branch::prepared).collect(), ..self }
     }
 
     /// Maps `x: [B, T, d]` to the output, and the state before it to that after it.
@@ -331,6 +345,9 @@ impl Block {
         for (branch, state) in self.branches.iter().zip(&mut state.0) {
             x = branch.added(x, state, shared);
         }
-        x
+        match &self.scalar {
+            Some(scalar) => x * scalar.val().unsqueeze(),
+            None => x,
+        }
     }
 }

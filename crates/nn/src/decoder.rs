@@ -9,7 +9,8 @@ use crate::mixers::Shared;
 use crate::padding::Tokens;
 use crate::words::{Words, WordsConfig};
 use crate::{
-    Block, BlockConfig, Builder, Cache, Embedding, Error, Init, LayerState, Layout, NamedNorm, Norm, Precision,
+    Block, BlockConfig, Builder, Cache, Embedding, Error, Init, LayerState, Layout, NamedNorm, Norm, PerLayer,
+    PerLayerConfig, Precision,
 };
 
 /// The sizes and names of a decoder. [`DecoderConfig::new`] sets the values that most models share, so that a model
@@ -37,6 +38,8 @@ pub struct DecoderConfig {
     pub logits_scale: f32,
     /// `c`: the soft-cap of the scaled logits, `c tanh(x / c)`. Gemma 2.
     pub logits_cap: Option<f32>,
+    /// Embeddings of the tokens for each layer.
+    pub per_layer: Option<PerLayerConfig>,
     /// A hierarchical memory around the decoder.
     pub hmt: Option<HmtConfig>,
     /// The name and the number of rows of a table of learned positions. The first block must then begin with
@@ -61,6 +64,7 @@ impl DecoderConfig {
             words: WordsConfig::Table { tied: false },
             logits_scale: 1.0,
             logits_cap: None,
+            per_layer: None,
             hmt: None,
             positions: None,
             names,
@@ -83,6 +87,9 @@ impl DecoderConfig {
                 "the logits are soft-capped at {:?}: want a positive number",
                 self.logits_cap.unwrap_or(0.0)
             ));
+        }
+        if self.hmt.is_some() && self.per_layer.is_some() {
+            return Err("a hierarchical memory goes with no embeddings for each layer".into());
         }
         for (i, block) in self.blocks.iter().enumerate() {
             let Some(of) = block.shares else { continue };
@@ -147,6 +154,7 @@ pub struct Decoder {
     /// `[L, D]`
     lower_bounds: Option<Param<Tensor<2>>>,
     norm: Option<Norm>,
+    per_layer: Option<PerLayer>,
     hmt: Option<Hmt>,
     hidden: usize,
     embedding_scale: f64,
@@ -162,9 +170,11 @@ impl Decoder {
         let n = &c.names;
         let words = Words::new(b, n, [c.vocabulary, c.hidden], &c.words)?;
         let (mut blocks, mut layers) = (Vec::new(), Vec::with_capacity(c.blocks.len()));
-        let (positions, first_norm, lower_bounds, norm) = b.scope(&n.body, |b| {
+        let (positions, per_layer, first_norm, lower_bounds, norm) = b.scope(&n.body, |b| {
             let table = |(name, rows): &(String, usize)| Embedding::new(b, name, *rows, c.hidden);
             let positions = c.positions.as_ref().map(table).transpose()?;
+            let sizes = [c.hidden, c.blocks.len()];
+            let per_layer = c.per_layer.as_ref().map(|c| PerLayer::new(b, sizes, c)).transpose()?;
             let first = c.first_norm.as_ref().map(|norm| norm.build(b, c.hidden)).transpose()?;
             b.scope(&n.blocks, |b| {
                 for (i, block) in c.blocks.iter().enumerate() {
@@ -183,7 +193,7 @@ impl Decoder {
             };
             let lower_bounds = c.lower_bounds.map(|width| bounds(b, width)).transpose()?;
             let norm = c.last_norm.as_ref().map(|norm| norm.build(b, c.hidden)).transpose()?;
-            Ok::<_, Error>((positions, first, lower_bounds, norm))
+            Ok::<_, Error>((positions, per_layer, first, lower_bounds, norm))
         })?;
         let hmt = c.hmt.as_ref().map(|hmt| b.scope("hmt", |b| Hmt::new(b, c.hidden, hmt))).transpose()?;
         Ok(Self {
@@ -194,6 +204,7 @@ impl Decoder {
             layers,
             lower_bounds,
             norm,
+            per_layer,
             hmt,
             hidden: c.hidden,
             embedding_scale: f64::from(c.embedding_scale),
@@ -273,7 +284,8 @@ impl Decoder {
             let places = places(cache, ids.len() / cache.batch.max(1), padding.as_ref());
             x = ops::add(x, table.forward(&places, cache.batch));
         }
-        self.through(x, cache, padding)
+        let per_layer = self.per_layer.as_ref().map(|table| table.forward(ids, x.clone()));
+        self.through(x, cache, Shared { padding, per_layer, ..Shared::default() })
     }
 
     /// The maximum number of tokens of a sequence, if positions are learned; `None` if it is unlimited.
@@ -287,13 +299,14 @@ impl Decoder {
         if self.embedding_scale == 1.0 { x } else { x.mul_scalar(self.embedding_scale) }
     }
 
-    /// Passes embeddings `[B, T, d]` through the layers and the final norm.
-    pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, padding: Option<Tokens>) -> Tensor<3> {
+    /// Passes embeddings `[B, T, d]` through the layers and the final norm, with padding and embeddings for each layer as in
+    /// `shared`.
+    pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, shared: Shared) -> Tensor<3> {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
         let embedded = self.blocks.iter().any(Block::reads_embeddings).then(|| x.clone());
-        let mut shared = Shared { loss: cache.loss.take(), padding, embedded, ..Shared::default() };
+        let mut shared = Shared { loss: cache.loss.take(), embedded, ..shared };
         for ((block, state), bound) in self.layers.iter().zip(&mut cache.layers).zip(self.bounds()) {
             shared.lower_bound = bound;
             x = self.blocks[*block].forward(x, state, &mut shared);

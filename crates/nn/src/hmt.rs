@@ -24,6 +24,7 @@ use longreach_attention::softmax::Patterned;
 use longreach_attention::softmax::dense::Dense;
 use longreach_burn as ops;
 
+use crate::mixers::Shared;
 use crate::state::{Find, lookup};
 use crate::{Builder, Cache, Decoder, Error, Init, Layout, OnTensors, Precision, StateError, StateTensor};
 
@@ -143,7 +144,7 @@ impl Hmt {
             }
             let n = (t - at).min(self.config.segment - state.segment());
             let rows: Vec<&[u32]> = ids.chunks(t).map(|row| &row[at..at + n]).collect();
-            out.push(decoder.through(decoder.embed(&rows.concat(), batch), cache, None));
+            out.push(decoder.through(decoder.embed(&rows.concat(), batch), cache, Shared::default()));
             state.read(&rows);
             at += n;
             if state.segment() == self.config.segment {
@@ -173,7 +174,7 @@ impl Hmt {
             let read = Tensor::cat(parts.into_iter().flatten().collect(), 1);
             let n = read.dims()[1];
             cache.layers = decoder.start_layers(batch);
-            let summary = decoder.through(read, cache, None).narrow(1, n - 1, 1);
+            let summary = decoder.through(read, cache, Shared::default()).narrow(1, n - 1, 1);
             let [k, v] =
                 [0, 1].map(|part| Tensor::cat(state.rows.iter().map(|row| row.queue[part].clone()).collect(), 0));
             let mechanism = Arc::new(Patterned::new(Dense { causal: false }));
@@ -190,7 +191,7 @@ impl Hmt {
             row.under_way.1 = positions;
         }
         if !before.is_empty() {
-            decoder.through(Tensor::cat(before, 1), cache, None);
+            decoder.through(Tensor::cat(before, 1), cache, Shared::default());
         }
     }
 
@@ -202,7 +203,7 @@ impl Hmt {
             Some(prompts) if batch > 0 => Tensor::cat(prompts, 0),
             _ => self.token(&self.memory, batch),
         };
-        let memory = decoder.through(last, cache, None);
+        let memory = decoder.through(last, cache, Shared::default());
         let new: [Tensor<4>; 2] = [compared(memory.clone(), &self.wk), memory.unsqueeze_dim(2)];
         for (b, row) in state.rows.iter_mut().enumerate() {
             let kept = row.queue[0].dims()[1].min(self.config.queue - 1);

@@ -103,6 +103,7 @@ fn by_sequence(
 ) -> Tensor<3> {
     let t = x.dims()[1];
     let (mut out, mut states, mut first_values) = (Vec::new(), Vec::new(), Vec::new());
+    shared.kv_of_sequences.resize_with(tokens.sequences(), Vec::new);
     for i in 0..tokens.sequences() {
         let mut own_state = state.select(&[i]);
         let Some(own) = tokens.gather(x, i) else {
@@ -114,15 +115,16 @@ fn by_sequence(
         let mut own_shared = Shared {
             first_values: shared.first_values.as_ref().and_then(|v| tokens.gather(v, i)),
             lower_bound: shared.lower_bound.clone(),
-            embedded: None,
             loss: shared.loss.take(),
+            kv: std::mem::take(&mut shared.kv_of_sequences[i]),
             angles: std::mem::take(&mut shared.angles),
-            padding: None,
+            ..Shared::default()
         };
         let y = read(own, &mut own_state, &mut own_shared);
         out.push(tokens.scatter(y, i, t));
         states.push(own_state);
         (shared.loss, shared.angles) = (own_shared.loss, own_shared.angles);
+        shared.kv_of_sequences[i] = own_shared.kv;
         first_values.push(own_shared.first_values.map(|v| tokens.scatter(v, i, t)));
     }
     if shared.first_values.is_none()

@@ -89,7 +89,8 @@ impl Checkpoint {
     /// embeddings), and training state stored next to the weights. O(bytes of the unread tensors) time.
     pub fn unused(&self) -> Vec<String> {
         // Layers that predict further tokens, and parts of models of text and other media.
-        const OTHERS: [&str; 5] = ["mtp", "visual", "vision_tower", "multi_modal_projector", "audio_tower"];
+        const OTHERS: [&str; 7] =
+            ["mtp", "visual", "vision_tower", "multi_modal_projector", "audio_tower", "embed_vision", "embed_audio"];
         const BUFFERS: [&str; 15] = [
             // Read as fields of the configuration.
             "rope_freqs.weight",
@@ -121,6 +122,7 @@ impl Checkpoint {
             names.iter().filter_map(|name| Some(format!("{}.", name.strip_suffix(".eh_proj.weight")?))).collect();
         names.retain(|name| {
             !self.used.contains(name)
+                && !self.rewrites.leaves(name)
                 && !further.iter().any(|layer| name.starts_with(layer))
                 && (wrapper.is_empty() || name.starts_with(&wrapper[..]))
                 && !BUFFERS.iter().any(|buffer| name.ends_with(buffer))

@@ -121,18 +121,34 @@ impl Rewrite {
 /// The rewrites of a model type. Where several match, the first whose stored tensor exists is read, and the first of all
 /// is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Rewrites(Vec<Rewrite>);
+pub struct Rewrites {
+    list: Vec<Rewrite>,
+    /// Names of stored tensors, without what is before the layers.
+    unread: Vec<String>,
+}
 
 impl Rewrites {
+    /// Adds the names, from that of the list of layers on, of weights that files may have although the model does not read
+    /// them.
+    #[must_use]
+    pub fn leaving(self, unread: Vec<String>) -> Self {
+        Self { unread, ..self }
+    }
+
+    /// Whether the model leaves the stored tensor `name` unread on purpose.
+    pub(crate) fn leaves(&self, name: &str) -> bool {
+        self.unread.iter().any(|left| name.strip_suffix(&left[..]).is_some_and(|p| p.is_empty() || p.ends_with('.')))
+    }
+
     /// The names under which the tensor `name` may be stored, and its parts of those tensors.
     pub(crate) fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (Vec<String>, Part)> + 'a {
-        self.0.iter().filter_map(|rewrite| rewrite.of(name))
+        self.list.iter().filter_map(|rewrite| rewrite.of(name))
     }
 }
 
 impl From<Vec<Rewrite>> for Rewrites {
     fn from(rewrites: Vec<Rewrite>) -> Self {
-        Self(rewrites)
+        Self { list: rewrites, unread: Vec::new() }
     }
 }
 

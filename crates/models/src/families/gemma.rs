@@ -9,7 +9,7 @@ use longreach_nn::{
 
 use super::llama::{Defaults, LLAMA, Reader};
 use crate::description::activation;
-use crate::{Description, Error};
+use crate::{Description, Error, Fields};
 
 /// The values that both models may leave out.
 pub(crate) const GEMMA: Defaults =
@@ -46,16 +46,7 @@ impl<'a> Gemma<'a> {
 
     /// A soft-cap: none if the field is null, `default` if it is absent.
     pub(crate) fn cap(&self, name: &str, default: Option<f64>) -> Result<Option<f32>, Error> {
-        let f = self.reader.f;
-        let cap = match f.get(name) {
-            Some(_) => Some(f.number(name, 1.0)?),
-            None if f.given(name) => None,
-            None => default,
-        };
-        match cap {
-            Some(cap) if cap <= 0.0 => Err(f.error(format!("field `{name}`: want a number above 0, found {cap}"))),
-            cap => Ok(cap.map(|cap| cap as f32)),
-        }
+        cap(self.reader.f, name, default)
     }
 
     /// A block with norms before and after attention and the feed-forward layer.
@@ -84,5 +75,18 @@ impl<'a> Gemma<'a> {
             ..decoder
         };
         Ok(Description::new(model_type, decoder, eos))
+    }
+}
+
+/// A soft-cap: none if the field is null, `default` if it is absent.
+pub(crate) fn cap(f: &Fields, name: &str, default: Option<f64>) -> Result<Option<f32>, Error> {
+    let cap = match f.get(name) {
+        Some(_) => Some(f.number(name, 1.0)?),
+        None if f.given(name) => None,
+        None => default,
+    };
+    match cap {
+        Some(cap) if cap <= 0.0 => Err(f.error(format!("field `{name}`: want a number above 0, found {cap}"))),
+        cap => Ok(cap.map(|cap| cap as f32)),
     }
 }

@@ -14,6 +14,7 @@ mod falcon_mamba;
 mod gated_deltanet;
 mod gemma2;
 mod gemma3;
+mod gemma4;
 mod gla;
 mod gpt2;
 mod gpt_neox;
@@ -71,6 +72,8 @@ pub const MODELS: &[Architecture] = &[
     gemma2::ARCHITECTURE,
     gemma3::TEXT,
     gemma3::ARCHITECTURE,
+    gemma4::TEXT,
+    gemma4::ARCHITECTURE,
     mixtral::ARCHITECTURE,
     qwen3_moe::ARCHITECTURE,
     gpt_oss::ARCHITECTURE,

@@ -12,7 +12,9 @@ use longreach_simd::product::{Order, STREAMED_ROWS};
 
 use self::router::{Choice, Router};
 use crate::linear::Bias;
-use crate::{Builder, Error, FeedForward, FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig, Linear};
+use crate::{
+    Builder, Error, FeedForward, FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig, Linear, NamedNorm, Norm,
+};
 
 mod router;
 
@@ -33,6 +35,8 @@ pub struct ExpertsConfig {
     pub name: String,
     /// An expert of all tokens.
     pub shared: Option<SharedConfig>,
+    /// A norm of what the experts, but neither router nor shared expert, read. Its name is beside that of the experts.
+    pub norm: Option<NamedNorm>,
     /// Narrower vectors that the experts, but neither router nor shared expert, read and write.
     pub latent: Option<LatentConfig>,
 }
@@ -40,7 +44,8 @@ pub struct ExpertsConfig {
 impl ExpertsConfig {
     /// `chosen` of `count` experts of the name `experts`, with nothing else.
     pub fn new([count, chosen]: [usize; 2], router: RouterConfig, expert: impl Into<ExpertConfig>) -> Self {
-        Self { count, chosen, router, expert: expert.into(), name: "experts".into(), shared: None, latent: None }
+        let (expert, name) = (expert.into(), "experts".into());
+        Self { count, chosen, router, expert, name, shared: None, norm: None, latent: None }
     }
 }
 
@@ -94,6 +99,7 @@ pub struct Experts {
     experts: Vec<Expert>,
     shared: Option<Expert>,
     shared_gate: Option<Linear>,
+    norm: Option<Norm>,
     latent: Option<[Linear; 2]>,
 }
 
@@ -136,16 +142,21 @@ impl Experts {
         let shared = c.shared.as_ref().map(|c| b.scope(&c.name, |b| Expert::new(b, d, &c.expert))).transpose()?;
         let gate = c.shared.as_ref().and_then(|c| c.gate.as_ref());
         let shared_gate = gate.map(|gate| b.in_floats(|b| Linear::new(b, gate, d, 1, Bias::No))).transpose()?;
-        Ok(Self { router, experts, shared, shared_gate, latent })
+        let norm = c.norm.as_ref().map(|norm| norm.build(b, d)).transpose()?;
+        Ok(Self { router, experts, shared, shared_gate, norm, latent })
     }
 
     /// `[B, T, d]` → `[B, T, d]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [b, t, _] = x.dims();
         let choice = self.router.route(x.clone());
-        let narrow = match &self.latent {
-            Some([to, _]) => to.forward(x.clone()),
+        let input = match &self.norm {
+            Some(norm) => norm.forward(x.clone()),
             None => x.clone(),
+        };
+        let narrow = match &self.latent {
+            Some([to, _]) => to.forward(input),
+            None => input,
         };
         let width = narrow.dims()[2];
         let mixed = self.mixed(narrow.reshape([b * t, width]), choice, t).reshape([b, t, width]);

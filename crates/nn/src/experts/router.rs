@@ -2,6 +2,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData, activation};
+use longreach_burn as ops;
 
 use crate::linear::Bias;
 use crate::{Builder, Error, Init, Linear};
@@ -23,6 +24,11 @@ pub struct RouterConfig {
     pub normalize: Option<f32>,
     /// A factor of all weights.
     pub scale: f32,
+    /// The RMS norm of the router's input: its ε, and the name of its weights, which are divided by the root of the width.
+    /// Gemma 4.
+    pub norm: Option<(f64, String)>,
+    /// The name of factors of the experts' weights. Gemma 4.
+    pub expert_scales: Option<String>,
 }
 
 impl RouterConfig {
@@ -36,6 +42,8 @@ impl RouterConfig {
             groups: None,
             normalize: normalize.then_some(0.0),
             scale: 1.0,
+            norm: None,
+            expert_scales: None,
         }
     }
 
@@ -69,6 +77,9 @@ pub struct ExpertGroups {
 pub(super) struct Router {
     pub(super) matrix: Linear,
     correction: Option<Param<Tensor<1>>>,
+    norm: Option<Param<Tensor<1>>>,
+    norm_eps: f64,
+    expert_scales: Option<Param<Tensor<1>>>,
     #[module(skip)]
     groups: Option<ExpertGroups>,
     #[module(skip)]
@@ -104,13 +115,25 @@ impl Router {
         // The choice is sensitive to small differences of the outputs, so the router is not quantised.
         let matrix = b.in_floats(|b| Linear::new(b, &c.name, d, count, c.bias))?;
         let correction = c.correction.as_ref().map(|name| b.vector(name, count, Init::Constant(0.0))).transpose()?;
+        let ones = Init::Constant(1.0);
+        let norm = c.norm.as_ref().map(|(_, name)| b.vector(name, d, ones)).transpose()?;
+        let norm_eps = c.norm.as_ref().map_or(0.0, |(eps, _)| *eps);
+        let expert_scales = c.expert_scales.as_ref().map(|name| b.vector(name, count, ones)).transpose()?;
         let (score, normalize, scale) = (c.score, c.normalize.map(f64::from), f64::from(c.scale));
-        Ok(Self { matrix, correction, groups: c.groups, score, normalize, scale, chosen })
+        let groups = c.groups;
+        Ok(Self { matrix, correction, norm, norm_eps, expert_scales, groups, score, normalize, scale, chosen })
     }
 
     /// The experts of each row of `x: [N, d]`. `shape`, `[B, T, d]`, is how the rows are divided into sequences.
     pub(super) fn route(&self, x: Tensor<3>) -> Choice {
         let ([b, t, _], device) = (x.dims(), x.device());
+        let x = match &self.norm {
+            Some(weight) => {
+                let by = (x.dims()[2] as f64).powf(-0.5);
+                ops::rms_norm(x, Some(weight.val().mul_scalar(by)), self.norm_eps as f32)
+            }
+            None => x,
+        };
         let outputs = self.matrix.forward(x);
         let count = outputs.dims()[2];
         let outputs = outputs.reshape([b * t, count]);
@@ -138,6 +161,9 @@ impl Router {
         }
         if self.scale != 1.0 {
             weights = weights.mul_scalar(self.scale);
+        }
+        if let Some(scales) = &self.expert_scales {
+            weights = weights * scales.val().unsqueeze();
         }
         Choice { weights, tokens }
     }

@@ -69,6 +69,12 @@ pub struct AttentionConfig {
     pub adapters: Option<(usize, usize)>,
     /// Names in a checkpoint.
     pub names: AttentionNames,
+    /// Where keys and values come from.
+    pub source: KvSource,
+    /// Whether there is no projection of values, which are the keys before their norm and rotation. Gemma 4.
+    pub values_are_keys: bool,
+    /// ε of an RMS norm, without weights, of each head's values.
+    pub value_norm: Option<f64>,
     /// How the projections of queries, keys and values are stored.
     pub fused: Fused,
     /// The layout of the weights in the file.
@@ -94,6 +100,27 @@ pub enum OutputGate {
     Channel,
     /// One for each head.
     Head,
+}
+
+/// Where the keys and values of attention come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvSource {
+    /// From projections of its input.
+    #[default]
+    Own,
+    /// From projections of its input, and later layers of the given number use them, too.
+    Shared(usize),
+    /// From the earlier layer that shares its own under the given number. Such attention has only queries and no KV cache.
+    Layer(usize),
+}
+
+/// The keys and values of a layer that others use during one call.
+#[derive(Clone, Debug)]
+pub struct SharedKv {
+    source: usize,
+    /// Those of the call, if all sequences begin with it.
+    first: Option<[Tensor<4>; 2]>,
+    cache: KvCache,
 }
 
 /// How the projections of queries, keys and values are stored in a checkpoint.
@@ -156,6 +183,9 @@ impl AttentionConfig {
             output: None,
             adapters: None,
             names: AttentionNames::LLAMA,
+            source: KvSource::Own,
+            values_are_keys: false,
+            value_norm: None,
             fused: Fused::No,
             layout: Layout::Same,
             sparse: None,
@@ -174,6 +204,9 @@ impl AttentionConfig {
 
     /// The elements of cached keys and values per token of a sequence, and for how many tokens; `None` for all.
     pub fn cache_size(&self) -> (usize, Option<usize>) {
+        if matches!(self.source, KvSource::Layer(_)) {
+            return (0, Some(0));
+        }
         let tokens = match self.reach {
             Reach::Full => None,
             Reach::Window(width) => Some(width - 1),
@@ -201,6 +234,10 @@ impl AttentionConfig {
             return wrong(format!(
                 "attention: queries, keys and values stored by head, for {heads} and {groups} heads"
             ));
+        }
+        let apart = self.fused == Fused::No && self.adapters.is_none() && !matches!(self.reach, Reach::Sinks(_));
+        if (self.source != KvSource::Own || self.values_are_keys) && !apart {
+            return wrong("attention: shared keys go with neither joined projections, adapters nor sinks".into());
         }
         match self.reach {
             Reach::Window(0) => wrong("attention: a window of 0 tokens".into()),
@@ -233,6 +270,10 @@ pub struct Attention {
 enum Projections {
     Joined(Linear),
     Apart(Apart),
+    /// Queries and keys, which are the values, too.
+    NoValues([Linear; 2]),
+    /// Queries alone.
+    Queries(Linear),
 }
 
 #[derive(Module, Debug)]
@@ -249,6 +290,10 @@ impl Projections {
             |name: &str, outputs: usize| Linear::with_layout(b, name, [outputs, c.hidden], c.bias.into(), c.layout);
         Ok(if c.fused != Fused::No {
             Projections::Joined(linear(c.names.q, queries + 2 * keys)?)
+        } else if matches!(c.source, KvSource::Layer(_)) {
+            Projections::Queries(linear(c.names.q, queries)?)
+        } else if c.values_are_keys {
+            Projections::NoValues([linear(c.names.q, queries)?, linear(c.names.k, keys)?])
         } else {
             let (q, k, v) = (linear(c.names.q, queries)?, linear(c.names.k, keys)?, linear(c.names.v, keys)?);
             Projections::Apart(Apart { q, k, v })
@@ -316,25 +361,37 @@ impl Attention {
             qkv: Projections::new(b, c)?,
             out: Linear::with_layout(b, n.out, out, Bias::from(c.out_bias), c.layout)?,
             q_norm: norm(b, n.q_norm, c.heads)?,
-            k_norm: norm(b, n.k_norm, c.groups)?,
+            k_norm: if matches!(c.source, KvSource::Layer(_)) { None } else { norm(b, n.k_norm, c.groups)? },
             sinks: if c.learned_sinks { Some(b.vector(n.sinks, c.heads, Init::Constant(0.0))?) } else { None },
             rest: Rest { config: c.clone(), mechanism },
         })
     }
 
-    /// Queries, keys and values, `[B, T, heads, width]`, after the QK norm and before the rotation.
+    /// `x: [B, T, heads, width]` after the QK norm.
+    fn normed(&self, x: Tensor<4>, norm: &Option<Norm>) -> Tensor<4> {
+        match (norm, self.rest.config.qk_norm) {
+            (Some(norm), Some(QkNorm::Whole(_))) => {
+                let [b, t, n, width] = x.dims();
+                norm.forward(x.reshape([b, t, n * width])).reshape([b, t, n, width])
+            }
+            (Some(norm), _) => norm.forward(x),
+            (None, _) => x,
+        }
+    }
+
+    /// Queries `[B, T, H, width]`, after their norm and before the rotation, of attention to another layer's keys.
+    fn queries(&self, projection: &Linear, x: Tensor<3>) -> Tensor<4> {
+        let c = &self.rest.config;
+        let [b, t, _] = x.dims();
+        self.normed(projection.forward(x).reshape([b, t, c.heads, c.head_dim]), &self.q_norm)
+    }
+
+    /// Queries, keys and values, `[B, T, heads, width]`, after their norms and before the rotation. Panics if the keys are
+    /// those of another layer.
     pub(crate) fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let c = &self.rest.config;
         let [b, t, _] = x.dims();
         let heads = |x: Tensor<3>, n: usize| x.reshape([b, t, n, c.head_dim]);
-        let normed = |x: Tensor<4>, norm: &Option<Norm>| match (norm, c.qk_norm) {
-            (Some(norm), Some(QkNorm::Whole(_))) => {
-                let n = x.dims()[2];
-                heads(norm.forward(x.reshape([b, t, n * c.head_dim])), n)
-            }
-            (Some(norm), _) => norm.forward(x),
-            (None, _) => x,
-        };
         let [q, k, v] = match &self.qkv {
             Projections::Joined(all) if c.fused == Fused::Heads => {
                 let all = all.forward(x).reshape([b, t, c.heads, 3 * c.head_dim]);
@@ -365,8 +422,17 @@ impl Attention {
                 };
                 [heads(q, c.heads), heads(k, c.groups), heads(v, c.groups)]
             }
+            Projections::NoValues([q, k]) => {
+                let k = heads(k.forward(x.clone()), c.groups);
+                [heads(q.forward(x), c.heads), k.clone(), k]
+            }
+            Projections::Queries(_) => panic!("the keys are those of another layer"),
         };
-        [normed(q, &self.q_norm), normed(k, &self.k_norm), v]
+        let v = match c.value_norm {
+            Some(eps) => ops::rms_norm(v, None, eps as f32),
+            None => v,
+        };
+        [self.normed(q, &self.q_norm), self.normed(k, &self.k_norm), v]
     }
 
     /// The configuration.
@@ -426,6 +492,16 @@ impl Attention {
         self.joined(self.gated(out, x))
     }
 
+    /// Attention of all sequences, to the keys and values `first` if they begin here, and otherwise to the cached ones, which
+    /// end with those of this call: `q: [B, T, H, D]`.
+    fn attend(&self, q: Tensor<4>, first: Option<[Tensor<4>; 2]>, cache: &KvCache) -> Tensor<4> {
+        let Some([k, v]) = first else {
+            return joined_rows((0..q.dims()[0]).map(|b| self.cached(row(&q, b), cache, b)).collect());
+        };
+        let options = self.options(self.rest.mechanism.clone());
+        ops::attention(ops::Attention { q, k, v, bias: None, sinks: self.learned_sinks(), options }).0
+    }
+
     /// Attention of sequence `b` to its cached keys and values, which end with its own: `q: [1, T, H, D]`.
     fn cached(&self, q: Tensor<4>, cache: &KvCache, b: usize) -> Tensor<4> {
         let mut options = self.options(self.rest.mechanism.clone());
@@ -468,6 +544,9 @@ const SINKS: &str = "sinks";
 impl Mix for Attention {
     fn start(&self, batch: usize, device: &Device) -> State {
         let c = &self.rest.config;
+        if matches!(c.source, KvSource::Layer(_)) {
+            return State::new(batch);
+        }
         let cache = || KvCache::new(batch, (c.groups, c.head_dim, c.head_dim), device);
         let state = State::new(batch).with(KEYS, cache());
         if matches!(c.reach, Reach::Sinks(_)) { state.with(SINKS, cache()) } else { state }
@@ -475,6 +554,15 @@ impl Mix for Attention {
 
     fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let c = &self.rest.config;
+        if let (KvSource::Layer(source), Projections::Queries(q)) = (c.source, &self.qkv) {
+            let q = self.queries(q, x.clone());
+            let q = match &c.rotary {
+                Some(rotary) => shared.angles.turn(rotary, q, state.positions()),
+                None => q,
+            };
+            let kv = shared.kv.iter().find(|kv| kv.source == source).expect("an earlier layer shares its keys");
+            return self.joined(self.gated(self.attend(q, kv.first.clone(), &kv.cache), x));
+        }
         let [q, k, v] = self.project(x.clone());
         let [batch, t, _, _] = q.dims();
         let before = state.positions();
@@ -492,7 +580,6 @@ impl Mix for Attention {
         };
         cache.keep_last(past);
         let first = cache.is_empty();
-        let row = |x: &Tensor<4>, b: usize| if batch == 1 { x.clone() } else { x.clone().narrow(0, b, 1) };
         (0..batch).for_each(|b| cache.push(b, row(&k, b), row(&v, b)));
         let out = match c.reach {
             Reach::Sinks(streaming) => {
@@ -517,17 +604,24 @@ impl Mix for Attention {
                 state.put(SINKS, sinks);
                 joined_rows(out)
             }
-            // All sequences begin here, so that one call serves them.
-            _ if first => {
-                let options = self.options(self.rest.mechanism.clone());
-                ops::attention(ops::Attention { q: turned, k, v, bias: None, sinks: self.learned_sinks(), options }).0
+            _ => {
+                let kv = first.then_some([k, v]);
+                if let KvSource::Shared(source) = c.source {
+                    shared.kv.retain(|kv| kv.source != source);
+                    shared.kv.push(SharedKv { source, first: kv.clone(), cache: cache.clone() });
+                }
+                self.attend(turned, kv, &cache)
             }
-            _ => joined_rows((0..batch).map(|b| self.cached(row(&turned, b), &cache, b)).collect()),
         };
         cache.keep_last(past);
         state.put(KEYS, cache);
         self.joined(self.gated(out, x))
     }
+}
+
+/// Sequence `b` alone.
+fn row(x: &Tensor<4>, b: usize) -> Tensor<4> {
+    if x.dims()[0] == 1 { x.clone() } else { x.clone().narrow(0, b, 1) }
 }
 
 /// Joins outputs along the batch axis.

@@ -35,7 +35,9 @@ mod rwkv6;
 mod rwkv7;
 mod transformer_xl;
 
-pub use attention::{Attention, AttentionConfig, AttentionNames, Fused, OutputGate, QkNorm, Reach, Seen};
+pub use attention::{
+    Attention, AttentionConfig, AttentionNames, Fused, KvSource, OutputGate, QkNorm, Reach, Seen, SharedKv,
+};
 pub use compressive::{Compressed, Compressive, CompressiveConfig};
 pub use cosformer::{CosFormer, CosFormerConfig};
 pub use delta_rule::{DeltaRule, DeltaRuleConfig};
@@ -68,6 +70,12 @@ pub struct Shared {
     pub lower_bound: Option<Tensor<1>>,
     /// The embeddings `[B, T, d]`, for layers that read them.
     pub embedded: Option<Tensor<3>>,
+    /// The keys and values that later layers use, too.
+    pub kv: Vec<SharedKv>,
+    /// The same for each sequence, where there is padding.
+    pub(crate) kv_of_sequences: Vec<Vec<SharedKv>>,
+    /// What each layer adds of its own for the tokens, `[B, T, L p]`.
+    pub per_layer: Option<Tensor<3>>,
     /// The sum of the auxiliary losses of the layers, `[1]`.
     pub loss: Option<Tensor<1>>,
     /// The angles of rotary positions, computed by the first layer that needs them.

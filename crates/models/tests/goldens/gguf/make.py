@@ -239,7 +239,7 @@ QUANTISED = {
     "mamba2-q5_0": ("mamba2-g", {"in_proj|out_proj": "Q5_0", "embed|head": "Q8_0"}),
 }  # fmt: skip
 FILE_TYPES = {"llama-q8_0": 7, "llama-mixed": 2, "llama-k": 15, "qwen3_moe-q4_0": 2, "mamba2-q5_0": 8}
-# Bytes of a block, places of its scales, and what is subtracted, in terms of the scale.
+# Bytes of a block, the places of its scale and of the scale of its minima if it has them, and the latter for a scale of 1.
 RANDOM_BLOCKS = {
     "Q2_K": (84, 80, 82, 1.5), "Q3_K": (110, 108, None, 0.0), "Q4_K": (144, 0, 2, 7.5), "Q5_K": (176, 0, 2, 15.5),
     "Q6_K": (210, 208, None, 0.0), "IQ4_NL": (18, 0, None, 0.0), "IQ4_XS": (136, 0, None, 0.0),
@@ -418,51 +418,45 @@ def change_config(path, fields):
     (path / "tokenizer.json").write_text(json.dumps(vocabulary))
 
 
-@contextlib.contextmanager
 def converter(llama):
-    """The converter's package, with what is replaced in it."""
-    sys.path[:0] = [str(llama), str(llama / "gguf-py")]
+    """The packages of the converter, with what is replaced in them."""
+    if str(llama) not in sys.path:
+        sys.path[:0] = [str(llama), str(llama / "gguf-py")]
     import conversion
-
-    logging.disable(logging.WARNING)
+    import gguf
 
     def load_hparams(dir_model, is_mistral_format=False):
         return json.loads((dir_model / "config.json").read_text())
 
     conversion.ModelBase.load_hparams = staticmethod(load_hparams)
-    yield conversion
+    logging.disable(logging.WARNING)
+    return conversion, gguf
 
 
 def convert(llama, path, out, parts=False, no_mtp=False):
     """Converts the checkpoint in a folder."""
-    with converter(llama) as conversion:
-        import gguf
+    conversion, gguf = converter(llama)
+    hparams = conversion.ModelBase.load_hparams(path)
+    architecture = conversion.get_model_architecture(hparams, conversion.ModelType.TEXT)
+    model_class = conversion.get_model_class(architecture)
 
-        architecture = conversion.get_model_architecture(
-            conversion.ModelBase.load_hparams(path), conversion.ModelType.TEXT
-        )
-        model_class = conversion.get_model_class(architecture)
+    def set_vocab(self):
+        if architecture == "BertModel":
+            self.gguf_writer.add_token_type_count(self.hparams.get("type_vocab_size", 1))
+        self._set_vocab_none()
 
-        def set_vocab(self):
-            if architecture == "BertModel":
-                self.gguf_writer.add_token_type_count(self.hparams.get("type_vocab_size", 1))
-            self._set_vocab_none()
-
-        model_class.set_vocab = set_vocab
-        if hasattr(model_class, "_get_suppress_tokens"):
-            model_class._get_suppress_tokens = lambda self: None
-        if no_mtp:
-            model_class.no_mtp = True
-        with torch.inference_mode(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
-            model = model_class(path, gguf.LlamaFileType.ALL_F32, out, split_max_tensors=10 if parts else 0)
-            model.write()
+    model_class.set_vocab = set_vocab
+    if hasattr(model_class, "_get_suppress_tokens"):
+        model_class._get_suppress_tokens = lambda self: None
+    if no_mtp:
+        model_class.no_mtp = True
+    with torch.inference_mode(), open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        model_class(path, gguf.LlamaFileType.ALL_F32, out, split_max_tensors=10 if parts else 0).write()
 
 
 def quantise(llama, x, kind, generator):
     """The blocks of a matrix, [rows, bytes], and what they stand for. Where there is no quantiser, others of that spread."""
-    with converter(llama):
-        import gguf
-
+    _, gguf = converter(llama)
     kind_ = gguf.GGMLQuantizationType[kind]
     rows = x.flatten(0, -2).numpy()
     if kind not in RANDOM_BLOCKS:
@@ -506,9 +500,7 @@ def quantised(llama, name, path):
 
 def replace_rows(llama, file, found, out, file_type):
     """Writes a file of floats again, with rows replaced by the blocks they were dequantised from."""
-    with converter(llama):
-        import gguf
-
+    _, gguf = converter(llama)
     reader = gguf.GGUFReader(file)
     fields = {key: x for key, x in reader.fields.items() if not key.startswith("GGUF.")}
     writer = gguf.GGUFWriter(out, fields.pop("general.architecture").contents())
