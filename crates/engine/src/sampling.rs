@@ -1,5 +1,7 @@
 //! Sampling: from logits to a token.
 
+use std::cmp::Ordering;
+
 use longreach_models::GenerationConfig;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -97,7 +99,7 @@ impl Sampler {
         self.rng.set_word_pos(position);
     }
 
-    /// Samples a token from `logits`, `[vocabulary]`; `seen`, of the same length, marks tokens that occurred before. O(vocabulary log vocabulary) time.
+    /// Samples a token from `logits`, `[vocabulary]`; `seen`, of the same length, marks tokens that occurred before. O(vocabulary + kept log kept) time.
     pub fn choose(&mut self, logits: &[f32], seen: &[bool]) -> u32 {
         let s = self.sampling;
         let penalised = |(i, x): (usize, &f32)| {
@@ -112,35 +114,28 @@ impl Sampler {
         };
         let mut order: Vec<(u32, f32)> =
             logits.iter().enumerate().map(|(i, x)| (i as u32, penalised((i, x)))).collect();
-        // Most probable first; ties go to the lower id.
-        let likeliest = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
         if s.temperature == 0.0 {
             return order.into_iter().min_by(likeliest).map_or(0, |(id, _)| id);
         }
         if s.top_k > 0 && s.top_k < order.len() {
             order.select_nth_unstable_by(s.top_k - 1, likeliest);
             order.truncate(s.top_k);
-        }
-        order.sort_unstable_by(likeliest);
-        let top = order.first().map_or(0.0, |(_, x)| *x);
-        let mut weights: Vec<f64> = order.iter().map(|(_, x)| (((x - top) / s.temperature) as f64).exp()).collect();
-        let total: f64 = weights.iter().sum();
-        let mut keep = weights.len();
-        if s.top_p < 1.0 {
-            let mut reached = 0.0;
-            keep = weights
-                .iter()
-                .take_while(|w| {
-                    let before = reached;
-                    reached += **w / total;
-                    before < s.top_p as f64
-                })
-                .count()
-                .max(1);
+            order.sort_unstable_by(likeliest);
         }
         // The weight of the most probable token is 1.
-        keep = weights[..keep].iter().take_while(|w| **w >= s.min_p as f64).count().max(1);
-        weights.truncate(keep);
+        let top = order.iter().map(|(_, x)| *x).fold(f32::NEG_INFINITY, f32::max);
+        let weight = |(_, x): &(u32, f32)| f64::from((x - top) / s.temperature).exp();
+        let total: f64 = if s.top_p < 1.0 { order.iter().map(weight).sum() } else { 1.0 };
+        // What min-p drops is behind what it keeps, so that top-p may come afterwards, with fewer tokens to sort.
+        if s.min_p > 0.0 {
+            order.retain(|token| weight(token) >= f64::from(s.min_p));
+        }
+        if s.top_p < 1.0 {
+            nucleus(&mut order, |token| weight(token) / total, f64::from(s.top_p));
+        } else {
+            order.sort_unstable_by(likeliest);
+        }
+        let weights: Vec<f64> = order.iter().map(weight).collect();
         let mut left = self.rng.random::<f64>() * weights.iter().sum::<f64>();
         for ((id, _), w) in order.iter().zip(&weights) {
             left -= w;
@@ -148,7 +143,34 @@ impl Sampler {
                 return *id;
             }
         }
-        order[keep - 1].0
+        order.last().map_or(0, |(id, _)| *id)
+    }
+}
+
+/// Most probable first; ties go to the lower id.
+fn likeliest(a: &(u32, f32), b: &(u32, f32)) -> Ordering {
+    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+}
+
+/// Keeps the most probable tokens, in order, until their probabilities sum to `p`. The nucleus is mostly small: only as
+/// much is sorted as it needs.
+fn nucleus(order: &mut Vec<(u32, f32)>, probability: impl Fn(&(u32, f32)) -> f64, p: f64) {
+    let (mut sorted, mut end, mut reached) = (0, 256, 0.0);
+    while sorted < order.len() {
+        end = end.min(order.len());
+        let rest = &mut order[sorted..];
+        if end - sorted < rest.len() {
+            rest.select_nth_unstable_by(end - sorted - 1, likeliest);
+        }
+        rest[..end - sorted].sort_unstable_by(likeliest);
+        for i in sorted..end {
+            if reached >= p {
+                order.truncate(i);
+                return;
+            }
+            reached += probability(&order[i]);
+        }
+        (sorted, end) = (end, 4 * end);
     }
 }
 
@@ -187,6 +209,50 @@ mod tests {
         assert_eq!(counts(Sampling { temperature: 0.0, ..PLAIN }, &[]), [0, 20_000, 0, 0]);
         let penalty = Sampling { temperature: 0.0, repetition_penalty: 3.0, ..PLAIN };
         assert_eq!(counts(penalty, &[false, true]), [20_000, 0, 0, 0]);
+    }
+
+    /// The definition: all tokens are sorted, and each option cuts the list.
+    fn naive(s: Sampling, rng: &mut ChaCha8Rng, logits: &[f32]) -> u32 {
+        let mut order: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, x)| (i as u32, *x)).collect();
+        order.sort_by(likeliest);
+        order.truncate(if s.top_k > 0 { s.top_k } else { usize::MAX });
+        let weights: Vec<f64> = order.iter().map(|(_, x)| f64::from((x - order[0].1) / s.temperature).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        let (mut kept, mut reached) = (0, 0.0);
+        while kept < weights.len() && reached < f64::from(s.top_p) && weights[kept] >= f64::from(s.min_p) {
+            reached += weights[kept] / total;
+            kept += 1;
+        }
+        let mut left = rng.random::<f64>() * weights[..kept].iter().sum::<f64>();
+        for (i, w) in weights[..kept].iter().enumerate() {
+            left -= w;
+            if left < 0.0 {
+                return order[i].0;
+            }
+        }
+        order[kept - 1].0
+    }
+
+    #[test]
+    fn tokens_are_those_of_the_definition() {
+        let mut numbers = ChaCha8Rng::seed_from_u64(8);
+        for size in [3, 300, 5_000] {
+            for (top_k, top_p, min_p) in
+                [(0, 0.95, 0.02), (0, 0.999, 0.0), (0, 0.3, 0.0), (40, 0.9, 0.0), (0, 1.0, 0.0), (700, 1.0, 0.1)]
+            {
+                // A wide and a narrow distribution, with ties.
+                for temperature in [0.3, 2.0] {
+                    let sampling = Sampling { temperature, top_k, top_p, min_p, ..PLAIN };
+                    let mut sampler = Sampler::new(sampling).expect("valid options");
+                    let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+                    for _ in 0..20 {
+                        let logits: Vec<f32> = (0..size).map(|_| numbers.random_range(-40..40) as f32 / 8.0).collect();
+                        let want = naive(sampling, &mut rng, &logits);
+                        assert_eq!(sampler.choose(&logits, &[]), want, "{sampling:?}, {size} tokens");
+                    }
+                }
+            }
+        }
     }
 
     #[test]
