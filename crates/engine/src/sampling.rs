@@ -125,10 +125,14 @@ impl Sampler {
         // The weight of the most probable token is 1.
         let top = order.iter().map(|(_, x)| *x).fold(f32::NEG_INFINITY, f32::max);
         let weight = |(_, x): &(u32, f32)| f64::from((x - top) / s.temperature).exp();
-        let total: f64 = if s.top_p < 1.0 { order.iter().map(weight).sum() } else { 1.0 };
         // What min-p drops is behind what it keeps, so that top-p may come afterwards, with fewer tokens to sort.
-        if s.min_p > 0.0 {
-            order.retain(|token| weight(token) >= f64::from(s.min_p));
+        let mut total = 0.0;
+        if s.top_p < 1.0 || s.min_p > 0.0 {
+            order.retain(|token| {
+                let weight = weight(token);
+                total += weight;
+                weight >= f64::from(s.min_p)
+            });
         }
         if s.top_p < 1.0 {
             nucleus(&mut order, |token| weight(token) / total, f64::from(s.top_p));

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, activation};
 use longreach_burn as ops;
 
 use crate::hmt::{Hmt, HmtConfig};
-use crate::mixers::Shared;
+use crate::mixers::{AttentionConfig, KvSource, MixerConfig, Shared};
 use crate::padding::Tokens;
 use crate::words::{Words, WordsConfig};
 use crate::{
@@ -90,6 +90,20 @@ impl DecoderConfig {
         }
         if self.hmt.is_some() && self.per_layer.is_some() {
             return Err("a hierarchical memory goes with no embeddings for each layer".into());
+        }
+        let mut sources = Vec::new();
+        for (i, mixer) in self.blocks.iter().enumerate().flat_map(|(i, block)| block.mixers().map(move |m| (i, m))) {
+            match mixer {
+                MixerConfig::Attention(AttentionConfig { source: KvSource::Shared(source), .. }) => {
+                    sources.push(*source)
+                }
+                MixerConfig::Attention(AttentionConfig { source: KvSource::Layer(source), .. })
+                    if !sources.contains(source) =>
+                {
+                    return Err(format!("block {i} uses the keys of {source}, which no earlier layer shares"));
+                }
+                _ => {}
+            }
         }
         for (i, block) in self.blocks.iter().enumerate() {
             let Some(of) = block.shares else { continue };

@@ -2,7 +2,9 @@
 //! token agree, and the sequences of a batch are independent.
 
 use burn::tensor::{Device, Tensor};
-use longreach_nn::mixers::{AttentionConfig, GatedNorm, InnerNorm, Mamba2Config, MambaConfig, MixerConfig, Reach};
+use longreach_nn::mixers::{
+    AttentionConfig, GatedNorm, InnerNorm, KvSource, Mamba2Config, MambaConfig, MixerConfig, Reach,
+};
 use longreach_nn::{
     BlockConfig, BranchConfig, Builder, Decoder, DecoderConfig, DecoderNames, GatedFeedForwardConfig, NamedNorm,
     NormConfig, OperationConfig, Random, WordsConfig,
@@ -90,5 +92,23 @@ fn every_path_and_every_batch_agree() {
                 assert!((a - b).abs() < 1e-5, "{a} {b}");
             }
         }
+    }
+}
+
+#[test]
+fn keys_that_no_earlier_layer_shares_are_refused() {
+    let block = |source| {
+        let attention = AttentionConfig { source, ..AttentionConfig::new(24, 3) };
+        BlockConfig::new(vec![BranchConfig::mixer("mixer", MixerConfig::Attention(attention))])
+    };
+    let build = |sources: [KvSource; 2]| {
+        let names = DecoderNames::new(["body", "embedding", "blocks", "head"]);
+        let config = DecoderConfig::new([50, 24], sources.map(block).to_vec(), names);
+        Decoder::new(&mut Builder::new(&mut Random::new(3), &Device::flex()), &config).map(|_| ())
+    };
+    build([KvSource::Shared(0), KvSource::Layer(0)]).expect("the first layer shares its keys");
+    for sources in [[KvSource::Own, KvSource::Layer(0)], [KvSource::Layer(0), KvSource::Shared(0)]] {
+        let error = build(sources).expect_err("refused").to_string();
+        assert!(error.contains("uses the keys of 0, which no earlier layer shares"), "{error}");
     }
 }
