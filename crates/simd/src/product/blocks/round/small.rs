@@ -4,7 +4,7 @@ use super::fit::{Tries, extremes, largest, symmetric, weights, with_minimum};
 use super::{Weighting, inverse};
 
 /// The factor of a block without a minimum, for codes from `-most` to `most - 1`: without importances such that the
-/// number of the largest magnitude is met exactly.
+/// code of the weight of the largest magnitude stands for that weight exactly.
 #[inline(always)]
 pub(in super::super) fn factor(x: &[f32], weighting: Weighting<'_>, most: f32) -> f32 {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
@@ -25,8 +25,8 @@ pub(in super::super) fn raised(x: &[f32], factor: f32, most: u8) -> [u8; 32] {
     codes
 }
 
-/// The factor and the minimum of a block with codes up to `most`: without importances such that the least and the
-/// greatest number are met exactly.
+/// The factor and the minimum of a block with codes up to `most`: without importances such that the codes
+/// of the least and the greatest weight stand for these exactly.
 #[inline(always)]
 pub(in super::super) fn factor_and_minimum(x: &[f32], weighting: Weighting<'_>, most: f32) -> (f32, f32) {
     let x: &[f32; 32] = x.try_into().expect("a block of 32");
