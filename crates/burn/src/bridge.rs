@@ -19,6 +19,7 @@ use burn::backend::{
 };
 use burn::tensor::{Bytes, DType, Shape, Slice, Tensor};
 use half::bf16;
+use longreach_attention::softmax::Segment;
 use longreach_simd::Cx;
 use longreach_simd::norm::Rows;
 use longreach_simd::product::Weights;
@@ -358,12 +359,16 @@ fn tidy(t: FlexTensor) -> FlexTensor {
 
 /// An f32 tensor as an array view.
 fn view(tensor: &FlexTensor) -> ArrayView<'_, f32, IxDyn> {
-    let layout = tensor.layout();
+    shaped(tensor.layout(), tensor.storage())
+}
+
+/// The memory of a tensor as an array view.
+fn shaped<'a, E>(layout: &Layout, storage: &'a [E]) -> ArrayView<'a, E, IxDyn> {
     let strides: Vec<usize> = layout.strides().iter().map(|s| *s as usize).collect();
     let shape: Vec<usize> = layout.shape().to_vec();
     // The strides of an empty tensor may be arbitrary.
     let strides = if shape.contains(&0) { vec![0; shape.len()] } else { strides };
-    let data = tensor.storage::<f32>().get(layout.start_offset()..).unwrap_or_default();
+    let data = storage.get(layout.start_offset()..).unwrap_or_default();
     ArrayView::from_shape(IxDyn(&shape).strides(IxDyn(&strides)), data).expect("the layout is within its storage")
 }
 
@@ -380,9 +385,18 @@ impl Held {
         }
     }
 
-    /// The values as an array view of four axes. Panics if it has another rank.
-    pub(crate) fn view(&self) -> ArrayView4<'_, f32> {
+    /// An f32 tensor of four axes as an array view. Panics if it has another rank or type.
+    pub(crate) fn floats(&self) -> ArrayView4<'_, f32> {
         view(&self.0).into_dimensionality().expect("a tensor of four axes")
+    }
+
+    /// An f32 or bf16 tensor of four axes. Panics if it has another rank or type.
+    pub(crate) fn segment(&self) -> Segment<'_> {
+        const RANK: &str = "a tensor of four axes";
+        match self.0.dtype() {
+            DType::BF16 => Segment::Bf16(shaped(self.0.layout(), self.0.storage()).into_dimensionality().expect(RANK)),
+            _ => Segment::F32(self.floats()),
+        }
     }
 }
 

@@ -1,14 +1,41 @@
 //! Writing rows into a longer tensor, by which a KV cache grows in place.
 
-use burn::tensor::{Shape, Tensor};
+use burn::backend::{BackendTensor, DispatchTensorKind};
+use burn::tensor::{DType, Shape, Tensor};
+use half::bf16;
+use half::slice::HalfFloatSliceExt;
 use longreach_simd::Cx;
+use ndarray::Axis;
 
-use crate::bridge::{Call, Inputs, Operator, Plain};
+use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 
-/// Replaces the rows `at ..` of `to: [B, C, H, D]` by `rows: [B, n, H, D]`. In place if `to` has no other owner and
-/// no gradient is recorded. Panics if the rows do not fit.
+/// Replaces the rows `at ..` of `to: [B, C, H, D]` by `rows: [B, n, H, D]` in f32, which are rounded if `to` is in bf16.
+/// In place if `to` has no other owner and no gradient is recorded. Panics if the rows do not fit, or if `to` is in bf16
+/// and gradients are recorded.
 pub fn put_rows(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
-    Call::new().with(to).with(rows).run(Put { at }).output()
+    if to.dtype() == DType::BF16 { put_rounded(to, rows, at) } else { Call::new().with(to).with(rows).run(Put { at }).output() }
+}
+
+fn put_rounded(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
+    let (shape, of_rows) = (to.dims(), rows.dims());
+    let rows = Held::new(rows).expect("no gradient is recorded");
+    let rows = rows.floats();
+    let mut to = to.into_dispatch();
+    let DispatchTensorKind::Flex(BackendTensor::Float(x)) = &mut to.kind else { panic!("no gradient is recorded") };
+    if !x.is_contiguous() || x.layout().start_offset() != 0 {
+        *x = x.to_contiguous();
+    }
+    let numbers = x.storage_mut::<bf16>();
+    for (b, place) in places(&shape, &of_rows, at).enumerate() {
+        let places = numbers[place].chunks_exact_mut(of_rows[3].max(1));
+        for (to, row) in places.zip(rows.index_axis(Axis(0), b).rows()) {
+            match row.to_slice() {
+                Some(row) => to.convert_from_f32_slice(row),
+                None => to.iter_mut().zip(row).for_each(|(to, x)| *to = bf16::from_f32(*x)),
+            }
+        }
+    }
+    Tensor::from_dispatch(to)
 }
 
 #[derive(Debug)]

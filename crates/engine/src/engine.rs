@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use longreach_gguf::Gguf;
 use longreach_models::{DType, Location, Model, Progress};
+use longreach_nn::KvDtype;
 use longreach_simd::Cx;
 
 use crate::{ChatTemplate, EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
@@ -16,6 +17,7 @@ use crate::{ChatTemplate, EMBEDDED, Error, Session, Tokenizer, embedded, vocabul
 pub struct Engine {
     loaded: Arc<Loaded>,
     cx: Option<Arc<Cx>>,
+    kv_dtype: KvDtype,
 }
 
 /// What clones of an [`Engine`] share.
@@ -76,7 +78,7 @@ impl Engine {
     }
 
     fn of(name: String, model: Model, tokenizer: Option<Tokenizer>, chat: Option<ChatTemplate>) -> Self {
-        Self { loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }), cx: None }
+        Self { loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }), cx: None, kv_dtype: KvDtype::F32 }
     }
 
     /// The same model with threads and an instruction set of its own, instead of the process's. Sessions that were started before keep theirs.
@@ -85,6 +87,17 @@ impl Engine {
     #[must_use]
     pub fn with_context(self, cx: Arc<Cx>) -> Self {
         Self { cx: Some(cx), ..self }
+    }
+
+    /// The same model, whose sessions store cached keys and values in `dtype`. Sessions that were started before keep theirs.
+    #[must_use]
+    pub fn with_kv_dtype(self, dtype: KvDtype) -> Self {
+        Self { kv_dtype: dtype, ..self }
+    }
+
+    /// How its sessions store cached keys and values.
+    pub fn kv_dtype(&self) -> KvDtype {
+        self.kv_dtype
     }
 
     /// Calls `f` with the engine's threads and instruction set.
@@ -110,7 +123,7 @@ impl Engine {
         Session::new(self.clone())
     }
 
-    /// A hash of the weights, configuration, dtype and tokenizer, as hexadecimal. O(bytes of the weights) time on the first call.
+    /// A hash of the weights, configuration, dtypes and tokenizer, as hexadecimal. O(bytes of the weights) time on the first call.
     pub fn fingerprint(&self) -> String {
         let hash = self.fingerprint.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
@@ -127,6 +140,9 @@ impl Engine {
             }
             hasher.finalize()
         });
-        hash.to_hex().to_string()
+        match self.kv_dtype {
+            KvDtype::F32 => hash.to_hex().to_string(),
+            other => blake3::keyed_hash(hash.as_bytes(), other.name().as_bytes()).to_hex().to_string(),
+        }
     }
 }

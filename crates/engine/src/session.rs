@@ -45,7 +45,7 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
         let decoder = &engine.model.decoder;
-        let (cache, seen) = (decoder.start(1), vec![false; decoder.vocabulary()]);
+        let (cache, seen) = (decoder.start(1).with_keys_in(engine.kv_dtype()), vec![false; decoder.vocabulary()]);
         let (cancel, recent) = (Cancel::default(), Recent::default());
         Self { engine, cancel, cache, logits: Vec::new(), tokens: 0, seen, recent }
     }

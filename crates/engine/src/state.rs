@@ -9,7 +9,8 @@ use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
+use half::bf16;
 use longreach_models::write_atomically;
 use longreach_nn::StateError;
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,7 @@ struct Place {
 /// The values of a saved tensor.
 enum Values {
     F32(Vec<f32>),
+    Bf16(Vec<bf16>),
     U8(Vec<u8>),
     U32(Vec<u32>),
 }
@@ -64,6 +66,7 @@ impl Values {
     fn dtype(&self) -> &'static str {
         match self {
             Values::F32(_) => "F32",
+            Values::Bf16(_) => "BF16",
             Values::U8(_) => "U8",
             Values::U32(_) => "U32",
         }
@@ -116,7 +119,10 @@ impl Session {
             header.insert(name.into(), json(serde_json::to_value(place)));
         };
         place("logits", "F32", vec![self.logits.len()], 4);
-        tensors.iter().for_each(|tensor| place(&tensor.name, "F32", tensor.shape.clone(), 4));
+        for tensor in &tensors {
+            let (dtype, size) = if tensor.dtype == DType::BF16 { ("BF16", 2) } else { ("F32", 4) };
+            place(&tensor.name, dtype, tensor.shape.clone(), size);
+        }
         place("seen", "U8", vec![seen.len()], 1);
         place("recent", "U32", vec![self.recent.ids.len()], 4);
 
@@ -135,17 +141,23 @@ impl Session {
     }
 }
 
-/// Writes f32 numbers in little-endian order.
+/// Writes f32 or bf16 numbers in little-endian order.
 fn write_numbers(out: &mut dyn Write, data: &TensorData) -> std::io::Result<()> {
-    let mut piece = Vec::with_capacity(PIECE);
-    for x in data.iter::<f32>() {
-        piece.extend(x.to_le_bytes());
-        if piece.len() == PIECE {
-            out.write_all(&piece)?;
-            piece.clear();
+    fn write<const N: usize>(out: &mut dyn Write, numbers: impl Iterator<Item = [u8; N]>) -> std::io::Result<()> {
+        let mut piece = Vec::with_capacity(PIECE);
+        for bytes in numbers {
+            piece.extend(bytes);
+            if piece.len() == PIECE {
+                out.write_all(&piece)?;
+                piece.clear();
+            }
         }
+        out.write_all(&piece)
     }
-    out.write_all(&piece)
+    match data.dtype() {
+        DType::BF16 => write(out, data.iter::<bf16>().map(bf16::to_le_bytes)),
+        _ => write(out, data.iter::<f32>().map(f32::to_le_bytes)),
+    }
 }
 
 impl Engine {
@@ -185,7 +197,15 @@ impl Engine {
             (shape, Values::F32(numbers)) => Ok(TensorData::new(numbers, shape)),
             _ => Err(format!("tensor `{name}`: want F32")),
         };
-        let get = |name: &str, want: &[Option<usize>]| floats(tensors, name, want).map_err(StateError);
+        // Only cached keys and values are stored in bf16; the fingerprint has told that they are where it is wanted.
+        let get = |name: &str, want: &[Option<usize>]| match tensors.get(name) {
+            Some((_, Values::Bf16(_))) => match take(tensors, name, "BF16", want) {
+                Ok((shape, Values::Bf16(numbers))) => Ok(TensorData::new(numbers, shape)),
+                Ok(_) => Err(StateError(format!("tensor `{name}`: want BF16"))),
+                Err(error) => Err(StateError(error)),
+            },
+            _ => floats(tensors, name, want).map_err(StateError),
+        };
         session.cache = session.cache.restored(read, get).map_err(|e| e.to_string())?;
         let vocabulary = [Some(session.seen.len())];
         session.logits =
@@ -271,8 +291,9 @@ fn read_tensors(input: &mut impl Read, places: Vec<(String, Place)>) -> Result<T
     for (name, Place { dtype, shape, data_offsets: [from, to] }) in places {
         let size: u64 = match &dtype[..] {
             "F32" | "U32" => 4,
+            "BF16" => 2,
             "U8" => 1,
-            other => return Err(format!("tensor `{name}`: want F32, U32 or U8, found {other}")),
+            other => return Err(format!("tensor `{name}`: want F32, BF16, U32 or U8, found {other}")),
         };
         let bytes = shape.iter().try_fold(size, |all, n| all.checked_mul(*n as u64));
         if bytes != Some(to - from) {
@@ -282,6 +303,7 @@ fn read_tensors(input: &mut impl Read, places: Vec<(String, Place)>) -> Result<T
         let words = || bytes.as_chunks::<4>().0.iter();
         let values = match &dtype[..] {
             "F32" => Values::F32(words().map(|b| f32::from_le_bytes(*b)).collect()),
+            "BF16" => Values::Bf16(bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b)).collect()),
             "U32" => Values::U32(words().map(|b| u32::from_le_bytes(*b)).collect()),
             _ => Values::U8(bytes),
         };

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
+use half::bf16;
 use longreach_models::Model;
-use longreach_nn::{Cache, StateError, StateTensor};
+use longreach_nn::{Cache, KvDtype, StateError, StateTensor};
 use longreach_simd::Cx;
 use longreach_testkit::tolerance;
 
@@ -439,4 +440,47 @@ fn an_unknown_mixer_is_named_with_those_there_are() {
     for part in ["config.json", "`mixer`", "gated_delta,", "gated_detla"] {
         assert!(error.contains(part), "{error}");
     }
+}
+
+/// A KV cache in bf16 holds the rounded keys and values, in half the memory; what is read in one call attends to them as
+/// well, sequences do not depend on their batch, and a saved state restores bit for bit.
+#[test]
+fn keys_in_bf16_are_those_in_f32_rounded() {
+    let caching = models().filter(|(_, model)| {
+        let tensors = read(model, &rows(1), &[]).1.tensors();
+        tensors.iter().any(|tensor| tensor.name.ends_with(".k"))
+    });
+    let mut count = 0;
+    for (mixer, model) in caching {
+        let start = |n| model.decoder.start(n).with_keys_in(KvDtype::Bf16);
+        let row = rows(1).remove(0);
+        let (exact, floats) = read(&model, std::slice::from_ref(&row), &[]);
+        let mut halves = start(1);
+        let rounded = numbers(model.decoder.forward(&row, &mut halves, None));
+        let apart = exact.iter().zip(&rounded).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+        assert!(apart > 0.0 && apart < 0.1, "{mixer}: outputs move by {apart}");
+        let first = |cache: &Cache| cache.tensors().into_iter().find(|tensor| tensor.name.ends_with(".k"));
+        let [of_floats, of_halves] = [&floats, &halves].map(|cache| first(cache).expect("keys").whole());
+        // Where no attention comes before them, they are those in f32, rounded.
+        if mixer.contains(r#"{"type": "dense"}"#) {
+            let want: Vec<f32> = of_floats.iter::<f32>().map(|x| bf16::from_f32(x).to_f32()).collect();
+            assert_eq!(of_halves.iter::<f32>().collect::<Vec<_>>(), want, "{mixer}");
+            assert_eq!(2 * halves.bytes(), floats.bytes(), "{mixer}");
+        }
+        let next = |cache: &mut Cache, ids: &[u32]| numbers(model.decoder.forward(ids, cache, None));
+        let tensors = halves.tensors();
+        let find = |name: &str, _: &[Option<usize>]| {
+            let found = tensors.iter().find(|tensor| tensor.name == name);
+            found.map(StateTensor::whole).ok_or_else(|| StateError(format!("no {name}")))
+        };
+        let mut again = start(1).restored(TOKENS, find).expect("what was saved");
+        assert_eq!(next(&mut halves.clone(), &[1, 2, 3]), next(&mut again, &[1, 2, 3]), "{mixer}, restored");
+        let mut other = start(1);
+        model.decoder.forward(&row[..7], &mut other, None);
+        let mut both = Cache::join([halves.clone(), other.clone()]);
+        let alone = [next(&mut halves, &[4]), next(&mut other, &[5])].concat();
+        assert_eq!(next(&mut both, &[4, 5]), alone, "{mixer}, together");
+        count += 1;
+    }
+    assert!(count > 8, "{count} models with a KV cache");
 }

@@ -19,7 +19,7 @@
 use std::sync::Arc;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use longreach_attention::softmax::Patterned;
 use longreach_attention::softmax::dense::Dense;
 use longreach_burn as ops;
@@ -305,13 +305,13 @@ impl HmtState {
         let n = (tokens / c.segment).min(c.queue);
         let queue = [("hmt.queue_k", width), ("hmt.queue_v", d)];
         let mut matrix = |(name, width): (&str, usize)| {
-            Ok::<_, StateError>(Tensor::from_data(lookup(name, &[1, n, 1, width], find)?, &device))
+            Ok::<_, StateError>(Tensor::from_data(lookup(name, &[1, n, 1, width], find)?, (&device, DType::F32)))
         };
         let queue: [Tensor<4>; 2] = [matrix(queue[0])?, matrix(queue[1])?];
         // If a segment has begun and the queue was not empty, a vector was recalled for it.
         let inside = tokens % c.segment;
         let prompt = match inside > 0 && n > 0 {
-            true => Some(Tensor::from_data(lookup("hmt.prompt", &[1, 1, d], find)?, &device)),
+            true => Some(Tensor::from_data(lookup("hmt.prompt", &[1, 1, d], find)?, (&device, DType::F32))),
             false => None,
         };
         let kept = tokens.min(c.sensory.max(c.summary));

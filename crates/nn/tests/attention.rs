@@ -104,7 +104,7 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             Reach::Sinks(Streaming { sinks, recent }) => recent + sinks + 512,
         };
         // Keys and values of two sequences, with two groups of eight channels.
-        let kept = LayerState(vec![BranchState::Operation(state)]).len();
+        let kept = LayerState(vec![BranchState::Operation(state)]).bytes() / 4;
         assert!(kept / (2 * 2 * 2 * 8) <= most, "{:?} keeps {kept} numbers", config.reach);
     }
 }

@@ -16,7 +16,8 @@
 //! # Ok::<(), longreach_attention::Error>(())
 //! ```
 
-use ndarray::{ArrayView1, ArrayView2, ArrayView4};
+use half::bf16;
+use ndarray::{ArrayBase, ArrayView1, ArrayView2, ArrayView4, Ix4, ViewRepr};
 
 use crate::{Error, Sequences, error};
 
@@ -73,8 +74,9 @@ pub struct Inputs<'a, T = f32, F = f32> {
     /// `[B, S, G, E]`
     pub v: ArrayView4<'a, T>,
     /// Keys and values before `k` and `v` in segments, oldest first: those of a KV cache that is not contiguous. `S`
-    /// then counts these too. [`chunk`] and [`step`] read them; other mechanisms and gradients accept none.
-    pub earlier: &'a [[ArrayView4<'a, T>; 2]],
+    /// then counts these too. All that are not empty, and `k` and `v` if these are not, have one type. [`chunk`] and
+    /// [`step`] read them; other mechanisms and gradients accept none.
+    pub earlier: &'a [[Segment<'a>; 2]],
     /// `s`, often `D^{-1/2}`
     pub scale: F,
     /// The position of the first query among the keys.
@@ -93,6 +95,29 @@ pub struct Inputs<'a, T = f32, F = f32> {
     pub keep: Option<ArrayView2<'a, bool>>,
     /// How the keys form sequences; a query attends to keys of its own sequence.
     pub sequences: Sequences<'a>,
+}
+
+/// An array view. Its third argument is written out, by default it is an associated type, which would not let a
+/// lifetime be shortened.
+pub(crate) type View<'a, T, D> = ArrayBase<ViewRepr<&'a T>, D, T>;
+
+/// Keys or values of a KV cache, `[B, n, G, D]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Segment<'a> {
+    /// In f32.
+    F32(View<'a, f32, Ix4>),
+    /// In bf16.
+    Bf16(View<'a, bf16, Ix4>),
+}
+
+impl Segment<'_> {
+    /// `[B, n, G, D]`
+    pub fn shape(&self) -> &[usize] {
+        match self {
+            Segment::F32(x) => x.shape(),
+            Segment::Bf16(x) => x.shape(),
+        }
+    }
 }
 
 impl<'a, T> Inputs<'a, T> {
@@ -139,7 +164,7 @@ impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
         let (_, last, g, e) = self.v.dim();
         let mut s = last;
         for [k, v] in self.earlier {
-            let n = v.dim().1;
+            let n = v.shape()[1];
             error::shape(op, "earlier k", &[b, n, g, d], k.shape())?;
             error::shape(op, "earlier v", &[b, n, g, e], v.shape())?;
             s += n;

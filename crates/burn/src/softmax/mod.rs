@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use longreach_attention::Sequences;
-use longreach_attention::softmax::{self, Attend, Cotangent, Output};
+use longreach_attention::softmax::{self, Attend, Cotangent, Output, Segment};
 use longreach_simd::Cx;
-use ndarray::{Array2, ArrayView4};
+use ndarray::Array2;
 
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 
@@ -98,8 +98,8 @@ pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {
 /// → `[B, T, H, E]`. The last ones may be those of the queries themselves: see [`Options::offset`]. `sinks` is a logit
 /// per head.
 ///
-/// The segments are read where they are. They are copied to one tensor if gradients are recorded, or if the mechanism
-/// needs contiguous keys. Panics if there are no segments.
+/// All segments that are not empty are in f32, or all are in bf16. They are read where they are. They are copied to one
+/// tensor in f32 if gradients are recorded, or if the mechanism needs contiguous keys. Panics if there are no segments.
 pub fn cached_attention(
     q: Tensor<4>,
     segments: Vec<[Tensor<4>; 2]>,
@@ -116,10 +116,24 @@ pub fn cached_attention(
     call.run(Softmax { options, bias: false, sinks: has_sinks, earlier, kept: Kept::default() }).output()
 }
 
-/// Earlier segments to be read where they are, and the keys and values of the last one. All are copied to one segment
-/// unless `hold` is true and no gradient is recorded. Panics if there are no segments.
+/// Earlier segments to be read where they are, and the keys and values of the last one in f32, which are empty if it is
+/// in bf16. All are copied to one segment unless `hold` is true and no gradient is recorded. Panics if there are no
+/// segments.
 fn held(mut segments: Vec<[Tensor<4>; 2]>, hold: bool) -> (Vec<[Held; 2]>, [Tensor<4>; 2]) {
-    let last = segments.pop().expect("at least one segment");
+    let mut last = segments.pop().expect("at least one segment");
+    let rounded = last[0].dtype() == DType::BF16;
+    if rounded && hold {
+        let none = |x: &Tensor<4>| {
+            let [b, _, groups, width] = x.dims();
+            Tensor::zeros([b, 0, groups, width], (&x.device(), DType::F32))
+        };
+        let empty = [none(&last[0]), none(&last[1])];
+        segments.push(std::mem::replace(&mut last, empty));
+    } else if rounded {
+        let widened = |segment: [Tensor<4>; 2]| segment.map(|x| x.cast(DType::F32));
+        segments = segments.into_iter().map(widened).collect();
+        last = widened(last);
+    }
     if segments.is_empty() {
         return (Vec::new(), last);
     }
@@ -183,7 +197,7 @@ fn outputs(output: Output) -> Vec<Plain> {
 }
 
 impl Softmax {
-    fn inputs<'a>(&'a self, x: &'a Inputs, earlier: &'a [[ArrayView4<'a, f32>; 2]]) -> softmax::Inputs<'a> {
+    fn inputs<'a>(&'a self, x: &'a Inputs, earlier: &'a [[Segment<'a>; 2]]) -> softmax::Inputs<'a> {
         let Options { scale, offset, softcap, alibi, keep, packed, .. } = &self.options;
         softmax::Inputs {
             earlier,
@@ -201,7 +215,7 @@ impl Softmax {
 
 impl Operator for Softmax {
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
-        let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.view(), v.view()]).collect();
+        let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.segment(), v.segment()]).collect();
         let x = self.inputs(inputs, &earlier);
         let mechanism = &self.options.mechanism;
         let output = if x.q.dim().1 < FEW { mechanism.step(&x, cx) } else { mechanism.chunk(&x, cx) };

@@ -1,10 +1,9 @@
 //! Attention sinks and a rolling window, with positions within the cache.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
-use longreach_attention::softmax::{self, Cotangent, Output};
+use longreach_attention::softmax::{self, Cotangent, Output, Segment};
 use longreach_simd::Cx;
-use ndarray::ArrayView4;
 
 use super::{Kept, held, outputs};
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
@@ -35,6 +34,7 @@ pub fn streaming_attention(x: StreamingAttention) -> Tensor<4> {
     let StreamingAttention { q, far, near, sinks, streaming, position, scale, softcap } = x;
     let hold = !q.is_autodiff();
     let (earlier, near) = held(near, hold);
+    let sinks = sinks.map(|x| if x.dtype() == DType::BF16 { x.cast(DType::F32) } else { x });
     let call = [q, far].into_iter().chain(near).chain(sinks).fold(Call::new(), Call::with);
     call.run(Op { streaming, position, scale, softcap, earlier, kept: Kept::default() }).output()
 }
@@ -51,16 +51,16 @@ struct Op {
 }
 
 impl Op {
-    fn inputs<'a>(&self, x: &'a Inputs, earlier: &'a [[ArrayView4<'a, f32>; 2]]) -> Rolling<'a> {
+    fn inputs<'a>(&self, x: &'a Inputs, earlier: &'a [[Segment<'a>; 2]]) -> Rolling<'a> {
         let near = softmax::Inputs::scaled(x.view(0), x.view(2), x.view(3), self.scale);
-        let keys = near.k.dim().1 + earlier.iter().map(|[k, _]| k.dim().1).sum::<usize>();
+        let keys = near.k.dim().1 + earlier.iter().map(|[k, _]| k.shape()[1]).sum::<usize>();
         let offset = keys.saturating_sub(near.q.dim().1);
         let near = softmax::Inputs { earlier, offset, softcap: self.softcap, ..near };
         Rolling { near, far: x.view(1), k: x.view(4), v: x.view(5), position: self.position }
     }
 
     fn run(&self, x: &Inputs, cx: &Cx) -> Output {
-        let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.view(), v.view()]).collect();
+        let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.segment(), v.segment()]).collect();
         streaming::chunk(&self.inputs(x, &earlier), &self.streaming, cx).unwrap_or_else(|e| panic!("{e}"))
     }
 }

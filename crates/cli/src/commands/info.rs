@@ -6,7 +6,7 @@ use longreach_engine::{CHUNK, Engine, TextEncoder};
 use longreach_models::{DType, EncoderModel, Location, Progress, Task};
 use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
-use longreach_nn::{BodyConfig, ReformerAttention, Sees, WordsConfig};
+use longreach_nn::{BodyConfig, KvDtype, ReformerAttention, Sees, WordsConfig};
 
 use super::generate::megabytes;
 use crate::failure::Failure;
@@ -27,6 +27,9 @@ pub(crate) struct Args {
     /// Dtype of the weight matrices in memory [default: that of the checkpoint]
     #[arg(long, value_enum)]
     dtype: Option<model::DTypeArg>,
+    /// Dtype of the KV cache of attention layers
+    #[arg(long, value_enum, default_value_t)]
+    kv_dtype: model::KvDtypeArg,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
@@ -52,7 +55,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             return Ok(());
         }
     }
-    let engine = model::load(args.model.as_deref(), args.dtype)?;
+    let engine = model::load(args.model.as_deref(), args.dtype)?.with_kv_dtype(args.kv_dtype.into());
     for (name, value) in facts(&engine) {
         println!("{name:14} {value}");
     }
@@ -222,7 +225,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
             if recurrent {
                 format!("{} per sequence, at any length", megabytes(engine.session().state_bytes() as u64))
             } else {
-                kv_cache(c.blocks.iter().flat_map(|block| block.mixers()))
+                kv_cache(c.blocks.iter().flat_map(|block| block.mixers()), engine.kv_dtype())
             },
         ),
         (
@@ -236,19 +239,19 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The size of a KV cache in f32: per token in layers of full reach, and at most in layers with windows.
-fn kv_cache<'a>(mixers: impl Iterator<Item = &'a MixerConfig>) -> String {
-    let (mut token, mut most) = (0, 0);
+/// The size of a KV cache: per token in layers of full reach, and at most in layers with windows.
+fn kv_cache<'a>(mixers: impl Iterator<Item = &'a MixerConfig>, dtype: KvDtype) -> String {
+    let (mut token, mut most, element) = (0, 0, dtype.bytes());
     for mixer in mixers {
         if let MixerConfig::Attention(attention) = mixer {
             let (elements, tokens) = attention.cache_size();
             match tokens {
-                None => token += 4 * elements,
-                Some(tokens) => most += 4 * elements * tokens,
+                None => token += element * elements,
+                Some(tokens) => most += element * elements * tokens,
             }
         }
         if let MixerConfig::Mla(attention) = mixer {
-            token += 4 * attention.cache_size();
+            token += element * attention.cache_size();
         }
     }
     let windows = megabytes(most as u64);

@@ -17,7 +17,7 @@ use super::parts::{LowRank, Pointwise};
 use super::{Mix, Shared};
 use crate::linear::Bias;
 use crate::rotary::RotaryCache;
-use crate::{Builder, Error, Init, KvCache, Layout, Linear, Norm, NormConfig, State};
+use crate::{Builder, Error, Init, KvCache, KvDtype, Layout, Linear, Norm, NormConfig, State};
 
 /// How far back a query of a decoder attends, which determines what its KV cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -579,7 +579,8 @@ impl Mix for Attention {
             Reach::Sinks(streaming) => streaming.recent - 1,
         };
         cache.keep_last(past);
-        let first = cache.is_empty();
+        // Where keys are rounded, attention is to what is stored.
+        let first = cache.is_empty() && cache.dtype() == KvDtype::F32;
         (0..batch).for_each(|b| cache.push(b, row(&k, b), row(&v, b)));
         let out = match c.reach {
             Reach::Sinks(streaming) => {

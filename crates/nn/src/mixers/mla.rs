@@ -17,7 +17,7 @@ use longreach_burn as ops;
 
 use super::{Mix, Shared};
 use crate::linear::Bias;
-use crate::{Builder, Error, KvCache, Linear, RmsNorm, State};
+use crate::{Builder, Error, KvCache, KvDtype, Linear, RmsNorm, State};
 
 /// The sizes and options of the mixer.
 #[derive(Clone, Debug, PartialEq)]
@@ -199,7 +199,8 @@ impl Mix for Mla {
         let gate = self.gate.as_ref().map(|gate| activation::sigmoid(gate.forward(x.clone())));
         let [own, turned, new] = self.project(x, state, shared);
         let mut cache: KvCache = state.take(LATENTS);
-        let begins: Vec<bool> = (0..batch).map(|b| cache.rows(b) == 0).collect();
+        // Where the vectors are rounded, keys and values are those of what is stored.
+        let begins: Vec<bool> = (0..batch).map(|b| cache.rows(b) == 0 && cache.dtype() == KvDtype::F32).collect();
         let row = |x: &Tensor<4>, b: usize| if batch == 1 { x.clone() } else { x.clone().narrow(0, b, 1) };
         (0..batch).for_each(|b| cache.push_latent(b, row(&new, b)));
         let out = if begins.iter().all(|begins| *begins) {

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 
+use super::KvDtype;
 use super::layer::{LayerState, transposed};
 use crate::hmt::HmtState;
 
@@ -34,6 +35,8 @@ pub struct StateTensor {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
+    /// f32, or bf16 for keys and values that are stored so.
+    pub dtype: DType,
     /// Its values in order, flattened. They share memory with the state.
     pieces: Vec<Tensor<1>>,
 }
@@ -41,14 +44,14 @@ pub struct StateTensor {
 impl StateTensor {
     /// A whole tensor.
     pub(crate) fn of<const D: usize>(name: String, x: Tensor<D>) -> Self {
-        Self { name, shape: x.dims().to_vec(), pieces: vec![flat(x)] }
+        Self { name, shape: x.dims().to_vec(), dtype: x.dtype(), pieces: vec![flat(x)] }
     }
 
     /// A tensor `[1, n, G, D]`, in pieces along its second axis.
     pub(crate) fn pieces(name: String, pieces: Vec<Tensor<4>>) -> Self {
         let mut shape = pieces[0].dims().to_vec();
         shape[1] = pieces.iter().map(|x| x.dims()[1]).sum();
-        Self { name, shape, pieces: pieces.into_iter().map(flat).collect() }
+        Self { name, shape, dtype: pieces[0].dtype(), pieces: pieces.into_iter().map(flat).collect() }
     }
 
     /// Its values in pieces; each is copied out of the state when it is asked for.
@@ -56,7 +59,7 @@ impl StateTensor {
         self.pieces.iter().map(|x| x.clone().into_data())
     }
 
-    /// All its values.
+    /// All its values, in f32.
     pub fn whole(&self) -> TensorData {
         let numbers: Vec<f32> = self.data().flat_map(|data| data.iter::<f32>().collect::<Vec<_>>()).collect();
         TensorData::new(numbers, self.shape.clone())
@@ -65,7 +68,7 @@ impl StateTensor {
 
 fn flat<const D: usize>(x: Tensor<D>) -> Tensor<1> {
     let n = x.shape().num_elements();
-    if n == 0 { Tensor::zeros([0], &x.device()) } else { x.reshape([n]) }
+    if n == 0 { Tensor::zeros([0], (&x.device(), x.dtype())) } else { x.reshape([n]) }
 }
 
 /// The state of a whole model for a batch of sequences.
@@ -100,7 +103,13 @@ impl Cache {
     /// The size of the state in bytes, including the unused capacity of cached keys. Memory that several states share
     /// counts in each.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|layer| 4 * layer.len()).sum::<usize>() + self.hmt.as_ref().map_or(0, HmtState::bytes)
+        self.layers.iter().map(LayerState::bytes).sum::<usize>() + self.hmt.as_ref().map_or(0, HmtState::bytes)
+    }
+
+    /// The same state, whose cached keys and values are stored in `dtype`: for initial states, or to go on in another type.
+    #[must_use]
+    pub fn with_keys_in(self, dtype: KvDtype) -> Self {
+        Self { layers: self.layers.into_iter().map(|layer| layer.with_keys_in(dtype)).collect(), ..self }
     }
 
     /// The number of tokens read of each sequence; zeros if no layer has a state.

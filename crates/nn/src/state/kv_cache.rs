@@ -1,6 +1,6 @@
 //! The KV cache of an attention layer.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use longreach_burn as ops;
 
 use super::{Find, OnTensors, StateError, StateTensor};
@@ -11,6 +11,41 @@ const SEGMENT: usize = 512;
 const FIRST_SEGMENT: usize = 32;
 /// At least this many new tokens become a segment of their own, without being copied.
 const ADOPTED: usize = 128;
+
+/// How cached keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KvDtype {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Rounded to bf16, in half the memory.
+    Bf16,
+}
+
+impl KvDtype {
+    /// Its name, as in files and options.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvDtype::F32 => "f32",
+            KvDtype::Bf16 => "bf16",
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            KvDtype::F32 => 4,
+            KvDtype::Bf16 => 2,
+        }
+    }
+
+    fn of_tensors(self) -> DType {
+        match self {
+            KvDtype::F32 => DType::F32,
+            KvDtype::Bf16 => DType::BF16,
+        }
+    }
+}
 
 /// The keys and values of each sequence of a batch.
 ///
@@ -24,6 +59,7 @@ pub struct KvCache {
     empty: [Tensor<4>; 2],
     /// Whether the values are the first channels of the keys, and not stored.
     latent: bool,
+    dtype: KvDtype,
 }
 
 /// The cached keys and values of a sequence.
@@ -72,7 +108,7 @@ impl Segment {
 }
 
 impl Sequence {
-    fn push(&mut self, new: New) {
+    fn push(&mut self, new: New, dtype: KvDtype) {
         let n = new.0.dims()[1];
         self.rows += n;
         if let Some(last) = self.segments.pop_if(|last| last.rows + n <= last.capacity()) {
@@ -80,12 +116,13 @@ impl Sequence {
         }
         let (k, v) = new;
         if n >= ADOPTED {
-            return self.segments.push(Segment { k, v, rows: n });
+            let [k, v] = [Some(k), v].map(|x| x.map(|x| stored(x, dtype)));
+            return self.segments.extend(k.map(|k| Segment { k, v, rows: n }));
         }
         let capacity = self.rows.clamp(FIRST_SEGMENT, SEGMENT).max(n);
         let room = |x: &Tensor<4>| {
             let [_, _, groups, width] = x.dims();
-            Tensor::zeros([1, capacity, groups, width], &x.device())
+            Tensor::zeros([1, capacity, groups, width], (&x.device(), dtype.of_tensors()))
         };
         let segment = Segment { k: room(&k), v: v.as_ref().map(room), rows: 0 };
         self.segments.push(segment.push((k, v)));
@@ -116,13 +153,32 @@ impl KvCache {
     /// value.
     pub fn new(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
         let empty = [d, e].map(|width| Tensor::zeros([1, 0, groups, width], device));
-        Self { sequences: vec![Sequence::default(); batch], empty, latent: false }
+        Self { sequences: vec![Sequence::default(); batch], empty, latent: false, dtype: KvDtype::F32 }
     }
 
     /// An empty cache of `batch` sequences with one KV head, keys of width `d`, and values that are their first `e`
     /// channels.
     pub fn latent(batch: usize, [d, e]: [usize; 2], device: &Device) -> Self {
         Self { latent: true, ..Self::new(batch, (1, d, e), device) }
+    }
+
+    /// The same keys and values, stored in another type.
+    #[must_use]
+    pub fn stored_as(mut self, dtype: KvDtype) -> Self {
+        if dtype != self.dtype {
+            for segment in self.sequences.iter_mut().flat_map(|sequence| &mut sequence.segments) {
+                segment.k = stored(segment.k.clone(), dtype);
+                segment.v = segment.v.take().map(|v| stored(v, dtype));
+            }
+            self.dtype = dtype;
+        }
+        self
+    }
+
+    /// How they are stored. Queries attend to what is stored, those of the same call, too: so one text has the same outputs
+    /// in one call and in several.
+    pub fn dtype(&self) -> KvDtype {
+        self.dtype
     }
 
     /// The number of cached tokens of sequence `b`.
@@ -135,24 +191,25 @@ impl KvCache {
         self.sequences.iter().all(|sequence| sequence.rows == 0)
     }
 
-    /// The number of elements allocated, including unused capacity.
-    pub fn elements(&self) -> usize {
+    /// The number of bytes allocated, including unused capacity.
+    pub fn bytes(&self) -> usize {
         let segments = self.sequences.iter().flat_map(|sequence| &sequence.segments);
         let elements = |x: &Tensor<4>| x.shape().num_elements();
-        segments.map(|segment| elements(&segment.k) + segment.v.as_ref().map_or(0, elements)).sum()
+        let elements = segments.map(|segment| elements(&segment.k) + segment.v.as_ref().map_or(0, elements));
+        self.dtype.bytes() * elements.sum::<usize>()
     }
 
     /// Appends `k: [1, n, G, D]` and `v: [1, n, G, E]` to sequence `b`.
     pub fn push(&mut self, b: usize, k: Tensor<4>, v: Tensor<4>) {
         if k.dims()[1] > 0 {
-            self.sequences[b].push((k, (!self.latent).then_some(v)));
+            self.sequences[b].push((k, (!self.latent).then_some(v)), self.dtype);
         }
     }
 
     /// Appends `k: [1, n, 1, D]` to sequence `b` of a cache whose values are part of the keys.
     pub fn push_latent(&mut self, b: usize, k: Tensor<4>) {
         if k.dims()[1] > 0 {
-            self.sequences[b].push((k, None));
+            self.sequences[b].push((k, None), self.dtype);
         }
     }
 
@@ -161,25 +218,27 @@ impl KvCache {
         self.sequences.iter_mut().for_each(|sequence| sequence.keep_last(rows));
     }
 
-    /// The keys and values of sequence `b` as segments `[1, n, G, D]` and `[1, n, G, E]`, oldest first. There is at
-    /// least one, which may be empty.
+    /// The keys and values of sequence `b` as segments `[1, n, G, D]` and `[1, n, G, E]`, oldest first, as they are stored.
+    /// There is at least one, which may be empty.
     pub fn segments(&self, b: usize) -> Vec<[Tensor<4>; 2]> {
         let segments = self.sequences[b].segments(self.empty[1].dims()[3]);
-        if segments.is_empty() { vec![self.empty.clone()] } else { segments }
+        if segments.is_empty() { vec![self.empty.clone().map(|x| stored(x, self.dtype))] } else { segments }
     }
 
     /// The keys and values of the sequences `rows`, in this order.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
         let sequences = rows.iter().map(|i| self.sequences[*i].clone()).collect();
-        Self { sequences, empty: self.empty.clone(), latent: self.latent }
+        Self { sequences, empty: self.empty.clone(), ..*self }
     }
 
     /// Joins the sequences of several caches. Panics if there are none.
     #[must_use]
     pub fn join(caches: Vec<Self>) -> Self {
-        let (empty, latent) = (caches[0].empty.clone(), caches[0].latent);
-        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty, latent }
+        let Self { empty, latent, dtype, .. } = &caches[0];
+        assert!(caches.iter().all(|cache| cache.dtype == *dtype), "the caches store different types");
+        let (empty, latent, dtype) = (empty.clone(), *latent, *dtype);
+        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty, latent, dtype }
     }
 
     pub(super) fn map(self, f: &mut impl OnTensors) -> Self {
@@ -209,7 +268,11 @@ impl KvCache {
             (format!("{name}.{}", ["k", "v"][part]), [Some(1), None, Some(groups), Some(width)])
         });
         let device = self.empty[0].device();
-        let k: Tensor<4> = Tensor::from_data(find(&k.0, &k.1)?, &device);
+        // In f32, which holds every number of bf16: they are stored when they are appended.
+        let mut read = |(name, shape): &(String, [Option<usize>; 4])| {
+            Ok::<Tensor<4>, StateError>(Tensor::from_data(find(name, shape)?, (&device, DType::F32)))
+        };
+        let k = read(&k)?;
         if self.latent {
             let rows = k.dims()[1];
             if rows > tokens {
@@ -218,7 +281,7 @@ impl KvCache {
             self.push_latent(0, k);
             return Ok(self);
         }
-        let v: Tensor<4> = Tensor::from_data(find(&v.0, &v.1)?, &device);
+        let v = read(&v)?;
         let [of_keys, of_values] = [&k, &v].map(|x| x.dims()[1]);
         if of_keys != of_values || of_keys > tokens {
             return Err(StateError(format!(
@@ -228,6 +291,11 @@ impl KvCache {
         self.push(0, k, v);
         Ok(self)
     }
+}
+
+/// The tensor in the type that it is stored in.
+fn stored(x: Tensor<4>, dtype: KvDtype) -> Tensor<4> {
+    if x.dtype() == dtype.of_tensors() { x } else { x.cast(dtype.of_tensors()) }
 }
 
 /// Applies `f` to one tensor.

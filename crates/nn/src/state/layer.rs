@@ -2,7 +2,7 @@
 
 use burn::tensor::TensorData;
 
-use super::{Find, OnTensors, State, StateError, StateTensor};
+use super::{Find, KvDtype, OnTensors, State, StateError, StateTensor};
 
 /// The state of a branch.
 #[derive(Clone, Debug)]
@@ -88,14 +88,17 @@ impl BranchState {
 pub struct LayerState(pub Vec<BranchState>);
 
 impl LayerState {
-    /// The number of elements it holds; cached keys include unused capacity.
-    pub fn len(&self) -> usize {
-        self.states().map(State::len).sum()
+    /// The number of bytes it holds; cached keys include unused capacity.
+    pub fn bytes(&self) -> usize {
+        self.states().map(State::bytes).sum()
     }
 
-    /// Whether it holds no elements.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// The same state, whose cached keys and values are stored in `dtype`.
+    pub(super) fn with_keys_in(self, dtype: KvDtype) -> Self {
+        let store = &mut |state: State, _: &str| Ok(state.with_keys_in(dtype));
+        let branches = self.0.into_iter().map(|branch| branch.try_map::<std::convert::Infallible>("", store));
+        let Ok(branches) = branches.collect();
+        Self(branches)
     }
 
     /// The states of its operations, in order.

@@ -5,7 +5,7 @@
 //! share memory: a state is copied when one of its owners changes it, and cached keys and values, which are only
 //! appended to, are never copied (see [`KvCache`]).
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 
 mod cache;
 mod kv_cache;
@@ -13,7 +13,7 @@ mod layer;
 
 pub use cache::{Cache, OnTensors, StateError, StateTensor};
 pub(crate) use cache::{Find, lookup};
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, KvDtype};
 pub use layer::{BranchState, LayerState};
 
 /// A named part of a state.
@@ -167,15 +167,25 @@ impl State {
         Self { parts, positions }
     }
 
-    /// The number of elements it holds; cached keys include unused capacity.
-    pub(crate) fn len(&self) -> usize {
+    /// The number of bytes it holds; cached keys include unused capacity.
+    pub(crate) fn bytes(&self) -> usize {
         let parts = self.parts.iter().map(|(_, part)| match part {
-            Part::Rows(x) => x.shape().num_elements(),
-            Part::Matrix(x) => x.shape().num_elements(),
-            Part::Keys(keys) => keys.elements(),
+            Part::Rows(x) => 4 * x.shape().num_elements(),
+            Part::Matrix(x) => 4 * x.shape().num_elements(),
+            Part::Keys(keys) => keys.bytes(),
             Part::Taken => 0,
         });
         parts.sum()
+    }
+
+    /// The same state, whose cached keys and values are stored in `dtype`.
+    pub(crate) fn with_keys_in(mut self, dtype: KvDtype) -> Self {
+        for (_, part) in &mut self.parts {
+            if let Part::Keys(keys) = part {
+                *keys = keys.clone().stored_as(dtype);
+            }
+        }
+        self
     }
 
     /// Applies `f` to every tensor.
@@ -224,7 +234,7 @@ impl State {
 /// Looks up a tensor with the shape of `x`.
 fn like<const D: usize>(x: &Tensor<D>, name: &str, find: &mut Find<'_>) -> Result<Tensor<D>, StateError> {
     let data: TensorData = lookup(name, &x.dims(), find)?;
-    Ok(Tensor::from_data(data, &x.device()))
+    Ok(Tensor::from_data(data, (&x.device(), DType::F32)))
 }
 
 /// The rows `rows` of `x` along the batch axis. Contiguous rows share memory with `x`.

@@ -30,7 +30,7 @@ mod tests;
 pub use blocks::{Blocks, BlocksError, Format, QuantiseError, SharedBytes, UnknownFormat, quantise_into};
 pub use int8::Int8;
 pub use quantised::Quantised;
-pub use streamed::{STREAMED_ROWS, Stored};
+pub use streamed::{STREAMED_ROWS, Stored, StoredSlices};
 pub use strip::{pack_transposed, strip, widen};
 
 /// A contiguous row-major weight matrix `[out, in]`.

@@ -56,6 +56,17 @@ pub trait Stored: Copy + Send + Sync {
     fn load<S: Lanes>(s: S, x: &[Self]) -> S::V;
     /// The element as f32.
     fn widen(self) -> f32;
+    /// Slices of this type.
+    fn slices(slices: Vec<&[Self]>) -> StoredSlices<'_>;
+}
+
+/// Slices of one stored type, which a kernel chooses at run time.
+#[derive(Clone, Debug)]
+pub enum StoredSlices<'a> {
+    /// f32.
+    F32(Vec<&'a [f32]>),
+    /// bf16.
+    Bf16(Vec<&'a [bf16]>),
 }
 
 impl Stored for f32 {
@@ -67,6 +78,9 @@ impl Stored for f32 {
     fn widen(self) -> f32 {
         self
     }
+    fn slices(slices: Vec<&[Self]>) -> StoredSlices<'_> {
+        StoredSlices::F32(slices)
+    }
 }
 
 impl Stored for bf16 {
@@ -77,6 +91,9 @@ impl Stored for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self.to_f32()
+    }
+    fn slices(slices: Vec<&[Self]>) -> StoredSlices<'_> {
+        StoredSlices::Bf16(slices)
     }
 }
 

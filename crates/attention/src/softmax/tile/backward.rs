@@ -117,7 +117,7 @@ pub fn backward<T: Stored>(
         lse: output.lse.view(),
         call,
     };
-    let mut tasks: Vec<Task<'_, '_, '_, T>> = Vec::new();
+    let mut tasks: Vec<Task<'_, '_>> = Vec::new();
     for b in 0..b {
         for h in 0..h {
             for n in 0..parts {
@@ -177,8 +177,8 @@ pub fn backward<T: Stored>(
 
 /// Excluded rows have non-finite softmax statistics or gradients: sets their gradients, and those of their keys, to
 /// NaN.
-fn mark_excluded<T: Stored>(
-    work: &Shared<'_, '_, T>,
+fn mark_excluded(
+    work: &Shared<'_>,
     dq: &mut Array4<f32>,
     of_keys: [&mut Array4<f32>; 2],
     mut bias: Option<&mut Array4<f32>>,
@@ -257,9 +257,9 @@ fn sum_groups(x: &Array4<f32>, g: usize) -> Array4<f32> {
 }
 
 /// Read by all tasks.
-pub(super) struct Shared<'a, 'i, T> {
-    pub(super) call: Call<'a, 'i, T>,
-    pub(super) dout: Slices<'a, f32>,
+pub(super) struct Shared<'a> {
+    pub(super) call: Call<'a>,
+    pub(super) dout: Slices<'a>,
     pub(super) delta: ArrayView3<'a, f32>,
     pub(super) lse: ArrayView3<'a, f32>,
     /// The transpose of the mask, per plane: the query blocks that visit each range of keys.
@@ -267,8 +267,8 @@ pub(super) struct Shared<'a, 'i, T> {
 }
 
 /// A head and a part of its keys.
-pub(super) struct Task<'a, 'i, 'o, T> {
-    pub(super) work: &'a Shared<'a, 'i, T>,
+pub(super) struct Task<'a, 'o> {
+    pub(super) work: &'a Shared<'a>,
     pub(super) b: usize,
     pub(super) h: usize,
     pub(super) keys: Range<usize>,
@@ -320,7 +320,7 @@ fn split_front<'a>(memory: &mut &'a mut [f32], n: usize) -> &'a mut [f32] {
     front
 }
 
-impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+impl Kernel for Task<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
@@ -328,7 +328,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     }
 }
 
-impl<T: Stored> Task<'_, '_, '_, T> {
+impl Task<'_, '_> {
     #[inline(always)]
     fn in_blocks<S: Lanes>(mut self, s: S) {
         let Shared { call, dout, delta, lse, columns } = self.work;
@@ -486,7 +486,7 @@ impl<T: Stored> Task<'_, '_, '_, T> {
     }
 }
 
-impl<T: Stored> Task<'_, '_, '_, T> {
+impl Task<'_, '_> {
     /// Turns products into `P`, with zeros in `P` and `dS` for masked pairs.
     #[inline(always)]
     fn exponentials<S: Lanes>(&self, s: S, tile: &mut Tile<'_>, t: usize, panels: &[Panel], visibility: &Visibility) {

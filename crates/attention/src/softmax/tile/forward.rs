@@ -67,7 +67,7 @@ pub fn forward<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> 
 
 /// Splits the query blocks of a group into ranges, each with whether all keys that one of its blocks visits fit in
 /// cache. There are enough ranges for every thread.
-fn ranges<T>(call: &Call<'_, '_, T>, b: usize, g: usize, threads: usize) -> Vec<(Range<usize>, bool)> {
+fn ranges(call: &Call<'_>, b: usize, g: usize, threads: usize) -> Vec<(Range<usize>, bool)> {
     let Dims { b: batch, h, g: groups, .. } = call.dims;
     let heads = g * (h / groups)..(g + 1) * (h / groups);
     let most = cached_blocks(call);
@@ -89,14 +89,14 @@ fn ranges<T>(call: &Call<'_, '_, T>, b: usize, g: usize, threads: usize) -> Vec<
 }
 
 /// The number of packed blocks of keys and values that fit in cache.
-fn cached_blocks<T>(call: &Call<'_, '_, T>) -> usize {
+fn cached_blocks(call: &Call<'_>) -> usize {
     let Dims { d, e, .. } = call.dims;
     (CACHE_BYTES / (4 * (d + e) * call.mask.block().1)).max(1)
 }
 
 /// A range of queries of the heads of a group.
-struct Task<'a, 'i, 'o, T> {
-    call: &'a Call<'a, 'i, T>,
+struct Task<'a, 'o> {
+    call: &'a Call<'a>,
     b: usize,
     g: usize,
     /// The query blocks.
@@ -120,7 +120,7 @@ struct Tile<'a> {
     entries: &'a [Entry],
 }
 
-impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+impl Kernel for Task<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
@@ -128,7 +128,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     }
 }
 
-impl<'a, T: Stored> Task<'a, '_, '_, T> {
+impl<'a> Task<'a, '_> {
     fn tiles(&self) -> Vec<Tile<'a>> {
         let call = self.call;
         let heads = call.dims.h / call.dims.g;
@@ -338,7 +338,7 @@ impl<'a> Packed<'a> {
     }
 
     #[inline(always)]
-    fn pack<S: Lanes, T: Stored>(&mut self, s: S, call: &Call<'_, '_, T>, b: usize, g: usize, panel: Panel) {
+    fn pack<S: Lanes>(&mut self, s: S, call: &Call<'_>, b: usize, g: usize, panel: Panel) {
         let (d, wide, at) = (self.d, self.wide, panel.at * S::LANES);
         let there = panel.key..(panel.key + S::LANES).min(call.dims.s);
         pack_columns(s, &call.k, b, g, there.clone(), &mut self.k[at * d..][..S::LANES * d]);
@@ -384,7 +384,7 @@ impl<'a> State<'a> {
 
     /// The initial state.
     #[inline(always)]
-    fn start<S: Lanes, T: Stored>(&mut self, s: S, call: &Call<'_, '_, T>, b: usize, tile: &Tile<'_>) {
+    fn start<S: Lanes>(&mut self, s: S, call: &Call<'_>, b: usize, tile: &Tile<'_>) {
         self.sums.fill(0.0);
         self.highest.fill(HIDDEN);
         self.total.fill(0.0);
@@ -421,10 +421,10 @@ impl<'a> Work<'a> {
     /// Advances a tile over up to a step of packed keys.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "a tile, and what it meets")]
-    fn step<S: Lanes, T: Stored>(
+    fn step<S: Lanes>(
         &mut self,
         s: S,
-        call: &Call<'_, '_, T>,
+        call: &Call<'_>,
         b: usize,
         tile: &Tile<'_>,
         state: &mut State<'_>,

@@ -9,13 +9,13 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use longreach_simd::cache::prefetch;
-use longreach_simd::product::{Matrix, Stored, pack_transposed, strip, widen};
+use longreach_simd::product::{Matrix, Stored, StoredSlices, pack_transposed, strip, widen};
 use longreach_simd::{Lanes, math, memory};
-use ndarray::{Array3, Array4, ArrayView3, ArrayView4};
+use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Ix1};
 
-use super::Inputs;
+use super::{Inputs, Segment, View};
 use super::mask::{BlockMask, Entry, Limits, Pattern, Sizes, below};
-use crate::Error;
+use crate::{Error, error};
 
 mod backward;
 mod forward;
@@ -65,24 +65,44 @@ pub(in crate::softmax) fn zeros((b, t, h, d): (usize, usize, usize, usize)) -> A
     Array4::from_shape_vec((b, t, h, d), memory::zeros(n)).unwrap_or_else(|_| Array4::zeros((b, t, h, d)))
 }
 
-/// A view `[B, T, H, D]`, one slice per token.
-struct Slices<'a, T> {
-    tokens: Vec<&'a [T]>,
+/// A view `[B, T, H, D]`, one slice per token, in the type that it is stored in.
+struct Slices<'a> {
+    tokens: StoredSlices<'a>,
     length: usize,
     width: usize,
 }
 
-impl<'a, T> Slices<'a, T> {
-    fn of(op: &'static str, input: &'static str, x: &'a ArrayView4<'_, T>) -> Result<Self, Error> {
+/// The tokens of a segment.
+fn stored<'a>(op: &'static str, input: &'static str, x: &'a Segment<'_>) -> Result<StoredSlices<'a>, Error> {
+    Ok(match x {
+        Segment::F32(x) => StoredSlices::F32(crate::sequences::tokens(op, input, x)?),
+        Segment::Bf16(x) => StoredSlices::Bf16(crate::sequences::tokens(op, input, x)?),
+    })
+}
+
+/// Puts the tokens of segments one behind the other, for each of `batch` sequences.
+fn joined<'a, T>(batch: usize, segments: Vec<Vec<&'a [T]>>) -> Vec<&'a [T]> {
+    let mut tokens = Vec::with_capacity(segments.iter().map(Vec::len).sum());
+    for b in 0..batch {
+        for segment in &segments {
+            let n = segment.len() / batch;
+            tokens.extend_from_slice(&segment[b * n..(b + 1) * n]);
+        }
+    }
+    tokens
+}
+
+impl<'a> Slices<'a> {
+    fn of<T: Stored>(op: &'static str, input: &'static str, x: &'a ArrayView4<'_, T>) -> Result<Self, Error> {
         let (_, length, _, width) = x.dim();
-        Ok(Self { tokens: crate::sequences::tokens(op, input, x)?, length, width })
+        Ok(Self { tokens: T::slices(crate::sequences::tokens(op, input, x)?), length, width })
     }
 
     /// The keys (`part` 0) or values (1) of a call, of all its segments.
-    fn of_segments(
+    fn of_segments<T: Stored>(
         op: &'static str,
         input: &'static str,
-        earlier: &'a [[ArrayView4<'_, T>; 2]],
+        earlier: &'a [[Segment<'_>; 2]],
         part: usize,
         last: &'a ArrayView4<'_, T>,
     ) -> Result<Self, Error> {
@@ -90,37 +110,49 @@ impl<'a, T> Slices<'a, T> {
             return Self::of(op, input, last);
         }
         let (batch, n, _, width) = last.dim();
-        let length = n + earlier.iter().map(|segment| segment[part].dim().1).sum::<usize>();
-        let segments = earlier.iter().map(|segment| &segment[part]).chain([last]);
-        let segments: Vec<_> = segments.map(|x| crate::sequences::tokens(op, input, x)).collect::<Result<_, _>>()?;
-        let mut tokens = Vec::with_capacity(batch * length);
-        for b in 0..batch {
-            for segment in &segments {
-                let n = segment.len() / batch;
-                tokens.extend_from_slice(&segment[b * n..(b + 1) * n]);
+        let length = n + earlier.iter().map(|segment| segment[part].shape()[1]).sum::<usize>();
+        let (mut floats, mut halves) = (Vec::new(), Vec::new());
+        let segments = earlier.iter().map(|segment| stored(op, input, &segment[part]));
+        for segment in segments.chain([Ok(T::slices(crate::sequences::tokens(op, input, last)?))]) {
+            match segment? {
+                StoredSlices::F32(tokens) if !tokens.is_empty() => floats.push(tokens),
+                StoredSlices::Bf16(tokens) if !tokens.is_empty() => halves.push(tokens),
+                _ => {}
             }
         }
+        let one = floats.is_empty() || halves.is_empty();
+        error::parameter(op, "earlier", one, "keys and values in f32 and in bf16", "one type")?;
+        let tokens = match halves.is_empty() {
+            true => StoredSlices::F32(joined(batch, floats)),
+            false => StoredSlices::Bf16(joined(batch, halves)),
+        };
         Ok(Self { tokens, length, width })
     }
 
-    /// Token `t` of sequence `b`, head `h`.
+    /// Token `t` of sequence `b`, head `h`, times a factor; `out` is filled up with zeros.
     #[inline(always)]
-    fn row(&self, b: usize, t: usize, h: usize) -> &'a [T] {
-        &self.tokens[b * self.length + t][h * self.width..(h + 1) * self.width]
-    }
-
-    /// Prefetches the row `PREFETCH_TOKENS` tokens after this one: rows are strided.
-    #[inline(always)]
-    fn prefetch_after(&self, b: usize, t: usize, h: usize) {
-        if t + PREFETCH_TOKENS < self.length {
-            prefetch(self.row(b, t + PREFETCH_TOKENS, h));
+    fn load(&self, (b, t, h): (usize, usize, usize), factor: f32, out: &mut [f32]) {
+        let (at, part) = (b * self.length + t, h * self.width..(h + 1) * self.width);
+        out.fill(0.0);
+        match &self.tokens {
+            StoredSlices::F32(tokens) => scaled(&tokens[at][part], factor, out),
+            StoredSlices::Bf16(tokens) => scaled(&tokens[at][part], factor, out),
         }
     }
+}
 
-    /// Token `t` of sequence `b`, all heads.
-    #[inline(always)]
-    fn token(&self, b: usize, t: usize) -> &'a [T] {
-        self.tokens[b * self.length + t]
+#[inline(always)]
+fn scaled<T: Stored>(x: &[T], factor: f32, out: &mut [f32]) {
+    for (to, x) in out.iter_mut().zip(x) {
+        *to = factor * x.widen();
+    }
+}
+
+/// Prefetches the row `PREFETCH_TOKENS` tokens after token `t` of a sequence: rows are strided.
+#[inline(always)]
+fn prefetch_after<T>(tokens: &[&[T]], t: usize, part: Range<usize>) {
+    if let Some(token) = tokens.get(t + PREFETCH_TOKENS) {
+        prefetch(&token[part]);
     }
 }
 
@@ -145,13 +177,21 @@ impl<'a> Bias<'a> {
     }
 }
 
+/// The options of a call's scores.
+struct Options<'a> {
+    scale: f32,
+    softcap: Option<f32>,
+    alibi: Option<View<'a, f32, Ix1>>,
+    sinks: Option<View<'a, f32, Ix1>>,
+}
+
 /// A call: its inputs, one slice per token, and its mask.
-struct Call<'a, 'i, T> {
-    x: &'a Inputs<'i, T>,
+struct Call<'a> {
+    x: Options<'a>,
     dims: Dims,
-    q: Slices<'a, T>,
-    k: Slices<'a, T>,
-    v: Slices<'a, T>,
+    q: Slices<'a>,
+    k: Slices<'a>,
+    v: Slices<'a>,
     bias: Option<Bias<'a>>,
     weights: Option<Cow<'a, [f32]>>,
     pattern: &'a dyn Pattern,
@@ -160,8 +200,8 @@ struct Call<'a, 'i, T> {
     limits: Limits,
 }
 
-impl<'a, 'i, T> Call<'a, 'i, T> {
-    fn new(x: &'a Inputs<'i, T>, pattern: &'a dyn Pattern) -> Result<Self, Error> {
+impl<'a> Call<'a> {
+    fn new<T: Stored>(x: &'a Inputs<'_, T>, pattern: &'a dyn Pattern) -> Result<Self, Error> {
         let op = pattern.name();
         let (of, groups) = x.sizes_of_segments(op)?;
         let ((_, t, _, d), e) = (x.q.dim(), x.v.dim().3);
@@ -170,7 +210,7 @@ impl<'a, 'i, T> Call<'a, 'i, T> {
         let limits = Limits::of(op, &of, x.keep, x.sequences)?;
         let mask = if pattern.scattered() { BlockMask::empty() } else { BlockMask::limited(pattern, &of, &limits) };
         Ok(Self {
-            x,
+            x: Options { scale: x.scale, softcap: x.softcap, alibi: x.alibi, sinks: x.sinks },
             dims,
             q: Slices::of(op, "q", &x.q)?,
             k: Slices::of_segments(op, "k", x.earlier, 0, &x.k)?,
@@ -277,9 +317,9 @@ impl Visibility {
     }
 
     /// Evaluates the mask of `rows` queries of a head, starting at `t`; removes panels that are fully masked.
-    fn evaluate<T>(
+    fn evaluate(
         &mut self,
-        call: &Call<'_, '_, T>,
+        call: &Call<'_>,
         (b, h, t): (usize, usize, usize),
         rows: usize,
         panels: &mut Vec<Panel>,
@@ -405,41 +445,49 @@ fn run(panels: &[Panel]) -> usize {
 
 /// Packs one vector of rows, transposed: `[width, LANES]`.
 #[inline(always)]
-fn pack_columns<S: Lanes, T: Stored>(
-    s: S,
-    x: &Slices<'_, T>,
-    b: usize,
-    g: usize,
-    tokens: Range<usize>,
-    out: &mut [f32],
-) {
-    let mut rows = [&[][..]; 16];
-    for (row, j) in rows.iter_mut().zip(tokens.clone()) {
-        *row = x.row(b, j, g);
-        x.prefetch_after(b, j, g);
+fn pack_columns<S: Lanes>(s: S, x: &Slices<'_>, b: usize, g: usize, tokens: Range<usize>, out: &mut [f32]) {
+    #[inline(always)]
+    fn pack<S: Lanes, T: Stored>(s: S, all: &[&[T]], tokens: Range<usize>, part: Range<usize>, out: &mut [f32]) {
+        let mut rows = [&[][..]; 16];
+        for (row, j) in rows.iter_mut().zip(tokens.clone()) {
+            *row = &all[j][part.clone()];
+            prefetch_after(all, j, part.clone());
+        }
+        pack_transposed(s, &rows[..tokens.len()], part.len(), out);
     }
-    pack_transposed(s, &rows[..tokens.len()], x.width, out);
+    let (own, part) = (b * x.length..(b + 1) * x.length, g * x.width..(g + 1) * x.width);
+    match &x.tokens {
+        StoredSlices::F32(all) => pack(s, &all[own], tokens, part, out),
+        StoredSlices::Bf16(all) => pack(s, &all[own], tokens, part, out),
+    }
 }
 
 /// Packs rows with zero padding: `[rows, wide]`.
 #[inline(always)]
-fn pack_rows<S: Lanes, T: Stored>(
-    s: S,
-    x: &Slices<'_, T>,
-    b: usize,
-    g: usize,
-    tokens: Range<usize>,
-    wide: usize,
-    out: &mut [f32],
-) {
-    for (i, row) in out.chunks_exact_mut(wide).enumerate() {
-        if i < tokens.len() {
-            widen(s, x.row(b, tokens.start + i, g), &mut row[..x.width]);
-            x.prefetch_after(b, tokens.start + i, g);
-            row[x.width..].fill(0.0);
-        } else {
-            row.fill(0.0);
+fn pack_rows<S: Lanes>(s: S, x: &Slices<'_>, b: usize, g: usize, tokens: Range<usize>, wide: usize, out: &mut [f32]) {
+    #[inline(always)]
+    fn pack<S: Lanes, T: Stored>(
+        s: S,
+        all: &[&[T]],
+        tokens: Range<usize>,
+        part: Range<usize>,
+        wide: usize,
+        out: &mut [f32],
+    ) {
+        for (i, row) in out.chunks_exact_mut(wide).enumerate() {
+            if i < tokens.len() {
+                widen(s, &all[tokens.start + i][part.clone()], &mut row[..part.len()]);
+                prefetch_after(all, tokens.start + i, part.clone());
+                row[part.len()..].fill(0.0);
+            } else {
+                row.fill(0.0);
+            }
         }
+    }
+    let (own, part) = (b * x.length..(b + 1) * x.length, g * x.width..(g + 1) * x.width);
+    match &x.tokens {
+        StoredSlices::F32(all) => pack(s, &all[own], tokens, part, wide, out),
+        StoredSlices::Bf16(all) => pack(s, &all[own], tokens, part, wide, out),
     }
 }
 

@@ -5,7 +5,6 @@
 use std::ops::Range;
 
 use longreach_simd::cache::prefetch;
-use longreach_simd::product::{Stored, widen};
 use longreach_simd::split::Part;
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math, memory};
@@ -38,7 +37,7 @@ impl ContiguousRows {
     }
 
     /// Copies the rows of a group.
-    fn of<T: Stored>(x: &Slices<'_, T>, (b, g): (usize, usize), tokens: Range<usize>, cx: &Cx) -> Self {
+    fn of(x: &Slices<'_>, (b, g): (usize, usize), tokens: Range<usize>, cx: &Cx) -> Self {
         const TOKENS: usize = 512;
         let mut near = Self::new(tokens.len(), x.width);
         let wide = near.wide;
@@ -62,15 +61,15 @@ impl ContiguousRows {
 }
 
 /// Copies some tokens' rows.
-struct Copy<'a, T> {
-    x: &'a Slices<'a, T>,
+struct Copy<'a> {
+    x: &'a Slices<'a>,
     at: (usize, usize),
     tokens: Range<usize>,
     wide: usize,
     out: &'a mut [f32],
 }
 
-impl<T: Stored> Kernel for Copy<'_, T> {
+impl Kernel for Copy<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
@@ -79,7 +78,7 @@ impl<T: Stored> Kernel for Copy<'_, T> {
 }
 
 /// Attention of all queries, pair by pair.
-pub(super) fn forward<T: Stored>(call: &Call<'_, '_, T>, cx: &Cx) -> Result<Output, Error> {
+pub(super) fn forward(call: &Call<'_>, cx: &Cx) -> Result<Output, Error> {
     let Dims { b, t, s, h, g, e, .. } = call.dims;
     let mut out = zeros((b, t, h, e));
     let mut lse = Array3::zeros((b, t, h));
@@ -104,8 +103,8 @@ pub(super) fn forward<T: Stored>(call: &Call<'_, '_, T>, cx: &Cx) -> Result<Outp
 }
 
 /// A range of queries of one head.
-struct Task<'a, 'i, 'o, T> {
-    call: &'a Call<'a, 'i, T>,
+struct Task<'a, 'o> {
+    call: &'a Call<'a>,
     k: &'a ContiguousRows,
     v: &'a ContiguousRows,
     b: usize,
@@ -117,7 +116,7 @@ struct Task<'a, 'i, 'o, T> {
     lse: Part<'o>,
 }
 
-impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+impl Kernel for Task<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(mut self, s: S) {
@@ -161,7 +160,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
     }
 }
 
-impl<T: Stored> Gradients<'_, '_, '_, T> {
+impl Gradients<'_, '_> {
     /// The backward pass of one head, pair by pair.
     #[inline(always)]
     pub(super) fn scattered<S: Lanes>(mut self, s: S) {
@@ -193,7 +192,7 @@ impl<T: Stored> Gradients<'_, '_, '_, T> {
             let end = keys.partition_point(|j| (*j as usize) < self.keys.end);
             let keys = &keys[from..end];
             call.query((b, h, t), q);
-            widen(s, dout.row(b, t, h), &mut of_out[..e]);
+            dout.load((b, t, h), 1.0, &mut of_out[..e]);
             dq.fill(0.0);
             let base = lse * LOG2_E;
             for keys in keys.chunks(GROUP) {
@@ -232,7 +231,7 @@ impl<T: Stored> Gradients<'_, '_, '_, T> {
     }
 }
 
-impl<T: Stored> Call<'_, '_, T> {
+impl Call<'_> {
     /// The keys that query `t` of a head attends to, ascending.
     pub(super) fn list(&self, (b, h, t): (usize, usize, usize), keys: &mut Vec<u32>) {
         let i = self.of.queries.start + t;
@@ -246,10 +245,7 @@ impl<T: Stored> Call<'_, '_, T> {
     /// Loads a query times the factor of the scores.
     #[inline(always)]
     fn query(&self, (b, h, t): (usize, usize, usize), q: &mut [f32]) {
-        q.fill(0.0);
-        for (to, x) in q.iter_mut().zip(self.q.row(b, t, h)) {
-            *to = self.factor() * x.widen();
-        }
+        self.q.load((b, t, h), self.factor(), q);
     }
 
     /// The scores of a group of keys, in base 2, with masked scores after the last. `k` holds the keys from `first` on.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use longreach_simd::cache::prefetch_ahead;
-use longreach_simd::product::Stored;
+use longreach_simd::product::{Stored, StoredSlices};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array3, Array4};
@@ -78,8 +78,8 @@ pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Res
 }
 
 /// A part of the keys of a sequence, for all its queries.
-struct Task<'a, 'i, 'o, T> {
-    call: &'a Call<'a, 'i, T>,
+struct Task<'a, 'o> {
+    call: &'a Call<'a>,
     b: usize,
     keys: Range<usize>,
     /// The running maximum and the sum of exponentials of each row, `[H T, 2]`, and the weighted values, `[H T, E]`.
@@ -96,7 +96,7 @@ struct Row<'a> {
     here: Option<Entry>,
 }
 
-impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
+impl Kernel for Task<'_, '_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Lanes>(self, s: S) {
@@ -119,10 +119,7 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                 let entries = call.mask.row(self.b, h, i);
                 let first = entries.partition_point(|entry| (entry.keys as usize) * block < self.keys.start);
                 let packed = &mut q[rows.len() * wide_d..(rows.len() + 1) * wide_d];
-                packed.fill(0.0);
-                for (to, x) in packed.iter_mut().zip(call.q.row(self.b, t, h)) {
-                    *to = call.factor() * x.widen();
-                }
+                call.q.load((self.b, t, h), call.factor(), packed);
                 state[2 * rows.len()..2 * rows.len() + 2].copy_from_slice(&[HIDDEN, 0.0]);
                 rows.push(Row { h, t, entries: &entries[first..], here: None });
             }
@@ -138,17 +135,11 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
             if !any {
                 continue;
             }
-            for (n, j) in keys.clone().enumerate() {
-                let token = call.k.token(self.b, j);
-                for group in 0..g {
-                    let key = &token[group * d..(group + 1) * d];
-                    prefetch_ahead(key, PREFETCH_DISTANCE);
-                    for row in group * per_group..(group + 1) * per_group {
-                        if rows[row].here.is_some() {
-                            scores[row * rows_per_block + n] = dot(s, key, &q[row * wide_d..(row + 1) * wide_d]);
-                        }
-                    }
-                }
+            let block = Block { rows: &rows, per_group, groups: g, rows_per_block };
+            let own = self.b * all + keys.start..self.b * all + keys.end;
+            match &call.k.tokens {
+                StoredSlices::F32(keys) => block.scores(s, &keys[own.clone()], (q, wide_d, d), scores),
+                StoredSlices::Bf16(keys) => block.scores(s, &keys[own.clone()], (q, wide_d, d), scores),
             }
             for (i, row) in rows.iter().enumerate() {
                 if let Some(entry) = row.here {
@@ -178,25 +169,74 @@ impl<T: Stored> Kernel for Task<'_, '_, '_, T> {
                     exponentials(s, scores, high, total, sums);
                 }
             }
-            for (n, j) in keys.clone().enumerate().step_by(4) {
-                let some = (keys.end - j).min(4);
-                for group in 0..g {
-                    let mut values = [&[][..]; 4];
-                    for (more, value) in values[..some].iter_mut().enumerate() {
-                        *value = &call.v.token(self.b, j + more)[group * e..(group + 1) * e];
-                        prefetch_ahead(value, 4 * size_of_val(call.v.token(self.b, j)));
-                    }
-                    for row in group * per_group..(group + 1) * per_group {
-                        if rows[row].here.is_some() {
-                            let weights = &scores[row * rows_per_block + n..][..some];
-                            add_values(s, weights, &values[..some], &mut sums[row * wide_e..(row + 1) * wide_e]);
-                        }
-                    }
-                }
+            let block = Block { rows: &rows, per_group, groups: g, rows_per_block };
+            match &call.v.tokens {
+                StoredSlices::F32(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
+                StoredSlices::Bf16(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
             }
         }
         for (out, sums) in out.chunks_exact_mut(e).zip(sums.chunks_exact(wide_e)) {
             out.copy_from_slice(&sums[..e]);
+        }
+    }
+}
+
+/// The rows of a task at a block of keys.
+struct Block<'a, 'r> {
+    rows: &'a [Row<'r>],
+    /// Rows of a group of heads.
+    per_group: usize,
+    groups: usize,
+    /// The distance of the scores of two rows.
+    rows_per_block: usize,
+}
+
+impl Block<'_, '_> {
+    /// The scores of the block's keys: `q: [rows, wide D]`, each key `[G, D]`.
+    #[inline(always)]
+    fn scores<S: Lanes, T: Stored>(
+        &self,
+        s: S,
+        keys: &[&[T]],
+        (q, wide, d): (&[f32], usize, usize),
+        scores: &mut [f32],
+    ) {
+        for (n, token) in keys.iter().enumerate() {
+            for group in 0..self.groups {
+                let key = &token[group * d..(group + 1) * d];
+                prefetch_ahead(key, PREFETCH_DISTANCE);
+                for row in group * self.per_group..(group + 1) * self.per_group {
+                    if self.rows[row].here.is_some() {
+                        scores[row * self.rows_per_block + n] = dot(s, key, &q[row * wide..(row + 1) * wide]);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the block's values, each `[G, E]`, with the rows' weights to `sums: [rows, wide E]`.
+    #[inline(always)]
+    fn sums<S: Lanes, T: Stored>(
+        &self,
+        s: S,
+        values: &[&[T]],
+        weights: &[f32],
+        (sums, wide, e): (&mut [f32], usize, usize),
+    ) {
+        for (n, some) in values.chunks(4).enumerate() {
+            for group in 0..self.groups {
+                let mut values = [&[][..]; 4];
+                for (value, token) in values.iter_mut().zip(some) {
+                    *value = &token[group * e..(group + 1) * e];
+                    prefetch_ahead(value, 4 * size_of_val(*token));
+                }
+                for row in group * self.per_group..(group + 1) * self.per_group {
+                    if self.rows[row].here.is_some() {
+                        let weights = &weights[row * self.rows_per_block + 4 * n..][..some.len()];
+                        add_values(s, weights, &values[..some.len()], &mut sums[row * wide..(row + 1) * wide]);
+                    }
+                }
+            }
         }
     }
 }
