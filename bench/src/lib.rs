@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use longreach_simd::cache::prefetch_ahead;
-use longreach_simd::{Cx, Kernel, Lanes};
+use longreach_simd::{Cx, memory};
 
 /// The seconds of several runs.
 #[derive(Clone, Debug)]
@@ -70,29 +69,6 @@ impl Memory {
 
     /// Reads the buffer once on all threads, with the vector width of the kernels.
     pub fn read(&self, cx: &Cx) {
-        cx.team.for_each(self.0.chunks(1 << 18), |part| {
-            std::hint::black_box(cx.isa.run(Sum(part)));
-        });
-    }
-}
-
-struct Sum<'a>(&'a [f32]);
-
-impl Kernel for Sum<'_> {
-    type Output = f32;
-    #[inline(always)]
-    fn run<S: Lanes>(self, s: S) -> f32 {
-        let mut sums = [s.splat(0.0); 8];
-        for part in self.0.chunks_exact(8 * S::LANES) {
-            prefetch_ahead(part, 4096);
-            for (i, sum) in sums.iter_mut().enumerate() {
-                *sum = s.add(*sum, s.load(&part[i * S::LANES..]));
-            }
-        }
-        let mut all = s.splat(0.0);
-        for sum in sums {
-            all = s.add(all, sum);
-        }
-        s.sum(all)
+        memory::read(cx, &self.0);
     }
 }

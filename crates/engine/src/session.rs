@@ -60,6 +60,11 @@ impl Session {
         self.tokens
     }
 
+    /// The state of the model after the last token.
+    pub fn state(&self) -> &Cache {
+        &self.cache
+    }
+
     /// Size of the state in bytes. It is constant for recurrent models and grows with the KV cache for softmax attention.
     pub fn state_bytes(&self) -> usize {
         self.cache.bytes()

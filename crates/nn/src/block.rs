@@ -60,6 +60,11 @@ impl BlockConfig {
     pub fn mixers(&self) -> impl Iterator<Item = &MixerConfig> {
         self.branches.iter().flat_map(BranchConfig::mixers)
     }
+
+    /// Whether a token uses some of the block's weights only.
+    pub fn has_experts(&self) -> bool {
+        self.branches.iter().any(BranchConfig::has_experts)
+    }
 }
 
 /// One residual branch.
@@ -159,6 +164,14 @@ impl BranchConfig {
             OperationConfig::Parallel(branches) => Box::new(branches.iter().flat_map(Self::mixers)),
             OperationConfig::Zamba(c) => Box::new(std::iter::once(&c.mixer.3)),
             _ => Box::new(std::iter::empty()),
+        }
+    }
+
+    fn has_experts(&self) -> bool {
+        match &self.operation {
+            OperationConfig::Experts(_) => true,
+            OperationConfig::Parallel(branches) => branches.iter().any(Self::has_experts),
+            _ => false,
         }
     }
 }

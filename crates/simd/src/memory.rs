@@ -1,5 +1,8 @@
 //! Large buffers.
 
+use crate::cache::prefetch_ahead;
+use crate::{Cx, Kernel, Lanes};
+
 /// Buffers of at least this many bytes are put on huge pages.
 const LARGE: usize = 4 << 20;
 
@@ -32,6 +35,36 @@ pub fn unwritten(n: usize) -> Vec<f32> {
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     zeros(n)
+}
+
+/// Reads `x` once on all threads, with the vector width of the kernels: the time is the lower limit of everything that
+/// reads as many bytes.
+pub fn read(cx: &Cx, x: &[f32]) {
+    /// Numbers of a task.
+    const PART: usize = 1 << 18;
+    cx.team.for_each(x.chunks(PART), |part| {
+        std::hint::black_box(cx.isa.run(Sum(part)));
+    });
+}
+
+struct Sum<'a>(&'a [f32]);
+
+impl Kernel for Sum<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> f32 {
+        /// Prefetch distance in bytes.
+        const AHEAD: usize = 4096;
+        let mut sums = [s.splat(0.0); 8];
+        for part in self.0.chunks_exact(8 * S::LANES) {
+            prefetch_ahead(part, AHEAD);
+            for (i, sum) in sums.iter_mut().enumerate() {
+                *sum = s.add(*sum, s.load(&part[i * S::LANES..]));
+            }
+        }
+        let all = sums.into_iter().fold(s.splat(0.0), |all, sum| s.add(all, sum));
+        s.sum(all)
+    }
 }
 
 /// Requests huge pages for a large buffer.
