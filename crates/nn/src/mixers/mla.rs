@@ -201,7 +201,7 @@ impl Mix for Mla {
         let mut cache: KvCache = state.take(LATENTS);
         let begins: Vec<bool> = (0..batch).map(|b| cache.rows(b) == 0).collect();
         let row = |x: &Tensor<4>, b: usize| if batch == 1 { x.clone() } else { x.clone().narrow(0, b, 1) };
-        (0..batch).for_each(|b| cache.push_latent(b, row(&new, b)));
+        (0..batch).for_each(|b| cache.push_keys(b, row(&new, b)));
         let out = if begins.iter().all(|begins| *begins) {
             self.expanded([own, turned, new])
         } else {

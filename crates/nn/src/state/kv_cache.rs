@@ -22,7 +22,7 @@ pub struct KvCache {
     sequences: Vec<Sequence>,
     /// `[1, 0, G, D]` and `[1, 0, G, E]`: the widths, and the device.
     empty: [Tensor<4>; 2],
-    /// Whether the values are the first channels of the keys, and not stored.
+    /// Whether no values are stored: they are the first channels of the keys, or there are none.
     latent: bool,
 }
 
@@ -125,6 +125,11 @@ impl KvCache {
         Self { latent: true, ..Self::new(batch, (1, d, e), device) }
     }
 
+    /// An empty cache of `batch` sequences of keys alone; `(groups, d)` are the KV heads and the width of a key.
+    pub fn keys(batch: usize, (groups, d): (usize, usize), device: &Device) -> Self {
+        Self { latent: true, ..Self::new(batch, (groups, d, d), device) }
+    }
+
     /// The number of cached tokens of sequence `b`.
     pub fn rows(&self, b: usize) -> usize {
         self.sequences[b].rows
@@ -149,8 +154,8 @@ impl KvCache {
         }
     }
 
-    /// Appends `k: [1, n, 1, D]` to sequence `b` of a cache whose values are part of the keys.
-    pub fn push_latent(&mut self, b: usize, k: Tensor<4>) {
+    /// Appends `k: [1, n, G, D]` to sequence `b` of a cache that stores no values.
+    pub fn push_keys(&mut self, b: usize, k: Tensor<4>) {
         if k.dims()[1] > 0 {
             self.sequences[b].push((k, None));
         }
@@ -159,6 +164,11 @@ impl KvCache {
     /// Keeps the last `rows` tokens of every sequence.
     pub fn keep_last(&mut self, rows: usize) {
         self.sequences.iter_mut().for_each(|sequence| sequence.keep_last(rows));
+    }
+
+    /// Keeps the last `rows` tokens of sequence `b`.
+    pub fn keep_last_of(&mut self, b: usize, rows: usize) {
+        self.sequences[b].keep_last(rows);
     }
 
     /// The keys and values of sequence `b` as segments `[1, n, G, D]` and `[1, n, G, E]`, oldest first. There is at
@@ -215,7 +225,7 @@ impl KvCache {
             if rows > tokens {
                 return Err(StateError(format!("`{name}.k` has {rows} rows: want at most {tokens}")));
             }
-            self.push_latent(0, k);
+            self.push_keys(0, k);
             return Ok(self);
         }
         let v: Tensor<4> = Tensor::from_data(find(&v.0, &v.1)?, &device);
