@@ -374,7 +374,7 @@ pub const MECHANISMS: &[Mechanism] = &[
         family: "softmax",
         forms: &[Form::Naive, Form::Pattern],
         cost: "O(T k b H D + T² H D / stride)",
-        state: "2 S G D",
+        state: "(2 + 1 / stride) S G D",
         paper: "Zhao et al. 2025, InfLLM-V2",
         note: "",
         operation: &attention::INFLLM_V2,

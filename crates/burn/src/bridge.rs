@@ -386,7 +386,7 @@ impl Held {
     }
 
     /// An f32 tensor of four axes as an array view. Panics if it has another rank or type.
-    pub(crate) fn floats(&self) -> ArrayView4<'_, f32> {
+    pub(crate) fn view(&self) -> ArrayView4<'_, f32> {
         view(&self.0).into_dimensionality().expect("a tensor of four axes")
     }
 
@@ -395,7 +395,7 @@ impl Held {
         const RANK: &str = "a tensor of four axes";
         match self.0.dtype() {
             DType::BF16 => Segment::Bf16(shaped(self.0.layout(), self.0.storage()).into_dimensionality().expect(RANK)),
-            _ => Segment::F32(self.floats()),
+            _ => Segment::F32(self.view()),
         }
     }
 }

@@ -45,6 +45,7 @@ pub use recurrence::{
 pub use rotary::rotary;
 pub use rows::put_rows;
 pub use softmax::{Attention, Options as AttentionOptions, attention, cached_attention};
+pub use softmax::{InfLlmV2Selection, infllm_v2_selection, infllm_v2_summaries};
 pub use softmax::{LongformerAttention, longformer_attention};
 pub use softmax::{LshAttention, LshHash, lsh_attention};
 pub use softmax::{NsaAttention, nsa_attention};

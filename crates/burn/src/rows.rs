@@ -19,7 +19,7 @@ pub fn put_rows(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
 fn put_rounded(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
     let (shape, of_rows) = (to.dims(), rows.dims());
     let rows = Held::new(rows).expect("no gradient is recorded");
-    let rows = rows.floats();
+    let rows = rows.view();
     let mut to = to.into_dispatch();
     let DispatchTensorKind::Flex(BackendTensor::Float(x)) = &mut to.kind else { panic!("no gradient is recorded") };
     if !x.is_contiguous() || x.layout().start_offset() != 0 {

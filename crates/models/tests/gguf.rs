@@ -43,6 +43,7 @@ fn close(what: &str, got: &[f64], want: &[f64]) {
 const FILES: &[&str] = &[
     "llama-a",
     "llama-b",
+    "minicpm-c",
     "mistral-b",
     "mixtral-a",
     "qwen2-a",

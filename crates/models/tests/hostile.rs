@@ -34,6 +34,8 @@ const FOLDERS: &[&str] = &[
     "gated_deltanet-b",
     "kda-b",
     "transfo-xl-b",
+    "minicpm-b",
+    "minicpm_sala-b",
 ];
 
 /// The same for encoders.

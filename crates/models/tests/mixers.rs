@@ -14,6 +14,8 @@ use longreach_testkit::tolerance;
 const MIXERS: &[&str] = &[
     r#""dense""#,
     r#""window", "window": 6"#,
+    r#""infllm_v2", "kernel": 4, "stride": 2, "block": 4, "window": 4, "top": 3, "dense_below": 9"#,
+    r#""infllm_v2", "kernel": 3, "stride": 2, "block": 2, "window": 0, "top": 3, "dense_below": 0, "num_kv_heads": 1, "unrotated": true"#,
     r#""linear_attention""#,
     r#""linear_attention", "feature_map": "exp", "normalize": false, "num_kv_heads": 1"#,
     r#""linear_attention", "feature_map": "hedgehog""#,
@@ -93,6 +95,10 @@ const TYPES: &[&str] = &[
        "kv_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 4,
        "num_experts_per_token": 2, "moe_intermediate_size": 8, "linear_head_dim": 8, "linear_num_heads": 2,
        "layer_types": ["full_attention", "linear_attention"]"#,
+    // Lightning attention with grouped heads and positions, and sparse attention with a gate.
+    r#""model_type": "minicpm_sala", "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+       "mixer_types": ["lightning", "minicpm4"], "attn_use_rope": true,
+       "sparse_config": {"kernel_size": 4, "kernel_stride": 2, "block_size": 4, "window_size": 4, "topk": 3, "dense_len": 8}"#,
 ];
 
 const TOKENS: usize = 23;

@@ -53,6 +53,15 @@ impl RotaryCache {
     }
 }
 
+/// Errors, with a message, if positions do not fit heads of `width` channels or their angles cannot be computed.
+pub(crate) fn fits(rotary: &Rotary, width: usize) -> Result<(), String> {
+    if rotary.width > width || !rotary.width.is_multiple_of(2) {
+        return Err(format!("rotary positions of {} channels in heads of {width}", rotary.width));
+    }
+    let angles = rotary.angles(Array2::zeros((1, 1)).view(), 1, &ops::context());
+    angles.map(|_| ()).map_err(|error| error.to_string())
+}
+
 /// The positions of the next `t` tokens of sequences that have read `before` tokens, `[B, t]`, or `[1, t]` if they are
 /// the same; and the length of the longest sequence.
 pub(crate) fn following(before: &[usize], t: usize) -> (Array2<usize>, usize) {

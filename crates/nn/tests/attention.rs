@@ -3,13 +3,16 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use longreach_attention::rotary::{Rotary, Scaling};
 use longreach_attention::softmax::dense::Dense;
+use longreach_attention::softmax::infllm_v2::InfLlmV2;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
 use longreach_attention::softmax::{Attend, Patterned};
-use longreach_nn::mixers::{Attention, AttentionConfig, Mixer, QkNorm, Reach, Seen, Shared};
+use longreach_nn::mixers::{
+    Attention, AttentionConfig, Blocks, KvSource, Mixer, OutputGate, QkNorm, Reach, Seen, Shared,
+};
 use longreach_nn::{BranchState, Builder, LayerState, NormConfig, Random, State};
 
 const ROTARY: Rotary = Rotary { width: 8, theta: 100.0, interleaved: false, scaling: Scaling::Default };
@@ -26,9 +29,19 @@ fn config(reach: Reach) -> AttentionConfig {
     }
 }
 
+/// Blocks of 4 keys, of which a query from position 19 on attends to 6.
+const BLOCKS: Blocks = Blocks {
+    sizes: InfLlmV2 { kernel: 5, stride: 2, block: 4, init_blocks: 1, window: 8, top: 4, dense_below: 20 },
+    unrotated: false,
+};
+
 fn build(config: &AttentionConfig) -> Attention {
+    build_on(config, &Device::flex())
+}
+
+fn build_on(config: &AttentionConfig, device: &Device) -> Attention {
     let mut source = Random::new(5);
-    Attention::new(&mut Builder::new(&mut source, &Device::flex()), config).expect("random weights fit")
+    Attention::new(&mut Builder::new(&mut source, device), config).expect("random weights fit")
 }
 
 /// Distinct values between −1 and 1.
@@ -77,6 +90,9 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
         AttentionConfig { rotary: None, ..config(Reach::Sinks(streaming)) },
         config(Reach::Sinks(Streaming { sinks: 0, recent: 9 })),
         config(Reach::Sinks(Streaming { sinks: 100, recent: 1 })),
+        config(Reach::Blocks(BLOCKS)),
+        config(Reach::Blocks(Blocks { unrotated: true, ..BLOCKS })),
+        AttentionConfig { rotary: None, gate: Some(OutputGate::Channel), ..config(Reach::Blocks(BLOCKS)) },
     ];
     for config in configs {
         let mixer = Mixer::Attention(build(&config));
@@ -99,13 +115,62 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
             assert_eq!(next(after), next(again), "{:?} restored", config.reach);
         }
         let most = match config.reach {
-            Reach::Full => usize::MAX,
+            Reach::Full | Reach::Blocks(_) => usize::MAX,
             Reach::Window(width) => width + 512,
             Reach::Sinks(Streaming { sinks, recent }) => recent + sinks + 512,
         };
         // Keys and values of two sequences, with two groups of eight channels.
         let kept = LayerState(vec![BranchState::Operation(state)]).bytes() / 4;
         assert!(kept / (2 * 2 * 2 * 8) <= most, "{:?} keeps {kept} numbers", config.reach);
+    }
+}
+
+/// Beside the KV cache, the state has one summary for each complete window and the keys of incomplete windows, however the
+/// text was divided.
+#[test]
+fn summaries_are_those_of_the_text() {
+    let (x, t) = (tokens(1, 70), 70);
+    let mixer = Mixer::Attention(build(&config(Reach::Blocks(BLOCKS))));
+    let tensors = |cuts: &[usize]| {
+        let state = LayerState(vec![BranchState::Operation(read(&mixer, &x, cuts).1)]);
+        let part = |name: &str| {
+            let tensors = state.tensors();
+            tensors.iter().find(|tensor| tensor.name == name).expect("a part of the state").whole()
+        };
+        [part("0.summaries.k"), part("0.tail.k")]
+    };
+    let whole = tensors(&[]);
+    let n = (t - 5) / 2 + 1;
+    assert_eq!(whole[0].shape().to_vec(), [1, n, 2, 8]);
+    assert_eq!(whole[1].shape().to_vec(), [1, t - 2 * n, 2, 8]);
+    let steps: Vec<usize> = (1..t).collect();
+    for cuts in [&[1, 3, 4, 40][..], &steps] {
+        for (part, whole) in tensors(cuts).iter().zip(&whole) {
+            assert_eq!(part.shape(), whole.shape(), "cut at {cuts:?}");
+            let values = |data: &TensorData| data.iter::<f32>().collect::<Vec<_>>();
+            close(&format!("cut at {cuts:?}"), &values(part), &values(whole));
+        }
+    }
+}
+
+/// With all blocks selected, attention and its gradient are those of dense attention; with fewer they are others.
+#[test]
+fn all_blocks_are_dense_attention() {
+    let device = Device::flex().autodiff();
+    let of = |reach: Reach| {
+        let mixer = Mixer::Attention(build_on(&config(reach), &device));
+        let x = tokens(2, 50).autodiff().require_grad();
+        let out = mixer.forward(x.clone(), &mut mixer.start(2, &device), &mut Shared::default());
+        let gradients = (out.clone() * out.clone()).sum().backward();
+        [numbers(out.inner()), numbers(x.grad(&gradients).expect("a gradient"))]
+    };
+    let dense = of(Reach::Full);
+    let sizes = InfLlmV2 { dense_below: 0, ..BLOCKS.sizes };
+    let all = of(Reach::Blocks(Blocks { sizes: InfLlmV2 { top: 99, ..sizes }, ..BLOCKS }));
+    let some = of(Reach::Blocks(Blocks { sizes, ..BLOCKS }));
+    for (dense, (all, some)) in dense.iter().zip(all.iter().zip(&some)) {
+        close("all blocks", all, dense);
+        assert!(some.iter().zip(dense).any(|(a, b)| (a - b).abs() > 1e-3), "nothing is left out");
     }
 }
 
@@ -129,6 +194,18 @@ fn what_does_not_fit_is_named() {
     for (config, want) in [
         (AttentionConfig { groups: 3, ..config(Reach::Full) }, "4 heads of 8 channels cannot share 3 groups"),
         (config(Reach::Window(0)), "a window of 0 tokens"),
+        (
+            config(Reach::Blocks(Blocks { sizes: InfLlmV2 { init_blocks: 4, ..BLOCKS.sizes }, ..BLOCKS })),
+            "4 selected blocks beside the window: want more than the 4 first ones",
+        ),
+        (
+            config(Reach::Blocks(Blocks { sizes: InfLlmV2 { stride: 3, ..BLOCKS.sizes }, ..BLOCKS })),
+            "`block` is 4, want a multiple of the stride, 3",
+        ),
+        (
+            AttentionConfig { source: KvSource::Shared(0), ..config(Reach::Blocks(BLOCKS)) },
+            "neither joined projections, adapters, sinks nor selected blocks",
+        ),
         (AttentionConfig { head_dim: 6, ..config(Reach::Full) }, "rotary positions of 8 channels in heads of 6"),
     ] {
         let mut source = Random::new(5);

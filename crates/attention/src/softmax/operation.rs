@@ -279,7 +279,7 @@ pub(crate) static INFLLM_V2: Attention = Attention {
         parameter("init_blocks", "1", "how many of the first blocks are forced"),
         parameter("window", "2048", "how many of the latest keys are forced, by whole blocks"),
         parameter("top", "64", "how many blocks are chosen beside the window's"),
-        parameter("dense_below", "8192", "shorter sequences are attended to densely"),
+        parameter("dense_below", "8192", "queries that see fewer keys, their own included, attend to all of them"),
     ],
     example: r#"{"window": 512, "top": 16, "dense_below": 0}"#,
     ..ALL

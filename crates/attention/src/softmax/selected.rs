@@ -7,7 +7,6 @@ use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Isa, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayView4, s};
 
-use super::Inputs;
 use super::mask::{Entry, Packing, Pattern, Sizes, band, join, span};
 use crate::{Error, error};
 
@@ -165,25 +164,33 @@ pub(super) fn means<T: Stored>(x: ArrayView4<'_, T>, size: usize, stride: usize,
     out
 }
 
+/// What the blocks of queries are chosen by.
+pub(super) struct Scored<'a, T> {
+    /// Queries, `[B, T, H, D]`
+    pub(super) q: ArrayView4<'a, T>,
+    /// The position of the first query.
+    pub(super) offset: usize,
+    /// The keys of blocks in segments, `[B, n, G, D]`.
+    pub(super) keys: &'a [ArrayView4<'a, f32>],
+    /// The groups of heads that choose together.
+    pub(super) groups: usize,
+}
+
 /// For every sequence, group of heads and query, the list that `choose` returns, given the query's position and its
-/// heads' products with the keys, one slice per head. `seen` returns how many keys a position may use. Heads are
-/// divided among `groups`.
+/// heads' products with the keys, one slice per head. `seen` returns how many keys a position may use.
 pub(super) fn choose<T: Stored>(
-    x: &Inputs<'_, T>,
-    keys: ArrayView4<'_, f32>,
-    groups: usize,
+    x: &Scored<'_, T>,
     seen: impl Fn(usize) -> usize + Sync,
     choose: impl Fn(usize, &mut [&mut [f32]]) -> Vec<u32> + Sync,
     cx: &Cx,
 ) -> Vec<Vec<u32>> {
     const TILE: usize = 64;
-    let (b, t, h, d) = x.q.dim();
+    let ((b, t, h, d), groups) = (x.q.dim(), x.groups);
     if groups == 0 {
         return Vec::new();
     }
-    let (all, of_keys) = (keys.dim().1, keys.dim().2);
-    let keys = keys.as_standard_layout();
-    let keys = keys.as_slice().unwrap_or_default();
+    let all: usize = x.keys.iter().map(|keys| keys.dim().1).sum();
+    let segments: Vec<_> = x.keys.iter().map(|keys| keys.as_standard_layout()).collect();
     let heads = h / groups;
     let mut lists = vec![Vec::new(); b * groups * t];
     let tasks = lists
@@ -202,9 +209,18 @@ pub(super) fn choose<T: Stored>(
             for (to, row) in q.chunks_mut(d).zip(rows.rows()) {
                 to.iter_mut().zip(row).for_each(|(to, x)| *to = x.widen());
             }
-            let of_keys = Matrix::rows(keys, of_keys * d).from(b * all, h * of_keys / x.q.dim().2 * d).t();
-            let sizes = product::Sizes { m: lists.len(), n, k: d };
-            product::matmul(cx, sizes, Matrix::rows(q, d), of_keys, Accumulate::Replace, products, n);
+            let mut at = 0;
+            for keys in &segments {
+                let (_, rows, of_keys, _) = keys.dim();
+                let sizes = product::Sizes { m: lists.len(), n: rows.min(n - at), k: d };
+                let keys = Matrix::rows(keys.as_slice().unwrap_or_default(), of_keys * d);
+                let keys = keys.from(b * rows, h * of_keys / x.q.dim().2 * d).t();
+                product::matmul(cx, sizes, Matrix::rows(q, d), keys, Accumulate::Replace, &mut products[at..], n);
+                at += sizes.n;
+                if at == n {
+                    break;
+                }
+            }
         }
         for (r, list) in lists.iter_mut().enumerate() {
             let of_query = seen(first + r).min(n);

@@ -11,11 +11,13 @@ use ndarray::Array2;
 
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 
+mod infllm_v2;
 mod longformer;
 mod lsh;
 mod nsa;
 mod streaming;
 
+pub use infllm_v2::{InfLlmV2Selection, infllm_v2_selection, infllm_v2_summaries};
 pub use longformer::{LongformerAttention, longformer_attention};
 pub use lsh::{Hash as LshHash, LshAttention, lsh_attention};
 pub use nsa::{NsaAttention, nsa_attention};

@@ -11,4 +11,5 @@ pub(crate) mod latent;
 pub(crate) mod lfm;
 pub(crate) mod llama;
 pub(crate) mod mamba;
+pub(crate) mod minicpm;
 pub(crate) mod rwkv;

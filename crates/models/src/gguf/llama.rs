@@ -46,6 +46,27 @@ pub(super) fn plain(keys: &Keys<'_>, model_type: &str) -> Result<Read, Error> {
     Ok(Read::new(fields, tensors()))
 }
 
+/// `minicpm`: MiniCPM 1, 2 and 4, whose rows of queries and keys are in pairs. Files do not say whether attention is
+/// sparse: it is dense. The factors that older files leave out are those of MiniCPM 1.
+pub(super) fn minicpm(keys: &Keys<'_>) -> Result<Read, Error> {
+    let mut fields = keys.transformer("minicpm")?;
+    let (hidden, layers) = (keys.size("embedding_length")? as f64, keys.layers()? as f64);
+    if let Some(by) = keys.number("embedding_scale")? {
+        fields.insert("scale_emb".into(), json!(by));
+    }
+    if let Some(by) = keys.number("residual_scale")? {
+        fields.insert("scale_depth".into(), json!(by * layers.sqrt()));
+    }
+    if let Some(by) = keys.number("logit_scale")? {
+        if by <= 0.0 {
+            return Err(keys.error("logit_scale", format!("want a number above 0, found {by}")));
+        }
+        fields.insert("dim_model_base".into(), json!(hidden / by));
+    }
+    fields.insert("attention_bias".into(), json!(keys.shape("blk.0.attn_q.bias").is_some()));
+    Ok(Read { pairs: true, ..Read::new(fields, tensors()) })
+}
+
 /// `qwen3moe`
 pub(super) fn qwen3moe(keys: &Keys<'_>) -> Result<Read, Error> {
     let mut fields = keys.transformer("qwen3_moe")?;

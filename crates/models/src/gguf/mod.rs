@@ -49,6 +49,7 @@ impl Read {
 /// The architectures that are read.
 const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "llama", read: llama::llama },
+    Architecture { name: "minicpm", read: llama::minicpm },
     Architecture { name: "qwen2", read: |keys| llama::plain(keys, "qwen2") },
     Architecture { name: "qwen3", read: |keys| llama::plain(keys, "qwen3") },
     Architecture { name: "qwen3moe", read: llama::qwen3moe },

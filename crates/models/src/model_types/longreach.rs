@@ -15,10 +15,11 @@
 
 use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
+use longreach_attention::softmax::infllm_v2::InfLlmV2;
 use longreach_attention::softmax::streaming::Streaming;
 use longreach_nn::mixers::parts::{Heads, Pointwise, Short};
 use longreach_nn::mixers::{
-    AttentionConfig, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GateProjection,
+    AttentionConfig, Blocks, Compressed, CompressiveConfig, CosFormerConfig, DeltaRuleConfig, Features, GateProjection,
     GatedConvConfig, GatedDeltaConfig, GatedNorm, GlaConfig, Hgrn2Config, InfiniConfig, KdaConfig, LightningConfig,
     LinearAttentionConfig, Mamba2Config, MambaConfig, MixerConfig, PerformerConfig, Reach, RetentionConfig,
     RgLruConfig, Rwkv4Config, Rwkv5Config, Rwkv6Config, Rwkv7Config, TransformerXlConfig,
@@ -80,6 +81,7 @@ const NAMED: &[&str] = &[
     "dense",
     "window",
     "streaming",
+    "infllm_v2",
     "linear_attention",
     "based",
     "performer",
@@ -150,6 +152,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             let (sinks, recent) = (f.size("sinks", 4)?, f.size("window", 512)?);
             attention(Reach::Sinks(Streaming { sinks, recent }))
         }
+        "infllm_v2" => attention(Reach::Blocks(blocks_of_keys(f)?)),
         "linear_attention" => linear(features(f)?, width),
         // Arora et al. 2024: narrow queries and keys, since their Taylor features are numerous.
         "based" => linear(Features::Fixed(Map::Taylor), 16),
@@ -176,14 +179,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
                 norm: "norm",
             }))
         }
-        "lightning" => Ok(MixerConfig::Lightning(LightningConfig {
-            hidden,
-            heads: count,
-            head_dim: width,
-            layer,
-            norm_eps,
-            activation: Activation::Silu,
-        })),
+        "lightning" => Ok(MixerConfig::Lightning(LightningConfig::minimax(hidden, [count, width], layer, norm_eps))),
         "gla" => Ok(MixerConfig::Gla(GlaConfig {
             heads: heads(width.div_ceil(2), width, 0)?,
             gate_rank: f.size("gate_rank", 16)?,
@@ -314,6 +310,21 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
         }
         other => Err(f.error(format!("field `mixer`: want one of {}, found \"{other}\"", NAMED.join(", ")))),
     }
+}
+
+/// The sizes of InfLLM v2, under the names that they have as a mechanism.
+fn blocks_of_keys(f: &Fields) -> Result<Blocks, Error> {
+    let of = InfLlmV2::default();
+    let sizes = InfLlmV2 {
+        kernel: f.size("kernel", of.kernel)?,
+        stride: f.size("stride", of.stride)?,
+        block: f.size("block", of.block)?,
+        init_blocks: f.count("init_blocks", of.init_blocks)?,
+        window: f.count("window", of.window)?,
+        top: f.size("top", of.top)?,
+        dense_below: f.count("dense_below", of.dense_below)?,
+    };
+    Ok(Blocks { sizes, unrotated: f.flag("unrotated", false)? })
 }
 
 /// The feature map of linear attention, from `feature_map`.

@@ -1,7 +1,7 @@
 //! `minimax`: lightning attention, with softmax attention in some layers, mixtures of experts, and normed residuals.
 //! MiniMax-01 2025.
 
-use longreach_nn::mixers::{AttentionConfig, LightningConfig, MixerConfig};
+use longreach_nn::mixers::{AttentionConfig, LightningConfig, LightningInputs, MixerConfig};
 use longreach_nn::{
     BlockConfig, BranchConfig, ExpertsConfig, GatedFeedForwardConfig, OperationConfig, ResidualConfig, RouterConfig,
 };
@@ -26,14 +26,11 @@ fn describe(f: &Fields) -> Result<Description, Error> {
     };
     let expert = model.feed_forward()?;
     let lightning = |layer: usize| {
+        let sizes = [attention.heads, attention.head_dim];
         MixerConfig::Lightning(LightningConfig {
-            hidden: model.hidden,
-            heads: attention.heads,
-            head_dim: attention.head_dim,
-            layer: (layer, model.layers),
-            // Fixed, whatever that of the other norms.
-            norm_eps: 1e-6,
-            activation: expert.activation,
+            inputs: LightningInputs::Joined(expert.activation),
+            // ε is fixed, whatever that of the other norms.
+            ..LightningConfig::minimax(model.hidden, sizes, (layer, model.layers), 1e-6)
         })
     };
     let named = if f.given("num_experts") { "num_experts" } else { "num_local_experts" };

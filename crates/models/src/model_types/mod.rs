@@ -33,6 +33,8 @@ mod longreach;
 mod mamba;
 mod mamba2;
 pub(crate) mod mamba_ssm;
+mod minicpm;
+mod minicpm_sala;
 mod minimax;
 mod mistral;
 mod mixtral;
@@ -84,6 +86,8 @@ pub const MODELS: &[Architecture] = &[
     nemotron_h::ARCHITECTURE,
     zamba2::ARCHITECTURE,
     recurrent_gemma::ARCHITECTURE,
+    minicpm::ARCHITECTURE,
+    minicpm_sala::ARCHITECTURE,
     minimax::ARCHITECTURE,
     lfm2::ARCHITECTURE,
     lfm2::MOE,

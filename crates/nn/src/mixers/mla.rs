@@ -202,7 +202,7 @@ impl Mix for Mla {
         // Where the vectors are rounded, keys and values are those of what is stored.
         let begins: Vec<bool> = (0..batch).map(|b| cache.rows(b) == 0 && cache.dtype() == KvDtype::F32).collect();
         let row = |x: &Tensor<4>, b: usize| if batch == 1 { x.clone() } else { x.clone().narrow(0, b, 1) };
-        (0..batch).for_each(|b| cache.push_latent(b, row(&new, b)));
+        (0..batch).for_each(|b| cache.push_keys(b, row(&new, b)));
         let out = if begins.iter().all(|begins| *begins) {
             self.expanded([own, turned, new])
         } else {

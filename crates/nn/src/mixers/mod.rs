@@ -36,7 +36,7 @@ mod rwkv7;
 mod transformer_xl;
 
 pub use attention::{
-    Attention, AttentionConfig, AttentionNames, Fused, KvSource, OutputGate, QkNorm, Reach, Seen, SharedKv,
+    Attention, AttentionConfig, AttentionNames, Blocks, Fused, KvSource, OutputGate, QkNorm, Reach, Seen, SharedKv,
 };
 pub use compressive::{Compressed, Compressive, CompressiveConfig};
 pub use cosformer::{CosFormer, CosFormerConfig};
@@ -47,7 +47,7 @@ pub use gla::{Gla, GlaConfig};
 pub use hgrn2::{Hgrn2, Hgrn2Config};
 pub use infini::{Infini, InfiniConfig};
 pub use kda::{GateProjection, Kda, KdaConfig};
-pub use lightning::{Lightning, LightningConfig};
+pub use lightning::{Decays, Lightning, LightningConfig, LightningInputs};
 pub use linear_attention::{Features, LinearAttention, LinearAttentionConfig};
 pub use mamba::{InnerNorm, Mamba, MambaConfig};
 pub use mamba2::{GatedNorm, Mamba2, Mamba2Config};

@@ -57,9 +57,19 @@ pub struct KvCache {
     sequences: Vec<Sequence>,
     /// `[1, 0, G, D]` and `[1, 0, G, E]`: the widths, and the device.
     empty: [Tensor<4>; 2],
-    /// Whether the values are the first channels of the keys, and not stored.
-    latent: bool,
+    values: Values,
     dtype: KvDtype,
+}
+
+/// What the values of a cache are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Values {
+    /// Stored beside the keys.
+    Own,
+    /// The first channels of the keys, and not stored.
+    OfKeys,
+    /// There are none.
+    None,
 }
 
 /// The cached keys and values of a sequence.
@@ -153,19 +163,25 @@ impl KvCache {
     /// value.
     pub fn new(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
         let empty = [d, e].map(|width| Tensor::zeros([1, 0, groups, width], device));
-        Self { sequences: vec![Sequence::default(); batch], empty, latent: false, dtype: KvDtype::F32 }
+        Self { sequences: vec![Sequence::default(); batch], empty, values: Values::Own, dtype: KvDtype::F32 }
     }
 
     /// An empty cache of `batch` sequences with one KV head, keys of width `d`, and values that are their first `e`
     /// channels.
     pub fn latent(batch: usize, [d, e]: [usize; 2], device: &Device) -> Self {
-        Self { latent: true, ..Self::new(batch, (1, d, e), device) }
+        Self { values: Values::OfKeys, ..Self::new(batch, (1, d, e), device) }
     }
 
-    /// The same keys and values, stored in another type.
+    /// An empty cache of `batch` sequences of keys alone, which stay in f32; `(groups, d)` are the KV heads and the width of a
+    /// key.
+    pub fn keys(batch: usize, (groups, d): (usize, usize), device: &Device) -> Self {
+        Self { values: Values::None, ..Self::new(batch, (groups, d, d), device) }
+    }
+
+    /// The same keys and values, stored in another type, unless they are keys alone.
     #[must_use]
     pub fn stored_as(mut self, dtype: KvDtype) -> Self {
-        if dtype != self.dtype {
+        if dtype != self.dtype && self.values != Values::None {
             for segment in self.sequences.iter_mut().flat_map(|sequence| &mut sequence.segments) {
                 segment.k = stored(segment.k.clone(), dtype);
                 segment.v = segment.v.take().map(|v| stored(v, dtype));
@@ -202,12 +218,12 @@ impl KvCache {
     /// Appends `k: [1, n, G, D]` and `v: [1, n, G, E]` to sequence `b`.
     pub fn push(&mut self, b: usize, k: Tensor<4>, v: Tensor<4>) {
         if k.dims()[1] > 0 {
-            self.sequences[b].push((k, (!self.latent).then_some(v)), self.dtype);
+            self.sequences[b].push((k, (self.values == Values::Own).then_some(v)), self.dtype);
         }
     }
 
-    /// Appends `k: [1, n, 1, D]` to sequence `b` of a cache whose values are part of the keys.
-    pub fn push_latent(&mut self, b: usize, k: Tensor<4>) {
+    /// Appends `k: [1, n, G, D]` to sequence `b` of a cache that stores no values.
+    pub fn push_keys(&mut self, b: usize, k: Tensor<4>) {
         if k.dims()[1] > 0 {
             self.sequences[b].push((k, None), self.dtype);
         }
@@ -216,6 +232,11 @@ impl KvCache {
     /// Keeps the last `rows` tokens of every sequence.
     pub fn keep_last(&mut self, rows: usize) {
         self.sequences.iter_mut().for_each(|sequence| sequence.keep_last(rows));
+    }
+
+    /// Keeps the last `rows` tokens of sequence `b`.
+    pub fn keep_last_of(&mut self, b: usize, rows: usize) {
+        self.sequences[b].keep_last(rows);
     }
 
     /// The keys and values of sequence `b` as segments `[1, n, G, D]` and `[1, n, G, E]`, oldest first, as they are stored.
@@ -235,10 +256,10 @@ impl KvCache {
     /// Joins the sequences of several caches. Panics if there are none.
     #[must_use]
     pub fn join(caches: Vec<Self>) -> Self {
-        let Self { empty, latent, dtype, .. } = &caches[0];
+        let Self { empty, values, dtype, .. } = &caches[0];
         assert!(caches.iter().all(|cache| cache.dtype == *dtype), "the caches store different types");
-        let (empty, latent, dtype) = (empty.clone(), *latent, *dtype);
-        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty, latent, dtype }
+        let (empty, values, dtype) = (empty.clone(), *values, *dtype);
+        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty, values, dtype }
     }
 
     pub(super) fn map(self, f: &mut impl OnTensors) -> Self {
@@ -253,7 +274,7 @@ impl KvCache {
     /// The tensors of a single sequence, each in pieces.
     pub(super) fn tensors(&self, name: &str, to: &mut Vec<StateTensor>) {
         let segments = self.segments(0);
-        let stored = if self.latent { &["k"][..] } else { &["k", "v"] };
+        let stored = if self.values == Values::Own { &["k", "v"][..] } else { &["k"] };
         for (part, suffix) in stored.iter().enumerate() {
             let pieces = segments.iter().map(|segment| segment[part].clone()).collect();
             to.push(StateTensor::pieces(format!("{name}.{suffix}"), pieces));
@@ -273,12 +294,12 @@ impl KvCache {
             Ok::<Tensor<4>, StateError>(Tensor::from_data(find(name, shape)?, (&device, DType::F32)))
         };
         let k = read(&k)?;
-        if self.latent {
+        if self.values != Values::Own {
             let rows = k.dims()[1];
             if rows > tokens {
                 return Err(StateError(format!("`{name}.k` has {rows} rows: want at most {tokens}")));
             }
-            self.push_latent(0, k);
+            self.push_keys(0, k);
             return Ok(self);
         }
         let v = read(&v)?;

@@ -11,6 +11,11 @@
 //! O(T (k + w / b) b H D + T² H D / stride) time. MiniCPM team 2025 (MiniCPM4), §2.2; InfLLM-V2, Zhao et al. 2025.
 //!
 //! The softmax is exact, where the authors' kernel estimates its sum from coarser summaries.
+//!
+//! Whether a query attends to all keys depends on its own position ([`InfLlmV2::dense_below`]), so that a text read at
+//! once, in parts or token by token has the same outputs. The authors' code decides for a call as a whole, by the length
+//! of the text so far: token by token it does the same, but in a text that is read at once and is long enough, the queries
+//! before that position are sparse as well.
 
 use std::ops::Range;
 
@@ -23,7 +28,7 @@ mod naive;
 mod pattern;
 
 pub use naive::naive;
-pub use pattern::select;
+pub use pattern::{Summarised, select, select_from, summaries};
 
 pub(super) const OP: &str = "infllm_v2";
 
@@ -43,7 +48,7 @@ pub struct InfLlmV2 {
     pub window: usize,
     /// The number of blocks selected in addition to the `window / block` of the window.
     pub top: usize,
-    /// Shorter sequences use dense attention.
+    /// Queries that see fewer keys than this, their own included, attend to all of them.
     pub dense_below: usize,
 }
 
@@ -54,7 +59,8 @@ impl Default for InfLlmV2 {
 }
 
 impl InfLlmV2 {
-    pub(super) fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
+    /// Errors on parameters that are inconsistent or out of range.
+    pub fn parameters(&self) -> Result<(), Error> {
         error::parameter(OP, "stride", self.stride > 0, self.stride, "at least 1")?;
         let covers = self.kernel >= self.stride;
         error::parameter(OP, "kernel", covers, self.kernel, format!("at least the stride, {}", self.stride))?;
@@ -62,7 +68,11 @@ impl InfLlmV2 {
         error::parameter(OP, "block", divides, self.block, format!("a multiple of the stride, {}", self.stride))?;
         error::parameter(OP, "top", self.chosen() > 0, self.top, "at least 1 without a window")?;
         let fits = self.kernel <= isize::MAX as usize && self.stride <= isize::MAX as usize;
-        error::parameter(OP, "kernel", fits, self.kernel, format!("at most {}, as the stride", isize::MAX))?;
+        error::parameter(OP, "kernel", fits, self.kernel, format!("at most {}, as the stride", isize::MAX))
+    }
+
+    pub(super) fn check<T, F: Copy + Into<f64>>(&self, x: &Inputs<'_, T, F>) -> Result<(Sizes, usize), Error> {
+        self.parameters()?;
         let (of, groups) = x.sizes(OP)?;
         of.within(OP)?;
         packed_sequences::reject(OP, x)?;
@@ -78,9 +88,19 @@ impl InfLlmV2 {
         naive(x.q, x.k, x.scale, x.offset, self)
     }
 
+    /// The number of summaries of a text of `tokens` tokens: its complete windows.
+    pub fn complete(&self, tokens: usize) -> usize {
+        tokens.saturating_add(self.stride).saturating_sub(self.kernel) / self.stride
+    }
+
+    /// Whether the query at position `i` attends to all keys.
+    fn dense(&self, i: usize) -> bool {
+        i + 1 < self.dense_below
+    }
+
     /// The number of summaries, of `n`, that end at or before position `i`.
     fn visible(&self, i: usize, n: usize) -> usize {
-        ((i + 1).saturating_add(self.stride).saturating_sub(self.kernel) / self.stride).min(n)
+        self.complete(i + 1).min(n)
     }
 
     /// The summaries pooled for a block, of `n`: from the one before its first to the last that starts in it.

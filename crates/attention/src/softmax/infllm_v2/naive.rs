@@ -41,8 +41,8 @@ pub fn naive(
                 };
                 let mut blocks: Vec<(f64, u32)> = (0..=own).map(|block| (score(block), block as u32)).collect();
                 blocks.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
-                let most =
-                    if keys < of.dense_below { blocks.len() } else { of.top.saturating_add(of.window / of.block) };
+                let dense = i + 1 < of.dense_below;
+                let most = if dense { blocks.len() } else { of.top.saturating_add(of.window / of.block) };
                 let mut list: Vec<u32> = blocks.into_iter().take(most).map(|(_, block)| block).collect();
                 list.sort_unstable();
                 lists.push(list);

@@ -14,7 +14,7 @@ use longreach_simd::product::Stored;
 use ndarray::{Array4, ArrayView4, Axis, Zip, s};
 use serde::Deserialize;
 
-use super::selected::{add_softmax, choose, highest, means};
+use super::selected::{Scored, add_softmax, choose, highest, means};
 use super::window::Window;
 use super::{Cotangent, Gradient, Inputs, Output, Selected};
 use crate::{Error, Sequences, error};
@@ -78,9 +78,7 @@ fn summary<'a, T>(x: &Inputs<'_, T>, q: ArrayView4<'a, f32>, k: &'a Array4<f32>,
 fn select<T: Stored>(x: &Inputs<'_, T>, means: &Array4<f32>, nsa: &Nsa, cx: &Cx) -> Result<Selected, Error> {
     let (of, groups) = x.sizes(OP)?;
     let lists = choose(
-        x,
-        means.view(),
-        groups,
+        &Scored { q: x.q, offset: x.offset, keys: &[means.view()], groups },
         |i| (i + 1) / nsa.block,
         |i, products| {
             let own = i / nsa.block;

@@ -67,6 +67,7 @@ fn infllm_v2_laws() {
             InfLlmV2 { window: 0, ..small },
             InfLlmV2 { top: 0, ..small },
             InfLlmV2 { dense_below: 999, ..small },
+            InfLlmV2 { dense_below: 150, ..small },
         ] {
             let (q, k) = (exact(&arrays.of[0]), exact(&arrays.of[1]));
             let want = infllm_v2::naive(v!(q), v!(k), 0.25, case.offset, &pattern);
@@ -86,6 +87,64 @@ fn infllm_v2_laws() {
         let error = pattern_error(infllm_v2::select(&x, &InfLlmV2 { stride: 5, ..small }, &Cx::new(1)));
         assert!(error.contains("`block` is 16, want a multiple of the stride, 5"), "{error}");
     }
+}
+
+/// Keys that are summarised in parts, and queries that select one by one from summaries in segments, give the selection
+/// of the whole.
+#[test]
+fn infllm_v2_in_parts_is_the_whole() {
+    let case = Case { heads: 4, groups: 2, width: (16, 16), ..PLAIN.square(257) };
+    let arrays = Arrays::of(&case);
+    let (of, slopes) = (arrays.narrow(), softmax::alibi(case.heads));
+    let (x, cx) = (inputs(&case, &of, &arrays.keep, &slopes), Cx::new(1));
+    let rows = |x: ndarray::ArrayView4<'_, f32>, rows: std::ops::Range<usize>| {
+        x.slice_axis(ndarray::Axis(1), rows.into()).to_owned()
+    };
+    for pattern in [
+        InfLlmV2 { kernel: 8, stride: 4, block: 16, init_blocks: 1, window: 32, top: 3, dense_below: 0 },
+        InfLlmV2 { kernel: 7, stride: 3, block: 12, init_blocks: 2, window: 12, top: 4, dense_below: 90 },
+        InfLlmV2 { kernel: 5, stride: 5, block: 5, init_blocks: 0, window: 0, top: 6, dense_below: 1 },
+    ] {
+        let whole = infllm_v2::select(&x, &pattern, &cx).expect("valid");
+        let all = infllm_v2::summaries(x.k, &pattern, &cx).expect("valid");
+        let (mut segments, mut tail, mut n) = (Vec::new(), 0, 0);
+        for to in [1, 3, 40, 41, 42, 130, 200, 257] {
+            let more = infllm_v2::summaries(rows(x.k, tail..to).view(), &pattern, &cx).expect("valid");
+            n += more.dim().1;
+            tail = n * pattern.stride;
+            assert_eq!(n, pattern.complete(to), "{pattern:?} at {to}");
+            segments.push(more);
+        }
+        assert_eq!(
+            ndarray::concatenate(ndarray::Axis(1), &segments.iter().map(|x| x.view()).collect::<Vec<_>>()),
+            Ok(all)
+        );
+        let summaries: Vec<_> = segments.iter().map(|x| x.view()).collect();
+        let sizes = |queries| Sizes { batch: 2, heads: case.heads, queries, keys: case.keys };
+        for i in 0..case.keys {
+            let k = infllm_v2::Summarised { summaries: &summaries, scale: x.scale, offset: i };
+            let one = infllm_v2::select_from(rows(x.q, i..i + 1).view(), &k, &pattern, &cx).expect("valid");
+            for (b, h) in (0..2).flat_map(|b| (0..case.heads).map(move |h| (b, h))) {
+                let want = whole.list(&sizes(0..case.keys), b, h, i);
+                assert_eq!(one.list(&sizes(i..i + 1), b, h, i), want, "{pattern:?}: {b} {h} {i}");
+            }
+        }
+    }
+}
+
+#[test]
+fn summaries_that_do_not_fit_are_refused() {
+    let x = |shape: (usize, usize, usize, usize)| ndarray::Array4::<f32>::zeros(shape);
+    let refused = |summaries: &ndarray::Array4<f32>, offset: usize, pattern: InfLlmV2| {
+        let k = infllm_v2::Summarised { summaries: &[summaries.view()], scale: 1.0, offset };
+        pattern_error(infllm_v2::select_from(x((1, 2, 4, 8)).view(), &k, &pattern, &Cx::new(1)))
+    };
+    let of = InfLlmV2::default();
+    assert!(refused(&x((1, 3, 3, 8)), 0, of).contains("`groups` is 3, want a divisor of 4 heads"));
+    assert!(refused(&x((1, 3, 2, 7)), 0, of).contains("summaries"));
+    assert!(refused(&x((2, 3, 2, 8)), 0, of).contains("summaries"));
+    assert!(refused(&x((1, 3, 2, 8)), usize::MAX, of).contains("`offset`"));
+    assert!(refused(&x((1, 3, 2, 8)), 0, InfLlmV2 { stride: 0, ..of }).contains("`stride` is 0"));
 }
 
 #[test]

@@ -109,7 +109,7 @@ def script(name):
 
 # Folders that are converted.
 FOLDERS = (
-    "llama-a", "llama-b", "mistral-b", "mixtral-a", "qwen2-a", "qwen3-a", "smollm3-a", "phi3-a", "phi3-b", "olmo2-a",
+    "llama-a", "llama-b", "minicpm-c", "mistral-b", "mixtral-a", "qwen2-a", "qwen3-a", "smollm3-a", "phi3-a", "phi3-b", "olmo2-a",
     "olmo3-a", "olmo3-b", "gpt_oss-mxfp4", "gpt2-a", "mamba-a", "falcon_mamba-a", "jamba-a", "bamba-a", "falcon_h1-a",
     "falcon_h1-c", "granitemoehybrid-a", "granitemoehybrid-c", "nemotron_h-a", "lfm2-a", "qwen3_next-a", "qwen3_5_text-a",
     "qwen3_5-a", "qwen3_5_moe-a", "rwkv7-a", "bert-base-a",
