@@ -63,6 +63,13 @@ const FILES: &[&str] = &[
     "mamba-a",
     "nemotron_h-a",
     "qwen3_next-a",
+    "qwen3_5_text-a",
+    "qwen3_5-a",
+    "qwen3_5_moe-a",
+    "gpt2-a",
+    "falcon_mamba-a",
+    "bamba-a",
+    "rwkv7-a",
 ];
 
 /// The files made for GGUF alone, with what the reference library computes from the file's decoded weights beside them.
@@ -80,6 +87,12 @@ const BESIDE: &[&str] = &[
     "qwen3_moe-q4_0",
     "mamba2-q5_0",
     "nemotron_h-g",
+    "kimi_linear-g",
+    "minimax-g",
+    "granite-g",
+    "granitemoe-g",
+    "gpt_neox-g",
+    "rwkv6-g",
 ];
 
 /// Compares the logits of one file with those of the golden, read at once and token by token.

@@ -182,17 +182,34 @@ NEW = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "num_dense_layers": 1,
         "layer_types": [CONV, FULL, CONV], "num_experts": 4, "num_experts_per_tok": 2, "conv_L_cache": 3,
     }),
-    "minimax-g": ("hybrids", "MiniMax", 1, TOKENS | {
+    # With a smaller share of the residual stream the logits of eight layers would hang on the rounding of float32.
+    "minimax-g": ("hybrids", "MiniMax", 5, TOKENS | {
         "vocab_size": 67, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 8, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128, "num_local_experts": 3,
-        "num_experts_per_tok": 2, "layer_types": [MAMBA] * 7 + [FULL], "block_size": 16, "full_attn_alpha_factor": 1.5,
-        "linear_attn_alpha_factor": 1.5, "mlp_alpha_factor": 1.5,
+        "num_experts_per_tok": 2, "layer_types": [MAMBA] * 7 + [FULL], "block_size": 16, "full_attn_alpha_factor": 3.5,
+        "linear_attn_alpha_factor": 3.5, "mlp_alpha_factor": 3.5,
     }),
     "kimi_linear-g": ("hybrids", "KimiLinear", 1, TOKENS | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "kv_lora_rank": 14,
         "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
         "layer_types": [MAMBA, MAMBA, FULL], "linear_head_dim": 8, "linear_num_heads": 2,
+    }),
+    "granite-g": ("decoders", "Granite", 1, TOKENS | {
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "attention_multiplier": 0.7, "embedding_multiplier": 2.5,
+        "residual_multiplier": 0.6, "logits_scaling": 1.2, "rope_parameters": plain(10000.0),
+    }),
+    "granitemoe-g": ("hybrids", "GraniteMoe", 1, TOKENS | {
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 10, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "num_local_experts": 5, "num_experts_per_tok": 2,
+        "attention_multiplier": 0.7, "embedding_multiplier": 1.6, "residual_multiplier": 1.4, "logits_scaling": 0.6,
+        "rope_parameters": plain(10000.0),
+    }),
+    "gpt_neox-g": ("decoders", "GPTNeoX", 1, TOKENS | {
+        "vocab_size": 67, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "max_position_embeddings": 128, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_parallel_residual": True,
+        "attention_bias": True, "rope_parameters": plain(10000.0, partial_rotary_factor=0.25),
     }),
     "llama-q": ("decoders", "Llama", 1, TOKENS | {
         "vocab_size": 67, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -209,12 +226,13 @@ NEW["qwen3_moe-q"] = (*NEW["qwen3_moe-g"][:3], NEW["qwen3_moe-g"][3] | {"num_exp
 
 # NAME: fields of config.json that transformers 5 spells in another way than the files on the Hub.
 HUB_FIELDS = {
+    "gpt_neox-g": {"rotary_pct": 0.25},
     "nemotron_h-g": {"layers_block_type": ["mamba", "moe", "attention", "moe", "mamba"], "d_head": 8},
     "minimax-g": {
         "architectures": ["MiniMaxText01ForCausalLM"], "model_type": "minimax_text_01", "rotary_dim": 8,
-        "layernorm_full_attention_alpha": 1.5, "layernorm_full_attention_beta": 1.0,
-        "layernorm_linear_attention_alpha": 1.5, "layernorm_linear_attention_beta": 1.0,
-        "layernorm_mlp_alpha": 1.5, "layernorm_mlp_beta": 1.0, "layer_types": None,
+        "layernorm_full_attention_alpha": 3.5, "layernorm_full_attention_beta": 1.0,
+        "layernorm_linear_attention_alpha": 3.5, "layernorm_linear_attention_beta": 1.0,
+        "layernorm_mlp_alpha": 3.5, "layernorm_mlp_beta": 1.0, "layer_types": None,
     },
     "kimi_linear-g": {
         "linear_attn_config": {
