@@ -14,6 +14,7 @@ use safetensors::Dtype;
 
 use self::names::Naming;
 use self::numbers::{narrow, widen};
+use self::rewrite::View;
 use self::stored::{Entry, Stored};
 use crate::Error;
 
@@ -154,16 +155,25 @@ impl Checkpoint {
         let (file, dtype) = (entries[0].file, entries[0].dtype);
         let [_, rest @ ..] = &entries[0].shape[..] else { return Ok(entries[0].clone()) };
         let wrong = |message: String| NnError::Origin { origin: self.files[file].0.clone(), message };
+        let format = entries[0].format().filter(|of| entries.iter().all(|entry| entry.format() == Some(*of)));
         let (mut rows, mut bytes) = (0, Vec::new());
         for (name, entry) in names.iter().zip(&entries) {
             if entry.shape.get(1..) != Some(rest) || entry.dtype != dtype {
                 return Err(wrong(format!("tensor `{name}` differs from `{}` in its sizes or its type", names[0])));
             }
             rows += entry.shape[0];
-            bytes.extend_from_slice(&entry.all(&self.files).map_err(&wrong)?);
+            bytes.extend_from_slice(&match &entry.bytes {
+                Stored::Blocks(_, blocks) if format.is_some() => blocks.clone(),
+                // Blocks of several formats become floats.
+                _ => entry.read(&View::whole(&entry.shape), &self.files).map_err(&wrong)?,
+            });
         }
         let shape = [rows].iter().chain(rest).copied().collect();
-        Ok(Entry { file, dtype, shape, bytes: Stored::Apart(bytes.into()) })
+        let bytes = match format {
+            Some(format) => Stored::Blocks(format, bytes.into()),
+            None => Stored::Apart(bytes.into()),
+        };
+        Ok(Entry { file, dtype, shape, bytes })
     }
 
     /// Drops the pages of a weight that is not read again.
@@ -195,14 +205,21 @@ impl Source for Checkpoint {
             && matches!(spec.precision, Precision::Matrix | Precision::Table)
             && spec.layout == Layout::Same
             && let Some((stored, part)) = self.find(&spec.name)
-            && let [stored] = &stored[..]
-            && let Some(view) = part.view(&spec.shape)
+            && stored.iter().all(|name| self.tensors[name].format().is_some())
         {
-            let entry = &self.tensors[stored];
+            let joined;
+            let entry = match &stored[..] {
+                [one] => &self.tensors[one],
+                several => {
+                    joined = self.joined(several)?;
+                    &joined
+                }
+            };
             if entry.shape == part.stored_shape(&spec.shape)
+                && let Some(view) = part.view(&spec.shape)
                 && let Some(blocks) = entry.blocks(&view, [rows, width])
             {
-                self.used.insert(stored.clone());
+                self.used.extend(stored);
                 return Ok(Some(Quantised::Blocks(blocks)));
             }
         }
@@ -235,7 +252,8 @@ impl Source for Checkpoint {
         let (origin, _) = &self.files[entry.file];
         let shape = spec.layout.on_disk(&spec.shape);
         let want = part.stored_shape(&shape);
-        let view = part.view(&shape).filter(|_| entry.shape == want).ok_or_else(|| NnError::Shape {
+        // The sizes of the model are those of the file before anything is computed from them.
+        let view = (entry.shape == want).then(|| part.view(&shape)).flatten().ok_or_else(|| NnError::Shape {
             origin: origin.clone(),
             name: stored.join("`, `"),
             want,

@@ -68,6 +68,11 @@ impl Entry {
         }
     }
 
+    /// The format of its blocks; `None` if it does not consist of any.
+    pub(super) fn format(&self) -> Option<Format> {
+        if let Stored::Blocks(format, _) = &self.bytes { Some(*format) } else { None }
+    }
+
     /// All bytes as stored.
     pub(super) fn all(&self, files: &[(String, Bytes)]) -> Result<Bytes, String> {
         match &self.bytes {
