@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use self::keys::Keys;
 use crate::{Checkpoint, Description, Error, Fields, Rewrite, Rewrites};
 
+mod encoders;
 mod gemma;
 mod gpt;
 mod granite;
@@ -25,6 +26,8 @@ mod quantise;
 mod qwen;
 mod rwkv;
 
+pub use self::encoders::{PoolingType, pooling};
+pub(crate) use self::encoders::{encoder, is_encoder};
 pub use self::mix::{MIXES, Mix};
 pub use self::quantise::{Quantised, Quantising, importances, quantise};
 
@@ -112,9 +115,9 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gptneox", read: gpt::gptneox },
 ];
 
-/// The names of the architectures that are read.
+/// The names of the architectures that are read, those of encoders last.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    ARCHITECTURES.iter().map(|architecture| architecture.name)
+    ARCHITECTURES.iter().map(|architecture| architecture.name).chain(encoders::names())
 }
 
 /// The model in a file.
@@ -139,8 +142,12 @@ pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
     }
     let found: &str = metadata.require("general.architecture")?;
     let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.name == found) else {
-        let known = architectures().collect::<Vec<_>>().join(", ");
-        let message = format!("architecture `{found}` is not supported in GGUF files; supported are {known}");
+        let message = if encoders::names().any(|name| name == found) {
+            format!("architecture `{found}` is an encoder: it embeds and searches, but cannot generate text")
+        } else {
+            let known = architectures().collect::<Vec<_>>().join(", ");
+            format!("architecture `{found}` is not supported in GGUF files; supported are {known}")
+        };
         return Err(Error::Config { file: file.into(), message });
     };
     let read = (architecture.read)(&Keys { gguf, architecture: found })?;
