@@ -85,7 +85,8 @@ impl EncoderModel {
     /// Loads an encoder from a GGUF file. Errors as [`EncoderModel::load`] does.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
         let (description, fields, config, checkpoint) = crate::gguf::encoder(gguf)?;
-        Self::from_checkpoint(description, &fields, config, checkpoint.keep_as(dtype))
+        let model = Self::from_checkpoint(description, &fields, config, checkpoint.keep_as(dtype));
+        model.map_err(|e| crate::gguf::named(gguf, e))
     }
 
     fn from_checkpoint(

@@ -7,7 +7,7 @@ use longreach_gguf::Gguf;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
 use crate::directory::read_config;
-use crate::gguf::{Described, describe};
+use crate::gguf::{Described, describe, named};
 use crate::model_types::mamba_ssm;
 use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location};
 
@@ -69,7 +69,7 @@ impl Model {
         let layers = description.decoder.blocks.len();
         let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(dtype);
         let bos = fields.ids("bos_token_id")?.first().copied();
-        let model = Self::from_checkpoint(description, config, checkpoint)?;
+        let model = Self::from_checkpoint(description, config, checkpoint).map_err(|e| named(gguf, e))?;
         Ok(Self { start: model.description.eos.first().copied().or(bos), ..model })
     }
 

@@ -165,3 +165,11 @@ fn an_encoder_writes_no_text() {
     let error = Model::load(&Location { directory: folder(), weights: Some(file) }, None).expect_err("an encoder");
     assert!(error.to_string().contains("architecture `bert` is an encoder"), "{error}");
 }
+
+#[test]
+fn the_readme_lists_every_architecture() {
+    let readme = std::fs::read_to_string(folder().join("../../../../README.md")).expect("the README");
+    let missing: Vec<&str> =
+        longreach_models::gguf::architectures().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}

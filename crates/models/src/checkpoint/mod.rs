@@ -307,3 +307,74 @@ impl Source for Checkpoint {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use longreach_nn::Init;
+    use longreach_simd::product::{Blocks, Format};
+
+    use super::*;
+
+    /// A tensor of four rows of a block each, whose bytes count from `first`.
+    fn blocks(format: Format, first: u8) -> Entry {
+        let row = format.row_bytes(32).expect("a row");
+        let bytes = (0..4 * row).map(|i| first.wrapping_add(i as u8)).collect::<Vec<u8>>();
+        Entry { file: 0, dtype: Dtype::F32, shape: vec![4, 32], bytes: Stored::Blocks(format, bytes.into()) }
+    }
+
+    fn numbers(matrix: &Blocks) -> Vec<f32> {
+        let [rows, width] = matrix.shape();
+        let mut numbers = vec![0.0; rows * width];
+        matrix.dequantise(&longreach_burn::context(), &mut numbers);
+        numbers
+    }
+
+    fn checkpoint(list: Vec<(&str, Entry)>, rewrites: Vec<Rewrite>) -> Checkpoint {
+        let mut all = Checkpoint::empty().rewritten(rewrites.into());
+        all.add_gguf_file("a.gguf", Bytes::new());
+        all.tensors.extend(list.into_iter().map(|(name, entry)| (name.to_owned(), entry)));
+        all
+    }
+
+    /// The matrix `a` as blocks, and, by the other way, its numbers.
+    fn both(checkpoint: &mut Checkpoint, rows: usize) -> (Option<Blocks>, Vec<f32>) {
+        let spec = Spec {
+            name: "a".into(),
+            shape: vec![rows, 32],
+            layout: Layout::Same,
+            precision: Precision::Matrix,
+            init: Init::Constant(0.0),
+        };
+        let blocks = checkpoint.quantised(&spec).expect("a matrix").map(|found| match found {
+            Quantised::Blocks(blocks) => blocks,
+            other => panic!("{other:?}"),
+        });
+        let numbers = checkpoint.get(&spec).expect("a matrix").iter::<f32>().collect();
+        (blocks, numbers)
+    }
+
+    #[test]
+    fn rows_that_lie_apart_stay_blocks() {
+        let rewrite = Rewrite::new("a", "b", [Step::Paired(4)]);
+        let (found, want) = both(&mut checkpoint(vec![("b", blocks(Format::Q8_0, 1))], vec![rewrite]), 4);
+        assert_eq!(numbers(&found.expect("blocks")), want);
+        let all = Blocks::new(Format::Q8_0, [4, 32], Arc::new((1..=136).collect::<Vec<u8>>()), 0..136).expect("blocks");
+        let all = numbers(&all);
+        let row = |i: usize| all[i * 32..(i + 1) * 32].to_vec();
+        assert_eq!(want, [row(0), row(2), row(1), row(3)].concat());
+    }
+
+    #[test]
+    fn joined_tensors_stay_blocks_if_all_are_of_one_format() {
+        let rewrite = || vec![Rewrite::joined("a", &["b".into(), "c".into()], [])];
+        let list = |format| vec![("b", blocks(Format::Q8_0, 1)), ("c", blocks(format, 9))];
+        let mut alike = checkpoint(list(Format::Q8_0), rewrite());
+        let (found, want) = both(&mut alike, 8);
+        assert_eq!(numbers(&found.expect("blocks")), want);
+        assert!(alike.unused().is_empty());
+        let (found, want) = both(&mut checkpoint(list(Format::Q4_0), rewrite()), 8);
+        assert!(found.is_none() && want.len() == 256, "several formats become floats");
+    }
+}

@@ -191,7 +191,9 @@ impl Part {
                 Taken::Nth(_, count) => shape.insert(0, *count),
                 Taken::Rows(_, count) => shape.iter_mut().take(1).for_each(|rows| *rows = *count),
                 Taken::Every(_, of) => shape.iter_mut().take(1).for_each(|rows| *rows = rows.saturating_mul(*of)),
-                Taken::Within(groups, _, of) => shape.iter_mut().take(1).for_each(|rows| *rows = groups * of),
+                Taken::Within(groups, _, of) => {
+                    shape.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(*of));
+                }
                 Taken::Transposed => {
                     let n = shape.len();
                     if n >= 2 {
@@ -217,15 +219,20 @@ impl Part {
             steps => (None, steps),
         };
         let whole = Self(steps.to_vec()).stored_shape(shape);
-        if before.is_some_and(|stored| stored.iter().product::<usize>() != whole.iter().product::<usize>()) {
+        if before.is_some_and(|stored| count(stored) != count(&whole)) {
             return None;
         }
         let mut view = View::whole(&whole);
         for step in steps {
             view = view.step(step)?;
         }
-        (view.len() == shape.iter().product::<usize>()).then_some(view)
+        (view.len() == count(shape)).then_some(view)
     }
+}
+
+/// The number of elements of a shape; the largest number if it is larger.
+fn count(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |n, of| n.saturating_mul(*of))
 }
 
 /// A strided view of a contiguous tensor, in elements. It has more axes than its tensor where rows are grouped.
@@ -239,9 +246,9 @@ pub(crate) struct View {
 impl View {
     /// All elements, in order.
     pub(super) fn whole(shape: &[usize]) -> Self {
-        let mut strides = vec![1; shape.len()];
+        let mut strides = vec![1usize; shape.len()];
         for axis in (1..shape.len()).rev() {
-            strides[axis - 1] = strides[axis] * shape[axis];
+            strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
         }
         Self { offset: 0, shape: shape.to_vec(), strides }
     }
@@ -301,7 +308,7 @@ impl View {
 
     /// The number of elements.
     pub(crate) fn len(&self) -> usize {
-        self.shape.iter().product()
+        count(&self.shape)
     }
 
     /// The range of the stored tensor that contains all elements.

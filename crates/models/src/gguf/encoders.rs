@@ -73,7 +73,11 @@ pub(crate) fn encoder(gguf: &Gguf) -> Result<(EncoderDescription, Fields, String
     let Some(architecture) = found(gguf)? else {
         let name: &str = gguf.metadata().require("general.architecture")?;
         let known = names().collect::<Vec<_>>().join(", ");
-        let message = format!("architecture `{name}` is not one of the encoders supported in GGUF files: {known}");
+        let message = if super::ARCHITECTURES.iter().any(|architecture| architecture.name == name) {
+            format!("architecture `{name}` is no encoder but a language model; encoders in GGUF files are {known}")
+        } else {
+            format!("architecture `{name}` is not supported in GGUF files; encoders are {known}")
+        };
         return Err(Error::Config { file: file.into(), message });
     };
     let keys = Keys { gguf, architecture: architecture.name };

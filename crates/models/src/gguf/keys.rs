@@ -38,9 +38,10 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// An integer that must be there. Errors as [`Keys::some`] does.
+    /// A size or a count that must be there. Errors as [`Keys::some`] does, or if it is 0.
     pub(super) fn size(&self, name: &str) -> Result<u64, Error> {
         match self.some(name)? {
+            Some(0) => Err(self.error(name, "want at least 1, found 0")),
             Some(n) => Ok(n),
             None => self.metadata().require(&self.key(name)).map_err(Error::from),
         }

@@ -3,7 +3,7 @@
 
 use longreach_gguf::{Gguf, TensorType};
 use longreach_nn::mixers::{MixerConfig, QkNorm};
-use longreach_nn::{BranchConfig, DecoderConfig, NamedNorm, NormConfig, OperationConfig};
+use longreach_nn::{BranchConfig, DecoderConfig, Error as NnError, NamedNorm, NormConfig, OperationConfig};
 use longreach_simd::product::Format;
 use serde_json::{Map, Value};
 
@@ -160,6 +160,17 @@ pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
         adjust(&mut description.decoder);
     }
     Ok(Described { description, fields, config, joined: read.joined })
+}
+
+/// The error with the name of the file, if it names only a part of the model: sizes that do not fit one another.
+pub(crate) fn named(gguf: &Gguf, error: Error) -> Error {
+    let file = gguf.metadata().file();
+    match error {
+        Error::Tensor(NnError::Origin { origin, message }) if !gguf.files().any(|name| origin.starts_with(name)) => {
+            Error::Config { file: file.into(), message: format!("{origin}: {message}") }
+        }
+        other => other,
+    }
 }
 
 /// Calls `each` with every branch of every block, also with those within others.
