@@ -55,6 +55,7 @@ const FILES: &[&str] = &[
     "olmo3-a",
     "olmo3-b",
     "gpt_oss-mxfp4",
+    "gemma4_text-a",
     "falcon_h1-a",
     "falcon_h1-c",
     "granitemoehybrid-a",
@@ -93,6 +94,7 @@ const BESIDE: &[&str] = &[
     "granite-g",
     "granitemoe-g",
     "gpt_neox-g",
+    "gemma4_text-g",
     "rwkv6-g",
 ];
 

@@ -77,6 +77,7 @@ const GGUF: &[&str] = &[
     "olmo3-a",
     "gpt_oss-mxfp4",
     "gemma3_text-g",
+    "gemma4_text-g",
     "mamba-a",
     "mamba2-q5_0",
     "jamba-a",

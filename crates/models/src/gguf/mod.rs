@@ -12,6 +12,7 @@ use crate::{Checkpoint, Description, Error, Fields, Rewrite, Rewrites};
 
 mod encoders;
 mod gemma;
+mod gemma4;
 mod gpt;
 mod granite;
 mod hybrids;
@@ -93,6 +94,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gpt-oss", read: llama::gpt_oss },
     Architecture { name: "gemma2", read: gemma::gemma2 },
     Architecture { name: "gemma3", read: gemma::gemma3 },
+    Architecture { name: "gemma4", read: gemma4::gemma4 },
     Architecture { name: "mamba", read: mamba::mamba },
     Architecture { name: "mamba2", read: mamba::mamba2 },
     Architecture { name: "jamba", read: hybrids::jamba },

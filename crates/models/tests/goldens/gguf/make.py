@@ -114,7 +114,7 @@ def script(name):
 # Folders that are converted.
 FOLDERS = (
     "llama-a", "llama-b", "mistral-b", "mixtral-a", "qwen2-a", "qwen3-a", "smollm3-a", "phi3-a", "phi3-b", "olmo2-a",
-    "olmo3-a", "olmo3-b", "gpt_oss-mxfp4", "gpt2-a", "mamba-a", "falcon_mamba-a", "jamba-a", "bamba-a", "falcon_h1-a",
+    "olmo3-a", "olmo3-b", "gemma4_text-a", "gpt_oss-mxfp4", "gpt2-a", "mamba-a", "falcon_mamba-a", "jamba-a", "bamba-a", "falcon_h1-a",
     "falcon_h1-c", "granitemoehybrid-a", "granitemoehybrid-c", "nemotron_h-a", "lfm2-a", "qwen3_next-a", "qwen3_5_text-a",
     "qwen3_5-a", "qwen3_5_moe-a", "rwkv7-a", "bert-base-a", "distilbert-base-a", "roberta-base-a",
     "modernbert-base-a-legacy", "nomic_bert-base-a-legacy",
@@ -162,6 +162,15 @@ NEW = {
         "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "max_position_embeddings": 128,
         "sliding_window": 7, "rope_parameters": {
             FULL: {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}, SLIDING: plain(100.0),
+        },
+    }),
+    "gemma4_text-g": ("experts", "Gemma4Text", 4, TOKENS | {
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "num_global_key_value_heads": 1, "head_dim": 8, "global_head_dim": 16,
+        "attention_k_eq_v": True, "max_position_embeddings": 128, "layer_types": [FULL, SLIDING, FULL], "sliding_window": 7,
+        "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 5, "top_k_experts": 2,
+        "moe_intermediate_size": 10, "final_logit_softcapping": 6.0, "tie_word_embeddings": True, "rope_parameters": {
+            FULL: {"rope_type": "proportional", "rope_theta": 400.0, "partial_rotary_factor": 0.25}, SLIDING: plain(50.0),
         },
     }),
     "qwen3_moe-g": ("decoders", "Qwen3Moe", 1, TOKENS | {
