@@ -183,3 +183,25 @@ fn directories_that_lie_are_refused_by_name() {
     assert!(encoder.set_limit(2).is_err() && encoder.set_limit(65).is_err() && encoder.set_limit(64).is_ok());
     assert!(encoder.late_query("text").is_err());
 }
+
+/// The sentences of the goldens of GGUF files with tokenizers.
+const SENTENCES_OF_GGUF: [&str; 3] =
+    ["The longest of the seas.", "a", "reading long seas, readers read the READING of Élan ☂"];
+
+#[test]
+fn a_gguf_file_gives_the_tokens_and_vectors_of_its_checkpoint() {
+    for (name, pooling) in [("bert-text", "cls"), ("nomic_bert-text", "mean")] {
+        let at = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/tests/goldens/gguf").join(name);
+        let encoder = TextEncoder::load(at.with_extension("gguf"), None, Progress::Hidden).expect("a golden file");
+        assert_eq!(encoder.pipeline.pooling[0].name(), pooling, "{name}");
+        assert!(encoder.pipeline.normalizes() && encoder.note_on_vectors().is_none(), "{name}");
+        let golden = Golden::read(at.with_extension("safetensors"));
+        let vectors = encoder.embed(&SENTENCES_OF_GGUF, Prompt::Default).expect("vectors");
+        for (n, (text, vector)) in SENTENCES_OF_GGUF.iter().zip(vectors).enumerate() {
+            let (_, ids) = golden.integers(&format!("c{n}.input_ids"));
+            let parts = encoder.parts(text, "", Long::Truncate).expect("tokens");
+            assert_eq!(parts[0].ids, ids.iter().map(|id| *id as u32).collect::<Vec<_>>(), "{name}: {text}");
+            close(&format!("{name}: {text}"), &vector, &golden.floats(&format!("c{n}.vector")).1);
+        }
+    }
+}

@@ -217,3 +217,35 @@ fn merges_of_gemma_are_in_the_order_of_tokens() {
     };
     assert_eq!((ids("gemma3"), ids("llama")), (vec![3, 2], vec![0, 4]));
 }
+
+/// The ids are those of `GemmaTokenizer` of transformers 5.24 with this vocabulary and these merges.
+#[test]
+fn merges_that_are_listed() {
+    const TOKENS: [&str; 24] = [
+        "<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<0x41>", "<0xE2>", "<0x98>", "<0x82>", "▁", "t", "h", "e", "s",
+        "a", "th", "the", "▁the", "▁s", "se", "sea", "\n", "\n\n", "▁▁",
+    ];
+    const MERGES: [&str; 8] = ["t h", "th e", "▁ the", "▁ s", "s e", "se a", "\n \n", "▁ ▁"];
+    let found = read(|header| {
+        header.set("general.architecture", "gemma4")?;
+        header.set("tokenizer.ggml.model", "gemma4")?;
+        header.set("tokenizer.ggml.tokens", &TOKENS[..])?;
+        let kinds: Vec<i32> = (0..24).map(|id| [3, 3, 3, 2, 3, 6, 6, 6, 6].get(id).copied().unwrap_or(1)).collect();
+        header.set("tokenizer.ggml.token_type", &kinds[..])?;
+        header.set("tokenizer.ggml.merges", &MERGES[..])?;
+        header.set("tokenizer.ggml.bos_token_id", 2u32)?;
+        header.set("tokenizer.ggml.unknown_token_id", 3u32)?;
+        header.set("tokenizer.ggml.add_space_prefix", false)
+    });
+    let tokenizer = hugging_face(&found.expect("a tokenizer"));
+    for (text, ids) in [
+        ("the sea", &[2, 16, 18, 12, 14][..]),
+        ("sea  the\n\nthe", &[2, 20, 9, 17, 22, 16]),
+        ("A the☂ sehat", &[2, 5, 17, 6, 7, 8, 18, 12, 11, 14, 10]),
+        (" the", &[2, 17]),
+    ] {
+        let found = tokenizer.encode_fast(text, true).expect("ids");
+        assert_eq!(found.get_ids(), ids, "{text:?}");
+        assert_eq!(tokenizer.decode(found.get_ids(), true).expect("a text"), text);
+    }
+}

@@ -53,7 +53,7 @@ fn the_entries_are_valid() {
 fn unknown_kinds() {
     let message = refused("gpt2", "model", "plamo2");
     assert!(
-        message.starts_with("model`: `plamo2` is not supported (want gpt2, llama, bert, t5, rwkv, none)"),
+        message.starts_with("model`: `plamo2` is not supported (want gpt2, llama, gemma4, bert, t5, rwkv, none)"),
         "{message}"
     );
     assert!(message.contains("--tokenizer DIR"), "{message}");

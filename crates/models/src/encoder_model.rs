@@ -2,11 +2,13 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use longreach_gguf::Gguf;
 use longreach_nn::{Body, Builder, Head, Names, Over, Pooler, Random, Reading, gathered};
 use serde_json::json;
 
 use crate::directory::read_config;
 use crate::encoder::{EncoderDescription, GlobalByDefault, ScoreScale, Task};
+use crate::gguf::is_encoder;
 use crate::model::unused;
 use crate::model_types::encoder as architecture;
 use crate::{Checkpoint, DType, ENCODERS, Error, Fields, Location, MODELS};
@@ -48,11 +50,11 @@ pub struct Encoded {
 }
 
 impl EncoderModel {
-    /// Whether the `config.json` of a directory describes an encoder; models in GGUF files are none. Errors if the file
+    /// Whether the `config.json` of a directory or the metadata of a GGUF file describe an encoder. Errors if the file
     /// cannot be read or parsed.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
-        if at.gguf().is_some() {
-            return Ok(false);
+        if let Some(file) = at.gguf() {
+            return is_encoder(&Gguf::open(&file)?);
         }
         let (fields, _) = read_config(&at.directory)?;
         Ok(architecture(&fields)?.is_some())
@@ -61,6 +63,9 @@ impl EncoderModel {
     /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
     /// or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
+        if let Some(file) = at.gguf() {
+            return Self::of_gguf(&Gguf::open(&file)?, dtype);
+        }
         let (mut fields, config) = read_config(&at.directory)?;
         if architecture(&fields)?.is_none() {
             return Err(no_encoder(&fields)?);
@@ -74,13 +79,30 @@ impl EncoderModel {
             }
         }
         let Some(description) = EncoderDescription::of(&fields)? else { return Err(no_encoder(&fields)?) };
+        Self::from_checkpoint(description, &fields, config, checkpoint.keep_as(dtype))
+    }
+
+    /// Loads an encoder from a GGUF file. Errors as [`EncoderModel::load`] does.
+    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
+        let (description, fields, config, checkpoint) = crate::gguf::encoder(gguf)?;
+        let model = Self::from_checkpoint(description, &fields, config, checkpoint.keep_as(dtype));
+        model.map_err(|e| crate::gguf::named(gguf, e))
+    }
+
+    fn from_checkpoint(
+        description: EncoderDescription,
+        fields: &Fields,
+        config: String,
+        checkpoint: Checkpoint,
+    ) -> Result<Self, Error> {
         let of = &description.body;
-        let mut checkpoint = checkpoint.keep_as(dtype).named_as(of.name(), &of.embedding());
+        let rewrites = description.rewrites.clone();
+        let mut checkpoint = checkpoint.named_as(of.name(), &of.embedding()).rewritten(rewrites);
         let mut builder = Builder::new(&mut checkpoint, &Device::flex());
         let (encoder, pooler, head) = build(&mut builder, &description)?;
         let names = builder.into_names();
-        let (dtype, scale) = (checkpoint.dtype(), ScoreScale::of(&fields, description.labels.len())?);
-        let unknown = unknown_architecture(&fields);
+        let (dtype, scale) = (checkpoint.dtype(), ScoreScale::of(fields, description.labels.len())?);
+        let unknown = unknown_architecture(fields);
         let checkpoint = Some(checkpoint);
         Ok(Self { description, encoder, pooler, head, names, dtype, scale, unknown, config, checkpoint })
     }

@@ -7,6 +7,7 @@ use longreach_gguf::Gguf;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
 use crate::directory::read_config;
+use crate::gguf::{Described, describe, named};
 use crate::model_types::mamba_ssm;
 use crate::{Checkpoint, DType, Description, Error, Fields, GenerationConfig, Location};
 
@@ -64,11 +65,11 @@ impl Model {
 
     /// Loads a model from a GGUF file. Errors as [`Model::load`] does.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
-        let (description, fields, config) = crate::gguf::describe(gguf)?;
+        let Described { description, fields, config, joined } = describe(gguf)?;
         let layers = description.decoder.blocks.len();
-        let checkpoint = Checkpoint::of_gguf(gguf, layers)?.keep_as(dtype);
+        let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(dtype);
         let bos = fields.ids("bos_token_id")?.first().copied();
-        let model = Self::from_checkpoint(description, config, checkpoint)?;
+        let model = Self::from_checkpoint(description, config, checkpoint).map_err(|e| named(gguf, e))?;
         Ok(Self { start: model.description.eos.first().copied().or(bos), ..model })
     }
 

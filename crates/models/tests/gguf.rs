@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use burn::tensor::Tensor;
-use longreach_models::{DType, Location, Model};
+use longreach_models::{DType, EncoderModel, Location, Model};
+use longreach_nn::Reading;
 use longreach_testkit::goldens::Golden;
 use longreach_testkit::tolerance;
 
@@ -55,6 +56,7 @@ const FILES: &[&str] = &[
     "olmo3-a",
     "olmo3-b",
     "gpt_oss-mxfp4",
+    "gemma4_text-a",
     "falcon_h1-a",
     "falcon_h1-c",
     "granitemoehybrid-a",
@@ -64,6 +66,13 @@ const FILES: &[&str] = &[
     "mamba-a",
     "nemotron_h-a",
     "qwen3_next-a",
+    "qwen3_5_text-a",
+    "qwen3_5-a",
+    "qwen3_5_moe-a",
+    "gpt2-a",
+    "falcon_mamba-a",
+    "bamba-a",
+    "rwkv7-a",
 ];
 
 /// The files made for GGUF alone, with what the reference library computes from the file's decoded weights beside them.
@@ -81,6 +90,13 @@ const BESIDE: &[&str] = &[
     "qwen3_moe-q4_0",
     "mamba2-q5_0",
     "nemotron_h-g",
+    "kimi_linear-g",
+    "minimax-g",
+    "granite-g",
+    "granitemoe-g",
+    "gpt_neox-g",
+    "gemma4_text-g",
+    "rwkv6-g",
 ];
 
 /// Compares the logits of one file with those of the golden, read at once and token by token.
@@ -120,4 +136,43 @@ fn a_split_file_is_the_whole() {
     let whole = of("llama-a.gguf");
     assert_eq!(whole, of("llama-a-split-00001-of-00003.gguf"));
     assert_eq!(whole, of("llama-a-split-00003-of-00003.gguf"));
+}
+
+/// The files of encoders, each of which has the name of the golden that it was made of.
+const ENCODERS: &[&str] =
+    &["bert-base-a", "roberta-base-a", "distilbert-base-a", "modernbert-base-a-legacy", "nomic_bert-base-a-legacy"];
+
+#[test]
+fn hidden_states_of_encoders_are_those_of_the_checkpoint() {
+    for name in ENCODERS {
+        let at = Location { directory: folder(), weights: Some(folder().join(format!("gguf/{name}.gguf"))) };
+        assert!(EncoderModel::is_at(&at).expect("a golden file"), "{name}");
+        let model = EncoderModel::load(&at, None).expect("a golden file");
+        let notes = model.notes(|_| false);
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+        let golden = Golden::read(folder().join("encoders").join(name).join("expected.safetensors"));
+        // Those without padding.
+        for case in ["c0", "c2"] {
+            let (_, ids) = golden.integers(&format!("{case}.input_ids"));
+            let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
+            let hidden = model.forward(&Reading::one(&ids)).hidden.into_data().iter::<f64>().collect::<Vec<_>>();
+            let (_, want) = golden.floats(&format!("{case}.last_hidden_state"));
+            close(&format!("{name}, {case}"), &hidden, &want);
+        }
+    }
+}
+
+#[test]
+fn an_encoder_writes_no_text() {
+    let file = folder().join("gguf/bert-base-a.gguf");
+    let error = Model::load(&Location { directory: folder(), weights: Some(file) }, None).expect_err("an encoder");
+    assert!(error.to_string().contains("architecture `bert` is an encoder"), "{error}");
+}
+
+#[test]
+fn the_readme_lists_every_architecture() {
+    let readme = std::fs::read_to_string(folder().join("../../../../README.md")).expect("the README");
+    let missing: Vec<&str> =
+        longreach_models::gguf::architectures().filter(|name| !readme.contains(&format!("`{name}`"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
 }

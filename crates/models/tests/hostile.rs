@@ -4,7 +4,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use bytes::Bytes;
-use longreach_models::{Checkpoint, Description, EncoderModel, Fields, Location};
+use longreach_gguf::Gguf;
+use longreach_models::{Checkpoint, Description, EncoderModel, Fields, Location, Model};
 use longreach_nn::{Builder, Reading};
 use longreach_testkit::fuzz;
 use proptest::prelude::*;
@@ -70,6 +71,52 @@ fn encode(config: &str, folder: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// GGUF files of most architectures.
+const GGUF: &[&str] = &[
+    "llama-b",
+    "mixtral-a",
+    "phi3-b",
+    "olmo3-a",
+    "gpt_oss-mxfp4",
+    "gemma3_text-g",
+    "gemma4_text-g",
+    "mamba-a",
+    "mamba2-q5_0",
+    "jamba-a",
+    "falcon_h1-c",
+    "granitemoehybrid-c",
+    "bamba-a",
+    "nemotron_h-g",
+    "lfm2_moe-g",
+    "qwen3_next-a",
+    "qwen3_5_text-a",
+    "kimi_linear-g",
+    "minimax-g",
+    "rwkv6-g",
+    "rwkv7-a",
+    "gpt2-a",
+    "gpt_neox-g",
+    "bert-base-a",
+    "modernbert-base-a-legacy",
+    "nomic_bert-base-a-legacy",
+];
+
+/// Tries to load a model or an encoder from a GGUF file, and to read a token.
+fn load_gguf(bytes: Vec<u8>) -> Result<(), String> {
+    let gguf = Gguf::from_bytes("model.gguf", Bytes::from(bytes)).map_err(|e| e.to_string())?;
+    match Model::of_gguf(&gguf, None) {
+        Ok(model) => drop(model.decoder.forward(&[0], &mut model.decoder.start(1), None)),
+        Err(e) if e.to_string().contains("is an encoder") => {
+            let model = EncoderModel::of_gguf(&gguf, None).map_err(|e| e.to_string())?;
+            if model.description.longest.is_none_or(|longest| longest > 0) {
+                model.forward(&Reading::one(&[0]));
+            }
+        }
+        Err(e) => return Err(e.to_string()),
+    }
+    Ok(())
+}
+
 /// Tries to build a model with the configuration from the checkpoint and to read a token.
 fn load(config: &str, weights: Vec<u8>) -> Result<(), String> {
     let description = Fields::parse("config.json", config).and_then(|f| Description::of(&f));
@@ -119,6 +166,36 @@ proptest! {
         });
         if let Err(message) = built {
             prop_assert!(message.contains("pytorch_model.bin"), "{}", message);
+        }
+    }
+
+    #[test]
+    fn a_gguf_file_with_bytes_changed(file in 0..GGUF.len(), changes in proptest::collection::vec((0usize..7000, any::<u8>()), 1..4), cut in 0usize..50_000) {
+        let mut bytes = of_type("gguf", &format!("{}.gguf", GGUF[file]));
+        let end = bytes.len();
+        for (at, to) in changes {
+            bytes[at % end] = to;
+        }
+        bytes.truncate(end - if cut % 4 == 0 { cut.min(end) } else { 0 });
+        if let Err(message) = load_gguf(bytes) {
+            prop_assert!(message.contains("model.gguf"), "{}", message);
+        }
+    }
+
+    #[test]
+    fn a_gguf_file_with_a_number_changed(file in 0..GGUF.len(), at in 0usize..3000, to in prop_oneof![
+        Just(0u32), Just(1), Just(2), Just(3), Just(7), Just(64), Just(1000), Just(1 << 20), Just(1 << 28), Just(u32::MAX),
+        Just(f32::NAN.to_bits()), Just(f32::INFINITY.to_bits()), any::<u32>(),
+    ]) {
+        let mut bytes = of_type("gguf", &format!("{}.gguf", GGUF[file]));
+        // Values of 32 bits lie behind their keys and the number of their type.
+        let keys: Vec<usize> = (24..bytes.len().min(4000) - 8)
+            .filter(|at| [4u32, 5, 6].contains(&u32::from_le_bytes(bytes[*at..at + 4].try_into().expect("4 bytes"))))
+            .collect();
+        let at = keys[at % keys.len()] + 4;
+        bytes[at..at + 4].copy_from_slice(&to.to_le_bytes());
+        if let Err(message) = load_gguf(bytes) {
+            prop_assert!(message.contains("model.gguf"), "{}", message);
         }
     }
 

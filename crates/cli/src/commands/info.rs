@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use longreach_engine::{CHUNK, Engine, TextEncoder};
-use longreach_models::{DType, EncoderModel, Location, Progress, Task};
+use longreach_models::{Checkpoint, DType, EncoderModel, Location, Progress, Task};
 use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
 use longreach_nn::{BodyConfig, KvDtype, ReformerAttention, Sees, WordsConfig};
@@ -143,6 +143,7 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
         Some((task, _)) => task.about().to_owned(),
     };
     let cx = &*longreach_burn::context();
+    let (loaded, _) = kept(model.checkpoint.as_ref(), model.dtype, parameters);
     vec![
         ("model", name.to_owned()),
         ("model_type", d.model_type.into()),
@@ -158,22 +159,19 @@ fn of_encoder(name: &str, model: &EncoderModel) -> Vec<(&'static str, String)> {
         ("input limit", d.longest.map_or_else(|| "none".into(), |n| format!("{n} tokens"))),
         ("head", head),
         ("parameters", format!("{parameters} ({:.1} M)", parameters as f64 / 1e6)),
-        (
-            "weights",
-            format!("{} in f32, {} in bf16; loaded as {}", memory(DType::F32), memory(DType::Bf16), model.dtype.name()),
-        ),
+        ("weights", format!("{} in f32, {} in bf16; {loaded}", memory(DType::F32), memory(DType::Bf16))),
         ("machine", format!("{} on {} threads", cx.isa, cx.team.threads())),
     ]
 }
 
 /// How the weights are kept in memory: the shares of block types, or the dtype.
-fn kept(model: &longreach_models::Model) -> (String, String) {
-    let types = model.checkpoint.as_ref().map(longreach_models::Checkpoint::block_types).unwrap_or_default();
+fn kept(checkpoint: Option<&Checkpoint>, dtype: DType, parameters: usize) -> (String, String) {
+    let types = checkpoint.map(Checkpoint::block_types).unwrap_or_default();
     if types.is_empty() {
-        return (format!("loaded as {}", model.dtype.name()), format!("{} weights", model.dtype.name()));
+        return (format!("loaded as {}", dtype.name()), format!("{} weights", dtype.name()));
     }
     let parts: Vec<String> = types.iter().map(|(name, bytes)| format!("{name} {}", megabytes(*bytes))).collect();
-    let bits = 8.0 * types.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>() / model.parameters().max(1) as f64;
+    let bits = 8.0 * types.iter().map(|(_, bytes)| *bytes as f64).sum::<f64>() / parameters.max(1) as f64;
     let largest = types.first().map_or_else(String::new, |(name, _)| name.clone());
     (format!("in place: {} ({bits:.2} bits a weight)", parts.join(", ")), format!("{largest} blocks"))
 }
@@ -209,7 +207,7 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
     let around = c.hmt.map_or_else(String::new, |h| {
         format!("; wrapped in a hierarchical memory of {} segments of {} tokens", h.queue, h.segment)
     });
-    let (loaded, kind) = kept(model);
+    let (loaded, kind) = kept(model.checkpoint.as_ref(), model.dtype, parameters);
     vec![
         ("model", engine.name.clone()),
         ("model_type", d.model_type.into()),

@@ -96,6 +96,24 @@ fn passages_of_a_folder_are_found_with_their_places() {
 }
 
 #[test]
+fn an_encoder_in_a_gguf_file_is_described_embeds_and_searches() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let model = golden("gguf/nomic_bert-text.gguf");
+    let about = stdout(&["info", text(&model)]);
+    assert!(about.contains("30 dimensions: mean pooling, then normalised"), "{about}");
+    let (documents, index) = (folder.path().join("texts.txt"), folder.path().join("index"));
+    fs::write(&documents, "the long sea\nreaders read\nof the others\n").expect("written");
+    stdout(&["search", "build", "-m", text(&model), "-i", text(&documents), "-o", text(&index)]);
+    let found = stdout(&["search", "query", "-m", text(&model), "--index", text(&index), "--json", "readers read"]);
+    let first: serde_json::Value = serde_json::from_str(found.lines().next().expect("a match")).expect("JSON");
+    assert_eq!(first["text"], "readers read", "{found}");
+    assert!((first["score"].as_f64().expect("a score") - 1.0).abs() < 1e-5, "{found}");
+    refused(&["generate", "-m", text(&model), "-p", "the sea"], "architecture `nomic-bert` is an encoder");
+    let other = golden("gguf/llama-a.gguf");
+    refused(&["embed", "-m", text(&other), "-i", text(&documents), "-o", "v.npy"], "`llama` is no encoder");
+}
+
+#[test]
 fn questions_come_from_a_file_and_fields_with_their_answers() {
     let folder = tempfile::tempdir().expect("a directory");
     let (model, at) = (sentences("st-bert-mean"), |name: &str| folder.path().join(name));

@@ -3,8 +3,10 @@
 //! Batches are packed: all texts of a batch form one row without padding.
 
 use std::ffi::OsStr;
+use std::path::Path;
 
 use burn::tensor::Tensor;
+use longreach_gguf::Gguf;
 use longreach_models::{DType, EncoderModel, Location, Progress};
 use longreach_nn::Reading;
 use ndarray::Array2;
@@ -96,18 +98,22 @@ pub struct TextEncoder {
 }
 
 impl TextEncoder {
-    /// Whether a location holds an encoder in the layout of transformers or of sentence-transformers.
+    /// Whether a location holds an encoder in the layout of transformers or of sentence-transformers, or in a GGUF file.
     pub fn is_at(at: &Location) -> Result<bool, Error> {
-        Ok(at.directory.join("modules.json").exists() || EncoderModel::is_at(at)?)
+        let described = at.gguf().is_none() && at.directory.join("modules.json").exists();
+        Ok(described || EncoderModel::is_at(at)?)
     }
 
-    /// Loads an encoder of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or
-    /// in that of the checkpoint if `None`.
+    /// Loads an encoder of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id, or one in a GGUF file. Weight matrices
+    /// are kept in `dtype`, or in that of the checkpoint if `None`.
     ///
     /// An error if a file is missing or damaged, the model, a module or the tokenizer is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(&name, progress)?;
         let name = &*name.as_ref().to_string_lossy();
+        if let Some(file) = location.gguf() {
+            return Self::of_gguf(name, &file, dtype);
+        }
         let (pipeline, directory) = Pipeline::load(&location.directory)?;
         let at = Location { directory, weights: location.weights };
         let model = EncoderModel::load(&at, dtype)?;
@@ -119,12 +125,30 @@ impl TextEncoder {
         let said = said.filter(|n| (1.0..1e9).contains(n)).map(|n| n as usize);
         let most = model.description.longest.unwrap_or(usize::MAX);
         let limit = pipeline.limit.or(said).unwrap_or(most).min(most);
-        let encoder = Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit };
+        Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit }.checked()
+    }
+
+    /// Loads an encoder with the tokenizer and the pooling of its GGUF file.
+    fn of_gguf(name: &str, file: &Path, dtype: Option<DType>) -> Result<Self, Error> {
+        let failed = |e: longreach_gguf::Error| Error::from(longreach_models::Error::from(e));
+        let gguf = Gguf::open(file).map_err(failed)?;
+        let model = EncoderModel::of_gguf(&gguf, dtype)?;
+        let pipeline = Pipeline::of_gguf(&gguf)?;
+        let Some(texts) = vocabulary::gguf::find(&gguf)? else { return Err(Error::NoTokenizer(name.to_owned())) };
+        let (tokenizer, tokenizer_file) = texts.tokenizer.into_hugging_face()?;
+        let limit = model.description.longest.unwrap_or(usize::MAX);
+        let settings = serde_json::Map::new();
+        Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit }.checked()
+    }
+
+    /// Errors if the steps do not fit the encoder, or special tokens fill its input.
+    fn checked(self) -> Result<Self, Error> {
+        let encoder = self;
         encoder.pipeline.check(encoder.model.description.body.width())?;
         if encoder.special_tokens() + 1 > encoder.limit {
             let message =
                 format!("the input limit of {} tokens leaves no room besides the special tokens", encoder.limit);
-            return Err(Error::Tokenizer { file: name.to_owned(), message });
+            return Err(Error::Tokenizer { file: encoder.name, message });
         }
         Ok(encoder)
     }

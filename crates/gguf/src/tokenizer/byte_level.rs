@@ -41,7 +41,7 @@ pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -
 }
 
 /// The merges as pairs. Of merges that occur twice, the first counts.
-fn merges(keys: &Keys<'_>, tokens: &Tokens<'_>) -> Result<Vec<Value>, Error> {
+pub(super) fn merges(keys: &Keys<'_>, tokens: &Tokens<'_>) -> Result<Vec<Value>, Error> {
     let ids = tokens.ids(keys)?;
     let list: Strings<'_> = keys.require("merges")?;
     let (mut seen, mut merges) = (HashSet::with_capacity(list.len()), Vec::with_capacity(list.len()));

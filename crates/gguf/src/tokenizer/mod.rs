@@ -9,6 +9,7 @@
 //! | --- | --- | --- |
 //! | `gpt2` | byte-level byte-pair encoding | `BPE`, with the merges of the file |
 //! | `llama` | SentencePiece's byte-pair encoding | `BPE`, with merges made from tokens and scores |
+//! | `gemma4` | the same | `BPE`, with the merges of the file |
 //! | `bert` | WordPiece | `WordPiece` |
 //! | `t5` | SentencePiece's unigram model | `Unigram` |
 //! | `rwkv` | RWKV's World vocabulary | [`World`], which `tokenizer.json` cannot express |
@@ -87,10 +88,11 @@ pub fn read(file: &Gguf) -> Result<Option<Tokenizer>, Error> {
                 let (text, around) = match kind {
                     "gpt2" => byte_level::convert(&keys, &read, &special)?,
                     "llama" => sentencepiece::convert(&keys, &read, &special)?,
+                    "gemma4" => sentencepiece::convert_listed(&keys, &read, &special)?,
                     "bert" => word_piece::convert(&keys, &read, &special)?,
                     "t5" => unigram::convert(&keys, &read, &special)?,
                     _ => {
-                        let known = "gpt2, llama, bert, t5, rwkv, none";
+                        let known = "gpt2, llama, gemma4, bert, t5, rwkv, none";
                         return Err(keys.unknown("model", kind, known));
                     }
                 };

@@ -1,4 +1,4 @@
-//! SentencePiece's byte-pair encoding, `llama`: tokens with scores.
+//! SentencePiece's byte-pair encoding, `llama`: tokens with scores; and `gemma4`, which lists its merges.
 //!
 //! SentencePiece joins the two neighbours that make the token of the best score, the leftmost first, until no
 //! neighbours make a token. `tokenizer.json` has ordered merges instead. They are all ways to split a token into two,
@@ -10,6 +10,7 @@ use std::collections::{HashMap, HashSet};
 
 use serde_json::{Value, json};
 
+use super::byte_level;
 use super::json::{
     Parts, Strips, document, sentencepiece_decoder, sentencepiece_spaces, sequence_of, template, vocabulary,
 };
@@ -26,12 +27,30 @@ const GROWTH: usize = 64;
 
 /// Converts the tokenizer. Errors if scores are missing or not finite.
 pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -> Result<(String, Around), Error> {
-    let architecture = keys.architecture()?;
-    let around = Around::read(keys, Around { bos: true, ..Around::default() })?;
-    let space_prefix = keys.get("add_space_prefix")?.unwrap_or(true);
     let scores = tokens.scores(keys)?;
     // Gemma's order of merges is that of the tokens, whatever their scores.
-    let order = if architecture.starts_with("gemma") { None } else { Some(&scores[..]) };
+    let order = if keys.architecture()?.starts_with("gemma") { None } else { Some(&scores[..]) };
+    assembled(keys, tokens, special, merges(keys, tokens, order)?)
+}
+
+/// Converts the tokenizer of Gemma 4, whose merges are listed. Errors if they are missing, or name unknown tokens.
+pub(super) fn convert_listed(
+    keys: &Keys<'_>,
+    tokens: &Tokens<'_>,
+    special: &Special,
+) -> Result<(String, Around), Error> {
+    assembled(keys, tokens, special, byte_level::merges(keys, tokens)?)
+}
+
+/// The tokenizer with these merges.
+fn assembled(
+    keys: &Keys<'_>,
+    tokens: &Tokens<'_>,
+    special: &Special,
+    merges: Vec<Value>,
+) -> Result<(String, Around), Error> {
+    let around = Around::read(keys, Around { bos: true, ..Around::default() })?;
+    let space_prefix = keys.get("add_space_prefix")?.unwrap_or(true);
     let unknown = special.unknown.and_then(|id| tokens.list.get(usize::try_from(id).ok()?)).map(|token| &token.text);
     let bytes = tokens.list.iter().any(|token| token.of == TokenType::Byte);
     let parts = Parts {
@@ -49,11 +68,11 @@ pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -
             "byte_fallback": bytes,
             "ignore_merges": false,
             "vocab": vocabulary(tokens.list.iter().map(|token| &*token.text)),
-            "merges": merges(keys, tokens, order)?,
+            "merges": merges,
         }),
     };
     // The special tokens of Phi-3 absorb the spaces behind them.
-    let strips = Strips { before: None, behind: architecture == "phi3" };
+    let strips = Strips { before: None, behind: keys.architecture()? == "phi3" };
     Ok((document(parts, tokens, &strips), around))
 }
 

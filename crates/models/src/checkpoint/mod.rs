@@ -14,6 +14,7 @@ use safetensors::Dtype;
 
 use self::names::Naming;
 use self::numbers::{narrow, widen};
+use self::rewrite::View;
 use self::stored::{Entry, Stored};
 use crate::Error;
 
@@ -154,16 +155,25 @@ impl Checkpoint {
         let (file, dtype) = (entries[0].file, entries[0].dtype);
         let [_, rest @ ..] = &entries[0].shape[..] else { return Ok(entries[0].clone()) };
         let wrong = |message: String| NnError::Origin { origin: self.files[file].0.clone(), message };
+        let format = entries[0].format().filter(|of| entries.iter().all(|entry| entry.format() == Some(*of)));
         let (mut rows, mut bytes) = (0, Vec::new());
         for (name, entry) in names.iter().zip(&entries) {
             if entry.shape.get(1..) != Some(rest) || entry.dtype != dtype {
                 return Err(wrong(format!("tensor `{name}` differs from `{}` in its sizes or its type", names[0])));
             }
             rows += entry.shape[0];
-            bytes.extend_from_slice(&entry.all(&self.files).map_err(&wrong)?);
+            bytes.extend_from_slice(&match &entry.bytes {
+                Stored::Blocks(_, blocks) if format.is_some() => blocks.clone(),
+                // Blocks of several formats become floats.
+                _ => entry.read(&View::whole(&entry.shape), &self.files).map_err(&wrong)?,
+            });
         }
         let shape = [rows].iter().chain(rest).copied().collect();
-        Ok(Entry { file, dtype, shape, bytes: Stored::Apart(bytes.into()) })
+        let bytes = match format {
+            Some(format) => Stored::Blocks(format, bytes.into()),
+            None => Stored::Apart(bytes.into()),
+        };
+        Ok(Entry { file, dtype, shape, bytes })
     }
 
     /// Drops the pages of a weight that is not read again.
@@ -195,14 +205,21 @@ impl Source for Checkpoint {
             && matches!(spec.precision, Precision::Matrix | Precision::Table)
             && spec.layout == Layout::Same
             && let Some((stored, part)) = self.find(&spec.name)
-            && let [stored] = &stored[..]
-            && let Some(view) = part.view(&spec.shape)
+            && stored.iter().all(|name| self.tensors[name].format().is_some())
         {
-            let entry = &self.tensors[stored];
+            let joined;
+            let entry = match &stored[..] {
+                [one] => &self.tensors[one],
+                several => {
+                    joined = self.joined(several)?;
+                    &joined
+                }
+            };
             if entry.shape == part.stored_shape(&spec.shape)
+                && let Some(view) = part.view(&spec.shape)
                 && let Some(blocks) = entry.blocks(&view, [rows, width])
             {
-                self.used.insert(stored.clone());
+                self.used.extend(stored);
                 return Ok(Some(Quantised::Blocks(blocks)));
             }
         }
@@ -235,7 +252,8 @@ impl Source for Checkpoint {
         let (origin, _) = &self.files[entry.file];
         let shape = spec.layout.on_disk(&spec.shape);
         let want = part.stored_shape(&shape);
-        let view = part.view(&shape).filter(|_| entry.shape == want).ok_or_else(|| NnError::Shape {
+        // The sizes of the model are those of the file before anything is computed from them.
+        let view = (entry.shape == want).then(|| part.view(&shape)).flatten().ok_or_else(|| NnError::Shape {
             origin: origin.clone(),
             name: stored.join("`, `"),
             want,
@@ -287,5 +305,76 @@ impl Source for Checkpoint {
                 TensorData::new(half, spec.shape.clone())
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use longreach_nn::Init;
+    use longreach_simd::product::{Blocks, Format};
+
+    use super::*;
+
+    /// A tensor of four rows of a block each, whose bytes count from `first`.
+    fn blocks(format: Format, first: u8) -> Entry {
+        let row = format.row_bytes(32).expect("a row");
+        let bytes = (0..4 * row).map(|i| first.wrapping_add(i as u8)).collect::<Vec<u8>>();
+        Entry { file: 0, dtype: Dtype::F32, shape: vec![4, 32], bytes: Stored::Blocks(format, bytes.into()) }
+    }
+
+    fn numbers(matrix: &Blocks) -> Vec<f32> {
+        let [rows, width] = matrix.shape();
+        let mut numbers = vec![0.0; rows * width];
+        matrix.dequantise(&longreach_burn::context(), &mut numbers);
+        numbers
+    }
+
+    fn checkpoint(list: Vec<(&str, Entry)>, rewrites: Vec<Rewrite>) -> Checkpoint {
+        let mut all = Checkpoint::empty().rewritten(rewrites.into());
+        all.add_gguf_file("a.gguf", Bytes::new());
+        all.tensors.extend(list.into_iter().map(|(name, entry)| (name.to_owned(), entry)));
+        all
+    }
+
+    /// The matrix `a` as blocks, and, by the other way, its numbers.
+    fn both(checkpoint: &mut Checkpoint, rows: usize) -> (Option<Blocks>, Vec<f32>) {
+        let spec = Spec {
+            name: "a".into(),
+            shape: vec![rows, 32],
+            layout: Layout::Same,
+            precision: Precision::Matrix,
+            init: Init::Constant(0.0),
+        };
+        let blocks = checkpoint.quantised(&spec).expect("a matrix").map(|found| match found {
+            Quantised::Blocks(blocks) => blocks,
+            other => panic!("{other:?}"),
+        });
+        let numbers = checkpoint.get(&spec).expect("a matrix").iter::<f32>().collect();
+        (blocks, numbers)
+    }
+
+    #[test]
+    fn rows_that_lie_apart_stay_blocks() {
+        let rewrite = Rewrite::new("a", "b", [Step::Paired(4)]);
+        let (found, want) = both(&mut checkpoint(vec![("b", blocks(Format::Q8_0, 1))], vec![rewrite]), 4);
+        assert_eq!(numbers(&found.expect("blocks")), want);
+        let all = Blocks::new(Format::Q8_0, [4, 32], Arc::new((1..=136).collect::<Vec<u8>>()), 0..136).expect("blocks");
+        let all = numbers(&all);
+        let row = |i: usize| all[i * 32..(i + 1) * 32].to_vec();
+        assert_eq!(want, [row(0), row(2), row(1), row(3)].concat());
+    }
+
+    #[test]
+    fn joined_tensors_stay_blocks_if_all_are_of_one_format() {
+        let rewrite = || vec![Rewrite::joined("a", &["b".into(), "c".into()], [])];
+        let list = |format| vec![("b", blocks(Format::Q8_0, 1)), ("c", blocks(format, 9))];
+        let mut alike = checkpoint(list(Format::Q8_0), rewrite());
+        let (found, want) = both(&mut alike, 8);
+        assert_eq!(numbers(&found.expect("blocks")), want);
+        assert!(alike.unused().is_empty());
+        let (found, want) = both(&mut checkpoint(list(Format::Q4_0), rewrite()), 8);
+        assert!(found.is_none() && want.len() == 256, "several formats become floats");
     }
 }

@@ -9,8 +9,11 @@ use longreach_simd::file::Mapped;
 use safetensors::{Dtype, SafeTensors};
 
 use super::names::Naming;
+use super::numbers::widen;
+use super::rewrite::View;
 use super::stored::{Entry, Stored};
 use super::{Checkpoint, Rewrites};
+use crate::gguf::Joined;
 use crate::{Error, Fields, Location, recognise};
 
 /// The weight files of a model in order of preference; an index lists its shards.
@@ -116,6 +119,47 @@ impl Checkpoint {
         };
         let entry = Entry { file: 0, dtype, shape: tensor.shape().to_vec(), bytes };
         self.tensors.insert(tensor.name().to_owned(), entry);
+        Ok(())
+    }
+
+    /// Adds a matrix that a GGUF file has in two tensors, and leaves them out. Errors if one is missing, or they are not
+    /// those of as many heads and columns.
+    pub(crate) fn join_heads(&mut self, joined: &Joined) -> Result<(), Error> {
+        let Joined { ours, transposed, plain } = joined;
+        let wrong = |message: String| {
+            let file = self.files.first().map_or_else(String::new, |(name, _)| name.clone());
+            Error::Checkpoint { file, message }
+        };
+        let numbers = |name: &str| {
+            let entry = self.tensors.get(name).ok_or_else(|| wrong(format!("tensor `{name}` is missing")))?;
+            let [heads, outer, inner] = entry.shape[..] else {
+                return Err(wrong(format!("tensor `{name}`: want 3 axes, found {:?}", entry.shape)));
+            };
+            let bytes = entry.read(&View::whole(&entry.shape), &self.files);
+            let numbers = bytes.ok().and_then(|bytes| widen(entry.dtype, &bytes));
+            let numbers = numbers.ok_or_else(|| wrong(format!("tensor `{name}` is not of floats")))?;
+            Ok::<_, Error>(([heads, outer, inner], numbers))
+        };
+        let ([heads, columns, first], of_first) = numbers(transposed)?;
+        let (found, of_second) = numbers(plain)?;
+        let [_, second, _] = found;
+        if found != [heads, second, columns] {
+            let message =
+                format!("tensor `{plain}`: want [{heads}, rows, {columns}] beside `{transposed}`, found {found:?}");
+            return Err(wrong(message));
+        }
+        let mut bytes = Vec::with_capacity(4 * (of_first.len() + of_second.len()));
+        for (first_part, second_part) in of_first.chunks(columns * first).zip(of_second.chunks(second * columns)) {
+            for row in 0..first {
+                first_part.chunks(first).for_each(|column| bytes.extend_from_slice(&column[row].to_le_bytes()));
+            }
+            second_part.iter().for_each(|x| bytes.extend_from_slice(&x.to_le_bytes()));
+        }
+        let shape = vec![heads * (first + second), columns];
+        self.tensors.remove(transposed);
+        self.tensors.remove(plain);
+        let entry = Entry { file: 0, dtype: Dtype::F32, shape, bytes: Stored::Apart(bytes.into()) };
+        self.tensors.insert(ours.clone(), entry);
         Ok(())
     }
 

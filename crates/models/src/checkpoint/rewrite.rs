@@ -40,6 +40,11 @@ pub enum Step {
         /// The rows of a group.
         of: usize,
     },
+    /// The two halves of the rows of each head are interleaved: of a head of this many rows, row `2 i` in the file is the
+    /// model's row `i`, and row `2 i + 1` is row `width / 2 + i`. llama.cpp's order of queries and keys.
+    Paired(usize),
+    /// This many matrices side by side are stored as a list of matrices.
+    Beside(usize),
     /// The last two axes are exchanged.
     Transposed,
     /// The stored tensor has this shape and the same elements in the same order. Only as the first step.
@@ -110,6 +115,8 @@ impl Rewrite {
             Step::Rows(rows, count) => Some(Taken::Rows(rows.clone(), *count)),
             Step::Every { first, of } => Some(Taken::Every(*first, *of)),
             Step::Within { groups, rows, of } => Some(Taken::Within(*groups, rows.clone(), *of)),
+            Step::Paired(width) => Some(Taken::Paired(*width)),
+            Step::Beside(count) => Some(Taken::Beside(*count)),
             Step::Transposed => Some(Taken::Transposed),
             Step::Stored(shape) => Some(Taken::Stored(shape.clone())),
             Step::Values(values) => Some(Taken::Values(*values)),
@@ -159,6 +166,8 @@ enum Taken {
     Rows(Range<usize>, usize),
     Every(usize, usize),
     Within(usize, Range<usize>, usize),
+    Paired(usize),
+    Beside(usize),
     Transposed,
     Stored(Vec<usize>),
     Values(Values),
@@ -182,15 +191,21 @@ impl Part {
                 Taken::Nth(_, count) => shape.insert(0, *count),
                 Taken::Rows(_, count) => shape.iter_mut().take(1).for_each(|rows| *rows = *count),
                 Taken::Every(_, of) => shape.iter_mut().take(1).for_each(|rows| *rows = rows.saturating_mul(*of)),
-                Taken::Within(groups, _, of) => shape.iter_mut().take(1).for_each(|rows| *rows = groups * of),
+                Taken::Within(groups, _, of) => {
+                    shape.iter_mut().take(1).for_each(|rows| *rows = groups.saturating_mul(*of));
+                }
                 Taken::Transposed => {
                     let n = shape.len();
                     if n >= 2 {
                         shape.swap(n - 2, n - 1);
                     }
                 }
+                Taken::Beside(count) => {
+                    shape.iter_mut().skip(1).take(1).for_each(|columns| *columns /= (*count).max(1));
+                    shape.insert(0, *count);
+                }
                 Taken::Stored(stored) => shape.clone_from(stored),
-                Taken::Values(_) => {}
+                Taken::Paired(_) | Taken::Values(_) => {}
             }
         }
         shape
@@ -204,15 +219,20 @@ impl Part {
             steps => (None, steps),
         };
         let whole = Self(steps.to_vec()).stored_shape(shape);
-        if before.is_some_and(|stored| stored.iter().product::<usize>() != whole.iter().product::<usize>()) {
+        if before.is_some_and(|stored| count(stored) != count(&whole)) {
             return None;
         }
         let mut view = View::whole(&whole);
         for step in steps {
             view = view.step(step)?;
         }
-        (view.len() == shape.iter().product::<usize>()).then_some(view)
+        (view.len() == count(shape)).then_some(view)
     }
+}
+
+/// The number of elements of a shape; the largest number if it is larger.
+fn count(shape: &[usize]) -> usize {
+    shape.iter().fold(1, |n, of| n.saturating_mul(*of))
 }
 
 /// A strided view of a contiguous tensor, in elements. It has more axes than its tensor where rows are grouped.
@@ -224,10 +244,11 @@ pub(crate) struct View {
 }
 
 impl View {
-    fn whole(shape: &[usize]) -> Self {
-        let mut strides = vec![1; shape.len()];
+    /// All elements, in order.
+    pub(super) fn whole(shape: &[usize]) -> Self {
+        let mut strides = vec![1usize; shape.len()];
         for axis in (1..shape.len()).rev() {
-            strides[axis - 1] = strides[axis] * shape[axis];
+            strides[axis - 1] = strides[axis].saturating_mul(shape[axis]);
         }
         Self { offset: 0, shape: shape.to_vec(), strides }
     }
@@ -257,6 +278,19 @@ impl View {
                 self.strides.insert(0, of * stride);
             }
             Taken::Within(..) => return None,
+            Taken::Paired(width) => {
+                let (rows, stride) = (*self.shape.first()?, *self.strides.first()?);
+                if *width == 0 || !width.is_multiple_of(2) || !rows.is_multiple_of(*width) {
+                    return None;
+                }
+                self.shape.splice(0..1, [rows / width, 2, width / 2]);
+                self.strides.splice(0..1, [width * stride, stride, 2 * stride]);
+            }
+            Taken::Beside(count) if self.shape.first() == Some(count) && self.shape.len() == 3 => {
+                self.shape.swap(0, 1);
+                self.strides.swap(0, 1);
+            }
+            Taken::Beside(_) => return None,
             Taken::Transposed => {
                 let n = self.shape.len();
                 if n < 2 {
@@ -274,7 +308,7 @@ impl View {
 
     /// The number of elements.
     pub(crate) fn len(&self) -> usize {
-        self.shape.iter().product()
+        count(&self.shape)
     }
 
     /// The range of the stored tensor that contains all elements.
@@ -290,6 +324,20 @@ impl View {
     pub(crate) fn is_contiguous(&self) -> bool {
         let whole = Self::whole(&self.shape).strides;
         self.shape.iter().zip(&self.strides).zip(&whole).all(|((n, stride), whole)| *n == 1 || stride == whole)
+    }
+
+    /// The indices of the rows of the stored tensor, which has rows of `width`, that are those of the view; `None` unless
+    /// it consists of whole rows.
+    pub(crate) fn rows(&self, width: usize) -> Option<Vec<usize>> {
+        let ([shape @ .., last], [strides @ .., 1]) = (&self.shape[..], &self.strides[..]) else { return None };
+        let whole = |stride: &usize| stride.is_multiple_of(width);
+        if *last != width || width == 0 || !whole(&self.offset) || !strides.iter().all(whole) {
+            return None;
+        }
+        let firsts = Self { offset: self.offset, shape: shape.to_vec(), strides: strides.to_vec() };
+        let mut rows = Vec::with_capacity(firsts.len());
+        firsts.each(|at| rows.push(at / width));
+        Some(rows)
     }
 
     /// Calls `visit` with the place in the stored tensor of each element, in order.
@@ -354,6 +402,25 @@ mod tests {
         assert_eq!(part.stored_shape(&[4, 1]), [8, 1]);
         assert_eq!(places(&part, &[4, 1]), [1, 2, 5, 6]);
         assert!(part.view(&[5, 1]).is_none(), "five rows of two ranges of two");
+        let view = part.view(&[4, 3]).expect("it fits");
+        assert_eq!((view.rows(3), view.rows(1)), (Some(vec![1, 2, 5, 6]), None));
+    }
+
+    #[test]
+    fn halves_of_heads_are_taken_apart() {
+        let (_, part) = part(&Rewrite::new("q", "attn_q", [Step::Paired(4)]), "q");
+        assert_eq!(part.stored_shape(&[8, 1]), [8, 1]);
+        assert_eq!(places(&part, &[8, 1]), [0, 2, 1, 3, 4, 6, 5, 7]);
+        assert_eq!(places(&part, &[8]), [0, 2, 1, 3, 4, 6, 5, 7], "a bias");
+        assert!(part.view(&[6, 1]).is_none(), "one and a half heads");
+    }
+
+    #[test]
+    fn a_list_of_matrices_side_by_side() {
+        let (_, part) = part(&Rewrite::new("a", "b", [Step::Beside(2)]), "a");
+        assert_eq!(part.stored_shape(&[3, 4]), [2, 3, 2]);
+        assert_eq!(places(&part, &[3, 4]), [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
+        assert!(part.view(&[3, 5]).is_none(), "five columns of two matrices");
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Entry {
         }
     }
 
+    /// The format of its blocks; `None` if it does not consist of any.
+    pub(super) fn format(&self) -> Option<Format> {
+        if let Stored::Blocks(format, _) = &self.bytes { Some(*format) } else { None }
+    }
+
     /// All bytes as stored.
     pub(super) fn all(&self, files: &[(String, Bytes)]) -> Result<Bytes, String> {
         match &self.bytes {
@@ -117,16 +122,24 @@ impl Entry {
         Ok(out.into())
     }
 
-    /// The view as a matrix of blocks where it lies; `None` if it is not stored in blocks, or its rows do not lie one
-    /// behind another.
+    /// The view as a matrix of blocks: where it lies if its rows lie one behind another, otherwise a copy of them. `None`
+    /// if it is not stored in blocks, or does not consist of whole rows.
     pub(super) fn blocks(&self, view: &View, [rows, width]: [usize; 2]) -> Option<Blocks> {
         let Stored::Blocks(format, bytes) = &self.bytes else { return None };
-        if !view.is_contiguous() || self.shape.last() != Some(&width) {
+        if self.shape.last() != Some(&width) {
             return None;
         }
         let row = format.row_bytes(width)?;
-        let start = view.bounds().start / width * row;
-        Blocks::new(*format, [rows, width], Arc::new(bytes.clone()), start..start + rows * row).ok()
+        if view.is_contiguous() {
+            let start = view.bounds().start / width * row;
+            return Blocks::new(*format, [rows, width], Arc::new(bytes.clone()), start..start + rows * row).ok();
+        }
+        let mut copy = Vec::with_capacity(rows * row);
+        for at in view.rows(width)? {
+            copy.extend_from_slice(bytes.get(at * row..(at + 1) * row)?);
+        }
+        let all = 0..copy.len();
+        Blocks::new(*format, [rows, width], Arc::new(Bytes::from(copy)), all).ok()
     }
 
     /// Drops the pages of a view that is not read again.

@@ -2,7 +2,7 @@
 
 use longreach_nn::{Activation, BodyConfig, HeadConfig};
 
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 /// A supported encoder model type.
 #[derive(Clone, Copy, Debug)]
@@ -132,6 +132,8 @@ pub struct EncoderDescription {
     /// Whether token types mark the question: as in BigBird, the question's tokens have type 0 by default and all
     /// others type 1, and no answer starts or ends in the question.
     pub questions: bool,
+    /// What its checkpoints store differently.
+    pub rewrites: Rewrites,
 }
 
 /// The tokens that are global by default.

@@ -28,7 +28,7 @@ pub(crate) fn gated_delta(
     let (key, value) = (f.size("linear_key_head_dim", key)?, f.size("linear_value_head_dim", value)?);
     let conv = Some(Short { taps: f.size("linear_conv_kernel_dim", 4)?, bias: false });
     let heads = Heads { hidden, heads, groups, key, value, conv, norm_eps, affine: true };
-    Ok(GatedDeltaConfig { heads, up_to_two: false, gated: true })
+    Ok(GatedDeltaConfig { heads, up_to_two: false, gated: true, cyclic: false })
 }
 
 /// How a checkpoint joins the projections of the gated delta rule.

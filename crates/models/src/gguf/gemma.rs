@@ -26,7 +26,7 @@ fn tensors() -> Vec<Rewrite> {
 }
 
 /// The layers of windows, which `default` marks if the file does not.
-fn kinds(keys: &Keys<'_>, default: impl Fn(u64) -> bool) -> Result<Value, Error> {
+pub(super) fn kinds(keys: &Keys<'_>, default: impl Fn(u64) -> bool) -> Result<Value, Error> {
     let layers = keys.layers()?;
     let slides = keys.marks("attention.sliding_window_pattern", layers, |layer, n| (layer + 1) % n != 0)?;
     let slides = slides.unwrap_or_else(|| (0..layers).map(default).collect());

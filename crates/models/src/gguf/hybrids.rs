@@ -2,17 +2,16 @@
 
 use serde_json::{Map, Value, json};
 
+use super::Read;
 use super::keys::Keys;
 use super::mamba::{Duality, selective};
 use super::names::{ATTENTION, EXPERTS, FEED_FORWARD, around, experts, of_layers, of_part};
-use super::{Read, llama};
-use crate::families::delta::gated_attention_of;
-use crate::{Error, Rewrite, Step, Values};
+use crate::{Error, Rewrite, Step};
 
 const LAYERS: &str = "model.layers";
 
 /// Which layers have KV heads.
-fn attends(keys: &Keys<'_>) -> Result<Vec<bool>, Error> {
+pub(super) fn attends(keys: &Keys<'_>) -> Result<Vec<bool>, Error> {
     let layers = keys.layers()?;
     let groups = keys.of_layers("attention.head_count_kv", layers)?;
     Ok(groups.map_or_else(|| vec![true; layers as usize], |groups| groups.into_iter().map(|n| n > 0).collect()))
@@ -33,14 +32,14 @@ fn period(keys: &Keys<'_>, what: &str, marks: &[bool]) -> Result<[usize; 2], Err
     Ok([step, first])
 }
 
-fn set(fields: &mut Map<String, Value>, values: &[(&str, Value)]) {
+pub(super) fn set(fields: &mut Map<String, Value>, values: &[(&str, Value)]) {
     for (name, value) in values {
         fields.insert((*name).into(), value.clone());
     }
 }
 
 /// The fields of Mamba-2 that begin with `mamba`.
-fn duality(fields: &mut Map<String, Value>, sizes: &Duality) {
+pub(super) fn duality(fields: &mut Map<String, Value>, sizes: &Duality) {
     let head_dim = sizes.inner / sizes.heads.max(1);
     set(
         fields,
@@ -119,69 +118,8 @@ pub(super) fn falcon_h1(keys: &Keys<'_>) -> Result<Read, Error> {
     Ok(Read::new(fields, rewrites))
 }
 
-/// `granitehybrid`: Granite 4.
-pub(super) fn granite(keys: &Keys<'_>) -> Result<Read, Error> {
-    let mut fields = keys.transformer("granitemoehybrid")?;
-    let sizes = Duality::of(keys)?;
-    duality(&mut fields, &sizes);
-    let hidden = keys.size("embedding_length")? as usize;
-    let count = keys.some("expert_count")?.unwrap_or(0) as usize;
-    let kind = |attends: bool| if attends { "attention" } else { "mamba" };
-    let kinds: Vec<&str> = attends(keys)?.into_iter().map(kind).collect();
-    let shared = match keys.some("expert_shared_feed_forward_length")? {
-        Some(shared) => shared,
-        None => fields.get("intermediate_size").and_then(Value::as_u64).unwrap_or(1),
-    };
-    let rotated = keys.flag("rope.scaling.finetuned")?.unwrap_or(true);
-    let width = hidden as u64 / fields["num_attention_heads"].as_u64().unwrap_or(1).max(1);
-    let width = keys.some("attention.key_length")?.unwrap_or(width);
-    let of_scores = match keys.number("attention.scale")? {
-        Some(scale) if scale != 0.0 => scale,
-        _ => (width.max(1) as f64).powf(-0.5),
-    };
-    if let Some(turned) = keys.some("rope.dimension_count")?.filter(|turned| rotated && *turned != width) {
-        // llama.cpp's converter reorders the rows of whole heads, which belongs to positions of whole heads.
-        let message = format!("positions of {turned} of {width} channels of a head are not supported here");
-        return Err(keys.error("rope.dimension_count", message));
-    }
-    let scale = |name: &str| Ok::<_, Error>(json!(keys.number(name)?.unwrap_or(1.0)));
-    set(
-        &mut fields,
-        &[
-            ("mamba_expand", json!(sizes.inner / hidden.max(1))),
-            ("layer_types", json!(kinds)),
-            ("num_local_experts", json!(count)),
-            ("num_experts_per_tok", json!(keys.some("expert_used_count")?.unwrap_or(1).max(1))),
-            ("shared_intermediate_size", json!(shared)),
-            ("position_embedding_type", json!(if rotated { "rope" } else { "nope" })),
-            ("attention_multiplier", json!(of_scores)),
-            ("embedding_multiplier", scale("embedding_scale")?),
-            ("residual_multiplier", scale("residual_scale")?),
-            ("logits_scaling", scale("logit_scale")?),
-            ("mamba_conv_bias", json!(has(keys, "ssm_conv1d.bias")?)),
-            ("mamba_proj_bias", json!(has(keys, "ssm_in.bias")?)),
-            ("attention_bias", json!(has(keys, "attn_q.bias")?)),
-        ],
-    );
-    let end = if count > 0 { "_shexp" } else { "" };
-    let shared: Vec<(String, String)> =
-        [("gate_proj", "ffn_gate"), ("up_proj", "ffn_up"), ("output_linear", "ffn_down")]
-            .map(|(ours, file)| (ours.to_owned(), format!("{file}{end}")))
-            .to_vec();
-    let shared: Vec<(&str, &str)> = shared.iter().map(|(ours, file)| (&ours[..], &file[..])).collect();
-    let norms = [("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")];
-    let mut rewrites = around(["model.embed_tokens", "model.norm", "lm_head"]);
-    rewrites.extend(of_layers(LAYERS, &norms));
-    rewrites.extend(of_part(LAYERS, "self_attn", &ATTENTION));
-    rewrites.extend(of_part(LAYERS, "shared_mlp", &shared));
-    rewrites.extend(of_part(LAYERS, "block_sparse_moe", &[("router.layer", "ffn_gate_inp")]));
-    rewrites.extend(experts(LAYERS, "block_sparse_moe.experts", count, &EXPERTS));
-    rewrites.extend(sizes.tensors("model.layers.*.mamba"));
-    Ok(Read { pairs: true, ..Read::new(fields, rewrites) })
-}
-
 /// Whether any layer has this tensor.
-fn has(keys: &Keys<'_>, name: &str) -> Result<bool, Error> {
+pub(super) fn has(keys: &Keys<'_>, name: &str) -> Result<bool, Error> {
     Ok((0..keys.layers()?).any(|i| keys.shape(&format!("blk.{i}.{name}")).is_some()))
 }
 
@@ -309,88 +247,4 @@ pub(super) fn lfm2(keys: &Keys<'_>) -> Result<Read, Error> {
     let of_experts = [("w1", "ffn_gate_exps"), ("w3", "ffn_up_exps"), ("w2", "ffn_down_exps")];
     rewrites.extend(experts(LAYERS, "feed_forward.experts", count, &of_experts));
     Ok(Read::new(fields, rewrites))
-}
-
-/// `qwen3next`: norms are stored with 1 added, but that of the gated delta rule.
-pub(super) fn qwen3next(keys: &Keys<'_>) -> Result<Read, Error> {
-    let mut fields = keys.transformer("qwen3_next")?;
-    let size = |name: &str| keys.size(name).map(|n| n as usize);
-    let (heads, groups, key) = (size("ssm.time_step_rank")?, size("ssm.group_count")?, size("ssm.state_size")?);
-    let value = size("ssm.inner_size")? / heads.max(1);
-    let taps = size("ssm.conv_kernel")?;
-    let layers = keys.layers()?;
-    let every = keys.some("full_attention_interval")?.unwrap_or(4).max(1);
-    let recurrent = keys.marks("recurrent_layers", layers, |_, _| true)?;
-    let attends: Vec<bool> = match recurrent {
-        Some(recurrent) => recurrent.into_iter().map(|recurrent| !recurrent).collect(),
-        None => (1..=layers).map(|i| i.is_multiple_of(every)).collect(),
-    };
-    let kind = |attends: bool| if attends { "full_attention" } else { "linear_attention" };
-    let kinds: Vec<&str> = attends.into_iter().map(kind).collect();
-    let count = keys.some("expert_count")?.unwrap_or(0) as usize;
-    let width = keys.some("attention.key_length")?.unwrap_or(256);
-    let turned = keys.some("rope.dimension_count")?.unwrap_or(width / 4);
-    set(
-        &mut fields,
-        &[
-            ("layer_types", json!(kinds)),
-            ("partial_rotary_factor", json!(turned as f64 / width.max(1) as f64)),
-            ("linear_num_value_heads", json!(heads)),
-            ("linear_num_key_heads", json!(groups)),
-            ("linear_key_head_dim", json!(key)),
-            ("linear_value_head_dim", json!(value)),
-            ("linear_conv_kernel_dim", json!(taps)),
-            ("num_experts", json!(count)),
-            ("num_experts_per_tok", json!(keys.some("expert_used_count")?.unwrap_or(1))),
-            ("moe_intermediate_size", json!(keys.some("expert_feed_forward_length")?.unwrap_or(1))),
-            ("shared_expert_intermediate_size", json!(keys.some("expert_shared_feed_forward_length")?.unwrap_or(1))),
-            ("mlp_only_layers", json!(llama::without_experts(keys)?)),
-        ],
-    );
-    let (all, keys_wide) = (2 * groups * key + heads * value, groups * key);
-    let at = format!("{LAYERS}.*.linear_attn");
-    let one =
-        |ours: &str, file: &str, steps: Vec<Step>| Rewrite::new(format!("{at}.{ours}"), format!("blk.*.{file}"), steps);
-    let mut rewrites = around(["model.embed_tokens", "model.norm", "lm_head"]);
-    rewrites.extend(of_layers(
-        LAYERS,
-        &[("input_layernorm", "attn_norm"), ("post_attention_layernorm", "post_attention_norm")],
-    ));
-    rewrites.extend(gated_attention_of(
-        "blk.*.attn_q",
-        fields["num_attention_heads"].as_u64().unwrap_or(1) as usize,
-        width as usize,
-    ));
-    rewrites.extend(of_part(LAYERS, "self_attn", &ATTENTION));
-    let kinds = [("q", 0..keys_wide), ("k", keys_wide..2 * keys_wide), ("v", 2 * keys_wide..all)];
-    for (name, rows) in kinds {
-        rewrites.push(one(&format!("{name}_proj.weight"), "attn_qkv.weight", vec![Step::Rows(rows.clone(), all)]));
-        let steps = vec![Step::Stored(vec![all, taps]), Step::Rows(rows, all)];
-        rewrites.push(one(&format!("{name}_conv1d.weight"), "ssm_conv1d.weight", steps));
-    }
-    let shared = heads / groups.max(1);
-    for (name, rows) in [("b_proj", 0..shared), ("a_proj", shared..2 * shared)] {
-        let step = Step::Within { groups, rows, of: 2 * shared };
-        rewrites.push(one(&format!("{name}.weight"), "ssm_ba.weight", vec![step]));
-    }
-    rewrites.extend([
-        one("g_proj.weight", "attn_gate.weight", Vec::new()),
-        one("A_log", "ssm_a", vec![Step::Values(Values::NegativeExponential)]),
-        one("dt_bias", "ssm_dt.bias", Vec::new()),
-        one("o_norm.weight", "ssm_norm.weight", Vec::new()),
-        one("o_proj.weight", "ssm_out.weight", Vec::new()),
-    ]);
-    let shared = [("gate_proj", "ffn_gate_shexp"), ("up_proj", "ffn_up_shexp"), ("down_proj", "ffn_down_shexp")];
-    rewrites.extend(of_part(LAYERS, "mlp", &FEED_FORWARD));
-    rewrites.extend(of_part(LAYERS, "mlp", &[("gate", "ffn_gate_inp")]));
-    rewrites.extend(of_part(LAYERS, "mlp.shared_expert", &shared));
-    // A vector in files of the Hub, a matrix of one row in others.
-    let vector = (0..layers)
-        .find_map(|i| keys.shape(&format!("blk.{i}.ffn_gate_inp_shexp.weight")))
-        .is_some_and(|shape| shape.len() == 1);
-    let steps = if vector { vec![Step::Stored(vec![keys.size("embedding_length")? as usize])] } else { Vec::new() };
-    let gate = format!("{LAYERS}.*.mlp.shared_expert_gate.weight");
-    rewrites.push(Rewrite::new(gate, "blk.*.ffn_gate_inp_shexp.weight", steps));
-    rewrites.extend(experts(LAYERS, "mlp.experts", count, &EXPERTS));
-    Ok(Read { whole_norms: true, ..Read::new(fields, rewrites) })
 }

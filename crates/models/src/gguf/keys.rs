@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::Error;
 
+/// The largest size or count, as of the fields of a `config.json`.
+const LARGEST: u64 = 1 << 28;
+
 /// The keys of one architecture.
 pub(super) struct Keys<'a> {
     pub(super) gguf: &'a Gguf,
@@ -26,14 +29,22 @@ impl<'a> Keys<'a> {
         Error::Config { file, message: format!("key `{}`: {message}", self.key(name)) }
     }
 
-    /// An integer; `None` if the key is absent.
+    /// An integer; `None` if the key is absent. Errors if it is larger than any size or count of a model.
     pub(super) fn some(&self, name: &str) -> Result<Option<u64>, Error> {
-        self.metadata().get(&self.key(name)).map_err(Error::from)
+        let found: Option<u64> = self.metadata().get(&self.key(name))?;
+        match found {
+            Some(n) if n > LARGEST => Err(self.error(name, format!("want at most {LARGEST}, found {n}"))),
+            found => Ok(found),
+        }
     }
 
-    /// An integer that must be there.
+    /// A size or a count that must be there. Errors as [`Keys::some`] does, or if it is 0.
     pub(super) fn size(&self, name: &str) -> Result<u64, Error> {
-        self.metadata().require(&self.key(name)).map_err(Error::from)
+        match self.some(name)? {
+            Some(0) => Err(self.error(name, "want at least 1, found 0")),
+            Some(n) => Ok(n),
+            None => self.metadata().require(&self.key(name)).map_err(Error::from),
+        }
     }
 
     /// A number; `None` if the key is absent.
@@ -56,7 +67,11 @@ impl<'a> Keys<'a> {
         let of = |layer: u64| found.at(layer as usize).copied();
         let all: Option<Vec<u64>> = (0..layers).map(of).collect();
         let wrong = || self.error(name, format!("the list is shorter than the {layers} layers"));
-        all.map(Some).ok_or_else(wrong)
+        let all = all.ok_or_else(wrong)?;
+        match all.iter().find(|n| **n > LARGEST) {
+            Some(n) => Err(self.error(name, format!("want at most {LARGEST}, found {n}"))),
+            None => Ok(Some(all)),
+        }
     }
 
     /// Which layers a list of flags, or a number for every so many, marks; `None` if the key is absent.
@@ -77,9 +92,12 @@ impl<'a> Keys<'a> {
         Ok(Some((0..layers).map(|layer| n > 0 && every(layer, n)).collect()))
     }
 
-    /// The number of layers, without those that predict further tokens.
+    /// The number of layers, without those that predict further tokens. Errors if the file has fewer tensors.
     pub(super) fn layers(&self) -> Result<u64, Error> {
-        let all = self.size("block_count")?;
+        let (all, tensors) = (self.size("block_count")?, self.gguf.tensors().len());
+        if all > tensors as u64 {
+            return Err(self.error("block_count", format!("{all} layers in a file of {tensors} tensors")));
+        }
         let further = self.some("nextn_predict_layers")?.unwrap_or(0);
         all.checked_sub(further).filter(|layers| *layers > 0).ok_or_else(|| {
             self.error("block_count", format!("{all} layers, of which {further} predict further tokens"))

@@ -95,7 +95,6 @@ pub(super) fn mamba(keys: &Keys<'_>) -> Result<Read, Error> {
         ("state_size", json!(keys.size("ssm.state_size")?)),
         ("conv_kernel", json!(taps)),
         ("time_step_rank", json!(keys.size("ssm.time_step_rank")?)),
-        ("mixer_rms_eps", fields["layer_norm_epsilon"].clone()),
         ("use_bias", json!(false)),
         ("use_conv_bias", json!(true)),
     ] {

@@ -3,22 +3,32 @@
 
 use longreach_gguf::{Gguf, TensorType};
 use longreach_nn::mixers::{MixerConfig, QkNorm};
-use longreach_nn::{BranchConfig, DecoderConfig, NamedNorm, NormConfig, OperationConfig};
+use longreach_nn::{BranchConfig, DecoderConfig, Error as NnError, NamedNorm, NormConfig, OperationConfig};
 use longreach_simd::product::Format;
 use serde_json::{Map, Value};
 
 use self::keys::Keys;
-use crate::{Checkpoint, Description, Error, Fields, Rewrite};
+use crate::{Checkpoint, Description, Error, Fields, Rewrite, Rewrites};
 
+mod encoders;
 mod gemma;
+mod gemma4;
+mod gpt;
+mod granite;
 mod hybrids;
 mod keys;
+mod latent;
 mod llama;
 mod mamba;
+mod minimax;
 mod mix;
 mod names;
 mod quantise;
+mod qwen;
+mod rwkv;
 
+pub use self::encoders::{PoolingType, pooling};
+pub(crate) use self::encoders::{encoder, is_encoder};
 pub use self::mix::{MIXES, Mix};
 pub use self::quantise::{Quantised, Quantising, importances, quantise};
 
@@ -26,6 +36,18 @@ pub use self::quantise::{Quantised, Quantising, importances, quantise};
 struct Architecture {
     name: &'static str,
     read: fn(&Keys<'_>) -> Result<Read, Error>,
+}
+
+/// A matrix whose heads are stored in two lists of matrices: the rows of each head are those of the first, which is
+/// transposed, and then those of the second.
+#[derive(Clone, Debug)]
+pub(crate) struct Joined {
+    /// The model's name of it.
+    pub(crate) ours: String,
+    /// `[heads, columns, rows]`
+    pub(crate) transposed: String,
+    /// `[heads, rows, columns]`
+    pub(crate) plain: String,
 }
 
 /// What the metadata say.
@@ -38,11 +60,25 @@ struct Read {
     pairs: bool,
     /// Whether 1 is already added to the weights of norms that have it added.
     whole_norms: bool,
+    /// Changes what the fields cannot say.
+    adjust: Option<Box<dyn FnOnce(&mut DecoderConfig)>>,
+    /// Matrices that are stored in two tensors.
+    joined: Vec<Joined>,
+    /// The names of tensors that the model does not read.
+    unread: Vec<String>,
 }
 
 impl Read {
     fn new(fields: Map<String, Value>, rewrites: Vec<Rewrite>) -> Self {
-        Self { fields, rewrites, pairs: false, whole_norms: false }
+        Self {
+            fields,
+            rewrites,
+            pairs: false,
+            whole_norms: false,
+            adjust: None,
+            joined: Vec::new(),
+            unread: Vec::new(),
+        }
     }
 }
 
@@ -59,26 +95,46 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "gpt-oss", read: llama::gpt_oss },
     Architecture { name: "gemma2", read: gemma::gemma2 },
     Architecture { name: "gemma3", read: gemma::gemma3 },
+    Architecture { name: "gemma4", read: gemma4::gemma4 },
     Architecture { name: "mamba", read: mamba::mamba },
     Architecture { name: "mamba2", read: mamba::mamba2 },
     Architecture { name: "jamba", read: hybrids::jamba },
     Architecture { name: "falcon-h1", read: hybrids::falcon_h1 },
-    Architecture { name: "granitehybrid", read: hybrids::granite },
+    Architecture { name: "granite", read: granite::transformer },
+    Architecture { name: "granitemoe", read: granite::transformer },
+    Architecture { name: "granitehybrid", read: granite::hybrid },
     Architecture { name: "nemotron_h", read: hybrids::nemotron },
     Architecture { name: "nemotron_h_moe", read: hybrids::nemotron },
     Architecture { name: "lfm2", read: hybrids::lfm2 },
     Architecture { name: "lfm2moe", read: hybrids::lfm2 },
-    Architecture { name: "qwen3next", read: hybrids::qwen3next },
+    Architecture { name: "qwen3next", read: qwen::qwen3next },
+    Architecture { name: "qwen35", read: qwen::qwen35 },
+    Architecture { name: "qwen35moe", read: qwen::qwen35 },
+    Architecture { name: "kimi-linear", read: latent::kimi_linear },
+    Architecture { name: "minimax-01", read: minimax::minimax },
+    Architecture { name: "rwkv6", read: rwkv::rwkv6 },
+    Architecture { name: "rwkv7", read: rwkv::rwkv7 },
+    Architecture { name: "gpt2", read: gpt::gpt2 },
+    Architecture { name: "gptneox", read: gpt::gptneox },
 ];
 
-/// The names of the architectures that are read.
+/// The names of the architectures that are read, those of encoders last.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
-    ARCHITECTURES.iter().map(|architecture| architecture.name)
+    ARCHITECTURES.iter().map(|architecture| architecture.name).chain(encoders::names())
 }
 
-/// The model in a file, and the fields of its configuration as JSON. Errors if its architecture is not read, or a key is
-/// missing or wrong.
-pub(crate) fn describe(gguf: &Gguf) -> Result<(Description, Fields, String), Error> {
+/// The model in a file.
+pub(crate) struct Described {
+    pub(crate) description: Description,
+    /// The fields of its configuration, and as JSON.
+    pub(crate) fields: Fields,
+    pub(crate) config: String,
+    /// Matrices that are stored in two tensors.
+    pub(crate) joined: Vec<Joined>,
+}
+
+/// The model in a file. Errors if its architecture is not read, or a key is missing or wrong.
+pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
     let metadata = gguf.metadata();
     let file = metadata.file();
     if let Some(kind) = metadata.get::<&str>("general.type")?
@@ -89,17 +145,48 @@ pub(crate) fn describe(gguf: &Gguf) -> Result<(Description, Fields, String), Err
     }
     let found: &str = metadata.require("general.architecture")?;
     let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.name == found) else {
-        let known = architectures().collect::<Vec<_>>().join(", ");
-        let message = format!("architecture `{found}` is not supported in GGUF files; supported are {known}");
+        let message = if encoders::names().any(|name| name == found) {
+            format!("architecture `{found}` is an encoder: it embeds and searches, but cannot generate text")
+        } else {
+            let known = architectures().collect::<Vec<_>>().join(", ");
+            format!("architecture `{found}` is not supported in GGUF files; supported are {known}")
+        };
         return Err(Error::Config { file: file.into(), message });
     };
     let read = (architecture.read)(&Keys { gguf, architecture: found })?;
     let config = Value::Object(read.fields).to_string();
     let fields = Fields::parse(file, &config)?;
     let mut description = Description::of(&fields)?;
-    description.rewrites = read.rewrites.into();
+    description.rewrites = Rewrites::from(read.rewrites).leaving(read.unread);
     adjust(&mut description.decoder, read.pairs, read.whole_norms);
-    Ok((description, fields, config))
+    if let Some(adjust) = read.adjust {
+        adjust(&mut description.decoder);
+    }
+    Ok(Described { description, fields, config, joined: read.joined })
+}
+
+/// The error with the name of the file, if it names only a part of the model: sizes that do not fit one another.
+pub(crate) fn named(gguf: &Gguf, error: Error) -> Error {
+    let file = gguf.metadata().file();
+    match error {
+        Error::Tensor(NnError::Origin { origin, message }) if !gguf.files().any(|name| origin.starts_with(name)) => {
+            Error::Config { file: file.into(), message: format!("{origin}: {message}") }
+        }
+        other => other,
+    }
+}
+
+/// Calls `each` with every branch of every block, also with those within others.
+fn each_branch(decoder: &mut DecoderConfig, mut each: impl FnMut(&mut BranchConfig)) {
+    fn within(branch: &mut BranchConfig, each: &mut dyn FnMut(&mut BranchConfig)) {
+        each(branch);
+        if let OperationConfig::Parallel(list) = &mut branch.operation {
+            list.iter_mut().for_each(|branch| within(branch, each));
+        }
+    }
+    for branch in decoder.blocks.iter_mut().flat_map(|block| &mut block.branches) {
+        within(branch, &mut each);
+    }
 }
 
 /// Adjusts the model to what its tensors are.
@@ -110,28 +197,20 @@ fn adjust(decoder: &mut DecoderConfig, pairs: bool, whole_norms: bool) {
         }
     };
     let named = |named: &mut Option<NamedNorm>| named.iter_mut().for_each(|named| norm(&mut named.norm));
-    fn branches<'a>(branch: &'a mut BranchConfig, each: &mut dyn FnMut(&mut BranchConfig)) {
-        each(branch);
-        if let OperationConfig::Parallel(list) = &mut branch.operation {
-            list.iter_mut().for_each(|branch| branches(branch, each));
-        }
-    }
     named(&mut decoder.last_norm);
-    for branch in decoder.blocks.iter_mut().flat_map(|block| &mut block.branches) {
-        branches(branch, &mut |branch| {
-            named(&mut branch.before);
-            named(&mut branch.after);
-            named(&mut branch.of_sum);
-            if let OperationConfig::Mixer(MixerConfig::Attention(attention)) = &mut branch.operation {
-                if let Some(QkNorm::Head(qk) | QkNorm::Whole(qk)) = &mut attention.qk_norm {
-                    norm(qk);
-                }
-                if let Some(rotary) = &mut attention.rotary {
-                    rotary.interleaved |= pairs;
-                }
+    each_branch(decoder, |branch| {
+        named(&mut branch.before);
+        named(&mut branch.after);
+        named(&mut branch.of_sum);
+        if let OperationConfig::Mixer(MixerConfig::Attention(attention)) = &mut branch.operation {
+            if let Some(QkNorm::Head(qk) | QkNorm::Whole(qk)) = &mut attention.qk_norm {
+                norm(qk);
             }
-        });
-    }
+            if let Some(rotary) = &mut attention.rotary {
+                rotary.interleaved |= pairs;
+            }
+        }
+    });
 }
 
 /// The format of blocks of a type of tensor; `None` if its elements are numbers.
@@ -158,8 +237,8 @@ pub(crate) fn format(of: TensorType) -> Option<Format> {
 
 impl Checkpoint {
     /// The tensors of a GGUF file of a model of `layers` layers, under their names in it. Further layers, which predict
-    /// tokens after the next, are left alone.
-    pub(crate) fn of_gguf(gguf: &Gguf, layers: usize) -> Result<Self, Error> {
+    /// tokens after the next, are left alone. Errors if a type of tensor is not read, or the parts of `joined` do not fit.
+    pub(crate) fn of_gguf(gguf: &Gguf, layers: usize, joined: &[Joined]) -> Result<Self, Error> {
         let mut all = Self::empty();
         for tensor in gguf.tensors() {
             let layer =
@@ -171,6 +250,7 @@ impl Checkpoint {
         for (name, contents) in gguf.files().zip(gguf.contents()) {
             all.add_gguf_file(name, contents);
         }
+        joined.iter().try_for_each(|joined| all.join_heads(joined))?;
         Ok(all)
     }
 }

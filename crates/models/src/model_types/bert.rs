@@ -4,7 +4,7 @@ use longreach_nn::{Activation, BodyConfig, Over, Positions, Sees};
 
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
 use crate::families::bert::{DECODER, DECODER_BIAS, Defaults, encoder, transform};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "bert", mechanism: "dense", paper: "Devlin et al. 2019", describe };
@@ -37,6 +37,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad: f.id("pad_token_id", 0)?,
         separator: None,
         questions: false,
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),

@@ -8,7 +8,7 @@ use longreach_nn::{Activation, Bias, BodyConfig, FeedForwardConfig, HeadConfig, 
 
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
 use crate::families::bert::{DECODER, DECODER_BIAS, Defaults, encoder, transform};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "big_bird", mechanism: "bigbird", paper: "Zaheer et al. 2020", describe };
@@ -78,6 +78,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad: f.id("pad_token_id", 0)?,
         separator: Some(f.id("sep_token_id", 66)?),
         questions: heads.task() == Some(Task::Question),
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),

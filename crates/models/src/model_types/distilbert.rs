@@ -8,7 +8,7 @@ use longreach_nn::{
 
 use crate::description::activation;
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "distilbert", mechanism: "dense", paper: "Sanh et al. 2019", describe };
@@ -85,6 +85,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad: f.id("pad_token_id", 0)?,
         separator: None,
         questions: false,
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),

@@ -15,6 +15,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             heads: grouped_heads(fields, hidden, (256, 6, 2.0))?,
             up_to_two: fields.flag("allow_neg_eigval", false)?,
             gated: fields.flag("use_gate", true)?,
+            cyclic: false,
         }))
     })
 }

@@ -95,6 +95,7 @@ fn scoring(f: &Fields) -> Result<EncoderDescription, Error> {
         separator: None,
         global: GlobalByDefault::None,
         questions: false,
+        rewrites: Rewrites::default(),
         body: BodyConfig::Decoder(decoder),
     })
 }

@@ -7,7 +7,7 @@ use longreach_nn::{Activation, BodyConfig, Sees};
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
 use crate::families::bert::{Defaults, encoder};
 use crate::families::bert::{roberta_head, roberta_positions};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "longformer", mechanism: "longformer", paper: "Beltagy et al. 2020", describe };
@@ -49,6 +49,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad,
         separator: Some(f.id("sep_token_id", 2)?),
         questions: false,
+        rewrites: Rewrites::default(),
         global: match heads.task() {
             Some(Task::Sequence) => GlobalByDefault::First,
             Some(Task::Question) => GlobalByDefault::Question,

@@ -202,6 +202,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             heads: heads(width, width, 4)?,
             up_to_two: f.flag("allow_neg_eigval", false)?,
             gated: f.flag("gated", true)?,
+            cyclic: false,
         })),
         "kda" => Ok(MixerConfig::Kda(KdaConfig {
             heads: heads(width, width, 4)?,
@@ -219,6 +220,7 @@ fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result
             mix_rank: f.size("mix_rank", 32)?,
             decay_rank: f.size("decay_rank", 64)?,
             norm_eps: 64e-5,
+            slots: Rwkv6Config::SLOTS,
         })),
         "rwkv7" => Ok(MixerConfig::Rwkv7(Rwkv7Config {
             hidden,

@@ -40,6 +40,7 @@ mod mistral;
 mod mixtral;
 mod modernbert;
 mod nemotron_h;
+mod nomic_bert;
 mod nystromformer;
 mod olmo;
 mod olmo_hybrid;
@@ -124,6 +125,7 @@ pub const ENCODERS: &[EncoderArchitecture] = &[
     roberta::ARCHITECTURE,
     roberta::XLM,
     distilbert::ARCHITECTURE,
+    nomic_bert::ARCHITECTURE,
     modernbert::ARCHITECTURE,
     longformer::ARCHITECTURE,
     big_bird::ARCHITECTURE,

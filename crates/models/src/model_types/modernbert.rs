@@ -10,7 +10,7 @@ use longreach_nn::{
 
 use crate::description::activation;
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "modernbert", mechanism: "window", paper: "Warner et al. 2024", describe };
@@ -155,6 +155,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad: f.id("pad_token_id", 50_283)?,
         separator: None,
         questions: false,
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),

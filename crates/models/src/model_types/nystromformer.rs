@@ -8,7 +8,7 @@ use longreach_nn::{Activation, Bias, BodyConfig, NystromConfig, Over, Positions,
 
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
 use crate::families::bert::{DECODER, DECODER_BIAS, Defaults, encoder, transform};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "nystromformer", mechanism: "nystrom", paper: "Xiong et al. 2021", describe };
@@ -60,6 +60,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad: f.id("pad_token_id", 1)?,
         separator: None,
         questions: false,
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),

@@ -11,7 +11,7 @@ use longreach_nn::{
 
 use crate::description::activation;
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads, Task};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "reformer", mechanism: "lsh", paper: "Kitaev et al. 2020", describe };
@@ -141,6 +141,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad: config.pad,
         separator: None,
         questions: false,
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head,
         labels: heads.labels(),

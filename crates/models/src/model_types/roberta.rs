@@ -5,7 +5,7 @@ use longreach_nn::{Activation, BodyConfig, Sees};
 
 use crate::encoder::{EncoderArchitecture, EncoderDescription, GlobalByDefault, Heads};
 use crate::families::bert::{Defaults, encoder, roberta_head, roberta_positions};
-use crate::{Error, Fields};
+use crate::{Error, Fields, Rewrites};
 
 pub(crate) const ARCHITECTURE: EncoderArchitecture =
     EncoderArchitecture { model_type: "roberta", mechanism: "dense", paper: "Liu et al. 2019", describe };
@@ -30,6 +30,7 @@ fn describe(f: &Fields) -> Result<EncoderDescription, Error> {
         pad,
         separator: Some(f.id("eos_token_id", 2)?),
         questions: false,
+        rewrites: Rewrites::default(),
         global: GlobalByDefault::None,
         head: roberta_head(&heads, &encoder),
         labels: heads.labels(),

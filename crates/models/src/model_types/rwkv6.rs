@@ -30,6 +30,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
             mix_rank: fields.size("proj_low_rank_dim", 32)?,
             decay_rank: fields.size("gate_low_rank_dim", 64)?,
             norm_eps: fields.number("norm_eps", 1e-5)?,
+            slots: Rwkv6Config::SLOTS,
         }))
     })
 }

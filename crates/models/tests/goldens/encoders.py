@@ -7,7 +7,7 @@ It writes next to itself, for each type and each head, the folders encoders/TYPE
 `save_pretrained` writes (config.json, model.safetensors, for a model that generates also generation_config.json) and
 expected.safetensors.
 
-    types    bert, roberta, xlm-roberta, distilbert, modernbert, longformer, big_bird, nystromformer, reformer, gpt2
+    types    bert, roberta, xlm-roberta, distilbert, nomic_bert, modernbert, longformer, big_bird, nystromformer, reformer, gpt2
     heads    base (the model without a head, with its pooler if the type has one), masked-lm, sequence (a class of three for
              the row), token (a class of four for each token), question (start and end of an answer), and for reformer,
              which has none for tokens, causal (a language model); gpt2 has the last three
@@ -35,6 +35,7 @@ implementation of attention than "eager", which is used here, some of them are o
 
     bert-base-a-legacy         bert-base-a as old checkpoints are: names begin with `bert.`, LayerNorm has gamma and beta
     modernbert-base-a-legacy   modernbert-base-a with the fields of its configuration as transformers 4 wrote them
+    nomic_bert-base-a-legacy   nomic_bert-base-a with the fields of nomic-ai/nomic-embed-text-v1.5; names are the same
 
 And the folders gpt2-a and gpt2-b, next to those of make.py and in their format. The positions of padded_ids are given to the
 model: the number of tokens before each that are not padding, 0 at padding.
@@ -148,6 +149,24 @@ TYPES = {
             "dropout": 0.2, "attention_dropout": 0.3, "qa_dropout": 0.2, "seq_classif_dropout": 0.1, "initializer_range": 0.05,
         },
         LENGTHS, [("activation", "tanh"), ("n_heads", 2)],
+    ),
+    "nomic_bert": Type(
+        "NomicBert",
+        BERT_A | {
+            "hidden_act": "silu", "hidden_size": 30, "head_dim": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000.0},
+        },
+        BERT_B | {
+            "hidden_act": "gelu", "head_dim": 6, "rope_parameters": {"rope_type": "default", "rope_theta": 20.0},
+        },
+        LENGTHS,
+        [
+            ("hidden_act", "tanh"), ("layer_norm_eps", 0.2),
+            ("rope_parameters", {"rope_type": "default", "rope_theta": 3.0}),
+        ],
+        unused=["masked-lm-b/cls.predictions.bias"],
+        seeds={"sequence-b": 2, "token-b": 2},
+        classes={head: HEADS[head] for head in ("base", "masked-lm", "sequence", "token")},
     ),
     "modernbert": Type(
         "ModernBert",
@@ -729,6 +748,26 @@ def make_legacy_modernbert():
     same_as(path, transformers.ModernBertModel, "modernbert")
 
 
+def make_legacy_nomic_bert():
+    path = fresh("encoders/nomic_bert-base-a-legacy")
+    shutil.copytree(HERE / "encoders/nomic_bert-base-a", path)
+    def older(config):
+        new = dict(config)
+        config.clear()
+        config |= {
+            "model_type": "nomic_bert", "architectures": ["NomicBertModel"], "n_embd": new["hidden_size"],
+            "n_head": new["num_attention_heads"], "n_inner": new["intermediate_size"], "n_layer": new["num_hidden_layers"],
+            "n_positions": 8192, "max_trained_positions": 2048, "vocab_size": new["vocab_size"],
+            "type_vocab_size": new["type_vocab_size"], "layer_norm_epsilon": new["layer_norm_eps"],
+            "rotary_emb_base": new["rope_parameters"]["rope_theta"], "rotary_emb_fraction": 1.0,
+            "rotary_emb_interleaved": False, "rotary_emb_scale_base": None, "rotary_scaling_factor": None,
+            "activation_function": "swiglu", "causal": False, "prenorm": False, "qkv_proj_bias": False, "mlp_fc1_bias": False,
+            "mlp_fc2_bias": False, "use_rms_norm": False, "parallel_block": False, "pad_vocab_size_multiple": 64,
+        }  # fmt: skip
+
+    edit(path / "config.json", older)
+
+
 def greedy(model, prompt, use_cache):
     """The tokens that `generate` appends to the prompt, and the smallest margin between the two best logits."""
     model = copy.deepcopy(model)
@@ -806,6 +845,8 @@ def main():
         make_legacy_bert()
     if "modernbert" in wanted:
         make_legacy_modernbert()
+    if "nomic_bert" in wanted:
+        make_legacy_nomic_bert()
     if "gpt2" in wanted:
         for name in GPT2:
             make_gpt2(name)

@@ -19,6 +19,8 @@ pub struct GatedDeltaConfig {
     pub up_to_two: bool,
     /// Whether the output is gated.
     pub gated: bool,
+    /// Whether value head `i` reads the keys of head `i mod groups`, as in GGUF files, and not `⌊i groups / heads⌋`.
+    pub cyclic: bool,
 }
 
 /// The mixer.
@@ -73,15 +75,19 @@ impl Mix for GatedDelta {
         let step = activation::softplus(self.a.forward(x.clone()) + parts::row(&self.dt_bias), 1.0);
         let decay: Tensor<3> = ops::neg_exp(self.a_log.val()).unsqueeze();
         let beta = activation::sigmoid(self.beta.forward(x.clone()));
+        // Heads that share keys are adjacent in the kernel.
+        let [together, apart] = if c.cyclic { [h.shared_by(), h.groups] } else { [1, h.heads] };
+        let of_heads = |x: Tensor<3>| parts::exchanged(x.unsqueeze_dim(3), [together, apart]).squeeze_dim(3);
         let (o, memory) = ops::gated_delta(ops::GatedDelta {
             q: unit(q),
             k: unit(k),
-            v: parts::heads(v, h.heads),
-            g: step * decay,
-            beta: if c.up_to_two { beta * 2.0 } else { beta },
+            v: parts::exchanged(parts::heads(v, h.heads), [together, apart]),
+            g: of_heads(step * decay),
+            beta: of_heads(if c.up_to_two { beta * 2.0 } else { beta }),
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
         });
+        let o = parts::exchanged(o, [apart, together]);
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),

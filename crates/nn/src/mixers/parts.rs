@@ -184,6 +184,15 @@ pub(super) fn repeated(x: Tensor<4>, times: usize) -> Tensor<4> {
     x.reshape([b, t, h, 1, d]).expand([b, t, h, times, d]).reshape([b, t, h * times, d])
 }
 
+/// Transposes the heads of `[B, T, n m, D]`: a list of `n` lists of `m` heads becomes a list of `m` lists of `n`.
+pub(super) fn exchanged(x: Tensor<4>, [n, m]: [usize; 2]) -> Tensor<4> {
+    if n == 1 || m == 1 {
+        return x;
+    }
+    let [b, t, h, d] = x.dims();
+    x.reshape([b, t, n, m, d]).swap_dims(2, 3).reshape([b, t, h, d])
+}
+
 /// Normalises rows to length 1: `x / √(Σ x² + ε)`.
 pub(super) fn unit(x: Tensor<4>, eps: f64) -> Tensor<4> {
     let width = x.dims()[3] as f64;

@@ -26,6 +26,13 @@ pub struct Rwkv6Config {
     pub decay_rank: usize,
     /// ε of the group norm.
     pub norm_eps: f64,
+    /// The places of receptance, decay, key, value and gate in the parameters of the token shift.
+    pub slots: [usize; 5],
+}
+
+impl Rwkv6Config {
+    /// The slots of flash-linear-attention.
+    pub const SLOTS: [usize; 5] = [0, 1, 2, 3, 4];
 }
 
 /// The mixer.
@@ -47,7 +54,7 @@ pub struct Rwkv6 {
     config: Rwkv6Config,
 }
 
-/// The number of token-shifted inputs: receptance, decay, key, value, gate, in the order of the parameters.
+/// The number of token-shifted inputs: receptance, decay, key, value, gate.
 const SLOTS: usize = 5;
 
 impl Rwkv6 {
@@ -57,6 +64,9 @@ impl Rwkv6 {
         let (d, key, value) = (c.hidden, c.heads * c.key, c.heads * c.value);
         if key == 0 || value == 0 {
             return Err(b.error(format!("{} heads of {} and {} channels", c.heads, c.key, c.value)));
+        }
+        if !(0..SLOTS).all(|slot| c.slots.contains(&slot)) {
+            return Err(b.error(format!("slots of the token shift: want each of 0 to 4 once, found {:?}", c.slots)));
         }
         let inner = SLOTS * c.mix_rank;
         let linear = |b: &mut Builder, name: &str, n| b.scope(name, |b| Linear::new(b, "linear", d, n, Bias::No));
@@ -99,7 +109,8 @@ impl Mix for Rwkv6 {
         let c = &self.config;
         let delta = state.update("shift", |before| parts::difference(&x, before));
         let z = self.mix_in.forward(x.clone() + delta.clone() * parts::row::<3>(&self.mix)).tanh();
-        let mixed = |slot: usize| {
+        let mixed = |input: usize| {
+            let slot = c.slots[input];
             let own = z.clone().narrow(2, slot * c.mix_rank, c.mix_rank);
             let weight: Tensor<3> = self.mix_out.val().narrow(1, slot * c.mix_rank, c.mix_rank).transpose().unsqueeze();
             let bias: Tensor<3> = self.mix_bias.val().narrow(0, slot, 1).unsqueeze();

@@ -15,7 +15,10 @@ imported. The script writes next to itself:
         input_ids  i64 [1, 45]         random tokens
         logits     f32 [1, 45, vocab]  for those tokens
 
-The files have no tokenizer: `tokenizer.ggml.model` is "none".
+The files have no tokenizer: `tokenizer.ggml.model` is "none". Those of TEXTS have one, and NAME.safetensors has for sentence N:
+
+        cN.input_ids  i64 [1, T]  its tokens
+        cN.vector     f32 [d]     its vector, of length 1
 
 Why some checkpoints have no folder. The metadata of a GGUF file cannot say everything that a config.json can: there is no key
 for it, or the converter does not write it, since llama.cpp takes one value for granted. Only those folders are converted of
@@ -35,6 +38,7 @@ What is changed in the converter, from outside. It changes no tensor, no shape, 
                           out, as it is from files made before that key was introduced.
     _get_suppress_tokens  (MiniMax) It needs a tokenizer. It is skipped.
     no_mtp                The option `--no-nextn`, for a checkpoint of the Qwen 3.5 family without tensors `mtp.*`.
+    get_vocab_base_pre    (TEXTS) It knows tokenizers by what they make of a text. The vocabulary here is none of those.
     tokenizer.json        Gemma 3 cuts the embeddings to the size of the vocabulary, which it counts in this file. There is
                           one with as many entries as rows beside the checkpoint.
 
@@ -110,10 +114,10 @@ def script(name):
 # Folders that are converted.
 FOLDERS = (
     "llama-a", "llama-b", "minicpm-c", "mistral-b", "mixtral-a", "qwen2-a", "qwen3-a", "smollm3-a", "phi3-a", "phi3-b", "olmo2-a",
-    "olmo3-a", "olmo3-b", "gpt_oss-mxfp4", "gpt2-a", "mamba-a", "falcon_mamba-a", "jamba-a", "bamba-a", "falcon_h1-a",
+    "olmo3-a", "olmo3-b", "gemma4_text-a", "gpt_oss-mxfp4", "gpt2-a", "mamba-a", "falcon_mamba-a", "jamba-a", "bamba-a", "falcon_h1-a",
     "falcon_h1-c", "granitemoehybrid-a", "granitemoehybrid-c", "nemotron_h-a", "lfm2-a", "qwen3_next-a", "qwen3_5_text-a",
-    "qwen3_5-a", "qwen3_5_moe-a", "rwkv7-a", "bert-base-a",
-    "modernbert-base-a-legacy",
+    "qwen3_5-a", "qwen3_5_moe-a", "rwkv7-a", "bert-base-a", "distilbert-base-a", "roberta-base-a",
+    "modernbert-base-a-legacy", "nomic_bert-base-a-legacy",
 )  # fmt: skip
 
 # NAME: fields that config.json has on the Hub, or that AutoConfig of transformers 4.57 adds to it. None removes one.
@@ -130,6 +134,14 @@ FIELDS = {
         "topk_group", "mtp_layers_block_type", "num_nextn_predict_layers",
     )),
 }  # fmt: skip
+# NAME: (folder, pooling). What it has is converted with a tokenizer, whose vocabulary is WORDS, and a pooling.
+TEXTS = {"bert-text": ("bert-base-a", "cls"), "nomic_bert-text": ("nomic_bert-base-a-legacy", "mean")}
+WORDS = [
+    "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", *(f"##{c}" for c in "adeghilmnorsty"),
+    "the", "of", "sea", "##ing", "##er", "##th", "long", "read", ".", "##u",
+]  # fmt: skip
+# The tests have the same.
+SENTENCES = ["The longest of the seas.", "a", "reading long seas, readers read the READING of Élan ☂"]
 PARTS = ("llama-a",)  # They are written in three parts, too.
 NO_MTP = ("qwen3_5_text-a",)
 
@@ -150,6 +162,15 @@ NEW = {
         "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "max_position_embeddings": 128,
         "sliding_window": 7, "rope_parameters": {
             FULL: {"rope_type": "linear", "rope_theta": 1000.0, "factor": 8.0}, SLIDING: plain(100.0),
+        },
+    }),
+    "gemma4_text-g": ("experts", "Gemma4Text", 4, TOKENS | {
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 20, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "num_global_key_value_heads": 1, "head_dim": 8, "global_head_dim": 16,
+        "attention_k_eq_v": True, "max_position_embeddings": 128, "layer_types": [FULL, SLIDING, FULL], "sliding_window": 7,
+        "hidden_size_per_layer_input": 0, "enable_moe_block": True, "num_experts": 5, "top_k_experts": 2,
+        "moe_intermediate_size": 10, "final_logit_softcapping": 6.0, "tie_word_embeddings": True, "rope_parameters": {
+            FULL: {"rope_type": "proportional", "rope_theta": 400.0, "partial_rotary_factor": 0.25}, SLIDING: plain(50.0),
         },
     }),
     "qwen3_moe-g": ("decoders", "Qwen3Moe", 1, TOKENS | {
@@ -182,17 +203,34 @@ NEW = {
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128, "num_dense_layers": 1,
         "layer_types": [CONV, FULL, CONV], "num_experts": 4, "num_experts_per_tok": 2, "conv_L_cache": 3,
     }),
-    "minimax-g": ("hybrids", "MiniMax", 1, TOKENS | {
+    # With a smaller share of the residual stream the logits of eight layers would hang on the rounding of float32.
+    "minimax-g": ("hybrids", "MiniMax", 5, TOKENS | {
         "vocab_size": 67, "hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 8, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 8, "max_position_embeddings": 128, "num_local_experts": 3,
-        "num_experts_per_tok": 2, "layer_types": [MAMBA] * 7 + [FULL], "block_size": 16, "full_attn_alpha_factor": 1.5,
-        "linear_attn_alpha_factor": 1.5, "mlp_alpha_factor": 1.5,
+        "num_experts_per_tok": 2, "layer_types": [MAMBA] * 7 + [FULL], "block_size": 16, "full_attn_alpha_factor": 3.5,
+        "linear_attn_alpha_factor": 3.5, "mlp_alpha_factor": 3.5,
     }),
     "kimi_linear-g": ("hybrids", "KimiLinear", 1, TOKENS | {
         "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "moe_intermediate_size": 10, "num_hidden_layers": 3,
         "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128, "kv_lora_rank": 14,
         "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2,
         "layer_types": [MAMBA, MAMBA, FULL], "linear_head_dim": 8, "linear_num_heads": 2,
+    }),
+    "granite-g": ("decoders", "Granite", 1, TOKENS | {
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "attention_multiplier": 0.7, "embedding_multiplier": 2.5,
+        "residual_multiplier": 0.6, "logits_scaling": 1.2, "rope_parameters": plain(10000.0),
+    }),
+    "granitemoe-g": ("hybrids", "GraniteMoe", 1, TOKENS | {
+        "vocab_size": 67, "hidden_size": 24, "intermediate_size": 10, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "max_position_embeddings": 128, "num_local_experts": 5, "num_experts_per_tok": 2,
+        "attention_multiplier": 0.7, "embedding_multiplier": 1.6, "residual_multiplier": 1.4, "logits_scaling": 0.6,
+        "rope_parameters": plain(10000.0),
+    }),
+    "gpt_neox-g": ("decoders", "GPTNeoX", 1, TOKENS | {
+        "vocab_size": 67, "hidden_size": 32, "intermediate_size": 36, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "max_position_embeddings": 128, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "use_parallel_residual": True,
+        "attention_bias": True, "rope_parameters": plain(10000.0, partial_rotary_factor=0.25),
     }),
     "llama-q": ("decoders", "Llama", 1, TOKENS | {
         "vocab_size": 67, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4,
@@ -209,12 +247,13 @@ NEW["qwen3_moe-q"] = (*NEW["qwen3_moe-g"][:3], NEW["qwen3_moe-g"][3] | {"num_exp
 
 # NAME: fields of config.json that transformers 5 spells in another way than the files on the Hub.
 HUB_FIELDS = {
+    "gpt_neox-g": {"rotary_pct": 0.25},
     "nemotron_h-g": {"layers_block_type": ["mamba", "moe", "attention", "moe", "mamba"], "d_head": 8},
     "minimax-g": {
         "architectures": ["MiniMaxText01ForCausalLM"], "model_type": "minimax_text_01", "rotary_dim": 8,
-        "layernorm_full_attention_alpha": 1.5, "layernorm_full_attention_beta": 1.0,
-        "layernorm_linear_attention_alpha": 1.5, "layernorm_linear_attention_beta": 1.0,
-        "layernorm_mlp_alpha": 1.5, "layernorm_mlp_beta": 1.0, "layer_types": None,
+        "layernorm_full_attention_alpha": 3.5, "layernorm_full_attention_beta": 1.0,
+        "layernorm_linear_attention_alpha": 3.5, "layernorm_linear_attention_beta": 1.0,
+        "layernorm_mlp_alpha": 3.5, "layernorm_mlp_beta": 1.0, "layer_types": None,
     },
     "kimi_linear-g": {
         "linear_attn_config": {
@@ -395,6 +434,29 @@ def folder(name, path):
     shutil.copy(hub if hub.exists() else source / "model.safetensors", path / "model.safetensors")
 
 
+def texts(name, path):
+    """Adds a tokenizer and a pooling to a folder, and saves the tokens and the vectors of the sentences."""
+    source, pooling = TEXTS[name]
+    (path / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    tokenizer = transformers.BertTokenizerFast.from_pretrained(path, do_lower_case=True)
+    tokenizer.save_pretrained(path)
+    modules = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+    modules = [{"idx": i, "name": i, "path": at, "type": f"sentence_transformers.models.{kind}"} for i, at, kind in modules]
+    (path / "modules.json").write_text(json.dumps(modules))
+    (path / "1_Pooling").mkdir()
+    mode = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}[pooling]
+    (path / "1_Pooling/config.json").write_text(json.dumps({mode: True}))
+    model = transformers.AutoModel.from_pretrained(GOLDENS / "encoders" / source.removesuffix("-legacy")).eval()
+    e = {}
+    for n, sentence in enumerate(SENTENCES):
+        ids = tokenizer(sentence, return_tensors="pt")["input_ids"]
+        hidden = model(input_ids=ids).last_hidden_state[0]
+        e[f"c{n}.input_ids"] = ids
+        e[f"c{n}.vector"] = F.normalize(hidden[0] if pooling == "cls" else hidden.mean(0), dim=0)
+    metadata = {"made_by": "gguf/make.py", "torch": torch.__version__.split("+")[0], "seed": "1"}
+    script("decoders").save(HERE / f"{name}.safetensors", e, metadata | {"transformers": transformers.__version__})
+
+
 def hub_names(path):
     """Changes the names of tensors where transformers 5 saves others than files on the Hub have."""
     file, tensors = path / "model.safetensors", {}
@@ -414,8 +476,9 @@ def change_config(path, fields):
     file.write_text(json.dumps(config))
     # Gemma 3 counts the vocabulary in a file of a tokenizer.
     size = config.get("text_config", config)["vocab_size"]
-    vocabulary = {"model": {"vocab": {str(i): i for i in range(size)}}, "added_tokens": []}
-    (path / "tokenizer.json").write_text(json.dumps(vocabulary))
+    vocabulary = {"model": {"type": "WordPiece", "vocab": {str(i): i for i in range(size)}}, "added_tokens": []}
+    if not (path / "tokenizer.json").exists():
+        (path / "tokenizer.json").write_text(json.dumps(vocabulary))
 
 
 def converter(llama):
@@ -433,7 +496,7 @@ def converter(llama):
     return conversion, gguf
 
 
-def convert(llama, path, out, parts=False, no_mtp=False):
+def convert(llama, path, out, parts=False, no_mtp=False, tokenized=False):
     """Converts the checkpoint in a folder."""
     conversion, gguf = converter(llama)
     hparams = conversion.ModelBase.load_hparams(path)
@@ -441,11 +504,14 @@ def convert(llama, path, out, parts=False, no_mtp=False):
     model_class = conversion.get_model_class(architecture)
 
     def set_vocab(self):
-        if architecture == "BertModel":
+        if architecture in ("BertModel", "RobertaModel", "NomicBertModel"):
             self.gguf_writer.add_token_type_count(self.hparams.get("type_vocab_size", 1))
         self._set_vocab_none()
 
-    model_class.set_vocab = set_vocab
+    if tokenized:
+        model_class.get_vocab_base_pre = lambda self, tokenizer: "bert-bge"
+    else:
+        model_class.set_vocab = set_vocab
     if hasattr(model_class, "_get_suppress_tokens"):
         model_class._get_suppress_tokens = lambda self: None
     if no_mtp:
@@ -533,6 +599,9 @@ def make(llama, name):
         path, found = pathlib.Path(temporary) / name, None
         if name in RWKV6:
             rwkv6(name, path)
+        elif name in TEXTS:
+            folder(TEXTS[name][0], path)
+            texts(name, path)
         elif name in QUANTISED:
             found = quantised(llama, name, path)
         elif name in NEW:
@@ -544,7 +613,7 @@ def make(llama, name):
             folder(name, path)
         change_config(path, FIELDS.get(name, {}) | HUB_FIELDS.get(name, {}))
         if found is None:
-            convert(llama, path, HERE / f"{name}.gguf", no_mtp=name in NO_MTP)
+            convert(llama, path, HERE / f"{name}.gguf", no_mtp=name in NO_MTP, tokenized=name in TEXTS)
         else:
             floats = pathlib.Path(temporary) / "floats.gguf"
             convert(llama, path, floats)
@@ -559,7 +628,7 @@ def main():
     parser.add_argument("names", nargs="*", metavar="NAME")
     arguments = parser.parse_args()
     bases = ("llama-q", "llama-k", "qwen3_moe-q")  # They are only quantised.
-    names = [*FOLDERS, *(name for name in NEW if name not in bases), *RWKV6, *QUANTISED]
+    names = [*FOLDERS, *(name for name in NEW if name not in bases), *RWKV6, *TEXTS, *QUANTISED]
     failed = []
     for name in arguments.names or names:
         # The converter keeps tensors in its classes: each file has a process of its own.
