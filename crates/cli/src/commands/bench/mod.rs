@@ -7,6 +7,8 @@ mod encode;
 mod plot;
 mod read;
 
+pub(crate) use plot::COLOURS;
+
 /// Measure the speed and memory use of mechanisms and models on this machine
 ///
 /// `attention` compares mechanisms over sequence lengths, `encode` measures the throughput of an encoder, and `read` shows whether the cost per token of a
