@@ -84,7 +84,11 @@ impl Engine {
     }
 
     fn of(name: String, model: Model, tokenizer: Option<Tokenizer>, chat: Option<ChatTemplate>) -> Self {
-        Self { loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }), cx: None, extrapolates: false }
+        Self {
+            loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }),
+            cx: None,
+            extrapolates: false,
+        }
     }
 
     /// The same model with threads and an instruction set of its own, instead of the process's. Sessions that were started before keep theirs.

@@ -230,7 +230,9 @@ impl Chat {
                 eprintln!("(the answer was cut after {} tokens: -n sets how many there may be)", reply.written)
             }
             Ended::NoRoom => {
-                eprintln!("(the answer was cut: the conversation fills the context of the model; /undo or /clear makes room)")
+                eprintln!(
+                    "(the answer was cut: the conversation fills the context of the model; /undo or /clear makes room)"
+                )
             }
             Ended::Cancelled => eprintln!("(stopped)"),
             Ended::Stopped => {}
