@@ -64,7 +64,8 @@ pub fn choose(
     let row = |i: usize| &vectors[i * width..(i + 1) * width];
     while !left.is_empty() {
         let value = |i: usize| lambda * scores[i] / most - (1.0 - lambda) * nearest[i];
-        let best = (0..left.len()).max_by(|a, b| value(left[*a]).total_cmp(&value(left[*b])).then(left[*b].cmp(&left[*a])));
+        let best =
+            (0..left.len()).max_by(|a, b| value(left[*a]).total_cmp(&value(left[*b])).then(left[*b].cmp(&left[*a])));
         let Some(best) = best else { break };
         let best = left.remove(best);
         if !wanted(best) {
@@ -93,14 +94,16 @@ mod tests {
         let cx = &*longreach_burn::context();
         let vectors = at(&[0.0, 0.1, 0.2, 1.0, 3.0]);
         let p = rank(cx, &vectors, 2);
-        let cosine = |i: usize, j: usize| f64::from(vectors[2 * i] * vectors[2 * j] + vectors[2 * i + 1] * vectors[2 * j + 1]).max(0.0);
+        let cosine = |i: usize, j: usize| {
+            f64::from(vectors[2 * i] * vectors[2 * j] + vectors[2 * i + 1] * vectors[2 * j + 1]).max(0.0)
+        };
         for j in 0..5 {
             let inflow: f64 = (0..5).map(|i| p[i] * cosine(i, j) / (0..5).map(|k| cosine(i, k)).sum::<f64>()).sum();
             assert!((p[j] - (0.03 + 0.85 * inflow)).abs() < 1e-6, "{j}: {p:?}");
         }
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-6);
-        // The one in the middle of its neighbours is the most central, the one apart the least.
-        assert!(p[1] > p[0] && p[4] < p[3], "{p:?}");
+        // The one with similar ones on both sides is the most central, and the one with the fewest the least.
+        assert!(p[2] > p[1] && p[1] > p[0] && p[0] > p[3], "{p:?}");
         assert_eq!(rank(cx, &[], 3), [0.0; 0]);
         assert_eq!(rank(cx, &[0.0, 0.0], 1), [0.5, 0.5]);
     }

@@ -81,9 +81,9 @@ fn is_heading(line: &str) -> bool {
         let word = word.to_lowercase();
         ["chapter", "part", "book", "act", "scene", "kapitel", "chapitre", "capítulo", "глава"].contains(&&word[..])
     });
-    let numbered = words.next().is_some_and(|word| {
-        word.chars().all(|c| c.is_ascii_digit()) || word.chars().all(|c| "IVXLCDM".contains(c))
-    });
+    let numbered = words
+        .next()
+        .is_some_and(|word| word.chars().all(|c| c.is_ascii_digit()) || word.chars().all(|c| "IVXLCDM".contains(c)));
     named && numbered && line.len() < 100
 }
 
@@ -236,9 +236,15 @@ mod tests {
         for (text, want) in [
             ("One. Two! Three? Four", &["One.", "Two!", "Three?", "Four"][..]),
             ("He said “Go.” She went.", &["He said “Go.”", "She went."]),
-            ("Dr. Moreau met J. R. Smith, e.g. twice. Then not.", &["Dr. Moreau met J. R. Smith, e.g. twice.", "Then not."]),
+            (
+                "Dr. Moreau met J. R. Smith, e.g. twice. Then not.",
+                &["Dr. Moreau met J. R. Smith, e.g. twice.", "Then not."],
+            ),
             ("It is 3.14 here… or not. Yes.", &["It is 3.14 here… or not.", "Yes."]),
-            ("Wrapped\nlines are\none sentence. And\nanother.", &["Wrapped\nlines are\none sentence.", "And\nanother."]),
+            (
+                "Wrapped\nlines are\none sentence. And\nanother.",
+                &["Wrapped\nlines are\none sentence.", "And\nanother."],
+            ),
             ("No end\n\nstill two", &["No end", "still two"]),
             ("# Title\nText here.\n- an item\n- another", &["# Title", "Text here.", "- an item", "- another"]),
             ("これは文です。次の文！終わり", &["これは文です。", "次の文！", "終わり"]),
@@ -277,7 +283,10 @@ mod tests {
     fn lines_count_every_line_ending_once() {
         let text = "a\r\nb\rc\nd";
         let lines = Lines::of(text);
-        assert_eq!(["a", "b", "c", "d"].map(|c| text.find(c).expect("a letter")).map(|at| lines.range(&(at..at + 1)).0), [1, 2, 3, 4]);
+        assert_eq!(
+            ["a", "b", "c", "d"].map(|c| text.find(c).expect("a letter")).map(|at| lines.range(&(at..at + 1)).0),
+            [1, 2, 3, 4]
+        );
         assert_eq!(lines.range(&(0..text.len())), (1, 4));
     }
 }
