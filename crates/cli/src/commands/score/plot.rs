@@ -37,8 +37,11 @@ fn draw(out: &mut String, title: &str, texts: &[Scored]) -> Result<(), Box<dyn s
         all.iter().fold(f64::NEG_INFINITY, |high, p| high.max(p.1 + p.2)),
     );
     let x = (3.0..most * 1.2).log_scale().base(2.0);
-    let mut chart =
-        ChartBuilder::on(&panel).margin(12).x_label_area_size(36).y_label_area_size(56).build_cartesian_2d(x, low..high)?;
+    let mut chart = ChartBuilder::on(&panel)
+        .margin(12)
+        .x_label_area_size(36)
+        .y_label_area_size(56)
+        .build_cartesian_2d(x, low..high)?;
     chart
         .configure_mesh()
         .x_desc("tokens before")
