@@ -9,6 +9,7 @@ mod interrupt;
 mod machine;
 mod model;
 mod parameters;
+mod progress;
 mod sampling;
 
 use std::process::ExitCode;
@@ -56,6 +57,7 @@ enum Command {
     Pattern(commands::pattern::Args),
     Passkey(commands::passkey::Args),
     Recall(commands::recall::Args),
+    Score(commands::score::Args),
     #[command(subcommand)]
     Search(commands::search::Command),
     Sparsify(commands::sparsify::Args),
@@ -116,6 +118,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Op(args) => commands::op::run(args),
         Command::Pattern(args) => commands::pattern::run(args),
         Command::Passkey(args) => commands::passkey::run(args),
+        Command::Score(args) => commands::score::run(args),
         Command::Recall(args) => commands::recall::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Completions { shell } => {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use longreach_engine::Engine;
-use longreach_models::{DType, EncoderModel, Location, Progress};
 use longreach_nn::KvDtype;
+use longreach_models::{DType, EncoderModel, LoadOptions, Location, Progress, Streaming};
 use longreach_simd::Cx;
 
 use crate::failure::Failure;
@@ -82,13 +82,53 @@ impl ModelArgs {
     pub(crate) fn load(&self) -> Result<Engine, Failure> {
         Ok(load(self.model.as_deref(), self.dtype)?.with_kv_dtype(self.kv_dtype.into()))
     }
+
+    /// As [`ModelArgs::load`], for texts of the lengths that `context` allows.
+    pub(crate) fn load_for(&self, context: &ContextArgs) -> Result<Engine, Failure> {
+        let engine = load_with(self.model.as_deref(), self.dtype, context.streaming())?;
+        Ok(if context.extrapolate { engine.extrapolating() } else { engine })
+    }
+}
+
+/// Options for texts that are longer than those the model was trained for.
+#[derive(Args)]
+pub(crate) struct ContextArgs {
+    /// Keep the last N tokens, and the first ones (--sinks), in the KV cache of layers with full attention
+    ///
+    /// A text of any length can then be read, in constant memory; what lies between the first tokens and the window is forgotten. Positions are counted within
+    /// the cache, as in StreamingLLM (Xiao et al. 2024): the oldest cached token has position 0 and the newest at most N + S - 1, which must not exceed the
+    /// length that the model was trained for. Layers with a window of their own and recurrent layers stay as they are. Models with learned positions or ALiBi
+    /// are refused.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    window: Option<u32>,
+    /// Number of first tokens that --window keeps
+    #[arg(long, value_name = "S", default_value_t = 4, requires = "window")]
+    sinks: u32,
+    /// Read on beyond the length that the model was trained for, at positions that it has never seen
+    #[arg(long, conflicts_with = "window")]
+    extrapolate: bool,
+}
+
+impl ContextArgs {
+    fn streaming(&self) -> Option<Streaming> {
+        self.window.map(|recent| Streaming { sinks: self.sinks as usize, recent: recent as usize })
+    }
 }
 
 /// Loads the named model, or the built-in one, and prints its notes.
 pub(crate) fn load(name: Option<&OsStr>, dtype: Option<DTypeArg>) -> Result<Engine, Failure> {
+    load_with(name, dtype, None)
+}
+
+fn load_with(name: Option<&OsStr>, dtype: Option<DTypeArg>, streaming: Option<Streaming>) -> Result<Engine, Failure> {
     let dtype = dtype.map(DType::from);
     let engine = match name {
-        Some(name) => Engine::load(name, dtype, Progress::Shown)?,
+        Some(name) => Engine::load_with(name, &LoadOptions { dtype, streaming }, Progress::Shown)?,
+        None if streaming.is_some() => {
+            return Err(Failure::new(
+                "--window: the built-in model has no layer with full attention: it reads any length in constant memory",
+            ));
+        }
         None => Engine::embedded(dtype)?,
     };
     // bfloat16 was asked for: its rounding is wanted where it is fast. Files that merely store it are read with f32.

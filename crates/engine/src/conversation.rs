@@ -33,6 +33,8 @@ pub enum Ended {
     Stopped,
     /// It reached the maximum number of tokens.
     Full,
+    /// The text reached the longest length of the model ([`Engine::longest`]).
+    NoRoom,
     /// It was cancelled.
     Cancelled,
 }
@@ -127,23 +129,43 @@ impl Conversation {
         answer
     }
 
-    fn answer(&mut self, sampler: &mut Sampler, most: usize, mut tell: impl FnMut(&str)) -> Result<Reply, Error> {
+    fn answer(&mut self, sampler: &mut Sampler, most: usize, tell: impl FnMut(&str)) -> Result<Reply, Error> {
         let ids = self.prompt()?;
         let Kept { ids: known, mut session } = self.resume(&ids);
         session.set_cancel(self.cancel.clone());
         let read = ids.len() - known.len();
         session.read(&ids[known.len()..])?;
         self.keep(Kept { ids: ids.clone(), session: session.clone() });
-        let mut answer = Reply { text: String::new(), ended: Ended::Full, read, written: 0 };
-        let mut all = ids;
-        let mut writer = session.writer()?;
-        while answer.written < most && session.room() != Some(0) {
-            if self.cancel.is_cancelled() {
+        let (written, answer) = session.answer(sampler, most, tell)?;
+        let all = [ids, written].concat();
+        self.keep(Kept { ids: all, session });
+        Ok(Reply { read, ..answer })
+    }
+}
+
+impl Session {
+    /// Generates an answer of at most `most` tokens, up to an end-of-text token; returns its tokens, with that one, and the
+    /// answer. `tell` is called with each piece of text as it is generated. Errors as [`Session::next_token`] does.
+    pub fn answer(
+        &mut self,
+        sampler: &mut Sampler,
+        most: usize,
+        mut tell: impl FnMut(&str),
+    ) -> Result<(Vec<u32>, Reply), Error> {
+        let mut answer = Reply { text: String::new(), ended: Ended::Full, read: 0, written: 0 };
+        let mut ids = Vec::new();
+        let mut writer = self.writer()?;
+        while answer.written < most {
+            if self.is_cancelled() {
                 answer.ended = Ended::Cancelled;
                 break;
             }
-            let id = session.next_token(sampler)?;
-            all.push(id);
+            if self.room() == Some(0) {
+                answer.ended = Ended::NoRoom;
+                break;
+            }
+            let id = self.next_token(sampler)?;
+            ids.push(id);
             answer.written += 1;
             if self.engine.model.description.eos.contains(&id) {
                 answer.ended = Ended::Stopped;
@@ -160,7 +182,6 @@ impl Conversation {
             tell(&rest);
             answer.text.push_str(&rest);
         }
-        self.keep(Kept { ids: all, session });
-        Ok(answer)
+        Ok((ids, answer))
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use longreach_gguf::Gguf;
-use longreach_models::{DType, Location, Model, Progress};
+use longreach_models::{DType, LoadOptions, Location, Model, Progress};
 use longreach_nn::KvDtype;
 use longreach_simd::Cx;
 
@@ -18,6 +18,7 @@ pub struct Engine {
     loaded: Arc<Loaded>,
     cx: Option<Arc<Cx>>,
     kv_dtype: KvDtype,
+    extrapolates: bool,
 }
 
 /// What clones of an [`Engine`] share.
@@ -44,11 +45,18 @@ impl Engine {
     ///
     /// An error if a file is missing or damaged, the model type is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
+        Self::load_with(name, &LoadOptions { dtype, streaming: None }, progress)
+    }
+
+    /// As [`Engine::load`], with options: a KV cache of bounded size lets a model of full attention read texts of any length.
+    ///
+    /// Also an error if the model does not allow them.
+    pub fn load_with(name: impl AsRef<OsStr>, options: &LoadOptions, progress: Progress) -> Result<Self, Error> {
         let location = Location::find(&name, progress)?;
         if let Some(file) = location.gguf() {
-            return Self::of_gguf(name.as_ref(), &file, dtype);
+            return Self::of_gguf(name.as_ref(), &file, options);
         }
-        let model = Model::load(&location, dtype)?.prepared();
+        let model = Model::load_with(&location, options)?.prepared();
         let tokenizer = vocabulary::find(&location.directory, false)?;
         let chat = ChatTemplate::load(&location.directory)?;
         let name = name.as_ref().to_string_lossy().into_owned();
@@ -56,9 +64,9 @@ impl Engine {
     }
 
     /// Loads a GGUF file with its tokenizer and its chat template.
-    fn of_gguf(name: &OsStr, file: &Path, dtype: Option<DType>) -> Result<Self, Error> {
+    fn of_gguf(name: &OsStr, file: &Path, options: &LoadOptions) -> Result<Self, Error> {
         let gguf = Gguf::open(file).map_err(longreach_models::Error::from)?;
-        let mut model = Model::of_gguf(&gguf, dtype)?.prepared();
+        let mut model = Model::of_gguf_with(&gguf, options)?.prepared();
         let (tokenizer, chat) = match vocabulary::gguf::find(&gguf)? {
             Some(texts) => {
                 model.description.eos = texts.ends;
@@ -78,7 +86,12 @@ impl Engine {
     }
 
     fn of(name: String, model: Model, tokenizer: Option<Tokenizer>, chat: Option<ChatTemplate>) -> Self {
-        Self { loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }), cx: None, kv_dtype: KvDtype::F32 }
+        Self {
+            loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }),
+            cx: None,
+            extrapolates: false,
+            kv_dtype: KvDtype::F32,
+        }
     }
 
     /// The same model with threads and an instruction set of its own, instead of the process's. Sessions that were started before keep theirs.
@@ -98,6 +111,19 @@ impl Engine {
     /// How its sessions store cached keys and values.
     pub fn kv_dtype(&self) -> KvDtype {
         self.kv_dtype
+    }
+
+    /// The same model for texts longer than it was trained for, as far as it has positions for them.
+    #[must_use]
+    pub fn extrapolating(self) -> Self {
+        Self { extrapolates: true, ..self }
+    }
+
+    /// The longest text in tokens: the learned positions of the model, or the length that it was trained for. `None` if there is no limit: the state of the
+    /// model has a fixed size, its KV cache is bounded, or the configuration does not say.
+    pub fn longest(&self) -> Option<usize> {
+        let trained = if self.extrapolates { None } else { self.model.description.context };
+        self.model.decoder.longest().into_iter().chain(trained).min()
     }
 
     /// Calls `f` with the engine's threads and instruction set.
@@ -132,6 +158,9 @@ impl Engine {
             let blocks = self.model.checkpoint.as_ref().is_some_and(|c| !c.block_types().is_empty());
             hasher.update(if blocks { &b" in blocks"[..] } else { b"" });
             hasher.update(self.model.config.as_bytes());
+            if let Some(streaming) = self.model.streaming {
+                hasher.update(format!("{streaming:?}").as_bytes());
+            }
             for part in self.model.checkpoint.iter().flat_map(|c| c.contents()) {
                 hasher.update(part);
             }

@@ -122,6 +122,23 @@ pub enum Error {
         /// Number of positions.
         longest: usize,
     },
+    /// The text is longer than those that the model was trained for.
+    #[error(
+        "the text has {found} tokens or more, but the model was trained for {longest}: shorten it, use another model, keep only a window of it (--window {} --sinks 4), or read on regardless (--extrapolate)",
+        longest.div_ceil(2)
+    )]
+    Untrained {
+        /// Length of the text in tokens, as far as it is known.
+        found: u64,
+        /// The longest text that the model was trained for.
+        longest: usize,
+    },
+    /// Windows of a text that the model cannot read.
+    #[error("{0}")]
+    Windows(String),
+    /// A text with a single token, which nothing predicts.
+    #[error("{0}: the text has a single token: a loss needs one that predicts and one that is predicted")]
+    Short(String),
     /// A sampling option out of range.
     #[error("{name}: want {want}, found {found}")]
     Sampling {

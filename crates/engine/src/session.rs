@@ -55,6 +55,11 @@ impl Session {
         self.cancel = cancel;
     }
 
+    /// Whether its [`Cancel`] was cancelled.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
     /// Number of tokens read and generated so far.
     pub fn tokens(&self) -> u64 {
         self.tokens
@@ -75,7 +80,7 @@ impl Session {
         if self.logits.is_empty() { Err(Error::NotStarted) } else { Ok(&self.logits) }
     }
 
-    /// Reads tokens, [`CHUNK`] at a time. An error if an id is out of range or the text exceeds the positions of the model, before anything is read.
+    /// Reads tokens, [`CHUNK`] at a time. An error if an id is out of range or the text exceeds [`Engine::longest`], before anything is read.
     ///
     /// If it is cancelled between two chunks, it returns [`Error::Cancelled`]: the chunks before have been read ([`Session::tokens`] says how many tokens),
     /// there are no logits, and the session can read on.
@@ -91,9 +96,7 @@ impl Session {
         }
         let engine = self.engine.clone();
         let decoder = &engine.model.decoder;
-        if let Some(longest) = decoder.longest().filter(|longest| self.tokens + ids.len() as u64 > *longest as u64) {
-            return Err(Error::TooLong { found: self.tokens + ids.len() as u64, longest });
-        }
+        self.check_room(ids.len())?;
         let mut chunks = ids.chunks(CHUNK).peekable();
         while let Some(chunk) = chunks.next() {
             if self.cancel.is_cancelled() {
@@ -112,6 +115,17 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// An error if `more` tokens exceed [`Engine::longest`].
+    pub(crate) fn check_room(&self, more: usize) -> Result<(), Error> {
+        let found = self.tokens + more as u64;
+        let beyond = |longest: &usize| found > *longest as u64;
+        match (self.engine.model.decoder.longest().filter(beyond), self.engine.longest().filter(beyond)) {
+            (Some(longest), _) => Err(Error::TooLong { found, longest }),
+            (None, Some(longest)) => Err(Error::Untrained { found, longest }),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Tokenizes and reads a text; an error if it is empty.
@@ -170,9 +184,9 @@ impl Session {
         Ok(text)
     }
 
-    /// Number of further tokens that a model with learned positions can read; `None` if there is no limit.
+    /// Number of further tokens that the model can read ([`Engine::longest`]); `None` if there is no limit.
     pub fn room(&self) -> Option<u64> {
-        let longest = self.engine.model.decoder.longest()?;
+        let longest = self.engine.longest()?;
         Some((longest as u64).saturating_sub(self.tokens))
     }
 

@@ -26,6 +26,8 @@ pub struct Resumed {
     pub seed: u64,
     /// Position of that sampler in its random stream, in 32-bit words.
     pub position: u128,
+    /// The hash of the text that it was saved with ([`Engine::read_or_resume`]).
+    pub(crate) text: Option<String>,
 }
 
 /// The name of the format and its version.
@@ -44,6 +46,8 @@ struct Metadata {
     recent: String,
     seed: String,
     position: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
 }
 
 /// Where a tensor is, among the bytes after the header.
@@ -80,10 +84,15 @@ impl Session {
     /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if
     /// the file cannot be written.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
+        self.save_with(file, sampler, None)
+    }
+
+    /// As [`Session::save`], with the hash of the text.
+    pub(crate) fn save_with(&self, file: &Path, sampler: &Sampler, text: Option<&str>) -> Result<(), Error> {
         self.logits()?;
         let mut result = Ok(());
         write_atomically(file, |out| {
-            result = self.save_to(out, sampler);
+            result = self.write_state(out, sampler, text);
             match &mut result {
                 Err(Error::Io { source, .. }) => Err(std::mem::replace(source, std::io::ErrorKind::Other.into())),
                 _ => Ok(()),
@@ -94,6 +103,10 @@ impl Session {
 
     /// As [`Session::save`], to any writer: a pipe, a socket, memory. Besides buffers no memory is needed.
     pub fn save_to(&self, out: &mut dyn Write, sampler: &Sampler) -> Result<(), Error> {
+        self.write_state(out, sampler, None)
+    }
+
+    fn write_state(&self, out: &mut dyn Write, sampler: &Sampler, text: Option<&str>) -> Result<(), Error> {
         let logits = self.logits()?;
         let tensors = self.cache.tensors();
         let seen: Vec<u8> = self.seen.iter().map(|s| u8::from(*s)).collect();
@@ -108,6 +121,7 @@ impl Session {
             recent: if self.recent.cut { "cut" } else { "whole" }.into(),
             seed: sampler.seed().to_string(),
             position: sampler.position().to_string(),
+            text: text.map(str::to_owned),
         };
         let json = |value: Result<serde_json::Value, serde_json::Error>| value.expect("strings and numbers");
         header.insert("__metadata__".into(), json(serde_json::to_value(metadata)));
@@ -220,7 +234,7 @@ impl Engine {
             session.recent.ids = recent;
         }
         session.recent.cut = session.tokens > 0 && metadata.recent != "whole";
-        Ok(Resumed { session, seed, position })
+        Ok(Resumed { session, seed, position, text: metadata.text.clone() })
     }
 }
 

@@ -33,7 +33,8 @@ pub use generation::GenerationConfig;
 
 pub use hub::Progress;
 pub use location::Location;
-pub use model::{Evaluation, Files, Model};
+pub use longreach_attention::softmax::streaming::Streaming;
+pub use model::{Evaluation, Files, LoadOptions, Model};
 pub use model_types::{ENCODERS, MODELS};
 pub use recognise::{recognise, recognise_file};
 pub use save::{check_writable, write_atomically};

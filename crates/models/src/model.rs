@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use bytes::Bytes;
+use longreach_attention::softmax::streaming::Streaming;
 use longreach_gguf::Gguf;
 use longreach_nn::{Builder, Decoder, Names, Random};
 
@@ -22,6 +23,21 @@ pub struct Files {
     pub weights: &'static [u8],
 }
 
+/// How a model is loaded.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoadOptions {
+    /// The precision of its matrices; that of the checkpoint if `None`.
+    pub dtype: Option<DType>,
+    /// A bound of the KV cache of layers with full attention: see [`Description::stream`].
+    pub streaming: Option<Streaming>,
+}
+
+impl LoadOptions {
+    fn change(&self, description: &mut Description, file: &str) -> Result<(), Error> {
+        self.streaming.map_or(Ok(()), |streaming| description.stream(file, streaming))
+    }
+}
+
 /// A model ready to run.
 #[derive(Debug)]
 pub struct Model {
@@ -37,6 +53,8 @@ pub struct Model {
     pub generation: GenerationConfig,
     /// The token that starts a text without a prompt, if the model has one.
     pub start: Option<u32>,
+    /// The bound of the KV cache that it was loaded with.
+    pub streaming: Option<Streaming>,
     /// The text of its `config.json`.
     pub config: String,
     /// The checkpoint, whose mapping the weights may refer to; `None` for random weights.
@@ -47,30 +65,44 @@ impl Model {
     /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
     /// or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
+        Self::load_with(at, &LoadOptions { dtype, streaming: None })
+    }
+
+    /// As [`Model::load`], with options. Also errors if the model does not allow them.
+    pub fn load_with(at: &Location, options: &LoadOptions) -> Result<Self, Error> {
         if let Some(file) = at.gguf() {
-            return Self::of_gguf(&Gguf::open(&file)?, dtype);
+            return Self::of_gguf_with(&Gguf::open(&file)?, options);
         }
         let (mut fields, config) = read_config(&at.directory)?;
-        let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
+        let checkpoint = Checkpoint::at(at)?.keep_as(options.dtype);
         mamba_ssm::sizes_of(&mut fields, &checkpoint);
         let mut description = Description::of(&fields)?;
+        options.change(&mut description, fields.file())?;
         let generation = GenerationConfig::read(&at.directory)?;
         if let Some(eos) = &generation.eos {
             description.eos.clone_from(eos);
         }
         let start = fields.ids("bos_token_id")?.first().copied();
         let model = Self::from_checkpoint(description, config, checkpoint)?;
-        Ok(Self { generation, start: model.description.eos.first().copied().or(start), ..model })
+        let start = model.description.eos.first().copied().or(start);
+        Ok(Self { generation, start, streaming: options.streaming, ..model })
     }
 
     /// Loads a model from a GGUF file. Errors as [`Model::load`] does.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
-        let Described { description, fields, config, joined } = describe(gguf)?;
+        Self::of_gguf_with(gguf, &LoadOptions { dtype, streaming: None })
+    }
+
+    /// As [`Model::load_with`], from a GGUF file.
+    pub fn of_gguf_with(gguf: &Gguf, options: &LoadOptions) -> Result<Self, Error> {
+        let Described { mut description, fields, config, joined } = describe(gguf)?;
+        options.change(&mut description, fields.file())?;
         let layers = description.decoder.blocks.len();
-        let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(dtype);
+        let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(options.dtype);
         let bos = fields.ids("bos_token_id")?.first().copied();
         let model = Self::from_checkpoint(description, config, checkpoint).map_err(|e| named(gguf, e))?;
-        Ok(Self { start: model.description.eos.first().copied().or(bos), ..model })
+        let start = model.description.eos.first().copied().or(bos);
+        Ok(Self { start, streaming: options.streaming, ..model })
     }
 
     /// Loads a model from files in memory. Errors if a file is invalid or a tensor does not fit.
@@ -90,7 +122,8 @@ impl Model {
         let dtype = checkpoint.dtype();
         let start = description.eos.first().copied();
         let generation = GenerationConfig::default();
-        Ok(Self { description, decoder, names, dtype, generation, start, config, checkpoint: Some(checkpoint) })
+        let checkpoint = Some(checkpoint);
+        Ok(Self { description, decoder, names, dtype, generation, start, streaming: None, config, checkpoint })
     }
 
     /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
@@ -103,7 +136,8 @@ impl Model {
         let names = builder.into_names();
         let (start, config) = (description.eos.first().copied(), config.to_owned());
         let generation = GenerationConfig::default();
-        Ok(Self { description, decoder, names, dtype: DType::F32, generation, start, config, checkpoint: None })
+        let (dtype, streaming) = (DType::F32, None);
+        Ok(Self { description, decoder, names, dtype, generation, start, streaming, config, checkpoint: None })
     }
 
     /// Hidden states and logits of every token of `batch` sequences of `length` tokens, read in chunks of `piece`

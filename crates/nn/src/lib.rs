@@ -29,6 +29,7 @@ mod reversible;
 mod rotary;
 mod segments;
 mod state;
+mod streaming;
 mod weight;
 mod words;
 mod zamba;

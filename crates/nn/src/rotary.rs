@@ -40,6 +40,13 @@ impl RotaryCache {
         angles
     }
 
+    /// As [`RotaryCache::turn`], in a cache of `length` tokens, on which some scalings depend instead of the text's
+    /// length.
+    pub fn turn_within(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize], length: usize) -> Tensor<4> {
+        let (positions, _) = following(before, x.dims()[1]);
+        ops::rotary(x, &self.at(rotary, positions, length))
+    }
+
     /// Rotates `x: [B, T, H, D]` by the angles of the next `T` positions of each sequence after `before`.
     pub fn turn(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize]) -> Tensor<4> {
         let (positions, length) = following(before, x.dims()[1]);

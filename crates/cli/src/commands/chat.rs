@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use longreach_engine::{Cancel, Conversation, Ended, Engine, Message, Sampler, Sampling};
 
 use crate::failure::Failure;
-use crate::model::ModelArgs;
+use crate::model::{ContextArgs, ModelArgs};
 use crate::sampling::SamplingArgs;
 
 /// Talk to a model that was trained for conversations
@@ -32,6 +32,8 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     /// System message, which says how the model should answer
     #[arg(long, short, value_name = "TEXT")]
     system: Option<String>,
@@ -90,7 +92,7 @@ struct Chat {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Validate the options before the model is loaded, which can take minutes.
     Sampler::new(args.sampling.options(Sampling::default()))?;
-    let engine = args.model.load()?;
+    let engine = args.model.load_for(&args.context)?;
     let sampler = Sampler::new(args.sampling.options(Sampling::of_model(&engine.model.generation)))?;
     let mut chat = Chat {
         conversation: begin(&engine, args.system.as_deref())?,
@@ -226,6 +228,11 @@ impl Chat {
         match reply.ended {
             Ended::Full => {
                 eprintln!("(the answer was cut after {} tokens: -n sets how many there may be)", reply.written)
+            }
+            Ended::NoRoom => {
+                eprintln!(
+                    "(the answer was cut: the conversation fills the context of the model; /undo or /clear makes room)"
+                )
             }
             Ended::Cancelled => eprintln!("(stopped)"),
             Ended::Stopped => {}

@@ -5,11 +5,11 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use longreach_engine::{Engine, Sampler, Sampling, Session};
 
 use crate::failure::Failure;
-use crate::model::ModelArgs;
+use crate::model::{ContextArgs, ModelArgs};
+use crate::progress;
 use crate::sampling::SamplingArgs;
 
 /// Generate text that continues a prompt of any length
@@ -27,6 +27,8 @@ Examples:
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
+    #[command(flatten)]
+    context: ContextArgs,
     /// Prompt to continue [default: the start-of-text token]
     #[arg(long, short, value_name = "TEXT", conflicts_with_all = ["prompt_file", "stdin"])]
     prompt: Option<String>,
@@ -68,7 +70,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let prompt: Vec<&std::path::Path> = args.prompt_file.iter().map(|file| &**file).collect();
         longreach_models::check_writable(file, &prompt)?;
     }
-    let engine = args.model.load()?;
+    let engine = args.model.load_for(&args.context)?;
     let mut sampling = args.sampling.options(Sampling::of_model(&engine.model.generation));
     let (mut session, mut sampler) = match &args.load_state {
         None => (engine.session(), Sampler::new(sampling)?),
@@ -115,14 +117,7 @@ fn read_prompt(args: &Args, session: &mut Session) -> Result<(), Failure> {
 
 /// Reads a prompt that may be long, with a progress bar where its length is known.
 fn read_long(session: &mut Session, text: impl Read, name: &str, length: u64) -> Result<(), Failure> {
-    let bar = if length > 0 { ProgressBar::new(length) } else { ProgressBar::new_spinner() };
-    bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-    let style = if length > 0 {
-        "reading {bar:32} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left"
-    } else {
-        "reading {spinner} {bytes}, {bytes_per_sec}"
-    };
-    bar.set_style(ProgressStyle::with_template(style).map_err(Failure::new)?);
+    let bar = progress::bytes("reading", length)?;
     let result = session.read_from(text, name, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     Ok(result?)
@@ -148,7 +143,12 @@ fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Samp
     let most = args.sampling.most(engine);
     while written < most as u64 {
         if session.room() == Some(0) {
-            eprintln!("note: generation stopped: the model has positions for {} tokens only", session.tokens());
+            let what = match engine.model.decoder.longest() {
+                Some(_) => "has positions for",
+                None => "was trained for",
+            };
+            let hint = if what.starts_with("has") { "" } else { ": --window goes on with a window of them" };
+            eprintln!("note: generation stopped: the model {what} {} tokens only{hint}", session.tokens());
             break;
         }
         let id = session.next_token(sampler)?;

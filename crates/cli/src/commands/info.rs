@@ -227,6 +227,13 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
             },
         ),
         (
+            "context",
+            match engine.longest() {
+                Some(longest) => format!("{longest} tokens; longer texts need --window or --extrapolate"),
+                None => "texts of any length".into(),
+            },
+        ),
+        (
             "tokenizer",
             if engine.tokenizer().is_ok() { "yes".into() } else { "none: only `forward` can run this model".into() },
         ),

@@ -16,6 +16,7 @@ pub(crate) mod passkey;
 pub(crate) mod pattern;
 pub(crate) mod quantize;
 pub(crate) mod recall;
+pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod sparsify;
 pub(crate) mod tokenize;

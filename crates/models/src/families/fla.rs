@@ -68,6 +68,7 @@ pub(crate) fn describe(
         },
         eos: eos(fields, 2)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }
 

@@ -223,6 +223,7 @@ impl<'a> Reader<'a> {
             },
             eos: eos(self.f, self.defaults.eos)?,
             rewrites: Rewrites::default(),
+            context: None,
         })
     }
 }

@@ -59,5 +59,6 @@ pub(crate) fn family(
         decoder: skeleton(fields, [50280, hidden, layers], norm, mixer, tied)?,
         eos: eos(fields, eos_default)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }

@@ -53,5 +53,6 @@ pub(crate) fn skeleton(
         },
         eos: eos(fields, 2)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }

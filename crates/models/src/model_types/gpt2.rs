@@ -71,6 +71,7 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         },
         eos: eos(f, 50_256)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }
 

@@ -57,6 +57,7 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         },
         eos: eos(fields, 0)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }
 

@@ -48,5 +48,6 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         decoder: skeleton(fields, [32768, hidden, 64], norm, mixer, false)?,
         eos: eos(fields, 2)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }

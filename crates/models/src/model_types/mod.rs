@@ -1,5 +1,6 @@
 //! The supported model types, a file each, and the two lists of them.
 
+use crate::description::context;
 use crate::encoder::Task;
 use crate::{Architecture, Description, EncoderArchitecture, EncoderDescription, Error, Fields};
 
@@ -162,7 +163,9 @@ impl Description {
         let Some(model) = MODELS.iter().find(|m| m.model_type == found) else {
             return Err(Error::UnknownModel { file: fields.file().into(), found: found.into(), known: known() });
         };
-        (model.describe)(fields)
+        let description = (model.describe)(fields)?;
+        let context = context(fields, &description.decoder);
+        Ok(Self { context, ..description })
     }
 }
 

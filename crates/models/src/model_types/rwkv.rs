@@ -61,5 +61,6 @@ fn describe(fields: &Fields) -> Result<Description, Error> {
         },
         eos: eos(fields, 0)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }

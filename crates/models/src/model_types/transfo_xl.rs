@@ -83,5 +83,6 @@ fn describe(f: &Fields) -> Result<Description, Error> {
         },
         eos: eos(f, 0)?,
         rewrites: Rewrites::default(),
+        context: None,
     })
 }

@@ -50,7 +50,7 @@ impl Kind {
     }
 
     /// The format by the extension of a file name; `None` if unknown, an error if it is known to be unsupported.
-    pub(crate) fn of_name(path: &Path) -> Result<Option<Self>, String> {
+    pub fn of_name(path: &Path) -> Result<Option<Self>, String> {
         let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_ascii_lowercase();
         let what = match &extension[..] {
             "jsonl" | "ndjson" => return Ok(Some(Kind::Jsonl)),

@@ -8,6 +8,8 @@ mod generate;
 mod plot;
 mod read;
 
+pub(crate) use plot::COLOURS;
+
 /// Measure the speed and memory use of mechanisms and models on this machine
 ///
 /// `attention` compares mechanisms over sequence lengths, `encode` measures the throughput of an encoder, `generate` that of a language model

@@ -12,7 +12,7 @@ pub(super) struct Curve {
 }
 
 /// A colour-blind-safe palette (Okabe and Ito 2008); further curves reuse it with larger dots.
-const COLOURS: [RGBColor; 8] = [
+pub(crate) const COLOURS: [RGBColor; 8] = [
     RGBColor(0, 0, 0),
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),

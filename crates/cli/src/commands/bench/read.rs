@@ -41,7 +41,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if !args.at.is_sorted_by(|a, b| a < b) {
         return Err(Failure::new("--at: want positions in strictly ascending order"));
     }
-    let engine = args.model.load()?;
+    // What a token costs does not depend on the length that the model was trained for.
+    let engine = args.model.load()?.extrapolating();
     let mut session = engine.session();
     let mut first: Option<Session> = None;
     let progress = ProgressBar::new(args.at.last().copied().unwrap_or(0));

@@ -249,9 +249,10 @@ impl Mix for Attention {
         let [q, k, v] = self.project(x.clone());
         let [batch, t, _, _] = q.dims();
         let before = state.positions();
-        let mut turn = |x: Tensor<4>| match &c.rotary {
-            Some(rotary) => shared.angles.turn(rotary, x, before),
-            None => x,
+        let mut turn = |x: Tensor<4>| match (&c.rotary, c.reach) {
+            (Some(rotary), Reach::Sinks(s)) => shared.angles.turn_within(rotary, x, before, s.sinks + s.recent),
+            (Some(rotary), _) => shared.angles.turn(rotary, x, before),
+            (None, _) => x,
         };
         let own = k.clone();
         let (turned, k) = (turn(q.clone()), turn(k));
