@@ -137,7 +137,7 @@ fn mixers_say_whether_few_tokens_at_once_are_tokens_one_by_one() {
         let model = mixed(mixer);
         assert_eq!(model.decoder.reads_few_as_one(), *exact, "{mixer}");
         if *exact {
-            for (before, at_once) in [(0, 4), (5, 2), (30, 3), (61, 4), (126, 4)] {
+            for (before, at_once) in [(0, 4), (5, 2), (30, 3), (61, 4), (126, 4), (150, 3)] {
                 compare(mixer, &model, before, at_once);
             }
         }
