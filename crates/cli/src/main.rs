@@ -10,6 +10,7 @@ mod machine;
 mod model;
 mod parameters;
 mod sampling;
+mod speculation;
 
 use std::process::ExitCode;
 

@@ -17,11 +17,15 @@ mod embedded;
 mod encode;
 mod engine;
 mod error;
+mod generation;
 mod pieces;
 mod sampling;
 mod session;
+mod speculation;
 mod state;
+mod stop;
 mod stream;
+mod thinking;
 mod tokenizer;
 mod vocabulary;
 mod words;
@@ -29,7 +33,7 @@ mod world;
 mod writer;
 
 pub use chat::{ChatTemplate, Message};
-pub use conversation::{Conversation, Ended, Reply};
+pub use conversation::{Conversation, Reply};
 pub use embedded::EMBEDDED;
 pub use encode::{
     Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, Similarity, TextEncoder, batches,
@@ -37,9 +41,13 @@ pub use encode::{
 };
 pub use engine::{Engine, Loaded};
 pub use error::Error;
+pub use generation::Ended;
 pub use pieces::Pieces;
-pub use sampling::{Sampler, Sampling};
+pub use sampling::{History, Sampler, Sampling};
 pub use session::{CHUNK, Cancel, Session};
+pub use speculation::Speculation;
 pub use state::Resumed;
+pub use stop::Stops;
+pub use thinking::Piece;
 pub use tokenizer::{Around, Tokenizer};
 pub use writer::Writer;

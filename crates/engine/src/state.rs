@@ -1,10 +1,10 @@
 //! Saving and restoring sessions, bit for bit.
 //!
-//! A saved state has the layout of a safetensors file: the state of every layer, the logits after the last token and the
-//! set of tokens seen. Its metadata holds the fingerprint of model, dtype and tokenizer; restoring it with another is an
+//! A saved state has the layout of a safetensors file: the state of every layer, the logits after the last token, the
+//! set of tokens seen, and how often tokens were generated; the tokens and the messages of a conversation. Its metadata holds the fingerprint of model, dtype and tokenizer; restoring it with another is an
 //! error. It is written to any [`Write`] and read from any [`Read`], one tensor at a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
@@ -15,7 +15,7 @@ use longreach_nn::StateError;
 use serde::{Deserialize, Serialize};
 
 use crate::writer::RECENT;
-use crate::{Engine, Error, Sampler, Session};
+use crate::{Engine, Error, Message, Sampler, Session};
 
 /// A restored session and the position of its sampler.
 pub struct Resumed {
@@ -25,10 +25,12 @@ pub struct Resumed {
     pub seed: u64,
     /// Position of that sampler in its random stream, in 32-bit words.
     pub position: u128,
+    /// The messages that were saved with it: see [`Conversation::save`](crate::Conversation::save).
+    pub messages: Option<Vec<Message>>,
 }
 
 /// The name of the format and its version.
-const FORMAT: &str = "longreach state 4";
+const FORMAT: &str = "longreach state 5";
 /// The longest header that is believed.
 const LONGEST_HEADER: u64 = 64 << 20;
 /// Bytes that are converted at a time.
@@ -43,6 +45,9 @@ struct Metadata {
     recent: String,
     seed: String,
     position: String,
+    /// The messages of a conversation, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    messages: Option<String>,
 }
 
 /// Where a tensor is, among the bytes after the header.
@@ -77,10 +82,15 @@ impl Session {
     /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if
     /// the file cannot be written.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
+        self.save_with(file, sampler, None)
+    }
+
+    /// As [`Session::save`], with the messages of a conversation.
+    pub(crate) fn save_with(&self, file: &Path, sampler: &Sampler, messages: Option<&[Message]>) -> Result<(), Error> {
         self.logits()?;
         let mut result = Ok(());
         write_atomically(file, |out| {
-            result = self.save_to(out, sampler);
+            result = self.write_to(out, sampler, messages);
             match &mut result {
                 Err(Error::Io { source, .. }) => Err(std::mem::replace(source, std::io::ErrorKind::Other.into())),
                 _ => Ok(()),
@@ -91,10 +101,21 @@ impl Session {
 
     /// As [`Session::save`], to any writer: a pipe, a socket, memory. Besides buffers no memory is needed.
     pub fn save_to(&self, out: &mut dyn Write, sampler: &Sampler) -> Result<(), Error> {
+        self.write_to(out, sampler, None)
+    }
+
+    fn write_to(&self, out: &mut dyn Write, sampler: &Sampler, messages: Option<&[Message]>) -> Result<(), Error> {
         let logits = self.logits()?;
         let tensors = self.cache.tensors();
-        let seen: Vec<u8> = self.seen.iter().map(|s| u8::from(*s)).collect();
-        let recent: Vec<u8> = self.recent.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let seen: Vec<u8> = self.history.seen.iter().map(|s| u8::from(*s)).collect();
+        let numbers: Vec<(&str, Vec<usize>, Vec<u32>)> = [
+            Some(("recent", vec![self.recent.ids.len()], self.recent.ids.clone())),
+            Some(("written", vec![self.history.written.len(), 2], flat(&self.history.written))),
+            self.text.as_ref().map(|text| ("text", vec![text.len()], text.clone())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let logits = TensorData::new(logits.to_vec(), [logits.len()]);
 
         let mut header = serde_json::Map::new();
@@ -105,6 +126,7 @@ impl Session {
             recent: if self.recent.cut { "cut" } else { "whole" }.into(),
             seed: sampler.seed().to_string(),
             position: sampler.position().to_string(),
+            messages: messages.map(|messages| serde_json::json!(messages).to_string()),
         };
         let json = |value: Result<serde_json::Value, serde_json::Error>| value.expect("strings and numbers");
         header.insert("__metadata__".into(), json(serde_json::to_value(metadata)));
@@ -118,7 +140,7 @@ impl Session {
         place("logits", "F32", vec![self.logits.len()], 4);
         tensors.iter().for_each(|tensor| place(&tensor.name, "F32", tensor.shape.clone(), 4));
         place("seen", "U8", vec![seen.len()], 1);
-        place("recent", "U32", vec![self.recent.ids.len()], 4);
+        numbers.iter().for_each(|(name, shape, _)| place(name, "U32", shape.clone(), 4));
 
         let mut header = serde_json::Value::Object(header).to_string();
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
@@ -129,10 +151,16 @@ impl Session {
                 write_numbers(out, &data)?;
             }
             out.write_all(&seen)?;
-            out.write_all(&recent)
+            let bytes = numbers.iter().flat_map(|(_, _, ids)| ids).flat_map(|id| id.to_le_bytes());
+            out.write_all(&bytes.collect::<Vec<u8>>())
         };
         write().map_err(|source| Error::Io { path: "the saved state".into(), source })
     }
+}
+
+/// Tokens and how often each was generated, in turns.
+fn flat(written: &BTreeMap<u32, u32>) -> Vec<u32> {
+    written.iter().flat_map(|(id, count)| [*id, *count]).collect()
 }
 
 /// Writes f32 numbers in little-endian order.
@@ -187,11 +215,11 @@ impl Engine {
         };
         let get = |name: &str, want: &[Option<usize>]| floats(tensors, name, want).map_err(StateError);
         session.cache = session.cache.restored(read, get).map_err(|e| e.to_string())?;
-        let vocabulary = [Some(session.seen.len())];
+        let vocabulary = [Some(session.vocabulary())];
         session.logits =
             floats(tensors, "logits", &vocabulary)?.try_into_vec().map_err(|e| format!("logits: {e:?}"))?;
         if let (_, Values::U8(seen)) = take(tensors, "seen", "U8", &vocabulary)? {
-            session.seen = seen.into_iter().map(|s| s != 0).collect();
+            session.history.seen = seen.into_iter().map(|s| s != 0).collect();
         }
         if let (shape, Values::U32(recent)) = take(tensors, "recent", "U32", &[None])? {
             if recent.len() > RECENT {
@@ -200,7 +228,20 @@ impl Engine {
             session.recent.ids = recent;
         }
         session.recent.cut = session.tokens > 0 && metadata.recent != "whole";
-        Ok(Resumed { session, seed, position })
+        if let (_, Values::U32(written)) = take(tensors, "written", "U32", &[None, Some(2)])? {
+            session.history.written = written.as_chunks::<2>().0.iter().map(|[id, count]| (*id, *count)).collect();
+        }
+        if tensors.contains_key("text")
+            && let (shape, Values::U32(text)) = take(tensors, "text", "U32", &[None])?
+        {
+            if text.len() > read {
+                return Err(format!("tensor `text`: want U32 [at most {read}], found U32 {shape:?}"));
+            }
+            session.text = Some(text);
+        }
+        let messages = metadata.messages.as_ref().map(|json| serde_json::from_str(json)).transpose();
+        let messages = messages.map_err(|e| format!("messages: {e}"))?;
+        Ok(Resumed { session, seed, position, messages })
     }
 }
 

@@ -1,26 +1,36 @@
 //! `longreach chat`
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{IsTerminal, Read, Write};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
-use longreach_engine::{Cancel, Conversation, Ended, Engine, Message, Sampler, Sampling};
+use longreach_engine::{Cancel, Conversation, Ended, Engine, Error, Message, Piece, Reply, Sampler};
 
 use crate::failure::Failure;
 use crate::model::ModelArgs;
 use crate::sampling::SamplingArgs;
+use crate::speculation::{self, SpeculationArgs};
+
+mod input;
+mod terminal;
+
+use input::{COMMANDS, Input};
+use terminal::{Line, Lines};
 
 /// Talk to a model that was trained for conversations
 ///
-/// The model needs a chat template (`longreach list` has the model types; most instruct models of the Hub have one). Each line is a message; end a line with
-/// a backslash to continue it on the next. Ctrl-C stops an answer and, at the prompt, ends the program. The state of the model is kept after every turn:
-/// earlier turns are not read again, and /undo reads nothing. Input from a pipe is one message.
+/// The model needs a chat template (`longreach list` has the model types; most instruct models of the Hub have one). A line is a message; end it with a
+/// backslash to continue it on the next, or paste several lines. Ctrl-C stops an answer, and Ctrl-D ends the program. What a model thinks before it answers is
+/// shown dim and left out of later turns. The state of the model is kept after every turn: earlier turns are not read again, and /undo reads nothing. Lines
+/// are kept in `longreach/chat_history` in the user's folder of program states. Input from a pipe is one message, and standard output then has the answer alone.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Commands:
   /undo            take the last message and its answer back
   /retry           answer the last message again
   /clear           start anew, with the same system message
-  /save FILE       save the messages as JSON
+  /save FILE       save the conversation with the state of the model, or its messages if the name ends in .json
   /load FILE       continue a saved conversation
   /help            list these commands
   /exit            end the program, as does Ctrl-D
@@ -28,7 +38,7 @@ Commands:
 Examples:
   longreach chat --model HuggingFaceTB/SmolLM2-135M-Instruct
   longreach chat --model Qwen/Qwen3-0.6B --system \"Answer in one sentence.\" --temperature 0
-  cat report.txt | longreach chat --model google/gemma-3-1b-it --system \"Summarise the text.\"")]
+  cat report.txt | longreach chat --model google/gemma-3-1b-it --system \"Summarise the text.\" --speculate lookup")]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -37,67 +47,31 @@ pub(crate) struct Args {
     system: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
-}
-
-const HELP: &str = "\
-/undo            take the last message and its answer back
-/retry           answer the last message again
-/clear           start anew, with the same system message
-/save FILE       save the messages as JSON
-/load FILE       continue a saved conversation
-/exit            end the program, as does Ctrl-D";
-
-/// What a line asks for.
-enum Input {
-    Message(String),
-    Undo,
-    Retry,
-    Clear,
-    Save(String),
-    Load(String),
-    Help,
-    Exit,
-    Unknown(String),
-}
-
-impl Input {
-    fn parse(line: &str) -> Self {
-        let line = line.trim_end();
-        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let rest = rest.trim();
-        match (word, rest) {
-            ("/undo", "") => Input::Undo,
-            ("/retry", "") => Input::Retry,
-            ("/clear", "") => Input::Clear,
-            ("/help" | "/?", "") => Input::Help,
-            ("/exit" | "/quit", "") => Input::Exit,
-            ("/save", file) if !file.is_empty() => Input::Save(file.into()),
-            ("/load", file) if !file.is_empty() => Input::Load(file.into()),
-            (word, _) if word.starts_with('/') => Input::Unknown(word.into()),
-            _ => Input::Message(line.into()),
-        }
-    }
+    #[command(flatten)]
+    speculation: SpeculationArgs,
+    /// Keep no history of the lines
+    #[arg(long)]
+    no_history: bool,
+    /// Print the number of tokens and the speed after each answer
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 struct Chat {
     conversation: Conversation,
+    system: Option<String>,
     sampler: Sampler,
     most: usize,
+    verbose: bool,
     /// The flag that ends the answer under way, for Ctrl-C.
     under_way: Arc<Mutex<Option<Cancel>>>,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Validate the options before the model is loaded, which can take minutes.
-    Sampler::new(args.sampling.options(Sampling::default()))?;
+    args.sampling.check()?;
     let engine = args.model.load()?;
-    let sampler = Sampler::new(args.sampling.options(Sampling::of_model(&engine.model.generation)))?;
-    let mut chat = Chat {
-        conversation: begin(&engine, args.system.as_deref())?,
-        sampler,
-        most: args.sampling.most(&engine),
-        under_way: Arc::default(),
-    };
+    let mut chat = Chat::new(&args, &engine)?;
     let under_way = chat.under_way.clone();
     ctrlc::set_handler(move || match under_way.lock().ok().and_then(|mut answer| answer.take()) {
         Some(answer) => answer.cancel(),
@@ -113,59 +87,57 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return chat.answer(text.trim_end());
     }
     eprintln!("/help lists the commands, Ctrl-D ends the conversation");
-    while let Some(line) = line(&mut stdin.lock())? {
+    let mut lines = Lines::open(!args.no_history)?;
+    loop {
+        let line = match lines.next()? {
+            Line::Text(line) => line,
+            Line::Interrupted => {
+                eprintln!("(Ctrl-D or /exit ends the program)");
+                continue;
+            }
+            Line::End => return Ok(()),
+        };
         if line.trim().is_empty() {
             continue;
         }
-        match chat.take(&engine, args.system.as_deref(), Input::parse(&line)) {
+        match chat.take(Input::parse(&line)) {
             Ok(true) => {}
-            Ok(false) => break,
+            Ok(false) => return Ok(()),
             // A mistake ends no conversation.
             Err(failure) => {
                 failure.report();
             }
         }
     }
-    Ok(())
-}
-
-/// A conversation with its system message.
-fn begin(engine: &Engine, system: Option<&str>) -> Result<Conversation, Failure> {
-    let mut conversation = Conversation::new(engine)?;
-    if let Some(system) = system {
-        conversation.add(Message::new("system", system));
-    }
-    Ok(conversation)
-}
-
-/// Reads a message; lines that end with a backslash are continued. `None` at the end of the input.
-fn line(input: &mut impl BufRead) -> Result<Option<String>, Failure> {
-    let mut text = String::new();
-    loop {
-        eprint!("{} ", if text.is_empty() { ">" } else { "…" });
-        let _ = std::io::stderr().flush();
-        let mut line = String::new();
-        let n = input.read_line(&mut line).map_err(|e| Failure::new(format!("standard input: {e}")))?;
-        if n == 0 {
-            return Ok((!text.is_empty()).then_some(text));
-        }
-        let line = line.trim_end_matches(['\n', '\r']);
-        match line.strip_suffix('\\') {
-            Some(line) => {
-                text.push_str(line);
-                text.push('\n');
-            }
-            None => {
-                text.push_str(line);
-                return Ok(Some(text));
-            }
-        }
-    }
 }
 
 impl Chat {
+    fn new(args: &Args, engine: &Engine) -> Result<Self, Failure> {
+        let mut conversation = Conversation::new(engine)?;
+        conversation.stops = args.sampling.stops(engine);
+        conversation.speculation = args.speculation.speculation(engine)?;
+        let mut chat = Self {
+            conversation,
+            system: args.system.clone(),
+            sampler: Sampler::new(args.sampling.options(engine)?)?,
+            most: args.sampling.most(engine),
+            verbose: args.verbose,
+            under_way: Arc::default(),
+        };
+        chat.begin();
+        Ok(chat)
+    }
+
+    /// Begins a conversation with its system message.
+    fn begin(&mut self) {
+        self.conversation.clear();
+        if let Some(system) = &self.system {
+            self.conversation.add(Message::new("system", system));
+        }
+    }
+
     /// Does what was asked for; false ends the program.
-    fn take(&mut self, engine: &Engine, system: Option<&str>, input: Input) -> Result<bool, Failure> {
+    fn take(&mut self, input: Input) -> Result<bool, Failure> {
         match input {
             Input::Message(text) => self.answer(&text)?,
             Input::Undo => match self.conversation.undo() {
@@ -176,26 +148,46 @@ impl Chat {
                 Some(text) => self.answer(&text)?,
                 None => eprintln!("there is no message to answer"),
             },
-            Input::Clear => self.conversation = begin(engine, system)?,
+            Input::Clear => self.begin(),
             Input::Save(file) => {
-                let json = serde_json::to_string_pretty(self.conversation.messages()).map_err(Failure::new)?;
-                longreach_models::write_atomically(file.as_ref(), |out| out.write_all(json.as_bytes()))?;
+                self.save(file.as_ref())?;
                 eprintln!("saved {} messages", self.conversation.messages().len());
             }
             Input::Load(file) => {
-                let json = std::fs::read_to_string(&file).map_err(|e| Failure::new(format!("{file}: {e}")))?;
-                let messages: Vec<Message> = serde_json::from_str(&json)
-                    .map_err(|e| Failure::new(format!("{file}: want a list of messages: {e}")))?;
-                eprintln!("loaded {} messages", messages.len());
-                let mut conversation = begin(engine, None)?;
-                messages.into_iter().for_each(|message| conversation.add(message));
-                self.conversation = conversation;
+                self.load(file.as_ref())?;
+                eprintln!("loaded {} messages", self.conversation.messages().len());
             }
-            Input::Help => eprintln!("{HELP}"),
+            Input::Help => eprintln!("{COMMANDS}"),
             Input::Exit => return Ok(false),
+            Input::NoFile(word) => eprintln!("{word} needs a file: {word} FILE"),
             Input::Unknown(word) => eprintln!("there is no command {word}: /help lists the commands"),
         }
         Ok(true)
+    }
+
+    /// Saves the conversation with the state of the model, or its messages alone as JSON.
+    fn save(&self, file: &Path) -> Result<(), Failure> {
+        if file.extension().is_none_or(|extension| extension != "json") {
+            return Ok(self.conversation.save(file, &self.sampler)?);
+        }
+        let json = serde_json::to_string_pretty(self.conversation.messages()).map_err(Failure::new)?;
+        Ok(longreach_models::write_atomically(file, |out| out.write_all(json.as_bytes()))?)
+    }
+
+    fn load(&mut self, file: &Path) -> Result<(), Failure> {
+        let failed = |e: &dyn std::fmt::Display| Failure::new(format!("{}: {e}", file.display()));
+        // A state begins with the length of its header, which is a multiple of eight; a bracket is 91.
+        let mut first = [0];
+        let open = std::fs::File::open(file).map_err(|e| failed(&e))?;
+        if open.take(1).read(&mut first).map_err(|e| failed(&e))? == 0 || first != *b"[" {
+            return Ok(self.conversation.load(file, &mut self.sampler)?);
+        }
+        let json = std::fs::read_to_string(file).map_err(|e| failed(&e))?;
+        let messages: Vec<Message> =
+            serde_json::from_str(&json).map_err(|e| failed(&format!("want a list of messages: {e}")))?;
+        self.conversation.clear();
+        messages.into_iter().for_each(|message| self.conversation.add(message));
+        Ok(())
     }
 
     /// Streams the answer to a message to standard output.
@@ -205,10 +197,12 @@ impl Chat {
         if let Ok(mut under_way) = self.under_way.lock() {
             *under_way = Some(cancel.clone());
         }
-        let mut out = std::io::stdout().lock();
+        let (start, speculation) = (Instant::now(), &self.conversation.speculation);
+        let before = [speculation.proposed, speculation.accepted];
+        let mut shown = Shown::new();
         let mut failed = None;
         let reply = self.conversation.ask(text, &mut self.sampler, self.most, |piece| {
-            if let Err(e) = out.write_all(piece.as_bytes()).and_then(|()| out.flush()) {
+            if let Err(e) = shown.piece(piece) {
                 failed.get_or_insert(e);
                 cancel.cancel();
             }
@@ -216,13 +210,19 @@ impl Chat {
         if let Ok(mut under_way) = self.under_way.lock() {
             *under_way = None;
         }
-        match failed {
+        let ended = shown.end();
+        match failed.or(ended.err()) {
             Some(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
             Some(e) => return Err(Failure::new(format!("standard output: {e}"))),
             None => {}
         }
-        let reply = reply?;
-        let _ = writeln!(out);
+        let reply = match reply {
+            Err(Error::Cancelled) => {
+                eprintln!("(stopped before an answer: the message was not kept)");
+                return Ok(());
+            }
+            reply => reply?,
+        };
         match reply.ended {
             Ended::Full => {
                 eprintln!("(the answer was cut after {} tokens: -n sets how many there may be)", reply.written)
@@ -230,6 +230,59 @@ impl Chat {
             Ended::Cancelled => eprintln!("(stopped)"),
             Ended::Stopped => {}
         }
+        if self.verbose {
+            self.report(&reply, start, before);
+        }
         Ok(())
+    }
+
+    /// The numbers of an answer; `before` are those of the proposals before it.
+    fn report(&self, reply: &Reply, start: Instant, before: [u64; 2]) {
+        let seconds = start.elapsed().as_secs_f64();
+        let proposals = speculation::report(&self.conversation.speculation, before);
+        eprintln!("(read {} tokens and wrote {} in {seconds:.1} s{proposals})", reply.read, reply.written);
+    }
+}
+
+/// An answer on standard output.
+struct Shown {
+    out: std::io::StdoutLock<'static>,
+    /// Whether thoughts are shown, which is on terminals alone.
+    thoughts: bool,
+    thinking: bool,
+}
+
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
+impl Shown {
+    fn new() -> Self {
+        let out = std::io::stdout().lock();
+        let thoughts = out.is_terminal();
+        Self { out, thoughts, thinking: false }
+    }
+
+    fn piece(&mut self, piece: Piece<'_>) -> std::io::Result<()> {
+        let (text, thinking) = match piece {
+            Piece::Thinking(_) if !self.thoughts => return Ok(()),
+            Piece::Thinking(text) => (text, true),
+            Piece::Text(text) => (text, false),
+        };
+        if thinking != self.thinking {
+            self.thinking = thinking;
+            // The answer begins below the thoughts.
+            self.out.write_all(if thinking { DIM } else { "\x1b[0m\n\n" }.as_bytes())?;
+        }
+        self.out.write_all(text.as_bytes())?;
+        self.out.flush()
+    }
+
+    /// Ends the line.
+    fn end(mut self) -> std::io::Result<()> {
+        if self.thinking {
+            self.out.write_all(PLAIN.as_bytes())?;
+        }
+        self.out.write_all(b"\n")?;
+        self.out.flush()
     }
 }
