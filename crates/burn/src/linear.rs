@@ -17,11 +17,10 @@ pub fn linear<const D: usize>(x: Tensor<D>, weight: Tensor<2>, bias: Option<Tens
     }
 }
 
-/// The order in which a product adds up. For sequences `[B, T, .., in]` it depends on the rows of one of them, so that
-/// the outputs of a sequence do not depend on the others.
+/// The order in which a product adds up. For sequences `[B, T, .., in]` it depends on the number of tokens, so that the
+/// outputs of a sequence depend neither on the others nor, for few tokens, on how many are read at once.
 fn order(shape: &[usize]) -> Order {
-    let rows = if shape.len() > 2 { &shape[1..shape.len() - 1] } else { &shape[..shape.len() - 1] };
-    Order::of_rows(rows.iter().product())
+    Order::of_rows(if shape.len() > 2 { shape[1] } else { shape[..shape.len() - 1].iter().product() })
 }
 
 /// As [`linear`] with quantised weights; the rows of `x` are rounded to 8 bits. For inference only: not differentiable.

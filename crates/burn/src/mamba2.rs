@@ -1,9 +1,11 @@
 //! The scan of Mamba-2 with its state.
 
 use burn::tensor::{Shape, Tensor};
-use longreach_attention::Sequences;
 use longreach_attention::linear::mamba2 as scan;
+use longreach_attention::{Error, Sequences};
 use longreach_simd::Cx;
+use longreach_simd::product::STREAMED_ROWS;
+use ndarray::{ArrayView, Axis, Dimension, Slice};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
@@ -77,13 +79,37 @@ impl Scan {
     }
 }
 
+/// Token `t` of `[B, T, ..]`.
+fn token<D: Dimension>(mut x: ArrayView<'_, f32, D>, t: usize) -> ArrayView<'_, f32, D> {
+    x.slice_axis_inplace(Axis(1), Slice::from(t..t + 1));
+    x
+}
+
+/// Few tokens, one after the other, which have the bits of a text that grows by one token at a time: see
+/// docs/decisions/few-tokens-are-steps.md. `y: [B, T, H P]`
+fn steps(x: &scan::Inputs<'_>, state: &mut Plain, y: &mut Plain, cx: &Cx) -> Result<(), Error> {
+    let [batch, tokens, width] = y.shape[..] else { panic!("an output [B, T, H P]") };
+    if tokens == 1 {
+        return scan::step_into(x, state.view_mut(), &mut y.data, cx);
+    }
+    let mut out = vec![0.0; batch * width];
+    for t in 0..tokens {
+        let one = scan::Inputs { x: token(x.x, t), dt: token(x.dt, t), b: token(x.b, t), c: token(x.c, t), ..*x };
+        scan::step_into(&one, state.view_mut(), &mut out, cx)?;
+        for (to, out) in y.data.chunks_mut(tokens * width).zip(out.chunks(width)) {
+            to[t * width..(t + 1) * width].copy_from_slice(out);
+        }
+    }
+    Ok(())
+}
+
 impl Operator for Scan {
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut state = inputs.take(STATE);
         let mut y = Plain::unwritten(inputs.shape(0));
         let x = self.inputs(inputs);
         match self.form {
-            Mamba2Form::Recurrent if y.shape[1] == 1 => scan::step_into(&x, state.view_mut(), &mut y.data, cx),
+            Mamba2Form::Recurrent if y.shape[1] <= STREAMED_ROWS => steps(&x, &mut state, &mut y, cx),
             Mamba2Form::Recurrent => scan::recurrent_into(&x, state.view_mut(), &mut y.data, cx),
             Mamba2Form::Chunk => scan::chunk_into(&x, state.view_mut(), &mut y.data, cx),
         }

@@ -5,21 +5,39 @@ use longreach_attention::Sequences;
 use longreach_attention::linear::linear_attention::Map;
 use longreach_attention::linear::performer::Kernel;
 use longreach_simd::Cx;
-use ndarray::Array2;
+use longreach_simd::product::STREAMED_ROWS;
+use ndarray::{Array2, ArrayView, Axis, Dimension, RemoveAxis, Slice, concatenate};
 
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
-/// Passes a parameter in the form that the kernel takes.
+/// Passes a parameter in the form that the kernel takes, for all tokens or for one of them.
 macro_rules! given {
-    (copy $x:expr) => {
+    (copy $x:expr, $axes:literal, $token:expr) => {
         $x
     };
-    (view $x:expr) => {
-        $x.view()
+    (view $x:expr, $axes:literal, $token:expr) => {
+        of_token($x.view(), $axes, $token)
     };
-    (maybe $x:expr) => {
-        $x.as_ref().map(|x| x.view())
+    (maybe $x:expr, $axes:literal, $token:expr) => {
+        $x.as_ref().map(|x| of_token(x.view(), $axes, $token))
     };
+}
+
+/// An input for one token, if it has one of its own for each: if its documented axes are `[B, T, ..]`.
+fn of_token<'a, D: Dimension>(mut x: ArrayView<'a, f32, D>, axes: &str, token: Option<usize>) -> ArrayView<'a, f32, D> {
+    if let Some(t) = token.filter(|_| axes.contains("[B, T")) {
+        x.slice_axis_inplace(Axis(1), Slice::from(t..t + 1));
+    }
+    x
+}
+
+/// Joins the outputs of tokens; `None` if there are none.
+fn joined<D: RemoveAxis>(mut outputs: Vec<ndarray::Array<f32, D>>) -> Option<Plain> {
+    if outputs.len() < 2 {
+        return outputs.pop().map(Plain::array);
+    }
+    let views: Vec<_> = outputs.iter().map(|out| out.view()).collect();
+    concatenate(Axis(1), &views).ok().map(Plain::array)
 }
 
 /// Declares an operation: its inputs, its state, the input whose shape the output has, and its other parameters.
@@ -62,30 +80,40 @@ macro_rules! recurrences {
             const STATE: usize = NAMES.len();
 
             impl Of {
-                fn inputs<'a>(&'a self, x: &'a Inputs) -> kernel::Inputs<'a> {
+                /// The inputs of all tokens, or of one.
+                fn inputs<'a>(&'a self, x: &'a Inputs, token: Option<usize>) -> kernel::Inputs<'a> {
                     let mut at = 0..STATE;
                     kernel::Inputs {
-                        $($field: x.view(at.next().unwrap_or_default()),)+
-                        $($parameter: given!($how self.$parameter),)*
+                        $($field: of_token(x.view(at.next().unwrap_or_default()), $axes, token),)+
+                        $($parameter: given!($how self.$parameter, $about, token),)*
                         sequences: Sequences::Batch,
                     }
+                }
+
+                /// The outputs of all tokens, one after the other. `None` if there are none, and if the kernel takes
+                /// no step: where attention is not causal. The state is then as before.
+                fn steps(&self, x: &Inputs, state: &mut Plain, cx: &Cx) -> Option<Plain> {
+                    let step = |t| kernel::step(&self.inputs(x, Some(t)), state.view_mut(), cx).ok();
+                    joined((0..x.shape(0)[1]).map(step).collect::<Option<Vec<_>>>()?)
                 }
             }
 
             impl Operator for Of {
                 fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
                     let mut state = inputs.take(STATE);
-                    let x = self.inputs(inputs);
-                    let tokens = inputs.shape(0)[1];
-                    // A step is refused where attention is not causal, before the state is touched.
-                    let step = (tokens == 1).then(|| kernel::step(&x, state.view_mut(), cx)).and_then(Result::ok);
-                    let out = step.map_or_else(|| kernel::recurrent(&x, state.view_mut(), cx), Ok);
+                    // Few tokens at once have the bits of one at a time: see docs/decisions/few-tokens-are-steps.md.
+                    if inputs.shape(0)[1] <= STREAMED_ROWS
+                        && let Some(out) = self.steps(inputs, &mut state, cx)
+                    {
+                        return vec![out, state];
+                    }
+                    let out = kernel::recurrent(&self.inputs(inputs, None), state.view_mut(), cx);
                     vec![Plain::array(out.unwrap_or_else(|e| panic!("{e}"))), state]
                 }
 
                 fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
                     let (state, d_o, d_state) = (inputs.view(STATE), d_out[0].view(), d_out[1].view());
-                    let g = kernel::backward(&self.inputs(inputs), state, d_o, d_state, cx);
+                    let g = kernel::backward(&self.inputs(inputs, None), state, d_o, d_state, cx);
                     let g = g.unwrap_or_else(|e| panic!("{e}"));
                     vec![$(Plain::array(g.$field),)+ Plain::array(g.state)]
                 }

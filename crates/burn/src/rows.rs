@@ -13,7 +13,11 @@ use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 /// In place if `to` has no other owner and no gradient is recorded. Panics if the rows do not fit, or if `to` is in bf16
 /// and gradients are recorded.
 pub fn put_rows(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
-    if to.dtype() == DType::BF16 { put_rounded(to, rows, at) } else { Call::new().with(to).with(rows).run(Put { at }).output() }
+    if to.dtype() == DType::BF16 {
+        put_rounded(to, rows, at)
+    } else {
+        Call::new().with(to).with(rows).run(Put { at }).output()
+    }
 }
 
 fn put_rounded(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {

@@ -11,6 +11,7 @@ mod model;
 mod parameters;
 mod progress;
 mod sampling;
+mod speculation;
 
 use std::process::ExitCode;
 

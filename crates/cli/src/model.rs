@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use longreach_engine::Engine;
-use longreach_nn::KvDtype;
 use longreach_models::{DType, EncoderModel, LoadOptions, Location, Progress, Streaming};
+use longreach_nn::KvDtype;
 use longreach_simd::Cx;
 
 use crate::failure::Failure;

@@ -20,12 +20,15 @@ pub struct Message {
     pub role: String,
     /// The text.
     pub content: String,
+    /// What the model thought before it answered. Templates know which of it belongs to later turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
 }
 
 impl Message {
     /// A message of this role.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
+        Self { role: role.into(), content: content.into(), reasoning_content: None }
     }
 }
 
@@ -82,6 +85,11 @@ impl ChatTemplate {
     pub(crate) fn with_special(self, tokens: impl Iterator<Item = (String, String)>) -> Self {
         let special = tokens.map(|(name, token)| (name, token.into())).collect();
         Self { special, ..self }
+    }
+
+    /// Whether the program writes a string.
+    pub(crate) fn mentions(&self, text: &str) -> bool {
+        self.source.contains(text)
     }
 
     /// The text of a conversation, to be tokenized without adding special tokens: the template writes them itself. With

@@ -1,8 +1,13 @@
 //! A conversation with a model: messages, and the session that has read them.
 
+use std::ops::ControlFlow;
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
-use crate::{Cancel, ChatTemplate, Engine, Error, Message, Sampler, Session};
+use crate::state::With;
+use crate::thinking::{Thinking, tags};
+use crate::{Cancel, ChatTemplate, Ended, Engine, Error, Message, Piece, Sampler, Session, Speculation, Stops, Writer};
 
 /// A conversation. Its state is kept after every turn, so that going back reads nothing again.
 pub struct Conversation {
@@ -10,40 +15,28 @@ pub struct Conversation {
     template: ChatTemplate,
     /// Variables of the template, such as `enable_thinking`.
     pub variables: Map<String, Value>,
+    /// Strings before which an answer ends.
+    pub stops: Vec<String>,
+    /// What proposes tokens.
+    pub speculation: Speculation,
     messages: Vec<Message>,
+    /// The tags between which the model thinks.
+    tags: Option<[&'static str; 2]>,
     /// The session after some prefixes of the conversation, the longest last. Sessions share what they have in common.
-    kept: Vec<Kept>,
+    kept: Vec<Session>,
     cancel: Cancel,
 }
 
 /// The most sessions that are kept: two for each of the last turns.
 const MOST_KEPT: usize = 32;
 
-/// A session and the tokens that it has read.
-#[derive(Clone)]
-struct Kept {
-    ids: Vec<u32>,
-    session: Session,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
-    /// The model ended it.
-    Stopped,
-    /// It reached the maximum number of tokens.
-    Full,
-    /// The text reached the longest length of the model ([`Engine::longest`]).
-    NoRoom,
-    /// It was cancelled.
-    Cancelled,
-}
-
 /// A model's answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     /// Its text, which is also the last message of the conversation.
     pub text: String,
+    /// What the model thought before it, without the tags.
+    pub thinking: String,
     /// Why it ended.
     pub ended: Ended,
     /// The number of tokens that were read for it, without those read before.
@@ -56,12 +49,15 @@ impl Conversation {
     /// An empty conversation. Errors if the model has no chat template or no tokenizer.
     pub fn new(engine: &Engine) -> Result<Self, Error> {
         let template = engine.chat_template()?.clone();
-        engine.tokenizer()?;
+        let tags = tags(&template, engine.tokenizer()?);
         Ok(Self {
             engine: engine.clone(),
             template,
             variables: Map::new(),
+            stops: engine.model.generation.stops.clone(),
+            speculation: Speculation::none(),
             messages: Vec::new(),
+            tags,
             kept: Vec::new(),
             cancel: Cancel::default(),
         })
@@ -82,30 +78,68 @@ impl Conversation {
         self.messages.push(message);
     }
 
+    /// Removes all messages. What was read of them is known until the next answer, should it begin in the same way.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+    }
+
     /// Removes the last message of the user and what follows it, and returns its text; `None` if there is none.
     pub fn undo(&mut self) -> Option<String> {
         let at = self.messages.iter().rposition(|message| message.role == "user")?;
         self.messages.drain(at..).next().map(|message| message.content)
     }
 
-    /// The tokens of the conversation up to the beginning of the next answer. Errors if the template refuses the
-    /// messages.
-    fn prompt(&self) -> Result<Vec<u32>, Error> {
+    /// Saves the messages with the state of the model after the last answer and the position of the sampler: restored, the
+    /// conversation goes on with bit-identical logits. An error before the first answer, or if the file cannot be written.
+    pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
+        let session = self.current()?.ok_or(Error::NotAnswered)?;
+        session.save_with(file, sampler, &With { messages: Some(&self.messages), ..With::default() })
+    }
+
+    /// Replaces the conversation by one that [`Conversation::save`] saved, and takes the sampler to where it was. Errors as
+    /// [`Engine::resume`] does, and if the state is not that of a conversation; the conversation is then as before.
+    pub fn load(&mut self, file: &Path, sampler: &mut Sampler) -> Result<(), Error> {
+        let resumed = self.engine.resume(file)?;
+        let (Some(messages), Some(_)) = (resumed.messages, &resumed.session.text) else {
+            let message = "the state of a text, not of a conversation: `generate --load-state` continues it".into();
+            return Err(Error::State { path: file.to_owned(), message });
+        };
+        sampler.resume(resumed.seed, resumed.position);
+        (self.messages, self.kept) = (messages, vec![resumed.session]);
+        Ok(())
+    }
+
+    /// The session that has read the most of the messages, if there is any.
+    fn current(&self) -> Result<Option<&Session>, Error> {
+        let text = self.template.render(&self.messages, false, &self.variables)?;
+        let ids = self.engine.tokenizer()?.encode(&text)?;
+        let common = |session: &&Session| ids.iter().zip(session.text()).take_while(|(a, b)| a == b).count();
+        Ok(self.kept.iter().rev().max_by_key(|session| (common(session), std::cmp::Reverse(session.text().len()))))
+    }
+
+    /// The text of the conversation up to the beginning of the next answer, and its tokens. Errors if the template refuses
+    /// the messages.
+    fn prompt(&self) -> Result<(String, Vec<u32>), Error> {
         let text = self.template.render(&self.messages, true, &self.variables)?;
-        self.engine.tokenizer()?.encode(&text)
+        let ids = self.engine.tokenizer()?.encode(&text)?;
+        Ok((text, ids))
     }
 
     /// The longest kept session whose tokens begin `ids`, or all of them. Sessions of other conversations are dropped.
-    fn resume(&mut self, ids: &[u32]) -> Kept {
-        self.kept.retain(|kept| ids.starts_with(&kept.ids));
-        self.kept.last().cloned().unwrap_or_else(|| Kept { ids: Vec::new(), session: self.engine.session() })
+    fn resume(&mut self, ids: &[u32]) -> Session {
+        self.kept.retain(|session| ids.starts_with(session.text()));
+        self.kept.last().cloned().unwrap_or_else(|| {
+            let mut session = self.engine.session();
+            session.keep_text();
+            session
+        })
     }
 
-    fn keep(&mut self, kept: Kept) {
+    fn keep(&mut self, session: Session) {
         if self.kept.len() == MOST_KEPT {
             self.kept.remove(0);
         }
-        self.kept.push(kept);
+        self.kept.push(session);
     }
 
     /// Appends the user's message and the model's answer of at most `most` tokens. `tell` is called with each piece of
@@ -117,71 +151,114 @@ impl Conversation {
         text: impl Into<String>,
         sampler: &mut Sampler,
         most: usize,
-        tell: impl FnMut(&str),
+        tell: impl FnMut(Piece<'_>),
     ) -> Result<Reply, Error> {
         let before = self.messages.len();
         self.messages.push(Message::new("user", text));
         let answer = self.answer(sampler, most, tell);
         match &answer {
-            Ok(answer) => self.messages.push(Message::new("assistant", answer.text.clone())),
+            Ok(answer) => {
+                let thinking = Some(&answer.thinking).filter(|thinking| !thinking.trim().is_empty());
+                let message = Message::new("assistant", answer.text.clone());
+                self.messages.push(Message { reasoning_content: thinking.cloned(), ..message });
+            }
             Err(_) => self.messages.truncate(before),
         }
         answer
     }
 
-    fn answer(&mut self, sampler: &mut Sampler, most: usize, tell: impl FnMut(&str)) -> Result<Reply, Error> {
-        let ids = self.prompt()?;
-        let Kept { ids: known, mut session } = self.resume(&ids);
+    fn answer(&mut self, sampler: &mut Sampler, most: usize, tell: impl FnMut(Piece<'_>)) -> Result<Reply, Error> {
+        let (prompt, ids) = self.prompt()?;
+        let mut session = self.resume(&ids);
         session.set_cancel(self.cancel.clone());
-        let read = ids.len() - known.len();
-        session.read(&ids[known.len()..])?;
-        self.keep(Kept { ids: ids.clone(), session: session.clone() });
-        let (written, answer) = session.answer(sampler, most, tell)?;
-        let all = [ids, written].concat();
-        self.keep(Kept { ids: all, session });
-        Ok(Reply { read, ..answer })
+        let read = ids.len() - session.text().len();
+        session.read(&ids[ids.len() - read..])?;
+        self.keep(session.clone());
+        let inside = self.tags.is_some_and(|[open, _]| prompt.trim_end().ends_with(open));
+        let mut output = Output {
+            engine: self.engine.clone(),
+            tags: self.tags,
+            writer: session.writer()?,
+            stops: Stops::new(self.stops.clone()),
+            thinking: Thinking::new(self.tags, inside),
+            tell,
+            written: 0,
+        };
+        let ended = session.generate(sampler, most, &mut self.speculation, |id| output.push(id))?;
+        output.finish()?;
+        let Output { written, thinking, .. } = output;
+        self.keep(session);
+        Ok(Reply { text: thinking.text, thinking: thinking.thought, ended, read, written })
+    }
+}
+
+/// Turns the tokens of an answer into its pieces.
+struct Output<F> {
+    engine: Engine,
+    tags: Option<[&'static str; 2]>,
+    writer: Writer,
+    stops: Stops,
+    thinking: Thinking,
+    tell: F,
+    written: usize,
+}
+
+impl<F: FnMut(Piece<'_>)> Output<F> {
+    /// Breaks off where the answer ends.
+    fn push(&mut self, id: u32) -> Result<ControlFlow<()>, Error> {
+        self.written += 1;
+        if self.engine.model.description.eos.contains(&id) {
+            return Ok(ControlFlow::Break(()));
+        }
+        // Where a tag is a special token, it leaves no text.
+        let tokenizer = self.engine.tokenizer()?;
+        let mut tags = self.tags.iter().flatten().filter(|tag| tokenizer.id(tag) == Some(id));
+        let mut text = self.writer.text(id)?;
+        if let Some(tag) = tags.next().filter(|_| !tokenizer.shows(id)) {
+            text.push_str(tag);
+        }
+        let text = self.stops.push(&text);
+        self.thinking.push(&text, &mut self.tell);
+        Ok(if self.stops.found() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    fn finish(&mut self) -> Result<(), Error> {
+        let rest = if self.stops.found() { String::new() } else { self.writer.rest()? };
+        let text = self.stops.push(&rest) + &self.stops.rest();
+        self.thinking.push(&text, &mut self.tell);
+        self.thinking.finish(&mut self.tell);
+        Ok(())
     }
 }
 
 impl Session {
     /// Generates an answer of at most `most` tokens, up to an end-of-text token; returns its tokens, with that one, and the
-    /// answer. `tell` is called with each piece of text as it is generated. Errors as [`Session::next_token`] does.
+    /// answer. `tell` is called with each piece of text as it is generated. Errors as [`Session::generate`] does.
     pub fn answer(
         &mut self,
         sampler: &mut Sampler,
         most: usize,
         mut tell: impl FnMut(&str),
     ) -> Result<(Vec<u32>, Reply), Error> {
-        let mut answer = Reply { text: String::new(), ended: Ended::Full, read: 0, written: 0 };
-        let mut ids = Vec::new();
+        let engine = self.engine.clone();
         let mut writer = self.writer()?;
-        while answer.written < most {
-            if self.is_cancelled() {
-                answer.ended = Ended::Cancelled;
-                break;
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        let mut put = |piece: &str| {
+            if !piece.is_empty() {
+                tell(piece);
+                text.push_str(piece);
             }
-            if self.room() == Some(0) {
-                answer.ended = Ended::NoRoom;
-                break;
-            }
-            let id = self.next_token(sampler)?;
+        };
+        let ended = self.generate(sampler, most, &mut Speculation::none(), |id| {
             ids.push(id);
-            answer.written += 1;
-            if self.engine.model.description.eos.contains(&id) {
-                answer.ended = Ended::Stopped;
-                break;
+            if engine.model.description.eos.contains(&id) {
+                return Ok(ControlFlow::Break(()));
             }
-            let text = writer.text(id)?;
-            if !text.is_empty() {
-                tell(&text);
-                answer.text.push_str(&text);
-            }
-        }
-        let rest = writer.rest()?;
-        if !rest.is_empty() {
-            tell(&rest);
-            answer.text.push_str(&rest);
-        }
-        Ok((ids, answer))
+            put(&writer.text(id)?);
+            Ok::<_, Error>(ControlFlow::Continue(()))
+        })?;
+        put(&writer.rest()?);
+        let written = ids.len();
+        Ok((ids, Reply { text, thinking: String::new(), ended, read: 0, written }))
     }
 }

@@ -144,6 +144,14 @@ impl Engine {
         self.chat.as_ref().ok_or_else(|| Error::NoTemplate(self.name.clone()))
     }
 
+    /// The logits; an error if one is NaN or +∞, which means damaged weights. −∞ excludes a token.
+    pub(crate) fn finite<'a>(&self, logits: &'a [f32]) -> Result<&'a [f32], Error> {
+        if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
+            return Err(Error::NotFinite { name: self.name.clone() });
+        }
+        Ok(logits)
+    }
+
     /// Starts an empty session.
     pub fn session(&self) -> Session {
         Session::new(self.clone())

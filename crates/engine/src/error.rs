@@ -149,6 +149,17 @@ pub enum Error {
         /// Its value.
         found: String,
     },
+    /// A conversation was to be saved before there was an answer.
+    #[error("the model has not answered yet: there is no state to save")]
+    NotAnswered,
+    /// A model that tokens cannot be proposed to, or that cannot propose them.
+    #[error("{name}: {message}")]
+    Speculation {
+        /// The model.
+        name: String,
+        /// Why not.
+        message: String,
+    },
     /// A token was requested before any was read.
     #[error("no token was read yet: generation starts from a prompt or a saved state")]
     NotStarted,

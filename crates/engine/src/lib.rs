@@ -17,13 +17,17 @@ mod embedded;
 mod encode;
 mod engine;
 mod error;
+mod generation;
 mod pieces;
 mod read_once;
 mod sampling;
 mod score;
 mod session;
+mod speculation;
 mod state;
+mod stop;
 mod stream;
+mod thinking;
 mod tokenizer;
 mod vocabulary;
 mod words;
@@ -31,7 +35,7 @@ mod world;
 mod writer;
 
 pub use chat::{ChatTemplate, Message};
-pub use conversation::{Conversation, Ended, Reply};
+pub use conversation::{Conversation, Reply};
 pub use embedded::EMBEDDED;
 pub use encode::{
     Answer, BATCH, Entity, Filled, Long, Part, Pipeline, Pooling, Prompt, Scored, Similarity, TextEncoder, batches,
@@ -39,11 +43,15 @@ pub use encode::{
 };
 pub use engine::{Engine, Loaded};
 pub use error::Error;
+pub use generation::Ended;
 pub use pieces::Pieces;
 pub use read_once::Start;
-pub use sampling::{Sampler, Sampling};
+pub use sampling::{History, Sampler, Sampling};
 pub use score::{Bucket, Score, Windows};
 pub use session::{CHUNK, Cancel, Session};
+pub use speculation::Speculation;
 pub use state::Resumed;
+pub use stop::Stops;
+pub use thinking::Piece;
 pub use tokenizer::{Around, Tokenizer};
 pub use writer::Writer;

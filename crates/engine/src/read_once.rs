@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::session::CHUNK;
+use crate::state::With;
 use crate::{Engine, Error, Sampler, Sampling, Session};
 
 /// How the state after a text was found.
@@ -35,14 +36,18 @@ impl Engine {
         let mut start = Start::Read;
         if file.exists() {
             let resumed = self.resume(file)?;
-            if resumed.text.as_ref() == Some(&hash) && resumed.session.tokens() == ids.len() as u64 {
+            if resumed.source.as_ref() == Some(&hash) && resumed.session.tokens() == ids.len() as u64 {
                 return Ok((resumed.session, Start::Resumed));
             }
             start = Start::Replaced;
         }
         let mut session = self.session();
         session.read_showing(ids, progress)?;
-        session.save_with(file, &Sampler::new(Sampling::greedy())?, Some(&hash))?;
+        session.save_with(
+            file,
+            &Sampler::new(Sampling::greedy())?,
+            &With { source: Some(&hash), ..With::default() },
+        )?;
         Ok((session, start))
     }
 }

@@ -1,13 +1,14 @@
 //! A session: a text being read and generated, with the state of the model and the logits after its last token.
 
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longreach_nn::Cache;
 
 use crate::writer::Recent;
-use crate::{Engine, Error, Pieces, Sampler, Sampling, Writer};
+use crate::{Engine, Error, History, Pieces, Sampler, Sampling, Speculation, Writer};
 
 /// Tokens per forward pass over a long prompt: enough for the matrix products to run at full speed, and few enough that activations need little memory
 /// compared with the weights.
@@ -33,31 +34,45 @@ impl Cancel {
 #[derive(Clone)]
 pub struct Session {
     pub(crate) engine: Engine,
-    cancel: Cancel,
+    pub(crate) cancel: Cancel,
     pub(crate) cache: Cache,
     /// Logits after the last token, `[vocabulary]`; empty before the first.
     pub(crate) logits: Vec<f32>,
     pub(crate) tokens: u64,
-    pub(crate) seen: Vec<bool>,
+    pub(crate) history: History,
     pub(crate) recent: Recent,
+    /// The tokens read since the text is kept.
+    pub(crate) text: Option<Vec<u32>>,
 }
 
 impl Session {
     pub(crate) fn new(engine: Engine) -> Self {
         let decoder = &engine.model.decoder;
-        let (cache, seen) = (decoder.start(1).with_keys_in(engine.kv_dtype()), vec![false; decoder.vocabulary()]);
+        let cache = decoder.start(1).with_keys_in(engine.kv_dtype());
+        let history = History::new(decoder.vocabulary());
         let (cancel, recent) = (Cancel::default(), Recent::default());
-        Self { engine, cancel, cache, logits: Vec::new(), tokens: 0, seen, recent }
+        Self { engine, cancel, cache, logits: Vec::new(), tokens: 0, history, recent, text: None }
+    }
+
+    /// Keeps the tokens that are read from now on, four bytes each: proposals of [`Speculation`](crate::Speculation) are made
+    /// from them.
+    pub fn keep_text(&mut self) {
+        self.text.get_or_insert_default();
+    }
+
+    /// The tokens read since [`Session::keep_text`].
+    pub fn text(&self) -> &[u32] {
+        self.text.as_deref().unwrap_or_default()
+    }
+
+    /// Size of the vocabulary.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.history.seen.len()
     }
 
     /// Lets `cancel` end the reading and generating of this session, from any thread.
     pub fn set_cancel(&mut self, cancel: Cancel) {
         self.cancel = cancel;
-    }
-
-    /// Whether its [`Cancel`] was cancelled.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancel.is_cancelled()
     }
 
     /// Number of tokens read and generated so far.
@@ -85,7 +100,7 @@ impl Session {
     /// If it is cancelled between two chunks, it returns [`Error::Cancelled`]: the chunks before have been read ([`Session::tokens`] says how many tokens),
     /// there are no logits, and the session can read on.
     pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
-        let vocabulary = self.seen.len();
+        let vocabulary = self.vocabulary();
         match self.engine.tokenizer() {
             Ok(tokenizer) => tokenizer.within(ids, vocabulary)?,
             Err(_) => {
@@ -95,24 +110,16 @@ impl Session {
             }
         }
         let engine = self.engine.clone();
-        let decoder = &engine.model.decoder;
         self.check_room(ids.len())?;
         let mut chunks = ids.chunks(CHUNK).peekable();
         while let Some(chunk) = chunks.next() {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let last = chunks.peek().is_none();
-            self.logits = engine.run(|| {
-                let hidden = decoder.forward(chunk, &mut self.cache, None);
-                let logits = last.then(|| decoder.logits(hidden.narrow(1, chunk.len() - 1, 1)).into_data());
-                logits.map_or_else(Vec::new, |logits| logits.try_into_vec().expect("logits are f32"))
-            });
-            self.tokens += chunk.len() as u64;
-            chunk.iter().for_each(|id| self.seen[*id as usize] = true);
-            if let Ok(tokenizer) = engine.tokenizer() {
-                self.recent.add(tokenizer, chunk);
-            }
+            let wanted = usize::from(chunks.peek().is_none());
+            self.logits = self.forward(chunk, wanted).pop().unwrap_or_default();
+            self.history.read(chunk);
+            self.note(chunk);
         }
         Ok(())
     }
@@ -126,6 +133,30 @@ impl Session {
             (None, Some(longest)) => Err(Error::Untrained { found, longest }),
             (None, None) => Ok(()),
         }
+    }
+
+    /// Passes tokens through the model and returns the logits after the last `wanted` of them.
+    pub(crate) fn forward(&mut self, ids: &[u32], wanted: usize) -> Vec<Vec<f32>> {
+        let engine = self.engine.clone();
+        let decoder = &engine.model.decoder;
+        engine.run(|| {
+            let hidden = decoder.forward(ids, &mut self.cache, None);
+            if wanted == 0 {
+                return Vec::new();
+            }
+            let logits = decoder.logits(hidden.narrow(1, ids.len() - wanted, wanted)).into_data();
+            let logits: Vec<f32> = logits.try_into_vec().expect("logits are f32");
+            if wanted == 1 { vec![logits] } else { logits.chunks(logits.len() / wanted).map(<[f32]>::to_vec).collect() }
+        })
+    }
+
+    /// Notes tokens that were read, apart from the history for penalties.
+    pub(crate) fn note(&mut self, ids: &[u32]) {
+        self.tokens += ids.len() as u64;
+        if let Ok(tokenizer) = self.engine.tokenizer() {
+            self.recent.add(tokenizer, ids);
+        }
+        self.text.iter_mut().for_each(|text| text.extend(ids));
     }
 
     /// Tokenizes and reads a text; an error if it is empty.
@@ -170,16 +201,15 @@ impl Session {
         let mut sampler = Sampler::new(sampling)?;
         let mut writer = self.writer()?;
         let mut text = String::new();
-        for _ in 0..n {
-            if self.room() == Some(0) {
-                break;
-            }
-            let id = self.next_token(&mut sampler)?;
-            if self.engine.model.description.eos.contains(&id) {
-                break;
+        self.logits()?;
+        let engine = self.engine.clone();
+        self.generate(&mut sampler, n, &mut Speculation::none(), |id| {
+            if engine.model.description.eos.contains(&id) {
+                return Ok(ControlFlow::Break(()));
             }
             text.push_str(&writer.text(id)?);
-        }
+            Ok::<_, Error>(ControlFlow::Continue(()))
+        })?;
         text.push_str(&writer.rest()?);
         Ok(text)
     }
@@ -195,16 +225,17 @@ impl Session {
         Writer::new(self.engine.tokenizer()?, &self.recent)
     }
 
-    /// Samples the next token and reads it. The repetition penalty applies to all tokens of the session, those of the prompt included. An error if nothing was
-    /// read yet or a logit is NaN or +∞.
+    /// Samples the next token and reads it. The repetition penalty applies to all tokens of the session, those of the prompt included, and the presence
+    /// and frequency penalties to those that were generated. An error if nothing was read yet or a logit is NaN or +∞.
     pub fn next_token(&mut self, sampler: &mut Sampler) -> Result<u32, Error> {
-        let logits = self.logits()?;
-        // −∞ forbids a token; NaN and +∞ mean damaged weights.
-        if logits.iter().any(|x| x.is_nan() || *x == f32::INFINITY) {
-            return Err(Error::NotFinite { name: self.engine.name.clone() });
-        }
-        let id = sampler.choose(logits, &self.seen);
+        let id = sampler.choose(self.finite_logits()?, &self.history);
         self.read(&[id])?;
+        self.history.write(id);
         Ok(id)
+    }
+
+    /// The logits after the last token; an error before the first, and if one is NaN or +∞.
+    pub(crate) fn finite_logits(&self) -> Result<&[f32], Error> {
+        self.engine.finite(self.logits()?)
     }
 }

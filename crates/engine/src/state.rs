@@ -1,10 +1,10 @@
 //! Saving and restoring sessions, bit for bit.
 //!
-//! A saved state has the layout of a safetensors file: the state of every layer, the logits after the last token and the
-//! set of tokens seen. Its metadata holds the fingerprint of model, dtype and tokenizer; restoring it with another is an
+//! A saved state has the layout of a safetensors file: the state of every layer, the logits after the last token, the
+//! set of tokens seen, and how often tokens were generated; the tokens and the messages of a conversation. Its metadata holds the fingerprint of model, dtype and tokenizer; restoring it with another is an
 //! error. It is written to any [`Write`] and read from any [`Read`], one tensor at a time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ use longreach_nn::StateError;
 use serde::{Deserialize, Serialize};
 
 use crate::writer::RECENT;
-use crate::{Engine, Error, Sampler, Session};
+use crate::{Engine, Error, Message, Sampler, Session};
 
 /// A restored session and the position of its sampler.
 pub struct Resumed {
@@ -27,11 +27,13 @@ pub struct Resumed {
     /// Position of that sampler in its random stream, in 32-bit words.
     pub position: u128,
     /// The hash of the text that it was saved with ([`Engine::read_or_resume`]).
-    pub(crate) text: Option<String>,
+    pub(crate) source: Option<String>,
+    /// The messages that were saved with it: see [`Conversation::save`](crate::Conversation::save).
+    pub messages: Option<Vec<Message>>,
 }
 
 /// The name of the format and its version.
-const FORMAT: &str = "longreach state 4";
+const FORMAT: &str = "longreach state 5";
 /// The longest header that is believed.
 const LONGEST_HEADER: u64 = 64 << 20;
 /// Bytes that are converted at a time.
@@ -46,8 +48,12 @@ struct Metadata {
     recent: String,
     seed: String,
     position: String,
+    /// The hash of the text that was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
+    source: Option<String>,
+    /// The messages of a conversation, as JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    messages: Option<String>,
 }
 
 /// Where a tensor is, among the bytes after the header.
@@ -77,6 +83,15 @@ impl Values {
     }
 }
 
+/// What is saved with a session.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct With<'a> {
+    /// The hash of the text that it has read.
+    pub(crate) source: Option<&'a str>,
+    /// The messages of its conversation.
+    pub(crate) messages: Option<&'a [Message]>,
+}
+
 /// The restored tensors by name.
 type Tensors = HashMap<String, (Vec<usize>, Values)>;
 
@@ -84,15 +99,15 @@ impl Session {
     /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if
     /// the file cannot be written.
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
-        self.save_with(file, sampler, None)
+        self.save_with(file, sampler, &With::default())
     }
 
-    /// As [`Session::save`], with the hash of the text.
-    pub(crate) fn save_with(&self, file: &Path, sampler: &Sampler, text: Option<&str>) -> Result<(), Error> {
+    /// As [`Session::save`], with what belongs to the session.
+    pub(crate) fn save_with(&self, file: &Path, sampler: &Sampler, with: &With<'_>) -> Result<(), Error> {
         self.logits()?;
         let mut result = Ok(());
         write_atomically(file, |out| {
-            result = self.write_state(out, sampler, text);
+            result = self.write_to(out, sampler, with);
             match &mut result {
                 Err(Error::Io { source, .. }) => Err(std::mem::replace(source, std::io::ErrorKind::Other.into())),
                 _ => Ok(()),
@@ -103,14 +118,21 @@ impl Session {
 
     /// As [`Session::save`], to any writer: a pipe, a socket, memory. Besides buffers no memory is needed.
     pub fn save_to(&self, out: &mut dyn Write, sampler: &Sampler) -> Result<(), Error> {
-        self.write_state(out, sampler, None)
+        self.write_to(out, sampler, &With::default())
     }
 
-    fn write_state(&self, out: &mut dyn Write, sampler: &Sampler, text: Option<&str>) -> Result<(), Error> {
+    fn write_to(&self, out: &mut dyn Write, sampler: &Sampler, with: &With<'_>) -> Result<(), Error> {
         let logits = self.logits()?;
         let tensors = self.cache.tensors();
-        let seen: Vec<u8> = self.seen.iter().map(|s| u8::from(*s)).collect();
-        let recent: Vec<u8> = self.recent.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let seen: Vec<u8> = self.history.seen.iter().map(|s| u8::from(*s)).collect();
+        let numbers: Vec<(&str, Vec<usize>, Vec<u32>)> = [
+            Some(("recent", vec![self.recent.ids.len()], self.recent.ids.clone())),
+            Some(("written", vec![self.history.written.len(), 2], flat(&self.history.written))),
+            self.text.as_ref().map(|text| ("text", vec![text.len()], text.clone())),
+        ]
+        .into_iter()
+        .flatten()
+        .collect();
         let logits = TensorData::new(logits.to_vec(), [logits.len()]);
 
         let mut header = serde_json::Map::new();
@@ -121,7 +143,8 @@ impl Session {
             recent: if self.recent.cut { "cut" } else { "whole" }.into(),
             seed: sampler.seed().to_string(),
             position: sampler.position().to_string(),
-            text: text.map(str::to_owned),
+            source: with.source.map(str::to_owned),
+            messages: with.messages.map(|messages| serde_json::json!(messages).to_string()),
         };
         let json = |value: Result<serde_json::Value, serde_json::Error>| value.expect("strings and numbers");
         header.insert("__metadata__".into(), json(serde_json::to_value(metadata)));
@@ -138,7 +161,7 @@ impl Session {
             place(&tensor.name, dtype, tensor.shape.clone(), size);
         }
         place("seen", "U8", vec![seen.len()], 1);
-        place("recent", "U32", vec![self.recent.ids.len()], 4);
+        numbers.iter().for_each(|(name, shape, _)| place(name, "U32", shape.clone(), 4));
 
         let mut header = serde_json::Value::Object(header).to_string();
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
@@ -149,10 +172,16 @@ impl Session {
                 write_numbers(out, &data)?;
             }
             out.write_all(&seen)?;
-            out.write_all(&recent)
+            let bytes = numbers.iter().flat_map(|(_, _, ids)| ids).flat_map(|id| id.to_le_bytes());
+            out.write_all(&bytes.collect::<Vec<u8>>())
         };
         write().map_err(|source| Error::Io { path: "the saved state".into(), source })
     }
+}
+
+/// Tokens and how often each was generated, in turns.
+fn flat(written: &BTreeMap<u32, u32>) -> Vec<u32> {
+    written.iter().flat_map(|(id, count)| [*id, *count]).collect()
 }
 
 /// Writes f32 or bf16 numbers in little-endian order.
@@ -221,11 +250,11 @@ impl Engine {
             _ => floats(tensors, name, want).map_err(StateError),
         };
         session.cache = session.cache.restored(read, get).map_err(|e| e.to_string())?;
-        let vocabulary = [Some(session.seen.len())];
+        let vocabulary = [Some(session.vocabulary())];
         session.logits =
             floats(tensors, "logits", &vocabulary)?.try_into_vec().map_err(|e| format!("logits: {e:?}"))?;
         if let (_, Values::U8(seen)) = take(tensors, "seen", "U8", &vocabulary)? {
-            session.seen = seen.into_iter().map(|s| s != 0).collect();
+            session.history.seen = seen.into_iter().map(|s| s != 0).collect();
         }
         if let (shape, Values::U32(recent)) = take(tensors, "recent", "U32", &[None])? {
             if recent.len() > RECENT {
@@ -234,7 +263,20 @@ impl Engine {
             session.recent.ids = recent;
         }
         session.recent.cut = session.tokens > 0 && metadata.recent != "whole";
-        Ok(Resumed { session, seed, position, text: metadata.text.clone() })
+        if let (_, Values::U32(written)) = take(tensors, "written", "U32", &[None, Some(2)])? {
+            session.history.written = written.as_chunks::<2>().0.iter().map(|[id, count]| (*id, *count)).collect();
+        }
+        if tensors.contains_key("text")
+            && let (shape, Values::U32(text)) = take(tensors, "text", "U32", &[None])?
+        {
+            if text.len() > read {
+                return Err(format!("tensor `text`: want U32 [at most {read}], found U32 {shape:?}"));
+            }
+            session.text = Some(text);
+        }
+        let messages = metadata.messages.as_ref().map(|json| serde_json::from_str(json)).transpose();
+        let messages = messages.map_err(|e| format!("messages: {e}"))?;
+        Ok(Resumed { session, seed, position, source: metadata.source.clone(), messages })
     }
 }
 

@@ -372,7 +372,7 @@ fn replaced(decoder: &DecoderWrapper) -> Option<(String, String)> {
 }
 
 /// Length of the longest suffix of `text` that is a proper prefix of `pattern`, in bytes.
-fn opened(text: &str, pattern: &str) -> usize {
+pub(crate) fn opened(text: &str, pattern: &str) -> usize {
     let longest = pattern.len().saturating_sub(1).min(text.len());
     (1..=longest).rev().find(|n| text.as_bytes().ends_with(&pattern.as_bytes()[..*n])).unwrap_or(0)
 }

@@ -129,6 +129,11 @@ impl Tokenizer {
         }
     }
 
+    /// The id of a vocabulary entry; `None` if there is none, and for RWKV's vocabulary.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.hugging_face().and_then(|tokenizer| tokenizer.token_to_id(token))
+    }
+
     /// Whether decoding shows a token: it is in the vocabulary and not special.
     pub(crate) fn shows(&self, id: u32) -> bool {
         match &self.kind {

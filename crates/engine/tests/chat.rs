@@ -1,6 +1,8 @@
 //! Chat templates render as in transformers, and conversations are answered from their own state.
 
-use longreach_engine::{Cancel, ChatTemplate, Conversation, Ended, Engine, Message, Sampler, Sampling};
+use longreach_engine::{
+    Cancel, ChatTemplate, Conversation, Ended, Engine, Message, Piece, Sampler, Sampling, Speculation,
+};
 use longreach_models::Progress;
 use serde_json::{Map, Value};
 
@@ -76,6 +78,13 @@ fn engine() -> Engine {
     Engine::load(folder.path(), None, Progress::Hidden).expect("a model")
 }
 
+fn words(piece: Piece<'_>) -> &str {
+    match piece {
+        Piece::Text(text) => text,
+        Piece::Thinking(thought) => panic!("a model without tags thinks: {thought}"),
+    }
+}
+
 fn sampler() -> Sampler {
     Sampler::new(Sampling::greedy()).expect("valid options")
 }
@@ -87,7 +96,7 @@ fn answers_are_those_of_the_whole_conversation() {
     conversation.add(Message::new("system", "Answer about Rust."));
     let mut told = String::new();
     let first =
-        conversation.ask("What is a trait?", &mut sampler(), 12, |piece| told.push_str(piece)).expect("a reply");
+        conversation.ask("What is a trait?", &mut sampler(), 12, |piece| told.push_str(words(piece))).expect("a reply");
     assert_eq!((first.written, &first.text, first.ended), (12, &told, Ended::Full));
     let second = conversation.ask("And a lifetime?", &mut sampler(), 12, |_| {}).expect("a reply");
     // The same text read at once.
@@ -133,4 +142,97 @@ fn a_model_without_a_template_says_so() {
     let engine = Engine::embedded(None).expect("the built-in model");
     let error = Conversation::new(&engine).err().expect("refused").to_string();
     assert!(error.contains("has no chat template") && error.contains("`generate`"), "{error}");
+}
+
+/// Conversations with a sampled answer each turn.
+fn sampled() -> Sampler {
+    Sampler::new(Sampling { seed: 11, frequency_penalty: 0.3, ..Sampling::default() }).expect("valid options")
+}
+
+/// A conversation that was saved goes on as if it had not been: in another process, with the same random numbers.
+#[test]
+fn a_loaded_conversation_goes_on_as_the_saved_one() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("talk.state");
+    let mut conversation = Conversation::new(&engine()).expect("a template");
+    let mut first = sampled();
+    assert!(conversation.save(&file, &first).expect_err("nothing yet").to_string().contains("has not answered yet"));
+    conversation.add(Message::new("system", "Answer about Rust."));
+    conversation.ask("What is a trait?", &mut first, 15, |_| {}).expect("a reply");
+    conversation.ask("And a lifetime?", &mut first, 15, |_| {}).expect("a reply");
+    conversation.save(&file, &first).expect("saved");
+    let mut again = Conversation::new(&engine()).expect("a template");
+    let mut second = sampler();
+    again.load(&file, &mut second).expect("loaded");
+    assert_eq!(again.messages(), conversation.messages());
+    let want = conversation.ask("And ownership?", &mut first, 20, |_| {}).expect("a reply");
+    let got = again.ask("And ownership?", &mut sampled_from(second), 20, |_| {}).expect("a reply");
+    assert_eq!(got, want);
+    // The turns are known.
+    assert_eq!(again.undo().as_deref(), Some("And ownership?"));
+    assert_eq!(again.undo().as_deref(), Some("And a lifetime?"));
+    // The state of a text is none of a conversation.
+    let mut session = engine().session();
+    session.read_text("A trait is").expect("read");
+    session.save(&file, &sampled()).expect("saved");
+    let error = again.load(&file, &mut sampler()).expect_err("refused").to_string();
+    assert!(error.contains("talk.state: the state of a text, not of a conversation"), "{error}");
+    assert_eq!(again.messages().len(), 3);
+}
+
+/// A sampler with the options of the conversation, at the place of another in its random stream.
+fn sampled_from(at: Sampler) -> Sampler {
+    let mut sampler = sampled();
+    sampler.resume(at.seed(), at.position());
+    sampler
+}
+
+#[test]
+fn an_answer_ends_before_a_stop_string_and_speculation_changes_nothing() {
+    let engine = engine();
+    let mut conversation = Conversation::new(&engine).expect("a template");
+    let whole = conversation.ask("What is a trait?", &mut sampler(), 40, |_| {}).expect("a reply").text;
+    // A string within the answer, across tokens.
+    let start = whole.char_indices().nth(whole.chars().count() / 2).expect("an answer").0;
+    let stop: String = whole[start..].chars().take(9).collect();
+    let before = &whole[..whole.find(&stop).expect("it is there")];
+    conversation.undo();
+    conversation.stops = vec![stop];
+    let mut told = String::new();
+    let reply = conversation.ask("What is a trait?", &mut sampler(), 40, |piece| told.push_str(words(piece)));
+    let reply = reply.expect("a reply");
+    assert_eq!((&*reply.text, &*told, reply.ended), (before, before, Ended::Stopped));
+    conversation.stops.clear();
+    conversation.speculation = Speculation::lookup(&engine).expect("a model that takes proposals");
+    conversation.undo();
+    let again = conversation.ask("What is a trait?", &mut sampler(), 40, |_| {}).expect("a reply");
+    assert_eq!(again.text, whole);
+}
+
+#[test]
+fn thoughts_are_told_apart_and_left_out_of_later_turns() {
+    let engine = engine();
+    let file = "{% for message in messages %}{{ message.role }}:{{ message.content }}\n{% endfor %}{% if add_generation_prompt %}assistant:<think>\n{% endif %}{# </think> #}";
+    let folder = tempfile::tempdir().expect("a directory");
+    let from = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/default");
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(from.join(name), folder.path().join(name)).expect("copied");
+    }
+    std::fs::write(folder.path().join("chat_template.jinja"), file).expect("written");
+    let thinking = Engine::load(folder.path(), None, Progress::Hidden).expect("a model");
+    let mut conversation = Conversation::new(&thinking).expect("a template");
+    let mut thought = String::new();
+    let reply = conversation.ask("What is a trait?", &mut sampler(), 12, |piece| match piece {
+        Piece::Thinking(piece) => thought.push_str(piece),
+        Piece::Text(text) => panic!("an answer without an end of thoughts: {text}"),
+    });
+    let reply = reply.expect("a reply");
+    assert_eq!((&*reply.text, &reply.thinking), ("", &thought));
+    assert!(!thought.is_empty());
+    assert_eq!(conversation.messages()[1].reasoning_content.as_ref(), Some(&thought));
+    // The next prompt has the answer alone.
+    conversation.add(Message::new("user", "And?"));
+    let text = thinking.chat_template().expect("a template").render(conversation.messages(), true, &Map::new());
+    assert_eq!(text.expect("a text"), "user:What is a trait?\nassistant:\nuser:And?\nassistant:<think>\n");
+    drop(engine);
 }

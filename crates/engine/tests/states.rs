@@ -64,7 +64,7 @@ fn a_state_of_another_version_is_refused() {
     let mut session = engine().session();
     session.read_text("A trait tells").expect("read");
     session.save_to(&mut bytes, &sampler()).expect("saved");
-    let format = b"longreach state 4";
+    let format = b"longreach state 5";
     let at = bytes.windows(format.len()).position(|window| window == format).expect("the format");
     bytes[at + format.len() - 1] = b'3';
     let error = engine().resume_from(&bytes[..], "a.state".as_ref()).err().expect("refused").to_string();

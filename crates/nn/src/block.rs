@@ -268,6 +268,14 @@ impl Branch {
         }
     }
 
+    fn reads_few_as_one(&self) -> bool {
+        match &self.operation {
+            Operation::Mixer(mixer) => mixer.reads_few_as_one(),
+            Operation::Parallel(branches) => branches.iter().all(Self::reads_few_as_one),
+            _ => true,
+        }
+    }
+
     fn prepared(self) -> Self {
         let operation = match self.operation {
             Operation::Mixer(mixer) => Operation::Mixer(mixer.prepared()),
@@ -347,6 +355,11 @@ impl Block {
     /// Whether it reads the embeddings beside the residual stream.
     pub(crate) fn reads_embeddings(&self) -> bool {
         self.branches.iter().any(|branch| matches!(branch.operation, Operation::Zamba(_)))
+    }
+
+    /// See [`Decoder::reads_few_as_one`](crate::Decoder::reads_few_as_one).
+    pub(crate) fn reads_few_as_one(&self) -> bool {
+        self.branches.iter().all(Branch::reads_few_as_one)
     }
 
     pub(crate) fn prepared(self) -> Self {

@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, activation};
 use longreach_burn as ops;
+use longreach_simd::product::STREAMED_ROWS;
 
 use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::{AttentionConfig, KvSource, MixerConfig, Shared};
@@ -300,6 +301,16 @@ impl Decoder {
         }
         let per_layer = self.per_layer.as_ref().map(|table| table.forward(ids, x.clone()));
         self.through(x, cache, Shared { padding, per_layer, ..Shared::default() })
+    }
+
+    /// At most this many tokens that are read at once leave the bits of as many that are read one by one, if
+    /// [`Decoder::reads_few_as_one`].
+    pub const FEW: usize = STREAMED_ROWS;
+
+    /// Whether up to [`Decoder::FEW`] tokens that are read at once leave the bits of as many that are read one by one. They
+    /// do not where a layer remembers segments of a text, whose bounds depend on the calls.
+    pub fn reads_few_as_one(&self) -> bool {
+        self.hmt.is_none() && self.blocks.iter().all(Block::reads_few_as_one)
     }
 
     /// The maximum number of tokens of a sequence, if positions are learned; `None` if it is unlimited.

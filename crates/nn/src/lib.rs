@@ -59,7 +59,9 @@ pub use reformer::{Reformer, ReformerAttention, ReformerBlock, ReformerConfig, R
 pub use reversible::{Residual, Reversible, reversible};
 pub use rotary::RotaryCache;
 pub use segments::{Learnt, Segments, Through};
-pub use state::{BranchState, Cache, KvCache, KvDtype, LayerState, OnTensors, PartValue, State, StateError, StateTensor};
+pub use state::{
+    BranchState, Cache, KvCache, KvDtype, LayerState, Mark, OnTensors, PartValue, State, StateError, StateTensor,
+};
 pub use weight::Weight;
 pub use words::{Table, Words, WordsConfig};
 pub use zamba::{Zamba, ZambaConfig};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use longreach_attention::rotary::{Angles, Rotary, Scaling};
 use longreach_burn as ops;
+use longreach_simd::product::STREAMED_ROWS;
 use ndarray::Array2;
 
 /// The angles of the tokens of a forward pass. They are computed by the first layer that needs them and used by all
@@ -55,6 +56,12 @@ impl RotaryCache {
             // The frequencies of each sequence depend on its own length.
             let one = |b: usize| self.turn(rotary, x.clone().narrow(0, b, 1), &before[b..=b]);
             return Tensor::cat((0..before.len()).map(one).collect(), 0);
+        }
+        let tokens = x.dims()[1];
+        if by_length && !before.is_empty() && (2..=STREAMED_ROWS).contains(&tokens) {
+            // Few tokens continue a text as one at a time do, each with the frequencies of the text up to it.
+            let one = |i: usize| self.turn(rotary, x.clone().narrow(1, i, 1), &[before[0] + i]);
+            return Tensor::cat((0..tokens).map(one).collect(), 1);
         }
         ops::rotary(x, &self.at(rotary, positions, length))
     }

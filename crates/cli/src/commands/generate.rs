@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use longreach_engine::{Engine, Sampler, Sampling, Session};
+use longreach_engine::{Engine, Sampler, Session, Speculation, Stops};
 
 use crate::failure::Failure;
 use crate::model::{ContextArgs, ModelArgs};
 use crate::progress;
 use crate::sampling::SamplingArgs;
+use crate::speculation::{self, SpeculationArgs};
 
 /// Generate text that continues a prompt of any length
 ///
@@ -23,6 +25,7 @@ Examples:
   longreach generate --prompt \"A trait is\" -n 100
   longreach generate --model state-spaces/mamba-130m-hf --prompt-file book.txt --save-state book.state
   longreach generate --model state-spaces/mamba-130m-hf --load-state book.state --prompt \"In short,\"
+  longreach generate --model Qwen/Qwen3-4B --draft Qwen/Qwen3-0.6B --prompt-file main.rs --stop \"fn \"
   cat book.txt | longreach generate --temperature 0 -")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -40,6 +43,8 @@ pub(crate) struct Args {
     stdin: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
     /// Continue after an end-of-text token
     #[arg(long)]
     ignore_eos: bool,
@@ -62,7 +67,7 @@ struct Numbers {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Validate the options before the model is loaded, which can take minutes.
-    Sampler::new(args.sampling.options(Sampling::default()))?;
+    args.sampling.check()?;
     if let Some(file) = &args.prompt_file {
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     }
@@ -71,7 +76,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         longreach_models::check_writable(file, &prompt)?;
     }
     let engine = args.model.load_for(&args.context)?;
-    let mut sampling = args.sampling.options(Sampling::of_model(&engine.model.generation));
+    let mut sampling = args.sampling.options(&engine)?;
+    let mut speculation = args.speculation.speculation(&engine)?;
     let (mut session, mut sampler) = match &args.load_state {
         None => (engine.session(), Sampler::new(sampling)?),
         Some(file) => {
@@ -84,19 +90,23 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
             (resumed.session, sampler)
         }
     };
+    if speculation.is_on() {
+        session.keep_text();
+    }
     let mut numbers = Numbers::default();
     let start = Instant::now();
     let before = session.tokens();
     read_prompt(&args, &mut session)?;
+    speculation.prepare(&session)?;
     numbers.read = session.tokens() - before;
     numbers.reading = start.elapsed();
     let start = Instant::now();
-    numbers.written = write(&args, &engine, &mut session, &mut sampler)?;
+    numbers.written = write(&args, &engine, &mut session, &mut sampler, &mut speculation)?;
     numbers.writing = start.elapsed();
     if let Some(file) = &args.save_state {
         session.save(file, &sampler)?;
     }
-    report(&numbers, &session);
+    report(&numbers, &session, &speculation);
     Ok(())
 }
 
@@ -124,10 +134,17 @@ fn read_long(session: &mut Session, text: impl Read, name: &str, length: u64) ->
 }
 
 /// Streams generated text to standard output and returns the number of tokens.
-fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Sampler) -> Result<u64, Failure> {
+fn write(
+    args: &Args,
+    engine: &Engine,
+    session: &mut Session,
+    sampler: &mut Sampler,
+    speculation: &mut Speculation,
+) -> Result<u64, Failure> {
     let mut out = std::io::stdout().lock();
     let mut writer = session.writer()?;
-    let mut written = 0;
+    let mut stops = Stops::new(args.sampling.stops(engine));
+    let (mut written, mut open) = (0, true);
     let mut ended_line = true;
     // A closed pipe (`| head`) ends generation without an error.
     let mut put = |text: &str| match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -141,30 +158,30 @@ fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Samp
         ended_line = false;
     }
     let most = args.sampling.most(engine);
-    while written < most as u64 {
-        if session.room() == Some(0) {
-            let what = match engine.model.decoder.longest() {
-                Some(_) => "has positions for",
-                None => "was trained for",
-            };
-            let hint = if what.starts_with("has") { "" } else { ": --window goes on with a window of them" };
-            eprintln!("note: generation stopped: the model {what} {} tokens only{hint}", session.tokens());
-            break;
-        }
-        let id = session.next_token(sampler)?;
+    session.generate(sampler, most, speculation, |id| {
         written += 1;
         if engine.model.description.eos.contains(&id) && !args.ignore_eos {
-            break;
+            return Ok(ControlFlow::Break(()));
         }
-        let text = writer.text(id)?;
+        let text = stops.push(&writer.text(id)?);
         if !text.is_empty() {
             ended_line = text.ends_with('\n');
-            if !put(&text)? {
-                return Ok(written);
-            }
+            open = put(&text)?;
         }
+        Ok::<_, Failure>(if open && !stops.found() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    if !open {
+        return Ok(written);
     }
-    let rest = writer.rest()?;
+    if session.room() == Some(0) && written < most as u64 {
+        let what = match engine.model.decoder.longest() {
+            Some(_) => "has positions for",
+            None => "was trained for",
+        };
+        let hint = if what.starts_with("has") { "" } else { ": --window goes on with a window of them" };
+        eprintln!("note: generation stopped: the model {what} {} tokens only{hint}", session.tokens());
+    }
+    let rest = if stops.found() { String::new() } else { stops.push(&writer.rest()?) + &stops.rest() };
     put(&rest)?;
     if !ended_line || !rest.is_empty() {
         put("\n")?;
@@ -172,15 +189,16 @@ fn write(args: &Args, engine: &Engine, session: &mut Session, sampler: &mut Samp
     Ok(written)
 }
 
-fn report(numbers: &Numbers, session: &Session) {
+fn report(numbers: &Numbers, session: &Session, speculation: &Speculation) {
     let speed = |n: u64, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let peak = crate::machine::peak().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
     eprintln!(
-        "read {} tokens at {:.0} tok/s, wrote {} at {:.0} tok/s, state {}{peak}",
+        "read {} tokens at {:.0} tok/s, wrote {} at {:.0} tok/s{}, state {}{peak}",
         numbers.read,
         speed(numbers.read, numbers.reading),
         numbers.written,
         speed(numbers.written, numbers.writing),
+        speculation::report(speculation, [0, 0]),
         megabytes(session.state_bytes() as u64),
     );
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crate::{longreach, run, text};
 
 /// The built-in model with a chat template, in a folder.
-fn model(folder: &Path, template: &str) -> PathBuf {
+pub(crate) fn model(folder: &Path, template: &str) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/default");
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
         std::fs::copy(from.join(file), folder.join(file)).expect("copied");
@@ -14,7 +14,7 @@ fn model(folder: &Path, template: &str) -> PathBuf {
     folder.to_owned()
 }
 
-const TEMPLATE: &str = "{% if messages[0].role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}\
+pub(crate) const TEMPLATE: &str = "{% if messages[0].role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}\
     {% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
 
 /// The standard output and error of `chat` with `input` from a pipe, and whether it succeeded.
@@ -57,4 +57,31 @@ fn what_cannot_be_talked_to_says_so() {
     assert!(!ok && said.contains("chat_template.jinja: only for machines"), "{said}");
     let (_, said, ok) = piped(&["chat", "--model", text(&model)], " \n");
     assert!(!ok && said.contains("standard input is empty"), "{said}");
+}
+
+#[test]
+fn speculation_and_stops_are_those_of_generate_and_numbers_are_printed() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let model = model(folder.path(), TEMPLATE);
+    let args = ["chat", "--model", text(&model), "-n", "20", "--seed", "2"];
+    let (plain, said, ok) = piped(&args, "What is a trait?");
+    assert!(ok, "{said}");
+    let (answer, said, ok) = piped(&[&args[..], &["--speculate", "lookup", "--verbose"]].concat(), "What is a trait?");
+    assert!(ok && said.contains(" tokens and wrote 20 in ") && said.contains(" proposed tokens)"), "{said}");
+    assert_eq!(answer, plain);
+    let stop: String = plain.trim_end().chars().skip(4).take(3).collect();
+    let (answer, said, ok) = piped(&[&args[..], &["--stop", &stop]].concat(), "What is a trait?");
+    assert!(ok && !said.contains("cut after"), "{said}");
+    assert_eq!(answer.trim_end_matches('\n'), &plain[..plain.find(&stop).expect("it is there")]);
+}
+
+/// Of a model that thinks, standard output has the answer alone.
+#[test]
+fn a_pipe_has_the_answer_without_thoughts() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: <think>{# </think> #}";
+    let model = model(folder.path(), template);
+    let (answer, said, ok) = piped(&["chat", "--model", text(&model), "-n", "5"], "What is a trait?");
+    assert!(ok, "{said}");
+    assert_eq!(answer, "\n");
 }

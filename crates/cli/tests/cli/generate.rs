@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::path::Path;
 use std::process::Stdio;
 
 use crate::{golden, longreach, run, stdout, text};
@@ -76,6 +77,80 @@ fn a_prompt_is_the_same_from_anywhere() {
     child.stdin.take().expect("a pipe").write_all(prompt.as_bytes()).expect("written");
     let from_pipe = child.wait_with_output().expect("it ends");
     assert_eq!(from_file.as_bytes(), from_pipe.stdout);
+}
+
+/// The built-in model proposes to itself, and knows the tokens; lookup finds some of a text that repeats itself.
+#[test]
+fn speculation_changes_nothing_but_is_counted() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("a.state");
+    let draft = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/default");
+    let prompt = "A trait is a set of methods. A type is a set of values. A trait is a set of methods. A type is";
+    for sampling in [&["--temperature", "0"][..], &["--seed", "7", "--frequency-penalty", "0.1"]] {
+        let options = ["generate", "--prompt", prompt, "-n", "30", "--ignore-eos", "--save-state", text(&file)];
+        let args = [&options[..], sampling].concat();
+        let plain = stdout(&args);
+        let state = std::fs::read(&file).expect("saved");
+        for speculation in [&["--speculate", "lookup"][..], &["--draft", text(&draft)]] {
+            let output = run(&[&args[..], speculation].concat());
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{said}");
+            assert_eq!(String::from_utf8(output.stdout).expect("text"), plain, "{speculation:?}");
+            // The state has the tokens of the text as well.
+            let tensors = |bytes: &[u8]| {
+                let file = safetensors::SafeTensors::deserialize(bytes).expect("a state");
+                let all = file.tensors().into_iter().filter(|(name, _)| name != "text");
+                let mut all: Vec<_> = all.map(|(name, tensor)| (name, tensor.data().to_vec())).collect();
+                all.sort();
+                all
+            };
+            assert!(tensors(&std::fs::read(&file).expect("saved")) == tensors(&state), "{speculation:?}");
+            let line = said.lines().last().expect("a closing line");
+            let accepted = line.split("accepted ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+            let least = if speculation[0] == "--draft" { 20 } else { 0 };
+            assert!(accepted.is_some_and(|n| n >= least) && line.contains(" proposed tokens, state "), "{line}");
+        }
+    }
+}
+
+#[test]
+fn a_text_ends_before_a_stop_string() {
+    let options = ["generate", "--prompt", "A trait is", "-n", "40", "--seed", "4", "--ignore-eos"];
+    let whole = stdout(&options);
+    for (from, length) in [(3, 2), (20, 11), (50, 7)] {
+        let stop: String = whole.chars().skip(from).take(length).collect();
+        let got = stdout(&[&options[..], &["--stop", "no such text", "--stop", &stop]].concat());
+        let want = &whole[..whole.find(&stop).expect("it is there")];
+        assert_eq!(got.strip_suffix('\n').unwrap_or(&got), want.strip_suffix('\n').unwrap_or(want), "{stop:?}");
+    }
+}
+
+#[test]
+fn biases_and_penalties_change_the_text() {
+    let options = ["generate", "--prompt", "The", "-n", "30", "--temperature", "0", "--ignore-eos"];
+    let plain = stdout(&options);
+    // A token that is excluded is not there.
+    let word =
+        plain.split_whitespace().find(|word| word.len() > 2 && word.chars().all(char::is_alphabetic)).expect("a word");
+    let excluded = stdout(&[&options[..], &["--logit-bias", &format!(" {word}=-inf")]].concat());
+    assert_ne!(excluded, plain);
+    for penalty in [["--presence-penalty", "5"], ["--frequency-penalty", "5"], ["--repetition-penalty", "3"]] {
+        assert_ne!(stdout(&[&options[..], &penalty].concat()), plain, "{penalty:?}");
+    }
+    let boosted = stdout(&[&options[..], &["--logit-bias", "5=1000"]].concat());
+    assert_ne!(boosted, plain);
+    for (bad, part) in [
+        (["--logit-bias", "99999999=1"], "want an id from 0 to "),
+        (["--logit-bias", "5"], "want ID=X or TEXT=X"),
+        (["--logit-bias", "5=inf"], "logit-bias: want a number, or -inf"),
+        (["--typical-p", "0"], "typical-p: want above 0, at most 1"),
+        (["--stop", ""], "--stop: the text is empty"),
+        (["--draft", "/nonexistent"], "/nonexistent"),
+    ] {
+        let output = run(&[&options[..], &bad].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(part), "{bad:?}: {said}");
+    }
 }
 
 #[test]

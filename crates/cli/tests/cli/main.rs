@@ -16,6 +16,8 @@ mod op;
 mod passkey;
 mod pattern;
 mod readme;
+#[cfg(target_os = "linux")]
+mod terminal;
 
 /// The program, with an empty environment as far as the Hub is concerned.
 fn longreach(args: &[&str]) -> Command {

@@ -207,6 +207,18 @@ impl Mixer {
         self.mix().start(batch, device)
     }
 
+    /// See [`Decoder::reads_few_as_one`](crate::Decoder::reads_few_as_one).
+    pub(crate) fn reads_few_as_one(&self) -> bool {
+        match self {
+            Mixer::Infini(_) | Mixer::TransformerXl(_) | Mixer::Compressive(_) => false,
+            Mixer::Attention(attention) => {
+                let c = attention.config();
+                !matches!(c.reach, Reach::Sinks(_)) && c.sparse.is_none()
+            }
+            _ => true,
+        }
+    }
+
     /// Precomputes everything that depends on the weights alone. For inference only: the weights must not change
     /// afterwards.
     #[must_use]

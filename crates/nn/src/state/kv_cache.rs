@@ -2,6 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use longreach_burn as ops;
+use longreach_simd::product::STREAMED_ROWS;
 
 use super::{Find, OnTensors, StateError, StateTensor};
 
@@ -55,6 +56,8 @@ impl KvDtype {
 #[derive(Clone, Debug)]
 pub struct KvCache {
     sequences: Vec<Sequence>,
+    /// How many tokens the last call of [`KvCache::keep_last`] kept.
+    kept: usize,
     /// `[1, 0, G, D]` and `[1, 0, G, E]`: the widths, and the device.
     empty: [Tensor<4>; 2],
     values: Values,
@@ -80,6 +83,8 @@ struct Sequence {
     dropped: usize,
     /// The number of cached tokens, without those.
     rows: usize,
+    /// How many segments were freed at the front.
+    freed: usize,
 }
 
 /// The first `rows` rows of `k: [1, capacity, G, D]` and `v: [1, capacity, G, E]` are in use. There is no `v` where the
@@ -124,6 +129,12 @@ impl Sequence {
         if let Some(last) = self.segments.pop_if(|last| last.rows + n <= last.capacity()) {
             return self.segments.push(last.push(new));
         }
+        if (2..=STREAMED_ROWS).contains(&n) && !self.segments.is_empty() {
+            // Few tokens are laid out as one at a time, so that sums over segments are the same.
+            self.rows -= n;
+            let row = |x: &Tensor<4>, i: usize| x.clone().narrow(1, i, 1);
+            return (0..n).for_each(|i| self.push((row(&new.0, i), new.1.as_ref().map(|v| row(v, i))), dtype));
+        }
         let (k, v) = new;
         if n >= ADOPTED {
             let [k, v] = [Some(k), v].map(|x| x.map(|x| stored(x, dtype)));
@@ -149,6 +160,7 @@ impl Sequence {
             gone += 1;
         }
         self.segments.drain(..gone);
+        self.freed += gone;
         self.dropped = over;
     }
 
@@ -158,12 +170,87 @@ impl Sequence {
     }
 }
 
+/// What a cache was, to which [`KvCache::rewind`] takes it back.
+#[derive(Clone, Debug)]
+pub(super) struct KvMark(Vec<MarkedSequence>);
+
+#[derive(Clone, Debug)]
+enum MarkedSequence {
+    /// All of it.
+    Whole(Sequence),
+    /// All but the last segment, which grows in place while nobody else holds it: `rows` of it were in use.
+    Growing { earlier: Sequence, rows: usize },
+}
+
+/// A sequence with fewer rows is marked whole, as its window may be so short that its last segment is freed soon.
+const LEAST_GROWING: usize = 64;
+
+impl Sequence {
+    fn mark(&self) -> MarkedSequence {
+        match self.segments.split_last() {
+            Some((last, earlier)) if self.rows >= LEAST_GROWING => {
+                let earlier = Sequence { segments: earlier.to_vec(), ..*self };
+                MarkedSequence::Growing { earlier, rows: last.rows }
+            }
+            _ => MarkedSequence::Whole(self.clone()),
+        }
+    }
+
+    /// Takes the sequence back to the mark and `more` rows behind it.
+    fn rewind(&mut self, mark: MarkedSequence, more: usize) {
+        let (mut to, mut left) = match mark {
+            MarkedSequence::Whole(to) => {
+                assert_eq!(more, 0, "{WHOLE}");
+                *self = to;
+                return;
+            }
+            MarkedSequence::Growing { earlier, rows } => (earlier, rows + more),
+        };
+        to.rows += more;
+        // Segments that were freed since are among the earlier ones.
+        let from = (to.freed + to.segments.len()).saturating_sub(self.freed);
+        for segment in self.segments.drain(from.min(self.segments.len())..) {
+            let rows = segment.rows.min(left);
+            left -= rows;
+            if rows > 0 {
+                to.segments.push(Segment { rows, ..segment });
+            }
+        }
+        assert_eq!(left, 0, "the cache was not marked, or has moved on too far");
+        *self = to;
+    }
+}
+
+const WHOLE: &str = "rows behind the mark of a short cache are not kept";
+
+impl KvMark {
+    /// Whether rows behind the mark are kept, see [`KvCache::rewind`].
+    pub(super) fn keeps_rows(&self) -> bool {
+        self.0.iter().all(|sequence| matches!(sequence, MarkedSequence::Growing { .. }))
+    }
+}
+
 impl KvCache {
+    /// Marks the cache, so that it can be taken back to here.
+    pub(super) fn mark(&self) -> KvMark {
+        KvMark(self.sequences.iter().map(Sequence::mark).collect())
+    }
+
+    /// Takes the cache back to the mark and the first `more` of the rows that were appended since, a few at a time. Panics if
+    /// there are such rows and the mark does not keep them: see [`KvMark::keeps_rows`].
+    pub(super) fn rewind(&mut self, mark: KvMark, more: usize) {
+        self.sequences.iter_mut().zip(mark.0).for_each(|(sequence, mark)| sequence.rewind(mark, more));
+        if more > 0 {
+            self.keep_last(self.kept);
+        }
+    }
+
     /// An empty cache of `batch` sequences; `(groups, d, e)` are the KV heads, the width of a key, and that of a
     /// value.
     pub fn new(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
         let empty = [d, e].map(|width| Tensor::zeros([1, 0, groups, width], device));
-        Self { sequences: vec![Sequence::default(); batch], empty, values: Values::Own, dtype: KvDtype::F32 }
+        let sequences = vec![Sequence::default(); batch];
+        Self { sequences, kept: usize::MAX, empty, values: Values::Own, dtype: KvDtype::F32 }
     }
 
     /// An empty cache of `batch` sequences with one KV head, keys of width `d`, and values that are their first `e`
@@ -231,6 +318,7 @@ impl KvCache {
 
     /// Keeps the last `rows` tokens of every sequence.
     pub fn keep_last(&mut self, rows: usize) {
+        self.kept = rows;
         self.sequences.iter_mut().for_each(|sequence| sequence.keep_last(rows));
     }
 
@@ -256,10 +344,10 @@ impl KvCache {
     /// Joins the sequences of several caches. Panics if there are none.
     #[must_use]
     pub fn join(caches: Vec<Self>) -> Self {
-        let Self { empty, values, dtype, .. } = &caches[0];
+        let Self { kept, empty, values, dtype, .. } = &caches[0];
         assert!(caches.iter().all(|cache| cache.dtype == *dtype), "the caches store different types");
-        let (empty, values, dtype) = (empty.clone(), *values, *dtype);
-        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), empty, values, dtype }
+        let (kept, empty, values, dtype) = (*kept, empty.clone(), *values, *dtype);
+        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), kept, empty, values, dtype }
     }
 
     pub(super) fn map(self, f: &mut impl OnTensors) -> Self {

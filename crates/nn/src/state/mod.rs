@@ -10,11 +10,13 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 mod cache;
 mod kv_cache;
 mod layer;
+mod mark;
 
 pub use cache::{Cache, OnTensors, StateError, StateTensor};
 pub(crate) use cache::{Find, lookup};
 pub use kv_cache::{KvCache, KvDtype};
 pub use layer::{BranchState, LayerState};
+pub use mark::Mark;
 
 /// A named part of a state.
 #[derive(Clone, Debug)]

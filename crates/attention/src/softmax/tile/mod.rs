@@ -13,8 +13,8 @@ use longreach_simd::product::{Matrix, Stored, StoredSlices, pack_transposed, str
 use longreach_simd::{Lanes, math, memory};
 use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Ix1};
 
-use super::{Inputs, Segment, View};
 use super::mask::{BlockMask, Entry, Limits, Pattern, Sizes, below};
+use super::{Inputs, Segment, View};
 use crate::{Error, error};
 
 mod backward;

@@ -18,7 +18,7 @@ use crate::Error;
 
 /// Keys per part: the upper bound, and a lower one below which merging would dominate.
 const PART: Range<usize> = 64..2048;
-/// Parts per sequence.
+/// How many parts of equal size as many keys have as lie before them.
 const PARTS: usize = 16;
 /// Prefetch distance in bytes.
 const PREFETCH_DISTANCE: usize = 4096;
@@ -35,15 +35,13 @@ pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Res
         return scattered::forward(&call, cx);
     }
     let Dims { b, t, s, h, e, .. } = call.dims;
-    // Parts are whole key blocks; how many there are depends on the sizes alone.
-    let block = call.mask.block().1.max(PART.start);
-    let part = s.div_ceil(PARTS).clamp(PART.start, PART.end).next_multiple_of(block);
+    let parts = parts(s, call.mask.block().1);
     let rows = h * t;
     // Per row: running maximum, sum of exponentials, weighted values.
-    let mut partial = vec![f32::NAN; b * s.div_ceil(part) * rows * (2 + e)];
+    let mut partial = vec![f32::NAN; b * parts.len() * rows * (2 + e)];
     let tasks = partial.chunks_mut((rows * (2 + e)).max(1)).enumerate().map(|(i, out)| {
-        let (b, n) = (i / s.div_ceil(part), i % s.div_ceil(part));
-        Task { call: &call, b, keys: n * part..((n + 1) * part).min(s), out }
+        let (b, n) = (i / parts.len(), i % parts.len());
+        Task { call: &call, b, keys: parts[n].clone(), out }
     });
     let tasks: Vec<_> = tasks.collect();
     cx.team.for_each(tasks, |task| cx.isa.run(task));
@@ -51,7 +49,7 @@ pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Res
     let mut out = Array4::zeros((b, t, h, e));
     let mut lse = Array3::from_elem((b, t, h), f32::NEG_INFINITY);
     for b in 0..b {
-        let parts = || partial.chunks(rows * (2 + e)).skip(b * s.div_ceil(part)).take(s.div_ceil(part));
+        let parts = || partial.chunks(rows * (2 + e)).skip(b * parts.len()).take(parts.len());
         for (row, (h, t)) in (0..h).flat_map(|h| (0..t).map(move |t| (h, t))).enumerate() {
             let sink = x.sinks.map_or(HIDDEN, |sinks| sinks[h] * LOG2_E);
             let of = |part: &[f32]| (part[2 * row], part[2 * row + 1]);
@@ -75,6 +73,20 @@ pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &dyn Pattern, cx: &Cx) -> Res
         }
     }
     Ok(Output { out, lse })
+}
+
+/// The parts of `keys` keys, which are whole blocks of `block`. Where a part begins and ends does not depend on how many keys
+/// follow: sums for a query are the same in every bit, however many later tokens are in the call.
+fn parts(keys: usize, block: usize) -> Vec<Range<usize>> {
+    let (mut parts, mut first) = (Vec::new(), 0usize);
+    while first < keys {
+        // A power of two, as long as a sixteenth of the keys before it.
+        let part = (first / PARTS + 1).next_power_of_two() / 2;
+        let end = first + part.clamp(PART.start, PART.end).next_multiple_of(block.max(1));
+        parts.push(first..end.min(keys));
+        first = end;
+    }
+    parts
 }
 
 /// A part of the keys of a sequence, for all its queries.

@@ -326,10 +326,8 @@ fn segments_in_bf16_are_their_values() {
         let [wide_k, wide_v] = [wide(&k), wide(&v)];
         let none = Array4::zeros((2, 0, 2, 20));
         let at = |x| Inputs { offset: all - queries, ..x };
-        let cached = at(Inputs {
-            earlier: &halves,
-            ..Inputs::new(q.view(), none.view(), none.slice(s![.., .., .., ..9]))
-        });
+        let cached =
+            at(Inputs { earlier: &halves, ..Inputs::new(q.view(), none.view(), none.slice(s![.., .., .., ..9])) });
         let one = at(Inputs::new(q.view(), wide_k.view(), wide_v.view()));
         for cx in contexts() {
             for run in [softmax::chunk, softmax::step] {
@@ -344,4 +342,34 @@ fn segments_in_bf16_are_their_values() {
     let mixed = Inputs { earlier: &[half], ..Inputs::new(q.view(), floats[0].view(), floats[1].view()) };
     let error = softmax::step(&mixed, &Dense { causal: true }, &Cx::new(1)).expect_err("two types");
     assert!(error.to_string().contains("in f32 and in bf16"), "{error}");
+}
+
+/// Queries of one call have the results of as many calls, bit for bit, whatever the number of keys: parts of the keys do not
+/// depend on the keys that follow.
+#[test]
+fn few_queries_are_those_of_a_growing_cache() {
+    let random = |shape: [usize; 4], seed| {
+        let x = Tensor::random("x", Token, &shape, -2.0..2.0, seed);
+        Array4::from_shape_vec(shape, x.data.iter().map(|x| *x as f32).collect()).expect("as many numbers as places")
+    };
+    let most = 4110;
+    let [k, v] = [1, 2].map(|seed| random([1, most, 1, 9], seed));
+    let q = random([1, 4, 2, 9], 3);
+    for keys in [60, 65, 130, 1024, 1027, 1090, 2050, most] {
+        let first = |x: &'_ Array4<f32>, n: usize| x.slice(s![.., ..n, .., ..]).to_owned();
+        for pattern in [&Dense { causal: true } as &dyn Pattern, &Streaming { sinks: 2, recent: 70 }] {
+            for cx in contexts() {
+                let call = |queries: std::ops::Range<usize>| {
+                    let n = keys - 4 + queries.end;
+                    let (k, v, q) = (first(&k, n), first(&v, n), q.slice(s![.., queries.clone(), .., ..]));
+                    let x = Inputs { offset: n - queries.len(), ..Inputs::new(q, k.view(), v.view()) };
+                    softmax::step(&x, pattern, &cx).expect("valid inputs").out
+                };
+                let all = call(0..4);
+                for i in 0..4 {
+                    assert_eq!(all.slice(s![.., i..i + 1, .., ..]), call(i..i + 1), "{} {keys} {i}", pattern.name());
+                }
+            }
+        }
+    }
 }

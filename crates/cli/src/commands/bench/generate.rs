@@ -56,7 +56,8 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::new("--batch and --prompt: want numbers of at least 1"));
     }
     let engine = args.model.load()?;
-    let longest = args.depth.iter().map(|depth| depth.max(&1) + args.tokens as usize).chain(args.prompt.iter().copied());
+    let longest =
+        args.depth.iter().map(|depth| depth.max(&1) + args.tokens as usize).chain(args.prompt.iter().copied());
     if let (Some(most), Some(longest)) = (longest.max(), engine.model.decoder.longest())
         && most > longest
     {

@@ -9,6 +9,7 @@ use longreach_attention::softmax::streaming::Streaming;
 use longreach_attention::softmax::window::Window;
 use longreach_attention::softmax::{self, Attend, Patterned, Sizes};
 use longreach_burn as ops;
+use longreach_simd::product::STREAMED_ROWS;
 use ndarray::Array2;
 
 use super::parts::{LowRank, Pointwise};
@@ -42,6 +43,13 @@ pub struct Attention {
 #[derive(Clone, Debug)]
 pub struct SharedKv {
     source: usize,
+    /// Those of all tokens, or of each.
+    kv: Vec<Kv>,
+}
+
+/// The keys and values that tokens of one call attend to.
+#[derive(Clone, Debug)]
+struct Kv {
     /// Those of the call, if all sequences begin with it.
     first: Option<[Tensor<4>; 2]>,
     cache: KvCache,
@@ -171,11 +179,20 @@ impl Attention {
         self.joined(self.gated(out, x))
     }
 
-    /// Attention of all sequences, to the keys and values `first` if they begin here, and otherwise to the cached ones, which
-    /// end with those of this call: `q: [B, T, H, D]`.
-    fn attend(&self, q: Tensor<4>, first: Option<[Tensor<4>; 2]>, cache: &KvCache) -> Tensor<4> {
-        let Some([k, v]) = first else {
-            return joined_rows((0..q.dims()[0]).map(|b| self.cached(row(&q, b), cache, b)).collect());
+    /// Attention of all sequences to keys and values for all tokens, or for each: `q: [B, T, H, D]`.
+    fn attend_all(&self, q: &Tensor<4>, kv: &[Kv]) -> Tensor<4> {
+        if let [kv] = kv {
+            return self.attend(q.clone(), kv);
+        }
+        let one = |(i, kv): (usize, &Kv)| self.attend(q.clone().narrow(1, i, 1), kv);
+        Tensor::cat(kv.iter().enumerate().map(one).collect(), 1)
+    }
+
+    /// Attention of all sequences, to the keys and values of the call if they begin here, and otherwise to the cached ones,
+    /// which end with those of this call: `q: [B, T, H, D]`.
+    fn attend(&self, q: Tensor<4>, kv: &Kv) -> Tensor<4> {
+        let Some([k, v]) = kv.first.clone() else {
+            return joined_rows((0..q.dims()[0]).map(|b| self.cached(row(&q, b), &kv.cache, b)).collect());
         };
         let options = self.options(self.rest.mechanism.clone());
         ops::attention(ops::Attention { q, k, v, bias: None, sinks: self.learned_sinks(), options }).0
@@ -244,7 +261,7 @@ impl Mix for Attention {
                 None => q,
             };
             let kv = shared.kv.iter().find(|kv| kv.source == source).expect("an earlier layer shares its keys");
-            return self.joined(self.gated(self.attend(q, kv.first.clone(), &kv.cache), x));
+            return self.joined(self.gated(self.attend_all(&q, &kv.kv), x));
         }
         let [q, k, v] = self.project(x.clone());
         let [batch, t, _, _] = q.dims();
@@ -263,12 +280,9 @@ impl Mix for Attention {
             Reach::Window(width) => width - 1,
             Reach::Sinks(streaming) => streaming.recent - 1,
         };
-        cache.keep_last(past);
-        // Where keys are rounded, attention is to what is stored.
-        let first = cache.is_empty() && cache.dtype() == KvDtype::F32;
-        (0..batch).for_each(|b| cache.push(b, row(&k, b), row(&v, b)));
         let out = match c.reach {
             Reach::Sinks(streaming) => {
+                append(&mut cache, past, &k, &v);
                 let mut sinks: KvCache = state.take(SINKS);
                 let out = (0..batch).map(|b| {
                     let (seen, q) = (before[b], row(&q, b));
@@ -292,21 +306,50 @@ impl Mix for Attention {
             }
             Reach::Blocks(blocks) => {
                 let scored = if blocks.unrotated { [q, own] } else { [turned.clone(), k.clone()] };
-                self.among_blocks(turned, scored, first.then_some([k, v]), &cache, state)
+                let first = append(&mut cache, past, &k, &v).then_some([k, v]);
+                let kv = Kv { first, cache };
+                let out = self.among_blocks(turned, scored, &kv, state);
+                cache = kv.cache;
+                out
             }
             Reach::Full | Reach::Window(_) => {
-                let kv = first.then_some([k, v]);
+                // The keys of a window begin at its own place for each token, and sums over keys begin there: few tokens are
+                // those of a text that grows by one at a time only if each has its own.
+                let alone = matches!(c.reach, Reach::Window(_)) && (2..=STREAMED_ROWS).contains(&t);
+                let shares = matches!(c.source, KvSource::Shared(_));
+                let mut all = Vec::new();
+                let mut outputs = Vec::new();
+                for tokens in if alone { (0..t).map(|i| (i, 1)).collect() } else { vec![(0, t)] } {
+                    let some = |x: &Tensor<4>| if alone { x.clone().narrow(1, tokens.0, tokens.1) } else { x.clone() };
+                    let (k, v) = (some(&k), some(&v));
+                    let first = append(&mut cache, past, &k, &v).then_some([k, v]);
+                    let kv = Kv { first, cache };
+                    outputs.push(self.attend(some(&turned), &kv));
+                    if shares {
+                        all.push(kv.clone());
+                    }
+                    cache = kv.cache;
+                }
                 if let KvSource::Shared(source) = c.source {
                     shared.kv.retain(|kv| kv.source != source);
-                    shared.kv.push(SharedKv { source, first: kv.clone(), cache: cache.clone() });
+                    shared.kv.push(SharedKv { source, kv: all });
                 }
-                self.attend(turned, kv, &cache)
+                if outputs.len() == 1 { outputs.swap_remove(0) } else { Tensor::cat(outputs, 1) }
             }
         };
         cache.keep_last(past);
         state.put(KEYS, cache);
         self.joined(self.gated(out, x))
     }
+}
+
+/// Keeps the last `past` tokens of each sequence and appends keys and values `[B, T, G, D]`. Returns whether attention is to
+/// these alone as they are given: nothing was cached before, and they are stored without rounding.
+fn append(cache: &mut KvCache, past: usize, k: &Tensor<4>, v: &Tensor<4>) -> bool {
+    cache.keep_last(past);
+    let first = cache.is_empty() && cache.dtype() == KvDtype::F32;
+    (0..k.dims()[0]).for_each(|b| cache.push(b, row(k, b), row(v, b)));
+    first
 }
 
 /// Sequence `b` alone.

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
 use super::config::{Blocks, Reach};
-use super::{Attention, joined_rows, row};
+use super::{Attention, Kv, joined_rows, row};
 use crate::{KvCache, State};
 
 /// Means of the keys in each complete window.
@@ -21,16 +21,14 @@ impl Attention {
     }
 
     /// The heads' outputs `[B, T, H, D]` of queries `turned: [B, T, H, D]`, among the keys that they select. `scored` has
-    /// the queries and the new keys by which blocks are selected, and `first` the keys and values of all sequences if they
-    /// begin here; those of `cache` end with them.
+    /// the queries and the new keys by which blocks are selected; the keys and values of `kv` end with those of this call.
     ///
     /// Each query selects by itself, from summaries that do not depend on how the text was divided into calls.
     pub(super) fn among_blocks(
         &self,
         turned: Tensor<4>,
         scored: [Tensor<4>; 2],
-        first: Option<[Tensor<4>; 2]>,
-        cache: &KvCache,
+        kv: &Kv,
         state: &mut State,
     ) -> Tensor<4> {
         let Reach::Blocks(blocks) = self.config().reach else { panic!("the reach is another") };
@@ -41,11 +39,11 @@ impl Attention {
         (0..batch).for_each(|b| summarise(&blocks, b, before[b] + t, row(&k, b), [&mut summaries, &mut tail]));
         let dense = |b: usize| before[b] + t < blocks.sizes.dense_below;
         let out = if (0..batch).all(dense) {
-            self.attend(turned, first, cache)
+            self.attend(turned, kv)
         } else {
             let rows = (0..batch).map(|b| match dense(b) {
-                true => self.cached(row(&turned, b), cache, b),
-                false => self.selecting([row(&turned, b), row(&q, b)], cache, &summaries, (b, before[b])),
+                true => self.cached(row(&turned, b), &kv.cache, b),
+                false => self.selecting([row(&turned, b), row(&q, b)], &kv.cache, &summaries, (b, before[b])),
             });
             joined_rows(rows.collect())
         };
