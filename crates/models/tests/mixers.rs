@@ -14,8 +14,8 @@ use longreach_testkit::tolerance;
 const MIXERS: &[&str] = &[
     r#""dense""#,
     r#""window", "window": 6"#,
-    r#""infllm_v2", "kernel": 4, "stride": 2, "block": 4, "window": 4, "top": 3, "dense_below": 9"#,
-    r#""infllm_v2", "kernel": 3, "stride": 2, "block": 2, "window": 0, "top": 3, "dense_below": 0, "num_kv_heads": 1, "unrotated": true"#,
+    r#""infllm_v2", "kernel": 4, "stride": 2, "block": 4, "window": 4, "top": 3, "dense_below": 9, "num_kv_heads": 1"#,
+    r#""infllm_v2", "kernel": 3, "stride": 2, "block": 2, "window": 0, "top": 3, "dense_below": 0, "unrotated": true"#,
     r#""linear_attention""#,
     r#""linear_attention", "feature_map": "exp", "normalize": false, "num_kv_heads": 1"#,
     r#""linear_attention", "feature_map": "hedgehog""#,

@@ -190,7 +190,8 @@ pub(super) fn choose<T: Stored>(
         return Vec::new();
     }
     let all: usize = x.keys.iter().map(|keys| keys.dim().1).sum();
-    let segments: Vec<_> = x.keys.iter().map(|keys| keys.as_standard_layout()).collect();
+    let segments: Vec<_> =
+        x.keys.iter().filter(|keys| !keys.is_empty()).map(|keys| keys.as_standard_layout()).collect();
     let heads = h / groups;
     let mut lists = vec![Vec::new(); b * groups * t];
     let tasks = lists
@@ -211,15 +212,15 @@ pub(super) fn choose<T: Stored>(
             }
             let mut at = 0;
             for keys in &segments {
+                if at == n {
+                    break;
+                }
                 let (_, rows, of_keys, _) = keys.dim();
                 let sizes = product::Sizes { m: lists.len(), n: rows.min(n - at), k: d };
                 let keys = Matrix::rows(keys.as_slice().unwrap_or_default(), of_keys * d);
                 let keys = keys.from(b * rows, h * of_keys / x.q.dim().2 * d).t();
                 product::matmul(cx, sizes, Matrix::rows(q, d), keys, Accumulate::Replace, &mut products[at..], n);
                 at += sizes.n;
-                if at == n {
-                    break;
-                }
             }
         }
         for (r, list) in lists.iter_mut().enumerate() {

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use longreach_engine::{CHUNK, Engine, TextEncoder};
 use longreach_models::{Checkpoint, DType, EncoderModel, Location, Progress, Task};
-use longreach_nn::mixers::MixerConfig;
 use longreach_nn::mixers::parts::Heads;
+use longreach_nn::mixers::{Blocks, MixerConfig, Reach};
 use longreach_nn::{BodyConfig, KvDtype, ReformerAttention, Sees, WordsConfig};
 
 use super::generate::megabytes;
@@ -278,9 +278,15 @@ fn sizes(mixer: &MixerConfig) -> String {
     let name = mixer.mechanism();
     let sizes = match mixer {
         MixerConfig::Attention(c) => {
-            let window = match c.cache_size() {
-                (_, Some(tokens)) => format!(", reach of {} tokens", tokens + 1),
-                (_, None) => String::new(),
+            let window = match (c.reach, c.cache_size()) {
+                (Reach::Blocks(Blocks { sizes, .. }), _) => format!(
+                    ", {} blocks of {} keys from token {} on",
+                    sizes.top.saturating_add(sizes.window / sizes.block),
+                    sizes.block,
+                    sizes.dense_below
+                ),
+                (_, (_, Some(tokens))) => format!(", reach of {} tokens", tokens + 1),
+                (_, (_, None)) => String::new(),
             };
             format!("{} heads of {} channels, {} KV heads{window}", c.heads, c.head_dim, c.groups)
         }

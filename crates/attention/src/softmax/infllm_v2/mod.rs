@@ -94,7 +94,7 @@ impl InfLlmV2 {
     }
 
     /// Whether the query at position `i` attends to all keys.
-    fn dense(&self, i: usize) -> bool {
+    pub fn dense(&self, i: usize) -> bool {
         i + 1 < self.dense_below
     }
 

@@ -37,7 +37,7 @@ impl Attention {
         let (mut summaries, mut tail): (KvCache, KvCache) = (state.take(SUMMARIES), state.take(TAIL));
         let [q, k] = scored;
         (0..batch).for_each(|b| summarise(&blocks, b, before[b] + t, row(&k, b), [&mut summaries, &mut tail]));
-        let dense = |b: usize| before[b] + t < blocks.sizes.dense_below;
+        let dense = |b: usize| blocks.sizes.dense((before[b] + t).saturating_sub(1));
         let out = if (0..batch).all(dense) {
             self.attend(turned, kv)
         } else {
