@@ -3,10 +3,8 @@
 //! Batches are packed: all texts of a batch form one row without padding.
 
 use std::ffi::OsStr;
-use std::path::Path;
 
 use burn::tensor::Tensor;
-use longreach_gguf::Gguf;
 use longreach_models::{DType, EncoderModel, Location, Progress};
 use longreach_nn::Reading;
 use ndarray::Array2;
@@ -15,6 +13,7 @@ use tokenizers::{Encoding, Tokenizer, TruncationDirection};
 use crate::tokenizer::{token, within};
 use crate::{Error, vocabulary};
 
+mod gguf;
 mod identity;
 mod late;
 mod pipeline;
@@ -128,29 +127,14 @@ impl TextEncoder {
         Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit }.checked()
     }
 
-    /// Loads an encoder with the tokenizer and the pooling of its GGUF file.
-    fn of_gguf(name: &str, file: &Path, dtype: Option<DType>) -> Result<Self, Error> {
-        let failed = |e: longreach_gguf::Error| Error::from(longreach_models::Error::from(e));
-        let gguf = Gguf::open(file).map_err(failed)?;
-        let model = EncoderModel::of_gguf(&gguf, dtype)?;
-        let pipeline = Pipeline::of_gguf(&gguf)?;
-        let Some(texts) = vocabulary::gguf::find(&gguf)? else { return Err(Error::NoTokenizer(name.to_owned())) };
-        let (tokenizer, tokenizer_file) = texts.tokenizer.into_hugging_face()?;
-        let limit = model.description.longest.unwrap_or(usize::MAX);
-        let settings = serde_json::Map::new();
-        Self { name: name.to_owned(), model, pipeline, tokenizer, tokenizer_file, settings, limit }.checked()
-    }
-
     /// Errors if the steps do not fit the encoder, or special tokens fill its input.
     fn checked(self) -> Result<Self, Error> {
-        let encoder = self;
-        encoder.pipeline.check(encoder.model.description.body.width())?;
-        if encoder.special_tokens() + 1 > encoder.limit {
-            let message =
-                format!("the input limit of {} tokens leaves no room besides the special tokens", encoder.limit);
-            return Err(Error::Tokenizer { file: encoder.name, message });
+        self.pipeline.check(self.model.description.body.width())?;
+        if self.special_tokens() + 1 > self.limit {
+            let message = format!("the input limit of {} tokens leaves no room besides the special tokens", self.limit);
+            return Err(Error::Tokenizer { file: self.name, message });
         }
-        Ok(encoder)
+        Ok(self)
     }
 
     /// The input limit in tokens, including special tokens.

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
-use longreach_gguf::Gguf;
 use longreach_models::Fields;
-use longreach_models::gguf::PoolingType;
 use serde_json::Value;
 
 use super::Similarity;
@@ -59,7 +57,7 @@ fn fields(file: &Path) -> Result<Fields, Error> {
 
 impl Pipeline {
     /// The default pipeline: mean pooling.
-    fn plain() -> Self {
+    pub(crate) fn plain() -> Self {
         Self {
             pooling: vec![Pooling::Mean],
             include_prompt: true,
@@ -141,22 +139,6 @@ impl Pipeline {
         parts.extend(self.steps.iter().map(Step::about));
         parts.extend(self.truncate.map(|most| format!("truncated to {most} dimensions")));
         parts.join(", then ")
-    }
-
-    /// The pipeline of a GGUF file: its pooling, and, as in llama.cpp, vectors of unit length. Without a pooling it is the
-    /// default one. An error if the model scores pairs of texts.
-    pub(crate) fn of_gguf(gguf: &Gguf) -> Result<Self, Error> {
-        let pooling = match longreach_models::gguf::pooling(gguf)? {
-            PoolingType::None => return Ok(Self::plain()),
-            PoolingType::Mean => Pooling::Mean,
-            PoolingType::First => Pooling::Cls,
-            PoolingType::Last => Pooling::LastToken,
-            PoolingType::Rank => {
-                let message = "a reranker, which scores pairs of texts, is not supported in GGUF files".into();
-                return Err(Error::Pipeline { file: gguf.metadata().file().into(), message });
-            }
-        };
-        Ok(Self { pooling: vec![pooling], steps: vec![Step::Normalize], described: true, ..Self::plain() })
     }
 
     /// Loads the pipeline of a directory, and finds the directory of its encoder.

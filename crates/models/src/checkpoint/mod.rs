@@ -14,8 +14,8 @@ use safetensors::Dtype;
 
 use self::names::Naming;
 use self::numbers::{narrow, widen};
-use self::rewrite::View;
 use self::stored::{Entry, Stored};
+use self::view::View;
 use crate::Error;
 
 mod names;
@@ -23,6 +23,7 @@ mod numbers;
 mod open;
 mod rewrite;
 mod stored;
+mod view;
 
 pub(crate) use self::rewrite::Part;
 pub use self::rewrite::{Rewrite, Rewrites, Step, Values};

@@ -10,8 +10,8 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::names::Naming;
 use super::numbers::widen;
-use super::rewrite::View;
 use super::stored::{Entry, Stored};
+use super::view::View;
 use super::{Checkpoint, Rewrites};
 use crate::gguf::Joined;
 use crate::{Error, Fields, Location, recognise};

@@ -5,14 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::keys::Keys;
 use super::names::{both, of_layers};
+use super::{ARCHITECTURES, Architecture, Read};
 use crate::encoder::EncoderDescription;
 use crate::{Checkpoint, Error, Fields, Rewrite, Rewrites};
-
-/// An architecture of encoders, and how its files are read.
-struct Architecture {
-    name: &'static str,
-    read: fn(&Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Error>,
-}
 
 /// The architectures of encoders that are read.
 const ENCODERS: &[Architecture] = &[
@@ -73,7 +68,7 @@ pub(crate) fn encoder(gguf: &Gguf) -> Result<(EncoderDescription, Fields, String
     let Some(architecture) = found(gguf)? else {
         let name: &str = gguf.metadata().require("general.architecture")?;
         let known = names().collect::<Vec<_>>().join(", ");
-        let message = if super::ARCHITECTURES.iter().any(|architecture| architecture.name == name) {
+        let message = if ARCHITECTURES.iter().any(|architecture| architecture.name == name) {
             format!("architecture `{name}` is no encoder but a language model; encoders in GGUF files are {known}")
         } else {
             format!("architecture `{name}` is not supported in GGUF files; encoders are {known}")
@@ -84,7 +79,7 @@ pub(crate) fn encoder(gguf: &Gguf) -> Result<(EncoderDescription, Fields, String
     if keys.flag("attention.causal")? == Some(true) {
         return Err(keys.error("attention.causal", "want false, found true"));
     }
-    let (fields, rewrites) = (architecture.read)(&keys)?;
+    let Read { fields, rewrites, .. } = (architecture.read)(&keys)?;
     let config = Value::Object(fields).to_string();
     let fields = Fields::parse(file, &config)?;
     let description = EncoderDescription::of(&fields)?;
@@ -117,7 +112,7 @@ fn rows(keys: &Keys<'_>, name: &str) -> Option<usize> {
 }
 
 /// `bert`: BERT, RoBERTa, XLM-RoBERTa, whose files lack the positions of padding, and DistilBERT, which has no types.
-fn bert(keys: &Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Error> {
+fn bert(keys: &Keys<'_>) -> Result<Read, Error> {
     let types = rows(keys, "token_types.weight");
     let mut fields = fields(keys, if types.is_some() { "bert" } else { "distilbert" })?;
     fields.insert("type_vocab_size".into(), json!(types));
@@ -160,11 +155,11 @@ fn bert(keys: &Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Error> {
         Some(_) => [around("bert"), of_layers("bert.encoder.layer", &of_bert)].concat(),
         None => [around("distilbert"), of_layers("distilbert.transformer.layer", &of_distilled)].concat(),
     };
-    Ok((fields, rewrites))
+    Ok(Read::new(fields, rewrites))
 }
 
 /// `nomic-bert`
-fn nomic_bert(keys: &Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Error> {
+fn nomic_bert(keys: &Keys<'_>) -> Result<Read, Error> {
     let mut fields = fields(keys, "nomic_bert")?;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0);
     fields.insert("rope_parameters".into(), json!({ "rope_theta": theta }));
@@ -182,11 +177,11 @@ fn nomic_bert(keys: &Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Err
     rewrites.extend(both("nomic_bert.embeddings.token_type_embeddings", "token_types"));
     rewrites.extend(both("nomic_bert.emb_ln", "token_embd_norm"));
     rewrites.extend(of_layers("nomic_bert.encoder.layers", &names));
-    Ok((fields, rewrites))
+    Ok(Read::new(fields, rewrites))
 }
 
 /// `modern-bert`
-fn modern_bert(keys: &Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Error> {
+fn modern_bert(keys: &Keys<'_>) -> Result<Read, Error> {
     let mut fields = fields(keys, "modernbert")?;
     let layers = keys.layers()?;
     let whole = keys.marks("attention.sliding_window_pattern", layers, |layer, n| layer % n != 0)?;
@@ -218,5 +213,5 @@ fn modern_bert(keys: &Keys<'_>) -> Result<(Map<String, Value>, Vec<Rewrite>), Er
     rewrites.extend(both("model.embeddings.norm", "token_embd_norm"));
     rewrites.extend(both("model.final_norm", "output_norm"));
     rewrites.extend(of_layers("model.layers", &names));
-    Ok((fields, rewrites))
+    Ok(Read::new(fields, rewrites))
 }

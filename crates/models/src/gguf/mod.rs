@@ -50,6 +50,9 @@ pub(crate) struct Joined {
     pub(crate) plain: String,
 }
 
+/// A change of a description.
+type Adjust = Box<dyn FnOnce(&mut DecoderConfig)>;
+
 /// What the metadata say.
 struct Read {
     /// The fields of a `config.json`.
@@ -61,7 +64,7 @@ struct Read {
     /// Whether 1 is already added to the weights of norms that have it added.
     whole_norms: bool,
     /// Changes what the fields cannot say.
-    adjust: Option<Box<dyn FnOnce(&mut DecoderConfig)>>,
+    adjust: Option<Adjust>,
     /// Matrices that are stored in two tensors.
     joined: Vec<Joined>,
     /// The names of tensors that the model does not read.
