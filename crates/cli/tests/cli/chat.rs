@@ -5,7 +5,7 @@ use std::process::Stdio;
 use crate::{longreach, run, text};
 
 /// The built-in model with a chat template, in a folder.
-fn model(folder: &Path, template: &str) -> PathBuf {
+pub(crate) fn model(folder: &Path, template: &str) -> PathBuf {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/default");
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
         std::fs::copy(from.join(file), folder.join(file)).expect("copied");
@@ -14,7 +14,7 @@ fn model(folder: &Path, template: &str) -> PathBuf {
     folder.to_owned()
 }
 
-const TEMPLATE: &str = "{% if messages[0].role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}\
+pub(crate) const TEMPLATE: &str = "{% if messages[0].role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}\
     {% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant:";
 
 /// The standard output and error of `chat` with `input` from a pipe, and whether it succeeded.
