@@ -89,7 +89,7 @@ fn a_kept_state_gives_the_same_answers_without_reading() {
     let (third, said) = kept("w41");
     assert_eq!(third, fresh("w41"));
     assert!(said.contains("it was replaced"), "{said}");
-    refused(&[&base[..], &["--cache", text(&book), "Why?"]].concat(), &["is the input"]);
+    refused(&[&base[..], &["--cache", text(&book), "Why?"]].concat(), &["is an input"]);
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn summary<'a>(model: &'a Path, book: &'a Path, work: &'a Path) -> Vec<&'a str> 
 #[test]
 fn a_summary_that_was_killed_continues_to_the_same_result() {
     let folder = tempfile::tempdir().expect("a folder");
-    let model = model(folder.path(), TEMPLATE);
+    let model = words(folder.path());
+    fs::write(model.join("chat_template.jinja"), TEMPLATE).expect("written");
     let (book, work) = (folder.path().join("book.txt"), folder.path().join("book.partial"));
-    fs::write(&book, "Ownership is a set of rules. A trait names what types share. It compiles!\n\n".repeat(60))
-        .expect("written");
+    fs::write(&book, words_text(800)).expect("written");
     let args = summary(&model, &book, &work);
     let whole = stdout(&args);
     assert!(!work.exists(), "the work is removed at the end");
