@@ -6,12 +6,15 @@ mod documents;
 mod encoder;
 mod failure;
 mod interrupt;
+mod lengths;
 mod machine;
 mod model;
 mod parameters;
 mod progress;
+mod prompts;
 mod sampling;
 mod speculation;
+mod texts;
 
 use std::process::ExitCode;
 
@@ -44,6 +47,7 @@ struct Cli {
 enum Command {
     Accuracy(commands::accuracy::Args),
     Answer(commands::answer::Args),
+    Ask(commands::ask::Args),
     #[command(subcommand)]
     Bench(commands::bench::Command),
     Chat(commands::chat::Args),
@@ -62,6 +66,8 @@ enum Command {
     #[command(subcommand)]
     Search(commands::search::Command),
     Sparsify(commands::sparsify::Args),
+    #[command(visible_alias = "summarize")]
+    Summarise(commands::summarise::Args),
     Quantize(commands::quantize::Args),
     Tokenize(commands::tokenize::Args),
     Train(commands::train::Args),
@@ -103,6 +109,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Accuracy(args) => commands::accuracy::run(args),
         Command::Answer(args) => commands::answer::run(args),
+        Command::Ask(args) => commands::ask::run(args),
+        Command::Summarise(args) => commands::summarise::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Classify(args) => commands::classify::run(args),
         Command::Embed(args) => commands::embed::run(args),

@@ -232,7 +232,7 @@ impl<F: FnMut(Piece<'_>)> Output<F> {
 }
 
 impl Session {
-    /// Generates an answer of at most `most` tokens, up to an end-of-text token; returns its tokens, with that one, and the
+    /// Generates an answer of at most `most` tokens, up to an end-of-text token or a stop string of the model; returns its tokens, with that one, and the
     /// answer. `tell` is called with each piece of text as it is generated. Errors as [`Session::generate`] does.
     pub fn answer(
         &mut self,
@@ -242,6 +242,7 @@ impl Session {
     ) -> Result<(Vec<u32>, Reply), Error> {
         let engine = self.engine.clone();
         let mut writer = self.writer()?;
+        let mut stops = Stops::new(engine.model.generation.stops.clone());
         let (mut ids, mut text) = (Vec::new(), String::new());
         let mut put = |piece: &str| {
             if !piece.is_empty() {
@@ -254,10 +255,11 @@ impl Session {
             if engine.model.description.eos.contains(&id) {
                 return Ok(ControlFlow::Break(()));
             }
-            put(&writer.text(id)?);
-            Ok::<_, Error>(ControlFlow::Continue(()))
+            put(&stops.push(&writer.text(id)?));
+            Ok::<_, Error>(if stops.found() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         })?;
-        put(&writer.rest()?);
+        let rest = if stops.found() { String::new() } else { stops.push(&writer.rest()?) + &stops.rest() };
+        put(&rest);
         let written = ids.len();
         Ok((ids, Reply { text, thinking: String::new(), ended, read: 0, written }))
     }

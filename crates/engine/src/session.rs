@@ -109,7 +109,6 @@ impl Session {
                 }
             }
         }
-        let engine = self.engine.clone();
         self.check_room(ids.len())?;
         let mut chunks = ids.chunks(CHUNK).peekable();
         while let Some(chunk) = chunks.next() {

@@ -88,6 +88,11 @@ fn every_cache_reads_whole_in_chunks_and_in_steps() {
         plain,
         config(Reach::Sinks(streaming)),
         AttentionConfig { rotary: None, ..config(Reach::Sinks(streaming)) },
+        // Frequencies that depend on the length are those of the cache, which does not grow with the text.
+        AttentionConfig {
+            rotary: Some(Rotary { scaling: Scaling::Dynamic { factor: 2.0, max_position_embeddings: 8 }, ..ROTARY }),
+            ..config(Reach::Sinks(streaming))
+        },
         config(Reach::Sinks(Streaming { sinks: 0, recent: 9 })),
         config(Reach::Sinks(Streaming { sinks: 100, recent: 1 })),
         config(Reach::Blocks(BLOCKS)),

@@ -2,6 +2,7 @@
 
 pub(crate) mod accuracy;
 pub(crate) mod answer;
+pub(crate) mod ask;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod classify;
@@ -19,5 +20,6 @@ pub(crate) mod recall;
 pub(crate) mod score;
 pub(crate) mod search;
 pub(crate) mod sparsify;
+pub(crate) mod summarise;
 pub(crate) mod tokenize;
 pub(crate) mod train;

@@ -12,6 +12,7 @@ mod forward;
 mod found;
 mod generate;
 mod hub;
+mod long;
 mod op;
 mod passkey;
 mod pattern;

@@ -34,3 +34,30 @@ fn a_text_that_cannot_be_is_refused() {
         assert!(!output.status.success() && said.contains(part) && said.lines().count() == 1, "{said}");
     }
 }
+
+#[test]
+fn a_probe_of_any_model_is_a_table_a_list_and_a_picture() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let plot = folder.path().join("probe.svg");
+    let base =
+        ["passkey", "probe", "--task", "single,tracking", "--lengths", "250,300", "--depths", "0,1", "--samples", "1"];
+    let lines = stdout(&[&base[..], &["--json", "--plot", text(&plot)]].concat());
+    let cells: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(cells.len(), 8);
+    assert!(cells.iter().all(|cell| cell["grade"].as_f64().is_some_and(|grade| (0.0..=1.0).contains(&grade))));
+    assert_eq!(lines, stdout(&[&base[..], &["--json"]].concat()), "deterministic");
+    let svg = fs::read_to_string(&plot).expect("a picture");
+    assert!(svg.starts_with("<svg") && svg.contains("single") && svg.contains("tracking"), "{svg}");
+    let table = stdout(&base);
+    assert!(table.contains("single") && table.contains(" 250") && table.contains(" 300"), "{table}");
+    assert_eq!(stdout(&[&base[..], &["--csv"]].concat()).lines().count(), 9);
+    for (args, part) in [
+        (&["--lengths", "60"][..], "60 tokens have no room"),
+        (&["--depths", "2"], "--depths: want 0 to 1, found 2"),
+        (&["--lengths", "0"], "--lengths"),
+    ] {
+        let output = run(&[&["passkey", "probe", "--task", "tracking"], args].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(part) && said.lines().count() == 1, "{said}");
+    }
+}

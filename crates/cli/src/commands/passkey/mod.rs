@@ -9,13 +9,18 @@ use longreach_train::{Passkey, PasskeyEvent, PasskeyStudy};
 use crate::failure::Failure;
 use crate::interrupt::{self, Interrupt};
 
-/// Test passkey retrieval: hide a number in a long text and ask a model for it
+mod picture;
+mod probe;
+mod task;
+
+/// Test retrieval from long texts: hide facts in a text and ask a model for them
 ///
-/// Use it to measure at which lengths and depths a model still retrieves one fact. `text` writes a single test; `study` trains several models and tests all
-/// of them.
+/// Use it to measure at which lengths and depths a model still retrieves facts. `probe` tests any language model with the tasks of RULER; `text` writes a single
+/// test with a number; `study` trains several models to find a number and tests all of them.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
+  longreach passkey probe --model Qwen/Qwen3-0.6B --lengths 1k..8k --plot probe.svg
   longreach passkey text --length 1000000 --depth 0.2 --out haystack.txt
   longreach generate --model models/passkey/infini-delta --prompt-file haystack.txt -n 5 --temperature 0
   longreach passkey study models/passkey/passkey.toml")]
@@ -26,6 +31,7 @@ pub(crate) struct Args {
 
 #[derive(clap::Subcommand)]
 enum What {
+    Probe(probe::Args),
     Text(TextArgs),
     Study(StudyArgs),
 }
@@ -75,6 +81,7 @@ struct StudyArgs {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     match args.what {
+        What::Probe(args) => probe::run(args),
         What::Text(args) => text(&args),
         What::Study(args) => study(&args),
     }
