@@ -6,7 +6,7 @@ use std::str::FromStr;
 use indicatif::{ProgressBar, ProgressStyle};
 use longreach_gguf::{Gguf, TensorType};
 use longreach_models::check_writable;
-use longreach_models::gguf::{MIXES, Mix, Quantising, importances, quantise};
+use longreach_models::gguf::{Contents, MIXES, Mix, Quantising, importances, quantise};
 
 use crate::failure::Failure;
 
@@ -65,8 +65,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Some(file) => importances(file)?,
         None => Default::default(),
     };
-    let from = Gguf::open(&args.from).map_err(longreach_models::Error::from)?;
-    let how = Quantising { mix: args.mix, pure: args.pure, keep: args.keep, requantise: args.requantize, importance };
+    let from = Contents::of_gguf(Gguf::open(&args.from).map_err(longreach_models::Error::from)?)?;
+    let (pure, keep, requantise) = (args.pure, args.keep, args.requantize);
+    let how = Quantising { pure, keep, requantise, importance, ..Quantising::new(args.mix) };
     let bar = ProgressBar::new(0);
     bar.set_style(ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {eta} left").expect("a template"));
     let done = quantise(&from, &args.to, &how, &mut |done, all| {

@@ -14,17 +14,22 @@ use safetensors::Dtype;
 
 use self::names::Naming;
 use self::numbers::{narrow, widen};
+use self::pieces::Located;
 use self::stored::{Entry, Stored};
 use crate::Error;
 
 mod names;
 mod numbers;
 mod open;
+mod pieces;
 mod rewrite;
 mod stored;
+mod view;
 
+pub(crate) use self::pieces::{Piece, PieceKind};
 pub(crate) use self::rewrite::Part;
 pub use self::rewrite::{Rewrite, Rewrites, Step, Values};
+pub(crate) use self::view::View;
 
 /// The precision of a model's matrices in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +181,8 @@ impl Checkpoint {
         }
     }
 
-    fn origin(&self) -> String {
+    /// The names of the files, for errors.
+    pub(crate) fn origin(&self) -> String {
         match &self.files[..] {
             [(name, _)] => name.clone(),
             files => files.first().map_or_else(String::new, |(name, _)| format!("{name} and {} more", files.len() - 1)),
@@ -221,27 +227,10 @@ impl Source for Checkpoint {
     }
 
     fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {
-        let Some((stored, part)) = self.find(&spec.name) else {
-            return Err(self.missing(&spec.name));
-        };
-        let joined;
-        let entry = match &stored[..] {
-            [one] => &self.tensors[one],
-            several => {
-                joined = self.joined(several)?;
-                &joined
-            }
-        };
-        let (origin, _) = &self.files[entry.file];
         let shape = spec.layout.on_disk(&spec.shape);
-        let want = part.stored_shape(&shape);
-        let view = part.view(&shape).filter(|_| entry.shape == want).ok_or_else(|| NnError::Shape {
-            origin: origin.clone(),
-            name: stored.join("`, `"),
-            want,
-            found: entry.shape.clone(),
-        })?;
-        self.used.extend(stored);
+        let Located { names, entry, part, view } = self.locate(&spec.name, &shape)?;
+        let (origin, _) = &self.files[entry.file];
+        self.used.extend(names);
         let keep = match spec.precision {
             Precision::Full => DType::F32,
             _ if self.dtype == Some(DType::Int8) => DType::F32,

@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use super::view::{Taken, View};
+
 /// How a tensor of the model is stored.
 ///
 /// In both patterns a `*` stands for one part of a name between dots. In the file's pattern each takes, in order, what
@@ -40,6 +42,8 @@ pub enum Step {
         /// The rows of a group.
         of: usize,
     },
+    /// The rows of this many equal heads alternate between the two halves of each head.
+    Paired(usize),
     /// The last two axes are exchanged.
     Transposed,
     /// The stored tensor has this shape and the same elements in the same order. Only as the first step.
@@ -53,6 +57,8 @@ pub enum Step {
 pub enum Values {
     /// `−exp(x)`: decay rates in GGUF files.
     NegativeExponential,
+    /// `1 + x`: weights of norms in GGUF files.
+    OnePlus,
 }
 
 impl Values {
@@ -60,6 +66,7 @@ impl Values {
     pub(crate) fn read(self, stored: f32) -> f32 {
         match self {
             Self::NegativeExponential => f64::from(-stored).ln() as f32,
+            Self::OnePlus => (f64::from(stored) - 1.0) as f32,
         }
     }
 
@@ -67,6 +74,7 @@ impl Values {
     pub(crate) fn written(self, x: f32) -> f32 {
         match self {
             Self::NegativeExponential => -f64::from(x).exp() as f32,
+            Self::OnePlus => (1.0 + f64::from(x)) as f32,
         }
     }
 }
@@ -81,6 +89,23 @@ impl Rewrite {
     /// under their own names.
     pub fn joined(ours: impl Into<String>, files: &[String], steps: impl Into<Vec<Step>>) -> Self {
         Self { ours: ours.into(), files: files.to_vec(), steps: steps.into() }
+    }
+
+    /// The pattern of the model's names.
+    pub(crate) fn ours(&self) -> &str {
+        &self.ours
+    }
+
+    /// The patterns of the names in the file.
+    pub(crate) fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// The same with one more step.
+    #[must_use]
+    pub(crate) fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
     }
 
     /// The names in the file of the tensors that contain the model's tensor `name`, and its part of them; `None` if the
@@ -110,6 +135,7 @@ impl Rewrite {
             Step::Rows(rows, count) => Some(Taken::Rows(rows.clone(), *count)),
             Step::Every { first, of } => Some(Taken::Every(*first, *of)),
             Step::Within { groups, rows, of } => Some(Taken::Within(*groups, rows.clone(), *of)),
+            Step::Paired(heads) => Some(Taken::Paired(*heads)),
             Step::Transposed => Some(Taken::Transposed),
             Step::Stored(shape) => Some(Taken::Stored(shape.clone())),
             Step::Values(values) => Some(Taken::Values(*values)),
@@ -135,6 +161,13 @@ impl Rewrites {
         Self { unread, ..self }
     }
 
+    /// The same where each matrix of a list is a tensor of its own.
+    #[must_use]
+    pub(crate) fn apart(mut self) -> Self {
+        self.list.retain(|rewrite| !rewrite.steps.iter().any(|step| matches!(step, Step::Nth(_))));
+        self
+    }
+
     /// Whether the model leaves the stored tensor `name` unread on purpose.
     pub(crate) fn leaves(&self, name: &str) -> bool {
         self.unread.iter().any(|left| name.strip_suffix(&left[..]).is_some_and(|p| p.is_empty() || p.ends_with('.')))
@@ -150,18 +183,6 @@ impl From<Vec<Rewrite>> for Rewrites {
     fn from(rewrites: Vec<Rewrite>) -> Self {
         Self { list: rewrites, unread: Vec::new() }
     }
-}
-
-/// A step with its index.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Taken {
-    Nth(usize, usize),
-    Rows(Range<usize>, usize),
-    Every(usize, usize),
-    Within(usize, Range<usize>, usize),
-    Transposed,
-    Stored(Vec<usize>),
-    Values(Values),
 }
 
 /// A part of a stored tensor.
@@ -190,7 +211,7 @@ impl Part {
                     }
                 }
                 Taken::Stored(stored) => shape.clone_from(stored),
-                Taken::Values(_) => {}
+                Taken::Paired(_) | Taken::Values(_) => {}
             }
         }
         shape
@@ -212,97 +233,6 @@ impl Part {
             view = view.step(step)?;
         }
         (view.len() == shape.iter().product::<usize>()).then_some(view)
-    }
-}
-
-/// A strided view of a contiguous tensor, in elements. It has more axes than its tensor where rows are grouped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct View {
-    offset: usize,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
-}
-
-impl View {
-    fn whole(shape: &[usize]) -> Self {
-        let mut strides = vec![1; shape.len()];
-        for axis in (1..shape.len()).rev() {
-            strides[axis - 1] = strides[axis] * shape[axis];
-        }
-        Self { offset: 0, shape: shape.to_vec(), strides }
-    }
-
-    fn step(mut self, step: &Taken) -> Option<Self> {
-        match step {
-            Taken::Nth(i, _) => {
-                self.offset += i * self.strides.first()?;
-                self.shape.remove(0);
-                self.strides.remove(0);
-            }
-            Taken::Rows(rows, count) if rows.end <= *count => {
-                self.offset += rows.start * self.strides.first()?;
-                *self.shape.first_mut()? = rows.len();
-            }
-            Taken::Rows(..) => return None,
-            Taken::Every(first, of) => {
-                self.offset += first * self.strides.first()?;
-                *self.shape.first_mut()? /= of;
-                *self.strides.first_mut()? *= of;
-            }
-            Taken::Within(groups, rows, of) if rows.end <= *of => {
-                let stride = *self.strides.first()?;
-                self.offset += rows.start * stride;
-                *self.shape.first_mut()? = rows.len();
-                self.shape.insert(0, *groups);
-                self.strides.insert(0, of * stride);
-            }
-            Taken::Within(..) => return None,
-            Taken::Transposed => {
-                let n = self.shape.len();
-                if n < 2 {
-                    return None;
-                }
-                self.shape.swap(n - 2, n - 1);
-                self.strides.swap(n - 2, n - 1);
-            }
-            Taken::Values(_) => {}
-            // It comes before all other steps: see [`Part::view`].
-            Taken::Stored(_) => return None,
-        }
-        Some(self)
-    }
-
-    /// The number of elements.
-    pub(crate) fn len(&self) -> usize {
-        self.shape.iter().product()
-    }
-
-    /// The range of the stored tensor that contains all elements.
-    pub(crate) fn bounds(&self) -> Range<usize> {
-        if self.len() == 0 {
-            return self.offset..self.offset;
-        }
-        let last: usize = self.shape.iter().zip(&self.strides).map(|(n, stride)| (n - 1) * stride).sum();
-        self.offset..self.offset + last + 1
-    }
-
-    /// Whether the elements lie one behind another.
-    pub(crate) fn is_contiguous(&self) -> bool {
-        let whole = Self::whole(&self.shape).strides;
-        self.shape.iter().zip(&self.strides).zip(&whole).all(|((n, stride), whole)| *n == 1 || stride == whole)
-    }
-
-    /// Calls `visit` with the place in the stored tensor of each element, in order.
-    pub(crate) fn each(&self, mut visit: impl FnMut(usize)) {
-        fn walk(shape: &[usize], strides: &[usize], at: usize, visit: &mut impl FnMut(usize)) {
-            match (shape, strides) {
-                ([n, shape @ ..], [stride, strides @ ..]) => {
-                    (0..*n).for_each(|i| walk(shape, strides, at + i * stride, visit));
-                }
-                _ => visit(at),
-            }
-        }
-        walk(&self.shape, &self.strides, self.offset, &mut visit);
     }
 }
 
@@ -354,6 +284,15 @@ mod tests {
         assert_eq!(part.stored_shape(&[4, 1]), [8, 1]);
         assert_eq!(places(&part, &[4, 1]), [1, 2, 5, 6]);
         assert!(part.view(&[5, 1]).is_none(), "five rows of two ranges of two");
+    }
+
+    #[test]
+    fn heads_whose_halves_alternate() {
+        let (_, part) = part(&Rewrite::new("q", "file", [Step::Paired(2)]), "q");
+        // Two heads of four rows of one channel: rows 0 and 2 of the file are the first half of the first head.
+        assert_eq!(part.stored_shape(&[8, 1]), [8, 1]);
+        assert_eq!(places(&part, &[8, 1]), [0, 2, 1, 3, 4, 6, 5, 7]);
+        assert!(part.view(&[6, 1]).is_none(), "three rows a head");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use longreach_simd::product::{Blocks, Format};
 use safetensors::Dtype;
 
 use super::numbers::mxfp4;
-use super::rewrite::View;
+use super::view::View;
 
 /// A tensor in one of a checkpoint's files.
 #[derive(Clone, Debug)]

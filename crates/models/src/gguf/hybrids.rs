@@ -320,7 +320,7 @@ pub(super) fn qwen3next(keys: &Keys<'_>) -> Result<Read, Error> {
     let taps = size("ssm.conv_kernel")?;
     let layers = keys.layers()?;
     let every = keys.some("full_attention_interval")?.unwrap_or(4).max(1);
-    let recurrent = keys.marks("recurrent_layers", layers, |_, _| true)?;
+    let recurrent = keys.marks("attention.recurrent_layers", layers, |_, _| true)?;
     let attends: Vec<bool> = match recurrent {
         Some(recurrent) => recurrent.into_iter().map(|recurrent| !recurrent).collect(),
         None => (1..=layers).map(|i| i.is_multiple_of(every)).collect(),
@@ -384,7 +384,7 @@ pub(super) fn qwen3next(keys: &Keys<'_>) -> Result<Read, Error> {
     rewrites.extend(of_part(LAYERS, "mlp", &FEED_FORWARD));
     rewrites.extend(of_part(LAYERS, "mlp", &[("gate", "ffn_gate_inp")]));
     rewrites.extend(of_part(LAYERS, "mlp.shared_expert", &shared));
-    // A vector in files of the Hub, a matrix of one row in others.
+    // A matrix of one row, or a vector.
     let vector = (0..layers)
         .find_map(|i| keys.shape(&format!("blk.{i}.ffn_gate_inp_shexp.weight")))
         .is_some_and(|shape| shape.len() == 1);

@@ -1,30 +1,43 @@
 //! Models in GGUF files: their metadata as the fields of a `config.json`, their tensors under the names that the models
 //! use. Everything behind that is the same as for a directory.
 
-use longreach_gguf::{Gguf, TensorType};
-use longreach_nn::mixers::{MixerConfig, QkNorm};
-use longreach_nn::{BranchConfig, DecoderConfig, NamedNorm, NormConfig, OperationConfig};
+use longreach_gguf::{Gguf, Metadata, TensorType};
+use longreach_nn::mixers::{AttentionConfig, MixerConfig};
+use longreach_nn::{BranchConfig, DecoderConfig, OperationConfig};
 use longreach_simd::product::Format;
 use serde_json::{Map, Value};
 
-use self::keys::Keys;
+use self::keys::{Keys, Shapes};
+use self::names::plus_one;
 use crate::{Checkpoint, Description, Error, Fields, Rewrite};
 
+mod alike;
+mod contents;
+mod directory;
+mod entries;
+mod folds;
 mod gemma;
 mod hybrids;
+mod importance;
 mod keys;
 mod llama;
 mod mamba;
 mod mix;
 mod names;
+mod parts;
 mod quantise;
+mod tensors;
 
-pub use self::mix::{MIXES, Mix};
-pub use self::quantise::{Quantised, Quantising, importances, quantise};
+pub use self::contents::Contents;
+pub use self::directory::{Floats, write_directory};
+pub use self::importance::importances;
+pub use self::mix::{AS_STORED, MIXES, Mix};
+pub use self::quantise::{Quantised, Quantising, quantise};
 
-/// An architecture: the value of `general.architecture`, and how its files are read.
+/// An architecture: the value of `general.architecture`, the model types that are written as it, and how its files are read.
 struct Architecture {
     name: &'static str,
+    types: &'static [&'static str],
     read: fn(&Keys<'_>) -> Result<Read, Error>,
 }
 
@@ -34,9 +47,9 @@ struct Read {
     fields: Map<String, Value>,
     /// The names of the tensors.
     rewrites: Vec<Rewrite>,
-    /// Whether rotary positions rotate neighbouring channels, since rows of queries and keys are stored so.
+    /// Whether rows of queries and keys are stored in pairs of neighbours, which rotary positions rotate.
     pairs: bool,
-    /// Whether 1 is already added to the weights of norms that have it added.
+    /// Whether norms are stored with 1 added to their weights.
     whole_norms: bool,
 }
 
@@ -46,39 +59,48 @@ impl Read {
     }
 }
 
-/// The architectures that are read.
+/// The architectures that are read and written.
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { name: "llama", read: llama::llama },
-    Architecture { name: "qwen2", read: |keys| llama::plain(keys, "qwen2") },
-    Architecture { name: "qwen3", read: |keys| llama::plain(keys, "qwen3") },
-    Architecture { name: "qwen3moe", read: llama::qwen3moe },
-    Architecture { name: "phi3", read: llama::phi3 },
-    Architecture { name: "smollm3", read: llama::smollm3 },
-    Architecture { name: "olmo2", read: llama::olmo2 },
-    Architecture { name: "gpt-oss", read: llama::gpt_oss },
-    Architecture { name: "gemma2", read: gemma::gemma2 },
-    Architecture { name: "gemma3", read: gemma::gemma3 },
-    Architecture { name: "mamba", read: mamba::mamba },
-    Architecture { name: "mamba2", read: mamba::mamba2 },
-    Architecture { name: "jamba", read: hybrids::jamba },
-    Architecture { name: "falcon-h1", read: hybrids::falcon_h1 },
-    Architecture { name: "granitehybrid", read: hybrids::granite },
-    Architecture { name: "nemotron_h", read: hybrids::nemotron },
-    Architecture { name: "nemotron_h_moe", read: hybrids::nemotron },
-    Architecture { name: "lfm2", read: hybrids::lfm2 },
-    Architecture { name: "lfm2moe", read: hybrids::lfm2 },
-    Architecture { name: "qwen3next", read: hybrids::qwen3next },
+    Architecture { name: "llama", types: &["llama", "mistral", "mixtral"], read: llama::llama },
+    Architecture { name: "qwen2", types: &["qwen2"], read: |keys| llama::plain(keys, "qwen2") },
+    Architecture { name: "qwen3", types: &["qwen3"], read: |keys| llama::plain(keys, "qwen3") },
+    Architecture { name: "qwen3moe", types: &["qwen3_moe"], read: llama::qwen3moe },
+    Architecture { name: "phi3", types: &["phi3"], read: llama::phi3 },
+    Architecture { name: "smollm3", types: &["smollm3"], read: llama::smollm3 },
+    Architecture { name: "olmo2", types: &["olmo2", "olmo3"], read: llama::olmo2 },
+    Architecture { name: "gpt-oss", types: &["gpt_oss"], read: llama::gpt_oss },
+    Architecture { name: "gemma2", types: &["gemma2"], read: gemma::gemma2 },
+    Architecture { name: "gemma3", types: &["gemma3_text", "gemma3"], read: gemma::gemma3 },
+    Architecture { name: "mamba", types: &["mamba", "falcon_mamba"], read: mamba::mamba },
+    Architecture { name: "mamba2", types: &["mamba2"], read: mamba::mamba2 },
+    Architecture { name: "jamba", types: &["jamba"], read: hybrids::jamba },
+    Architecture { name: "falcon-h1", types: &["falcon_h1"], read: hybrids::falcon_h1 },
+    Architecture { name: "granitehybrid", types: &["granitemoehybrid"], read: hybrids::granite },
+    Architecture { name: "nemotron_h", types: &["nemotron_h"], read: hybrids::nemotron },
+    Architecture { name: "nemotron_h_moe", types: &[], read: hybrids::nemotron },
+    Architecture { name: "lfm2", types: &["lfm2"], read: hybrids::lfm2 },
+    Architecture { name: "lfm2moe", types: &["lfm2_moe"], read: hybrids::lfm2 },
+    Architecture { name: "qwen3next", types: &["qwen3_next"], read: hybrids::qwen3next },
 ];
 
-/// The names of the architectures that are read.
+/// The names of the architectures that are read and written.
 pub fn architectures() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|architecture| architecture.name)
 }
 
-/// The model in a file, and the fields of its configuration as JSON. Errors if its architecture is not read, or a key is
-/// missing or wrong.
-pub(crate) fn describe(gguf: &Gguf) -> Result<(Description, Fields, String), Error> {
-    let metadata = gguf.metadata();
+/// A model as its metadata describe it, and the fields of its configuration.
+struct Described {
+    description: Description,
+    fields: Fields,
+    config: String,
+    /// See [`Read::pairs`].
+    pairs: bool,
+}
+
+/// Reads the metadata of a model with these tensors. The names of the tensors are all that differs from the description of
+/// the same model in a directory; rows in pairs are not put back in order. Errors if the architecture is not read, or a key
+/// is missing or wrong.
+fn described(metadata: &Metadata, tensors: &dyn Shapes) -> Result<Described, Error> {
     let file = metadata.file();
     if let Some(kind) = metadata.get::<&str>("general.type")?
         && kind != "model"
@@ -86,50 +108,53 @@ pub(crate) fn describe(gguf: &Gguf) -> Result<(Description, Fields, String), Err
         let message = format!("a file of the type `{kind}` is no model that writes text");
         return Err(Error::Config { file: file.into(), message });
     }
+    let Read { fields, rewrites, pairs, whole_norms } = read(metadata, tensors)?;
+    let config = Value::Object(fields).to_string();
+    let fields = Fields::parse(file, &config)?;
+    let mut description = Description::of(&fields)?;
+    description.rewrites = if whole_norms { plus_one(rewrites) } else { rewrites }.into();
+    Ok(Described { description, fields, config, pairs })
+}
+
+/// Reads the metadata by the function of their architecture.
+fn read(metadata: &Metadata, tensors: &dyn Shapes) -> Result<Read, Error> {
     let found: &str = metadata.require("general.architecture")?;
     let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.name == found) else {
         let known = architectures().collect::<Vec<_>>().join(", ");
         let message = format!("architecture `{found}` is not supported in GGUF files; supported are {known}");
-        return Err(Error::Config { file: file.into(), message });
+        return Err(Error::Config { file: metadata.file().into(), message });
     };
-    let read = (architecture.read)(&Keys { gguf, architecture: found })?;
-    let config = Value::Object(read.fields).to_string();
-    let fields = Fields::parse(file, &config)?;
-    let mut description = Description::of(&fields)?;
-    description.rewrites = read.rewrites.into();
-    adjust(&mut description.decoder, read.pairs, read.whole_norms);
+    (architecture.read)(&Keys { metadata, tensors, architecture: found })
+}
+
+/// The model in a file, and the fields of its configuration as JSON: it computes with the tensors as they are stored. Errors
+/// if its architecture is not read, or a key is missing or wrong.
+pub(crate) fn describe(gguf: &Gguf) -> Result<(Description, Fields, String), Error> {
+    let Described { mut description, fields, config, pairs } = described(gguf.metadata(), gguf)?;
+    if pairs {
+        each_attention(&mut description.decoder, &mut |attention| {
+            attention.rotary.iter_mut().for_each(|rotary| rotary.interleaved = true);
+        });
+    }
     Ok((description, fields, config))
 }
 
-/// Adjusts the model to what its tensors are.
-fn adjust(decoder: &mut DecoderConfig, pairs: bool, whole_norms: bool) {
-    let norm = |norm: &mut NormConfig| {
-        if let (true, NormConfig::RmsPlusOne(eps)) = (whole_norms, *norm) {
-            *norm = NormConfig::Rms(eps);
-        }
-    };
-    let named = |named: &mut Option<NamedNorm>| named.iter_mut().for_each(|named| norm(&mut named.norm));
-    fn branches<'a>(branch: &'a mut BranchConfig, each: &mut dyn FnMut(&mut BranchConfig)) {
-        each(branch);
-        if let OperationConfig::Parallel(list) = &mut branch.operation {
-            list.iter_mut().for_each(|branch| branches(branch, each));
-        }
-    }
-    named(&mut decoder.last_norm);
+/// Calls `each` with every attention of a decoder.
+fn each_attention(decoder: &mut DecoderConfig, each: &mut dyn FnMut(&mut AttentionConfig)) {
     for branch in decoder.blocks.iter_mut().flat_map(|block| &mut block.branches) {
-        branches(branch, &mut |branch| {
-            named(&mut branch.before);
-            named(&mut branch.after);
-            named(&mut branch.of_sum);
+        each_branch(branch, &mut |branch| {
             if let OperationConfig::Mixer(MixerConfig::Attention(attention)) = &mut branch.operation {
-                if let Some(QkNorm::Head(qk) | QkNorm::Whole(qk)) = &mut attention.qk_norm {
-                    norm(qk);
-                }
-                if let Some(rotary) = &mut attention.rotary {
-                    rotary.interleaved |= pairs;
-                }
+                each(attention);
             }
         });
+    }
+}
+
+/// Calls `each` with a branch and all branches in it.
+fn each_branch(branch: &mut BranchConfig, each: &mut dyn FnMut(&mut BranchConfig)) {
+    each(branch);
+    if let OperationConfig::Parallel(list) = &mut branch.operation {
+        list.iter_mut().for_each(|branch| each_branch(branch, each));
     }
 }
 
