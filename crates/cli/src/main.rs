@@ -10,6 +10,7 @@ mod machine;
 mod model;
 mod parameters;
 mod sampling;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -46,6 +47,7 @@ enum Command {
     Bench(commands::bench::Command),
     Chat(commands::chat::Args),
     Classify(commands::classify::Args),
+    Convert(commands::convert::Args),
     Embed(commands::embed::Args),
     FillMask(commands::fill_mask::Args),
     Generate(commands::generate::Args),
@@ -102,6 +104,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Answer(args) => commands::answer::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Classify(args) => commands::classify::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Embed(args) => commands::embed::run(args),
         Command::FillMask(args) => commands::fill_mask::run(args),
         Command::Sparsify(args) => commands::sparsify::run(args),

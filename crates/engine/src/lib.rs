@@ -42,4 +42,5 @@ pub use sampling::{Sampler, Sampling};
 pub use session::{CHUNK, Cancel, Session};
 pub use state::Resumed;
 pub use tokenizer::{Around, Tokenizer};
+pub use vocabulary::gguf::write_tokenizer;
 pub use writer::Writer;

@@ -5,6 +5,7 @@ pub(crate) mod answer;
 pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod classify;
+pub(crate) mod convert;
 pub(crate) mod embed;
 pub(crate) mod fill_mask;
 pub(crate) mod forward;
