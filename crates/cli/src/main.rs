@@ -1,5 +1,6 @@
 //! The command line of longreach. Each subcommand is a file in `commands`.
 
+mod agreement;
 mod allocator;
 mod commands;
 mod documents;
@@ -52,6 +53,7 @@ enum Command {
     FillMask(commands::fill_mask::Args),
     Generate(commands::generate::Args),
     Forward(commands::forward::Args),
+    Importance(commands::importance::Args),
     Info(commands::info::Args),
     List(commands::list::Args),
     Op(commands::op::Args),
@@ -114,6 +116,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),
         Command::Forward(args) => commands::forward::run(args),
+        Command::Importance(args) => commands::importance::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::List(args) => commands::list::run(args),
         Command::Op(args) => commands::op::run(args),

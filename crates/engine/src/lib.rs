@@ -11,6 +11,7 @@
 //! # Ok::<(), longreach_engine::Error>(())
 //! ```
 
+mod agreement;
 mod chat;
 mod conversation;
 mod embedded;
@@ -24,10 +25,12 @@ mod state;
 mod stream;
 mod tokenizer;
 mod vocabulary;
+mod windows;
 mod words;
 mod world;
 mod writer;
 
+pub use agreement::{Agreement, Perplexity, agreement, perplexity};
 pub use chat::{ChatTemplate, Message};
 pub use conversation::{Conversation, Ended, Reply};
 pub use embedded::EMBEDDED;

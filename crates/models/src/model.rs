@@ -49,8 +49,24 @@ impl Model {
         if let Some(file) = at.gguf() {
             return Self::of_gguf(&Gguf::open(&file)?, dtype);
         }
+        Self::of_directory(at, Checkpoint::at(at)?.keep_as(dtype))
+    }
+
+    /// Loads a model in f32 of which the inputs of matrices are added up. Errors as [`Model::load`] does.
+    pub(crate) fn observed(at: &Location) -> Result<Self, Error> {
+        match at.gguf() {
+            Some(file) => {
+                let gguf = Gguf::open(&file)?;
+                let (description, _, config) = crate::gguf::describe(&gguf)?;
+                let checkpoint = Checkpoint::of_gguf(&gguf, description.decoder.blocks.len())?;
+                Self::from_checkpoint(description, config, checkpoint.keep_as(Some(DType::F32)).observing())
+            }
+            None => Self::of_directory(at, Checkpoint::at(at)?.keep_as(Some(DType::F32)).observing()),
+        }
+    }
+
+    fn of_directory(at: &Location, checkpoint: Checkpoint) -> Result<Self, Error> {
         let (mut fields, config) = read_config(&at.directory)?;
-        let checkpoint = Checkpoint::at(at)?.keep_as(dtype);
         mamba_ssm::sizes_of(&mut fields, &checkpoint);
         let mut description = Description::of(&fields)?;
         let generation = GenerationConfig::read(&at.directory)?;

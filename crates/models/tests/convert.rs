@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Tensor;
 use longreach_gguf::{Gguf, TensorType};
-use longreach_models::gguf::{AS_STORED, Contents, Quantising, quantise, write_directory};
+use longreach_models::gguf::{AS_STORED, Contents, Observed, Quantising, importances, quantise, write_directory};
 use longreach_models::{DType, Location, Model};
 use longreach_testkit::goldens::Golden;
 use longreach_testkit::tolerance;
@@ -226,4 +226,42 @@ fn files_are_those_of_llama_cpp() {
             }
         }
     }
+}
+
+#[test]
+fn importances_are_mean_squares_of_inputs() {
+    let at = at(&folder("mixtral-a"));
+    let (model, observed) = Observed::load(&at).expect("a model");
+    let ids: Vec<u32> = (0..20).map(|i| i * 7 % 67).collect();
+    let _ = model.decoder.forward(&ids, &mut model.decoder.start(1), None);
+    let temporary = tempfile::tempdir().expect("a directory");
+    let file = temporary.path().join("importance.gguf");
+    observed.write(&file, "ids", 1, 20).expect("written");
+    let gguf = Gguf::open(&file).expect("a file");
+    let of = |name: &str| floats(&gguf.tensor(name).unwrap_or_else(|| panic!("{name} is missing")));
+    // What the first queries, keys and values are computed from is the normed embedding.
+    let bytes = std::fs::read(at.directory.join("model.safetensors")).expect("a file");
+    let weights = SafeTensors::deserialize(&bytes).expect("safetensors");
+    let weight = |name: &str| numbers(&weights.tensor(name).expect("a weight"));
+    let (table, norm) = (weight("model.embed_tokens.weight"), weight("model.layers.0.input_layernorm.weight"));
+    let width = norm.len();
+    let mut want = vec![0.0; width];
+    for id in &ids {
+        let x = &table[*id as usize * width..][..width];
+        let scale = (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + 1e-5).powf(-0.5);
+        want.iter_mut().zip(x).zip(&norm).for_each(|((want, x), w)| *want += (x * scale * w).powi(2));
+    }
+    for part in ["attn_q", "attn_k", "attn_v"] {
+        let found = of(&format!("blk.0.{part}.weight.in_sum2"));
+        let error = found.iter().zip(&want).map(|(a, b)| (a - b).abs() / b.abs().max(1e-3)).fold(0.0, f64::max);
+        assert!(found.len() == width && error < 1e-4, "{part}: {error}");
+        assert_eq!(of(&format!("blk.0.{part}.weight.counts")), [20.0]);
+    }
+    // Each token goes to two of four experts.
+    let counts = of("blk.1.ffn_down_exps.weight.counts");
+    assert_eq!((counts.len(), counts.iter().sum::<f64>()), (4, 40.0));
+    let read = importances(&file).expect("importances");
+    let of_all = &read["blk.0.attn_q.weight"];
+    assert!(of_all.iter().zip(&want).all(|(mean, sum)| (f64::from(*mean) - sum / 20.0).abs() < 1e-4 * sum));
+    assert_eq!(read["blk.1.ffn_down_exps.weight"].len(), 4 * 20, "for each expert those of its 20 channels");
 }

@@ -10,6 +10,7 @@ pub(crate) mod embed;
 pub(crate) mod fill_mask;
 pub(crate) mod forward;
 pub(crate) mod generate;
+pub(crate) mod importance;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod op;

@@ -7,7 +7,7 @@ use std::ops::Range;
 use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, TensorData};
 use bytes::Bytes;
 use half::bf16;
-use longreach_nn::{Error as NnError, Layout, Precision, Source, Spec};
+use longreach_nn::{Error as NnError, Inputs, Layout, Precision, Source, Spec};
 use longreach_simd::file::Mapped;
 use longreach_simd::product::{Int8, Quantised};
 use safetensors::Dtype;
@@ -77,6 +77,8 @@ pub struct Checkpoint {
     rewrites: Rewrites,
     /// The names, as in the files, of the tensors that were read.
     used: HashSet<String>,
+    /// The model's names of matrices with the sums of their inputs, if they are wanted.
+    inputs: Option<Vec<(String, Inputs)>>,
 }
 
 impl Checkpoint {
@@ -90,6 +92,17 @@ impl Checkpoint {
     #[must_use]
     pub fn rewritten(self, rewrites: Rewrites) -> Self {
         Self { rewrites, ..self }
+    }
+
+    /// Wants the sums of what matrices are multiplied by.
+    #[must_use]
+    pub(crate) fn observing(self) -> Self {
+        Self { inputs: Some(Vec::new()), ..self }
+    }
+
+    /// The model's names of matrices with the sums of their inputs, if they are wanted.
+    pub(crate) fn inputs(&self) -> &[(String, Inputs)] {
+        self.inputs.as_deref().unwrap_or_default()
     }
 
     /// The precision of the stored matrices: the dtype of the largest tensor.
@@ -224,6 +237,13 @@ impl Source for Checkpoint {
         drop(data);
         self.release(spec);
         Ok(Some(Quantised::Int8(quantised)))
+    }
+
+    fn inputs(&mut self, spec: &Spec) -> Option<Inputs> {
+        let [_, width] = spec.shape[..] else { return None };
+        let inputs = Inputs::new(width);
+        self.inputs.as_mut()?.push((spec.name.clone(), inputs.clone()));
+        Some(inputs)
     }
 
     fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {

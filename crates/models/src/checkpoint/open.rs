@@ -133,6 +133,7 @@ impl Checkpoint {
             naming: Naming::default(),
             rewrites: Rewrites::default(),
             used: HashSet::new(),
+            inputs: None,
         }
     }
 

@@ -195,6 +195,11 @@ impl Part {
         self.0.iter().find_map(|step| if let Taken::Values(values) = step { Some(*values) } else { None })
     }
 
+    /// Which of how many matrices of a list it is; `None` if it is no part of a list.
+    pub(crate) fn nth(&self) -> Option<(usize, usize)> {
+        self.0.iter().find_map(|step| if let Taken::Nth(i, count) = step { Some((*i, *count)) } else { None })
+    }
+
     /// The shape of the stored tensor of which a tensor of shape `shape` is this part.
     pub(crate) fn stored_shape(&self, shape: &[usize]) -> Vec<usize> {
         let mut shape = shape.to_vec();

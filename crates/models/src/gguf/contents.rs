@@ -4,17 +4,17 @@ use bytes::Bytes;
 use longreach_gguf::{Gguf, Header};
 
 use super::alike::alike;
-use super::entries::entries;
+use super::entries::{Entries, entries};
 use super::folds::Folds;
 use super::keys::Shapes;
 use super::names::{paired, plus_one};
 use super::parts::Parts;
 use super::tensors::{OfGguf, Rewritten, Tensors, Whole};
-use super::{ARCHITECTURES, architectures, described, read};
+use super::{ARCHITECTURES, Read, architectures, described, read};
 use crate::directory::read_config;
 use crate::families::composite::text_config;
 use crate::model::unused;
-use crate::{Checkpoint, Description, Error, Fields, GenerationConfig, Location, Rewrite, Rewrites};
+use crate::{Checkpoint, Description, Error, Fields, GenerationConfig, Location, Rewrites};
 
 /// The metadata and tensors of a GGUF file to be written.
 pub struct Contents {
@@ -44,32 +44,14 @@ impl Contents {
     /// Errors if the model type has no architecture in GGUF files, if a GGUF file cannot say what `config.json` does, or if
     /// a file is missing or invalid.
     pub fn of_directory(at: &Location, name: &str) -> Result<Self, Error> {
-        let (fields, _) = read_config(&at.directory)?;
-        let fields = if fields.get("text_config").is_some() { text_config(&fields)? } else { fields };
-        let checkpoint = Checkpoint::at(at)?;
-        let mut description = Description::of(&read_config(&at.directory)?.0)?;
-        if let Some(eos) = GenerationConfig::read(&at.directory)?.eos {
-            description.eos = eos;
-        }
-        let architecture = architecture_of(&fields, &description)?;
-        let folds = match architecture {
-            "falcon-h1" => Folds::falcon(&fields, &description.decoder)?,
-            _ => Folds::none(&description.decoder),
-        };
+        let Table { fields, description, architecture, folds, entries, metadata, rewrites } = Table::of(at)?;
         let of = &description.decoder;
-        let checkpoint = checkpoint.named_as(&of.names.body, &of.embedding()).rewritten(description.rewrites.clone());
-        let (parts, wanted) = (Parts::of(&folds.decoder), folds.decoder.clone());
-        let mut written = entries(architecture, &fields, &parts)?;
-        written.header.set("general.name", name)?;
-        special(&mut written.header, &fields, &description.eos)?;
-        let metadata = decoded(&written.header)?;
-        // The tables of names depend on the metadata alone.
-        let table = read(metadata.metadata(), &NoTensors)?;
-        let attention = parts.first(|layer| layer.attention);
-        let heads = attention.map_or([0, 0], |attention| [attention.heads, attention.groups]);
-        let to = restored(table.rewrites, table.pairs, table.whole_norms, heads);
-        let mut tensors = Rewritten::new(checkpoint, of, &to, folds)?;
-        written.factors.into_iter().for_each(|(name, numbers)| tensors.add(name, numbers));
+        let checkpoint = Checkpoint::at(at)?.named_as(&of.names.body, &of.embedding());
+        let wanted = folds.decoder.clone();
+        let mut tensors = Rewritten::new(checkpoint.rewritten(description.rewrites.clone()), of, &rewrites, folds)?;
+        let Entries { mut header, factors, .. } = entries;
+        header.set("general.name", name)?;
+        factors.into_iter().for_each(|(name, numbers)| tensors.add(name, numbers));
         let read_back = described(metadata.metadata(), &Declared(&tensors))?.description;
         alike(&wanted, &read_back.decoder).map_err(|difference| {
             fields.error(format!(
@@ -78,7 +60,7 @@ impl Contents {
         })?;
         let notes = unused(&tensors.checkpoint.unused()).into_iter().collect();
         let (layers, rows) = (of.blocks.len(), of.vocabulary);
-        Ok(Self { header: written.header, layers, rows, notes, tensors: Box::new(tensors) })
+        Ok(Self { header, layers, rows, notes, tensors: Box::new(tensors) })
     }
 
     /// The metadata, for further entries.
@@ -94,6 +76,51 @@ impl Contents {
     /// Notes for the user, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+}
+
+/// How a model in a directory is written.
+struct Table {
+    fields: Fields,
+    description: Description,
+    architecture: &'static str,
+    folds: Folds,
+    entries: Entries,
+    /// A file of the entries alone.
+    metadata: Gguf,
+    /// Where each weight is written.
+    rewrites: Rewrites,
+}
+
+impl Table {
+    fn of(at: &Location) -> Result<Self, Error> {
+        let (fields, _) = read_config(&at.directory)?;
+        let mut description = Description::of(&fields)?;
+        if let Some(eos) = GenerationConfig::read(&at.directory)?.eos {
+            description.eos = eos;
+        }
+        let fields = if fields.get("text_config").is_some() { text_config(&fields)? } else { fields };
+        let architecture = architecture_of(&fields, &description)?;
+        let folds = match architecture {
+            "falcon-h1" => Folds::falcon(&fields, &description.decoder)?,
+            _ => Folds::none(&description.decoder),
+        };
+        let parts = Parts::of(&folds.decoder);
+        let mut entries = entries(architecture, &fields, &parts)?;
+        special(&mut entries.header, &fields, &description.eos)?;
+        let metadata = decoded(&entries.header)?;
+        // The names depend on the metadata alone.
+        let read = read(metadata.metadata(), &NoTensors)?;
+        let rewrites = restored(read, &parts);
+        Ok(Self { fields, description, architecture, folds, entries, metadata, rewrites })
+    }
+}
+
+/// Where the weights of the model at a place are in its GGUF file, or in the one that it would be written as.
+pub(super) fn names_in_gguf(at: &Location) -> Result<Rewrites, Error> {
+    match at.gguf() {
+        Some(file) => Ok(super::describe(&Gguf::open(&file)?)?.0.rewrites),
+        None => Ok(Table::of(at)?.rewrites),
     }
 }
 
@@ -129,9 +156,13 @@ fn decoded(header: &Header) -> Result<Gguf, Error> {
 }
 
 /// The names of the tensors of a file, of which rows in pairs are put back in order and norms are the model's.
-pub(super) fn restored(rewrites: Vec<Rewrite>, pairs: bool, whole_norms: bool, heads: [usize; 2]) -> Rewrites {
+pub(super) fn restored(read: Read, parts: &Parts<'_>) -> Rewrites {
+    let Read { rewrites, pairs, whole_norms, .. } = read;
     let rewrites = if whole_norms { plus_one(rewrites) } else { rewrites };
-    if pairs { paired(rewrites, heads) } else { rewrites }.into()
+    match parts.first(|layer| layer.attention) {
+        Some(attention) if pairs => paired(rewrites, [attention.heads, attention.groups]).into(),
+        _ => rewrites.into(),
+    }
 }
 
 /// No tensors.

@@ -58,12 +58,8 @@ pub fn write_directory(
     floats: Option<Floats>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Vec<String>, Error> {
-    let Described { description, fields, config, pairs } = described(gguf.metadata(), gguf)?;
-    let table = read(gguf.metadata(), gguf)?;
-    let parts = Parts::of(&description.decoder);
-    let attention = parts.first(|layer| layer.attention);
-    let heads = attention.map_or([0, 0], |attention| [attention.heads, attention.groups]);
-    let from = restored(table.rewrites, pairs, table.whole_norms, heads);
+    let Described { description, fields, config, .. } = described(gguf.metadata(), gguf)?;
+    let from = restored(read(gguf.metadata(), gguf)?, &Parts::of(&description.decoder));
     let of = &description.decoder;
     let checkpoint = Checkpoint::of_gguf(gguf, of.blocks.len())?;
     let checkpoint = checkpoint.named_as(&of.names.body, &of.embedding()).rewritten(from);

@@ -30,7 +30,7 @@ mod tensors;
 
 pub use self::contents::Contents;
 pub use self::directory::{Floats, write_directory};
-pub use self::importance::importances;
+pub use self::importance::{Observed, importances};
 pub use self::mix::{AS_STORED, MIXES, Mix};
 pub use self::quantise::{Quantised, Quantising, quantise};
 

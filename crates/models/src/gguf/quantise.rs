@@ -204,16 +204,23 @@ fn rounded(
     let cx = longreach_burn::context();
     let width = whole.shape.last().copied().unwrap_or(1);
     let (rows, importance) = (whole.elements() / width, how.importance.get(&whole.name));
-    let (mut errors, mut lossy) = ([0.0, 0.0], false);
-    for from in (0..rows).step_by(ROWS) {
-        let n = ROWS.min(rows - from);
+    // The matrices of a list each have importances of their own.
+    let importance = importance.filter(|x| x.len().is_multiple_of(width) && rows.is_multiple_of(x.len() / width));
+    let (rows_each, importance) = match importance {
+        Some(x) if !x.is_empty() => (rows / (x.len() / width), Some(&x[..])),
+        _ => (rows, None),
+    };
+    let (mut errors, mut lossy, mut from) = ([0.0, 0.0], false, 0);
+    while from < rows {
+        let nth = from / rows_each;
+        let n = ROWS.min((nth + 1) * rows_each - from);
+        let importance = importance.map(|x| &x[nth * width..(nth + 1) * width]);
         let numbers = numbers(whole.kind, data, from, n, width).map_err(&wrong)?;
         match format(kind) {
             None => write(&floats(&numbers, kind).ok_or_else(|| wrong(format!("the type {kind} is not written")))?)?,
             Some(format) => {
                 lossy = true;
                 let mut bytes = vec![0; format.row_bytes(width).unwrap_or(0) * n];
-                let importance = importance.filter(|importance| importance.len() == width).map(|x| &x[..]);
                 quantise_into(&cx, format, &numbers, width, importance, &mut bytes)
                     .map_err(|e| wrong(e.to_string()))?;
                 let blocks = Blocks::from_vec(format, [n, width], bytes).map_err(|e| wrong(e.to_string()))?;
@@ -226,6 +233,7 @@ fn rounded(
                 write(blocks.bytes())?;
             }
         }
+        from += n;
     }
     Ok((lossy && errors[1] > 0.0).then_some(errors))
 }
