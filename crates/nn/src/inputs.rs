@@ -29,12 +29,13 @@ impl Inputs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds the rows `[.., in]` of an input.
+    /// Adds the rows `[.., in]` of an input, but those of zeros.
     pub(crate) fn add<const D: usize>(&self, x: &Tensor<D>) {
         let mut squares = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let width = squares.sums.len().max(1);
         let numbers: Vec<f32> = x.to_data().iter::<f32>().collect();
-        for row in numbers.chunks(width) {
+        // Rows of zeros pad what few tokens an expert has.
+        for row in numbers.chunks(width).filter(|row| row.iter().any(|x| *x != 0.0)) {
             squares.sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x).powi(2));
             squares.rows += 1;
         }

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use longreach_gguf::{Gguf, Tensor};
+use longreach_models::gguf::importances;
 use serde_json::{Map, Value, json};
 
 use super::{golden, run, stdout, text};
@@ -111,31 +113,37 @@ fn accuracy_says_what_fewer_bits_cost() {
     assert!(kept < four, "{kept} {four}");
 }
 
+/// The matrices of layers of a file of floats, by name.
+fn matrices(file: &Path) -> Vec<(String, usize, Vec<f32>)> {
+    let gguf = Gguf::open(file).expect("a file");
+    let floats = |tensor: &Tensor<'_>| tensor.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let of_layers = gguf.tensors().filter(|tensor| tensor.name().starts_with("blk.") && tensor.shape().len() == 2);
+    of_layers.map(|tensor| (tensor.name().to_owned(), tensor.shape()[1], floats(&tensor))).collect()
+}
+
 #[test]
-fn importances_of_the_text_lower_the_cost_on_it() {
+fn importances_lower_the_error_of_what_the_text_carries() {
     let folder = tempfile::tempdir().expect("a directory");
     let (from, text_file) = (model(folder.path()), input(folder.path()));
-    let file = folder.path().join("importance.gguf");
-    stdout(&["importance", "-m", text(&from), "-i", &text_file, text(&file), "--context", "64"]);
-    let of = |more: &[&str]| {
-        let to = folder.path().join(format!("{}.gguf", more.len()));
-        stdout(&[&["quantize", text(&from), text(&to), "--type", "iq4_nl", "--pure"], more].concat());
-        let found = measured(&[
-            "accuracy",
-            "-m",
-            text(&to),
-            "--against",
-            text(&from),
-            "-i",
-            &text_file,
-            "--context",
-            "64",
-            "--json",
-        ]);
-        found["kl_mean"].as_f64().expect("a number")
+    let importance = folder.path().join("importance.gguf");
+    stdout(&["importance", "-m", text(&from), "-i", &text_file, text(&importance), "--context", "64"]);
+    let exact = folder.path().join("exact.gguf");
+    stdout(&["convert", text(&from), text(&exact), "--dtype", "f32"]);
+    let carried = importances(&importance).expect("importances");
+    let error = |more: &[&str]| {
+        let (to, floats) = (folder.path().join("blocks.gguf"), folder.path().join("floats.gguf"));
+        stdout(&[&["quantize", text(&from), text(&to), "--type", "iq4_nl"], more].concat());
+        stdout(&["convert", text(&to), text(&floats), "--dtype", "f32"]);
+        let mut sum = 0.0;
+        for ((name, width, x), (_, _, y)) in matrices(&exact).into_iter().zip(matrices(&floats)) {
+            let by = carried[&name].iter().cycle();
+            assert_eq!(carried[&name].len(), width, "{name}");
+            sum += x.iter().zip(&y).zip(by).map(|((x, y), by)| f64::from(by * (x - y).powi(2))).sum::<f64>();
+        }
+        sum
     };
-    let (with, without) = (of(&["--importance", text(&file)]), of(&[]));
-    assert!(with < without, "{with} {without}");
+    let (with, without) = (error(&["--importance", text(&importance)]), error(&[]));
+    assert!(with < 0.97 * without, "{with} {without}");
     let wrong = run(&["quantize", text(&from), "x.gguf", "--importance", text(&from.join("model.safetensors"))]);
     assert!(!wrong.status.success());
 }

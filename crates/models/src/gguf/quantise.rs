@@ -174,7 +174,7 @@ fn type_of(from: &Contents, whole: &Whole, how: &Quantising, tied: bool) -> Resu
         _ => mix.type_of(name, shape, from.layers, tied, whole.stored),
     };
     let found = whole.kind;
-    if format(found).is_some() && found != wanted && !how.requantise {
+    if format(found).is_some() && format(wanted).is_some() && found != wanted && !how.requantise {
         let message = format!(
             "tensor `{name}` is quantised already, to {found}: start from a file of floats, or allow the further loss with --requantize"
         );
