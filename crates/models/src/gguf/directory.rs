@@ -80,7 +80,10 @@ pub fn write_directory(
     let generation = generation(gguf.metadata(), &config, special)?;
     write_json(&to.join("generation_config.json"), &Value::Object(generation))?;
     // Last, so that a directory that was not completed has none.
-    write_json(&to.join("config.json"), &Value::Object(completed(config, description.model_type, floats)))?;
+    let mut config = completed(config, description.model_type, floats);
+    // The defaults of some model types are beyond the vocabularies of others.
+    config.insert("pad_token_id".into(), json!(special.and_then(|special| special.padding)));
+    write_json(&to.join("config.json"), &Value::Object(config))?;
     let mut notes: Vec<String> = crate::model::unused(&tensors.checkpoint.unused()).into_iter().collect();
     if matches!(found, Some(Tokenizer { vocabulary: Vocabulary::World(_), .. })) {
         notes.push("RWKV's vocabulary has no tokenizer.json, and is left out".into());

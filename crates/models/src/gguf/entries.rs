@@ -199,8 +199,8 @@ impl Entries {
         self.size("attention.sliding_window", window)?;
         let slides: Vec<bool> = parts.layers.iter().map(|layer| layer.slides()).collect();
         let usual = |i: usize| match self.architecture {
-            "gemma2" | "gpt-oss" => i % 2 == 0,
-            "gemma3" => (i + 1) % 6 != 0,
+            "gemma2" | "gpt-oss" => i.is_multiple_of(2),
+            "gemma3" => !(i + 1).is_multiple_of(6),
             "llama" | "phi3" => true,
             // What other architectures do is written out.
             _ => !slides[i],
