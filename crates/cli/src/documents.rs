@@ -1,10 +1,14 @@
 //! Options for how documents are read, and for whether an existing output may be replaced.
 
+use std::ffi::OsStr;
+use std::io::Read;
 use std::path::Path;
 
 use clap::Args;
-use longreach_search::documents::{Kind, Options};
+use longreach_search::documents::{Input, Kind, Options};
 use longreach_search::output::Existing;
+
+use crate::failure::Failure;
 
 /// How documents are read.
 #[derive(Args)]
@@ -45,4 +49,37 @@ impl OverwriteArgs {
             eprintln!("note: {} already exists and will be replaced once the new output is complete", out.display());
         }
     }
+}
+
+/// The text of an input as one: that of a text file or of standard input as it is, and documents of tables and folders with an
+/// empty line between them. `column` is that of tables.
+pub(crate) fn whole_text(name: &OsStr, column: Option<&str>) -> Result<String, Failure> {
+    const TABLES: [&str; 6] = ["jsonl", "ndjson", "json", "csv", "tsv", "parquet"];
+    let input = Input::of(name)?;
+    let shown = input.name();
+    let failed = |e: std::io::Error| Failure::new(format!("{shown}: {e}"));
+    let text = match &input {
+        Input::Standard => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(failed)?;
+            text
+        }
+        Input::File(path)
+            if !path.extension().is_some_and(|end| TABLES.iter().any(|table| end.eq_ignore_ascii_case(table))) =>
+        {
+            std::fs::read_to_string(path).map_err(failed)?
+        }
+        _ => {
+            let mut documents = input.documents(column)?;
+            let mut texts = Vec::new();
+            while let Some((document, _)) = documents.next()? {
+                texts.push(document.text);
+            }
+            texts.join("\n\n")
+        }
+    };
+    if text.trim().is_empty() {
+        return Err(Failure::new(format!("{shown}: the input has no text")));
+    }
+    Ok(text)
 }

@@ -1,6 +1,6 @@
 //! Options that choose an encoder and how it makes vectors, and the progress bar over documents.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use clap::Args;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
@@ -40,6 +40,11 @@ impl EncoderArgs {
             encoder.set_limit(n)?;
         }
         Ok(encoder)
+    }
+
+    /// The name of the model.
+    pub(crate) fn model(&self) -> &OsStr {
+        &self.model
     }
 
     pub(crate) fn dtype(&self) -> Option<DTypeArg> {

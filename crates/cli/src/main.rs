@@ -1,5 +1,6 @@
 //! The command line of longreach. Each subcommand is a file in `commands`.
 
+mod agreement;
 mod allocator;
 mod commands;
 mod documents;
@@ -15,6 +16,7 @@ mod prompts;
 mod sampling;
 mod speculation;
 mod texts;
+mod weights;
 
 use std::process::ExitCode;
 
@@ -52,10 +54,12 @@ enum Command {
     Bench(commands::bench::Command),
     Chat(commands::chat::Args),
     Classify(commands::classify::Args),
+    Convert(commands::convert::Args),
     Embed(commands::embed::Args),
     FillMask(commands::fill_mask::Args),
     Generate(commands::generate::Args),
     Forward(commands::forward::Args),
+    Importance(commands::importance::Args),
     Info(commands::info::Args),
     List(commands::list::Args),
     Op(commands::op::Args),
@@ -113,6 +117,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Summarise(args) => commands::summarise::run(args),
         Command::Chat(args) => commands::chat::run(args),
         Command::Classify(args) => commands::classify::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Embed(args) => commands::embed::run(args),
         Command::FillMask(args) => commands::fill_mask::run(args),
         Command::Sparsify(args) => commands::sparsify::run(args),
@@ -122,6 +127,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),
         Command::Forward(args) => commands::forward::run(args),
+        Command::Importance(args) => commands::importance::run(args),
         Command::Info(args) => commands::info::run(args),
         Command::List(args) => commands::list::run(args),
         Command::Op(args) => commands::op::run(args),

@@ -80,6 +80,11 @@ impl ChatTemplate {
         Self { file: file.into(), source: source.into(), special: Map::new() }
     }
 
+    /// The source.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The same with special tokens that the template may refer to, by name.
     #[must_use]
     pub(crate) fn with_special(self, tokens: impl Iterator<Item = (String, String)>) -> Self {

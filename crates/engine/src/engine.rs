@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use longreach_gguf::Gguf;
+use longreach_models::gguf::Observed;
 use longreach_models::{DType, LoadOptions, Location, Model, Progress};
 use longreach_nn::KvDtype;
 use longreach_simd::Cx;
@@ -61,6 +62,17 @@ impl Engine {
         let chat = ChatTemplate::load(&location.directory)?;
         let name = name.as_ref().to_string_lossy().into_owned();
         Ok(Self::of(name, model, tokenizer, chat))
+    }
+
+    /// Loads a model whose matrices add up the squares of what they are multiplied by, in f32.
+    ///
+    /// An error as for [`Engine::load`], and if the model cannot be written as a GGUF file.
+    pub fn observed(name: impl AsRef<OsStr>, progress: Progress) -> Result<(Self, Observed), Error> {
+        let location = Location::find(&name, progress)?;
+        let (model, observed) = Observed::load(&location)?;
+        let tokenizer = Tokenizer::of(&location)?;
+        let name = name.as_ref().to_string_lossy().into_owned();
+        Ok((Self::of(name, model, tokenizer, None), observed))
     }
 
     /// Loads a GGUF file with its tokenizer and its chat template.

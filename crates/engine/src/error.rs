@@ -160,6 +160,17 @@ pub enum Error {
         /// Why not.
         message: String,
     },
+    /// A text that is too short to be predicted.
+    #[error("the text has {0} tokens, but at least two are needed")]
+    TooShort(usize),
+    /// Models that cannot be compared.
+    #[error("the vocabularies have {reference} and {model} tokens: only models of one vocabulary can be compared")]
+    Vocabularies {
+        /// The tokens of the first.
+        reference: usize,
+        /// The tokens of the second.
+        model: usize,
+    },
     /// A token was requested before any was read.
     #[error("no token was read yet: generation starts from a prompt or a saved state")]
     NotStarted,

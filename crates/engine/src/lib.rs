@@ -11,6 +11,7 @@
 //! # Ok::<(), longreach_engine::Error>(())
 //! ```
 
+mod agreement;
 mod chat;
 mod conversation;
 mod embedded;
@@ -30,10 +31,12 @@ mod stream;
 mod thinking;
 mod tokenizer;
 mod vocabulary;
+mod windows;
 mod words;
 mod world;
 mod writer;
 
+pub use agreement::{Agreement, Perplexity, agreement, perplexity};
 pub use chat::{ChatTemplate, Message};
 pub use conversation::{Conversation, Reply};
 pub use embedded::EMBEDDED;
@@ -54,4 +57,5 @@ pub use state::Resumed;
 pub use stop::Stops;
 pub use thinking::Piece;
 pub use tokenizer::{Around, Tokenizer};
+pub use vocabulary::gguf::write_tokenizer;
 pub use writer::Writer;

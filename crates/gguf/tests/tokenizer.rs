@@ -249,3 +249,57 @@ fn merges_that_are_listed() {
         assert_eq!(tokenizer.decode(found.get_ids(), true).expect("a text"), text);
     }
 }
+/// A tokenizer that is written into a file and read again.
+fn written(read: &tokenizer::Tokenizer, pre: Option<&str>) -> tokenizer::Tokenizer {
+    let Vocabulary::Json(json) = &read.vocabulary else { panic!("want a tokenizer.json") };
+    let mut header = Header::new();
+    header.set("general.architecture", "llama").expect("set");
+    let of = tokenizer::Written {
+        file: "tokenizer.json",
+        json,
+        rows: read.tokens + 3,
+        pre,
+        special: read.special.clone(),
+        chat_template: read.chat_template.as_deref(),
+    };
+    tokenizer::write(&mut header, &of).expect("written");
+    let file = header.write_to(Vec::new()).expect("a writer").finish().expect("a file");
+    tokenizer::read(&Gguf::from_bytes("a file", file.into()).expect("a file"))
+        .expect("a tokenizer")
+        .expect("a tokenizer")
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    for kind in ["gpt2", "llama"] {
+        let read = open(kind);
+        let again = written(&read, None);
+        assert_eq!(again.tokens, read.tokens + 3, "{kind}: rows without a token have one without use");
+        assert_eq!((again.around, again.chat_template.clone()), (read.around, read.chat_template.clone()), "{kind}");
+        assert_eq!((again.special.bos, again.special.eos), (read.special.bos, read.special.eos), "{kind}");
+        assert_eq!(again.special.ends, read.special.ends, "{kind}");
+        let tokenizer = hugging_face(&again);
+        for (text, ids) in expected(kind) {
+            let found = tokenizer.encode_fast(&*text, true).expect("ids");
+            assert_eq!(found.get_ids(), ids, "{kind}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn a_split_without_a_name_is_an_error_unless_it_is_given() {
+    let mut read = open("gpt2");
+    let Vocabulary::Json(json) = &mut read.vocabulary else { panic!("want a tokenizer.json") };
+    *json = json.replace(r"\\p{N}{1,3}", r"\\p{N}{1,4}");
+    let of = |pre| tokenizer::Written {
+        file: "tokenizer.json",
+        json,
+        rows: read.tokens,
+        pre,
+        special: read.special.clone(),
+        chat_template: None,
+    };
+    let error = tokenizer::write(&mut Header::new(), &of(None)).expect_err("four digits");
+    assert!(error.to_string().contains("pre_tokenizer") && error.to_string().contains("{1,4}"), "{error}");
+    tokenizer::write(&mut Header::new(), &of(Some("llama-bpe"))).expect("a name");
+}

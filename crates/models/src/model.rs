@@ -73,8 +73,28 @@ impl Model {
         if let Some(file) = at.gguf() {
             return Self::of_gguf_with(&Gguf::open(&file)?, options);
         }
+        Self::of_directory(at, Checkpoint::at(at)?.keep_as(options.dtype), options)
+    }
+
+    /// Loads a model in f32 of which the inputs of matrices are added up. Errors as [`Model::load`] does.
+    pub(crate) fn observed(at: &Location) -> Result<Self, Error> {
+        match at.gguf() {
+            Some(file) => {
+                let gguf = Gguf::open(&file)?;
+                let Described { description, config, joined, .. } = describe(&gguf)?;
+                let checkpoint = Checkpoint::of_gguf(&gguf, description.decoder.blocks.len(), &joined)?;
+                let checkpoint = checkpoint.keep_as(Some(DType::F32)).observing();
+                Self::from_checkpoint(description, config, checkpoint).map_err(|e| named(&gguf, e))
+            }
+            None => {
+                let checkpoint = Checkpoint::at(at)?.keep_as(Some(DType::F32)).observing();
+                Self::of_directory(at, checkpoint, &LoadOptions::default())
+            }
+        }
+    }
+
+    fn of_directory(at: &Location, checkpoint: Checkpoint, options: &LoadOptions) -> Result<Self, Error> {
         let (mut fields, config) = read_config(&at.directory)?;
-        let checkpoint = Checkpoint::at(at)?.keep_as(options.dtype);
         mamba_ssm::sizes_of(&mut fields, &checkpoint);
         let mut description = Description::of(&fields)?;
         options.change(&mut description, fields.file())?;
@@ -95,7 +115,7 @@ impl Model {
 
     /// As [`Model::load_with`], from a GGUF file.
     pub fn of_gguf_with(gguf: &Gguf, options: &LoadOptions) -> Result<Self, Error> {
-        let Described { mut description, fields, config, joined } = describe(gguf)?;
+        let Described { mut description, fields, config, joined, .. } = describe(gguf)?;
         options.change(&mut description, fields.file())?;
         let layers = description.decoder.blocks.len();
         let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(options.dtype);

@@ -21,7 +21,7 @@ pub fn recognise(start: &[u8]) -> Option<&'static str> {
     } else if tag(b"<?xml") {
         "an XML document that a server sent instead of the file: download it again"
     } else if start.starts_with(b"GGUF") {
-        "a GGUF file, the format of llama.cpp, which is not supported: use the model's safetensors"
+        "a GGUF file, the format of llama.cpp: give it a name that ends in .gguf, or use the model's safetensors"
     } else if start.starts_with(b"\x89HDF") {
         "an HDF5 file of Keras, which is not supported: use the model's safetensors"
     } else if start.starts_with(b"\x93NUMPY") {

@@ -4,7 +4,7 @@ use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use longreach_simd::product::Quantised;
 
-use crate::Weight;
+use crate::{Inputs, Weight};
 
 /// Errors while a model is built.
 #[derive(Debug, thiserror::Error)]
@@ -168,6 +168,12 @@ pub trait Source {
         let _ = spec;
         Ok(None)
     }
+
+    /// Where the inputs of a matrix in floats are to be added up, if they are wanted.
+    fn inputs(&mut self, spec: &Spec) -> Option<Inputs> {
+        let _ = spec;
+        None
+    }
 }
 
 /// The names and layouts of a built model's weights, which are needed to save them.
@@ -307,7 +313,8 @@ impl<'s> Builder<'s> {
             self.names.quantised += shape[0] * shape[1];
             return Ok(Weight::quantised(quantised, &self.device));
         }
-        Ok(self.param(name, shape, layout, precision, init)?.into())
+        let inputs = self.source.inputs(&spec);
+        Ok(Weight::observed(self.param(name, shape, layout, precision, init)?, inputs))
     }
 
     /// A vector, kept in f32. Errors if the weight is missing or has another shape.

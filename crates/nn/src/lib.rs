@@ -18,6 +18,7 @@ mod experts;
 mod feed_forward;
 mod heads;
 mod hmt;
+mod inputs;
 mod linear;
 pub mod mixers;
 mod norm;
@@ -51,6 +52,7 @@ pub use experts::{
 pub use feed_forward::{Activation, Clamp, FeedForward, FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig};
 pub use heads::{Head, HeadConfig, Over, Pooler, gathered};
 pub use hmt::{Hmt, HmtConfig, HmtState};
+pub use inputs::{Inputs, Squares};
 pub use linear::{Bias, Embedding, Linear};
 pub use norm::{LayerNorm, Norm, NormConfig, Order, RmsNorm};
 pub use per_layer::{PerLayer, PerLayerConfig, PerLayerGate, PerLayerGateConfig};

@@ -8,6 +8,8 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use longreach_burn as ops;
 use longreach_simd::product::Quantised;
 
+use crate::Inputs;
+
 /// A matrix `[out, in]`.
 #[derive(Module, Debug)]
 pub enum Weight {
@@ -22,6 +24,9 @@ pub enum Weight {
 pub struct FloatWeight {
     /// `[out, in]`
     pub param: Param<Tensor<2>>,
+    /// The sums of what it is multiplied by, if they are wanted.
+    #[module(skip)]
+    inputs: Option<Inputs>,
 }
 
 /// A matrix in integers of a few bits.
@@ -35,11 +40,25 @@ pub struct QuantisedWeight {
 
 impl From<Param<Tensor<2>>> for Weight {
     fn from(param: Param<Tensor<2>>) -> Self {
-        Self::Float(FloatWeight { param })
+        Self::Float(FloatWeight { param, inputs: None })
+    }
+}
+
+impl FloatWeight {
+    /// Adds an input to the sums.
+    fn observe<const D: usize>(&self, x: &Tensor<D>) {
+        if let Some(inputs) = &self.inputs {
+            inputs.add(x);
+        }
     }
 }
 
 impl Weight {
+    /// The trained matrix, which adds what it is multiplied by to `inputs`.
+    pub(crate) fn observed(param: Param<Tensor<2>>, inputs: Option<Inputs>) -> Self {
+        Self::Float(FloatWeight { param, inputs })
+    }
+
     /// The quantised matrix, whose products are on `device`.
     pub fn quantised(matrix: Quantised, device: &Device) -> Self {
         Self::Quantised(QuantisedWeight { matrix: Arc::new(matrix), device: device.clone() })
@@ -64,7 +83,10 @@ impl Weight {
     /// `x Wᵀ + b`: `[.., in]` → `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         match self {
-            Self::Float(weight) => ops::linear(x, weight.param.val(), bias),
+            Self::Float(weight) => {
+                weight.observe(&x);
+                ops::linear(x, weight.param.val(), bias)
+            }
             Self::Quantised(weight) => ops::linear_quantised(x, &weight.matrix, bias),
         }
     }
@@ -77,7 +99,10 @@ impl Weight {
         bias: Option<Tensor<1>>,
     ) -> Option<Tensor<D>> {
         Some(match self {
-            Self::Float(weight) => ops::linear(x, weight.param.val().narrow(0, outputs.start, outputs.len()), bias),
+            Self::Float(weight) => {
+                weight.observe(&x);
+                ops::linear(x, weight.param.val().narrow(0, outputs.start, outputs.len()), bias)
+            }
             Self::Quantised(weight) => ops::linear_quantised(x, &Arc::new(weight.matrix.rows(outputs)?), bias),
         })
     }

@@ -4,20 +4,28 @@ use std::ffi::OsString;
 use std::time::Instant;
 
 use longreach_engine::{Long, Part, TextEncoder, batches};
+use longreach_models::{EncoderModel, Location, Progress};
 use longreach_search::documents::Input;
 use serde_json::json;
 
+use crate::agreement::Decoders;
+use crate::documents::whole_text;
 use crate::encoder::EncoderArgs;
 use crate::failure::Failure;
 use crate::model::DTypeArg;
 
-/// Measure the error of a reduced-precision encoder against f32
+/// Measure what fewer bits of a model cost
 ///
-/// Use it before embedding with bf16 or int8 weights. Each text is embedded twice, with f32 weights and with those of --dtype [default: int8]. The command
-/// prints the mean and the lowest cosine similarity of the two vectors of a text, the relative root-mean-square difference, and the speedup.
+/// An encoder embeds each text twice, with f32 weights and with those of --dtype [default: int8]. The command prints the mean and the lowest cosine similarity
+/// of the two vectors of a text, the relative root-mean-square difference, and the speedup.
+///
+/// A language model predicts the text. With --against, the command compares it with another one of the same vocabulary, such as the same model before it was
+/// quantised; with --dtype alone, with itself in f32; otherwise it prints the perplexity. Perplexity and Kullback-Leibler divergence are those of the second
+/// half of windows of --context tokens, as llama.cpp measures them.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
+  longreach accuracy --model model-q4_k_m.gguf --against model-f16.gguf --input text.txt
   longreach accuracy --model sentence-transformers/all-MiniLM-L6-v2 --input texts.txt
   longreach accuracy --model DIR --dtype bf16 --input texts.jsonl --column body --texts 1000 --json")]
 pub(crate) struct Args {
@@ -32,12 +40,41 @@ pub(crate) struct Args {
     /// Number of texts to compare, from the start of the input
     #[arg(long, value_name = "N", default_value_t = 256)]
     texts: usize,
+    /// Language model to compare with: a directory, weights file or Hugging Face Hub id
+    #[arg(long, value_name = "MODEL")]
+    against: Option<OsString>,
+    /// Tokens of a window that a language model reads
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    context: usize,
+    /// Number of windows that a language model reads, from the start of the text [default: all]
+    #[arg(long, value_name = "N")]
+    windows: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    let at = Location::find(args.encoder.model(), Progress::Shown)?;
+    if EncoderModel::is_at(&at)? {
+        if args.against.is_some() {
+            return Err(Failure::new("--against compares language models, but this model is an encoder: use --dtype"));
+        }
+        return of_encoder(args);
+    }
+    let text = whole_text(&args.input, args.column.as_deref())?;
+    let run = Decoders {
+        model: args.encoder.model(),
+        dtype: args.encoder.dtype(),
+        against: args.against.as_deref(),
+        context: args.context,
+        windows: args.windows,
+        json: args.json,
+    };
+    run.measure(&text)
+}
+
+fn of_encoder(args: Args) -> Result<(), Failure> {
     let mut documents = Input::of(&args.input)?.documents(args.column.as_deref())?;
     let mut texts = Vec::new();
     while texts.len() < args.texts.max(1) {

@@ -5,6 +5,7 @@ use std::process::{Command, Output};
 
 mod bad_input;
 mod chat;
+mod convert;
 #[cfg(unix)]
 mod documents;
 mod encode;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{Error, FromValue, Gguf, Metadata};
 
-const PREFIX: &str = "tokenizer.ggml.";
-const TEMPLATE: &str = "tokenizer.chat_template";
+pub(super) const PREFIX: &str = "tokenizer.ggml.";
+pub(super) const TEMPLATE: &str = "tokenizer.chat_template";
 
 /// The entries of a tokenizer.
 pub(super) struct Keys<'a> {

@@ -30,11 +30,13 @@ mod tokens;
 mod unigram;
 mod word_piece;
 mod world;
+mod write;
 
 use keys::Keys;
 pub use special::{Around, Special};
 use tokens::Tokens;
 pub use world::World;
+pub use write::{Written, write};
 
 /// The tokenizer of a file.
 #[derive(Clone, Debug)]

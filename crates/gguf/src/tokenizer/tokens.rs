@@ -36,6 +36,18 @@ impl TokenType {
         })
     }
 
+    /// The number that the entry has for it.
+    pub(super) fn number(self) -> i32 {
+        match self {
+            TokenType::Normal => 1,
+            TokenType::Unknown => 2,
+            TokenType::Control => 3,
+            TokenType::UserDefined => 4,
+            TokenType::Unused => 5,
+            TokenType::Byte => 6,
+        }
+    }
+
     /// Whether the token is found in a text before the text is normalised and split.
     pub(super) fn is_added(self) -> bool {
         matches!(self, TokenType::Unknown | TokenType::Control | TokenType::UserDefined)

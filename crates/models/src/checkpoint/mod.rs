@@ -7,26 +7,29 @@ use std::ops::Range;
 use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, TensorData};
 use bytes::Bytes;
 use half::bf16;
-use longreach_nn::{Error as NnError, Layout, Precision, Source, Spec};
+use longreach_nn::{Error as NnError, Inputs, Layout, Precision, Source, Spec};
 use longreach_simd::file::Mapped;
 use longreach_simd::product::{Int8, Quantised};
 use safetensors::Dtype;
 
 use self::names::Naming;
 use self::numbers::{narrow, widen};
+use self::pieces::Located;
 use self::stored::{Entry, Stored};
-use self::view::View;
 use crate::Error;
 
 mod names;
 mod numbers;
 mod open;
+mod pieces;
 mod rewrite;
 mod stored;
 mod view;
 
+pub(crate) use self::pieces::{Piece, PieceKind};
 pub(crate) use self::rewrite::Part;
 pub use self::rewrite::{Rewrite, Rewrites, Step, Values};
+pub(crate) use self::view::View;
 
 /// The precision of a model's matrices in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +77,8 @@ pub struct Checkpoint {
     rewrites: Rewrites,
     /// The names, as in the files, of the tensors that were read.
     used: HashSet<String>,
+    /// The model's names of matrices with the sums of their inputs, if they are wanted.
+    inputs: Option<Vec<(String, Inputs)>>,
 }
 
 impl Checkpoint {
@@ -87,6 +92,17 @@ impl Checkpoint {
     #[must_use]
     pub fn rewritten(self, rewrites: Rewrites) -> Self {
         Self { rewrites, ..self }
+    }
+
+    /// Wants the sums of what matrices are multiplied by.
+    #[must_use]
+    pub(crate) fn observing(self) -> Self {
+        Self { inputs: Some(Vec::new()), ..self }
+    }
+
+    /// The model's names of matrices with the sums of their inputs, if they are wanted.
+    pub(crate) fn inputs(&self) -> &[(String, Inputs)] {
+        self.inputs.as_deref().unwrap_or_default()
     }
 
     /// The precision of the stored matrices: the dtype of the largest tensor.
@@ -187,7 +203,8 @@ impl Checkpoint {
         }
     }
 
-    fn origin(&self) -> String {
+    /// The names of the files, for errors.
+    pub(crate) fn origin(&self) -> String {
         match &self.files[..] {
             [(name, _)] => name.clone(),
             files => files.first().map_or_else(String::new, |(name, _)| format!("{name} and {} more", files.len() - 1)),
@@ -238,29 +255,18 @@ impl Source for Checkpoint {
         Ok(Some(Quantised::Int8(quantised)))
     }
 
+    fn inputs(&mut self, spec: &Spec) -> Option<Inputs> {
+        let [_, width] = spec.shape[..] else { return None };
+        let inputs = Inputs::new(width);
+        self.inputs.as_mut()?.push((spec.name.clone(), inputs.clone()));
+        Some(inputs)
+    }
+
     fn get(&mut self, spec: &Spec) -> Result<TensorData, NnError> {
-        let Some((stored, part)) = self.find(&spec.name) else {
-            return Err(self.missing(&spec.name));
-        };
-        let joined;
-        let entry = match &stored[..] {
-            [one] => &self.tensors[one],
-            several => {
-                joined = self.joined(several)?;
-                &joined
-            }
-        };
-        let (origin, _) = &self.files[entry.file];
         let shape = spec.layout.on_disk(&spec.shape);
-        let want = part.stored_shape(&shape);
-        // The sizes of the model are those of the file before anything is computed from them.
-        let view = (entry.shape == want).then(|| part.view(&shape)).flatten().ok_or_else(|| NnError::Shape {
-            origin: origin.clone(),
-            name: stored.join("`, `"),
-            want,
-            found: entry.shape.clone(),
-        })?;
-        self.used.extend(stored);
+        let Located { names, entry, part, view } = self.locate(&spec.name, &shape)?;
+        let (origin, _) = &self.files[entry.file];
+        self.used.extend(names);
         let keep = match spec.precision {
             Precision::Full => DType::F32,
             _ if self.dtype == Some(DType::Int8) => DType::F32,

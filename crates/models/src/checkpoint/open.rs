@@ -177,6 +177,7 @@ impl Checkpoint {
             naming: Naming::default(),
             rewrites: Rewrites::default(),
             used: HashSet::new(),
+            inputs: None,
         }
     }
 

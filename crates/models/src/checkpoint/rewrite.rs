@@ -60,6 +60,8 @@ pub enum Step {
 pub enum Values {
     /// `−exp(x)`: decay rates in GGUF files.
     NegativeExponential,
+    /// `1 + x`: weights of norms in GGUF files.
+    OnePlus,
 }
 
 impl Values {
@@ -67,6 +69,7 @@ impl Values {
     pub(crate) fn read(self, stored: f32) -> f32 {
         match self {
             Self::NegativeExponential => f64::from(-stored).ln() as f32,
+            Self::OnePlus => (f64::from(stored) - 1.0) as f32,
         }
     }
 
@@ -74,6 +77,7 @@ impl Values {
     pub(crate) fn written(self, x: f32) -> f32 {
         match self {
             Self::NegativeExponential => -f64::from(x).exp() as f32,
+            Self::OnePlus => (1.0 + f64::from(x)) as f32,
         }
     }
 }
@@ -88,6 +92,23 @@ impl Rewrite {
     /// under their own names.
     pub fn joined(ours: impl Into<String>, files: &[String], steps: impl Into<Vec<Step>>) -> Self {
         Self { ours: ours.into(), files: files.to_vec(), steps: steps.into() }
+    }
+
+    /// The pattern of the model's names.
+    pub(crate) fn ours(&self) -> &str {
+        &self.ours
+    }
+
+    /// The patterns of the names in the file.
+    pub(crate) fn files(&self) -> &[String] {
+        &self.files
+    }
+
+    /// The same with one more step.
+    #[must_use]
+    pub(crate) fn then(mut self, step: Step) -> Self {
+        self.steps.push(step);
+        self
     }
 
     /// The names in the file of the tensors that contain the model's tensor `name`, and its part of them; `None` if the
@@ -144,6 +165,13 @@ impl Rewrites {
         Self { unread, ..self }
     }
 
+    /// The same where each matrix of a list is a tensor of its own.
+    #[must_use]
+    pub(crate) fn apart(mut self) -> Self {
+        self.list.retain(|rewrite| !rewrite.steps.iter().any(|step| matches!(step, Step::Nth(_))));
+        self
+    }
+
     /// Whether the model leaves the stored tensor `name` unread on purpose.
     pub(crate) fn leaves(&self, name: &str) -> bool {
         self.unread.iter().any(|left| name.strip_suffix(&left[..]).is_some_and(|p| p.is_empty() || p.ends_with('.')))
@@ -183,6 +211,11 @@ impl Part {
     /// What the stored values are, if not the model's.
     pub(crate) fn values(&self) -> Option<Values> {
         self.0.iter().find_map(|step| if let Taken::Values(values) = step { Some(*values) } else { None })
+    }
+
+    /// Which of how many matrices of a list it is; `None` if it is no part of a list.
+    pub(crate) fn nth(&self) -> Option<(usize, usize)> {
+        self.0.iter().find_map(|step| if let Taken::Nth(i, count) = step { Some((*i, *count)) } else { None })
     }
 
     /// The shape of the stored tensor of which a tensor of shape `shape` is this part.

@@ -11,9 +11,9 @@ use crate::{Checkpoint, Error, Fields, Rewrite, Rewrites};
 
 /// The architectures of encoders that are read.
 const ENCODERS: &[Architecture] = &[
-    Architecture { name: "bert", read: bert },
-    Architecture { name: "nomic-bert", read: nomic_bert },
-    Architecture { name: "modern-bert", read: modern_bert },
+    Architecture { name: "bert", types: &[], read: bert },
+    Architecture { name: "nomic-bert", types: &[], read: nomic_bert },
+    Architecture { name: "modern-bert", types: &[], read: modern_bert },
 ];
 
 /// Their names.
@@ -50,7 +50,7 @@ pub(crate) fn is_encoder(gguf: &Gguf) -> Result<bool, Error> {
 /// The pooling of a file's encoder. Errors if the number that stands for it is unknown.
 pub fn pooling(gguf: &Gguf) -> Result<PoolingType, Error> {
     let Some(architecture) = found(gguf)? else { return Ok(PoolingType::None) };
-    let keys = Keys { gguf, architecture: architecture.name };
+    let keys = Keys { metadata: gguf.metadata(), tensors: gguf, architecture: architecture.name };
     Ok(match keys.some("pooling_type")? {
         None | Some(0) => PoolingType::None,
         Some(1) => PoolingType::Mean,
@@ -75,7 +75,7 @@ pub(crate) fn encoder(gguf: &Gguf) -> Result<(EncoderDescription, Fields, String
         };
         return Err(Error::Config { file: file.into(), message });
     };
-    let keys = Keys { gguf, architecture: architecture.name };
+    let keys = Keys { metadata: gguf.metadata(), tensors: gguf, architecture: architecture.name };
     if keys.flag("attention.causal")? == Some(true) {
         return Err(keys.error("attention.causal", "want false, found true"));
     }
@@ -93,7 +93,7 @@ pub(crate) fn encoder(gguf: &Gguf) -> Result<(EncoderDescription, Fields, String
 fn fields(keys: &Keys<'_>, model_type: &str) -> Result<Map<String, Value>, Error> {
     let mut fields = keys.common(model_type)?;
     let eps = keys.number("attention.layer_norm_epsilon")?.unwrap_or(1e-12);
-    let pad: Option<u64> = keys.gguf.metadata().get("tokenizer.ggml.padding_token_id")?;
+    let pad: Option<u64> = keys.metadata.get("tokenizer.ggml.padding_token_id")?;
     for (name, value) in [
         ("num_attention_heads", json!(keys.size("attention.head_count")?)),
         ("intermediate_size", json!(keys.size("feed_forward_length")?)),

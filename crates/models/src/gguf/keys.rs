@@ -1,6 +1,6 @@
 //! The metadata of a GGUF file as the fields of a `config.json`.
 
-use longreach_gguf::{Gguf, Metadata, OneOrMany};
+use longreach_gguf::{Gguf, Metadata, OneOrMany, TensorType};
 use serde_json::{Map, Value, json};
 
 use crate::Error;
@@ -8,30 +8,58 @@ use crate::Error;
 /// The largest size or count, as of the fields of a `config.json`.
 const LARGEST: u64 = 1 << 28;
 
+/// The tensors beside the metadata: those of a file, or those that a file is going to have.
+pub(super) trait Shapes {
+    /// The number of tensors; `None` if they are not known yet.
+    fn count(&self) -> Option<usize>;
+
+    /// The shape of a tensor, outermost first; `None` if there is no such tensor.
+    fn shape(&self, name: &str) -> Option<&[usize]>;
+
+    /// The numbers of a small tensor of f32; `None` if there is no such tensor.
+    fn floats(&self, name: &str) -> Result<Option<Vec<f32>>, Error>;
+}
+
+impl Shapes for Gguf {
+    fn count(&self) -> Option<usize> {
+        Some(self.tensors().len())
+    }
+
+    fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensor(name).map(|tensor| tensor.shape())
+    }
+
+    fn floats(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {
+        let Some(tensor) = self.tensor(name) else { return Ok(None) };
+        if tensor.tensor_type() != TensorType::F32 {
+            let message = format!("tensor `{name}`: want F32, found {}", tensor.tensor_type());
+            return Err(Error::Checkpoint { file: tensor.file().to_owned(), message });
+        }
+        Ok(Some(tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
+    }
+}
+
 /// The keys of one architecture.
 pub(super) struct Keys<'a> {
-    pub(super) gguf: &'a Gguf,
+    pub(super) metadata: &'a Metadata,
+    pub(super) tensors: &'a dyn Shapes,
     pub(super) architecture: &'a str,
 }
 
 impl<'a> Keys<'a> {
-    fn metadata(&self) -> &'a Metadata {
-        self.gguf.metadata()
-    }
-
     /// The key of the architecture: `llama.block_count` for `block_count`.
     fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }
 
     pub(super) fn error(&self, name: &str, message: impl std::fmt::Display) -> Error {
-        let file = self.metadata().file().to_owned();
+        let file = self.metadata.file().to_owned();
         Error::Config { file, message: format!("key `{}`: {message}", self.key(name)) }
     }
 
     /// An integer; `None` if the key is absent. Errors if it is larger than any size or count of a model.
     pub(super) fn some(&self, name: &str) -> Result<Option<u64>, Error> {
-        let found: Option<u64> = self.metadata().get(&self.key(name))?;
+        let found: Option<u64> = self.metadata.get(&self.key(name))?;
         match found {
             Some(n) if n > LARGEST => Err(self.error(name, format!("want at most {LARGEST}, found {n}"))),
             found => Ok(found),
@@ -43,26 +71,31 @@ impl<'a> Keys<'a> {
         match self.some(name)? {
             Some(0) => Err(self.error(name, "want at least 1, found 0")),
             Some(n) => Ok(n),
-            None => self.metadata().require(&self.key(name)).map_err(Error::from),
+            None => self.metadata.require(&self.key(name)).map_err(Error::from),
         }
     }
 
-    /// A number; `None` if the key is absent.
+    /// A number; `None` if the key is absent. One that is stored as f32 is the shortest decimal that rounds to it, since
+    /// that is what a `config.json` has: `1e-6` instead of `9.999999974752427e-7`.
     pub(super) fn number(&self, name: &str) -> Result<Option<f64>, Error> {
-        self.metadata().get(&self.key(name)).map_err(Error::from)
+        let found: Option<f64> = self.metadata.get(&self.key(name))?;
+        Ok(found.map(|x| match x as f32 {
+            short if f64::from(short) == x => short.to_string().parse().unwrap_or(x),
+            _ => x,
+        }))
     }
 
     pub(super) fn flag(&self, name: &str) -> Result<Option<bool>, Error> {
-        self.metadata().get(&self.key(name)).map_err(Error::from)
+        self.metadata.get(&self.key(name)).map_err(Error::from)
     }
 
     pub(super) fn text(&self, name: &str) -> Result<Option<&'a str>, Error> {
-        self.metadata().get(&self.key(name)).map_err(Error::from)
+        self.metadata.get(&self.key(name)).map_err(Error::from)
     }
 
     /// A number of each layer; `None` if the key is absent.
     pub(super) fn of_layers(&self, name: &str, layers: u64) -> Result<Option<Vec<u64>>, Error> {
-        let found: Option<OneOrMany<u64>> = self.metadata().get(&self.key(name))?;
+        let found: Option<OneOrMany<u64>> = self.metadata.get(&self.key(name))?;
         let Some(found) = found else { return Ok(None) };
         let of = |layer: u64| found.at(layer as usize).copied();
         let all: Option<Vec<u64>> = (0..layers).map(of).collect();
@@ -82,7 +115,7 @@ impl<'a> Keys<'a> {
         every: impl Fn(u64, u64) -> bool,
     ) -> Result<Option<Vec<bool>>, Error> {
         let key = self.key(name);
-        let Some(value) = self.metadata().value(&key) else { return Ok(None) };
+        let Some(value) = self.metadata.value(&key) else { return Ok(None) };
         if let Ok(list) = value.to::<Vec<bool>>() {
             let wrong = || self.error(name, format!("want {layers} flags, one for each layer, found {}", list.len()));
             let list: Vec<bool> = list.iter().copied().take(layers as usize).collect();
@@ -94,8 +127,8 @@ impl<'a> Keys<'a> {
 
     /// The number of layers, without those that predict further tokens. Errors if the file has fewer tensors.
     pub(super) fn layers(&self) -> Result<u64, Error> {
-        let (all, tensors) = (self.size("block_count")?, self.gguf.tensors().len());
-        if all > tensors as u64 {
+        let all = self.size("block_count")?;
+        if let Some(tensors) = self.tensors.count().filter(|tensors| all > *tensors as u64) {
             return Err(self.error("block_count", format!("{all} layers in a file of {tensors} tensors")));
         }
         let further = self.some("nextn_predict_layers")?.unwrap_or(0);
@@ -106,7 +139,7 @@ impl<'a> Keys<'a> {
 
     /// The shape of a tensor, outermost first.
     pub(super) fn shape(&self, name: &str) -> Option<&'a [usize]> {
-        self.gguf.tensor(name).map(|tensor| tensor.shape())
+        self.tensors.shape(name)
     }
 
     /// The fields that most architectures have: sizes, norms, positions, ends.
@@ -123,12 +156,12 @@ impl<'a> Keys<'a> {
         set("max_position_embeddings", self.some("context_length")?.map(Value::from));
         let rows = self.shape("token_embd.weight").and_then(|shape| shape.first().copied());
         set("vocab_size", rows.map(Value::from));
-        set("tie_word_embeddings", Some(json!(self.gguf.tensor("output.weight").is_none())));
+        set("tie_word_embeddings", Some(json!(self.shape("output.weight").is_none())));
         let eps = self.number("attention.layer_norm_rms_epsilon")?;
         for name in ["rms_norm_eps", "norm_eps", "layer_norm_epsilon"] {
             set(name, eps.map(Value::from));
         }
-        let token = |name: &str| self.metadata().get::<u64>(&format!("tokenizer.ggml.{name}_token_id"));
+        let token = |name: &str| self.metadata.get::<u64>(&format!("tokenizer.ggml.{name}_token_id"));
         set("bos_token_id", token("bos")?.map(Value::from));
         let mut ends: Vec<u64> = Vec::new();
         for name in ["eos", "eot", "eom"] {
@@ -163,7 +196,7 @@ impl<'a> Keys<'a> {
     fn positions(&self) -> Result<Value, Error> {
         let mut rope = Map::new();
         rope.insert("rope_theta".into(), json!(self.number("rope.freq_base")?.unwrap_or(10_000.0)));
-        let divisors = |name: &str| self.floats(name);
+        let divisors = |name: &str| self.tensors.floats(name);
         let original = self.some("rope.scaling.original_context_length")?;
         let factor = self.number("rope.scaling.factor")?.or(self.number("rope.scale_linear")?);
         if let Some(divisors) = divisors("rope_freqs.weight")? {
@@ -214,15 +247,5 @@ impl<'a> Keys<'a> {
             }
         }
         Ok(Value::Object(rope))
-    }
-
-    /// A small tensor of f32.
-    fn floats(&self, name: &str) -> Result<Option<Vec<f32>>, Error> {
-        let Some(tensor) = self.gguf.tensor(name) else { return Ok(None) };
-        if tensor.tensor_type() != longreach_gguf::TensorType::F32 {
-            let message = format!("tensor `{name}`: want F32, found {}", tensor.tensor_type());
-            return Err(Error::Checkpoint { file: tensor.file().to_owned(), message });
-        }
-        Ok(Some(tensor.data().as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()))
     }
 }

@@ -29,6 +29,13 @@ pub(super) fn llama(keys: &Keys<'_>) -> Result<Read, Error> {
     let biased = |name: &str| keys.shape(&format!("blk.0.{name}.bias")).is_some();
     fields.insert("attention_bias".into(), json!(biased("attn_q")));
     fields.insert("mlp_bias".into(), json!(biased("ffn_down")));
+    if let Some(window) = keys.some("attention.sliding_window")?.filter(|window| *window > 0) {
+        // llama.cpp does not know windows of this architecture, and neither writes nor reads the key.
+        if count == 0 {
+            fields.insert("model_type".into(), json!("mistral"));
+        }
+        fields.insert("sliding_window".into(), json!(window));
+    }
     if count > 0 {
         fields.insert("num_local_experts".into(), json!(count));
         fields.insert("num_experts_per_tok".into(), json!(keys.size("expert_used_count")?));
@@ -156,8 +163,8 @@ pub(super) fn gpt_oss(keys: &Keys<'_>) -> Result<Read, Error> {
         // The file does not say so; the model's positions are computed without rounding the bounds.
         rope.insert("truncate".into(), json!(false));
     }
-    let mut rewrites = tensors();
-    rewrites.extend(of_layers(LAYERS, &[("post_attention_layernorm", "post_attention_norm")]));
+    let mut rewrites = of_layers(LAYERS, &[("post_attention_layernorm", "post_attention_norm")]);
+    rewrites.extend(tensors());
     rewrites.push(Rewrite::new(format!("{LAYERS}.*.self_attn.sinks"), "blk.*.attn_sinks.weight", []));
     rewrites.extend(of_part(LAYERS, "mlp", &[("router", "ffn_gate_inp")]));
     rewrites.extend(experts(LAYERS, "mlp.experts", count, &EXPERTS));

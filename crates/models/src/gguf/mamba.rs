@@ -1,6 +1,6 @@
 //! Mamba, Falcon Mamba, and Mamba-2.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Read;
 use super::keys::Keys;
@@ -90,11 +90,17 @@ pub(super) fn mamba(keys: &Keys<'_>) -> Result<Read, Error> {
     let falcon = keys.flag("ssm.dt_b_c_rms")?.unwrap_or(false);
     let mut fields = keys.common(if falcon { "falcon_mamba" } else { "mamba" })?;
     let (inner, taps) = (keys.size("ssm.inner_size")?, keys.size("ssm.conv_kernel")?);
+    // llama.cpp has one ε for all norms.
+    let inner_eps = match keys.number("ssm.dt_b_c_rms_epsilon")? {
+        Some(eps) => json!(eps),
+        None => fields.get("layer_norm_epsilon").cloned().unwrap_or(Value::Null),
+    };
     for (name, value) in [
         ("intermediate_size", json!(inner)),
         ("state_size", json!(keys.size("ssm.state_size")?)),
         ("conv_kernel", json!(taps)),
         ("time_step_rank", json!(keys.size("ssm.time_step_rank")?)),
+        ("mixer_rms_eps", inner_eps),
         ("use_bias", json!(false)),
         ("use_conv_bias", json!(true)),
     ] {

@@ -8,8 +8,8 @@ use longreach_gguf::TensorType;
 pub struct Mix {
     /// Its name, as on the command line.
     pub name: &'static str,
-    /// The type of most matrices.
-    base: TensorType,
+    /// The type of most matrices; `None` for the type in which each is stored.
+    base: Option<TensorType>,
     /// The type of the matrices that lose most, in the layers that need more bits.
     more: Option<More>,
     /// `general.file_type`
@@ -28,24 +28,37 @@ enum More {
 
 use TensorType as T;
 
+/// Each matrix in the type in which it is stored.
+pub const AS_STORED: Mix = Mix { name: "stored", base: None, more: None, number: 0 };
+
 /// All mixtures.
 pub const MIXES: &[Mix] = &[
-    Mix { name: "f32", base: T::F32, more: None, number: 0 },
-    Mix { name: "f16", base: T::F16, more: None, number: 1 },
-    Mix { name: "bf16", base: T::BF16, more: None, number: 32 },
-    Mix { name: "q8_0", base: T::Q8_0, more: None, number: 7 },
-    Mix { name: "q6_k", base: T::Q6_K, more: None, number: 18 },
-    Mix { name: "q5_k_m", base: T::Q5_K, more: Some(More::Medium { kind: T::Q6_K, joined: T::Q6_K }), number: 17 },
-    Mix { name: "q5_k_s", base: T::Q5_K, more: None, number: 16 },
-    Mix { name: "q4_k_m", base: T::Q4_K, more: Some(More::Medium { kind: T::Q6_K, joined: T::Q5_K }), number: 15 },
-    Mix { name: "q4_k_s", base: T::Q4_K, more: Some(More::Small(T::Q5_K)), number: 14 },
-    Mix { name: "q5_1", base: T::Q5_1, more: None, number: 9 },
-    Mix { name: "q5_0", base: T::Q5_0, more: None, number: 8 },
-    Mix { name: "q4_1", base: T::Q4_1, more: None, number: 3 },
-    Mix { name: "q4_0", base: T::Q4_0, more: None, number: 2 },
-    Mix { name: "iq4_nl", base: T::IQ4_NL, more: None, number: 25 },
-    Mix { name: "iq4_xs", base: T::IQ4_XS, more: None, number: 30 },
-    Mix { name: "mxfp4", base: T::MXFP4, more: None, number: 38 },
+    Mix { name: "f32", base: Some(T::F32), more: None, number: 0 },
+    Mix { name: "f16", base: Some(T::F16), more: None, number: 1 },
+    Mix { name: "bf16", base: Some(T::BF16), more: None, number: 32 },
+    Mix { name: "q8_0", base: Some(T::Q8_0), more: None, number: 7 },
+    Mix { name: "q6_k", base: Some(T::Q6_K), more: None, number: 18 },
+    Mix {
+        name: "q5_k_m",
+        base: Some(T::Q5_K),
+        more: Some(More::Medium { kind: T::Q6_K, joined: T::Q6_K }),
+        number: 17,
+    },
+    Mix { name: "q5_k_s", base: Some(T::Q5_K), more: None, number: 16 },
+    Mix {
+        name: "q4_k_m",
+        base: Some(T::Q4_K),
+        more: Some(More::Medium { kind: T::Q6_K, joined: T::Q5_K }),
+        number: 15,
+    },
+    Mix { name: "q4_k_s", base: Some(T::Q4_K), more: Some(More::Small(T::Q5_K)), number: 14 },
+    Mix { name: "q5_1", base: Some(T::Q5_1), more: None, number: 9 },
+    Mix { name: "q5_0", base: Some(T::Q5_0), more: None, number: 8 },
+    Mix { name: "q4_1", base: Some(T::Q4_1), more: None, number: 3 },
+    Mix { name: "q4_0", base: Some(T::Q4_0), more: None, number: 2 },
+    Mix { name: "iq4_nl", base: Some(T::IQ4_NL), more: None, number: 25 },
+    Mix { name: "iq4_xs", base: Some(T::IQ4_XS), more: None, number: 30 },
+    Mix { name: "mxfp4", base: Some(T::MXFP4), more: None, number: 38 },
 ];
 
 /// Ends of the names of tensors that are never quantised: norms, routers, convolutions, decay rates, positions.
@@ -87,24 +100,33 @@ impl Mix {
         Self { more: None, ..self }
     }
 
-    /// `general.file_type` of such a file.
-    pub(super) fn number(self) -> u32 {
-        self.number
+    /// `general.file_type` of such a file, whose largest tensor has the type `largest`.
+    pub(super) fn number(self, largest: Option<TensorType>) -> u32 {
+        let same = |mix: &&Mix| self.base.is_none() && mix.more.is_none() && mix.base == largest;
+        MIXES.iter().find(same).map_or(self.number, |mix| mix.number)
     }
 
     /// The type of a tensor `name` of a shape, of a model of `layers` layers, whose output layer is the embedding table
-    /// if `tied`.
-    pub(super) fn type_of(self, name: &str, shape: &[usize], layers: usize, tied: bool) -> TensorType {
+    /// if `tied`. It is stored as `stored`.
+    pub(super) fn type_of(
+        self,
+        name: &str,
+        shape: &[usize],
+        layers: usize,
+        tied: bool,
+        stored: TensorType,
+    ) -> TensorType {
         let width = shape.last().copied().unwrap_or(1);
         if shape.len() < 2 || FLOATS.iter().any(|end| name.ends_with(end)) || !name.ends_with(".weight") {
             return T::F32;
         }
-        let quantised = self.base.block_elements() > 1;
+        let Some(base) = self.base else { return fitting(stored, width) };
+        let quantised = base.block_elements() > 1;
         if quantised && (name == "output.weight" || tied && name == "token_embd.weight") {
-            let plain = self.base == T::Q8_0 || !width.is_multiple_of(T::Q6_K.block_elements());
+            let plain = base == T::Q8_0 || !width.is_multiple_of(T::Q6_K.block_elements());
             return fitting(if plain { T::Q8_0 } else { T::Q6_K }, width);
         }
-        fitting(self.in_layer(name, layers).unwrap_or(self.base), width)
+        fitting(self.in_layer(name, layers).unwrap_or(base), width)
     }
 
     /// The type of a matrix that does not have that of most.
@@ -148,7 +170,7 @@ mod tests {
     #[test]
     fn a_mixture_is_that_of_llama_cpp() {
         let mix = Mix::named("Q4_K_M").expect("a mixture");
-        let of = |name: &str| mix.type_of(name, &[512, 256], 32, false);
+        let of = |name: &str| mix.type_of(name, &[512, 256], 32, false, T::F32);
         assert_eq!(of("blk.5.attn_q.weight"), T::Q4_K);
         // Eight layers at each end, and every third of those between.
         let more: Vec<usize> = (0..32).filter(|i| of(&format!("blk.{i}.attn_v.weight")) == T::Q6_K).collect();
@@ -158,11 +180,11 @@ mod tests {
         assert_eq!(of("blk.9.attn_qkv.weight"), T::Q5_K);
         assert_eq!(of("output.weight"), T::Q6_K);
         assert_eq!(of("token_embd.weight"), T::Q4_K);
-        assert_eq!(mix.type_of("token_embd.weight", &[512, 256], 32, true), T::Q6_K);
-        assert_eq!(mix.type_of("output.weight", &[512, 576], 32, false), T::Q8_0);
+        assert_eq!(mix.type_of("token_embd.weight", &[512, 256], 32, true, T::F32), T::Q6_K);
+        assert_eq!(mix.type_of("output.weight", &[512, 576], 32, false, T::F32), T::Q8_0);
         assert_eq!(of("blk.0.attn_norm.weight"), T::F32);
         assert_eq!(of("blk.0.ffn_gate_inp.weight"), T::F32);
-        assert_eq!(mix.type_of("blk.0.attn_q.weight", &[512, 96], 32, false), T::Q5_0);
-        assert_eq!(mix.type_of("blk.0.ssm_dt.weight", &[512, 48], 32, false), T::F16);
+        assert_eq!(mix.type_of("blk.0.attn_q.weight", &[512, 96], 32, false, T::F32), T::Q5_0);
+        assert_eq!(mix.type_of("blk.0.ssm_dt.weight", &[512, 48], 32, false, T::F32), T::F16);
     }
 }

@@ -1,21 +1,28 @@
 //! Models in GGUF files: their metadata as the fields of a `config.json`, their tensors under the names that the models
 //! use. Everything behind that is the same as for a directory.
 
-use longreach_gguf::{Gguf, TensorType};
-use longreach_nn::mixers::{MixerConfig, QkNorm};
-use longreach_nn::{BranchConfig, DecoderConfig, Error as NnError, NamedNorm, NormConfig, OperationConfig};
+use longreach_gguf::{Gguf, Metadata, TensorType};
+use longreach_nn::mixers::{AttentionConfig, MixerConfig};
+use longreach_nn::{BranchConfig, DecoderConfig, Error as NnError, OperationConfig};
 use longreach_simd::product::Format;
 use serde_json::{Map, Value};
 
-use self::keys::Keys;
+use self::keys::{Keys, Shapes};
+use self::names::plus_one;
 use crate::{Checkpoint, Description, Error, Fields, Rewrite, Rewrites};
 
+mod alike;
+mod contents;
+mod directory;
 mod encoders;
+mod entries;
+mod folds;
 mod gemma;
 mod gemma4;
 mod gpt;
 mod granite;
 mod hybrids;
+mod importance;
 mod keys;
 mod latent;
 mod llama;
@@ -23,18 +30,25 @@ mod mamba;
 mod minimax;
 mod mix;
 mod names;
+mod parts;
 mod quantise;
 mod qwen;
 mod rwkv;
+mod tensors;
 
+pub use self::contents::Contents;
+pub use self::directory::{Floats, write_directory};
 pub use self::encoders::{PoolingType, pooling};
 pub(crate) use self::encoders::{encoder, is_encoder};
-pub use self::mix::{MIXES, Mix};
-pub use self::quantise::{Quantised, Quantising, importances, quantise};
+pub use self::importance::{Observed, importances};
+pub use self::mix::{AS_STORED, MIXES, Mix};
+pub use self::quantise::{Quantised, Quantising, quantise};
 
-/// An architecture: the value of `general.architecture`, and how its files are read.
+/// An architecture: the value of `general.architecture`, the model types that are written as it, if any, and how its files
+/// are read.
 struct Architecture {
     name: &'static str,
+    types: &'static [&'static str],
     read: fn(&Keys<'_>) -> Result<Read, Error>,
 }
 
@@ -59,9 +73,9 @@ struct Read {
     fields: Map<String, Value>,
     /// The names of the tensors.
     rewrites: Vec<Rewrite>,
-    /// Whether rotary positions rotate neighbouring channels, since rows of queries and keys are stored so.
+    /// Whether rows of queries and keys are stored in pairs of neighbours, which rotary positions rotate.
     pairs: bool,
-    /// Whether 1 is already added to the weights of norms that have it added.
+    /// Whether norms are stored with 1 added to their weights.
     whole_norms: bool,
     /// Changes what the fields cannot say.
     adjust: Option<Adjust>,
@@ -85,40 +99,40 @@ impl Read {
     }
 }
 
-/// The architectures that are read.
+/// The architectures that are read; those with model types are also written.
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { name: "llama", read: llama::llama },
-    Architecture { name: "minicpm", read: llama::minicpm },
-    Architecture { name: "qwen2", read: |keys| llama::plain(keys, "qwen2") },
-    Architecture { name: "qwen3", read: |keys| llama::plain(keys, "qwen3") },
-    Architecture { name: "qwen3moe", read: llama::qwen3moe },
-    Architecture { name: "phi3", read: llama::phi3 },
-    Architecture { name: "smollm3", read: llama::smollm3 },
-    Architecture { name: "olmo2", read: llama::olmo2 },
-    Architecture { name: "gpt-oss", read: llama::gpt_oss },
-    Architecture { name: "gemma2", read: gemma::gemma2 },
-    Architecture { name: "gemma3", read: gemma::gemma3 },
-    Architecture { name: "gemma4", read: gemma4::gemma4 },
-    Architecture { name: "mamba", read: mamba::mamba },
-    Architecture { name: "mamba2", read: mamba::mamba2 },
-    Architecture { name: "jamba", read: hybrids::jamba },
-    Architecture { name: "falcon-h1", read: hybrids::falcon_h1 },
-    Architecture { name: "granite", read: granite::transformer },
-    Architecture { name: "granitemoe", read: granite::transformer },
-    Architecture { name: "granitehybrid", read: granite::hybrid },
-    Architecture { name: "nemotron_h", read: hybrids::nemotron },
-    Architecture { name: "nemotron_h_moe", read: hybrids::nemotron },
-    Architecture { name: "lfm2", read: hybrids::lfm2 },
-    Architecture { name: "lfm2moe", read: hybrids::lfm2 },
-    Architecture { name: "qwen3next", read: qwen::qwen3next },
-    Architecture { name: "qwen35", read: qwen::qwen35 },
-    Architecture { name: "qwen35moe", read: qwen::qwen35 },
-    Architecture { name: "kimi-linear", read: latent::kimi_linear },
-    Architecture { name: "minimax-01", read: minimax::minimax },
-    Architecture { name: "rwkv6", read: rwkv::rwkv6 },
-    Architecture { name: "rwkv7", read: rwkv::rwkv7 },
-    Architecture { name: "gpt2", read: gpt::gpt2 },
-    Architecture { name: "gptneox", read: gpt::gptneox },
+    Architecture { name: "llama", types: &["llama", "mistral", "mixtral"], read: llama::llama },
+    Architecture { name: "minicpm", types: &[], read: llama::minicpm },
+    Architecture { name: "qwen2", types: &["qwen2"], read: |keys| llama::plain(keys, "qwen2") },
+    Architecture { name: "qwen3", types: &["qwen3"], read: |keys| llama::plain(keys, "qwen3") },
+    Architecture { name: "qwen3moe", types: &["qwen3_moe"], read: llama::qwen3moe },
+    Architecture { name: "phi3", types: &["phi3"], read: llama::phi3 },
+    Architecture { name: "smollm3", types: &["smollm3"], read: llama::smollm3 },
+    Architecture { name: "olmo2", types: &["olmo2", "olmo3"], read: llama::olmo2 },
+    Architecture { name: "gpt-oss", types: &["gpt_oss"], read: llama::gpt_oss },
+    Architecture { name: "gemma2", types: &["gemma2"], read: gemma::gemma2 },
+    Architecture { name: "gemma3", types: &["gemma3_text", "gemma3"], read: gemma::gemma3 },
+    Architecture { name: "gemma4", types: &[], read: gemma4::gemma4 },
+    Architecture { name: "mamba", types: &["mamba", "falcon_mamba"], read: mamba::mamba },
+    Architecture { name: "mamba2", types: &["mamba2"], read: mamba::mamba2 },
+    Architecture { name: "jamba", types: &["jamba"], read: hybrids::jamba },
+    Architecture { name: "falcon-h1", types: &["falcon_h1"], read: hybrids::falcon_h1 },
+    Architecture { name: "granite", types: &[], read: granite::transformer },
+    Architecture { name: "granitemoe", types: &[], read: granite::transformer },
+    Architecture { name: "granitehybrid", types: &["granitemoehybrid"], read: granite::hybrid },
+    Architecture { name: "nemotron_h", types: &["nemotron_h"], read: hybrids::nemotron },
+    Architecture { name: "nemotron_h_moe", types: &[], read: hybrids::nemotron },
+    Architecture { name: "lfm2", types: &["lfm2"], read: hybrids::lfm2 },
+    Architecture { name: "lfm2moe", types: &["lfm2_moe"], read: hybrids::lfm2 },
+    Architecture { name: "qwen3next", types: &["qwen3_next"], read: qwen::qwen3next },
+    Architecture { name: "qwen35", types: &[], read: qwen::qwen35 },
+    Architecture { name: "qwen35moe", types: &[], read: qwen::qwen35 },
+    Architecture { name: "kimi-linear", types: &[], read: latent::kimi_linear },
+    Architecture { name: "minimax-01", types: &[], read: minimax::minimax },
+    Architecture { name: "rwkv6", types: &[], read: rwkv::rwkv6 },
+    Architecture { name: "rwkv7", types: &[], read: rwkv::rwkv7 },
+    Architecture { name: "gpt2", types: &[], read: gpt::gpt2 },
+    Architecture { name: "gptneox", types: &[], read: gpt::gptneox },
 ];
 
 /// The names of the architectures that are read, those of encoders last.
@@ -126,7 +140,7 @@ pub fn architectures() -> impl Iterator<Item = &'static str> {
     ARCHITECTURES.iter().map(|architecture| architecture.name).chain(encoders::names())
 }
 
-/// The model in a file.
+/// A model as its metadata describe it.
 pub(crate) struct Described {
     pub(crate) description: Description,
     /// The fields of its configuration, and as JSON.
@@ -134,11 +148,14 @@ pub(crate) struct Described {
     pub(crate) config: String,
     /// Matrices that are stored in two tensors.
     pub(crate) joined: Vec<Joined>,
+    /// See [`Read::pairs`].
+    pairs: bool,
 }
 
-/// The model in a file. Errors if its architecture is not read, or a key is missing or wrong.
-pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
-    let metadata = gguf.metadata();
+/// Reads the metadata of a model with these tensors. The names of the tensors, and what [`Read::adjust`] changes, are all
+/// that differs from the description of the same model in a directory; rows in pairs are not put back in order. Errors if
+/// the architecture is not read, or a key is missing or wrong.
+fn described(metadata: &Metadata, tensors: &dyn Shapes) -> Result<Described, Error> {
     let file = metadata.file();
     if let Some(kind) = metadata.get::<&str>("general.type")?
         && kind != "model"
@@ -146,6 +163,20 @@ pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
         let message = format!("a file of the type `{kind}` is no model that writes text");
         return Err(Error::Config { file: file.into(), message });
     }
+    let Read { fields, rewrites, pairs, whole_norms, adjust, joined, unread } = read(metadata, tensors)?;
+    let config = Value::Object(fields).to_string();
+    let fields = Fields::parse(file, &config)?;
+    let mut description = Description::of(&fields)?;
+    let rewrites = if whole_norms { plus_one(rewrites) } else { rewrites };
+    description.rewrites = Rewrites::from(rewrites).leaving(unread);
+    if let Some(adjust) = adjust {
+        adjust(&mut description.decoder);
+    }
+    Ok(Described { description, fields, config, joined, pairs })
+}
+
+/// Reads the metadata by the function of their architecture.
+fn read(metadata: &Metadata, tensors: &dyn Shapes) -> Result<Read, Error> {
     let found: &str = metadata.require("general.architecture")?;
     let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.name == found) else {
         let message = if encoders::names().any(|name| name == found) {
@@ -154,18 +185,21 @@ pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
             let known = architectures().collect::<Vec<_>>().join(", ");
             format!("architecture `{found}` is not supported in GGUF files; supported are {known}")
         };
-        return Err(Error::Config { file: file.into(), message });
+        return Err(Error::Config { file: metadata.file().into(), message });
     };
-    let read = (architecture.read)(&Keys { gguf, architecture: found })?;
-    let config = Value::Object(read.fields).to_string();
-    let fields = Fields::parse(file, &config)?;
-    let mut description = Description::of(&fields)?;
-    description.rewrites = Rewrites::from(read.rewrites).leaving(read.unread);
-    adjust(&mut description.decoder, read.pairs, read.whole_norms);
-    if let Some(adjust) = read.adjust {
-        adjust(&mut description.decoder);
+    (architecture.read)(&Keys { metadata, tensors, architecture: found })
+}
+
+/// The model in a file: it computes with the tensors as they are stored. Errors if its architecture is not read, or a key
+/// is missing or wrong.
+pub(crate) fn describe(gguf: &Gguf) -> Result<Described, Error> {
+    let mut described = described(gguf.metadata(), gguf)?;
+    if described.pairs {
+        each_attention(&mut described.description.decoder, |attention| {
+            attention.rotary.iter_mut().for_each(|rotary| rotary.interleaved = true);
+        });
     }
-    Ok(Described { description, fields, config, joined: read.joined })
+    Ok(described)
 }
 
 /// The error with the name of the file, if it names only a part of the model: sizes that do not fit one another.
@@ -179,6 +213,15 @@ pub(crate) fn named(gguf: &Gguf, error: Error) -> Error {
     }
 }
 
+/// Calls `each` with every attention of a decoder.
+fn each_attention(decoder: &mut DecoderConfig, mut each: impl FnMut(&mut AttentionConfig)) {
+    each_branch(decoder, |branch| {
+        if let OperationConfig::Mixer(MixerConfig::Attention(attention)) = &mut branch.operation {
+            each(attention);
+        }
+    });
+}
+
 /// Calls `each` with every branch of every block, also with those within others.
 fn each_branch(decoder: &mut DecoderConfig, mut each: impl FnMut(&mut BranchConfig)) {
     fn within(branch: &mut BranchConfig, each: &mut dyn FnMut(&mut BranchConfig)) {
@@ -190,30 +233,6 @@ fn each_branch(decoder: &mut DecoderConfig, mut each: impl FnMut(&mut BranchConf
     for branch in decoder.blocks.iter_mut().flat_map(|block| &mut block.branches) {
         within(branch, &mut each);
     }
-}
-
-/// Adjusts the model to what its tensors are.
-fn adjust(decoder: &mut DecoderConfig, pairs: bool, whole_norms: bool) {
-    let norm = |norm: &mut NormConfig| {
-        if let (true, NormConfig::RmsPlusOne(eps)) = (whole_norms, *norm) {
-            *norm = NormConfig::Rms(eps);
-        }
-    };
-    let named = |named: &mut Option<NamedNorm>| named.iter_mut().for_each(|named| norm(&mut named.norm));
-    named(&mut decoder.last_norm);
-    each_branch(decoder, |branch| {
-        named(&mut branch.before);
-        named(&mut branch.after);
-        named(&mut branch.of_sum);
-        if let OperationConfig::Mixer(MixerConfig::Attention(attention)) = &mut branch.operation {
-            if let Some(QkNorm::Head(qk) | QkNorm::Whole(qk)) = &mut attention.qk_norm {
-                norm(qk);
-            }
-            if let Some(rotary) = &mut attention.rotary {
-                rotary.interleaved |= pairs;
-            }
-        }
-    });
 }
 
 /// The format of blocks of a type of tensor; `None` if its elements are numbers.

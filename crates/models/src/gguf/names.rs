@@ -1,6 +1,6 @@
 //! The names of tensors in GGUF files, beside those of the models.
 
-use crate::{Rewrite, Step};
+use crate::{Rewrite, Step, Values};
 
 /// A tensor `ours` with its weight and its bias, which the file calls `file`.
 pub(super) fn both(ours: &str, file: &str) -> Vec<Rewrite> {
@@ -52,3 +52,22 @@ pub(super) const EXPERTS: [(&str, &str); 3] =
 /// The matrices of gated feed-forward layers.
 pub(super) const FEED_FORWARD: [(&str, &str); 3] =
     [("gate_proj", "ffn_gate"), ("up_proj", "ffn_up"), ("down_proj", "ffn_down")];
+
+/// The same where norms, but that of a mixer's output, are stored with 1 added to their weights.
+pub(super) fn plus_one(rewrites: Vec<Rewrite>) -> Vec<Rewrite> {
+    let norm = |rewrite: &Rewrite| {
+        let mut files = rewrite.files().iter();
+        files.any(|file| file.ends_with("norm.weight") && !file.ends_with("ssm_norm.weight"))
+    };
+    let one = |rewrite: Rewrite| if norm(&rewrite) { rewrite.then(Step::Values(Values::OnePlus)) } else { rewrite };
+    rewrites.into_iter().map(one).collect()
+}
+
+/// The same where the rows of queries and keys, in heads of this many, are in pairs.
+pub(super) fn paired(rewrites: Vec<Rewrite>, width: usize) -> Vec<Rewrite> {
+    let one = |rewrite: Rewrite| match rewrite.ours().rsplit('.').nth(1) {
+        Some("q_proj" | "k_proj") => rewrite.then(Step::Paired(width)),
+        _ => rewrite,
+    };
+    rewrites.into_iter().map(one).collect()
+}
