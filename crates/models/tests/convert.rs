@@ -70,6 +70,8 @@ const NAMES: &[&str] = &[
     "lfm2-b",
     "lfm2_moe-a",
     "qwen3_next-a",
+    "minicpm-a",
+    "minicpm-c",
 ];
 
 /// Goldens of which llama.cpp's converter made a file, in `goldens/gguf`.
@@ -78,6 +80,7 @@ const CONVERTED: &[&str] = &[
     "llama-b",
     "mistral-b",
     "mixtral-a",
+    "minicpm-c",
     "qwen2-a",
     "qwen3-a",
     "smollm3-a",
@@ -94,6 +97,7 @@ const CONVERTED: &[&str] = &[
     "jamba-a",
     "lfm2-a",
     "mamba-a",
+    "falcon_mamba-a",
     "nemotron_h-a",
     "qwen3_next-a",
 ];
@@ -123,6 +127,53 @@ fn both_forms_of_a_model_compute_the_same() {
         let notes = write_directory(&gguf, &back, None, &mut |_, _| ()).expect("written");
         assert!(notes.is_empty(), "{name}: {notes:?}");
         close(&format!("{name} and back"), &logits(&load(&at(&back)), &shape, &ids), &want);
+    }
+}
+
+/// Files of further architectures, most of which are not written, whose models directories express.
+const BACK: &[&str] = &["gemma4_text-a", "gemma4_text-g", "granite-g", "kimi_linear-g", "minimax-g", "rwkv7-a"];
+
+#[test]
+fn directories_of_files_compute_the_same() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let ids: Vec<i64> = (0..12).map(|i| i * 5 % 31).collect();
+    let of =
+        |location: &Location| logits(&Model::load(location, Some(DType::F32)).expect("a model"), &[1, ids.len()], &ids);
+    for name in BACK {
+        let file = folder(&format!("gguf/{name}.gguf"));
+        let back = temporary.path().join(name);
+        let notes = write_directory(&Gguf::open(&file).expect("a file"), &back, None, &mut |_, _| ()).expect("written");
+        assert!(notes.is_empty(), "{name}: {notes:?}");
+        close(name, &of(&at(&back)), &of(&of_gguf(&file)));
+    }
+    let again = temporary.path().join("again.gguf");
+    write_gguf(&temporary.path().join("minimax-g"), &again);
+    close("minimax-g again", &of(&of_gguf(&again)), &of(&of_gguf(&folder("gguf/minimax-g.gguf"))));
+}
+
+/// Files whose tensors are in another order than a directory has them in, or of which a part is left out.
+const REFUSED: &[&str] =
+    &["bamba-a", "gpt2-a", "gpt_neox-g", "granitemoe-g", "qwen3_5_text-a", "qwen3_5_moe-a", "rwkv6-g"];
+
+#[test]
+fn what_a_directory_cannot_express_is_an_error() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    for name in REFUSED {
+        let gguf = Gguf::open(folder(&format!("gguf/{name}.gguf"))).expect("a file");
+        let to = temporary.path().join(name);
+        let error = write_directory(&gguf, &to, None, &mut |_, _| ()).expect_err(name).to_string();
+        assert!(error.contains(&format!("{name}.gguf: ")) && error.contains("cannot express this model"), "{error}");
+        assert!(!to.exists(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_written_is_an_error_with_its_name() {
+    for name in ["gpt2-a", "qwen3_5_text-a", "kimi_linear-a", "rwkv7-a"] {
+        let kind = name.rsplit_once('-').expect("a letter").0;
+        let error = Contents::of_directory(&at(&folder(name)), name).err().expect(name).to_string();
+        assert!(error.contains(&format!("`{kind}` cannot be written as GGUF")), "{error}");
+        assert!(error.contains("llama, mistral") && !error.contains("nomic-bert"), "{error}");
     }
 }
 

@@ -25,13 +25,13 @@ pub(super) fn alike(want: &DecoderConfig, found: &DecoderConfig) -> Result<(), S
     let at = (0..shorter).find(|i| !same(&want[*i], &found[*i]));
     if let Some(at) = at.or((want.len() != found.len()).then_some(shorter)) {
         let around = |words: &[String]| words[at.saturating_sub(2)..(at + 4).min(words.len())].concat();
-        return Err(format!("the model has `{}`, but the file would have `{}`", around(&want), around(&found)));
+        return Err(format!("it has `{}`, which would become `{}`", around(&want), around(&found)));
     }
     let pairs = want_positions.iter().zip(&found_positions);
     let mut layers = pairs.enumerate();
     match layers.find(|(_, (want, found))| !same_positions(want.as_ref(), found.as_ref())) {
         Some((layer, (want, found))) => {
-            Err(format!("positions of attention {layer}: the model has {want:?}, but the file would have {found:?}"))
+            Err(format!("the positions of attention {layer} are {want:?}, which would become {found:?}"))
         }
         None => Ok(()),
     }

@@ -62,7 +62,10 @@ pub fn write_directory(
     let Described { description, fields, config, joined, .. } = described(gguf.metadata(), gguf)?;
     let directory = Description::of(&fields)?;
     alike(&description.decoder, &directory.decoder).map_err(|difference| {
-        fields.error(format!("the directory of a `{}` cannot express this model: {difference}", directory.model_type))
+        fields.error(format!(
+            "a directory of the type `{}` cannot express this model: {difference}",
+            directory.model_type
+        ))
     })?;
     let from = restored(read(gguf.metadata(), gguf)?, &Parts::of(&description.decoder));
     let of = &description.decoder;
@@ -126,6 +129,10 @@ fn completed(mut config: Map<String, Value>, model_type: &str, floats: Floats) -
         "gpt_oss" => "GptOssForCausalLM",
         "gemma2" => "Gemma2ForCausalLM",
         "gemma3_text" => "Gemma3ForCausalLM",
+        "gemma4_text" => "Gemma4ForCausalLM",
+        "minicpm" => "MiniCPMForCausalLM",
+        "minimax" => "MiniMaxForCausalLM",
+        "kimi_linear" => "KimiLinearForCausalLM",
         "mamba" => "MambaForCausalLM",
         "falcon_mamba" => "FalconMambaForCausalLM",
         "mamba2" => "Mamba2ForCausalLM",

@@ -4,9 +4,11 @@
 use longreach_attention::rotary::{Frequencies, Rotary, Scaling};
 use longreach_gguf::{Header, ToValue};
 use longreach_nn::mixers::Reach;
-use longreach_nn::{ExpertsConfig, Score};
+use longreach_nn::{ExpertsConfig, ResidualConfig, Score};
 
+use super::mamba::STEP_EPS;
 use super::parts::Parts;
+use crate::model_types::falcon_mamba;
 use crate::{Error, Fields};
 
 /// Metadata, and the small tensors that have factors of rotary frequencies.
@@ -31,11 +33,7 @@ pub(super) fn entries(architecture: &'static str, f: &Fields, parts: &Parts<'_>)
     out.windows(parts)?;
     out.experts(parts)?;
     out.recurrences(parts)?;
-    if architecture == "granitehybrid" {
-        out.number("embedding_scale", f64::from(parts.decoder.embedding_scale))?;
-        out.number("residual_scale", f.number("residual_multiplier", 1.0)?)?;
-        out.number("logit_scale", f.number("logits_scaling", 1.0)?)?;
-    }
+    out.scales(f, parts)?;
     Ok(out)
 }
 
@@ -94,16 +92,38 @@ impl Entries {
         self.size("feed_forward_length", inner)
     }
 
+    /// The factors of embeddings, branches and logits.
+    fn scales(&mut self, f: &Fields, parts: &Parts<'_>) -> Result<(), Error> {
+        let decoder = parts.decoder;
+        let branch = decoder.blocks.first().and_then(|block| block.branches.first());
+        match self.architecture {
+            "granitehybrid" => {
+                self.number("embedding_scale", f64::from(decoder.embedding_scale))?;
+                self.number("residual_scale", f.number("residual_multiplier", 1.0)?)?;
+                self.number("logit_scale", f.number("logits_scaling", 1.0)?)
+            }
+            "minicpm" => {
+                self.number("embedding_scale", f64::from(decoder.embedding_scale))?;
+                self.number("residual_scale", branch.map_or(1.0, |branch| f64::from(branch.scale)))?;
+                self.number("logit_scale", f64::from(decoder.logits_scale).recip())
+            }
+            "minimax-01" => match branch.map(|branch| branch.residual) {
+                Some(ResidualConfig::Normed(alpha)) => self.number("residual_scale", f64::from(alpha)),
+                _ => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
     fn attention(&mut self, parts: &Parts<'_>) -> Result<(), Error> {
         let Some(attention) = parts.first(|layer| layer.attention) else { return self.size("attention.head_count", 0) };
         self.size("attention.head_count", attention.heads)?;
         let groups = |layer: &super::parts::Layer<'_>| layer.attention.map_or(0, |attention| attention.groups);
         // Where another mixer stands beside attention in every layer, or takes turns at regular distances, layers need
         // not be told apart.
-        let groups: Vec<usize> = match parts.first(|layer| layer.delta) {
-            Some(_) => vec![attention.groups],
-            None => parts.layers.iter().map(groups).collect(),
-        };
+        let regular = parts.first(|layer| layer.delta).is_some() || self.architecture == "minimax-01";
+        let groups: Vec<usize> =
+            if regular { vec![attention.groups] } else { parts.layers.iter().map(groups).collect() };
         self.of_layers("attention.head_count_kv", &groups)?;
         self.size("attention.key_length", attention.head_dim)?;
         self.size("attention.value_length", attention.head_dim)?;
@@ -167,6 +187,9 @@ impl Entries {
                 Ok(())
             }
             Scaling::LongRope { short_factor, long_factor, original_max_position_embeddings, .. } => {
+                if self.architecture == "minicpm" {
+                    self.set("rope.scaling.type", "longrope")?;
+                }
                 let floats = |factors: &[f64]| factors.iter().map(|x| *x as f32).collect();
                 self.factors.push(("rope_factors_long.weight", floats(long_factor)));
                 self.factors.push(("rope_factors_short.weight", floats(short_factor)));
@@ -262,9 +285,9 @@ impl Entries {
                 use longreach_nn::mixers::InnerNorm;
                 self.set("ssm.dt_b_c_rms", of.inner_norm.is_some())?;
                 if let Some(InnerNorm::Plain(eps)) = of.inner_norm
-                    && Some(eps) != parts.eps()
+                    && eps != falcon_mamba::EPS
                 {
-                    self.number("ssm.dt_b_c_rms_epsilon", eps)?;
+                    self.number(STEP_EPS, eps)?;
                 }
             }
         }

@@ -223,6 +223,8 @@ impl<'a> Keys<'a> {
         }
         match self.text("rope.scaling.type")? {
             None | Some("none") => {}
+            // Its factors are tensors.
+            Some("longrope") if self.tensors.count().is_none() => {}
             Some(kind @ ("linear" | "yarn")) => {
                 rope.insert("rope_type".into(), json!(kind));
                 rope.insert("factor".into(), json!(factor.unwrap_or(1.0)));

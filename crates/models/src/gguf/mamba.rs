@@ -1,6 +1,6 @@
 //! Mamba, Falcon Mamba, and Mamba-2.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::Read;
 use super::keys::Keys;
@@ -85,26 +85,27 @@ fn parts() -> Vec<Rewrite> {
     .concat()
 }
 
+/// The key of the ε with which Falcon Mamba norms steps, `B` and `C`, where it is not that of its checkpoints.
+pub(super) const STEP_EPS: &str = "ssm.dt_b_c_rms_epsilon";
+
 /// `mamba`, and Falcon Mamba, whose steps, `B` and `C` are normed without weights.
 pub(super) fn mamba(keys: &Keys<'_>) -> Result<Read, Error> {
     let falcon = keys.flag("ssm.dt_b_c_rms")?.unwrap_or(false);
     let mut fields = keys.common(if falcon { "falcon_mamba" } else { "mamba" })?;
     let (inner, taps) = (keys.size("ssm.inner_size")?, keys.size("ssm.conv_kernel")?);
-    // llama.cpp has one ε for all norms.
-    let inner_eps = match keys.number("ssm.dt_b_c_rms_epsilon")? {
-        Some(eps) => json!(eps),
-        None => fields.get("layer_norm_epsilon").cloned().unwrap_or(Value::Null),
-    };
     for (name, value) in [
         ("intermediate_size", json!(inner)),
         ("state_size", json!(keys.size("ssm.state_size")?)),
         ("conv_kernel", json!(taps)),
         ("time_step_rank", json!(keys.size("ssm.time_step_rank")?)),
-        ("mixer_rms_eps", inner_eps),
         ("use_bias", json!(false)),
         ("use_conv_bias", json!(true)),
     ] {
         fields.insert(name.into(), value);
+    }
+    // llama.cpp has no key of it.
+    if let Some(eps) = keys.number(STEP_EPS)? {
+        fields.insert("mixer_rms_eps".into(), json!(eps));
     }
     let mut rewrites = selective("backbone.layers.*.mixer", [inner as usize, taps as usize]);
     rewrites.extend(parts());

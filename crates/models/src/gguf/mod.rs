@@ -102,7 +102,7 @@ impl Read {
 /// The architectures that are read; those with model types are also written.
 const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "llama", types: &["llama", "mistral", "mixtral"], read: llama::llama },
-    Architecture { name: "minicpm", types: &[], read: llama::minicpm },
+    Architecture { name: "minicpm", types: &["minicpm"], read: llama::minicpm },
     Architecture { name: "qwen2", types: &["qwen2"], read: |keys| llama::plain(keys, "qwen2") },
     Architecture { name: "qwen3", types: &["qwen3"], read: |keys| llama::plain(keys, "qwen3") },
     Architecture { name: "qwen3moe", types: &["qwen3_moe"], read: llama::qwen3moe },
@@ -128,7 +128,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "qwen35", types: &[], read: qwen::qwen35 },
     Architecture { name: "qwen35moe", types: &[], read: qwen::qwen35 },
     Architecture { name: "kimi-linear", types: &[], read: latent::kimi_linear },
-    Architecture { name: "minimax-01", types: &[], read: minimax::minimax },
+    Architecture { name: "minimax-01", types: &["minimax"], read: minimax::minimax },
     Architecture { name: "rwkv6", types: &[], read: rwkv::rwkv6 },
     Architecture { name: "rwkv7", types: &[], read: rwkv::rwkv7 },
     Architecture { name: "gpt2", types: &[], read: gpt::gpt2 },

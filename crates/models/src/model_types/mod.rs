@@ -11,7 +11,7 @@ mod big_bird;
 mod delta_net;
 mod distilbert;
 mod falcon_h1;
-mod falcon_mamba;
+pub(crate) mod falcon_mamba;
 mod gated_deltanet;
 mod gemma2;
 mod gemma3;
