@@ -68,6 +68,30 @@ fn attention_is_sparse_where_the_file_says_so() {
     assert_eq!(mechanisms(&config("minicpm_sala", &sparse)), ["lightning", "infllm_v2"]);
 }
 
+/// transformers 5 writes positions in another way than the files on the Hub.
+#[test]
+fn older_spellings_mean_the_same() {
+    let factors =
+        r#""short_factor": [1.0, 1.1, 1.2], "long_factor": [1.0, 2.0, 3.0], "original_max_position_embeddings": 16"#;
+    for (older, newer) in [
+        (
+            r#""rope_theta": 500.0"#.to_owned(),
+            r#""rope_parameters": {"rope_type": "default", "rope_theta": 500.0}"#.to_owned(),
+        ),
+        (
+            r#""rope_theta": 500.0, "rope_scaling": {"type": "linear", "factor": 2.0}"#.to_owned(),
+            r#""rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}"#.to_owned(),
+        ),
+        (
+            format!(r#""rope_theta": 500.0, "rope_scaling": {{"rope_type": "longrope", {factors}}}"#),
+            format!(r#""rope_parameters": {{"rope_type": "longrope", "rope_theta": 500.0, {factors}}}"#),
+        ),
+    ] {
+        let [older, newer] = [older, newer].map(|more| describe(&config("minicpm", &more)).expect("a model"));
+        assert_eq!(older, newer);
+    }
+}
+
 /// A factor that is null, unlike one that is absent, is no factor.
 #[test]
 fn factors_that_are_null_are_one() {
