@@ -20,10 +20,7 @@ pub(crate) fn read_config(directory: &Path) -> Result<(Fields, String), Error> {
             entries.flatten().find(|e| e.file_name().to_string_lossy().ends_with(end)).map(|e| e.file_name())
         };
         let hint = if let Some(name) = endings(".gguf") {
-            format!(
-                "; `{}` is a GGUF file, the format of llama.cpp: give its path as the model",
-                name.to_string_lossy()
-            )
+            format!("; `{}` is a GGUF file: give its path in place of the directory's", name.to_string_lossy())
         } else if directory.join("params.json").exists() {
             "; `params.json` belongs to a checkpoint in its authors' own format: use the one converted for transformers"
                 .into()
