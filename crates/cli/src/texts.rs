@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use longreach_search::documents::{Input, Kind, Options, Place};
@@ -62,7 +62,10 @@ pub(crate) fn read(inputs: &[OsString], args: &TextArgs) -> Result<Vec<Text>, Fa
         let table = matches!(&input, Input::File(path) if !matches!(Kind::of_name(path), Ok(None)));
         let whole = !table && !matches!(input, Input::Folder(_));
         let format = args.format.or(whole.then_some(Kind::Text));
-        let options = Options { format, column: args.column.clone(), ..Options::default() };
+        let mut options = Options { format, column: args.column.clone(), ..Options::default() };
+        let tables = tables_without_text(&input, &options)?;
+        let skipped = tables.len();
+        options.leave_out = tables;
         let mut documents = input.read(&options)?;
         while let Some((document, _)) = documents.next()? {
             if document.text.trim().is_empty() {
@@ -75,9 +78,10 @@ pub(crate) fn read(inputs: &[OsString], args: &TextArgs) -> Result<Vec<Text>, Fa
         for (n, what) in [
             (documents.left_out(), "files that are not text"),
             (documents.broken_links(), "symbolic links that are broken or form a cycle"),
+            (skipped, "tables in which no column, or more than one, holds strings (--column names one)"),
         ] {
             if n > 0 {
-                eprintln!("note: {}: {what}: {n} (skipped)", input.name());
+                eprintln!("note: {}: {what}: {n}; skipped", input.name());
             }
         }
     }
@@ -89,6 +93,16 @@ pub(crate) fn read(inputs: &[OsString], args: &TextArgs) -> Result<Vec<Text>, Fa
         )));
     }
     Ok(texts)
+}
+
+/// The tables of a folder in which a column of texts is not found, if none was named.
+fn tables_without_text(input: &Input, options: &Options) -> Result<Vec<PathBuf>, Failure> {
+    if !matches!(input, Input::Folder(_)) || options.column.is_some() || options.format.is_some() {
+        return Ok(Vec::new());
+    }
+    let table = |file: &PathBuf| matches!(Kind::of_name(file), Ok(Some(kind)) if kind.is_table());
+    let files = input.files()?.into_iter().filter(table);
+    Ok(files.filter(|file| Input::File(file.clone()).check(options).is_err()).collect())
 }
 
 /// The files among inputs, which an output must not replace.

@@ -157,6 +157,17 @@ fn what_cannot_be_asked_says_why() {
     fs::write(&blank, " \n\n").expect("written");
     fs::create_dir(&empty).expect("a folder");
     refused(&["ask", "-i", text(&blank), "  "], &["the question is empty"]);
+    // A table without texts is no reason not to read the others.
+    let tables = folder.path().join("tables");
+    fs::create_dir(&tables).expect("a folder");
+    fs::write(tables.join("numbers.csv"), "a,b\n1,2\n").expect("written");
+    refused(&["ask", "-i", text(&tables), "Why?"], &["no text found"]);
+    fs::write(tables.join("texts.csv"), "a,text\n1,w3 w4.\n").expect("written");
+    let model = words(folder.path());
+    let args = ["ask", "-m", text(&model), "-i", text(&tables), "-n", "2", "--passages", "1", "w4"];
+    let said = stderr(&args);
+    assert!(said.contains("--column names one): 1; skipped"), "{said}");
+    assert!(stdout(&args).contains("texts.csv:2"), "{}", stdout(&args));
     for input in [&blank, &empty] {
         refused(&["ask", "-i", text(input), "Why?"], &["no text found", text(input)]);
         refused(&["summarise", text(input)], &["no text found", text(input)]);

@@ -157,7 +157,7 @@ impl Input {
     }
 
     /// The files to read; none for standard input.
-    pub(crate) fn files(&self) -> Result<Vec<PathBuf>, Error> {
+    pub fn files(&self) -> Result<Vec<PathBuf>, Error> {
         Ok(match self {
             Input::Standard => Vec::new(),
             Input::File(path) => vec![path.clone()],
