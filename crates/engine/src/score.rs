@@ -1,6 +1,6 @@
 //! How well a model predicts a text: the negative log-likelihood of each token given those before it.
 //!
-//! $$ \mathrm{nll}_t = -\log p(x_t \mid x_{<t}), \quad \mathrm{ppl} = e^{\overline{\mathrm{nll}}}, \quad
+//! $$ \mathrm{nll}_t = -\log p(x_t \mid x_1 \dots x_{t-1}), \quad \mathrm{ppl} = e^{\overline{\mathrm{nll}}}, \quad
 //! \mathrm{bpb} = \frac{\sum_t \mathrm{nll}_t}{\ln 2 \cdot \mathrm{bytes}} $$
 //!
 //! A text longer than the context is read in windows, each from an empty state. A window begins `stride` tokens after the one before and scores only the

@@ -28,7 +28,7 @@ fn stderr(args: &[&str]) -> String {
 }
 
 /// `llama-a`, which was trained for 128 tokens, with a vocabulary of whole words: `w1`, `w2` and so on.
-fn words(folder: &Path) -> PathBuf {
+pub(crate) fn words(folder: &Path) -> PathBuf {
     let to = folder.join("words");
     fs::create_dir_all(&to).expect("a folder");
     for file in ["config.json", "model.safetensors"] {

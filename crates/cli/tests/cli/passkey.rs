@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::{run, stdout, text};
+use crate::long::words;
 
 #[test]
 fn a_text_tells_its_number_once_and_a_model_that_learnt_to_finds_it() {
@@ -39,8 +40,9 @@ fn a_text_that_cannot_be_is_refused() {
 fn a_probe_of_any_model_is_a_table_a_list_and_a_picture() {
     let folder = tempfile::tempdir().expect("a directory");
     let plot = folder.path().join("probe.svg");
-    let base =
-        ["passkey", "probe", "--task", "single,tracking", "--lengths", "250,300", "--depths", "0,1", "--samples", "1"];
+    let model = words(folder.path());
+    let sizes = ["--lengths", "250,300", "--depths", "0,1", "--samples", "1", "--extrapolate"];
+    let base = [&["passkey", "probe", "-m", text(&model), "--task", "single,tracking"], &sizes[..]].concat();
     let lines = stdout(&[&base[..], &["--json", "--plot", text(&plot)]].concat());
     let cells: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(cells.len(), 8);
@@ -55,8 +57,9 @@ fn a_probe_of_any_model_is_a_table_a_list_and_a_picture() {
         (&["--lengths", "60"][..], "60 tokens have no room"),
         (&["--depths", "2"], "--depths: want 0 to 1, found 2"),
         (&["--lengths", "0"], "--lengths"),
+        (&["--lengths", "129"], "129 tokens, but the model reads 128"),
     ] {
-        let output = run(&[&["passkey", "probe", "--task", "tracking"], args].concat());
+        let output = run(&[&["passkey", "probe", "-m", text(&model), "--task", "tracking"], args].concat());
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(part) && said.lines().count() == 1, "{said}");
     }
