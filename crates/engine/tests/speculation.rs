@@ -120,6 +120,20 @@ fn wrong_proposals_change_nothing() {
     }
 }
 
+/// The draft model has 128 positions, which the text exceeds from the beginning or while it grows.
+#[test]
+fn a_draft_model_with_fewer_positions_proposes_no_more() {
+    let (engine, other) = (golden("gla-a"), golden("gpt2-a"));
+    for (before, proposes) in [(118, true), (140, false)] {
+        let mut session = engine.session();
+        session.keep_text();
+        session.read(&prompt(&engine, before)).expect("ids in range");
+        let mut draft = Speculation::draft(&engine, &other).expect("as many tokens");
+        unchanged("gla-a", &session, 24, &mut draft);
+        assert_eq!(draft.proposed > 0, proposes, "{draft:?}");
+    }
+}
+
 #[test]
 fn a_text_that_is_broken_off_ends_there() {
     let engine = golden("llama-a");

@@ -15,6 +15,8 @@ pub(super) struct Draft {
     mark: Option<Mark>,
     /// Tokens that were read behind the mark.
     behind: Vec<u32>,
+    /// Whether the text has more tokens than this model has positions, or others than it knows.
+    lost: bool,
 }
 
 impl Draft {
@@ -46,7 +48,7 @@ impl Draft {
             return Err(wrong("its layers remember segments of the text, so that it cannot propose tokens".into()));
         }
         let (text, behind) = (Vec::new(), Vec::new());
-        Ok(Self { session: draft.session(), vocabulary: of_model, text, mark: None, behind })
+        Ok(Self { session: draft.session(), vocabulary: of_model, text, mark: None, behind, lost: false })
     }
 
     /// Reads what is new of a text. Proposals that are not in it are forgotten.
@@ -65,11 +67,17 @@ impl Draft {
             self.text.clear();
         }
         self.session.set_cancel(cancel.clone());
-        // What is read before a cancellation is known by the number of tokens.
         let (before, from) = (self.session.tokens(), self.text.len());
-        let read = self.session.read(&text[from..]);
+        let new = &text[from..];
+        let unknown = |id: &u32| *id as usize >= self.session.vocabulary();
+        self.lost = self.session.room().is_some_and(|room| room < new.len() as u64) || new.iter().any(unknown);
+        if self.lost {
+            return Ok(());
+        }
+        // What is read before a cancellation is known by the number of tokens.
+        let read = self.session.read(new);
         let done = (self.session.tokens() - before) as usize;
-        self.text.extend(&text[from..from + done]);
+        self.text.extend(&new[..done]);
         read
     }
 
@@ -85,7 +93,7 @@ impl Draft {
         let room = self.session.room().unwrap_or(u64::MAX) as usize;
         // The last proposal is not read.
         let most = most.min(room).min(Decoder::FEW);
-        if most == 0 || next as usize >= self.session.vocabulary() {
+        if most == 0 || self.lost || next as usize >= self.session.vocabulary() {
             return Ok(Vec::new());
         }
         self.mark = Some(self.session.mark());

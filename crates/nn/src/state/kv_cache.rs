@@ -2,7 +2,6 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use longreach_burn as ops;
-use longreach_simd::product::STREAMED_ROWS;
 
 use super::{Find, OnTensors, StateError, StateTensor};
 
@@ -128,12 +127,6 @@ impl Sequence {
         self.rows += n;
         if let Some(last) = self.segments.pop_if(|last| last.rows + n <= last.capacity()) {
             return self.segments.push(last.push(new));
-        }
-        if (2..=STREAMED_ROWS).contains(&n) && !self.segments.is_empty() {
-            // Few tokens are laid out as one at a time, so that sums over segments are the same.
-            self.rows -= n;
-            let row = |x: &Tensor<4>, i: usize| x.clone().narrow(1, i, 1);
-            return (0..n).for_each(|i| self.push((row(&new.0, i), new.1.as_ref().map(|v| row(v, i))), dtype));
         }
         let (k, v) = new;
         if n >= ADOPTED {
