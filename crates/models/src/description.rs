@@ -77,7 +77,8 @@ pub(crate) fn context(fields: &Fields, decoder: &DecoderConfig) -> Option<usize>
         return None;
     }
     let get = |name: &str| fields.get("text_config").and_then(|text| text.get(name)).or_else(|| fields.get(name));
-    let longest = get("max_position_embeddings")?.as_u64()?;
+    // Kimi Linear and Ling call it otherwise.
+    let longest = get("max_position_embeddings").or_else(|| get("model_max_length"))?.as_u64()?;
     let scaling = ["rope_scaling", "rope_parameters"].into_iter().filter_map(get).find(|value| value.is_object());
     let of = |name: &str| scaling.and_then(|scaling| scaling.get(name));
     let longest = match of("rope_type").or_else(|| of("type")).and_then(|kind| kind.as_str()) {

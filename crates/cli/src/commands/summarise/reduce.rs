@@ -223,7 +223,7 @@ impl Job {
     fn answer(&self, level: usize, text: &str, number: usize) -> Result<Option<String>, Failure> {
         let prompt = prompt(&self.engine, text, &self.instructions[level.min(1)])?;
         let mut sampler =
-            Sampler::new(Sampling { seed: self.sampling.seed.wrapping_add(number as u64), ..self.sampling })?;
+            Sampler::new(Sampling { seed: self.sampling.seed.wrapping_add(number as u64), ..self.sampling.clone() })?;
         let mut session = self.engine.session();
         let cancel = Cancel::default();
         session.set_cancel(cancel.clone());

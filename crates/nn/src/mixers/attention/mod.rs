@@ -306,11 +306,19 @@ impl Mix for Attention {
             }
             Reach::Blocks(blocks) => {
                 let scored = if blocks.unrotated { [q, own] } else { [turned.clone(), k.clone()] };
-                let first = append(&mut cache, past, &k, &v).then_some([k, v]);
-                let kv = Kv { first, cache };
-                let out = self.among_blocks(turned, scored, &kv, state);
-                cache = kv.cache;
-                out
+                // As with windows below: sums over keys begin with the first that a query of the call selects.
+                let alone = (2..=STREAMED_ROWS).contains(&t);
+                let mut outputs = Vec::new();
+                for tokens in if alone { (0..t).map(|i| (i, 1)).collect() } else { vec![(0, t)] } {
+                    let some = |x: &Tensor<4>| x.clone().narrow(1, tokens.0, tokens.1);
+                    let (k, v) = (some(&k), some(&v));
+                    let first = append(&mut cache, past, &k, &v).then_some([k, v]);
+                    let kv = Kv { first, cache };
+                    let seen: Vec<usize> = before.iter().map(|n| n + tokens.0).collect();
+                    outputs.push(self.among_blocks(some(&turned), scored.each_ref().map(some), &kv, (state, &seen)));
+                    cache = kv.cache;
+                }
+                if outputs.len() == 1 { outputs.swap_remove(0) } else { Tensor::cat(outputs, 1) }
             }
             Reach::Full | Reach::Window(_) => {
                 // The keys of a window begin at its own place for each token, and sums over keys begin there: few tokens are

@@ -21,7 +21,8 @@ impl Attention {
     }
 
     /// The heads' outputs `[B, T, H, D]` of queries `turned: [B, T, H, D]`, among the keys that they select. `scored` has
-    /// the queries and the new keys by which blocks are selected; the keys and values of `kv` end with those of this call.
+    /// the queries and the new keys by which blocks are selected; the keys and values of `kv` end with those of this call,
+    /// before which each sequence has read `before` tokens.
     ///
     /// Each query selects by itself, from summaries that do not depend on how the text was divided into calls.
     pub(super) fn among_blocks(
@@ -29,11 +30,10 @@ impl Attention {
         turned: Tensor<4>,
         scored: [Tensor<4>; 2],
         kv: &Kv,
-        state: &mut State,
+        (state, before): (&mut State, &[usize]),
     ) -> Tensor<4> {
         let Reach::Blocks(blocks) = self.config().reach else { panic!("the reach is another") };
         let [batch, t, _, _] = turned.dims();
-        let before = state.positions().to_vec();
         let (mut summaries, mut tail): (KvCache, KvCache) = (state.take(SUMMARIES), state.take(TAIL));
         let [q, k] = scored;
         (0..batch).for_each(|b| summarise(&blocks, b, before[b] + t, row(&k, b), [&mut summaries, &mut tail]));
