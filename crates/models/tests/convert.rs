@@ -280,6 +280,25 @@ fn files_are_those_of_llama_cpp() {
 }
 
 #[test]
+fn a_file_comes_back_from_a_directory() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    for name in ["gemma2-g", "gemma3_text-g", "gpt_oss-g", "lfm2_moe-g", "mamba2-g", "qwen3_moe-g", "nemotron_h-g"] {
+        let (directory, file) = (temporary.path().join(name), temporary.path().join(format!("{name}.gguf")));
+        let was = Gguf::open(folder(&format!("gguf/{name}.gguf"))).expect("a golden");
+        write_directory(&was, &directory, None, &mut |_, _| ()).expect("written");
+        write_gguf(&directory, &file);
+        let is = Gguf::open(&file).expect("a file");
+        assert_eq!(is.tensors().len(), was.tensors().len(), "{name}");
+        for tensor in was.tensors() {
+            let found = is.tensor(tensor.name()).expect("the same tensors");
+            let differs = |(a, b): (f64, f64)| (a - b).abs() > 4e-7 * b.abs();
+            let first = floats(&found).into_iter().zip(floats(&tensor)).find(|pair| differs(*pair));
+            assert_eq!((found.shape(), first), (tensor.shape(), None), "{name}: {}", tensor.name());
+        }
+    }
+}
+
+#[test]
 fn importances_are_mean_squares_of_inputs() {
     let at = at(&folder("mixtral-a"));
     let (model, observed) = Observed::load(&at).expect("a model");
