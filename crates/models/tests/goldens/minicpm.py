@@ -5,8 +5,9 @@
 
 transformers 5.24 has no class of these types, and the authors' code needs CUDA where attention is sparse. So the models are
 defined here anew, in float64, token by token where that is simpler, as an equation of each query. They were read from the
-authors' code: `modeling_minicpm.py` of MiniCPM4-8B and `modeling_minicpm_sala.py` of MiniCPM-SALA, and the kernels of
-OpenBMB/infllmv2_cuda_impl (`max_pooling_1d.cuh`, `tests/test_stage1.py`). Where a definition has to choose:
+authors' code: `modeling_minicpm_sala.py` of MiniCPM-SALA, the kernels of OpenBMB/infllmv2_cuda_impl (`max_pooling_1d.cuh`,
+`tests/test_stage1.py`), and ports of the dense model; the file of MiniCPM4 itself was not at hand. Where a definition has to
+choose:
 
     dense_len    A query attends to all keys if it sees fewer than dense_len, its own included. The authors' code decides for
                  a whole call: the same where tokens are read one by one, but in a text that is read at once and is as
