@@ -265,7 +265,7 @@ fn files_are_those_of_llama_cpp() {
             assert_eq!(first, None, "{what}");
         }
         for value in theirs.metadata().iter() {
-            // The context of hybrids is said to be unlimited, and a width of positions that are not used another one.
+            // llama.cpp writes an unlimited context for hybrids, and another rotary width for a model without positions.
             let key = value.key();
             let of_them = ["general.name", "general.size_label", "general.file_type"].contains(&key)
                 || key.ends_with("context_length")

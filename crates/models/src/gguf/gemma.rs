@@ -9,16 +9,18 @@ use crate::{Error, Rewrite};
 
 const LAYERS: &str = "model.layers";
 
+/// The norms of a layer, before and after each of its branches.
+pub(super) const NORMS: [(&str, &str); 4] = [
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "post_attention_norm"),
+    ("pre_feedforward_layernorm", "ffn_norm"),
+    ("post_feedforward_layernorm", "post_ffw_norm"),
+];
+
 fn tensors() -> Vec<Rewrite> {
-    let norms = [
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "post_attention_norm"),
-        ("pre_feedforward_layernorm", "ffn_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
-    ];
     [
         around(["model.embed_tokens", "model.norm", "lm_head"]),
-        of_layers(LAYERS, &norms),
+        of_layers(LAYERS, &NORMS),
         of_part(LAYERS, "self_attn", &ATTENTION),
         of_part(LAYERS, "mlp", &FEED_FORWARD),
     ]

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Read;
+use super::gemma::NORMS;
 use super::gemma::kinds;
 use super::hybrids::{has, set};
 use super::keys::Keys;
@@ -93,11 +94,7 @@ fn heads(keys: &Keys<'_>, fields: &mut Map<String, Value>, kinds: &Value, full: 
 }
 
 fn tensors() -> Vec<Rewrite> {
-    let norms = [
-        ("input_layernorm", "attn_norm"),
-        ("post_attention_layernorm", "post_attention_norm"),
-        ("pre_feedforward_layernorm", "ffn_norm"),
-        ("post_feedforward_layernorm", "post_ffw_norm"),
+    let more = [
         ("pre_feedforward_layernorm_2", "pre_ffw_norm_2"),
         ("post_feedforward_layernorm_1", "post_ffw_norm_1"),
         ("post_feedforward_layernorm_2", "post_ffw_norm_2"),
@@ -114,7 +111,8 @@ fn tensors() -> Vec<Rewrite> {
         rewrites.extend(both(&format!("model.{ours}"), file));
     }
     rewrites.push(Rewrite::new(format!("{LAYERS}.*.layer_scalar"), "blk.*.layer_output_scale.weight", []));
-    rewrites.extend(of_layers(LAYERS, &norms));
+    rewrites.extend(of_layers(LAYERS, &NORMS));
+    rewrites.extend(of_layers(LAYERS, &more));
     rewrites.extend(of_part(LAYERS, "self_attn", &ATTENTION));
     rewrites.extend(of_part(LAYERS, "mlp", &FEED_FORWARD));
     rewrites

@@ -171,7 +171,7 @@ pub(super) struct KvMark(Vec<MarkedSequence>);
 enum MarkedSequence {
     /// All of it.
     Whole(Sequence),
-    /// All but the last segment, which grows in place while nobody else holds it: `rows` of it were in use.
+    /// The segments but for the last, which is not shared, so that it can grow in place; `rows` of its rows were in use.
     Growing { earlier: Sequence, rows: usize },
 }
 

@@ -18,7 +18,7 @@ use crate::model::ModelArgs;
 ///
 /// The text is random tokens. `prefill` is the reading of a prompt, `decode` the writing of tokens one at a time after a text of --depth tokens. Between these
 /// measurements the limits of the machine are measured, too: the bytes that all threads read in a second, which bound decoding, and the operations of a
-/// matrix product in the same precision, which bound prefill. Every number is a median, with its quartiles.
+/// matrix product in the same precision, which bound prefill. All are medians; those of the model are printed with their quartiles.
 ///
 /// The share of a limit is printed where the work is known, which it is not for experts: for decoding, one pass over the weights and the state; for prefill,
 /// two operations per weight and token, without those of attention. The sequences of a batch share the text before.

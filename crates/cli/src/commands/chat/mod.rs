@@ -25,20 +25,7 @@ use terminal::{Line, Lines};
 /// shown dim and left out of later turns. The state of the model is kept after every turn: earlier turns are not read again, and /undo reads nothing. Lines
 /// are kept in `longreach/chat_history` in the user's folder of program states. Input from a pipe is one message, and standard output then has the answer alone.
 #[derive(clap::Args)]
-#[command(after_long_help = "\
-Commands:
-  /undo            take the last message and its answer back
-  /retry           answer the last message again
-  /clear           start anew, with the same system message
-  /save FILE       save the conversation with the state of the model, or its messages if the name ends in .json
-  /load FILE       continue a saved conversation
-  /help            list these commands
-  /exit            end the program, as does Ctrl-D
-
-Examples:
-  longreach chat --model HuggingFaceTB/SmolLM2-135M-Instruct
-  longreach chat --model Qwen/Qwen3-0.6B --system \"Answer in one sentence.\" --temperature 0
-  cat report.txt | longreach chat --model google/gemma-3-1b-it --system \"Summarise the text.\" --speculate lookup")]
+#[command(after_long_help = long_help())]
 pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -67,6 +54,20 @@ struct Chat {
     verbose: bool,
     /// The flag that ends the answer under way, for Ctrl-C.
     under_way: Arc<Mutex<Option<Cancel>>>,
+}
+
+/// The commands and examples at the end of the help.
+fn long_help() -> String {
+    let commands: String = COMMANDS.lines().map(|line| format!("  {line}\n")).collect();
+    format!(
+        "\
+Commands:
+{commands}
+Examples:
+  longreach chat --model HuggingFaceTB/SmolLM2-135M-Instruct
+  longreach chat --model Qwen/Qwen3-0.6B --system \"Answer in one sentence.\" --temperature 0
+  cat report.txt | longreach chat --model google/gemma-3-1b-it --system \"Summarise the text.\" --speculate lookup"
+    )
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
