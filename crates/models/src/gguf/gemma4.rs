@@ -3,8 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Read;
-use super::gemma::NORMS;
-use super::gemma::kinds;
+use super::gemma::{NORMS, kinds};
 use super::hybrids::{has, set};
 use super::keys::Keys;
 use super::names::{ATTENTION, EXPERTS, FEED_FORWARD, around, both, experts, of_layers, of_part};
