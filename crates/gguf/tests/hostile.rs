@@ -285,7 +285,7 @@ proptest! {
 
 /// Changes files at random for as many seconds as the environment variable `GGUF_FUZZ_SECONDS` says.
 #[test]
-#[ignore = "runs as long as one wants"]
+#[ignore = "a fuzzing run, which is started by hand"]
 fn fuzz() {
     let seconds = std::env::var("GGUF_FUZZ_SECONDS").ok().and_then(|n| n.parse().ok()).unwrap_or(10);
     let (began, goldens) = (Instant::now(), GOLDENS.map(golden));
