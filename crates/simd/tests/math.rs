@@ -124,3 +124,30 @@ fn slopes_are_slopes() {
         }
     }
 }
+
+/// The sums of the lanes of four rows, one by one and together.
+struct Sums<'a>([&'a [f32]; 4]);
+
+impl Kernel for Sums<'_> {
+    type Output = ([f32; 4], [f32; 4]);
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) -> Self::Output {
+        let Self([a, b, c, d]) = self;
+        let (a, b, c, d) = (s.load(a), s.load(b), s.load(c), s.load(d));
+        ([s.sum(a), s.sum(b), s.sum(c), s.sum(d)], s.sums([a, b, c, d]))
+    }
+}
+
+#[test]
+fn the_sums_of_four_vectors_are_bit_for_bit_the_sums_of_each() {
+    let x = grid();
+    for isa in Isa::available() {
+        for at in (0..x.len() - 64).step_by(977) {
+            // Large and small numbers beside each other, so that every other order of additions is seen.
+            let row = |n: usize| -> Vec<f32> { x[at + n..].iter().step_by(3).take(16).map(|x| x * x * x).collect() };
+            let rows = [row(0), row(1), row(2), row(11)];
+            let (alone, together) = isa.run(Sums([&rows[0], &rows[1], &rows[2], &rows[3]]));
+            assert_eq!(alone.map(f32::to_bits), together.map(f32::to_bits), "{isa}, from {at}");
+        }
+    }
+}

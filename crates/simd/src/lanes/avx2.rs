@@ -134,6 +134,25 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn sums(self, [a, b, c, d]: [Self::V; 4]) -> [f32; 4] {
+        // The halvings of `sum`, of several vectors in one addition.
+        unsafe {
+            let (low, high) = (_mm256_permute2f128_ps::<0x20>(a, c), _mm256_permute2f128_ps::<0x31>(a, c));
+            let ac = _mm256_add_ps(low, high);
+            let (low, high) = (_mm256_permute2f128_ps::<0x20>(b, d), _mm256_permute2f128_ps::<0x31>(b, d));
+            let bd = _mm256_add_ps(low, high);
+            // Pairs: of a, b, c and d.
+            let low = _mm256_castpd_ps(_mm256_unpacklo_pd(_mm256_castps_pd(ac), _mm256_castps_pd(bd)));
+            let high = _mm256_castpd_ps(_mm256_unpackhi_pd(_mm256_castps_pd(ac), _mm256_castps_pd(bd)));
+            let x = _mm256_add_ps(low, high);
+            let x = _mm256_add_ps(x, _mm256_movehdup_ps(x));
+            let x = _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 2, 4, 6, 0, 0, 0, 0));
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), _mm256_castps256_ps128(x));
+            out
+        }
+    }
+    #[inline(always)]
     fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         assert!(stride >= N && out.len() >= (N - 1) * stride + N);
         let r: &[__m256; N] = rows.try_into().expect("as many rows as lanes");

@@ -129,6 +129,28 @@ impl Lanes for Avx512 {
         unsafe { _mm512_reduce_add_ps(a) }
     }
     #[inline(always)]
+    fn sums(self, [a, b, c, d]: [Self::V; 4]) -> [f32; 4] {
+        // The halvings of `sum`, of several vectors in one addition: nine shuffles instead of sixteen.
+        unsafe {
+            let (low, high) =
+                (_mm512_shuffle_f32x4::<0b01_00_01_00>(a, b), _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+            let ab = _mm512_add_ps(low, high);
+            let (low, high) =
+                (_mm512_shuffle_f32x4::<0b01_00_01_00>(c, d), _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+            let cd = _mm512_add_ps(low, high);
+            let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+            let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd);
+            // A quarter for each vector.
+            let x = _mm512_add_ps(even, odd);
+            let x = _mm512_add_ps(x, _mm512_shuffle_ps::<0b01_00_11_10>(x, x));
+            let x = _mm512_add_ps(x, _mm512_movehdup_ps(x));
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let mut out = [0.0; 4];
+            _mm_storeu_ps(out.as_mut_ptr(), _mm512_castps512_ps128(_mm512_permutexvar_ps(first, x)));
+            out
+        }
+    }
+    #[inline(always)]
     fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize) {
         assert!(stride >= N && out.len() >= (N - 1) * stride + N);
         // Interleave pairs of rows, then pairs of pairs, then exchange 128-bit quarters twice.

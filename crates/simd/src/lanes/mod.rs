@@ -73,6 +73,12 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn select_bits(self, bits: u32, x: Self::V, y: Self::V) -> Self::V;
     /// The sum of all lanes by halving: the order depends on the number of lanes alone.
     fn sum(self, a: Self::V) -> f32;
+    /// The sums of four vectors, each bit for bit as [`Lanes::sum`] computes it.
+    #[inline(always)]
+    fn sums(self, x: [Self::V; 4]) -> [f32; 4] {
+        // No closure: one would not be compiled for the instruction set.
+        [self.sum(x[0]), self.sum(x[1]), self.sum(x[2]), self.sum(x[3])]
+    }
     /// Transposes a tile of [`Lanes::LANES`] rows into `out`: `out[k * stride + i] = rows[i][k]`.
     fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize);
 }

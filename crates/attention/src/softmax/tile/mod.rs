@@ -18,6 +18,7 @@ use super::{Inputs, Segment, View};
 use crate::{Error, error};
 
 mod backward;
+mod few_queries;
 mod forward;
 mod scattered;
 mod step;

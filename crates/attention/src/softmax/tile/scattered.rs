@@ -11,7 +11,7 @@ use longreach_simd::{Cx, Kernel, Lanes, math, memory};
 use ndarray::Array3;
 
 use super::backward::{Task as Gradients, excluded};
-use super::step::{add_values, dot, exponentials};
+use super::few_queries::{add_values, dot, exponentials};
 use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, Slices, higher, pack_rows, zeros};
 use crate::Error;
 

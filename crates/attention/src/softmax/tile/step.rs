@@ -5,14 +5,14 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::prefetch_ahead;
 use longreach_simd::product::{Stored, StoredSlices};
 use longreach_simd::team::Scratch;
-use longreach_simd::{Cx, Kernel, Lanes, math};
+use longreach_simd::{Cx, Kernel, Lanes};
 use ndarray::{Array3, Array4};
 
 use super::super::mask::{Entry, Pattern, below};
 use super::super::{Inputs, packed_sequences};
+use super::few_queries::{Block, exponentials};
 use super::{Call, Dims, HIDDEN, LOG2_E, Output, Panel, higher, scattered};
 use crate::Error;
 
@@ -20,8 +20,6 @@ use crate::Error;
 const PART: Range<usize> = 64..2048;
 /// How many parts of equal size as many keys have as lie before them.
 const PARTS: usize = 16;
-/// Prefetch distance in bytes.
-const PREFETCH_DISTANCE: usize = 4096;
 
 /// As [`forward`](super::forward), for few queries: the keys are split among the threads instead, and the cache is read
 /// at memory bandwidth. Each query costs one pass over its keys, so above about eight queries
@@ -136,18 +134,23 @@ impl Kernel for Task<'_, '_> {
                 rows.push(Row { h, t, entries: &entries[first..], here: None });
             }
         }
+        let (mut visiting, mut ends) = (Vec::with_capacity(h * t), Vec::with_capacity(g));
         for first in self.keys.clone().step_by(block) {
             let keys = first..(first + block).min(all);
-            let mut any = false;
-            for row in &mut rows {
+            visiting.clear();
+            ends.clear();
+            for (i, row) in rows.iter_mut().enumerate() {
                 row.here = row.entries.first().filter(|entry| entry.keys as usize * block == first).copied();
                 row.entries = &row.entries[usize::from(row.here.is_some())..];
-                any |= row.here.is_some();
+                visiting.extend(row.here.map(|_| i));
+                if (i + 1) % per_group == 0 {
+                    ends.push(visiting.len());
+                }
             }
-            if !any {
+            if visiting.is_empty() {
                 continue;
             }
-            let block = Block { rows: &rows, per_group, groups: g, rows_per_block };
+            let block = Block { visiting: &visiting, ends: &ends, rows_per_block };
             let own = self.b * all + keys.start..self.b * all + keys.end;
             match &call.k.tokens {
                 StoredSlices::F32(keys) => block.scores(s, &keys[own.clone()], (q, wide_d, d), scores),
@@ -181,7 +184,6 @@ impl Kernel for Task<'_, '_> {
                     exponentials(s, scores, high, total, sums);
                 }
             }
-            let block = Block { rows: &rows, per_group, groups: g, rows_per_block };
             match &call.v.tokens {
                 StoredSlices::F32(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
                 StoredSlices::Bf16(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
@@ -189,146 +191,6 @@ impl Kernel for Task<'_, '_> {
         }
         for (out, sums) in out.chunks_exact_mut(e).zip(sums.chunks_exact(wide_e)) {
             out.copy_from_slice(&sums[..e]);
-        }
-    }
-}
-
-/// The rows of a task at a block of keys.
-struct Block<'a, 'r> {
-    rows: &'a [Row<'r>],
-    /// Rows of a group of heads.
-    per_group: usize,
-    groups: usize,
-    /// The distance of the scores of two rows.
-    rows_per_block: usize,
-}
-
-impl Block<'_, '_> {
-    /// The scores of the block's keys: `q: [rows, wide D]`, each key `[G, D]`.
-    #[inline(always)]
-    fn scores<S: Lanes, T: Stored>(
-        &self,
-        s: S,
-        keys: &[&[T]],
-        (q, wide, d): (&[f32], usize, usize),
-        scores: &mut [f32],
-    ) {
-        for (n, token) in keys.iter().enumerate() {
-            for group in 0..self.groups {
-                let key = &token[group * d..(group + 1) * d];
-                prefetch_ahead(key, PREFETCH_DISTANCE);
-                for row in group * self.per_group..(group + 1) * self.per_group {
-                    if self.rows[row].here.is_some() {
-                        scores[row * self.rows_per_block + n] = dot(s, key, &q[row * wide..(row + 1) * wide]);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Adds the block's values, each `[G, E]`, with the rows' weights to `sums: [rows, wide E]`.
-    #[inline(always)]
-    fn sums<S: Lanes, T: Stored>(
-        &self,
-        s: S,
-        values: &[&[T]],
-        weights: &[f32],
-        (sums, wide, e): (&mut [f32], usize, usize),
-    ) {
-        for (n, some) in values.chunks(4).enumerate() {
-            for group in 0..self.groups {
-                let mut values = [&[][..]; 4];
-                for (value, token) in values.iter_mut().zip(some) {
-                    *value = &token[group * e..(group + 1) * e];
-                    prefetch_ahead(value, 4 * size_of_val(*token));
-                }
-                for row in group * self.per_group..(group + 1) * self.per_group {
-                    if self.rows[row].here.is_some() {
-                        let weights = &weights[row * self.rows_per_block + 4 * n..][..some.len()];
-                        add_values(s, weights, &values[..some.len()], &mut sums[row * wide..(row + 1) * wide]);
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `q k`
-#[inline(always)]
-pub(super) fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
-    let mut sum = s.splat(0.0);
-    let whole = key.len() / S::LANES * S::LANES;
-    for at in (0..whole).step_by(S::LANES) {
-        sum = s.fma(T::load(s, &key[at..at + S::LANES]), s.load(&q[at..]), sum);
-    }
-    let mut rest = 0.0;
-    for (key, q) in key[whole..].iter().zip(&q[whole..]) {
-        rest += key.widen() * q;
-    }
-    s.sum(sum) + rest
-}
-
-/// Turns scores into exponentials, and updates the running maximum, the sum of exponentials and the weighted values.
-#[inline(always)]
-pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
-    let mut high = *highest;
-    for x in scores.iter() {
-        high = higher(high, *x);
-    }
-    let base = if high <= HIDDEN { 0.0 } else { high };
-    if high != *highest {
-        let shrink = (*highest - base).exp2();
-        *total *= shrink;
-        for sums in sums.chunks_exact_mut(S::LANES) {
-            s.store(sums, s.mul(s.splat(shrink), s.load(sums)));
-        }
-    }
-    *highest = high;
-    let mut sum = s.splat(0.0);
-    for part in scores.chunks_exact_mut(S::LANES) {
-        let p = math::exp2(s, s.sub(s.load(part), s.splat(base)));
-        s.store(part, p);
-        sum = s.add(sum, p);
-    }
-    *total += s.sum(sum);
-}
-
-/// `sums += Σ w v`; a value of zero weight is not read.
-#[inline(always)]
-pub(super) fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
-    if let ([a, b, c, d], [va, vb, vc, vd]) = (weights, values)
-        && *a != 0.0
-        && *b != 0.0
-        && *c != 0.0
-        && *d != 0.0
-    {
-        let whole = va.len() / S::LANES * S::LANES;
-        let (wa, wb, wc, wd) = (s.splat(*a), s.splat(*b), s.splat(*c), s.splat(*d));
-        for at in (0..whole).step_by(S::LANES) {
-            let mut sum = s.load(&sums[at..]);
-            sum = s.fma(wa, T::load(s, &va[at..at + S::LANES]), sum);
-            sum = s.fma(wb, T::load(s, &vb[at..at + S::LANES]), sum);
-            sum = s.fma(wc, T::load(s, &vc[at..at + S::LANES]), sum);
-            sum = s.fma(wd, T::load(s, &vd[at..at + S::LANES]), sum);
-            s.store(&mut sums[at..], sum);
-        }
-        for at in whole..va.len() {
-            for (weight, value) in weights.iter().zip(values) {
-                sums[at] += weight * value[at].widen();
-            }
-        }
-        return;
-    }
-    for (weight, value) in weights.iter().zip(values) {
-        if *weight == 0.0 {
-            continue;
-        }
-        let whole = value.len() / S::LANES * S::LANES;
-        for (sums, value) in sums.chunks_exact_mut(S::LANES).zip(value[..whole].chunks_exact(S::LANES)) {
-            s.store(sums, s.fma(s.splat(*weight), T::load(s, value), s.load(sums)));
-        }
-        for (sum, value) in sums[whole..].iter_mut().zip(&value[whole..]) {
-            *sum += weight * value.widen();
         }
     }
 }
