@@ -89,7 +89,7 @@ impl Words {
         match self {
             Words::Table(table) => {
                 let weight = table.head.as_ref().map_or(&table.embedding.weight, |head| &head.weight);
-                ops::linear_cross_entropy(hidden, weight.float(), targets)
+                ops::linear_cross_entropy(hidden, weight.full(), targets)
             }
             Words::Adaptive(adaptive) => adaptive.loss(hidden, targets),
         }
