@@ -1,122 +1,233 @@
-//! The training loop.
+//! A training: from a configuration to a model.
 
-use std::fmt::Write as _;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::tensor::{Device, Tensor};
-use longreach_models::{DType, Location, Model, write_atomically};
-use longreach_nn::Decoder;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::Tensor;
+use longreach_models::{Location, Model, write_atomically};
 use rand::SeedableRng;
-use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
-use tokenizers::Tokenizer;
 
-use crate::learner::{Learner, optimiser};
-use crate::tokenizer::{self, END_OF_TEXT};
-use crate::{Config, Corpus, Error, Page, curve};
+use crate::data::Example;
+use crate::learner::{Done, Learner};
+use crate::model::{Starting, Trained};
+use crate::objective::{Metrics, Objective, nats, objective};
+use crate::report::{Files, Line};
+use crate::texts::Texts;
+use crate::{Config, Error};
+
+mod checkpoint;
+mod data;
+mod sample;
+mod written;
+
+use checkpoint::Standing;
+use data::{Held, Sizes, Stream};
 
 /// A progress event of a training.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum Event {
-    /// The text was read and tokenized.
+    /// The data were read and tokenized.
     Ready {
-        /// Bytes and tokens of the training text.
+        /// Bytes of text or rows of tables, and tokens, to train on.
         train: (usize, usize),
-        /// Bytes and tokens of the held-out text.
+        /// The same, held out.
         held_out: (usize, usize),
         /// Number of parameters of the model.
         parameters: usize,
+        /// Number of those that are trained.
+        learning: usize,
         /// Step to start from; above 0 if a checkpoint was restored.
         step: usize,
+        /// Number of steps of the whole training.
+        steps: usize,
     },
+    /// What a user should know about the model, as a sentence.
+    Note(String),
     /// A step was done.
     Step {
         /// Number of steps done.
         step: usize,
-        /// The loss, in nats per token.
+        /// The loss, in nats per target.
         loss: f32,
+        /// The learning rate.
+        rate: f64,
+        /// The norm of the gradient before clipping.
+        norm: f64,
         /// Tokens per second since the start of this run.
         speed: f64,
     },
+    /// The model was evaluated on the held-out data.
+    Evaluated {
+        /// Number of steps done.
+        step: usize,
+        /// The metrics by name.
+        metrics: Vec<(String, f64)>,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+    /// The model continued a text.
+    Sample(String),
     /// A checkpoint was written.
     Checkpoint(PathBuf),
+    /// The training ends early, since the evaluations no longer improve.
+    Stopped {
+        /// Number of steps done.
+        step: usize,
+        /// The step of the best evaluation.
+        best: usize,
+    },
 }
 
 /// The result of a training.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// Bits per byte on the held-out pages, each read from its start.
-    pub bits_per_byte: f64,
-    /// Number of held-out bytes.
-    pub bytes: usize,
+    /// The metrics of the last model on the held-out data by name; none if nothing is held out.
+    pub metrics: Vec<(String, f64)>,
+    /// Number of held-out bytes or rows.
+    pub held_out: usize,
     /// Directory of the trained model.
     pub directory: PathBuf,
+    /// Directory of the model with the best evaluation, if there were evaluations before the end.
+    pub best: Option<PathBuf>,
     /// Duration of this run in seconds.
     pub seconds: f64,
+}
+
+impl Outcome {
+    /// A metric by its name.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        self.metrics.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+/// What a trial step says of a training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checked {
+    /// Bytes of text or rows of tables, and tokens, to train on.
+    pub train: (usize, usize),
+    /// The same, held out.
+    pub held_out: (usize, usize),
+    /// Number of parameters.
+    pub parameters: usize,
+    /// Number of those that are trained.
+    pub learning: usize,
+    /// Number of steps.
+    pub steps: usize,
+    /// Tokens of the step.
+    pub tokens: usize,
+    /// Its loss.
+    pub loss: f32,
+    /// Its duration in seconds.
+    pub seconds: f64,
+    /// The labels, for objectives with labels.
+    pub labels: Vec<String>,
+    /// What a user should know, one sentence each.
+    pub notes: Vec<String>,
 }
 
 /// A training in progress.
 pub struct Run {
     config: Config,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
     learner: Learner,
+    objective: Box<dyn Objective>,
+    stream: Stream,
+    held: Held,
+    sizes: Sizes,
+    texts: Option<Texts>,
+    end: Option<u32>,
+    labels: Vec<String>,
+    at: Option<Location>,
+    updated: Vec<String>,
+    notes: Vec<String>,
     losses: Vec<(usize, f32)>,
+    standing: Standing,
 }
 
 impl Run {
-    /// Reads the text, builds the model, and restores the last checkpoint of the output directory, if any. An error if the text, tokenizer, model or checkpoint
+    /// Reads the data, builds the model, and restores the last checkpoint of the output directory, if any. An error if the data, tokenizer, model or checkpoint
     /// cannot be used.
-    pub fn new(config: Config) -> Result<Self, Error> {
+    pub fn new(mut config: Config) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.output).map_err(|e| Error::io(&config.output, e))?;
-        let corpus = Corpus::read(&config.data)?;
-        let tokenizer = tokenizer::of(&config, &corpus.train, &config.output.join("tokenizer.json"))?;
-        let mut fields = config.model.clone();
-        let vocabulary = tokenizer.get_vocab_size(true);
-        fields.insert("vocab_size".into(), toml::Value::Integer(vocabulary as i64));
-        if let Some(end) = tokenizer.token_to_id(END_OF_TEXT) {
-            for name in ["eos_token_id", "bos_token_id", "pad_token_id"] {
-                fields.insert(name.into(), toml::Value::Integer(end as i64));
-            }
-        }
-        let json = serde_json::to_string_pretty(&fields)
-            .map_err(|e| Error::Config { file: "model".into(), message: e.to_string() })?;
-        let device = Device::flex().autodiff();
-        let model = Model::random("model", &json, config.seed, &device)?;
+        let mut objective = objective(&config.objective, config.optimiser.segments);
+        let mut starting = Starting::find(&config)?;
+        let data = data::prepare(&config, &starting, objective.as_mut())?;
+        config.optimiser = data::settled(&config.optimiser, &data.stream)?;
+        starting.complete(data.vocabulary, data.end)?;
+        let started = starting.build(&config, data.vocabulary, &data.labels)?;
         let wrong = |message| Error::Config { file: "optimiser".into(), message };
-        let learner = Learner::new(model, &config.optimiser).map_err(wrong)?;
-        let mut run = Self { config, corpus, tokenizer, learner, losses: Vec::new() };
-        run.resume(&device)?;
+        let learner = Learner::new(started.model, &config.optimiser).map_err(wrong)?;
+        let mut run = Self {
+            config,
+            learner,
+            objective,
+            stream: data.stream,
+            held: data.held,
+            sizes: data.sizes,
+            texts: data.texts,
+            end: data.end,
+            labels: data.labels,
+            at: started.at,
+            updated: started.updated,
+            notes: started.notes,
+            losses: Vec::new(),
+            standing: Standing::default(),
+        };
+        run.resume()?;
         Ok(run)
     }
 
-    fn checkpoint(&self) -> PathBuf {
-        self.config.output.join("checkpoint")
+    /// Number of steps of the whole training.
+    pub fn steps(&self) -> usize {
+        self.config.optimiser.steps
     }
 
-    fn resume(&mut self, device: &Device) -> Result<(), Error> {
-        let at = self.checkpoint();
-        let log = at.join("losses.csv");
-        if !log.exists() {
-            return Ok(());
+    /// The number of parameters that are trained.
+    fn learning(&self) -> usize {
+        struct Count(usize);
+        impl ModuleVisitor for Count {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                if param.is_require_grad() {
+                    self.0 += param.val().shape().num_elements();
+                }
+            }
         }
-        let wrong = |message: String| Error::Resume { path: at.clone(), message };
-        let location = Location { directory: at.clone(), weights: None };
-        let mut stored = longreach_models::Checkpoint::open(&location.directory)?;
-        let mut builder = longreach_nn::Builder::new(&mut stored, device);
-        self.learner.model.decoder =
-            self.learner.model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
-        let fresh = optimiser(&self.config.optimiser, &self.learner.model.decoder);
-        self.learner.optimiser = fresh.load(at.join("optimiser")).map_err(|e| wrong(format!("optimiser: {e:?}")))?;
-        let text = std::fs::read_to_string(&log).map_err(|e| Error::io(&log, e))?;
-        for line in text.lines().skip(1) {
-            let pair = line.split_once(',').and_then(|(s, l)| Some((s.parse().ok()?, l.parse().ok()?)));
-            self.losses.push(pair.ok_or_else(|| wrong(format!("losses.csv: `{line}` is not a step and a loss")))?);
-        }
-        self.learner.step = self.losses.last().map_or(0, |(step, _)| *step);
-        Ok(())
+        let mut count = Count(0);
+        self.learner.model.network().visit(&mut count);
+        count.0
+    }
+
+    /// The examples of a step, with what chance decides. They depend on the step only.
+    fn examples(&mut self, step: usize) -> Vec<Example> {
+        let examples = self.stream.step(step, self.config.optimiser.batch);
+        let seed = self.config.seed ^ 0x6d61_736b ^ (step as u64 + 1) << 32;
+        let mut draw = ChaCha8Rng::seed_from_u64(seed);
+        examples.iter().map(|example| self.objective.drawn(example, &mut draw)).collect()
+    }
+
+    /// Reads everything and computes one step without keeping it.
+    pub fn check(mut self) -> Result<Checked, Error> {
+        let step = self.learner.step;
+        let examples = self.examples(step);
+        let start = Instant::now();
+        let o = &self.config.optimiser;
+        let learnt = self.objective.learn(&mut self.learner.model, &examples, o.micro.unwrap_or(o.batch));
+        let done = self.learner.apply(learnt)?;
+        Ok(Checked {
+            train: self.sizes.train,
+            held_out: self.sizes.held_out,
+            parameters: self.learner.model.parameters(),
+            learning: self.learning(),
+            steps: self.steps(),
+            tokens: examples.iter().map(tokens).sum(),
+            loss: done.loss,
+            seconds: start.elapsed().as_secs_f64(),
+            labels: self.labels,
+            notes: self.notes,
+        })
     }
 
     /// Trains to the last step, then writes the model to `output/model` and evaluates it.
@@ -125,164 +236,173 @@ impl Run {
     /// an uninterrupted one.
     pub fn train(mut self, mut tell: impl FnMut(Event) -> ControlFlow<()>) -> Result<Option<Outcome>, Error> {
         let start = Instant::now();
-        let o = self.config.optimiser.clone();
-        let end = self.tokenizer.token_to_id(END_OF_TEXT);
-        let pages = tokenizer::encode(&self.tokenizer, &self.corpus.train)?;
-        let held_out = tokenizer::encode(&self.tokenizer, &self.corpus.held_out)?;
-        let bytes = |pages: &[Page]| pages.iter().map(|p| p.text.len()).sum::<usize>();
-        let count = |pages: &[Vec<u32>]| pages.iter().map(Vec::len).sum::<usize>();
-        let _ = tell(Event::Ready {
-            train: (bytes(&self.corpus.train), count(&pages)),
-            held_out: (bytes(&self.corpus.held_out), count(&held_out)),
-            parameters: self.learner.model.parameters(),
-            step: self.learner.step,
-        });
-        let mut windows = Windows::new(pages, end, o.length, self.config.seed);
-        if windows.starts.len() < o.batch {
-            return Err(Error::Text(format!(
-                "the training text has {} sequences of {} tokens, but a step needs {}",
-                windows.starts.len(),
-                o.length,
-                o.batch
-            )));
+        let (steps, first) = (self.steps(), self.learner.step);
+        let Sizes { train, held_out } = self.sizes;
+        let (parameters, learning) = (self.learner.model.parameters(), self.learning());
+        for note in &self.notes {
+            let _ = tell(Event::Note(note.clone()));
         }
-        let first = self.learner.step;
-        while self.learner.step < o.steps {
-            let (ids, targets) = windows.batch(self.learner.step, o.batch);
-            let value = self.learner.learn(&ids, &targets, o.batch);
-            let step = self.learner.step;
-            self.losses.push((step, value));
-            let tokens = (step - first) * o.batch * o.length;
-            let speed = tokens as f64 / start.elapsed().as_secs_f64();
-            let stop = tell(Event::Step { step, loss: value, speed }).is_break();
-            if stop || self.learner.step.is_multiple_of(o.checkpoint_every) || self.learner.step == o.steps {
+        let _ = tell(Event::Ready { train, held_out, parameters, learning, step: first, steps });
+        let mut files = Files::open(&self.config.output, first, self.config.report.tensorboard)?;
+        let (before, mut read) = (self.standing.seconds, 0);
+        while self.learner.step < steps && !self.stopped() {
+            let examples = self.examples(self.learner.step);
+            let n = examples.iter().map(tokens).sum::<usize>();
+            let micro = self.config.optimiser.micro.unwrap_or(self.config.optimiser.batch);
+            let objective = &self.objective;
+            let mut last = None;
+            let flow = self.learner.train(
+                self.learner.step + 1,
+                |learner| Ok(objective.learn(&mut learner.model, &examples, micro)),
+                |_, done| {
+                    last = Some(done);
+                    read += n;
+                    let speed = read as f64 / start.elapsed().as_secs_f64();
+                    let Done { step, loss, rate, norm } = done;
+                    Ok(tell(Event::Step { step, loss, rate, norm, speed }))
+                },
+            )?;
+            let Some(Done { step, loss, rate, norm }) = last else { continue };
+            self.losses.push((step, loss));
+            self.standing.tokens += n;
+            self.standing.seconds = before + start.elapsed().as_secs_f64();
+            let (seconds, speed) = (self.standing.seconds, read as f64 / start.elapsed().as_secs_f64());
+            let skipped = self.learner.skipped;
+            files.step(&Line { step, seconds, tokens: self.standing.tokens, loss, rate, norm, skipped, speed })?;
+            let every = self.config.evaluate.every;
+            if every > 0 && step.is_multiple_of(every) && step < steps {
+                self.evaluate(&mut files, &mut tell)?;
+            }
+            let ended = step == steps || self.stopped();
+            if flow.is_break() || step.is_multiple_of(self.config.optimiser.checkpoint_every) || ended {
                 self.write_checkpoint()?;
                 let _ = tell(Event::Checkpoint(self.checkpoint()));
             }
-            if stop && self.learner.step < o.steps {
+            if flow.is_break() && !ended {
                 return Ok(None);
             }
         }
-        self.finish(&held_out, start).map(Some)
+        if self.stopped() {
+            let best = self.standing.best.map_or(0, |(_, step)| step);
+            let _ = tell(Event::Stopped { step: self.learner.step, best });
+        }
+        self.finish(&mut files, start, &mut tell).map(Some)
     }
 
-    /// Writes a checkpoint to a new directory, then replaces the last one by it.
-    fn write_checkpoint(&self) -> Result<(), Error> {
-        let (at, fresh) = (self.checkpoint(), self.config.output.join("checkpoint.new"));
-        let io = |e| Error::io(&fresh, e);
-        if fresh.exists() {
-            std::fs::remove_dir_all(&fresh).map_err(io)?;
+    /// Whether the evaluations have not improved for as long as the user waits.
+    fn stopped(&self) -> bool {
+        self.config.evaluate.patience.is_some_and(|patience| self.standing.since >= patience.max(1))
+    }
+
+    /// The metrics on the held-out data, of at most `most` rows or pages; none if nothing is held out.
+    fn measured(&mut self, most: Option<usize>) -> Metrics {
+        let most = most.unwrap_or(usize::MAX);
+        let micro = self.config.optimiser.micro.unwrap_or(self.config.optimiser.batch);
+        let (objective, end) = (&self.objective, self.end.unwrap_or(0));
+        match &self.held {
+            Held::Rows(examples) if examples.is_empty() => Vec::new(),
+            Held::Rows(examples) => {
+                let examples = &examples[..examples.len().min(most)];
+                self.learner.evaluated(|model| objective.measure(model, examples, micro))
+            }
+            Held::Pages { pages, bytes, .. } => {
+                let (part, all) = (&pages[..pages.len().min(most)], pages.len());
+                let tokens: usize = part.iter().map(Vec::len).sum();
+                if tokens == 0 {
+                    return Vec::new();
+                }
+                let sum: f64 = self.learner.evaluated(|model| match model {
+                    Trained::Decoder(model) => part.iter().map(|page| nats(&model.decoder, end, page)).sum(),
+                    Trained::Encoder(..) => f64::NAN,
+                });
+                let loss = sum / tokens as f64;
+                let mut metrics = vec![("loss".to_owned(), loss), ("perplexity".to_owned(), loss.exp())];
+                if *bytes > 0 && part.len() == all {
+                    metrics.push(("bits_per_byte".into(), sum * std::f64::consts::LOG2_E / *bytes as f64));
+                }
+                metrics
+            }
         }
-        std::fs::create_dir_all(&fresh).map_err(io)?;
-        self.write_model(&fresh, DType::F32)?;
-        self.learner
-            .optimiser
-            .save(fresh.join("optimiser"))
-            .map_err(|e| Error::Resume { path: fresh.clone(), message: format!("optimiser: {e:?}") })?;
-        let mut log = String::from("step,loss\n");
-        for (step, loss) in &self.losses {
-            let _ = writeln!(log, "{step},{loss}");
+    }
+
+    /// Evaluates the model, keeps it if it is the best so far, and continues the samples.
+    fn evaluate(&mut self, files: &mut Files, tell: &mut impl FnMut(Event) -> ControlFlow<()>) -> Result<(), Error> {
+        let (step, metrics) = (self.learner.step, self.measured(self.config.evaluate.most));
+        files.evaluated(step, &metrics)?;
+        self.standing.evaluations.push((step, metrics.clone()));
+        for text in self.samples() {
+            files.sample(step, &text)?;
+            self.standing.samples.push((step, text.clone()));
+            let _ = tell(Event::Sample(text));
         }
-        write_atomically(&fresh.join("losses.csv"), |out| out.write_all(log.as_bytes()))?;
-        if at.exists() {
-            std::fs::remove_dir_all(&at).map_err(|e| Error::io(&at, e))?;
+        let decides = match &self.config.evaluate.metric {
+            Some(name) => {
+                let found = metrics.iter().find(|(known, _)| known == name);
+                if found.is_none() {
+                    let known = metrics.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+                    let message = format!("`evaluate.metric`: want one of {known}, found `{name}`");
+                    return Err(Error::Config { file: "evaluate".into(), message });
+                }
+                found
+            }
+            None => metrics.first(),
+        };
+        let Some((name, value)) = decides else { return Ok(()) };
+        let lower = matches!(name.as_str(), "loss" | "perplexity" | "bits_per_byte" | "mse");
+        let better = |best: f64| if lower { *value < best } else { *value > best };
+        let best = value.is_finite() && self.standing.best.is_none_or(|(known, _)| better(known));
+        if best {
+            self.standing.best = Some((*value, step));
+            self.standing.since = 0;
+            self.write_model("best")?;
+        } else {
+            self.standing.since += 1;
         }
-        std::fs::rename(&fresh, &at).map_err(|e| Error::io(&at, e))?;
-        let picture = curve::svg(&self.losses, &[]);
-        write_atomically(&self.config.output.join("loss.svg"), |out| out.write_all(picture.as_bytes()))?;
+        let _ = tell(Event::Evaluated { step, metrics, best });
         Ok(())
     }
 
-    fn write_model(&self, directory: &Path, dtype: DType) -> Result<(), Error> {
-        self.learner.model.save(dtype, &directory.join("model.safetensors"))?;
-        write_atomically(&directory.join("config.json"), |out| out.write_all(self.learner.model.config.as_bytes()))?;
-        let tokenizer = self.tokenizer.to_string(false).map_err(|e| Error::Tokenizer(e.to_string()))?;
-        write_atomically(&directory.join("tokenizer.json"), |out| out.write_all(tokenizer.as_bytes()))?;
-        Ok(())
-    }
-
-    fn finish(self, held_out: &[Vec<u32>], start: Instant) -> Result<Outcome, Error> {
+    fn finish(
+        mut self,
+        files: &mut Files,
+        start: Instant,
+        tell: &mut impl FnMut(Event) -> ControlFlow<()>,
+    ) -> Result<Outcome, Error> {
         let directory = self.config.output.join("model");
-        std::fs::create_dir_all(&directory).map_err(|e| Error::io(&directory, e))?;
-        self.write_model(&directory, DType::Bf16)?;
-        let model = Model::load(&Location { directory: directory.clone(), weights: None }, None)?;
-        let end = self.tokenizer.token_to_id(END_OF_TEXT).unwrap_or(0);
-        let nats: f64 = held_out.iter().map(|page| nats(&model.decoder, end, page)).sum();
-        let bytes = self.corpus.held_out.iter().map(|p| p.text.len()).sum::<usize>();
-        let bits_per_byte = nats * std::f64::consts::LOG2_E / bytes.max(1) as f64;
-        let last = self.losses.last().map_or(0, |(step, _)| *step);
-        let tokens: usize = held_out.iter().map(Vec::len).sum();
-        let picture = curve::svg(&self.losses, &[(last, (nats / tokens.max(1) as f64) as f32)]);
-        write_atomically(&self.config.output.join("loss.svg"), |out| out.write_all(picture.as_bytes()))?;
-        let text: String = self.corpus.held_out.iter().map(|p| p.text.as_str()).collect();
-        write_atomically(&self.config.output.join("held_out.txt"), |out| out.write_all(text.as_bytes()))?;
-        Ok(Outcome { bits_per_byte, bytes, directory, seconds: start.elapsed().as_secs_f64() })
+        let learning = self.learning();
+        self.write_model("model")?;
+        // What is written is what is measured.
+        if self.learner.model.decoder().is_some() {
+            let model = Model::load(&Location { directory: directory.clone(), weights: None }, None)?;
+            self.learner.average = None;
+            self.learner.model = Trained::Decoder(model);
+        }
+        let (step, metrics) = (self.learner.step, self.measured(None));
+        if !metrics.is_empty() {
+            files.evaluated(step, &metrics)?;
+            self.standing.evaluations.push((step, metrics.clone()));
+        }
+        for text in self.samples() {
+            files.sample(step, &text)?;
+            self.standing.samples.push((step, text.clone()));
+            let _ = tell(Event::Sample(text));
+        }
+        self.write_curve()?;
+        self.write_report(learning)?;
+        let held_out = match &self.held {
+            Held::Pages { bytes, text, .. } => {
+                let file = self.config.output.join("held_out.txt");
+                write_atomically(&file, |out| out.write_all(text.as_bytes()))?;
+                *bytes
+            }
+            Held::Rows(examples) => examples.len(),
+        };
+        let best = self.config.output.join("best");
+        let best = (self.standing.best.is_some() && best.exists()).then_some(best);
+        Ok(Outcome { metrics, held_out, directory, best, seconds: start.elapsed().as_secs_f64() })
     }
 }
 
-/// The total loss of a page in nats, computed in chunks from its start.
-fn nats(decoder: &Decoder, end: u32, page: &[u32]) -> f64 {
-    let mut ids = vec![end];
-    ids.extend(page);
-    let mut cache = decoder.start(1);
-    let mut sum = 0.0;
-    for at in (0..page.len()).step_by(512) {
-        let to = (at + 512).min(page.len());
-        let targets: Vec<i64> = ids[at + 1..to + 1].iter().map(|id| *id as i64).collect();
-        let hidden = decoder.forward(&ids[at..to], &mut cache, None);
-        let logits: Tensor<3> = decoder.logits(hidden);
-        let logits = logits.into_data();
-        let vocabulary = decoder.vocabulary();
-        let rows: Vec<f32> = logits.iter::<f32>().collect();
-        for (row, target) in rows.chunks(vocabulary).zip(targets) {
-            let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let total: f64 = row.iter().map(|x| ((x - most) as f64).exp()).sum();
-            sum += total.ln() - (row[target as usize] - most) as f64;
-        }
-    }
-    sum
-}
-
-/// Sequences of equal length, cut from the concatenated pages and shuffled anew in every epoch.
-struct Windows {
-    tokens: Vec<u32>,
-    starts: Vec<usize>,
-    length: usize,
-    seed: u64,
-    epoch: Option<usize>,
-}
-
-impl Windows {
-    fn new(pages: Vec<Vec<u32>>, end: Option<u32>, length: usize, seed: u64) -> Self {
-        let mut order: Vec<usize> = (0..pages.len()).collect();
-        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        let mut tokens = Vec::new();
-        for i in order {
-            tokens.extend(end);
-            tokens.extend(&pages[i]);
-        }
-        let starts = (0..tokens.len().saturating_sub(length)).step_by(length).collect();
-        Self { tokens, starts, length, seed, epoch: None }
-    }
-
-    /// The sequences of a step and their targets, the next tokens, both `[batch × length]`. They depend on the step only, so that training can resume.
-    fn batch(&mut self, step: usize, batch: usize) -> (Vec<u32>, Vec<i64>) {
-        let per_epoch = self.starts.len() / batch;
-        let epoch = step / per_epoch;
-        if self.epoch != Some(epoch) {
-            self.starts.sort_unstable();
-            self.starts.shuffle(&mut ChaCha8Rng::seed_from_u64(self.seed ^ (epoch as u64 + 1)));
-            self.epoch = Some(epoch);
-        }
-        // Another offset in every epoch, so that sequences do not always begin at the same tokens.
-        let shift = (epoch * 131) % self.length;
-        let at = (step % per_epoch) * batch;
-        let (mut ids, mut targets) = (Vec::new(), Vec::new());
-        for start in &self.starts[at..at + batch] {
-            let start = (start + shift).min(self.tokens.len() - self.length - 1);
-            ids.extend(&self.tokens[start..start + self.length]);
-            targets.extend(self.tokens[start + 1..start + self.length + 1].iter().map(|id| *id as i64));
-        }
-        (ids, targets)
-    }
+fn tokens(example: &Example) -> usize {
+    example.texts.iter().map(|text| text.ids.len()).sum()
 }
