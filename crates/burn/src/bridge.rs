@@ -345,7 +345,7 @@ fn unpack(data: Vec<f32>, shapes: Vec<Vec<usize>>) -> Vec<Plain> {
     shapes.into_iter().map(|shape| Plain::new(shape.clone(), take(shape.iter().product()))).collect()
 }
 
-fn flex(x: Plain) -> FlexTensor {
+pub(crate) fn flex(x: Plain) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(x.data), Layout::contiguous(Shape::from(x.shape)), DType::F32)
 }
 
@@ -427,7 +427,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    fn new(tensors: Vec<FlexTensor>) -> Self {
+    pub(crate) fn new(tensors: Vec<FlexTensor>) -> Self {
         Self { tensors: tensors.into_iter().map(tidy).collect() }
     }
 

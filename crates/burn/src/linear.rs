@@ -127,3 +127,26 @@ fn of_bias(dy: &[f32], n: usize) -> Plain {
     }
     Plain::new([n], db)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::flex;
+
+    #[test]
+    fn a_gradient_that_is_not_wanted_is_not_computed() {
+        let numbers = |n: usize, by: usize| (0..n).map(|i| ((i * by) % 7) as f32 - 3.0).collect::<Vec<_>>();
+        let tensors =
+            [Plain::new([4, 3], numbers(12, 5)), Plain::new([2, 3], numbers(6, 3)), Plain::new([2], numbers(2, 2))];
+        let inputs = Inputs::new(tensors.into_iter().map(flex).collect());
+        let dy = [Plain::new([4, 2], numbers(8, 4))];
+        let cx = crate::context();
+        let all = Linear.backward(&inputs, &dy, &cx);
+        for wanted in [[true, false, false], [false, true, false], [true, false, true]] {
+            let some = Linear.backward_to(&inputs, &dy, &wanted, &cx);
+            for ((some, all), wanted) in some.iter().zip(&all).zip(wanted) {
+                assert!(if wanted { some == all } else { some.data.is_empty() });
+            }
+        }
+    }
+}

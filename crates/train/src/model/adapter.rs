@@ -171,9 +171,10 @@ impl ModuleVisitor for Collect<'_> {
         let name = if name.starts_with("base_model.") {
             name.to_owned()
         } else {
-            // The outermost module of a head, such as `classifier`.
+            // The outermost module of a head, such as `classifier`, or the pooler within the body.
             let module = name.rsplit_once('.').map_or(name, |(module, _)| module);
-            self.heads.push(module.split('.').next().unwrap_or(module).to_owned());
+            let pooler = module.split('.').find(|part| *part == "pooler");
+            self.heads.push(pooler.or_else(|| module.split('.').next()).unwrap_or(module).to_owned());
             format!("base_model.model.{name}")
         };
         self.tensors.push((name, layout.on_disk(&shape), bytes));

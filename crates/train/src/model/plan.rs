@@ -95,7 +95,10 @@ impl Source for Plan<'_> {
 
     fn learns(&self, spec: &Spec) -> bool {
         if self.lora.is_some() {
-            return self.new_head && self.outside(&spec.name) && spec.precision != Precision::Matrix;
+            // Heads are trained whole, and a pooler that starts at random, as PEFT's `modules_to_save` are.
+            let there = self.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.has(&spec.name));
+            let head = !spec.name.starts_with(&self.body) || !there;
+            return self.new_head && self.outside(&spec.name) && head && spec.precision != Precision::Matrix;
         }
         !self.frozen.iter().any(|part| spec.name.contains(part.as_str()))
     }
@@ -111,8 +114,9 @@ impl Source for Plan<'_> {
         if !wanted {
             return Ok(None);
         }
-        let names = ["A", "B"].map(|part| key(layer.strip_prefix(&lora.strip).unwrap_or(layer), part));
-        lora.updated.push(layer.to_owned());
+        let short = layer.strip_prefix(&lora.strip).unwrap_or(layer);
+        let names = ["A", "B"].map(|part| key(short, part));
+        lora.updated.push(short.to_owned());
         let [out, inputs] = [spec.shape[0], spec.shape[1]];
         if let Some(from) = &mut lora.from {
             return from.update(names, [out, inputs]);

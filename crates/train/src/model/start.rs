@@ -97,30 +97,36 @@ impl Starting {
         let dtype = if config.lora.is_some() { None } else { Some(DType::F32) };
         let own = config.tokenizer.file.as_deref().map(parse).transpose()?;
         if causal {
-            let mut model = Model::load(&at, dtype)?;
-            let tokenizer = own.map_or_else(|| Tokenizer::of(&at), |own| Ok(Some(own)))?;
-            let template = match at.gguf() {
-                Some(_) => None,
-                None => ChatTemplate::load(&at.directory)?,
-            };
-            let limit = model.decoder.longest().unwrap_or(usize::MAX);
-            let (checkpoint, text) = (model.checkpoint.take(), model.config.clone());
-            let decoder = Some(model);
-            let pooling = Pooling::Mean;
-            return Ok(Self {
-                at: Some(at),
-                config: text,
-                checkpoint,
-                decoder,
-                pooling,
-                tokenizer,
-                template,
-                limit,
-                mask: None,
-            });
+            return Self::decoder(at, dtype, own);
         }
+        Self::encoder(config, from, at, dtype, own)
+    }
+
+    /// A language model.
+    fn decoder(at: Location, dtype: Option<DType>, own: Option<Tokenizer>) -> Result<Self, Error> {
+        let mut model = Model::load(&at, dtype)?;
+        let tokenizer = own.map_or_else(|| Tokenizer::of(&at), |own| Ok(Some(own)))?;
+        let template = match at.gguf() {
+            Some(_) => None,
+            None => ChatTemplate::load(&at.directory)?,
+        };
+        let limit = model.decoder.longest().unwrap_or(usize::MAX);
+        let (checkpoint, text) = (model.checkpoint.take(), model.config.clone());
+        let decoder = Some(model);
+        let pooling = Pooling::Mean;
+        Ok(Self { at: Some(at), config: text, checkpoint, decoder, pooling, tokenizer, template, limit, mask: None })
+    }
+
+    /// An encoder.
+    fn encoder(
+        config: &Config,
+        from: &str,
+        at: Location,
+        dtype: Option<DType>,
+        own: Option<Tokenizer>,
+    ) -> Result<Self, Error> {
         let encoder = TextEncoder::load(from, dtype, Progress::Shown)?;
-        let wrong = |message: &str| Error::Config { file: from.clone(), message: message.to_owned() };
+        let wrong = |message: &str| Error::Config { file: from.to_owned(), message: message.to_owned() };
         let [pooling] = encoder.pipeline.pooling[..] else {
             return Err(wrong("models of several poolings cannot be trained"));
         };

@@ -3,16 +3,18 @@
 use burn::grad_clipping::GradientClippingConfig;
 use burn::module::{Module, ModuleVisitor, Param, ParamGroup, ParamId};
 use burn::optim::decay::WeightDecayConfig;
-use burn::optim::{AdamWConfig, AdjustLrFn, ModuleOptimizer, MuonConfig};
+use burn::optim::{AdjustLrFn, ModuleOptimizer, MuonConfig};
 use burn::tensor::Tensor;
 use longreach_nn::Names;
 
 use crate::config::{ClipBy, Kind, Optimiser};
 
+mod adamw;
 mod average;
 mod clip;
 mod schedule;
 
+use adamw::AdamW;
 pub(crate) use average::Average;
 pub(crate) use clip::{clip, norm};
 pub(crate) use schedule::rate;
@@ -48,13 +50,12 @@ pub(crate) fn optimiser<M: Module>(o: &Optimiser, module: &M, names: &Names, voc
     let mut kinds = Kinds { names: Some(names), vocabulary, ..Kinds::default() };
     module.visit(&mut kinds);
     let clip = (o.clip_by == ClipBy::Parameter).then(|| GradientClippingConfig::Norm(o.clip).init());
-    let adam = AdamWConfig::new().with_beta_1(o.betas[0]).with_beta_2(o.betas[1]).with_epsilon(o.epsilon);
-    let matrices = adam.clone().with_weight_decay(o.weight_decay);
-    let mut all = ModuleOptimizer::from(matrices.build());
+    let adam = |decay: f32| AdamW { betas: o.betas, epsilon: o.epsilon, decay };
+    let mut all = ModuleOptimizer::from(adam(o.weight_decay));
     if let Some(clip) = &clip {
         all = all.with_grad_clipping(clip.clone());
     }
-    all = all.with_group(ParamGroup::from_ids(kinds.vectors), adam.with_weight_decay(0.0).build(), clip.clone());
+    all = all.with_group(ParamGroup::from_ids(kinds.vectors), adam(0.0), clip.clone());
     if o.kind == Kind::Muon {
         let muon = MuonConfig::new()
             .with_weight_decay(Some(WeightDecayConfig::new(o.weight_decay)))

@@ -133,9 +133,9 @@ mod tests {
         assert_eq!(crc(b"123456789"), 0xe306_9283);
     }
 
-    /// Written by `tensorboard.summary.writer.record_writer` and protocol buffers of TensorBoard.
+    /// The bytes are those that Google's protobuf for Python writes for the fields of `event.proto` and `summary.proto`.
     #[test]
-    fn a_scalar_is_the_record_that_tensorboard_writes() {
+    fn a_scalar_is_the_message_that_protobuf_writes() {
         let message = event(1.5, 300, 5, &scalar("train/loss", 2.25));
         let want = "09000000000000f83f10ac022a130a110a0a747261696e2f6c6f73731500001040";
         let hex: String = message.iter().map(|byte| format!("{byte:02x}")).collect();

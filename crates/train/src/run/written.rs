@@ -71,10 +71,8 @@ impl Run {
         let (model, file) = (&self.learner.model, directory.join(WEIGHTS));
         let network = model.network();
         let heads = crate::model::save_adapter(&network, model.names(), &file)?;
-        let last = |layer: &String| layer.rsplit('.').next().unwrap_or(layer).to_owned();
-        let targets: std::collections::BTreeSet<String> = self.updated.iter().map(last).collect();
-        // Where other layers end alike, PEFT is told whole names.
-        let targets = if lora.targets.is_empty() { json!(targets) } else { json!(lora.targets) };
+        // Whole names, since other layers may end alike.
+        let targets = json!(self.updated);
         let task = match (&self.config.objective, heads.is_empty()) {
             (crate::Objective::Causal { .. }, _) => Some("CAUSAL_LM"),
             (crate::Objective::Texts { .. }, _) => Some("SEQ_CLS"),
