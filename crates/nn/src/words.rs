@@ -23,6 +23,7 @@ pub enum WordsConfig {
 
 /// The token embedding and the head of a model.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one per model")]
 pub enum Words {
     /// A table and a linear head.
     Table(Table),

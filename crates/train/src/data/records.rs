@@ -69,7 +69,7 @@ impl Records {
         // The set with the most columns that the first row has.
         let mut best: Option<Vec<&str>> = None;
         for (needed, more) in roles {
-            let all: Vec<&str> = needed.iter().copied().collect();
+            let all: Vec<&str> = needed.to_vec();
             match first(&input, &all, &column) {
                 Ok(()) => {
                     let mut found = all;

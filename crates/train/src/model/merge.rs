@@ -4,11 +4,12 @@ use std::path::Path;
 
 use burn::tensor::{DType as BurnDType, Device, TensorData};
 use longreach_engine::{TextEncoder, Tokenizer};
-use longreach_models::{Checkpoint, DType, EncoderModel, Location, Model, Progress, write_atomically};
+use longreach_models::{Checkpoint, DType, EncoderModel, Location, Progress, write_atomically};
 use longreach_nn::{Builder, Error as NnError, Source, Spec};
 
 use super::adapter::{AdapterWeights, key};
 use super::copy_files;
+use super::start::load;
 use crate::Error;
 
 /// The weights of a model with the updates of an adapter.
@@ -94,7 +95,7 @@ pub fn merge(base: &str, adapter: &Path, out: &Path, config: Option<&str>) -> Re
         merged.finish(adapter)?;
         config
     } else {
-        let mut model = Model::load(&at, at.gguf().map(|_| DType::F32))?;
+        let mut model = load(&at, at.gguf().map(|_| DType::F32))?;
         let base = model.checkpoint.take().ok_or_else(|| no_checkpoint(base))?;
         let (dtype, body) = (base.dtype(), format!("{}.", model.description.decoder.names.body));
         let mut merged = Merged { base, adapter: opened, body, count: 0 };

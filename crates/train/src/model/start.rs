@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use longreach_engine::{ChatTemplate, Pooling, TextEncoder, Tokenizer};
-use longreach_models::{Checkpoint, DType, EncoderDescription, EncoderModel, Fields, Location, Model, Progress};
+use longreach_models::{
+    Checkpoint, DType, Description, EncoderDescription, EncoderModel, Fields, Location, Model, Progress,
+};
 use longreach_nn::{Builder, Random};
 use serde_json::{Map, Value, json};
 
@@ -13,7 +15,7 @@ use super::Trained;
 use super::adapter::AdapterWeights;
 use super::plan::{LoraPlan, Plan};
 use crate::Error;
-use crate::config::{Config, Objective, TextsOf};
+use crate::config::{Config, Lora, Objective, TextsOf};
 use crate::texts::Texts;
 
 /// A model that was found, before its parameters are placed on the graph.
@@ -104,7 +106,7 @@ impl Starting {
 
     /// A language model.
     fn decoder(at: Location, dtype: Option<DType>, own: Option<Tokenizer>) -> Result<Self, Error> {
-        let mut model = Model::load(&at, dtype)?;
+        let mut model = load(&at, dtype)?;
         let tokenizer = own.map_or_else(|| Tokenizer::of(&at), |own| Ok(Some(own)))?;
         let template = match at.gguf() {
             Some(_) => None,
@@ -209,20 +211,7 @@ impl Starting {
             matches!(config.objective, Objective::Texts { .. } | Objective::Tokens { .. } | Objective::Spans { .. });
         let tied =
             described.as_ref().and_then(|d| d.head.as_ref()).filter(|(_, head)| head.tied && self.checkpoint.is_none());
-        let lora = match &config.lora {
-            None => None,
-            Some(lora) => Some(LoraPlan {
-                config: lora,
-                head,
-                strip: if matches!(config.objective, Objective::Contrastive { .. }) {
-                    body.clone()
-                } else {
-                    String::new()
-                },
-                from: lora.from.as_deref().map(AdapterWeights::open).transpose()?,
-                updated: Vec::new(),
-            }),
-        };
+        let lora = config.lora.as_ref().map(|lora| low_rank(config, lora, head, &body)).transpose()?;
         let mut plan = Plan {
             checkpoint: self.checkpoint.take(),
             random,
@@ -286,6 +275,28 @@ impl Starting {
         }
         serde_json::to_string_pretty(&fields).map_err(wrong)
     }
+}
+
+/// Loads a language model, which is written in the layout of Hugging Face, also if it is read from a GGUF file.
+pub(super) fn load(at: &Location, dtype: Option<DType>) -> Result<Model, Error> {
+    let mut model = Model::load(at, dtype)?;
+    if at.gguf().is_some() {
+        model.description.rewrites = Description::of(&Fields::parse("config.json", &model.config)?)?.rewrites;
+    }
+    Ok(model)
+}
+
+/// The low-rank updates of a model with the output layer `head` and the prefix `body`.
+fn low_rank<'a>(config: &Config, lora: &'a Lora, head: String, body: &str) -> Result<LoraPlan<'a>, Error> {
+    let bare = matches!(config.objective, Objective::Contrastive { .. });
+    Ok(LoraPlan {
+        config: lora,
+        head,
+        // PEFT names the layers of a body without a head without its prefix.
+        strip: if bare { body.to_owned() } else { String::new() },
+        from: lora.from.as_deref().map(AdapterWeights::open).transpose()?,
+        updated: Vec::new(),
+    })
 }
 
 /// A decoder with random weights.

@@ -47,6 +47,6 @@ pub(crate) fn page(
             let _ = write!(out, "<p>step {step}</p><pre>{}</pre>", escaped(text));
         }
     }
-    let _ = write!(out, "<h2>Configuration</h2><pre>{}</pre></body></html>\n", escaped(config));
+    let _ = writeln!(out, "<h2>Configuration</h2><pre>{}</pre></body></html>", escaped(config));
     out
 }

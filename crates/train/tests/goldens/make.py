@@ -56,6 +56,9 @@ def tokenizers():
     b.decoder = decoders.ByteLevel()
     b.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     llama = PreTrainedTokenizerFast(tokenizer_object=b, eos_token="</s>")
+    llama.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
     return bert, llama
 
 
@@ -179,6 +182,27 @@ def causal(tokenizer, losses):
             total += model(input_ids=ids, labels=labels).loss.item() * n
             count += n
         losses[name] = total / count
+    # Conversations: the answers count, with the tokens that end them.
+    talks = write("messages.jsonl", [
+        {"messages": [{"role": "user", "content": sentence(i, 3)}, {"role": "assistant", "content": sentence(i + 2, 4)}] * (1 + i % 2)}
+        for i in range(3)
+    ])
+    total = count = 0
+    for row in talks:
+        text = tokenizer.apply_chat_template(row["messages"], tokenize=False)
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        ids, labels, at = torch.tensor([encoded["input_ids"]]), [-100] * len(encoded["input_ids"]), 0
+        for part in text.split("<assistant>")[1:]:
+            start = text.index("<assistant>", at) + len("<assistant>")
+            at = start + part.index("</s>") + len("</s>")
+            for j, (first, last) in enumerate(encoded["offset_mapping"]):
+                if first >= start and last <= at:
+                    labels[j] = encoded["input_ids"][j]
+        labels = torch.tensor([labels])
+        n = (labels[0, 1:] >= 0).sum().item()
+        total += model(input_ids=ids, labels=labels).loss.item() * n
+        count += n
+    losses["messages"] = total / count
     # An adapter of PEFT whose second factor is not zero, and the logits with it.
     torch.manual_seed(5)
     adapted = get_peft_model(model, LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
