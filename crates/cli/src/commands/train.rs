@@ -131,11 +131,7 @@ fn show(event: Event, bar: &ProgressBar, shown: &mut Shown) {
         Event::Stopped { step, best } => {
             say(format!("stopped at step {step}: the evaluations have not improved since step {best}"));
         }
-        Event::Checkpoint(path) => {
-            if bar.is_hidden() {
-                eprintln!("checkpoint: {}", path.display());
-            }
-        }
+        Event::Checkpoint(path) if bar.is_hidden() => eprintln!("checkpoint: {}", path.display()),
         _ => {}
     }
 }
