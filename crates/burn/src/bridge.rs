@@ -86,6 +86,17 @@ pub trait Operator: Debug + Send + Sync + 'static {
     fn will_be_differentiated(&self) {}
     /// The gradient of each input, in order, given the gradients of the outputs.
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain>;
+    /// As [`Operator::backward`], where only the gradients of the inputs that are `wanted` are used: an operator may leave
+    /// the others empty. Weights that are not trained are not wanted.
+    fn backward_to(&self, inputs: &Inputs, d_out: &[Plain], wanted: &[bool], cx: &Cx) -> Vec<Plain> {
+        let _ = wanted;
+        self.backward(inputs, d_out, cx)
+    }
+    /// Called before [`Operator::forward`] with the inputs whose gradients will be used, for operators that compute them
+    /// together with their outputs.
+    fn wants(&self, wanted: &[bool]) {
+        let _ = wanted;
+    }
     /// The shapes of the outputs if there are several, which are needed to split their packed gradient.
     fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
         let _ = inputs;
@@ -171,8 +182,14 @@ impl<B: Backend> Pack<B> {
 pub trait Bridge: Backend {
     /// The outputs of an operator.
     fn apply(op: Op, #[extension_type] inputs: Pack<Self>) -> Pack<Self>;
-    /// The gradients of an operator's inputs, given the gradient of its packed outputs.
-    fn gradients(op: Op, #[extension_type] inputs: Pack<Self>, d_out: FloatTensor<Self>) -> Pack<Self>;
+    /// The gradients of an operator's inputs, given the gradient of its packed outputs. Those that are not `wanted` may be
+    /// empty.
+    fn gradients(
+        op: Op,
+        #[extension_type] inputs: Pack<Self>,
+        d_out: FloatTensor<Self>,
+        wanted: Vec<bool>,
+    ) -> Pack<Self>;
 }
 
 /// Collects the inputs of a call and applies an operator to them.
@@ -218,12 +235,12 @@ impl Bridge for Flex {
         Pack::from_vec(outputs.into_iter().map(flex).collect())
     }
 
-    fn gradients(op: Op, inputs: Pack<Self>, d_out: FlexTensor) -> Pack<Self> {
+    fn gradients(op: Op, inputs: Pack<Self>, d_out: FlexTensor, wanted: Vec<bool>) -> Pack<Self> {
         let inputs = Inputs::new(inputs.into_vec());
         let shapes = op.output_shapes(&inputs.tensors.iter().map(|t| t.layout().shape().clone()).collect::<Vec<_>>());
         let d_out = Plain::from(d_out);
         let d_out = if shapes.len() < 2 { vec![d_out] } else { unpack(d_out.data, shapes) };
-        let gradients = op.backward(&inputs, &d_out, &context());
+        let gradients = op.backward_to(&inputs, &d_out, &wanted, &context());
         let like = inputs.tensors.iter().map(|t| t.dtype());
         Pack::from_vec(gradients.into_iter().zip(like).map(|(g, dtype)| flex_as(g, dtype)).collect())
     }
@@ -245,7 +262,7 @@ impl<B: Bridge, C: CheckpointStrategy> Bridge for Autodiff<B, C> {
         }
     }
 
-    fn gradients(_: Op, _: Pack<Self>, _: FloatTensor<Self>) -> Pack<Self> {
+    fn gradients(_: Op, _: Pack<Self>, _: FloatTensor<Self>, _: Vec<bool>) -> Pack<Self> {
         panic!("longreach's operators do not support second derivatives")
     }
 }
@@ -260,7 +277,8 @@ impl<B: Bridge, const N: usize> Backward<B, N> for Node<N> {
     fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, saved: &mut Checkpointer) {
         let d_out = grads.consume::<B>(&ops.node);
         let inputs = ops.state.iter().map(|id| saved.retrieve_node_output(*id)).collect();
-        let d_in = B::gradients(self.0, Pack::from_vec(inputs), d_out).into_vec();
+        let wanted = ops.parents.iter().map(Option::is_some).collect();
+        let d_in = B::gradients(self.0, Pack::from_vec(inputs), d_out, wanted).into_vec();
         for (parent, d) in ops.parents.into_iter().zip(d_in) {
             if let Some(node) = parent {
                 grads.register::<B>(node.id, d);
@@ -274,6 +292,7 @@ fn tracked<B: Bridge, C: CheckpointStrategy, const N: usize>(
     inputs: Vec<FloatTensor<Autodiff<B, C>>>,
 ) -> Pack<Autodiff<B, C>> {
     let nodes: Vec<_> = inputs.iter().map(|t| t.node()).collect();
+    let wanted: Vec<bool> = inputs.iter().map(|t| t.is_tracked()).collect();
     let nodes: [_; N] = nodes.try_into().expect("one node per input");
     let mut shapes = Vec::new();
     let mut run = |op: Op, inputs: Vec<FloatTensor<Autodiff<B, C>>>| {
@@ -293,6 +312,7 @@ fn tracked<B: Bridge, C: CheckpointStrategy, const N: usize>(
         OpsKind::Tracked(mut prep) => {
             let ids: Vec<_> = inputs.iter().map(|t| prep.checkpoint(t)).collect();
             op.will_be_differentiated();
+            op.wants(&wanted);
             let out = run(op, inputs);
             prep.finish(ids.try_into().expect("one node per input"), out)
         }
@@ -325,7 +345,7 @@ fn unpack(data: Vec<f32>, shapes: Vec<Vec<usize>>) -> Vec<Plain> {
     shapes.into_iter().map(|shape| Plain::new(shape.clone(), take(shape.iter().product()))).collect()
 }
 
-fn flex(x: Plain) -> FlexTensor {
+pub(crate) fn flex(x: Plain) -> FlexTensor {
     FlexTensor::new(Bytes::from_elems(x.data), Layout::contiguous(Shape::from(x.shape)), DType::F32)
 }
 
@@ -407,7 +427,7 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    fn new(tensors: Vec<FlexTensor>) -> Self {
+    pub(crate) fn new(tensors: Vec<FlexTensor>) -> Self {
         Self { tensors: tensors.into_iter().map(tidy).collect() }
     }
 

@@ -4,6 +4,7 @@
 //! time: its loss and gradients are computed before the next block overwrites it.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Tensor;
 use longreach_simd::Cx;
@@ -21,7 +22,8 @@ const BLOCK: usize = 256;
 /// autodiff, the gradient is computed together with the loss. Panics if the number of targets is not `R`.
 pub fn linear_cross_entropy(x: Tensor<2>, weight: Tensor<2>, targets: &[i64]) -> Tensor<1> {
     let keep = x.is_autodiff() || weight.is_autodiff();
-    let op = CrossEntropy { targets: targets.to_vec(), keep, gradients: Mutex::new(None) };
+    let of_weights = AtomicBool::new(true);
+    let op = CrossEntropy { targets: targets.to_vec(), keep, of_weights, gradients: Mutex::new(None) };
     Call::new().with(x).with(weight).run(op).output()
 }
 
@@ -30,6 +32,8 @@ struct CrossEntropy {
     targets: Vec<i64>,
     /// Whether a backward pass will follow.
     keep: bool,
+    /// Whether the gradient of the weights will be used.
+    of_weights: AtomicBool,
     /// The gradients of `x` and of the weights, for a loss whose own gradient is 1.
     gradients: Mutex<Option<(Vec<f32>, Vec<f32>)>>,
 }
@@ -44,8 +48,9 @@ impl Operator for CrossEntropy {
         assert_eq!(x.count, self.targets.len(), "want one target per row");
         let counted = self.targets.iter().filter(|t| **t >= 0).count().max(1);
         let mut logits = vec![0.0; BLOCK.min(x.count) * vocab];
-        let (mut dx, mut dw) =
-            if self.keep { (vec![0.0; x.count * d], vec![0.0; vocab * d]) } else { (vec![], vec![]) };
+        let of_weights = self.keep && self.of_weights.load(Ordering::Relaxed);
+        let mut dx = vec![0.0; if self.keep { x.count * d } else { 0 }];
+        let mut dw = vec![0.0; if of_weights { vocab * d } else { 0 }];
         let mut loss = 0.0f64;
         for from in (0..x.count).step_by(BLOCK) {
             let m = BLOCK.min(x.count - from);
@@ -60,6 +65,8 @@ impl Operator for CrossEntropy {
                 let size = Sizes { m, n: d, k: vocab };
                 let out = &mut dx[from * d..(from + m) * d];
                 matmul(cx, size, Matrix::rows(logits, vocab), Matrix::rows(w, d), Accumulate::Replace, out, d);
+            }
+            if of_weights {
                 let size = Sizes { m: vocab, n: d, k: m };
                 let rows = Matrix::rows(rows.data, rows.stride);
                 matmul(cx, size, Matrix::rows(logits, vocab).t(), rows, Accumulate::Add, &mut dw, d);
@@ -71,6 +78,10 @@ impl Operator for CrossEntropy {
         vec![Plain::new([1], vec![(loss / counted as f64) as f32])]
     }
 
+    fn wants(&self, wanted: &[bool]) {
+        self.of_weights.store(wanted[1], Ordering::Relaxed);
+    }
+
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], _: &Cx) -> Vec<Plain> {
         let kept = self.gradients.lock().unwrap_or_else(|e| e.into_inner()).take();
         let (mut dx, mut dw) = kept.expect("autodiff stores the gradient and requests it once");
@@ -78,7 +89,8 @@ impl Operator for CrossEntropy {
         if by != 1.0 {
             dx.iter_mut().chain(&mut dw).for_each(|d| *d *= by);
         }
-        vec![Plain::new(inputs.shape(0), dx), Plain::new(inputs.shape(1), dw)]
+        let dw = if dw.is_empty() { Plain::new([0], dw) } else { Plain::new(inputs.shape(1), dw) };
+        vec![Plain::new(inputs.shape(0), dx), dw]
     }
 }
 

@@ -23,7 +23,8 @@ fn order(shape: &[usize]) -> Order {
     Order::of_rows(if shape.len() > 2 { shape[1] } else { shape[..shape.len() - 1].iter().product() })
 }
 
-/// As [`linear`] with quantised weights; the rows of `x` are rounded to 8 bits. For inference only: not differentiable.
+/// As [`linear`] with quantised weights; the rows of `x` are rounded to 8 bits. The gradient of `x` is that of a product
+/// with the weights in f32, as if nothing were rounded; the weights have none.
 pub fn linear_quantised<const D: usize>(x: Tensor<D>, weight: &Arc<Quantised>, bias: Option<Tensor<1>>) -> Tensor<D> {
     let call = Call::new().with(x);
     let op = QuantisedLinear { weight: weight.clone() };
@@ -49,8 +50,18 @@ impl Operator for QuantisedLinear {
         vec![y]
     }
 
-    fn backward(&self, _: &Inputs, _: &[Plain], _: &Cx) -> Vec<Plain> {
-        panic!("quantised weights are not differentiable")
+    fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
+        let dy = &d_out[0].data;
+        let [n, k] = self.weight.shape();
+        let w = self.weight.dequantise(cx);
+        let mut dx = Plain::unwritten(inputs.shape(0));
+        let size = Sizes { m: dy.len() / n.max(1), n: k, k: n };
+        matmul(cx, size, Matrix::rows(dy, n), Matrix::rows(&w, k), Accumulate::Replace, &mut dx.data, k);
+        let mut gradients = vec![dx];
+        if inputs.len() > 1 {
+            gradients.push(of_bias(dy, n));
+        }
+        gradients
     }
 }
 
@@ -70,33 +81,72 @@ impl Operator for Linear {
     }
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
+        self.backward_to(inputs, d_out, &[true; 3], cx)
+    }
+
+    fn backward_to(&self, inputs: &Inputs, d_out: &[Plain], wanted: &[bool], cx: &Cx) -> Vec<Plain> {
         let dy = &d_out[0].data;
         let (n, k) = (inputs.shape(1)[0], inputs.shape(1)[1]);
-        let x = inputs.contiguous(0);
-        let rows = x.len() / k.max(1);
-        let widened: Vec<f32>;
-        let w = match inputs.weights(1) {
-            Weights::F32(w) => w,
-            Weights::Bf16(w) => {
-                widened = w.iter().map(|w| w.to_f32()).collect();
-                &widened
-            }
-            Weights::Int8(_) | Weights::Blocks(_) => unreachable!("a tensor is f32 or bf16"),
-        };
-        let mut dx = Plain::unwritten(inputs.shape(0));
-        let size = Sizes { m: rows, n: k, k: n };
-        matmul(cx, size, Matrix::rows(dy, n), Matrix::rows(w, k), Accumulate::Replace, &mut dx.data, k);
-        let mut dw = Plain::unwritten([n, k]);
-        let size = Sizes { m: n, n: k, k: rows };
-        matmul(cx, size, Matrix::rows(dy, n).t(), Matrix::rows(&x, k), Accumulate::Replace, &mut dw.data, k);
-        let mut gradients = vec![dx, dw];
+        let rows = dy.len() / n.max(1);
+        let none = || Plain::new([0], Vec::new());
+        let mut gradients = vec![none(), none()];
+        if wanted[0] {
+            let widened: Vec<f32>;
+            let w = match inputs.weights(1) {
+                Weights::F32(w) => w,
+                Weights::Bf16(w) => {
+                    widened = w.iter().map(|w| w.to_f32()).collect();
+                    &widened
+                }
+                Weights::Int8(_) | Weights::Blocks(_) => unreachable!("a tensor is f32 or bf16"),
+            };
+            let mut dx = Plain::unwritten(inputs.shape(0));
+            let size = Sizes { m: rows, n: k, k: n };
+            matmul(cx, size, Matrix::rows(dy, n), Matrix::rows(w, k), Accumulate::Replace, &mut dx.data, k);
+            gradients[0] = dx;
+        }
+        if wanted[1] {
+            let x = inputs.contiguous(0);
+            let mut dw = Plain::unwritten([n, k]);
+            let size = Sizes { m: n, n: k, k: rows };
+            matmul(cx, size, Matrix::rows(dy, n).t(), Matrix::rows(&x, k), Accumulate::Replace, &mut dw.data, k);
+            gradients[1] = dw;
+        }
         if inputs.len() > 2 {
-            let mut db = vec![0.0; n];
-            for row in dy.chunks(n) {
-                db.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
-            }
-            gradients.push(Plain::new([n], db));
+            gradients.push(if wanted[2] { of_bias(dy, n) } else { none() });
         }
         gradients
+    }
+}
+
+/// The gradient of a bias of `n` outputs: the sum of the rows of `dy`.
+fn of_bias(dy: &[f32], n: usize) -> Plain {
+    let mut db = vec![0.0; n];
+    for row in dy.chunks(n.max(1)) {
+        db.iter_mut().zip(row).for_each(|(sum, d)| *sum += d);
+    }
+    Plain::new([n], db)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::flex;
+
+    #[test]
+    fn a_gradient_that_is_not_wanted_is_not_computed() {
+        let numbers = |n: usize, by: usize| (0..n).map(|i| ((i * by) % 7) as f32 - 3.0).collect::<Vec<_>>();
+        let tensors =
+            [Plain::new([4, 3], numbers(12, 5)), Plain::new([2, 3], numbers(6, 3)), Plain::new([2], numbers(2, 2))];
+        let inputs = Inputs::new(tensors.into_iter().map(flex).collect());
+        let dy = [Plain::new([4, 2], numbers(8, 4))];
+        let cx = crate::context();
+        let all = Linear.backward(&inputs, &dy, &cx);
+        for wanted in [[true, false, false], [false, true, false], [true, false, true]] {
+            let some = Linear.backward_to(&inputs, &dy, &wanted, &cx);
+            for ((some, all), wanted) in some.iter().zip(&all).zip(wanted) {
+                assert!(if wanted { some == all } else { some.data.is_empty() });
+            }
+        }
     }
 }

@@ -73,6 +73,32 @@ fn linear() {
 }
 
 #[test]
+fn the_gradient_passes_through_frozen_and_quantised_weights() {
+    use longreach_simd::product::{Int8, Quantised};
+    let (x, w) = (random([5, 8]), random([6, 8]));
+    let frozen = w.clone().inner();
+    let still = Tensor::from_inner(frozen.clone());
+    let y = ops::linear(x.clone(), still.clone(), None);
+    let gradients = (y.clone() * y).sum().backward();
+    assert!(still.grad(&gradients).is_none());
+    let want = {
+        let y = x.clone().matmul(Tensor::from_inner(frozen.clone()).swap_dims(0, 1));
+        x.grad(&(y.clone() * y).sum().backward()).expect("a gradient")
+    };
+    close("through frozen weights", x.grad(&gradients).expect("a gradient").autodiff(), want.autodiff());
+
+    let numbers: Vec<f32> = frozen.into_data().iter::<f32>().collect();
+    let matrix = std::sync::Arc::new(Quantised::Int8(Int8::new(&ops::context(), &numbers, 8)));
+    let rounded = matrix.dequantise(&ops::context());
+    let weights = random([5, 6]).inner().autodiff();
+    let gradients = (ops::linear_quantised(x.clone(), &matrix, None) * weights.clone()).sum().backward();
+    let rounded = Tensor::<1>::from_data(&rounded[..], &device().inner()).reshape([6, 8]).autodiff();
+    let theirs = (x.clone().matmul(rounded.swap_dims(0, 1)) * weights).sum().backward();
+    let (ours, theirs) = (x.grad(&gradients).expect("a gradient"), x.grad(&theirs).expect("a gradient"));
+    close("through quantised weights", ours.autodiff(), theirs.autodiff());
+}
+
+#[test]
 fn norms() {
     let (x, z, w) = (random([2, 5, 12]), random([2, 5, 30]), random([12]));
     let rms = |x: Tensor<3>, w: Tensor<1>| x.clone() / (x.powf_scalar(2.0).mean_dim(2) + 1e-5).sqrt() * w.unsqueeze();

@@ -58,7 +58,7 @@ fn refused_adapter(adapter: &Path, beside: bool) -> Error {
     let field = |name: &str| fields.get(name).and_then(|v| v.as_str());
     let kind = field("peft_type").unwrap_or("LORA");
     let base = field("base_model_name_or_path").map_or_else(String::new, |base| format!(" for `{base}`"));
-    let merge = "merge it into that model (`merge_and_unload` of PEFT) and load the result";
+    let merge = "merge it into that model (`longreach merge`) and load the result";
     fields.error(if beside {
         format!("an adapter ({kind}){base} next to the weights would not be applied: {merge}, or remove this file to ignore it")
     } else {

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use longreach_gguf::Gguf;
-use longreach_nn::{Body, Builder, Head, Names, Over, Pooler, Random, Reading, gathered};
+use longreach_nn::{Body, Builder, Head, Names, Over, Pooler, Random, Reading, Source, gathered};
 use serde_json::json;
 
 use crate::directory::read_config;
@@ -110,12 +110,17 @@ impl EncoderModel {
     /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
     /// `file`, is invalid or not an encoder's.
     pub fn random(file: &str, config: &str, seed: u64, device: &Device) -> Result<Self, Error> {
+        Self::from_source(file, config, &mut Random::new(seed), device)
+    }
+
+    /// The model that `config`, which errors call `file`, describes, with weights of `source` on `device`. Errors if
+    /// `config` is invalid or not an encoder's, or a weight is missing or has another shape.
+    pub fn from_source(file: &str, config: &str, source: &mut dyn Source, device: &Device) -> Result<Self, Error> {
         let fields = Fields::parse(file, config)?;
         let Some(description) = EncoderDescription::of(&fields)? else {
             return Err(fields.error("field `model_type`: not an encoder"));
         };
-        let mut source = Random::new(seed);
-        let mut builder = Builder::new(&mut source, device);
+        let mut builder = Builder::new(source, device);
         let (encoder, pooler, head) = build(&mut builder, &description)?;
         let names = builder.into_names();
         let (config, scale) = (config.to_owned(), ScoreScale::of(&fields, description.labels.len())?);

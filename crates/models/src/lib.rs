@@ -37,5 +37,5 @@ pub use longreach_attention::softmax::streaming::Streaming;
 pub use model::{Evaluation, Files, LoadOptions, Model};
 pub use model_types::{ENCODERS, MODELS};
 pub use recognise::{recognise, recognise_file};
-pub use save::{check_writable, write_atomically};
+pub use save::{check_writable, save_module, write_atomically};
 pub use sparsify::{SparseTarget, Sparsified, sparsify};

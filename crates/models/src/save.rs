@@ -10,7 +10,7 @@ use half::bf16;
 use longreach_nn::Names;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::{DType, Error, Model, Rewrites};
+use crate::{DType, EncoderModel, Error, Model, Rewrites};
 
 /// Checks that `file` can be written, without writing it: its directory exists and is writable, it is not a
 /// directory, and it is none of the files in `read`, whatever paths name them.
@@ -63,18 +63,38 @@ impl Model {
     /// Writes the weights to a safetensors file, as the model type stores them: matrices in `dtype`, all other weights
     /// in f32. Errors if the file cannot be written.
     pub fn save(&self, dtype: DType, file: &Path) -> Result<(), Error> {
-        let wrong = |message: String| Error::Checkpoint { file: file.display().to_string(), message };
-        let mut collected = Collect { names: &self.names, dtype, tensors: Vec::new() };
-        self.decoder.visit(&mut collected);
-        let tensors = stored(collected.tensors, &self.description.rewrites).map_err(wrong)?;
-        let views = tensors.iter().map(|(name, Stored { dtype, shape, data })| {
-            let view = TensorView::new(*dtype, shape.clone(), data);
-            (name, view.expect("the bytes match the shape"))
-        });
-        let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
-        write_atomically(file, |out| out.write_all(&bytes))
+        save_module(&self.decoder, &self.names, dtype, &self.description.rewrites, file)
     }
+}
+
+impl EncoderModel {
+    /// Writes the weights of the encoder, its pooler and its head to a safetensors file, as [`Model::save`] does.
+    pub fn save(&self, dtype: DType, file: &Path) -> Result<(), Error> {
+        let parts = (self.encoder.clone(), self.pooler.clone(), self.head.clone());
+        save_module(&parts, &self.names, dtype, &self.description.rewrites, file)
+    }
+}
+
+/// Writes the parameters of a module that have a name in `names` to a safetensors file: matrices in `dtype`, all other
+/// weights in f32, in the form that `rewrites` describe. Errors if the file cannot be written.
+pub fn save_module<M: Module>(
+    module: &M,
+    names: &Names,
+    dtype: DType,
+    rewrites: &Rewrites,
+    file: &Path,
+) -> Result<(), Error> {
+    let wrong = |message: String| Error::Checkpoint { file: file.display().to_string(), message };
+    let mut collected = Collect { names, dtype, tensors: Vec::new() };
+    module.visit(&mut collected);
+    let tensors = stored(collected.tensors, rewrites).map_err(wrong)?;
+    let views = tensors.iter().map(|(name, Stored { dtype, shape, data })| {
+        let view = TensorView::new(*dtype, shape.clone(), data);
+        (name, view.expect("the bytes match the shape"))
+    });
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| wrong(e.to_string()))?;
+    write_atomically(file, |out| out.write_all(&bytes))
 }
 
 /// A tensor as it is written.

@@ -4,7 +4,7 @@ use burn::module::{Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use longreach_simd::product::Quantised;
 
-use crate::{Inputs, Weight};
+use crate::{Inputs, LowRank, Weight};
 
 /// Errors while a model is built.
 #[derive(Debug, thiserror::Error)]
@@ -174,6 +174,33 @@ pub trait Source {
         let _ = spec;
         None
     }
+
+    /// Whether the weight is trained; a frozen one gets no gradient. Asked on autodiff devices only.
+    fn learns(&self, spec: &Spec) -> bool {
+        let _ = spec;
+        true
+    }
+
+    /// The low-rank update of a matrix `[out, in]`, if it has one.
+    fn update(&mut self, spec: &Spec) -> Result<Option<Update>, Error> {
+        let _ = spec;
+        Ok(None)
+    }
+}
+
+/// A low-rank update `scale · B A` of a matrix. Hu et al. 2022 (LoRA).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// The names of `A` and `B`.
+    pub names: [String; 2],
+    /// The number of rows of `A` and of columns of `B`.
+    pub rank: usize,
+    /// The factor of the product.
+    pub scale: f32,
+    /// `A: [rank, in]`
+    pub a: Vec<f32>,
+    /// `B: [out, rank]`
+    pub b: Vec<f32>,
 }
 
 /// The names and layouts of a built model's weights, which are needed to save them.
@@ -187,6 +214,11 @@ impl Names {
     /// The name and layout of a parameter.
     pub fn get(&self, id: ParamId) -> Option<(&str, Layout)> {
         self.params.iter().find(|(i, ..)| *i == id).map(|(_, name, layout)| (name.as_str(), *layout))
+    }
+
+    /// The names of all parameters, in the order in which they were built.
+    pub fn all(&self) -> impl Iterator<Item = (ParamId, &str)> {
+        self.params.iter().map(|(id, name, _)| (*id, name.as_str()))
     }
 
     /// The number of weights in quantised matrices, which are no parameters.
@@ -259,13 +291,43 @@ impl<'s> Builder<'s> {
         let name = format!("{}{name}", self.prefix);
         let spec = Spec { name, shape: shape.to_vec(), layout, precision, init };
         let data = self.source.get(&spec)?;
+        let learns = self.device.is_autodiff() && self.source.learns(&spec);
+        Ok(self.named(spec.name, data, layout, learns))
+    }
+
+    /// The parameter with these values, under its name.
+    fn named<const D: usize>(
+        &mut self,
+        name: String,
+        data: TensorData,
+        layout: Layout,
+        learns: bool,
+    ) -> Param<Tensor<D>> {
         let dtype = if data.dtype() == DType::BF16 { DType::BF16 } else { DType::F32 };
         // The id is derived from the name, so that saved optimiser state can be matched to its parameter.
-        let id = ParamId::from(hash(&spec.name));
+        let id = ParamId::from(hash(&name));
         let value = Tensor::from_data(data, (&self.device, dtype));
-        let param = Param::initialized(id, value.set_require_grad(self.device.is_autodiff()));
-        self.names.params.push((param.id, spec.name, layout));
-        Ok(param)
+        let param = Param::initialized(id, value.set_require_grad(learns));
+        self.names.params.push((param.id, name, layout));
+        param
+    }
+
+    /// The low-rank update of a matrix, which is trained on an autodiff device.
+    fn low_rank(&mut self, spec: &Spec) -> Result<Option<LowRank>, Error> {
+        let Some(Update { names: [first, second], rank, scale, a, b }) = self.source.update(spec)? else {
+            return Ok(None);
+        };
+        let [out, inputs] = [spec.shape[0], spec.shape[1]];
+        for (name, found, want) in [(&first, a.len(), [rank, inputs]), (&second, b.len(), [out, rank])] {
+            if found != want[0] * want[1] {
+                let message = format!("tensor `{name}`: want the shape {want:?}, found {found} numbers");
+                return Err(self.error(message));
+            }
+        }
+        let learns = self.device.is_autodiff();
+        let a = self.named(first, TensorData::new(a, [rank, inputs]), Layout::Same, learns);
+        let b = self.named(second, TensorData::new(b, [out, rank]), Layout::Same, learns);
+        Ok(Some(LowRank::new(a, b, scale)))
     }
 
     /// Whether the source has a weight `name` within the scope.
@@ -311,10 +373,12 @@ impl<'s> Builder<'s> {
         let spec = Spec { name: format!("{}{name}", self.prefix), shape: shape.to_vec(), layout, precision, init };
         if let Some(quantised) = self.source.quantised(&spec)? {
             self.names.quantised += shape[0] * shape[1];
-            return Ok(Weight::quantised(quantised, &self.device));
+            let update = self.low_rank(&spec)?;
+            return Ok(Weight::quantised(quantised, &self.device).updated(update));
         }
         let inputs = self.source.inputs(&spec);
-        Ok(Weight::observed(self.param(name, shape, layout, precision, init)?, inputs))
+        let weight = Weight::observed(self.param(name, shape, layout, precision, init)?, inputs);
+        Ok(weight.updated(self.low_rank(&spec)?))
     }
 
     /// A vector, kept in f32. Errors if the weight is missing or has another shape.

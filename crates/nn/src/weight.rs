@@ -8,7 +8,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use longreach_burn as ops;
 use longreach_simd::product::Quantised;
 
-use crate::Inputs;
+use crate::{Inputs, LowRank};
 
 /// A matrix `[out, in]`.
 #[derive(Module, Debug)]
@@ -27,6 +27,7 @@ pub struct FloatWeight {
     /// The sums of what it is multiplied by, if they are wanted.
     #[module(skip)]
     inputs: Option<Inputs>,
+    update: Option<LowRank>,
 }
 
 /// A matrix in integers of a few bits.
@@ -35,12 +36,13 @@ pub struct QuantisedWeight {
     #[module(skip)]
     matrix: Arc<Quantised>,
     #[module(skip)]
-    device: Device,
+    on: Device,
+    update: Option<LowRank>,
 }
 
 impl From<Param<Tensor<2>>> for Weight {
     fn from(param: Param<Tensor<2>>) -> Self {
-        Self::Float(FloatWeight { param, inputs: None })
+        Self::Float(FloatWeight { param, inputs: None, update: None })
     }
 }
 
@@ -56,12 +58,27 @@ impl FloatWeight {
 impl Weight {
     /// The trained matrix, which adds what it is multiplied by to `inputs`.
     pub(crate) fn observed(param: Param<Tensor<2>>, inputs: Option<Inputs>) -> Self {
-        Self::Float(FloatWeight { param, inputs })
+        Self::Float(FloatWeight { param, inputs, update: None })
     }
 
     /// The quantised matrix, whose products are on `device`.
     pub fn quantised(matrix: Quantised, device: &Device) -> Self {
-        Self::Quantised(QuantisedWeight { matrix: Arc::new(matrix), device: device.clone() })
+        Self::Quantised(QuantisedWeight { matrix: Arc::new(matrix), on: device.clone(), update: None })
+    }
+
+    /// The matrix with a low-rank update, or without one.
+    pub(crate) fn updated(self, update: Option<LowRank>) -> Self {
+        match self {
+            Self::Float(weight) => Self::Float(FloatWeight { update, ..weight }),
+            Self::Quantised(weight) => Self::Quantised(QuantisedWeight { update, ..weight }),
+        }
+    }
+
+    fn update(&self) -> Option<&LowRank> {
+        match self {
+            Self::Float(weight) => weight.update.as_ref(),
+            Self::Quantised(weight) => weight.update.as_ref(),
+        }
     }
 
     /// `[out, in]`
@@ -76,12 +93,21 @@ impl Weight {
     pub fn device(&self) -> Device {
         match self {
             Self::Float(weight) => weight.param.val().device(),
-            Self::Quantised(weight) => weight.device.clone(),
+            Self::Quantised(weight) => weight.on.clone(),
         }
     }
 
     /// `x Wᵀ + b`: `[.., in]` → `[.., out]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
+        if let Some(update) = self.update() {
+            let more = update.forward(x.clone(), None);
+            return ops::add(self.product(x, bias), more);
+        }
+        self.product(x, bias)
+    }
+
+    /// The product without the low-rank update.
+    fn product<const D: usize>(&self, x: Tensor<D>, bias: Option<Tensor<1>>) -> Tensor<D> {
         match self {
             Self::Float(weight) => {
                 weight.observe(&x);
@@ -98,12 +124,17 @@ impl Weight {
         outputs: Range<usize>,
         bias: Option<Tensor<1>>,
     ) -> Option<Tensor<D>> {
-        Some(match self {
+        let more = self.update().map(|update| update.forward(x.clone(), Some(outputs.clone())));
+        let y = match self {
             Self::Float(weight) => {
                 weight.observe(&x);
                 ops::linear(x, weight.param.val().narrow(0, outputs.start, outputs.len()), bias)
             }
             Self::Quantised(weight) => ops::linear_quantised(x, &Arc::new(weight.matrix.rows(outputs)?), bias),
+        };
+        Some(match more {
+            Some(more) => ops::add(y, more),
+            None => y,
         })
     }
 
@@ -111,33 +142,41 @@ impl Weight {
     pub fn rows(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         match self {
             Self::Float(weight) => ops::embedding(weight.param.val(), ids, batch),
-            Self::Quantised(weight) => ops::embedding_quantised(&weight.matrix, ids, batch, &weight.device),
+            Self::Quantised(weight) => ops::embedding_quantised(&weight.matrix, ids, batch, &weight.on),
         }
     }
 
     /// The matrix in f32 or bf16; a quantised one is dequantised to f32.
     pub fn float(&self) -> Tensor<2> {
-        match self {
+        let stored = match self {
             Self::Float(weight) => weight.param.val(),
             Self::Quantised(weight) => {
                 let numbers = weight.matrix.dequantise(&ops::context());
-                Tensor::from_data(TensorData::new(numbers, weight.matrix.shape()), &weight.device)
+                Tensor::from_data(TensorData::new(numbers, weight.matrix.shape()), &weight.on)
             }
+        };
+        match self.update() {
+            Some(update) => in_f32(stored) + update.matrix(),
+            None => stored,
         }
     }
 
     /// The matrix in f32.
     pub fn full(&self) -> Tensor<2> {
-        let weight = self.float();
-        if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) }
+        in_f32(self.float())
     }
 
     /// The same matrix, of which no gradient is taken.
     #[must_use]
     pub fn detached(&self) -> Self {
+        let update = self.update().map(LowRank::detached);
         match self {
-            Self::Float(weight) => Param::from_tensor(weight.param.val().detach()).into(),
-            Self::Quantised(_) => self.clone(),
+            Self::Float(weight) => Self::from(Param::from_tensor(weight.param.val().detach())).updated(update),
+            Self::Quantised(_) => self.clone().updated(update),
         }
     }
+}
+
+fn in_f32(weight: Tensor<2>) -> Tensor<2> {
+    if weight.dtype() == DType::F32 { weight } else { weight.cast(DType::F32) }
 }

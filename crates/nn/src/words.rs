@@ -23,6 +23,7 @@ pub enum WordsConfig {
 
 /// The token embedding and the head of a model.
 #[derive(Module, Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one per model")]
 pub enum Words {
     /// A table and a linear head.
     Table(Table),
@@ -89,7 +90,7 @@ impl Words {
         match self {
             Words::Table(table) => {
                 let weight = table.head.as_ref().map_or(&table.embedding.weight, |head| &head.weight);
-                ops::linear_cross_entropy(hidden, weight.float(), targets)
+                ops::linear_cross_entropy(hidden, weight.full(), targets)
             }
             Words::Adaptive(adaptive) => adaptive.loss(hidden, targets),
         }

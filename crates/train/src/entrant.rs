@@ -8,6 +8,7 @@ use longreach_nn::Builder;
 use serde::Deserialize;
 
 use crate::learner::Learner;
+use crate::model::Trained;
 use crate::{Error, Group, Optimiser, SegmentsOf};
 
 /// A model of a study.
@@ -69,6 +70,6 @@ impl Entrant {
         }
         let segments = self.segments.or(settings.segments);
         let groups = settings.groups.iter().chain(&self.groups).cloned().collect();
-        Learner::new(model, &Optimiser { segments, groups, ..settings.clone() }).map_err(wrong)
+        Learner::new(Trained::Decoder(model), &Optimiser { segments, groups, ..settings.clone() }).map_err(wrong)
     }
 }

@@ -36,6 +36,22 @@ pub enum Error {
         /// What is wrong.
         message: String,
     },
+    /// Gradients that are not finite, several steps in a row.
+    #[error(
+        "step {step}: the gradients of ten steps in a row are not finite, and the loss is {loss}; the last checkpoint is kept: lower `optimiser.rate`, or set `optimiser.warmup`"
+    )]
+    Diverged {
+        /// The step.
+        step: usize,
+        /// Its loss.
+        loss: f32,
+    },
+    /// An error of a tokenizer or of an encoder's directory.
+    #[error(transparent)]
+    Engine(#[from] longreach_engine::Error),
+    /// An error of a table.
+    #[error(transparent)]
+    Table(#[from] longreach_search::Error),
     /// An error of the model or its files.
     #[error(transparent)]
     Model(#[from] longreach_models::Error),

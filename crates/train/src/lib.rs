@@ -1,24 +1,34 @@
-//! Training of language models on CPU, and studies that compare mechanisms.
+//! Training of models on CPU, and studies that compare mechanisms.
 //!
-//! A TOML file ([`Config`]) describes a training; [`Run`] executes it. It reads the text, trains a tokenizer unless one is given, trains the model with AdamW,
-//! writes checkpoints from which a later run resumes, plots the loss, and measures bits per byte on held-out pages. [`Study`] and [`PasskeyStudy`] train several
-//! small models with the same budget and compare them.
+//! A TOML file ([`Config`]) describes a training; [`Run`] executes it. A model of random weights or anyone's checkpoint learns an [`Objective`]: the next
+//! token, masked tokens, labels of texts or of words, answers in texts, or vectors of texts. [`Run`] writes checkpoints from which a later run resumes to the
+//! same result, evaluates on held-out data, and writes the model in the layout of Hugging Face. [`merge`] merges adapters. [`Study`] and [`PasskeyStudy`] train
+//! several small models with the same budget and compare them.
 
 mod config;
-mod corpus;
-mod curve;
+mod data;
 mod entrant;
 mod error;
 mod learner;
+mod metric;
+mod model;
+mod objective;
+mod optimiser;
 mod passkey;
 mod recall;
+mod report;
 mod run;
+mod texts;
 mod tokenizer;
 
-pub use config::{Config, Data, Flow, Group, Optimiser, SegmentsOf, Source, Tokenizer};
-pub use corpus::{Corpus, Page};
+pub use config::{
+    ClipBy, Config, Data, Evaluate, Flow, Format, Group, HeldOut, Kind, Lora, LossOn, Objective, Optimiser, Report,
+    Schedule, SegmentsOf, Source, Span, TEMPLATES, TextsOf, Tokenizer, template,
+};
+pub use data::{Corpus, Page};
 pub use entrant::Entrant;
 pub use error::Error;
+pub use model::merge;
 pub use passkey::{Asked, Course, Hidden, Passkey, PasskeyEvent, PasskeyStudy, Score};
 pub use recall::{Recall, Standing, Study, StudyEvent};
-pub use run::{Event, Outcome, Run};
+pub use run::{Checked, Event, Outcome, Run};

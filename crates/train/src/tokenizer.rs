@@ -4,7 +4,7 @@ use std::path::Path;
 
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, NormalizerWrapper, Tokenizer, TokenizerBuilder, TokenizerImpl};
+use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
 
 use crate::{Config, Error, Page};
 
@@ -15,25 +15,22 @@ fn said(e: tokenizers::Error) -> Error {
     Error::Tokenizer(e.to_string())
 }
 
-/// The tokenizer of a training: that of the configuration, that of an earlier run in `file`, or one that is trained now and written to `file`.
-pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<Tokenizer, Error> {
-    if let Some(existing) = &config.tokenizer.file {
-        return Tokenizer::from_file(existing).map_err(said);
+/// The tokenizer of a training: that of an earlier run in `file`, or one that is trained now and written to `file`.
+pub(crate) fn of(config: &Config, pages: &[Page], file: &Path) -> Result<longreach_engine::Tokenizer, Error> {
+    if !file.exists() {
+        let mut trainer = BpeTrainerBuilder::new()
+            .show_progress(false)
+            .vocab_size(config.tokenizer.vocabulary.unwrap_or(4096))
+            .min_frequency(2)
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .build();
+        let mut tokenizer = byte_level(BPE::default())?;
+        tokenizer.train(&mut trainer, pages.iter().map(|p| p.text.as_str())).map_err(said)?;
+        tokenizer.save(file, false).map_err(said)?;
     }
-    if file.exists() {
-        return Tokenizer::from_file(file).map_err(said);
-    }
-    let mut trainer = BpeTrainerBuilder::new()
-        .show_progress(false)
-        .vocab_size(config.tokenizer.vocabulary.unwrap_or(4096))
-        .min_frequency(2)
-        .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
-        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-        .build();
-    let mut tokenizer = byte_level(BPE::default())?;
-    tokenizer.train(&mut trainer, pages.iter().map(|p| p.text.as_str())).map_err(said)?;
-    tokenizer.save(file, false).map_err(said)?;
-    Tokenizer::from_file(file).map_err(said)
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io(file, e))?;
+    Ok(longreach_engine::Tokenizer::parse(&file.display().to_string(), &text)?)
 }
 
 /// A byte-level tokenizer around a BPE model.
@@ -63,7 +60,10 @@ pub(crate) fn bytes() -> Result<String, Error> {
 }
 
 /// Encodes pages, without special tokens.
-pub(crate) fn encode(tokenizer: &Tokenizer, pages: &[Page]) -> Result<Vec<Vec<u32>>, Error> {
+pub(crate) fn encode(tokenizer: &longreach_engine::Tokenizer, pages: &[Page]) -> Result<Vec<Vec<u32>>, Error> {
+    let Some(tokenizer) = tokenizer.hugging_face() else {
+        return pages.iter().map(|page| Ok(tokenizer.encode(&page.text)?)).collect();
+    };
     let encoded = tokenizer.encode_batch_fast(pages.iter().map(|p| p.text.as_str()).collect(), false).map_err(said)?;
     Ok(encoded.into_iter().map(|e| e.get_ids().to_vec()).collect())
 }

@@ -14,6 +14,7 @@ pub(crate) mod generate;
 pub(crate) mod importance;
 pub(crate) mod info;
 pub(crate) mod list;
+pub(crate) mod merge;
 pub(crate) mod op;
 pub(crate) mod passkey;
 pub(crate) mod pattern;

@@ -3,76 +3,153 @@
 use std::path::PathBuf;
 
 use indicatif::ProgressBar;
-use longreach_train::{Config, Event, Run};
+use longreach_train::{Checked, Config, Event, Run, TEMPLATES, template};
 
 use crate::failure::Failure;
 use crate::interrupt::{self, Interrupt};
 
-/// Train a language model as described by a TOML file
+/// Train or fine-tune a model as described by a TOML file
 ///
-/// The file names the data, the tokenizer, the model and the optimiser. Checkpoints go to the output directory; run the command again to resume from the
-/// last one. The trained model is written to OUTPUT/model in the Hugging Face layout, and the loss curve to OUTPUT/loss.svg.
+/// The file names the data, the objective, the model to start from (or the fields of a new one) and the optimiser. Checkpoints go to the output directory;
+/// run the command again to resume from the last one. The model is written to OUTPUT/model in the Hugging Face layout, the best one to OUTPUT/best, and
+/// metrics to OUTPUT/metrics.csv, metrics.jsonl and report.html.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:
-  longreach train train.toml
+  longreach train --template texts > train.toml
+  longreach train train.toml --check
+  longreach train train.toml --set optimiser.rate=1e-4
   RUST_DOC=$(rustc --print sysroot)/share/doc/rust/html longreach train models/default/train.toml
 
-models/default/train.toml explains every field; it trains the built-in model on the documentation of Rust.")]
+docs/training.md has an example for each objective.")]
 pub(crate) struct Args {
-    /// TOML file with the data, tokenizer, model and optimiser
-    config: PathBuf,
+    /// TOML file with the data, the model, the objective and the optimiser
+    #[arg(required_unless_present = "template")]
+    config: Option<PathBuf>,
+    /// Set a field of the file, such as optimiser.rate=1e-4; may be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+    /// Read everything, run one step, print sizes and times, and stop
+    #[arg(long)]
+    check: bool,
+    /// Print a commented file for an objective: causal, masked, texts, tokens, spans or contrastive
+    #[arg(long, value_name = "OBJECTIVE", conflicts_with_all = ["config", "set", "check"])]
+    template: Option<String>,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let config = Config::read(&args.config)?;
-    let steps = config.optimiser.steps as u64;
+    if let Some(name) = &args.template {
+        let text = template(name);
+        let text =
+            text.ok_or_else(|| Failure::new(format!("--template {name}: want one of {}", TEMPLATES.join(", "))))?;
+        print!("{text}");
+        return Ok(());
+    }
+    let Some(file) = &args.config else { return Ok(()) };
+    let config = Config::read_with(file, &args.set)?;
     let run = Run::new(config)?;
-    let (bar, interrupt) = (interrupt::steps(steps)?, Interrupt::watched()?);
-    let mut mean = None::<f32>;
+    if args.check {
+        print(&run.check()?);
+        return Ok(());
+    }
+    let (bar, interrupt) = (interrupt::steps(run.steps() as u64)?, Interrupt::watched()?);
+    let mut shown = Shown::default();
     let outcome = run.train(|event| {
-        show(event, &bar, &mut mean);
+        show(event, &bar, &mut shown);
         interrupt.flow()
     })?;
-    bar.finish();
-    match outcome {
-        Some(outcome) => eprintln!(
-            "{}: {:.4} bits per byte on {} held-out bytes, after {:.0} s",
-            outcome.directory.display(),
-            outcome.bits_per_byte,
-            outcome.bytes,
-            outcome.seconds
-        ),
-        None => eprintln!("interrupted at step {}; run the same command again to resume", bar.position()),
+    let Some(outcome) = outcome else {
+        bar.finish();
+        eprintln!("interrupted at step {}; run the same command again to resume", bar.position());
+        return Ok(());
+    };
+    bar.finish_and_clear();
+    let unit = if outcome.metric("bits_per_byte").is_some() { "bytes" } else { "rows" };
+    let directory = outcome.directory.display();
+    let seconds = outcome.seconds;
+    match outcome.metric("bits_per_byte") {
+        _ if outcome.metrics.is_empty() => eprintln!("{directory}: after {seconds:.0} s"),
+        Some(bits) => {
+            eprintln!(
+                "{directory}: {bits:.4} bits per byte on {} held-out {unit}, after {seconds:.0} s",
+                outcome.held_out
+            );
+        }
+        None => {
+            let metrics = listed(&outcome.metrics);
+            eprintln!("{directory}: {metrics} on {} held-out {unit}, after {seconds:.0} s", outcome.held_out);
+        }
+    }
+    if let Some(best) = &outcome.best {
+        eprintln!("the best model is in {}", best.display());
     }
     Ok(())
 }
 
-fn show(event: Event, bar: &ProgressBar, mean: &mut Option<f32>) {
+/// What the progress line remembers.
+#[derive(Default)]
+struct Shown {
+    mean: Option<f32>,
+    held_out: String,
+}
+
+fn listed(metrics: &[(String, f64)]) -> String {
+    metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join(", ")
+}
+
+fn show(event: Event, bar: &ProgressBar, shown: &mut Shown) {
+    let say = |line: String| if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) };
     match event {
-        Event::Ready { train, held_out, parameters, step } => {
+        Event::Ready { train, held_out, parameters, learning, step, .. } => {
             bar.set_position(step as u64);
             bar.reset_eta();
-            let line = format!(
-                "{} training bytes ({} tokens), {} held-out bytes, {parameters} parameters, starting at step {step}",
+            let trained = if learning == parameters { String::new() } else { format!(" ({learning} trained)") };
+            say(format!(
+                "{} training bytes or rows ({} tokens), {} held out, {parameters} parameters{trained}, starting at step {step}",
                 train.0, train.1, held_out.0
-            );
-            if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) }
+            ));
         }
-        Event::Step { step, loss, speed } => {
-            let smooth = mean.map_or(loss, |m| 0.98 * m + 0.02 * loss);
-            *mean = Some(smooth);
+        Event::Note(note) => say(note),
+        Event::Step { step, loss, rate, norm, speed } => {
+            let smooth = shown.mean.map_or(loss, |m| 0.98 * m + 0.02 * loss);
+            shown.mean = Some(smooth);
             bar.set_position(step as u64);
-            let line = format!("loss {smooth:.3} nats per token, {speed:.0} tok/s");
+            let held_out = &shown.held_out;
+            let line = format!("loss {smooth:.3}{held_out}, rate {rate:.1e}, norm {norm:.2}, {speed:.0} tok/s");
             if bar.is_hidden() && step.is_multiple_of(50) {
                 eprintln!("step {step}: {line}");
             }
             bar.set_message(line);
         }
-        Event::Checkpoint(path) => {
-            if bar.is_hidden() {
-                eprintln!("checkpoint: {}", path.display());
+        Event::Evaluated { step, metrics, best } => {
+            if let Some((name, value)) = metrics.first() {
+                shown.held_out = format!(", held out {name} {value:.3}");
             }
+            say(format!("step {step}: held out {}{}", listed(&metrics), if best { " (best)" } else { "" }));
         }
+        Event::Sample(text) => say(format!("sample: {text}")),
+        Event::Stopped { step, best } => {
+            say(format!("stopped at step {step}: the evaluations have not improved since step {best}"));
+        }
+        Event::Checkpoint(path) if bar.is_hidden() => eprintln!("checkpoint: {}", path.display()),
+        _ => {}
     }
+}
+
+/// Prints what a trial step says.
+fn print(checked: &Checked) {
+    let Checked { train, held_out, parameters, learning, steps, tokens, loss, seconds, labels, notes } = checked;
+    println!("training data    {} bytes or rows, {} tokens", train.0, train.1);
+    println!("held-out data    {} bytes or rows, {} tokens", held_out.0, held_out.1);
+    println!("parameters       {parameters}, of which {learning} are trained");
+    if !labels.is_empty() {
+        println!("labels           {}", labels.join(", "));
+    }
+    println!(
+        "one step         loss {loss:.4}, {tokens} tokens in {seconds:.2} s, {:.0} tok/s",
+        *tokens as f64 / seconds.max(1e-9)
+    );
+    let all = (seconds * *steps as f64).round() as u64;
+    println!("{steps} steps        about {} h {} min {} s, without evaluations", all / 3600, all / 60 % 60, all % 60);
+    notes.iter().for_each(|note| println!("note             {note}"));
 }

@@ -20,6 +20,8 @@ mod pattern;
 mod readme;
 #[cfg(target_os = "linux")]
 mod terminal;
+#[cfg(unix)]
+mod training;
 
 /// The program, with an empty environment as far as the Hub is concerned.
 fn longreach(args: &[&str]) -> Command {

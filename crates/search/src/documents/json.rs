@@ -221,6 +221,8 @@ impl Shape {
         match map.remove(name) {
             Some(Value::String(text)) => Ok((text, fields)),
             Some(Value::Null) => Ok((String::new(), fields)),
+            // A list or a number that is copied as well need not be text.
+            Some(other) if self.fields.iter().any(|field| field == name) => Ok((other.to_string(), fields)),
             Some(other) => Err(format!("field `{name}`: want a string, found {}", a(&other))),
             None => Err(missing(name, map.keys().map(String::as_str), "field")),
         }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::{Passkey, picture};
 use crate::entrant::{self, Entrant};
-use crate::learner::Learner;
+use crate::learner::{Done, Learner};
 use crate::{Error, Optimiser, config, tokenizer};
 
 /// A passkey study, read from a TOML file. Paths are relative to the file.
@@ -226,22 +226,26 @@ impl PasskeyStudy {
         let weights = entrant.from.as_ref().map(|name| self.weights.join(slug(name)));
         let mut learner = entrant.learner(&self.model, tokenizer::BYTES, self.seed, weights.as_deref(), o)?;
         let mut state: Option<Cache> = None;
-        for step in 0..o.steps {
-            let length = self.length(step);
+        let length = |step: usize| self.length(step);
+        let learn = |learner: &mut Learner| {
+            let (step, length) = (learner.step, length(learner.step));
             let batch = (o.batch * o.length / length).max(1);
             let (ids, targets) = self.task(length).sequences(batch, self.seed.wrapping_add(1 + step as u64));
             let long = entrant.long_states && step as f64 >= self.course.growing * o.steps as f64;
             if long && (state.is_none() || step.is_multiple_of(self.course.refresh)) {
-                state = Some(self.after_filler(&learner, step));
+                state = Some(self.after_filler(learner, step));
             }
-            let loss = match state.clone().filter(|_| step % 2 == 1) {
-                Some(state) => learner.learn_after(&ids, &targets, state.select(&vec![0; batch])),
-                None => learner.learn(&ids, &targets, batch),
-            };
-            let event = PasskeyEvent::Step { name: &entrant.name, done: (step + 1, o.steps), length, loss };
-            if tell(event).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            Ok(match state.clone().filter(|_| step % 2 == 1) {
+                Some(state) => learner.next_tokens_after(&ids, &targets, state.select(&vec![0; batch])),
+                None => learner.next_tokens(&ids, &targets, batch),
+            })
+        };
+        let flow = learner.train(o.steps, learn, |_, Done { step, loss, .. }| {
+            let done = (step, o.steps);
+            Ok(tell(PasskeyEvent::Step { name: &entrant.name, done, length: length(step - 1), loss }))
+        })?;
+        if flow.is_break() {
+            return Ok(ControlFlow::Break(()));
         }
         self.keep(&learner, directory)?;
         Ok(ControlFlow::Continue(()))
@@ -255,7 +259,7 @@ impl PasskeyStudy {
         // Squaring favours short filler: a third of the range on average, occasionally close to the longest.
         let length = (least + (most - least) * part * part).round() as usize;
         let filler = super::filler(length, rng.random_range(0..length));
-        let decoder = &learner.model.decoder;
+        let decoder = &learner.decoder().decoder;
         filler.chunks(PIECE).fold(decoder.start(1), |mut cache, piece| {
             decoder.forward(piece, &mut cache, None);
             cache.loss = None;
@@ -267,7 +271,7 @@ impl PasskeyStudy {
     fn keep(&self, learner: &Learner, directory: &Path) -> Result<(), Error> {
         let fresh = directory.with_extension("new");
         std::fs::create_dir_all(&fresh).map_err(|e| Error::io(&fresh, e))?;
-        let model = &learner.model;
+        let model = learner.decoder();
         model.save(DType::F32, &fresh.join("model.safetensors"))?;
         write_atomically(&fresh.join("config.json"), |out| out.write_all(model.config.as_bytes()))?;
         let tokenizer = tokenizer::bytes()?;

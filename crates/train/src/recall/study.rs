@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use super::{Recall, picture};
 use crate::entrant::{self, Entrant};
-use crate::learner::{chosen, counted};
+use crate::learner::{Done, Learner, chosen, counted};
 use crate::{Error, Optimiser};
 
 /// An associative-recall study, read from a TOML file. Paths are relative to the file.
@@ -167,7 +167,7 @@ impl Study {
             let (test, answers) = self.task.sequences(self.measure, seed ^ HELD_OUT);
             let settings = Optimiser { rate, ..self.optimiser.clone() };
             let mut learner = entrant.learner(&self.model, self.task.vocabulary, seed, None, &settings)?;
-            let state = state(&learner.model, &test[..self.task.length]);
+            let state = state(learner.decoder(), &test[..self.task.length]);
             let done = |s: &Standing| s.name == entrant.name && s.state == state && s.rate == rate && s.seed == seed;
             if standings.iter().any(done) {
                 continue;
@@ -175,19 +175,22 @@ impl Study {
             let start = Instant::now();
             let batch = self.optimiser.batch;
             let mut last = (0.0, 0);
-            for step in 0..self.optimiser.steps {
-                let (ids, targets) = self.task.sequences(batch, seed.wrapping_add(1 + step as u64));
-                let loss = learner.learn(&ids, &targets, batch);
-                if 10 * step >= 9 * self.optimiser.steps {
+            let learn = |learner: &mut Learner| {
+                let (ids, targets) = self.task.sequences(batch, seed.wrapping_add(1 + learner.step as u64));
+                Ok(learner.next_tokens(&ids, &targets, batch))
+            };
+            let flow = learner.train(self.optimiser.steps, learn, |_, Done { step, loss, .. }| {
+                if 10 * (step - 1) >= 9 * self.optimiser.steps {
                     last = (last.0 + f64::from(loss), last.1 + 1);
                 }
-                let done = (n * self.optimiser.steps + step + 1, all);
-                if tell(StudyEvent::Step { name: &entrant.name, state, done, loss }).is_break() {
-                    return Ok(standings);
-                }
+                let done = (n * self.optimiser.steps + step, all);
+                Ok(tell(StudyEvent::Step { name: &entrant.name, state, done, loss }))
+            })?;
+            if flow.is_break() {
+                return Ok(standings);
             }
             let seconds = start.elapsed().as_secs_f64();
-            let accuracy = accuracy(&learner.model, &test, &answers, self.measure, self.task.length);
+            let accuracy = accuracy(learner.decoder(), &test, &answers, self.measure, self.task.length);
             let (name, parameters) = (entrant.name.clone(), learner.model.parameters());
             let loss = last.0 / f64::from(last.1.max(1));
             standings.push(Standing { name, state, parameters, rate, seed, accuracy, loss, seconds });

@@ -53,7 +53,7 @@ impl Corpus {
                     continue;
                 }
                 let name = file.strip_prefix(&source.path).unwrap_or(&file).display().to_string();
-                let chosen = (hash(&name) % 10_000) as f64 / 10_000.0 < data.held_out;
+                let chosen = (hash(&name) % 10_000) as f64 / 10_000.0 < data.held_out.part();
                 let list = if chosen { &mut corpus.held_out } else { &mut corpus.train };
                 list.push(Page { name, text: text + "\n" });
             }

@@ -1,0 +1,121 @@
+//! The field `objective`: what a model learns.
+
+use serde::Deserialize;
+
+/// What a model learns. Decoders learn `causal`, encoders all others.
+#[derive(Clone, Debug, Deserialize, PartialEq)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Objective {
+    /// The next token. Columns: `text`; or `prompt` and `completion`; or `messages`, a list of `role` and `content`, in the model's chat template.
+    Causal {
+        /// The tokens that count.
+        #[serde(default)]
+        loss_on: LossOn,
+    },
+    /// Tokens that were masked. Devlin et al. 2019, §3.1. Column: `text`.
+    Masked {
+        /// The part of the tokens that is predicted. Of these, 80 % are replaced by the mask, 10 % by another token, and 10 % stay.
+        #[serde(default = "masked")]
+        part: f64,
+    },
+    /// A label, several labels, or a number for a text or a pair of texts. Columns: `text`, perhaps `pair`, and `label`; or `labels`, a list of names.
+    Texts {
+        /// What is predicted.
+        #[serde(default)]
+        of: TextsOf,
+        /// The labels, in order; those that occur in the data if empty.
+        #[serde(default)]
+        labels: Vec<String>,
+    },
+    /// A label for every word, on its first token. Columns: `tokens`, a list of words, and `tags`, a list of labels.
+    Tokens {
+        /// The labels, in order; those that occur in the data if empty.
+        #[serde(default)]
+        labels: Vec<String>,
+    },
+    /// Where the answer to a question begins and ends in a text. Columns: `question`, `context`, and `answer`, the text of the answer, or an object with
+    /// `text` and `answer_start` as in SQuAD.
+    Spans {
+        /// The overlap of the windows of a long text, in tokens.
+        #[serde(default = "stride")]
+        stride: usize,
+    },
+    /// Vectors of texts that belong together are closer than those of other texts of the step: multiple negatives ranking (Henderson et al. 2017). Columns:
+    /// `anchor`, `positive`, and perhaps `negative`, a text or a list of texts.
+    Contrastive {
+        /// The factor of the cosines.
+        #[serde(default = "scale")]
+        scale: f64,
+        /// Whether positives also look for their anchor.
+        #[serde(default)]
+        symmetric: bool,
+    },
+}
+
+impl Default for Objective {
+    fn default() -> Self {
+        Objective::Causal { loss_on: LossOn::All }
+    }
+}
+
+impl Objective {
+    /// Its name in the configuration.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Objective::Causal { .. } => "causal",
+            Objective::Masked { .. } => "masked",
+            Objective::Texts { .. } => "texts",
+            Objective::Tokens { .. } => "tokens",
+            Objective::Spans { .. } => "spans",
+            Objective::Contrastive { .. } => "contrastive",
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), String> {
+        match self {
+            Objective::Masked { part } if !(*part > 0.0 && *part < 1.0) => {
+                Err(format!("`objective.part`: want above 0 and below 1, found {part}"))
+            }
+            Objective::Contrastive { scale, .. } if !(*scale > 0.0 && scale.is_finite()) => {
+                Err(format!("`objective.scale`: want a number above 0, found {scale}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The tokens whose prediction counts.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum LossOn {
+    /// All.
+    #[default]
+    All,
+    /// Those of the completion, or of the assistant's messages.
+    Completion,
+}
+
+/// What is predicted of a text.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TextsOf {
+    /// One of the labels.
+    #[default]
+    One,
+    /// Any number of the labels.
+    Several,
+    /// A number.
+    Number,
+}
+
+fn masked() -> f64 {
+    0.15
+}
+
+fn stride() -> usize {
+    128
+}
+
+fn scale() -> f64 {
+    20.0
+}

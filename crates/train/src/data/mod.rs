@@ -1,0 +1,50 @@
+//! The data of a training: where texts come from, and which of them a step learns.
+
+mod corpus;
+mod mix;
+mod records;
+mod windows;
+
+pub use corpus::{Corpus, Page};
+pub(crate) use mix::Mix;
+pub(crate) use records::{Record, Records};
+pub(crate) use windows::{Tokens, Windows};
+
+use crate::texts::Text;
+
+/// What a model learns from at once: texts and their targets.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Example {
+    /// One text; or an anchor, its positive and its negatives.
+    pub(crate) texts: Vec<Text>,
+    pub(crate) target: Target,
+}
+
+/// What is to be predicted.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Target {
+    /// Nothing, or what the texts themselves say.
+    None,
+    /// A target for every token; negative ones do not count.
+    Tokens(Vec<i64>),
+    /// The number of a label.
+    Label(usize),
+    /// For each label 1 or 0.
+    Labels(Vec<f32>),
+    /// A number.
+    Number(f32),
+    /// The tokens at which an answer begins and ends, and what is needed to compare answers as texts.
+    Span(usize, usize, Box<Asked>),
+}
+
+/// A window of a text that was asked about.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Asked {
+    /// The number of the question, which all its windows share.
+    pub(crate) question: u64,
+    /// The bytes of the context that each token is; `None` for tokens outside of the context.
+    pub(crate) places: Vec<Option<(usize, usize)>>,
+    pub(crate) context: String,
+    /// The right answers.
+    pub(crate) answers: Vec<String>,
+}

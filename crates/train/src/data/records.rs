@@ -1,0 +1,164 @@
+//! Rows of tables, and files in directories that are named as their labels.
+
+use std::path::{Path, PathBuf};
+
+use longreach_search::documents::{Input, Options};
+
+use crate::Error;
+use crate::config::{Data, Format, HeldOut};
+
+/// A row: a value for each column that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// The file and the row, for errors.
+    pub(crate) origin: String,
+    /// The values, in the order of the roles; lists and objects as JSON.
+    pub(crate) values: Vec<Option<String>>,
+}
+
+/// The rows of all sources.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Records {
+    /// What the values of a row are, such as `text`.
+    pub(crate) roles: Vec<String>,
+    /// The rows to train on, by source.
+    pub(crate) train: Vec<Vec<Record>>,
+    /// The rows to evaluate on.
+    pub(crate) held_out: Vec<Record>,
+}
+
+/// The columns an objective can read: one of the sets must be there, each with those it needs and those it may have.
+pub(crate) type Roles = [(&'static [&'static str], &'static [&'static str])];
+
+impl Records {
+    /// Reads all sources. Errors if a file cannot be read, or no set of `roles` is there.
+    pub(crate) fn read(data: &Data, roles: &Roles) -> Result<Self, Error> {
+        let mut records = Records::default();
+        for source in &data.sources {
+            let rows = records.rows(data, &source.path, roles)?;
+            let (mut train, mut held_out) = (Vec::new(), Vec::new());
+            for row in rows {
+                let chosen = (hash(&row) % 10_000) as f64 / 10_000.0 < data.held_out.part();
+                if chosen { held_out.push(row) } else { train.push(row) }
+            }
+            if train.is_empty() {
+                return Err(Error::Text(format!("{}: there is no row to train on", source.path)));
+            }
+            records.train.push(train);
+            records.held_out.append(&mut held_out);
+        }
+        if let HeldOut::Path { path } = &data.held_out {
+            records.held_out = records.rows(data, path, roles)?;
+            let held: std::collections::HashSet<u64> = records.held_out.iter().map(hash).collect();
+            records.train.iter_mut().for_each(|rows| rows.retain(|row| !held.contains(&hash(row))));
+        }
+        Ok(records)
+    }
+
+    /// The number of rows to train on.
+    pub(crate) fn len(&self) -> usize {
+        self.train.iter().map(Vec::len).sum()
+    }
+
+    fn rows(&mut self, data: &Data, path: &str, roles: &Roles) -> Result<Vec<Record>, Error> {
+        if data.format == Format::Text {
+            return self.labelled(path);
+        }
+        let column = |role: &str| data.columns.get(role).cloned().unwrap_or_else(|| role.to_owned());
+        let (input, mut failed) = (Input::of(path)?, None);
+        // The set with the most columns that the first row has.
+        let mut best: Option<Vec<&str>> = None;
+        for (needed, more) in roles {
+            let all: Vec<&str> = needed.to_vec();
+            match first(&input, &all, &column) {
+                Ok(()) => {
+                    let mut found = all;
+                    for role in *more {
+                        let with: Vec<&str> = found.iter().copied().chain([*role]).collect();
+                        if first(&input, &with, &column).is_ok() {
+                            found = with;
+                        }
+                    }
+                    best = best.filter(|best| best.len() >= found.len()).or(Some(found));
+                }
+                Err(e) => failed = failed.or(Some(e)),
+            }
+        }
+        let Some(best) = best else {
+            let sets: Vec<String> = roles.iter().map(|(needed, _)| needed.join(" and ")).collect();
+            let why = failed.map_or_else(String::new, |e| format!(": {e}"));
+            return Err(Error::Text(format!(
+                "{path}: want the columns {}, or their names in `data.columns`{why}",
+                sets.join(", or ")
+            )));
+        };
+        if self.roles.is_empty() {
+            self.roles = best.iter().map(|role| (*role).to_owned()).collect();
+        } else if self.roles != best {
+            let (known, found) = (self.roles.join(", "), best.join(", "));
+            return Err(Error::Text(format!("{path}: has the columns {found}, and an earlier source {known}")));
+        }
+        let mut documents = input.read(&options(&best, &column))?;
+        let mut rows = Vec::new();
+        while let Some((document, _)) = documents.next()? {
+            let origin = document.origin();
+            rows.push(Record { origin, values: document.fields });
+        }
+        Ok(rows)
+    }
+
+    /// The text files below a directory, each with the name of its directory as its label.
+    fn labelled(&mut self, path: &str) -> Result<Vec<Record>, Error> {
+        self.roles = vec!["text".into(), "label".into()];
+        let mut rows = Vec::new();
+        for file in files(Path::new(path))? {
+            let bytes = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
+            let label = file.parent().and_then(Path::file_name).map(|name| name.to_string_lossy().into_owned());
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            rows.push(Record { origin: file.display().to_string(), values: vec![Some(text), label] });
+        }
+        if rows.is_empty() {
+            let message = "want a directory for each label with .txt or .md files, or `data.format` \"table\"";
+            return Err(Error::Text(format!("{path}: {message}")));
+        }
+        Ok(rows)
+    }
+}
+
+fn options(roles: &[&str], column: &impl Fn(&str) -> String) -> Options {
+    let fields: Vec<String> = roles.iter().map(|role| column(role)).collect();
+    Options { column: fields.first().cloned(), fields, ..Options::default() }
+}
+
+/// Reads the first row, which says whether all columns are there.
+fn first(input: &Input, roles: &[&str], column: &impl Fn(&str) -> String) -> Result<(), Error> {
+    input.read(&options(roles, column))?.next()?;
+    Ok(())
+}
+
+/// A hash of the values that is the same on every platform.
+fn hash(row: &Record) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    for value in &row.values {
+        let value = value.as_deref().unwrap_or_default();
+        hasher.update(&(value.len() as u64).to_le_bytes());
+        hasher.update(value.as_bytes());
+    }
+    u64::from_le_bytes(*hasher.finalize().as_bytes().first_chunk().expect("a digest has 32 bytes"))
+}
+
+/// The text files of a directory tree, sorted by path.
+fn files(root: &Path) -> Result<Vec<PathBuf>, Error> {
+    let (mut found, mut open) = (Vec::new(), vec![root.to_owned()]);
+    while let Some(path) = open.pop() {
+        if path.is_dir() {
+            for entry in std::fs::read_dir(&path).map_err(|e| Error::io(&path, e))? {
+                open.push(entry.map_err(|e| Error::io(&path, e))?.path());
+            }
+        } else if matches!(path.extension().and_then(|e| e.to_str()), Some("txt" | "md")) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
+}
