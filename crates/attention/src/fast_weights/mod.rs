@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use longreach_simd::cache::PrefetchQueue;
 use longreach_simd::{Cx, Kernel, Lanes, math};
-use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
+use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
 use crate::sequences::{Ranges, Rows, contiguous};
 use crate::{Error, Sequences, error};
@@ -25,17 +25,19 @@ use crate::{Error, Sequences, error};
 mod backward;
 mod decay;
 mod forward;
+mod member;
 mod pass;
 mod step;
 mod token;
 
-pub(crate) use backward::{backward, backward_times};
-pub(crate) use forward::forward;
-pub(crate) use step::step;
+pub(crate) use backward::{gradient, gradient_times};
+use forward::forward;
+pub use member::{MatrixState, backward, recurrent, step, step_into};
+use step::one_token_into;
 
 /// The logarithm of the factor by which the state decays at each token.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Gate<'a, F = f32> {
+pub enum Gate<'a, F = f32> {
     /// No decay.
     None,
     /// One gate per head, `[B, T, H]`.
@@ -48,36 +50,53 @@ pub(crate) enum Gate<'a, F = f32> {
 
 /// What is erased from the state before a token is written.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Erase<'a, F = f32> {
+pub enum Erase<'a, F = f32> {
     /// No erasure.
     None,
     /// The delta rule: the token's key erases what it reads, with the strength `β`, which also scales the value.
     Own(ArrayView3<'a, F>),
     /// `b_t (S_{t-1}ᵀ a_t)ᵀ` is added to the state.
-    General { a: ArrayView4<'a, F>, b: ArrayView4<'a, F> },
+    General {
+        /// What reads the vector to be erased, `[B, T, H, K]`
+        a: ArrayView4<'a, F>,
+        /// With which that vector is written, `[B, T, H, K]`
+        b: ArrayView4<'a, F>,
+    },
     /// RWKV-7: `General` with `a = κ̂` and `b = −κ̂ ⊙ a`. Gradients are those to the general `a` and `b`.
-    Rate { kappa: ArrayView4<'a, F>, a: ArrayView4<'a, F> },
+    Rate {
+        /// The removal key `κ̂`, `[B, T, H, K]`
+        kappa: ArrayView4<'a, F>,
+        /// The rate of erasure, `[B, T, H, K]`
+        a: ArrayView4<'a, F>,
+    },
 }
 
 /// The inputs of a call; `F` is f32, or f64 for the definitions.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Inputs<'a, F = f32> {
+pub struct Inputs<'a, F = f32> {
     /// The name of the mechanism, for errors.
-    pub(crate) op: &'static str,
-    pub(crate) q: ArrayView4<'a, F>,
-    pub(crate) k: ArrayView4<'a, F>,
-    pub(crate) v: ArrayView4<'a, F>,
-    pub(crate) gate: Gate<'a, F>,
-    pub(crate) erase: Erase<'a, F>,
-    /// `u`; the state is read before it is written. Not combined with erasure.
-    pub(crate) bonus: Option<ArrayView2<'a, F>>,
-    pub(crate) scale: F,
-    pub(crate) sequences: Sequences<'a>,
+    pub op: &'static str,
+    /// `[B, T, G, K]`, head `h` reads group `h / (H / G)`
+    pub q: ArrayView4<'a, F>,
+    /// `[B, T, G, K]`
+    pub k: ArrayView4<'a, F>,
+    /// `[B, T, H, V]`
+    pub v: ArrayView4<'a, F>,
+    /// How the state decays.
+    pub gate: Gate<'a, F>,
+    /// What is erased from it.
+    pub erase: Erase<'a, F>,
+    /// The bonus `u`, `[H, K]`, with which the state is read before it is written. Not combined with erasure.
+    pub bonus: Option<ArrayView2<'a, F>>,
+    /// `s`
+    pub scale: F,
+    /// How the tokens form sequences.
+    pub sequences: Sequences<'a>,
 }
 
 impl<F> Inputs<'_, F> {
     /// The shape of the state.
-    pub(crate) fn state_shape(&self) -> [usize; 4] {
+    pub fn state_shape(&self) -> [usize; 4] {
         let ((b, _, _, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
         [self.sequences.count(b), h, k, v]
     }
@@ -161,18 +180,27 @@ pub(crate) struct Dims {
     pub(crate) v: usize,
 }
 
-/// Gradients to the inputs; empty for inputs that are absent.
-pub(crate) struct Gradient {
-    pub(crate) q: Array4<f32>,
-    pub(crate) k: Array4<f32>,
-    pub(crate) v: Array4<f32>,
-    /// `[B, T, H, K]`, or `[B, T, H, 1]` with one gate per head.
-    pub(crate) g: Array4<f32>,
-    pub(crate) beta: Array3<f32>,
-    pub(crate) a: Array4<f32>,
-    pub(crate) b: Array4<f32>,
-    pub(crate) bonus: Array2<f32>,
-    pub(crate) state: Array4<f32>,
+/// Gradients to the inputs; empty for inputs that a mechanism does not have.
+#[derive(Clone, Debug)]
+pub struct Gradient {
+    /// `[B, T, G, K]`
+    pub q: Array4<f32>,
+    /// `[B, T, G, K]`
+    pub k: Array4<f32>,
+    /// `[B, T, H, V]`
+    pub v: Array4<f32>,
+    /// Of the shape of the gate, `[B, T, H]` or `[B, T, H, K]`
+    pub g: ArrayD<f32>,
+    /// `[B, T, H]`
+    pub beta: Array3<f32>,
+    /// `[B, T, H, K]`
+    pub a: Array4<f32>,
+    /// `[B, T, H, K]`
+    pub b: Array4<f32>,
+    /// `[H, K]`
+    pub u: Array2<f32>,
+    /// To the state before the first token, `[S, H, K, V]`
+    pub state: Array4<f32>,
 }
 
 /// The number of gates that a task checks at a time.
