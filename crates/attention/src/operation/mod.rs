@@ -1,5 +1,5 @@
 //! Mechanisms called by name, with named tensors and JSON parameters: for a command line, a scripting language, or a
-//! comparison with another implementation. An [`Operation`] describes its arguments ([`Signature`]) and runs any of its
+//! comparison with another implementation. A [`Named`] mechanism describes its arguments ([`Signature`]) and runs any of its
 //! forms.
 //!
 //! Inputs are [`Views`], which are read where they are unless a kernel needs another type or layout. The outputs are

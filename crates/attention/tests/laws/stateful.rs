@@ -175,7 +175,7 @@ impl Subject for Stateful {
 
     fn gradient(&self, x: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Cx) -> Vec<Vec<f64>> {
         let gradients = self.gradients(x, packed, d, cx).expect("valid inputs");
-        let of = |x: &Tensor| gradients.get(&format!("d{}", x.name)).map_or(Vec::new(), |g| wide(g));
+        let of = |x: &Tensor| gradients.get(&format!("d{}", x.name)).map_or(Vec::new(), wide);
         x.iter().map(of).collect()
     }
 }
