@@ -19,8 +19,10 @@ mod scan;
 mod short_conv;
 mod signatures;
 mod softmax;
+mod stateful;
 mod streaming;
 mod tree;
+mod views;
 
 fn contexts() -> Vec<Cx> {
     Isa::available().into_iter().rev().enumerate().map(|(i, isa)| Cx::with_isa(isa, 1 + i % 2)).collect()

@@ -56,22 +56,12 @@ fn path(mechanism: &Mechanism) -> String {
     [mechanism.family, mechanism.name].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/")
 }
 
-/// The entry of an operation in the list.
-fn entry(operation: &Named) -> &'static Mechanism {
-    MECHANISMS.iter().find(|m| m.name == operation.name()).expect("every operation has an entry in the list")
-}
-
-fn shape(argument: &Argument) -> String {
-    format!("[{}]", argument.axes.join(", "))
-}
-
 /// Describes the inputs, parameters and outputs of one mechanism.
 fn one(operation: &Named) -> String {
-    let (m, signature) = (entry(operation), operation.signature());
+    let (m, signature) = (operation.mechanism(), operation.signature());
     let mut out = format!("{}: {}\n", path(m), m.paper);
     out += &format!("time {}, state {} numbers per sequence\n", m.cost, m.state);
-    let forms: Vec<&str> = signature.forms.iter().map(|form| form.name()).collect();
-    out += &format!("forms {}, and the gradient\n", forms.join(" "));
+    out += &format!("forms {}, and the gradient\n", forms(m).join(" "));
     if !m.note.is_empty() {
         out += &format!("note {}\n", m.note);
     }
@@ -86,7 +76,7 @@ fn one(operation: &Named) -> String {
             if !argument.gradient {
                 about += "; no gradient";
             }
-            out += &format!("  {:10} {:30} {about}\n", argument.name, shape(argument));
+            out += &format!("  {:10} {:30} {about}\n", argument.name, argument.shape());
         }
         out
     };
@@ -128,9 +118,9 @@ fn choices(parameter: &Parameter) -> String {
 }
 
 fn one_as_json(operation: &Named) -> serde_json::Value {
-    let (m, signature) = (entry(operation), operation.signature());
+    let (m, signature) = (operation.mechanism(), operation.signature());
     let tensors = |list: &[Argument]| -> Vec<serde_json::Value> {
-        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "about": a.about, "gradient": a.gradient, "with": a.with});
+        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "kind": a.kind.name(), "about": a.about, "gradient": a.gradient, "with": a.with});
         list.iter().map(one).collect()
     };
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
@@ -144,9 +134,9 @@ fn one_as_json(operation: &Named) -> serde_json::Value {
     };
     json!({
         "path": path(m), "paper": m.paper, "cost": m.cost, "state": m.state, "note": m.note,
-        "forms": signature.forms.iter().map(|form| form.name()).collect::<Vec<_>>(),
+        "forms": forms(m),
         "inputs": tensors(&signature.inputs), "outputs": tensors(&signature.outputs),
-        "starts": starts(&signature.outputs),
+        "starts": starts(&signature.outputs), "saved": signature.saved,
         "parameters": signature.parameters.iter().map(parameter).collect::<Vec<_>>(),
         "example": signature.example,
     })
