@@ -48,7 +48,8 @@ fn answer(mut session: Session) -> Answer {
 
 /// The answer of an empty cache.
 fn cold(kind: usize, ids: &[u32]) -> Answer {
-    static ANSWERS: Mutex<Option<HashMap<(usize, Vec<u32>), Answer>>> = Mutex::new(None);
+    type Known = HashMap<(usize, Vec<u32>), Answer>;
+    static ANSWERS: Mutex<Option<Known>> = Mutex::new(None);
     let key = (kind, ids.to_vec());
     if let Some(known) = ANSWERS.lock().expect("no panic").get_or_insert_default().get(&key) {
         return known.clone();
