@@ -146,6 +146,11 @@ impl Engine {
         }
     }
 
+    /// The name of the instruction set that it runs with.
+    pub fn isa(&self) -> String {
+        self.run(|| longreach_burn::context().isa.name().to_owned())
+    }
+
     /// The tokenizer; an error if the model has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
         self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer(self.name.clone()))

@@ -105,6 +105,7 @@ impl Session {
         if self.cancel.is_cancelled() {
             return Err(Error::Cancelled);
         }
+        self.canonical = false;
         let mark = (!proposals.is_empty()).then(|| self.cache.mark());
         let ids: Vec<u32> = std::iter::once(next).chain(proposals).collect();
         let logits = self.forward(&ids, ids.len());
@@ -138,6 +139,7 @@ impl Session {
     /// behind stay in its history, which a session that proposes tokens does not use.
     pub(crate) fn rewind(&mut self, mark: Mark, read: &[u32], kept: usize) {
         if kept < read.len() {
+            self.canonical = false;
             self.take_back(mark, &read[..kept]);
             self.tokens -= (read.len() - kept) as u64;
         }

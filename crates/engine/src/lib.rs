@@ -12,6 +12,7 @@
 //! ```
 
 mod agreement;
+mod cache;
 mod chat;
 mod conversation;
 mod embedded;
@@ -40,6 +41,7 @@ mod world;
 mod writer;
 
 pub use agreement::{Agreement, Perplexity, agreement, perplexity};
+pub use cache::{CacheConfig, CacheStats, Found, Reused, StateCache, Texts, Tier};
 pub use chat::{ChatTemplate, Message};
 pub use conversation::{Conversation, Reply};
 pub use embedded::EMBEDDED;

@@ -43,6 +43,9 @@ pub struct Session {
     pub(crate) recent: Recent,
     /// The tokens read since the text is kept.
     pub(crate) text: Option<Vec<u32>>,
+    /// Whether all tokens were read in the calls of [`Decoder::cut`](longreach_nn::Decoder::cut) from the beginning: the state is
+    /// then that of every text that begins with these tokens.
+    pub(crate) canonical: bool,
 }
 
 impl Session {
@@ -51,7 +54,15 @@ impl Session {
         let cache = decoder.start(1).with_keys_in(engine.kv_dtype());
         let history = History::new(decoder.vocabulary());
         let (cancel, recent) = (Cancel::default(), Recent::default());
-        Self { engine, cancel, cache, logits: Vec::new(), tokens: 0, history, recent, text: None }
+        Self { engine, cancel, cache, logits: Vec::new(), tokens: 0, history, recent, text: None, canonical: true }
+    }
+
+    /// The session that has read the tokens `ids`, whose state is `cache`, in the calls of the model's cut.
+    pub(crate) fn kept(engine: &Engine, cache: Cache, ids: &[u32], logits: Option<Vec<f32>>) -> Self {
+        let mut session = Self::new(engine.clone());
+        session.history.read(ids);
+        session.note(ids);
+        Self { cache, logits: logits.unwrap_or_default(), ..session }
     }
 
     /// Keeps the tokens that are read from now on, four bytes each: proposals of [`Speculation`](crate::Speculation) are made
@@ -95,7 +106,9 @@ impl Session {
         if self.logits.is_empty() { Err(Error::NotStarted) } else { Ok(&self.logits) }
     }
 
-    /// Reads tokens, [`CHUNK`] at a time. An error if an id is out of range or the text exceeds [`Engine::longest`], before anything is read.
+    /// Reads tokens, up to [`CHUNK`] at a time. A text that is read from its beginning is read in calls that end at multiples of
+    /// the model's cut ([`Decoder::cut`](longreach_nn::Decoder::cut)), and the rest in one of its own, so that the logits depend
+    /// on its tokens alone, wherever a restored state or a call of this function was between. An error if an id is out of range or the text exceeds [`Engine::longest`], before anything is read.
     ///
     /// If it is cancelled between two chunks, it returns [`Error::Cancelled`]: the chunks before have been read ([`Session::tokens`] says how many tokens),
     /// there are no logits, and the session can read on.
@@ -110,12 +123,20 @@ impl Session {
             }
         }
         self.check_room(ids.len())?;
-        let mut chunks = ids.chunks(CHUNK).peekable();
-        while let Some(chunk) = chunks.next() {
+        let cut = self.engine.model.decoder.cut();
+        let from = self.tokens as usize;
+        self.canonical &= ids.is_empty() || from.is_multiple_of(cut.tokens);
+        // Where a state was not left by reading, there are no calls to keep to.
+        let calls: Vec<_> = match self.canonical {
+            true => cut.calls(from..from + ids.len(), CHUNK).collect(),
+            false => (from..from + ids.len()).step_by(CHUNK).map(|at| at..(at + CHUNK).min(from + ids.len())).collect(),
+        };
+        for call in calls {
             if self.cancel.is_cancelled() {
                 return Err(Error::Cancelled);
             }
-            let wanted = usize::from(chunks.peek().is_none());
+            let chunk = &ids[call.start - from..call.end - from];
+            let wanted = usize::from(call.end == from + ids.len());
             self.logits = self.forward(chunk, wanted).pop().unwrap_or_default();
             self.history.read(chunk);
             self.note(chunk);

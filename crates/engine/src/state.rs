@@ -48,6 +48,9 @@ struct Metadata {
     recent: String,
     seed: String,
     position: String,
+    /// Present if all tokens were read from the beginning in the calls of the model's cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    canonical: Option<String>,
     /// The hash of the text that was read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     source: Option<String>,
@@ -143,6 +146,7 @@ impl Session {
             recent: if self.recent.cut { "cut" } else { "whole" }.into(),
             seed: sampler.seed().to_string(),
             position: sampler.position().to_string(),
+            canonical: self.canonical.then(|| "yes".into()),
             source: with.source.map(str::to_owned),
             messages: with.messages.map(|messages| serde_json::json!(messages).to_string()),
         };
@@ -234,6 +238,7 @@ impl Engine {
         let (seed, position) = (number("seed", &metadata.seed)?, number("position", &metadata.position)?);
         let mut session = Session::new(self.clone());
         session.tokens = number("tokens", &metadata.tokens)?;
+        session.canonical = metadata.canonical.is_some();
         let read = usize::try_from(session.tokens).map_err(|_| "tokens: out of range".to_owned())?;
         let floats = |tensors: &mut Tensors, name: &str, want: &[Option<usize>]| match take(tensors, name, "F32", want)?
         {

@@ -13,9 +13,9 @@ use burn::tensor::{Device, Tensor};
 
 use crate::mixers::{Mixer, MixerConfig, Shared};
 use crate::{
-    BranchState, Builder, ChannelMix, ChannelMixConfig, Error, Experts, ExpertsConfig, FeedForward, FeedForwardConfig,
-    GatedFeedForward, GatedFeedForwardConfig, Init, LayerState, Norm, NormConfig, PerLayerGate, PerLayerGateConfig,
-    Zamba, ZambaConfig,
+    BranchState, Builder, ChannelMix, ChannelMixConfig, Cut, Error, Experts, ExpertsConfig, FeedForward,
+    FeedForwardConfig, GatedFeedForward, GatedFeedForwardConfig, Init, LayerState, Norm, NormConfig, PerLayerGate,
+    PerLayerGateConfig, Zamba, ZambaConfig,
 };
 
 /// A norm with its name within the block.
@@ -276,6 +276,14 @@ impl Branch {
         }
     }
 
+    fn cut(&self) -> Cut {
+        match &self.operation {
+            Operation::Mixer(mixer) => mixer.cut(),
+            Operation::Parallel(branches) => branches.iter().map(Self::cut).fold(Cut::ANY, Cut::and),
+            _ => Cut::ANY,
+        }
+    }
+
     fn prepared(self) -> Self {
         let operation = match self.operation {
             Operation::Mixer(mixer) => Operation::Mixer(mixer.prepared()),
@@ -360,6 +368,11 @@ impl Block {
     /// See [`Decoder::reads_few_as_one`](crate::Decoder::reads_few_as_one).
     pub(crate) fn reads_few_as_one(&self) -> bool {
         self.branches.iter().all(Branch::reads_few_as_one)
+    }
+
+    /// See [`Decoder::cut`](crate::Decoder::cut).
+    pub(crate) fn cut(&self) -> Cut {
+        self.branches.iter().map(Branch::cut).fold(Cut::ANY, Cut::and)
     }
 
     pub(crate) fn prepared(self) -> Self {

@@ -313,6 +313,16 @@ impl Decoder {
         self.hmt.is_none() && self.blocks.iter().all(Block::reads_few_as_one)
     }
 
+    /// Whether a hierarchical memory is around the layers.
+    pub(crate) fn has_memory(&self) -> bool {
+        self.hmt.is_some()
+    }
+
+    /// The blocks that have weights of their own.
+    pub(crate) fn own_blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
     /// The maximum number of tokens of a sequence, if positions are learned; `None` if it is unlimited.
     pub fn longest(&self) -> Option<usize> {
         self.positions.as_ref().map(|table| table.weight.dims()[0])

@@ -12,6 +12,7 @@ mod body;
 mod builder;
 mod channel_mix;
 mod conv;
+mod cut;
 mod decoder;
 mod encoder;
 mod experts;
@@ -41,6 +42,7 @@ pub use body::{Body, BodyConfig};
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec};
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
+pub use cut::{ARITHMETIC, Calls, Cut};
 pub use decoder::{Decoder, DecoderConfig, DecoderNames};
 pub use encoder::{
     Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
@@ -62,7 +64,8 @@ pub use reversible::{Residual, Reversible, reversible};
 pub use rotary::RotaryCache;
 pub use segments::{Learnt, Segments, Through};
 pub use state::{
-    BranchState, Cache, KvCache, KvDtype, LayerState, Mark, OnTensors, PartValue, State, StateError, StateTensor,
+    BranchState, Cache, KvCache, KvDtype, KvRows, LayerState, Mark, OnTensors, PartValue, ROWS, State, StateError,
+    StateTensor, first_row,
 };
 pub use weight::Weight;
 pub use words::{Table, Words, WordsConfig};

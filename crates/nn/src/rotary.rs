@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
-use longreach_attention::rotary::{Angles, Rotary, Scaling};
+use longreach_attention::rotary::{Angles, Rotary};
 use longreach_burn as ops;
 use longreach_simd::product::STREAMED_ROWS;
 use ndarray::Array2;
@@ -51,7 +51,7 @@ impl RotaryCache {
     /// Rotates `x: [B, T, H, D]` by the angles of the next `T` positions of each sequence after `before`.
     pub fn turn(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize]) -> Tensor<4> {
         let (positions, length) = following(before, x.dims()[1]);
-        let by_length = matches!(rotary.scaling, Scaling::Dynamic { .. } | Scaling::LongRope { .. });
+        let by_length = rotary.scaling.depends_on_length();
         if by_length && positions.nrows() > 1 {
             // The frequencies of each sequence depend on its own length.
             let one = |b: usize| self.turn(rotary, x.clone().narrow(0, b, 1), &before[b..=b]);

@@ -146,7 +146,7 @@ impl Kernel for Heads<'_, '_> {
         let Self { x, isa, ref range, ref heads, non_temporal, .. } = self;
         let (k, v, gates) = (x.dims.k, x.dims.v, x.gate_width());
         let max_tokens = TOKENS.min(range.len());
-        let numbers = max_tokens * (4 * k + 4 * v + 1) + CumulativeDecay::size(max_tokens, gates) + k + heads.len() * v;
+        let numbers = max_tokens * (4 * k + 4 * v + 1) + CumulativeDecay::size(max_tokens, gates) + k + v;
         let scratch = &mut Scratch::new(numbers);
         let (q, rest) = scratch.split_at_mut(max_tokens * k);
         let (keys, rest) = rest.split_at_mut(max_tokens * k);
@@ -158,7 +158,8 @@ impl Kernel for Heads<'_, '_> {
         let (erased, rest) = rest.split_at_mut(max_tokens * v);
         let (beta, mut rest) = rest.split_at_mut(max_tokens);
         let mut decay = CumulativeDecay::new(max_tokens, gates, &mut rest);
-        let (row, carries) = rest.split_at_mut(k);
+        let (row, carried) = rest.split_at_mut(k);
+        let carried = &mut carried[..v];
         let (read_first, general) = (x.bonus.is_some(), x.erase.is_some());
         if range.is_empty() {
             return;
@@ -166,10 +167,10 @@ impl Kernel for Heads<'_, '_> {
         for (first, at) in range.clone().step_by(TOKENS).flat_map(|first| (0..heads.len()).map(move |at| (first, at))) {
             let h = heads.start + at;
             let state = &mut self.states[at * k * v..(at + 1) * k * v];
-            let carried = &mut carries[at * v..(at + 1) * v];
             // The first token reads the state before the chunk: for its output if there is a bonus, else for its
-            // erasure.
-            if first == range.start && (read_first || x.erases()) {
+            // erasure. The pass over the chunk before could do so as well, but it would read a state whose decay is kept
+            // beside it, so that the bits would depend on where a call begins.
+            if read_first || x.erases() {
                 match read_first {
                     true => math::scale_into(s, x.scale, x.q(first, h), row),
                     false => x.a(s, first, h, row),
@@ -185,7 +186,7 @@ impl Kernel for Heads<'_, '_> {
                 x.key(s, t, h, decay.inverse(r), &mut keys[r * k..(r + 1) * k]);
                 math::copy(s, x.v(t, h), &mut values[r * v..(r + 1) * v]);
                 let q = &mut q[r * k..(r + 1) * k];
-                if read_first && t + 1 == range.end {
+                if read_first && r + 1 == n {
                     q.fill(0.0);
                 } else {
                     scale_twice_into(s, x.scale, decay.cumulative(r), x.q(t + usize::from(read_first), h), q);
@@ -206,13 +207,7 @@ impl Kernel for Heads<'_, '_> {
                 }
             }
             if x.erases() {
-                let a_rows = &mut a_rows[(n - 1) * k..n * k];
-                if tokens.end == range.end {
-                    a_rows.fill(0.0)
-                } else {
-                    x.a(s, tokens.end, h, a_rows);
-                    scale(s, decay.cumulative(n - 1), a_rows);
-                }
+                a_rows[(n - 1) * k..n * k].fill(0.0);
             }
             decay.end();
             let cuts = decay.cuts(DecayAxis::Rows);
@@ -245,8 +240,6 @@ impl Kernel for Heads<'_, '_> {
                 math::axpy(s, x.scale * weight, x.v(t, h), read);
                 math::scale_into_non_temporal(s, non_temporal, 1.0, read, to);
             }
-            let last = (n - 1) * v..n * v;
-            carried.copy_from_slice(if read_first { &out[last] } else { &erased[last] });
         }
         if decay.positive_gate {
             x.positive_gate.store(true, Ordering::Relaxed);

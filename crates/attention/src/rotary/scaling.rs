@@ -132,6 +132,11 @@ pub struct Frequencies {
 }
 
 impl Scaling {
+    /// Whether the frequencies depend on the length of the text.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self, Scaling::Dynamic { .. } | Scaling::LongRope { .. })
+    }
+
     /// Reads `rope_scaling` or `rope_parameters` of a model's `config.json`. `null` means no scaling, fields that are
     /// `null` count as absent, and the older key `type` is read as `rope_type`. As in transformers, `longest`, the
     /// model's own `max_position_embeddings`, is the default of `original_max_position_embeddings`, of the length in

@@ -122,6 +122,11 @@ impl Mla {
         })
     }
 
+    /// The configuration.
+    pub(crate) fn config(&self) -> &MlaConfig {
+        &self.config
+    }
+
     fn absorbed(&self) -> [Tensor<3>; 2] {
         self.absorbed.clone().unwrap_or_else(|| {
             let c = &self.config;

@@ -5,10 +5,11 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use longreach_attention::rotary::Rotary;
 
 use crate::padding::{Tokens, without_padding};
 use crate::rotary::RotaryCache;
-use crate::{Builder, Error, State};
+use crate::{Builder, Cut, Error, State};
 
 mod attention;
 mod compressive;
@@ -216,6 +217,19 @@ impl Mixer {
                 !matches!(c.reach, Reach::Sinks(_)) && c.sparse.is_none()
             }
             _ => true,
+        }
+    }
+
+    /// See [`Decoder::cut`](crate::Decoder::cut).
+    pub(crate) fn cut(&self) -> Cut {
+        let by_length = |rotary: Option<&Rotary>| rotary.is_some_and(|rotary| rotary.scaling.depends_on_length());
+        match self {
+            Mixer::TransformerXl(_) | Mixer::Compressive(_) => Cut::EACH,
+            // Frequencies that depend on the length of the text are those at the end of the call.
+            Mixer::Attention(attention) if by_length(attention.config().rotary.as_ref()) => Cut::EACH,
+            Mixer::Mla(mla) if by_length(mla.config().rotary.as_ref()) => Cut::EACH,
+            Mixer::Mla(_) => Cut::FIRST,
+            _ => Cut::ANY,
         }
     }
 

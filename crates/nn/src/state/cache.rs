@@ -47,6 +47,12 @@ impl StateTensor {
         Self { name, shape: x.dims().to_vec(), dtype: x.dtype(), pieces: vec![flat(x)] }
     }
 
+    /// A vector that belongs to no layer.
+    pub fn vector(name: &str, numbers: &[f32]) -> Self {
+        let device = burn::tensor::Device::flex();
+        Self::of(name.to_owned(), Tensor::<1>::from_data(TensorData::new(numbers.to_vec(), [numbers.len()]), &device))
+    }
+
     /// A tensor `[1, n, G, D]`, in pieces along its second axis.
     pub(crate) fn pieces(name: String, pieces: Vec<Tensor<4>>) -> Self {
         let mut shape = pieces[0].dims().to_vec();

@@ -1,16 +1,10 @@
 //! The KV cache of an attention layer.
 
 use burn::tensor::{DType, Device, Tensor};
-use longreach_burn as ops;
 
+use super::rows::copied;
+use super::sequence::{ALIGNED, MarkedSequence, New, Segment, Sequence};
 use super::{Find, OnTensors, StateError, StateTensor};
-
-/// The capacity of a full segment, in tokens.
-const SEGMENT: usize = 512;
-/// The capacity of the first segment that is filled token by token.
-const FIRST_SEGMENT: usize = 32;
-/// At least this many new tokens become a segment of their own, without being copied.
-const ADOPTED: usize = 128;
 
 /// How cached keys and values are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -39,7 +33,7 @@ impl KvDtype {
         }
     }
 
-    fn of_tensors(self) -> DType {
+    pub(super) fn of_tensors(self) -> DType {
         match self {
             KvDtype::F32 => DType::F32,
             KvDtype::Bf16 => DType::BF16,
@@ -55,12 +49,21 @@ impl KvDtype {
 #[derive(Clone, Debug)]
 pub struct KvCache {
     sequences: Vec<Sequence>,
-    /// How many tokens the last call of [`KvCache::keep_last`] kept.
-    kept: usize,
+    /// Which tokens the last call of [`KvCache::keep_last`] or [`KvCache::keep_window`] kept.
+    kept: Kept,
+    /// Whether there is a row for each token, but for those at the beginning that are no longer kept.
+    by_token: bool,
     /// `[1, 0, G, D]` and `[1, 0, G, E]`: the widths, and the device.
     empty: [Tensor<4>; 2],
     values: Values,
     dtype: KvDtype,
+}
+
+/// Which tokens a cache keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Last(usize),
+    Window(usize),
 }
 
 /// What the values of a cache are.
@@ -74,147 +77,9 @@ enum Values {
     None,
 }
 
-/// The cached keys and values of a sequence.
-#[derive(Clone, Debug, Default)]
-struct Sequence {
-    segments: Vec<Segment>,
-    /// How many rows at the front of the first segment are no longer needed.
-    dropped: usize,
-    /// The number of cached tokens, without those.
-    rows: usize,
-    /// How many segments were freed at the front.
-    freed: usize,
-}
-
-/// The first `rows` rows of `k: [1, capacity, G, D]` and `v: [1, capacity, G, E]` are in use. There is no `v` where the
-/// values are part of the keys.
-#[derive(Clone, Debug)]
-struct Segment {
-    k: Tensor<4>,
-    v: Option<Tensor<4>>,
-    rows: usize,
-}
-
-/// Keys, and values where they are stored.
-type New = (Tensor<4>, Option<Tensor<4>>);
-
-impl Segment {
-    fn capacity(&self) -> usize {
-        self.k.dims()[1]
-    }
-
-    /// The rows `from ..` that are in use; values are `width` wide.
-    fn used(&self, from: usize, width: usize) -> [Tensor<4>; 2] {
-        let part = |x: &Tensor<4>| match (from, self.rows) {
-            (0, rows) if rows == x.dims()[1] => x.clone(),
-            (from, rows) => x.clone().narrow(1, from, rows - from),
-        };
-        let k = part(&self.k);
-        let v = self.v.as_ref().map_or_else(|| k.clone().narrow(3, 0, width), part);
-        [k, v]
-    }
-
-    fn push(self, (k, v): New) -> Self {
-        let n = k.dims()[1];
-        let values = self.v.zip(v).map(|(all, v)| ops::put_rows(all, v, self.rows));
-        Self { k: ops::put_rows(self.k, k, self.rows), v: values, rows: self.rows + n }
-    }
-}
-
-impl Sequence {
-    fn push(&mut self, new: New, dtype: KvDtype) {
-        let n = new.0.dims()[1];
-        self.rows += n;
-        if let Some(last) = self.segments.pop_if(|last| last.rows + n <= last.capacity()) {
-            return self.segments.push(last.push(new));
-        }
-        let (k, v) = new;
-        if n >= ADOPTED {
-            let [k, v] = [Some(k), v].map(|x| x.map(|x| stored(x, dtype)));
-            return self.segments.extend(k.map(|k| Segment { k, v, rows: n }));
-        }
-        let capacity = self.rows.clamp(FIRST_SEGMENT, SEGMENT).max(n);
-        let room = |x: &Tensor<4>| {
-            let [_, _, groups, width] = x.dims();
-            Tensor::zeros([1, capacity, groups, width], (&x.device(), dtype.of_tensors()))
-        };
-        let segment = Segment { k: room(&k), v: v.as_ref().map(room), rows: 0 };
-        self.segments.push(segment.push((k, v)));
-    }
-
-    /// Keeps the last `rows` tokens. Segments without any of them are freed.
-    fn keep_last(&mut self, rows: usize) {
-        let mut over = self.rows.saturating_sub(rows);
-        self.rows -= over;
-        over += self.dropped;
-        let mut gone = 0;
-        while let Some(first) = self.segments.get(gone).filter(|first| first.rows <= over) {
-            over -= first.rows;
-            gone += 1;
-        }
-        self.segments.drain(..gone);
-        self.freed += gone;
-        self.dropped = over;
-    }
-
-    fn segments(&self, width: usize) -> Vec<[Tensor<4>; 2]> {
-        let segments = self.segments.iter().enumerate();
-        segments.map(|(i, segment)| segment.used(if i == 0 { self.dropped } else { 0 }, width)).collect()
-    }
-}
-
 /// What a cache was, to which [`KvCache::rewind`] takes it back.
 #[derive(Clone, Debug)]
 pub(super) struct KvMark(Vec<MarkedSequence>);
-
-#[derive(Clone, Debug)]
-enum MarkedSequence {
-    /// All of it.
-    Whole(Sequence),
-    /// The segments but for the last, which is not shared, so that it can grow in place; `rows` of its rows were in use.
-    Growing { earlier: Sequence, rows: usize },
-}
-
-/// A sequence with fewer rows is marked whole, as its window may be so short that its last segment is freed soon.
-const LEAST_GROWING: usize = 64;
-
-impl Sequence {
-    fn mark(&self) -> MarkedSequence {
-        match self.segments.split_last() {
-            Some((last, earlier)) if self.rows >= LEAST_GROWING => {
-                let earlier = Sequence { segments: earlier.to_vec(), ..*self };
-                MarkedSequence::Growing { earlier, rows: last.rows }
-            }
-            _ => MarkedSequence::Whole(self.clone()),
-        }
-    }
-
-    /// Takes the sequence back to the mark and `more` rows behind it.
-    fn rewind(&mut self, mark: MarkedSequence, more: usize) {
-        let (mut to, mut left) = match mark {
-            MarkedSequence::Whole(to) => {
-                assert_eq!(more, 0, "{WHOLE}");
-                *self = to;
-                return;
-            }
-            MarkedSequence::Growing { earlier, rows } => (earlier, rows + more),
-        };
-        to.rows += more;
-        // Segments that were freed since are among the earlier ones.
-        let from = (to.freed + to.segments.len()).saturating_sub(self.freed);
-        for segment in self.segments.drain(from.min(self.segments.len())..) {
-            let rows = segment.rows.min(left);
-            left -= rows;
-            if rows > 0 {
-                to.segments.push(Segment { rows, ..segment });
-            }
-        }
-        assert_eq!(left, 0, "the cache was not marked, or has moved on too far");
-        *self = to;
-    }
-}
-
-const WHOLE: &str = "rows behind the mark of a short cache are not kept";
 
 impl KvMark {
     /// Whether rows behind the mark are kept, see [`KvCache::rewind`].
@@ -233,8 +98,10 @@ impl KvCache {
     /// there are such rows and the mark does not keep them: see [`KvMark::keeps_rows`].
     pub(super) fn rewind(&mut self, mark: KvMark, more: usize) {
         self.sequences.iter_mut().zip(mark.0).for_each(|(sequence, mark)| sequence.rewind(mark, more));
-        if more > 0 {
-            self.keep_last(self.kept);
+        match self.kept {
+            Kept::Last(rows) if more > 0 => self.keep_last(rows),
+            Kept::Window(past) if more > 0 => self.keep_window(past),
+            _ => {}
         }
     }
 
@@ -243,7 +110,14 @@ impl KvCache {
     pub fn new(batch: usize, (groups, d, e): (usize, usize, usize), device: &Device) -> Self {
         let empty = [d, e].map(|width| Tensor::zeros([1, 0, groups, width], device));
         let sequences = vec![Sequence::default(); batch];
-        Self { sequences, kept: usize::MAX, empty, values: Values::Own, dtype: KvDtype::F32 }
+        Self {
+            sequences,
+            kept: Kept::Last(usize::MAX),
+            by_token: true,
+            empty,
+            values: Values::Own,
+            dtype: KvDtype::F32,
+        }
     }
 
     /// An empty cache of `batch` sequences with one KV head, keys of width `d`, and values that are their first `e`
@@ -255,7 +129,13 @@ impl KvCache {
     /// An empty cache of `batch` sequences of keys alone, which stay in f32; `(groups, d)` are the KV heads and the width of a
     /// key.
     pub fn keys(batch: usize, (groups, d): (usize, usize), device: &Device) -> Self {
-        Self { values: Values::None, ..Self::new(batch, (groups, d, d), device) }
+        Self { values: Values::None, by_token: false, ..Self::new(batch, (groups, d, d), device) }
+    }
+
+    /// The same cache, whose rows are those of some tokens only, such as the first of a text.
+    #[must_use]
+    pub(crate) fn of_some(self) -> Self {
+        Self { by_token: false, ..self }
     }
 
     /// The same keys and values, stored in another type, unless they are keys alone.
@@ -311,8 +191,15 @@ impl KvCache {
 
     /// Keeps the last `rows` tokens of every sequence.
     pub fn keep_last(&mut self, rows: usize) {
-        self.kept = rows;
+        self.kept = Kept::Last(rows);
         self.sequences.iter_mut().for_each(|sequence| sequence.keep_last(rows));
+    }
+
+    /// Keeps the last `past` tokens of every sequence, and those before them down to a multiple of 64 tokens of the text: where
+    /// the first key is then depends on the text, and not on the calls in which it was read.
+    pub fn keep_window(&mut self, past: usize) {
+        self.kept = Kept::Window(past);
+        self.sequences.iter_mut().for_each(|sequence| sequence.keep_window(past));
     }
 
     /// Keeps the last `rows` tokens of sequence `b`.
@@ -337,10 +224,77 @@ impl KvCache {
     /// Joins the sequences of several caches. Panics if there are none.
     #[must_use]
     pub fn join(caches: Vec<Self>) -> Self {
-        let Self { kept, empty, values, dtype, .. } = &caches[0];
+        let Self { kept, by_token, empty, values, dtype, .. } = &caches[0];
         assert!(caches.iter().all(|cache| cache.dtype == *dtype), "the caches store different types");
-        let (kept, empty, values, dtype) = (*kept, empty.clone(), *values, *dtype);
-        Self { sequences: caches.into_iter().flat_map(|cache| cache.sequences).collect(), kept, empty, values, dtype }
+        let (kept, by_token, empty, values, dtype) = (*kept, *by_token, empty.clone(), *values, *dtype);
+        let sequences = caches.into_iter().flat_map(|cache| cache.sequences).collect();
+        Self { sequences, kept, by_token, empty, values, dtype }
+    }
+
+    /// How many tokens back its rows are kept, `usize::MAX` for all; `None` if there is no row for each token, or the first one is
+    /// at no multiple of [`ALIGNED`].
+    pub(super) fn reach(&self) -> Option<usize> {
+        match self.kept {
+            Kept::Last(usize::MAX) if self.by_token => Some(usize::MAX),
+            Kept::Window(past) if self.by_token => Some(past),
+            _ => None,
+        }
+    }
+
+    /// Drops the rows of a single sequence, but for those behind the last multiple of [`ALIGNED`] tokens of the text.
+    pub(super) fn clear_rows(&mut self) {
+        if self.reach().is_none() {
+            return;
+        }
+        let seen = self.sequences[0].seen;
+        self.sequences[0].keep_last(seen % ALIGNED);
+        let (rows, mut segments) = (self.sequences[0].rows, Vec::new());
+        if rows > 0 {
+            let all = self.segments(0);
+            let part = |part: usize| Tensor::cat(all.iter().map(|segment| segment[part].clone()).collect(), 1);
+            let v = (self.values == Values::Own).then(|| part(1));
+            segments.push(Segment { k: part(0), v, rows });
+        }
+        self.sequences[0] = Sequence { segments, rows, seen, ..Sequence::default() };
+    }
+
+    /// A copy of [`ALIGNED`] rows of a single sequence from the token `first` on; `None` if they are not cached.
+    pub(super) fn rows_of(&self, first: usize) -> Option<New> {
+        let sequence = &self.sequences[0];
+        let from = first.checked_sub(sequence.seen - sequence.rows)?;
+        if from + ALIGNED > sequence.rows {
+            return None;
+        }
+        let (mut before, mut pieces) = (0, Vec::new());
+        for segment in self.segments(0) {
+            let n = segment[0].dims()[1];
+            let (start, end) = (from.max(before), (from + ALIGNED).min(before + n));
+            if start < end {
+                pieces.push(segment.map(|x| x.narrow(1, start - before, end - start)));
+            }
+            before += n;
+        }
+        let all = |part: usize| copied(Tensor::cat(pieces.iter().map(|piece| piece[part].clone()).collect(), 1));
+        Some((all(0), (self.values == Values::Own).then(|| all(1))))
+    }
+
+    /// Puts rows of a single sequence before the others; they are stored as the cache stores its own.
+    pub(super) fn adopt(&mut self, rows: New) {
+        self.sequences[0].adopt(rows);
+    }
+
+    /// The shapes of [`ALIGNED`] rows of keys, and of values where they are stored.
+    pub(super) fn shapes_of_rows(&self) -> ([usize; 4], Option<[usize; 4]>) {
+        let [k, v] = self.empty.each_ref().map(|x| {
+            let [_, _, groups, width] = x.dims();
+            [1, ALIGNED, groups, width]
+        });
+        (k, (self.values == Values::Own).then_some(v))
+    }
+
+    /// The device and the type of what is stored.
+    pub(super) fn kind(&self) -> (Device, DType) {
+        (self.empty[0].device(), self.dtype.of_tensors())
     }
 
     pub(super) fn map(self, f: &mut impl OnTensors) -> Self {
@@ -381,6 +335,7 @@ impl KvCache {
                 return Err(StateError(format!("`{name}.k` has {rows} rows: want at most {tokens}")));
             }
             self.push_keys(0, k);
+            self.sequences[0].seen = tokens;
             return Ok(self);
         }
         let v = read(&v)?;
@@ -391,12 +346,13 @@ impl KvCache {
             )));
         }
         self.push(0, k, v);
+        self.sequences[0].seen = tokens;
         Ok(self)
     }
 }
 
 /// The tensor in the type that it is stored in.
-fn stored(x: Tensor<4>, dtype: KvDtype) -> Tensor<4> {
+pub(super) fn stored(x: Tensor<4>, dtype: KvDtype) -> Tensor<4> {
     if x.dtype() == dtype.of_tensors() { x } else { x.cast(dtype.of_tensors()) }
 }
 

@@ -11,12 +11,15 @@ mod cache;
 mod kv_cache;
 mod layer;
 mod mark;
+mod rows;
+mod sequence;
 
 pub use cache::{Cache, OnTensors, StateError, StateTensor};
 pub(crate) use cache::{Find, lookup};
 pub use kv_cache::{KvCache, KvDtype};
 pub use layer::{BranchState, LayerState};
 pub use mark::Mark;
+pub use rows::{KvRows, ROWS, first_row};
 
 /// A named part of a state.
 #[derive(Clone, Debug)]

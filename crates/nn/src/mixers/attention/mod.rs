@@ -244,10 +244,12 @@ impl Mix for Attention {
             return State::new(batch);
         }
         let cache = || KvCache::new(batch, (c.groups, c.head_dim, c.head_dim), device);
-        let state = State::new(batch).with(KEYS, cache());
+        let mut keys = cache();
+        keep(&mut keys, c.reach);
+        let state = State::new(batch).with(KEYS, keys);
         match c.reach {
             Reach::Full | Reach::Window(_) => state,
-            Reach::Sinks(_) => state.with(SINKS, cache()),
+            Reach::Sinks(_) => state.with(SINKS, cache().of_some()),
             Reach::Blocks(_) => self.start_summaries(state, device),
         }
     }
@@ -275,14 +277,9 @@ impl Mix for Attention {
         let (turned, k) = (turn(q.clone()), turn(k));
         let before = before.to_vec();
         let mut cache: KvCache = state.take(KEYS);
-        let past = match c.reach {
-            Reach::Full | Reach::Blocks(_) => usize::MAX,
-            Reach::Window(width) => width - 1,
-            Reach::Sinks(streaming) => streaming.recent - 1,
-        };
         let out = match c.reach {
             Reach::Sinks(streaming) => {
-                append(&mut cache, past, &k, &v);
+                append(&mut cache, c.reach, &k, &v);
                 let mut sinks: KvCache = state.take(SINKS);
                 let out = (0..batch).map(|b| {
                     let (seen, q) = (before[b], row(&q, b));
@@ -312,7 +309,7 @@ impl Mix for Attention {
                 for tokens in if alone { (0..t).map(|i| (i, 1)).collect() } else { vec![(0, t)] } {
                     let some = |x: &Tensor<4>| x.clone().narrow(1, tokens.0, tokens.1);
                     let (k, v) = (some(&k), some(&v));
-                    let first = append(&mut cache, past, &k, &v).then_some([k, v]);
+                    let first = append(&mut cache, c.reach, &k, &v).then_some([k, v]);
                     let kv = Kv { first, cache };
                     let seen: Vec<usize> = before.iter().map(|n| n + tokens.0).collect();
                     outputs.push(self.among_blocks(some(&turned), scored.each_ref().map(some), &kv, (state, &seen)));
@@ -330,7 +327,7 @@ impl Mix for Attention {
                 for tokens in if alone { (0..t).map(|i| (i, 1)).collect() } else { vec![(0, t)] } {
                     let some = |x: &Tensor<4>| if alone { x.clone().narrow(1, tokens.0, tokens.1) } else { x.clone() };
                     let (k, v) = (some(&k), some(&v));
-                    let first = append(&mut cache, past, &k, &v).then_some([k, v]);
+                    let first = append(&mut cache, c.reach, &k, &v).then_some([k, v]);
                     let kv = Kv { first, cache };
                     outputs.push(self.attend(some(&turned), &kv));
                     if shares {
@@ -345,16 +342,25 @@ impl Mix for Attention {
                 if outputs.len() == 1 { outputs.swap_remove(0) } else { Tensor::cat(outputs, 1) }
             }
         };
-        cache.keep_last(past);
+        keep(&mut cache, c.reach);
         state.put(KEYS, cache);
         self.joined(self.gated(out, x))
     }
 }
 
-/// Keeps the last `past` tokens of each sequence and appends keys and values `[B, T, G, D]`. Returns whether attention is to
+/// Keeps the tokens that the next one attends to.
+fn keep(cache: &mut KvCache, reach: Reach) {
+    match reach {
+        Reach::Full | Reach::Blocks(_) => cache.keep_last(usize::MAX),
+        Reach::Window(width) => cache.keep_window(width - 1),
+        Reach::Sinks(streaming) => cache.keep_last(streaming.recent - 1),
+    }
+}
+
+/// Keeps the tokens that the next one attends to and appends keys and values `[B, T, G, D]`. Returns whether attention is to
 /// these alone as they are given: nothing was cached before, and they are stored without rounding.
-fn append(cache: &mut KvCache, past: usize, k: &Tensor<4>, v: &Tensor<4>) -> bool {
-    cache.keep_last(past);
+fn append(cache: &mut KvCache, reach: Reach, k: &Tensor<4>, v: &Tensor<4>) -> bool {
+    keep(cache, reach);
     let first = cache.is_empty() && cache.dtype() == KvDtype::F32;
     (0..k.dims()[0]).for_each(|b| cache.push(b, row(k, b), row(v, b)));
     first
