@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use longreach_engine::scheduler::{Event, Failure, Limits, Refused, Request, Scheduler};
-use longreach_engine::{Cancel, Engine, Sampler, Sampling, Speculation};
+use longreach_engine::{CacheConfig, Cancel, Engine, Sampler, Sampling, Speculation, StateCache};
 
 #[path = "../../server/tests/server/tiny.rs"]
 #[allow(dead_code, reason = "shared with the server's tests")]
@@ -31,7 +31,7 @@ fn listen(told: &Receiver<Event>) -> Result<Told, Failure> {
         }
     };
     loop {
-        match told.recv_timeout(Duration::from_secs(60)).expect("an event") {
+        match told.recv_timeout(Duration::from_secs(300)).expect("an event") {
             Event::Started { .. } | Event::Read { .. } => {}
             Event::Scored(scored) => all.scored.extend(scored.iter().map(|l| l.logprob.to_bits())),
             Event::Wrote(wrote) => {
@@ -61,13 +61,13 @@ fn ask(scheduler: &Scheduler, change: impl FnOnce(&mut Request)) -> Receiver<Eve
 
 /// Request `i` of many that differ in everything.
 fn varied(i: u64, request: &mut Request) {
-    let length = [3, 64, 130, 700, 1, 65, 300, 511][i as usize % 8];
+    let length = [3, 64, 130, 270, 1, 65, 200, 600][i as usize % 8];
     request.tenant = i % 3;
     request.prompt = (0..length).map(|t| ((t * t + 7 * t + i * 31) % 256) as u32).collect();
     request.choices = 1 + (i % 3) as usize;
     request.most = 1 + (i as usize * 5) % 23;
     request.logprobs = (i % 2 == 0).then_some(2);
-    request.prompt_logprobs = (i % 5 == 1).then_some(0);
+    request.prompt_logprobs = (i % 8 == 2).then_some(0);
     request.ends = vec![256, 7, 99];
     request.stops = vec!["ab".into(), "\u{fffd}\u{fffd}\u{fffd}".into()];
     request.sampling = match i % 3 {
@@ -90,11 +90,10 @@ const MIXERS: [&str; 6] = [
 fn company_changes_nothing() {
     for mixer in MIXERS {
         let scheduler = Scheduler::start(vec![tiny::engine(mixer)], Limits { running: 24, waiting: 99 });
-        let alone: Vec<Told> = (0..12)
-            .map(|i| listen(&ask(&scheduler, |request| varied(i, request))).expect("an answer"))
-            .collect();
+        let alone: Vec<Told> =
+            (0..9).map(|i| listen(&ask(&scheduler, |request| varied(i, request))).expect("an answer")).collect();
         assert!(alone.iter().any(|told| told.ids.iter().any(|ids| ids.len() > 5)), "{mixer}");
-        let together: Vec<Receiver<Event>> = (0..12)
+        let together: Vec<Receiver<Event>> = (0..9)
             .rev()
             .map(|i| {
                 // They come and go at different steps.
@@ -102,8 +101,8 @@ fn company_changes_nothing() {
                 ask(&scheduler, |request| varied(i, request))
             })
             .collect();
-        for (i, told) in (0..12).rev().zip(&together) {
-            assert_eq!(listen(told).expect("an answer"), alone[i], "{mixer}: request {i}");
+        for (i, told) in (0..9).rev().zip(&together) {
+            assert!(listen(told).expect("an answer") == alone[i], "{mixer}: request {i}");
         }
     }
 }
@@ -138,7 +137,7 @@ fn an_answer_is_that_of_a_session() {
 fn a_prompt_that_comes_twice_at_once_is_read_once() {
     let engine = tiny::engine(MIXERS[0]);
     let scheduler = Scheduler::start(vec![engine], Limits::default());
-    let prompt = |end: u32| -> Vec<u32> { (0..3_000u32).map(|t| t * 7 % 250).chain([end]).collect() };
+    let prompt = |end: u32| -> Vec<u32> { (0..1_000u32).map(|t| t * 7 % 250).chain([end]).collect() };
     let options = |end: u32| {
         move |request: &mut Request| {
             (request.prompt, request.most, request.sampling) = (prompt(end), 3, Sampling::greedy());
@@ -146,20 +145,20 @@ fn a_prompt_that_comes_twice_at_once_is_read_once() {
     };
     let alone: Vec<Told> = [1, 1, 2].map(|end| listen(&ask(&scheduler, options(end))).expect("an answer")).into();
     let before = scheduler.numbers().read;
-    assert_eq!(before, 3 * 3_001);
+    assert_eq!(before, 3 * 1_001);
     let together = [1, 1, 2].map(|end| ask(&scheduler, options(end)));
     for (told, alone) in together.iter().zip(alone) {
         assert_eq!(listen(told).expect("an answer"), alone);
     }
-    // The second is the same text, and the third another one after 3,000 tokens, of which 2,944 are whole groups of 64.
-    assert_eq!(scheduler.numbers().read - before, 3_001 + 57);
+    // The second is the same text, and the third another one after 1,000 tokens, of which 960 are whole groups of 64.
+    assert_eq!(scheduler.numbers().read - before, 1_001 + 41);
 }
 
 #[test]
 fn one_that_leaves_hands_its_followers_on() {
-    let engine = tiny::engine(MIXERS[0]);
+    let engine = tiny::engine(MIXERS[2]);
     let scheduler = Scheduler::start(vec![engine], Limits::default());
-    let prompt: Vec<u32> = (0..20_000u32).map(|t| t * 7 % 250).collect();
+    let prompt: Vec<u32> = (0..3_000u32).map(|t| t * 7 % 250).collect();
     let (first, cancel) = (prompt.clone(), Cancel::default());
     let flag = cancel.clone();
     let told = ask(&scheduler, move |request| (request.prompt, request.most, request.cancel) = (first, 1, flag));
@@ -173,16 +172,26 @@ fn one_that_leaves_hands_its_followers_on() {
 
 #[test]
 fn cancelled_wherever_it_is_and_nobody_else_notices() {
-    let scheduler = Scheduler::start(vec![tiny::engine(MIXERS[3])], Limits { running: 2, waiting: 9 });
+    let scheduler = Scheduler::start(vec![tiny::engine(MIXERS[2])], Limits { running: 2, waiting: 9 });
     let alone = listen(&ask(&scheduler, |request| varied(3, request)));
     let endless = |request: &mut Request| (request.most, request.sampling) = (1_000_000, Sampling::greedy());
     let flags: [Cancel; 3] = Default::default();
     // One that writes, one whose prompt is read, one that waits.
-    let writing = ask(&scheduler, |r| { endless(r); r.cancel = flags[0].clone() });
+    let writing = ask(&scheduler, |r| {
+        endless(r);
+        r.cancel = flags[0].clone()
+    });
     while !matches!(writing.recv().expect("an event"), Event::Wrote(_)) {}
-    let reading = ask(&scheduler, |r| { endless(r); r.cancel = flags[1].clone(); r.prompt = vec![5; 400_000] });
+    let reading = ask(&scheduler, |r| {
+        endless(r);
+        r.cancel = flags[1].clone();
+        r.prompt = vec![5; 100_000]
+    });
     while !matches!(reading.recv().expect("an event"), Event::Read { .. }) {}
-    let waiting = ask(&scheduler, |r| { endless(r); r.cancel = flags[2].clone() });
+    let waiting = ask(&scheduler, |r| {
+        endless(r);
+        r.cancel = flags[2].clone()
+    });
     for (flag, told) in flags.iter().zip([&writing, &reading, &waiting]).rev() {
         flag.cancel();
         assert!(matches!(listen(told), Err(Failure::Cancelled)));
@@ -191,10 +200,13 @@ fn cancelled_wherever_it_is_and_nobody_else_notices() {
     drop(ask(&scheduler, endless));
     let start = Instant::now();
     while scheduler.numbers().running + scheduler.numbers().waiting > 0 {
-        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", scheduler.numbers());
+        assert!(start.elapsed() < Duration::from_secs(200), "{:?}", scheduler.numbers());
         std::thread::sleep(Duration::from_millis(1));
     }
-    let again = listen(&ask(&scheduler, |request| { varied(3, request); request.choices = 1 }));
+    let again = listen(&ask(&scheduler, |request| {
+        varied(3, request);
+        request.choices = 1
+    }));
     assert_eq!(again.expect("an answer").ids[0], alone.map(|told| told.ids[0].clone()).unwrap_or_default());
 }
 
@@ -215,7 +227,7 @@ fn the_queue_is_bounded_and_closing_refuses_it() {
         assert!(matches!(listen(told), Err(Failure::Closing)));
     }
     // What runs goes on until it is stopped.
-    assert!(matches!(running.recv_timeout(Duration::from_secs(20)), Ok(Event::Wrote(_))));
+    assert!(matches!(running.recv_timeout(Duration::from_secs(200)), Ok(Event::Wrote(_))));
     assert_eq!(scheduler.submit(scheduler.request(0, vec![1], |_| true)).err(), Some(Refused::Closing));
     scheduler.stop();
     assert!(matches!(listen(&running), Err(Failure::Cancelled)));
@@ -236,8 +248,38 @@ fn a_fault_ends_its_own_request() {
     assert_eq!(listen(&long).expect("an answer"), before);
     let (done, told) = channel();
     scheduler.job(move || done.send(5).expect("sent"));
-    assert_eq!(told.recv_timeout(Duration::from_secs(20)), Ok(5));
+    assert_eq!(told.recv_timeout(Duration::from_secs(200)), Ok(5));
     let _ = std::panic::take_hook();
+}
+
+#[test]
+fn kept_states_change_no_bit_and_are_not_read_again() {
+    let cache = StateCache::open(CacheConfig { ram: 64 << 20, ..CacheConfig::default() }).expect("a cache");
+    for mixer in [MIXERS[0], MIXERS[3]] {
+        let engine = tiny::engine(mixer);
+        let alone = Scheduler::start(vec![engine.clone()], Limits::default());
+        let scheduler = Scheduler::start_with(vec![engine], Limits::default(), Some(cache.clone()));
+        let options = |end: u32| {
+            move |request: &mut Request| {
+                (request.most, request.logprobs, request.choices) = (4, Some(1), 2);
+                request.prompt = (0..500u32).map(|t| t * 11 % 250).chain([end]).collect();
+            }
+        };
+        for (end, read) in [(1, 501), (1, 0), (2, 501 - 448), (2, 0)] {
+            let before = scheduler.numbers().read;
+            let got = listen(&ask(&scheduler, options(end))).expect("an answer");
+            assert!(got == listen(&ask(&alone, options(end))).expect("an answer"), "{mixer}: {end}");
+            assert_eq!(scheduler.numbers().read - before, read, "{mixer}: {end}");
+        }
+        // Another tenant reads it all.
+        let before = scheduler.numbers().read;
+        let told = ask(&scheduler, |request| {
+            options(2)(request);
+            request.tenant = 5;
+        });
+        assert_eq!(listen(&told).expect("an answer").ended, 2);
+        assert_eq!(scheduler.numbers().read - before, 501);
+    }
 }
 
 #[test]

@@ -63,18 +63,37 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
     settings.check_input(ids.len(), "messages")?;
     let most = asked.room(most, settings.most_tokens, ids.len(), "max_completion_tokens")?;
     let logprobs = logprobs(&f)?;
+    let ends_of_messages = ends(&asked.engine, &messages, &more, &ids)?;
     let prompts = vec![Prompt { ids, echo: None }];
     let thoughts = Thoughts::Apart { inside };
-    Ok(Work {
-        asked,
-        shape: Shape::Chat,
-        prompts,
-        most,
-        logprobs,
-        prompt_logprobs: None,
-        thoughts,
-        ends_of_messages: Vec::new(),
-    })
+    Ok(Work { asked, shape: Shape::Chat, prompts, most, logprobs, prompt_logprobs: None, thoughts, ends_of_messages })
+}
+
+/// How many messages from the end are looked at for places where a state is worth keeping.
+const ENDS: usize = 4;
+
+/// The numbers of tokens after which the last messages end, as far as the text up to there has the same tokens by itself. Another conversation goes on from
+/// the state at one of them if it begins in the same way.
+fn ends(engine: &Engine, messages: &[Message], more: &Map<String, Value>, ids: &[u32]) -> Result<Vec<usize>, Refusal> {
+    let mut ends = Vec::new();
+    // A state costs more than reading a few tokens.
+    if ids.len() < 128 || engine.chat_template().is_err() {
+        return Ok(ends);
+    }
+    for last in (1..messages.len()).rev().take(ENDS) {
+        // A template may refuse a part of a conversation that it takes as a whole.
+        let Ok(text) = rendered_closed(engine, &messages[..last], more) else { continue };
+        let own = engine.tokenizer()?.encode(&text)?;
+        if ids.starts_with(&own) {
+            ends.push(own.len());
+        }
+    }
+    ends.reverse();
+    Ok(ends)
+}
+
+fn rendered_closed(engine: &Engine, messages: &[Message], more: &Map<String, Value>) -> Result<String, Error> {
+    engine.chat_template()?.render(messages, false, more)
 }
 
 fn most(f: &Fields<'_>, settings: &Settings) -> Result<Option<usize>, Refusal> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use longreach_engine::StateCache;
 use longreach_engine::scheduler::Scheduler;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -47,6 +48,9 @@ pub enum Error {
     /// A server beyond this machine without a key.
     #[error("{0} can be reached from other machines: want an API key")]
     Open(std::net::IpAddr),
+    /// The directory of kept states cannot be used.
+    #[error(transparent)]
+    Cache(#[from] longreach_engine::Error),
     /// The models were given already.
     #[error("the server has its models already")]
     Loaded,
@@ -97,12 +101,15 @@ impl Server {
         self.address
     }
 
-    /// Gives it its models: requests are answered from now on. Of each purpose, the first is what requests without a model get.
+    /// Gives it its models: requests are answered from now on. Of each purpose, the first is what requests without a model get. An error if the directory of
+    /// kept states cannot be used.
     pub fn load(&self, models: Vec<Model>) -> Result<(), Error> {
         let (models, engines) = Models::new(models);
         models.ids().for_each(|id| self.state.metrics.model(id));
-        let scheduler = Scheduler::start(engines, self.state.settings.limits);
-        self.state.ready.set(Ready { models, scheduler }).map_err(|_| Error::Loaded)
+        let cache = self.state.settings.cache.clone();
+        let cache = (cache.ram > 0 || cache.directory.is_some()).then(|| StateCache::open(cache)).transpose()?;
+        let scheduler = Scheduler::start_with(engines, self.state.settings.limits, cache.clone());
+        self.state.ready.set(Ready { models, scheduler, cache }).map_err(|_| Error::Loaded)
     }
 
     /// Serves until the process gets SIGTERM or Ctrl-C; then no connections are taken, requests that wait are refused, and those under way may go on for
@@ -145,6 +152,10 @@ impl Server {
             ready.scheduler.stop();
         }
         self.phase.send_replace(Phase::Ended);
+        if let Some(cache) = self.state.ready.get().and_then(|ready| ready.cache.as_ref()) {
+            // What is not written by then is read again next time.
+            cache.flush(Duration::from_secs(5));
+        }
         // Streams get a moment to say that they end.
         self.runtime.shutdown_timeout(Duration::from_millis(300));
     }

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use longreach_engine::CacheStats;
 use longreach_engine::scheduler::Numbers;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -35,6 +36,13 @@ struct Build {
     isa: String,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct OfTier {
+    tier: &'static str,
+}
+
+type OfTiers = Family<OfTier, Gauge>;
+
 type Times = Family<OfModel, Histogram, fn() -> Histogram>;
 
 /// 1, 2.5 and 5 times powers of ten, from a millisecond to a thousand seconds.
@@ -53,6 +61,13 @@ pub(crate) struct Metrics {
     steps: Gauge<u64, AtomicU64>,
     memory: Gauge<u64, AtomicU64>,
     files: Gauge,
+    kept_bytes: OfTiers,
+    kept_states: OfTiers,
+    evictions: OfTiers,
+    reused: OfTiers,
+    pending: Gauge,
+    rejected: Gauge,
+    failures: Gauge,
     finished: Family<Finished, Counter>,
     prompt: Family<OfModel, Counter>,
     cached: Family<OfModel, Counter>,
@@ -75,6 +90,13 @@ impl Metrics {
             steps: Gauge::default(),
             memory: Gauge::default(),
             files: Gauge::default(),
+            kept_bytes: OfTiers::default(),
+            kept_states: OfTiers::default(),
+            evictions: OfTiers::default(),
+            reused: OfTiers::default(),
+            pending: Gauge::default(),
+            rejected: Gauge::default(),
+            failures: Gauge::default(),
             finished: Family::default(),
             prompt: Family::default(),
             cached: Family::default(),
@@ -109,6 +131,13 @@ impl Metrics {
         r.register("longreach_request_seconds", "Time of a request", self.whole.clone());
         r.register("process_resident_memory_bytes", "Memory of the process", self.memory.clone());
         r.register("process_open_fds", "Open files of the process", self.files.clone());
+        r.register("longreach_cache_bytes", "Bytes of kept states", self.kept_bytes.clone());
+        r.register("longreach_cache_states", "Kept states", self.kept_states.clone());
+        r.register("longreach_cache_evictions", "States that made room for others", self.evictions.clone());
+        r.register("longreach_cache_reused_tokens", "Tokens that a kept state had read", self.reused.clone());
+        r.register("longreach_cache_pending_bytes", "Bytes that wait to be written", self.pending.clone());
+        r.register("longreach_cache_rejected", "Files of states that were not believed", self.rejected.clone());
+        r.register("longreach_cache_write_failures", "States that could not be written", self.failures.clone());
         let build: Family<Build, Gauge> = Family::default();
         let isa = longreach_burn::context().isa.to_string();
         build.get_or_create(&Build { version: env!("CARGO_PKG_VERSION").into(), isa }).set(1);
@@ -173,7 +202,19 @@ impl Metrics {
     }
 
     /// The text for Prometheus.
-    pub(crate) fn text(&self, numbers: Numbers) -> String {
+    pub(crate) fn text(&self, numbers: Numbers, cache: Option<CacheStats>) -> String {
+        let cache = cache.unwrap_or_default();
+        let put = |family: &OfTiers, ram: u64, disk: u64| {
+            family.get_or_create(&OfTier { tier: "ram" }).set(ram as i64);
+            family.get_or_create(&OfTier { tier: "disk" }).set(disk as i64);
+        };
+        put(&self.kept_bytes, cache.ram_bytes as u64, cache.disk_bytes as u64);
+        put(&self.kept_states, cache.ram_states as u64, cache.disk_states as u64);
+        put(&self.evictions, cache.ram_evictions as u64, cache.disk_evictions as u64);
+        put(&self.reused, cache.tokens_from_ram as u64, cache.tokens_from_disk as u64);
+        self.pending.set(cache.pending_bytes as i64);
+        self.rejected.set(cache.rejected as i64);
+        self.failures.set(cache.write_failures as i64);
         self.running.set(numbers.running as i64);
         self.waiting.set(numbers.waiting as i64);
         self.steps.set(numbers.steps);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use longreach_engine::StateCache;
 use longreach_engine::scheduler::Scheduler;
 use serde_json::{Value, json};
 
@@ -27,6 +28,7 @@ use crate::{chat, completions, embeddings, page, rerank, tokens};
 pub(crate) struct Ready {
     pub(crate) models: Models,
     pub(crate) scheduler: Scheduler,
+    pub(crate) cache: Option<StateCache>,
 }
 
 /// What all connections share.
@@ -280,7 +282,7 @@ impl State {
             }
             Endpoint::Health => Ok(of_json(StatusCode::OK, &json!({"status": "ok", "version": version}))),
             Endpoint::Metrics => {
-                let text = self.metrics.text(ready.scheduler.numbers());
+                let text = self.metrics.text(ready.scheduler.numbers(), ready.cache.as_ref().map(StateCache::stats));
                 Ok(of_bytes(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))
             }
             Endpoint::Models => Ok(of_json(StatusCode::OK, &ready.models.listed())),

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use longreach_engine::CacheConfig;
 use longreach_engine::scheduler::Limits;
 
 use crate::refusal::Refusal;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub most_input: Option<usize>,
     /// How many answers run and wait.
     pub limits: Limits,
+    /// Where the states of what was read are kept; each key finds its own alone.
+    pub cache: CacheConfig,
     /// The longest that a request may take.
     pub longest: Duration,
     /// How long requests under way may go on after the server was asked to end.
@@ -65,6 +68,7 @@ impl Default for Settings {
             most_tokens: 4096,
             most_input: None,
             limits: Limits::default(),
+            cache: CacheConfig::default(),
             longest: Duration::from_secs(3600),
             drain: Duration::from_secs(30),
             log: Log::None,

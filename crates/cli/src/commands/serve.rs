@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longreach_engine::scheduler::Limits;
-use longreach_engine::{Engine, TextEncoder};
+use longreach_engine::{CacheConfig, Engine, TextEncoder};
 use longreach_models::{DType, Location, Progress};
 use longreach_server::{Loaded, Log, Model, Server, Settings};
 
@@ -67,6 +67,18 @@ pub(crate) struct Args {
     /// The most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: u32,
+    /// Memory for states of what was read: a prompt that begins like an earlier one goes on from there, with the same tokens; 0 keeps none [default: an eighth
+    /// of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    cache_ram: Option<u64>,
+    /// Keep states in a directory as well, where they outlive the server
+    ///
+    /// Whoever can read the files can turn them back into text.
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// Bytes of the directory of --cache-dir, such as 500MB or 20GiB
+    #[arg(long, value_name = "SIZE", value_parser = size, default_value = "10GB", requires = "cache_dir")]
+    cache_disk: u64,
     /// The longest prompt in tokens [default: what the model reads]
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -102,6 +114,21 @@ enum LogArg {
     Text,
     /// JSON
     Json,
+}
+
+/// A number of bytes, or 0.
+fn size_or_none(given: &str) -> Result<u64, String> {
+    if given == "0" { Ok(0) } else { size(given) }
+}
+
+/// The memory of this machine in bytes; 4 GiB where `/proc` does not report it.
+fn memory() -> u64 {
+    let read = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    read().unwrap_or(4 << 30)
 }
 
 fn alias(given: &str) -> Result<(String, String), String> {
@@ -148,6 +175,11 @@ impl Args {
             most_tokens: self.max_tokens as usize,
             most_input: self.max_input,
             limits: Limits { running: self.max_running as usize, waiting: self.max_queue as usize },
+            cache: CacheConfig {
+                ram: usize::try_from(self.cache_ram.unwrap_or_else(|| memory() / 8)).unwrap_or(usize::MAX),
+                directory: self.cache_dir.clone(),
+                disk: self.cache_disk,
+            },
             longest: seconds(self.request_timeout),
             drain: seconds(self.drain),
             log: match self.log {

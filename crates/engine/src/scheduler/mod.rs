@@ -10,7 +10,8 @@
 //!   the last chunk of a prompt goes before longer ones.
 //! - **Bounded.** At most [`Limits::running`] answers have a place and [`Limits::waiting`] requests wait; more are refused at once.
 //! - **Gone is gone.** A request that is cancelled, or that nobody listens to, frees its place within a step.
-//! - **Read once.** A prompt with several answers is read once, and one that begins like a prompt that is being read goes on from its state.
+//! - **Read once.** A prompt with several answers is read once, and one that begins like a prompt that is being read goes on from its state, as it does from
+//!   those that a [`StateCache`] keeps.
 //!
 //! ```
 //! use longreach_engine::scheduler::{Event, Limits, Scheduler};
@@ -31,17 +32,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::{Cancel, Engine, Sampling};
+use crate::{Cancel, Engine, Sampling, StateCache};
 
 mod fair;
-mod kept;
 mod plan;
 mod reading;
 mod request;
 mod rows;
 mod worker;
 
-pub use kept::{Nothing, States};
 pub use request::{Event, Failure, Refused, Request, Reuse, Thoughts, Wrote};
 
 /// How much a scheduler takes on.
@@ -104,16 +103,16 @@ pub struct Scheduler {
 impl Scheduler {
     /// Starts the thread that owns `models`. States are not kept: [`Scheduler::start_with`].
     pub fn start(models: Vec<Engine>, limits: Limits) -> Self {
-        Self::start_with(models, limits, Box::new(Nothing))
+        Self::start_with(models, limits, None)
     }
 
-    /// As [`Scheduler::start`]; `states` keeps the states of what was read.
-    pub fn start_with(models: Vec<Engine>, limits: Limits, states: Box<dyn States>) -> Self {
+    /// As [`Scheduler::start`]; `cache` keeps the states of what was read.
+    pub fn start_with(models: Vec<Engine>, limits: Limits, cache: Option<StateCache>) -> Self {
         let limits = Limits { running: limits.running.max(1), ..limits };
         let shared = Arc::new(Shared::default());
         let (commands, received): (Sender<Command>, Receiver<Command>) = channel();
         let theirs = shared.clone();
-        let work = move || worker::Worker::new(models, limits, states, received, theirs).work();
+        let work = move || worker::Worker::new(models, limits, cache, received, theirs).work();
         std::thread::Builder::new().name("engine".into()).spawn(work).expect("a thread");
         Self { commands, shared, limits }
     }

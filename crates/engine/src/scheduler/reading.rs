@@ -2,7 +2,7 @@
 
 use super::request::{Event, Request};
 use crate::scheduler::plan::Ticket;
-use crate::{Engine, Error, Logprob, Session};
+use crate::{CHUNK, Engine, Error, Logprob, Session, Texts};
 
 /// Rows of logits that are computed together.
 const ROWS: usize = 64;
@@ -14,8 +14,9 @@ pub(super) struct Reading {
     pub(super) session: Option<Session>,
     /// The prompts that go on from this one's state after so many tokens.
     pub(super) followers: Vec<(usize, Ticket)>,
-    /// The tokens that need not be read.
-    pub(super) cached: usize,
+    /// Where states are kept, and the numbers of tokens after which they are, ascending.
+    pub(super) texts: Option<Texts>,
+    pub(super) halts: Vec<usize>,
 }
 
 impl Reading {
@@ -47,24 +48,26 @@ fn scored(
     top: usize,
 ) -> Result<Vec<Logprob>, Error> {
     let mut scored = Vec::with_capacity(tokens);
-    let chunk = &ids[at..at + tokens];
     let decoder = &engine.model.decoder;
-    let last = engine.run(|| {
-        let hidden = decoder.forward(chunk, &mut session.cache, None);
-        for from in (0..tokens).step_by(ROWS) {
-            let rows = ROWS.min(tokens - from);
-            let logits = decoder.logits(hidden.clone().narrow(1, from, rows)).into_data();
-            let logits: Vec<f32> = logits.try_into_vec().expect("logits are f32");
-            for (row, id) in logits.chunks_exact(decoder.vocabulary()).zip(&ids[at + from + 1..]) {
-                scored.push(Logprob::of(engine.finite(row)?, *id, top));
+    // The calls of every other reading of this text.
+    for call in decoder.cut().calls(at..at + tokens, CHUNK) {
+        let chunk = &ids[call.clone()];
+        session.logits = engine.run(|| {
+            let hidden = decoder.forward(chunk, &mut session.cache, None);
+            for from in (0..chunk.len()).step_by(ROWS) {
+                let rows = ROWS.min(chunk.len() - from);
+                let logits = decoder.logits(hidden.clone().narrow(1, from, rows)).into_data();
+                let logits: Vec<f32> = logits.try_into_vec().expect("logits are f32");
+                for (row, id) in logits.chunks_exact(decoder.vocabulary()).zip(&ids[call.start + from + 1..]) {
+                    scored.push(Logprob::of(engine.finite(row)?, *id, top));
+                }
             }
-        }
-        // A row by itself, as in every other reading of a prompt.
-        let logits = decoder.logits(hidden.narrow(1, tokens - 1, 1)).into_data();
-        Ok::<Vec<f32>, Error>(logits.try_into_vec().expect("logits are f32"))
-    })?;
-    session.logits = last;
-    session.history.read(chunk);
-    session.note(chunk);
+            // The last row by itself, as in every other reading.
+            let logits = decoder.logits(hidden.narrow(1, chunk.len() - 1, 1)).into_data();
+            Ok::<Vec<f32>, Error>(logits.try_into_vec().expect("logits are f32"))
+        })?;
+        session.history.read(chunk);
+        session.note(chunk);
+    }
     Ok(scored)
 }

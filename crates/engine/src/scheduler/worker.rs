@@ -7,21 +7,17 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::time::Instant;
 
-use super::kept::States;
 use super::plan::{Action, Plan, Ticket, Waiting};
 use super::reading::Reading;
 use super::request::{Event, Failure, Request, Reuse};
 use super::rows::{Batch, Row, Writing, failure};
 use super::{Command, Limits, Shared};
-use crate::{Ended, Engine, Session};
-
-/// Chunks of prompts end at multiples of this many tokens.
-const CUT: usize = 64;
+use crate::{CHUNK, Ended, Engine, Session, StateCache, Texts};
 
 /// The state of the engine's thread.
 pub(super) struct Worker {
     models: Vec<Engine>,
-    states: Box<dyn States>,
+    cache: Option<StateCache>,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
     plan: Plan,
@@ -38,20 +34,22 @@ impl Worker {
     pub(super) fn new(
         models: Vec<Engine>,
         limits: Limits,
-        states: Box<dyn States>,
+        cache: Option<StateCache>,
         commands: Receiver<Command>,
         shared: Arc<Shared>,
     ) -> Self {
-        let plan = Plan::new(limits.running, vec![CUT; models.len()]);
+        let cuts = models.iter().map(|engine| engine.model.decoder.cut().tokens).collect();
+        let plan = Plan::new(limits.running, cuts);
         let batches = models.iter().map(|_| Batch::default()).collect();
         let (waiting, reading, writing) = (HashMap::new(), HashMap::new(), HashMap::new());
         let jobs = std::collections::VecDeque::new();
-        Self { models, states, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0 }
+        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0 }
     }
 
     /// Works until nobody can ask for anything any more.
     pub(super) fn work(mut self) {
         loop {
+            self.shared.running.store(self.plan.rows(), Ordering::Relaxed);
             let action = self.plan.next();
             let heard = match action {
                 Action::Idle => self.commands.recv().map_err(|RecvError| TryRecvError::Disconnected),
@@ -75,7 +73,6 @@ impl Worker {
                 Action::Job => self.job(),
                 Action::Idle => {}
             }
-            self.shared.running.store(self.plan.rows(), Ordering::Relaxed);
         }
     }
 
@@ -159,11 +156,15 @@ impl Worker {
         };
         // A prompt whose tokens are scored is read from its beginning.
         let reuse = request.reuse == Reuse::Kept && request.prompt_logprobs.is_none();
-        let kept = reuse.then(|| self.states.deepest(model, request.tenant, &request.prompt)).flatten();
-        let session = kept.unwrap_or_else(|| engine.session());
+        let texts = if reuse { self.texts(engine, request.tenant) } else { None };
+        let found = texts.as_ref().map(|texts| texts.find(&request.prompt, &request.ends_of_messages));
+        let (session, halts) = match found {
+            Some(found) => (found.session, found.halts),
+            None => (engine.session(), Vec::new()),
+        };
         let at = session.tokens() as usize;
         self.plan.admitted(ticket, at);
-        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), cached: at };
+        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), texts, halts };
         if reuse && let Some((leader, shared)) = self.leader(&reading, at) {
             self.plan.follow(ticket);
             reading.session = None;
@@ -186,6 +187,12 @@ impl Worker {
         }
     }
 
+    /// The kept states of a tenant.
+    fn texts(&self, engine: &Engine, tenant: u64) -> Option<Texts> {
+        let name = (tenant != 0).then(|| tenant.to_string());
+        Some(self.cache.as_ref()?.texts(engine, name.as_deref(), ""))
+    }
+
     /// A prompt of the same tenant that is being read, begins like this one beyond `at`, and has not gone beyond that beginning; with its length.
     fn leader(&self, reading: &Reading, at: usize) -> Option<(Ticket, usize)> {
         let prompt = &reading.request.prompt;
@@ -197,7 +204,8 @@ impl Worker {
             let theirs = &other.request.prompt;
             let shared = prompt.iter().zip(theirs).take_while(|(a, b)| a == b).count();
             // The logits after the last token go with the state of the same prompt alone.
-            let shared = if shared == prompt.len() && shared == theirs.len() { shared } else { shared / CUT * CUT };
+            let cut = self.models[reading.request.model].model.decoder.cut();
+            let shared = if shared == prompt.len() && shared == theirs.len() { shared } else { cut.below(shared) };
             let behind = shared < prompt.len() || shared == theirs.len();
             (behind && shared > at && read < shared).then_some((*ticket, shared))
         };
@@ -213,7 +221,6 @@ impl Worker {
             Some(session) => (session, at),
             None => (engine.session(), 0),
         };
-        reading.cached = at;
         reading.session = Some(session);
         if !(reading.request.tell)(Event::Started { cached: at }) {
             reading.request.cancel.cancel();
@@ -229,12 +236,9 @@ impl Worker {
     /// Says where the next chunk of a prompt ends at the latest.
     fn halt(&mut self, ticket: Ticket) {
         let Some(reading) = self.reading.get(&ticket) else { return };
-        let (at, request) = (self.plan.at(ticket).unwrap_or(0), &reading.request);
-        let mut halts: Vec<usize> = reading.followers.iter().map(|(at, _)| *at).collect();
-        if request.reuse == Reuse::Kept {
-            halts.extend(self.states.next(request.model, &request.prompt, &request.ends_of_messages, at));
-        }
-        self.plan.halt(ticket, halts.into_iter().filter(|halt| *halt > at).min());
+        let at = self.plan.at(ticket).unwrap_or(0);
+        let halts = reading.followers.iter().map(|(at, _)| *at).chain(reading.halts.iter().copied());
+        self.plan.halt(ticket, halts.filter(|halt| *halt > at).min());
     }
 
     fn read(&mut self, ticket: Ticket, tokens: usize) {
@@ -254,8 +258,13 @@ impl Worker {
         if !(reading.request.tell)(Event::Read { tokens: at }) {
             reading.request.cancel.cancel();
         }
-        if reading.request.reuse == Reuse::Kept {
-            self.states.keep(model, reading.request.tenant, &reading.request.prompt, &session);
+        if let Some(texts) = &reading.texts {
+            if tokens >= CHUNK {
+                texts.note_speed(tokens, start.elapsed());
+            }
+            if reading.halts.contains(&at) || whole {
+                texts.keep(&reading.request.prompt, &session);
+            }
         }
         let ready = |(follower, _): &(usize, Ticket)| *follower <= at;
         let (ready, rest): (Vec<_>, Vec<_>) = reading.followers.drain(..).partition(ready);

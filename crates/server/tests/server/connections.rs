@@ -1,0 +1,69 @@
+//! Connections: idle ones, slow ones, and what is no HTTP.
+
+use std::io::Read;
+
+use longreach_server::Settings;
+use serde_json::json;
+
+use crate::client::{Connection, get, post};
+use crate::{MAMBA, serve};
+
+#[test]
+fn a_thousand_idle_connections_are_in_nobodys_way() {
+    let server = serve(MAMBA, Settings::default());
+    let mut idle: Vec<Connection> = (0..1_000).map(|_| Connection::open(server.address())).collect();
+    // Half of them have begun a header.
+    idle.iter_mut().step_by(2).for_each(|client| client.send(b"GET /health HT"));
+    let answer = post(server.address(), "/v1/completions", &json!({"prompt": "x", "max_tokens": 3}));
+    assert_eq!(answer.status, 200);
+    let metrics = get(server.address(), "/metrics");
+    let open = metrics.text().lines().find(|line| line.starts_with("longreach_connections")).expect("a gauge");
+    assert!(open.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()) >= Some(1_000), "{open}");
+    let first = &mut idle[0];
+    first.send(b"TP/1.1\r\nhost: localhost\r\n\r\n");
+    assert_eq!(first.reply().expect("an answer").status, 200);
+    server.stop();
+}
+
+#[test]
+fn what_is_no_http_is_closed_and_headers_are_bounded() {
+    let server = serve(MAMBA, Settings::default());
+    let long = format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let many = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
+    for bytes in ["\u{0}\u{1}\u{2}\r\n\r\n", "GET /health HTTP/9.9\r\n\r\n", &long, &many] {
+        let mut client = Connection::open(server.address());
+        use std::io::Write;
+        // The server may close before all of it is sent.
+        client.stream.get_mut().write_all(bytes.as_bytes()).ok();
+        let mut rest = Vec::new();
+        client.stream.read_to_end(&mut rest).ok();
+        let rest = String::from_utf8_lossy(&rest);
+        assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 4") || rest.starts_with("HTTP/1.0 4"), "{rest}");
+    }
+    assert_eq!(get(server.address(), "/health").status, 200);
+    server.stop();
+}
+
+#[test]
+fn the_page_is_whole_and_loads_nothing_from_elsewhere() {
+    let server = serve(MAMBA, Settings::default());
+    let mut size = 0;
+    for (path, kind) in [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")] {
+        let reply = get(server.address(), path);
+        assert!(reply.header("content-type").is_some_and(|found| found.starts_with(kind)), "{path}");
+        assert!(reply.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'self'")));
+        let text = reply.text();
+        assert!(text.len() > 200, "{path}");
+        for outside in ["https://", "//cdn", "@import", "innerHTML", "eval("] {
+            assert!(!text.contains(outside), "{path} has {outside}");
+        }
+        size += text.len();
+    }
+    let page = get(server.address(), "/");
+    assert!(!page.text().contains("<script>") && !page.text().contains("onclick") && !page.text().contains("style="));
+    assert!(size < 200_000, "{size}");
+    server.stop();
+    let server = serve(MAMBA, Settings { page: false, ..Settings::default() });
+    assert_eq!(get(server.address(), "/").status, 404);
+    server.stop();
+}
