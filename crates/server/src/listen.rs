@@ -26,6 +26,8 @@ const CONNECTIONS: usize = 10_240;
 /// How long a connection may say nothing, and how long a header may take.
 const IDLE: Duration = Duration::from_secs(75);
 const HEADER: Duration = Duration::from_secs(10);
+/// How long requests under way may take to say that they end.
+const LAST: Duration = Duration::from_secs(5);
 /// The longest header in bytes and fields.
 const HEADER_BYTES: usize = 64 << 10;
 const HEADER_FIELDS: usize = 100;
@@ -137,13 +139,15 @@ impl Server {
         if let Some(ready) = self.state.ready.get() {
             ready.scheduler.close();
         }
-        let ended = async {
-            while self.state.open.load(Ordering::Acquire) > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
         // What is not done by then is ended.
-        timeout(self.state.settings.drain, ended).await.ok();
+        timeout(self.state.settings.drain, self.idle()).await.ok();
+    }
+
+    /// Waits until no request is under way.
+    async fn idle(&self) {
+        while self.state.open.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     fn end(self) {
@@ -151,12 +155,13 @@ impl Server {
         if let Some(ready) = self.state.ready.get() {
             ready.scheduler.stop();
         }
+        // A step ends before streams can say that they end.
+        self.runtime.block_on(async { timeout(LAST, self.idle()).await }).ok();
         self.phase.send_replace(Phase::Ended);
         if let Some(cache) = self.state.ready.get().and_then(|ready| ready.cache.as_ref()) {
             // What is not written by then is read again next time.
             cache.flush(Duration::from_secs(5));
         }
-        // Streams get a moment to say that they end.
         self.runtime.shutdown_timeout(Duration::from_millis(300));
     }
 }
@@ -224,7 +229,7 @@ async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<
         async move { Ok::<_, Infallible>(state.answer(request).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEADER).max_headers(HEADER_FIELDS).max_buf_size(HEADER_BYTES);
+    server.timer(TokioTimer::new()).header_read_timeout(HEADER).max_headers(HEADER_FIELDS).max_header_size(HEADER_BYTES).max_buf_size(2 * HEADER_BYTES);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
     loop {
         let changed = tokio::select! {

@@ -1,19 +1,19 @@
 //! A request from its header to its answer: who may ask, which endpoint it is, and what every answer has.
 
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use longreach_engine::StateCache;
 use longreach_engine::scheduler::Scheduler;
 use serde_json::{Value, json};
 
 use crate::body::{self, Answer};
+use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::generate::{Work, whole};
 use crate::ids::fresh;
@@ -40,93 +40,7 @@ pub(crate) struct State {
     /// Requests under way, streams included.
     pub(crate) open: AtomicUsize,
     /// Hashes of the keys.
-    keys: Vec<blake3::Hash>,
-}
-
-/// The endpoints.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Endpoint {
-    Page(&'static str),
-    Health,
-    Version,
-    Metrics,
-    Models,
-    Model,
-    Completions,
-    Chat,
-    Embeddings,
-    Rerank,
-    Tokenize,
-    Detokenize,
-}
-
-impl Endpoint {
-    /// The endpoint of a path; with it, what follows in the path.
-    fn of(path: &str, settings: &Settings) -> Option<(Self, String)> {
-        let whole = |endpoint| Some((endpoint, String::new()));
-        if let Some(asset) = page::ASSETS.iter().find(|asset| asset.path == path && settings.page) {
-            return whole(Endpoint::Page(asset.path));
-        }
-        match path {
-            "/health" | "/v1/health" => whole(Endpoint::Health),
-            "/version" => whole(Endpoint::Version),
-            "/metrics" => whole(Endpoint::Metrics),
-            "/v1/models" | "/v1/models/" => whole(Endpoint::Models),
-            "/v1/completions" => whole(Endpoint::Completions),
-            "/v1/chat/completions" => whole(Endpoint::Chat),
-            "/v1/embeddings" => whole(Endpoint::Embeddings),
-            "/v1/rerank" | "/v2/rerank" | "/rerank" => whole(Endpoint::Rerank),
-            "/tokenize" => whole(Endpoint::Tokenize),
-            "/detokenize" => whole(Endpoint::Detokenize),
-            _ => path.strip_prefix("/v1/models/").map(|id| (Endpoint::Model, unescaped(id))),
-        }
-    }
-
-    /// Its name in the metrics and the log.
-    fn name(self) -> &'static str {
-        match self {
-            Endpoint::Page(_) => "page",
-            Endpoint::Health => "health",
-            Endpoint::Version => "version",
-            Endpoint::Metrics => "metrics",
-            Endpoint::Models | Endpoint::Model => "models",
-            Endpoint::Completions => "completions",
-            Endpoint::Chat => "chat",
-            Endpoint::Embeddings => "embeddings",
-            Endpoint::Rerank => "rerank",
-            Endpoint::Tokenize => "tokenize",
-            Endpoint::Detokenize => "detokenize",
-        }
-    }
-
-    /// Whether it is asked by POST.
-    fn posts(self) -> bool {
-        use Endpoint::{Chat, Completions, Detokenize, Embeddings, Rerank, Tokenize};
-        matches!(self, Completions | Chat | Embeddings | Rerank | Tokenize | Detokenize)
-    }
-
-    fn methods(self) -> &'static str {
-        if self.posts() { "POST, OPTIONS" } else { "GET, HEAD, OPTIONS" }
-    }
-
-    /// Whether it is answered without a key.
-    fn is_open(self) -> bool {
-        matches!(self, Endpoint::Page(_) | Endpoint::Health)
-    }
-}
-
-/// A path without its percent escapes; bytes that are no text are replaced.
-fn unescaped(path: &str) -> String {
-    let mut bytes = Vec::with_capacity(path.len());
-    let mut rest = path.as_bytes();
-    while let Some((first, more)) = rest.split_first() {
-        let hex = |bytes: &[u8]| u8::from_str_radix(std::str::from_utf8(bytes.get(..2)?).ok()?, 16).ok();
-        match hex(more).filter(|_| *first == b'%') {
-            Some(byte) => (rest, _) = (&more[2..], bytes.push(byte)),
-            None => (rest, _) = (more, bytes.push(*first)),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+    pub(crate) keys: Vec<blake3::Hash>,
 }
 
 /// An answer before its common headers.
@@ -227,10 +141,6 @@ impl State {
         }
     }
 
-    fn is_named(&self, origin: &HeaderValue) -> bool {
-        self.settings.origins.iter().any(|named| named.as_bytes() == origin.as_bytes())
-    }
-
     /// Checks who asks for what, and answers.
     async fn checked(
         self: Arc<Self>,
@@ -295,85 +205,6 @@ impl State {
                 self.clone().worked(endpoint, body, number, open).await
             }
         }
-    }
-
-    /// On a loopback address, the name that the server is called by must be one of this machine: a page of another site that was made to resolve to this
-    /// address (DNS rebinding) calls it by its own.
-    fn check_host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        if !self.settings.host.is_loopback() {
-            return Ok(());
-        }
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
-            _ => host,
-        };
-        let own = |name: &str| {
-            name.eq_ignore_ascii_case("localhost")
-                || name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-        };
-        if own(name) || self.settings.hosts.iter().any(|named| named.eq_ignore_ascii_case(name)) {
-            return Ok(());
-        }
-        let name: String = name.chars().take(100).collect();
-        let message =
-            format!("the host `{name}` is not allowed: call this server localhost, or start it with --allow-host");
-        Err(Refusal { close: true, ..Refusal::new(StatusCode::FORBIDDEN, "host_not_allowed", message) })
-    }
-
-    /// A page of another site may not post.
-    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
-        let text = origin.to_str().unwrap_or("");
-        let own = ["http://", "https://"].iter().any(|scheme| text.strip_prefix(scheme) == Some(host));
-        if own || self.is_named(origin) {
-            return Ok(());
-        }
-        let text: String = text.chars().take(100).collect();
-        let message =
-            format!("the origin `{text}` is not allowed: start the server with --cors-origin to let its pages in");
-        Err(Refusal { close: true, ..Refusal::new(StatusCode::FORBIDDEN, "origin_not_allowed", message) })
-    }
-
-    /// The hash of the key that was shown; `None` if none is needed.
-    fn check_key(&self, headers: &HeaderMap) -> Result<Option<blake3::Hash>, Refusal> {
-        if self.keys.is_empty() {
-            return Ok(None);
-        }
-        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let bearer = text(header::AUTHORIZATION).and_then(|value| {
-            let (scheme, key) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
-        });
-        let key = bearer.or_else(|| text(HeaderName::from_static("x-api-key")));
-        let hash = key.map(|key| blake3::hash(key.as_bytes()));
-        // Hashes are compared in constant time, and all of them.
-        let known = hash.is_some_and(|hash| self.keys.iter().fold(false, |found, known| found | (*known == hash)));
-        if known {
-            return Ok(hash);
-        }
-        let message = match hash {
-            Some(_) => "the API key is not known",
-            None => "an API key is needed: send it as `Authorization: Bearer KEY`",
-        };
-        Err(Refusal { close: true, ..Refusal::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message) })
-    }
-
-    /// The answer to a browser that asks whether a page may ask.
-    fn preflight(&self, request: &Request<Incoming>, endpoint: Endpoint) -> Response<Answer> {
-        let mut response = Response::new(Answer::Whole(None));
-        *response.status_mut() = StatusCode::NO_CONTENT;
-        let headers = response.headers_mut();
-        headers.insert(header::ALLOW, HeaderValue::from_static(endpoint.methods()));
-        if request.headers().get(header::ORIGIN).is_some_and(|origin| self.is_named(origin)) {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(endpoint.methods()));
-            let asked = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
-            let usual = HeaderValue::from_static("authorization, content-type, x-api-key");
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.unwrap_or(usual));
-            headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
-        }
-        response
     }
 
     /// Reads a request beside the connections, since parsing, templates and tokenizing take time, and answers it.

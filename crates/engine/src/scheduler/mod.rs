@@ -34,6 +34,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{Cancel, Engine, Sampling, StateCache};
 
+mod constraint;
 mod fair;
 mod plan;
 mod reading;
@@ -41,6 +42,7 @@ mod request;
 mod rows;
 mod worker;
 
+pub use constraint::Constraint;
 pub use request::{Event, Failure, Refused, Request, Reuse, Thoughts, Wrote};
 
 /// How much a scheduler takes on.
@@ -131,6 +133,7 @@ impl Scheduler {
             stops: Vec::new(),
             logprobs: None,
             prompt_logprobs: None,
+            constraint: None,
             thoughts: Thoughts::Together,
             reuse: Reuse::Kept,
             ends_of_messages: Vec::new(),

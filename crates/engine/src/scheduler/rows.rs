@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 
 use longreach_nn::Cache;
 
+use super::constraint::Constraint;
 use super::plan::Ticket;
 use super::request::{Event, Failure, Request, Thoughts, Wrote};
 use crate::output::{Output, Watched};
@@ -21,6 +22,7 @@ pub(super) struct Row {
     least: usize,
     most: usize,
     logprobs: Option<usize>,
+    constraint: Option<Box<dyn Constraint>>,
     /// The token that was sampled last and is read in the next step.
     next: u32,
 }
@@ -72,24 +74,28 @@ impl Row {
             least: request.least,
             most: request.most,
             logprobs: request.logprobs,
+            constraint: request.constraint.as_ref().map(|constraint| constraint.fork()),
             next: 0,
         })
     }
 
     /// Samples a token from the logits after the last one and tells it. True if the answer goes on.
-    pub(super) fn choose(&mut self, engine: &Engine, logits: &[f32], to: &mut Writing) -> Result<bool, Error> {
+    pub(super) fn choose(&mut self, engine: &Engine, logits: &[f32], to: &mut Writing) -> Result<bool, Failure> {
         let raw = engine.finite(logits)?;
-        let id = if self.output.written < self.least && !self.ends.is_empty() {
+        let early = self.output.written < self.least && !self.ends.is_empty();
+        let id = if early || self.constraint.is_some() {
             let mut logits = raw.to_vec();
-            self.ends.iter().for_each(|end| {
-                if let Some(x) = logits.get_mut(*end as usize) {
-                    *x = f32::NEG_INFINITY;
-                }
-            });
+            let ends = self.ends.iter().filter(|_| early);
+            ends.for_each(|end| logits.get_mut(*end as usize).into_iter().for_each(|x| *x = f32::NEG_INFINITY));
+            if let Some(constraint) = &mut self.constraint {
+                constraint.mask(&mut logits).map_err(Failure::Constraint)?;
+            }
             self.sampler.choose(&logits, &self.history)
         } else {
             self.sampler.choose(raw, &self.history)
         };
+        let accept = |constraint: &mut Box<dyn Constraint>| constraint.accept(id).map_err(Failure::Constraint);
+        let complete = self.constraint.as_mut().map(accept).transpose()?.unwrap_or(false);
         self.history.write(id);
         self.next = id;
         let logprob = self.logprobs.map(|top| Logprob::of(raw, id, top));
@@ -98,6 +104,7 @@ impl Row {
         to.tell(Event::Wrote(Wrote { choice: self.choice, id, logprob, thinking, text }));
         let why = match flow {
             ControlFlow::Break(()) => Ended::Stopped,
+            ControlFlow::Continue(()) if complete => Ended::Stopped,
             ControlFlow::Continue(()) if self.output.written >= self.most => Ended::Full,
             ControlFlow::Continue(()) => return Ok(true),
         };
@@ -170,13 +177,5 @@ impl Batch {
     pub(super) fn clear(&mut self) -> Vec<Ticket> {
         (self.cache, self.joining) = (None, Vec::new());
         self.rows.drain(..).map(|row| row.ticket).collect()
-    }
-}
-
-/// The failure that an error is told as.
-pub(super) fn failure(error: Error) -> Failure {
-    match error {
-        Error::Cancelled => Failure::Cancelled,
-        error => Failure::Engine(error),
     }
 }

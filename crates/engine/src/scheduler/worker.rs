@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::plan::{Action, Plan, Ticket, Waiting};
 use super::reading::Reading;
 use super::request::{Event, Failure, Request, Reuse};
-use super::rows::{Batch, Row, Writing, failure};
+use super::rows::{Batch, Row, Writing};
 use super::{Command, Limits, Shared};
 use crate::{CHUNK, Ended, Engine, Session, StateCache, Texts};
 
@@ -249,7 +249,7 @@ impl Worker {
         let whole = self.plan.read(ticket, tokens, start.elapsed());
         match done {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => return self.lost(ticket, whole, failure(error)),
+            Ok(Err(error)) => return self.lost(ticket, whole, error.into()),
             Err(_) => return self.lost(ticket, whole, Failure::Panicked),
         }
         self.shared.read.fetch_add(tokens as u64, Ordering::Relaxed);
@@ -318,14 +318,14 @@ impl Worker {
                     match catch_unwind(AssertUnwindSafe(|| row.choose(&engine, logits, &mut writing))) {
                         Ok(Ok(true)) => self.batches[model].join(row, session.state().clone()),
                         Ok(Ok(false)) => ended += 1,
-                        Ok(Err(error)) => failed = Some(failure(error)),
+                        Ok(Err(error)) => failed = Some(error),
                         Err(_) => failed = Some(Failure::Panicked),
                     }
                 }
                 self.plan.ended(ended);
                 failed.map(|failed| (failed, choices - ended))
             }
-            Ok(Err(error)) => Some((failure(error), choices)),
+            Ok(Err(error)) => Some((error.into(), choices)),
             Err(_) => Some((Failure::Panicked, choices)),
         };
         self.writing.insert(ticket, writing);
@@ -375,7 +375,7 @@ impl Worker {
             let Some(writing) = self.writing.get_mut(&row.ticket) else { continue };
             match catch_unwind(AssertUnwindSafe(|| row.choose(engine, logits, writing))) {
                 Ok(Ok(goes_on)) => ended[i] = !goes_on,
-                Ok(Err(error)) => failed.push((row.ticket, failure(error))),
+                Ok(Err(error)) => failed.push((row.ticket, error)),
                 Err(_) => failed.push((row.ticket, Failure::Panicked)),
             }
         }

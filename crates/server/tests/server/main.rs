@@ -12,6 +12,7 @@ mod encoders;
 mod openai;
 mod refusals;
 mod streams;
+mod structure;
 mod tiny;
 
 /// A server with a decoder of these blocks.

@@ -55,7 +55,6 @@ fn a_field_is_refused_by_its_path() {
         (text, json!({"stream_options": {}}), "invalid_value", "stream_options"),
         (text, json!({"stream": true, "stream_options": {"usage": true}}), "unknown_parameter", "stream_options.usage"),
         (text, json!({"stream": 1}), "invalid_type", "stream"),
-        (text, json!({"response_format": {"type": "json_object"}}), "unsupported_parameter", "response_format"),
         (chat, json!({}), "missing_required", "messages"),
         (chat, json!({"messages": []}), "invalid_value", "messages"),
         (chat, json!({"messages": ["x"]}), "invalid_type", "messages[0]"),
@@ -285,7 +284,8 @@ fn no_body_makes_the_server_fail() {
     let mut numbers = Numbers(11);
     let mut client = Connection::open(server.address());
     let (mut statuses, start) = (std::collections::BTreeMap::new(), Instant::now());
-    for round in 0..2_500 {
+    let rounds = if cfg!(debug_assertions) { 300 } else { 2_500 };
+    for round in 0..rounds {
         let path = paths[numbers.below(paths.len())];
         let mut body = String::from("{");
         if numbers.below(2) == 0 {
@@ -320,7 +320,7 @@ fn no_body_makes_the_server_fail() {
             client = Connection::open(server.address());
         }
     }
-    assert!(statuses[&200] > 50 && statuses[&400] > 500, "{statuses:?}");
+    assert!(statuses[&200] > rounds / 50 && statuses[&400] > rounds / 5, "{statuses:?}");
     assert!(start.elapsed() < Duration::from_secs(300));
     server.stop();
 }

@@ -45,6 +45,11 @@ fn essence(mut answer: Value) -> Value {
     answer
 }
 
+/// The usage without the tokens that another request had read at the same time.
+fn counted(usage: &Value) -> Value {
+    json!([usage["prompt_tokens"], usage["completion_tokens"], usage["total_tokens"]])
+}
+
 /// Puts the chunks of a stream together to the unstreamed answer.
 fn together(events: &[Value]) -> Value {
     let mut choices: BTreeMap<u64, Value> = BTreeMap::new();
@@ -57,7 +62,7 @@ fn together(events: &[Value]) -> Value {
         );
         if !event["usage"].is_null() {
             assert_eq!(event["choices"], json!([]));
-            usage = event["usage"].clone();
+            usage = counted(&event["usage"]);
             continue;
         }
         let piece = &event["choices"][0];
@@ -101,7 +106,7 @@ fn whole(answer: &Value) -> Value {
         json!({"index": choice["index"], "text": text, "logprobs": logprobs, "finish_reason": choice["finish_reason"]})
     };
     let choices = answer["choices"].as_array().expect("choices").iter().map(choice).collect::<Vec<_>>();
-    json!({"choices": choices, "usage": answer["usage"]})
+    json!({"choices": choices, "usage": counted(&answer["usage"])})
 }
 
 fn streamed(address: SocketAddr, i: usize) -> Value {
