@@ -7,6 +7,7 @@ mod documents;
 mod encoder;
 mod failure;
 mod interrupt;
+mod kept;
 mod lengths;
 mod machine;
 mod model;

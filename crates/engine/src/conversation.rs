@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::output::{Output, Watched};
 use crate::state::With;
 use crate::thinking::tags;
-use crate::{Cancel, ChatTemplate, Ended, Engine, Error, Message, Piece, Sampler, Session, Speculation, Stops};
+use crate::{Cancel, ChatTemplate, Ended, Engine, Error, Message, Piece, Sampler, Session, Speculation, Stops, Texts};
 
 /// A conversation. Its state is kept after every turn, so that going back reads nothing again.
 pub struct Conversation {
@@ -26,6 +26,8 @@ pub struct Conversation {
     /// The session after some prefixes of the conversation, the longest last. Sessions share what they have in common.
     kept: Vec<Session>,
     cancel: Cancel,
+    /// Where states are kept beyond this conversation.
+    texts: Option<Texts>,
 }
 
 /// The most sessions that are kept: two for each of the last turns.
@@ -61,6 +63,7 @@ impl Conversation {
             tags,
             kept: Vec::new(),
             cancel: Cancel::default(),
+            texts: None,
         })
     }
 
@@ -72,6 +75,12 @@ impl Conversation {
     /// Lets `cancel` end an answer, from any thread.
     pub fn set_cancel(&mut self, cancel: Cancel) {
         self.cancel = cancel;
+    }
+
+    /// Reads every prompt behind the deepest state that is kept in a cache, and keeps states of it there. An answer is then read
+    /// once more, as a part of the next prompt, so that its state is one of the text and found by other conversations.
+    pub fn set_texts(&mut self, texts: Texts) {
+        self.texts = Some(texts);
     }
 
     /// Appends a message without answering it: a system message, or an earlier conversation.
@@ -136,6 +145,22 @@ impl Conversation {
         })
     }
 
+    /// Reads a prompt through the cache; returns the number of tokens that were read.
+    fn read_kept(&mut self, texts: &Texts, ids: &[u32]) -> Result<(Session, usize), Error> {
+        // The messages before the last, of which the next prompt may have another.
+        let mut ends = Vec::new();
+        if let Some((_, before)) = self.messages.split_last().filter(|(_, before)| !before.is_empty())
+            && let Ok(text) = self.template.render(before, false, &self.variables)
+        {
+            let earlier = self.engine.tokenizer()?.encode(&text)?;
+            ends.push(ids.iter().zip(&earlier).take_while(|(a, b)| a == b).count());
+        }
+        let (mut session, reused) = texts.read_until(ids, &ends, &self.cancel, |_| {})?;
+        session.keep_text_of(ids);
+        self.kept.clear();
+        Ok((session, ids.len() - reused.tokens))
+    }
+
     fn keep(&mut self, session: Session) {
         if self.kept.len() == MOST_KEPT {
             self.kept.remove(0);
@@ -170,10 +195,16 @@ impl Conversation {
 
     fn answer(&mut self, sampler: &mut Sampler, most: usize, mut tell: impl FnMut(Piece<'_>)) -> Result<Reply, Error> {
         let (prompt, ids) = self.prompt()?;
-        let mut session = self.resume(&ids);
-        session.set_cancel(self.cancel.clone());
-        let read = ids.len() - session.text().len();
-        session.read(&ids[ids.len() - read..])?;
+        let (mut session, read) = match self.texts.clone() {
+            Some(texts) => self.read_kept(&texts, &ids)?,
+            None => {
+                let mut session = self.resume(&ids);
+                session.set_cancel(self.cancel.clone());
+                let read = ids.len() - session.text().len();
+                session.read(&ids[ids.len() - read..])?;
+                (session, read)
+            }
+        };
         self.keep(session.clone());
         let inside = self.tags.is_some_and(|[open, _]| prompt.trim_end().ends_with(open));
         let (ends, stops) = (self.engine.model.description.eos.clone(), self.stops.clone());

@@ -71,6 +71,11 @@ impl Session {
         self.text.get_or_insert_default();
     }
 
+    /// As [`Session::keep_text`], of a session that has read `text`.
+    pub fn keep_text_of(&mut self, text: &[u32]) {
+        self.text = Some(text.to_vec());
+    }
+
     /// The tokens read since [`Session::keep_text`].
     pub fn text(&self) -> &[u32] {
         self.text.as_deref().unwrap_or_default()

@@ -10,7 +10,7 @@ use std::ops::Range;
 use crate::{Block, Decoder};
 
 /// The version of the order in which kernels add up. It is raised whenever that changes, so that states of another version are
-/// not continued; the goldens of bits in `crates/models/tests/arithmetic.rs` hold it.
+/// not continued; the goldens of bits in `crates/models/tests/exact/arithmetic.rs` hold it.
 pub const ARITHMETIC: u32 = 1;
 
 /// How a text may be divided into calls: see [`Decoder::cut`].

@@ -10,7 +10,6 @@ use crate::fields::{Fields, parse, wrong};
 use crate::generate::Work;
 use crate::refusal::Refusal;
 use crate::served::Models;
-use crate::structure::form;
 use crate::settings::Settings;
 
 /// Reads a request.
@@ -43,6 +42,7 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
     refuse(
         &f,
         &[
+            ("response_format", &[json!({"type": "text"})]),
             ("tools", &none[..1]),
             ("functions", &none[..1]),
             ("tool_choice", &["none".into(), "auto".into()]),
@@ -63,12 +63,10 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
     settings.check_input(ids.len(), "messages")?;
     let most = asked.room(most, settings.most_tokens, ids.len(), "max_completion_tokens")?;
     let logprobs = logprobs(&f)?;
-    let form = form(&f, &asked)?;
     let ends_of_messages = ends(&asked.engine, &messages, &more, &ids)?;
     let prompts = vec![Prompt { ids, echo: None }];
-    // An answer of a given form begins at once.
-    let thoughts = if form.is_some() { Thoughts::Together } else { Thoughts::Apart { inside } };
-    Ok(Work { asked, shape: Shape::Chat, prompts, most, logprobs, prompt_logprobs: None, thoughts, ends_of_messages, form })
+    let thoughts = Thoughts::Apart { inside };
+    Ok(Work { asked, shape: Shape::Chat, prompts, most, logprobs, prompt_logprobs: None, thoughts, ends_of_messages })
 }
 
 /// How many messages from the end are looked at for places where a state is worth keeping.

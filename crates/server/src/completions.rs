@@ -2,7 +2,7 @@
 
 use longreach_engine::scheduler::Thoughts;
 use longreach_engine::{Engine, Pieces};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::answer::{Prompt, Shape};
 use crate::asked::{Asked, MOST_ANSWERS, MOST_LOGPROBS, SHARED, refuse};
@@ -11,7 +11,6 @@ use crate::generate::Work;
 use crate::refusal::Refusal;
 use crate::served::Models;
 use crate::settings::Settings;
-use crate::structure::form;
 
 /// The most prompts of a request.
 const MOST_PROMPTS: usize = 256;
@@ -26,8 +25,8 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
     let known: Vec<&str> = SHARED.iter().chain(&own).copied().collect();
     let ignored = f.unknown(&known, settings.lenient)?;
     let asked = Asked::read(&f, models, ignored)?;
-    refuse(&f, &[("suffix", &["".into()]), ("store", &[false.into()])])?;
-    let form = form(&f, &asked)?;
+    let text = json!({"type": "text"});
+    refuse(&f, &[("suffix", &["".into()]), ("response_format", &[text]), ("store", &[false.into()])])?;
     if let Some(best) = f.whole("best_of", 1..=i64::MAX)?
         && best != asked.n as i64
     {
@@ -62,7 +61,6 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
         prompt_logprobs,
         thoughts,
         ends_of_messages: Vec::new(),
-        form,
     })
 }
 

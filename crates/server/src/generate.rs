@@ -11,7 +11,6 @@ use crate::events::{Mail, mail};
 use crate::ids::fresh;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
-use crate::structure::Form;
 
 /// A request that was read.
 pub(crate) struct Work {
@@ -23,8 +22,6 @@ pub(crate) struct Work {
     pub(crate) prompt_logprobs: Option<usize>,
     pub(crate) thoughts: Thoughts,
     pub(crate) ends_of_messages: Vec<usize>,
-    /// The form of the answers.
-    pub(crate) form: Option<Form>,
 }
 
 impl Work {
@@ -53,7 +50,6 @@ impl Work {
                 thoughts: self.thoughts,
                 reuse: asked.reuse,
                 ends_of_messages: self.ends_of_messages.clone(),
-                constraint: self.form.as_ref().map(Form::constraint),
                 cancel: cancel.clone(),
                 ..scheduler.request(asked.at, prompt.ids.clone(), move |event| sink.send(i, event))
             };

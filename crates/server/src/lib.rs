@@ -36,7 +36,6 @@ mod rerank;
 mod served;
 mod service;
 mod settings;
-mod structure;
 mod tokens;
 
 pub use listen::{Error, Server};

@@ -229,7 +229,12 @@ async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<
         async move { Ok::<_, Infallible>(state.answer(request).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEADER).max_headers(HEADER_FIELDS).max_header_size(HEADER_BYTES).max_buf_size(2 * HEADER_BYTES);
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_headers(HEADER_FIELDS)
+        .max_header_size(HEADER_BYTES)
+        .max_buf_size(2 * HEADER_BYTES);
     let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
     loop {
         let changed = tokio::select! {

@@ -81,7 +81,6 @@ impl From<Failure> for Refusal {
         match failure {
             Failure::Closing | Failure::Cancelled => Self::shutting_down(),
             Failure::Engine(error) => error.into(),
-            Failure::Constraint(message) => Self::field("invalid_schema", "response_format", message),
             _ => Self::internal(),
         }
     }

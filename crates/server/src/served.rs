@@ -1,10 +1,9 @@
 //! The models that are served, and their names.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::StatusCode;
-use llguidance::ParserFactory;
 use longreach_engine::{Engine, Sampling, TextEncoder};
 use longreach_models::Task;
 use serde_json::{Value, json};
@@ -66,8 +65,6 @@ pub(crate) struct Served {
     fingerprint: String,
     /// The hash of the model and of the arithmetic, as answers have it.
     pub(crate) system: String,
-    /// What compiles grammars over its vocabulary, once it was asked for.
-    pub(crate) grammars: OnceLock<Option<ParserFactory>>,
 }
 
 /// The models, the first of each purpose first.
@@ -113,7 +110,7 @@ impl Models {
             let arithmetic = format!("{} {} {fingerprint}", env!("CARGO_PKG_VERSION"), longreach_burn::context().isa);
             let system = format!("fp_{}", &blake3::hash(arithmetic.as_bytes()).to_hex()[..16]);
             let id = if names.is_empty() { "model".into() } else { names.remove(0) };
-            Arc::new(Served { id, aliases: names, purpose, fingerprint, system, grammars: OnceLock::new() })
+            Arc::new(Served { id, aliases: names, purpose, fingerprint, system })
         });
         (Self { list: list.collect(), created: now() }, engines)
     }

@@ -6,9 +6,10 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use longreach_engine::{Engine, Sampler, Session, Speculation, Stops};
+use longreach_engine::{Engine, Pieces, Sampler, Session, Speculation, Stops};
 
 use crate::failure::Failure;
+use crate::kept::{CacheArgs, Kept};
 use crate::model::{ContextArgs, ModelArgs};
 use crate::progress;
 use crate::sampling::SamplingArgs;
@@ -26,6 +27,7 @@ Examples:
   longreach generate --model state-spaces/mamba-130m-hf --prompt-file book.txt --save-state book.state
   longreach generate --model state-spaces/mamba-130m-hf --load-state book.state --prompt \"In short,\"
   longreach generate --model Qwen/Qwen3-4B --draft Qwen/Qwen3-0.6B --prompt-file main.rs --stop \"fn \"
+  longreach generate --prompt-file book.txt --cache-dir ~/.cache/longreach/states
   cat book.txt | longreach generate --temperature 0 -")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -52,14 +54,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     save_state: Option<PathBuf>,
     /// Restore a saved session state; the prompt, if any, is read after it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "cache_dir")]
     load_state: Option<PathBuf>,
+    #[command(flatten)]
+    cache: CacheArgs,
 }
 
 /// Counts and times for the closing line.
 #[derive(Default)]
 struct Numbers {
     read: u64,
+    /// Tokens of the prompt that were not read, since a kept state had read them.
+    kept: Option<u64>,
     reading: Duration,
     written: u64,
     writing: Duration,
@@ -96,9 +102,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let mut numbers = Numbers::default();
     let start = Instant::now();
     let before = session.tokens();
-    read_prompt(&args, &mut session)?;
+    let kept = args.cache.open(&engine, 0)?;
+    match &kept {
+        Some(kept) => numbers.kept = Some(read_kept(&args, &mut session, kept, &engine)?),
+        None => read_prompt(&args, &mut session)?,
+    }
     speculation.prepare(&session)?;
-    numbers.read = session.tokens() - before;
+    numbers.read = session.tokens() - before - numbers.kept.unwrap_or(0);
     numbers.reading = start.elapsed();
     let start = Instant::now();
     numbers.written = write(&args, &engine, &mut session, &mut sampler, &mut speculation)?;
@@ -107,6 +117,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         session.save(file, &sampler)?;
     }
     report(&numbers, &session, &speculation);
+    if let Some(kept) = kept {
+        kept.close();
+    }
     Ok(())
 }
 
@@ -123,6 +136,36 @@ fn read_prompt(args: &Args, session: &mut Session) -> Result<(), Failure> {
         (None, None, None) => session.read_start()?,
     }
     Ok(())
+}
+
+/// Reads the prompt behind the deepest state that is kept of it, and returns how many of its tokens were not read.
+fn read_kept(args: &Args, session: &mut Session, kept: &Kept, engine: &Engine) -> Result<u64, Failure> {
+    let tokens = |text: &mut dyn Read, name: &str| {
+        let (mut pieces, mut ids) = (Pieces::new(engine.tokenizer()?, text, name), Vec::new());
+        while let Some(piece) = pieces.next_piece()? {
+            ids.extend(piece);
+        }
+        Ok::<_, Failure>(ids)
+    };
+    let ids = match (&args.prompt, &args.prompt_file, &args.stdin) {
+        (Some(text), ..) => tokens(&mut text.as_bytes(), "the prompt")?,
+        (None, Some(path), _) => {
+            let mut file = File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+            tokens(&mut file, &path.display().to_string())?
+        }
+        (None, None, Some(_)) => tokens(&mut std::io::stdin().lock(), "standard input")?,
+        (None, None, None) => {
+            session.read_start()?;
+            return Ok(0);
+        }
+    };
+    let bar = progress::things("reading", "tokens", ids.len() as u64)?;
+    let result = kept.texts.read(&ids, &[], |done| bar.set_position(done));
+    bar.finish_and_clear();
+    let (mut found, reused) = result?;
+    found.keep_text_of(&ids);
+    *session = found;
+    Ok(reused.tokens as u64)
 }
 
 /// Reads a prompt that may be long, with a progress bar where its length is known.
@@ -192,8 +235,9 @@ fn write(
 fn report(numbers: &Numbers, session: &Session, speculation: &Speculation) {
     let speed = |n: u64, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let peak = crate::machine::peak().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
+    let kept = numbers.kept.map_or_else(String::new, |kept| format!(" ({kept} were kept)"));
     eprintln!(
-        "read {} tokens at {:.0} tok/s, wrote {} at {:.0} tok/s{}, state {}{peak}",
+        "read {} tokens{kept} at {:.0} tok/s, wrote {} at {:.0} tok/s{}, state {}{peak}",
         numbers.read,
         speed(numbers.read, numbers.reading),
         numbers.written,

@@ -205,3 +205,60 @@ fn what_a_token_costs_is_measured_along_a_text() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("--at") && said.lines().count() == 1, "{said}");
 }
+
+/// The numbers of tokens that were read and that were kept, by the closing line.
+fn read_and_kept(output: &std::process::Output) -> (u64, u64) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    let line = said.lines().find(|line| line.starts_with("read ")).expect("a closing line").to_owned();
+    let number = |before: &str| {
+        let rest = line.split(before).nth(1).unwrap_or_else(|| panic!("{line}"));
+        rest.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+    };
+    (number("read "), number("tokens ("))
+}
+
+#[test]
+fn a_prompt_is_not_read_twice_with_a_directory_of_states() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let states = folder.path().join("states");
+    let prompt = "Ownership is a set of rules that govern how a program manages memory. ".repeat(12);
+    let write = |prompt: &str, more: &[&str]| {
+        run(&[&["generate", "--prompt", prompt, "-n", "12", "--seed", "3"], more].concat())
+    };
+    let with = ["--cache-dir", text(&states)];
+    let plain = write(&prompt, &[]);
+    let first = write(&prompt, &with);
+    let second = write(&prompt, &with);
+    let other = format!("{prompt}And");
+    let (longer, want) = (write(&other, &with), write(&other, &[]));
+    assert_eq!(plain.stdout, first.stdout);
+    assert_eq!(plain.stdout, second.stdout);
+    assert_eq!(want.stdout, longer.stdout);
+    let (all, none) = read_and_kept(&first);
+    assert!(all > 100 && none == 0);
+    assert_eq!(read_and_kept(&second), (0, all));
+    let (read, kept) = read_and_kept(&longer);
+    assert!(read < 70 && kept % 64 == 0 && kept > 100, "{read} {kept}");
+}
+
+/// A disk that takes no more bytes costs no answer.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_a_note() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let states = folder.path().join("states");
+    let prompt = "Ownership is a set of rules. ".repeat(20);
+    let command = r#"trap '' XFSZ; ulimit -f 8; exec "$0" "$@""#;
+    let output = std::process::Command::new("bash")
+        .args(["-c", command, env!("CARGO_BIN_EXE_longreach")])
+        .args(["generate", "--prompt", &prompt, "-n", "5", "--cache-dir", text(&states)])
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !output.stdout.is_empty(), "{said}");
+    assert!(said.contains("note: states were not kept: "), "{said}");
+    // Nothing half written is left.
+    let files = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let left: Vec<_> = files(&states.join("v1")).flat_map(|folder| files(&folder).collect::<Vec<_>>()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}

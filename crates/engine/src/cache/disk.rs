@@ -128,6 +128,10 @@ impl Disk {
         self.bytes
     }
 
+    pub(super) fn files(&self) -> usize {
+        self.files.len()
+    }
+
     pub(super) fn states(&self) -> usize {
         self.files.values().filter(|listed| listed.header.kind == Kind::State).count()
     }

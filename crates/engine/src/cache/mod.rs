@@ -134,3 +134,31 @@ impl StateCache {
         self.0.directory.as_ref().is_none_or(|directory| directory.flush(most))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use longreach_models::Progress;
+
+    /// The bytes that are counted step by step are those of what is kept, whatever comes and goes, with keys that states share.
+    #[test]
+    fn bytes_are_those_of_what_is_kept() {
+        for name in ["llama-a", "gemma3_text-a", "jamba-a"] {
+            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/goldens").join(name);
+            let engine = Engine::load(folder, None, Progress::Hidden).expect("a golden").extrapolating();
+            let mut session = engine.session();
+            session.read(&[1; 200]).expect("read");
+            let ram = 6 * session.state_bytes();
+            let cache = StateCache::open(CacheConfig { ram, ..CacheConfig::default() }).expect("a cache");
+            let texts = cache.texts(&engine, None, "");
+            for round in 0..30u32 {
+                let ids: Vec<u32> = (0..150 + 7 * round).map(|i| (i / 60 * (1 + round % 3) + i) % 50).collect();
+                texts.read(&ids, &[70], |_| {}).expect("read");
+                let ram = locked(&cache.0.ram);
+                assert_eq!(ram.bytes(), ram.counted(), "{name}");
+            }
+            let stats = cache.stats();
+            assert!(stats.ram_evictions > 0 && stats.ram_states > 1 && stats.ram_bytes <= ram, "{name}: {stats:?}");
+        }
+    }
+}

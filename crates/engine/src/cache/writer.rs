@@ -18,8 +18,10 @@ use super::snapshot::Snapshot;
 const MOST_PENDING: u64 = 512 << 20;
 /// After an error nothing is written for this long, and after a slow read nothing is read.
 const PAUSE: Duration = Duration::from_secs(60);
-/// The directory is looked at again, for the files of other processes, if that was longer ago than this.
+/// The directory is looked at before each state that is written, for the files of other processes, if it has few files, and
+/// otherwise if that was longer ago than this.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
+const FEW_FILES: usize = 1024;
 /// What a file of rows has beside its numbers, at most a layer.
 const HEADER: u64 = 256;
 
@@ -211,7 +213,7 @@ fn write_all(shared: &Shared, jobs: &Receiver<Job>) {
     let mut last = listed(shared);
     for job in jobs {
         if paused.is_none_or(|until| Instant::now() >= until) {
-            if last.elapsed() > LIST_AGAIN {
+            if last.elapsed() > LIST_AGAIN || locked(&shared.disk).files() <= FEW_FILES {
                 last = listed(shared);
             }
             paused = None;

@@ -34,7 +34,6 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{Cancel, Engine, Sampling, StateCache};
 
-mod constraint;
 mod fair;
 mod plan;
 mod reading;
@@ -42,7 +41,6 @@ mod request;
 mod rows;
 mod worker;
 
-pub use constraint::Constraint;
 pub use request::{Event, Failure, Refused, Request, Reuse, Thoughts, Wrote};
 
 /// How much a scheduler takes on.
@@ -133,7 +131,6 @@ impl Scheduler {
             stops: Vec::new(),
             logprobs: None,
             prompt_logprobs: None,
-            constraint: None,
             thoughts: Thoughts::Together,
             reuse: Reuse::Kept,
             ends_of_messages: Vec::new(),

@@ -1,6 +1,5 @@
 //! What is asked of the scheduler, and what it tells.
 
-use super::constraint::Constraint;
 use crate::{Cancel, Ended, Error, Logprob, Sampling};
 
 /// A text to read and to go on from.
@@ -28,8 +27,6 @@ pub struct Request {
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_logprobs: Option<usize>,
-    /// The form of the answers.
-    pub constraint: Option<Box<dyn Constraint>>,
     /// Whether what the model thinks is told apart from what it answers.
     pub thoughts: Thoughts,
     /// Whether kept states are used and left.
@@ -125,9 +122,6 @@ pub enum Failure {
     /// The model failed.
     #[error(transparent)]
     Engine(#[from] Error),
-    /// The form of the answer cannot be kept to.
-    #[error("the form of the answer: {0}")]
-    Constraint(String),
     /// A fault in this program.
     #[error("internal error")]
     Panicked,

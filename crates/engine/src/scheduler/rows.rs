@@ -4,7 +4,6 @@ use std::ops::ControlFlow;
 
 use longreach_nn::Cache;
 
-use super::constraint::Constraint;
 use super::plan::Ticket;
 use super::request::{Event, Failure, Request, Thoughts, Wrote};
 use crate::output::{Output, Watched};
@@ -22,7 +21,6 @@ pub(super) struct Row {
     least: usize,
     most: usize,
     logprobs: Option<usize>,
-    constraint: Option<Box<dyn Constraint>>,
     /// The token that was sampled last and is read in the next step.
     next: u32,
 }
@@ -74,7 +72,6 @@ impl Row {
             least: request.least,
             most: request.most,
             logprobs: request.logprobs,
-            constraint: request.constraint.as_ref().map(|constraint| constraint.fork()),
             next: 0,
         })
     }
@@ -83,19 +80,15 @@ impl Row {
     pub(super) fn choose(&mut self, engine: &Engine, logits: &[f32], to: &mut Writing) -> Result<bool, Failure> {
         let raw = engine.finite(logits)?;
         let early = self.output.written < self.least && !self.ends.is_empty();
-        let id = if early || self.constraint.is_some() {
+        let id = if early {
             let mut logits = raw.to_vec();
-            let ends = self.ends.iter().filter(|_| early);
-            ends.for_each(|end| logits.get_mut(*end as usize).into_iter().for_each(|x| *x = f32::NEG_INFINITY));
-            if let Some(constraint) = &mut self.constraint {
-                constraint.mask(&mut logits).map_err(Failure::Constraint)?;
-            }
+            self.ends
+                .iter()
+                .for_each(|end| logits.get_mut(*end as usize).into_iter().for_each(|x| *x = f32::NEG_INFINITY));
             self.sampler.choose(&logits, &self.history)
         } else {
             self.sampler.choose(raw, &self.history)
         };
-        let accept = |constraint: &mut Box<dyn Constraint>| constraint.accept(id).map_err(Failure::Constraint);
-        let complete = self.constraint.as_mut().map(accept).transpose()?.unwrap_or(false);
         self.history.write(id);
         self.next = id;
         let logprob = self.logprobs.map(|top| Logprob::of(raw, id, top));
@@ -104,7 +97,6 @@ impl Row {
         to.tell(Event::Wrote(Wrote { choice: self.choice, id, logprob, thinking, text }));
         let why = match flow {
             ControlFlow::Break(()) => Ended::Stopped,
-            ControlFlow::Continue(()) if complete => Ended::Stopped,
             ControlFlow::Continue(()) if self.output.written >= self.most => Ended::Full,
             ControlFlow::Continue(()) => return Ok(true),
         };

@@ -12,7 +12,6 @@ mod encoders;
 mod openai;
 mod refusals;
 mod streams;
-mod structure;
 mod tiny;
 
 /// A server with a decoder of these blocks.

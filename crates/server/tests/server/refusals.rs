@@ -55,6 +55,13 @@ fn a_field_is_refused_by_its_path() {
         (text, json!({"stream_options": {}}), "invalid_value", "stream_options"),
         (text, json!({"stream": true, "stream_options": {"usage": true}}), "unknown_parameter", "stream_options.usage"),
         (text, json!({"stream": 1}), "invalid_type", "stream"),
+        (text, json!({"response_format": {"type": "json_object"}}), "unsupported_parameter", "response_format"),
+        (
+            chat,
+            json!({"messages": message, "response_format": {"type": "json_schema"}}),
+            "unsupported_parameter",
+            "response_format",
+        ),
         (chat, json!({}), "missing_required", "messages"),
         (chat, json!({"messages": []}), "invalid_value", "messages"),
         (chat, json!({"messages": ["x"]}), "invalid_type", "messages[0]"),

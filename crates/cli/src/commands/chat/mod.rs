@@ -8,6 +8,7 @@ use std::time::Instant;
 use longreach_engine::{Cancel, Conversation, Ended, Engine, Error, Message, Piece, Reply, Sampler};
 
 use crate::failure::Failure;
+use crate::kept::{CacheArgs, Kept};
 use crate::model::{ContextArgs, ModelArgs};
 use crate::sampling::SamplingArgs;
 use crate::speculation::{self, SpeculationArgs};
@@ -38,6 +39,8 @@ pub(crate) struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     speculation: SpeculationArgs,
+    #[command(flatten)]
+    cache: CacheArgs,
     /// Keep no history of the lines
     #[arg(long)]
     no_history: bool,
@@ -46,8 +49,12 @@ pub(crate) struct Args {
     verbose: bool,
 }
 
+/// Bytes of states in memory with a directory of states.
+const KEPT_BYTES: usize = 512 << 20;
+
 struct Chat {
     conversation: Conversation,
+    kept: Option<Kept>,
     system: Option<String>,
     sampler: Sampler,
     most: usize,
@@ -66,6 +73,7 @@ Commands:
 Examples:
   longreach chat --model HuggingFaceTB/SmolLM2-135M-Instruct
   longreach chat --model Qwen/Qwen3-0.6B --system \"Answer in one sentence.\" --temperature 0
+  longreach chat --model Qwen/Qwen3-0.6B --cache-dir ~/.cache/longreach/states
   cat report.txt | longreach chat --model google/gemma-3-1b-it --system \"Summarise the text.\" --speculate lookup"
     )
 }
@@ -87,7 +95,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         if text.trim().is_empty() {
             return Err(Failure::new("standard input is empty: want a message"));
         }
-        return chat.answer(text.trim_end());
+        chat.answer(text.trim_end())?;
+        chat.close();
+        return Ok(());
     }
     eprintln!("/help lists the commands, Ctrl-D ends the conversation");
     let mut lines = Lines::open(!args.no_history)?;
@@ -98,14 +108,20 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 eprintln!("(Ctrl-D or /exit ends the program)");
                 continue;
             }
-            Line::End => return Ok(()),
+            Line::End => {
+                chat.close();
+                return Ok(());
+            }
         };
         if line.trim().is_empty() {
             continue;
         }
         match chat.take(Input::parse(&line)) {
             Ok(true) => {}
-            Ok(false) => return Ok(()),
+            Ok(false) => {
+                chat.close();
+                return Ok(());
+            }
             // A mistake ends no conversation.
             Err(failure) => {
                 failure.report();
@@ -119,8 +135,13 @@ impl Chat {
         let mut conversation = Conversation::new(engine)?;
         conversation.stops = args.sampling.stops(engine);
         conversation.speculation = args.speculation.speculation(engine)?;
+        let kept = args.cache.open(engine, KEPT_BYTES)?;
+        if let Some(kept) = &kept {
+            conversation.set_texts(kept.texts.clone());
+        }
         let mut chat = Self {
             conversation,
+            kept,
             system: args.system.clone(),
             sampler: Sampler::new(args.sampling.options(engine)?)?,
             most: args.sampling.most(engine),
@@ -129,6 +150,13 @@ impl Chat {
         };
         chat.begin();
         Ok(chat)
+    }
+
+    /// Waits until the states are written.
+    fn close(&self) {
+        if let Some(kept) = &self.kept {
+            kept.close();
+        }
     }
 
     /// Begins a conversation with its system message.

@@ -1,4 +1,5 @@
-//! What the laws about bits read with: the golden decoders and the bits of their logits and states.
+//! Laws about every bit: few tokens at once are tokens one by one, calls and company change nothing, and the arithmetic of an
+//! instruction set is the one of its version.
 
 use std::path::{Path, PathBuf};
 
@@ -6,13 +7,17 @@ use burn::tensor::Tensor;
 use longreach_models::{DType, Location, MODELS, Model};
 use longreach_nn::Cache;
 
+mod arithmetic;
+mod cuts;
+mod few;
+
 /// The directory of the goldens.
-pub(crate) fn goldens() -> PathBuf {
+fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
 }
 
 /// The goldens of decoders, by name: directories, and GGUF files.
-pub(crate) fn decoders() -> Vec<PathBuf> {
+fn decoders() -> Vec<PathBuf> {
     let list =
         |folder: PathBuf| std::fs::read_dir(folder).expect("goldens").map(|entry| entry.expect("an entry").path());
     let of_decoder = |folder: &PathBuf| {
@@ -27,27 +32,27 @@ pub(crate) fn decoders() -> Vec<PathBuf> {
 }
 
 /// Loads a golden.
-pub(crate) fn load(directory: &Path, dtype: Option<DType>) -> Model {
+fn load(directory: &Path, dtype: Option<DType>) -> Model {
     let at = Location { directory: directory.to_owned(), weights: None };
     Model::load(&at, dtype).expect("a golden checkpoint").prepared()
 }
 
 /// The bits of all numbers.
-pub(crate) fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
+fn bits<const D: usize>(x: Tensor<D>) -> Vec<u32> {
     x.into_data().iter::<f32>().map(f32::to_bits).collect()
 }
 
 /// Bits of numbers.
-pub(crate) type Bits = Vec<u32>;
+type Bits = Vec<u32>;
 
 /// All tensors of a state.
-pub(crate) fn state(cache: &Cache) -> Vec<(String, Bits)> {
+fn state(cache: &Cache) -> Vec<(String, Bits)> {
     let tensors = cache.tensors();
     tensors.iter().map(|x| (x.name.clone(), x.whole().iter::<f32>().map(f32::to_bits).collect())).collect()
 }
 
 /// A text of `n` tokens.
-pub(crate) fn text(model: &Model, n: usize) -> Vec<u32> {
+fn text(model: &Model, n: usize) -> Vec<u32> {
     let vocabulary = model.decoder.vocabulary().min(60);
     (0..n).map(|i| ((i * i * 7 + i * 3 + 1) % vocabulary) as u32).collect()
 }

@@ -5,9 +5,7 @@ use burn::tensor::Device;
 use longreach_models::{DType, Model};
 use longreach_nn::{Cache, Decoder, KvDtype};
 
-mod exact;
-
-use exact::{Bits, bits, decoders, goldens, load, state, text};
+use crate::{Bits, bits, decoders, goldens, load, state, text};
 
 /// The logits of tokens that are read `at_once` at a time.
 fn read(model: &Model, ids: &[u32], cache: &mut Cache, at_once: usize) -> Bits {
