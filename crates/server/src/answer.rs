@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use longreach_engine::scheduler::{Event, Wrote};
+use longreach_engine::scheduler::{Event, Failure, Wrote};
 use longreach_engine::{Ended, Engine, Logprob};
 use serde_json::{Value, json};
 
@@ -171,7 +171,12 @@ impl Teller {
                 self.choices[at].finish = Some(if why == Ended::Stopped { "stop" } else { "length" });
                 return Ok(self.piece(at, &thinking, &text, true));
             }
-            Event::Failed(failure) => return Err(failure.into()),
+            Event::Failed(failure) => {
+                if !matches!(failure, Failure::Cancelled | Failure::Closing) {
+                    self.choices.iter_mut().for_each(|choice| choice.finish = choice.finish.or(Some("error")));
+                }
+                return Err(failure.into());
+            }
             Event::Done => self.done += 1,
         }
         Ok(Vec::new())

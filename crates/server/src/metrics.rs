@@ -208,10 +208,10 @@ impl Metrics {
             family.get_or_create(&OfTier { tier: "ram" }).set(ram as i64);
             family.get_or_create(&OfTier { tier: "disk" }).set(disk as i64);
         };
-        put(&self.kept_bytes, cache.ram_bytes as u64, cache.disk_bytes as u64);
+        put(&self.kept_bytes, cache.ram_bytes as u64, cache.disk_bytes);
         put(&self.kept_states, cache.ram_states as u64, cache.disk_states as u64);
-        put(&self.evictions, cache.ram_evictions as u64, cache.disk_evictions as u64);
-        put(&self.reused, cache.tokens_from_ram as u64, cache.tokens_from_disk as u64);
+        put(&self.evictions, cache.ram_evictions, cache.disk_evictions);
+        put(&self.reused, cache.tokens_from_ram, cache.tokens_from_disk);
         self.pending.set(cache.pending_bytes as i64);
         self.rejected.set(cache.rejected as i64);
         self.failures.set(cache.write_failures as i64);

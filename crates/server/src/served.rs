@@ -15,7 +15,7 @@ pub enum Loaded {
     /// A decoder, which writes.
     Decoder(Engine),
     /// An encoder, which embeds or ranks.
-    Encoder(TextEncoder),
+    Encoder(Box<TextEncoder>),
 }
 
 /// A model and the names it is served by.
@@ -103,7 +103,7 @@ impl Models {
                     let head = encoder.model.description.head.as_ref().map(|(task, _)| *task);
                     let (ranks, fingerprint) =
                         (encoder.is_late() || head == Some(Task::Sequence), encoder.fingerprint());
-                    let encoder = Arc::new(encoder);
+                    let encoder: Arc<TextEncoder> = Arc::from(encoder);
                     (if ranks { Purpose::Rank(encoder) } else { Purpose::Embed(encoder) }, fingerprint)
                 }
             };

@@ -217,7 +217,7 @@ impl Args {
             let loaded = if TextEncoder::is_at(&Location::find(name, Progress::Shown)?)? {
                 let encoder = TextEncoder::load(name, dtype, Progress::Shown)?;
                 encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
-                Loaded::Encoder(encoder)
+                Loaded::Encoder(Box::new(encoder))
             } else {
                 Loaded::Decoder(crate::model::load(Some(name), self.dtype)?)
             };

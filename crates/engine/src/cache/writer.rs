@@ -115,7 +115,7 @@ impl Directory {
     pub(super) fn flush(&self, most: Duration) -> bool {
         let counts = locked(&self.shared.counts);
         let waited = self.shared.changed.wait_timeout_while(counts, most, |counts| counts.pending > 0);
-        waited.map_or(false, |(counts, _)| counts.pending == 0)
+        waited.is_ok_and(|(counts, _)| counts.pending == 0)
     }
 
     /// Reads a state and these rows, on the reader's thread, unless that takes longer than `most`.

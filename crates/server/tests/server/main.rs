@@ -27,7 +27,7 @@ fn serve(blocks: &str, settings: Settings) -> Server {
 fn encoder(name: &str) -> Model {
     let at = Path::new(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/goldens").join(name);
     let loaded = TextEncoder::load(&at, None, Progress::Hidden).expect("an encoder");
-    Model { names: vec![name.into()], loaded: Loaded::Encoder(loaded) }
+    Model { names: vec![name.into()], loaded: Loaded::Encoder(Box::new(loaded)) }
 }
 
 const MAMBA: &str = r#""mixer": {"type": "mamba2"}"#;
