@@ -66,7 +66,7 @@ fn varied(i: u64, request: &mut Request) {
     request.prompt = (0..length).map(|t| ((t * t + 7 * t + i * 31) % 256) as u32).collect();
     request.choices = 1 + (i % 3) as usize;
     request.most = 1 + (i as usize * 5) % 23;
-    request.logprobs = (i % 2 == 0).then_some(2);
+    request.logprobs = i.is_multiple_of(2).then_some(2);
     request.prompt_logprobs = (i % 8 == 2).then_some(0);
     request.ends = vec![256, 7, 99];
     request.stops = vec!["ab".into(), "\u{fffd}\u{fffd}\u{fffd}".into()];
