@@ -148,7 +148,7 @@ mod tests {
             let engine = Engine::load(folder, None, Progress::Hidden).expect("a golden").extrapolating();
             let mut session = engine.session();
             session.read(&[1; 200]).expect("read");
-            let ram = 6 * session.state_bytes();
+            let ram = 2 * session.state_bytes();
             let cache = StateCache::open(CacheConfig { ram, ..CacheConfig::default() }).expect("a cache");
             let texts = cache.texts(&engine, None, "");
             for round in 0..30u32 {
