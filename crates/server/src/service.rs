@@ -1,6 +1,6 @@
 //! A request from its header to its answer: who may ask, which endpoint it is, and what every answer has.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use longreach_engine::StateCache;
 use longreach_engine::scheduler::Scheduler;
 use serde_json::{Value, json};
 
-use crate::body::{self, Answer};
+use crate::body::{self, Answer, Kept};
 use crate::endpoint::Endpoint;
 use crate::events::Events;
 use crate::generate::{Work, whole};
@@ -39,6 +39,8 @@ pub(crate) struct State {
     pub(crate) metrics: Arc<Metrics>,
     /// Requests under way, streams included.
     pub(crate) open: AtomicUsize,
+    /// The bytes of all bodies that are being read.
+    bodies: Arc<AtomicU64>,
     /// Hashes of the keys.
     pub(crate) keys: Vec<blake3::Hash>,
 }
@@ -76,6 +78,7 @@ impl State {
             draining: AtomicBool::new(false),
             metrics,
             open: AtomicUsize::new(0),
+            bodies: Arc::default(),
             keys,
         }
     }
@@ -199,7 +202,7 @@ impl State {
             Endpoint::Model => ready.models.one(&rest).map(|model| of_json(StatusCode::OK, &model)),
             _ if draining => Err(Refusal { close: true, ..Refusal::shutting_down() }),
             _ => {
-                let body = body::read(request, self.settings.most_body).await?;
+                let body = body::read(request, self.settings.most_body, &self.bodies).await?;
                 let number =
                     tenant.map_or(0, |hash| u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default()));
                 self.clone().worked(endpoint, body, number, open).await
@@ -208,19 +211,19 @@ impl State {
     }
 
     /// Reads a request beside the connections, since parsing, templates and tokenizing take time, and answers it.
-    async fn worked(self: Arc<Self>, endpoint: Endpoint, body: Bytes, tenant: u64, open: Open) -> Answered {
+    async fn worked(self: Arc<Self>, endpoint: Endpoint, body: Kept, tenant: u64, open: Open) -> Answered {
         let ready = |state: &Arc<Self>| state.clone();
         let state = ready(&self);
         let read = move || {
             let Some(Ready { models, .. }) = state.ready.get() else { return Err(Refusal::internal()) };
-            let settings = &state.settings;
+            let (settings, body) = (&state.settings, &body.bytes);
             Ok(match endpoint {
-                Endpoint::Completions => Read::Write(Box::new(completions::prepare(&body, models, settings)?)),
-                Endpoint::Chat => Read::Write(Box::new(chat::prepare(&body, models, settings)?)),
-                Endpoint::Embeddings => Read::Embed(embeddings::prepare(&body, models, settings)?),
-                Endpoint::Rerank => Read::Rank(rerank::prepare(&body, models, settings)?),
-                Endpoint::Tokenize => Read::Answer(tokens::tokenize(&body, models, settings)?),
-                _ => Read::Answer(tokens::detokenize(&body, models, settings)?),
+                Endpoint::Completions => Read::Write(Box::new(completions::prepare(body, models, settings)?)),
+                Endpoint::Chat => Read::Write(Box::new(chat::prepare(body, models, settings)?)),
+                Endpoint::Embeddings => Read::Embed(embeddings::prepare(body, models, settings)?),
+                Endpoint::Rerank => Read::Rank(rerank::prepare(body, models, settings)?),
+                Endpoint::Tokenize => Read::Answer(tokens::tokenize(body, models, settings)?),
+                _ => Read::Answer(tokens::detokenize(body, models, settings)?),
             })
         };
         // A fault in it is an internal error, and nobody else's end.

@@ -1,6 +1,7 @@
 //! Connections: idle ones, slow ones, and what is no HTTP.
 
 use std::io::Read;
+use std::time::{Duration, Instant};
 
 use longreach_server::Settings;
 use serde_json::json;
@@ -22,6 +23,36 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
     let first = &mut idle[0];
     first.send(b"TP/1.1\r\nhost: localhost\r\n\r\n");
     assert_eq!(first.reply().expect("an answer").status, 200);
+    server.stop();
+}
+
+#[test]
+fn all_bodies_together_are_bounded() {
+    let server = serve(MAMBA, Settings { most_body: 100_000, ..Settings::default() });
+    let head =
+        "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99000\r\n\r\n";
+    let part = format!("{head}{}", " ".repeat(98_000));
+    // Nine bodies of 98,000 bytes, which is more than eight of the longest: one of them is refused.
+    let mut slow: Vec<Connection> = (0..9).map(|_| Connection::open(server.address())).collect();
+    for client in &mut slow {
+        client.send(part.as_bytes());
+        client.stream.get_ref().set_read_timeout(Some(Duration::from_millis(20))).expect("a time");
+    }
+    let start = Instant::now();
+    let refused = loop {
+        if let Some(reply) = slow.iter_mut().find_map(Connection::reply) {
+            break reply;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "all were taken");
+    };
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("queue_full")));
+    assert_eq!(post(server.address(), "/tokenize", &json!({"content": "x"})).status, 200);
+    drop(slow);
+    let body = format!("{{\"content\": \"x\"{}}}", " ".repeat(90_000));
+    while crate::client::ask(server.address(), "POST", "/tokenize", &[], &body).status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(120), "their bytes still count");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     server.stop();
 }
 
