@@ -85,3 +85,21 @@ fn a_pipe_has_the_answer_without_thoughts() {
     assert!(ok, "{said}");
     assert_eq!(answer, "\n");
 }
+
+/// A second conversation that begins in the same way goes on from the states of the first, and with the same answers.
+#[test]
+fn a_conversation_is_found_again_in_a_directory_of_states() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let model = model(folder.path(), TEMPLATE);
+    let states = folder.path().join("states");
+    let system = "Be brief. ".repeat(40);
+    let args = ["chat", "--model", text(&model), "--system", &system, "-n", "8", "--temperature", "0", "--verbose"];
+    let kept = [&args[..], &["--cache-dir", text(&states)]].concat();
+    let (want, first) = (piped(&args, "What is a trait?\n"), piped(&kept, "What is a trait?\n"));
+    let second = piped(&kept, "What is a trait?\n");
+    assert!(first.2 && second.2, "{}", second.1);
+    assert_eq!([&want.0, &want.0], [&first.0, &second.0]);
+    let read = |said: &str| said.lines().find(|line| line.contains("read ")).expect("a line of numbers").to_owned();
+    assert!(!read(&first.1).contains("read 0 "), "{}", first.1);
+    assert!(read(&second.1).contains("read 0 "), "{}", second.1);
+}
