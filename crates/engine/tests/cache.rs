@@ -194,34 +194,6 @@ fn what_is_shared_is_not_read_again() {
     }
 }
 
-/// A prompt that leaves a known one where no state was kept leaves a state there, so that the third one is warm.
-#[test]
-fn a_second_branch_teaches() {
-    // A state of 20 MB would have a coarse grid; the states of this model are small, so that the tokens are few.
-    let texts = in_ram().texts(engine(2), None, "");
-    let known = text(&[true; 30], 0);
-    reused(&texts, &known, &[]);
-    let branch = |n: u32| [&known[..700], &[n; 90]].concat();
-    let second = reused(&texts, &branch(21), &[]);
-    assert!(second <= 640);
-    assert_eq!(reused(&texts, &branch(22), &[]), 640);
-}
-
-#[test]
-fn an_edit_costs_at_most_twice_its_distance_from_the_end() {
-    for kind in [0, 2] {
-        let texts = in_ram().texts(engine(kind), None, "");
-        let ids = text(&[true, false, true, true, false, true, false, false, true, true, true, false, true], 17);
-        reused(&texts, &ids, &[]);
-        for d in [1, 30, 64, 100, 190, 300, 450] {
-            let mut edited = ids.clone();
-            edited[ids.len() - d] = 28;
-            let known = reused(&texts, &edited, &[]);
-            assert!(ids.len() - known <= 2 * d + 128, "{}: {known} tokens known of an edit at {d}", KINDS[kind]);
-        }
-    }
-}
-
 /// A cache of no bytes works, cold.
 #[test]
 fn without_bytes_nothing_is_kept() {

@@ -137,15 +137,60 @@ impl StateCache {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use longreach_models::Progress;
+
+    use super::*;
+
+    fn golden(name: &str) -> Engine {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/goldens").join(name);
+        Engine::load(folder, None, Progress::Hidden).expect("a golden").extrapolating()
+    }
+
+    /// Texts whose states count as large, so that the grid of states is coarse.
+    fn coarse(engine: &Engine) -> Texts {
+        let cache = StateCache::open(CacheConfig { ram: 1 << 30, ..CacheConfig::default() }).expect("a cache");
+        let mut texts = cache.texts(engine, None, "");
+        texts.bytes = 1 << 30;
+        texts
+    }
+
+    fn reused(texts: &Texts, ids: &[u32]) -> usize {
+        texts.read(ids, &[], |_| {}).expect("read").1.tokens
+    }
+
+    /// A prompt that leaves a known one where no state was kept leaves a state there, so that the third one is warm.
+    #[test]
+    fn a_second_branch_teaches() {
+        let texts = coarse(&golden("mamba2-b"));
+        let known: Vec<u32> = (0..1200).map(|i| i * 7 % 29).collect();
+        let branch = |n: u32| [&known[..500], &[n; 90]].concat();
+        let counts = [&known, &branch(20), &branch(21)].map(|ids| reused(&texts, ids));
+        assert_eq!((counts[0], counts[2]), (0, 448));
+        assert!(counts[1] < 448, "{counts:?}");
+    }
+
+    #[test]
+    fn an_edit_costs_at_most_twice_its_distance_from_the_end() {
+        for name in ["llama-a", "mamba2-b"] {
+            let texts = coarse(&golden(name));
+            let ids: Vec<u32> = (0..700).map(|i| (i * 7 + i / 40) % 29).collect();
+            let mut most = reused(&texts, &ids);
+            for d in [1, 30, 64, 100, 190, 300, 450] {
+                let mut edited = ids.clone();
+                edited[ids.len() - d] = 29;
+                let known = texts.find(&edited, &[]).reused.tokens;
+                assert!(ids.len() - known <= 2 * d + 128, "{name}: {known} tokens known of an edit at {d}");
+                most = most.max(known);
+            }
+            assert!(most > 500);
+        }
+    }
 
     /// The bytes that are counted step by step are those of what is kept, whatever comes and goes, with keys that states share.
     #[test]
     fn bytes_are_those_of_what_is_kept() {
         for name in ["llama-a", "gemma3_text-a", "jamba-a"] {
-            let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/tests/goldens").join(name);
-            let engine = Engine::load(folder, None, Progress::Hidden).expect("a golden").extrapolating();
+            let engine = golden(name);
             let mut session = engine.session();
             session.read(&[1; 200]).expect("read");
             let ram = 2 * session.state_bytes();

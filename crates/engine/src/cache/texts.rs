@@ -25,7 +25,7 @@ pub struct Texts {
     engine: Engine,
     root: Root,
     /// Bytes of a state without cached keys.
-    bytes: usize,
+    pub(super) bytes: usize,
 }
 
 /// What was not read of a prompt.

@@ -68,7 +68,8 @@ fn the_arithmetic_of_each_instruction_set_is_the_one_of_this_version() {
         match HASHES.1.iter().find(|(name, _)| *name == isa.name()) {
             Some((_, want)) if *want == all => {}
             Some((_, want)) => wrong.push(format!("({:?}, {all:#018x}): the hash was {want:#018x}", isa.name())),
-            None => eprintln!("no hash is put down for {:?}: {all:#018x}", isa.name()),
+            // An instruction set of another machine, whose hash is not known.
+            None => {}
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
