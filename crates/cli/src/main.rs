@@ -71,6 +71,7 @@ enum Command {
     Score(commands::score::Args),
     #[command(subcommand)]
     Search(commands::search::Command),
+    Serve(commands::serve::Args),
     Sparsify(commands::sparsify::Args),
     #[command(visible_alias = "summarize")]
     Summarise(commands::summarise::Args),
@@ -126,6 +127,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tokenize(args) => commands::tokenize::run(args),
         Command::Quantize(args) => commands::quantize::run(args),
         Command::Search(command) => commands::search::run(command),
+        Command::Serve(args) => commands::serve::run(args),
         Command::Bench(command) => commands::bench::run(command),
         Command::Generate(args) => commands::generate::run(args),
         Command::Forward(args) => commands::forward::run(args),

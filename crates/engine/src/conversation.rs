@@ -5,11 +5,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::output::{Output, Watched};
 use crate::state::With;
-use crate::thinking::{Thinking, tags};
-use crate::{
-    Cancel, ChatTemplate, Ended, Engine, Error, Message, Piece, Sampler, Session, Speculation, Stops, Texts, Writer,
-};
+use crate::thinking::tags;
+use crate::{Cancel, ChatTemplate, Ended, Engine, Error, Message, Piece, Sampler, Session, Speculation, Stops, Texts};
 
 /// A conversation. Its state is kept after every turn, so that going back reads nothing again.
 pub struct Conversation {
@@ -194,7 +193,7 @@ impl Conversation {
         answer
     }
 
-    fn answer(&mut self, sampler: &mut Sampler, most: usize, tell: impl FnMut(Piece<'_>)) -> Result<Reply, Error> {
+    fn answer(&mut self, sampler: &mut Sampler, most: usize, mut tell: impl FnMut(Piece<'_>)) -> Result<Reply, Error> {
         let (prompt, ids) = self.prompt()?;
         let (mut session, read) = match self.texts.clone() {
             Some(texts) => self.read_kept(&texts, &ids)?,
@@ -208,59 +207,14 @@ impl Conversation {
         };
         self.keep(session.clone());
         let inside = self.tags.is_some_and(|[open, _]| prompt.trim_end().ends_with(open));
-        let mut output = Output {
-            engine: self.engine.clone(),
-            tags: self.tags,
-            writer: session.writer()?,
-            stops: Stops::new(self.stops.clone()),
-            thinking: Thinking::new(self.tags, inside),
-            tell,
-            written: 0,
-        };
-        let ended = session.generate(sampler, most, &mut self.speculation, |id| output.push(id))?;
-        output.finish()?;
+        let (ends, stops) = (self.engine.model.description.eos.clone(), self.stops.clone());
+        let watched = Watched { ends, stops, tags: self.tags, inside };
+        let mut output = Output::new(&self.engine, session.writer()?, watched);
+        let ended = session.generate(sampler, most, &mut self.speculation, |id| output.push(id, &mut tell))?;
+        output.finish(&mut tell)?;
         let Output { written, thinking, .. } = output;
         self.keep(session);
         Ok(Reply { text: thinking.text, thinking: thinking.thought, ended, read, written })
-    }
-}
-
-/// Turns the tokens of an answer into its pieces.
-struct Output<F> {
-    engine: Engine,
-    tags: Option<[&'static str; 2]>,
-    writer: Writer,
-    stops: Stops,
-    thinking: Thinking,
-    tell: F,
-    written: usize,
-}
-
-impl<F: FnMut(Piece<'_>)> Output<F> {
-    /// Breaks off where the answer ends.
-    fn push(&mut self, id: u32) -> Result<ControlFlow<()>, Error> {
-        self.written += 1;
-        if self.engine.model.description.eos.contains(&id) {
-            return Ok(ControlFlow::Break(()));
-        }
-        // Where a tag is a special token, it leaves no text.
-        let tokenizer = self.engine.tokenizer()?;
-        let mut tags = self.tags.iter().flatten().filter(|tag| tokenizer.id(tag) == Some(id));
-        let mut text = self.writer.text(id)?;
-        if let Some(tag) = tags.next().filter(|_| !tokenizer.shows(id)) {
-            text.push_str(tag);
-        }
-        let text = self.stops.push(&text);
-        self.thinking.push(&text, &mut self.tell);
-        Ok(if self.stops.found() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    }
-
-    fn finish(&mut self) -> Result<(), Error> {
-        let rest = if self.stops.found() { String::new() } else { self.writer.rest()? };
-        let text = self.stops.push(&rest) + &self.stops.rest();
-        self.thinking.push(&text, &mut self.tell);
-        self.thinking.finish(&mut self.tell);
-        Ok(())
     }
 }
 

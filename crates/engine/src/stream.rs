@@ -143,6 +143,21 @@ impl TextStream {
         }
     }
 
+    /// The bytes of a token behind a text that is not known. `self` is at the start of a text.
+    pub(crate) fn bytes_of(mut self, token: &str) -> Result<Vec<u8>, Error> {
+        if matches!(self.joint, Joint::Bytes { .. }) {
+            let bytes: Option<Vec<u8>> = token.chars().map(byte_of).collect();
+            return Ok(bytes.unwrap_or_else(|| token.as_bytes().to_vec()));
+        }
+        let fallback = self.tokens.iter().any(|link| matches!(link, TokenLink::Bytes { .. }));
+        if let Some(byte) = byte_token(token).filter(|_| fallback) {
+            return Ok(vec![byte]);
+        }
+        self.continue_unseen();
+        let text = self.push(token.to_owned())? + &self.finish()?;
+        Ok(text.into_bytes())
+    }
+
     /// Decodes one more token and returns the text that is final.
     pub(crate) fn push(&mut self, token: String) -> Result<String, Error> {
         self.carry(0, vec![token])

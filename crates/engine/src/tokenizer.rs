@@ -134,8 +134,27 @@ impl Tokenizer {
         self.hugging_face().and_then(|tokenizer| tokenizer.token_to_id(token))
     }
 
+    /// The bytes that a token stands for behind other text, which may end within a character; those of its name if it is special, and none if there is no
+    /// such token.
+    pub fn bytes(&self, id: u32) -> Vec<u8> {
+        match &self.kind {
+            Kind::World(world) => world.token(id).map(<[u8]>::to_vec).unwrap_or_default(),
+            Kind::HuggingFace(tokenizer) => {
+                let Some(token) = token(tokenizer, id) else { return Vec::new() };
+                let shown = if self.shows(id) { self.stream().bytes_of(&token).ok() } else { None };
+                shown.unwrap_or(token.into_bytes())
+            }
+        }
+    }
+
+    /// The texts that become a token of their own wherever they stand, such as `<|im_start|>`.
+    pub fn added(&self) -> Vec<String> {
+        let Kind::HuggingFace(tokenizer) = &self.kind else { return Vec::new() };
+        tokenizer.get_added_tokens_decoder().into_values().map(|token| token.content).collect()
+    }
+
     /// Whether decoding shows a token: it is in the vocabulary and not special.
-    pub(crate) fn shows(&self, id: u32) -> bool {
+    pub fn shows(&self, id: u32) -> bool {
         match &self.kind {
             Kind::HuggingFace(tokenizer) => shown(tokenizer, id).is_some(),
             Kind::World(world) => world.shown(id).is_some(),

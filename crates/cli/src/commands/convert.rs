@@ -50,7 +50,7 @@ enum Type {
     Bf16,
 }
 
-/// A number of bytes with a unit, in powers of 1000.
+/// A number of bytes with a unit: KB, MB and GB are powers of 1000, KiB, MiB and GiB of 1024.
 pub(crate) fn size(text: &str) -> Result<u64, String> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit.to_ascii_uppercase().as_str() {
@@ -58,6 +58,9 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
         "K" | "KB" => 1000,
         "M" | "MB" => 1_000_000,
         "G" | "GB" => 1_000_000_000u64,
+        "KIB" => 1 << 10,
+        "MIB" => 1 << 20,
+        "GIB" => 1 << 30,
         _ => return Err("want a number of bytes, such as 500M or 2G".into()),
     };
     let bytes = digits.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);

@@ -22,6 +22,7 @@ pub(crate) mod quantize;
 pub(crate) mod recall;
 pub(crate) mod score;
 pub(crate) mod search;
+pub(crate) mod serve;
 pub(crate) mod sparsify;
 pub(crate) mod summarise;
 pub(crate) mod tokenize;

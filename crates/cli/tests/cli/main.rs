@@ -18,6 +18,8 @@ mod op;
 mod passkey;
 mod pattern;
 mod readme;
+#[cfg(unix)]
+mod serve;
 #[cfg(target_os = "linux")]
 mod terminal;
 #[cfg(unix)]

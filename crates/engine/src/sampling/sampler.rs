@@ -21,6 +21,14 @@ impl Sampler {
         Ok(Self { sampling, rng })
     }
 
+    /// The same with another of the 2⁶⁴ independent random streams of its seed, at its start. A new sampler has stream 0.
+    #[must_use]
+    pub fn stream(mut self, stream: u64) -> Self {
+        self.rng.set_stream(stream);
+        self.set_position(0);
+        self
+    }
+
     /// Seed of the random numbers.
     pub fn seed(&self) -> u64 {
         self.sampling.seed

@@ -1,0 +1,154 @@
+//! What is asked of the scheduler, and what it tells.
+
+use crate::{Cancel, Ended, Error, Logprob, Sampling};
+
+/// A text to read and to go on from.
+pub struct Request {
+    /// Which of the scheduler's models.
+    pub model: usize,
+    /// Whose request it is: tenants have equal shares of the machine, and share no states.
+    pub tenant: u64,
+    /// The tokens to read, at least one.
+    pub prompt: Vec<u32>,
+    /// How many answers are written. The prompt is read once.
+    pub choices: usize,
+    /// The most tokens of an answer; with 0 the prompt is read and nothing is written. The caller has checked that the model has room for them
+    /// ([`Engine::longest`](crate::Engine::longest)).
+    pub most: usize,
+    /// The fewest tokens of an answer: `ends` are not sampled before.
+    pub least: usize,
+    /// How tokens are sampled. Answer `k` draws from stream `k` of the seed.
+    pub sampling: Sampling,
+    /// The tokens that end an answer.
+    pub ends: Vec<u32>,
+    /// The strings that an answer ends before.
+    pub stops: Vec<String>,
+    /// Whether log-probabilities are told, and of how many of the most probable tokens.
+    pub logprobs: Option<usize>,
+    /// The same for the tokens of the prompt.
+    pub prompt_logprobs: Option<usize>,
+    /// Whether what the model thinks is told apart from what it answers.
+    pub thoughts: Thoughts,
+    /// Whether kept states are used and left.
+    pub reuse: Reuse,
+    /// Token positions at which messages of the prompt end, where states are worth keeping.
+    pub ends_of_messages: Vec<usize>,
+    /// Is told what happens, on the scheduler's thread, which it must not hold up. False says that nobody listens any more: the request is then cancelled.
+    pub tell: Box<dyn FnMut(Event) -> bool + Send>,
+    /// Ends the request within a step.
+    pub cancel: Cancel,
+}
+
+/// Whether what a model thinks is told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thoughts {
+    /// It is part of the answer.
+    Together,
+    /// What stands between the tags of the model's chat template is told as thoughts.
+    Apart {
+        /// Whether the prompt ends behind the opening tag.
+        inside: bool,
+    },
+}
+
+/// Whether a request uses states that were kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// It begins from the deepest kept state and leaves states.
+    Kept,
+    /// It does neither.
+    None,
+}
+
+/// What happens to a request.
+#[derive(Debug)]
+pub enum Event {
+    /// It has a place. `cached` of its tokens need not be read, since a kept state has read them.
+    Started {
+        /// The tokens that are not read.
+        cached: usize,
+    },
+    /// Tokens of the prompt that are behind, those that were cached included.
+    Read {
+        /// How many.
+        tokens: usize,
+    },
+    /// The log-probabilities of tokens of the prompt, in order, from the second one on.
+    Scored(Vec<Logprob>),
+    /// A token was written.
+    Wrote(Wrote),
+    /// An answer is complete.
+    Ended {
+        /// Which.
+        choice: usize,
+        /// Why.
+        why: Ended,
+        /// The thoughts that had been held back.
+        thinking: String,
+        /// The text that had been held back.
+        text: String,
+    },
+    /// The request failed; it is the last event.
+    Failed(Failure),
+    /// All answers are complete; it is the last event.
+    Done,
+}
+
+/// A token of an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Wrote {
+    /// Which answer.
+    pub choice: usize,
+    /// The token. One that ends the answer is told as well, and leaves no text.
+    pub id: u32,
+    /// Its log-probability, if asked for.
+    pub logprob: Option<Logprob>,
+    /// The thoughts that are certain now.
+    pub thinking: String,
+    /// The text that is certain now: whole characters that belong to no stop string.
+    pub text: String,
+}
+
+/// Why a request failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The scheduler is closing.
+    #[error("the server is shutting down")]
+    Closing,
+    /// It was cancelled, by its flag or since nobody listened.
+    #[error("cancelled")]
+    Cancelled,
+    /// The model failed.
+    #[error(transparent)]
+    Engine(#[from] Error),
+    /// A fault in this program.
+    #[error("internal error")]
+    Panicked,
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// As many requests are waiting as may.
+    #[error("{waiting} requests are waiting, which is the most: try again later")]
+    Full {
+        /// How many.
+        waiting: usize,
+    },
+    /// The request has more answers than may run at a time.
+    #[error("{choices} answers at a time: at most {most} run")]
+    Choices {
+        /// How many it has.
+        choices: usize,
+        /// How many may run.
+        most: usize,
+    },
+    /// The prompt has no token.
+    #[error("the prompt is empty")]
+    Empty,
+    /// The scheduler is closing or has ended.
+    #[error("the server is shutting down")]
+    Closing,
+}

@@ -1,0 +1,400 @@
+//! The engine's thread.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
+use std::time::Instant;
+
+use super::plan::{Action, Plan, Ticket, Waiting};
+use super::reading::Reading;
+use super::request::{Event, Failure, Request, Reuse};
+use super::rows::{Batch, Row, Writing};
+use super::{Command, Limits, Shared};
+use crate::{CHUNK, Ended, Engine, Session, StateCache, Texts};
+
+/// The state of the engine's thread.
+pub(super) struct Worker {
+    models: Vec<Engine>,
+    cache: Option<StateCache>,
+    commands: Receiver<Command>,
+    shared: Arc<Shared>,
+    plan: Plan,
+    waiting: HashMap<Ticket, Request>,
+    reading: HashMap<Ticket, Reading>,
+    writing: HashMap<Ticket, Writing>,
+    /// The answers of each model.
+    batches: Vec<Batch>,
+    jobs: std::collections::VecDeque<Box<dyn FnOnce() + Send>>,
+    tickets: Ticket,
+}
+
+impl Worker {
+    pub(super) fn new(
+        models: Vec<Engine>,
+        limits: Limits,
+        cache: Option<StateCache>,
+        commands: Receiver<Command>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let cuts = models.iter().map(|engine| engine.model.decoder.cut().tokens).collect();
+        let plan = Plan::new(limits.running, cuts);
+        let batches = models.iter().map(|_| Batch::default()).collect();
+        let (waiting, reading, writing) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let jobs = std::collections::VecDeque::new();
+        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0 }
+    }
+
+    /// Works until nobody can ask for anything any more.
+    pub(super) fn work(mut self) {
+        loop {
+            self.shared.running.store(self.plan.rows(), Ordering::Relaxed);
+            let action = self.plan.next();
+            let heard = match action {
+                Action::Idle => self.commands.recv().map_err(|RecvError| TryRecvError::Disconnected),
+                _ => self.commands.try_recv(),
+            };
+            match heard {
+                Ok(command) => {
+                    self.hear(command);
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) if action == Action::Idle => return,
+                Err(_) => {}
+            }
+            if self.sweep() {
+                continue;
+            }
+            match action {
+                Action::Admit(ticket) => self.admit(ticket),
+                Action::Read { ticket, tokens } => self.read(ticket, tokens),
+                Action::Step => self.step(),
+                Action::Job => self.job(),
+                Action::Idle => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, command: Command) {
+        match command {
+            Command::Request(request) => {
+                let ticket = self.tickets;
+                self.tickets += 1;
+                let mut request = *request;
+                if self.shared.closing.load(Ordering::Acquire) {
+                    self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+                    (request.tell)(Event::Failed(Failure::Closing));
+                    return;
+                }
+                let (tenant, model) = (request.tenant, request.model.min(self.models.len().saturating_sub(1)));
+                let (tokens, rows) = (request.prompt.len(), request.choices);
+                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows });
+                self.waiting.insert(ticket, request);
+            }
+            Command::Job(job) => {
+                self.plan.job();
+                self.jobs.push_back(job);
+            }
+            Command::Close => {
+                for (ticket, mut request) in std::mem::take(&mut self.waiting) {
+                    self.plan.remove(ticket);
+                    self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+                    (request.tell)(Event::Failed(Failure::Closing));
+                }
+            }
+            Command::Stop => {
+                self.reading.values().for_each(|reading| reading.request.cancel.cancel());
+                self.writing.values().for_each(|writing| writing.cancel.cancel());
+            }
+        }
+    }
+
+    /// Removes the requests that were cancelled; true if there were any.
+    fn sweep(&mut self) -> bool {
+        let gone = |(ticket, cancelled): (&Ticket, bool)| cancelled.then_some(*ticket);
+        let waiting = self.waiting.iter().map(|(ticket, request)| (ticket, request.cancel.is_cancelled()));
+        let reading = self.reading.iter().map(|(ticket, reading)| (ticket, reading.request.cancel.is_cancelled()));
+        let writing = self.writing.iter().map(|(ticket, writing)| (ticket, writing.cancel.is_cancelled()));
+        let gone: Vec<Ticket> = waiting.chain(reading).chain(writing).filter_map(gone).collect();
+        gone.iter().for_each(|ticket| self.fail(*ticket, Failure::Cancelled));
+        !gone.is_empty()
+    }
+
+    /// Ends a request, wherever it is.
+    fn fail(&mut self, ticket: Ticket, failure: Failure) {
+        if let Some(mut request) = self.waiting.remove(&ticket) {
+            self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            self.plan.remove(ticket);
+            (request.tell)(Event::Failed(failure));
+        } else if let Some(mut reading) = self.reading.remove(&ticket) {
+            self.plan.remove(ticket);
+            let at = reading.session.as_ref().map(|session| session.tokens() as usize);
+            // Those that waited for its state go on from where it was.
+            for (_, follower) in reading.followers.drain(..) {
+                self.release(follower, reading.session.clone(), at.unwrap_or(0));
+            }
+            for other in self.reading.values_mut() {
+                other.followers.retain(|(_, follower)| *follower != ticket);
+            }
+            (reading.request.tell)(Event::Failed(failure));
+        } else if let Some(mut writing) = self.writing.remove(&ticket) {
+            let left: usize = self.batches.iter_mut().map(|batch| batch.retain(|row| row.ticket != ticket)).sum();
+            self.plan.ended(left);
+            writing.tell(Event::Failed(failure));
+        }
+    }
+
+    /// A waiting request gets its place, behind the deepest state that is known of its prompt.
+    fn admit(&mut self, ticket: Ticket) {
+        let Some(mut request) = self.waiting.remove(&ticket) else { return self.plan.remove(ticket) };
+        self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
+        let model = request.model;
+        let Some(engine) = self.models.get(model) else {
+            (request.tell)(Event::Failed(Failure::Panicked));
+            return self.plan.remove(ticket);
+        };
+        // A prompt whose tokens are scored is read from its beginning.
+        let reuse = request.reuse == Reuse::Kept && request.prompt_logprobs.is_none();
+        let texts = if reuse { self.texts(engine, request.tenant) } else { None };
+        let found = texts.as_ref().map(|texts| texts.find(&request.prompt, &request.ends_of_messages));
+        let (session, halts) = match found {
+            Some(found) => (found.session, found.halts),
+            None => (engine.session(), Vec::new()),
+        };
+        let at = session.tokens() as usize;
+        self.plan.admitted(ticket, at);
+        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), texts, halts };
+        if reuse && let Some((leader, shared)) = self.leader(&reading, at) {
+            self.plan.follow(ticket);
+            reading.session = None;
+            if let Some(leader) = self.reading.get_mut(&leader) {
+                leader.followers.push((shared, ticket));
+            }
+            self.reading.insert(ticket, reading);
+            return self.halt(leader);
+        }
+        let started = (reading.request.tell)(Event::Started { cached: at });
+        if !started {
+            reading.request.cancel.cancel();
+        }
+        let whole = at == reading.request.prompt.len();
+        self.reading.insert(ticket, reading);
+        self.halt(ticket);
+        if whole {
+            self.plan.read(ticket, 0, std::time::Duration::ZERO);
+            self.begin(ticket);
+        }
+    }
+
+    /// The kept states of a tenant.
+    fn texts(&self, engine: &Engine, tenant: u64) -> Option<Texts> {
+        let name = (tenant != 0).then(|| tenant.to_string());
+        Some(self.cache.as_ref()?.texts(engine, name.as_deref(), ""))
+    }
+
+    /// A prompt of the same tenant that is being read, begins like this one beyond `at`, and has not gone beyond that beginning; with its length.
+    fn leader(&self, reading: &Reading, at: usize) -> Option<(Ticket, usize)> {
+        let prompt = &reading.request.prompt;
+        let candidate = |(ticket, other): (&Ticket, &Reading)| {
+            let alike = other.request.model == reading.request.model
+                && other.request.tenant == reading.request.tenant
+                && other.request.reuse == Reuse::Kept;
+            let read = self.plan.at(*ticket).filter(|_| alike && other.session.is_some())?;
+            let theirs = &other.request.prompt;
+            let shared = prompt.iter().zip(theirs).take_while(|(a, b)| a == b).count();
+            // The logits after the last token go with the state of the same prompt alone.
+            let cut = self.models[reading.request.model].model.decoder.cut();
+            let shared = if shared == prompt.len() && shared == theirs.len() { shared } else { cut.below(shared) };
+            let behind = shared < prompt.len() || shared == theirs.len();
+            (behind && shared > at && read < shared).then_some((*ticket, shared))
+        };
+        self.reading.iter().filter_map(candidate).max_by_key(|(ticket, shared)| (*shared, std::cmp::Reverse(*ticket)))
+    }
+
+    /// A prompt that waited goes on from a state that another prompt left after `at` tokens.
+    fn release(&mut self, ticket: Ticket, session: Option<Session>, at: usize) {
+        let Some(reading) = self.reading.get_mut(&ticket) else { return };
+        // Of a prompt that scores its tokens, or was given up before it began, there is nothing to go on from.
+        let engine = &self.models[reading.request.model];
+        let (session, at) = match session.filter(|session| session.tokens() > 0) {
+            Some(session) => (session, at),
+            None => (engine.session(), 0),
+        };
+        reading.session = Some(session);
+        if !(reading.request.tell)(Event::Started { cached: at }) {
+            reading.request.cancel.cancel();
+        }
+        self.plan.go_on(ticket, at);
+        self.halt(ticket);
+        if at == self.reading[&ticket].request.prompt.len() {
+            self.plan.read(ticket, 0, std::time::Duration::ZERO);
+            self.begin(ticket);
+        }
+    }
+
+    /// Says where the next chunk of a prompt ends at the latest.
+    fn halt(&mut self, ticket: Ticket) {
+        let Some(reading) = self.reading.get(&ticket) else { return };
+        let at = self.plan.at(ticket).unwrap_or(0);
+        let halts = reading.followers.iter().map(|(at, _)| *at).chain(reading.halts.iter().copied());
+        self.plan.halt(ticket, halts.filter(|halt| *halt > at).min());
+    }
+
+    fn read(&mut self, ticket: Ticket, tokens: usize) {
+        let Some(reading) = self.reading.get_mut(&ticket) else { return self.plan.remove(ticket) };
+        let model = reading.request.model;
+        let (engine, start) = (&self.models[model], Instant::now());
+        let done = catch_unwind(AssertUnwindSafe(|| reading.read(engine, tokens)));
+        let whole = self.plan.read(ticket, tokens, start.elapsed());
+        match done {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return self.lost(ticket, whole, error.into()),
+            Err(_) => return self.lost(ticket, whole, Failure::Panicked),
+        }
+        self.shared.read.fetch_add(tokens as u64, Ordering::Relaxed);
+        let Some(session) = reading.session.clone() else { return };
+        let at = session.tokens() as usize;
+        if !(reading.request.tell)(Event::Read { tokens: at }) {
+            reading.request.cancel.cancel();
+        }
+        if let Some(texts) = &reading.texts {
+            if tokens >= CHUNK {
+                texts.note_speed(tokens, start.elapsed());
+            }
+            if reading.halts.contains(&at) || whole {
+                texts.keep(&reading.request.prompt, &session);
+            }
+        }
+        let ready = |(follower, _): &(usize, Ticket)| *follower <= at;
+        let (ready, rest): (Vec<_>, Vec<_>) = reading.followers.drain(..).partition(ready);
+        reading.followers = rest;
+        for (_, follower) in ready {
+            self.release(follower, Some(session.clone()), at);
+        }
+        if whole { self.begin(ticket) } else { self.halt(ticket) }
+    }
+
+    /// A prompt could not be read.
+    fn lost(&mut self, ticket: Ticket, whole: bool, why: Failure) {
+        if whole && let Some(reading) = self.reading.get(&ticket) {
+            self.plan.ended(reading.request.choices);
+        }
+        // A state after a fault is no beginning for others.
+        if let Some(reading) = self.reading.get_mut(&ticket) {
+            reading.session = None;
+        }
+        self.fail(ticket, why);
+    }
+
+    /// A prompt was read: its answers begin.
+    fn begin(&mut self, ticket: Ticket) {
+        let Some(Reading { request, session: Some(session), .. }) = self.reading.remove(&ticket) else { return };
+        let (model, choices) = (request.model, request.choices);
+        let engine = self.models[model].clone();
+        let first = catch_unwind(AssertUnwindSafe(|| {
+            let logits = engine.finite(session.logits()?)?;
+            (0..choices)
+                .map(|choice| Row::new(&engine, ticket, choice, &request, &session))
+                .collect::<Result<Vec<_>, _>>()
+                .map(|rows| (rows, logits))
+        }));
+        let mut writing = Writing { tell: request.tell, cancel: request.cancel, left: choices };
+        let failed = match first {
+            Ok(Ok((rows, logits))) => {
+                let mut ended = 0;
+                let mut failed = None;
+                for (choice, mut row) in rows.into_iter().enumerate() {
+                    if request.most == 0 {
+                        writing.tell(Event::Ended {
+                            choice,
+                            why: Ended::Full,
+                            thinking: String::new(),
+                            text: String::new(),
+                        });
+                        (writing.left, ended) = (writing.left - 1, ended + 1);
+                        continue;
+                    }
+                    match catch_unwind(AssertUnwindSafe(|| row.choose(&engine, logits, &mut writing))) {
+                        Ok(Ok(true)) => self.batches[model].join(row, session.state().clone()),
+                        Ok(Ok(false)) => ended += 1,
+                        Ok(Err(error)) => failed = Some(error),
+                        Err(_) => failed = Some(Failure::Panicked),
+                    }
+                }
+                self.plan.ended(ended);
+                failed.map(|failed| (failed, choices - ended))
+            }
+            Ok(Err(error)) => Some((error.into(), choices)),
+            Err(_) => Some((Failure::Panicked, choices)),
+        };
+        self.writing.insert(ticket, writing);
+        if let Some((why, rows)) = failed {
+            // Rows that joined are counted when they leave.
+            let joined = self.batches[model].rows.iter().filter(|row| row.ticket == ticket).count();
+            self.plan.ended(rows - joined);
+            return self.fail(ticket, why);
+        }
+        self.finish(ticket);
+    }
+
+    /// Says that a request is done, if all of its answers are complete.
+    fn finish(&mut self, ticket: Ticket) {
+        if self.writing.get(&ticket).is_some_and(|writing| writing.left == 0)
+            && let Some(mut writing) = self.writing.remove(&ticket)
+        {
+            writing.tell(Event::Done);
+        }
+    }
+
+    /// Writes a token of each answer.
+    fn step(&mut self) {
+        let start = Instant::now();
+        for model in 0..self.models.len() {
+            if !self.batches[model].rows.is_empty() {
+                self.step_of(model);
+            }
+        }
+        self.shared.steps.fetch_add(1, Ordering::Relaxed);
+        self.plan.stepped(start.elapsed());
+    }
+
+    fn step_of(&mut self, model: usize) {
+        let (engine, batch) = (&self.models[model], &mut self.batches[model]);
+        let rows = batch.rows.len();
+        let Ok(logits) = catch_unwind(AssertUnwindSafe(|| batch.step(engine))) else {
+            // Which of the rows the fault belongs to is unknown, and the state of all is lost.
+            self.plan.ended(rows);
+            let mut tickets = batch.clear();
+            tickets.dedup();
+            return tickets.into_iter().for_each(|ticket| self.fail(ticket, Failure::Panicked));
+        };
+        let (mut ended, mut failed) = (vec![false; rows], Vec::new());
+        let width = logits.len() / rows;
+        for (i, (row, logits)) in batch.rows.iter_mut().zip(logits.chunks_exact(width)).enumerate() {
+            let Some(writing) = self.writing.get_mut(&row.ticket) else { continue };
+            match catch_unwind(AssertUnwindSafe(|| row.choose(engine, logits, writing))) {
+                Ok(Ok(goes_on)) => ended[i] = !goes_on,
+                Ok(Err(error)) => failed.push((row.ticket, error)),
+                Err(_) => failed.push((row.ticket, Failure::Panicked)),
+            }
+        }
+        self.shared.written.fetch_add(rows as u64, Ordering::Relaxed);
+        let tickets: Vec<Ticket> =
+            batch.rows.iter().zip(&ended).filter(|(_, ended)| **ended).map(|(row, _)| row.ticket).collect();
+        let mut at = ended.into_iter();
+        let left = batch.retain(|_| !at.next().unwrap_or(false));
+        self.plan.ended(left);
+        failed.into_iter().for_each(|(ticket, why)| self.fail(ticket, why));
+        tickets.into_iter().for_each(|ticket| self.finish(ticket));
+    }
+
+    fn job(&mut self) {
+        let start = Instant::now();
+        if let Some(job) = self.jobs.pop_front() {
+            // What a job leaves behind after a fault is dropped with it.
+            catch_unwind(AssertUnwindSafe(job)).ok();
+        }
+        self.plan.did(start.elapsed());
+    }
+}

@@ -1,0 +1,387 @@
+//! From the events of the scheduler to OpenAI's answers and their chunks.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use longreach_engine::scheduler::{Event, Failure, Wrote};
+use longreach_engine::{Ended, Engine, Logprob};
+use serde_json::{Value, json};
+
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::served::now;
+
+/// Which endpoint an answer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// `/v1/completions`
+    Text,
+    /// `/v1/chat/completions`
+    Chat,
+}
+
+/// How an answer is streamed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Streamed {
+    /// The last chunk has the usage.
+    pub(crate) usage: bool,
+    /// Comments say how much of the prompt has been read.
+    pub(crate) progress: bool,
+}
+
+/// A prompt of a request.
+pub(crate) struct Prompt {
+    pub(crate) ids: Vec<u32>,
+    /// Its text, if the answer repeats it.
+    pub(crate) echo: Option<String>,
+}
+
+/// A token as answers show it.
+struct Shown {
+    token: String,
+    bytes: Vec<u8>,
+    /// `None` for the first token of a text.
+    logprob: Option<f64>,
+    top: Vec<(String, Vec<u8>, f64)>,
+    /// Where it begins, in code points of the answer.
+    offset: usize,
+}
+
+/// One of the answers.
+#[derive(Default)]
+struct Choice {
+    text: String,
+    thinking: String,
+    /// Its tokens with log-probabilities that no piece has carried yet; all of them, if nothing is streamed.
+    shown: Vec<Shown>,
+    /// Code points of the tokens so far.
+    characters: usize,
+    finish: Option<&'static str>,
+    /// Whether its first chunk was sent.
+    begun: bool,
+    last: Option<Instant>,
+}
+
+/// What an answer says about itself.
+pub(crate) struct About {
+    pub(crate) shape: Shape,
+    pub(crate) model: String,
+    pub(crate) system: String,
+    pub(crate) id: String,
+    /// The answers of each prompt.
+    pub(crate) n: usize,
+    pub(crate) logprobs: bool,
+    pub(crate) stream: Option<Streamed>,
+}
+
+/// Puts an answer together.
+pub(crate) struct Teller {
+    about: About,
+    created: u64,
+    engine: Engine,
+    prompts: Vec<Prompt>,
+    choices: Vec<Choice>,
+    done: usize,
+    metrics: Arc<Metrics>,
+    start: Instant,
+    cached: Vec<usize>,
+    read: Vec<usize>,
+    written: usize,
+    reasoning: usize,
+}
+
+/// The number that is written for −∞.
+const LEAST: f64 = -9999.0;
+
+impl Teller {
+    pub(crate) fn new(about: About, engine: Engine, prompts: Vec<Prompt>, metrics: Arc<Metrics>) -> Self {
+        let mut choices = Vec::new();
+        choices.resize_with(prompts.len() * about.n, Choice::default);
+        let (cached, read) = (vec![0; prompts.len()], vec![0; prompts.len()]);
+        let mut teller = Self {
+            about,
+            created: now(),
+            engine,
+            prompts,
+            choices,
+            done: 0,
+            metrics,
+            start: Instant::now(),
+            cached,
+            read,
+            written: 0,
+            reasoning: 0,
+        };
+        teller.echo();
+        teller
+    }
+
+    /// Answers that repeat their prompts begin with them.
+    fn echo(&mut self) {
+        for at in 0..self.choices.len() {
+            let prompt = &self.prompts[at / self.about.n];
+            let Some(text) = prompt.echo.clone() else { continue };
+            let first = prompt.ids.first().copied().filter(|_| self.about.logprobs);
+            self.choices[at].text = text;
+            if let Some(id) = first {
+                self.show(at, id, None);
+            }
+        }
+    }
+
+    /// The number of tokens of the prompts that were not read, and the tokens that were written.
+    pub(crate) fn tokens(&self) -> [usize; 3] {
+        let prompt = self.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        [prompt, self.cached.iter().sum(), self.written]
+    }
+
+    /// Whether all answers are complete.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done == self.prompts.len()
+    }
+
+    /// What a stream says while there is nothing else to say.
+    pub(crate) fn comment(&self) -> Bytes {
+        let of: usize = self.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let read: usize = self.read.iter().sum();
+        match self.about.stream {
+            Some(Streamed { progress: true, .. }) if read < of => Bytes::from(format!(": read {read} of {of}\n\n")),
+            _ => Bytes::from_static(b": ping\n\n"),
+        }
+    }
+
+    /// Takes an event of a prompt; returns the chunks that it completes, if the answer is streamed.
+    pub(crate) fn tell(&mut self, prompt: usize, event: Event) -> Result<Vec<Value>, Refusal> {
+        let first = prompt * self.about.n;
+        match event {
+            Event::Started { cached } => {
+                self.cached[prompt] = cached;
+                self.metrics.queued(&self.about.model, self.start.elapsed());
+            }
+            Event::Read { tokens } => self.read[prompt] = tokens,
+            Event::Scored(scored) => {
+                for logprob in scored {
+                    (first..first + self.about.n).for_each(|at| self.show(at, logprob.id, Some(&logprob)));
+                }
+            }
+            Event::Wrote(wrote) => return Ok(self.wrote(first + wrote.choice, wrote)),
+            Event::Ended { choice, why, thinking, text } => {
+                let at = first + choice;
+                self.choices[at].finish = Some(if why == Ended::Stopped { "stop" } else { "length" });
+                return Ok(self.piece(at, &thinking, &text, true));
+            }
+            Event::Failed(failure) => {
+                if !matches!(failure, Failure::Cancelled | Failure::Closing) {
+                    self.choices.iter_mut().for_each(|choice| choice.finish = choice.finish.or(Some("error")));
+                }
+                return Err(failure.into());
+            }
+            Event::Done => self.done += 1,
+        }
+        Ok(Vec::new())
+    }
+
+    fn wrote(&mut self, at: usize, wrote: Wrote) -> Vec<Value> {
+        let now = Instant::now();
+        match self.choices[at].last.replace(now) {
+            None => self.metrics.first(&self.about.model, self.start.elapsed()),
+            Some(last) => self.metrics.between(&self.about.model, now - last),
+        }
+        self.written += 1;
+        let choice = &self.choices[at];
+        if !wrote.thinking.is_empty()
+            || (!choice.thinking.is_empty() && choice.text.is_empty() && wrote.text.is_empty())
+        {
+            self.reasoning += 1;
+        }
+        let ends = wrote.text.is_empty() && self.engine.model.description.eos.contains(&wrote.id);
+        if let Some(logprob) = wrote.logprob.as_ref().filter(|_| !ends) {
+            self.show(at, wrote.id, Some(logprob));
+        }
+        self.piece(at, &wrote.thinking, &wrote.text, false)
+    }
+
+    /// Notes a token with its log-probabilities.
+    fn show(&mut self, at: usize, id: u32, logprob: Option<&Logprob>) {
+        let Ok(tokenizer) = self.engine.tokenizer() else { return };
+        let named = |id: u32| {
+            let bytes = tokenizer.bytes(id);
+            (name(&bytes), bytes)
+        };
+        let (token, bytes) = named(id);
+        let top = logprob.iter().flat_map(|l| &l.top).map(|(id, log)| {
+            let (token, bytes) = named(*id);
+            (token, bytes, log.max(LEAST))
+        });
+        let top = top.collect();
+        let choice = &mut self.choices[at];
+        // A token that begins within a character is where that begins.
+        let begins = |byte: &u8| byte & 0xc0 != 0x80;
+        let within = bytes.first().is_some_and(|byte| !begins(byte));
+        let offset = choice.characters.saturating_sub(usize::from(within));
+        if tokenizer.shows(id) {
+            choice.characters += bytes.iter().filter(|byte| begins(byte)).count();
+        }
+        let logprob = logprob.map(|l| l.logprob.max(LEAST));
+        choice.shown.push(Shown { token, bytes, logprob, top, offset });
+    }
+
+    /// Adds a piece to an answer; returns its chunks, if it is streamed.
+    fn piece(&mut self, at: usize, thinking: &str, text: &str, last: bool) -> Vec<Value> {
+        let streams = self.about.stream.is_some();
+        let choice = &mut self.choices[at];
+        choice.thinking.push_str(thinking);
+        if !streams {
+            choice.text.push_str(text);
+            return Vec::new();
+        }
+        let mut chunks = Vec::new();
+        let begins = !std::mem::replace(&mut choice.begun, true);
+        match self.about.shape {
+            Shape::Chat => {
+                if begins {
+                    chunks.push(self.chunk(at, json!({"role": "assistant", "content": ""}), Value::Null, false));
+                }
+                if !thinking.is_empty() {
+                    let logprobs = self.logprobs(at);
+                    chunks.push(self.chunk(at, json!({"reasoning_content": thinking}), logprobs, false));
+                }
+                if !text.is_empty() || (last && !self.choices[at].shown.is_empty()) {
+                    let logprobs = self.logprobs(at);
+                    chunks.push(self.chunk(at, json!({"content": text}), logprobs, false));
+                }
+                if last {
+                    chunks.push(self.chunk(at, json!({}), Value::Null, true));
+                }
+            }
+            Shape::Text => {
+                // What was repeated of the prompt goes with the first piece.
+                let text = if begins { std::mem::take(&mut choice.text) + text } else { text.to_owned() };
+                if !text.is_empty() || last {
+                    let logprobs = self.logprobs(at);
+                    chunks.push(self.chunk(at, text.into(), logprobs, last));
+                }
+            }
+        }
+        if !text.is_empty() {
+            // Not kept: that there was text is what counts.
+            self.choices[at].text = "…".into();
+        }
+        chunks
+    }
+
+    /// A chunk of a stream.
+    fn chunk(&self, at: usize, piece: Value, logprobs: Value, last: bool) -> Value {
+        let finish = self.choices[at].finish.filter(|_| last);
+        let choice = match self.about.shape {
+            Shape::Chat => json!({"index": at, "delta": piece, "logprobs": logprobs, "finish_reason": finish}),
+            Shape::Text => json!({"index": at, "text": piece, "logprobs": logprobs, "finish_reason": finish}),
+        };
+        let mut chunk = self.frame(json!([choice]), true);
+        if self.about.stream.is_some_and(|stream| stream.usage) {
+            chunk["usage"] = Value::Null;
+        }
+        chunk
+    }
+
+    /// The chunk behind all others.
+    pub(crate) fn last_chunk(&self) -> Option<Value> {
+        self.about.stream.filter(|stream| stream.usage)?;
+        let mut chunk = self.frame(json!([]), true);
+        chunk["usage"] = self.usage();
+        Some(chunk)
+    }
+
+    fn frame(&self, choices: Value, chunk: bool) -> Value {
+        let object = match (self.about.shape, chunk) {
+            (Shape::Text, _) => "text_completion",
+            (Shape::Chat, false) => "chat.completion",
+            (Shape::Chat, true) => "chat.completion.chunk",
+        };
+        json!({"id": self.about.id, "object": object, "created": self.created, "model": self.about.model,
+            "system_fingerprint": self.about.system, "choices": choices})
+    }
+
+    fn usage(&self) -> Value {
+        let [prompt, cached, written] = self.tokens();
+        json!({"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
+            "prompt_tokens_details": {"cached_tokens": cached},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning}})
+    }
+
+    /// The log-probabilities that were noted, which go with the piece that is sent; null if they were not asked for.
+    fn logprobs(&mut self, at: usize) -> Value {
+        if !self.about.logprobs {
+            return Value::Null;
+        }
+        let shown = std::mem::take(&mut self.choices[at].shown);
+        match self.about.shape {
+            Shape::Chat => {
+                let one = |(token, bytes, logprob): (&str, &[u8], f64)| json!({"token": token, "logprob": logprob, "bytes": bytes});
+                let content: Vec<Value> = shown
+                    .iter()
+                    .map(|s| {
+                        let mut token = one((&s.token, &s.bytes, s.logprob.unwrap_or(0.0)));
+                        token["top_logprobs"] = s.top.iter().map(|(t, b, l)| one((t, b, *l))).collect();
+                        token
+                    })
+                    .collect();
+                json!({"content": content, "refusal": null})
+            }
+            Shape::Text => {
+                let top = |s: &Shown| {
+                    // Tokens of the same bytes share a name; the most probable is kept.
+                    let mut map = serde_json::Map::new();
+                    for (token, _, logprob) in &s.top {
+                        map.entry(token.clone()).or_insert_with(|| json!(logprob));
+                    }
+                    s.logprob.map_or(Value::Null, |_| map.into())
+                };
+                json!({
+                    "tokens": shown.iter().map(|s| s.token.as_str()).collect::<Vec<_>>(),
+                    "token_logprobs": shown.iter().map(|s| s.logprob).collect::<Vec<_>>(),
+                    "top_logprobs": shown.iter().map(top).collect::<Vec<_>>(),
+                    "text_offset": shown.iter().map(|s| s.offset).collect::<Vec<_>>(),
+                })
+            }
+        }
+    }
+
+    /// The whole answer.
+    pub(crate) fn whole(mut self) -> Value {
+        let mut choices = Vec::new();
+        for at in 0..self.choices.len() {
+            let logprobs = self.logprobs(at);
+            let Choice { text, thinking, finish, .. } = std::mem::take(&mut self.choices[at]);
+            choices.push(match self.about.shape {
+                Shape::Text => json!({"index": at, "text": text, "logprobs": logprobs, "finish_reason": finish}),
+                Shape::Chat => {
+                    let mut message = json!({"role": "assistant", "content": text, "refusal": null});
+                    if !thinking.is_empty() {
+                        message["reasoning_content"] = thinking.into();
+                    }
+                    json!({"index": at, "message": message, "logprobs": logprobs, "finish_reason": finish})
+                }
+            });
+        }
+        let mut answer = self.frame(choices.into(), false);
+        answer["usage"] = self.usage();
+        answer
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        let reasons = self.choices.iter().map(|choice| choice.finish.unwrap_or("cancelled"));
+        self.metrics.finished(&self.about.model, reasons, self.tokens(), self.start.elapsed());
+    }
+}
+
+/// How a token is written: its text, or `bytes:\xe2\x82` if its bytes are no text by themselves.
+pub(crate) fn name(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |name, byte| name + &format!("\\x{byte:02x}")),
+    }
+}

@@ -1,0 +1,320 @@
+//! `POST /v1/chat/completions`
+
+use longreach_engine::scheduler::Thoughts;
+use longreach_engine::{Engine, Error, Message};
+use serde_json::{Map, Value, json};
+
+use crate::answer::{Prompt, Shape};
+use crate::asked::{Asked, MOST_LOGPROBS, SHARED, refuse};
+use crate::fields::{Fields, parse, wrong};
+use crate::generate::Work;
+use crate::refusal::Refusal;
+use crate::served::Models;
+use crate::settings::Settings;
+
+/// Reads a request.
+pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Result<Work, Refusal> {
+    let map = parse(body)?;
+    let f = Fields::new(&map);
+    let own = [
+        "messages",
+        "max_completion_tokens",
+        "top_logprobs",
+        "response_format",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "reasoning_effort",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "audio",
+        "modalities",
+        "web_search_options",
+        "store",
+        "functions",
+        "function_call",
+        "moderation",
+    ];
+    let known: Vec<&str> = SHARED.iter().chain(&own).copied().collect();
+    let ignored = f.unknown(&known, settings.lenient)?;
+    let asked = Asked::read(&f, models, ignored)?;
+    let none = [json!([]), json!({})];
+    refuse(
+        &f,
+        &[
+            ("response_format", &[json!({"type": "text"})]),
+            ("tools", &none[..1]),
+            ("functions", &none[..1]),
+            ("tool_choice", &["none".into(), "auto".into()]),
+            ("function_call", &["none".into(), "auto".into()]),
+            ("parallel_tool_calls", &[true.into(), false.into()]),
+            ("modalities", &[json!(["text"])]),
+            ("audio", &[]),
+            ("web_search_options", &[]),
+            ("moderation", &[]),
+            ("store", &[false.into()]),
+        ],
+    )?;
+    let most = most(&f, settings)?;
+    let (messages, more) = (messages(&f)?, variables(&f, &asked.engine)?);
+    let going_on = f.flag("continue_final_message")?.unwrap_or(false);
+    let (ids, inside) = encoded(&asked.engine, &messages, &more, going_on)?;
+    crate::completions::within(&asked.engine, &ids)?;
+    settings.check_input(ids.len(), "messages")?;
+    let most = asked.room(most, settings.most_tokens, ids.len(), "max_completion_tokens")?;
+    let logprobs = logprobs(&f)?;
+    let ends_of_messages = ends(&asked.engine, &messages, &more, &ids)?;
+    let prompts = vec![Prompt { ids, echo: None }];
+    let thoughts = Thoughts::Apart { inside };
+    Ok(Work { asked, shape: Shape::Chat, prompts, most, logprobs, prompt_logprobs: None, thoughts, ends_of_messages })
+}
+
+/// How many messages from the end are looked at for places where a state is worth keeping.
+const ENDS: usize = 4;
+
+/// The numbers of tokens after which the last messages end, as far as the text up to there has the same tokens by itself. Another conversation goes on from
+/// the state at one of them if it begins in the same way.
+fn ends(engine: &Engine, messages: &[Message], more: &Map<String, Value>, ids: &[u32]) -> Result<Vec<usize>, Refusal> {
+    let mut ends = Vec::new();
+    // A state costs more than reading a few tokens.
+    if ids.len() < 128 || engine.chat_template().is_err() {
+        return Ok(ends);
+    }
+    for last in (1..messages.len()).rev().take(ENDS) {
+        // A template may refuse a part of a conversation that it takes as a whole.
+        let Ok(text) = rendered_closed(engine, &messages[..last], more) else { continue };
+        let own = engine.tokenizer()?.encode(&text)?;
+        if ids.starts_with(&own) {
+            ends.push(own.len());
+        }
+    }
+    ends.reverse();
+    Ok(ends)
+}
+
+fn rendered_closed(engine: &Engine, messages: &[Message], more: &Map<String, Value>) -> Result<String, Error> {
+    engine.chat_template()?.render(messages, false, more)
+}
+
+fn most(f: &Fields<'_>, settings: &Settings) -> Result<Option<usize>, Refusal> {
+    let read = |name: &str| f.whole(name, 1..=settings.most_tokens as i64);
+    let (new, old) = (read("max_completion_tokens")?, read("max_tokens")?);
+    match (new, old) {
+        (Some(new), Some(old)) if new != old => {
+            let message = format!("`max_completion_tokens` is {new} and `max_tokens` is {old}: want one of them");
+            Err(Refusal::value("max_tokens", message))
+        }
+        (new, old) => Ok(new.or(old).map(|most| most as usize)),
+    }
+}
+
+fn logprobs(f: &Fields<'_>) -> Result<Option<usize>, Refusal> {
+    let wanted = f.flag("logprobs")?.unwrap_or(false);
+    match f.whole("top_logprobs", 0..=MOST_LOGPROBS)? {
+        Some(top) if !wanted && top > 0 => {
+            Err(Refusal::value("top_logprobs", "`top_logprobs`: only with `logprobs: true`"))
+        }
+        top => Ok(wanted.then_some(top.unwrap_or(0) as usize)),
+    }
+}
+
+/// The variables of the template.
+fn variables(f: &Fields<'_>, engine: &Engine) -> Result<Map<String, Value>, Refusal> {
+    let mut more = match f.get("chat_template_kwargs") {
+        None => Map::new(),
+        Some(Value::Object(map)) => map.clone(),
+        Some(other) => return Err(wrong("chat_template_kwargs", "an object", other)),
+    };
+    for name in ["messages", "add_generation_prompt"] {
+        if more.contains_key(name) {
+            let path = format!("chat_template_kwargs.{name}");
+            return Err(Refusal::value(&path, format!("`{path}` comes from the request itself")));
+        }
+    }
+    if let Some(effort) = f.text("reasoning_effort")? {
+        if !engine.chat_template().is_ok_and(|template| template.source().contains("reasoning_effort")) {
+            let message = "`reasoning_effort`: the chat template of the model takes none";
+            return Err(Refusal::unsupported("reasoning_effort", message));
+        }
+        more.insert("reasoning_effort".into(), effort.into());
+    }
+    Ok(more)
+}
+
+/// The messages.
+pub(crate) fn messages(f: &Fields<'_>) -> Result<Vec<Message>, Refusal> {
+    let list = f.want("messages")?;
+    let list = list.as_array().ok_or_else(|| wrong("messages", "a list", list))?;
+    if list.is_empty() {
+        return Err(Refusal::value("messages", "`messages`: the list is empty"));
+    }
+    list.iter().enumerate().map(|(i, message)| read_message(message, &format!("messages[{i}]"))).collect()
+}
+
+fn read_message(message: &Value, path: &str) -> Result<Message, Refusal> {
+    let f = Fields::of(message, path)?;
+    f.unknown(
+        &[
+            "role",
+            "content",
+            "name",
+            "tool_calls",
+            "tool_call_id",
+            "refusal",
+            "reasoning_content",
+            "audio",
+            "function_call",
+            "annotations",
+        ],
+        false,
+    )?;
+    let role = f.want("role")?;
+    let role = role.as_str().ok_or_else(|| wrong(&f.path("role"), "a string", role))?;
+    let role = match role {
+        "developer" => "system",
+        "system" | "user" | "assistant" | "tool" => role,
+        other => {
+            let other: String = other.chars().take(40).collect();
+            let message =
+                format!("`{}`: want system, developer, user, assistant or tool, found {other}", f.path("role"));
+            return Err(Refusal::value(f.path("role"), message));
+        }
+    };
+    for name in ["tool_calls", "function_call", "audio"] {
+        if f.get(name).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty())) {
+            return Err(Refusal::unsupported(
+                f.path(name),
+                format!("`{}` is not supported by this server", f.path(name)),
+            ));
+        }
+    }
+    let content = match f.get("content") {
+        None if role == "assistant" => String::new(),
+        None => {
+            return Err(Refusal::field(
+                "missing_required",
+                f.path("content"),
+                format!("`{}` is missing", f.path("content")),
+            ));
+        }
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Array(parts)) => {
+            let part = |(i, part): (usize, &Value)| text_part(part, &format!("{}[{i}]", f.path("content")));
+            parts.iter().enumerate().map(part).collect::<Result<Vec<_>, _>>()?.concat()
+        }
+        Some(other) => return Err(wrong(&f.path("content"), "a string or a list of parts", other)),
+    };
+    let reasoning_content = f.text("reasoning_content")?.map(str::to_owned);
+    Ok(Message { reasoning_content, ..Message::new(role, content) })
+}
+
+/// A part of a message: text.
+fn text_part(part: &Value, path: &str) -> Result<String, Refusal> {
+    let f = Fields::of(part, path)?;
+    match f.text("type")? {
+        Some("text") => {
+            let text = f.want("text")?;
+            Ok(text.as_str().ok_or_else(|| wrong(&f.path("text"), "a string", text))?.to_owned())
+        }
+        kind => {
+            let found: String = kind.unwrap_or("none").chars().take(40).collect();
+            let message = format!("`{path}`: want a part of type text, found {found}: this server reads text alone");
+            Err(Refusal::field("unsupported_content", path, message))
+        }
+    }
+}
+
+/// The tokens of a conversation, and whether they end behind the tag at which thinking begins.
+///
+/// A special token that is written in a message is text: it is broken by a character that occurs in no message, which is removed again before the parts are
+/// tokenized, each by itself.
+pub(crate) fn encoded(
+    engine: &Engine,
+    messages: &[Message],
+    more: &Map<String, Value>,
+    going_on: bool,
+) -> Result<(Vec<u32>, bool), Refusal> {
+    let tokenizer = engine.tokenizer()?;
+    let contains = |part: &str| {
+        messages
+            .iter()
+            .any(|m| m.content.contains(part) || m.reasoning_content.as_deref().is_some_and(|r| r.contains(part)))
+    };
+    let special: Vec<String> =
+        tokenizer.added().into_iter().filter(|token| token.chars().count() > 1 && contains(token)).collect();
+    if special.is_empty() {
+        let text = rendered(engine, messages, more, going_on)?;
+        return Ok((tokenizer.encode(&text)?, thinks(&text)));
+    }
+    let mark = ('\u{e000}'..='\u{f8ff}').find(|mark| !contains(mark.encode_utf8(&mut [0; 4])));
+    let mark =
+        mark.ok_or_else(|| Refusal::value("messages", "`messages`: every private character of Unicode occurs"))?;
+    let broken = |text: &str| broken(text, &special, mark);
+    let messages: Vec<Message> = messages
+        .iter()
+        .map(|m| Message {
+            role: m.role.clone(),
+            content: broken(&m.content),
+            reasoning_content: m.reasoning_content.as_deref().map(broken),
+        })
+        .collect();
+    let text = rendered(engine, &messages, more, going_on)?;
+    let mut ids = Vec::new();
+    for part in text.split(mark).filter(|part| !part.is_empty()) {
+        ids.extend(tokenizer.encode(part)?);
+    }
+    Ok((ids, thinks(&text.replace(mark, ""))))
+}
+
+/// A text in which none of the strings occurs, since `mark` stands behind the first character of each, and within whatever that would leave.
+fn broken(text: &str, special: &[String], mark: char) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        out.push(first);
+        if special.iter().any(|token| rest.starts_with(token.as_str())) {
+            out.push(mark);
+        }
+        rest = &rest[first.len_utf8()..];
+    }
+    out
+}
+
+/// Whether an answer behind this text begins within a thought.
+fn thinks(text: &str) -> bool {
+    let end = text.trim_end();
+    ["<think>", "[THINK]", "<seed:think>", "<|START_THINKING|>", "<|channel>thought"]
+        .iter()
+        .any(|tag| end.ends_with(tag))
+}
+
+/// The text of a conversation: by the model's template, or its contents with an empty line between them. With `going_on`, the last message is open.
+fn rendered(
+    engine: &Engine,
+    messages: &[Message],
+    more: &Map<String, Value>,
+    going_on: bool,
+) -> Result<String, Refusal> {
+    let last = match messages.last() {
+        Some(last) if going_on && last.role != "assistant" => {
+            let message = "`continue_final_message`: the last message is not the assistant's";
+            return Err(Refusal::value("continue_final_message", message));
+        }
+        last => last.filter(|_| going_on),
+    };
+    let text = match engine.chat_template() {
+        Ok(template) => template.render(messages, last.is_none(), more)?,
+        Err(Error::NoTemplate(_)) => {
+            let contents: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
+            contents.join("\n\n") + if last.is_some() { "" } else { "\n\n" }
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let Some(last) = last else { return Ok(text) };
+    let content = last.content.trim();
+    let end = text.rfind(content).map(|at| at + content.len());
+    let end = end.ok_or_else(|| {
+        Refusal::value("continue_final_message", "`continue_final_message`: the chat template changes the last message")
+    })?;
+    Ok(text[..end].to_owned())
+}

@@ -1,0 +1,43 @@
+//! OpenAI's API over longreach's engine: completions and chat, embeddings, reranking, and a page to talk to a model.
+//!
+//! [`Server::bind`] takes the port and answers that it is loading; [`Server::load`] gives it its models; [`Server::run`] serves until the process is asked to
+//! end.
+//!
+//! ```
+//! use longreach_engine::Engine;
+//! use longreach_server::{Loaded, Model, Server, Settings};
+//!
+//! let server = Server::bind(Settings { port: 0, ..Settings::default() })?;
+//! let engine = Engine::embedded(None)?;
+//! server.load(vec![Model { names: vec!["longreach-default".into()], loaded: Loaded::Decoder(engine) }])?;
+//! println!("http://{}/v1", server.address());
+//! server.stop();
+//! # Ok::<(), longreach_server::Error>(())
+//! ```
+
+mod answer;
+mod asked;
+mod body;
+mod chat;
+mod completions;
+mod embeddings;
+mod endpoint;
+mod events;
+mod fields;
+mod generate;
+mod guard;
+mod ids;
+mod jobs;
+mod listen;
+mod metrics;
+mod page;
+mod refusal;
+mod rerank;
+mod served;
+mod service;
+mod settings;
+mod tokens;
+
+pub use listen::{Error, Server};
+pub use served::{Loaded, Model};
+pub use settings::{Log, Settings};

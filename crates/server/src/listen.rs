@@ -1,0 +1,251 @@
+//! The listener: connections and their limits, and the end of a server.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use longreach_engine::StateCache;
+use longreach_engine::scheduler::Scheduler;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::served::{Model, Models};
+use crate::service::{Ready, State};
+use crate::settings::Settings;
+
+/// The most connections, those of clients that do not ask anything included.
+const CONNECTIONS: usize = 10_240;
+/// How long a connection may say nothing, and how long a header may take.
+const IDLE: Duration = Duration::from_secs(75);
+const HEADER: Duration = Duration::from_secs(10);
+/// How long requests under way may take to say that they end.
+const LAST: Duration = Duration::from_secs(5);
+/// The longest header in bytes and fields.
+const HEADER_BYTES: usize = 64 << 10;
+const HEADER_FIELDS: usize = 100;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The address cannot be listened at.
+    #[error("{address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// The threads cannot be started.
+    #[error("the server's threads: {0}")]
+    Threads(std::io::Error),
+    /// A server beyond this machine without a key.
+    #[error("{0} can be reached from other machines: want an API key")]
+    Open(std::net::IpAddr),
+    /// The directory of kept states cannot be used.
+    #[error(transparent)]
+    Cache(#[from] longreach_engine::Error),
+    /// The models were given already.
+    #[error("the server has its models already")]
+    Loaded,
+}
+
+/// How far a server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// No new connections and requests.
+    Draining,
+    /// Connections are closed.
+    Ended,
+}
+
+/// A server that listens.
+pub struct Server {
+    runtime: Runtime,
+    state: Arc<State>,
+    address: SocketAddr,
+    phase: watch::Sender<Phase>,
+}
+
+impl Server {
+    /// Takes the address and answers requests with 503 `loading` from then on. An error if the address is taken.
+    pub fn bind(settings: Settings) -> Result<Self, Error> {
+        // What is left of the limit of open files is for connections.
+        raise(rustix::process::Resource::Nofile);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(8)
+            .thread_name("server")
+            .enable_all()
+            .build()
+            .map_err(Error::Threads)?;
+        let address = SocketAddr::new(settings.host, settings.port);
+        let bad = |source| Error::Bind { address, source };
+        let listener = runtime.block_on(TcpListener::bind(address)).map_err(bad)?;
+        let address = listener.local_addr().map_err(bad)?;
+        let state = Arc::new(State::new(settings));
+        let (phase, changes) = watch::channel(Phase::Serving);
+        runtime.spawn(accept(listener, state.clone(), changes));
+        Ok(Self { runtime, state, address, phase })
+    }
+
+    /// The address that it listens at.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Gives it its models: requests are answered from now on. Of each purpose, the first is what requests without a model get. An error if the directory of
+    /// kept states cannot be used.
+    pub fn load(&self, models: Vec<Model>) -> Result<(), Error> {
+        let (models, engines) = Models::new(models);
+        models.ids().for_each(|id| self.state.metrics.model(id));
+        let cache = self.state.settings.cache.clone();
+        let cache = (cache.ram > 0 || cache.directory.is_some()).then(|| StateCache::open(cache)).transpose()?;
+        let scheduler = Scheduler::start_with(engines, self.state.settings.limits, cache.clone());
+        self.state.ready.set(Ready { models, scheduler, cache }).map_err(|_| Error::Loaded)
+    }
+
+    /// Serves until the process gets SIGTERM or Ctrl-C; then no connections are taken, requests that wait are refused, and those under way may go on for
+    /// [`Settings::drain`]. A second signal ends the process at once with status 130.
+    pub fn run(self) {
+        self.runtime.block_on(async {
+            interrupted().await;
+            tokio::spawn(async {
+                interrupted().await;
+                std::process::exit(130);
+            });
+            self.drain().await;
+        });
+        self.end();
+    }
+
+    /// Ends it at once: requests under way get an error.
+    pub fn stop(self) {
+        self.end();
+    }
+
+    async fn drain(&self) {
+        self.state.draining.store(true, Ordering::Release);
+        self.phase.send_replace(Phase::Draining);
+        if let Some(ready) = self.state.ready.get() {
+            ready.scheduler.close();
+        }
+        // What is not done by then is ended.
+        timeout(self.state.settings.drain, self.idle()).await.ok();
+    }
+
+    /// Waits until no request is under way.
+    async fn idle(&self) {
+        while self.state.open.load(Ordering::Acquire) > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn end(self) {
+        self.state.draining.store(true, Ordering::Release);
+        if let Some(ready) = self.state.ready.get() {
+            ready.scheduler.stop();
+        }
+        // A step ends before streams can say that they end.
+        self.runtime.block_on(async { timeout(LAST, self.idle()).await }).ok();
+        self.phase.send_replace(Phase::Ended);
+        if let Some(cache) = self.state.ready.get().and_then(|ready| ready.cache.as_ref()) {
+            // What is not written by then is read again next time.
+            cache.flush(Duration::from_secs(5));
+        }
+        self.runtime.shutdown_timeout(Duration::from_millis(300));
+    }
+}
+
+/// Raises the limit of open files to what the process may have.
+fn raise(resource: rustix::process::Resource) {
+    let limit = rustix::process::getrlimit(resource);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    // Without it there are fewer connections, which are counted anyway.
+    rustix::process::setrlimit(resource, raised).ok();
+}
+
+/// Waits for a signal to end.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = tokio::signal::ctrl_c() => {}
+            }
+            return;
+        }
+    }
+    tokio::signal::ctrl_c().await.ok();
+}
+
+/// Takes connections until the server drains.
+async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = phase.changed() => return,
+        };
+        let Ok((stream, _)) = accepted else {
+            // No file or memory is left: others have to close first.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        if open.load(Ordering::Acquire) >= CONNECTIONS {
+            continue;
+        }
+        state.metrics.connections(open.fetch_add(1, Ordering::AcqRel) + 1);
+        let (state, phase, open) = (state.clone(), phase.clone(), open.clone());
+        tokio::spawn(async move {
+            let metrics = state.metrics.clone();
+            serve(stream, state, phase).await;
+            metrics.connections(open.fetch_sub(1, Ordering::AcqRel) - 1);
+        });
+    }
+}
+
+/// Serves a connection.
+async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
+    // Tokens are small and must not wait for each other.
+    stream.set_nodelay(true).ok();
+    // hyper's timer begins with the connection; one that says nothing yet may wait longer.
+    if !matches!(timeout(IDLE, stream.readable()).await, Ok(Ok(()))) {
+        return;
+    }
+    let service = service_fn(|request| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(state.answer(request).await) }
+    });
+    let mut server = http1::Builder::new();
+    server
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_headers(HEADER_FIELDS)
+        .max_header_size(HEADER_BYTES)
+        .max_buf_size(2 * HEADER_BYTES);
+    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+    loop {
+        let changed = tokio::select! {
+            // A connection that breaks concerns nobody else.
+            _ = connection.as_mut() => return,
+            changed = phase.changed() => changed,
+        };
+        connection.as_mut().graceful_shutdown();
+        if changed.is_err() || *phase.borrow() == Phase::Ended {
+            timeout(Duration::from_millis(200), connection).await.ok();
+            return;
+        }
+    }
+}

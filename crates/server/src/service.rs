@@ -1,0 +1,312 @@
+//! A request from its header to its answer: who may ask, which endpoint it is, and what every answer has.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use longreach_engine::StateCache;
+use longreach_engine::scheduler::Scheduler;
+use serde_json::{Value, json};
+
+use crate::body::{self, Answer, Kept};
+use crate::endpoint::Endpoint;
+use crate::events::Events;
+use crate::generate::{Work, whole};
+use crate::ids::fresh;
+use crate::jobs::Jobs;
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::served::Models;
+use crate::settings::{Log, Settings};
+use crate::{chat, completions, embeddings, page, rerank, tokens};
+
+/// What answers requests once the models are there.
+pub(crate) struct Ready {
+    pub(crate) models: Models,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) cache: Option<StateCache>,
+}
+
+/// What all connections share.
+pub(crate) struct State {
+    pub(crate) settings: Settings,
+    pub(crate) ready: OnceLock<Ready>,
+    pub(crate) draining: AtomicBool,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Requests under way, streams included.
+    pub(crate) open: AtomicUsize,
+    /// The bytes of all bodies that are being read.
+    bodies: Arc<AtomicU64>,
+    /// Hashes of the keys.
+    pub(crate) keys: Vec<blake3::Hash>,
+}
+
+/// An answer before its common headers.
+type Answered = Result<Response<Answer>, Refusal>;
+
+fn of_bytes(status: StatusCode, kind: &'static str, bytes: impl Into<Bytes>) -> Response<Answer> {
+    let mut response = Response::new(Answer::Whole(Some(bytes.into())));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+fn of_json(status: StatusCode, value: &Value) -> Response<Answer> {
+    of_bytes(status, "application/json", value.to_string())
+}
+
+/// Counts a request while it is under way.
+pub(crate) struct Open(Arc<State>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl State {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let keys = settings.keys.iter().map(|key| blake3::hash(key.as_bytes())).collect();
+        let metrics = Arc::new(Metrics::new());
+        Self {
+            settings,
+            ready: OnceLock::new(),
+            draining: AtomicBool::new(false),
+            metrics,
+            open: AtomicUsize::new(0),
+            bodies: Arc::default(),
+            keys,
+        }
+    }
+
+    /// Answers a request.
+    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Answer> {
+        let start = Instant::now();
+        let given = request.headers().get("x-client-request-id").and_then(|id| id.to_str().ok());
+        let plain = |id: &&str| {
+            (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        let id = given.filter(plain).map_or_else(|| fresh("req_"), str::to_owned);
+        let origin = request.headers().get(header::ORIGIN).cloned().filter(|origin| self.is_named(origin));
+        let endpoint = Endpoint::of(request.uri().path(), &self.settings);
+        let head = request.method() == Method::HEAD;
+        self.open.fetch_add(1, Ordering::AcqRel);
+        let open = Open(self.clone());
+        let mut tenant = None;
+        let answered = self.clone().checked(request, endpoint.clone(), open, &mut tenant).await;
+        let mut response = answered.unwrap_or_else(|refusal| refused(&refusal));
+        let status = response.status();
+        self.finish(&mut response, &id, origin, start);
+        if head {
+            *response.body_mut() = Answer::Whole(None);
+        }
+        let name = endpoint.map_or("none", |(endpoint, _)| endpoint.name());
+        self.metrics.answered(name, status.as_u16());
+        self.log(&id, tenant, name, status, start);
+        response
+    }
+
+    /// The headers that every answer has.
+    fn finish(&self, response: &mut Response<Answer>, id: &str, origin: Option<HeaderValue>, start: Instant) {
+        let headers = response.headers_mut();
+        let mut put = |name: &'static str, value: &str| {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                headers.insert(HeaderName::from_static(name), value);
+            }
+        };
+        put("x-request-id", id);
+        put("openai-processing-ms", &start.elapsed().as_millis().to_string());
+        put("x-content-type-options", "nosniff");
+        if let Some(origin) = origin {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+            let shown =
+                HeaderValue::from_static("x-request-id, openai-processing-ms, x-ignored-parameters, retry-after");
+            headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, shown);
+        }
+    }
+
+    /// A line about a request. Its contents are not in it, and of a key only the beginning of its hash.
+    #[allow(clippy::print_stderr, reason = "the log of the command")]
+    fn log(&self, id: &str, tenant: Option<blake3::Hash>, name: &str, status: StatusCode, start: Instant) {
+        let key = tenant.map_or_else(|| "-".to_owned(), |hash| hash.to_hex()[..6].to_owned());
+        let (ms, status) = (start.elapsed().as_millis() as u64, status.as_u16());
+        match self.settings.log {
+            Log::None => {}
+            Log::Text => eprintln!("{id} key={key} {name} {status} {ms} ms"),
+            Log::Json => {
+                eprintln!("{}", json!({"id": id, "key": key, "endpoint": name, "status": status, "ms": ms}));
+            }
+        }
+    }
+
+    /// Checks who asks for what, and answers.
+    async fn checked(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        endpoint: Option<(Endpoint, String)>,
+        open: Open,
+        tenant: &mut Option<blake3::Hash>,
+    ) -> Answered {
+        self.check_host(request.headers())?;
+        let Some((endpoint, rest)) = endpoint else {
+            let path: String = request.uri().path().chars().take(200).collect();
+            let refusal = Refusal::new(StatusCode::NOT_FOUND, "not_found", format!("there is no endpoint {path}"));
+            return Err(Refusal { close: true, ..refusal });
+        };
+        if request.method() == Method::OPTIONS {
+            return Ok(self.preflight(&request, endpoint));
+        }
+        let right = match *request.method() {
+            Method::POST => endpoint.posts(),
+            Method::GET | Method::HEAD => !endpoint.posts(),
+            _ => false,
+        };
+        if !right {
+            let allow = endpoint.methods();
+            let message = format!("{} takes {allow}, found {}", request.uri().path(), request.method());
+            let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
+            return Err(Refusal { allow: Some(allow), close: true, ..refusal });
+        }
+        if !endpoint.is_open() {
+            *tenant = self.check_key(request.headers())?;
+        }
+        if endpoint.posts() {
+            self.check_origin(request.headers())?;
+        }
+        if let Endpoint::Page(path) = endpoint {
+            return Ok(page::answer(path));
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        if endpoint == Endpoint::Version {
+            return Ok(of_json(StatusCode::OK, &json!({"version": version})));
+        }
+        let Some(ready) = self.ready.get() else {
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "loading", "the models are being loaded"));
+        };
+        let draining = self.draining.load(Ordering::Acquire);
+        match endpoint {
+            Endpoint::Health if draining => {
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "draining", "the server is shutting down"))
+            }
+            Endpoint::Health => Ok(of_json(StatusCode::OK, &json!({"status": "ok", "version": version}))),
+            Endpoint::Metrics => {
+                let text = self.metrics.text(ready.scheduler.numbers(), ready.cache.as_ref().map(StateCache::stats));
+                Ok(of_bytes(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", text))
+            }
+            Endpoint::Models => Ok(of_json(StatusCode::OK, &ready.models.listed())),
+            Endpoint::Model => ready.models.one(&rest).map(|model| of_json(StatusCode::OK, &model)),
+            _ if draining => Err(Refusal { close: true, ..Refusal::shutting_down() }),
+            _ => {
+                let body = body::read(request, self.settings.most_body, &self.bodies).await?;
+                let number =
+                    tenant.map_or(0, |hash| u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default()));
+                self.clone().worked(endpoint, body, number, open).await
+            }
+        }
+    }
+
+    /// Reads a request beside the connections, since parsing, templates and tokenizing take time, and answers it.
+    async fn worked(self: Arc<Self>, endpoint: Endpoint, body: Kept, tenant: u64, open: Open) -> Answered {
+        let ready = |state: &Arc<Self>| state.clone();
+        let state = ready(&self);
+        let read = move || {
+            let Some(Ready { models, .. }) = state.ready.get() else { return Err(Refusal::internal()) };
+            let (settings, body) = (&state.settings, &body.bytes);
+            Ok(match endpoint {
+                Endpoint::Completions => Read::Write(Box::new(completions::prepare(body, models, settings)?)),
+                Endpoint::Chat => Read::Write(Box::new(chat::prepare(body, models, settings)?)),
+                Endpoint::Embeddings => Read::Embed(embeddings::prepare(body, models, settings)?),
+                Endpoint::Rerank => Read::Rank(rerank::prepare(body, models, settings)?),
+                Endpoint::Tokenize => Read::Answer(tokens::tokenize(body, models, settings)?),
+                _ => Read::Answer(tokens::detokenize(body, models, settings)?),
+            })
+        };
+        // A fault in it is an internal error, and nobody else's end.
+        let read = tokio::task::spawn_blocking(read).await.map_err(|_| Refusal::internal())??;
+        let Some(Ready { scheduler, .. }) = self.ready.get() else { return Err(Refusal::internal()) };
+        let jobs = Jobs(scheduler.clone());
+        let longest = self.settings.longest;
+        let late = |_| {
+            let message = "the request took longer than --request-timeout allows";
+            Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+        };
+        let (value, ignored) = match read {
+            Read::Write(work) => return self.write(*work, tenant, scheduler, open).await,
+            Read::Embed(mut work) => {
+                let ignored = std::mem::take(&mut work.ignored);
+                (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
+            }
+            Read::Rank(mut work) => {
+                let ignored = std::mem::take(&mut work.ignored);
+                (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
+            }
+            Read::Answer(value) => (value, Vec::new()),
+        };
+        Ok(with_ignored(of_json(StatusCode::OK, &value), &ignored))
+    }
+
+    async fn write(&self, work: Work, tenant: u64, scheduler: &Scheduler, open: Open) -> Answered {
+        let (streams, ignored) = (work.asked.stream.is_some(), work.asked.ignored.clone());
+        let (mail, teller) = work.submit(scheduler, tenant, self.metrics.clone())?;
+        let longest = self.settings.longest;
+        if !streams {
+            let answer = tokio::time::timeout(longest, whole(mail, teller)).await.map_err(|_| {
+                let message = "the request took longer than --request-timeout allows";
+                Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
+            })??;
+            return Ok(with_ignored(of_json(StatusCode::OK, &answer), &ignored));
+        }
+        let events = Events::new(mail, teller, longest, open);
+        let mut response = Response::new(Answer::Events(Box::new(events)));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(with_ignored(response, &ignored))
+    }
+}
+
+/// A request that was read.
+enum Read {
+    Write(Box<Work>),
+    Embed(embeddings::Work),
+    Rank(rerank::Work),
+    Answer(Value),
+}
+
+/// Names the fields that had no effect.
+fn with_ignored(mut response: Response<Answer>, ignored: &[String]) -> Response<Answer> {
+    if !ignored.is_empty()
+        && let Ok(value) = HeaderValue::from_str(&ignored.join(", "))
+    {
+        response.headers_mut().insert("x-ignored-parameters", value);
+    }
+    response
+}
+
+/// The answer to a request that was refused.
+fn refused(refusal: &Refusal) -> Response<Answer> {
+    let mut response = of_json(refusal.status, &refusal.body());
+    let headers = response.headers_mut();
+    if let Some(allow) = refusal.allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    match refusal.status {
+        StatusCode::UNAUTHORIZED => {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        _ => {}
+    }
+    if refusal.close {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,101 @@
+//! Connections: idle ones, slow ones, and what is no HTTP.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use longreach_server::Settings;
+use serde_json::json;
+
+use crate::client::{Connection, get, post};
+use crate::{MAMBA, serve};
+
+#[test]
+fn a_thousand_idle_connections_are_in_nobodys_way() {
+    let server = serve(MAMBA, Settings::default());
+    let mut idle: Vec<Connection> = (0..1_000).map(|_| Connection::open(server.address())).collect();
+    // Half of them have begun a header.
+    idle.iter_mut().step_by(2).for_each(|client| client.send(b"GET /health HT"));
+    let answer = post(server.address(), "/v1/completions", &json!({"prompt": "x", "max_tokens": 3}));
+    assert_eq!(answer.status, 200);
+    let metrics = get(server.address(), "/metrics");
+    let open = metrics.text().lines().find(|line| line.starts_with("longreach_connections")).expect("a gauge");
+    assert!(open.rsplit(' ').next().and_then(|n| n.parse::<u64>().ok()) >= Some(1_000), "{open}");
+    let first = &mut idle[0];
+    first.send(b"TP/1.1\r\nhost: localhost\r\n\r\n");
+    assert_eq!(first.reply().expect("an answer").status, 200);
+    server.stop();
+}
+
+#[test]
+fn all_bodies_together_are_bounded() {
+    let server = serve(MAMBA, Settings { most_body: 100_000, ..Settings::default() });
+    let head =
+        "POST /tokenize HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99000\r\n\r\n";
+    let part = format!("{head}{}", " ".repeat(98_000));
+    // Nine bodies of 98,000 bytes, which is more than eight of the longest: one of them is refused.
+    let mut slow: Vec<Connection> = (0..9).map(|_| Connection::open(server.address())).collect();
+    for client in &mut slow {
+        client.send(part.as_bytes());
+        client.stream.get_ref().set_read_timeout(Some(Duration::from_millis(20))).expect("a time");
+    }
+    let start = Instant::now();
+    let refused = loop {
+        if let Some(reply) = slow.iter_mut().find_map(Connection::reply) {
+            break reply;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "all were taken");
+    };
+    assert_eq!((refused.status, &refused.json()["error"]["code"]), (429, &json!("queue_full")));
+    assert_eq!(post(server.address(), "/tokenize", &json!({"content": "x"})).status, 200);
+    drop(slow);
+    let body = format!("{{\"content\": \"x\"{}}}", " ".repeat(90_000));
+    while crate::client::ask(server.address(), "POST", "/tokenize", &[], &body).status != 200 {
+        assert!(start.elapsed() < Duration::from_secs(120), "their bytes still count");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    server.stop();
+}
+
+#[test]
+fn what_is_no_http_is_closed_and_headers_are_bounded() {
+    let server = serve(MAMBA, Settings::default());
+    let long = format!("GET /health HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(100_000));
+    let many = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{}\r\n", "x: y\r\n".repeat(200));
+    for bytes in ["\u{0}\u{1}\u{2}\r\n\r\n", "GET /health HTTP/9.9\r\n\r\n", &long, &many] {
+        let mut client = Connection::open(server.address());
+        use std::io::Write;
+        // The server may close before all of it is sent.
+        client.stream.get_mut().write_all(bytes.as_bytes()).ok();
+        let mut rest = Vec::new();
+        client.stream.read_to_end(&mut rest).ok();
+        let rest = String::from_utf8_lossy(&rest);
+        let refused = rest.is_empty() || rest.starts_with("HTTP/1.1 4") || rest.starts_with("HTTP/1.0 4");
+        assert!(refused, "{:.40}: {rest}", bytes.escape_debug());
+    }
+    assert_eq!(get(server.address(), "/health").status, 200);
+    server.stop();
+}
+
+#[test]
+fn the_page_is_whole_and_loads_nothing_from_elsewhere() {
+    let server = serve(MAMBA, Settings::default());
+    let mut size = 0;
+    for (path, kind) in [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")] {
+        let reply = get(server.address(), path);
+        assert!(reply.header("content-type").is_some_and(|found| found.starts_with(kind)), "{path}");
+        assert!(reply.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'self'")));
+        let text = reply.text();
+        assert!(text.len() > 200, "{path}");
+        for outside in ["https://", "//cdn", "@import", "innerHTML", "eval("] {
+            assert!(!text.contains(outside), "{path} has {outside}");
+        }
+        size += text.len();
+    }
+    let page = get(server.address(), "/");
+    assert!(!page.text().contains("<script>") && !page.text().contains("onclick") && !page.text().contains("style="));
+    assert!(size < 200_000, "{size}");
+    server.stop();
+    let server = serve(MAMBA, Settings { page: false, ..Settings::default() });
+    assert_eq!(get(server.address(), "/").status, 404);
+    server.stop();
+}
