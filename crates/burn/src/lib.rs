@@ -24,7 +24,7 @@ mod rotary;
 mod rows;
 mod softmax;
 
-pub use context::{configure, context, with_context};
+pub use context::{after_fork, configure, context, reconfigure, with_context};
 pub use conv::{Conv, short_conv};
 pub use cross_entropy::linear_cross_entropy;
 pub use elementwise::{activate, add, gated, neg_exp, silu_times};
