@@ -18,16 +18,18 @@ _LOCK = threading.Lock()
 _LIBRARY: torch.library.Library | None = None
 
 
-def register() -> None:
-    """Registers all operators, once."""
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def register() -> bool:
+    """Registers all operators, once; while a call is traced, too."""
     global _LIBRARY
     with _LOCK:
         if _LIBRARY is not None:
-            return
+            return True
         library = torch.library.Library("longreach", "DEF")
         for m in mechanisms():
             _define(library, m)
         _LIBRARY = library
+    return True
 
 
 def wants_operator(call: Call) -> bool:

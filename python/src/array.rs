@@ -72,6 +72,12 @@ impl Input {
 
     /// A view of its numbers; an error if they are of another type, or its strides are negative.
     fn view<'a, T: DlpackElement + 'a>(&'a self) -> PyResult<ArrayViewD<'a, T>> {
+        let found = self.tensor.validate().map_err(|e| PyValueError::new_err(format!("`{}`: {e}", self.name)))?;
+        if found.num_elements() == 0 {
+            // Strides and address of a tensor without elements may be anything.
+            let shape: Vec<usize> = found.shape().iter().map(|n| usize::try_from(*n).unwrap_or(0)).collect();
+            return ArrayViewD::from_shape(shape, &[]).map_err(|e| PyValueError::new_err(e.to_string()));
+        }
         // SAFETY: the producer keeps the memory alive and of this shape until the managed tensor is dropped, which the
         // view borrows. That the caller does not write to it meanwhile is the contract of the call, as with numpy.
         let view = unsafe {

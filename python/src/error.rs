@@ -132,15 +132,17 @@ static PLACE: Mutex<Option<String>> = Mutex::new(None);
 
 /// Calls `f` without the interpreter's lock, and turns its errors and panics into exceptions.
 pub(crate) fn run<R: Send>(py: Python<'_>, f: impl FnOnce() -> Result<R, Failure> + Send) -> PyResult<R> {
+    threads::configure()?;
+    caught(|| py.detach(f))
+}
+
+/// Calls `f`, and turns its errors and panics into exceptions.
+pub(crate) fn caught<R>(f: impl FnOnce() -> Result<R, Failure>) -> PyResult<R> {
     static HOOK: Once = Once::new();
     HOOK.call_once(hook);
-    threads::configure()?;
-    let result = py.detach(|| {
-        let outer = INSIDE.replace(true);
-        let result = catch_unwind(AssertUnwindSafe(f));
-        INSIDE.set(outer);
-        result
-    });
+    let outer = INSIDE.replace(true);
+    let result = catch_unwind(AssertUnwindSafe(f));
+    INSIDE.set(outer);
     match result {
         Ok(result) => Ok(result?),
         Err(payload) => {

@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use serde_json::Value;
 
 use crate::array::{Array, Input, Kind};
-use crate::error::{Failure, run};
+use crate::error::{Failure, caught, run};
 
 /// The names of all mechanisms.
 #[pyfunction]
@@ -33,7 +33,7 @@ pub(crate) fn forward(
     form: &str,
     heads_first: bool,
 ) -> PyResult<Vec<(String, Array)>> {
-    let call = Call::of(name, inputs, parameters, heads_first)?;
+    let call = caught(|| Ok(Call::of(name, inputs, parameters, heads_first)?))?;
     let form = form_of(name, form)?;
     call.only_floats_of_32_bits(form)?;
     call.results(py, |call| call.operation.forward(&call.tensors, &call.parameters, form, &longreach_burn::context()))
@@ -48,7 +48,7 @@ pub(crate) fn backward(
     parameters: &str,
     heads_first: bool,
 ) -> PyResult<Vec<(String, Array)>> {
-    let call = Call::of(name, inputs, parameters, heads_first)?;
+    let call = caught(|| Ok(Call::of(name, inputs, parameters, heads_first)?))?;
     call.only_floats_of_32_bits(Form::Chunk)?;
     call.results(py, |call| call.operation.backward(&call.tensors, &call.parameters, &longreach_burn::context()))
 }
@@ -156,7 +156,7 @@ impl Call {
             }
             (name, Array::from(array))
         };
-        Ok(results.into_iter().map(|(name, array)| turned(name, array)).collect())
+        caught(|| Ok(results.into_iter().map(|(name, array)| turned(name, array)).collect()))
     }
 }
 

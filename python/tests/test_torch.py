@@ -20,7 +20,7 @@ PARAMETERS = {
     "sparse_transformer": {"kind": "strided", "stride": 4},
     "deepspeed": {"mode": "bslongformer", "block": 4},
     "streaming": {"recent": 5},
-    "bigbird": {"block": 4, "random_blocks": 1},
+    "bigbird": {"block": 16, "random_blocks": 1},
     "longformer": {"window": 4},
     "longnet": {"segments": [8, 16], "dilations": [1, 2]},
     "hierarchical": {"block": 16},
@@ -35,7 +35,8 @@ PARAMETERS = {
 }
 
 
-def sample(name, more=(), tokens=16):
+def sample(name, more=()):
+    tokens = 128 if name == "bigbird" else 16
     tensors = dict(_core._sample(name, [1, tokens, 2, 4], 7, list(more)))
     return {key: torch.from_dlpack(x).clone() for key, x in tensors.items()}
 

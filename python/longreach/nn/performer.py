@@ -61,12 +61,15 @@ class FastAttention(nn.Module):
         """The output, ``[batch, heads, seq, dim of v]``."""
         if self.stabilizer == "original" and not self.generalized_attention:
             q, k = self._features(q, queries=True), self._features(k, queries=False)
-            given: dict[str, Any] = {"map": "identity", "causal": self.causal, "epsilon": 1e-6 if self.causal else 0.0}
-            out: Tensor = _torch.call("linear_attention", q, k, v, heads_first=True, **given)[0]
-            return out
+            given: dict[str, Any] = {"map": "identity", "causal": self.causal, "normalize": False}
+            ones = torch.ones_like(v[..., :1])
+            both: Tensor = _torch.call("linear_attention", q, k, torch.cat([v, ones], -1), heads_first=True, **given)[0]
+            # A causal sum of keys has a small number added to each feature there.
+            epsilon = 1e-6 * q.sum(-1, keepdim=True) if self.causal else 0.0
+            return both[..., :-1] / (both[..., -1:] + epsilon)
         kernel, epsilon = ("relu", 1e-3) if self.generalized_attention else ("softmax", 1e-4)
         given = {"kernel": kernel, "epsilon": epsilon, "causal": self.causal}
-        out = _torch.call("performer", q, k, v, self.projection_matrix, heads_first=True, **given)[0]
+        out: Tensor = _torch.call("performer", q, k, v, self.projection_matrix, heads_first=True, **given)[0]
         return out
 
     def _features(self, x: Tensor, queries: bool) -> Tensor:

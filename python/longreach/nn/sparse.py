@@ -40,8 +40,11 @@ class SparseAttention(nn.Module):
         self.to_q, self.to_k, self.to_v, self.to_out = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         # An error of the configuration is raised here rather than at the first call.
         self.block = int(fields.get("block") or fields.get("block_size") or 16)
-        with torch.no_grad():
-            self._attend(*[torch.zeros(1, 4 * self.block, heads, 1)] * 3)
+        try:
+            with torch.no_grad():
+                self._attend(*[torch.zeros(1, 4 * self.block, heads, 1)] * 3)
+        except TypeError as error:
+            raise ValueError(str(error)) from None
 
     @classmethod
     def from_config(

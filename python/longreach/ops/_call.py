@@ -79,7 +79,7 @@ def bound(
     for argument in mechanism.inputs:
         if not argument.optional and argument.name not in tensors:
             raise TypeError(f"{name}: `{argument.name}` is missing: a tensor [{', '.join(argument.axes)}]")
-    return Call(mechanism, tensors, json.dumps(_values(given)), form or mechanism.fastest, layout == "bhtd")
+    return Call(mechanism, tensors, _json(_values(given)), form or mechanism.fastest, layout == "bhtd")
 
 
 def _values(given: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +92,23 @@ def _values(given: dict[str, Any]) -> dict[str, Any]:
             value = value.tolist()
         values[name] = value
     return values
+
+
+def _json(value: Any) -> str:
+    """``value`` as JSON. The standard library's encoder cannot be traced by torch.compile."""
+    if value is None:
+        return "null"
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(_json(str(key)) + ": " + _json(one) for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_json(one) for one in value) + "]"
+    raise TypeError(f"a parameter is {value!r}, want a number, a text, a list or an object")
 
 
 def configured(mechanism: Mechanism, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import re
@@ -16,7 +17,7 @@ from longreach.ops._call import Call, bound, configured, spelled
 def function(name: str) -> Callable[..., Any]:
     """The function of a mechanism, with ``backward``, and ``step_`` if it has a state."""
     m = mechanism(name)
-    output = named(m.name, [argument.name for argument in m.outputs])
+    output = named(m.name, tuple(argument.name for argument in m.outputs))
 
     def call(*args: Any, form: str | None = None, layout: str = "bthd", **kwargs: Any) -> Any:
         return output(*forward(bound(m, args, configured(m, kwargs), form, layout)))
@@ -43,7 +44,8 @@ def function(name: str) -> Callable[..., Any]:
     return call
 
 
-def named(name: str, fields: list[str]) -> Any:
+@functools.lru_cache(maxsize=None)
+def named(name: str, fields: tuple[str, ...]) -> Any:
     """A named tuple for results; names that Python reserves end in ``_``."""
     title = "".join(part.capitalize() for part in name.split("_"))
     return namedtuple(title, [spelled(field) for field in fields])
@@ -71,7 +73,7 @@ def gradients(call: Call) -> Any:
     """The gradients of a call, by name."""
     like = call.like
     found = dict(_core.backward(call.mechanism.name, lent(call), call.parameters, call.heads_first))
-    names = [a.name for a in call.mechanism.inputs if f"d{a.name}" in found]
+    names = tuple(a.name for a in call.mechanism.inputs if f"d{a.name}" in found)
     out = [_arrays.returned(found[f"d{name}"], like, _arrays.dtype_of(like)) for name in names]
     return named(f"{call.mechanism.name}_gradients", names)(*out)
 
