@@ -22,7 +22,7 @@ fn main() -> Result<(), Error> {
     let window = Window::causal(512)?;
     let attended = softmax::chunk(&x, &window, &cx)?;
     let d = Cotangent { out: attended.out.view(), lse: None };
-    let gradient = softmax::backward(&x, &window, &attended, &d, &cx)?;
+    let gradient = softmax::backward(&x, &window, attended.view(), &d, &cx)?;
     println!("output {:?}, gradient to the keys {:?}", attended.out.shape(), gradient.k.shape());
 
     // Decoding: only the last token is a query, and `offset` is its position among the keys.

@@ -61,7 +61,7 @@ fn main() {
                 9,
                 || {
                     let output = softmax::chunk(&local, &past, &cx).expect("attention");
-                    drop(softmax::backward(&local, &past, &output, &d, &cx).expect("a gradient"));
+                    drop(softmax::backward(&local, &past, output.view(), &d, &cx).expect("a gradient"));
                 },
                 || drop(infini::backward(&x, &before, d_o.view(), zeros, zeros, &cx).expect("a gradient")),
             );

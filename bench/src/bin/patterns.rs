@@ -126,7 +126,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             pairs(&**pattern, &of),
             mask.median(),
             &mut || softmax::chunk(&inputs, &**pattern, &cx).expect("valid"),
-            &mut |output| drop(softmax::backward(&inputs, &**pattern, output, &d, &cx).expect("valid")),
+            &mut |output| drop(softmax::backward(&inputs, &**pattern, output.view(), &d, &cx).expect("valid")),
         );
     }
     if "sparse transformer strided 128".contains(&only) {
@@ -135,7 +135,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             pairs(&strided, &of),
             0.0,
             &mut || sparse_transformer::chunk(&inputs, &strided, &cx).expect("valid"),
-            &mut |output| drop(sparse_transformer::backward(&inputs, &strided, output, &d, &cx).expect("valid")),
+            &mut |output| drop(sparse_transformer::backward(&inputs, &strided, output.view(), &d, &cx).expect("valid")),
         );
     }
     if "dilated".contains(&only) {
@@ -144,7 +144,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             pairs(&dilation, &of),
             0.0,
             &mut || dilated::chunk(&inputs, &dilation, &cx).expect("valid"),
-            &mut |output| drop(dilated::backward(&inputs, &dilation, output, &d, &cx).expect("valid")),
+            &mut |output| drop(dilated::backward(&inputs, &dilation, output.view(), &d, &cx).expect("valid")),
         );
     }
     Ok(())

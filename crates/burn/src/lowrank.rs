@@ -66,7 +66,7 @@ impl Operator for Projected {
         let x = self.inputs(inputs);
         let output = self.kept.get(|| linformer_kernel::chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
         let d = Cotangent { out: d_out[0].view(), lse: None };
-        let g = linformer_kernel::backward(&x, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));
+        let g = linformer_kernel::backward(&x, output.view(), &d, cx).unwrap_or_else(|e| panic!("{e}"));
         let mut gradients = vec![Plain::array(g.q), Plain::array(g.k), Plain::array(g.v), Plain::array(g.e)];
         gradients.extend(g.f.map(Plain::array));
         gradients

@@ -71,7 +71,7 @@ impl Operator for ByDistance {
         let x = self.inputs(inputs);
         let output = self.kept.get(|| transformer_xl_kernel::chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
         let d = Cotangent { out: d_out[0].view(), lse: None };
-        let g = transformer_xl_kernel::backward(&x, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));
+        let g = transformer_xl_kernel::backward(&x, output.view(), &d, cx).unwrap_or_else(|e| panic!("{e}"));
         let mut gradients = vec![Plain::array(g.q), Plain::array(g.k), Plain::array(g.v), Plain::array(g.r)];
         if self.biased {
             gradients.extend([Plain::array(g.u), Plain::array(g.w)]);

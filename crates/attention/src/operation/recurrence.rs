@@ -5,7 +5,10 @@ use ndarray::{Array, ArrayD, ArrayView, ArrayViewD, ArrayViewMutD, Axis, Dimensi
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Argument, Bounds, Call, Operation, PACKED, Parameter, Signature, Tensors, absent, exact, rounded};
+use super::{
+    Argument, Axes, Bounds, Call, Exact, Number, Operation, PACKED, Parameter, Shapes, Signature, Tensor, Tensors,
+    absent,
+};
 use crate::{Error, Form, Sequences, error};
 
 /// A mechanism that updates a state.
@@ -14,15 +17,15 @@ pub(crate) trait Recurrence: Sync {
     fn about(&self) -> About;
 
     /// The shape of the state.
-    fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error>;
+    fn state_shape<F: Number>(&self, x: &Given<'_, F>) -> Result<Vec<usize>, Error>;
 
     /// The definition, in f64. Updates `state` and returns the output.
-    fn naive(&self, x: &Views<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error>;
+    fn naive(&self, x: &Given<'_, f64>, state: ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error>;
 
     /// A fast form. Updates `state` and returns the output.
     fn fast(
         &self,
-        x: &Views<'_, f32>,
+        x: &Given<'_, f32>,
         form: Form,
         state: ArrayViewMutD<'_, f32>,
         cx: &Cx,
@@ -31,7 +34,7 @@ pub(crate) trait Recurrence: Sync {
     /// The gradients with respect to the inputs, by name, the state last.
     fn gradient(
         &self,
-        x: &Views<'_, f32>,
+        x: &Given<'_, f32>,
         cotangents: &Cotangents<'_>,
         cx: &Cx,
     ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error>;
@@ -41,17 +44,17 @@ pub(crate) trait Recurrence: Sync {
 /// either precision. Takes the fast forms, the last for any other form requested, and the inputs that have gradients.
 macro_rules! calls {
     ([$($form:ident => $run:path,)* _ => $other:path], [$($input:ident),+]) => {
-        fn state_shape(&self, x: &Views<'_, f32>) -> Result<Vec<usize>, Error> {
-            Ok(inputs(x, |n| n as f32)?.state_shape().to_vec())
+        fn state_shape<F: Number>(&self, x: &Given<'_, F>) -> Result<Vec<usize>, Error> {
+            Ok(inputs(x)?.state_shape().to_vec())
         }
 
-        fn naive(&self, x: &Views<'_, f64>, state: ndarray::ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error> {
-            Ok(naive(&inputs(x, |n| n)?, ranked_mut(OP, state)?)?.into_dyn())
+        fn naive(&self, x: &Given<'_, f64>, state: ndarray::ArrayViewMutD<'_, f64>) -> Result<ArrayD<f64>, Error> {
+            Ok(naive(&inputs(x)?, ranked_mut(OP, state)?)?.into_dyn())
         }
 
         fn fast(
             &self,
-            x: &Views<'_, f32>,
+            x: &Given<'_, f32>,
             form: Form,
             state: ndarray::ArrayViewMutD<'_, f32>,
             cx: &Cx,
@@ -60,16 +63,16 @@ macro_rules! calls {
                 $(Form::$form => $run,)*
                 _ => $other,
             };
-            Ok(run(&inputs(x, |n| n as f32)?, ranked_mut(OP, state)?, cx)?.into_dyn())
+            Ok(run(&inputs(x)?, ranked_mut(OP, state)?, cx)?.into_dyn())
         }
 
         fn gradient(
             &self,
-            x: &Views<'_, f32>,
+            x: &Given<'_, f32>,
             cotangents: &Cotangents<'_>,
             cx: &Cx,
         ) -> Result<Vec<(&'static str, ArrayD<f32>)>, Error> {
-            let x = inputs(x, |n| n as f32)?;
+            let x = inputs(x)?;
             let g = backward(&x, cotangents.state(OP)?, cotangents.d_output(OP)?, cotangents.d_state(OP)?, cx)?;
             Ok(vec![$((stringify!($input), g.$input.into_dyn())),+])
         }
@@ -110,8 +113,8 @@ pub(crate) struct About {
 /// What a backward pass starts from: the initial state, and the gradients of the output and of the final state.
 pub(crate) struct Cotangents<'a> {
     state: ArrayD<f32>,
-    d_output: ArrayViewD<'a, f32>,
-    d_state: ArrayD<f32>,
+    d_output: Tensor<'a, f32, IxDyn>,
+    d_state: Tensor<'a, f32, IxDyn>,
 }
 
 impl Cotangents<'_> {
@@ -158,14 +161,19 @@ pub(crate) fn ranked_mut<'a, F, D: Dimension>(
 }
 
 /// The inputs in one precision.
-pub(crate) struct Views<'a, F> {
+pub(crate) struct Given<'a, F> {
     op: &'static str,
     tensors: Vec<(&'static str, ArrayViewD<'a, F>)>,
     parameters: &'a Value,
     bounds: &'a Bounds,
 }
 
-impl<'a, F> Views<'a, F> {
+impl<'a, F: Number> Given<'a, F> {
+    fn of(call: &Call<'_>, held: &'a [Held<'_, F>], parameters: &'a Value, bounds: &'a Bounds) -> Self {
+        let tensors = held.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
+        Self { op: call.op(), tensors, parameters, bounds }
+    }
+
     pub(crate) fn optional<D: Dimension>(&self, name: &'static str) -> Result<Option<ArrayView<'_, F, D>>, Error> {
         let found = self.tensors.iter().find(|(known, _)| *known == name);
         found.map(|(_, tensor)| ranked(self.op, name, tensor.view())).transpose()
@@ -193,11 +201,13 @@ impl<'a, F> Views<'a, F> {
     }
 }
 
-/// The inputs of a call other than the state.
-fn views<'a>(call: &Call<'a>, of: &About, parameters: &'a Value, bounds: &'a Bounds) -> Views<'a, f32> {
-    let given = of.inputs.iter().filter_map(|input| Some((input.name, call.tensors.get(input.name)?.view())));
-    Views { op: call.op, tensors: given.collect(), parameters, bounds }
+/// The inputs of a call other than the state, in one precision.
+fn held<'a, F: Number>(call: &Call<'a>, of: &About) -> Result<Vec<Held<'a, F>>, Error> {
+    let read = |input: &Argument| Ok(call.optional(input.name)?.map(|tensor| (input.name, tensor)));
+    of.inputs.iter().filter_map(|input| read(input).transpose()).collect()
 }
+
+type Held<'a, F> = (&'static str, Tensor<'a, F, IxDyn>);
 
 impl<R: Recurrence> Operation for R {
     fn signature(&self) -> Signature {
@@ -213,90 +223,133 @@ impl<R: Recurrence> Operation for R {
             outputs: outputs.to_vec(),
             forms: about.forms,
             example: about.example,
+            saved: &[],
         }
+    }
+
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        let (bounds, about) = (call.bounds()?, self.about());
+        let parameters = call.rest();
+        let held = held(call, &about)?;
+        let x = Given::of(call, &held, &parameters, &bounds);
+        let mut state = state(call, &self.state_shape(&x)?)?;
+        let out = Recurrence::naive(self, &x, state.view_mut())?;
+        Ok(super::tensors([("o", out), ("state", state)]))
     }
 
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
         let (bounds, about) = (call.bounds()?, self.about());
         let parameters = call.rest();
-        let x = views(call, &about, &parameters, &bounds);
-        let mut state = state(self, call, &x)?;
-        let out = match form {
-            Form::Naive => {
-                let wide: Vec<_> = x.tensors.iter().map(|(name, tensor)| (*name, exact(tensor.view()))).collect();
-                let tensors = wide.iter().map(|(name, tensor)| (*name, tensor.view())).collect();
-                let mut exact_state = exact(state.view());
-                let x = Views { op: call.op, tensors, parameters: &parameters, bounds: &bounds };
-                let out = self.naive(&x, exact_state.view_mut())?;
-                state = rounded(exact_state);
-                rounded(out)
-            }
-            Form::Step => {
-                bounds.none_for_steps(call.op)?;
-                let tokens = |input: &Argument| input.axes.get(1) == Some(&"T");
-                let length = about.inputs.iter().find(|input| tokens(input) && input.needed);
-                let length = length.and_then(|input| call.tensors.get(input.name)).map_or(0, |x| x.shape()[1]);
-                let mut out: Option<ArrayD<f32>> = None;
-                for t in 0..length {
-                    let mut tensors = Vec::new();
-                    for (name, tensor) in &x.tensors {
-                        let whole = about.inputs.iter().any(|input| input.name == *name && !tokens(input));
-                        let mut tensor = tensor.view();
-                        if !whole {
-                            error::parameter(
-                                call.op,
-                                name,
-                                tensor.shape()[1] == length,
-                                tensor.shape(),
-                                format!("{length} tokens"),
-                            )?;
-                            tensor.slice_axis_inplace(Axis(1), (t..t + 1).into());
-                        }
-                        tensors.push((*name, tensor));
-                    }
-                    let one = Views { op: call.op, tensors, parameters: &parameters, bounds: &bounds };
-                    let part = self.fast(&one, Form::Step, state.view_mut(), cx)?;
-                    let out = out.get_or_insert_with(|| {
-                        let mut shape = part.shape().to_vec();
-                        shape[1] = length;
-                        Array::zeros(IxDyn(&shape))
-                    });
-                    out.slice_axis_mut(Axis(1), (t..t + 1).into()).assign(&part);
-                }
-                match out {
-                    Some(out) => out,
-                    None => self.fast(&x, Form::Recurrent, state.view_mut(), cx)?,
-                }
-            }
-            form => self.fast(&x, form, state.view_mut(), cx)?,
-        };
+        let held = held(call, &about)?;
+        let x = Given::of(call, &held, &parameters, &bounds);
+        let mut state = state(call, &self.state_shape(&x)?)?;
+        let out = forward(self, &x, &about, form, state.view_mut(), cx)?;
         Ok(super::tensors([("o", out), ("state", state)]))
+    }
+
+    fn run_in_place(
+        &self,
+        call: &mut Call<'_>,
+        form: Form,
+        state: ArrayViewMutD<'_, f32>,
+        cx: &Cx,
+    ) -> Result<Tensors, Error> {
+        let (bounds, about) = (call.bounds()?, self.about());
+        let parameters = call.rest();
+        error::parameter(call.op(), "state", !call.gives("state"), "an input", "given once, to be updated in place")?;
+        let held = held(call, &about)?;
+        let x = Given::of(call, &held, &parameters, &bounds);
+        error::shape(call.op(), "state", &self.state_shape(&x)?, state.shape())?;
+        Ok(super::tensors([("o", forward(self, &x, &about, form, state, cx)?)]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
         let (bounds, about) = (call.bounds()?, self.about());
         let parameters = call.rest();
-        let x = views(call, &about, &parameters, &bounds);
-        let state = state(self, call, &x)?;
-        let d_state = match call.tensors.get("dstate") {
-            Some(d) => d.clone(),
-            None => ArrayD::zeros(state.raw_dim()),
+        let held = held(call, &about)?;
+        let x = Given::of(call, &held, &parameters, &bounds);
+        let state: ArrayD<f32> = state(call, &self.state_shape(&x)?)?;
+        let d_state = match call.optional("dstate")? {
+            Some(d) => d,
+            None => Tensor::new(ArrayD::zeros(state.raw_dim()).into(), 0),
         };
-        let output = call.tensors.get("do").ok_or_else(|| absent(call.op, "do", "the gradient of the output"))?;
-        let gradients = Recurrence::gradient(self, &x, &Cotangents { state, d_output: output.view(), d_state }, cx)?;
-        let given = |name: &str| name == "state" || call.tensors.contains_key(name);
+        let d_output = call.optional("do")?.ok_or_else(|| absent(call.op(), "do", "the gradient of the output"))?;
+        let gradients = Recurrence::gradient(self, &x, &Cotangents { state, d_output, d_state }, cx)?;
+        let given = |name: &str| name == "state" || call.gives(name);
         Ok(gradients.into_iter().filter(|(name, _)| given(name)).map(|(name, g)| (format!("d{name}"), g)).collect())
+    }
+
+    fn shapes(&self, call: &mut Call<'_>, axes: &Axes<'_>) -> Result<Shapes, Error> {
+        let (bounds, about) = (call.bounds()?, self.about());
+        let parameters = call.rest();
+        let held = held::<f32>(call, &about)?;
+        let state = self.state_shape(&Given::of(call, &held, &parameters, &bounds))?;
+        if let Some(given) = axes.input("state") {
+            error::shape(call.op(), "state", &state, given)?;
+        }
+        let o = axes.shape(&Argument::output("o", about.output, ""))?;
+        Ok([("o".to_owned(), o), ("state".to_owned(), state)].into())
     }
 }
 
-/// The initial state: zero if absent. An error if its shape is wrong.
-fn state(of: &impl Recurrence, call: &Call<'_>, x: &Views<'_, f32>) -> Result<ArrayD<f32>, Error> {
-    let shape = of.state_shape(x)?;
-    match call.tensors.get("state") {
-        Some(state) => {
-            error::shape(call.op, "state", &shape, state.shape())?;
-            Ok(state.clone())
-        }
-        None => Ok(ArrayD::zeros(IxDyn(&shape))),
+/// Runs a form other than the definition.
+fn forward(
+    of: &impl Recurrence,
+    x: &Given<'_, f32>,
+    about: &About,
+    form: Form,
+    state: ArrayViewMutD<'_, f32>,
+    cx: &Cx,
+) -> Result<ArrayD<f32>, Error> {
+    match form {
+        Form::Step => steps(of, x, about, state, cx),
+        form => of.fast(x, form, state, cx),
     }
+}
+
+/// Reads the tokens one by one.
+fn steps(
+    of: &impl Recurrence,
+    x: &Given<'_, f32>,
+    about: &About,
+    mut state: ArrayViewMutD<'_, f32>,
+    cx: &Cx,
+) -> Result<ArrayD<f32>, Error> {
+    x.bounds.none_for_steps(x.op)?;
+    let by_token = |name: &str| about.inputs.iter().any(|input| input.name == name && input.axes.get(1) == Some(&"T"));
+    let length = x.tensors.iter().find(|(name, _)| by_token(name)).map_or(0, |(_, tensor)| tensor.shape()[1]);
+    let mut out: Option<ArrayD<f32>> = None;
+    for t in 0..length {
+        let mut tensors = Vec::new();
+        for (name, tensor) in &x.tensors {
+            let mut tensor = tensor.view();
+            if by_token(name) {
+                let want = || format!("{length} tokens");
+                error::parameter(x.op, name, tensor.shape()[1] == length, tensor.shape(), want())?;
+                tensor.slice_axis_inplace(Axis(1), (t..t + 1).into());
+            }
+            tensors.push((*name, tensor));
+        }
+        let one = Given { tensors, ..*x };
+        let part = of.fast(&one, Form::Step, state.view_mut(), cx)?;
+        let out = out.get_or_insert_with(|| {
+            let mut shape = part.shape().to_vec();
+            shape[1] = length;
+            Array::zeros(IxDyn(&shape))
+        });
+        out.slice_axis_mut(Axis(1), (t..t + 1).into()).assign(&part);
+    }
+    match out {
+        Some(out) => Ok(out),
+        None => of.fast(x, Form::Recurrent, state, cx),
+    }
+}
+
+/// The initial state, copied: zero if absent. An error if its shape is wrong.
+fn state<F: Number>(call: &Call<'_>, shape: &[usize]) -> Result<ArrayD<F>, Error> {
+    let Some(state) = call.optional::<F, IxDyn>("state")? else {
+        return Ok(ArrayD::from_elem(IxDyn(shape), F::nearest(0.0)));
+    };
+    error::shape(call.op(), "state", shape, state.shape())?;
+    Ok(state.view().as_standard_layout().into_owned())
 }

@@ -1,12 +1,13 @@
 //! The mechanism as an operation on named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{Array2, ArrayView4};
+use ndarray::{Array2, Ix4};
 use serde_json::Value;
 
 use super::{OP, Rotary, Scaling, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Choice, Operation, Parameter, Signature, Tensors, choice, exact, flag, parameter, rounded, tensors,
+    Argument, Call, Choice, Exact, Operation, Parameter, Signature, Tensor, Tensors, View, choice, flag, parameter,
+    tensors,
 };
 use crate::{Error, Form, error};
 
@@ -14,8 +15,9 @@ pub(crate) struct Op;
 
 /// Reads the positions, the length of the sequence for scalings, and the parameters.
 fn read(call: &mut Call<'_>) -> Result<(Array2<usize>, usize, Rotary), Error> {
-    let x: ArrayView4<'_, f32> = call.tensor("x")?;
-    let (b, t, _, d) = x.dim();
+    let &[b, t, _, d] = call.view("x").map_or(&[][..], View::shape) else {
+        return Err(Error::Parameter { op: OP, parameter: "x", want: "a tensor".into(), found: "none".into() });
+    };
     let positions = call.whole("positions")?.unwrap_or_else(|| Array2::from_shape_fn((1, t), |(_, i)| i));
     let rows = if positions.dim().0 == 1 { 1 } else { b };
     error::shape(OP, "positions", &[rows, t], positions.shape())?;
@@ -97,24 +99,28 @@ impl Operation for Op {
             outputs: vec![Argument::output("o", &["B", "T", "H", "D"], "the output")],
             forms: &[Form::Naive, Form::Chunk],
             example: r#"{"theta": 10000.0}"#,
+            saved: &[],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+    fn naive(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Exact, Error> {
         let (positions, length, rotary) = read(call)?;
         let x = call.tensor("x")?;
+        rotary.angles(positions.view(), length, cx)?.check(x.shape())?;
+        Ok(tensors([("o", naive(x.view(), positions.view(), length, &rotary)?.into_dyn())]))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let (positions, length, rotary) = read(call)?;
+        let x: Tensor<'_, f32, Ix4> = call.tensor("x")?;
         let angles = rotary.angles(positions.view(), length, cx)?;
-        if form == Form::Naive {
-            angles.check(x.shape())?;
-            return Ok(tensors([("o", rounded(naive(exact(x).view(), positions.view(), length, &rotary)?))]));
-        }
-        Ok(tensors([("o", chunk(x, &angles, cx)?.into_dyn())]))
+        Ok(tensors([("o", chunk(x.view(), &angles, cx)?.into_dyn())]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
         let (positions, length, rotary) = read(call)?;
-        let (x, d): (ArrayView4<'_, f32>, ArrayView4<'_, f32>) = (call.tensor("x")?, call.tensor("do")?);
+        let (x, d): (Tensor<'_, f32, Ix4>, Tensor<'_, f32, Ix4>) = (call.tensor("x")?, call.tensor("do")?);
         error::shape(OP, "do", x.shape(), d.shape())?;
-        Ok(tensors([("dx", backward(d, &rotary.angles(positions.view(), length, cx)?, cx)?.into_dyn())]))
+        Ok(tensors([("dx", backward(d.view(), &rotary.angles(positions.view(), length, cx)?, cx)?.into_dyn())]))
     }
 }

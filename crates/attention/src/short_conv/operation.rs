@@ -5,8 +5,8 @@ use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Activation, Inputs, OP, backward, chunk, naive, step};
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, Parameter, choice, parameter};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number, Parameter, choice, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -18,7 +18,7 @@ struct Parameters {
     activation: Activation,
 }
 
-fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     let Parameters { activation } = x.parameters()?;
     let bias = x.optional("bias")?;
     Ok(Inputs { x: x.tensor("x")?, w: x.tensor("w")?, bias, activation, sequences: x.sequences() })

@@ -13,7 +13,7 @@ use super::infllm_v2::{self, InfLlmV2};
 use super::longnet::{self, LongNet};
 use super::moba::{self, Moba};
 use super::sparse_transformer::{self, SparseTransformer};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, Selected, packed_sequences};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern, Selected, packed_sequences};
 use crate::Error;
 
 /// An attention mechanism whose only tensors are queries, keys and values, and the options of [`Inputs`].
@@ -32,7 +32,7 @@ pub trait Attend: Debug + Send + Sync {
     }
 
     /// The gradient, given that of the output, from what [`Attend::chunk`] returned.
-    fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error>;
+    fn backward(&self, x: &Inputs<'_>, output: OutputView<'_>, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error>;
 
     /// The definition: the output and the log-sum-exp, in f64.
     fn naive(&self, x: &Inputs<'_, f64, f64>) -> Result<(Array4<f64>, Array3<f64>), Error>;
@@ -68,7 +68,7 @@ impl Attend for Patterned {
         super::step(x, &*self.0, cx)
     }
 
-    fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+    fn backward(&self, x: &Inputs<'_>, output: OutputView<'_>, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
         super::backward(x, &*self.0, output, d, cx)
     }
 
@@ -89,7 +89,7 @@ macro_rules! own {
                 $module::$step(x, self, cx)
             })?
 
-            fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+            fn backward(&self, x: &Inputs<'_>, output: OutputView<'_>, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
                 $module::backward(x, self, output, d, cx)
             }
 
@@ -119,7 +119,13 @@ macro_rules! choosing {
                 packed_sequences::forward($module::OP, x, |x| super::step(x, &$module::select(x, self, cx)?, cx))
             }
 
-            fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+            fn backward(
+                &self,
+                x: &Inputs<'_>,
+                output: OutputView<'_>,
+                d: &Cotangent<'_>,
+                cx: &Cx,
+            ) -> Result<Gradient, Error> {
                 packed_sequences::backward($module::OP, x, output, d, |x, output, d| {
                     super::backward(x, &$module::select(x, self, cx)?, output, d, cx)
                 })

@@ -61,7 +61,7 @@ pub use naive::naive;
 pub use named::{STATIC, mechanism, named};
 pub use picture::picture;
 pub use selected::Selected;
-pub use tile::{Cotangent, Gradient, Output, backward, forward as chunk, step};
+pub use tile::{Cotangent, Gradient, Output, OutputView, backward, forward as chunk, step};
 
 /// Queries, keys and values, and the options of scores. `T` is f32 or bf16, or f64 for the definition; `F` is the type
 /// of scores.

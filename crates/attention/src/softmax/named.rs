@@ -19,7 +19,7 @@ use super::moba::Moba;
 use super::sparse_transformer::SparseTransformer;
 use super::streaming::Streaming;
 use super::window::Window;
-use super::{Attend, Cotangent, Gradient, Inputs, Output, Pattern, Patterned, Sizes, packed_sequences};
+use super::{Attend, Cotangent, Gradient, Inputs, Output, OutputView, Pattern, Patterned, Sizes, packed_sequences};
 use crate::Error;
 
 /// The patterns that do not depend on the content, with example parameters.
@@ -126,7 +126,7 @@ impl Attend for ByLength {
         packed_sequences::forward(self.op, x, |x| self.of(x)?.step(x, cx))
     }
 
-    fn backward(&self, x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+    fn backward(&self, x: &Inputs<'_>, output: OutputView<'_>, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
         packed_sequences::backward(self.op, x, output, d, |x, output, d| self.of(x)?.backward(x, output, d, cx))
     }
 

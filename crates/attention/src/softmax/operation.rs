@@ -1,14 +1,14 @@
 //! The family's mechanisms as operations with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{Array2, Array4, ArrayView1, ArrayView2, ArrayView4, Axis, s};
+use ndarray::{Array4, Axis, CowArray, Ix1, Ix2, Ix4, s};
 
 use super::masked::Masked;
 use super::named::ByLength;
 use super::{Attend, Cotangent, Inputs, Output, Sizes, mechanism};
 use crate::operation::{
-    Argument, Bounds, Call, Operation, PACKED, Parameter, Signature, Tensors, choice, exact, flag, parameter, rounded,
-    tensors,
+    Argument, Bounds, Call, Exact, Number, Operation, PACKED, Parameter, Signature, Tensor, Tensors, attended, choice,
+    flag, parameter, tensors, with_output,
 };
 use crate::{Error, Form, error};
 
@@ -291,8 +291,7 @@ pub(super) const QKV: [Argument; 3] = [
     Argument::input("v", &["B", "S", "G", "E"], "values"),
 ];
 
-pub(super) const KEEP: Argument =
-    Argument::optional("keep", &["B", "S"], "which keys are there: 0 at padding").zeros_and_ones();
+pub(super) const KEEP: Argument = Argument::optional("keep", &["B", "S"], "which keys are there: 0 at padding").flags();
 
 /// The optional tensors that modify scores.
 pub(super) const OPTIONS: [Argument; 5] = [
@@ -308,7 +307,7 @@ const MASK: Argument = Argument::optional(
     &["B or 1", "H or 1", "T", "S"],
     "which pairs are seen; 0 is not; where it is absent, `start` and `indices` must be given",
 )
-.zeros_and_ones()
+.flags()
 .sampled();
 
 pub(super) const SCALE: Parameter =
@@ -322,23 +321,23 @@ pub(super) const OUTPUTS: [Argument; 2] = [
 ];
 
 /// The tensors and parameters of a call that the family shares.
-pub(super) struct Read<'a> {
-    pub(super) qkv: [ArrayView4<'a, f32>; 3],
-    bias: Option<ArrayView4<'a, f32>>,
-    alibi: Option<ArrayView1<'a, f32>>,
-    sinks: Option<ArrayView1<'a, f32>>,
-    weights: Option<ArrayView2<'a, f32>>,
-    keep: Option<Array2<bool>>,
+pub(super) struct Read<'a, F> {
+    pub(super) qkv: [Tensor<'a, F, Ix4>; 3],
+    bias: Option<Tensor<'a, F, Ix4>>,
+    alibi: Option<Tensor<'a, F, Ix1>>,
+    sinks: Option<Tensor<'a, F, Ix1>>,
+    weights: Option<Tensor<'a, F, Ix2>>,
+    keep: Option<CowArray<'a, bool, Ix2>>,
     bounds: Bounds,
-    scale: f32,
+    scale: f64,
     offset: usize,
-    softcap: Option<f32>,
+    softcap: Option<f64>,
 }
 
-impl<'a> Read<'a> {
+impl<'a, F: Number> Read<'a, F> {
     pub(super) fn of(call: &mut Call<'a>) -> Result<Self, Error> {
         let qkv = [call.tensor("q")?, call.tensor("k")?, call.tensor("v")?];
-        let width = qkv[0].shape()[3] as f32;
+        let width = qkv[0].shape()[3] as f64;
         Ok(Self {
             bias: call.optional("bias")?,
             alibi: call.optional("alibi")?,
@@ -353,42 +352,24 @@ impl<'a> Read<'a> {
         })
     }
 
-    pub(super) fn inputs(&self) -> Inputs<'_> {
-        let [q, k, v] = self.qkv;
+    pub(super) fn inputs(&self) -> Inputs<'_, F, F> {
+        let [q, k, v] = self.qkv.each_ref().map(Tensor::view);
         Inputs {
             offset: self.offset,
-            softcap: self.softcap,
-            bias: self.bias,
-            alibi: self.alibi,
-            sinks: self.sinks,
-            weights: self.weights,
+            softcap: self.softcap.map(F::nearest),
+            bias: self.bias.as_ref().map(Tensor::view),
+            alibi: self.alibi.as_ref().map(Tensor::view),
+            sinks: self.sinks.as_ref().map(Tensor::view),
+            weights: self.weights.as_ref().map(Tensor::view),
             keep: self.keep.as_ref().map(|keep| keep.view()),
             sequences: self.bounds.sequences(),
-            ..Inputs::scaled(q, k, v, self.scale)
+            ..Inputs::scaled(q, k, v, F::nearest(self.scale))
         }
-    }
-
-    /// Calls `then` with the inputs in f64.
-    pub(super) fn exact<R>(&self, then: impl FnOnce(&Inputs<'_, f64, f64>) -> R) -> R {
-        let [q, k, v] = self.qkv.map(exact);
-        let (bias, alibi) = (self.bias.map(exact), self.alibi.map(exact));
-        let (sinks, weights) = (self.sinks.map(exact), self.weights.map(exact));
-        then(&Inputs {
-            offset: self.offset,
-            softcap: self.softcap.map(f64::from),
-            bias: bias.as_ref().map(|x| x.view()),
-            alibi: alibi.as_ref().map(|x| x.view()),
-            sinks: sinks.as_ref().map(|x| x.view()),
-            weights: weights.as_ref().map(|x| x.view()),
-            keep: self.keep.as_ref().map(|keep| keep.view()),
-            sequences: self.bounds.sequences(),
-            ..Inputs::scaled(q.view(), k.view(), v.view(), f64::from(self.scale))
-        })
     }
 }
 
 impl Attention {
-    fn mechanism(&self, call: &mut Call<'_>, read: &Read<'_>) -> Result<Box<dyn Attend>, Error> {
+    fn mechanism<F: Number>(&self, call: &mut Call<'_>, read: &Read<'_, F>) -> Result<Box<dyn Attend>, Error> {
         let op = call.op();
         if self.masks() {
             let rows = call.has("start") || call.has("indices");
@@ -425,29 +406,33 @@ impl Operation for Attention {
             outputs: OUTPUTS.to_vec(),
             forms: self.forms,
             example: self.example,
+            saved: &["o", "lse"],
         }
+    }
+
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        let read = Read::of(call)?;
+        let (out, lse) = self.mechanism(call, &read)?.naive(&read.inputs())?;
+        Ok(attended(out, lse))
     }
 
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
         let read = Read::of(call)?;
         let mechanism = self.mechanism(call, &read)?;
-        if form == Form::Naive {
-            let (out, lse) = read.exact(|x| mechanism.naive(x))?;
-            return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
-        }
         let x = read.inputs();
         let Output { out, lse } =
             if form == Form::Step { steps(&*mechanism, &x, cx)? } else { mechanism.chunk(&x, cx)? };
-        Ok(tensors([("o", out.into_dyn()), ("lse", lse.into_dyn())]))
+        Ok(attended(out, lse))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
+        let (d_o, d_lse, saved) = (call.tensor("do")?, call.optional("dlse")?, call.saved()?);
+        let d = Cotangent { out: d_o.view(), lse: d_lse.as_ref().map(Tensor::view) };
         let read = Read::of(call)?;
         let mechanism = self.mechanism(call, &read)?;
         let x = read.inputs();
-        let output = mechanism.chunk(&x, cx)?;
-        let d = Cotangent { out: call.tensor("do")?, lse: call.optional("dlse")? };
-        let g = mechanism.backward(&x, &output, &d, cx)?;
+        let forward = || mechanism.chunk(&x, cx);
+        let g = with_output(saved, forward, |output| mechanism.backward(&x, output, &d, cx))?;
         let mut gradients = tensors([("dq", g.q.into_dyn()), ("dk", g.k.into_dyn()), ("dv", g.v.into_dyn())]);
         let others = [("dbias", g.bias.map(|g| g.into_dyn())), ("dsinks", g.sinks.map(|g| g.into_dyn()))];
         gradients.extend(others.into_iter().filter_map(|(name, g)| Some((name.to_string(), g?))));

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ndarray::{Array1, Array3, Array4, s};
 
 use super::mask::Packing;
-use super::{Cotangent, Gradient, Inputs, Output, Pattern};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern};
 use crate::{Error, Sequences, error};
 
 /// A packed sequence: its keys in the row, and which of the call's queries belong to it.
@@ -114,9 +114,9 @@ pub(super) fn naive(
 pub(super) fn backward<T: Copy>(
     op: &'static str,
     x: &Inputs<'_, T>,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
-    run: impl Fn(&Inputs<'_, T>, &Output, &Cotangent<'_>) -> Result<Gradient, Error>,
+    run: impl Fn(&Inputs<'_, T>, OutputView<'_>, &Cotangent<'_>) -> Result<Gradient, Error>,
 ) -> Result<Gradient, Error> {
     if let Sequences::Batch = x.sequences {
         return run(x, output, d);
@@ -138,15 +138,15 @@ pub(super) fn backward<T: Copy>(
     };
     for sequence in sequences {
         let (keys, queries) = (sequence.keys.clone(), sequence.queries.clone());
-        let output = Output {
-            out: output.out.slice(s![.., queries.clone(), .., ..]).to_owned(),
-            lse: output.lse.slice(s![.., queries.clone(), ..]).to_owned(),
+        let output = OutputView {
+            out: output.out.slice_move(s![.., queries.clone(), .., ..]),
+            lse: output.lse.slice_move(s![.., queries.clone(), ..]),
         };
         let d = Cotangent {
             out: d.out.slice_move(s![.., queries.clone(), .., ..]),
             lse: d.lse.map(|lse| lse.slice_move(s![.., queries.clone(), ..])),
         };
-        let got = sequence.run_alone(x, |x| run(x, &output, &d))?;
+        let got = sequence.run_alone(x, |x| run(x, output, &d))?;
         all.q.slice_mut(s![.., queries.clone(), .., ..]).assign(&got.q);
         all.k.slice_mut(s![.., keys.clone(), .., ..]).assign(&got.k);
         all.v.slice_mut(s![.., keys.clone(), .., ..]).assign(&got.v);

@@ -9,7 +9,7 @@ use ndarray::{Array, Array1, Array3, Array4, Axis, Dimension, Slice, s};
 
 use super::band::Band;
 use super::tile::zeros;
-use super::{Cotangent, Gradient, Inputs, Output, Pattern};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern};
 use crate::{Error, Sequences};
 
 /// The pattern of a head: a band, in steps of a dilation.
@@ -267,7 +267,7 @@ pub(super) fn backward<T: Stored>(
     op: &'static str,
     x: &Inputs<'_, T>,
     of: &dyn Fn(usize) -> Steps,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -313,9 +313,9 @@ pub(super) fn backward<T: Stored>(
                 dlse.slice_collapse(s![.., .., heads.clone()]);
                 dlse.slice_axis_inplace(Axis(1), phase.queries());
             }
-            let output = Output { out: out.to_owned(), lse: lse.to_owned() };
+            let output = OutputView { out, lse };
             let d = Cotangent { out: dout, lse: dlse };
-            let got = match super::backward(&phase.inputs(x), &part.steps.band, &output, &d, cx) {
+            let got = match super::backward(&phase.inputs(x), &part.steps.band, output, &d, cx) {
                 Ok(got) => got,
                 Err(error) => return *lock(&failed) = Some(error),
             };

@@ -21,6 +21,7 @@ mod signatures;
 mod softmax;
 mod streaming;
 mod tree;
+mod views;
 
 fn contexts() -> Vec<Cx> {
     Isa::available().into_iter().rev().enumerate().map(|(i, isa)| Cx::with_isa(isa, 1 + i % 2)).collect()

@@ -106,7 +106,7 @@ fn dense_attention_matches_pytorch() {
                 case.check_lse(&got.lse);
             }
             let output = softmax::chunk(&x, &pattern, &cx).expect("valid");
-            let gradient = softmax::backward(&x, &pattern, &output, &d, &cx).expect("valid");
+            let gradient = softmax::backward(&x, &pattern, output.view(), &d, &cx).expect("valid");
             case.check("dq", &gradient.q, GRADIENT);
             case.check("dk", &gradient.k, GRADIENT);
             case.check("dv", &gradient.v, GRADIENT);
@@ -141,7 +141,7 @@ fn longformer_matches_transformers() {
         for cx in contexts() {
             let output = longformer::chunk(&x, &global, &pattern, &cx).expect("valid");
             case.check("out", &kept(&output.out, &keep), FORWARD);
-            let gradients = longformer::backward(&x, &global, &pattern, &output, &d, &cx).expect("valid");
+            let gradients = longformer::backward(&x, &global, &pattern, output.view(), &d, &cx).expect("valid");
             case.check("dq", &gradients.local.q, GRADIENT);
             case.check("dk", &gradients.local.k, GRADIENT);
             case.check("dv", &gradients.local.v, GRADIENT);
@@ -152,7 +152,7 @@ fn longformer_matches_transformers() {
             } else {
                 let output = softmax::chunk(&x, &pattern, &cx).expect("valid");
                 case.check("out", &kept(&output.out, &keep), FORWARD);
-                let gradient = softmax::backward(&x, &pattern, &output, &d, &cx).expect("valid");
+                let gradient = softmax::backward(&x, &pattern, output.view(), &d, &cx).expect("valid");
                 case.check("dq", &gradient.q, GRADIENT);
                 case.check("dk", &gradient.k, GRADIENT);
                 case.check("dv", &gradient.v, GRADIENT);
@@ -183,7 +183,7 @@ fn bigbird_matches_transformers() {
         for cx in contexts() {
             let output = softmax::chunk(&x, &layout, &cx).expect("valid");
             case.check("out", &kept(&output.out, &keep), FORWARD);
-            let gradient = softmax::backward(&x, &layout, &output, &d, &cx).expect("valid");
+            let gradient = softmax::backward(&x, &layout, output.view(), &d, &cx).expect("valid");
             case.check("dq", &gradient.q, GRADIENT);
             case.check("dk", &gradient.k, GRADIENT);
             case.check("dv", &gradient.v, GRADIENT);
@@ -216,7 +216,7 @@ fn lsh_matches_transformers() {
         for cx in contexts() {
             let output = lsh::chunk(x, value, buckets.view(), Some(keep.view()), &lsh, &cx).expect("valid");
             case.check("out", &kept(&output.out, &keep), FORWARD);
-            let gradient = lsh::backward(x, value, buckets.view(), Some(keep.view()), &lsh, &output, v!(d_out), &cx);
+            let gradient = lsh::backward(x, value, buckets.view(), Some(keep.view()), &lsh, output.view(), v!(d_out), &cx);
             let gradient = gradient.expect("valid");
             case.check("dx", &gradient.x, GRADIENT);
             case.check("dv", &gradient.v, GRADIENT);

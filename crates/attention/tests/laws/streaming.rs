@@ -85,7 +85,7 @@ fn many_queries_match_one_query_per_cache() {
         let output = streaming::chunk(&x, &OF, &cx).expect("inputs that fit");
         let (dout, no) = (single(&d), Array3::zeros(output.lse.dim()));
         let d_out = Cotangent { out: dout.view(), lse: Some(no.view()) };
-        let g = streaming::backward(&x, &OF, &output, &d_out, &cx).expect("inputs that fit");
+        let g = streaming::backward(&x, &OF, output.view(), &d_out, &cx).expect("inputs that fit");
         let back = |g: &Array4<f32>, angles| rotary::backward(g.view(), angles, &cx).expect("angles that fit");
         let dq = back(&g.near.q, &text) + back(&g.far.q, &cached);
         let (mut dk, mut dv) = (g.near.k.clone(), g.near.v.clone());

@@ -69,7 +69,8 @@ impl Operator for Op {
         let output = self.kept.get(|| self.run(inputs, cx));
         let (local, global) = self.inputs(inputs);
         let d = Cotangent { out: d_out[0].view(), lse: Some(d_out[1].view()) };
-        let g = longformer::backward(&local, &global, &self.pattern, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));
+        let g = longformer::backward(&local, &global, &self.pattern, output.view(), &d, cx)
+            .unwrap_or_else(|e| panic!("{e}"));
         [g.local, g.global].into_iter().flat_map(|g| [g.q, g.k, g.v]).map(Plain::array).collect()
     }
 

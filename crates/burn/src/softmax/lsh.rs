@@ -74,7 +74,7 @@ impl Operator for Op {
         let (buckets, output) = self.kept.get(|| self.run(inputs, cx).unwrap_or_else(|e| panic!("{e}")));
         let keep = self.keep.as_ref().map(|keep| keep.view());
         let (x, v) = (inputs.view(0), inputs.view(1));
-        let g = lsh::backward(x, v, buckets.view(), keep, &self.lsh, output, d_out[0].view(), cx);
+        let g = lsh::backward(x, v, buckets.view(), keep, &self.lsh, output.view(), d_out[0].view(), cx);
         let softmax::lsh::Gradient { x, v } = g.unwrap_or_else(|e| panic!("{e}"));
         vec![Plain::array(x), Plain::array(v)]
     }

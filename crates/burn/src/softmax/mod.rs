@@ -233,7 +233,7 @@ impl Operator for Softmax {
         let x = self.inputs(inputs, &[]);
         let output = self.kept.get(|| self.options.mechanism.chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
         let d = Cotangent { out: d_out[0].view(), lse: Some(d_out[1].view()) };
-        let g = self.options.mechanism.backward(&x, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));
+        let g = self.options.mechanism.backward(&x, output.view(), &d, cx).unwrap_or_else(|e| panic!("{e}"));
         let mut gradients = vec![Plain::array(g.q), Plain::array(g.k), Plain::array(g.v)];
         gradients.extend(g.bias.map(Plain::array));
         gradients.extend(g.sinks.map(Plain::array));

@@ -77,7 +77,7 @@ impl Operator for Op {
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
         let output = self.kept.get(|| self.run(inputs, cx));
         let d = Cotangent { out: d_out[0].view(), lse: None };
-        let g = streaming::backward(&self.inputs(inputs, &[]), &self.streaming, output, &d, cx);
+        let g = streaming::backward(&self.inputs(inputs, &[]), &self.streaming, output.view(), &d, cx);
         let streaming::Gradients { near, far } = g.unwrap_or_else(|e| panic!("{e}"));
         [near.q, far.q, near.k, near.v, far.k, far.v].map(Plain::array).into()
     }

@@ -61,10 +61,6 @@ fn entry(operation: &Named) -> &'static Mechanism {
     MECHANISMS.iter().find(|m| m.name == operation.name()).expect("every operation has an entry in the list")
 }
 
-fn shape(argument: &Argument) -> String {
-    format!("[{}]", argument.axes.join(", "))
-}
-
 /// Describes the inputs, parameters and outputs of one mechanism.
 fn one(operation: &Named) -> String {
     let (m, signature) = (entry(operation), operation.signature());
@@ -86,7 +82,7 @@ fn one(operation: &Named) -> String {
             if !argument.gradient {
                 about += "; no gradient";
             }
-            out += &format!("  {:10} {:30} {about}\n", argument.name, shape(argument));
+            out += &format!("  {:10} {:30} {about}\n", argument.name, argument.shape());
         }
         out
     };
@@ -131,7 +127,7 @@ fn choices(parameter: &Parameter) -> String {
 pub(crate) fn one_as_json(operation: &Named) -> serde_json::Value {
     let (m, signature) = (entry(operation), operation.signature());
     let tensors = |list: &[Argument]| -> Vec<serde_json::Value> {
-        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "about": a.about, "gradient": a.gradient, "with": a.with});
+        let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "kind": a.kind.name(), "about": a.about, "gradient": a.gradient, "with": a.with});
         list.iter().map(one).collect()
     };
     let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap_or_default();
@@ -147,7 +143,7 @@ pub(crate) fn one_as_json(operation: &Named) -> serde_json::Value {
         "path": path(m), "paper": m.paper, "cost": m.cost, "state": m.state, "note": m.note,
         "forms": signature.forms.iter().map(|form| form.name()).collect::<Vec<_>>(),
         "inputs": tensors(&signature.inputs), "outputs": tensors(&signature.outputs),
-        "starts": starts(&signature.outputs),
+        "starts": starts(&signature.outputs), "saved": signature.saved,
         "parameters": signature.parameters.iter().map(parameter).collect::<Vec<_>>(),
         "example": signature.example,
     })

@@ -1,11 +1,11 @@
 //! `longreach op`
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use longreach_attention::Form;
-use longreach_attention::operation::{Tensors, named};
+use longreach_attention::operation::{Tensors, View, Views, named};
 use longreach_models::{check_writable, write_atomically};
 use ndarray::{ArrayD, IxDyn};
 use safetensors::SafeTensors;
@@ -60,6 +60,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     };
     check_writable(&args.out, &[&args.inputs])?;
     let inputs = read(&args.inputs)?;
+    let mut inputs: Views<'_> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
     let parameters = args.parameters.read()?.unwrap_or_default();
     let cx = &*longreach_burn::context();
     let start = Instant::now();
@@ -67,6 +68,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let forward = start.elapsed();
     let mut said = format!("{} {} in {:.1} ms", args.name, form.name(), 1e3 * forward.as_secs_f64());
     if args.grad {
+        // The gradient does not compute again what it reads of the forward pass.
+        for (name, output) in results.iter().filter(|(name, _)| operation.signature().saved.contains(&name.as_str())) {
+            inputs.insert(name, output);
+        }
         let start = Instant::now();
         let gradients = operation.backward(&inputs, &parameters, cx)?;
         said += &format!(", backward in {:.1} ms", 1e3 * start.elapsed().as_secs_f64());
@@ -81,49 +86,66 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The tensors of a safetensors file, converted to f32.
-fn read(file: &Path) -> Result<Tensors, Failure> {
+/// A tensor of a file: floating-point numbers in f32, integers and flags in their own types.
+enum Stored {
+    Numbers(ArrayD<f32>),
+    Integers(ArrayD<i64>),
+    Flags(ArrayD<bool>),
+}
+
+impl Stored {
+    fn view(&self) -> View<'_> {
+        match self {
+            Stored::Numbers(x) => x.into(),
+            Stored::Integers(x) => x.into(),
+            Stored::Flags(x) => x.into(),
+        }
+    }
+}
+
+/// The tensors of a safetensors file.
+fn read(file: &Path) -> Result<BTreeMap<String, Stored>, Failure> {
     let wrong = |message: String| Failure::new(format!("{}: {message}", file.display()));
     let bytes = std::fs::read(file).map_err(|e| wrong(e.to_string()))?;
     let tensors = SafeTensors::deserialize(&bytes).map_err(|e| wrong(e.to_string()))?;
-    let mut read = Tensors::new();
+    let mut read = BTreeMap::new();
     for (name, view) in tensors.tensors() {
-        let numbers =
-            numbers(&view).ok_or_else(|| wrong(format!("`{name}`: dtype {:?} is not supported", view.dtype())))?;
-        let array =
-            ArrayD::from_shape_vec(IxDyn(view.shape()), numbers).map_err(|e| wrong(format!("`{name}`: {e}")))?;
-        read.insert(name, array);
+        let stored = stored(&view).map_err(|e| wrong(format!("`{name}`: {e}")))?;
+        read.insert(name, stored);
     }
     Ok(read)
 }
 
-/// Converts a tensor to f32; `None` for a dtype that is not supported.
-fn numbers(view: &TensorView<'_>) -> Option<Vec<f32>> {
+/// Reads a tensor; an error for a dtype that is not supported.
+fn stored(view: &TensorView<'_>) -> Result<Stored, String> {
     macro_rules! each {
-        ($type:ty, $x:ident => $number:expr) => {
-            view.data()
+        ($of:ident, $type:ty, $x:ident => $number:expr) => {{
+            let elements = view
+                .data()
                 .chunks_exact(size_of::<$type>())
                 .map(|bytes| {
                     let $x = <$type>::from_le_bytes(bytes.try_into().expect("chunks of this size"));
                     $number
                 })
-                .collect()
-        };
+                .collect();
+            Stored::$of(ArrayD::from_shape_vec(IxDyn(view.shape()), elements).map_err(|e| e.to_string())?)
+        }};
     }
-    Some(match view.dtype() {
-        Dtype::F32 => each!(f32, x => x),
-        Dtype::F64 => each!(f64, x => x as f32),
-        Dtype::F16 => each!(half::f16, x => x.to_f32()),
-        Dtype::BF16 => each!(half::bf16, x => x.to_f32()),
-        Dtype::I64 => each!(i64, x => x as f32),
-        Dtype::U64 => each!(u64, x => x as f32),
-        Dtype::I32 => each!(i32, x => x as f32),
-        Dtype::U32 => each!(u32, x => x as f32),
-        Dtype::I16 => each!(i16, x => f32::from(x)),
-        Dtype::U16 => each!(u16, x => f32::from(x)),
-        Dtype::I8 => each!(i8, x => f32::from(x)),
-        Dtype::U8 | Dtype::BOOL => each!(u8, x => f32::from(x)),
-        _ => return None,
+    Ok(match view.dtype() {
+        Dtype::F32 => each!(Numbers, f32, x => x),
+        Dtype::F64 => each!(Numbers, f64, x => x as f32),
+        Dtype::F16 => each!(Numbers, half::f16, x => x.to_f32()),
+        Dtype::BF16 => each!(Numbers, half::bf16, x => x.to_f32()),
+        Dtype::I64 => each!(Integers, i64, x => x),
+        Dtype::U64 => each!(Integers, u64, x => i64::try_from(x).unwrap_or(i64::MAX)),
+        Dtype::I32 => each!(Integers, i32, x => x.into()),
+        Dtype::U32 => each!(Integers, u32, x => x.into()),
+        Dtype::I16 => each!(Integers, i16, x => x.into()),
+        Dtype::U16 => each!(Integers, u16, x => x.into()),
+        Dtype::I8 => each!(Integers, i8, x => x.into()),
+        Dtype::U8 => each!(Integers, u8, x => x.into()),
+        Dtype::BOOL => each!(Flags, u8, x => x != 0),
+        dtype => return Err(format!("dtype {dtype:?} is not supported")),
     })
 }
 

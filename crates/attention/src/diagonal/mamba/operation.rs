@@ -4,13 +4,13 @@ use longreach_simd::Cx;
 use ndarray::ArrayD;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
-use crate::operation::Argument;
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
 
-fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     x.no_parameters()?;
     Ok(Inputs {
         x: x.tensor("x")?,

@@ -4,14 +4,14 @@ use longreach_simd::Cx;
 use ndarray::ArrayD;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
-use crate::operation::Argument;
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
 
 /// Reads the inputs of a call.
-fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     x.no_parameters()?;
     Ok(Inputs {
         x: x.tensor("x")?,
@@ -31,7 +31,7 @@ impl Recurrence for Op {
                 Argument::input("r", &["B", "T", "D"], "the recurrence gate before its sigmoid"),
                 Argument::input("i", &["B", "T", "D"], "the input gate before its sigmoid"),
                 Argument::input("lambda", &["D"], "softplus of it is how fast a channel forgets").between(-4.0, 0.0),
-                Argument::optional("reset", &["B", "T"], "not zero where a text begins").zeros_and_ones(),
+                Argument::optional("reset", &["B", "T"], "not zero where a text begins").flags(),
             ],
             parameters: vec![],
             output: &["B", "T", "D"],

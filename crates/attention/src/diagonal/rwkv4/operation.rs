@@ -4,14 +4,14 @@ use longreach_simd::Cx;
 use ndarray::ArrayD;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
-use crate::operation::Argument;
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
 
 /// Reads the inputs of a call.
-fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     x.no_parameters()?;
     Ok(Inputs { k: x.tensor("k")?, v: x.tensor("v")?, w: x.tensor("w")?, u: x.tensor("u")?, sequences: x.sequences() })
 }

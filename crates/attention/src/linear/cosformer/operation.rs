@@ -5,8 +5,8 @@ use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, Parameter, flag, parameter};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number, Parameter, flag, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -24,7 +24,7 @@ fn yes() -> bool {
 }
 
 /// The inputs.
-fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     let Parameters { length, causal } = x.parameters()?;
     Ok(Inputs {
         q: x.tensor("q")?,

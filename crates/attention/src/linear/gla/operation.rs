@@ -4,20 +4,20 @@ use longreach_simd::Cx;
 use ndarray::ArrayD;
 
 use super::{Inputs, OP, backward, naive, recurrent, step};
-use crate::operation::Argument;
-use crate::operation::recurrence::{About, Cotangents, Recurrence, SCALE, Scale, Views, calls, ranked_mut};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, SCALE, Scale, calls, ranked_mut};
+use crate::operation::{Argument, Number};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
 
-/// The inputs; `number` converts a parameter to the precision of the call.
-fn inputs<'a, F>(x: &'a Views<'_, F>, number: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+/// The inputs.
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     Ok(Inputs {
         q: x.tensor("q")?,
         k: x.tensor("k")?,
         v: x.tensor("v")?,
         g: x.tensor("g")?,
-        scale: number(x.parameters::<Scale>()?.of(x.tensor("k")?)),
+        scale: F::nearest(x.parameters::<Scale>()?.of(x.tensor("k")?)),
         sequences: x.sequences(),
     })
 }

@@ -5,8 +5,8 @@ use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{EPSILON, Inputs, Map, OP, backward, chunk, naive, recurrent, step};
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, Parameter, choice, flag, parameter};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number, Parameter, choice, flag, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -28,7 +28,7 @@ impl Default for Parameters {
 }
 
 /// The inputs.
-fn inputs<'a, F>(x: &'a Views<'_, F>, _: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     let Parameters { map, normalize, epsilon, causal, scale } = x.parameters()?;
     Ok(Inputs {
         q: x.tensor("q")?,

@@ -5,8 +5,8 @@ use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, Parameter, choice, parameter};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number, Parameter, choice, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -19,14 +19,14 @@ struct Parameters {
     dt_max: Option<f64>,
 }
 
-/// The inputs; `number` converts a parameter to the precision of the call.
-fn inputs<'a, F>(x: &'a Views<'_, F>, number: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+/// The inputs.
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     let Parameters { dt_min, dt_max } = x.parameters()?;
     Ok(Inputs {
         x: x.tensor("x")?,
         dt: x.tensor("dt")?,
         dt_bias: x.tensor("dt_bias")?,
-        dt_limit: (number(dt_min), number(dt_max.unwrap_or(f64::INFINITY))),
+        dt_limit: (F::nearest(dt_min), F::nearest(dt_max.unwrap_or(f64::INFINITY))),
         a: x.tensor("a")?,
         b: x.tensor("b")?,
         c: x.tensor("c")?,

@@ -5,8 +5,8 @@ use ndarray::ArrayD;
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
-use crate::operation::recurrence::{About, Cotangents, Recurrence, Views, calls, ranked_mut};
-use crate::operation::{Argument, parameter};
+use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
+use crate::operation::{Argument, Number, parameter};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
@@ -22,8 +22,8 @@ fn one() -> f64 {
     1.0
 }
 
-/// The inputs; `scale` converts a parameter to the precision of the call.
-fn inputs<'a, F>(x: &'a Views<'_, F>, scale: impl Fn(f64) -> F) -> Result<Inputs<'a, F>, Error> {
+/// The inputs.
+fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     let Parameters { scale: by } = x.parameters()?;
     Ok(Inputs {
         q: x.tensor("q")?,
@@ -32,7 +32,7 @@ fn inputs<'a, F>(x: &'a Views<'_, F>, scale: impl Fn(f64) -> F) -> Result<Inputs
         g: x.optional("g")?,
         beta: x.optional("beta")?,
         skip: x.optional("skip")?,
-        scale: scale(by),
+        scale: F::nearest(by),
         sequences: x.sequences(),
     })
 }

@@ -6,7 +6,7 @@ use ndarray::{Array2, Array4, ArrayView2, ArrayView4};
 
 use super::chunk::projected;
 use super::{ALL, Inputs, OP, attention, like};
-use crate::softmax::{self, Cotangent, Output};
+use crate::softmax::{self, Cotangent, OutputView};
 use crate::{Error, sequences};
 
 /// The gradients with respect to the inputs.
@@ -25,7 +25,7 @@ pub struct Gradient {
 }
 
 /// The gradients, given those of the outputs, from what [`chunk`](super::chunk()) returned. Errors on wrong shapes.
-pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+pub fn backward(x: &Inputs<'_>, output: OutputView<'_>, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
     x.check()?;
     let [k, v] = projected(x, cx);
     let got = softmax::backward(&attention(x, &k, &v), &ALL, output, d, cx).map_err(|e| e.of(OP))?;

@@ -1,14 +1,15 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{ArrayD, ArrayView2, ArrayView4};
+use ndarray::{ArrayD, Ix2, Ix4};
 use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+    Argument, Call, Exact, Number, Operation, Parameter, Signature, Tensor, Tensors, attended, choice, parameter,
+    with_output,
 };
-use crate::softmax::Cotangent;
+use crate::softmax::{Cotangent, Output};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -22,14 +23,14 @@ struct Parameters {
 }
 
 /// The tensors and parameters of a call.
-struct Read<'a> {
-    qkv: [ArrayView4<'a, f32>; 3],
-    e: ArrayView2<'a, f32>,
-    f: Option<ArrayView2<'a, f32>>,
+struct Read<'a, F> {
+    qkv: [Tensor<'a, F, Ix4>; 3],
+    e: Tensor<'a, F, Ix2>,
+    f: Option<Tensor<'a, F, Ix2>>,
     scale: f64,
 }
 
-impl<'a> Read<'a> {
+impl<'a, F: Number> Read<'a, F> {
     fn of(call: &mut Call<'a>) -> Result<Self, Error> {
         let Parameters { scale, causal } = call.read()?;
         error::parameter(
@@ -39,14 +40,15 @@ impl<'a> Read<'a> {
             causal,
             "false: a projected key mixes all tokens, those to come among them",
         )?;
-        let q: ArrayView4<'a, f32> = call.tensor("q")?;
+        let q: Tensor<'a, F, Ix4> = call.tensor("q")?;
         let scale = scale.unwrap_or((q.dim().3 as f64).powf(-0.5));
         Ok(Self { qkv: [q, call.tensor("k")?, call.tensor("v")?], e: call.tensor("e")?, f: call.optional("f")?, scale })
     }
 
-    fn inputs(&self) -> Inputs<'_> {
-        let [q, k, v] = self.qkv;
-        Inputs { q, k, v, e: self.e, f: self.f, scale: self.scale as f32 }
+    fn inputs(&self) -> Inputs<'_, F> {
+        let [q, k, v] = self.qkv.each_ref().map(Tensor::view);
+        let f = self.f.as_ref().map(Tensor::view);
+        Inputs { q, k, v, e: self.e.view(), f, scale: F::nearest(self.scale) }
     }
 }
 
@@ -62,8 +64,8 @@ impl Operation for Op {
                 Argument::input("q", &["B", "T", "H", "D"], "queries"),
                 Argument::input("k", &["B", "S", "G", "D"], "keys; head h reads group h / (H / G)"),
                 Argument::input("v", &["B", "S", "G", "E"], "values"),
-                Argument::input("e", &["S", "R"], "what keys are projected by; there may be rows for more tokens"),
-                Argument::optional("f", &["S", "R"], "what values are projected by, if not by `e`"),
+                Argument::input("e", &["S or more", "R"], "what keys are projected by"),
+                Argument::optional("f", &["S or more", "R"], "what values are projected by, if not by `e`"),
             ],
             parameters: PARAMETERS.to_vec(),
             outputs: vec![
@@ -72,26 +74,26 @@ impl Operation for Op {
             ],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
+            saved: &["o", "lse"],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let read = Read::of(call)?;
-        if form == Form::Naive {
-            let ([q, k, v], e, f) = (read.qkv.map(exact), exact(read.e), read.f.map(exact));
-            let (q, k, v, e, f) = (q.view(), k.view(), v.view(), e.view(), f.as_ref().map(|f| f.view()));
-            let (out, lse) = naive(&Inputs { q, k, v, e, f, scale: read.scale })?;
-            return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
-        }
-        let output = chunk(&read.inputs(), cx)?;
-        Ok(tensors([("o", output.out.into_dyn()), ("lse", output.lse.into_dyn())]))
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        let (out, lse) = naive(&Read::of(call)?.inputs())?;
+        Ok(attended(out, lse))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let Output { out, lse } = chunk(&Read::of(call)?.inputs(), cx)?;
+        Ok(attended(out, lse))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
-        let d = Cotangent { out: call.tensor("do")?, lse: call.optional("dlse")? };
+        let (d_o, d_lse, saved) = (call.tensor("do")?, call.optional("dlse")?, call.saved()?);
+        let d = Cotangent { out: d_o.view(), lse: d_lse.as_ref().map(Tensor::view) };
         let read = Read::of(call)?;
         let x = read.inputs();
-        let g = backward(&x, &chunk(&x, cx)?, &d, cx)?;
+        let g = with_output(saved, || chunk(&x, cx), |output| backward(&x, output, &d, cx))?;
         let mut gradients: Vec<(&str, ArrayD<f32>)> =
             vec![("dq", g.q.into_dyn()), ("dk", g.k.into_dyn()), ("dv", g.v.into_dyn()), ("de", g.e.into_dyn())];
         gradients.extend(g.f.map(|f| ("df", f.into_dyn())));

@@ -56,12 +56,12 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
         let Some(of) = &sample.through else {
             let views = [sample.q.view(), sample.k.view(), sample.v.view()];
             let call = attention(views, sample.keep.as_ref(), x.scale);
-            let got = softmax::backward(&call, &ALL, &output, &d, cx).map_err(|e| e.of(OP))?;
+            let got = softmax::backward(&call, &ALL, output.view(), &d, cx).map_err(|e| e.of(OP))?;
             add(&mut to, b, sample, [&got.q, &got.k, &got.v]);
             continue;
         };
         let call = attention([sample.q.view(), of.k.view(), of.values.view()], None, x.scale);
-        let got = softmax::backward(&call, &ALL, &output, &d, cx).map_err(|e| e.of(OP))?;
+        let got = softmax::backward(&call, &ALL, output.view(), &d, cx).map_err(|e| e.of(OP))?;
         // Through `Z` times the output of the landmarks' attention.
         let mut inner = vec![InverseCotangent::default(); heads];
         let mut d_read = Array4::zeros(of.read.out.dim());
@@ -84,7 +84,7 @@ pub fn backward(x: &Inputs<'_>, d_o: ArrayView4<'_, f32>, cx: &Cx) -> Result<Gra
         let Some(of) = &sample.through else { continue };
         let call = attention([of.q.view(), sample.k.view(), sample.v.view()], sample.keep.as_ref(), x.scale);
         let d = Cotangent { out: d_read.view(), lse: None };
-        let mut got = softmax::backward(&call, &ALL, &of.read, &d, cx).map_err(|e| e.of(OP))?;
+        let mut got = softmax::backward(&call, &ALL, of.read.view(), &d, cx).map_err(|e| e.of(OP))?;
         for (h, inner) in inner.iter().enumerate() {
             let scores = weights_backward(&of.a[h], &inner.a, x.scale);
             let head = s![0, .., h, ..];

@@ -1,12 +1,12 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{Array2, ArrayD, ArrayView2, ArrayView4};
+use ndarray::{ArrayD, CowArray, Ix2, Ix4};
 use serde::Deserialize;
 
 use super::{Inputs, OP, Padding, Start, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+    Argument, Call, Exact, Number, Operation, Parameter, Signature, Tensor, Tensors, choice, parameter, tensors,
 };
 use crate::{Error, Form, error};
 
@@ -31,38 +31,31 @@ impl Default for Parameters {
 }
 
 /// The tensors and parameters of a call.
-struct Read<'a> {
-    qkv: [ArrayView4<'a, f32>; 3],
-    conv: Option<ArrayView2<'a, f32>>,
-    keep: Option<Array2<bool>>,
+struct Read<'a, F> {
+    qkv: [Tensor<'a, F, Ix4>; 3],
+    conv: Option<Tensor<'a, F, Ix2>>,
+    keep: Option<CowArray<'a, bool, Ix2>>,
     parameters: Parameters,
     scale: f64,
 }
 
-impl<'a> Read<'a> {
+impl<'a, F: Number> Read<'a, F> {
     fn of(call: &mut Call<'a>) -> Result<Self, Error> {
         let parameters: Parameters = call.read()?;
         let causal = parameters.causal;
         error::parameter(OP, "causal", !causal, causal, "false: a landmark mixes tokens, those to come among them")?;
-        let q: ArrayView4<'a, f32> = call.tensor("q")?;
+        let q: Tensor<'a, F, Ix4> = call.tensor("q")?;
         let scale = parameters.scale.unwrap_or((q.dim().3 as f64).powf(-0.5));
         let qkv = [q, call.tensor("k")?, call.tensor("v")?];
         Ok(Self { qkv, conv: call.optional("conv")?, keep: call.flags("keep")?, parameters, scale })
     }
 
-    fn with<'b, F>(
-        &'b self,
-        [q, k, v]: [ArrayView4<'b, F>; 3],
-        conv: Option<ArrayView2<'b, F>>,
-        scale: F,
-    ) -> Inputs<'b, F> {
+    fn inputs(&self) -> Inputs<'_, F> {
+        let [q, k, v] = self.qkv.each_ref().map(Tensor::view);
         let Parameters { landmarks, iterations, init, padding, .. } = self.parameters;
-        let keep = self.keep.as_ref().map(|keep| keep.view());
+        let (conv, keep) = (self.conv.as_ref().map(Tensor::view), self.keep.as_ref().map(|keep| keep.view()));
+        let scale = F::nearest(self.scale);
         Inputs { q, k, v, conv, keep, landmarks, iterations, start: init, padding, scale }
-    }
-
-    fn inputs(&self) -> Inputs<'_> {
-        self.with(self.qkv, self.conv, self.scale as f32)
     }
 }
 
@@ -93,31 +86,27 @@ impl Operation for Op {
                     &["H", "taps"],
                     "a filter a head along the values, of odd width; its result is added",
                 ),
-                Argument::optional("keep", &["B", "T"], "which tokens are there and not padding; 0 is not")
-                    .zeros_and_ones(),
+                Argument::optional("keep", &["B", "T"], "which tokens are there and not padding; 0 is not").flags(),
             ],
             parameters: PARAMETERS.to_vec(),
             outputs: vec![Argument::output("o", &["B", "T", "H", "E"], "the output")],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
+            saved: &[],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let read = Read::of(call)?;
-        if form == Form::Naive {
-            let (qkv, conv) = (read.qkv.map(exact), read.conv.map(exact));
-            let views = qkv.each_ref().map(|x| x.view());
-            let out = naive(&read.with(views, conv.as_ref().map(|conv| conv.view()), read.scale))?;
-            return Ok(tensors([("o", rounded(out))]));
-        }
-        Ok(tensors([("o", chunk(&read.inputs(), cx)?.into_dyn())]))
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        Ok(tensors([("o", naive(&Read::of(call)?.inputs())?.into_dyn())]))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        Ok(tensors([("o", chunk(&Read::of(call)?.inputs(), cx)?.into_dyn())]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
         let d_o = call.tensor("do")?;
-        let read = Read::of(call)?;
-        let g = backward(&read.inputs(), d_o, cx)?;
+        let g = backward(&Read::of(call)?.inputs(), d_o.view(), cx)?;
         let mut gradients: Vec<(&str, ArrayD<f32>)> =
             vec![("dq", g.q.into_dyn()), ("dk", g.k.into_dyn()), ("dv", g.v.into_dyn())];
         gradients.extend(g.conv.map(|conv| ("dconv", conv.into_dyn())));

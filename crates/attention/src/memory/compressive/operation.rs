@@ -1,12 +1,13 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{ArrayD, ArrayView1, ArrayView3, ArrayView4};
+use ndarray::{ArrayD, Ix1, Ix3, Ix4};
 use serde::Deserialize;
 
 use super::{Compression, Inputs, Kind, OP, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+    Argument, Axes, Call, Exact, Number, Operation, Parameter, Shapes, Signature, Tensor, Tensors, choice, parameter,
+    tensors,
 };
 use crate::{Error, Form, error};
 
@@ -27,14 +28,14 @@ impl Default for Parameters {
 }
 
 /// The tensors and parameters of a call.
-struct Read<'a> {
-    x: ArrayView3<'a, f32>,
-    filter: Option<(ArrayView3<'a, f32>, ArrayView1<'a, f32>)>,
-    p: Option<ArrayView4<'a, f32>>,
+struct Read<'a, F> {
+    x: Tensor<'a, F, Ix3>,
+    filter: Option<(Tensor<'a, F, Ix3>, Tensor<'a, F, Ix1>)>,
+    p: Option<Tensor<'a, F, Ix4>>,
     parameters: Parameters,
 }
 
-impl<'a> Read<'a> {
+impl<'a, F: Number> Read<'a, F> {
     fn of(call: &mut Call<'a>) -> Result<Self, Error> {
         let filter = match (call.optional("w")?, call.optional("b")?) {
             (Some(w), Some(b)) => Some((w, b)),
@@ -61,7 +62,7 @@ impl<'a> Read<'a> {
         Ok(kind)
     }
 
-    fn inputs(&self) -> Result<Inputs<'_>, Error> {
+    fn inputs(&self) -> Result<Inputs<'_, F>, Error> {
         let by = match (self.kind()?, &self.filter, &self.p) {
             (Kind::Conv, Some((w, b)), _) => {
                 Compression::Conv { w: w.view(), b: b.view(), dilation: self.parameters.dilation }
@@ -70,7 +71,7 @@ impl<'a> Read<'a> {
             (Kind::Max, ..) => Compression::Max,
             _ => Compression::Mean,
         };
-        Ok(Inputs { x: self.x, by, ratio: self.parameters.ratio })
+        Ok(Inputs { x: self.x.view(), by, ratio: self.parameters.ratio })
     }
 }
 
@@ -101,35 +102,32 @@ impl Operation for Op {
             outputs: vec![Argument::output("o", &["B", "N / ratio", "C"], "what is left of it")],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
+            saved: &[],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let read = Read::of(call)?;
-        let x = read.inputs()?;
-        if form == Form::Naive {
-            let (wide, filter) = (exact(x.x), read.filter.map(|(w, b)| (exact(w), exact(b))));
-            let p = read.p.map(exact);
-            let by = match (&x.by, &filter, &p) {
-                (Compression::Conv { dilation, .. }, Some((w, b)), _) => {
-                    Compression::Conv { w: w.view(), b: b.view(), dilation: *dilation }
-                }
-                (Compression::Used(_), _, Some(p)) => Compression::Used(p.view()),
-                (Compression::Max, ..) => Compression::Max,
-                _ => Compression::Mean,
-            };
-            return Ok(tensors([("o", rounded(naive(&Inputs { x: wide.view(), by, ratio: x.ratio })?))]));
-        }
-        Ok(tensors([("o", chunk(&x, cx)?.into_dyn())]))
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        Ok(tensors([("o", naive(&Read::of(call)?.inputs()?)?.into_dyn())]))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        Ok(tensors([("o", chunk(&Read::of(call)?.inputs()?, cx)?.into_dyn())]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
         let d_o = call.tensor("do")?;
-        let read = Read::of(call)?;
-        let g = backward(&read.inputs()?, d_o, cx)?;
+        let g = backward(&Read::of(call)?.inputs()?, d_o.view(), cx)?;
         let mut gradients: Vec<(&str, ArrayD<f32>)> = vec![("dx", g.x.into_dyn())];
         gradients.extend(g.w.map(|w| ("dw", w.into_dyn())));
         gradients.extend(g.b.map(|b| ("db", b.into_dyn())));
         Ok(gradients.into_iter().map(|(name, g)| (name.to_string(), g)).collect())
+    }
+
+    fn shapes(&self, call: &mut Call<'_>, _: &Axes<'_>) -> Result<Shapes, Error> {
+        let read: Read<'_, f32> = Read::of(call)?;
+        let x = read.inputs()?;
+        x.check()?;
+        let (batch, _, width) = x.x.dim();
+        Ok([("o".to_owned(), vec![batch, x.groups().len(), width])].into())
     }
 }

@@ -53,8 +53,8 @@ pub fn reconstruction(
     let count = gap.len().max(1) as f32;
     let loss = (gap.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>() / f64::from(count)) as f32;
     let d_out = gap * (2.0 / count);
-    let got =
-        softmax::backward(&call, &all, &new, &Cotangent { out: d_out.view(), lse: None }, cx).map_err(|e| e.of(OP))?;
+    let got = softmax::backward(&call, &all, new.view(), &Cotangent { out: d_out.view(), lse: None }, cx)
+        .map_err(|e| e.of(OP))?;
     let back = |d: Array4<f32>, by: ArrayView2<'_, f32>| -> Array2<f32> {
         let (b, n, h, width) = d.dim();
         let flat = d.into_shape_with_order((b * n, h * width)).unwrap_or_else(|_| Array2::zeros((b * n, h * width)));

@@ -1,15 +1,30 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
+use ndarray::{Ix2, Ix3};
 
 use super::{Inputs, backward, chunk, naive};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, rounded, tensors};
+use crate::operation::{Argument, Call, Exact, Number, Operation, Signature, Tensor, Tensors, tensors};
 use crate::{Error, Form};
 
 pub(crate) struct Op;
 
-fn inputs<'a>(call: &Call<'a>) -> Result<Inputs<'a>, Error> {
-    Ok(Inputs { s: call.tensor("s")?, m: call.tensor("m")?, wq: call.tensor("wq")?, wk: call.tensor("wk")? })
+/// The tensors of a call.
+struct Read<'a, F> {
+    rows: [Tensor<'a, F, Ix3>; 2],
+    projections: [Tensor<'a, F, Ix2>; 2],
+}
+
+impl<'a, F: Number> Read<'a, F> {
+    fn of(call: &Call<'a>) -> Result<Self, Error> {
+        let rows = [call.tensor("s")?, call.tensor("m")?];
+        Ok(Self { rows, projections: [call.tensor("wq")?, call.tensor("wk")?] })
+    }
+
+    fn inputs(&self) -> Inputs<'_, F> {
+        let ([s, m], [wq, wk]) = (&self.rows, &self.projections);
+        Inputs { s: s.view(), m: m.view(), wq: wq.view(), wk: wk.view() }
+    }
 }
 
 impl Operation for Op {
@@ -25,22 +40,21 @@ impl Operation for Op {
             outputs: vec![Argument::output("o", &["B", "Q", "D"], "what is recalled")],
             forms: &[Form::Naive, Form::Chunk],
             example: "{}",
+            saved: &[],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let x = inputs(call)?;
-        if form == Form::Naive {
-            let (s, m, wq, wk) = (exact(x.s), exact(x.m), exact(x.wq), exact(x.wk));
-            let out = naive(&Inputs { s: s.view(), m: m.view(), wq: wq.view(), wk: wk.view() })?;
-            return Ok(tensors([("o", rounded(out))]));
-        }
-        Ok(tensors([("o", chunk(&x, cx)?.into_dyn())]))
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        Ok(tensors([("o", naive(&Read::of(call)?.inputs())?.into_dyn())]))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        Ok(tensors([("o", chunk(&Read::of(call)?.inputs(), cx)?.into_dyn())]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
         let d_o = call.tensor("do")?;
-        let g = backward(&inputs(call)?, d_o, cx)?;
+        let g = backward(&Read::of(call)?.inputs(), d_o.view(), cx)?;
         let gradients =
             [("ds", g.s.into_dyn()), ("dm", g.m.into_dyn()), ("dwq", g.wq.into_dyn()), ("dwk", g.wk.into_dyn())];
         Ok(tensors(gradients))

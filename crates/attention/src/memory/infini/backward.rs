@@ -118,7 +118,7 @@ pub fn backward(
     let mut local = x.local.map(|[q, k]| [Array4::zeros(q.dim()), Array4::zeros(k.dim())]);
     let mut none = Array4::zeros((b, 0, h, k));
     for (part, output) in parts.iter().zip(&outputs) {
-        let got = part.backward(output, &d_local, cx)?;
+        let got = part.backward(output.view(), &d_local, cx)?;
         let (dq, dk) = match &mut local {
             Some([dq, dk]) => (dq, dk),
             None => (&mut to.q, &mut to.k),

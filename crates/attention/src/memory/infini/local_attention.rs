@@ -8,7 +8,7 @@ use ndarray::{Array4, ArrayView4, Axis, CowArray, Ix4, s};
 use super::{Inputs, OP, State};
 use crate::Error;
 use crate::softmax::dense::Dense;
-use crate::softmax::{self, Cotangent, Gradient, Output};
+use crate::softmax::{self, Cotangent, Gradient, Output, OutputView};
 
 /// Attention inside a segment is causal.
 const PAST: Dense = Dense { causal: true };
@@ -81,7 +81,7 @@ impl<'a> LocalAttention<'a> {
     }
 
     /// The gradient, given that of the outputs of all tokens.
-    pub(super) fn backward(&self, output: &Output, d: &Array4<f32>, cx: &Cx) -> Result<Gradient, Error> {
+    pub(super) fn backward(&self, output: OutputView<'_>, d: &Array4<f32>, cx: &Cx) -> Result<Gradient, Error> {
         let d = cut(d.view(), &self.tokens, self.q.dim().1);
         softmax::backward(&self.call(), &PAST, output, &Cotangent { out: d.view(), lse: None }, cx)
             .map_err(|e| e.of(OP))

@@ -1,11 +1,16 @@
 //! The mechanism as an operation with named tensors.
 
+use std::collections::BTreeMap;
+
 use longreach_simd::Cx;
-use ndarray::{Array4, ArrayD, ArrayView1, ArrayView4, Axis, s};
+use ndarray::{Array4, ArrayD, ArrayView4, Axis, Ix1, Ix4, s};
 use serde::Deserialize;
 
 use super::{Inputs, OP, State, backward, chunk, naive, step};
-use crate::operation::{Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded};
+use crate::operation::{
+    Argument, Axes, Call, Exact, Number, Operation, Parameter, Shapes, Signature, Tensor, Tensors, choice, parameter,
+    tensors,
+};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
@@ -26,20 +31,18 @@ impl Default for Parameters {
 }
 
 /// The tensors and parameters of a call.
-struct Read<'a> {
-    qkv: [ArrayView4<'a, f32>; 3],
-    local: Option<[ArrayView4<'a, f32>; 2]>,
-    gate: ArrayView1<'a, f32>,
+struct Read<'a, F> {
+    qkv: [Tensor<'a, F, Ix4>; 3],
+    local: Option<[Tensor<'a, F, Ix4>; 2]>,
+    gate: Tensor<'a, F, Ix1>,
     parameters: Parameters,
     scale: f64,
-    state: State,
-    /// The names of the state's tensors that were given.
-    given: Vec<&'static str>,
 }
 
-impl<'a> Read<'a> {
-    fn of(call: &mut Call<'a>) -> Result<Self, Error> {
-        let (q, v): (ArrayView4<'a, f32>, ArrayView4<'a, f32>) = (call.tensor("q")?, call.tensor("v")?);
+impl<'a, F: Number> Read<'a, F> {
+    /// The tensors and parameters, and the state, copied.
+    fn of(call: &mut Call<'a>) -> Result<(Self, State<F>), Error> {
+        let (q, v): (Tensor<'a, F, Ix4>, Tensor<'a, F, Ix4>) = (call.tensor("q")?, call.tensor("v")?);
         let ((b, _, _, k), (_, _, g, width)) = (q.dim(), v.dim());
         let local = match (call.optional("ql")?, call.optional("kl")?) {
             (Some(ql), Some(kl)) => Some([ql, kl]),
@@ -49,37 +52,43 @@ impl<'a> Read<'a> {
                 None
             }
         };
-        let (mut state, mut parts) = (State::new(b, g, k, width), Vec::new());
-        for (name, to) in [
-            ("state", &mut state.memory),
-            ("pending", &mut state.pending),
-            ("keys", &mut state.keys),
-            ("values", &mut state.values),
-        ] {
+        let mut state = State::new(b, g, k, width);
+        let State { memory, pending, keys, values } = &mut state;
+        for (name, to) in CARRIED.into_iter().zip([memory, pending, keys, values]) {
             if let Some(given) = call.optional(name)? {
-                *to = given.as_standard_layout().into_owned();
-                parts.push(name);
+                *to = given.view().as_standard_layout().into_owned();
             }
         }
         let (k, gate) = (call.tensor("k")?, call.tensor("gate")?);
         let parameters: Parameters = call.read()?;
         let scale = parameters.scale.unwrap_or((q.dim().3 as f64).powf(-0.5));
-        Ok(Self { qkv: [q, k, v], local, gate, parameters, scale, state, given: parts })
+        Ok((Self { qkv: [q, k, v], local, gate, parameters, scale }, state))
     }
 
-    fn inputs(&self) -> Inputs<'_> {
-        let ([q, k, v], Parameters { segment, delta, epsilon, .. }) = (self.qkv, &self.parameters);
-        let (epsilon, scale) = (*epsilon as f32, self.scale as f32);
-        Inputs { q, k, v, local: self.local, gate: self.gate, segment: *segment, delta: *delta, epsilon, scale }
+    fn inputs(&self) -> Inputs<'_, F> {
+        let ([q, k, v], Parameters { segment, delta, epsilon, .. }) = (&self.qkv, &self.parameters);
+        Inputs {
+            q: q.view(),
+            k: k.view(),
+            v: v.view(),
+            local: self.local.as_ref().map(|local| local.each_ref().map(Tensor::view)),
+            gate: self.gate.view(),
+            segment: *segment,
+            delta: *delta,
+            epsilon: F::nearest(*epsilon),
+            scale: F::nearest(self.scale),
+        }
     }
 }
 
+/// The tensors of the state, by name.
+const CARRIED: [&str; 4] = ["state", "pending", "keys", "values"];
+
 /// The output and the state, by name.
-fn named(o: ArrayD<f32>, state: State) -> Tensors {
+fn results<F>(o: Array4<F>, state: State<F>) -> BTreeMap<String, ArrayD<F>> {
     let State { memory, pending, keys, values } = state;
-    let of_state = [("state", memory), ("pending", pending), ("keys", keys), ("values", values)];
-    let of_state = of_state.map(|(name, x)| (name.to_string(), x.into_dyn()));
-    of_state.into_iter().chain([("o".to_string(), o)]).collect()
+    let of_state = CARRIED.into_iter().zip([memory, pending, keys, values]);
+    [("o", o)].into_iter().chain(of_state).map(|(name, x)| (name.to_string(), x.into_dyn())).collect()
 }
 
 const PARAMETERS: &[Parameter] = &[
@@ -127,79 +136,71 @@ impl Operation for Op {
             ],
             forms: &[Form::Naive, Form::Chunk, Form::Step],
             example: r#"{"segment": 64}"#,
+            saved: &[],
         }
     }
 
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        let (read, mut state) = Read::of(call)?;
+        let o = naive(&read.inputs(), &mut state)?;
+        Ok(results(o, state))
+    }
+
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let read = Read::of(call)?;
-        let mut state = read.state.clone();
-        match form {
-            Form::Naive => {
-                let ([q, k, v], local) = (read.qkv.map(exact), read.local.map(|local| local.map(exact)));
-                let gate = exact(read.gate);
-                let x = read.inputs();
-                let x = Inputs {
-                    q: q.view(),
-                    k: k.view(),
-                    v: v.view(),
-                    local: local.as_ref().map(|local| local.each_ref().map(|x| x.view())),
-                    gate: gate.view(),
-                    segment: x.segment,
-                    delta: x.delta,
-                    epsilon: read.parameters.epsilon,
-                    scale: read.scale,
-                };
-                let wide = |x: &Array4<f32>| x.mapv(f64::from);
-                let mut exact_state = State {
-                    memory: wide(&state.memory),
-                    pending: wide(&state.pending),
-                    keys: wide(&state.keys),
-                    values: wide(&state.values),
-                };
-                let o = naive(&x, &mut exact_state)?;
-                let State { memory, pending, keys, values } = exact_state;
-                let [memory, pending, keys, values] = [memory, pending, keys, values].map(|x| x.mapv(|x| x as f32));
-                Ok(named(rounded(o), State { memory, pending, keys, values }))
-            }
-            Form::Step if read.qkv[0].dim().1 > 0 => {
-                let x = read.inputs();
-                let mut out = Array4::zeros((x.q.dim().0, x.q.dim().1, x.q.dim().2, x.v.dim().3));
-                for (t, mut row) in out.axis_chunks_iter_mut(Axis(1), 1).enumerate() {
-                    let of = s![.., t..t + 1, .., ..];
-                    let local = x.local.map(|local| local.map(|x| x.slice_move(of)));
-                    let one = Inputs { q: x.q.slice(of), k: x.k.slice(of), v: x.v.slice(of), local, ..x };
-                    row.assign(&step(&one, &mut state, cx)?);
-                }
-                Ok(named(out.into_dyn(), state))
-            }
-            _ => {
-                let o = chunk(&read.inputs(), &mut state, cx)?;
-                Ok(named(o.into_dyn(), state))
-            }
+        let (read, mut state) = Read::of(call)?;
+        let x = read.inputs();
+        if form != Form::Step || x.q.dim().1 == 0 {
+            let o = chunk(&x, &mut state, cx)?;
+            return Ok(results(o, state));
         }
+        let mut out = Array4::zeros((x.q.dim().0, x.q.dim().1, x.q.dim().2, x.v.dim().3));
+        for (t, mut row) in out.axis_chunks_iter_mut(Axis(1), 1).enumerate() {
+            let of = s![.., t..t + 1, .., ..];
+            let local = x.local.map(|local| local.map(|x| x.slice_move(of)));
+            let one = Inputs { q: x.q.slice(of), k: x.k.slice(of), v: x.v.slice(of), local, ..x };
+            row.assign(&step(&one, &mut state, cx)?);
+        }
+        Ok(results(out, state))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
         let d_o = call.tensor("do")?;
         let (d_state, d_pending) = (call.optional("dstate")?, call.optional("dpending")?);
-        let read = Read::of(call)?;
-        let none = Array4::zeros(read.state.memory.dim());
-        let (d_state, d_pending) = (d_state.unwrap_or(none.view()), d_pending.unwrap_or(none.view()));
-        let g = backward(&read.inputs(), &read.state, d_o, d_state, d_pending, cx)?;
-        let mut gradients: Vec<(&str, ArrayD<f32>)> = vec![
+        let (read, state) = Read::of(call)?;
+        let none = Array4::zeros(state.memory.dim());
+        let [d_state, d_pending]: [ArrayView4<'_, f32>; 2] =
+            [&d_state, &d_pending].map(|d| d.as_ref().map_or(none.view(), Tensor::view));
+        let g = backward(&read.inputs(), &state, d_o.view(), d_state, d_pending, cx)?;
+        let mut gradients = tensors([
             ("dq", g.q.into_dyn()),
             ("dk", g.k.into_dyn()),
             ("dv", g.v.into_dyn()),
             ("dgate", g.gate.into_dyn()),
             ("dstate", g.state.memory.into_dyn()),
-        ];
+        ]);
         let carried = [("pending", g.state.pending), ("keys", g.state.keys), ("values", g.state.values)];
-        for ((name, g), known) in carried.into_iter().zip(["dpending", "dkeys", "dvalues"]) {
-            gradients.extend(read.given.contains(&name).then(|| (known, g.into_dyn())));
+        for (name, g) in carried.into_iter().filter(|(name, _)| call.gives(name)) {
+            gradients.insert(format!("d{name}"), g.into_dyn());
         }
         if let Some([ql, kl]) = g.local {
-            gradients.extend([("dql", ql.into_dyn()), ("dkl", kl.into_dyn())]);
+            gradients.extend(tensors([("dql", ql.into_dyn()), ("dkl", kl.into_dyn())]));
         }
-        Ok(gradients.into_iter().map(|(name, g)| (name.to_string(), g)).collect())
+        Ok(gradients)
+    }
+
+    fn shapes(&self, call: &mut Call<'_>, _: &Axes<'_>) -> Result<Shapes, Error> {
+        let (read, state): (Read<'_, f32>, _) = Read::of(call)?;
+        let x = read.inputs();
+        let seen = x.check(&state)?;
+        let ((b, t, h, k), (_, _, g, v)) = (x.q.dim(), x.v.dim());
+        let (memory, under_way) = (vec![b, g, k, v + 1], (seen + t) % x.segment);
+        let shapes = [
+            ("o", vec![b, t, h, v]),
+            ("state", memory.clone()),
+            ("pending", memory),
+            ("keys", vec![b, under_way, g, k]),
+            ("values", vec![b, under_way, g, v]),
+        ];
+        Ok(shapes.map(|(name, shape)| (name.to_owned(), shape)).into())
     }
 }

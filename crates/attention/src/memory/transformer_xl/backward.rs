@@ -10,7 +10,7 @@ use ndarray::{Array2, Array3, Array4, Axis, s};
 use super::chunk::position_scores;
 use super::{Inputs, OP, pattern};
 use crate::linear::fresh;
-use crate::softmax::{self, Cotangent, Output};
+use crate::softmax::{self, Cotangent, OutputView};
 use crate::{Error, error};
 
 /// The gradients with respect to the inputs.
@@ -31,7 +31,7 @@ pub struct Gradient {
 }
 
 /// The gradients, given those of the outputs, from what [`chunk`](super::chunk()) returned. Errors on wrong shapes.
-pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
+pub fn backward(x: &Inputs<'_>, output: OutputView<'_>, d: &Cotangent<'_>, cx: &Cx) -> Result<Gradient, Error> {
     let memory = x.check()?;
     let ((b, t, h, width), e, all) = (x.q.dim(), x.v.dim().3, x.k.dim().1);
     error::shape(OP, "output", &[b, t, h, e], output.out.shape())?;
@@ -51,14 +51,14 @@ pub fn backward(x: &Inputs<'_>, output: &Output, d: &Cotangent<'_>, cx: &Cx) -> 
         let (q, by) = (x.queries(&block, &x.u), x.queries(&block, &x.w));
         let bias = position_scores(x, &block, &by, &table, cx);
         let tokens = s![.., block.first..block.first + n, .., ..];
-        let part = Output {
-            out: output.out.slice(tokens).to_owned(),
-            lse: output.lse.slice(s![.., block.first..block.first + n, ..]).to_owned(),
+        let part = OutputView {
+            out: output.out.slice(tokens),
+            lse: output.lse.slice(s![.., block.first..block.first + n, ..]),
         };
         let lse = d.lse.map(|lse| lse.slice_move(s![.., block.first..block.first + n, ..]));
         let given = Cotangent { out: d.out.slice(tokens), lse };
         let call = x.attention(&block, memory, &q, &bias);
-        let got = softmax::backward(&call, &*pattern, &part, &given, cx).map_err(|e| e.of(OP))?;
+        let got = softmax::backward(&call, &*pattern, part, &given, cx).map_err(|e| e.of(OP))?;
         let seen = s![.., block.low..block.low + keys, .., ..];
         let (mut dk, mut dv) = (to.k.slice_mut(seen), to.v.slice_mut(seen));
         dk += &got.k;

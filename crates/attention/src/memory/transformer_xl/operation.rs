@@ -1,12 +1,13 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{Array3, Array4, ArrayD, ArrayView2, ArrayView3, ArrayView4, s};
+use ndarray::{Array3, Array4, ArrayD, Ix2, Ix3, Ix4, s};
 use serde::Deserialize;
 
 use super::{Inputs, backward, chunk, naive, step};
 use crate::operation::{
-    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, parameter, rounded, tensors,
+    Argument, Call, Exact, Number, Operation, Parameter, Signature, Tensor, Tensors, attended, choice, parameter,
+    with_output,
 };
 use crate::softmax::{Cotangent, Output};
 use crate::{Error, Form};
@@ -22,14 +23,14 @@ struct Parameters {
 }
 
 /// The tensors and parameters of a call.
-struct Read<'a> {
-    qkv: [ArrayView4<'a, f32>; 3],
-    r: ArrayView3<'a, f32>,
-    biases: [Option<ArrayView2<'a, f32>>; 2],
+struct Read<'a, F> {
+    qkv: [Tensor<'a, F, Ix4>; 3],
+    r: Tensor<'a, F, Ix3>,
+    biases: [Option<Tensor<'a, F, Ix2>>; 2],
     parameters: Parameters,
 }
 
-impl<'a> Read<'a> {
+impl<'a, F: Number> Read<'a, F> {
     fn of(call: &mut Call<'a>) -> Result<Self, Error> {
         Ok(Self {
             qkv: [call.tensor("q")?, call.tensor("k")?, call.tensor("v")?],
@@ -39,13 +40,11 @@ impl<'a> Read<'a> {
         })
     }
 
-    fn scale(&self) -> f64 {
-        self.parameters.scale.unwrap_or((self.qkv[0].dim().3 as f64).powf(-0.5))
-    }
-
-    fn inputs(&self) -> Inputs<'_> {
-        let ([q, k, v], [u, w]) = (self.qkv, self.biases);
-        Inputs { q, k, v, r: self.r, u, w, scale: self.scale() as f32, left: self.parameters.left }
+    fn inputs(&self) -> Inputs<'_, F> {
+        let [q, k, v] = self.qkv.each_ref().map(Tensor::view);
+        let [u, w] = self.biases.each_ref().map(|bias| bias.as_ref().map(Tensor::view));
+        let scale = self.parameters.scale.unwrap_or((q.dim().3 as f64).powf(-0.5));
+        Inputs { q, k, v, r: self.r.view(), u, w, scale: F::nearest(scale), left: self.parameters.left }
     }
 }
 
@@ -61,11 +60,7 @@ impl Operation for Op {
                 Argument::input("q", &["B", "T", "H", "D"], "queries of the segment"),
                 Argument::input("k", &["B", "S", "H", "D"], "keys of the memory and of the segment"),
                 Argument::input("v", &["B", "S", "H", "E"], "their values"),
-                Argument::input(
-                    "r",
-                    &["S", "H", "D"],
-                    "a row for each distance, from 0 on; there may be more than keys",
-                ),
+                Argument::input("r", &["S or more", "H", "D"], "a row for each distance, from 0 on"),
                 Argument::optional("u", &["H", "D"], "added to queries where they meet keys"),
                 Argument::optional("w", &["H", "D"], "added to queries where they meet distances"),
             ],
@@ -76,45 +71,40 @@ impl Operation for Op {
             ],
             forms: &[Form::Naive, Form::Chunk, Form::Step],
             example: "{}",
+            saved: &["o", "lse"],
         }
+    }
+
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
+        let (out, lse) = naive(&Read::of(call)?.inputs())?;
+        Ok(attended(out, lse))
     }
 
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
         let read = Read::of(call)?;
-        let output = match form {
-            Form::Naive => {
-                let [q, k, v] = read.qkv.map(exact);
-                let (r, [u, w]) = (exact(read.r), read.biases.map(|bias| bias.map(exact)));
-                let (u, w) = (u.as_ref().map(|u| u.view()), w.as_ref().map(|w| w.view()));
-                let (scale, left) = (read.scale(), read.parameters.left);
-                let (q, k, v, r) = (q.view(), k.view(), v.view(), r.view());
-                let (out, lse) = naive(&Inputs { q, k, v, r, u, w, scale, left })?;
-                return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
-            }
-            Form::Step if read.qkv[0].dim().1 > 0 => {
-                let x = read.inputs();
-                let ((b, tokens, h, _), (_, keys, _, e)) = (x.q.dim(), x.v.dim());
-                let mut all = Output { out: Array4::zeros((b, tokens, h, e)), lse: Array3::zeros((b, tokens, h)) };
-                for t in 0..tokens {
-                    let seen = s![.., ..(keys + t + 1).saturating_sub(tokens), .., ..];
-                    let one =
-                        Inputs { q: x.q.slice(s![.., t..t + 1, .., ..]), k: x.k.slice(seen), v: x.v.slice(seen), ..x };
-                    let got = step(&one, cx)?;
-                    all.out.slice_mut(s![.., t..t + 1, .., ..]).assign(&got.out);
-                    all.lse.slice_mut(s![.., t..t + 1, ..]).assign(&got.lse);
-                }
-                all
-            }
-            _ => chunk(&read.inputs(), cx)?,
-        };
-        Ok(tensors([("o", output.out.into_dyn()), ("lse", output.lse.into_dyn())]))
+        let x = read.inputs();
+        let ((b, tokens, h, _), (_, keys, _, e)) = (x.q.dim(), x.v.dim());
+        if form != Form::Step || tokens == 0 {
+            let Output { out, lse } = chunk(&x, cx)?;
+            return Ok(attended(out, lse));
+        }
+        let mut all = Output { out: Array4::zeros((b, tokens, h, e)), lse: Array3::zeros((b, tokens, h)) };
+        for t in 0..tokens {
+            let seen = s![.., ..(keys + t + 1).saturating_sub(tokens), .., ..];
+            let one = Inputs { q: x.q.slice(s![.., t..t + 1, .., ..]), k: x.k.slice(seen), v: x.v.slice(seen), ..x };
+            let got = step(&one, cx)?;
+            all.out.slice_mut(s![.., t..t + 1, .., ..]).assign(&got.out);
+            all.lse.slice_mut(s![.., t..t + 1, ..]).assign(&got.lse);
+        }
+        Ok(attended(all.out, all.lse))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
-        let d = Cotangent { out: call.tensor("do")?, lse: call.optional("dlse")? };
+        let (d_o, d_lse, saved) = (call.tensor("do")?, call.optional("dlse")?, call.saved()?);
+        let d = Cotangent { out: d_o.view(), lse: d_lse.as_ref().map(Tensor::view) };
         let read = Read::of(call)?;
         let x = read.inputs();
-        let g = backward(&x, &chunk(&x, cx)?, &d, cx)?;
+        let g = with_output(saved, || chunk(&x, cx), |output| backward(&x, output, &d, cx))?;
         let mut gradients: Vec<(&str, ArrayD<f32>)> =
             vec![("dq", g.q.into_dyn()), ("dk", g.k.into_dyn()), ("dv", g.v.into_dyn()), ("dr", g.r.into_dyn())];
         gradients.extend(x.u.map(|_| ("du", g.u.into_dyn())));

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::band::Band;
 use super::phases::{self, Steps};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern};
 use crate::Error;
 
 mod naive;
@@ -62,7 +62,7 @@ pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &Dilated, cx: &Cx) -> Result<
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     pattern: &Dilated,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {

@@ -22,7 +22,7 @@ use ndarray::{Array2, Array3, Array4, ArrayView4, Axis, s};
 use serde::Deserialize;
 
 use super::merge::absorb;
-use super::{Cotangent, Gradient, Inputs, Output};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView};
 use crate::{Error, Sequences, error};
 
 mod naive;
@@ -189,7 +189,7 @@ pub fn chunk<T: Stored>(x: &Inputs<'_, T>, of: &HTransformer1d, cx: &Cx) -> Resu
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     of: &HTransformer1d,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -202,7 +202,7 @@ pub fn backward<T: Stored>(
         let part = super::chunk(&x, &pattern, cx)?;
         let (dout, dlse) = cell_cotangents(&part, output, d, level, cx);
         let d = Cotangent { out: dout.view(), lse: Some(dlse.view()) };
-        let mut own = super::backward(&x, &pattern, &part, &d, cx)?;
+        let mut own = super::backward(&x, &pattern, part.view(), &d, cx)?;
         if let Some(above) = above {
             spread_all(&above, &levels[level as usize].shares, &mut own, cx);
         }
@@ -225,7 +225,13 @@ fn spread_all(from: &Gradient, [q, k, v]: &[Shares; 3], to: &mut Gradient, cx: &
 /// A token receives the fraction `w = e^{lse_cell − lse_token}` of its cell's output, so that the gradient of a cell's
 /// scores is `Σ w p (do · v − do · o + dlse)` over its tokens: that of attention whose output has the gradient
 /// `Σ w do`.
-fn cell_cotangents(part: &Output, all: &Output, d: &Cotangent<'_>, level: u32, cx: &Cx) -> (Array4<f32>, Array3<f32>) {
+fn cell_cotangents(
+    part: &Output,
+    all: OutputView<'_>,
+    d: &Cotangent<'_>,
+    level: u32,
+    cx: &Cx,
+) -> (Array4<f32>, Array3<f32>) {
     let (mut dout, mut dlse) = (Array4::<f32>::zeros(part.out.dim()), Array3::<f32>::zeros(part.lse.dim()));
     let (tokens, size) = (all.lse.len_of(Axis(1)), 1usize << level);
     let tasks = dout.axis_chunks_iter_mut(Axis(1), CELLS).zip(dlse.axis_chunks_iter_mut(Axis(1), CELLS)).enumerate();

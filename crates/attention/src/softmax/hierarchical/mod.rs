@@ -16,7 +16,7 @@ use longreach_simd::product::Stored;
 use ndarray::{Array1, Array2, Array3, Array4, ArrayView4, ArrayViewMut4, Axis, s};
 use serde::Deserialize;
 
-use super::{Cotangent, Gradient, Inputs, Output, Sizes, packed_sequences};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Sizes, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
@@ -210,7 +210,7 @@ fn together<T: Stored>(x: &Inputs<'_, T>, of: &Hierarchical, cx: &Cx) -> Result<
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     of: &Hierarchical,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -220,7 +220,7 @@ pub fn backward<T: Stored>(
 fn backward_together<T: Stored>(
     x: &Inputs<'_, T>,
     of: &Hierarchical,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -238,10 +238,10 @@ fn backward_together<T: Stored>(
         levels.pool_group(x, g, &mut group, cx);
         let heads = group.heads.clone();
         let of = |x: ArrayView4<'_, f32>| x.slice(s![.., .., heads.clone(), ..]).as_standard_layout().into_owned();
-        let output = Output { out: of(output.out.view()), lse: output.lse.slice(s![.., .., heads.clone()]).to_owned() };
+        let output = Output { out: of(output.out), lse: output.lse.slice(s![.., .., heads.clone()]).to_owned() };
         let (dout, dlse) = (of(d.out), d.lse.map(|lse| lse.slice(s![.., .., heads.clone()]).to_owned()));
         let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
-        let gradient = super::backward(&levels.inputs(x, &group), &levels.tree, &output, &d, cx)?;
+        let gradient = super::backward(&levels.inputs(x, &group), &levels.tree, output.view(), &d, cx)?;
         put(&gradient.q, heads.clone(), &mut all.q, cx);
         let tasks = [(gradient.k, &mut all.k), (gradient.v, &mut all.v)];
         cx.team.for_each(tasks, |(from, to)| levels.pool_backward(from, g, to.view_mut()));

@@ -14,7 +14,7 @@ use longreach_simd::product::Stored;
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, s};
 
 use super::mask::Bits;
-use super::{Cotangent, Gradient, Inputs, Output, dense::Dense};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, dense::Dense};
 use crate::{Error, Sequences, error};
 
 mod naive;
@@ -128,7 +128,11 @@ impl Gathered {
     }
 }
 
-fn check<T>(x: &Inputs<'_, T>, pattern: &Longformer, global: &Global<'_, T>) -> Result<(), Error> {
+fn check<T, F: Copy + Into<f64>>(
+    x: &Inputs<'_, T, F>,
+    pattern: &Longformer,
+    global: &Global<'_, T>,
+) -> Result<(), Error> {
     let none = x.offset == 0 && x.bias.is_none() && x.alibi.is_none() && x.sinks.is_none();
     error::parameter(OP, "offset, bias, alibi or sinks", none, "given", "none with projections of global tokens")?;
     error::shape(OP, "global q", x.q.shape(), global.q.shape())?;
@@ -162,7 +166,7 @@ pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     global: &Global<'_, T>,
     pattern: &Longformer,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradients, Error> {
@@ -174,11 +178,9 @@ pub fn backward<T: Stored>(
     for gathered in Gathered::of(x, pattern)? {
         let (b, n) = gathered.positions.dim();
         let q = gathered.gather(global.q);
-        let lse = output.lse.view().insert_axis(ndarray::Axis(3));
-        let part = Output {
-            out: gathered.gather(output.out.view()),
-            lse: gathered.gather(lse).index_axis_move(ndarray::Axis(3), 0),
-        };
+        let lse = output.lse.insert_axis(ndarray::Axis(3));
+        let part =
+            Output { out: gathered.gather(output.out), lse: gathered.gather(lse).index_axis_move(ndarray::Axis(3), 0) };
         let mut out = Array4::zeros((b, n, x.q.dim().2, x.v.dim().3));
         let mut lse = ndarray::Array3::zeros((b, n, x.q.dim().2));
         // Padding of the gathered queries has no gradient.
@@ -190,7 +192,7 @@ pub fn backward<T: Stored>(
         }
         let d = Cotangent { out: out.view(), lse: Some(lse.view()) };
         let inputs = gathered.inputs(x, global, q.view());
-        let got = super::backward(&inputs, &Dense { causal: false }, &part, &d, cx)?;
+        let got = super::backward(&inputs, &Dense { causal: false }, part.view(), &d, cx)?;
         for (b, n, i) in gathered.each() {
             all.q.slice_mut(s![b, i, .., ..]).assign(&got.q.slice(s![b, n, .., ..]));
         }

@@ -1,19 +1,20 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{Array2, ArrayView4};
+use ndarray::{Array2, Array3, Array4, Ix4, s};
 
 use super::{Global, Longformer, OP, backward, chunk, texts};
 use crate::operation::{
-    Argument, Call, Operation, PACKED, Parameter, Signature, Tensors, choice, parameter, rounded, tensors,
+    Argument, Call, Exact, Number, Operation, PACKED, Parameter, Signature, Tensor, Tensors, attended, choice,
+    parameter, with_output,
 };
 use crate::softmax::operation::{OFFSET, OPTIONS, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
-use crate::softmax::{self, Cotangent, Gradient, Output};
+use crate::softmax::{self, Cotangent, Gradient, Inputs, Output};
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
 
-fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
+fn pattern<F: Number>(call: &mut Call<'_>, read: &Read<'_, F>) -> Result<Longformer, Error> {
     let window: usize = call.take("window")?.unwrap_or_default();
     let positions: Option<Vec<usize>> = call.take("global")?;
     let tokens = read.qkv[1].dim().1;
@@ -28,7 +29,7 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
             error::none(OP, "global", Some(positions), "no parameter beside a tensor of that name")?;
             Array2::default((1, tokens))
         }
-        (Some(marks), None) => marks,
+        (Some(marks), None) => marks.into_owned(),
         (None, positions) => {
             let mut marks = Array2::default((1, tokens));
             let positions = positions.unwrap_or_default();
@@ -44,22 +45,20 @@ fn pattern(call: &mut Call<'_>, read: &Read<'_>) -> Result<Longformer, Error> {
 }
 
 /// The projections of global tokens: an error unless all three or none are given.
-fn global<'a>(call: &Call<'a>) -> Result<Option<Global<'a>>, Error> {
-    let given: [Option<ArrayView4<'a, f32>>; 3] = [call.optional("gq")?, call.optional("gk")?, call.optional("gv")?];
-    match given {
-        [Some(q), Some(k), Some(v)] => Ok(Some(Global { q, k, v })),
-        [None, None, None] => Ok(None),
-        _ => {
-            let found: Vec<&str> = ["gq", "gk", "gv"]
-                .into_iter()
-                .zip(&given)
-                .filter(|(_, given)| given.is_some())
-                .map(|(name, _)| name)
-                .collect();
-            error::parameter(OP, "gq, gk and gv", false, found, "all three or none")?;
-            Ok(None)
-        }
+fn global<'a, F: Number>(call: &Call<'a>) -> Result<Option<[Tensor<'a, F, Ix4>; 3]>, Error> {
+    let names = ["gq", "gk", "gv"];
+    let given: Vec<&str> = names.into_iter().filter(|name| call.gives(name)).collect();
+    if given.is_empty() {
+        return Ok(None);
     }
+    error::parameter(OP, "gq, gk and gv", given.len() == 3, given, "all three or none")?;
+    let [q, k, v] = names;
+    Ok(Some([call.tensor(q)?, call.tensor(k)?, call.tensor(v)?]))
+}
+
+fn views<'a, F: Number>(own: &'a [Tensor<'_, F, Ix4>; 3]) -> Global<'a, F> {
+    let [q, k, v] = own.each_ref().map(Tensor::view);
+    Global { q, k, v }
 }
 
 const PARAMETERS: &[Parameter] = &[
@@ -75,7 +74,7 @@ const PARAMETERS: &[Parameter] = &[
 impl Operation for Op {
     fn signature(&self) -> Signature {
         let own = [
-            Argument::optional("global", &["B or 1", "T"], "which tokens are global; 0 is not").zeros_and_ones(),
+            Argument::optional("global", &["B or 1", "T"], "which tokens are global; 0 is not").flags(),
             Argument::optional(
                 "gq",
                 &["B", "T", "H", "D"],
@@ -91,68 +90,73 @@ impl Operation for Op {
             outputs: OUTPUTS.to_vec(),
             forms: &[Form::Naive, Form::Chunk],
             example: r#"{"window": 64, "global": [0, 1]}"#,
+            saved: &["o", "lse"],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
         let read = Read::of(call)?;
         let pattern = pattern(call, &read)?;
         let (x, own) = (read.inputs(), global(call)?);
-        let Output { out, lse } = match (form, own) {
-            (Form::Naive, None) => {
-                let (out, lse) = read.exact(|x| softmax::naive(x, &pattern))?;
-                return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
-            }
-            (Form::Naive, Some(own)) => {
-                let (out, lse) = naive(&read, &own, &pattern)?;
-                return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
-            }
-            (_, None) => softmax::chunk(&x, &pattern, cx)?,
-            (_, Some(own)) => chunk(&x, &own, &pattern, cx)?,
+        let (out, lse) = match &own {
+            None => softmax::naive(&x, &pattern)?,
+            Some(own) => naive(&x, &views(own), &pattern)?,
         };
-        Ok(tensors([("o", out.into_dyn()), ("lse", lse.into_dyn())]))
+        Ok(attended(out, lse))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let read = Read::of(call)?;
+        let pattern = pattern(call, &read)?;
+        let (x, own) = (read.inputs(), global(call)?);
+        let Output { out, lse } = match &own {
+            None => softmax::chunk(&x, &pattern, cx)?,
+            Some(own) => chunk(&x, &views(own), &pattern, cx)?,
+        };
+        Ok(attended(out, lse))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
+        let (d_o, d_lse, saved) = (call.tensor("do")?, call.optional("dlse")?, call.saved()?);
+        let d = Cotangent { out: d_o.view(), lse: d_lse.as_ref().map(Tensor::view) };
         let read = Read::of(call)?;
         let pattern = pattern(call, &read)?;
         let (x, own) = (read.inputs(), global(call)?);
-        let d = Cotangent { out: call.tensor("do")?, lse: call.optional("dlse")? };
-        let named = |g: Gradient, names: [&str; 3]| {
-            let mut gradients: Tensors =
-                names.into_iter().zip([g.q, g.k, g.v]).map(|(name, g)| (name.to_string(), g.into_dyn())).collect();
-            gradients.extend(g.bias.map(|g| ("dbias".to_string(), g.into_dyn())));
-            gradients.extend(g.sinks.map(|g| ("dsinks".to_string(), g.into_dyn())));
-            gradients
+        let Some(own) = &own else {
+            let forward = || softmax::chunk(&x, &pattern, cx);
+            let g = with_output(saved, forward, |output| softmax::backward(&x, &pattern, output, &d, cx))?;
+            return Ok(named(g, ["dq", "dk", "dv"]));
         };
-        let Some(own) = own else {
-            let output = softmax::chunk(&x, &pattern, cx)?;
-            return Ok(named(softmax::backward(&x, &pattern, &output, &d, cx)?, ["dq", "dk", "dv"]));
-        };
-        let output = chunk(&x, &own, &pattern, cx)?;
-        let g = backward(&x, &own, &pattern, &output, &d, cx)?;
+        let own = views(own);
+        let forward = || chunk(&x, &own, &pattern, cx);
+        let g = with_output(saved, forward, |output| backward(&x, &own, &pattern, output, &d, cx))?;
         let mut gradients = named(g.local, ["dq", "dk", "dv"]);
         gradients.extend(named(g.global, ["dgq", "dgk", "dgv"]));
         Ok(gradients)
     }
 }
 
+/// Gradients by name, those of queries, keys and values by these names.
+fn named(g: Gradient, names: [&str; 3]) -> Tensors {
+    let mut gradients: Tensors =
+        names.into_iter().zip([g.q, g.k, g.v]).map(|(name, g)| (name.to_string(), g.into_dyn())).collect();
+    gradients.extend(g.bias.map(|g| ("dbias".to_string(), g.into_dyn())));
+    gradients.extend(g.sinks.map(|g| ("dsinks".to_string(), g.into_dyn())));
+    gradients
+}
+
 /// The definition with separate global projections: rows of global queries use one set, other rows the other.
 fn naive(
-    read: &Read<'_>,
-    own: &Global<'_>,
+    x: &Inputs<'_, f64, f64>,
+    own: &Global<'_, f64>,
     pattern: &Longformer,
-) -> Result<(ndarray::Array4<f64>, ndarray::Array3<f64>), Error> {
-    super::check(&read.inputs(), pattern, own)?;
-    let [q, k, v] = [own.q, own.k, own.v].map(crate::operation::exact);
-    read.exact(|x| {
-        let (mut out, mut lse) = softmax::naive(x, pattern)?;
-        let global = softmax::Inputs { q: q.view(), k: k.view(), v: v.view(), ..*x };
-        let (all, all_lse) = softmax::naive(&global, pattern)?;
-        for ((b, i, h), lse) in lse.indexed_iter_mut().filter(|((b, i, _), _)| pattern.is_global(*b, *i)) {
-            out.slice_mut(ndarray::s![b, i, h, ..]).assign(&all.slice(ndarray::s![b, i, h, ..]));
-            *lse = all_lse[[b, i, h]];
-        }
-        Ok((out, lse))
-    })
+) -> Result<(Array4<f64>, Array3<f64>), Error> {
+    super::check(x, pattern, own)?;
+    let (mut out, mut lse) = softmax::naive(x, pattern)?;
+    let (all, all_lse) = softmax::naive(&Inputs { q: own.q, k: own.k, v: own.v, ..*x }, pattern)?;
+    for ((b, i, h), lse) in lse.indexed_iter_mut().filter(|((b, i, _), _)| pattern.is_global(*b, *i)) {
+        out.slice_mut(s![b, i, h, ..]).assign(&all.slice(s![b, i, h, ..]));
+        *lse = all_lse[[b, i, h]];
+    }
+    Ok((out, lse))
 }

@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use super::gather::Places;
 use super::mask::{Bits, Sizes};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, merge, packed_sequences};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern, merge, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
@@ -133,7 +133,7 @@ fn together<T: Stored>(x: &Inputs<'_, T>, longnet: &LongNet, cx: &Cx) -> Result<
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     longnet: &LongNet,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -143,7 +143,7 @@ pub fn backward<T: Stored>(
 fn backward_together<T: Stored>(
     x: &Inputs<'_, T>,
     longnet: &LongNet,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -153,10 +153,7 @@ fn backward_together<T: Stored>(
     for branch in longnet.branches() {
         let branch = Branch::of(x, &of, branch, longnet.causal);
         let taken = branch.take(x, cx);
-        let mut part = Output {
-            out: branch.places.gather(output.out.view(), cx),
-            lse: branch.places.gather_rows(output.lse.view()),
-        };
+        let mut part = Output { out: branch.places.gather(output.out, cx), lse: branch.places.gather_rows(output.lse) };
         let mut dout = branch.places.gather(d.out, cx);
         let mut dlse = d.lse.map(|lse| branch.places.gather_rows(lse));
         if longnet.gradient == Mixture::Detached {
@@ -173,7 +170,7 @@ fn backward_together<T: Stored>(
             part = own;
         }
         let d = Cotangent { out: dout.view(), lse: dlse.as_ref().map(|lse| lse.view()) };
-        let part = super::backward(&inputs(x, &taken), &branch.pattern, &part, &d, cx)?;
+        let part = super::backward(&inputs(x, &taken), &branch.pattern, part.view(), &d, cx)?;
         branch.places.scatter_add(&part.q, &mut gradient.q, cx);
         branch.places.scatter_add(&part.k, &mut gradient.k, cx);
         branch.places.scatter_add(&part.v, &mut gradient.v, cx);

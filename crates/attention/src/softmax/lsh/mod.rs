@@ -19,7 +19,7 @@ use ndarray::{Array3, Array4, ArrayView2, ArrayView4, ArrayViewD, Axis, s};
 use serde::Deserialize;
 
 use super::gather::Places;
-use super::{Cotangent, Inputs, Output, merge};
+use super::{Cotangent, Inputs, Output, OutputView, merge};
 use crate::{Error, error};
 
 mod naive;
@@ -166,9 +166,9 @@ fn norm(row: ndarray::ArrayView1<'_, f32>) -> f32 {
     (row.dot(&row) / row.len() as f32 + 1e-6).powf(-0.5)
 }
 
-fn check(
-    x: ArrayView4<'_, f32>,
-    v: ArrayView4<'_, f32>,
+fn check<T>(
+    x: ArrayView4<'_, T>,
+    v: ArrayView4<'_, T>,
     buckets: ArrayView4<'_, usize>,
     keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
@@ -256,7 +256,7 @@ pub fn backward(
     buckets: ArrayView4<'_, usize>,
     keep: Option<ArrayView2<'_, bool>>,
     lsh: &Lsh,
-    output: &Output,
+    output: OutputView<'_>,
     dout: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -265,12 +265,11 @@ pub fn backward(
     let order = Order::of(x.dim().1, buckets, lsh, keep);
     let (q, values) = (order.places.gather(x, cx), order.places.gather(v, cx));
     let k = keys(&q);
-    let sorted =
-        Output { out: order.places.gather(output.out.view(), cx), lse: order.places.gather_rows(output.lse.view()) };
+    let sorted = Output { out: order.places.gather(output.out, cx), lse: order.places.gather_rows(output.lse) };
     let dsorted = order.places.gather(dout, cx);
     let inputs = Inputs::scaled(q.view(), k.view(), values.view(), 1.0);
     let d = Cotangent { out: dsorted.view(), lse: None };
-    let mut part = super::backward(&inputs, &order.pattern, &sorted, &d, cx)?;
+    let mut part = super::backward(&inputs, &order.pattern, sorted.view(), &d, cx)?;
     let mut gradient = Gradient { x: Array4::zeros(x.dim()), v: Array4::zeros(v.dim()) };
     // Through the keys: k = x n / √D, n = (mean x² + ε)^{-1/2}.
     let width = x.dim().3 as f32;

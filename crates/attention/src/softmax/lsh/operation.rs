@@ -1,34 +1,38 @@
 //! The mechanism as an operation with named tensors.
 
 use longreach_simd::Cx;
-use ndarray::{Array2, Array4};
+use ndarray::{Array4, CowArray, Ix2, Ix4, IxDyn};
 
 use super::{Lsh, OP, Padding, backward, chunk, hash, naive, padding_last};
 use crate::operation::{
-    Argument, Call, Operation, Parameter, Signature, Tensors, choice, exact, flag, parameter, rounded, tensors,
+    Argument, Call, Exact, Operation, Parameter, Signature, Tensor, Tensors, absent, attended, choice, flag, parameter,
+    tensors, with_output,
 };
+use crate::softmax::Output;
 use crate::{Error, Form, error};
 
 pub(crate) struct Op;
 
 /// The inputs other than `x` and `v`.
-struct Read {
+struct Read<'a> {
     buckets: Array4<usize>,
-    keep: Option<Array2<bool>>,
+    keep: Option<CowArray<'a, bool, Ix2>>,
     lsh: Lsh,
 }
 
-fn read(call: &mut Call<'_>) -> Result<Read, Error> {
+fn read<'a>(call: &mut Call<'a>) -> Result<Read<'a>, Error> {
     let keep = call.flags("keep")?;
     let padding = call.take("padding")?.unwrap_or_default();
-    let buckets = match (call.whole("buckets")?, call.optional::<ndarray::IxDyn>("rotations")?) {
+    let buckets = match (call.whole("buckets")?, call.rounded::<IxDyn>("rotations")?) {
         (Some(_), Some(_)) => {
             error::none(OP, "rotations", Some("given"), "none beside `buckets`, which are made from them")?;
             Array4::default((0, 0, 0, 0))
         }
         (Some(buckets), None) => buckets,
         (None, Some(rotations)) => {
-            let mut buckets = hash(call.tensor("x")?, &[rotations.view()])?;
+            // Vectors are hashed in f32 for the definition too.
+            let vectors: Tensor<'_, f32, Ix4> = call.rounded("x")?.ok_or_else(|| absent(OP, "x", "a tensor"))?;
+            let mut buckets = hash::<f32>(vectors.view(), &[rotations.view()])?;
             if let (Padding::Last, Some(keep)) = (padding, &keep) {
                 padding_last(&mut buckets, 2 * rotations.shape()[3], keep.view())?;
             }
@@ -75,7 +79,7 @@ impl Operation for Op {
                 )
                 .constant()
                 .sampled(),
-                Argument::optional("keep", &["B", "T"], "which tokens are there: 0 at padding").zeros_and_ones(),
+                Argument::optional("keep", &["B", "T"], "which tokens are there: 0 at padding").flags(),
             ],
             parameters: PARAMETERS.to_vec(),
             outputs: {
@@ -84,26 +88,34 @@ impl Operation for Op {
             },
             forms: &[Form::Naive, Form::Chunk],
             example: r#"{"chunk": 64}"#,
+            saved: &["o", "lse"],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
         let Read { buckets, keep, lsh } = read(call)?;
-        let (x, v, keep) = (call.tensor("x")?, call.tensor("v")?, keep.as_ref().map(|keep| keep.view()));
-        if form == Form::Naive {
-            super::check(x, v, buckets.view(), keep, &lsh)?;
-            let (out, lse) = naive(exact(x).view(), exact(v).view(), buckets.view(), keep, &lsh);
-            return Ok(tensors([("o", rounded(out)), ("lse", rounded(lse))]));
-        }
-        let output = chunk(x, v, buckets.view(), keep, &lsh, cx)?;
-        Ok(tensors([("o", output.out.into_dyn()), ("lse", output.lse.into_dyn())]))
+        let (x, v): (Tensor<'_, f64, Ix4>, Tensor<'_, f64, Ix4>) = (call.tensor("x")?, call.tensor("v")?);
+        let keep = keep.as_ref().map(|keep| keep.view());
+        super::check(x.view(), v.view(), buckets.view(), keep, &lsh)?;
+        let (out, lse) = naive(x.view(), v.view(), buckets.view(), keep, &lsh);
+        Ok(attended(out, lse))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let Read { buckets, keep, lsh } = read(call)?;
+        let (x, v) = (call.tensor("x")?, call.tensor("v")?);
+        let keep = keep.as_ref().map(|keep| keep.view());
+        let Output { out, lse } = chunk(x.view(), v.view(), buckets.view(), keep, &lsh, cx)?;
+        Ok(attended(out, lse))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
+        let saved = call.saved()?;
         let Read { buckets, keep, lsh } = read(call)?;
-        let (x, v, keep) = (call.tensor("x")?, call.tensor("v")?, keep.as_ref().map(|keep| keep.view()));
-        let output = chunk(x, v, buckets.view(), keep, &lsh, cx)?;
-        let g = backward(x, v, buckets.view(), keep, &lsh, &output, call.tensor("do")?, cx)?;
+        let (x, v, d_o) = (call.tensor("x")?, call.tensor("v")?, call.tensor("do")?);
+        let (x, v, buckets, keep) = (x.view(), v.view(), buckets.view(), keep.as_ref().map(|keep| keep.view()));
+        let forward = || chunk(x, v, buckets, keep, &lsh, cx);
+        let g = with_output(saved, forward, |output| backward(x, v, buckets, keep, &lsh, output, d_o.view(), cx))?;
         Ok(tensors([("dx", g.x.into_dyn()), ("dv", g.v.into_dyn())]))
     }
 }

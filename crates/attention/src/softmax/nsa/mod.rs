@@ -57,7 +57,7 @@ pub struct Attended {
     pub selected: Selected,
 }
 
-fn check<T>(x: &Inputs<'_, T>, gates: ArrayView4<'_, f32>, nsa: &Nsa) -> Result<(), Error> {
+fn check<T, F: Copy + Into<f64>>(x: &Inputs<'_, T, F>, gates: ArrayView4<'_, F>, nsa: &Nsa) -> Result<(), Error> {
     let (of, _) = x.sizes(OP)?;
     of.within(OP)?;
     error::parameter(OP, "block", nsa.block > 0, nsa.block, "at least 1")?;
@@ -154,9 +154,10 @@ pub fn backward<T: Stored>(
     }
     let d = |n: usize| Cotangent { out: gated[n].view(), lse: None };
     let terms = &attended.terms;
-    let mut sum = super::backward(x, &attended.selected, &terms[1], &d(1), cx)?;
-    sum.add(&super::backward(x, &Window::causal(nsa.window)?, &terms[2], &d(2), cx)?, cx);
-    let of_means = super::backward(&summary(x, q.view(), &k, &v), &Ended { block: nsa.block }, &terms[0], &d(0), cx)?;
+    let mut sum = super::backward(x, &attended.selected, terms[1].view(), &d(1), cx)?;
+    sum.add(&super::backward(x, &Window::causal(nsa.window)?, terms[2].view(), &d(2), cx)?, cx);
+    let of_means =
+        super::backward(&summary(x, q.view(), &k, &v), &Ended { block: nsa.block }, terms[0].view(), &d(0), cx)?;
     sum.q += &of_means.q;
     for (to, from) in [(&mut sum.k, &of_means.k), (&mut sum.v, &of_means.v)] {
         for n in 0..from.len_of(Axis(1)) {

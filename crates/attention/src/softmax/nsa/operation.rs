@@ -3,7 +3,7 @@
 use longreach_simd::Cx;
 
 use super::{Nsa, backward, check, chunk, naive};
-use crate::operation::{Argument, Call, Operation, Signature, Tensors, exact, parameter, rounded, tensors};
+use crate::operation::{Argument, Call, Exact, Operation, Signature, Tensors, parameter, tensors};
 use crate::softmax::operation::{OFFSET, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
 use crate::{Error, Form};
 
@@ -29,27 +29,30 @@ impl Operation for Op {
             outputs: OUTPUTS[..1].to_vec(),
             forms: &[Form::Naive, Form::Chunk],
             example: r#"{"block": 64, "top": 16, "window": 512}"#,
+            saved: &[],
         }
     }
 
-    fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
+    fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
         let (read, gates) = (Read::of(call)?, call.tensor("gates")?);
         let nsa: Nsa = call.read()?;
         let x = read.inputs();
-        if form == Form::Naive {
-            check(&x, gates, &nsa)?;
-            let out = read.exact(|x| naive(x, exact(gates).view(), &nsa));
-            return Ok(tensors([("o", rounded(out))]));
-        }
-        Ok(tensors([("o", chunk(&x, gates, &nsa, cx)?.out.into_dyn())]))
+        check(&x, gates.view(), &nsa)?;
+        Ok(tensors([("o", naive(&x, gates.view(), &nsa).into_dyn())]))
+    }
+
+    fn run(&self, call: &mut Call<'_>, _: Form, cx: &Cx) -> Result<Tensors, Error> {
+        let (read, gates) = (Read::of(call)?, call.tensor("gates")?);
+        let nsa: Nsa = call.read()?;
+        Ok(tensors([("o", chunk(&read.inputs(), gates.view(), &nsa, cx)?.out.into_dyn())]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
-        let (read, gates) = (Read::of(call)?, call.tensor("gates")?);
+        let (read, gates, d_o) = (Read::of(call)?, call.tensor("gates")?, call.tensor("do")?);
         let nsa: Nsa = call.read()?;
         let x = read.inputs();
-        let attended = chunk(&x, gates, &nsa, cx)?;
-        let (g, dgates) = backward(&x, gates, &nsa, &attended, call.tensor("do")?, cx)?;
+        let attended = chunk(&x, gates.view(), &nsa, cx)?;
+        let (g, dgates) = backward(&x, gates.view(), &nsa, &attended, d_o.view(), cx)?;
         let [q, k, v] = [g.q, g.k, g.v].map(|g| g.into_dyn());
         Ok(tensors([("dq", q), ("dk", k), ("dv", v), ("dgates", dgates.into_dyn())]))
     }

@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::band::Band;
 use super::phases::{self, Steps};
-use super::{Cotangent, Gradient, Inputs, Output, Pattern, merge};
+use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern, merge};
 use crate::Error;
 
 mod naive;
@@ -122,7 +122,7 @@ pub fn step<T: Stored>(x: &Inputs<'_, T>, pattern: &SparseTransformer, cx: &Cx) 
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     pattern: &SparseTransformer,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {

@@ -6,7 +6,7 @@ use ndarray::ArrayView4;
 use super::Streaming;
 use super::pattern::Beyond;
 use crate::softmax::window::Window;
-use crate::softmax::{self, Cotangent, Gradient, Inputs, Output, merge};
+use crate::softmax::{self, Cotangent, Gradient, Inputs, Output, OutputView, merge};
 use crate::{Error, error};
 
 /// The inputs of [`chunk`]. Rotary scores depend on the distance alone: for recent keys it is that in the text, for a
@@ -66,7 +66,7 @@ pub fn chunk(x: &Rolling<'_>, of: &Streaming, cx: &Cx) -> Result<Output, Error> 
 pub fn backward(
     x: &Rolling<'_>,
     of: &Streaming,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradients, Error> {

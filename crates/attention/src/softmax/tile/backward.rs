@@ -20,8 +20,8 @@ use ndarray::{Array1, Array3, Array4, ArrayView3, Axis, Zip, s};
 use super::super::mask::{Columns, Entry, Pattern};
 use super::super::{Inputs, packed_sequences};
 use super::{
-    Call, Cotangent, Dims, Epilogue, LOG2_E, Output, Panel, ROWS, STEP, ScaledStore, Slices, TILE, Visibility, finite,
-    pack_columns, pack_rows, products, push_panels, run, zeros,
+    Call, Cotangent, Dims, Epilogue, LOG2_E, OutputView, Panel, ROWS, STEP, ScaledStore, Slices, TILE, Visibility,
+    finite, pack_columns, pack_rows, products, push_panels, run, zeros,
 };
 use crate::{Error, error};
 
@@ -70,7 +70,7 @@ impl Gradient {
 pub fn backward<T: Stored>(
     x: &Inputs<'_, T>,
     pattern: &dyn Pattern,
-    output: &Output,
+    output: OutputView<'_>,
     d: &Cotangent<'_>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
@@ -114,7 +114,7 @@ pub fn backward<T: Stored>(
         columns: (0..rows).map(columns).collect(),
         dout: Slices::of(op, "d out", &d.out)?,
         delta: delta.view(),
-        lse: output.lse.view(),
+        lse: output.lse,
         call,
     };
     let mut tasks: Vec<Task<'_, '_>> = Vec::new();

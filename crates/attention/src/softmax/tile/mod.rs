@@ -47,6 +47,22 @@ pub struct Output {
     pub lse: Array3<f32>,
 }
 
+/// A borrowed [`Output`], which gradients read.
+#[derive(Clone, Copy, Debug)]
+pub struct OutputView<'a> {
+    /// `[B, T, H, E]`
+    pub out: ArrayView4<'a, f32>,
+    /// `[B, T, H]`
+    pub lse: ArrayView3<'a, f32>,
+}
+
+impl Output {
+    /// A view of both.
+    pub fn view(&self) -> OutputView<'_> {
+        OutputView { out: self.out.view(), lse: self.lse.view() }
+    }
+}
+
 /// The sizes of a call.
 #[derive(Clone, Copy, Debug)]
 struct Dims {

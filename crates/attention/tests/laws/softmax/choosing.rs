@@ -180,7 +180,7 @@ fn hierarchical_laws() {
             assert_close("hierarchical", &wide(&got.out), &want, FORWARD);
             let d = got.out.mapv(|x| (x * 5.0).cos());
             let cotangent = Cotangent { out: d.view(), lse: None };
-            let gradient = hierarchical::backward(&x, &of, &got, &cotangent, &cx).expect("valid");
+            let gradient = hierarchical::backward(&x, &of, got.view(), &cotangent, &cx).expect("valid");
             for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
                 is_slope(NAMES[i], &wide(gradient), |moved| {
                     let mut arrays = arrays.clone();
@@ -236,7 +236,7 @@ fn h_transformer_1d_laws() {
             let d = got.out.mapv(|x| (x * 5.0).cos());
             let dlse = got.lse.mapv(|x| (x * 3.0).sin());
             let cotangent = Cotangent { out: d.view(), lse: Some(dlse.view()) };
-            let gradient = h_transformer_1d::backward(&x, &of, &got, &cotangent, &cx).expect("valid");
+            let gradient = h_transformer_1d::backward(&x, &of, got.view(), &cotangent, &cx).expect("valid");
             for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
                 is_slope(NAMES[i], &wide(gradient), |moved| {
                     let mut arrays = arrays.clone();
@@ -367,7 +367,7 @@ fn longnet_laws() {
                 lse_close("longnet", &wide(&got.lse), &lse.iter().copied().collect::<Vec<_>>());
                 let d = got.out.mapv(|x| (x * 5.0).cos());
                 let cotangent = Cotangent { out: d.view(), lse: None };
-                let gradient = longnet::backward(&x, &longnet, &got, &cotangent, &cx).expect("valid");
+                let gradient = longnet::backward(&x, &longnet, got.view(), &cotangent, &cx).expect("valid");
                 for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
                     is_slope(NAMES[i], &wide(gradient), |moved| {
                         let mut arrays = arrays.clone();
@@ -422,7 +422,7 @@ fn longnet_with_detached_weights() {
         let got = longnet::chunk(&x, &all, &cx).expect("valid");
         let d = got.out.mapv(|x| (x * 5.0).cos());
         let cotangent = Cotangent { out: d.view(), lse: None };
-        let gradient = longnet::backward(&x, &all, &got, &cotangent, &cx).expect("valid");
+        let gradient = longnet::backward(&x, &all, got.view(), &cotangent, &cx).expect("valid");
         for (i, gradient) in [&gradient.q, &gradient.k, &gradient.v].into_iter().enumerate() {
             is_slope(NAMES[i], &wide(gradient), |moved| {
                 let mut arrays = arrays.clone();
@@ -488,7 +488,7 @@ fn lsh_laws() {
             let got = lsh::chunk(nx, nv, buckets.view(), keep, &lsh, &cx).expect("valid");
             assert_close("lsh", &wide(&got.out), &want, FORWARD);
             let d = got.out.mapv(|x| (x * 5.0).cos());
-            let gradient = lsh::backward(nx, nv, buckets.view(), keep, &lsh, &got, d.view(), &cx).expect("valid");
+            let gradient = lsh::backward(nx, nv, buckets.view(), keep, &lsh, got.view(), d.view(), &cx).expect("valid");
             let dot = |out: ndarray::Array4<f64>| out.iter().zip(&d).map(|(a, b)| a * f64::from(*b)).sum::<f64>();
             let moved = |of: &Tensor, by: &[f64]| {
                 let mut of = of.clone();

@@ -145,8 +145,8 @@ fn bf16_inputs_equal_their_f32_values() {
         let output = a.expect("valid");
         let d = Cotangent { out: output.out.view(), lse: None };
         let (a, b) = (
-            softmax::backward(&narrow, &causal, &output, &d, &cx),
-            softmax::backward(&wide, &causal, &output, &d, &cx),
+            softmax::backward(&narrow, &causal, output.view(), &d, &cx),
+            softmax::backward(&wide, &causal, output.view(), &d, &cx),
         );
         assert_eq!(a.expect("valid"), b.expect("valid"), "{}", cx.isa);
     }
@@ -162,7 +162,7 @@ fn results_are_bit_identical_for_any_thread_count() {
         let all = |cx: &Cx| {
             let output = softmax::chunk(&x, causal, cx).expect("valid");
             let d = Cotangent { out: output.out.view(), lse: None };
-            let gradient = softmax::backward(&x, causal, &output, &d, cx).expect("valid");
+            let gradient = softmax::backward(&x, causal, output.view(), &d, cx).expect("valid");
             (softmax::step(&x, causal, cx).expect("valid"), gradient, output)
         };
         assert_eq!(all(&Cx::new(1)), all(&Cx::new(3)));
@@ -218,7 +218,7 @@ fn nan_gradients_stay_with_the_attended_keys() {
             let x = inputs(&case, of, &arrays.keep, &slopes);
             let output = softmax::chunk(&x, window, &cx).expect("valid");
             let d = Cotangent { out: dout.view().into_dimensionality().expect("four axes"), lse: None };
-            softmax::backward(&x, window, &output, &d, &cx).expect("valid")
+            softmax::backward(&x, window, output.view(), &d, &cx).expect("valid")
         };
         let clean = gradient(&of, &dout);
         of[0][[0, 5, 0, 3]] = f32::NAN;
@@ -265,9 +265,9 @@ fn merged_parts_equal_the_whole() {
     assert_close("merged", &wide(&merged.out), &wide(&whole.out), FORMS);
     assert_close("merged", &wide(&merged.lse), &wide(&whole.lse), FORMS);
     let d = Cotangent { out: whole.out.view(), lse: None };
-    let gradient = softmax::backward(&x, &all, &whole, &d, &cx).expect("valid");
+    let gradient = softmax::backward(&x, &all, whole.view(), &d, &cx).expect("valid");
     let gradients: Vec<_> =
-        parts.iter().map(|x| softmax::backward(x, &all, &merged, &d, &cx).expect("valid")).collect();
+        parts.iter().map(|x| softmax::backward(x, &all, merged.view(), &d, &cx).expect("valid")).collect();
     let q = gradients.iter().map(|g| g.q.clone()).reduce(|a, b| a + b).expect("some");
     assert_close("dq", &wide(&q), &wide(&gradient.q), FORMS);
     let k: Vec<_> = gradients.iter().map(|g| g.k.view()).collect();

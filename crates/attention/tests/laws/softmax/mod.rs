@@ -203,7 +203,7 @@ fn gradient_is_slope(case: Case<'_>, pattern: &dyn Pattern, cx: &Cx) {
         out: ndarray::ArrayView::from_shape(got.out.raw_dim(), &d_out).expect("shape"),
         lse: Some(ndarray::ArrayView::from_shape(got.lse.raw_dim(), &d_lse).expect("shape")),
     };
-    let gradient = softmax::backward(&inputs, pattern, &got, &d, cx).expect("valid inputs");
+    let gradient = softmax::backward(&inputs, pattern, got.view(), &d, cx).expect("valid inputs");
     let gradients = [
         Some(wide(&gradient.q)),
         Some(wide(&gradient.k)),
@@ -333,7 +333,7 @@ fn kernel_is_naive<P: Pattern>(case: Case<'_>, pattern: &P, kernels: [Kernel<P>;
 fn gradient_is_that_of_the_family_kernel<P: Pattern>(
     case: Case<'_>,
     pattern: &P,
-    backward: fn(&Inputs<'_>, &P, &softmax::Output, &Cotangent<'_>, &Cx) -> Result<softmax::Gradient, Error>,
+    backward: fn(&Inputs<'_>, &P, softmax::OutputView<'_>, &Cotangent<'_>, &Cx) -> Result<softmax::Gradient, Error>,
     cx: &Cx,
 ) {
     let arrays = Arrays::of(&case);
@@ -346,8 +346,8 @@ fn gradient_is_that_of_the_family_kernel<P: Pattern>(
         out: ndarray::ArrayView::from_shape(output.out.raw_dim(), &d_out).expect("shape"),
         lse: Some(ndarray::ArrayView::from_shape(output.lse.raw_dim(), &d_lse).expect("shape")),
     };
-    let want = softmax::backward(&x, pattern, &output, &d, cx).expect("valid");
-    let got = backward(&x, pattern, &output, &d, cx).expect("valid");
+    let want = softmax::backward(&x, pattern, output.view(), &d, cx).expect("valid");
+    let got = backward(&x, pattern, output.view(), &d, cx).expect("valid");
     for (got, want) in [(&got.q, &want.q), (&got.k, &want.k), (&got.v, &want.v)] {
         assert_close(pattern.name(), &wide(got), &wide(want), FORMS);
     }

@@ -202,12 +202,12 @@ fn longformer_has_two_sets_of_projections() {
         d
     };
     let cotangent = Cotangent { out: d.view(), lse: None };
-    let gradients = longformer::backward(&x, &global, &pattern, &got, &cotangent, &cx).expect("valid");
+    let gradients = longformer::backward(&x, &global, &pattern, got.view(), &cotangent, &cx).expect("valid");
     let (local_rows, global_rows) = (of_rows(false), of_rows(true));
     let local = Cotangent { out: local_rows.view(), lse: None };
-    let local = softmax::backward(&x, &pattern, &shared, &local, &cx).expect("valid");
+    let local = softmax::backward(&x, &pattern, shared.view(), &local, &cx).expect("valid");
     let all = Cotangent { out: global_rows.view(), lse: None };
-    let all = softmax::backward(&theirs, &Dense { causal: false }, &dense, &all, &cx).expect("valid");
+    let all = softmax::backward(&theirs, &Dense { causal: false }, dense.view(), &all, &cx).expect("valid");
     for (got, want) in [(&gradients.local, &local), (&gradients.global, &all)] {
         assert_close("q", &wide(&got.q), &wide(&want.q), FORMS);
         assert_close("k", &wide(&got.k), &wide(&want.k), FORMS);
