@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use dlpark::allocation::dynamic::Initialized;
 use dlpark::ffi::{DLDataTypeCode, DLDevice, DLDeviceType, DLManagedTensor, DLManagedTensorVersioned};
-use dlpark::python::{DlpackExporter, ExportRequest, ImportedDlpack, export_dlpack, from_dlpack};
+use dlpark::interop::ndarray::array_view_from_dlpack_mut_unchecked;
 use dlpark::metadata::Dynamic;
+use dlpark::python::{DlpackExporter, ExportRequest, ImportedDlpack, export_dlpack, from_dlpack};
 use dlpark::{DlpackElement, DlpackFlags, Managed, ManagedTensorBase, TryFromDlpack};
 use half::{bf16, f16};
-use ndarray::{ArrayD, ArrayViewD};
+use ndarray::{ArrayD, ArrayViewD, ArrayViewMutD};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
@@ -41,7 +42,9 @@ impl Input {
         let found = tensor.validate().map_err(|e| PyValueError::new_err(format!("`{name}`: {e}")))?;
         let device = found.device().device_type;
         if device != DLDeviceType::CPU {
-            return Err(PyValueError::new_err(format!("`{name}` is on another device than the CPU: move it there first")));
+            return Err(PyValueError::new_err(format!(
+                "`{name}` is on another device than the CPU: move it there first"
+            )));
         }
         let (code, bits) = (found.dtype().code, found.dtype().bits);
         let kind = match (code, bits) {
@@ -54,7 +57,9 @@ impl Input {
             (DLDataTypeCode::INT, 64) => Kind::I64,
             _ => {
                 let want = "float32, float16, bfloat16, bool, uint8, int32 or int64";
-                return Err(PyTypeError::new_err(format!("`{name}` has a type of {bits} bits that is not supported: want {want}")));
+                return Err(PyTypeError::new_err(format!(
+                    "`{name}` has a type of {bits} bits that is not supported: want {want}"
+                )));
             }
         };
         Ok(Self { name: name.to_owned(), tensor, kind })
@@ -71,7 +76,7 @@ impl Input {
     }
 
     /// A view of its numbers; an error if they are of another type, or its strides are negative.
-    fn view<'a, T: DlpackElement + 'a>(&'a self) -> PyResult<ArrayViewD<'a, T>> {
+    pub(crate) fn view<'a, T: DlpackElement + 'a>(&'a self) -> PyResult<ArrayViewD<'a, T>> {
         let found = self.tensor.validate().map_err(|e| PyValueError::new_err(format!("`{}`: {e}", self.name)))?;
         if found.num_elements() == 0 {
             // Strides and address of a tensor without elements may be anything.
@@ -84,6 +89,21 @@ impl Input {
             match &self.tensor {
                 ImportedDlpack::Legacy(tensor) => ArrayViewD::<T>::try_from_dlpack(tensor, ()),
                 ImportedDlpack::Versioned(tensor) => ArrayViewD::<T>::try_from_dlpack(tensor, ()),
+            }
+        };
+        view.map_err(|e| PyValueError::new_err(format!("`{}`: {e}", self.name)))
+    }
+
+    /// A view through which a call changes the tensor. Errors if it may not be written to, is not in f32, or has elements that overlap.
+    pub(crate) fn view_mut(&mut self) -> PyResult<ArrayViewMutD<'_, f32>> {
+        if self.kind != Kind::F32 {
+            return Err(PyTypeError::new_err(format!("`{}` is changed in place: want float32", self.name)));
+        }
+        // SAFETY: as in `view`; the caller asked for this tensor to be changed, and the call has no other view of it.
+        let view = unsafe {
+            match &mut self.tensor {
+                ImportedDlpack::Legacy(tensor) => array_view_from_dlpack_mut_unchecked::<f32, _>(tensor),
+                ImportedDlpack::Versioned(tensor) => array_view_from_dlpack_mut_unchecked::<f32, _>(tensor),
             }
         };
         view.map_err(|e| PyValueError::new_err(format!("`{}`: {e}", self.name)))

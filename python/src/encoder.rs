@@ -198,10 +198,11 @@ impl Encoder {
         if let Some(longest) = model.description.longest.filter(|longest| length > *longest) {
             return Err(wrong(format!("`input_ids`: {length} tokens a row, but the model reads at most {longest}")));
         }
-        let within = |name: &str, ids: &[Vec<u32>], most: usize| match ids.iter().flatten().find(|id| **id as usize >= most) {
-            Some(id) => Err(wrong(format!("`{name}`: {id} is out of range: the model has {most}"))),
-            None => Ok(()),
-        };
+        let within =
+            |name: &str, ids: &[Vec<u32>], most: usize| match ids.iter().flatten().find(|id| **id as usize >= most) {
+                Some(id) => Err(wrong(format!("`{name}`: {id} is out of range: the model has {most}"))),
+                None => Ok(()),
+            };
         within("input_ids", &ids, model.description.body.vocabulary())?;
         if let Some(types) = &types {
             within("token_type_ids", types, model.description.body.types().unwrap_or(0).max(1))?;
@@ -211,7 +212,8 @@ impl Encoder {
         }
         let keep = keep.map(|mask| flags("attention_mask", &mask, [rows, length])).transpose()?;
         let global = global.map(|mask| flags("global_attention_mask", &mask, [rows, length])).transpose()?;
-        let own = || Array2::from_shape_vec((rows, length), ids.iter().flat_map(|row| model.globals(row)).collect()).ok();
+        let own =
+            || Array2::from_shape_vec((rows, length), ids.iter().flat_map(|row| model.globals(row)).collect()).ok();
         let global = global.or_else(own);
         let (flat, types) = (ids.concat(), types.map(|types| types.concat()));
         let got = work(py, &Cancel::default(), || {

@@ -6,9 +6,11 @@ use std::path::Path;
 use std::sync::{Mutex, Once, mpsc};
 use std::time::Duration;
 
-use pyo3::create_exception;
-use pyo3::exceptions::{PyException, PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError};
 use longreach_engine::Cancel;
+use pyo3::create_exception;
+use pyo3::exceptions::{
+    PyException, PyFileNotFoundError, PyKeyboardInterrupt, PyOSError, PyRuntimeError, PyValueError,
+};
 use pyo3::prelude::*;
 
 use crate::threads;
@@ -106,9 +108,13 @@ fn of_engine(error: longreach_engine::Error) -> PyErr {
         E::Model(longreach_models::Error::NotFound { name, reason }) => {
             PyFileNotFoundError::new_err((NO_SUCH_FILE, reason.clone(), name.clone()))
         }
-        E::NoTokenizer(_) | E::NoTemplate(_) | E::NotStarted | E::NotAnswered | E::NotFinite { .. } | E::Head { .. } | E::NotLate(_) => {
-            Error::new_err(error.to_string())
-        }
+        E::NoTokenizer(_)
+        | E::NoTemplate(_)
+        | E::NotStarted
+        | E::NotAnswered
+        | E::NotFinite { .. }
+        | E::Head { .. }
+        | E::NotLate(_) => Error::new_err(error.to_string()),
         _ => PyValueError::new_err(error.to_string()),
     }
 }

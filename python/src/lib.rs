@@ -27,7 +27,9 @@ mod _core {
     #[pymodule_export]
     use crate::model::{Model, load};
     #[pymodule_export]
-    use crate::ops::{_panic, _sample, _work, backward, data_ptr, describe, forward, names, saved};
+    use crate::ops::{
+        _panic, _sample, _work, backward, data_ptr, describe, forward, names, saved, shapes, step_in_place,
+    };
     #[pymodule_export]
     use crate::search::{Index, build_index};
     #[pymodule_export]

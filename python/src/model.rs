@@ -22,12 +22,7 @@ pub(crate) struct Model {
 
 /// Loads a language model or an encoder.
 #[pyfunction]
-pub(crate) fn load(
-    py: Python<'_>,
-    name: Option<OsString>,
-    dtype: Option<&str>,
-    progress: bool,
-) -> PyResult<Py<PyAny>> {
+pub(crate) fn load(py: Python<'_>, name: Option<OsString>, dtype: Option<&str>, progress: bool) -> PyResult<Py<PyAny>> {
     let dtype = dtype.map(dtype_of).transpose()?;
     let shown = if progress { Progress::Shown } else { Progress::Hidden };
     let Some(name) = name else {
@@ -53,9 +48,10 @@ pub(crate) fn load(
 
 fn dtype_of(name: &str) -> PyResult<DType> {
     let known = [DType::F32, DType::Bf16, DType::Int8];
-    known.into_iter().find(|dtype| dtype.name() == name).ok_or_else(|| {
-        PyValueError::new_err(format!("load: `dtype` is {name:?}, want one of float32, bfloat16, int8"))
-    })
+    known
+        .into_iter()
+        .find(|dtype| dtype.name() == name)
+        .ok_or_else(|| PyValueError::new_err(format!("load: `dtype` is {name:?}, want one of float32, bfloat16, int8")))
 }
 
 #[pymethods]
@@ -168,7 +164,9 @@ impl Model {
 
     /// The logits after every token, `[tokens, vocabulary]`.
     fn logits(&self, py: Python<'_>, ids: Vec<u32>, chunk: usize) -> PyResult<Array> {
-        let logits = self.each(py, &ids, chunk, |rows, _, _, out: &mut Vec<f32>| rows.iter().for_each(|row| out.extend_from_slice(row)))?;
+        let logits = self.each(py, &ids, chunk, |rows, _, _, out: &mut Vec<f32>| {
+            rows.iter().for_each(|row| out.extend_from_slice(row))
+        })?;
         let shape = [ids.len(), self.engine.model.decoder.vocabulary()];
         let wrong = |e: ndarray::ShapeError| PyValueError::new_err(e.to_string());
         Ok(ArrayD::from_shape_vec(IxDyn(&shape), logits).map_err(wrong)?.into())

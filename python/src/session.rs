@@ -97,7 +97,8 @@ impl Session {
         let cancel = Cancel::default();
         let mut failed = None;
         let reader = File { file, rest: Vec::new(), failed: &mut failed };
-        let result = work(py, &cancel, || taken(&self.text)?.read(&cancel, |session| session.read_from(reader, name, |_| {})));
+        let result =
+            work(py, &cancel, || taken(&self.text)?.read(&cancel, |session| session.read_from(reader, name, |_| {})));
         match failed {
             Some(error) => Err(error),
             None => result,

@@ -84,7 +84,9 @@ def test_double_precision_is_for_the_definition():
     q, k, v = (x.astype(np.float64) for x in qkv())
     with pytest.raises(TypeError, match="window: `q` is float64; kernels compute in float32"):
         ops.window(q, k, v, left=3)
-    assert ops.window(q, k, v, left=3, form="naive").o.shape == q.shape
+    exact = ops.window(q, k, v, left=3, form="naive").o
+    narrow = ops.window(*(x.astype(np.float32) for x in (q, k, v)), left=3, form="naive").o
+    assert exact.dtype == np.float64 and 0 < abs(exact - narrow).max() < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,34 @@ def test_errors_name_the_operation_the_argument_and_both_sides(call, error, part
     with pytest.raises(error) as raised:
         call(*qkv())
     assert all(part in str(raised.value) for part in parts), raised.value
+
+
+def test_shapes_in_errors_are_in_the_order_of_the_caller():
+    q, k, v = (x.transpose(0, 2, 1, 3) for x in qkv())
+    with pytest.raises(ValueError, match=r"`k` has shape \[1, 2, 48, 4\], want \[1, 2, 48, 8\]"):
+        ops.window(q, k[..., :4], v, left=1, layout="bhtd")
+
+
+def test_gradients_of_kept_outputs_are_the_same():
+    q, k, v = qkv()
+    out = ops.window(q, k, v, left=6)
+    do = np.ones_like(out.o)
+    for a, b in zip(ops.window.backward(q, k, v, left=6, do=do), ops.window.backward(q, k, v, left=6, do=do, o=out.o, lse=out.lse)):
+        assert np.array_equal(a, b)
+    # What was kept is read: other outputs give other gradients.
+    other = ops.window.backward(q, k, v, left=6, do=do, o=out.o + 1, lse=out.lse)
+    assert not np.array_equal(other.q, ops.window.backward(q, k, v, left=6, do=do).q)
+
+
+def test_a_step_changes_the_state_in_place():
+    q, k, v = qkv()
+    state = np.zeros((1, 2, 8, 8), np.float32)
+    at = state.ctypes.data
+    ops.scan.step_(q[:, 0], k[:, 0], v[:, 0], state=state)
+    assert state.ctypes.data == at and np.array_equal(state, ops.scan(q[:, :1], k[:, :1], v[:, :1], form="step").state)
+    state.flags.writeable = False
+    with pytest.raises((ValueError, BufferError)):
+        ops.scan.step_(q[:, 0], k[:, 0], v[:, 0], state=state)
 
 
 def test_unknown_mechanisms_are_named_with_those_there_are():

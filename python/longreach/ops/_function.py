@@ -40,7 +40,7 @@ def function(name: str) -> Callable[..., Any]:
     )
     call.backward = backward  # type: ignore[attr-defined]
     if m.recurrent and "step" in m.forms:
-        call.step_ = stepper(m, output)  # type: ignore[attr-defined]
+        call.step_ = stepper(m)  # type: ignore[attr-defined]
     return call
 
 
@@ -83,18 +83,17 @@ def lent(call: Call) -> list[tuple[str, Any]]:
     return [(name, _arrays.lent(name, x)) for name, x in call.tensors.items()]
 
 
-def stepper(m: Mechanism, output: Any) -> Callable[..., Any]:
+def stepper(m: Mechanism) -> Callable[..., Any]:
     """The function that reads one token and changes the state in place."""
     timed = {argument.name for argument in m.inputs if argument.axes[:2] == ("B", "T")}
 
     def step_(*args: Any, state: Any, **kwargs: Any) -> Any:
-        call = bound(m, args, {**kwargs, "state": state}, "step", "bthd")
+        call = bound(m, args, kwargs, "step", "bthd")
         for name in timed & call.tensors.keys():
             x = call.tensors[name]
             call.tensors[name] = x[:, None]
-        result = output(*forward(call))
-        state[...] = result.state
-        return result.o[:, 0]
+        found = dict(_core.step_in_place(m.name, lent(call), _arrays.lent("state", state), call.parameters))
+        return _arrays.returned(found["o"], call.like, _arrays.dtype_of(call.like))[:, 0]
 
     step_.__name__, step_.__qualname__ = "step_", f"{m.name}.step_"
     step_.__doc__ = (

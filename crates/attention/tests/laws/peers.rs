@@ -216,7 +216,8 @@ fn lsh_matches_transformers() {
         for cx in contexts() {
             let output = lsh::chunk(x, value, buckets.view(), Some(keep.view()), &lsh, &cx).expect("valid");
             case.check("out", &kept(&output.out, &keep), FORWARD);
-            let gradient = lsh::backward(x, value, buckets.view(), Some(keep.view()), &lsh, output.view(), v!(d_out), &cx);
+            let gradient =
+                lsh::backward(x, value, buckets.view(), Some(keep.view()), &lsh, output.view(), v!(d_out), &cx);
             let gradient = gradient.expect("valid");
             case.check("dx", &gradient.x, GRADIENT);
             case.check("dv", &gradient.v, GRADIENT);
