@@ -186,7 +186,7 @@ class Model:
 
     def from_bytes(self, data: bytes) -> Session:
         """The session of :meth:`Session.to_bytes`."""
-        return Session(self, self._core.from_bytes(bytes(data)))
+        return Session(self, self._core.resume_bytes(bytes(data)))
 
     def score(self, texts: str | Sequence[str]) -> Any:
         """How well the model predicts a text, as a :class:`Score`, or several, as a list."""

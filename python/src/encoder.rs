@@ -1,8 +1,9 @@
 //! Encoders: vectors, hidden states and the tasks of their heads.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use longreach_engine::{Cancel, Long, Part, Prompt, TextEncoder, batches};
+use longreach_models::EncoderModel;
 use longreach_nn::Reading;
 use ndarray::{Array2, ArrayD, IxDyn};
 use pyo3::exceptions::PyValueError;
@@ -15,7 +16,7 @@ use crate::model::heed;
 /// A loaded encoder. Settings that a call needs otherwise are changed on one that shares nothing with it.
 #[pyclass(frozen, module = "longreach._core")]
 pub(crate) struct Encoder {
-    pub(crate) encoder: TextEncoder,
+    pub(crate) encoder: Arc<TextEncoder>,
     /// The hash of its files, once it was asked for.
     fingerprint: Mutex<Option<String>>,
 }
@@ -24,7 +25,7 @@ pub(crate) struct Encoder {
 type Scored = (String, f32);
 
 impl Encoder {
-    pub(crate) fn new(encoder: TextEncoder) -> Self {
+    pub(crate) fn new(encoder: Arc<TextEncoder>) -> Self {
         Self { encoder, fingerprint: Mutex::new(None) }
     }
 }
@@ -189,27 +190,7 @@ impl Encoder {
         global: Option<Bound<'_, PyAny>>,
     ) -> PyResult<(Array, Option<Array>)> {
         let model = &self.encoder.model;
-        let (rows, length) = (ids.len(), ids.first().map_or(0, Vec::len));
-        let wrong = |message: String| PyErr::from(Failure::Value(message));
-        if length == 0 || ids.iter().any(|row| row.len() != length) {
-            let found: Vec<usize> = ids.iter().map(Vec::len).collect();
-            return Err(wrong(format!("`input_ids`: want rows of the same length, at least 1, found {found:?}")));
-        }
-        if let Some(longest) = model.description.longest.filter(|longest| length > *longest) {
-            return Err(wrong(format!("`input_ids`: {length} tokens a row, but the model reads at most {longest}")));
-        }
-        let within =
-            |name: &str, ids: &[Vec<u32>], most: usize| match ids.iter().flatten().find(|id| **id as usize >= most) {
-                Some(id) => Err(wrong(format!("`{name}`: {id} is out of range: the model has {most}"))),
-                None => Ok(()),
-            };
-        within("input_ids", &ids, model.description.body.vocabulary())?;
-        if let Some(types) = &types {
-            within("token_type_ids", types, model.description.body.types().unwrap_or(0).max(1))?;
-            if types.len() != rows || types.iter().any(|row| row.len() != length) {
-                return Err(wrong(format!("`token_type_ids`: want {rows} rows of {length}")));
-            }
-        }
+        let [rows, length] = checked(model, &ids, types.as_deref())?;
         let keep = keep.map(|mask| flags("attention_mask", &mask, [rows, length])).transpose()?;
         let global = global.map(|mask| flags("global_attention_mask", &mask, [rows, length])).transpose()?;
         let own =
@@ -232,6 +213,32 @@ impl Encoder {
         let ((shape, hidden), pooled) = got;
         Ok((shaped(&shape, hidden)?, pooled.map(|(shape, numbers)| shaped(&shape, numbers)).transpose()?))
     }
+}
+
+/// The number of rows and of tokens in each. Errors if rows differ in length, and if a token or a type is out of range.
+fn checked(model: &EncoderModel, ids: &[Vec<u32>], types: Option<&[Vec<u32>]>) -> PyResult<[usize; 2]> {
+    let (rows, length) = (ids.len(), ids.first().map_or(0, Vec::len));
+    let wrong = |message: String| PyErr::from(Failure::Value(message));
+    if length == 0 || ids.iter().any(|row| row.len() != length) {
+        let found: Vec<usize> = ids.iter().map(Vec::len).collect();
+        return Err(wrong(format!("`input_ids`: want rows of the same length, at least 1, found {found:?}")));
+    }
+    if let Some(longest) = model.description.longest.filter(|longest| length > *longest) {
+        return Err(wrong(format!("`input_ids`: {length} tokens a row, but the model reads at most {longest}")));
+    }
+    let within = |name: &str, ids: &[Vec<u32>], most: usize| match ids.iter().flatten().find(|id| **id as usize >= most)
+    {
+        Some(id) => Err(wrong(format!("`{name}`: {id} is out of range: the model has {most}"))),
+        None => Ok(()),
+    };
+    within("input_ids", ids, model.description.body.vocabulary())?;
+    if let Some(types) = types {
+        within("token_type_ids", types, model.description.body.types().unwrap_or(0).max(1))?;
+        if types.len() != rows || types.iter().any(|row| row.len() != length) {
+            return Err(wrong(format!("`token_type_ids`: want {rows} rows of {length}")));
+        }
+    }
+    Ok([rows, length])
 }
 
 /// The longest answer, and how far windows of a long text overlap, in tokens.

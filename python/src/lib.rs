@@ -12,6 +12,20 @@ mod threads;
 
 use pyo3::prelude::*;
 
+/// The interpreter aligns objects to 16 bytes. What needs more stands behind a pointer.
+const fn fits<T>() {
+    assert!(align_of::<T>() <= 16, "an object of Python is not aligned as this type needs");
+}
+
+const _: () = {
+    fits::<array::Array>();
+    fits::<encoder::Encoder>();
+    fits::<model::Model>();
+    fits::<search::Index>();
+    fits::<session::Session>();
+    fits::<session::Stream>();
+};
+
 #[pymodule(gil_used = false)]
 mod _core {
     use super::*;

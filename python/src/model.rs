@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use longreach_engine::{CHUNK, Cancel, Engine, TextEncoder};
 use longreach_models::{DType, Location, Progress};
@@ -31,12 +32,12 @@ pub(crate) fn load(py: Python<'_>, name: Option<OsString>, dtype: Option<&str>, 
     };
     enum Loaded {
         Model(Engine),
-        Encoder(TextEncoder),
+        Encoder(Arc<TextEncoder>),
     }
     let loaded = work(py, &Cancel::default(), || {
         let at = Location::find(&name, shown)?;
         if TextEncoder::is_at(&at)? {
-            return Ok(Loaded::Encoder(TextEncoder::load(&name, dtype, shown)?));
+            return Ok(Loaded::Encoder(Arc::new(TextEncoder::load(&name, dtype, shown)?)));
         }
         Ok(Loaded::Model(Engine::load(&name, dtype, shown)?))
     })?;
@@ -116,7 +117,7 @@ impl Model {
         Ok(Session::resumed(resumed))
     }
 
-    fn from_bytes(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<Session> {
+    fn resume_bytes(&self, py: Python<'_>, bytes: &[u8]) -> PyResult<Session> {
         let resumed = run(py, || Ok(self.engine.resume_from(bytes, "the saved state".as_ref())?))?;
         Ok(Session::resumed(resumed))
     }

@@ -8,7 +8,9 @@ import pytest
 
 import longreach
 
-GOLDENS = Path(__file__).resolve().parents[2] / "crates" / "models" / "tests" / "goldens"
+CRATES = Path(__file__).resolve().parents[2] / "crates"
+GOLDENS = CRATES / "models" / "tests" / "goldens"
+PIPELINES = CRATES / "engine" / "tests" / "goldens"
 
 
 @pytest.fixture(scope="session")

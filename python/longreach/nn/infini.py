@@ -21,7 +21,8 @@ class InfiniState(NamedTuple):
 
     def detach(self) -> InfiniState:
         """Without the gradient of what was read before."""
-        return InfiniState(*(x.detach() for x in self[:4]), self.tokens)
+        memory, pending, keys, values = (x.detach() for x in self[:4])
+        return InfiniState(memory, pending, keys, values, self.tokens)
 
 
 class InfiniAttention(nn.Module):
@@ -93,7 +94,8 @@ class InfiniAttention(nn.Module):
         y: Tensor = self.to_out(out[0].flatten(2))
         if not return_state:
             return y
-        return y, InfiniState(*out[1:], before + x.shape[1])
+        memory, pending, keys, values = out[1:]
+        return y, InfiniState(memory, pending, keys, values, before + x.shape[1])
 
     def state(self, batch: int = 1) -> InfiniState:
         """The state before the first token."""

@@ -57,11 +57,13 @@ class SparseAttention(nn.Module):
         seed: int = 0,
     ) -> SparseAttention:
         """The module of a DeepSpeed file, which may have ``//`` comments, or of its fields."""
-        if not isinstance(config, dict):
+        whole: dict[str, Any]
+        if isinstance(config, dict):
+            whole = config
+        else:
             with open(config, encoding="utf-8") as file:
-                config = json.loads(uncommented(file.read()))
-        fields: dict[str, Any] = config.get("sparse_attention", config)
-        return cls(dim, heads, fields, causal=causal, seed=seed)
+                whole = json.loads(uncommented(file.read()))
+        return cls(dim, heads, whole.get("sparse_attention", whole), causal=causal, seed=seed)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
         out: Tensor = _torch.call("deepspeed", q, k, v, keep=keep, **self.config)[0]
