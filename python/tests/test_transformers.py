@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import shutil
+
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: its tests are skipped")
 hf = pytest.importorskip("transformers", reason="transformers is not installed: its tests are skipped")
 
-from conftest import GOLDENS  # noqa: E402
+from conftest import GOLDENS, PIPELINES  # noqa: E402
 
 import longreach.transformers as lt  # noqa: E402
 
@@ -138,3 +139,35 @@ def test_another_device_is_warned_of_once():
     ours = lt.AutoModelForCausalLM.from_pretrained(golden("llama-a"))
     with pytest.warns(UserWarning, match="cuda"):
         assert ours.to("cuda") is ours
+
+
+@pytest.mark.parametrize("name", ["longformer-base-a", "modernbert-base-a", "bert-base-a"])
+def test_encoders_of_the_same_names_run_this_engine(name, tmp_path):
+    # The goldens have no tokenizer, and this test reads no text: any will do.
+    directory = shutil.copytree(golden(f"encoders/{name}"), tmp_path / name)
+    shutil.copy(PIPELINES / "st-bert-mean" / "tokenizer.json", directory)
+    theirs = hf.AutoModel.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    auto = lt.LongformerModel if name.startswith("longformer") else lt.AutoModel
+    ids = torch.randint(5, theirs.config.vocab_size, (2, 13), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    given = {"input_ids": ids, "attention_mask": mask}
+    if name.startswith("longformer"):
+        given["global_attention_mask"] = torch.zeros_like(ids)
+        given["global_attention_mask"][:, 0] = 1
+    with torch.no_grad():
+        want = theirs(**given).last_hidden_state
+    ours = auto.from_pretrained(directory)
+    got = ours(**given).last_hidden_state
+    assert (got - want)[mask.bool()].abs().max() < 1e-4
+
+
+def test_tokenizers_of_the_same_names_have_the_same_tokens():
+    directory = str(PIPELINES / "st-bert-mean")
+    theirs, ours = hf.AutoTokenizer.from_pretrained(directory), lt.AutoTokenizer.from_pretrained(directory)
+    texts = ["some words", "a longer text than that one"]
+    want, got = (tokenizer(texts, padding=True, return_tensors="pt") for tokenizer in (theirs, ours))
+    assert torch.equal(got["input_ids"], want["input_ids"]) and torch.equal(got.attention_mask, want["attention_mask"])
+    assert ours(texts[0])["input_ids"] == theirs(texts[0])["input_ids"]
+    with pytest.raises(ValueError, match="different lengths: give padding=True"):
+        ours(texts, return_tensors="pt")
