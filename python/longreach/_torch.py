@@ -9,13 +9,15 @@ import threading
 from typing import Any, Callable
 
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from longreach import _arrays, _core
 from longreach._mechanism import Mechanism, mechanism, mechanisms
 from longreach.ops._call import Call
 
 _LOCK = threading.Lock()
-_LIBRARY: torch.library.Library | None = None
+# Typed so because torch gives its library no types.
+_LIBRARY: Any = None
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
@@ -25,7 +27,7 @@ def register() -> bool:
     with _LOCK:
         if _LIBRARY is not None:
             return True
-        library = torch.library.Library("longreach", "DEF")
+        library: Any = getattr(torch.library, "Library")("longreach", "DEF")
         for m in mechanisms():
             _define(library, m)
         _LIBRARY = library
@@ -61,7 +63,7 @@ def _widened(x: Any) -> Any:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def _define(library: torch.library.Library, m: Mechanism) -> None:
+def _define(library: Any, m: Mechanism) -> None:
     name, qualified = m.name, f"longreach::{m.name}"
     inputs = ", ".join(f"Tensor{'?' if a.optional else ''} {_word(a.name)}" for a in m.inputs)
     outputs = ", ".join("Tensor" for _ in m.outputs)
@@ -93,7 +95,7 @@ def _implementation(m: Mechanism) -> Callable[..., Any]:
         *tensors, parameters, form, heads_first = args
         given = [(a.name, _arrays.lent(a.name, x)) for a, x in zip(m.inputs, tensors) if x is not None]
         found = dict(_core.forward(m.name, given, parameters, form, heads_first))
-        out = tuple(torch.from_dlpack(found[a.name]) if a.name in found else torch.empty(0) for a in m.outputs)
+        out = tuple(from_dlpack(found[a.name]) if a.name in found else torch.empty(0) for a in m.outputs)
         return out[0] if len(out) == 1 else out
 
     return implementation
@@ -147,7 +149,7 @@ def _backward_implementation(m: Mechanism) -> Callable[..., Any]:
         given += _saved(m, saved)
         found = dict(_core.backward(m.name, given, parameters, heads_first))
         out = tuple(
-            torch.from_dlpack(found[f"d{a.name}"]) if x is not None and f"d{a.name}" in found else torch.zeros(0)
+            from_dlpack(found[f"d{a.name}"]) if x is not None and f"d{a.name}" in found else torch.zeros(0)
             for a, x in zip(m.inputs, inputs)
             if a.gradient
         )

@@ -33,7 +33,8 @@ class SparsityConfig:
         # With equal scores, a query has the mean of what it sees: each key says which block it is of.
         blocks = torch.eye(n).repeat_interleave(self.block, 0)[None, :, None].expand(1, seq_len, self.num_heads, n)
         seen = _torch.call("deepspeed", still, still, blocks, **self.fields())[0]
-        return (seen[0, :: self.block] > 0).permute(1, 0, 2).long()
+        layout: Tensor = (seen[0, :: self.block] > 0).permute(1, 0, 2).long()
+        return layout
 
 
 class DenseSparsityConfig(SparsityConfig):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +81,7 @@ class InfiniAttention(nn.Module):
         if x.ndim != 3:
             raise ValueError(f"InfiniAttention: `x` has shape {list(x.shape)}, want [batch, seq, dim]")
         q, k, v = (p(x).unflatten(2, (self.heads, self.dim_head)) for p in (self.to_q, self.to_k, self.to_v))
-        given = {}
+        given: dict[str, Any] = {}
         before = 0
         if state is not None:
             before = state.tokens

@@ -42,7 +42,7 @@ class LinearAttention(nn.Module):
     def _split(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[2] % self.heads:
             raise ValueError(f"LinearAttention: found shape {list(x.shape)}, want [batch, seq, a multiple of {self.heads}]")
-        return x.unflatten(2, (self.heads, -1))
+        return x.reshape(*x.shape[:2], self.heads, -1)
 
     def forward(self, Q: Tensor, K: Tensor, V: Tensor) -> Tensor:
         """``[batch, seq, d_model]`` each; the output has the width of ``V``."""

@@ -76,7 +76,8 @@ class FastAttention(nn.Module):
         projected = (x * self.dim_heads**-0.25) @ self.projection_matrix.T
         lengths = (x * x).sum(-1, keepdim=True) * (0.5 * self.dim_heads**-0.5)
         most = projected.amax(-1, keepdim=True) if queries else projected.amax((-1, -2), keepdim=True)
-        return self.nb_features**-0.5 * ((projected - lengths - most.detach()).exp() + 1e-4)
+        features: Tensor = self.nb_features**-0.5 * ((projected - lengths - most.detach()).exp() + 1e-4)
+        return features
 
 
 class SelfAttention(nn.Module):
@@ -210,8 +211,9 @@ class Layers(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None, context_mask: Tensor | None = None) -> Tensor:
         for branches in self.layers:
-            for i, branch in enumerate(branches):  # type: ignore[arg-type]
-                crosses = len(branches) == 4 and i == 2  # type: ignore[arg-type]
+            each: list[nn.Module] = list(branches.children())
+            for i, branch in enumerate(each):
+                crosses = len(each) == 4 and i == 2
                 x = x + (branch(x, context=context, context_mask=context_mask) if crosses else branch(x))
         return x
 

@@ -108,7 +108,7 @@ def mask(
     """The mask function: a small object where a window or causality say it all, and otherwise transformers' square."""
     if isinstance(attention_mask, Seen):
         return attention_mask
-    from transformers.masking_utils import prepare_padding_mask, sdpa_mask
+    from transformers.masking_utils import causal_mask_function, prepare_padding_mask, sdpa_mask
 
     start, first = int(q_offset), int(kv_offset)
     known = allow_is_causal_skip or allow_is_bidirectional_skip
@@ -129,7 +129,7 @@ def mask(
         kv_length=kv_length,
         q_offset=q_offset,
         kv_offset=kv_offset,
-        mask_function=mask_function,
+        mask_function=mask_function or causal_mask_function,
         attention_mask=attention_mask,
         local_size=local_size,
         allow_is_causal_skip=False,

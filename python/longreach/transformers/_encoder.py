@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.dlpack import from_dlpack
 
 from longreach._encoder import Encoder
 from longreach.transformers._causal import Output, _kept, _known, _rows
@@ -55,8 +56,8 @@ class AutoModel:
             given = (rows, attention_mask, global_attention_mask, token_type_ids)
             hidden, pooled = self.model._hidden(*given)
             return Output(
-                last_hidden_state=torch.from_dlpack(hidden),
-                pooler_output=None if pooled is None else torch.from_dlpack(pooled),
+                last_hidden_state=from_dlpack(hidden),
+                pooler_output=None if pooled is None else from_dlpack(pooled),
             )
         if global_attention_mask is not None:
             raise ValueError("forward: `global_attention_mask`: the model is not an encoder")
