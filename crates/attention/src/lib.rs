@@ -28,13 +28,13 @@
 //! of threads. Shapes are checked on entry; kernels do not fail.
 
 mod error;
-mod fast_weights;
 mod mechanisms;
 mod one_token;
 mod sequences;
 
 pub mod delta;
 pub mod diagonal;
+pub mod fast_weights;
 pub mod linear;
 pub mod lowrank;
 pub mod memory;

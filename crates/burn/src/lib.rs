@@ -8,6 +8,7 @@
 //! files.
 
 pub mod bridge;
+mod by_name;
 mod context;
 mod conv;
 mod cross_entropy;
@@ -24,6 +25,7 @@ mod rotary;
 mod rows;
 mod softmax;
 
+pub use by_name::Mechanism;
 pub use context::{after_fork, configure, context, reconfigure, with_context};
 pub use conv::{Conv, short_conv};
 pub use cross_entropy::linear_cross_entropy;
@@ -37,11 +39,7 @@ pub use mamba::{Mamba, mamba};
 pub use mamba2::{Mamba2, Mamba2Form, mamba2};
 pub use memory::{Infini, InfiniState, TransformerXl, infini, recall, transformer_xl};
 pub use norm::{layer_norm, rms_norm, rms_norm_gated};
-pub use recurrence::{
-    CosFormer, DeltaRule, Dplr, GatedDelta, Gla, Hgrn2, Kda, LinearAttention, Performer, Retention, RgLru, Rwkv4,
-    Rwkv5, Rwkv6, Rwkv7, cosformer, delta_rule, dplr, gated_delta, gla, hgrn2, kda, linear_attention, performer,
-    retention, rg_lru, rwkv4, rwkv5, rwkv6, rwkv7,
-};
+pub use recurrence::*;
 pub use rotary::rotary;
 pub use rows::put_rows;
 pub use softmax::{Attention, Options as AttentionOptions, attention, cached_attention};

@@ -21,7 +21,7 @@ use crate::sequences::heads_per_task;
 const TOKENS: usize = 64;
 
 /// Returns the outputs, `[B, T, H, V]`. `state: [S, H, K, V]` is updated in place.
-pub(crate) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
+pub(super) fn forward(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, cx: &Cx) -> Result<Array4<f32>, Error> {
     let input = Tokens::of(x, state.shape(), cx)?;
     let Dims { b, t, h, k, v, .. } = input.dims;
     let state = state.as_slice_mut().ok_or(Error::Layout { op: x.op, input: "state" })?;

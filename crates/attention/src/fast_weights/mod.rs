@@ -12,168 +12,29 @@
 //! per cell and token.
 
 use std::borrow::Cow;
-use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use longreach_simd::cache::PrefetchQueue;
 use longreach_simd::{Cx, Kernel, Lanes, math};
-use ndarray::{Array2, Array3, Array4, ArrayView1, ArrayView2, ArrayView3, ArrayView4};
 
+use crate::Error;
 use crate::sequences::{Ranges, Rows, contiguous};
-use crate::{Error, Sequences, error};
 
 mod backward;
 mod decay;
 mod forward;
+mod inputs;
+mod member;
 mod pass;
 mod step;
 mod token;
 
-pub(crate) use backward::{backward, backward_times};
-pub(crate) use forward::forward;
-pub(crate) use step::step;
-
-/// The logarithm of the factor by which the state decays at each token.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Gate<'a, F = f32> {
-    /// No decay.
-    None,
-    /// One gate per head, `[B, T, H]`.
-    Token(ArrayView3<'a, F>),
-    /// One gate per key channel, `[B, T, H, K]`.
-    Key(ArrayView4<'a, F>),
-    /// One gate per key channel with tied keys, `k = 1 − e^g`; the `k` of the inputs is ignored.
-    TiedKeys(ArrayView4<'a, F>),
-}
-
-/// What is erased from the state before a token is written.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Erase<'a, F = f32> {
-    /// No erasure.
-    None,
-    /// The delta rule: the token's key erases what it reads, with the strength `β`, which also scales the value.
-    Own(ArrayView3<'a, F>),
-    /// `b_t (S_{t-1}ᵀ a_t)ᵀ` is added to the state.
-    General { a: ArrayView4<'a, F>, b: ArrayView4<'a, F> },
-    /// RWKV-7: `General` with `a = κ̂` and `b = −κ̂ ⊙ a`. Gradients are those to the general `a` and `b`.
-    Rate { kappa: ArrayView4<'a, F>, a: ArrayView4<'a, F> },
-}
-
-/// The inputs of a call; `F` is f32, or f64 for the definitions.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Inputs<'a, F = f32> {
-    /// The name of the mechanism, for errors.
-    pub(crate) op: &'static str,
-    pub(crate) q: ArrayView4<'a, F>,
-    pub(crate) k: ArrayView4<'a, F>,
-    pub(crate) v: ArrayView4<'a, F>,
-    pub(crate) gate: Gate<'a, F>,
-    pub(crate) erase: Erase<'a, F>,
-    /// `u`; the state is read before it is written. Not combined with erasure.
-    pub(crate) bonus: Option<ArrayView2<'a, F>>,
-    pub(crate) scale: F,
-    pub(crate) sequences: Sequences<'a>,
-}
-
-impl<F> Inputs<'_, F> {
-    /// The shape of the state.
-    pub(crate) fn state_shape(&self) -> [usize; 4] {
-        let ((b, _, _, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
-        [self.sequences.count(b), h, k, v]
-    }
-}
-
-impl<F: Copy + Into<f64> + PartialOrd + Default + Debug> Inputs<'_, F> {
-    /// Checks all shapes, and that no gate is above 0.
-    pub(crate) fn check(&self, state: &[usize]) -> Result<Dims, Error> {
-        let dims = self.shapes(state)?;
-        let positive_gate = match &self.gate {
-            Gate::None => None,
-            Gate::Token(gate) => gate.iter().find(|g| **g > F::default()),
-            Gate::Key(gate) | Gate::TiedKeys(gate) => gate.iter().find(|g| **g > F::default()),
-        };
-        error::none(self.op, "g", positive_gate, "the logarithm of a factor of at most 1: 0 or less")?;
-        Ok(dims)
-    }
-
-    fn shapes(&self, state: &[usize]) -> Result<Dims, Error> {
-        let op = self.op;
-        let ((b, t, g, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
-        error::shape(op, "k", &[b, t, g, k], self.k.shape())?;
-        error::shape(op, "v", &[b, t, h, v], self.v.shape())?;
-        if g == 0 || h % g != 0 {
-            return Err(Error::Groups { op, heads: h, groups: g });
-        }
-        match &self.gate {
-            Gate::None => {}
-            Gate::Token(gate) => error::shape(op, "g", &[b, t, h], gate.shape())?,
-            Gate::Key(gate) | Gate::TiedKeys(gate) => error::shape(op, "g", &[b, t, h, k], gate.shape())?,
-        }
-        match &self.erase {
-            Erase::None => {}
-            Erase::Own(beta) => error::shape(op, "beta", &[b, t, h], beta.shape())?,
-            Erase::General { a, b: into } => {
-                error::shape(op, "a", &[b, t, h, k], a.shape())?;
-                error::shape(op, "b", &[b, t, h, k], into.shape())?;
-            }
-            Erase::Rate { kappa, a } => {
-                error::shape(op, "kappa", &[b, t, h, k], kappa.shape())?;
-                error::shape(op, "a", &[b, t, h, k], a.shape())?;
-            }
-        }
-        if let Some(bonus) = &self.bonus {
-            error::shape(op, "u", &[h, k], bonus.shape())?;
-        }
-        error::number(op, "scale", self.scale)?;
-        error::shape(op, "state", &self.state_shape(), state)?;
-        Ok(Dims { b, t, g, h, k, v })
-    }
-}
-
-impl Dims {
-    /// Iterates over all tokens of all sequences and heads, in order, as
-    /// `[sequence, batch row, token in the row, head, group]`.
-    pub(crate) fn tokens(
-        self,
-        op: &'static str,
-        sequences: Sequences<'_>,
-    ) -> Result<impl Iterator<Item = [usize; 5]>, Error> {
-        let ranges = sequences.ranges(op, self.b, self.t)?;
-        Ok(ranges.into_iter().enumerate().flat_map(move |(s, range)| {
-            range.flat_map(move |i| (0..self.h).map(move |h| [s, i / self.t, i % self.t, h, h * self.g / self.h]))
-        }))
-    }
-}
-
-/// `a bᵀ`
-pub(crate) fn outer(a: ArrayView1<'_, f64>, b: ArrayView1<'_, f64>) -> Array2<f64> {
-    Array2::from_shape_fn((a.len(), b.len()), |(i, j)| a[i] * b[j])
-}
-
-/// The sizes of a call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Dims {
-    pub(crate) b: usize,
-    pub(crate) t: usize,
-    pub(crate) g: usize,
-    pub(crate) h: usize,
-    pub(crate) k: usize,
-    pub(crate) v: usize,
-}
-
-/// Gradients to the inputs; empty for inputs that are absent.
-pub(crate) struct Gradient {
-    pub(crate) q: Array4<f32>,
-    pub(crate) k: Array4<f32>,
-    pub(crate) v: Array4<f32>,
-    /// `[B, T, H, K]`, or `[B, T, H, 1]` with one gate per head.
-    pub(crate) g: Array4<f32>,
-    pub(crate) beta: Array3<f32>,
-    pub(crate) a: Array4<f32>,
-    pub(crate) b: Array4<f32>,
-    pub(crate) bonus: Array2<f32>,
-    pub(crate) state: Array4<f32>,
-}
+pub(crate) use backward::{gradient, gradient_times};
+use forward::forward;
+pub(crate) use inputs::{Dims, outer};
+pub use inputs::{Erase, Gate, Gradient, Inputs};
+pub use member::{MatrixState, backward, recurrent, step, step_into};
+use step::one_token_into;
 
 /// The number of gates that a task checks at a time.
 const GATES_PER_TASK: usize = 32 * 1024;

@@ -9,7 +9,12 @@ use super::{Dims, Inputs, Tokens};
 use crate::{Error, error};
 
 /// One token of each sequence, into `out`, contiguous `[B, H, V]`. Allocates nothing, for decoding.
-pub(crate) fn step(x: &Inputs<'_>, mut state: ArrayViewMut4<'_, f32>, out: &mut [f32], cx: &Cx) -> Result<(), Error> {
+pub(super) fn one_token_into(
+    x: &Inputs<'_>,
+    mut state: ArrayViewMut4<'_, f32>,
+    out: &mut [f32],
+    cx: &Cx,
+) -> Result<(), Error> {
     let input = Tokens::of(x, state.shape(), cx)?;
     let Dims { b, t, g, h, k, v } = input.dims;
     error::shape(x.op, "q", &[b, 1, g, k], &[b, t, g, k])?;

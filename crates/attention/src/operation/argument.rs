@@ -198,6 +198,15 @@ pub struct Signature {
     pub saved: &'static [&'static str],
 }
 
+/// What an operation says of itself; the rest of its [`Signature`] stands in the mechanism's entry in the list.
+#[derive(Debug)]
+pub(crate) struct Arguments {
+    pub(crate) inputs: Vec<Argument>,
+    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) outputs: Vec<Argument>,
+    pub(crate) saved: &'static [&'static str],
+}
+
 impl Signature {
     /// The given parameters; an error if one is unknown or a required one is missing.
     pub(super) fn parameters(&self, op: &'static str, given: &Value) -> Result<Map<String, Value>, Error> {

@@ -16,6 +16,8 @@ pub(crate) struct Call<'a> {
     views: Views<'a>,
     parameters: Map<String, Value>,
     signature: Signature,
+    /// Whether tensors are read for their shapes alone, and none is copied.
+    pub(super) shapes_only: bool,
 }
 
 impl<'a> Call<'a> {
@@ -46,7 +48,7 @@ impl<'a> Call<'a> {
             return Err(absent(op, input.name, &format!("a tensor {}", input.shape())));
         }
         let parameters = signature.parameters(op, parameters)?;
-        Ok(Self { op, views, parameters, signature })
+        Ok(Self { op, views, parameters, signature, shapes_only: false })
     }
 
     /// The operation's name.
@@ -76,6 +78,7 @@ impl<'a> Call<'a> {
     ) -> Result<Option<Tensor<'a, F, D>>, Error> {
         let Some(view) = self.views.get(name) else { return Ok(None) };
         let free = argument(&self.signature, name).map_or(0, Argument::free_axes);
+        let free = if self.shapes_only { view.shape().len() } else { free };
         let array = F::read(view).ok_or_else(|| self.wrong_type(name, view))?;
         Ok(Some(Tensor::new(self.ranked(name, view, array)?, free)))
     }

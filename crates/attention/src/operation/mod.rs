@@ -1,5 +1,5 @@
 //! Mechanisms called by name, with named tensors and JSON parameters: for a command line, a scripting language, or a
-//! comparison with another implementation. An [`Operation`] describes its arguments ([`Signature`]) and runs any of its
+//! comparison with another implementation. A [`Named`] mechanism describes its arguments ([`Signature`]) and runs any of its
 //! forms.
 //!
 //! Inputs are [`Views`], which are read where they are unless a kernel needs another type or layout. The outputs are
@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use longreach_simd::Cx;
 
-use crate::{Error, Form, MECHANISMS};
+use crate::{Error, Form, MECHANISMS, Mechanism};
 
 mod argument;
 mod call;
@@ -37,7 +37,7 @@ mod shapes;
 mod view;
 
 pub use argument::{Argument, Choice, Kind, Parameter, Signature};
-pub(crate) use argument::{choice, flag, parameter};
+pub(crate) use argument::{Arguments, choice, flag, parameter};
 pub(crate) use call::{Bounds, Call, PACKED, with_output};
 pub use sample::Sample;
 pub(crate) use shapes::Axes;
@@ -56,7 +56,7 @@ pub type Shapes = BTreeMap<String, Vec<usize>>;
 /// A mechanism called with named tensors.
 pub(crate) trait Operation: Sync {
     /// Its arguments and results.
-    fn signature(&self) -> Signature;
+    fn arguments(&self) -> Arguments;
 
     /// The definition, in f64.
     fn naive(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Exact, Error>;
@@ -87,40 +87,41 @@ pub(crate) trait Operation: Sync {
     }
 }
 
-/// An operation with its name.
+/// A mechanism as an operation.
 #[derive(Clone, Copy)]
-pub struct Named {
-    name: &'static str,
-    operation: &'static dyn Operation,
-}
+pub struct Named(&'static Mechanism);
 
 impl std::fmt::Debug for Named {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Named").field(&self.name).finish()
+        f.debug_tuple("Named").field(&self.name()).finish()
     }
 }
 
 /// The operation of a mechanism in [`MECHANISMS`]. An error that lists the known names if there is none.
 pub fn named(name: &str) -> Result<Named, Error> {
-    match MECHANISMS.iter().find(|m| m.name == name) {
-        Some(m) => Ok(Named { name: m.name, operation: m.operation }),
-        None => {
-            let known: Vec<&str> = MECHANISMS.iter().map(|m| m.name).collect();
-            let want = format!("one of {}", known.join(", "));
-            Err(Error::Parameter { op: "operation", parameter: "name", want, found: format!("{name:?}") })
-        }
-    }
+    MECHANISMS.iter().find(|m| m.name == name).map(Named).ok_or_else(|| {
+        let known: Vec<&str> = MECHANISMS.iter().map(|m| m.name).collect();
+        let want = format!("one of {}", known.join(", "));
+        Error::Parameter { op: "operation", parameter: "name", want, found: format!("{name:?}") }
+    })
 }
 
 impl Named {
     /// Its name.
     pub fn name(&self) -> &'static str {
-        self.name
+        self.0.name
+    }
+
+    /// Its entry in the list of mechanisms.
+    pub fn mechanism(&self) -> &'static Mechanism {
+        self.0
     }
 
     /// Its arguments and results.
     pub fn signature(&self) -> Signature {
-        self.operation.signature()
+        let Mechanism { forms, example, operation, .. } = self.0;
+        let Arguments { inputs, parameters, outputs, saved } = operation.arguments();
+        Signature { inputs, parameters, outputs, forms, example, saved }
     }
 
     /// Runs one of its forms and returns the outputs. Errors on unknown, missing or misshapen tensors, on tensors in
@@ -137,13 +138,13 @@ impl Named {
             let exact = self.naive(inputs, parameters, cx)?;
             return Ok(exact.into_iter().map(|(name, x)| (name, x.mapv(|x| x as f32))).collect());
         }
-        let run = |call: &mut Call<'_>| self.operation.run(call, form, cx);
+        let run = |call: &mut Call<'_>| self.0.operation.run(call, form, cx);
         self.call(inputs.into(), parameters, run)
     }
 
     /// The outputs of the definition, in f64. Tensors may be in f64 too. Errors as [`Named::forward`].
     pub fn naive<'a>(&self, inputs: impl Into<Views<'a>>, parameters: &Value, cx: &Cx) -> Result<Exact, Error> {
-        self.call(inputs.into(), parameters, |call| self.operation.naive(call, cx))
+        self.call(inputs.into(), parameters, |call| self.0.operation.naive(call, cx))
     }
 
     /// As [`Named::forward`], for a mechanism whose only state is called `state`: this is updated in place, and is
@@ -158,7 +159,7 @@ impl Named {
         cx: &Cx,
     ) -> Result<Tensors, Error> {
         self.check(form)?;
-        let run = |call: &mut Call<'_>| self.operation.run_in_place(call, form, state, cx);
+        let run = |call: &mut Call<'_>| self.0.operation.run_in_place(call, form, state, cx);
         self.call(inputs.into(), parameters, run)
     }
 
@@ -166,7 +167,7 @@ impl Named {
     /// forward pass returned may be given as well: if the outputs named in [`Signature::saved`] are among the inputs,
     /// they are not computed again. Errors as [`Named::forward`].
     pub fn backward<'a>(&self, inputs: impl Into<Views<'a>>, parameters: &Value, cx: &Cx) -> Result<Tensors, Error> {
-        self.call(inputs.into(), parameters, |call| self.operation.gradient(call, cx))
+        self.call(inputs.into(), parameters, |call| self.0.operation.gradient(call, cx))
     }
 
     /// The shapes of the outputs for inputs of these shapes, without computing them. Errors on shapes that disagree, and
@@ -175,7 +176,7 @@ impl Named {
         let mut views = Views::default();
         for (name, shape) in inputs {
             let zeros = view::zeros(shape).ok_or_else(|| Error::Parameter {
-                op: self.name,
+                op: self.name(),
                 parameter: "inputs",
                 want: "shapes whose number of elements fits the address space".into(),
                 found: format!("{name} {shape:?}"),
@@ -184,20 +185,21 @@ impl Named {
         }
         let signature = self.signature();
         self.call(views, parameters, |call| {
-            let axes = Axes::of(self.name, &signature, inputs)?;
-            self.operation.shapes(call, &axes)
+            call.shapes_only = true;
+            let axes = Axes::of(self.name(), &signature, inputs)?;
+            self.0.operation.shapes(call, &axes)
         })
     }
 
     /// An error if the mechanism lacks a form.
     fn check(&self, form: Form) -> Result<(), Error> {
-        let forms = self.signature().forms;
+        let forms = self.0.forms;
         if forms.contains(&form) {
             return Ok(());
         }
         let known: Vec<&str> = forms.iter().map(|form| form.name()).collect();
         let want = format!("one of {}", known.join(", "));
-        Err(Error::Parameter { op: self.name, parameter: "form", want, found: form.name().into() })
+        Err(Error::Parameter { op: self.name(), parameter: "form", want, found: form.name().into() })
     }
 
     /// Checks a call and runs it. Some mechanisms are composed of others, whose errors carry their own names.
@@ -207,8 +209,8 @@ impl Named {
         parameters: &Value,
         run: impl FnOnce(&mut Call<'_>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let mut call = Call::new(self.name, self.signature(), views, parameters)?;
-        run(&mut call).map_err(|e| e.of(self.name))
+        let mut call = Call::new(self.name(), self.signature(), views, parameters)?;
+        run(&mut call).map_err(|e| e.of(self.name()))
     }
 }
 

@@ -6,15 +6,15 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{
-    Argument, Axes, Bounds, Call, Exact, Number, Operation, PACKED, Parameter, Shapes, Signature, Tensor, Tensors,
+    Argument, Arguments, Axes, Bounds, Call, Exact, Number, Operation, PACKED, Parameter, Shapes, Tensor, Tensors,
     absent,
 };
 use crate::{Error, Form, Sequences, error};
 
 /// A mechanism that updates a state.
 pub(crate) trait Recurrence: Sync {
-    /// Its inputs other than the state, its parameters, the axes of output and state, its forms.
-    fn about(&self) -> About;
+    /// Its inputs other than the state, its parameters, the axes of output and state.
+    const ABOUT: About;
 
     /// The shape of the state.
     fn state_shape<F: Number>(&self, x: &Given<'_, F>) -> Result<Vec<usize>, Error>;
@@ -101,13 +101,10 @@ pub(crate) const SCALE: Parameter =
 
 /// The description of a [`Recurrence`].
 pub(crate) struct About {
-    pub(crate) inputs: Vec<Argument>,
-    pub(crate) parameters: Vec<Parameter>,
+    pub(crate) inputs: &'static [Argument],
+    pub(crate) parameters: &'static [Parameter],
     pub(crate) output: &'static [&'static str],
     pub(crate) state: &'static [&'static str],
-    /// Example parameters, as JSON.
-    pub(crate) example: &'static str,
-    pub(crate) forms: &'static [Form],
 }
 
 /// What a backward pass starts from: the initial state, and the gradients of the output and of the final state.
@@ -210,27 +207,23 @@ fn held<'a, F: Number>(call: &Call<'a>, of: &About) -> Result<Vec<Held<'a, F>>, 
 type Held<'a, F> = (&'static str, Tensor<'a, F, IxDyn>);
 
 impl<R: Recurrence> Operation for R {
-    fn signature(&self) -> Signature {
-        let about = self.about();
-        let state = Argument::optional("state", about.state, super::STATE);
-        let outputs = [
-            Argument::output("o", about.output, "the output"),
-            Argument::output("state", about.state, "after the last token"),
-        ];
-        Signature {
-            inputs: about.inputs.into_iter().chain([state]).collect(),
-            parameters: about.parameters.into_iter().chain([PACKED]).collect(),
+    fn arguments(&self) -> Arguments {
+        let About { inputs, parameters, output, state } = R::ABOUT;
+        let before = Argument::optional("state", state, super::STATE);
+        let outputs =
+            [Argument::output("o", output, "the output"), Argument::output("state", state, "after the last token")];
+        Arguments {
+            inputs: inputs.iter().copied().chain([before]).collect(),
+            parameters: parameters.iter().copied().chain([PACKED]).collect(),
             outputs: outputs.to_vec(),
-            forms: about.forms,
-            example: about.example,
             saved: &[],
         }
     }
 
     fn naive(&self, call: &mut Call<'_>, _: &Cx) -> Result<Exact, Error> {
-        let (bounds, about) = (call.bounds()?, self.about());
+        let (bounds, about) = (call.bounds()?, &R::ABOUT);
         let parameters = call.rest();
-        let held = held(call, &about)?;
+        let held = held(call, about)?;
         let x = Given::of(call, &held, &parameters, &bounds);
         let mut state = state(call, &self.state_shape(&x)?)?;
         let out = Recurrence::naive(self, &x, state.view_mut())?;
@@ -238,12 +231,12 @@ impl<R: Recurrence> Operation for R {
     }
 
     fn run(&self, call: &mut Call<'_>, form: Form, cx: &Cx) -> Result<Tensors, Error> {
-        let (bounds, about) = (call.bounds()?, self.about());
+        let (bounds, about) = (call.bounds()?, &R::ABOUT);
         let parameters = call.rest();
-        let held = held(call, &about)?;
+        let held = held(call, about)?;
         let x = Given::of(call, &held, &parameters, &bounds);
         let mut state = state(call, &self.state_shape(&x)?)?;
-        let out = forward(self, &x, &about, form, state.view_mut(), cx)?;
+        let out = forward(self, &x, about, form, state.view_mut(), cx)?;
         Ok(super::tensors([("o", out), ("state", state)]))
     }
 
@@ -254,19 +247,19 @@ impl<R: Recurrence> Operation for R {
         state: ArrayViewMutD<'_, f32>,
         cx: &Cx,
     ) -> Result<Tensors, Error> {
-        let (bounds, about) = (call.bounds()?, self.about());
+        let (bounds, about) = (call.bounds()?, &R::ABOUT);
         let parameters = call.rest();
         error::parameter(call.op(), "state", !call.gives("state"), "an input", "given once, to be updated in place")?;
-        let held = held(call, &about)?;
+        let held = held(call, about)?;
         let x = Given::of(call, &held, &parameters, &bounds);
         error::shape(call.op(), "state", &self.state_shape(&x)?, state.shape())?;
-        Ok(super::tensors([("o", forward(self, &x, &about, form, state, cx)?)]))
+        Ok(super::tensors([("o", forward(self, &x, about, form, state, cx)?)]))
     }
 
     fn gradient(&self, call: &mut Call<'_>, cx: &Cx) -> Result<Tensors, Error> {
-        let (bounds, about) = (call.bounds()?, self.about());
+        let (bounds, about) = (call.bounds()?, &R::ABOUT);
         let parameters = call.rest();
-        let held = held(call, &about)?;
+        let held = held(call, about)?;
         let x = Given::of(call, &held, &parameters, &bounds);
         let state: ArrayD<f32> = state(call, &self.state_shape(&x)?)?;
         let d_state = match call.optional("dstate")? {
@@ -280,9 +273,9 @@ impl<R: Recurrence> Operation for R {
     }
 
     fn shapes(&self, call: &mut Call<'_>, axes: &Axes<'_>) -> Result<Shapes, Error> {
-        let (bounds, about) = (call.bounds()?, self.about());
+        let (bounds, about) = (call.bounds()?, &R::ABOUT);
         let parameters = call.rest();
-        let held = held::<f32>(call, &about)?;
+        let held = held::<f32>(call, about)?;
         let state = self.state_shape(&Given::of(call, &held, &parameters, &bounds))?;
         if let Some(given) = axes.input("state") {
             error::shape(call.op(), "state", &state, given)?;

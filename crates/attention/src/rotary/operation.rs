@@ -6,12 +6,25 @@ use serde_json::Value;
 
 use super::{OP, Rotary, Scaling, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Choice, Exact, Operation, Parameter, Signature, Tensor, Tensors, View, choice, flag, parameter,
+    Argument, Arguments, Call, Choice, Exact, Operation, Parameter, Tensor, Tensors, View, choice, flag, parameter,
     tensors,
 };
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "rotary",
+    family: "",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(T H D)",
+    state: "0",
+    paper: "Su et al. 2021, RoFormer",
+    note: "",
+    example: r#"{"theta": 10000.0}"#,
+    operation: &Op,
+};
 
 /// Reads the positions, the length of the sequence for scalings, and the parameters.
 fn read(call: &mut Call<'_>) -> Result<(Array2<usize>, usize, Rotary), Error> {
@@ -87,8 +100,8 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("x", &["B", "T", "H", "D"], "queries or keys"),
                 Argument::optional("positions", &["B or 1", "T"], "where the tokens stand; 0, 1, 2, … if absent")
@@ -97,8 +110,6 @@ impl Operation for Op {
             ],
             parameters: PARAMETERS.to_vec(),
             outputs: vec![Argument::output("o", &["B", "T", "H", "D"], "the output")],
-            forms: &[Form::Naive, Form::Chunk],
-            example: r#"{"theta": 10000.0}"#,
             saved: &[],
         }
     }

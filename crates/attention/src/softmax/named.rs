@@ -20,21 +20,25 @@ use super::sparse_transformer::SparseTransformer;
 use super::streaming::Streaming;
 use super::window::Window;
 use super::{Attend, Cotangent, Gradient, Inputs, Output, OutputView, Pattern, Patterned, Sizes, packed_sequences};
-use crate::Error;
+use crate::{Error, Mechanism};
 
 /// The patterns that do not depend on the content, with example parameters.
 pub const STATIC: &[(&str, &str)] = &[
-    ("dense", r#"{"causal": true}"#),
+    example(super::dense::operation::MECHANISM),
     ("masked", r#"{"start": [0, 1, 3], "indices": [0, 0, 1]}"#),
-    ("window", r#"{"left": 128, "right": 128}"#),
-    ("dilated", r#"{"left": 16, "right": 16, "dilation": [8]}"#),
-    ("longformer", r#"{"window": 64, "global": [0, 1]}"#),
-    ("bigbird", r#"{"block": 64, "random_blocks": 3, "seed": 0, "max_length": 4096}"#),
-    ("sparse_transformer", r#"{"kind": "fixed", "stride": 128, "columns": 32}"#),
-    ("deepspeed", r#"{"mode": "bslongformer", "block": 16, "num_sliding_window_blocks": 5}"#),
-    ("streaming", r#"{"sinks": 4, "recent": 256}"#),
-    ("longnet", r#"{"segments": [64, 256, 1024], "dilations": [1, 2, 4], "causal": true}"#),
+    example(super::window::operation::MECHANISM),
+    example(super::dilated::operation::MECHANISM),
+    example(super::longformer::operation::MECHANISM),
+    example(super::bigbird::operation::MECHANISM),
+    example(super::sparse_transformer::operation::MECHANISM),
+    example(super::deepspeed::operation::MECHANISM),
+    example(super::streaming::operation::MECHANISM),
+    example(super::longnet::operation::MECHANISM),
 ];
+
+const fn example(of: Mechanism) -> (&'static str, &'static str) {
+    (of.name, of.example)
+}
 
 /// The pattern of this name over the given sizes. Parameters are the fields of the mechanism's type; `masked` takes
 /// compressed rows (`start`, `indices`), `longformer` a `window` and the positions of `global` tokens, `deepspeed` its

@@ -7,7 +7,7 @@ use super::masked::Masked;
 use super::named::ByLength;
 use super::{Attend, Cotangent, Inputs, Output, Sizes, mechanism};
 use crate::operation::{
-    Argument, Bounds, Call, Exact, Number, Operation, PACKED, Parameter, Signature, Tensor, Tensors, attended, choice,
+    Argument, Arguments, Bounds, Call, Exact, Number, Operation, PACKED, Parameter, Tensor, Tensors, attended, choice,
     flag, parameter, tensors, with_output,
 };
 use crate::{Error, Form, error};
@@ -20,270 +20,14 @@ pub(crate) struct Attention {
     pub(crate) common: &'static [Parameter],
     /// The optional tensors of the family that it takes.
     pub(crate) options: &'static [Argument],
-    pub(crate) example: &'static str,
-    pub(crate) forms: &'static [Form],
 }
 
-const NCS: &[Form] = &[Form::Naive, Form::Chunk, Form::Step];
-const NC: &[Form] = &[Form::Naive, Form::Chunk];
-
 /// A mechanism that takes all options of the family.
-const ALL: Attention = Attention { parameters: &[], common: COMMON, options: &OPTIONS, example: "{}", forms: NCS };
+pub(super) const ALL: Attention = Attention { parameters: &[], common: COMMON, options: &OPTIONS };
 
 const COMMON: &[Parameter] = &[SCALE, OFFSET, SOFTCAP, PACKED];
 
-const CAUSAL: Parameter = flag("causal", "false", "hide the future");
-
-pub(crate) static DENSE: Attention = Attention { parameters: &[CAUSAL], example: r#"{"causal": true}"#, ..ALL };
-
-pub(crate) static MASKED: Attention = Attention {
-    parameters: &[
-        parameter(
-            "start",
-            "null",
-            "compressed rows, in place of `mask`: query i sees indices[start[i] .. start[i + 1]]; needs `indices`",
-        ),
-        parameter("indices", "null", "the keys of all rows, one behind the other; needs `start`"),
-    ],
-    options: &MASKED_OPTIONS,
-    forms: NC,
-    ..ALL
-};
-
-const MASKED_OPTIONS: [Argument; 6] = {
-    let [bias, alibi, sinks, weights, keep] = OPTIONS;
-    [MASK, bias, alibi, sinks, weights, keep]
-};
-
-pub(crate) static WINDOW: Attention = Attention {
-    parameters: &[parameter("left", "", "how far back a query sees"), parameter("right", "0", "how far ahead it sees")],
-    example: r#"{"left": 128, "right": 128}"#,
-    ..ALL
-};
-
-pub(crate) static DILATED: Attention = Attention {
-    parameters: &[
-        parameter("left", "", "how far back a query sees, in steps of the dilation"),
-        parameter("right", "0", "how far ahead it sees, in steps of the dilation"),
-        parameter("dilation", "", "a list: the distance of the keys it sees, one for all heads or one for each"),
-    ],
-    example: r#"{"left": 16, "right": 16, "dilation": [8]}"#,
-    ..ALL
-};
-
-pub(crate) static BIGBIRD: Attention = Attention {
-    parameters: &[
-        parameter("block", "64", "tokens of a block"),
-        parameter("random_blocks", "3", "random blocks a row of blocks"),
-        parameter(
-            "seed",
-            "null",
-            "the number of the layer in training; null outside, where all random blocks are block 0",
-        )
-        .such_as(&[choice("1")]),
-        parameter("max_length", "4096", "the longest sequence of the model; the draw depends on it"),
-    ],
-    example: r#"{"block": 64, "random_blocks": 3, "seed": 0, "max_length": 4096}"#,
-    ..ALL
-};
-
-pub(crate) static SPARSE_TRANSFORMER: Attention =
-    Attention {
-        parameters: &[
-            parameter("kind", "", "every `stride`th key back, or the last keys of every stretch")
-                .one_of(&[choice("\"strided\""), choice("\"fixed\"")]),
-            parameter("stride", "", "how long a stretch is"),
-            parameter("columns", "1", "for `fixed`: how many keys of a stretch all later ones see"),
-            parameter(
-                "positions",
-                "1",
-                "for `fixed`: how many places in a stretch there are for them, which heads take in turn",
-            ),
-            parameter("which", "\"merged\"", "both patterns in every head, one of them alone, or heads in turn")
-                .one_of(&[choice("\"merged\""), choice("\"near\""), choice("\"far\""), choice("\"alternating\"")]),
-        ],
-        example: r#"{"kind": "fixed", "stride": 128, "columns": 32}"#,
-        ..ALL
-    };
-
-pub(crate) static DEEPSPEED: Attention = Attention {
-    parameters: &[
-        parameter(
-            "mode",
-            "\"fixed\"",
-            "the layout; `localslidingwindow` is of the class, DeepSpeed's files have no name for it",
-        )
-        .one_of(&[
-            choice("\"dense\""),
-            choice("\"fixed\""),
-            choice("\"variable\""),
-            choice("\"bigbird\""),
-            choice("\"bslongformer\""),
-            choice("\"localslidingwindow\""),
-        ]),
-        parameter("block", "16", "tokens of a block"),
-        parameter("attention", "null", "what is seen; all if null, but for `localslidingwindow`; not of `dense`")
-            .one_of(&[choice("\"bidirectional\"").with(FIXED), choice("\"unidirectional\"").with(FIXED)]),
-        parameter(
-            "hidden",
-            "\"tokens\"",
-            "of `unidirectional`: every token behind the query, or whole blocks only, as DeepSpeed without a mask",
-        )
-        .one_of(&[choice("\"tokens\"").with(PAST), choice("\"blocks\"").with(PAST)]),
-        parameter("different_layout_per_head", "false", "a layout for each head; not of `localslidingwindow`")
-            .one_of(&[choice("false").with(DRAWN), choice("true").with(DRAWN)]),
-        parameter("num_local_blocks", "null", "of `fixed`: blocks of a stretch; 4 if null")
-            .such_as(&[choice("2").with(FIXED)]),
-        parameter("num_global_blocks", "null", "of `fixed`, of each stretch, and `bigbird`, the first ones; 1 if null")
-            .such_as(&[choice("2").with(FIXED), choice("2").with(BIG)]),
-        parameter(
-            "num_different_global_patterns",
-            "null",
-            "of `fixed`, with a layout per head: as many heads differ; 1 if null",
-        )
-        .such_as(&[choice("2").with(r#"{"mode": "fixed", "different_layout_per_head": true}"#)]),
-        parameter(
-            "horizontal_global_attention",
-            "null",
-            "of `fixed` and `variable`: global blocks see all; false if null",
-        )
-        .one_of(&[choice("false").with(FIXED), choice("true").with(FIXED), choice("true").with(VARIABLE)]),
-        parameter(
-            "num_random_blocks",
-            "null",
-            "of `variable` and `bigbird`: random blocks a row; 0 if null, where the class of `bigbird` has 1",
-        )
-        .such_as(&[choice("1").with(VARIABLE), choice("1").with(BIG)]),
-        parameter("local_window_blocks", "null", "of `variable`: a list, blocks of each stretch; [4] if null")
-            .such_as(&[choice("[1, 2]").with(VARIABLE)]),
-        parameter(
-            "global_block_indices",
-            "null",
-            "of `variable` and `bslongformer`: a list, where global blocks begin; [0] if null",
-        )
-        .such_as(&[choice("[1, 3]").with(VARIABLE), choice("[1, 3]").with(LONG)]),
-        parameter(
-            "global_block_end_indices",
-            "null",
-            "of `variable` and `bslongformer`: a list, where each ends; one block each if null",
-        )
-        .such_as(&[choice("[2, 5]").with(r#"{"mode": "variable", "global_block_indices": [1, 3]}"#)]),
-        parameter(
-            "num_sliding_window_blocks",
-            "null",
-            "of `bigbird`, `bslongformer` and `localslidingwindow`: blocks of the window; 3 if null",
-        )
-        .such_as(&[choice("5").with(BIG), choice("5").with(LONG), choice("5").with(SLIDING)]),
-        parameter("seed", "0", "of Python's generator, for random blocks"),
-        parameter("enabled", "true", "false is `dense`").one_of(&[choice("true"), choice("false")]),
-        parameter("sparsity_structure", "null", "`mode` in another spelling")
-            .such_as(&[choice("\"bigbird\"").with("{\"mode\": null}")]),
-        parameter("block_size", "null", "`block` in another spelling")
-            .such_as(&[choice("32").with("{\"block\": null}")]),
-        parameter(
-            "local_window_size",
-            "null",
-            "tokens of a stretch or of the window, in place of their number of blocks; not of `dense`",
-        )
-        .such_as(&[
-            choice("32").with(FIXED),
-            choice("32").with(VARIABLE),
-            choice("80").with(LONG),
-            choice("80").with(BIG),
-        ]),
-        parameter(
-            "random_blocks",
-            "null",
-            "`num_random_blocks` in another spelling; true is 1, and false, which every mode takes, 0",
-        )
-        .such_as(&[choice("true").with(BIG), choice("2").with(VARIABLE)]),
-        Parameter {
-            of_file: true,
-            ..parameter(
-                "sparse_attention",
-                "null",
-                "all of these in one object, as in a ds_config.json, whose other fields may stand beside it",
-            )
-            .such_as(&[choice(r#"{"mode": "fixed", "block": 32}"#)])
-        },
-    ],
-    example: r#"{"mode": "bslongformer", "block": 16, "num_sliding_window_blocks": 5}"#,
-    ..ALL
-};
-
-const FIXED: &str = r#"{"mode": "fixed"}"#;
-const PAST: &str = r#"{"mode": "fixed", "attention": "unidirectional"}"#;
-const VARIABLE: &str = r#"{"mode": "variable"}"#;
-const DRAWN: &str = r#"{"mode": "variable", "num_random_blocks": 1}"#;
-const BIG: &str = r#"{"mode": "bigbird"}"#;
-const LONG: &str = r#"{"mode": "bslongformer"}"#;
-const SLIDING: &str = r#"{"mode": "localslidingwindow"}"#;
-
-pub(crate) static STREAMING: Attention = Attention {
-    parameters: &[
-        parameter("sinks", "4", "how many of the first tokens every query sees"),
-        parameter("recent", "", "how many of the latest tokens it sees, its own among them"),
-    ],
-    example: r#"{"sinks": 4, "recent": 256}"#,
-    ..ALL
-};
-
-pub(crate) static LONGNET: Attention = Attention {
-    parameters: &[
-        parameter("segments", "", "a list: tokens of a segment, for each branch"),
-        parameter("dilations", "", "a list: every how manyth of them is kept, for each branch"),
-        CAUSAL,
-        parameter(
-            "gradient",
-            "\"exact\"",
-            "of the mixture's weights; `detached` takes them for constants, as torchscale does",
-        )
-        .one_of(&[choice("\"exact\""), choice("\"detached\"")]),
-    ],
-    common: &[SCALE, SOFTCAP, PACKED],
-    options: &[KEEP],
-    example: r#"{"segments": [64, 256, 1024], "dilations": [1, 2, 4], "causal": true}"#,
-    forms: NC,
-};
-
-pub(crate) static HIERARCHICAL: Attention = Attention {
-    parameters: &[parameter("block", "64", "tokens of a block: a multiple of 16"), CAUSAL],
-    common: &[SCALE, OFFSET, SOFTCAP, PACKED],
-    options: &[OPTIONS[2], KEEP],
-    example: r#"{"block": 64, "causal": true}"#,
-    forms: NC,
-};
-
-pub(crate) static H_TRANSFORMER_1D: Attention = Attention {
-    parameters: &[parameter("block", "16", "cells of a block at every level: an even number"), CAUSAL],
-    common: &[SCALE, SOFTCAP],
-    options: &[KEEP],
-    example: r#"{"block": 16, "causal": true}"#,
-    forms: NC,
-};
-
-pub(crate) static MOBA: Attention = Attention {
-    parameters: &[
-        parameter("block", "", "keys of a block"),
-        parameter("top", "", "how many blocks a query sees, its own among them"),
-    ],
-    example: r#"{"block": 512, "top": 3}"#,
-    ..ALL
-};
-
-pub(crate) static INFLLM_V2: Attention = Attention {
-    parameters: &[
-        parameter("kernel", "32", "keys of a summary"),
-        parameter("stride", "16", "keys between summaries"),
-        parameter("block", "64", "keys of a block; a multiple of the stride"),
-        parameter("init_blocks", "1", "how many of the first blocks are forced"),
-        parameter("window", "2048", "how many of the latest keys are forced, by whole blocks"),
-        parameter("top", "64", "how many blocks are chosen beside the window's"),
-        parameter("dense_below", "8192", "queries that see fewer keys, their own included, attend to all of them"),
-    ],
-    example: r#"{"window": 512, "top": 16, "dense_below": 0}"#,
-    ..ALL
-};
+pub(super) const CAUSAL: Parameter = flag("causal", "false", "hide the future");
 
 pub(super) const QKV: [Argument; 3] = [
     Argument::input("q", &["B", "T", "H", "D"], "queries"),
@@ -301,14 +45,6 @@ pub(super) const OPTIONS: [Argument; 5] = [
     Argument::optional("weights", &["B", "S"], "the logarithm of how often each key counts").constant(),
     KEEP,
 ];
-
-const MASK: Argument = Argument::optional(
-    "mask",
-    &["B or 1", "H or 1", "T", "S"],
-    "which pairs are seen; 0 is not; where it is absent, `start` and `indices` must be given",
-)
-.flags()
-.sampled();
 
 pub(super) const SCALE: Parameter =
     parameter("scale", "null", "the factor of the scores; 1 / √D if null").such_as(&[choice("0.3")]);
@@ -399,13 +135,11 @@ impl Attention {
 }
 
 impl Operation for Attention {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: QKV.iter().chain(self.options).copied().collect(),
             parameters: self.parameters.iter().chain(self.common).copied().collect(),
             outputs: OUTPUTS.to_vec(),
-            forms: self.forms,
-            example: self.example,
             saved: &["o", "lse"],
         }
     }

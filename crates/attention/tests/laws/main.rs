@@ -19,6 +19,7 @@ mod scan;
 mod short_conv;
 mod signatures;
 mod softmax;
+mod stateful;
 mod streaming;
 mod tree;
 mod views;

@@ -1,22 +1,18 @@
 //! Mechanisms with a matrix state whose kernel is that of `fast_weights`, or which share its laws.
 
-use longreach_attention::Sequences;
-use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
-use longreach_attention::linear::linear_attention::{EPSILON, Map};
 use longreach_attention::linear::performer::Kernel;
-use longreach_attention::linear::{
-    cosformer, gla, hgrn2, lightning, linear_attention, performer, retention, rwkv5, rwkv6,
-};
+use longreach_attention::linear::{lightning, performer, retention};
+use longreach_attention::operation::named;
+use longreach_attention::{MECHANISMS, Mechanism, Sequences};
 use longreach_simd::Cx;
-use longreach_testkit::Kind::{Constant, Shared, State, Token};
+use longreach_testkit::Kind::{State, Token};
 use longreach_testkit::tolerance::{FORMS, FORWARD, assert_close};
 use longreach_testkit::{Output, Subject, Tensor, laws, numbers};
 use ndarray::ArrayD;
+use serde_json::{Value, json};
 
-use crate::{array, contexts, exact, narrow, prove, v, wide};
-
-/// Groups, heads, and the widths of a key and of a value.
-type Sizes = [usize; 4];
+use crate::stateful::{Sizes, Stateful};
+use crate::{array, contexts, prove, v};
 
 const SIZES: Sizes = [2, 4, 21, 70];
 const EVEN: Sizes = [3, 3, 16, 32];
@@ -26,195 +22,35 @@ fn at(x: &[Tensor], name: &str) -> usize {
     x.iter().position(|x| x.name == name).expect("an input of that name")
 }
 
-/// A mechanism as the subject of the laws: its module, and its inputs by name, shape after `[B, T]` and range;
-/// optionally constants, per token and without a gradient, and a function that is applied to each tensor of a sample.
-macro_rules! subject {
-    ($name:ident, $module:ident { $($extra:tt)* }, $($form:literal,)? |$g:ident, $h:ident, $k:ident, $v:ident| state [$($state:expr),*] [$($field:ident: $kind:ident [$($dim:expr),*] $range:expr;)+]
-     $(constants [$($constant:ident: [$($axis:expr),*] $between:expr;)+])? $(each $each:ident)?) => {
-        struct $name(Sizes, f64);
-
-        impl $name {
-            fn call<'a, F: Number>(of: &[Tensor], x: &'a [impl ViewOf<'a, F>], packed: Option<&'a [usize]>) -> $module::Inputs<'a, F> {
-                $module::Inputs {
-                    $($field: x[at(of, stringify!($field))].of().into_dimensionality().expect("rank"),)+
-                    $($($constant: x[at(of, stringify!($constant))].of().into_dimensionality().expect("rank"),)+)?
-                    $($extra)*
-                    sequences: packed.map_or(Sequences::Batch, Sequences::Packed),
-                }
-            }
-        }
-
-        impl Subject for $name {
-            type Cx = Cx;
-
-            fn sample(&self, b: usize, t: usize, seed: u64) -> Vec<Tensor> {
-                let [$g, $h, $k, $v] = self.0;
-                let shape = |kind, rest: &[usize]| match kind {
-                    Token | Constant => [&[b, t], rest].concat(),
-                    _ => rest.to_vec(),
-                };
-                let strongest = |range: std::ops::Range<f64>| if range.end <= 0.0 { range.start * self.1..range.end } else { range };
-                vec![
-                    $(Tensor::random(stringify!($field), $kind, &shape($kind, &[$($dim),*]), strongest($range), seed),)+
-                    $($(Tensor::random(stringify!($constant), Constant, &shape(Constant, &[$($axis),*]), $between, seed),)+)?
-                    {
-                        let mut state = Tensor::random("state", State, &[b, $($state),*], -1.0..1.0, seed);
-                        // One more column than the values, for the denominator.
-                        let columns = state.shape[3];
-                        if columns > $v {
-                            state.data.iter_mut().skip($v).step_by(columns).for_each(|z| *z += 3.0);
-                        }
-                        state
-                    },
-                ]
-                $(.into_iter().map($each).collect())?
-            }
-
-            fn naive(&self, x: &[Tensor], packed: Option<&[usize]>) -> Output {
-                let mut state = exact(&x[x.len() - 1]).to_owned().into_dimensionality().expect("rank");
-                let arrays: Vec<_> = x.iter().map(|x| exact(x).to_owned()).collect();
-                let out = $module::naive(&Self::call(x, &arrays, packed), state.view_mut()).expect("valid inputs");
-                Output { out: out.into_iter().collect(), state: state.into_iter().collect() }
-            }
-
-            fn forms(&self) -> &'static [&'static str] {
-                &["recurrent" $(, $form)?]
-            }
-
-            fn run(&self, form: &str, x: &[Tensor], packed: Option<&[usize]>, cx: &Cx) -> Output {
-                let mut state = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
-                let arrays: Vec<_> = x.iter().map(array).collect();
-                let input = Self::call(x, &arrays, packed);
-                let out = match form {
-                    "step" => $module::step(&input, state.view_mut(), cx),
-                    $($form => $module::chunk(&input, state.view_mut(), cx),)?
-                    _ => $module::recurrent(&input, state.view_mut(), cx),
-                };
-                Output { out: wide(&out.expect("valid inputs")), state: wide(&state) }
-            }
-
-            fn gradient(&self, x: &[Tensor], packed: Option<&[usize]>, d: &Output, cx: &Cx) -> Vec<Vec<f64>> {
-                let (dout, ds) = (narrow(&x[at(x, "v")].shape, &d.out), narrow(&x[x.len() - 1].shape, &d.state));
-                let arrays: Vec<_> = x.iter().map(array).collect();
-                let input = Self::call(x, &arrays, packed);
-                let g = $module::backward(&input, v!(arrays[x.len() - 1]), v!(dout), v!(ds), cx).expect("valid inputs");
-                vec![$(wide(&g.$field),)+ $($(no_gradient(stringify!($constant)),)+)? wide(&g.state)]
-            }
-        }
+/// The mechanisms of a family whose state is a matrix `[K, V]` per head.
+fn matrices(family: &str) -> impl Iterator<Item = &'static str> {
+    let matrix = |m: &&Mechanism| {
+        let outputs = named(m.name).expect("a mechanism").signature().outputs;
+        outputs.iter().any(|output| output.axes == ["sequences", "H", "K", "V"])
     };
+    MECHANISMS.iter().filter(move |m| m.family == family).filter(matrix).map(|m| m.name)
 }
 
-/// The gradient to a constant is empty.
-fn no_gradient(_: &str) -> Vec<f64> {
-    Vec::new()
+fn linear(parameters: Value, sizes: Sizes) -> Stateful {
+    Stateful::new("linear_attention", sizes, 1.0).with(parameters)
 }
 
-/// The precision of a call.
-trait Number: Copy {
-    fn of(x: f64) -> Self;
+fn elu(sizes: Sizes) -> Stateful {
+    linear(json!({"map": "elu"}), sizes)
 }
 
-impl Number for f32 {
-    fn of(x: f64) -> Self {
-        x as f32
-    }
+fn based(sizes: Sizes) -> Stateful {
+    linear(json!({"map": "based"}), sizes)
 }
 
-impl Number for f64 {
-    fn of(x: f64) -> Self {
-        x
-    }
+fn performer(parameters: Value) -> Stateful {
+    Stateful::new("performer", [1, 2, 7, 18], 1.0).with(parameters)
 }
 
-fn number<F: Number>(x: f64) -> F {
-    F::of(x)
+fn relu() -> Stateful {
+    let ranges = &[("q", 0.1, 1.0), ("k", 0.1, 1.0), ("w", 0.1, 1.0)];
+    performer(json!({"kernel": "relu", "epsilon": 1e-3})).between(ranges).changed(signed)
 }
-
-/// A view of an array in either precision.
-trait ViewOf<'a, F> {
-    fn of(&'a self) -> ndarray::ArrayViewD<'a, F>;
-}
-
-impl<'a, F: 'a> ViewOf<'a, F> for ArrayD<F> {
-    fn of(&'a self) -> ndarray::ArrayViewD<'a, F> {
-        self.view()
-    }
-}
-
-subject!(Gla, gla { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.001;
-]);
-subject!(Rwkv6, rwkv6 { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.001;
-    u: Shared [h, k] -1.0..1.0;
-]);
-subject!(DeltaRule, delta_rule { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -0.3..0.3; v: Token [h, v] -1.0..1.0; beta: Token [h] 0.1..1.0;
-]);
-subject!(GatedDelta, gated_delta { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -0.3..0.3; v: Token [h, v] -1.0..1.0; g: Token [h] -0.5..-0.001;
-    beta: Token [h] 0.1..1.0;
-]);
-subject!(Kda, kda { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -0.3..0.3; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.001;
-    beta: Token [h] 0.1..1.0;
-]);
-subject!(Dplr, dplr { scale: number(0.5), }, |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; a: Token [h, k] -0.2..0.2;
-    b: Token [h, k] -0.2..0.2; g: Token [h, k] -0.5..-0.01;
-]);
-
-subject!(Rwkv5, rwkv5 { scale: number(0.5), }, |_g, h, k, v| state [h, k, v] [
-    q: Token [h, k] -1.0..1.0; k: Token [h, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h, k] -0.5..-0.01;
-    u: Shared [h, k] -1.0..1.0;
-]);
-subject!(Rwkv7, rwkv7 { scale: number(0.5), }, |_g, h, k, v| state [h, k, v] [
-    q: Token [h, k] -1.0..1.0; k: Token [h, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Token [h, k] -0.5..-0.01;
-    kappa: Token [h, k] -0.3..0.3; a: Token [h, k] 0.0..1.0;
-]);
-subject!(Hgrn2, hgrn2 { scale: number(0.5), }, |_g, h, k, v| state [h, k, v] [
-    q: Token [h, k] -1.0..1.0; g: Token [h, k] -0.5..-0.01; v: Token [h, v] -1.0..1.0;
-]);
-subject!(Retention, retention { scale: number(0.5), }, "chunk", |g, h, k, v| state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; g: Shared [h] -0.5..-0.01;
-]);
-
-subject!(LinearElu, linear_attention { map: Map::Elu, normalize: Some(EPSILON), causal: true, scale: 1.0, }, "chunk", |g, h, k, v|
-    state [h, k, v + 1] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
-]);
-subject!(LinearTaylor, linear_attention { map: Map::Taylor, normalize: Some(EPSILON), causal: true, scale: 0.5, }, "chunk", |g, h, k, v|
-    state [h, 1 + k + k * k, v + 1] [
-    q: Token [g, k] -0.5..0.5; k: Token [g, k] -0.5..0.5; v: Token [h, v] -1.0..1.0;
-]);
-subject!(LinearBased, linear_attention { map: Map::Based, normalize: Some(EPSILON), causal: true, scale: 1.0, }, "chunk", |g, h, k, v|
-    state [h, 1 + k + k * k, v + 1] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
-]);
-subject!(LinearSquares, linear_attention { map: Map::Relu2, normalize: None, causal: true, scale: 0.1, }, "chunk", |g, h, k, v|
-    state [h, k, v] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
-]);
-subject!(LinearWhole, linear_attention { map: Map::Elu, normalize: Some(EPSILON), causal: false, scale: 1.0, }, "chunk", |g, h, k, v|
-    state [h, k, v + 1] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0;
-]);
-subject!(Softmax, performer { kernel: Kernel::Softmax, epsilon: 1e-4, causal: true, }, "chunk", |g, h, k, v|
-    state [h, 9, v + 1] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] -1.0..1.0;
-]);
-subject!(Hyperbolic, performer { kernel: Kernel::Hyperbolic, epsilon: 1e-4, causal: true, }, "chunk", |g, h, k, v|
-    state [h, 18, v + 1] [
-    q: Token [g, k] -1.0..1.0; k: Token [g, k] -1.0..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] -1.0..1.0;
-]);
-subject!(Relu, performer { kernel: Kernel::Relu, epsilon: 1e-3, causal: true, }, "chunk", |g, h, k, v|
-    state [h, 9, v + 1] [
-    q: Token [g, k] 0.1..1.0; k: Token [g, k] 0.1..1.0; v: Token [h, v] -1.0..1.0; w: Shared [9, k] 0.1..1.0;
-] each signed);
-subject!(Cosformer, cosformer { length: 512.0, causal: true, }, "chunk", |g, h, k, v|
-    state [h, 2 * k, v + 1] [
-    q: Token [g, k] 0.1..1.0; k: Token [g, k] 0.1..1.0; v: Token [h, v] -1.0..1.0;
-] constants [positions: [] 1.0..256.0;]);
 
 /// Queries, keys and random rows with all elements of one sign, alternating between rows: features switch on and off
 /// from token to token, and no projection is near zero, where their derivative is discontinuous.
@@ -230,69 +66,99 @@ fn signed(mut x: Tensor) -> Tensor {
 }
 
 /// Every law, with odd and with even sizes, and with gates a hundred times as strong.
-macro_rules! all_laws {
-    ($($test:ident $name:ident),+) => {
-        $(#[test]
-        fn $test() {
-            prove(&$name(SIZES, 1.0));
-            prove(&$name(EVEN, 1.0));
-            prove(&$name(EVEN, 100.0));
-        })+
-    };
+fn prove_matrices(family: &str) {
+    for name in matrices(family) {
+        for (sizes, strength) in [(SIZES, 1.0), (EVEN, 1.0), (EVEN, 100.0)] {
+            prove(&Stateful::new(name, sizes, strength));
+        }
+    }
 }
 
-all_laws!(gla_laws Gla, rwkv6_laws Rwkv6, delta_rule_laws DeltaRule, gated_delta_laws GatedDelta, kda_laws Kda, dplr_laws Dplr,
-    rwkv5_laws Rwkv5, rwkv7_laws Rwkv7, hgrn2_laws Hgrn2, retention_laws Retention);
+#[test]
+fn laws_of_linear_matrices() {
+    prove_matrices("linear");
+}
+
+#[test]
+fn laws_of_delta_rules() {
+    prove_matrices("delta");
+}
 
 /// Small heads, for which a sequence is one segment of the gradient, and ordinary ones, which need several segments.
 const SMALL: Sizes = [2, 4, 12, 8];
 const WIDE: Sizes = [1, 2, 24, 72];
 
 /// The gradient of decays of every strength.
-macro_rules! laws_of_decays {
-    ($($test:ident $name:ident),+) => {
-        $(#[test]
-        fn $test() {
-            laws::gradient_of_decays_is_slope(&$name(SMALL, 1.0), "g", 97, &contexts());
-            laws::gradient_of_decays_is_slope(&$name(WIDE, 1.0), "g", 97, &contexts());
-        })+
-    };
+fn prove_decays(family: &str) {
+    let decays = |name: &&str| named(name).expect("a mechanism").signature().inputs.iter().any(|x| x.name == "g");
+    for name in matrices(family).filter(decays) {
+        for sizes in [SMALL, WIDE] {
+            laws::gradient_of_decays_is_slope(&Stateful::new(name, sizes, 1.0), "g", 97, &contexts());
+        }
+    }
 }
 
-laws_of_decays!(gla_decays Gla, rwkv6_decays Rwkv6, gated_delta_decays GatedDelta, kda_decays Kda, dplr_decays Dplr, rwkv5_decays Rwkv5,
-    rwkv7_decays Rwkv7, hgrn2_decays Hgrn2, retention_decays Retention);
+#[test]
+fn decays_of_linear_matrices() {
+    prove_decays("linear");
+}
+
+#[test]
+fn decays_of_delta_rules() {
+    prove_decays("delta");
+}
+
+/// The walk meets the mechanisms of this state that there are.
+#[test]
+fn every_matrix_is_a_subject() {
+    let all: Vec<&str> = ["linear", "delta"].into_iter().flat_map(matrices).collect();
+    for name in
+        ["scan", "retention", "gla", "hgrn2", "rwkv5", "rwkv6", "delta_rule", "gated_delta", "kda", "dplr", "rwkv7"]
+    {
+        assert!(all.contains(&name), "{name} is not among {all:?}");
+    }
+}
 
 /// One token with rows of any width: of whole vectors or not, and of more than fit in registers.
 #[test]
 fn step_is_naive_for_every_width() {
     for width in [1, 3, 8, 16, 24, 31, 32, 48, 64, 70, 80, 96, 127, 128, 129, 192, 255, 256, 300] {
         for cx in contexts() {
-            laws::step_is_naive(&LinearElu([1, 2, 3, width], 1.0), &cx);
-            laws::step_is_naive(&Gla([1, 2, 3, width], 1.0), &cx);
-            laws::step_is_naive(&Rwkv6([1, 2, 3, width], 1.0), &cx);
-            laws::step_is_naive(&DeltaRule([1, 2, 3, width], 1.0), &cx);
-            laws::step_is_naive(&Dplr([1, 2, 3, width], 1.0), &cx);
+            laws::step_is_naive(&elu([1, 2, 3, width]), &cx);
+            for name in ["gla", "rwkv6", "delta_rule", "dplr"] {
+                laws::step_is_naive(&Stateful::new(name, [1, 2, 3, width], 1.0), &cx);
+            }
         }
     }
 }
 
 /// Every law, for mechanisms without gates.
 macro_rules! laws_of_features {
-    ($($test:ident $name:ident),+) => {
+    ($($test:ident $subject:expr),+) => {
         $(#[test]
         fn $test() {
-            prove(&$name([1, 2, 7, 18], 1.0));
+            prove(&$subject);
         })+
     };
 }
 
-laws_of_features!(elu_laws LinearElu, taylor_laws LinearTaylor, based_laws LinearBased, relu2_laws LinearSquares, softmax_features_laws Softmax,
-    hyperbolic_features_laws Hyperbolic, relu_features_laws Relu, cosformer_laws Cosformer);
+const NARROW: Sizes = [1, 2, 7, 18];
+
+laws_of_features!(
+    elu_laws elu(NARROW),
+    taylor_laws linear(json!({"map": "taylor", "scale": 0.5}), NARROW).between(&[("q", -0.5, 0.5), ("k", -0.5, 0.5)]),
+    based_laws based(NARROW),
+    relu2_laws linear(json!({"map": "relu2", "normalize": false, "scale": 0.1}), NARROW),
+    softmax_features_laws performer(json!({})),
+    hyperbolic_features_laws performer(json!({"kernel": "hyperbolic"})),
+    relu_features_laws relu(),
+    cosformer_laws Stateful::new("cosformer", NARROW, 1.0).with(json!({"length": 512.0}))
+);
 
 /// The features of Based weigh a key by the second-order series of the exponential of the scaled product.
 #[test]
 fn based_features_are_the_series_of_a_scaled_product() {
-    let subject = LinearBased([1, 1, 7, 3], 1.0);
+    let subject = based([1, 1, 7, 3]);
     let mut x = subject.sample(1, 20, 1);
     let last = x.len() - 1;
     x[last].data.fill(0.0);
@@ -315,7 +181,7 @@ fn based_features_are_the_series_of_a_scaled_product() {
 /// side.
 #[test]
 fn no_projection_is_near_zero() {
-    let x = Relu([1, 2, 7, 18], 1.0).sample(2, 130, 1);
+    let x = relu().sample(2, 130, 1);
     let rows = |name: &str| x[at(&x, name)].data.chunks(7);
     let mut products = Vec::new();
     for row in rows("q").chain(rows("k")) {
@@ -333,7 +199,7 @@ fn no_projection_is_near_zero() {
 /// carried on.
 #[test]
 fn non_causal_queries_read_all_keys() {
-    let subject = LinearWhole([1, 2, 7, 18], 1.0);
+    let subject = linear(json!({"causal": false}), NARROW);
     for cx in contexts() {
         laws::forms_are_naive(&subject, &cx);
         laws::rows_are_independent(&subject, &cx);
@@ -346,7 +212,7 @@ fn non_causal_queries_read_all_keys() {
 /// all channels Kimi's rule is the gated one, and so on.
 #[test]
 fn special_cases_equal_the_general_mechanism() {
-    let kda = Kda(EVEN, 1.0);
+    let kda = Stateful::new("kda", EVEN, 1.0);
     let mut x = kda.sample(2, 40, 3);
     let cx = &Cx::new(2);
     let named = |x: &[Tensor], name: &str| x[at(x, name)].clone();
@@ -360,11 +226,15 @@ fn special_cases_equal_the_general_mechanism() {
     let (g, gate) = (at(&x, "g"), Tensor::random("g", Token, &[2, 40, 3], -0.5..-0.01, 5));
     x[g].data = gate.data.iter().flat_map(|g| [*g; 16]).collect();
     scalar[g] = gate;
-    same("kda", kda.run("recurrent", &x, None, cx), GatedDelta(EVEN, 1.0).run("recurrent", &scalar, None, cx));
+    same(
+        "kda",
+        kda.run("recurrent", &x, None, cx),
+        Stateful::new("gated_delta", EVEN, 1.0).run("recurrent", &scalar, None, cx),
+    );
     // No gate.
     scalar[g].data.fill(0.0);
-    let plain = DeltaRule(EVEN, 1.0).run("recurrent", &without(&scalar, "g"), None, cx);
-    same("gated_delta", GatedDelta(EVEN, 1.0).run("recurrent", &scalar, None, cx), plain);
+    let plain = Stateful::new("delta_rule", EVEN, 1.0).run("recurrent", &without(&scalar, "g"), None, cx);
+    same("gated_delta", Stateful::new("gated_delta", EVEN, 1.0).run("recurrent", &scalar, None, cx), plain);
     // The general transition, given the erasure of the delta rule.
     let (k, beta, decay) = (named(&x, "k"), named(&x, "beta"), named(&x, "g"));
     let mut general = without(&x, "beta");
@@ -379,7 +249,11 @@ fn special_cases_equal_the_general_mechanism() {
     let v = at(&general, "v");
     general[v].data = by_beta(&general[v].data, 32);
     general.extend([a, b, state]);
-    same("dplr", kda.run("recurrent", &x, None, cx), Dplr(EVEN, 1.0).run("recurrent", &general, None, cx));
+    same(
+        "dplr",
+        kda.run("recurrent", &x, None, cx),
+        Stateful::new("dplr", EVEN, 1.0).run("recurrent", &general, None, cx),
+    );
     // Without `β` nothing is erased.
     let beta = at(&x, "beta");
     x[beta].data.fill(0.0);
@@ -387,7 +261,7 @@ fn special_cases_equal_the_general_mechanism() {
     let mut gla = without(&x, "beta");
     let v = at(&gla, "v");
     gla[v].data.fill(0.0);
-    same("gla", Gla(EVEN, 1.0).run("recurrent", &gla, None, cx), silent);
+    same("gla", Stateful::new("gla", EVEN, 1.0).run("recurrent", &gla, None, cx), silent);
 }
 
 #[test]
@@ -408,38 +282,33 @@ fn decays_are_those_of_the_papers() {
 /// A gate above 0 that is found in the middle of a sequence is refused too, and the state is restored.
 #[test]
 fn late_positive_gate_leaves_the_state_unchanged() {
-    let subject = Kda(EVEN, 1.0);
+    let subject = Stateful::new("kda", EVEN, 1.0);
     let mut x = subject.sample(2, 150, 3);
     let last = x[3].data.len() - 1;
     x[3].data[last] = 0.25;
-    let arrays: Vec<_> = x.iter().map(array).collect();
-    let input = Kda::call(&x, &arrays, None);
-    let mut state: ndarray::Array4<f32> = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
+    let mut state = array(&x[x.len() - 1]);
     let before = state.clone();
     let refused = "kda: `g` is 0.25, want the logarithm of a factor of at most 1: 0 or less";
+    let d = Output { out: x[2].data.clone(), state: x[x.len() - 1].data.clone() };
     for threads in [1, 2] {
         let cx = Cx::new(threads);
-        let error = kda::recurrent(&input, state.view_mut(), &cx).expect_err("an error").to_string();
-        assert_eq!(error, refused);
+        assert_eq!(subject.in_place(&x, &mut state, &cx).expect_err("an error"), refused);
         assert_eq!(state, before);
-        let gradient = kda::backward(&input, state.view(), input.v, state.view(), &cx);
-        assert_eq!(gradient.expect_err("an error").to_string(), refused);
+        assert_eq!(subject.gradients(&x, None, &d, &cx).expect_err("an error"), refused);
     }
 }
 
 /// Errors name the expected and the given shape, and leave the state unchanged.
 #[test]
 fn invalid_inputs_are_named() {
-    let subject = Kda(EVEN, 1.0);
+    let subject = Stateful::new("kda", EVEN, 1.0);
     let x = subject.sample(2, 5, 3);
     let refused = |change: &dyn Fn(&mut Vec<Tensor>)| {
         let mut x = x.clone();
         change(&mut x);
-        let arrays: Vec<_> = x.iter().map(array).collect();
-        let input = Kda::call(&x, &arrays, None);
-        let mut state = array(&x[x.len() - 1]).into_dimensionality().expect("rank");
+        let mut state = array(&x[x.len() - 1]);
         let before = state.clone();
-        let error = kda::recurrent(&input, state.view_mut(), &Cx::new(1)).expect_err("an error").to_string();
+        let error = subject.in_place(&x, &mut state, &Cx::new(1)).expect_err("an error");
         assert_eq!(state, before);
         error
     };
@@ -460,7 +329,7 @@ fn invalid_inputs_are_named() {
 /// NaN stays in its sequence and head, and in the tokens after it.
 #[test]
 fn nan_stays_in_its_row_and_head() {
-    let subject = Kda(EVEN, 1.0);
+    let subject = Stateful::new("kda", EVEN, 1.0);
     let mut x = subject.sample(2, 80, 3);
     let clean = subject.run("recurrent", &x, None, &Cx::new(2));
     // Sequence 0, token 70, head 1.
@@ -544,7 +413,7 @@ fn random_rows_are_orthogonal() {
 /// is contiguous.
 #[test]
 fn axis_order_of_queries_and_keys_does_not_matter() {
-    let (x, cx) = (Softmax([2, 2, 7, 18], 1.0).sample(2, 70, 5), &Cx::new(2));
+    let (x, cx) = (Stateful::new("performer", [2, 2, 7, 18], 1.0).sample(2, 70, 5), &Cx::new(2));
     let arrays: Vec<_> = x.iter().map(array).collect();
     let turned: Vec<ArrayD<f32>> = arrays
         .iter()
@@ -559,7 +428,16 @@ fn axis_order_of_queries_and_keys_does_not_matter() {
         .collect();
     let state = || arrays[arrays.len() - 1].clone().into_dimensionality().expect("rank");
     let d = v!(arrays[2]);
-    let (plain, other) = (Softmax::call(&x, &arrays, None), Softmax::call(&x, &turned, None));
+    let [plain, other] = [&arrays, &turned].map(|x| performer::Inputs {
+        q: v!(x[0]),
+        k: v!(x[1]),
+        v: v!(x[2]),
+        w: v!(x[3]),
+        kernel: Kernel::Softmax,
+        epsilon: 1e-4,
+        causal: true,
+        sequences: Sequences::Batch,
+    });
     let (want, got) = [plain, other].map(|x| performer::recurrent(&x, state().view_mut(), cx).expect("valid")).into();
     assert_eq!(got, want);
     let zero = ndarray::Array4::zeros(state().raw_dim());

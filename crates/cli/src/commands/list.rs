@@ -56,18 +56,12 @@ fn path(mechanism: &Mechanism) -> String {
     [mechanism.family, mechanism.name].into_iter().filter(|p| !p.is_empty()).collect::<Vec<_>>().join("/")
 }
 
-/// The entry of an operation in the list.
-fn entry(operation: &Named) -> &'static Mechanism {
-    MECHANISMS.iter().find(|m| m.name == operation.name()).expect("every operation has an entry in the list")
-}
-
 /// Describes the inputs, parameters and outputs of one mechanism.
 fn one(operation: &Named) -> String {
-    let (m, signature) = (entry(operation), operation.signature());
+    let (m, signature) = (operation.mechanism(), operation.signature());
     let mut out = format!("{}: {}\n", path(m), m.paper);
     out += &format!("time {}, state {} numbers per sequence\n", m.cost, m.state);
-    let forms: Vec<&str> = signature.forms.iter().map(|form| form.name()).collect();
-    out += &format!("forms {}, and the gradient\n", forms.join(" "));
+    out += &format!("forms {}, and the gradient\n", forms(m).join(" "));
     if !m.note.is_empty() {
         out += &format!("note {}\n", m.note);
     }
@@ -125,7 +119,7 @@ fn choices(parameter: &Parameter) -> String {
 
 /// As `longreach list NAME --json` prints it.
 pub(crate) fn one_as_json(operation: &Named) -> serde_json::Value {
-    let (m, signature) = (entry(operation), operation.signature());
+    let (m, signature) = (operation.mechanism(), operation.signature());
     let tensors = |list: &[Argument]| -> Vec<serde_json::Value> {
         let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "kind": a.kind.name(), "about": a.about, "gradient": a.gradient, "with": a.with});
         list.iter().map(one).collect()
@@ -141,7 +135,7 @@ pub(crate) fn one_as_json(operation: &Named) -> serde_json::Value {
     };
     json!({
         "path": path(m), "paper": m.paper, "cost": m.cost, "state": m.state, "note": m.note,
-        "forms": signature.forms.iter().map(|form| form.name()).collect::<Vec<_>>(),
+        "forms": forms(m),
         "inputs": tensors(&signature.inputs), "outputs": tensors(&signature.outputs),
         "starts": starts(&signature.outputs), "saved": signature.saved,
         "parameters": signature.parameters.iter().map(parameter).collect::<Vec<_>>(),

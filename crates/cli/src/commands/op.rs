@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use clap::builder::PossibleValuesParser;
 use longreach_attention::Form;
 use longreach_attention::operation::{Tensors, View, Views, named};
 use longreach_models::{check_writable, write_atomically};
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     parameters: ParameterArgs,
     /// Form of the computation: the f64 definition (naive), chunks of tokens (chunk), token by token in one call (recurrent), or one call per token (step)
     /// [default: the first of `longreach list NAME` other than naive]
-    #[arg(long, value_name = "FORM", value_parser = ["naive", "chunk", "recurrent", "step"])]
+    #[arg(long, value_name = "FORM", value_parser = PossibleValuesParser::new(Form::ALL.map(Form::name)))]
     form: Option<String>,
     /// Also compute gradients
     #[arg(long)]
@@ -52,10 +53,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let operation = named(&args.name)?;
     let forms = operation.signature().forms;
     let form = match &args.form {
-        Some(name) => {
-            let all = [Form::Naive, Form::Chunk, Form::Recurrent, Form::Step];
-            all.into_iter().find(|form| form.name() == name).unwrap_or(Form::Naive)
-        }
+        Some(name) => Form::ALL.into_iter().find(|form| form.name() == name).unwrap_or(Form::Naive),
         None => forms.iter().copied().find(|form| *form != Form::Naive).unwrap_or(Form::Naive),
     };
     check_writable(&args.out, &[&args.inputs])?;

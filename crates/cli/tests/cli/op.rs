@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use longreach_attention::MECHANISMS;
 use longreach_attention::operation::{Sample, Tensors, named};
+use longreach_attention::{Form, MECHANISMS};
 use ndarray::{ArrayD, IxDyn};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
@@ -63,6 +63,33 @@ fn every_mechanism_runs_on_a_file() {
         let about: serde_json::Value =
             serde_json::from_str(&stdout(&["list", mechanism.name, "--json"])).expect("JSON");
         assert_eq!(about["inputs"][0]["name"], first);
+    }
+}
+
+/// A form has one name: that which `op --form` takes.
+#[test]
+fn forms_have_one_name() {
+    let json = |args: &[&str]| -> serde_json::Value { serde_json::from_str(&stdout(args)).expect("JSON") };
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/mechanisms.md");
+    let docs = std::fs::read_to_string(docs).expect("a page");
+    let names = Form::ALL.map(Form::name);
+    let help = stdout(&["op", "--help"]);
+    assert!(help.contains(&format!("[possible values: {}]", names.join(", "))), "{help}");
+    for name in names {
+        assert!(docs.contains(&format!("\n| `{name}` |")), "{name} is not explained");
+    }
+    let (list, table) = (json(&["list", "--json"]), stdout(&["list"]));
+    for (mechanism, listed) in MECHANISMS.iter().zip(list["mechanisms"].as_array().expect("a list")) {
+        let forms: Vec<&str> = mechanism.forms.iter().map(|form| form.name()).collect();
+        let path = listed["path"].as_str().expect("a path");
+        assert!(path.ends_with(mechanism.name), "{path}");
+        assert_eq!(listed["forms"], serde_json::json!(forms), "{path}");
+        assert_eq!(json(&["list", mechanism.name, "--json"])["forms"], serde_json::json!(forms), "{path}");
+        let about = format!("\nforms {}, and the gradient\n", forms.join(" "));
+        assert!(stdout(&["list", mechanism.name]).contains(&about), "{path}");
+        let row = table.lines().find(|line| line.trim_start().starts_with(&format!("{path} "))).expect(path);
+        assert!(row.contains(&format!(" {} ", forms.join(" "))), "{row}");
+        assert!(docs.contains(&format!("| `{path}` | {} |", forms.join(", "))), "{path} in the docs");
     }
 }
 

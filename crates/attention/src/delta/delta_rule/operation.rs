@@ -6,9 +6,22 @@ use ndarray::ArrayD;
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, SCALE, Scale, calls, ranked_mut};
 use crate::operation::{Argument, Number};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "delta_rule",
+    family: "delta",
+    forms: &[Form::Naive, Form::Recurrent, Form::Step],
+    cost: "O(T H K V)",
+    state: "H K V",
+    paper: "Schlag et al. 2021; Yang et al. 2024, DeltaNet",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 /// The inputs.
 fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
@@ -23,21 +36,17 @@ fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
 }
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
-                Argument::input("k", &["B", "T", "G", "K"], "keys, best of length 1").between(-0.2, 0.2),
-                Argument::input("v", &["B", "T", "H", "V"], "values"),
-                Argument::input("beta", &["B", "T", "H"], "how much is corrected").between(0.0, 1.0),
-            ],
-            parameters: vec![SCALE],
-            output: &["B", "T", "H", "V"],
-            state: &["sequences", "H", "K", "V"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+            Argument::input("k", &["B", "T", "G", "K"], "keys, best of length 1").between(-0.2, 0.2),
+            Argument::input("v", &["B", "T", "H", "V"], "values"),
+            Argument::input("beta", &["B", "T", "H"], "how much is corrected").between(0.0, 1.0),
+        ],
+        parameters: &[SCALE],
+        output: &["B", "T", "H", "V"],
+        state: &["sequences", "H", "K", "V"],
+    };
 
     calls!([Step => step, _ => recurrent], [q, k, v, beta, state]);
 }

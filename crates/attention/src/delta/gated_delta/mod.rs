@@ -6,19 +6,14 @@
 
 use ndarray::{ArrayView3, ArrayView4};
 
-use crate::Sequences;
-use crate::fast_weights::{self, Erase, Gate};
+use crate::fast_weights::{self, Erase, Gate, MatrixState};
+use crate::{Error, Sequences};
 
-mod backward;
 mod naive;
 pub(crate) mod operation;
-mod recurrent;
-mod step;
 
-pub use backward::{Gradient, backward};
+pub use crate::fast_weights::{Gradient, backward, recurrent, step, step_into};
 pub use naive::naive;
-pub use recurrent::recurrent;
-pub use step::{step, step_into};
 
 const OP: &str = "gated_delta";
 
@@ -41,14 +36,17 @@ pub struct Inputs<'a, F = f32> {
     pub sequences: Sequences<'a>,
 }
 
-impl<F: Copy + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
+impl<F: Copy> Inputs<'_, F> {
     /// The shape of the state.
     pub fn state_shape(&self) -> [usize; 4] {
-        self.kernel().state_shape()
+        let ((b, _, _, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
+        [self.sequences.count(b), h, k, v]
     }
+}
 
-    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
-        fast_weights::Inputs {
+impl<F: Copy> MatrixState<F> for Inputs<'_, F> {
+    fn kernel(&self) -> Result<fast_weights::Inputs<'_, F>, Error> {
+        Ok(fast_weights::Inputs {
             op: OP,
             q: self.q,
             k: self.k,
@@ -58,6 +56,6 @@ impl<F: Copy + PartialOrd + Default + std::fmt::Debug> Inputs<'_, F> {
             bonus: None,
             scale: self.scale,
             sequences: self.sequences,
-        }
+        })
     }
 }

@@ -6,9 +6,22 @@ use ndarray::ArrayD;
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, SCALE, Scale, calls, ranked_mut};
 use crate::operation::{Argument, Number};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "kda",
+    family: "delta",
+    forms: &[Form::Naive, Form::Recurrent, Form::Step],
+    cost: "O(T H K V)",
+    state: "H K V",
+    paper: "Kimi team 2025, Kimi Linear",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 /// The inputs.
 fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
@@ -24,22 +37,18 @@ fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
 }
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
-                Argument::input("k", &["B", "T", "G", "K"], "keys, best of length 1").between(-0.2, 0.2),
-                Argument::input("v", &["B", "T", "H", "V"], "values"),
-                Argument::input("g", &["B", "T", "H", "K"], "the gate's logarithm, at most 0").between(-0.5, -0.01),
-                Argument::input("beta", &["B", "T", "H"], "how much is corrected").between(0.0, 1.0),
-            ],
-            parameters: vec![SCALE],
-            output: &["B", "T", "H", "V"],
-            state: &["sequences", "H", "K", "V"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+            Argument::input("k", &["B", "T", "G", "K"], "keys, best of length 1").between(-0.2, 0.2),
+            Argument::input("v", &["B", "T", "H", "V"], "values"),
+            Argument::input("g", &["B", "T", "H", "K"], "the gate's logarithm, at most 0").between(-0.5, -0.01),
+            Argument::input("beta", &["B", "T", "H"], "how much is corrected").between(0.0, 1.0),
+        ],
+        parameters: &[SCALE],
+        output: &["B", "T", "H", "V"],
+        state: &["sequences", "H", "K", "V"],
+    };
 
     calls!([Step => step, _ => recurrent], [q, k, v, g, beta, state]);
 }

@@ -1,7 +1,7 @@
 //! The gradient: that of the general transition, then from `a = κ̂`, `b = −κ̂ ⊙ a` back to `κ̂` and the rate.
 
 use longreach_simd::{Cx, Lanes};
-use ndarray::{Array4, ArrayView4};
+use ndarray::{Array4, ArrayD, ArrayView4};
 
 use super::Inputs;
 use crate::linear::{OfRows, each, unwritten};
@@ -17,7 +17,7 @@ pub struct Gradient {
     /// `[B, T, H, V]`
     pub v: Array4<f32>,
     /// `[B, T, H, K]`
-    pub g: Array4<f32>,
+    pub g: ArrayD<f32>,
     /// `[B, T, H, K]`
     pub kappa: Array4<f32>,
     /// `[B, T, H, K]`
@@ -38,7 +38,7 @@ pub fn backward(
     cx: &Cx,
 ) -> Result<Gradient, Error> {
     let fast_weights::Gradient { q, k, v, a: mut kappa, b, g, state, .. } =
-        fast_weights::backward(&x.kernel(), state, d_o, d_state, cx)?;
+        fast_weights::backward(x, state, d_o, d_state, cx)?;
     let mut a = unwritten(b.dim());
     each(cx, &ToRate, [x.kappa, b.view()], &mut a);
     each(cx, &ToKappa, [x.a, b.view()], &mut kappa);

@@ -6,9 +6,22 @@ use ndarray::ArrayD;
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, SCALE, Scale, calls, ranked_mut};
 use crate::operation::{Argument, Number};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "rwkv7",
+    family: "delta",
+    forms: &[Form::Naive, Form::Recurrent, Form::Step],
+    cost: "O(T H K V)",
+    state: "H K V",
+    paper: "Peng et al. 2025, RWKV-7",
+    note: "the authors have no scale, nor has flash-linear-attention (`chunk_rwkv7`): give `scale` 1",
+    example: "{}",
+    operation: &Op,
+};
 
 /// The inputs.
 fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
@@ -25,28 +38,20 @@ fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
 }
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("q", &["B", "T", "H", "K"], "queries"),
-                Argument::input("k", &["B", "T", "H", "K"], "keys"),
-                Argument::input("v", &["B", "T", "H", "V"], "values"),
-                Argument::input("g", &["B", "T", "H", "K"], "the gate's logarithm, at most 0").between(-0.5, -0.01),
-                Argument::input("kappa", &["B", "T", "H", "K"], "what is erased by, of length 1").between(-0.2, 0.2),
-                Argument::input(
-                    "a",
-                    &["B", "T", "H", "K"],
-                    "how much of it is erased, the rate of learning in context",
-                )
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("q", &["B", "T", "H", "K"], "queries"),
+            Argument::input("k", &["B", "T", "H", "K"], "keys"),
+            Argument::input("v", &["B", "T", "H", "V"], "values"),
+            Argument::input("g", &["B", "T", "H", "K"], "the gate's logarithm, at most 0").between(-0.5, -0.01),
+            Argument::input("kappa", &["B", "T", "H", "K"], "what is erased by, of length 1").between(-0.2, 0.2),
+            Argument::input("a", &["B", "T", "H", "K"], "how much of it is erased, the rate of learning in context")
                 .between(0.0, 1.0),
-            ],
-            parameters: vec![SCALE],
-            output: &["B", "T", "H", "V"],
-            state: &["sequences", "H", "K", "V"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Recurrent, Form::Step],
-        }
-    }
+        ],
+        parameters: &[SCALE],
+        output: &["B", "T", "H", "V"],
+        state: &["sequences", "H", "K", "V"],
+    };
 
     calls!([Step => step, _ => recurrent], [q, k, v, g, kappa, a, state]);
 }

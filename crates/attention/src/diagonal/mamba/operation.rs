@@ -6,9 +6,22 @@ use ndarray::ArrayD;
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
 use crate::operation::{Argument, Number};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "mamba",
+    family: "diagonal",
+    forms: &[Form::Naive, Form::Recurrent, Form::Step],
+    cost: "O(T D N)",
+    state: "N D",
+    paper: "Gu and Dao 2023, Mamba",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
     x.no_parameters()?;
@@ -26,25 +39,21 @@ fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
 }
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("x", &["B", "T", "D"], "what is written to the state"),
-                Argument::input("dt", &["B", "T", "D"], "the step before softplus"),
-                Argument::input("dt_bias", &["D"], "added to it"),
-                Argument::input("a", &["N", "D"], "the matrix A, negative").between(-1.0, -0.1),
-                Argument::input("b", &["B", "T", "N"], "the matrix B"),
-                Argument::input("c", &["B", "T", "N"], "the matrix C"),
-                Argument::input("d", &["D"], "the matrix D"),
-                Argument::optional("z", &["B", "T", "D"], "what gates the output through silu"),
-            ],
-            parameters: Vec::new(),
-            output: &["B", "T", "D"],
-            state: &["sequences", "N", "D"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("x", &["B", "T", "D"], "what is written to the state"),
+            Argument::input("dt", &["B", "T", "D"], "the step before softplus"),
+            Argument::input("dt_bias", &["D"], "added to it"),
+            Argument::input("a", &["N", "D"], "the matrix A, negative").between(-1.0, -0.1),
+            Argument::input("b", &["B", "T", "N"], "the matrix B"),
+            Argument::input("c", &["B", "T", "N"], "the matrix C"),
+            Argument::input("d", &["D"], "the matrix D"),
+            Argument::optional("z", &["B", "T", "D"], "what gates the output through silu"),
+        ],
+        parameters: &[],
+        output: &["B", "T", "D"],
+        state: &["sequences", "N", "D"],
+    };
 
     calls!([Step => step, _ => recurrent], [x, dt, dt_bias, a, b, c, d, z, state]);
 }

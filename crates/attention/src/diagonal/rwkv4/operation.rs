@@ -6,9 +6,22 @@ use ndarray::ArrayD;
 use super::{Inputs, OP, backward, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
 use crate::operation::{Argument, Number};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "rwkv4",
+    family: "diagonal",
+    forms: &[Form::Naive, Form::Recurrent, Form::Step],
+    cost: "O(T D)",
+    state: "3 D",
+    paper: "Peng et al. 2023, RWKV",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 /// Reads the inputs of a call.
 fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
@@ -17,21 +30,17 @@ fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
 }
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("k", &["B", "T", "D"], "the logarithms of the weights"),
-                Argument::input("v", &["B", "T", "D"], "values"),
-                Argument::input("w", &["D"], "the decay's logarithm, at most 0").between(-1.0, -0.01),
-                Argument::input("u", &["D"], "the bonus of the token itself"),
-            ],
-            parameters: vec![],
-            output: &["B", "T", "D"],
-            state: &["sequences", "3", "D"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("k", &["B", "T", "D"], "the logarithms of the weights"),
+            Argument::input("v", &["B", "T", "D"], "values"),
+            Argument::input("w", &["D"], "the decay's logarithm, at most 0").between(-1.0, -0.01),
+            Argument::input("u", &["D"], "the bonus of the token itself"),
+        ],
+        parameters: &[],
+        output: &["B", "T", "D"],
+        state: &["sequences", "3", "D"],
+    };
 
     calls!([Step => step, _ => recurrent], [k, v, w, u, state]);
 }

@@ -29,7 +29,7 @@ use std::sync::atomic::Ordering;
 use longreach_simd::cache::NON_TEMPORAL_ABOVE;
 use longreach_simd::split::Part;
 use longreach_simd::{Cx, memory};
-use ndarray::{Array2, Array3, Array4, ArrayView4, Axis};
+use ndarray::{Array2, Array3, Array4, ArrayD, ArrayView4, Axis};
 
 use super::{Dims, Gradient, Inputs, Tokens};
 use crate::sequences::{Rows, heads_per_task};
@@ -42,18 +42,18 @@ mod token;
 
 /// Returns the gradients, given those to the output, `[B, T, H, V]`, and to the state after the last token. `state` is
 /// the state before the first token.
-pub(crate) fn backward(
+pub(crate) fn gradient(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,
     d_o: ArrayView4<'_, f32>,
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    backward_times(x, state, (d_o, None), d_state, cx)
+    gradient_times(x, state, (d_o, None), d_state, cx)
 }
 
-/// As [`backward`], where the gradient to the output is `d_o` times a factor per token and head, `[B, T, H]`.
-pub(crate) fn backward_times(
+/// As [`gradient`], where the gradient to the output is `d_o` times a factor per token and head, `[B, T, H]`.
+pub(crate) fn gradient_times(
     x: &Inputs<'_>,
     state: ArrayView4<'_, f32>,
     (d_o, by): (ArrayView4<'_, f32>, Option<&Array3<f32>>),
@@ -134,15 +134,20 @@ pub(crate) fn backward_times(
         q: sum_groups(shaped(by_head.q, k)?, groups),
         k: sum_groups(shaped(by_head.k, k)?, groups),
         v: shaped(by_head.v, v)?,
-        g: shaped(by_head.g, gates)?,
+        g: of_gate(shaped(by_head.g, gates)?, &input),
         beta: Array3::from_shape_vec((b, there, heads), by_head.beta)
             .map_err(|_| Error::Layout { op, input: "beta" })?,
         a: shaped(by_head.a, k)?,
         b: shaped(by_head.b, k)?,
-        bonus,
+        u: bonus,
         state: Array4::from_shape_vec((input.ranges.len(), heads, k, v), d_state)
             .map_err(|_| Error::Layout { op, input: "state" })?,
     })
+}
+
+/// Gives the gradient of one gate per head its shape, `[B, T, H]`.
+fn of_gate(g: Array4<f32>, x: &Tokens<'_>) -> ArrayD<f32> {
+    if x.by_key || x.g.is_none() { g.into_dyn() } else { g.index_axis_move(Axis(3), 0).into_dyn() }
 }
 
 /// The gradients if there are no tokens or the state is empty: the gradient to the state is passed through.
@@ -153,11 +158,11 @@ fn empty_gradient(x: &Tokens<'_>, d_state: ArrayView4<'_, f32>) -> Result<Gradie
         q: buffer(true, g, k),
         k: buffer(true, g, k),
         v: buffer(true, h, v),
-        g: buffer(x.g.is_some(), h, x.gate_width()),
+        g: of_gate(buffer(x.g.is_some(), h, x.gate_width()), x),
         beta: buffer(x.beta.is_some(), h, 1).index_axis_move(Axis(3), 0),
         a: buffer(x.erase.is_some(), h, k),
         b: buffer(x.erase.is_some(), h, k),
-        bonus: Array2::zeros((h, if x.bonus.is_some() { k } else { 0 })),
+        u: Array2::zeros((h, if x.bonus.is_some() { k } else { 0 })),
         state: d_state.as_standard_layout().into_owned(),
     })
 }

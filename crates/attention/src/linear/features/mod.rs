@@ -323,7 +323,7 @@ impl Call<'_> {
             scale: self.scale as f32,
             sequences: self.sequences,
         };
-        let g = fast_weights::backward_times(&call, state, d_o, d_state, cx)?;
+        let g = fast_weights::gradient_times(&call, state, d_o, d_state, cx)?;
         Ok([g.q, g.k, g.v, g.state])
     }
 

@@ -4,11 +4,11 @@ use ndarray::{Array4, ArrayViewMut4, Axis, s};
 
 use super::{Inputs, OP};
 use crate::Error;
-use crate::fast_weights::outer;
+use crate::fast_weights::{MatrixState, outer};
 
 /// The equation, token by token in f64.
 pub fn naive(x: &Inputs<'_, f64>, mut state: ArrayViewMut4<'_, f64>) -> Result<Array4<f64>, Error> {
-    let dims = x.kernel().check(state.shape())?;
+    let dims = x.kernel()?.check(state.shape())?;
     let mut o = Array4::zeros(x.v.dim());
     for [s, b, t, h, g] in dims.tokens(OP, x.sequences)? {
         let mut state = state.slice_mut(s![s, h, .., ..]);

@@ -3,7 +3,7 @@
 use longreach_simd::{Cx, Lanes, math};
 use ndarray::{Array4, ArrayView4};
 
-use super::Inputs;
+use super::{Inputs, OP};
 use crate::linear::features::{OfRows, each};
 use crate::{Error, fast_weights};
 
@@ -31,8 +31,8 @@ pub fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let fast_weights::Gradient { q, k, v, mut g, state, .. } =
-        fast_weights::backward(&x.kernel(), state, d_o, d_state, cx)?;
+    let fast_weights::Gradient { q, k, v, g, state, .. } = fast_weights::backward(x, state, d_o, d_state, cx)?;
+    let mut g = g.into_dimensionality().map_err(|_| Error::Layout { op: OP, input: "g" })?;
     each(cx, &ThroughKey, [x.g, k.view()], &mut g);
     Ok(Gradient { q, g, v, state })
 }

@@ -6,19 +6,16 @@
 
 use ndarray::ArrayView4;
 
-use crate::Sequences;
-use crate::fast_weights::{self, Erase, Gate};
+use crate::fast_weights::{self, Erase, Gate, MatrixState};
+use crate::{Error, Sequences};
 
 mod backward;
 mod naive;
 pub(crate) mod operation;
-mod recurrent;
-mod step;
 
+pub use crate::fast_weights::{recurrent, step, step_into};
 pub use backward::{Gradient, backward};
 pub use naive::naive;
-pub use recurrent::recurrent;
-pub use step::{step, step_into};
 
 const OP: &str = "hgrn2";
 
@@ -40,12 +37,14 @@ pub struct Inputs<'a, F = f32> {
 impl<F: Copy> Inputs<'_, F> {
     /// The shape of the state.
     pub fn state_shape(&self) -> [usize; 4] {
-        let ((b, _, h, k), v) = (self.q.dim(), self.v.dim().3);
+        let ((b, _, _, k), (_, _, h, v)) = (self.q.dim(), self.v.dim());
         [self.sequences.count(b), h, k, v]
     }
+}
 
-    fn kernel(&self) -> fast_weights::Inputs<'_, F> {
-        fast_weights::Inputs {
+impl<F: Copy> MatrixState<F> for Inputs<'_, F> {
+    fn kernel(&self) -> Result<fast_weights::Inputs<'_, F>, Error> {
+        Ok(fast_weights::Inputs {
             op: OP,
             q: self.q,
             // Ignored for tied keys; any array of the right shape.
@@ -56,6 +55,6 @@ impl<F: Copy> Inputs<'_, F> {
             bonus: None,
             scale: self.scale,
             sequences: self.sequences,
-        }
+        })
     }
 }

@@ -6,6 +6,9 @@
 //! The forms are those of retention, with these [`decays`]. MiniMax has no scale. State `[S, H, K, V]` f32 ·
 //! O(T H K V) time. Qin et al. 2024 (Lightning Attention-2); MiniMax 2025 (MiniMax-01), with the slopes of its code.
 
+use super::retention;
+use crate::{Form, Mechanism};
+
 mod backward;
 mod chunk;
 mod naive;
@@ -24,3 +27,16 @@ pub fn decays(heads: usize, layer: usize, layers: usize) -> Vec<f64> {
     let of_layer = 1.0 - layer as f64 / (layers as f64 - 1.0 + 1e-5) + 1e-5;
     (0..heads).map(|h| -(-8.0 * (h as f64 + 1.0) / heads as f64).exp2() * of_layer).collect()
 }
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "lightning",
+    family: "linear",
+    forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+    cost: "O(T H K V)",
+    state: "H K V",
+    paper: "MiniMax 2025, MiniMax-01",
+    note: "MiniMax has no scale: give `scale` 1; flash-linear-attention has 1 / √K, as here",
+    example: "{}",
+    operation: &retention::operation::Op,
+};

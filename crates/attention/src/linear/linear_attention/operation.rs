@@ -7,9 +7,22 @@ use serde::Deserialize;
 use super::{EPSILON, Inputs, Map, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
 use crate::operation::{Argument, Number, Parameter, choice, flag, parameter};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "linear_attention",
+    family: "linear",
+    forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+    cost: "O(T H F V)",
+    state: "H F (V + 1)",
+    paper: "Katharopoulos et al. 2020; Arora et al. 2024, Based",
+    note: "flash-linear-attention has a `scale` of 1 / √K where none is given; its models of Based make features of K^-1/4 x, which is the map `based`, not `taylor`",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -59,20 +72,16 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
-                Argument::input("k", &["B", "T", "G", "K"], "keys"),
-                Argument::input("v", &["B", "T", "H", "V"], "values"),
-            ],
-            parameters: PARAMETERS.to_vec(),
-            output: &["B", "T", "H", "V"],
-            state: &["sequences", "H", "F", "V (+ 1)"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+            Argument::input("k", &["B", "T", "G", "K"], "keys"),
+            Argument::input("v", &["B", "T", "H", "V"], "values"),
+        ],
+        parameters: PARAMETERS,
+        output: &["B", "T", "H", "V"],
+        state: &["sequences", "H", "F", "V (+ 1)"],
+    };
 
     calls!([Chunk => chunk, Step => step, _ => recurrent], [q, k, v, state]);
 }

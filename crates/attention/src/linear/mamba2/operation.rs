@@ -7,9 +7,22 @@ use serde::Deserialize;
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
 use crate::operation::{Argument, Number, Parameter, choice, parameter};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "mamba2",
+    family: "linear",
+    forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+    cost: "O(T H N P)",
+    state: "H N P",
+    paper: "Dao and Gu 2024, Mamba-2",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -41,24 +54,20 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("x", &["B", "T", "H", "P"], "what is written to the state"),
-                Argument::input("dt", &["B", "T", "H"], "the step before softplus"),
-                Argument::input("dt_bias", &["H"], "added to it"),
-                Argument::input("a", &["H"], "the matrix A, negative").between(-1.0, -0.1),
-                Argument::input("b", &["B", "T", "G", "N"], "the matrix B; head h reads group h / (H / G)"),
-                Argument::input("c", &["B", "T", "G", "N"], "the matrix C"),
-                Argument::input("d", &["H"], "the matrix D"),
-            ],
-            parameters: PARAMETERS.to_vec(),
-            output: &["B", "T", "H", "P"],
-            state: &["sequences", "H", "N", "P"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("x", &["B", "T", "H", "P"], "what is written to the state"),
+            Argument::input("dt", &["B", "T", "H"], "the step before softplus"),
+            Argument::input("dt_bias", &["H"], "added to it"),
+            Argument::input("a", &["H"], "the matrix A, negative").between(-1.0, -0.1),
+            Argument::input("b", &["B", "T", "G", "N"], "the matrix B; head h reads group h / (H / G)"),
+            Argument::input("c", &["B", "T", "G", "N"], "the matrix C"),
+            Argument::input("d", &["H"], "the matrix D"),
+        ],
+        parameters: PARAMETERS,
+        output: &["B", "T", "H", "P"],
+        state: &["sequences", "H", "N", "P"],
+    };
 
     calls!([Chunk => chunk, Step => step, _ => recurrent], [x, dt, dt_bias, a, b, c, d, state]);
 }

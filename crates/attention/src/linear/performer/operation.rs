@@ -7,9 +7,22 @@ use serde::Deserialize;
 use super::{Inputs, Kernel, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, calls, ranked_mut};
 use crate::operation::{Argument, Number, Parameter, choice, flag, parameter};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "performer",
+    family: "linear",
+    forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+    cost: "O(T H F (K + V))",
+    state: "H F (V + 1)",
+    paper: "Choromanski et al. 2021, FAVOR+",
+    note: "performer-pytorch subtracts maxima in the exponent, of keys over the whole text; here none is subtracted, so that nothing looks ahead: `epsilon` is absolute, and numbers differ where q and k are not small",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -51,21 +64,17 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
-                Argument::input("k", &["B", "T", "G", "K"], "keys"),
-                Argument::input("v", &["B", "T", "H", "V"], "values"),
-                Argument::input("w", &["M", "K"], "the random rows"),
-            ],
-            parameters: PARAMETERS.to_vec(),
-            output: &["B", "T", "H", "V"],
-            state: &["sequences", "H", "F", "V + 1"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+            Argument::input("k", &["B", "T", "G", "K"], "keys"),
+            Argument::input("v", &["B", "T", "H", "V"], "values"),
+            Argument::input("w", &["M", "K"], "the random rows"),
+        ],
+        parameters: PARAMETERS,
+        output: &["B", "T", "H", "V"],
+        state: &["sequences", "H", "F", "V + 1"],
+    };
 
     calls!([Chunk => chunk, Step => step, _ => recurrent], [q, k, v, w, state]);
 }

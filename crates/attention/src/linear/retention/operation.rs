@@ -6,9 +6,22 @@ use ndarray::ArrayD;
 use super::{Inputs, OP, backward, chunk, naive, recurrent, step};
 use crate::operation::recurrence::{About, Cotangents, Given, Recurrence, SCALE, Scale, calls, ranked_mut};
 use crate::operation::{Argument, Number};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "retention",
+    family: "linear",
+    forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
+    cost: "O(T H K V)",
+    state: "H K V",
+    paper: "Sun et al. 2023, RetNet",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 /// The inputs.
 fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
@@ -23,21 +36,17 @@ fn inputs<'a, F: Number>(x: &'a Given<'_, F>) -> Result<Inputs<'a, F>, Error> {
 }
 
 impl Recurrence for Op {
-    fn about(&self) -> About {
-        About {
-            inputs: vec![
-                Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
-                Argument::input("k", &["B", "T", "G", "K"], "keys"),
-                Argument::input("v", &["B", "T", "H", "V"], "values"),
-                Argument::input("g", &["H"], "the decays' logarithms, at most 0").between(-0.5, -0.01),
-            ],
-            parameters: vec![SCALE],
-            output: &["B", "T", "H", "V"],
-            state: &["sequences", "H", "K", "V"],
-            example: "{}",
-            forms: &[Form::Naive, Form::Chunk, Form::Recurrent, Form::Step],
-        }
-    }
+    const ABOUT: About = About {
+        inputs: &[
+            Argument::input("q", &["B", "T", "G", "K"], "queries; head h reads group h / (H / G)"),
+            Argument::input("k", &["B", "T", "G", "K"], "keys"),
+            Argument::input("v", &["B", "T", "H", "V"], "values"),
+            Argument::input("g", &["H"], "the decays' logarithms, at most 0").between(-0.5, -0.01),
+        ],
+        parameters: &[SCALE],
+        output: &["B", "T", "H", "V"],
+        state: &["sequences", "H", "K", "V"],
+    };
 
     calls!([Chunk => chunk, Step => step, _ => recurrent], [q, k, v, g, state]);
 }

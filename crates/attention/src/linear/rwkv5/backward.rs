@@ -4,9 +4,8 @@ use longreach_simd::Cx;
 use ndarray::{Array2, Array4, ArrayView4};
 
 use super::{Inputs, OP};
-use crate::Error;
 use crate::linear::features::sum_of_tokens;
-use crate::linear::rwkv6;
+use crate::{Error, fast_weights};
 
 /// Gradients to the inputs.
 #[derive(Clone, Debug)]
@@ -36,7 +35,7 @@ pub fn backward(
     d_state: ArrayView4<'_, f32>,
     cx: &Cx,
 ) -> Result<Gradient, Error> {
-    let rwkv6::Gradient { q, k, v, g, u, state } = rwkv6::backward(&x.at_every_token()?, state, d_o, d_state, cx)?;
+    let fast_weights::Gradient { q, k, v, g, u, state, .. } = fast_weights::backward(x, state, d_o, d_state, cx)?;
     let g = sum_of_tokens(g.as_slice().unwrap_or_default(), u.len());
     let g = Array2::from_shape_vec(u.dim(), g).map_err(|_| Error::Layout { op: OP, input: "g" })?;
     Ok(Gradient { q, k, v, g, u, state })

@@ -7,19 +7,16 @@
 
 use ndarray::{ArrayView2, ArrayView4};
 
-use super::rwkv6;
+use crate::fast_weights::{self, Erase, Gate, MatrixState};
 use crate::{Error, Sequences, error};
 
 mod backward;
 mod naive;
 pub(crate) mod operation;
-mod recurrent;
-mod step;
 
+pub use crate::fast_weights::{recurrent, step, step_into};
 pub use backward::{Gradient, backward};
 pub use naive::naive;
-pub use recurrent::recurrent;
-pub use step::{step, step_into};
 
 const OP: &str = "rwkv5";
 
@@ -48,18 +45,22 @@ impl<F: Copy> Inputs<'_, F> {
         let ((b, _, h, k), v) = (self.q.dim(), self.v.dim().3);
         [self.sequences.count(b), h, k, v]
     }
+}
 
-    /// The inputs of RWKV-6: the decay is broadcast to every token.
-    fn at_every_token(&self) -> Result<rwkv6::Inputs<'_, F>, Error> {
+impl<F: Copy> MatrixState<F> for Inputs<'_, F> {
+    /// The decay is broadcast to every token.
+    fn kernel(&self) -> Result<fast_weights::Inputs<'_, F>, Error> {
         let (_, _, h, k) = self.q.dim();
         error::shape(OP, "g", &[h, k], self.g.shape())?;
         let g = self.g.broadcast(self.q.raw_dim()).ok_or(Error::Layout { op: OP, input: "g" })?;
-        Ok(rwkv6::Inputs {
+        Ok(fast_weights::Inputs {
+            op: OP,
             q: self.q,
             k: self.k,
             v: self.v,
-            g,
-            u: self.u,
+            gate: Gate::Key(g),
+            erase: Erase::None,
+            bonus: Some(self.u),
             scale: self.scale,
             sequences: self.sequences,
         })

@@ -67,7 +67,7 @@ pub fn backward(
         scale: x.scale,
         sequences: x.sequences,
     };
-    let fast_weights::Gradient { q, k, mut v, g, state, .. } = fast_weights::backward(&call, state, d_o, d_state, cx)?;
+    let fast_weights::Gradient { q, k, mut v, g, state, .. } = fast_weights::gradient(&call, state, d_o, d_state, cx)?;
     let (mut beta, mut skip) = (Array3::zeros((b, t, heads)), Array1::zeros(heads));
     if x.beta.is_some() || x.skip.is_some() {
         let mut d_skip = Array2::<f32>::zeros((t.div_ceil(TOKENS), heads));
@@ -99,6 +99,6 @@ pub fn backward(
             skip = d_skip.mapv(f64::from).sum_axis(Axis(0)).mapv(|x| x as f32);
         }
     }
-    let g = if g.is_empty() { Array3::zeros((b, t, heads)) } else { g.index_axis_move(Axis(3), 0) };
+    let g = g.into_dimensionality().unwrap_or_else(|_| Array3::zeros((b, t, heads)));
     Ok(Gradient { q, k, v, g, beta, skip, state })
 }

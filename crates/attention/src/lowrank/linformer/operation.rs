@@ -6,13 +6,26 @@ use serde::Deserialize;
 
 use super::{Inputs, OP, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Exact, Number, Operation, Parameter, Signature, Tensor, Tensors, attended, choice, parameter,
+    Argument, Arguments, Call, Exact, Number, Operation, Parameter, Tensor, Tensors, attended, choice, parameter,
     with_output,
 };
 use crate::softmax::{Cotangent, Output};
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "linformer",
+    family: "lowrank",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O((S + T) R H D)",
+    state: "0",
+    paper: "Wang et al. 2020, Linformer",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -58,8 +71,8 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("q", &["B", "T", "H", "D"], "queries"),
                 Argument::input("k", &["B", "S", "G", "D"], "keys; head h reads group h / (H / G)"),
@@ -72,8 +85,6 @@ impl Operation for Op {
                 Argument::output("o", &["B", "T", "H", "E"], "the output"),
                 Argument::output("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
             ],
-            forms: &[Form::Naive, Form::Chunk],
-            example: "{}",
             saved: &["o", "lse"],
         }
     }

@@ -6,11 +6,24 @@ use serde::Deserialize;
 
 use super::{Inputs, OP, Padding, Start, backward, chunk, naive};
 use crate::operation::{
-    Argument, Call, Exact, Number, Operation, Parameter, Signature, Tensor, Tensors, choice, parameter, tensors,
+    Argument, Arguments, Call, Exact, Number, Operation, Parameter, Tensor, Tensors, choice, parameter, tensors,
 };
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "nystrom",
+    family: "lowrank",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(T m H D + H m^3)",
+    state: "0",
+    paper: "Xiong et al. 2021, Nystromformer",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -75,8 +88,8 @@ const PARAMETERS: &[Parameter] = &[
             ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("q", &["B", "T", "H", "D"], "queries"),
                 Argument::input("k", &["B", "T", "H", "D"], "keys"),
@@ -90,8 +103,6 @@ impl Operation for Op {
             ],
             parameters: PARAMETERS.to_vec(),
             outputs: vec![Argument::output("o", &["B", "T", "H", "E"], "the output")],
-            forms: &[Form::Naive, Form::Chunk],
-            example: "{}",
             saved: &[],
         }
     }

@@ -6,12 +6,25 @@ use serde::Deserialize;
 
 use super::{Compression, Inputs, Kind, OP, backward, chunk, naive};
 use crate::operation::{
-    Argument, Axes, Call, Exact, Number, Operation, Parameter, Shapes, Signature, Tensor, Tensors, choice, parameter,
+    Argument, Arguments, Axes, Call, Exact, Number, Operation, Parameter, Shapes, Tensor, Tensors, choice, parameter,
     tensors,
 };
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "compressive",
+    family: "memory",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(N C^2 taps / c)",
+    state: "(M + M / c) D",
+    paper: "Rae et al. 2020, Compressive Transformer",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -87,8 +100,8 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("x", &["B", "N", "C"], "what falls out of the first memory, the oldest first"),
                 Argument::optional("w", &["C", "C", "taps"], "the filter of `conv`, from the oldest tap to the newest")
@@ -100,8 +113,6 @@ impl Operation for Op {
             ],
             parameters: PARAMETERS.to_vec(),
             outputs: vec![Argument::output("o", &["B", "N / ratio", "C"], "what is left of it")],
-            forms: &[Form::Naive, Form::Chunk],
-            example: "{}",
             saved: &[],
         }
     }
@@ -127,7 +138,7 @@ impl Operation for Op {
         let read: Read<'_, f32> = Read::of(call)?;
         let x = read.inputs()?;
         x.check()?;
-        let (batch, _, width) = x.x.dim();
-        Ok([("o".to_owned(), vec![batch, x.groups().len(), width])].into())
+        let (batch, tokens, width) = x.x.dim();
+        Ok([("o".to_owned(), vec![batch, tokens.div_ceil(x.ratio), width])].into())
     }
 }

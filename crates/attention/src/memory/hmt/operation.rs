@@ -4,10 +4,23 @@ use longreach_simd::Cx;
 use ndarray::{Ix2, Ix3};
 
 use super::{Inputs, backward, chunk, naive};
-use crate::operation::{Argument, Call, Exact, Number, Operation, Signature, Tensor, Tensors, tensors};
-use crate::{Error, Form};
+use crate::operation::{Argument, Arguments, Call, Exact, Number, Operation, Tensor, Tensors, tensors};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "hmt",
+    family: "memory",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(N D R)",
+    state: "N D",
+    paper: "He et al. 2025, HMT",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 /// The tensors of a call.
 struct Read<'a, F> {
@@ -28,8 +41,8 @@ impl<'a, F: Number> Read<'a, F> {
 }
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("s", &["B", "Q", "D"], "summaries"),
                 Argument::input("m", &["B", "N", "D"], "memories, the oldest first"),
@@ -38,8 +51,6 @@ impl Operation for Op {
             ],
             parameters: vec![],
             outputs: vec![Argument::output("o", &["B", "Q", "D"], "what is recalled")],
-            forms: &[Form::Naive, Form::Chunk],
-            example: "{}",
             saved: &[],
         }
     }

@@ -8,12 +8,25 @@ use serde::Deserialize;
 
 use super::{Inputs, OP, State, backward, chunk, naive, step};
 use crate::operation::{
-    Argument, Axes, Call, Exact, Number, Operation, Parameter, Shapes, Signature, Tensor, Tensors, choice, parameter,
+    Argument, Arguments, Axes, Call, Exact, Number, Operation, Parameter, Shapes, Tensor, Tensors, choice, parameter,
     tensors,
 };
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "infini",
+    family: "memory",
+    forms: &[Form::Naive, Form::Chunk, Form::Step],
+    cost: "O(T s H K + T H K V)",
+    state: "G K (V + 1) + s G (K + V)",
+    paper: "Munkhdalai et al. 2024, Infini-attention",
+    note: "a memory without a token is not read and has no gate, so that the first segment is plain attention; by the equation alone its output would be (1 - sigmoid(gate)) times that",
+    example: r#"{"segment": 64}"#,
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -42,8 +55,20 @@ struct Read<'a, F> {
 impl<'a, F: Number> Read<'a, F> {
     /// The tensors and parameters, and the state, copied.
     fn of(call: &mut Call<'a>) -> Result<(Self, State<F>), Error> {
-        let (q, v): (Tensor<'a, F, Ix4>, Tensor<'a, F, Ix4>) = (call.tensor("q")?, call.tensor("v")?);
-        let ((b, _, _, k), (_, _, g, width)) = (q.dim(), v.dim());
+        let read = Self::without_state(call)?;
+        let [(b, _, _, k), _, (_, _, g, width)] = read.qkv.each_ref().map(Tensor::dim);
+        let mut state = State::new(b, g, k, width);
+        let State { memory, pending, keys, values } = &mut state;
+        for (name, to) in CARRIED.into_iter().zip([memory, pending, keys, values]) {
+            if let Some(given) = call.optional(name)? {
+                *to = given.view().as_standard_layout().into_owned();
+            }
+        }
+        Ok((read, state))
+    }
+
+    fn without_state(call: &mut Call<'a>) -> Result<Self, Error> {
+        let qkv: [Tensor<'a, F, Ix4>; 3] = [call.tensor("q")?, call.tensor("k")?, call.tensor("v")?];
         let local = match (call.optional("ql")?, call.optional("kl")?) {
             (Some(ql), Some(kl)) => Some([ql, kl]),
             (None, None) => None,
@@ -52,17 +77,9 @@ impl<'a, F: Number> Read<'a, F> {
                 None
             }
         };
-        let mut state = State::new(b, g, k, width);
-        let State { memory, pending, keys, values } = &mut state;
-        for (name, to) in CARRIED.into_iter().zip([memory, pending, keys, values]) {
-            if let Some(given) = call.optional(name)? {
-                *to = given.view().as_standard_layout().into_owned();
-            }
-        }
-        let (k, gate) = (call.tensor("k")?, call.tensor("gate")?);
         let parameters: Parameters = call.read()?;
-        let scale = parameters.scale.unwrap_or((q.dim().3 as f64).powf(-0.5));
-        Ok((Self { qkv: [q, k, v], local, gate, parameters, scale }, state))
+        let scale = parameters.scale.unwrap_or((qkv[0].dim().3 as f64).powf(-0.5));
+        Ok(Self { qkv, local, gate: call.tensor("gate")?, parameters, scale })
     }
 
     fn inputs(&self) -> Inputs<'_, F> {
@@ -104,10 +121,10 @@ const PARAMETERS: &[Parameter] = &[
 const SHORT: &str = r#"{"segment": 64}"#;
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
+    fn arguments(&self) -> Arguments {
         let memory = &["B", "G", "K", "V + 1"];
         let (keys, values) = (&["B", "n", "G", "K"], &["B", "n", "G", "V"]);
-        Signature {
+        Arguments {
             inputs: vec![
                 Argument::input("q", &["B", "T", "H", "K"], "queries"),
                 Argument::input("k", &["B", "T", "G", "K"], "keys; head h reads group h / (H / G)"),
@@ -134,8 +151,6 @@ impl Operation for Op {
                 Argument::output("keys", keys, "keys of the segment under way").constant(),
                 Argument::output("values", values, "their values").constant(),
             ],
-            forms: &[Form::Naive, Form::Chunk, Form::Step],
-            example: r#"{"segment": 64}"#,
             saved: &[],
         }
     }
@@ -188,12 +203,12 @@ impl Operation for Op {
         Ok(gradients)
     }
 
-    fn shapes(&self, call: &mut Call<'_>, _: &Axes<'_>) -> Result<Shapes, Error> {
-        let (read, state): (Read<'_, f32>, _) = Read::of(call)?;
-        let x = read.inputs();
-        let seen = x.check(&state)?;
-        let ((b, t, h, k), (_, _, g, v)) = (x.q.dim(), x.v.dim());
-        let (memory, under_way) = (vec![b, g, k, v + 1], (seen + t) % x.segment);
+    fn shapes(&self, call: &mut Call<'_>, axes: &Axes<'_>) -> Result<Shapes, Error> {
+        let read: Read<'_, f32> = Read::without_state(call)?;
+        let [(b, t, h, k), _, (_, _, g, v)] = read.qkv.each_ref().map(Tensor::dim);
+        let (segment, seen) = (read.parameters.segment, axes.input("keys").map_or(0, |keys| keys[1]));
+        error::parameter(OP, "segment", segment > 0, segment, "at least 1 token")?;
+        let (memory, under_way) = (vec![b, g, k, v + 1], (seen + t) % segment);
         let shapes = [
             ("o", vec![b, t, h, v]),
             ("state", memory.clone()),

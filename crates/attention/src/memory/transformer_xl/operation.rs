@@ -6,14 +6,27 @@ use serde::Deserialize;
 
 use super::{Inputs, backward, chunk, naive, step};
 use crate::operation::{
-    Argument, Call, Exact, Number, Operation, Parameter, Signature, Tensor, Tensors, attended, choice, parameter,
+    Argument, Arguments, Call, Exact, Number, Operation, Parameter, Tensor, Tensors, attended, choice, parameter,
     with_output,
 };
 use crate::softmax::{Cotangent, Output};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 /// The mechanism, with or without biases.
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "transformer_xl",
+    family: "memory",
+    forms: &[Form::Naive, Form::Chunk, Form::Step],
+    cost: "O(T (M + T) H D)",
+    state: "M D",
+    paper: "Dai et al. 2019, Transformer-XL",
+    note: "",
+    example: "{}",
+    operation: &Op,
+};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -54,8 +67,8 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("q", &["B", "T", "H", "D"], "queries of the segment"),
                 Argument::input("k", &["B", "S", "H", "D"], "keys of the memory and of the segment"),
@@ -69,8 +82,6 @@ impl Operation for Op {
                 Argument::output("o", &["B", "T", "H", "E"], "the output"),
                 Argument::output("lse", &["B", "T", "H"], "the logarithm of the sum of the exponentials"),
             ],
-            forms: &[Form::Naive, Form::Chunk, Form::Step],
-            example: "{}",
             saved: &["o", "lse"],
         }
     }

@@ -14,6 +14,7 @@ use super::{Layout, Sizes};
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// The parameters.

@@ -12,6 +12,7 @@ use super::{Layout, Sizes};
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 mod read;
 

@@ -8,6 +8,7 @@
 use serde::Deserialize;
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// The pattern.

@@ -17,6 +17,7 @@ use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern};
 use crate::Error;
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// The pattern.

@@ -26,6 +26,7 @@ use super::{Cotangent, Gradient, Inputs, Output, OutputView};
 use crate::{Error, Sequences, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 pub use naive::naive;

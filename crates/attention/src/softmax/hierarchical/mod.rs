@@ -20,6 +20,7 @@ use super::{Cotangent, Gradient, Inputs, Output, OutputView, Sizes, packed_seque
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 pub use naive::naive;

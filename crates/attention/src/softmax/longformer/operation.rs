@@ -5,14 +5,27 @@ use ndarray::{Array2, Array3, Array4, Ix4, s};
 
 use super::{Global, Longformer, OP, backward, chunk, texts};
 use crate::operation::{
-    Argument, Call, Exact, Number, Operation, PACKED, Parameter, Signature, Tensor, Tensors, attended, choice,
+    Argument, Arguments, Call, Exact, Number, Operation, PACKED, Parameter, Tensor, Tensors, attended, choice,
     parameter, with_output,
 };
 use crate::softmax::operation::{OFFSET, OPTIONS, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
 use crate::softmax::{self, Cotangent, Gradient, Inputs, Output};
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "longformer",
+    family: "softmax",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(T (W + globals) H D)",
+    state: "2 S G D",
+    paper: "Beltagy et al. 2020, Longformer",
+    note: "",
+    example: r#"{"window": 64, "global": [0, 1]}"#,
+    operation: &Op,
+};
 
 fn pattern<F: Number>(call: &mut Call<'_>, read: &Read<'_, F>) -> Result<Longformer, Error> {
     let window: usize = call.take("window")?.unwrap_or_default();
@@ -72,7 +85,7 @@ const PARAMETERS: &[Parameter] = &[
 ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
+    fn arguments(&self) -> Arguments {
         let own = [
             Argument::optional("global", &["B or 1", "T"], "which tokens are global; 0 is not").flags(),
             Argument::optional(
@@ -84,12 +97,10 @@ impl Operation for Op {
             Argument::optional("gk", &["B", "S", "G", "D"], "the keys those meet").with(&["gq", "gv"]),
             Argument::optional("gv", &["B", "S", "G", "E"], "the values those meet").with(&["gq", "gk"]),
         ];
-        Signature {
+        Arguments {
             inputs: QKV.into_iter().chain(own).chain(OPTIONS).collect(),
             parameters: PARAMETERS.to_vec(),
             outputs: OUTPUTS.to_vec(),
-            forms: &[Form::Naive, Form::Chunk],
-            example: r#"{"window": 64, "global": [0, 1]}"#,
             saved: &["o", "lse"],
         }
     }

@@ -24,6 +24,7 @@ use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern, merge, pac
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 pub use naive::naive;

@@ -5,13 +5,26 @@ use ndarray::{Array4, CowArray, Ix2, Ix4, IxDyn};
 
 use super::{Lsh, OP, Padding, backward, chunk, hash, naive, padding_last};
 use crate::operation::{
-    Argument, Call, Exact, Operation, Parameter, Signature, Tensor, Tensors, absent, attended, choice, flag, parameter,
+    Argument, Arguments, Call, Exact, Operation, Parameter, Tensor, Tensors, absent, attended, choice, flag, parameter,
     tensors, with_output,
 };
 use crate::softmax::Output;
-use crate::{Error, Form, error};
+use crate::{Error, Form, Mechanism, error};
 
 pub(crate) struct Op;
+
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "lsh",
+    family: "softmax",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(rounds T chunk H D)",
+    state: "2 S H D",
+    paper: "Kitaev et al. 2020, Reformer",
+    note: "models of Hugging Face sort padding behind all tokens, which is `padding` \"last\", and count a chunk twice that is met from both sides of a short circle; here it counts once",
+    example: r#"{"chunk": 64}"#,
+    operation: &Op,
+};
 
 /// The inputs other than `x` and `v`.
 struct Read<'a> {
@@ -60,8 +73,8 @@ const PARAMETERS: &[Parameter] = &[
             ];
 
 impl Operation for Op {
-    fn signature(&self) -> Signature {
-        Signature {
+    fn arguments(&self) -> Arguments {
+        Arguments {
             inputs: vec![
                 Argument::input("x", &["B", "T", "H", "D"], "queries and keys, one and the same"),
                 Argument::input("v", &["B", "T", "H", "E"], "values"),
@@ -86,8 +99,6 @@ impl Operation for Op {
                 let [o, lse] = super::super::operation::OUTPUTS;
                 vec![o, lse.constant()]
             },
-            forms: &[Form::Naive, Form::Chunk],
-            example: r#"{"chunk": 64}"#,
             saved: &["o", "lse"],
         }
     }

@@ -11,6 +11,7 @@ use super::mask::Bits;
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// A mask for each sequence and head, or one shared by all.

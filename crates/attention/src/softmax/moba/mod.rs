@@ -16,6 +16,7 @@ use super::{Inputs, Sizes, packed_sequences};
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// The parameters.

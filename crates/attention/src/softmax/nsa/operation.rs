@@ -3,20 +3,33 @@
 use longreach_simd::Cx;
 
 use super::{Nsa, backward, check, chunk, naive};
-use crate::operation::{Argument, Call, Exact, Operation, Signature, Tensors, parameter, tensors};
+use crate::operation::{Argument, Arguments, Call, Exact, Operation, Tensors, parameter, tensors};
 use crate::softmax::operation::{OFFSET, OUTPUTS, QKV, Read, SCALE, SOFTCAP};
-use crate::{Error, Form};
+use crate::{Error, Form, Mechanism};
 
 pub(crate) struct Op;
 
+/// The mechanism's entry in the list.
+pub(crate) const MECHANISM: Mechanism = Mechanism {
+    name: "nsa",
+    family: "softmax",
+    forms: &[Form::Naive, Form::Chunk],
+    cost: "O(T (T / b + k b + w) H D)",
+    state: "2 S G D",
+    paper: "Yuan et al. 2025, Native sparse attention",
+    note: "",
+    example: r#"{"block": 64, "top": 16, "window": 512}"#,
+    operation: &Op,
+};
+
 impl Operation for Op {
-    fn signature(&self) -> Signature {
+    fn arguments(&self) -> Arguments {
         let gates = Argument::input(
             "gates",
             &["B", "T", "H", "3"],
             "how much means, chosen blocks and window count, in the paper sigmoids",
         );
-        Signature {
+        Arguments {
             inputs: QKV.into_iter().chain([gates.between(0.0, 1.0)]).collect(),
             parameters: vec![
                 parameter("block", "64", "keys of a block"),
@@ -27,8 +40,6 @@ impl Operation for Op {
                 SOFTCAP,
             ],
             outputs: OUTPUTS[..1].to_vec(),
-            forms: &[Form::Naive, Form::Chunk],
-            example: r#"{"block": 64, "top": 16, "window": 512}"#,
             saved: &[],
         }
     }

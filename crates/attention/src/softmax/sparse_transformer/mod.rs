@@ -19,6 +19,7 @@ use super::{Cotangent, Gradient, Inputs, Output, OutputView, Pattern, merge};
 use crate::Error;
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// Which of the two sets a head attends to.

@@ -10,6 +10,7 @@
 use serde::Deserialize;
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 mod rolling;
 

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use crate::{Error, error};
 
 mod naive;
+pub(crate) mod operation;
 mod pattern;
 
 /// The pattern.

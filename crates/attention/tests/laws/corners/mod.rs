@@ -19,7 +19,7 @@ const CX: fn() -> Cx = || Cx::new(2);
 
 /// Small parameters of a mechanism. The first suit sequences of any length, the others sequences of whole blocks of
 /// 16.
-fn small(name: &str) -> Vec<Value> {
+pub(crate) fn small(name: &str) -> Vec<Value> {
     match name {
         "dense" => vec![json!({"causal": true}), json!({"causal": false})],
         "window" => vec![json!({"left": 7, "right": 3})],
@@ -68,7 +68,7 @@ fn bounds(name: &str) -> &'static [usize] {
 }
 
 /// The number of tokens that suits them; random blocks need some to draw from.
-fn tokens(name: &str) -> usize {
+pub(crate) fn tokens(name: &str) -> usize {
     if name == "bigbird" { 160 } else { 64 }
 }
 
