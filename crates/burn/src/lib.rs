@@ -26,7 +26,7 @@ mod rows;
 mod softmax;
 
 pub use by_name::Mechanism;
-pub use context::{configure, context, with_context};
+pub use context::{after_fork, configure, context, reconfigure, with_context};
 pub use conv::{Conv, short_conv};
 pub use cross_entropy::linear_cross_entropy;
 pub use elementwise::{activate, add, gated, neg_exp, silu_times};

@@ -1,7 +1,6 @@
 //! How a command fails: one line on stderr, exit status 2.
 
 use std::fmt::Display;
-use std::process::ExitCode;
 
 /// The message of a command that failed.
 #[derive(Debug)]
@@ -12,11 +11,11 @@ impl Failure {
         Self(message.to_string())
     }
 
-    pub(crate) fn report(self) -> ExitCode {
+    pub(crate) fn report(self) -> u8 {
         // Messages of libraries may span lines; the report never does.
         let line = self.0.split('\n').map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
         eprintln!("longreach: {line}");
-        ExitCode::from(2)
+        2
     }
 }
 

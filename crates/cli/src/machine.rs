@@ -21,8 +21,8 @@ impl MachineArgs {
         };
         let all = std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = self.threads.map_or(all, usize::from);
-        longreach_burn::configure(Cx::with_isa(isa, threads))
-            .map_err(|_| Failure::new("threads and instruction set were already configured"))
+        longreach_burn::reconfigure(Cx::with_isa(isa, threads));
+        Ok(())
     }
 }
 

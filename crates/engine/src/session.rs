@@ -91,6 +91,11 @@ impl Session {
         self.cancel = cancel;
     }
 
+    /// The model that reads the text.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// Number of tokens read and generated so far.
     pub fn tokens(&self) -> u64 {
         self.tokens

@@ -36,7 +36,7 @@ mod tile;
 
 pub use isa::{Isa, Kernel};
 pub use lanes::Lanes;
-pub use team::Team;
+pub use team::{Team, after_fork};
 
 /// What a kernel needs from its caller: the instruction set and the threads.
 ///

@@ -20,11 +20,23 @@ const SPINS: usize = 4_000;
 /// A fixed set of threads that run the pieces of one job at a time.
 ///
 /// The calling thread takes part. A call from inside a job, or while another thread's job runs, is executed by the
-/// caller alone, so nesting is safe.
+/// caller alone, so nesting is safe. In the child of a fork, which has none of the parent's threads, teams of the
+/// parent consist of the caller from [`after_fork`] on.
 pub struct Team {
     workers: Vec<Worker>,
     shared: Arc<Shared>,
     turn: Mutex<()>,
+    /// The number of forks that this process descended from when the workers were started.
+    forks: usize,
+}
+
+/// The number of forks that this process descends from, as far as [`after_fork`] was told of them.
+static FORKS: AtomicUsize = AtomicUsize::new(0);
+
+/// Tells all teams that this process is the child of a fork: their workers exist in the parent only, and waiting for
+/// them would never end. Call it in the child before anything else of this library; a new [`Team`] has workers again.
+pub fn after_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 struct Worker {
@@ -71,12 +83,17 @@ impl Team {
                 Some(Worker { thread: handle.thread().clone(), handle: Some(handle) })
             })
             .collect();
-        Self { workers, shared, turn: Mutex::new(()) }
+        Self { workers, shared, turn: Mutex::new(()), forks: FORKS.load(Ordering::Relaxed) }
     }
 
     /// The number of threads, including the caller's.
     pub fn threads(&self) -> usize {
-        self.workers.len() + 1
+        if self.is_alone() { 1 } else { self.workers.len() + 1 }
+    }
+
+    /// Whether there are no workers, or none in this process.
+    fn is_alone(&self) -> bool {
+        self.workers.is_empty() || self.forks != FORKS.load(Ordering::Relaxed)
     }
 
     /// Calls `f(0) … f(pieces - 1)`, in any order and on any of the threads, and returns when all calls have returned.
@@ -88,7 +105,7 @@ impl Team {
             Err(TryLockError::Poisoned(turn)) => Some(turn.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         };
-        if pieces <= 1 || self.workers.is_empty() || turn.is_none() {
+        if pieces <= 1 || self.is_alone() || turn.is_none() {
             (0..pieces).for_each(f);
             return;
         }
@@ -135,7 +152,7 @@ impl Team {
             }
         }
         let items: Vec<T> = items.into_iter().collect();
-        if items.len() <= 1 || self.workers.is_empty() {
+        if items.len() <= 1 || self.is_alone() {
             items.into_iter().for_each(f);
             return;
         }
@@ -250,6 +267,11 @@ fn work(shared: &Shared) {
 
 impl Drop for Team {
     fn drop(&mut self) {
+        if self.forks != FORKS.load(Ordering::Relaxed) {
+            // Neither joining nor detaching a thread of another process is defined.
+            std::mem::forget(std::mem::take(&mut self.workers));
+            return;
+        }
         self.shared.stop.store(true, Ordering::Release);
         self.shared.epoch.fetch_add(1, Ordering::SeqCst);
         for worker in &mut self.workers {

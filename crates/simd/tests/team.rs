@@ -1,9 +1,9 @@
-//! The thread team: each piece runs once; nesting, panics, and many small jobs.
+//! The thread team: each piece runs once; nesting, panics, forks, and many small jobs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use longreach_simd::Team;
+use longreach_simd::{Team, after_fork};
 
 #[test]
 fn every_piece_runs_once() {
@@ -63,4 +63,20 @@ fn a_panic_reaches_the_caller_and_the_team_lives_on() {
         done.fetch_add(1, Ordering::Relaxed);
     });
     assert_eq!(done.into_inner(), 10);
+}
+
+#[test]
+fn in_the_child_of_a_fork_a_team_is_its_caller() {
+    let team = Team::new(3);
+    after_fork();
+    assert_eq!(team.threads(), 1);
+    let caller = std::thread::current().id();
+    let done = AtomicUsize::new(0);
+    team.run(50, |_| {
+        assert_eq!(std::thread::current().id(), caller);
+        done.fetch_add(1, Ordering::Relaxed);
+    });
+    team.for_each(0..50, |_| assert_eq!(std::thread::current().id(), caller));
+    assert_eq!(done.into_inner(), 50);
+    assert_eq!(Team::new(3).threads(), 3);
 }

@@ -117,7 +117,8 @@ fn choices(parameter: &Parameter) -> String {
     format!(": {}", known.join(", "))
 }
 
-fn one_as_json(operation: &Named) -> serde_json::Value {
+/// As `longreach list NAME --json` prints it.
+pub(crate) fn one_as_json(operation: &Named) -> serde_json::Value {
     let (m, signature) = (operation.mechanism(), operation.signature());
     let tensors = |list: &[Argument]| -> Vec<serde_json::Value> {
         let one = |a: &Argument| json!({"name": a.name, "shape": a.axes, "optional": !a.needed, "kind": a.kind.name(), "about": a.about, "gradient": a.gradient, "with": a.with});
