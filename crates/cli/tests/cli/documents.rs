@@ -1,5 +1,6 @@
 //! The commands of README and docs, as they are written.
 
+use std::io::BufRead;
 use std::path::Path;
 
 fn read(name: &str) -> String {
@@ -13,7 +14,7 @@ fn blocks(page: &str) -> Vec<String> {
     page.split("```sh\n").skip(1).map(of).collect()
 }
 
-/// Every page with commands.
+/// Every page with commands, without docs/training.md, whose commands need the files that it shows: `training.rs` runs them.
 fn pages() -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut pages = vec![read("README.md")];
@@ -24,7 +25,7 @@ fn pages() -> Vec<String> {
                 let path = entry.path();
                 if path.is_dir() && depth > 1 {
                     folders.push((path, depth - 1));
-                } else if path.extension().is_some_and(|end| end == "md") {
+                } else if path.extension().is_some_and(|end| end == "md") && !path.ends_with("docs/training.md") {
                     pages.push(std::fs::read_to_string(path).expect("a page"));
                 }
             }
@@ -73,6 +74,19 @@ fn like_the_project() -> tempfile::TempDir {
     folder
 }
 
+/// Starts a server, on a port that is free, and interrupts it as soon as it listens; whether it ended as it should.
+fn until_interrupted(command: &str, folder: &Path) -> bool {
+    let binary = Path::new(env!("CARGO_BIN_EXE_longreach"));
+    let arguments = command.strip_prefix("longreach ").expect("a command of this program").replace("--port 8080", "");
+    let mut server = std::process::Command::new(binary);
+    server.args(arguments.split_whitespace()).args(["--port", "0"]).current_dir(folder);
+    let mut server = server.stderr(std::process::Stdio::piped()).spawn().expect("a server");
+    let said = std::io::BufReader::new(server.stderr.take().expect("its messages"));
+    let listens = said.lines().map_while(Result::ok).any(|line| line.starts_with("listening on "));
+    let interrupt = std::process::Command::new("kill").args(["-INT", &server.id().to_string()]).status();
+    server.wait().expect("an end").success() && listens && interrupt.is_ok_and(|status| status.success())
+}
+
 /// Every command of the documents runs as it is written, in their order. Of those that download a model it is checked that their arguments are valid:
 /// without a network they fail when they look for the model. Commands that take hours are not run.
 #[test]
@@ -83,6 +97,11 @@ fn commands_of_the_documents_run() {
         let output = match comment.as_deref() {
             None => shell(&command, folder.path()),
             Some(comment) if comment.starts_with("downloads") => shell(&command, folder.path()),
+            Some(comment) if comment.starts_with("runs until Ctrl-C") => {
+                assert!(until_interrupted(&command, folder.path()), "{command}");
+                ran += 1;
+                continue;
+            }
             Some(comment) => {
                 assert!(comment.starts_with("needs ") || comment.starts_with("takes "), "{comment}");
                 continue;
