@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 _EXTRAS = {
+    "pyarrow": ("pyarrow", "ray"),
     "ray": ("Ray", "ray"),
     "sentence_transformers": ("sentence-transformers", "sentence-transformers"),
     "torch": ("PyTorch", "torch"),

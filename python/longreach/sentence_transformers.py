@@ -46,7 +46,8 @@ class Encoder(InputModule):
     config_keys = ["dtype", "batch_tokens"]
 
     def __init__(self, model: str | os.PathLike[str], dtype: str | None = None, batch_tokens: int = 8192) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        initialise: Any = super().__init__  # the library gives it no types
+        initialise()
         encoder = load(os.fspath(model), dtype=dtype)
         if not isinstance(encoder, Core):
             raise ValueError(f"{os.fspath(model)} generates text, want an encoder")
