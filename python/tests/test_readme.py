@@ -58,6 +58,6 @@ def test_what_needs_a_library_says_which():
         pytest.skip("PyTorch is installed")
     import longreach
 
-    for module in ("nn", "deepspeed", "transformers"):
+    for module in ("nn", "deepspeed", "quantization", "sentence_transformers", "transformers"):
         with pytest.raises(ModuleNotFoundError, match=f"longreach.{module} needs PyTorch: pip install longreach\\[torch\\]"):
             getattr(longreach, module)
