@@ -75,7 +75,7 @@ def test_a_causal_module_steps_as_it_reads(make):
         y, state = module.step(x[:, t], state)
         near(y, want[:, t], 2e-4)
     if isinstance(module, nn.WindowSelfAttention):
-        assert state.keys.shape[1] == module.keys_kept()
+        assert state.keys.shape[1] == module._keys_kept()
     with pytest.raises(ValueError, match="step needs causal=True"):
         type(module)(32, 2).step(x[:, 0], state)
 

@@ -111,6 +111,32 @@ def test_the_performer_is_causal_to_the_bit():
     assert not torch.equal(model(other)[:, 25:], y[:, 25:])
 
 
+@pytest.mark.parametrize("options", [{}, {"use_rezero": True, "ff_glu": True}, {"use_scalenorm": True, "generalized_attention": True}])
+def test_a_causal_performer_steps_as_it_reads(options):
+    model = nn.Performer(dim=16, depth=2, heads=2, causal=True, **options).eval()
+    x = torch.randn(2, 12, 16)
+    want, state = model(x), model.state(2)
+    size = sum(one.numel() for one in state.matrices)
+    for t in range(12):
+        y, state = model.step(x[:, t], state)
+        assert (y - want[:, t]).abs().max() <= 2e-4 * want.abs().max()
+    assert state.tokens == 12 and sum(one.numel() for one in state.matrices) == size
+    model = nn.PerformerLM(num_tokens=9, max_seq_len=12, dim=16, depth=1, heads=2, causal=True).eval()
+    tokens = torch.randint(0, 9, (2, 12))
+    want, state = model(tokens), model.state(2)
+    for t in range(12):
+        y, state = model.step(tokens[:, t], state)
+        assert (y - want[:, t]).abs().max() <= 2e-4 * want.abs().max()
+    with pytest.raises(ValueError, match="the state has 12 tokens, want fewer than 12"):
+        model.step(tokens[:, 0], state)
+    with pytest.raises(ValueError, match="step needs causal=True"):
+        other = nn.Performer(dim=16, depth=1, heads=2)
+        other.step(x[:, 0], other.state(2))
+    with pytest.raises(ValueError, match="step needs stabilizer=None"):
+        other = nn.Performer(dim=16, depth=1, heads=2, causal=True, stabilizer="original")
+        other.step(x[:, 0], other.state(2))
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_original_stabilizer_is_that_of_its_equation(causal):
     fast = nn.FastAttention(8, 24, causal, stabilizer="original")

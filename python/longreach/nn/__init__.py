@@ -20,6 +20,7 @@ from longreach.nn.lsh import LshSelfAttention as LshSelfAttention  # noqa: E402
 from longreach.nn.mamba2 import Mamba2 as Mamba2  # noqa: E402
 from longreach.nn.performer import FastAttention as FastAttention  # noqa: E402
 from longreach.nn.performer import Performer as Performer  # noqa: E402
+from longreach.nn.performer import PerformerState as PerformerState  # noqa: E402
 from longreach.nn.performer import SelfAttention as SelfAttention  # noqa: E402
 from longreach.nn.performer_lm import PerformerLM as PerformerLM  # noqa: E402
 from longreach.nn.recurrent import GLA as GLA  # noqa: E402
@@ -52,6 +53,7 @@ __all__ = [
     "NystromformerSelfAttention",
     "Performer",
     "PerformerLM",
+    "PerformerState",
     "RecurrentState",
     "RetNet",
     "SelfAttention",

@@ -7,7 +7,7 @@ from typing import Any, Callable
 import torch
 from torch import Tensor, nn
 
-from longreach.nn.performer import Performer
+from longreach.nn.performer import Performer, PerformerState
 
 
 class PerformerLM(nn.Module):
@@ -99,3 +99,15 @@ class PerformerLM(nn.Module):
         hidden: Tensor = self.token_emb(x) + self.pos_emb(torch.arange(x.shape[1]))
         hidden = self.norm(self.performer(self.dropout(hidden), **given))
         return hidden if return_encodings else hidden @ self.token_emb.weight.T
+
+    def state(self, batch: int = 1) -> PerformerState:
+        """The state before the first token."""
+        return self.performer.state(batch)
+
+    def step(self, x: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
+        """One token of each text, ``[batch]``, of a causal module: the logits ``[batch, num_tokens]`` and the state after it."""
+        if state.tokens >= self.max_seq_len:
+            raise ValueError(f"PerformerLM: the state has {state.tokens} tokens, want fewer than {self.max_seq_len}")
+        hidden: Tensor = self.dropout(self.token_emb(x) + self.pos_emb.weight[state.tokens])
+        hidden, state = self.performer.step(hidden, state)
+        return self.norm(hidden) @ self.token_emb.weight.T, state

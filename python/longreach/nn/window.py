@@ -33,11 +33,11 @@ class _SelfAttention(nn.Module):
         self.to_v = nn.Linear(dim, inner, bias=False)
         self.to_out = nn.Linear(inner, dim, bias=False)
 
-    def parameters_of_call(self) -> dict[str, Any]:
+    def _of_call(self) -> dict[str, Any]:
         """The parameters of the mechanism."""
         raise NotImplementedError
 
-    def keys_kept(self) -> int | None:
+    def _keys_kept(self) -> int | None:
         """How many of the latest keys later tokens see; all if None."""
         return None
 
@@ -47,7 +47,7 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """``[batch, seq, dim]``; ``mask``, ``[batch, seq]``, is True where a token is there."""
         keep = sequence(type(self).__name__, x, mask)
-        out: Tensor = _torch.call(self.mechanism, *self._heads(x), keep=keep, **self.parameters_of_call())[0]
+        out: Tensor = _torch.call(self.mechanism, *self._heads(x), keep=keep, **self._of_call())[0]
         y: Tensor = self.to_out(out.flatten(2))
         return y
 
@@ -63,8 +63,8 @@ class _SelfAttention(nn.Module):
         q, k, v = self._heads(x[:, None])
         keys, values = torch.cat([state.keys, k], 1), torch.cat([state.values, v], 1)
         # The position of the only query is that of the last key.
-        out: Tensor = _torch.call(self.mechanism, q, keys, values, offset=keys.shape[1] - 1, **self.parameters_of_call())[0]
-        most = self.keys_kept()
+        out: Tensor = _torch.call(self.mechanism, q, keys, values, offset=keys.shape[1] - 1, **self._of_call())[0]
+        most = self._keys_kept()
         if most is not None and keys.shape[1] > most:
             keys, values = keys[:, keys.shape[1] - most :], values[:, values.shape[1] - most :]
         return self.to_out(out.flatten(2))[:, 0], KeyValueState(keys, values)
@@ -99,10 +99,10 @@ class WindowSelfAttention(_SelfAttention):
         if self.left < 0 or self.right < 0:
             raise ValueError(f"{type(self).__name__}: left={self.left} and right={self.right}, want at least 0")
 
-    def parameters_of_call(self) -> dict[str, Any]:
+    def _of_call(self) -> dict[str, Any]:
         return {"left": self.left, "right": self.right}
 
-    def keys_kept(self) -> int:
+    def _keys_kept(self) -> int:
         return self.left
 
 
@@ -134,10 +134,10 @@ class DilatedSelfAttention(WindowSelfAttention):
         if len(self.dilation) not in (1, heads) or min(self.dilation) < 1:
             raise ValueError(f"DilatedSelfAttention: dilation={dilation}, want a number, or {heads}, of at least 1")
 
-    def parameters_of_call(self) -> dict[str, Any]:
-        return {**super().parameters_of_call(), "dilation": self.dilation}
+    def _of_call(self) -> dict[str, Any]:
+        return {**super()._of_call(), "dilation": self.dilation}
 
-    def keys_kept(self) -> int:
+    def _keys_kept(self) -> int:
         return self.left * max(self.dilation)
 
 
@@ -161,5 +161,5 @@ class HierarchicalSelfAttention(_SelfAttention):
             raise ValueError(f"HierarchicalSelfAttention: block={block}, want a multiple of 16")
         self.block = block
 
-    def parameters_of_call(self) -> dict[str, Any]:
+    def _of_call(self) -> dict[str, Any]:
         return {"block": self.block, "causal": self.causal}
