@@ -156,6 +156,16 @@ def test_random_features_approximate_softmax():
     assert (fast(q, k, v) - want).abs().max() < 0.15 * want.abs().max()
 
 
+def test_branches_that_are_scaled_by_zero_change_nothing():
+    model = nn.Performer(dim=16, depth=2, heads=2, causal=True, use_rezero=True).eval()
+    x = torch.randn(1, 6, 16)
+    assert not torch.equal(model(x), x)
+    for name, scale in model.named_parameters():
+        if name.endswith(".g"):
+            scale.data.zero_()
+    assert torch.equal(model(x), x) and torch.equal(model.step(x[:, 0], model.state())[0], x[:, 0])
+
+
 def test_projections_are_drawn_again_in_training_alone():
     model = nn.Performer(dim=16, depth=1, heads=2, feature_redraw_interval=2)
     x = torch.randn(1, 5, 16)

@@ -62,6 +62,8 @@ def test_layers_are_chosen_by_name():
     model = torch.nn.ModuleDict({"a": torch.nn.Sequential(torch.nn.Linear(4, 4)), "b": torch.nn.Linear(4, 4)})
     found = quantization.quantize_dynamic(model, {"a"})
     assert type(found["a"][0]) is quantization.Linear and type(found["b"]) is torch.nn.Linear
+    found = quantization.quantize_dynamic(model, {"b"})
+    assert type(found["a"][0]) is torch.nn.Linear and type(found["b"]) is quantization.Linear
     shared = torch.nn.Linear(4, 4)
     twice = quantization.quantize_dynamic(torch.nn.ModuleDict({"a": shared, "b": shared}))
     assert twice["a"] is twice["b"] and type(twice["a"]) is quantization.Linear
