@@ -1,7 +1,10 @@
 from longreach import deepspeed as deepspeed
 from longreach import nn as nn
 from longreach import ops as ops
+from longreach import quantization as quantization
+from longreach import ray as ray
 from longreach import search as search
+from longreach import sentence_transformers as sentence_transformers
 from longreach import transformers as transformers
 from longreach._core import Error as Error
 from longreach._core import InternalError as InternalError

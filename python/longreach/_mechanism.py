@@ -38,6 +38,10 @@ class Parameter:
     #: The default as JSON; empty if the parameter is required.
     default: str
     about: str
+    #: Values that it may have, if they are listed.
+    choices: tuple[Any, ...] = ()
+    #: Whether there are no others.
+    closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def mechanism(name: str) -> Mechanism:
         note=found["note"],
         inputs=tuple(map(_argument, found["inputs"])),
         outputs=tuple(map(_argument, found["outputs"])),
-        parameters=tuple(Parameter(p["name"], p["default"], p["about"]) for p in found["parameters"]),
+        parameters=tuple(map(_parameter, found["parameters"])),
         example=found["example"],
     )
 
@@ -108,3 +112,9 @@ def _argument(found: dict[str, Any]) -> Argument:
         gradient=found["gradient"],
         together=tuple(found["with"]),
     )
+
+
+def _parameter(found: dict[str, Any]) -> Parameter:
+    # A value that several values of another parameter allow is listed with each. Lists cannot be hashed.
+    choices = {json.dumps(choice["value"]): choice["value"] for choice in found["choices"]}
+    return Parameter(found["name"], found["default"], found["about"], tuple(choices.values()), found["closed"])

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 
-_EXTRAS = {"torch": ("PyTorch", "torch"), "transformers": ("transformers", "transformers")}
+_EXTRAS = {
+    "pyarrow": ("pyarrow", "ray"),
+    "ray": ("Ray", "ray"),
+    "sentence_transformers": ("sentence-transformers", "sentence-transformers"),
+    "torch": ("PyTorch", "torch"),
+    "transformers": ("transformers", "transformers"),
+}
 
 
 def needs(module: str, *libraries: str) -> None:

@@ -111,6 +111,32 @@ def test_the_performer_is_causal_to_the_bit():
     assert not torch.equal(model(other)[:, 25:], y[:, 25:])
 
 
+@pytest.mark.parametrize("options", [{}, {"use_rezero": True, "ff_glu": True}, {"use_scalenorm": True, "generalized_attention": True}])
+def test_a_causal_performer_steps_as_it_reads(options):
+    model = nn.Performer(dim=16, depth=2, heads=2, causal=True, **options).eval()
+    x = torch.randn(2, 12, 16)
+    want, state = model(x), model.state(2)
+    size = sum(one.numel() for one in state.matrices)
+    for t in range(12):
+        y, state = model.step(x[:, t], state)
+        assert (y - want[:, t]).abs().max() <= 2e-4 * want.abs().max()
+    assert state.tokens == 12 and sum(one.numel() for one in state.matrices) == size
+    model = nn.PerformerLM(num_tokens=9, max_seq_len=12, dim=16, depth=1, heads=2, causal=True).eval()
+    tokens = torch.randint(0, 9, (2, 12))
+    want, state = model(tokens), model.state(2)
+    for t in range(12):
+        y, state = model.step(tokens[:, t], state)
+        assert (y - want[:, t]).abs().max() <= 2e-4 * want.abs().max()
+    with pytest.raises(ValueError, match="the state has 12 tokens, want fewer than 12"):
+        model.step(tokens[:, 0], state)
+    with pytest.raises(ValueError, match="step needs causal=True"):
+        other = nn.Performer(dim=16, depth=1, heads=2)
+        other.step(x[:, 0], other.state(2))
+    with pytest.raises(ValueError, match="step needs stabilizer=None"):
+        other = nn.Performer(dim=16, depth=1, heads=2, causal=True, stabilizer="original")
+        other.step(x[:, 0], other.state(2))
+
+
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_original_stabilizer_is_that_of_its_equation(causal):
     fast = nn.FastAttention(8, 24, causal, stabilizer="original")
@@ -128,6 +154,16 @@ def test_random_features_approximate_softmax():
     q, k, v = 0.3 * torch.randn(3, 1, 1, 20, 8).unbind(0)[0], *(0.3 * torch.randn(2, 1, 1, 20, 8)).unbind(0)
     want = torch.nn.functional.scaled_dot_product_attention(q, k, v)
     assert (fast(q, k, v) - want).abs().max() < 0.15 * want.abs().max()
+
+
+def test_branches_that_are_scaled_by_zero_change_nothing():
+    model = nn.Performer(dim=16, depth=2, heads=2, causal=True, use_rezero=True).eval()
+    x = torch.randn(1, 6, 16)
+    assert not torch.equal(model(x), x)
+    for name, scale in model.named_parameters():
+        if name.endswith(".g"):
+            scale.data.zero_()
+    assert torch.equal(model(x), x) and torch.equal(model.step(x[:, 0], model.state())[0], x[:, 0])
 
 
 def test_projections_are_drawn_again_in_training_alone():
@@ -192,6 +228,28 @@ def test_attention_of_deepspeed_is_that_of_its_layout(config):
     assert torch.allclose(module(q, k, v, key_padding_mask=padding), want, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [16, 21])
+def test_inputs_are_padded_to_whole_blocks_and_outputs_are_cut(length):
+    utils, embedding = deepspeed.SparseAttentionUtils, torch.nn.Embedding(9, 8)
+    ids, ones = torch.randint(0, 9, (2, length)), torch.ones(2, length)
+    positions = torch.arange(length).expand(2, length)
+    found = utils.pad_to_block_size(16, ids, ones, ones.long(), positions, embedding(ids), 7, embedding)
+    added, padded, mask, types, places, vectors = found
+    assert added == (0 if length == 16 else 11)
+    for x, y, value in ((ids, padded, 7), (ones, mask, 0), (ones, types, 0), (positions, places, 7)):
+        assert torch.equal(y[:, :length], x.to(y.dtype)) and bool((y[:, length:] == value).all()) and y.shape[1] == length + added
+    assert torch.equal(vectors, embedding(padded))
+    # What is padded changes nothing of the rest, and is cut off again.
+    q, k, v = torch.randn(3, 2, 2, length + added, 8).unbind(0)
+    module = deepspeed.SparseSelfAttention(deepspeed.DenseSparsityConfig(2), key_padding_mask_mode="mul")
+    y = utils.unpad_sequence_output(added, module(q, k, v, key_padding_mask=mask).transpose(1, 2))
+    whole = torch.nn.functional.scaled_dot_product_attention(q[:, :, :length], k[:, :, :length], v[:, :, :length])
+    assert torch.allclose(y, whole.transpose(1, 2), atol=1e-5)
+    assert utils.pad_to_block_size(16, ids, None, None, None, None, 0, None)[2:] == (None,) * 4
+    with pytest.raises(ValueError, match="`input_ids` and `inputs_embeds` are None"):
+        utils.pad_to_block_size(16, None, ones, None, None, None, 0, None)
+
+
 def test_layouts_are_those_of_deepspeed():
     fixed = deepspeed.FixedSparsityConfig(1, num_local_blocks=2).make_layout(64)[0].tolist()
     assert fixed == [[1, 1, 0, 1], [1, 1, 0, 1], [0, 1, 1, 1], [0, 1, 1, 1]]
@@ -204,6 +262,10 @@ MODULES = [
     lambda: (nn.InfiniAttention(16, 2, segment=8), 1),
     lambda: (nn.Performer(dim=16, depth=1, heads=2), 1),
     lambda: (nn.SparseAttention(16, 2, {"block": 16}), 1),
+    lambda: (nn.WindowSelfAttention(16, 2, left=4), 1),
+    lambda: (nn.LinearSelfAttention(16, 2), 1),
+    lambda: (nn.GatedDeltaNet(16, 2), 1),
+    lambda: (nn.Mamba2(16, d_state=8, headdim=16), 1),
 ]
 
 

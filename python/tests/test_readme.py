@@ -28,12 +28,22 @@ def test_an_example_of_the_page_runs(library, code, capsys):
         ("longreach._mechanism", ""),
         ("longreach._model", ""),
         ("longreach.ops", ""),
+        ("longreach.nn.delta", "torch"),
         ("longreach.nn.functional", "torch"),
         ("longreach.nn.infini", "torch"),
         ("longreach.nn.linear", "torch"),
+        ("longreach.nn.longformer", "torch"),
+        ("longreach.nn.lowrank", "torch"),
+        ("longreach.nn.lsh", "torch"),
+        ("longreach.nn.mamba2", "torch"),
         ("longreach.nn.performer", "torch"),
+        ("longreach.nn.performer_lm", "torch"),
+        ("longreach.nn.recurrent", "torch"),
         ("longreach.nn.sparse", "torch"),
+        ("longreach.nn.window", "torch"),
+        ("longreach.quantization", "torch"),
         ("longreach.deepspeed._attention", "torch"),
+        ("longreach.deepspeed._padding", "torch"),
     ],
 )
 def test_examples_of_docstrings_run(module, library):
@@ -48,6 +58,6 @@ def test_what_needs_a_library_says_which():
         pytest.skip("PyTorch is installed")
     import longreach
 
-    for module in ("nn", "deepspeed", "transformers"):
+    for module in ("nn", "deepspeed", "quantization", "sentence_transformers", "transformers"):
         with pytest.raises(ModuleNotFoundError, match=f"longreach.{module} needs PyTorch: pip install longreach\\[torch\\]"):
             getattr(longreach, module)

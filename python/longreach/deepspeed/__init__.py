@@ -12,6 +12,7 @@ from longreach.deepspeed._configs import FixedSparsityConfig as FixedSparsityCon
 from longreach.deepspeed._configs import LocalSlidingWindowSparsityConfig as LocalSlidingWindowSparsityConfig  # noqa: E402
 from longreach.deepspeed._configs import SparsityConfig as SparsityConfig  # noqa: E402
 from longreach.deepspeed._configs import VariableSparsityConfig as VariableSparsityConfig  # noqa: E402
+from longreach.deepspeed._padding import SparseAttentionUtils as SparseAttentionUtils  # noqa: E402
 
 __all__ = [
     "BSLongformerSparsityConfig",
@@ -19,6 +20,7 @@ __all__ = [
     "DenseSparsityConfig",
     "FixedSparsityConfig",
     "LocalSlidingWindowSparsityConfig",
+    "SparseAttentionUtils",
     "SparseSelfAttention",
     "SparsityConfig",
     "VariableSparsityConfig",

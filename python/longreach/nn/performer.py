@@ -5,13 +5,21 @@ Modules and parameters are named as in the package performer-pytorch.
 
 from __future__ import annotations
 
+import json
 import math
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from longreach import _torch
+from longreach import _core, _torch
+
+
+class PerformerState(NamedTuple):
+    """What a text has left in each layer: of a size that does not grow with it."""
+
+    matrices: tuple[Tensor, ...]
+    tokens: int
 
 
 def orthogonal_projection(rows: int, width: int, uniform: bool = False) -> Tensor:
@@ -67,10 +75,28 @@ class FastAttention(nn.Module):
             # A causal sum of keys has a small number added to each feature there.
             epsilon = 1e-6 * q.sum(-1, keepdim=True) if self.causal else 0.0
             return both[..., :-1] / (both[..., -1:] + epsilon)
-        kernel, epsilon = ("relu", 1e-3) if self.generalized_attention else ("softmax", 1e-4)
-        given = {"kernel": kernel, "epsilon": epsilon, "causal": self.causal}
-        out: Tensor = _torch.call("performer", q, k, v, self.projection_matrix, heads_first=True, **given)[0]
+        out: Tensor = _torch.call("performer", q, k, v, self.projection_matrix, heads_first=True, **self._of_call())[0]
         return out
+
+    def _of_call(self) -> dict[str, Any]:
+        kernel, epsilon = ("relu", 1e-3) if self.generalized_attention else ("softmax", 1e-4)
+        return {"kernel": kernel, "epsilon": epsilon, "causal": self.causal}
+
+    def state(self, batch: int, heads: int) -> Tensor:
+        """The state before the first token, for values as wide as queries."""
+        tokens = [batch, heads, 1, self.dim_heads]
+        shapes = [*((name, tokens) for name in "qkv"), ("w", list(self.projection_matrix.shape))]
+        return torch.zeros(dict(_core.shapes("performer", shapes, json.dumps(self._of_call()), True))["state"])
+
+    def step(self, q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`forward` of a causal module after the tokens that the state has read, and the state after these."""
+        if not self.causal:
+            raise ValueError("FastAttention: step needs causal=True")
+        if self.stabilizer == "original" and not self.generalized_attention:
+            raise ValueError("FastAttention: step needs stabilizer=None: the original one depends on later keys")
+        given = self._of_call()
+        out, after = _torch.call("performer", q, k, v, self.projection_matrix, state, heads_first=True, **given)
+        return out, after
 
     def _features(self, x: Tensor, queries: bool) -> Tensor:
         projected = (x * self.dim_heads**-0.25) @ self.projection_matrix.T
@@ -126,6 +152,16 @@ class SelfAttention(nn.Module):
         out: Tensor = self.dropout(self.to_out(self.fast_attention(q, k, v).transpose(1, 2).flatten(2)))
         return out
 
+    def state(self, batch: int = 1) -> Tensor:
+        """The state before the first token."""
+        return self.fast_attention.state(batch, self.heads)
+
+    def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token, ``[batch, dim]``, of a causal module: its output and the state after it."""
+        q, k, v = (p(x)[:, None].unflatten(2, (self.heads, -1)).transpose(1, 2) for p in (self.to_q, self.to_k, self.to_v))
+        out, after = self.fast_attention.step(q, k, v, state)
+        return self.dropout(self.to_out(out.flatten(1))), after
+
 
 class FeedForward(nn.Module):
     """Two layers with GELU between them, gated if ``glu``."""
@@ -171,9 +207,12 @@ class ScaleNorm(nn.Module):
         self.fn, self.eps = fn, eps
         self.g = nn.Parameter(torch.ones(1))
 
+    def around(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The output with ``call`` in place of the module."""
+        return call(x / x.norm(dim=-1, keepdim=True).clamp(min=self.eps) * self.g)
+
     def forward(self, x: Tensor, **given: Any) -> Tensor:
-        y: Tensor = self.fn(x / x.norm(dim=-1, keepdim=True).clamp(min=self.eps) * self.g, **given)
-        return y
+        return self.around(lambda y: self.fn(y, **given), x)
 
 
 class ReZero(nn.Module):
@@ -184,9 +223,12 @@ class ReZero(nn.Module):
         self.g = nn.Parameter(torch.tensor(1e-3))
         self.fn = fn
 
+    def around(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The output with ``call`` in place of the module."""
+        return call(x) * self.g
+
     def forward(self, x: Tensor, **given: Any) -> Tensor:
-        y: Tensor = self.fn(x, **given) * self.g
-        return y
+        return self.around(lambda y: self.fn(y, **given), x)
 
 
 class PreLayerNorm(nn.Module):
@@ -197,9 +239,12 @@ class PreLayerNorm(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.fn = fn
 
+    def around(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The output with ``call`` in place of the module."""
+        return call(self.norm(x))
+
     def forward(self, x: Tensor, **given: Any) -> Tensor:
-        y: Tensor = self.fn(self.norm(x), **given)
-        return y
+        return self.around(lambda y: self.fn(y, **given), x)
 
 
 class Layers(nn.Module):
@@ -301,3 +346,26 @@ class Performer(nn.Module):
             self._calls += 1
         y: Tensor = self.net(x, context, context_mask)
         return y
+
+    def state(self, batch: int = 1) -> PerformerState:
+        """The state before the first token."""
+        attentions = (one for one in self.modules() if isinstance(one, SelfAttention))
+        return PerformerState(tuple(one.state(batch) for one in attentions), 0)
+
+    def step(self, x: Tensor, state: PerformerState) -> tuple[Tensor, PerformerState]:
+        """One token, ``[batch, dim]``, of a causal module without a context: its output and the state after it."""
+        after = []
+        for branches, before in zip(self.net.layers, state.matrices):
+            each: list[Any] = list(branches.children())
+            if len(each) != 2:
+                raise ValueError("Performer: step needs cross_attend=False")
+            attention, feed_forward = each
+
+            def read(y: Tensor, fn: SelfAttention = attention.fn, before: Tensor = before) -> Tensor:
+                out, matrix = fn.step(y, before)
+                after.append(matrix)
+                return out
+
+            x = x + attention.around(read, x)
+            x = x + feed_forward(x[:, None])[:, 0]
+        return x, PerformerState(tuple(after), state.tokens + 1)
