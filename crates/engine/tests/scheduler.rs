@@ -32,7 +32,7 @@ fn listen(told: &Receiver<Event>) -> Result<Told, Failure> {
     };
     loop {
         match told.recv_timeout(Duration::from_secs(300)).expect("an event") {
-            Event::Started { .. } | Event::Read { .. } => {}
+            Event::Started { .. } | Event::Read { .. } | Event::State(_) => {}
             Event::Scored(scored) => all.scored.extend(scored.iter().map(|l| l.logprob.to_bits())),
             Event::Wrote(wrote) => {
                 grow(&mut all, wrote.choice);

@@ -79,6 +79,9 @@ pub(crate) struct Args {
     /// Bytes of the directory of --cache-dir, such as 500MB or 20GiB
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "10GB", requires = "cache_dir")]
     cache_disk: u64,
+    /// Memory for the states that clients keep by name (/v1/states) [default: an eighth of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    states_ram: Option<u64>,
     /// The longest prompt in tokens [default: what the model reads]
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -180,6 +183,7 @@ impl Args {
                 directory: self.cache_dir.clone(),
                 disk: self.cache_disk,
             },
+            states: self.states_ram.unwrap_or_else(|| memory() / 8),
             longest: seconds(self.request_timeout),
             drain: seconds(self.drain),
             log: match self.log {

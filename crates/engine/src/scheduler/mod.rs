@@ -34,6 +34,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{Cancel, Engine, Sampling, StateCache};
 
+mod beginning;
 mod fair;
 mod plan;
 mod reading;
@@ -41,7 +42,7 @@ mod request;
 mod rows;
 mod worker;
 
-pub use request::{Event, Failure, Refused, Request, Reuse, Thoughts, Wrote};
+pub use request::{Event, Failure, From, Pin, Refused, Request, Reuse, Thoughts, Wrote};
 
 /// How much a scheduler takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +133,10 @@ impl Scheduler {
             logprobs: None,
             prompt_logprobs: None,
             thoughts: Thoughts::Together,
+            from: From::Start,
+            pin: Pin::No,
             reuse: Reuse::Kept,
+            salt: String::new(),
             ends_of_messages: Vec::new(),
             tell: Box::new(tell),
             cancel: Cancel::default(),
@@ -142,7 +146,7 @@ impl Scheduler {
     /// Takes a request, or refuses it at once. Events come in this order: `Started`, `Read` and `Scored`, `Wrote` and `Ended` of each answer, and `Done` or
     /// `Failed` at the end.
     pub fn submit(&self, request: Request) -> Result<(), Refused> {
-        if request.prompt.is_empty() {
+        if request.prompt.is_empty() && !matches!(request.from, From::Behind(_)) {
             return Err(Refused::Empty);
         }
         if request.choices > self.limits.running {

@@ -38,6 +38,8 @@ pub(super) struct Waiting {
     pub(super) model: usize,
     pub(super) tokens: usize,
     pub(super) rows: usize,
+    /// Whether its chunks are as long as they can be, whatever else runs, since it goes on behind a state that was not left by reading.
+    pub(super) whole_chunks: bool,
 }
 
 /// A prompt that is being read.
@@ -158,6 +160,9 @@ impl Plan {
     /// How many tokens of a prompt are read at a time.
     fn chunk(&self, reading: &Reading) -> usize {
         let (cut, whole) = (self.cuts[reading.of.model], reading.of.tokens);
+        if reading.of.whole_chunks {
+            return CHUNK.min(whole - reading.at);
+        }
         let grid = whole / cut * cut;
         if reading.at >= grid {
             return whole - reading.at;

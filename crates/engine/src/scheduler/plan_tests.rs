@@ -41,7 +41,7 @@ impl Fake {
 
     fn ask(&mut self, tenant: u64, tokens: usize, write: usize) -> Ticket {
         let ticket = self.asked.len() as Ticket;
-        let waiting = Waiting { ticket, tenant, model: 0, tokens, rows: 1 };
+        let waiting = Waiting { ticket, tenant, model: 0, tokens, rows: 1, whole_chunks: false };
         self.asked.insert(ticket, (waiting, write));
         self.plan.wait(waiting);
         ticket

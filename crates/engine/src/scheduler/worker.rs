@@ -7,22 +7,23 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::time::Instant;
 
+use super::beginning::Beginning;
 use super::plan::{Action, Plan, Ticket, Waiting};
 use super::reading::Reading;
-use super::request::{Event, Failure, Request, Reuse};
+use super::request::{Event, Failure, From, Pin, Request, Reuse};
 use super::rows::{Batch, Row, Writing};
 use super::{Command, Limits, Shared};
-use crate::{CHUNK, Ended, Engine, Session, StateCache, Texts};
+use crate::{CHUNK, Ended, Engine, Session, StateCache};
 
 /// The state of the engine's thread.
 pub(super) struct Worker {
-    models: Vec<Engine>,
-    cache: Option<StateCache>,
+    pub(super) models: Vec<Engine>,
+    pub(super) cache: Option<StateCache>,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
-    plan: Plan,
+    pub(super) plan: Plan,
     waiting: HashMap<Ticket, Request>,
-    reading: HashMap<Ticket, Reading>,
+    pub(super) reading: HashMap<Ticket, Reading>,
     writing: HashMap<Ticket, Writing>,
     /// The answers of each model.
     batches: Vec<Batch>,
@@ -89,7 +90,8 @@ impl Worker {
                 }
                 let (tenant, model) = (request.tenant, request.model.min(self.models.len().saturating_sub(1)));
                 let (tokens, rows) = (request.prompt.len(), request.choices);
-                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows });
+                let whole_chunks = matches!(request.from, From::Behind(_));
+                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows, whole_chunks });
                 self.waiting.insert(ticket, request);
             }
             Command::Job(job) => {
@@ -129,10 +131,10 @@ impl Worker {
             (request.tell)(Event::Failed(failure));
         } else if let Some(mut reading) = self.reading.remove(&ticket) {
             self.plan.remove(ticket);
-            let at = reading.session.as_ref().map(|session| session.tokens() as usize);
+            let at = reading.at();
             // Those that waited for its state go on from where it was.
             for (_, follower) in reading.followers.drain(..) {
-                self.release(follower, reading.session.clone(), at.unwrap_or(0));
+                self.release(follower, reading.session.clone(), at);
             }
             for other in self.reading.values_mut() {
                 other.followers.retain(|(_, follower)| *follower != ticket);
@@ -154,18 +156,13 @@ impl Worker {
             (request.tell)(Event::Failed(Failure::Panicked));
             return self.plan.remove(ticket);
         };
-        // A prompt whose tokens are scored is read from its beginning.
+        let Beginning { session, texts, halts, before } = self.beginning(engine, &mut request);
         let reuse = request.reuse == Reuse::Kept && request.prompt_logprobs.is_none();
-        let texts = if reuse { self.texts(engine, request.tenant) } else { None };
-        let found = texts.as_ref().map(|texts| texts.find(&request.prompt, &request.ends_of_messages));
-        let (session, halts) = match found {
-            Some(found) => (found.session, found.halts),
-            None => (engine.session(), Vec::new()),
-        };
-        let at = session.tokens() as usize;
+        let at = session.tokens() as usize - before;
         self.plan.admitted(ticket, at);
-        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), texts, halts };
-        if reuse && let Some((leader, shared)) = self.leader(&reading, at) {
+        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), texts, halts, before };
+        let follows = reuse && reading.request.pin == Pin::No;
+        if follows && let Some((leader, shared)) = self.leader(&reading, at) {
             self.plan.follow(ticket);
             reading.session = None;
             if let Some(leader) = self.reading.get_mut(&leader) {
@@ -174,10 +171,11 @@ impl Worker {
             self.reading.insert(ticket, reading);
             return self.halt(leader);
         }
-        let started = (reading.request.tell)(Event::Started { cached: at });
+        let started = (reading.request.tell)(Event::Started { cached: before + at });
         if !started {
             reading.request.cancel.cancel();
         }
+        reading.pin();
         let whole = at == reading.request.prompt.len();
         self.reading.insert(ticket, reading);
         self.halt(ticket);
@@ -185,31 +183,6 @@ impl Worker {
             self.plan.read(ticket, 0, std::time::Duration::ZERO);
             self.begin(ticket);
         }
-    }
-
-    /// The kept states of a tenant.
-    fn texts(&self, engine: &Engine, tenant: u64) -> Option<Texts> {
-        let name = (tenant != 0).then(|| tenant.to_string());
-        Some(self.cache.as_ref()?.texts(engine, name.as_deref(), ""))
-    }
-
-    /// A prompt of the same tenant that is being read, begins like this one beyond `at`, and has not gone beyond that beginning; with its length.
-    fn leader(&self, reading: &Reading, at: usize) -> Option<(Ticket, usize)> {
-        let prompt = &reading.request.prompt;
-        let candidate = |(ticket, other): (&Ticket, &Reading)| {
-            let alike = other.request.model == reading.request.model
-                && other.request.tenant == reading.request.tenant
-                && other.request.reuse == Reuse::Kept;
-            let read = self.plan.at(*ticket).filter(|_| alike && other.session.is_some())?;
-            let theirs = &other.request.prompt;
-            let shared = prompt.iter().zip(theirs).take_while(|(a, b)| a == b).count();
-            // The logits after the last token go with the state of the same prompt alone.
-            let cut = self.models[reading.request.model].model.decoder.cut();
-            let shared = if shared == prompt.len() && shared == theirs.len() { shared } else { cut.below(shared) };
-            let behind = shared < prompt.len() || shared == theirs.len();
-            (behind && shared > at && read < shared).then_some((*ticket, shared))
-        };
-        self.reading.iter().filter_map(candidate).max_by_key(|(ticket, shared)| (*shared, std::cmp::Reverse(*ticket)))
     }
 
     /// A prompt that waited goes on from a state that another prompt left after `at` tokens.
@@ -254,10 +227,11 @@ impl Worker {
         }
         self.shared.read.fetch_add(tokens as u64, Ordering::Relaxed);
         let Some(session) = reading.session.clone() else { return };
-        let at = session.tokens() as usize;
-        if !(reading.request.tell)(Event::Read { tokens: at }) {
+        let at = reading.at();
+        if !(reading.request.tell)(Event::Read { tokens: reading.before + at }) {
             reading.request.cancel.cancel();
         }
+        reading.pin();
         if let Some(texts) = &reading.texts {
             if tokens >= CHUNK {
                 texts.note_speed(tokens, start.elapsed());
