@@ -31,11 +31,15 @@ mod jobs;
 mod listen;
 mod metrics;
 mod page;
+mod pinning;
 mod refusal;
 mod rerank;
+mod schema;
 mod served;
 mod service;
 mod settings;
+mod states;
+mod tell;
 mod tokens;
 
 pub use listen::{Error, Server};
