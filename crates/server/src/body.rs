@@ -14,7 +14,31 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::{Request, StatusCode};
 
 use crate::events::Events;
+use crate::pace::Answering;
 use crate::refusal::Refusal;
+
+/// The body of an answer, and the request that is answered until all of it is sent.
+pub(crate) struct Sent {
+    pub(crate) answer: Answer,
+    pub(crate) _answering: Answering,
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().answer).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}
 
 /// The body of an answer.
 pub(crate) enum Answer {

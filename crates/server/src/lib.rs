@@ -30,6 +30,7 @@ mod ids;
 mod jobs;
 mod listen;
 mod metrics;
+mod pace;
 mod page;
 mod pinning;
 mod refusal;

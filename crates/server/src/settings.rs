@@ -39,6 +39,10 @@ pub struct Settings {
     pub states: u64,
     /// The longest that a request may take.
     pub longest: Duration,
+    /// How long a connection may be idle.
+    pub idle: Duration,
+    /// How long a header may take, from its first byte.
+    pub header: Duration,
     /// How long requests under way may go on after the server was asked to end.
     pub drain: Duration,
     /// What is written about each request.
@@ -73,6 +77,8 @@ impl Default for Settings {
             cache: CacheConfig::default(),
             states: 1 << 30,
             longest: Duration::from_secs(3600),
+            idle: Duration::from_secs(75),
+            header: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             log: Log::None,
         }

@@ -191,6 +191,7 @@ impl Args {
                 Some(LogArg::Text) => Log::Text,
                 Some(LogArg::Json) => Log::Json,
             },
+            ..Settings::default()
         })
     }
 
