@@ -72,6 +72,15 @@ struct Place {
     data_offsets: [u64; 2],
 }
 
+/// A header that was read.
+struct Header {
+    metadata: Metadata,
+    /// The places of the tensors, in the order of their bytes.
+    places: Vec<(String, Place)>,
+    /// Has hashed the header.
+    hasher: blake3::Hasher,
+}
+
 /// The values of a saved tensor.
 enum Values {
     F32(Vec<f32>),
@@ -232,7 +241,7 @@ impl Engine {
     /// checked before anything else is read, and lengths are believed only as far as there are bytes.
     pub fn resume_from(&self, mut input: impl Read, name: &Path) -> Result<Resumed, Error> {
         let wrong = |message: String| Error::State { path: name.to_owned(), message };
-        let (metadata, places, mut hasher) = read_header(&mut input).map_err(wrong)?;
+        let Header { metadata, places, mut hasher } = read_header(&mut input).map_err(wrong)?;
         if metadata.fingerprint != self.fingerprint() {
             let (want, found) = (self.fingerprint(), &metadata.fingerprint);
             let found = found.get(..12).unwrap_or(found).to_owned();
@@ -324,7 +333,7 @@ const CUT: &str = "not a complete state file";
 
 /// Reads the header: the metadata, and the places of the tensors in the order of their bytes. Errors if the format is
 /// another, or the tensors leave gaps or overlap.
-fn read_header(input: &mut impl Read) -> Result<(Metadata, Vec<(String, Place)>, blake3::Hasher), String> {
+fn read_header(input: &mut impl Read) -> Result<Header, String> {
     let mut length = [0; 8];
     input.read_exact(&mut length).map_err(|e| format!("{CUT}: {e}"))?;
     let length = u64::from_le_bytes(length);
@@ -363,7 +372,7 @@ fn read_header(input: &mut impl Read) -> Result<(Metadata, Vec<(String, Place)>,
         }
         end = *to;
     }
-    Ok((metadata, places, hasher))
+    Ok(Header { metadata, places, hasher })
 }
 
 /// Reads `n` bytes. Memory grows with the bytes that are there.

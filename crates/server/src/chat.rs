@@ -70,12 +70,7 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
 /// before every text are left out.
 fn behind(state: &Named, ids: Vec<u32>, engine: &Engine) -> Result<Vec<u32>, Refusal> {
     if let Text::Known { messages: Some(_), .. } = state.text {
-        if ids.starts_with(state.ids()) {
-            return Ok(ids);
-        }
-        let message =
-            "`state`: with these messages behind it, the chat template writes what the state has read otherwise";
-        return Err(Refusal::field("template_error", "state", message));
+        return Ok(ids);
     }
     let prefix = engine.tokenizer()?.prefix()?;
     Ok([state.ids(), ids.strip_prefix(&prefix[..]).unwrap_or(&ids)].concat())

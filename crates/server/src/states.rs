@@ -73,12 +73,17 @@ impl Named {
         }
     }
 
-    /// Where the reading of a prompt begins that has [`Named::ids`] before it.
+    /// Where the reading of a prompt begins. It has [`Named::ids`] before it, unless the chat template writes the messages of the state in another way when
+    /// others follow: it is then read from its beginning, or from the states that were kept on the way.
     pub(crate) fn from(&self, prompt: &[u32]) -> From {
         match &self.text {
             Text::Unknown => From::Behind(Box::new(self.session.clone())),
             Text::Known { ids, .. } if prompt == ids => From::Within(Box::new(self.session.clone())),
-            Text::Known { cut: Some(cut), .. } => From::Within(cut.clone()),
+            Text::Known { ids, cut: Some(cut), .. }
+                if prompt.starts_with(&ids[..ids.len().min(cut.tokens() as usize)]) =>
+            {
+                From::Within(cut.clone())
+            }
             Text::Known { .. } => From::Start,
         }
     }

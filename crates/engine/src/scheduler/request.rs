@@ -50,8 +50,8 @@ pub struct Request {
 pub enum From {
     /// At the beginning, or behind what a kept state has read.
     Start,
-    /// Behind this session, which has read the first tokens of the prompt in the calls of the model's cut and ends at a multiple of it. A kept state that is
-    /// deeper is used instead. The answer has the bits of one whose prompt is read from its beginning.
+    /// Behind this session, which has read the first tokens of the prompt in the calls of the model's cut, and ends at a multiple of it or with the prompt.
+    /// A kept state that is deeper is used instead. The answer has the bits of one whose prompt is read from its beginning.
     Within(Box<Session>),
     /// Behind this session, whose tokens are not in the prompt. No kept state is used or left, and the prompt is read in calls of [`CHUNK`](crate::CHUNK)
     /// tokens, whatever else runs.
