@@ -8,7 +8,7 @@
 //!   smallest size: a chunk of a prompt is not interrupted.
 //! - **Fair.** Tenants have equal shares of admissions and of reading, in tokens (start-time fair queueing). Within a tenant, first come is first served, but
 //!   the last chunk of a prompt goes before longer ones.
-//! - **Bounded.** At most [`Limits::running`] answers have a place and [`Limits::waiting`] requests wait; more are refused at once.
+//! - **Bounded.** At most [`Limits::running`] answers, with states of [`Limits::bytes`], have a place and [`Limits::waiting`] requests wait; more are refused at once.
 //! - **Gone is gone.** A request that is cancelled, or that nobody listens to, frees its place within a step.
 //! - **Read once.** A prompt with several answers is read once, and one that begins like a prompt that is being read goes on from its state, as it does from
 //!   those that a [`StateCache`] keeps.
@@ -51,11 +51,14 @@ pub struct Limits {
     pub running: usize,
     /// The most requests that wait for a place.
     pub waiting: usize,
+    /// The most bytes of the states of answers that have a place. A request waits until those of its answers fit, or nothing else runs; they are its
+    /// model's fixed bytes, and for cached keys as many a token as the last prompt of the model left.
+    pub bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { running: 64, waiting: 256 }
+        Self { running: 64, waiting: 256, bytes: u64::MAX }
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Reading {
     pub(super) halts: Vec<usize>,
     /// The tokens of the state that the prompt goes on behind, which are not in the prompt.
     pub(super) before: usize,
+    /// The bytes of its states.
+    pub(super) bytes: u64,
 }
 
 impl Reading {

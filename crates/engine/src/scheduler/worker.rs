@@ -29,6 +29,8 @@ pub(super) struct Worker {
     batches: Vec<Batch>,
     jobs: std::collections::VecDeque<Box<dyn FnOnce() + Send>>,
     tickets: Ticket,
+    /// For each model: the bytes of a state without cached keys, and those of the keys of a token as far as they are known.
+    sizes: Vec<[u64; 2]>,
 }
 
 impl Worker {
@@ -40,17 +42,22 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         let cuts = models.iter().map(|engine| engine.model.decoder.cut().tokens).collect();
-        let plan = Plan::new(limits.running, cuts);
+        let plan = Plan::new((limits.running, limits.bytes), cuts);
+        let fixed = |engine: &Engine| engine.run(|| engine.model.decoder.start(1).without_rows().bytes()) as u64;
+        let sizes = models.iter().map(|engine| [fixed(engine), 0]).collect();
         let batches = models.iter().map(|_| Batch::default()).collect();
         let (waiting, reading, writing) = (HashMap::new(), HashMap::new(), HashMap::new());
         let jobs = std::collections::VecDeque::new();
-        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0 }
+        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0, sizes }
     }
 
     /// Works until nobody can ask for anything any more.
     pub(super) fn work(mut self) {
         loop {
             self.shared.running.store(self.plan.rows(), Ordering::Relaxed);
+            let reading = self.reading.values().map(|reading| reading.bytes);
+            let held = reading.chain(self.writing.values().map(|writing| writing.bytes));
+            self.plan.hold(held.fold(0, u64::saturating_add));
             let action = self.plan.next();
             let heard = match action {
                 Action::Idle => self.commands.recv().map_err(|RecvError| TryRecvError::Disconnected),
@@ -91,7 +98,8 @@ impl Worker {
                 let (tenant, model) = (request.tenant, request.model.min(self.models.len().saturating_sub(1)));
                 let (tokens, rows) = (request.prompt.len(), request.choices);
                 let whole_chunks = matches!(request.from, From::Behind(_));
-                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows, whole_chunks });
+                let bytes = self.bytes(&request);
+                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows, whole_chunks, bytes });
                 self.waiting.insert(ticket, request);
             }
             Command::Job(job) => {
@@ -110,6 +118,18 @@ impl Worker {
                 self.writing.values().for_each(|writing| writing.cancel.cancel());
             }
         }
+    }
+
+    /// The bytes of the states of a request, as far as they are known before it is read: all answers share the keys of its prompt.
+    fn bytes(&self, request: &Request) -> u64 {
+        let Some([fixed, token]) = self.sizes.get(request.model) else { return 0 };
+        let (choices, most) = (request.choices as u64, request.most as u64);
+        let before = match &request.from {
+            From::Behind(session) => session.tokens(),
+            _ => 0,
+        };
+        let tokens = choices.saturating_mul(most).saturating_add(request.prompt.len() as u64).saturating_add(before);
+        fixed.saturating_mul(choices).saturating_add(token.saturating_mul(tokens))
     }
 
     /// Removes the requests that were cancelled; true if there were any.
@@ -156,11 +176,13 @@ impl Worker {
             (request.tell)(Event::Failed(Failure::Panicked));
             return self.plan.remove(ticket);
         };
+        let bytes = self.bytes(&request);
         let Beginning { session, texts, halts, before } = self.beginning(engine, &mut request);
         let reuse = request.reuse == Reuse::Kept && request.prompt_logprobs.is_none();
         let at = session.tokens() as usize - before;
         self.plan.admitted(ticket, at);
-        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), texts, halts, before };
+        let mut reading =
+            Reading { request, session: Some(session), followers: Vec::new(), texts, halts, before, bytes };
         let follows = reuse && reading.request.pin == Pin::No;
         if follows && let Some((leader, shared)) = self.leader(&reading, at) {
             self.plan.follow(ticket);
@@ -263,7 +285,9 @@ impl Worker {
 
     /// A prompt was read: its answers begin.
     fn begin(&mut self, ticket: Ticket) {
-        let Some(Reading { request, session: Some(session), .. }) = self.reading.remove(&ticket) else { return };
+        let Some(Reading { request, session: Some(session), bytes, .. }) = self.reading.remove(&ticket) else { return };
+        let [fixed, token] = &mut self.sizes[request.model];
+        *token = (session.state_bytes() as u64).saturating_sub(*fixed) / session.tokens().max(1);
         let (model, choices) = (request.model, request.choices);
         let engine = self.models[model].clone();
         let first = catch_unwind(AssertUnwindSafe(|| {
@@ -273,7 +297,7 @@ impl Worker {
                 .collect::<Result<Vec<_>, _>>()
                 .map(|rows| (rows, logits))
         }));
-        let mut writing = Writing { tell: request.tell, cancel: request.cancel, left: choices };
+        let mut writing = Writing { tell: request.tell, cancel: request.cancel, left: choices, bytes };
         let failed = match first {
             Ok(Ok((rows, logits))) => {
                 let mut ended = 0;
