@@ -48,7 +48,6 @@ pub(crate) const WRITING: &[Field] = &[
     field("user", Kind::Any, NOTHING),
     field("presence_penalty", Kind::Number(-2.0, 2.0), "Subtracted from the logits of tokens that were written."),
     field("frequency_penalty", Kind::Number(-2.0, 2.0), "The same for each time that they were written."),
-    field("max_tokens", Kind::From(0), "The most tokens of an answer."),
     field("top_k", Kind::Whole(-1, 1 << 30), "Sample from so many of the likeliest tokens; 0 and -1 are all."),
     field("min_p", Kind::Number(0.0, 1.0), "Drop tokens with less than this share of the likeliest one's probability."),
     field("typical_p", Kind::Number(0.0, 1.0), "Locally typical sampling; above 0."),
@@ -84,6 +83,7 @@ pub(crate) fn without_effect() -> impl Iterator<Item = &'static str> {
 /// Further fields of completions.
 pub(crate) const COMPLETIONS: &[Field] = &[
     field("prompt", Kind::Any, "A text, texts, token ids, or lists of them."),
+    field("max_tokens", Kind::From(0), "The most tokens of an answer; with 0 and `echo`, a text is scored."),
     field("logprobs", Kind::Whole(0, 20), "Log-probabilities, and those of so many of the likeliest tokens."),
     field("echo", Kind::Flag, "Repeat the prompt before the answer."),
     field("best_of", Kind::From(1), "As many as `n`."),
@@ -94,6 +94,7 @@ pub(crate) const COMPLETIONS: &[Field] = &[
 pub(crate) const CHAT: &[Field] = &[
     field("messages", Kind::Any, "The conversation: objects with `role` and `content`."),
     field("max_completion_tokens", Kind::From(1), "The most tokens of an answer."),
+    field("max_tokens", Kind::From(1), "Another name for it."),
     field("logprobs", Kind::Flag, "Log-probabilities of the tokens."),
     field("top_logprobs", Kind::Whole(0, 20), "Those of so many of the likeliest tokens as well."),
     field("reasoning_effort", Kind::Text, "Given to the chat template, if it takes one."),
