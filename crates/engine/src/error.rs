@@ -182,7 +182,17 @@ pub enum Error {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A saved state that is damaged or belongs to another model.
+    /// A saved state of another model.
+    #[error("{}: saved with another model, dtype or tokenizer: fingerprint: want {want}…, found {found}…", path.display())]
+    OtherModel {
+        /// The file.
+        path: PathBuf,
+        /// The beginning of the fingerprint of the model that should go on from it.
+        want: String,
+        /// The beginning of the fingerprint in the file.
+        found: String,
+    },
+    /// A saved state that is damaged or of another version.
     #[error("{}: {message}", path.display())]
     State {
         /// The file.

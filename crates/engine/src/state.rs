@@ -2,7 +2,7 @@
 //!
 //! A saved state has the layout of a safetensors file: the state of every layer, the logits after the last token, the
 //! set of tokens seen, and how often tokens were generated; the tokens and the messages of a conversation. Its metadata holds the fingerprint of model, dtype and tokenizer; restoring it with another is an
-//! error. It is written to any [`Write`] and read from any [`Read`], one tensor at a time.
+//! error, and so is one whose BLAKE3 hash is another: a flipped bit is damage. It is written to any [`Write`] and read from any [`Read`], one tensor at a time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -33,17 +33,22 @@ pub struct Resumed {
 }
 
 /// The name of the format and its version.
-const FORMAT: &str = "longreach state 5";
+const FORMAT: &str = "longreach state 6";
 /// The longest header that is believed.
 const LONGEST_HEADER: u64 = 64 << 20;
 /// Bytes that are converted at a time.
 const PIECE: usize = 1 << 16;
+
+/// What stands for the hash while it is computed: the hash covers the header as well, with these characters in its place.
+const NO_HASH: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
 /// The metadata of a state. All values are strings, as in every safetensors file.
 #[derive(Serialize, Deserialize)]
 struct Metadata {
     format: String,
     fingerprint: String,
+    /// The BLAKE3 hash of the header, with zeros in place of this hash, and of the bytes of the tensors.
+    blake3: String,
     tokens: String,
     recent: String,
     seed: String,
@@ -65,6 +70,15 @@ struct Place {
     dtype: String,
     shape: Vec<usize>,
     data_offsets: [u64; 2],
+}
+
+/// A header that was read.
+struct Header {
+    metadata: Metadata,
+    /// The places of the tensors, in the order of their bytes.
+    places: Vec<(String, Place)>,
+    /// Has hashed the header.
+    hasher: blake3::Hasher,
 }
 
 /// The values of a saved tensor.
@@ -142,6 +156,7 @@ impl Session {
         let metadata = Metadata {
             format: FORMAT.into(),
             fingerprint: self.engine.fingerprint(),
+            blake3: NO_HASH.into(),
             tokens: self.tokens.to_string(),
             recent: if self.recent.cut { "cut" } else { "whole" }.into(),
             seed: sampler.seed().to_string(),
@@ -169,15 +184,23 @@ impl Session {
 
         let mut header = serde_json::Value::Object(header).to_string();
         header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
-        let mut write = || {
-            out.write_all(&(header.len() as u64).to_le_bytes())?;
-            out.write_all(header.as_bytes())?;
+        let write_tensors = |out: &mut dyn Write| {
             for data in std::iter::once(logits.clone()).chain(tensors.iter().flat_map(|tensor| tensor.data())) {
                 write_numbers(out, &data)?;
             }
             out.write_all(&seen)?;
             let bytes = numbers.iter().flat_map(|(_, _, ids)| ids).flat_map(|id| id.to_le_bytes());
             out.write_all(&bytes.collect::<Vec<u8>>())
+        };
+        let mut write = || {
+            // The hash stands before what it is a hash of, so that a reader needs no end: the tensors are passed over twice.
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(header.as_bytes());
+            write_tensors(&mut hasher)?;
+            let header = header.replacen(NO_HASH, hasher.finalize().to_hex().as_str(), 1);
+            out.write_all(&(header.len() as u64).to_le_bytes())?;
+            out.write_all(header.as_bytes())?;
+            write_tensors(out)
         };
         write().map_err(|source| Error::Io { path: "the saved state".into(), source })
     }
@@ -218,16 +241,21 @@ impl Engine {
     /// checked before anything else is read, and lengths are believed only as far as there are bytes.
     pub fn resume_from(&self, mut input: impl Read, name: &Path) -> Result<Resumed, Error> {
         let wrong = |message: String| Error::State { path: name.to_owned(), message };
-        let (metadata, places) = read_header(&mut input).map_err(wrong)?;
+        let Header { metadata, places, mut hasher } = read_header(&mut input).map_err(wrong)?;
         if metadata.fingerprint != self.fingerprint() {
             let (want, found) = (self.fingerprint(), &metadata.fingerprint);
+            let found = found.get(..12).unwrap_or(found).to_owned();
+            return Err(Error::OtherModel { path: name.to_owned(), want: want[..12].to_owned(), found });
+        }
+        let mut tensors = read_tensors(&mut input, places, &mut hasher).map_err(wrong)?;
+        let found = hasher.finalize().to_hex();
+        if *found.as_str() != *metadata.blake3 {
+            let want = metadata.blake3.get(..12).unwrap_or(&metadata.blake3);
+            let found = &found.as_str()[..12];
             return Err(wrong(format!(
-                "saved with another model, dtype or tokenizer: fingerprint: want {}…, found {}…",
-                &want[..12],
-                found.get(..12).unwrap_or(found)
+                "the file is damaged: its BLAKE3 hash: want {want}…, found {found}…; read the text again, or copy the file again"
             )));
         }
-        let mut tensors = read_tensors(&mut input, places).map_err(wrong)?;
         self.restored(&metadata, &mut tensors).map_err(wrong)
     }
 
@@ -305,16 +333,16 @@ const CUT: &str = "not a complete state file";
 
 /// Reads the header: the metadata, and the places of the tensors in the order of their bytes. Errors if the format is
 /// another, or the tensors leave gaps or overlap.
-fn read_header(input: &mut impl Read) -> Result<(Metadata, Vec<(String, Place)>), String> {
+fn read_header(input: &mut impl Read) -> Result<Header, String> {
     let mut length = [0; 8];
     input.read_exact(&mut length).map_err(|e| format!("{CUT}: {e}"))?;
     let length = u64::from_le_bytes(length);
     if length > LONGEST_HEADER {
         return Err(format!("{CUT}: a header of {length} bytes, want at most {LONGEST_HEADER}"));
     }
-    let header = read_bytes(input, length)?;
+    let bytes = read_bytes(input, length)?;
     let mut header: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(&header).map_err(|e| format!("{CUT}: its header: {e}"))?;
+        serde_json::from_slice(&bytes).map_err(|e| format!("{CUT}: its header: {e}"))?;
     let metadata = header.remove("__metadata__").unwrap_or_default();
     let format = metadata.get("format").and_then(|format| format.as_str()).unwrap_or_default();
     if format != FORMAT {
@@ -322,7 +350,15 @@ fn read_header(input: &mut impl Read) -> Result<(Metadata, Vec<(String, Place)>)
         let hint = if older { ": it was saved by another version; read the text again" } else { "" };
         return Err(format!("format: want `{FORMAT}`, found `{format}`{hint}"));
     }
-    let metadata = serde_json::from_value(metadata).map_err(|e| format!("metadata: {e}"))?;
+    let metadata: Metadata = serde_json::from_value(metadata).map_err(|e| format!("metadata: {e}"))?;
+    let mut hasher = blake3::Hasher::new();
+    let hash = metadata.blake3.as_bytes();
+    match bytes.windows(NO_HASH.len()).position(|window| window == hash) {
+        Some(at) => {
+            hasher.update(&bytes[..at]).update(NO_HASH.as_bytes()).update(&bytes[at + NO_HASH.len()..]);
+        }
+        None => return Err(format!("blake3: want {} hexadecimal digits, found {}", NO_HASH.len(), hash.len())),
+    }
     let places = header.into_iter().map(|(name, place)| {
         let place: Place = serde_json::from_value(place).map_err(|e| format!("tensor `{name}`: {e}"))?;
         Ok((name, place))
@@ -336,7 +372,7 @@ fn read_header(input: &mut impl Read) -> Result<(Metadata, Vec<(String, Place)>)
         }
         end = *to;
     }
-    Ok((metadata, places))
+    Ok(Header { metadata, places, hasher })
 }
 
 /// Reads `n` bytes. Memory grows with the bytes that are there.
@@ -346,8 +382,12 @@ fn read_bytes(input: &mut impl Read, n: u64) -> Result<Vec<u8>, String> {
     if bytes.len() as u64 == n { Ok(bytes) } else { Err(format!("{CUT}: it ends within {n} bytes")) }
 }
 
-/// Reads all tensors, in the order of their bytes.
-fn read_tensors(input: &mut impl Read, places: Vec<(String, Place)>) -> Result<Tensors, String> {
+/// Reads all tensors, in the order of their bytes, which are hashed.
+fn read_tensors(
+    input: &mut impl Read,
+    places: Vec<(String, Place)>,
+    hasher: &mut blake3::Hasher,
+) -> Result<Tensors, String> {
     let mut tensors = Tensors::new();
     for (name, Place { dtype, shape, data_offsets: [from, to] }) in places {
         let size: u64 = match &dtype[..] {
@@ -361,6 +401,7 @@ fn read_tensors(input: &mut impl Read, places: Vec<(String, Place)>) -> Result<T
             return Err(format!("tensor `{name}`: {dtype} {shape:?} in {} bytes", to - from));
         }
         let bytes = read_bytes(input, to - from)?;
+        hasher.update(&bytes);
         let words = || bytes.as_chunks::<4>().0.iter();
         let values = match &dtype[..] {
             "F32" => Values::F32(words().map(|b| f32::from_le_bytes(*b)).collect()),

@@ -32,7 +32,7 @@ fn listen(told: &Receiver<Event>) -> Result<Told, Failure> {
     };
     loop {
         match told.recv_timeout(Duration::from_secs(300)).expect("an event") {
-            Event::Started { .. } | Event::Read { .. } => {}
+            Event::Started { .. } | Event::Read { .. } | Event::State(_) => {}
             Event::Scored(scored) => all.scored.extend(scored.iter().map(|l| l.logprob.to_bits())),
             Event::Wrote(wrote) => {
                 grow(&mut all, wrote.choice);
@@ -89,7 +89,8 @@ const MIXERS: [&str; 6] = [
 #[test]
 fn company_changes_nothing() {
     for mixer in MIXERS {
-        let scheduler = Scheduler::start(vec![tiny::engine(mixer)], Limits { running: 24, waiting: 99 });
+        let scheduler =
+            Scheduler::start(vec![tiny::engine(mixer)], Limits { running: 24, waiting: 99, ..Limits::default() });
         let alone: Vec<Told> =
             (0..9).map(|i| listen(&ask(&scheduler, |request| varied(i, request))).expect("an answer")).collect();
         assert!(alone.iter().any(|told| told.ids.iter().any(|ids| ids.len() > 5)), "{mixer}");
@@ -172,7 +173,8 @@ fn one_that_leaves_hands_its_followers_on() {
 
 #[test]
 fn cancelled_wherever_it_is_and_nobody_else_notices() {
-    let scheduler = Scheduler::start(vec![tiny::engine(MIXERS[2])], Limits { running: 2, waiting: 9 });
+    let scheduler =
+        Scheduler::start(vec![tiny::engine(MIXERS[2])], Limits { running: 2, waiting: 9, ..Limits::default() });
     let alone = listen(&ask(&scheduler, |request| varied(3, request)));
     let endless = |request: &mut Request| (request.most, request.sampling) = (1_000_000, Sampling::greedy());
     let flags: [Cancel; 3] = Default::default();
@@ -212,7 +214,8 @@ fn cancelled_wherever_it_is_and_nobody_else_notices() {
 
 #[test]
 fn the_queue_is_bounded_and_closing_refuses_it() {
-    let scheduler = Scheduler::start(vec![tiny::engine(MIXERS[0])], Limits { running: 1, waiting: 2 });
+    let scheduler =
+        Scheduler::start(vec![tiny::engine(MIXERS[0])], Limits { running: 1, waiting: 2, ..Limits::default() });
     let endless = |request: &mut Request| (request.most, request.sampling) = (1_000_000, Sampling::greedy());
     let running = ask(&scheduler, endless);
     while !matches!(running.recv().expect("an event"), Event::Wrote(_)) {}

@@ -64,7 +64,7 @@ fn a_state_of_another_version_is_refused() {
     let mut session = engine().session();
     session.read_text("A trait tells").expect("read");
     session.save_to(&mut bytes, &sampler()).expect("saved");
-    let format = b"longreach state 5";
+    let format = b"longreach state 6";
     let at = bytes.windows(format.len()).position(|window| window == format).expect("the format");
     bytes[at + format.len() - 1] = b'3';
     let error = engine().resume_from(&bytes[..], "a.state".as_ref()).err().expect("refused").to_string();
@@ -128,6 +128,24 @@ fn nothing_read_is_an_error() {
     assert!(engine().session().write(3, Sampling::greedy()).is_err());
     assert!(engine().session().read(&[u32::MAX]).is_err());
     assert!(engine().session().read_text("").is_err());
+}
+
+/// A state with a flipped bit would go on with other logits: it is refused, wherever the bit is.
+#[test]
+fn a_flipped_bit_is_damage() {
+    let mut bytes = Vec::new();
+    let mut session = engine().session();
+    session.read_text("A trait").expect("read");
+    session.save_to(&mut bytes, &sampler()).expect("saved");
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes")) as usize;
+    let name = std::path::Path::new("a.state");
+    assert!(engine().resume_from(&bytes[..], name).is_ok());
+    for at in (0..header).step_by(97).chain([header, header + 1001, bytes.len() - 1]) {
+        bytes[at] ^= 1;
+        let error = engine().resume_from(&bytes[..], name).err().expect("refused").to_string();
+        assert!(error.contains("a.state") && (at < header || error.contains("damaged")), "{at}: {error}");
+        bytes[at] ^= 1;
+    }
 }
 
 proptest! {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::served::now;
+use crate::tell::{Prompt, Tell};
 
 /// Which endpoint an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +29,6 @@ pub(crate) struct Streamed {
     pub(crate) usage: bool,
     /// Comments say how much of the prompt has been read.
     pub(crate) progress: bool,
-}
-
-/// A prompt of a request.
-pub(crate) struct Prompt {
-    pub(crate) ids: Vec<u32>,
-    /// Its text, if the answer repeats it.
-    pub(crate) echo: Option<String>,
 }
 
 /// A token as answers show it.
@@ -57,6 +51,8 @@ struct Choice {
     shown: Vec<Shown>,
     /// Code points of the tokens so far.
     characters: usize,
+    /// Its tokens that no chunk has carried yet.
+    ids: Vec<u32>,
     finish: Option<&'static str>,
     /// Whether its first chunk was sent.
     begun: bool,
@@ -72,6 +68,8 @@ pub(crate) struct About {
     /// The answers of each prompt.
     pub(crate) n: usize,
     pub(crate) logprobs: bool,
+    /// Whether the tokens are told.
+    pub(crate) token_ids: bool,
     pub(crate) stream: Option<Streamed>,
 }
 
@@ -132,54 +130,8 @@ impl Teller {
 
     /// The number of tokens of the prompts that were not read, and the tokens that were written.
     pub(crate) fn tokens(&self) -> [usize; 3] {
-        let prompt = self.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let prompt = self.prompts.iter().map(Prompt::tokens).sum();
         [prompt, self.cached.iter().sum(), self.written]
-    }
-
-    /// Whether all answers are complete.
-    pub(crate) fn is_done(&self) -> bool {
-        self.done == self.prompts.len()
-    }
-
-    /// What a stream says while there is nothing else to say.
-    pub(crate) fn comment(&self) -> Bytes {
-        let of: usize = self.prompts.iter().map(|prompt| prompt.ids.len()).sum();
-        let read: usize = self.read.iter().sum();
-        match self.about.stream {
-            Some(Streamed { progress: true, .. }) if read < of => Bytes::from(format!(": read {read} of {of}\n\n")),
-            _ => Bytes::from_static(b": ping\n\n"),
-        }
-    }
-
-    /// Takes an event of a prompt; returns the chunks that it completes, if the answer is streamed.
-    pub(crate) fn tell(&mut self, prompt: usize, event: Event) -> Result<Vec<Value>, Refusal> {
-        let first = prompt * self.about.n;
-        match event {
-            Event::Started { cached } => {
-                self.cached[prompt] = cached;
-                self.metrics.queued(&self.about.model, self.start.elapsed());
-            }
-            Event::Read { tokens } => self.read[prompt] = tokens,
-            Event::Scored(scored) => {
-                for logprob in scored {
-                    (first..first + self.about.n).for_each(|at| self.show(at, logprob.id, Some(&logprob)));
-                }
-            }
-            Event::Wrote(wrote) => return Ok(self.wrote(first + wrote.choice, wrote)),
-            Event::Ended { choice, why, thinking, text } => {
-                let at = first + choice;
-                self.choices[at].finish = Some(if why == Ended::Stopped { "stop" } else { "length" });
-                return Ok(self.piece(at, &thinking, &text, true));
-            }
-            Event::Failed(failure) => {
-                if !matches!(failure, Failure::Cancelled | Failure::Closing) {
-                    self.choices.iter_mut().for_each(|choice| choice.finish = choice.finish.or(Some("error")));
-                }
-                return Err(failure.into());
-            }
-            Event::Done => self.done += 1,
-        }
-        Ok(Vec::new())
     }
 
     fn wrote(&mut self, at: usize, wrote: Wrote) -> Vec<Value> {
@@ -189,7 +141,10 @@ impl Teller {
             Some(last) => self.metrics.between(&self.about.model, now - last),
         }
         self.written += 1;
-        let choice = &self.choices[at];
+        let choice = &mut self.choices[at];
+        if self.about.token_ids {
+            choice.ids.push(wrote.id);
+        }
         if !wrote.thinking.is_empty()
             || (!choice.thinking.is_empty() && choice.text.is_empty() && wrote.text.is_empty())
         {
@@ -268,6 +223,11 @@ impl Teller {
             // Not kept: that there was text is what counts.
             self.choices[at].text = "…".into();
         }
+        if self.about.token_ids
+            && let Some(chunk) = chunks.last_mut()
+        {
+            chunk["choices"][0]["token_ids"] = std::mem::take(&mut self.choices[at].ids).into();
+        }
         chunks
     }
 
@@ -283,14 +243,6 @@ impl Teller {
             chunk["usage"] = Value::Null;
         }
         chunk
-    }
-
-    /// The chunk behind all others.
-    pub(crate) fn last_chunk(&self) -> Option<Value> {
-        self.about.stream.filter(|stream| stream.usage)?;
-        let mut chunk = self.frame(json!([]), true);
-        chunk["usage"] = self.usage();
-        Some(chunk)
     }
 
     fn frame(&self, choices: Value, chunk: bool) -> Value {
@@ -347,14 +299,66 @@ impl Teller {
             }
         }
     }
+}
 
-    /// The whole answer.
-    pub(crate) fn whole(mut self) -> Value {
+impl Tell for Teller {
+    fn tell(&mut self, prompt: usize, event: Event) -> Result<Vec<Value>, Refusal> {
+        let first = prompt * self.about.n;
+        match event {
+            Event::Started { cached } => {
+                self.cached[prompt] = cached;
+                self.metrics.queued(&self.about.model, self.start.elapsed());
+            }
+            Event::Read { tokens } => self.read[prompt] = tokens,
+            Event::Scored(scored) => {
+                for logprob in scored {
+                    (first..first + self.about.n).for_each(|at| self.show(at, logprob.id, Some(&logprob)));
+                }
+            }
+            Event::Wrote(wrote) => return Ok(self.wrote(first + wrote.choice, wrote)),
+            Event::Ended { choice, why, thinking, text } => {
+                let at = first + choice;
+                self.choices[at].finish = Some(if why == Ended::Stopped { "stop" } else { "length" });
+                return Ok(self.piece(at, &thinking, &text, true));
+            }
+            Event::Failed(failure) => {
+                if !matches!(failure, Failure::Cancelled | Failure::Closing) {
+                    self.choices.iter_mut().for_each(|choice| choice.finish = choice.finish.or(Some("error")));
+                }
+                return Err(failure.into());
+            }
+            Event::State(_) => {}
+            Event::Done => self.done += 1,
+        }
+        Ok(Vec::new())
+    }
+
+    fn is_done(&self) -> bool {
+        self.done == self.prompts.len()
+    }
+
+    fn comment(&self) -> Bytes {
+        let of: usize = self.prompts.iter().map(Prompt::tokens).sum();
+        let read: usize = self.read.iter().sum();
+        match self.about.stream {
+            Some(Streamed { progress: true, .. }) if read < of => Bytes::from(format!(": read {read} of {of}\n\n")),
+            _ => Bytes::from_static(b": ping\n\n"),
+        }
+    }
+
+    fn last_chunk(&self) -> Option<Value> {
+        self.about.stream.filter(|stream| stream.usage)?;
+        let mut chunk = self.frame(json!([]), true);
+        chunk["usage"] = self.usage();
+        Some(chunk)
+    }
+
+    fn whole(mut self: Box<Self>) -> Value {
         let mut choices = Vec::new();
         for at in 0..self.choices.len() {
             let logprobs = self.logprobs(at);
-            let Choice { text, thinking, finish, .. } = std::mem::take(&mut self.choices[at]);
-            choices.push(match self.about.shape {
+            let Choice { text, thinking, finish, ids, .. } = std::mem::take(&mut self.choices[at]);
+            let mut choice = match self.about.shape {
                 Shape::Text => json!({"index": at, "text": text, "logprobs": logprobs, "finish_reason": finish}),
                 Shape::Chat => {
                     let mut message = json!({"role": "assistant", "content": text, "refusal": null});
@@ -363,7 +367,11 @@ impl Teller {
                     }
                     json!({"index": at, "message": message, "logprobs": logprobs, "finish_reason": finish})
                 }
-            });
+            };
+            if self.about.token_ids {
+                choice["token_ids"] = ids.into();
+            }
+            choices.push(choice);
         }
         let mut answer = self.frame(choices.into(), false);
         answer["usage"] = self.usage();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hyper::StatusCode;
 use longreach_engine::scheduler::Reuse;
 use longreach_engine::{Engine, Sampling};
 use serde_json::Value;
@@ -10,64 +11,18 @@ use crate::answer::Streamed;
 use crate::fields::{Fields, wrong};
 use crate::ids::fresh_number;
 use crate::refusal::Refusal;
+use crate::schema;
 use crate::served::{Models, Purpose, Served, sampling};
+use crate::states::{Mine, Named};
 
 /// The most answers to a prompt, prompts times answers, and stop strings.
 const MOST_CHOICES: i64 = 16;
 pub(crate) const MOST_ANSWERS: usize = 256;
 const MOST_STOPS: usize = 16;
 const LONGEST_STOP: usize = 256;
+const LONGEST_SALT: usize = 256;
 const MOST_BIASES: usize = 1024;
 pub(crate) const MOST_LOGPROBS: i64 = 20;
-
-/// Fields that both endpoints know.
-pub(crate) const SHARED: &[&str] = &[
-    "model",
-    "temperature",
-    "top_p",
-    "n",
-    "seed",
-    "stop",
-    "stream",
-    "stream_options",
-    "logit_bias",
-    "user",
-    "presence_penalty",
-    "frequency_penalty",
-    "logprobs",
-    "max_tokens",
-    // Of this server.
-    "top_k",
-    "min_p",
-    "typical_p",
-    "repetition_penalty",
-    "min_tokens",
-    "stop_token_ids",
-    "ignore_eos",
-    "cache_prompt",
-    // Without effect.
-    "metadata",
-    "safety_identifier",
-    "service_tier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "prompt_cache_options",
-    "prediction",
-    "verbosity",
-];
-
-/// Those that no answer depends on.
-const WITHOUT_EFFECT: [&str; 9] = [
-    "user",
-    "metadata",
-    "safety_identifier",
-    "service_tier",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "prompt_cache_options",
-    "prediction",
-    "verbosity",
-];
 
 /// What a request asks for.
 pub(crate) struct Asked {
@@ -82,16 +37,36 @@ pub(crate) struct Asked {
     pub(crate) stops: Vec<String>,
     pub(crate) stream: Option<Streamed>,
     pub(crate) reuse: Reuse,
+    /// Divides the kept states.
+    pub(crate) salt: String,
+    /// The state that the prompts go on behind.
+    pub(crate) state: Option<Arc<Named>>,
+    /// Whether the tokens of answers are told.
+    pub(crate) token_ids: bool,
     /// Fields that have no effect.
     pub(crate) ignored: Vec<String>,
 }
 
 impl Asked {
     /// Reads the shared fields. `ignored` are those that are unknown.
-    pub(crate) fn read(f: &Fields<'_>, models: &Models, mut ignored: Vec<String>) -> Result<Self, Refusal> {
-        let served = models.find(f.text("model")?, |purpose| matches!(purpose, Purpose::Write { .. }))?;
+    pub(crate) fn read(
+        f: &Fields<'_>,
+        models: &Models,
+        mine: &Mine,
+        mut ignored: Vec<String>,
+    ) -> Result<Self, Refusal> {
+        let state = f.text("state")?.map(|id| mine.find(id)).transpose()?;
+        let served = match (f.text("model")?, &state) {
+            (None, Some(state)) => state.served.clone(),
+            (name, _) => models.find(name, |purpose| matches!(purpose, Purpose::Write { .. }))?,
+        };
+        if let Some(state) = state.as_ref().filter(|state| state.served.id != served.id) {
+            let message = format!("the state is of the model `{}`, not of `{}`", state.served.id, served.id);
+            let refusal = Refusal::new(StatusCode::CONFLICT, "state_mismatch", message);
+            return Err(Refusal { param: Some("state".into()), ..refusal });
+        }
         let Purpose::Write { engine, at } = served.purpose.clone() else { return Err(Refusal::internal()) };
-        ignored.extend(WITHOUT_EFFECT.iter().filter(|name| f.get(name).is_some()).map(|name| (*name).to_owned()));
+        ignored.extend(schema::without_effect().filter(|name| f.get(name).is_some()).map(str::to_owned));
         let n = f.whole("n", 1..=MOST_CHOICES)?.unwrap_or(1) as usize;
         let mut ends = engine.model.description.eos.clone();
         if f.flag("ignore_eos")?.unwrap_or(false) {
@@ -107,7 +82,15 @@ impl Asked {
             ends.extend(crate::fields::ids(list, "stop_token_ids", engine.model.decoder.vocabulary())?);
         }
         let reuse = if f.flag("cache_prompt")?.unwrap_or(true) { Reuse::Kept } else { Reuse::None };
+        let salt = f.text("cache_salt")?.unwrap_or_default();
+        if salt.len() > LONGEST_SALT {
+            let message = format!("`cache_salt`: at most {LONGEST_SALT} bytes, found {}", salt.len());
+            return Err(Refusal::value("cache_salt", message));
+        }
         Ok(Self {
+            salt: salt.to_owned(),
+            state,
+            token_ids: f.flag("return_token_ids")?.unwrap_or(false),
             sampling: sampled(f, &engine)?,
             least: f.whole("min_tokens", 0..=1 << 20)?.unwrap_or(0) as usize,
             stops: stops(f, &engine)?,

@@ -14,7 +14,31 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::{Request, StatusCode};
 
 use crate::events::Events;
+use crate::pace::Answering;
 use crate::refusal::Refusal;
+
+/// The body of an answer, and the request that is answered until all of it is sent.
+pub(crate) struct Sent {
+    pub(crate) answer: Answer,
+    pub(crate) _answering: Answering,
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().answer).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}
 
 /// The body of an answer.
 pub(crate) enum Answer {
@@ -53,6 +77,8 @@ const BODIES: u64 = 8;
 /// The bytes of a body, which count among those of all bodies while they are kept.
 pub(crate) struct Kept {
     pub(crate) bytes: Bytes,
+    /// Whether it is a file and no JSON.
+    pub(crate) is_file: bool,
     _held: Held,
 }
 
@@ -78,9 +104,18 @@ impl Drop for Held {
     }
 }
 
-/// Reads the JSON body of a request of at most `most` bytes. What is too long by its own account is refused before a byte is read; a body has 30 seconds, and
+/// The content types of bodies.
+const JSON: &str = "application/json";
+const FILE: &str = "application/octet-stream";
+
+/// Reads the body of a request, JSON or, where `files` are taken, a file, of at most `most` bytes. What is too long by its own account is refused before a byte is read; a body has 30 seconds, and
 /// one more for each 256 KiB.
-pub(crate) async fn read(request: Request<Incoming>, most: u64, bodies: &Arc<AtomicU64>) -> Result<Kept, Refusal> {
+pub(crate) async fn read(
+    request: Request<Incoming>,
+    files: bool,
+    most: u64,
+    bodies: &Arc<AtomicU64>,
+) -> Result<Kept, Refusal> {
     let closing = |refusal: Refusal| Refusal { close: true, ..refusal };
     let too_large = |found: String| {
         let message = format!("the body has {found} bytes: at most {most} are taken (--max-body)");
@@ -88,9 +123,13 @@ pub(crate) async fn read(request: Request<Incoming>, most: u64, bodies: &Arc<Ato
     };
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let name = kind.split(';').next().unwrap_or("").trim();
-    if !name.eq_ignore_ascii_case("application/json") {
+    let is_file = files && name.eq_ignore_ascii_case(FILE);
+    if !is_file && !name.eq_ignore_ascii_case(JSON) {
         let found: String = if name.is_empty() { "none".into() } else { name.chars().take(100).collect() };
-        let message = format!("the content type: want application/json, found {found}");
+        let message = format!(
+            "the content type: want {JSON}{}, found {found}",
+            if files { " or application/octet-stream" } else { "" }
+        );
         return Err(closing(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)));
     }
     let length = request.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -106,7 +145,7 @@ pub(crate) async fn read(request: Request<Incoming>, most: u64, bodies: &Arc<Ato
         let frame = tokio::time::timeout_at(start + allowed, body.frame()).await;
         let late =
             |_| closing(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body came too slowly"));
-        let Some(frame) = frame.map_err(late)? else { return Ok(Kept { bytes: all.freeze(), _held: held }) };
+        let Some(frame) = frame.map_err(late)? else { return Ok(Kept { bytes: all.freeze(), is_file, _held: held }) };
         let bad = |e: hyper::Error| {
             closing(Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body cannot be read: {e}")))
         };

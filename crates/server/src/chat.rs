@@ -4,40 +4,24 @@ use longreach_engine::scheduler::Thoughts;
 use longreach_engine::{Engine, Error, Message};
 use serde_json::{Map, Value, json};
 
-use crate::answer::{Prompt, Shape};
-use crate::asked::{Asked, MOST_LOGPROBS, SHARED, refuse};
+use crate::answer::Shape;
+use crate::asked::{Asked, MOST_LOGPROBS, refuse};
 use crate::fields::{Fields, parse, wrong};
 use crate::generate::Work;
 use crate::refusal::Refusal;
+use crate::schema;
 use crate::served::Models;
 use crate::settings::Settings;
+use crate::states::{Mine, Named, Text};
+use crate::tell::Prompt;
 
 /// Reads a request.
-pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Result<Work, Refusal> {
+pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &Mine) -> Result<Work, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
-    let own = [
-        "messages",
-        "max_completion_tokens",
-        "top_logprobs",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning_effort",
-        "chat_template_kwargs",
-        "continue_final_message",
-        "audio",
-        "modalities",
-        "web_search_options",
-        "store",
-        "functions",
-        "function_call",
-        "moderation",
-    ];
-    let known: Vec<&str> = SHARED.iter().chain(&own).copied().collect();
+    let known = schema::names(&[schema::WRITING, schema::CHAT]);
     let ignored = f.unknown(&known, settings.lenient)?;
-    let asked = Asked::read(&f, models, ignored)?;
+    let asked = Asked::read(&f, models, mine, ignored)?;
     let none = [json!([]), json!({})];
     refuse(
         &f,
@@ -56,17 +40,40 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
         ],
     )?;
     let most = most(&f, settings)?;
-    let (messages, more) = (messages(&f)?, variables(&f, &asked.engine)?);
+    let (mut messages, mut more) = (messages(&f)?, variables(&f, &asked.engine)?);
     let going_on = f.flag("continue_final_message")?.unwrap_or(false);
-    let (ids, inside) = encoded(&asked.engine, &messages, &more, going_on)?;
+    let end = if going_on { End::Open } else { End::Asking };
+    if let Some(Text::Known { messages: Some((before, variables)), .. }) = asked.state.as_ref().map(|state| &state.text)
+    {
+        messages.splice(..0, before.iter().cloned());
+        for (name, value) in variables {
+            more.entry(name).or_insert_with(|| value.clone());
+        }
+    }
+    let (ids, inside) = encoded(&asked.engine, &messages, &more, end)?;
+    let ids = match asked.state.as_deref() {
+        Some(state) => behind(state, ids, &asked.engine)?,
+        None => ids,
+    };
+    let before = asked.state.as_ref().map_or(0, |state| state.before());
     crate::completions::within(&asked.engine, &ids)?;
-    settings.check_input(ids.len(), "messages")?;
-    let most = asked.room(most, settings.most_tokens, ids.len(), "max_completion_tokens")?;
+    settings.check_input(before + ids.len(), "messages")?;
+    let most = asked.room(most, settings.most_tokens, before + ids.len(), "max_completion_tokens")?;
     let logprobs = logprobs(&f)?;
     let ends_of_messages = ends(&asked.engine, &messages, &more, &ids)?;
-    let prompts = vec![Prompt { ids, echo: None }];
+    let prompts = vec![Prompt { ids, before, echo: None }];
     let thoughts = Thoughts::Apart { inside };
     Ok(Work { asked, shape: Shape::Chat, prompts, most, logprobs, prompt_logprobs: None, thoughts, ends_of_messages })
+}
+
+/// The tokens of a conversation behind a state. One that has read messages is a beginning of the conversation; behind another text, the tokens that stand
+/// before every text are left out.
+fn behind(state: &Named, ids: Vec<u32>, engine: &Engine) -> Result<Vec<u32>, Refusal> {
+    if let Text::Known { messages: Some(_), .. } = state.text {
+        return Ok(ids);
+    }
+    let prefix = engine.tokenizer()?.prefix()?;
+    Ok([state.ids(), ids.strip_prefix(&prefix[..]).unwrap_or(&ids)].concat())
 }
 
 /// How many messages from the end are looked at for places where a state is worth keeping.
@@ -119,7 +126,7 @@ fn logprobs(f: &Fields<'_>) -> Result<Option<usize>, Refusal> {
 }
 
 /// The variables of the template.
-fn variables(f: &Fields<'_>, engine: &Engine) -> Result<Map<String, Value>, Refusal> {
+pub(crate) fn variables(f: &Fields<'_>, engine: &Engine) -> Result<Map<String, Value>, Refusal> {
     let mut more = match f.get("chat_template_kwargs") {
         None => Map::new(),
         Some(Value::Object(map)) => map.clone(),
@@ -224,6 +231,17 @@ fn text_part(part: &Value, path: &str) -> Result<String, Refusal> {
     }
 }
 
+/// How the text of a conversation ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Where the answer begins.
+    Asking,
+    /// Within the last message, which is the assistant's.
+    Open,
+    /// Behind the last message.
+    Closed,
+}
+
 /// The tokens of a conversation, and whether they end behind the tag at which thinking begins.
 ///
 /// A special token that is written in a message is text: it is broken by a character that occurs in no message, which is removed again before the parts are
@@ -232,7 +250,7 @@ pub(crate) fn encoded(
     engine: &Engine,
     messages: &[Message],
     more: &Map<String, Value>,
-    going_on: bool,
+    end: End,
 ) -> Result<(Vec<u32>, bool), Refusal> {
     let tokenizer = engine.tokenizer()?;
     let contains = |part: &str| {
@@ -243,7 +261,7 @@ pub(crate) fn encoded(
     let special: Vec<String> =
         tokenizer.added().into_iter().filter(|token| token.chars().count() > 1 && contains(token)).collect();
     if special.is_empty() {
-        let text = rendered(engine, messages, more, going_on)?;
+        let text = rendered(engine, messages, more, end)?;
         return Ok((tokenizer.encode(&text)?, thinks(&text)));
     }
     let mark = ('\u{e000}'..='\u{f8ff}').find(|mark| !contains(mark.encode_utf8(&mut [0; 4])));
@@ -258,7 +276,7 @@ pub(crate) fn encoded(
             reasoning_content: m.reasoning_content.as_deref().map(broken),
         })
         .collect();
-    let text = rendered(engine, &messages, more, going_on)?;
+    let text = rendered(engine, &messages, more, end)?;
     let mut ids = Vec::new();
     for part in text.split(mark).filter(|part| !part.is_empty()) {
         ids.extend(tokenizer.encode(part)?);
@@ -288,13 +306,9 @@ fn thinks(text: &str) -> bool {
         .any(|tag| end.ends_with(tag))
 }
 
-/// The text of a conversation: by the model's template, or its contents with an empty line between them. With `going_on`, the last message is open.
-fn rendered(
-    engine: &Engine,
-    messages: &[Message],
-    more: &Map<String, Value>,
-    going_on: bool,
-) -> Result<String, Refusal> {
+/// The text of a conversation: by the model's template, or its contents with an empty line between them.
+fn rendered(engine: &Engine, messages: &[Message], more: &Map<String, Value>, end: End) -> Result<String, Refusal> {
+    let going_on = end == End::Open;
     let last = match messages.last() {
         Some(last) if going_on && last.role != "assistant" => {
             let message = "`continue_final_message`: the last message is not the assistant's";
@@ -303,7 +317,7 @@ fn rendered(
         last => last.filter(|_| going_on),
     };
     let text = match engine.chat_template() {
-        Ok(template) => template.render(messages, last.is_none(), more)?,
+        Ok(template) => template.render(messages, end == End::Asking, more)?,
         Err(Error::NoTemplate(_)) => {
             let contents: Vec<&str> = messages.iter().map(|message| message.content.as_str()).collect();
             contents.join("\n\n") + if last.is_some() { "" } else { "\n\n" }

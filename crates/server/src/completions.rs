@@ -4,13 +4,16 @@ use longreach_engine::scheduler::Thoughts;
 use longreach_engine::{Engine, Pieces};
 use serde_json::{Value, json};
 
-use crate::answer::{Prompt, Shape};
-use crate::asked::{Asked, MOST_ANSWERS, MOST_LOGPROBS, SHARED, refuse};
+use crate::answer::Shape;
+use crate::asked::{Asked, MOST_ANSWERS, MOST_LOGPROBS, refuse};
 use crate::fields::{Fields, ids, parse, wrong};
 use crate::generate::Work;
 use crate::refusal::Refusal;
+use crate::schema;
 use crate::served::Models;
 use crate::settings::Settings;
+use crate::states::{Mine, Named};
+use crate::tell::Prompt;
 
 /// The most prompts of a request.
 const MOST_PROMPTS: usize = 256;
@@ -18,13 +21,12 @@ const MOST_PROMPTS: usize = 256;
 const TOKENS: usize = 256;
 
 /// Reads a request.
-pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Result<Work, Refusal> {
+pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &Mine) -> Result<Work, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
-    let own = ["prompt", "echo", "best_of", "suffix", "response_format", "store"];
-    let known: Vec<&str> = SHARED.iter().chain(&own).copied().collect();
+    let known = schema::names(&[schema::WRITING, schema::COMPLETIONS]);
     let ignored = f.unknown(&known, settings.lenient)?;
-    let asked = Asked::read(&f, models, ignored)?;
+    let asked = Asked::read(&f, models, mine, ignored)?;
     let text = json!({"type": "text"});
     refuse(&f, &[("suffix", &["".into()]), ("response_format", &[text]), ("store", &[false.into()])])?;
     if let Some(best) = f.whole("best_of", 1..=i64::MAX)?
@@ -35,19 +37,23 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
     }
     let logprobs = f.whole("logprobs", 0..=MOST_LOGPROBS)?.map(|top| top as usize);
     let echo = f.flag("echo")?.unwrap_or(false);
+    if echo && asked.state.is_some() {
+        return Err(Refusal::unsupported("echo", "`echo`: not behind a state, whose text is not repeated"));
+    }
     let most = f.whole("max_tokens", 0..=settings.most_tokens as i64)?.map(|most| most as usize);
-    let prompts = prompts(&f, &asked.engine)?;
+    let prompts = prompts(&f, &asked.engine, asked.state.as_deref())?;
     if prompts.len() * asked.n > MOST_ANSWERS {
         let message =
             format!("{} prompts with {} answers each: at most {MOST_ANSWERS} answers", prompts.len(), asked.n);
         return Err(Refusal::value("n", message));
     }
-    let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+    let before = asked.state.as_ref().map_or(0, |state| state.before());
+    let longest = before + prompts.iter().map(Vec::len).max().unwrap_or(0);
     settings.check_input(longest, "prompt")?;
     let most = asked.room(most, TOKENS, longest, "max_tokens")?;
     let prompts = prompts.into_iter().map(|ids| {
         let echo = echo.then(|| asked.engine.tokenizer()?.decode(&ids)).transpose()?;
-        Ok(Prompt { ids, echo })
+        Ok(Prompt { ids, before, echo })
     });
     let prompts = prompts.collect::<Result<_, longreach_engine::Error>>()?;
     let prompt_logprobs = logprobs.filter(|_| echo);
@@ -64,8 +70,15 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
     })
 }
 
-/// The tokens of the prompts.
-fn prompts(f: &Fields<'_>, engine: &Engine) -> Result<Vec<Vec<u32>>, Refusal> {
+/// The tokens of the prompts, those of the state that they go on behind before them.
+pub(crate) fn prompts(f: &Fields<'_>, engine: &Engine, state: Option<&Named>) -> Result<Vec<Vec<u32>>, Refusal> {
+    let Some(state) = state else { return texts(f, engine, false) };
+    let behind = if f.get("prompt").is_none() { vec![Vec::new()] } else { texts(f, engine, true)? };
+    Ok(behind.into_iter().map(|ids| [state.ids(), &ids].concat()).collect())
+}
+
+fn texts(f: &Fields<'_>, engine: &Engine, behind: bool) -> Result<Vec<Vec<u32>>, Refusal> {
+    let encoded = |engine: &Engine, text: &str| encoded(engine, text, behind);
     let vocabulary = engine.model.decoder.vocabulary();
     let list = match f.get("prompt") {
         None => return Ok(vec![start(engine)?]),
@@ -100,18 +113,18 @@ fn start(engine: &Engine) -> Result<Vec<u32>, Refusal> {
     Ok(if prefix.is_empty() { vec![engine.model.start.unwrap_or(0)] } else { prefix })
 }
 
-/// The tokens of a text as `longreach generate` reads it.
-fn encoded(engine: &Engine, text: &str) -> Result<Vec<u32>, Refusal> {
+/// The tokens of a text as `longreach generate` reads it, at the beginning or behind a state.
+fn encoded(engine: &Engine, text: &str, behind: bool) -> Result<Vec<u32>, Refusal> {
     if text.is_empty() {
-        return start(engine);
+        return if behind { Ok(Vec::new()) } else { start(engine) };
     }
-    let mut pieces = Pieces::new(engine.tokenizer()?, text.as_bytes(), "the prompt");
+    let mut pieces = Pieces::new(engine.tokenizer()?, text.as_bytes(), "the prompt").continues(behind);
     let mut ids = Vec::new();
     while let Some(piece) = pieces.next_piece()? {
         ids.extend(piece);
     }
     within(engine, &ids)?;
-    if ids.is_empty() { start(engine) } else { Ok(ids) }
+    if ids.is_empty() && !behind { start(engine) } else { Ok(ids) }
 }
 
 /// Refuses a token without a row in the embedding table.

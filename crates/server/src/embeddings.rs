@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::fields::{Fields, ids, parse, wrong};
 use crate::jobs::Jobs;
 use crate::refusal::Refusal;
+use crate::schema;
 use crate::served::{Models, Purpose, Served};
 use crate::settings::Settings;
 
@@ -42,8 +43,7 @@ pub(crate) struct Work {
 pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Result<Work, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
-    let known = ["input", "model", "encoding_format", "dimensions", "user", "prompt_name", "input_type", "long"];
-    let mut ignored = f.unknown(&known, settings.lenient)?;
+    let mut ignored = f.unknown(&schema::names(&[schema::EMBEDDINGS]), settings.lenient)?;
     ignored.extend(f.get("user").map(|_| "user".to_owned()));
     let served = models.find(f.text("model")?, |purpose| matches!(purpose, Purpose::Embed(_)))?;
     let Purpose::Embed(encoder) = served.purpose.clone() else { return Err(Refusal::internal()) };

@@ -1,5 +1,7 @@
 //! The endpoints and their paths.
 
+use hyper::Method;
+
 use crate::page;
 use crate::settings::Settings;
 
@@ -18,6 +20,11 @@ pub(crate) enum Endpoint {
     Rerank,
     Tokenize,
     Detokenize,
+    OpenApi,
+    /// The states of a tenant, one of them, and its file.
+    States,
+    State,
+    Content,
 }
 
 impl Endpoint {
@@ -38,7 +45,16 @@ impl Endpoint {
             "/v1/rerank" | "/v2/rerank" | "/rerank" => whole(Endpoint::Rerank),
             "/tokenize" => whole(Endpoint::Tokenize),
             "/detokenize" => whole(Endpoint::Detokenize),
-            _ => path.strip_prefix("/v1/models/").map(|id| (Endpoint::Model, unescaped(id))),
+            "/openapi.json" => whole(Endpoint::OpenApi),
+            "/v1/states" | "/v1/states/" => whole(Endpoint::States),
+            _ => match (path.strip_prefix("/v1/models/"), path.strip_prefix("/v1/states/")) {
+                (Some(id), _) => Some((Endpoint::Model, unescaped(id))),
+                (None, Some(id)) => Some(match id.strip_suffix("/content") {
+                    Some(id) => (Endpoint::Content, unescaped(id)),
+                    None => (Endpoint::State, unescaped(id)),
+                }),
+                (None, None) => None,
+            },
         }
     }
 
@@ -56,17 +72,25 @@ impl Endpoint {
             Endpoint::Rerank => "rerank",
             Endpoint::Tokenize => "tokenize",
             Endpoint::Detokenize => "detokenize",
+            Endpoint::OpenApi => "openapi",
+            Endpoint::States | Endpoint::State | Endpoint::Content => "states",
         }
     }
 
-    /// Whether it is asked by POST.
-    pub(crate) fn posts(self) -> bool {
-        use Endpoint::{Chat, Completions, Detokenize, Embeddings, Rerank, Tokenize};
-        matches!(self, Completions | Chat | Embeddings | Rerank | Tokenize | Detokenize)
+    /// The methods that it takes.
+    pub(crate) fn methods(self) -> &'static str {
+        use Endpoint::{Chat, Completions, Detokenize, Embeddings, Rerank, State, States, Tokenize};
+        match self {
+            Completions | Chat | Embeddings | Rerank | Tokenize | Detokenize => "POST, OPTIONS",
+            States => "GET, HEAD, POST, OPTIONS",
+            State => "GET, HEAD, DELETE, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
     }
 
-    pub(crate) fn methods(self) -> &'static str {
-        if self.posts() { "POST, OPTIONS" } else { "GET, HEAD, OPTIONS" }
+    /// Whether it takes a method.
+    pub(crate) fn takes(self, method: &Method) -> bool {
+        self.methods().split(", ").any(|known| known == method.as_str())
     }
 
     /// Whether it is answered without a key.
@@ -76,7 +100,7 @@ impl Endpoint {
 }
 
 /// A path without its percent escapes; bytes that are no text are replaced.
-fn unescaped(path: &str) -> String {
+pub(crate) fn unescaped(path: &str) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((first, more)) = rest.split_first() {

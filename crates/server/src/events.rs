@@ -13,9 +13,9 @@ use longreach_engine::scheduler::Event;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Interval, Sleep};
 
-use crate::answer::Teller;
 use crate::refusal::Refusal;
 use crate::service::Open;
+use crate::tell::Tell;
 
 /// The most bytes of events that wait for a client, and the longest that they may.
 const MOST: usize = 1 << 20;
@@ -117,7 +117,7 @@ impl Drop for Mail {
 /// A stream of server-sent events.
 pub(crate) struct Events {
     mail: Mail,
-    teller: Teller,
+    teller: Box<dyn Tell>,
     ready: Vec<u8>,
     ping: Interval,
     deadline: Pin<Box<Sleep>>,
@@ -127,7 +127,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    pub(crate) fn new(mail: Mail, teller: Teller, longest: Duration, open: Open) -> Self {
+    pub(crate) fn new(mail: Mail, teller: Box<dyn Tell>, longest: Duration, open: Open) -> Self {
         let mut ping = tokio::time::interval_at(tokio::time::Instant::now() + PING, PING);
         ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let deadline = Box::pin(tokio::time::sleep(longest));

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use longreach_engine::Cancel;
-use longreach_engine::scheduler::{Request, Scheduler, Thoughts};
+use longreach_engine::scheduler::{From, Request, Scheduler, Thoughts};
 
-use crate::answer::{About, Prompt, Shape, Teller};
+use crate::answer::{About, Shape, Teller};
 use crate::asked::Asked;
 use crate::events::{Mail, mail};
 use crate::ids::fresh;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
+use crate::tell::{Prompt, Tell};
 
 /// A request that was read.
 pub(crate) struct Work {
@@ -31,7 +32,7 @@ impl Work {
         scheduler: &Scheduler,
         tenant: u64,
         metrics: Arc<Metrics>,
-    ) -> Result<(Mail, Teller), Refusal> {
+    ) -> Result<(Mail, Box<dyn Tell>), Refusal> {
         let asked = self.asked;
         let cancel = Cancel::default();
         let (sink, mail) = mail(cancel.clone());
@@ -48,7 +49,9 @@ impl Work {
                 logprobs: self.logprobs,
                 prompt_logprobs: self.prompt_logprobs,
                 thoughts: self.thoughts,
+                from: asked.state.as_ref().map_or(From::Start, |state| state.from(&prompt.ids)),
                 reuse: asked.reuse,
+                salt: asked.salt.clone(),
                 ends_of_messages: self.ends_of_messages.clone(),
                 cancel: cancel.clone(),
                 ..scheduler.request(asked.at, prompt.ids.clone(), move |event| sink.send(i, event))
@@ -64,14 +67,15 @@ impl Work {
             id,
             n: asked.n,
             logprobs: self.logprobs.is_some(),
+            token_ids: asked.token_ids,
             stream: asked.stream,
         };
-        Ok((mail, Teller::new(about, asked.engine, self.prompts, metrics)))
+        Ok((mail, Box::new(Teller::new(about, asked.engine, self.prompts, metrics))))
     }
 }
 
 /// Waits for the whole answer.
-pub(crate) async fn whole(mut mail: Mail, mut teller: Teller) -> Result<serde_json::Value, Refusal> {
+pub(crate) async fn whole(mut mail: Mail, mut teller: Box<dyn Tell>) -> Result<serde_json::Value, Refusal> {
     while !teller.is_done() {
         let Some((prompt, event)) = mail.next().await else { return Err(Refusal::internal()) };
         teller.tell(prompt, event)?;

@@ -30,12 +30,17 @@ mod ids;
 mod jobs;
 mod listen;
 mod metrics;
+mod pace;
 mod page;
+mod pinning;
 mod refusal;
 mod rerank;
+mod schema;
 mod served;
 mod service;
 mod settings;
+mod states;
+mod tell;
 mod tokens;
 
 pub use listen::{Error, Server};

@@ -17,15 +17,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::body::Sent;
+use crate::pace::{Paced, Requests};
 use crate::served::{Model, Models};
 use crate::service::{Ready, State};
 use crate::settings::Settings;
 
 /// The most connections, those of clients that do not ask anything included.
 const CONNECTIONS: usize = 10_240;
-/// How long a connection may say nothing, and how long a header may take.
-const IDLE: Duration = Duration::from_secs(75);
-const HEADER: Duration = Duration::from_secs(10);
 /// How long requests under way may take to say that they end.
 const LAST: Duration = Duration::from_secs(5);
 /// The longest header in bytes and fields.
@@ -220,18 +219,18 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
 async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
     // Tokens are small and must not wait for each other.
     stream.set_nodelay(true).ok();
-    // hyper's timer begins with the connection; one that says nothing yet may wait longer.
-    if !matches!(timeout(IDLE, stream.readable()).await, Ok(Ok(()))) {
-        return;
-    }
+    let (idle, header) = (state.settings.idle, state.settings.header);
+    let requests = Arc::new(Requests::default());
+    let stream = Paced::new(stream, requests.clone(), header);
     let service = service_fn(|request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(state.answer(request).await) }
+        let (state, _answering) = (state.clone(), requests.come());
+        async move { Ok::<_, Infallible>(state.answer(request).await.map(|answer| Sent { answer, _answering })) }
     });
     let mut server = http1::Builder::new();
     server
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER)
+        // It runs while a connection is idle as well; headers have a time of their own.
+        .header_read_timeout(idle + header)
         .max_headers(HEADER_FIELDS)
         .max_header_size(HEADER_BYTES)
         .max_buf_size(2 * HEADER_BYTES);

@@ -10,6 +10,7 @@ use crate::fields::{Fields, parse, wrong};
 use crate::ids::fresh;
 use crate::jobs::Jobs;
 use crate::refusal::Refusal;
+use crate::schema;
 use crate::served::{Models, Purpose, Served};
 use crate::settings::Settings;
 
@@ -31,7 +32,7 @@ pub(crate) struct Work {
 pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Result<Work, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
-    let ignored = f.unknown(&["model", "query", "documents", "top_n", "return_documents"], settings.lenient)?;
+    let ignored = f.unknown(&schema::names(&[schema::RERANK]), settings.lenient)?;
     let served = models.find(f.text("model")?, |purpose| matches!(purpose, Purpose::Rank(_)))?;
     let Purpose::Rank(encoder) = served.purpose.clone() else { return Err(Refusal::internal()) };
     let query = f.want("query")?;

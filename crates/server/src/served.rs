@@ -120,6 +120,20 @@ impl Models {
         self.list.iter().map(|served| served.id.as_str())
     }
 
+    /// The decoders: the one of this name, or all.
+    pub(crate) fn decoders(&self, name: Option<&str>) -> Result<Vec<(Arc<Served>, Engine)>, Refusal> {
+        let writes = |purpose: &Purpose| matches!(purpose, Purpose::Write { .. });
+        let list = match name {
+            Some(name) => vec![self.find(Some(name), writes)?],
+            None => self.list.clone(),
+        };
+        let engine = |served: Arc<Served>| match &served.purpose {
+            Purpose::Write { engine, .. } => Some((served.clone(), engine.clone())),
+            _ => None,
+        };
+        Ok(list.into_iter().filter_map(engine).collect())
+    }
+
     fn named(&self, name: &str) -> Option<&Arc<Served>> {
         self.list.iter().find(|served| served.id == name || served.aliases.iter().any(|alias| alias == name))
     }

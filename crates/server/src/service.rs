@@ -13,8 +13,9 @@ use longreach_engine::scheduler::Scheduler;
 use serde_json::{Value, json};
 
 use crate::body::{self, Answer, Kept};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, unescaped};
 use crate::events::Events;
+use crate::events::Mail;
 use crate::generate::{Work, whole};
 use crate::ids::fresh;
 use crate::jobs::Jobs;
@@ -22,7 +23,9 @@ use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::served::Models;
 use crate::settings::{Log, Settings};
-use crate::{chat, completions, embeddings, page, rerank, tokens};
+use crate::states::{Mine, States};
+use crate::tell::Tell;
+use crate::{chat, completions, embeddings, page, pinning, rerank, schema, tokens};
 
 /// What answers requests once the models are there.
 pub(crate) struct Ready {
@@ -43,6 +46,7 @@ pub(crate) struct State {
     bodies: Arc<AtomicU64>,
     /// Hashes of the keys.
     pub(crate) keys: Vec<blake3::Hash>,
+    states: Arc<States>,
 }
 
 /// An answer before its common headers.
@@ -72,6 +76,7 @@ impl State {
     pub(crate) fn new(settings: Settings) -> Self {
         let keys = settings.keys.iter().map(|key| blake3::hash(key.as_bytes())).collect();
         let metrics = Arc::new(Metrics::new());
+        let states = Arc::new(States::new(settings.states));
         Self {
             settings,
             ready: OnceLock::new(),
@@ -80,6 +85,7 @@ impl State {
             open: AtomicUsize::new(0),
             bodies: Arc::default(),
             keys,
+            states,
         }
     }
 
@@ -161,12 +167,7 @@ impl State {
         if request.method() == Method::OPTIONS {
             return Ok(self.preflight(&request, endpoint));
         }
-        let right = match *request.method() {
-            Method::POST => endpoint.posts(),
-            Method::GET | Method::HEAD => !endpoint.posts(),
-            _ => false,
-        };
-        if !right {
+        if !endpoint.takes(request.method()) {
             let allow = endpoint.methods();
             let message = format!("{} takes {allow}, found {}", request.uri().path(), request.method());
             let refusal = Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message);
@@ -175,7 +176,8 @@ impl State {
         if !endpoint.is_open() {
             *tenant = self.check_key(request.headers())?;
         }
-        if endpoint.posts() {
+        let changes = *request.method() == Method::POST || *request.method() == Method::DELETE;
+        if changes {
             self.check_origin(request.headers())?;
         }
         if let Endpoint::Page(path) = endpoint {
@@ -188,6 +190,10 @@ impl State {
         let Some(ready) = self.ready.get() else {
             return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "loading", "the models are being loaded"));
         };
+        if endpoint == Endpoint::OpenApi {
+            return Ok(of_json(StatusCode::OK, &schema::openapi()));
+        }
+        let mine = Mine { states: self.states.clone(), tenant: *tenant };
         let draining = self.draining.load(Ordering::Acquire);
         match endpoint {
             Endpoint::Health if draining => {
@@ -200,28 +206,45 @@ impl State {
             }
             Endpoint::Models => Ok(of_json(StatusCode::OK, &ready.models.listed())),
             Endpoint::Model => ready.models.one(&rest).map(|model| of_json(StatusCode::OK, &model)),
+            Endpoint::States if !changes => Ok(of_json(StatusCode::OK, &mine.listed())),
+            Endpoint::State if changes => Ok(of_json(StatusCode::OK, &mine.delete(&rest)?)),
+            Endpoint::State => Ok(of_json(StatusCode::OK, &mine.find(&rest)?.described())),
+            Endpoint::Content => {
+                let state = mine.find(&rest)?;
+                let file = tokio::task::spawn_blocking(move || state.content()).await;
+                Ok(of_bytes(StatusCode::OK, "application/octet-stream", file.map_err(|_| Refusal::internal())??))
+            }
             _ if draining => Err(Refusal { close: true, ..Refusal::shutting_down() }),
             _ => {
-                let body = body::read(request, self.settings.most_body, &self.bodies).await?;
-                let number =
-                    tenant.map_or(0, |hash| u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default()));
-                self.clone().worked(endpoint, body, number, open).await
+                let query = request.uri().query().unwrap_or("").to_owned();
+                let files = endpoint == Endpoint::States;
+                let body = body::read(request, files, self.settings.most_body, &self.bodies).await?;
+                self.clone().worked((endpoint, query), body, mine, open).await
             }
         }
     }
 
     /// Reads a request beside the connections, since parsing, templates and tokenizing take time, and answers it.
-    async fn worked(self: Arc<Self>, endpoint: Endpoint, body: Kept, tenant: u64, open: Open) -> Answered {
-        let ready = |state: &Arc<Self>| state.clone();
-        let state = ready(&self);
+    async fn worked(
+        self: Arc<Self>,
+        (endpoint, query): (Endpoint, String),
+        body: Kept,
+        mine: Mine,
+        open: Open,
+    ) -> Answered {
+        let state = self.clone();
+        let first = |hash: blake3::Hash| u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default());
+        let tenant = mine.tenant.map_or(0, first);
         let read = move || {
             let Some(Ready { models, .. }) = state.ready.get() else { return Err(Refusal::internal()) };
-            let (settings, body) = (&state.settings, &body.bytes);
+            let (settings, is_file, body) = (&state.settings, body.is_file, &body.bytes);
             Ok(match endpoint {
-                Endpoint::Completions => Read::Write(Box::new(completions::prepare(body, models, settings)?)),
-                Endpoint::Chat => Read::Write(Box::new(chat::prepare(body, models, settings)?)),
+                Endpoint::Completions => Read::Write(Box::new(completions::prepare(body, models, settings, &mine)?)),
+                Endpoint::Chat => Read::Write(Box::new(chat::prepare(body, models, settings, &mine)?)),
                 Endpoint::Embeddings => Read::Embed(embeddings::prepare(body, models, settings)?),
                 Endpoint::Rerank => Read::Rank(rerank::prepare(body, models, settings)?),
+                Endpoint::States if is_file => Read::Answer(taken(body, &query, models, &mine)?),
+                Endpoint::States => Read::State(Box::new(pinning::prepare(body, models, settings, &mine)?)),
                 Endpoint::Tokenize => Read::Answer(tokens::tokenize(body, models, settings)?),
                 _ => Read::Answer(tokens::detokenize(body, models, settings)?),
             })
@@ -236,7 +259,14 @@ impl State {
             Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
         };
         let (value, ignored) = match read {
-            Read::Write(work) => return self.write(*work, tenant, scheduler, open).await,
+            Read::Write(work) => {
+                let (streams, ignored) = (work.asked.stream.is_some(), work.asked.ignored.clone());
+                return self.told(work.submit(scheduler, tenant, self.metrics.clone())?, streams, &ignored, open).await;
+            }
+            Read::State(work) => {
+                let (streams, ignored) = (work.streams, work.ignored.clone());
+                return self.told(work.submit(scheduler, tenant)?, streams, &ignored, open).await;
+            }
             Read::Embed(mut work) => {
                 let ignored = std::mem::take(&mut work.ignored);
                 (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
@@ -250,16 +280,21 @@ impl State {
         Ok(with_ignored(of_json(StatusCode::OK, &value), &ignored))
     }
 
-    async fn write(&self, work: Work, tenant: u64, scheduler: &Scheduler, open: Open) -> Answered {
-        let (streams, ignored) = (work.asked.stream.is_some(), work.asked.ignored.clone());
-        let (mail, teller) = work.submit(scheduler, tenant, self.metrics.clone())?;
+    /// The answer to a request that the scheduler has, at once or as a stream.
+    async fn told(
+        &self,
+        (mail, teller): (Mail, Box<dyn Tell>),
+        streams: bool,
+        ignored: &[String],
+        open: Open,
+    ) -> Answered {
         let longest = self.settings.longest;
         if !streams {
             let answer = tokio::time::timeout(longest, whole(mail, teller)).await.map_err(|_| {
                 let message = "the request took longer than --request-timeout allows";
                 Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", message)
             })??;
-            return Ok(with_ignored(of_json(StatusCode::OK, &answer), &ignored));
+            return Ok(with_ignored(of_json(StatusCode::OK, &answer), ignored));
         }
         let events = Events::new(mail, teller, longest, open);
         let mut response = Response::new(Answer::Events(Box::new(events)));
@@ -267,16 +302,34 @@ impl State {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-        Ok(with_ignored(response, &ignored))
+        Ok(with_ignored(response, ignored))
     }
 }
 
 /// A request that was read.
 enum Read {
     Write(Box<Work>),
+    State(Box<pinning::Work>),
     Embed(embeddings::Work),
     Rank(rerank::Work),
     Answer(Value),
+}
+
+/// Takes the file of a state; `model` and `name` are in the query.
+fn taken(file: &[u8], query: &str, models: &Models, mine: &Mine) -> Result<Value, Refusal> {
+    let (mut model, mut name) = (None, None);
+    for part in query.split('&').filter(|part| !part.is_empty()) {
+        match part.split_once('=').map(|(field, value)| (field, unescaped(&value.replace('+', " ")))) {
+            Some(("model", value)) => model = Some(value),
+            Some(("name", value)) if value.len() <= crate::states::LONGEST_NAME => name = Some(value),
+            _ => {
+                let part: String = part.chars().take(100).collect();
+                let message = format!("the query: want `model` or a short `name`, found `{part}`");
+                return Err(Refusal::new(StatusCode::BAD_REQUEST, "unknown_parameter", message));
+            }
+        }
+    }
+    Ok(mine.take(file, &models.decoders(model.as_deref())?, name)?.described())
 }
 
 /// Names the fields that had no effect.

@@ -35,8 +35,14 @@ pub struct Settings {
     pub limits: Limits,
     /// Where the states of what was read are kept; each key finds its own alone.
     pub cache: CacheConfig,
+    /// The most bytes of the states that are kept by name (`/v1/states`).
+    pub states: u64,
     /// The longest that a request may take.
     pub longest: Duration,
+    /// How long a connection may be idle.
+    pub idle: Duration,
+    /// How long a header may take, from its first byte.
+    pub header: Duration,
     /// How long requests under way may go on after the server was asked to end.
     pub drain: Duration,
     /// What is written about each request.
@@ -69,7 +75,10 @@ impl Default for Settings {
             most_input: None,
             limits: Limits::default(),
             cache: CacheConfig::default(),
+            states: 1 << 30,
             longest: Duration::from_secs(3600),
+            idle: Duration::from_secs(75),
+            header: Duration::from_secs(10),
             drain: Duration::from_secs(30),
             log: Log::None,
         }

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::fields::{Fields, ids, parse, wrong};
 use crate::refusal::Refusal;
+use crate::schema;
 use crate::served::{Models, Purpose};
 use crate::settings::Settings;
 
@@ -18,11 +19,13 @@ fn engine(f: &Fields<'_>, models: &Models) -> Result<Engine, Refusal> {
 pub(crate) fn tokenize(body: &[u8], models: &Models, settings: &Settings) -> Result<Value, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
-    f.unknown(&["model", "content", "prompt", "messages", "add_special", "with_pieces"], settings.lenient)?;
+    f.unknown(&schema::names(&[schema::TOKENIZE]), settings.lenient)?;
     let engine = engine(&f, models)?;
     let tokenizer = engine.tokenizer()?;
     let tokens = match (f.get("messages"), f.text("content")?.or(f.text("prompt")?)) {
-        (Some(_), _) => crate::chat::encoded(&engine, &crate::chat::messages(&f)?, &Map::new(), false)?.0,
+        (Some(_), _) => {
+            crate::chat::encoded(&engine, &crate::chat::messages(&f)?, &Map::new(), crate::chat::End::Asking)?.0
+        }
         (None, None) => return Err(Refusal::field("missing_required", "content", "`content` is missing")),
         (None, Some(text)) if f.flag("add_special")?.unwrap_or(true) => {
             let around = tokenizer.encode_around(text)?;
@@ -41,7 +44,7 @@ pub(crate) fn tokenize(body: &[u8], models: &Models, settings: &Settings) -> Res
 pub(crate) fn detokenize(body: &[u8], models: &Models, settings: &Settings) -> Result<Value, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
-    f.unknown(&["model", "tokens"], settings.lenient)?;
+    f.unknown(&schema::names(&[schema::DETOKENIZE]), settings.lenient)?;
     let engine = engine(&f, models)?;
     let tokens = f.want("tokens")?;
     let list = tokens.as_array().ok_or_else(|| wrong("tokens", "a list of token ids", tokens))?;

@@ -79,6 +79,12 @@ pub(crate) struct Args {
     /// Bytes of the directory of --cache-dir, such as 500MB or 20GiB
     #[arg(long, value_name = "SIZE", value_parser = size, default_value = "10GB", requires = "cache_dir")]
     cache_disk: u64,
+    /// Memory for the states of answers that are read or written: requests wait until theirs fit, or nothing else runs [default: half of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    running_ram: Option<u64>,
+    /// Memory for the states that clients keep by name (/v1/states) [default: an eighth of the memory]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
+    states_ram: Option<u64>,
     /// The longest prompt in tokens [default: what the model reads]
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -174,12 +180,17 @@ impl Args {
             most_body: self.max_body,
             most_tokens: self.max_tokens as usize,
             most_input: self.max_input,
-            limits: Limits { running: self.max_running as usize, waiting: self.max_queue as usize },
+            limits: Limits {
+                running: self.max_running as usize,
+                waiting: self.max_queue as usize,
+                bytes: self.running_ram.unwrap_or_else(|| memory() / 2),
+            },
             cache: CacheConfig {
                 ram: usize::try_from(self.cache_ram.unwrap_or_else(|| memory() / 8)).unwrap_or(usize::MAX),
                 directory: self.cache_dir.clone(),
                 disk: self.cache_disk,
             },
+            states: self.states_ram.unwrap_or_else(|| memory() / 8),
             longest: seconds(self.request_timeout),
             drain: seconds(self.drain),
             log: match self.log {
@@ -187,6 +198,7 @@ impl Args {
                 Some(LogArg::Text) => Log::Text,
                 Some(LogArg::Json) => Log::Json,
             },
+            ..Settings::default()
         })
     }
 

@@ -8,7 +8,7 @@
 //!   smallest size: a chunk of a prompt is not interrupted.
 //! - **Fair.** Tenants have equal shares of admissions and of reading, in tokens (start-time fair queueing). Within a tenant, first come is first served, but
 //!   the last chunk of a prompt goes before longer ones.
-//! - **Bounded.** At most [`Limits::running`] answers have a place and [`Limits::waiting`] requests wait; more are refused at once.
+//! - **Bounded.** At most [`Limits::running`] answers, with states of [`Limits::bytes`], have a place and [`Limits::waiting`] requests wait; more are refused at once.
 //! - **Gone is gone.** A request that is cancelled, or that nobody listens to, frees its place within a step.
 //! - **Read once.** A prompt with several answers is read once, and one that begins like a prompt that is being read goes on from its state, as it does from
 //!   those that a [`StateCache`] keeps.
@@ -34,6 +34,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{Cancel, Engine, Sampling, StateCache};
 
+mod beginning;
 mod fair;
 mod plan;
 mod reading;
@@ -41,7 +42,7 @@ mod request;
 mod rows;
 mod worker;
 
-pub use request::{Event, Failure, Refused, Request, Reuse, Thoughts, Wrote};
+pub use request::{Event, Failure, From, Pin, Refused, Request, Reuse, Thoughts, Wrote};
 
 /// How much a scheduler takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,11 +51,14 @@ pub struct Limits {
     pub running: usize,
     /// The most requests that wait for a place.
     pub waiting: usize,
+    /// The most bytes of the states of answers that have a place. A request waits until those of its answers fit, or nothing else runs; they are its
+    /// model's fixed bytes, and for cached keys as many a token as the last prompt of the model left.
+    pub bytes: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { running: 64, waiting: 256 }
+        Self { running: 64, waiting: 256, bytes: u64::MAX }
     }
 }
 
@@ -132,7 +136,10 @@ impl Scheduler {
             logprobs: None,
             prompt_logprobs: None,
             thoughts: Thoughts::Together,
+            from: From::Start,
+            pin: Pin::No,
             reuse: Reuse::Kept,
+            salt: String::new(),
             ends_of_messages: Vec::new(),
             tell: Box::new(tell),
             cancel: Cancel::default(),
@@ -142,7 +149,7 @@ impl Scheduler {
     /// Takes a request, or refuses it at once. Events come in this order: `Started`, `Read` and `Scored`, `Wrote` and `Ended` of each answer, and `Done` or
     /// `Failed` at the end.
     pub fn submit(&self, request: Request) -> Result<(), Refused> {
-        if request.prompt.is_empty() {
+        if request.prompt.is_empty() && !matches!(request.from, From::Behind(_)) {
             return Err(Refused::Empty);
         }
         if request.choices > self.limits.running {

@@ -38,6 +38,10 @@ pub(super) struct Waiting {
     pub(super) model: usize,
     pub(super) tokens: usize,
     pub(super) rows: usize,
+    /// Whether its chunks are as long as they can be, whatever else runs, since it goes on behind a state that was not left by reading.
+    pub(super) whole_chunks: bool,
+    /// The bytes of its states.
+    pub(super) bytes: u64,
 }
 
 /// A prompt that is being read.
@@ -66,6 +70,9 @@ impl Speed {
 #[derive(Debug)]
 pub(super) struct Plan {
     most_rows: usize,
+    most_bytes: u64,
+    /// The bytes of the states of those that have a place.
+    held: u64,
     /// For each model: chunks end at multiples of this many tokens.
     cuts: Vec<usize>,
     speeds: Vec<Speed>,
@@ -84,10 +91,12 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(most_rows: usize, cuts: Vec<usize>) -> Self {
+    pub(super) fn new((most_rows, most_bytes): (usize, u64), cuts: Vec<usize>) -> Self {
         let speeds = vec![Speed::default(); cuts.len()];
         Self {
             most_rows,
+            most_bytes,
+            held: 0,
             cuts,
             speeds,
             waiting: Vec::new(),
@@ -100,6 +109,11 @@ impl Plan {
             step: Duration::ZERO,
             since: Duration::ZERO,
         }
+    }
+
+    /// The states of those that have a place have so many bytes.
+    pub(super) fn hold(&mut self, bytes: u64) {
+        self.held = bytes;
     }
 
     /// A request waits for a place.
@@ -139,7 +153,8 @@ impl Plan {
     fn admissible(&self) -> Option<&Waiting> {
         let tenant = self.admissions.next(self.waiting.iter().map(|waiting| waiting.tenant))?;
         let first = self.waiting.iter().find(|waiting| waiting.tenant == tenant)?;
-        (self.rows() + first.rows <= self.most_rows).then_some(first)
+        let fits = self.held == 0 || self.held.saturating_add(first.bytes) <= self.most_bytes;
+        (fits && self.rows() + first.rows <= self.most_rows).then_some(first)
     }
 
     /// Sequences that have a place.
@@ -158,6 +173,9 @@ impl Plan {
     /// How many tokens of a prompt are read at a time.
     fn chunk(&self, reading: &Reading) -> usize {
         let (cut, whole) = (self.cuts[reading.of.model], reading.of.tokens);
+        if reading.of.whole_chunks {
+            return CHUNK.min(whole - reading.at);
+        }
         let grid = whole / cut * cut;
         if reading.at >= grid {
             return whole - reading.at;

@@ -24,7 +24,7 @@ struct Fake {
 impl Fake {
     fn new(most: usize, token: Duration, row: Duration) -> Self {
         Self {
-            plan: Plan::new(most, vec![64]),
+            plan: Plan::new((most, 100), vec![64]),
             now: Duration::ZERO,
             token,
             row,
@@ -41,7 +41,7 @@ impl Fake {
 
     fn ask(&mut self, tenant: u64, tokens: usize, write: usize) -> Ticket {
         let ticket = self.asked.len() as Ticket;
-        let waiting = Waiting { ticket, tenant, model: 0, tokens, rows: 1 };
+        let waiting = Waiting { ticket, tenant, model: 0, tokens, rows: 1, whole_chunks: false, bytes: 0 };
         self.asked.insert(ticket, (waiting, write));
         self.plan.wait(waiting);
         ticket
@@ -226,4 +226,28 @@ fn jobs_and_prompts_take_turns_and_neither_stops_writing() {
     assert!(of(Action::Job) >= 10 && of(Action::Read { ticket: 0, tokens: 0 }) >= 10 && of(Action::Step) >= 10);
     let most = *fake.gaps.iter().max().expect("gaps");
     assert!(most <= STALL + 5 * MS + 50 * MS + 32 * MS, "{most:?}");
+}
+
+#[test]
+fn states_run_as_far_as_their_bytes_fit() {
+    let mut plan = Plan::new((9, 100), vec![64]);
+    let wait = |plan: &mut Plan, ticket, bytes| {
+        plan.wait(Waiting { ticket, tenant: 0, model: 0, tokens: 10, rows: 1, whole_chunks: false, bytes });
+    };
+    // One that is larger than all has a place if it is alone.
+    wait(&mut plan, 0, 500);
+    assert_eq!(plan.next(), Action::Admit(0));
+    plan.admitted(0, 0);
+    plan.hold(500);
+    wait(&mut plan, 1, 60);
+    assert_ne!(plan.next(), Action::Admit(1));
+    plan.remove(0);
+    plan.hold(0);
+    assert_eq!(plan.next(), Action::Admit(1));
+    plan.admitted(1, 0);
+    plan.hold(60);
+    wait(&mut plan, 2, 41);
+    assert_ne!(plan.next(), Action::Admit(2));
+    plan.hold(59);
+    assert_eq!(plan.next(), Action::Admit(2));
 }

@@ -1,6 +1,6 @@
 //! A prompt that is being read.
 
-use super::request::{Event, Request};
+use super::request::{Event, Pin, Request};
 use crate::scheduler::plan::Ticket;
 use crate::{CHUNK, Engine, Error, Logprob, Session, Texts};
 
@@ -17,13 +17,32 @@ pub(super) struct Reading {
     /// Where states are kept, and the numbers of tokens after which they are, ascending.
     pub(super) texts: Option<Texts>,
     pub(super) halts: Vec<usize>,
+    /// The tokens of the state that the prompt goes on behind, which are not in the prompt.
+    pub(super) before: usize,
+    /// The bytes of its states.
+    pub(super) bytes: u64,
 }
 
 impl Reading {
+    /// How many tokens of the prompt the session has read.
+    pub(super) fn at(&self) -> usize {
+        self.session.as_ref().map_or(0, |session| session.tokens() as usize - self.before)
+    }
+
+    /// Tells the state, if the request wants it at this place.
+    pub(super) fn pin(&mut self) {
+        let Some(session) = self.session.as_ref().filter(|_| self.request.pin == Pin::Yes) else { return };
+        let (at, whole) = (self.at(), self.request.prompt.len());
+        let below = session.engine().model.decoder.cut().below(whole);
+        if (at == below || at == whole) && at > 0 && !(self.request.tell)(Event::State(Box::new(session.clone()))) {
+            self.request.cancel.cancel();
+        }
+    }
+
     /// Reads the next `tokens` tokens, and tells the log-probabilities of the prompt if they are asked for.
     pub(super) fn read(&mut self, engine: &Engine, tokens: usize) -> Result<(), Error> {
+        let at = self.at();
         let Some(session) = &mut self.session else { return Ok(()) };
-        let at = session.tokens() as usize;
         let chunk = &self.request.prompt[at..at + tokens];
         match self.request.prompt_logprobs {
             None => session.read(chunk),

@@ -1,6 +1,6 @@
 //! What is asked of the scheduler, and what it tells.
 
-use crate::{Cancel, Ended, Error, Logprob, Sampling};
+use crate::{Cancel, Ended, Error, Logprob, Sampling, Session};
 
 /// A text to read and to go on from.
 pub struct Request {
@@ -8,8 +8,12 @@ pub struct Request {
     pub model: usize,
     /// Whose request it is: tenants have equal shares of the machine, and share no states.
     pub tenant: u64,
-    /// The tokens to read, at least one.
+    /// The tokens to read: at least one, or none behind a state.
     pub prompt: Vec<u32>,
+    /// The state that reading begins from.
+    pub from: From,
+    /// Whether the states of the prompt are told ([`Event::State`]), to go on from.
+    pub pin: Pin,
     /// How many answers are written. The prompt is read once.
     pub choices: usize,
     /// The most tokens of an answer; with 0 the prompt is read and nothing is written. The caller has checked that the model has room for them
@@ -31,12 +35,36 @@ pub struct Request {
     pub thoughts: Thoughts,
     /// Whether kept states are used and left.
     pub reuse: Reuse,
+    /// Divides the kept states of a tenant further: they are found with the same salt only.
+    pub salt: String,
     /// Token positions at which messages of the prompt end, where states are worth keeping.
     pub ends_of_messages: Vec<usize>,
     /// Is told what happens, on the scheduler's thread, which it must not hold up. False says that nobody listens any more: the request is then cancelled.
     pub tell: Box<dyn FnMut(Event) -> bool + Send>,
     /// Ends the request within a step.
     pub cancel: Cancel,
+}
+
+/// Where the reading of a prompt begins.
+#[derive(Clone)]
+pub enum From {
+    /// At the beginning, or behind what a kept state has read.
+    Start,
+    /// Behind this session, which has read the first tokens of the prompt in the calls of the model's cut, and ends at a multiple of it or with the prompt.
+    /// A kept state that is deeper is used instead. The answer has the bits of one whose prompt is read from its beginning.
+    Within(Box<Session>),
+    /// Behind this session, whose tokens are not in the prompt. No kept state is used or left, and the prompt is read in calls of [`CHUNK`](crate::CHUNK)
+    /// tokens, whatever else runs.
+    Behind(Box<Session>),
+}
+
+/// Whether the states of a prompt are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// They are not.
+    No,
+    /// The state at the last multiple of the model's cut is told, if there is one, and that at the end.
+    Yes,
 }
 
 /// Whether what a model thinks is told apart.
@@ -61,7 +89,6 @@ pub enum Reuse {
 }
 
 /// What happens to a request.
-#[derive(Debug)]
 pub enum Event {
     /// It has a place. `cached` of its tokens need not be read, since a kept state has read them.
     Started {
@@ -73,6 +100,8 @@ pub enum Event {
         /// How many.
         tokens: usize,
     },
+    /// The state after the tokens of the prompt that [`Session::tokens`] says, of a request with [`Pin::Yes`].
+    State(Box<Session>),
     /// The log-probabilities of tokens of the prompt, in order, from the second one on.
     Scored(Vec<Logprob>),
     /// A token was written.

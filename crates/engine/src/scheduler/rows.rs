@@ -31,6 +31,8 @@ pub(super) struct Writing {
     pub(super) cancel: Cancel,
     /// The answers that are not complete.
     pub(super) left: usize,
+    /// The bytes of their states.
+    pub(super) bytes: u64,
 }
 
 impl Writing {

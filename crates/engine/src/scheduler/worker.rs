@@ -7,27 +7,30 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::time::Instant;
 
+use super::beginning::Beginning;
 use super::plan::{Action, Plan, Ticket, Waiting};
 use super::reading::Reading;
-use super::request::{Event, Failure, Request, Reuse};
+use super::request::{Event, Failure, From, Pin, Request, Reuse};
 use super::rows::{Batch, Row, Writing};
 use super::{Command, Limits, Shared};
-use crate::{CHUNK, Ended, Engine, Session, StateCache, Texts};
+use crate::{CHUNK, Ended, Engine, Session, StateCache};
 
 /// The state of the engine's thread.
 pub(super) struct Worker {
-    models: Vec<Engine>,
-    cache: Option<StateCache>,
+    pub(super) models: Vec<Engine>,
+    pub(super) cache: Option<StateCache>,
     commands: Receiver<Command>,
     shared: Arc<Shared>,
-    plan: Plan,
+    pub(super) plan: Plan,
     waiting: HashMap<Ticket, Request>,
-    reading: HashMap<Ticket, Reading>,
+    pub(super) reading: HashMap<Ticket, Reading>,
     writing: HashMap<Ticket, Writing>,
     /// The answers of each model.
     batches: Vec<Batch>,
     jobs: std::collections::VecDeque<Box<dyn FnOnce() + Send>>,
     tickets: Ticket,
+    /// For each model: the bytes of a state without cached keys, and those of the keys of a token as far as they are known.
+    sizes: Vec<[u64; 2]>,
 }
 
 impl Worker {
@@ -39,17 +42,22 @@ impl Worker {
         shared: Arc<Shared>,
     ) -> Self {
         let cuts = models.iter().map(|engine| engine.model.decoder.cut().tokens).collect();
-        let plan = Plan::new(limits.running, cuts);
+        let plan = Plan::new((limits.running, limits.bytes), cuts);
+        let fixed = |engine: &Engine| engine.run(|| engine.model.decoder.start(1).without_rows().bytes()) as u64;
+        let sizes = models.iter().map(|engine| [fixed(engine), 0]).collect();
         let batches = models.iter().map(|_| Batch::default()).collect();
         let (waiting, reading, writing) = (HashMap::new(), HashMap::new(), HashMap::new());
         let jobs = std::collections::VecDeque::new();
-        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0 }
+        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0, sizes }
     }
 
     /// Works until nobody can ask for anything any more.
     pub(super) fn work(mut self) {
         loop {
             self.shared.running.store(self.plan.rows(), Ordering::Relaxed);
+            let reading = self.reading.values().map(|reading| reading.bytes);
+            let held = reading.chain(self.writing.values().map(|writing| writing.bytes));
+            self.plan.hold(held.fold(0, u64::saturating_add));
             let action = self.plan.next();
             let heard = match action {
                 Action::Idle => self.commands.recv().map_err(|RecvError| TryRecvError::Disconnected),
@@ -89,7 +97,9 @@ impl Worker {
                 }
                 let (tenant, model) = (request.tenant, request.model.min(self.models.len().saturating_sub(1)));
                 let (tokens, rows) = (request.prompt.len(), request.choices);
-                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows });
+                let whole_chunks = matches!(request.from, From::Behind(_));
+                let bytes = self.bytes(&request);
+                self.plan.wait(Waiting { ticket, tenant, model, tokens, rows, whole_chunks, bytes });
                 self.waiting.insert(ticket, request);
             }
             Command::Job(job) => {
@@ -108,6 +118,18 @@ impl Worker {
                 self.writing.values().for_each(|writing| writing.cancel.cancel());
             }
         }
+    }
+
+    /// The bytes of the states of a request, as far as they are known before it is read: all answers share the keys of its prompt.
+    fn bytes(&self, request: &Request) -> u64 {
+        let Some([fixed, token]) = self.sizes.get(request.model) else { return 0 };
+        let (choices, most) = (request.choices as u64, request.most as u64);
+        let before = match &request.from {
+            From::Behind(session) => session.tokens(),
+            _ => 0,
+        };
+        let tokens = choices.saturating_mul(most).saturating_add(request.prompt.len() as u64).saturating_add(before);
+        fixed.saturating_mul(choices).saturating_add(token.saturating_mul(tokens))
     }
 
     /// Removes the requests that were cancelled; true if there were any.
@@ -129,10 +151,10 @@ impl Worker {
             (request.tell)(Event::Failed(failure));
         } else if let Some(mut reading) = self.reading.remove(&ticket) {
             self.plan.remove(ticket);
-            let at = reading.session.as_ref().map(|session| session.tokens() as usize);
+            let at = reading.at();
             // Those that waited for its state go on from where it was.
             for (_, follower) in reading.followers.drain(..) {
-                self.release(follower, reading.session.clone(), at.unwrap_or(0));
+                self.release(follower, reading.session.clone(), at);
             }
             for other in self.reading.values_mut() {
                 other.followers.retain(|(_, follower)| *follower != ticket);
@@ -154,18 +176,15 @@ impl Worker {
             (request.tell)(Event::Failed(Failure::Panicked));
             return self.plan.remove(ticket);
         };
-        // A prompt whose tokens are scored is read from its beginning.
+        let bytes = self.bytes(&request);
+        let Beginning { session, texts, halts, before } = self.beginning(engine, &mut request);
         let reuse = request.reuse == Reuse::Kept && request.prompt_logprobs.is_none();
-        let texts = if reuse { self.texts(engine, request.tenant) } else { None };
-        let found = texts.as_ref().map(|texts| texts.find(&request.prompt, &request.ends_of_messages));
-        let (session, halts) = match found {
-            Some(found) => (found.session, found.halts),
-            None => (engine.session(), Vec::new()),
-        };
-        let at = session.tokens() as usize;
+        let at = session.tokens() as usize - before;
         self.plan.admitted(ticket, at);
-        let mut reading = Reading { request, session: Some(session), followers: Vec::new(), texts, halts };
-        if reuse && let Some((leader, shared)) = self.leader(&reading, at) {
+        let mut reading =
+            Reading { request, session: Some(session), followers: Vec::new(), texts, halts, before, bytes };
+        let follows = reuse && reading.request.pin == Pin::No;
+        if follows && let Some((leader, shared)) = self.leader(&reading, at) {
             self.plan.follow(ticket);
             reading.session = None;
             if let Some(leader) = self.reading.get_mut(&leader) {
@@ -174,10 +193,11 @@ impl Worker {
             self.reading.insert(ticket, reading);
             return self.halt(leader);
         }
-        let started = (reading.request.tell)(Event::Started { cached: at });
+        let started = (reading.request.tell)(Event::Started { cached: before + at });
         if !started {
             reading.request.cancel.cancel();
         }
+        reading.pin();
         let whole = at == reading.request.prompt.len();
         self.reading.insert(ticket, reading);
         self.halt(ticket);
@@ -185,31 +205,6 @@ impl Worker {
             self.plan.read(ticket, 0, std::time::Duration::ZERO);
             self.begin(ticket);
         }
-    }
-
-    /// The kept states of a tenant.
-    fn texts(&self, engine: &Engine, tenant: u64) -> Option<Texts> {
-        let name = (tenant != 0).then(|| tenant.to_string());
-        Some(self.cache.as_ref()?.texts(engine, name.as_deref(), ""))
-    }
-
-    /// A prompt of the same tenant that is being read, begins like this one beyond `at`, and has not gone beyond that beginning; with its length.
-    fn leader(&self, reading: &Reading, at: usize) -> Option<(Ticket, usize)> {
-        let prompt = &reading.request.prompt;
-        let candidate = |(ticket, other): (&Ticket, &Reading)| {
-            let alike = other.request.model == reading.request.model
-                && other.request.tenant == reading.request.tenant
-                && other.request.reuse == Reuse::Kept;
-            let read = self.plan.at(*ticket).filter(|_| alike && other.session.is_some())?;
-            let theirs = &other.request.prompt;
-            let shared = prompt.iter().zip(theirs).take_while(|(a, b)| a == b).count();
-            // The logits after the last token go with the state of the same prompt alone.
-            let cut = self.models[reading.request.model].model.decoder.cut();
-            let shared = if shared == prompt.len() && shared == theirs.len() { shared } else { cut.below(shared) };
-            let behind = shared < prompt.len() || shared == theirs.len();
-            (behind && shared > at && read < shared).then_some((*ticket, shared))
-        };
-        self.reading.iter().filter_map(candidate).max_by_key(|(ticket, shared)| (*shared, std::cmp::Reverse(*ticket)))
     }
 
     /// A prompt that waited goes on from a state that another prompt left after `at` tokens.
@@ -254,10 +249,11 @@ impl Worker {
         }
         self.shared.read.fetch_add(tokens as u64, Ordering::Relaxed);
         let Some(session) = reading.session.clone() else { return };
-        let at = session.tokens() as usize;
-        if !(reading.request.tell)(Event::Read { tokens: at }) {
+        let at = reading.at();
+        if !(reading.request.tell)(Event::Read { tokens: reading.before + at }) {
             reading.request.cancel.cancel();
         }
+        reading.pin();
         if let Some(texts) = &reading.texts {
             if tokens >= CHUNK {
                 texts.note_speed(tokens, start.elapsed());
@@ -289,7 +285,9 @@ impl Worker {
 
     /// A prompt was read: its answers begin.
     fn begin(&mut self, ticket: Ticket) {
-        let Some(Reading { request, session: Some(session), .. }) = self.reading.remove(&ticket) else { return };
+        let Some(Reading { request, session: Some(session), bytes, .. }) = self.reading.remove(&ticket) else { return };
+        let [fixed, token] = &mut self.sizes[request.model];
+        *token = (session.state_bytes() as u64).saturating_sub(*fixed) / session.tokens().max(1);
         let (model, choices) = (request.model, request.choices);
         let engine = self.models[model].clone();
         let first = catch_unwind(AssertUnwindSafe(|| {
@@ -299,7 +297,7 @@ impl Worker {
                 .collect::<Result<Vec<_>, _>>()
                 .map(|rows| (rows, logits))
         }));
-        let mut writing = Writing { tell: request.tell, cancel: request.cancel, left: choices };
+        let mut writing = Writing { tell: request.tell, cancel: request.cancel, left: choices, bytes };
         let failed = match first {
             Ok(Ok((rows, logits))) => {
                 let mut ended = 0;

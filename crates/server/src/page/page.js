@@ -124,6 +124,7 @@ async function failure(response) {
 function body(messages, more = {}) {
   const all = current.system ? [{ role: "system", content: current.system }, ...messages] : messages;
   const request = { model: $("model").value || undefined, messages: all, ...more };
+  if (current.state) Object.assign(request, { model: current.state.model, state: current.state.id });
   for (const name of ["temperature", "top_p", "max_tokens", "seed"]) {
     if ($(name).value !== "") request[name === "max_tokens" ? "max_completion_tokens" : name] = Number($(name).value);
   }
@@ -299,6 +300,7 @@ function edit(node, item) {
 function show() {
   $("messages").replaceChildren(...path(current).map(shownMessage));
   $("system").value = current.system;
+  $("behind").textContent = current.state ? `Questions about: ${current.state.name}, of which ${current.state.tokens} tokens are kept` : "";
   const title = (c) => path(c)[0]?.content.slice(0, 60) || "New conversation";
   conversations.sort((a, b) => b.changed - a.changed);
   $("list").replaceChildren(...conversations.map((c) => {
@@ -338,13 +340,187 @@ function begin() {
   $("message").focus();
 }
 
+// Documents: texts whose states the server keeps
+
+const nameOf = (state) => state.name || state.id;
+
+async function listStates() {
+  const response = await ask(`${address()}/v1/states`);
+  if (!response.ok) throw new Error(await failure(response));
+  const { data } = await response.json();
+  $("states").replaceChildren(...data.map((state) => {
+    const item = element("li", {}, element("div", {}, nameOf(state)),
+      element("p", { className: "numbers" }, `${state.tokens} tokens, ${(state.bytes / 1e6).toFixed(1)} MB, ${state.model}`));
+    const tools = element("p", { className: "tools" });
+    const tool = (name, action) => {
+      const button = element("button", { type: "button", onclick: () => action().catch((error) => say(String(error.message ?? error), true)) }, name);
+      button.setAttribute("aria-label", `${name}: ${nameOf(state)}`);
+      tools.append(button);
+    };
+    tool("Ask", async () => askAbout(state));
+    tool("Download", () => download(state));
+    tool("Delete", async () => {
+      const gone = await ask(`${address()}/v1/states/${state.id}`, { method: "DELETE" });
+      if (!gone.ok) throw new Error(await failure(gone));
+      await listStates();
+    });
+    item.append(tools);
+    return item;
+  }));
+}
+
+// A conversation of its own, whose questions go on behind the state.
+function askAbout(state) {
+  const conversation = { ...fresh(), state: { id: state.id, name: nameOf(state), tokens: state.tokens, model: state.model } };
+  conversations.push(conversation);
+  choose(conversation);
+  $("message").focus();
+}
+
+async function download(state) {
+  const response = await ask(`${address()}/v1/states/${state.id}/content`);
+  if (!response.ok) throw new Error(await failure(response));
+  const link = element("a", { href: URL.createObjectURL(await response.blob()), download: `${nameOf(state)}.state` });
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
+let reading = null; // the AbortController of the text that is being read
+
+async function readText() {
+  const text = $("text").value;
+  if (!text.trim() || reading) return;
+  const model = models.find((one) => one.id === $("model").value);
+  const request = { model: model?.id, name: $("title").value || text.trim().slice(0, 60), stream: true };
+  // Models for conversations get the text as a message.
+  if (model?.longreach.chat_template === "plain") request.prompt = text;
+  else request.messages = [{ role: "user", content: text }, { role: "assistant", content: "I have read it." }];
+  reading = new AbortController();
+  readingBusy(true);
+  const start = performance.now();
+  let before = null; // what a kept state had read
+  try {
+    const response = await ask(`${address()}/v1/states`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(request),
+      signal: reading.signal,
+    });
+    if (!response.ok) throw new Error(await failure(response));
+    let state = null;
+    await events(response, (data) => {
+      if (data.object === "state") {
+        state = data;
+        return;
+      }
+      before ??= data.read;
+      $("progress").value = data.read / Math.max(1, data.of);
+      const speed = (data.read - before) / ((performance.now() - start) / 1000);
+      const left = speed > 0 ? `, ${speed.toFixed(0)} a second, ${Math.ceil((data.of - data.read) / speed)} s left` : "";
+      $("reading").textContent = `read ${data.read} of ${data.of} tokens${left}`;
+    });
+    $("reading").textContent = `${nameOf(state)}: read.`;
+    $("text").value = $("title").value = "";
+    askAbout(state);
+  } catch (error) {
+    $("reading").textContent = error.name === "AbortError" ? "Stopped." : String(error.message ?? error);
+  } finally {
+    reading = null;
+    readingBusy(false);
+    await listStates().catch(() => {});
+  }
+}
+
+function readingBusy(yes) {
+  $("read").disabled = yes;
+  $("halt").disabled = !yes;
+  $("progress").hidden = !yes;
+  $("progress").value = 0;
+}
+
+// The file of a state is uploaded, any other is taken as a text.
+async function takeFile(file) {
+  if (!file) return;
+  try {
+    if (!file.name.endsWith(".state")) {
+      $("text").value = await file.text();
+      $("title").value = file.name;
+      return;
+    }
+    const name = encodeURIComponent(file.name.replace(/\.state$/, ""));
+    const options = { method: "POST", headers: { "content-type": "application/octet-stream" }, body: file };
+    const response = await ask(`${address()}/v1/states?name=${name}`, options);
+    if (!response.ok) throw new Error(await failure(response));
+    await listStates();
+  } catch (error) {
+    $("reading").textContent = String(error.message ?? error);
+  }
+}
+
+// Search: texts ranked for a query by a reranker, or else by the vectors of an encoder
+
+let ranker = null;
+
+async function posted(where, request) {
+  const response = await ask(`${address()}${where}`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: ranker.id, ...request }),
+  });
+  if (!response.ok) throw new Error(await failure(response));
+  return response.json();
+}
+
+async function vectors(input, kind) {
+  const all = [];
+  for (let at = 0; at < input.length; at += 64) {
+    const request = { input: input.slice(at, at + 64), input_type: kind, long: "mean" };
+    all.push(...(await posted("/v1/embeddings", request)).data.map((one) => one.embedding));
+    $("ranking").textContent = `${Math.min(at + 64, input.length)} of ${input.length} embedded`;
+  }
+  return all;
+}
+
+function cosine(a, b) {
+  const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
+  return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b) || 1);
+}
+
+async function rank() {
+  const texts = $("texts").value.split(/\n\s*\n/).map((text) => text.trim()).filter(Boolean);
+  const query = $("query").value.trim();
+  if (!texts.length || !query || !ranker) return;
+  $("rank").disabled = true;
+  try {
+    let scores = [];
+    if (ranker.longreach.task === "rank") {
+      for (const { index, relevance_score: score } of (await posted("/v1/rerank", { query, documents: texts })).results) scores[index] = score;
+    } else {
+      const [asked] = await vectors([query], "query");
+      scores = (await vectors(texts, "document")).map((vector) => cosine(asked, vector));
+    }
+    const order = texts.map((_, i) => i).sort((a, b) => scores[b] - scores[a]);
+    $("results").replaceChildren(...order.slice(0, 20).map((i) => element("li", {},
+      element("p", { className: "numbers" }, scores[i].toFixed(3)), element("div", { className: "text" }, texts[i].slice(0, 500)))));
+    $("ranking").textContent = `${texts.length} texts ranked by ${ranker.id}`;
+  } catch (error) {
+    $("ranking").textContent = String(error.message ?? error);
+  } finally {
+    $("rank").disabled = false;
+  }
+}
+
 // Status
 
 async function loadModels() {
   try {
     const response = await ask(`${address()}/v1/models`);
     if (!response.ok) throw new Error(await failure(response));
-    models = (await response.json()).data.filter((model) => model.longreach.task === "write");
+    const all = (await response.json()).data;
+    models = all.filter((model) => model.longreach.task === "write");
+    ranker = all.find((model) => model.longreach.task === "rank") ?? all.find((model) => model.longreach.task === "embed");
+    $("search").hidden = !ranker;
+    $("documents").hidden = !models.length;
     const chosen = $("model").value;
     $("model").replaceChildren(...models.map((model) => element("option", { value: model.id }, model.id)));
     if (models.some((model) => model.id === chosen)) $("model").value = chosen;
@@ -447,6 +623,20 @@ $("file").onchange = async () => {
     say(`The file cannot be imported: ${error.message}`, true);
   }
 };
+$("choose").onclick = () => $("document").click();
+$("document").onchange = () => takeFile($("document").files[0]);
+$("read").onclick = readText;
+$("halt").onclick = () => reading?.abort();
+$("rank").onclick = rank;
+$("text").addEventListener("dragover", (event) => event.preventDefault());
+$("text").addEventListener("drop", (event) => {
+  if (!event.dataTransfer.files.length) return;
+  event.preventDefault();
+  takeFile(event.dataTransfer.files[0]);
+});
+$("documents").addEventListener("toggle", () => {
+  if ($("documents").open) listStates().catch((error) => say(String(error.message ?? error), true));
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Escape" && answering) answering.abort();
   if (event.altKey && event.key === "n") begin();

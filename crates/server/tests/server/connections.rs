@@ -26,6 +26,35 @@ fn a_thousand_idle_connections_are_in_nobodys_way() {
     server.stop();
 }
 
+/// A connection may be idle between two requests for longer than a header may take from its first byte.
+#[test]
+fn idle_connections_live_longer_than_headers() {
+    let (idle, header) = (Duration::from_secs(20), Duration::from_millis(300));
+    let server = serve(MAMBA, Settings { idle, header, ..Settings::default() });
+    let mut client = Connection::open(server.address());
+    for _ in 0..3 {
+        std::thread::sleep(2 * header);
+        client.ask("GET", "/health", &[], "");
+        assert_eq!(client.reply().expect("an answer").status, 200);
+    }
+    // A stream that takes longer than a header may is not cut, and its connection serves another request.
+    let body = json!({"prompt": "x", "max_tokens": 4000, "stream": true, "ignore_eos": true});
+    client.ask("POST", "/v1/completions", &[], &body.to_string());
+    std::thread::sleep(2 * header);
+    client.reply().expect("a stream").events();
+    client.send(b"GET /health HT");
+    let start = Instant::now();
+    let mut rest = Vec::new();
+    client.stream.read_to_end(&mut rest).ok();
+    assert!(start.elapsed() < Duration::from_secs(10), "a header that does not end holds its connection");
+    assert!(rest.is_empty() || rest.starts_with(b"HTTP/1.1 408"), "{rest:?}");
+    server.stop();
+    let server = serve(MAMBA, Settings { idle: header, header, ..Settings::default() });
+    let mut client = Connection::open(server.address());
+    assert_eq!(client.stream.read_to_end(&mut rest).ok(), Some(0), "an idle connection is closed");
+    server.stop();
+}
+
 #[test]
 fn all_bodies_together_are_bounded() {
     let server = serve(MAMBA, Settings { most_body: 100_000, ..Settings::default() });

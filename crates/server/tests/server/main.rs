@@ -8,9 +8,11 @@ use longreach_server::{Loaded, Model, Server, Settings};
 
 mod client;
 mod connections;
+mod described;
 mod encoders;
 mod openai;
 mod refusals;
+mod states;
 mod streams;
 mod tiny;
 

@@ -195,7 +195,7 @@ fn a_server_is_loading_then_full_then_gone() {
     refused(&get(server.address(), "/health"), 503, "loading", None);
     assert!(Server::bind(Settings { port: server.address().port(), ..Settings::default() }).is_err());
     server.stop();
-    let limits = Limits { running: 1, waiting: 1 };
+    let limits = Limits { running: 1, waiting: 1, ..Limits::default() };
     let server = serve(MAMBA, Settings { limits, most_tokens: 1_000_000, ..Settings::default() });
     let at = server.address();
     let endless = json!({"prompt": "x", "max_tokens": 1_000_000, "ignore_eos": true, "stream": true}).to_string();
