@@ -238,7 +238,7 @@ fn add_values_twice<S: Lanes, T: Stored>(
 /// Turns scores into exponentials, and updates the running maximum, the sum of exponentials and the weighted values.
 #[inline(always)]
 pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
-    // A score that is NaN is not the highest; its exponential, and with it every sum, is NaN.
+    // Lanes may pass over a score that is NaN. Its exponential is NaN, and with it the total, which is seen below.
     let mut highs = s.splat(*highest);
     for part in scores.chunks_exact(S::LANES) {
         highs = s.max(s.load(part), highs);
@@ -265,6 +265,9 @@ pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32
         sum = s.add(sum, p);
     }
     *total += s.sum(sum);
+    if total.is_nan() {
+        *highest = f32::NAN;
+    }
 }
 
 /// `sums += Σ w v`; a value of zero weight is not read.
