@@ -47,6 +47,8 @@ impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("connected");
         stream.set_read_timeout(Some(Duration::from_secs(120))).expect("a time");
+        // A head and a body that are sent apart do not wait for an acknowledgement.
+        stream.set_nodelay(true).expect("an option");
         Self { stream: BufReader::new(stream) }
     }
 
