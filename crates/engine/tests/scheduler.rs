@@ -159,7 +159,8 @@ fn a_prompt_that_comes_twice_at_once_is_read_once() {
 fn one_that_leaves_hands_its_followers_on() {
     let engine = tiny::engine(MIXERS[2]);
     let scheduler = Scheduler::start(vec![engine], Limits::default());
-    let prompt: Vec<u32> = (0..3_000u32).map(|t| t * 7 % 250).collect();
+    // Long enough that it is still read when it is cancelled.
+    let prompt: Vec<u32> = (0..30_000u32).map(|t| t * 7 % 250).collect();
     let (first, cancel) = (prompt.clone(), Cancel::default());
     let flag = cancel.clone();
     let told = ask(&scheduler, move |request| (request.prompt, request.most, request.cancel) = (first, 1, flag));
