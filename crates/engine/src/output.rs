@@ -24,7 +24,7 @@ pub(crate) struct Watched {
     pub(crate) ends: Vec<u32>,
     /// The strings that it ends before.
     pub(crate) stops: Vec<String>,
-    /// The tags between which the model thinks, if thoughts are told apart.
+    /// The tags around the model's thoughts, if thoughts are reported separately from the answer.
     pub(crate) tags: Option<[&'static str; 2]>,
     /// Whether the prompt ends behind the opening tag.
     pub(crate) inside: bool,

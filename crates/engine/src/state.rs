@@ -273,7 +273,7 @@ impl Engine {
             (shape, Values::F32(numbers)) => Ok(TensorData::new(numbers, shape)),
             _ => Err(format!("tensor `{name}`: want F32")),
         };
-        // Only cached keys and values are stored in bf16; the fingerprint has told that they are where it is wanted.
+        // Only cached keys and values are stored in bf16; the fingerprint has shown that they are in bf16 where they should be.
         let get = |name: &str, want: &[Option<usize>]| match tensors.get(name) {
             Some((_, Values::Bf16(_))) => match take(tensors, name, "BF16", want) {
                 Ok((shape, Values::Bf16(numbers))) => Ok(TensorData::new(numbers, shape)),

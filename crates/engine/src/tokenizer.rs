@@ -96,7 +96,7 @@ impl Tokenizer {
     /// The special tokens that the tokenizer adds before every text, such as a start-of-text token.
     pub fn prefix(&self) -> Result<Vec<u32>, Error> {
         let Kind::HuggingFace(tokenizer) = &self.kind else { return Ok(Vec::new()) };
-        // Around an empty text, tokens before and after it cannot be told apart.
+        // Around an empty text, tokens before it cannot be distinguished from those after it.
         let encoding = tokenizer.encode_fast("a", true).map_err(|e| self.wrong(&e))?;
         let mask = encoding.get_special_tokens_mask();
         let before = mask.iter().take_while(|mask| **mask == 1).count();

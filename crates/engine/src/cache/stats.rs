@@ -16,7 +16,7 @@ pub struct CacheStats {
     pub ram_bytes: usize,
     /// States in memory.
     pub ram_states: usize,
-    /// States that were let go from memory for others.
+    /// States that were evicted from memory.
     pub ram_evictions: u64,
     /// Bytes of the files, as of the last look at the directory and what was written since.
     pub disk_bytes: u64,

@@ -225,7 +225,7 @@ fn write_all(shared: &Shared, jobs: &Receiver<Job>) {
             }
         }
         let bytes = job.bytes;
-        // The state is let go before it counts as written.
+        // The state is released before it counts as written.
         drop(job);
         let mut counts = locked(&shared.counts);
         counts.pending -= bytes;

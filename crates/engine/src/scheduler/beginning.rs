@@ -32,7 +32,7 @@ impl Worker {
         let texts = (request.reuse == Reuse::Kept && !scores).then(|| self.texts(engine, request)).flatten();
         let (prompt, cut) = (&request.prompt, engine.model.decoder.cut());
         let below = cut.below(prompt.len());
-        // A state that is told is found as well; one behind the last multiple of the cut would leave that one out.
+        // A pinned state must be found in the cache too. A state after the last multiple of the cut would hide the one at it.
         let upto = match request.pin {
             Pin::Yes if below < prompt.len() => below + usize::from(below + 1 < prompt.len()),
             _ => prompt.len(),

@@ -1,7 +1,7 @@
 //! Many texts at a time on one engine: the scheduler that a server stands on.
 //!
 //! One thread owns the models. It writes all answers under way, a token of each in a step, and reads prompts between the steps: [`Request`]s come from any
-//! thread and are told what happens by [`Event`]s.
+//! thread, and report their progress by [`Event`]s.
 //!
 //! - **Company changes nothing.** The tokens and log-probabilities of a request are, to the bit, those that it has alone.
 //! - **Nobody stalls.** Between two tokens of an answer, prompts are read for at most 50 ms or the length of a step, whichever is longer, and a chunk of the

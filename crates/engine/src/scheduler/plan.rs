@@ -1,4 +1,4 @@
-//! What the engine's thread does next. The plan knows counts and times, not states: it is tested with a clock that is told.
+//! What the engine's thread does next. The plan knows counts and times, not states: its tests set the clock.
 //!
 //! Answers are written in steps of all running sequences. Between two steps, prompts are read and jobs are done for [`STALL`], or as long as a step takes if that
 //! is longer: while a prompt waits, writing then has at most half of the time. A prompt is read in chunks that end at multiples of `cut` tokens from its

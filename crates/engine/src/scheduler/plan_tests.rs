@@ -1,4 +1,4 @@
-//! The laws of the scheduler, on an engine that only counts and a clock that is told.
+//! The laws of the scheduler, with an engine that only counts and a clock that the tests set.
 
 use std::collections::HashMap;
 

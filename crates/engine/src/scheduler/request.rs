@@ -12,7 +12,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// The state that reading begins from.
     pub from: From,
-    /// Whether the states of the prompt are told ([`Event::State`]), to go on from.
+    /// Whether the states of the prompt are sent ([`Event::State`]), so that another request can continue from them.
     pub pin: Pin,
     /// How many answers are written. The prompt is read once.
     pub choices: usize,
@@ -27,11 +27,11 @@ pub struct Request {
     pub ends: Vec<u32>,
     /// The strings that an answer ends before.
     pub stops: Vec<String>,
-    /// Whether log-probabilities are told, and of how many of the most probable tokens.
+    /// Whether log-probabilities are sent, and of how many of the most probable tokens.
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_logprobs: Option<usize>,
-    /// Whether what the model thinks is told apart from what it answers.
+    /// Whether the model's thoughts are sent separately from its answer.
     pub thoughts: Thoughts,
     /// Whether kept states are used and left.
     pub reuse: Reuse,
@@ -39,7 +39,7 @@ pub struct Request {
     pub salt: String,
     /// Token positions at which messages of the prompt end, where states are worth keeping.
     pub ends_of_messages: Vec<usize>,
-    /// Is told what happens, on the scheduler's thread, which it must not hold up. False says that nobody listens any more: the request is then cancelled.
+    /// Receives the events, on the scheduler's thread, which it must not block. If it returns false, nobody listens any more, and the request is cancelled.
     pub tell: Box<dyn FnMut(Event) -> bool + Send>,
     /// Ends the request within a step.
     pub cancel: Cancel,
@@ -58,21 +58,21 @@ pub enum From {
     Behind(Box<Session>),
 }
 
-/// Whether the states of a prompt are told.
+/// Whether the states of a prompt are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pin {
     /// They are not.
     No,
-    /// The state at the last multiple of the model's cut is told, if there is one, and that at the end.
+    /// The state at the last multiple of the model's cut is sent, if there is one, and the state at the end.
     Yes,
 }
 
-/// Whether what a model thinks is told apart.
+/// Whether a model's thoughts are sent separately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Thoughts {
     /// It is part of the answer.
     Together,
-    /// What stands between the tags of the model's chat template is told as thoughts.
+    /// Text between the tags of the model's chat template is sent as thoughts.
     Apart {
         /// Whether the prompt ends behind the opening tag.
         inside: bool,
@@ -128,7 +128,7 @@ pub enum Event {
 pub struct Wrote {
     /// Which answer.
     pub choice: usize,
-    /// The token. One that ends the answer is told as well, and leaves no text.
+    /// The token. A token that ends the answer is sent as well, and has no text.
     pub id: u32,
     /// Its log-probability, if asked for.
     pub logprob: Option<Logprob>,

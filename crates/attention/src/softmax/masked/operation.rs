@@ -25,7 +25,7 @@ static OP: Attention = Attention {
             "null",
             "compressed rows, in place of `mask`: query i sees indices[start[i] .. start[i + 1]]; needs `indices`",
         ),
-        parameter("indices", "null", "the keys of all rows, one behind the other; needs `start`"),
+        parameter("indices", "null", "the keys of all rows, concatenated; needs `start`"),
     ],
     options: &OPTIONS_AND_MASK,
     ..ALL

@@ -238,7 +238,7 @@ fn add_values_twice<S: Lanes, T: Stored>(
 /// Turns scores into exponentials, and updates the running maximum, the sum of exponentials and the weighted values.
 #[inline(always)]
 pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32, total: &mut f32, sums: &mut [f32]) {
-    // Lanes may pass over a score that is NaN. Its exponential is NaN, and with it the total, which is seen below.
+    // The maximum of lanes may ignore a NaN. The exponential of a NaN is NaN, so the total is NaN, which is checked below.
     let mut highs = s.splat(*highest);
     for part in scores.chunks_exact(S::LANES) {
         highs = s.max(s.load(part), highs);

@@ -99,7 +99,7 @@ fn stored<'a>(op: &'static str, input: &'static str, x: &'a Segment<'_>) -> Resu
     })
 }
 
-/// Puts the tokens of segments one behind the other, for each of `batch` sequences.
+/// Concatenates the tokens of segments, for each of `batch` sequences.
 fn joined<T>(batch: usize, segments: Vec<Vec<&[T]>>) -> Vec<&[T]> {
     let mut tokens = Vec::with_capacity(segments.iter().map(Vec::len).sum());
     for b in 0..batch {
