@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Sequence
 
 import numpy as np
 
 from longreach import _arrays, _core
+from longreach._loaded import Loaded
 
 Vectors = np.ndarray[Any, Any]
 
@@ -58,37 +58,11 @@ class Ranked:
     score: float
 
 
-class Encoder:
+class Encoder(Loaded[_core.Encoder]):
     """An encoder with its tokenizer and its embedding pipeline. Threads may share it."""
-
-    def __init__(self, core: _core.Encoder, source: tuple[str | None, str | None]) -> None:
-        self._core = core
-        self._source = source
 
     def __repr__(self) -> str:
         return f"<longreach.Encoder {self.name}: {self.width} dimensions, {self.dtype}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self._source, self.fingerprint)
-
-    def __deepcopy__(self, memo: Any) -> Encoder:
-        return self
-
-    @property
-    def name(self) -> str:
-        """The name it was loaded by."""
-        return self._core.name
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Its ``config.json``."""
-        found: dict[str, Any] = json.loads(self._core.config)
-        return found
-
-    @property
-    def dtype(self) -> str:
-        """The type of its matrices in memory."""
-        return self._core.dtype
 
     @property
     def limit(self) -> int:
@@ -99,11 +73,6 @@ class Encoder:
     def width(self) -> int:
         """The number of dimensions of a vector."""
         return self._core.width
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of weights, configuration, tokenizer and pipeline. Reads all weights once."""
-        return self._core.fingerprint()
 
     def encode(
         self,
@@ -255,12 +224,3 @@ class Encoder:
         kinds = None if types is None else np.atleast_2d(np.asarray(types)).tolist()
         lent = [None if m is None else _arrays.lent("mask", np.atleast_2d(np.asarray(m))) for m in (mask, seen)]
         return self._core.hidden(rows.tolist(), kinds, lent[0], lent[1])
-
-
-def _again(source: tuple[str | None, str | None], fingerprint: str) -> Encoder:
-    from longreach._model import load
-
-    encoder = load(source[0], dtype=source[1])
-    if not isinstance(encoder, Encoder) or encoder.fingerprint != fingerprint:
-        raise ValueError(f"{source[0]} is another model than the one that was pickled: want {fingerprint}")
-    return encoder

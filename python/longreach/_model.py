@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Iterator, Sequence, TextIO, Union
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence, TextIO, Union
 import numpy as np
 
 from longreach import _arrays, _core
+from longreach._loaded import Loaded
 
 if TYPE_CHECKING:
     from longreach._encoder import Encoder
@@ -78,37 +78,11 @@ class Score:
         return float(np.exp(-self.log_likelihood / self.tokens))
 
 
-class Model:
+class Model(Loaded[_core.Model]):
     """A language model with its tokenizer. Threads may share it."""
-
-    def __init__(self, core: _core.Model, source: tuple[str | None, str | None]) -> None:
-        self._core = core
-        self._source = source
 
     def __repr__(self) -> str:
         return f"<longreach.Model {self.name}: {self.parameters:,} parameters, {self.dtype}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self._source, self.fingerprint)
-
-    def __deepcopy__(self, memo: Any) -> Model:
-        return self
-
-    @property
-    def name(self) -> str:
-        """The name it was loaded by."""
-        return self._core.name
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """Its ``config.json``."""
-        found: dict[str, Any] = json.loads(self._core.config)
-        return found
-
-    @property
-    def dtype(self) -> str:
-        """The type of its matrices in memory."""
-        return self._core.dtype
 
     @property
     def parameters(self) -> int:
@@ -129,11 +103,6 @@ class Model:
     def eos(self) -> list[int]:
         """The tokens that end a text."""
         return self._core.eos
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of weights, configuration, dtype and tokenizer. Reads all weights once."""
-        return self._core.fingerprint()
 
     def tokenize(self, text: str, *, special: bool = True) -> list[int]:
         """The tokens of a text, with the special ones that the tokenizer adds around every text if ``special``."""
@@ -209,14 +178,6 @@ class Model:
     def hidden(self, ids: Sequence[int], *, chunk: int | None = None) -> np.ndarray[Any, Any]:
         """The hidden states after the last norm, ``[tokens, d]``."""
         return _arrays.numpy(self._core.hidden(list(ids), chunk or CHUNK))
-
-
-def _again(source: tuple[str | None, str | None], fingerprint: str) -> Model:
-    model = load(source[0], dtype=source[1])
-    if not isinstance(model, Model) or model.fingerprint != fingerprint:
-        found = model.fingerprint if isinstance(model, Model) else "an encoder"
-        raise ValueError(f"{source[0]} is another model than the one that was pickled: want {fingerprint}, found {found}")
-    return model
 
 
 class Session:
