@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use crate::checkpoint::Packing;
 use crate::{Error, Fields};
 
 /// The fields and the text of `config.json`.
@@ -34,16 +35,7 @@ pub(crate) fn read_config(directory: &Path) -> Result<(Fields, String), Error> {
     let text = String::from_utf8(bytes)
         .map_err(|e| Error::Config { file: file.display().to_string(), message: format!("not UTF-8: {e}") })?;
     let fields = Fields::parse(file.display().to_string(), &text)?;
-    if let Some(quantised) = fields.get("quantization_config") {
-        let method = quantised.get("quant_method").and_then(|m| m.as_str()).unwrap_or("unknown");
-        // 4-bit floats are dequantised as they are read.
-        if method == "mxfp4" && fields.text("model_type")? == Some("gpt_oss") {
-            return Ok((fields, text));
-        }
-        return Err(fields.error(format!(
-            "field `quantization_config`: weights quantized with `{method}` are not supported: use the unquantized checkpoint, with --dtype int8 to save memory"
-        )));
-    }
+    Packing::of(&fields)?;
     Ok((fields, text))
 }
 

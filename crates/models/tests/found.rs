@@ -223,10 +223,10 @@ fn a_directory_says_what_it_holds_instead_of_a_model() {
     let said = refused(&|folder| {
         let file = folder.join("config.json");
         let text = std::fs::read_to_string(&file).expect("a configuration");
-        std::fs::write(&file, text.replacen('{', "{\"quantization_config\": {\"quant_method\": \"awq\"},", 1))
+        std::fs::write(&file, text.replacen('{', "{\"quantization_config\": {\"quant_method\": \"aqlm\"},", 1))
             .expect("written");
     });
-    assert!(said.contains("awq"), "{said}");
+    assert!(said.contains("aqlm"), "{said}");
 }
 
 #[test]

@@ -21,11 +21,13 @@ use crate::Error;
 mod names;
 mod numbers;
 mod open;
+mod packed;
 mod pieces;
 mod rewrite;
 mod stored;
 mod view;
 
+pub(crate) use self::packed::Packing;
 pub(crate) use self::pieces::{Piece, PieceKind};
 pub(crate) use self::rewrite::Part;
 pub use self::rewrite::{Rewrite, Rewrites, Step, Values};
@@ -107,7 +109,8 @@ impl Checkpoint {
 
     /// The precision of the stored matrices: the dtype of the largest tensor.
     pub fn stored(&self) -> DType {
-        let largest = self.tensors.values().max_by_key(|e| (e.shape.iter().product::<usize>(), e.dtype == Dtype::F32));
+        let floats = self.tensors.values().filter(|entry| !matches!(entry.bytes, Stored::Packed(_)));
+        let largest = floats.max_by_key(|e| (e.shape.iter().product::<usize>(), e.dtype == Dtype::F32));
         match largest.map(|e| e.dtype) {
             Some(Dtype::BF16) => DType::Bf16,
             _ => DType::F32,
@@ -136,7 +139,7 @@ impl Checkpoint {
     pub fn block_types(&self) -> Vec<(String, u64)> {
         let mut types: Vec<(String, u64)> = Vec::new();
         let entries = self.tensors.values();
-        if self.dtype.is_some() || !entries.clone().any(|entry| matches!(entry.bytes, Stored::Blocks(..))) {
+        if self.dtype.is_some() || !entries.clone().any(|entry| matches!(entry.bytes, Stored::Blocks(..) | Stored::Packed(_))) {
             return types;
         }
         for (name, bytes) in entries.map(Entry::type_and_bytes) {
@@ -179,10 +182,11 @@ impl Checkpoint {
                 return Err(wrong(format!("tensor `{name}` differs from `{}` in its sizes or its type", names[0])));
             }
             rows += entry.shape[0];
-            bytes.extend_from_slice(&match &entry.bytes {
-                Stored::Blocks(_, blocks) if format.is_some() => blocks.clone(),
-                // Blocks of several formats become floats.
-                _ => entry.read(&View::whole(&entry.shape), &self.files).map_err(&wrong)?,
+            // Blocks of several formats become floats.
+            let blocks = format.and_then(|_| entry.all_blocks(&self.files));
+            bytes.extend_from_slice(&match blocks {
+                Some(blocks) => blocks,
+                None => entry.read(&View::whole(&entry.shape), &self.files).map_err(&wrong)?,
             });
         }
         let shape = [rows].iter().chain(rest).copied().collect();
@@ -235,9 +239,10 @@ impl Source for Checkpoint {
             };
             if entry.shape == part.stored_shape(&spec.shape)
                 && let Some(view) = part.view(&spec.shape)
-                && let Some(blocks) = entry.blocks(&view, [rows, width])
+                && let Some(blocks) = entry.blocks(&view, [rows, width], &self.files)
             {
                 self.used.extend(stored);
+                self.release(spec);
                 return Ok(Some(Quantised::Blocks(blocks)));
             }
         }

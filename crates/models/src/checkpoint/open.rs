@@ -10,6 +10,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::names::Naming;
 use super::numbers::widen;
+use super::packed::Packing;
 use super::stored::{Entry, Stored};
 use super::view::View;
 use super::{Checkpoint, Rewrites};
@@ -25,13 +26,18 @@ const NO_WEIGHTS: [&str; 7] =
     ["adapter_", "optimizer", "scheduler", "scaler", "rng_state", "training_args", "trainer_state"];
 
 impl Checkpoint {
-    /// Opens the weights of a model: the given file, or the files in its directory. Errors as [`Checkpoint::open`]
-    /// and [`Checkpoint::open_files`] do.
+    /// Opens the weights of a model: the given file, or the files in its directory. What its `config.json` says to be
+    /// packed integers (GPTQ, AWQ, compressed-tensors) is read as such. Errors as [`Checkpoint::open`] and
+    /// [`Checkpoint::open_files`] do, and if the packed tensors do not agree with each other.
     pub fn at(location: &Location) -> Result<Self, Error> {
-        match &location.weights {
-            Some(file) => Self::open_files(std::slice::from_ref(file)),
-            None => Self::open(&location.directory),
+        let mut all = match &location.weights {
+            Some(file) => Self::open_files(std::slice::from_ref(file))?,
+            None => Self::open(&location.directory)?,
+        };
+        if let Some(packing) = Packing::at(&location.directory)? {
+            all.join_packed(packing)?;
         }
+        Ok(all)
     }
 
     /// Opens the weights in a directory: `model.safetensors` or `pytorch_model.bin`, either a single file or the
