@@ -21,6 +21,8 @@ const GROUP: usize = 64;
 const PREFETCH_DISTANCE: usize = 64;
 /// Queries per task.
 const RANGE: usize = 64;
+/// Queries up to which only the rows in their lists are copied, not all keys.
+const FEW: usize = 8;
 
 /// A contiguous copy of one head's rows: with their original stride they would fall into few cache sets and on a page
 /// each.
@@ -47,6 +49,17 @@ impl ContiguousRows {
         });
         cx.team.for_each(tasks.collect::<Vec<_>>(), |task| cx.isa.run(task));
         near
+    }
+
+    /// Replaces the rows by those of some tokens, in their order.
+    #[inline(always)]
+    fn gather<S: Lanes>(&mut self, s: S, x: &Slices<'_>, (b, g): (usize, usize), tokens: &[u32]) {
+        let wide = self.wide;
+        self.memory.resize(tokens.len() * wide, 0.0);
+        for (row, &token) in self.memory.chunks_exact_mut(wide).zip(tokens) {
+            let token = token as usize;
+            pack_rows(s, x, b, g, token..token + 1, wide, row);
+        }
     }
 
     #[inline(always)]
@@ -77,8 +90,31 @@ impl Kernel for Copy<'_> {
     }
 }
 
+/// The rows of keys or values that a query reads.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    rows: &'a ContiguousRows,
+    /// The token of the first row, if a row stands for each token from there on; otherwise a row stands for each key of
+    /// the query's list, in its order.
+    first: Option<usize>,
+}
+
+impl<'a> Rows<'a> {
+    /// The row of the `n`th key of a list, which is token `j`.
+    #[inline(always)]
+    fn of(self, n: usize, j: u32) -> &'a [f32] {
+        self.rows.row(match self.first {
+            Some(first) => j as usize - first,
+            None => n,
+        })
+    }
+}
+
 /// Attention of all queries, pair by pair.
 pub(super) fn forward(call: &Call<'_>, cx: &Cx) -> Result<Output, Error> {
+    if call.dims.t <= FEW {
+        return Ok(few(call, cx));
+    }
     let Dims { b, t, s, h, g, e, .. } = call.dims;
     let mut out = zeros((b, t, h, e));
     let mut lse = Array3::zeros((b, t, h));
@@ -102,6 +138,56 @@ pub(super) fn forward(call: &Call<'_>, cx: &Cx) -> Result<Output, Error> {
     Ok(Output { out, lse })
 }
 
+/// Attention of few queries: a task has one query of all heads of a group, and copies the keys in their lists. Heads with
+/// the same list share the copy.
+fn few(call: &Call<'_>, cx: &Cx) -> Output {
+    let Dims { b, t, h, g, e, .. } = call.dims;
+    let mut out = zeros((b, t, h, e));
+    let mut lse = Array3::zeros((b, t, h));
+    let (outs, sums) = (out.as_slice_mut().unwrap_or_default(), lse.as_slice_mut().unwrap_or_default());
+    let heads = h / g;
+    let parts = outs.chunks_mut((heads * e).max(1)).zip(sums.chunks_mut(heads.max(1))).enumerate();
+    let tasks: Vec<_> =
+        parts.map(|(i, (out, lse))| Few { call, b: i / g / t, t: i / g % t, g: i % g, out, lse }).collect();
+    cx.team.for_each(tasks, |task| cx.isa.run(task));
+    Output { out, lse }
+}
+
+/// One query of all heads of a group.
+struct Few<'a, 'o> {
+    call: &'a Call<'a>,
+    b: usize,
+    t: usize,
+    g: usize,
+    /// `[heads of a group, E]`
+    out: &'o mut [f32],
+    /// `[heads of a group]`
+    lse: &'o mut [f32],
+}
+
+impl Kernel for Few<'_, '_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Lanes>(self, s: S) {
+        let Self { call, b, t, g, out, lse } = self;
+        let Dims { d, e, .. } = call.dims;
+        let (mut k, mut v) = (ContiguousRows::new(0, d), ContiguousRows::new(0, e));
+        let scratch = &mut Scratch::new(GROUP + k.wide + v.wide);
+        let (mut keys, mut copied) = (Vec::new(), Vec::new());
+        for (n, (out, lse)) in out.chunks_exact_mut(e).zip(lse).enumerate() {
+            let h = g * (call.dims.h / call.dims.g) + n;
+            call.list((b, h, t), &mut keys);
+            if n == 0 || keys != copied {
+                k.gather(s, &call.k, (b, g), &keys);
+                v.gather(s, &call.v, (b, g), &keys);
+                copied.clone_from(&keys);
+            }
+            let (k, v) = (Rows { rows: &k, first: None }, Rows { rows: &v, first: None });
+            *lse = call.attend(s, (b, h, t), &keys, [k, v], scratch, out);
+        }
+    }
+}
+
 /// A range of queries of one head.
 struct Task<'a, 'o> {
     call: &'a Call<'a>,
@@ -122,40 +208,12 @@ impl Kernel for Task<'_, '_> {
     fn run<S: Lanes>(mut self, s: S) {
         let Self { call, k, v, h, .. } = self;
         let scratch = &mut Scratch::new(GROUP + k.wide + v.wide);
-        let (scores, rest) = scratch.split_at_mut(GROUP);
-        let (q, sums) = rest.split_at_mut(k.wide);
-        let sink = call.x.sinks.map_or(HIDDEN, |sinks| sinks[h] * LOG2_E);
+        let (k, v) = (Rows { rows: k, first: Some(0) }, Rows { rows: v, first: Some(0) });
         let mut keys = Vec::new();
         for (r, t) in self.queries.clone().enumerate() {
             call.list((self.b, h, t), &mut keys);
-            call.query((self.b, h, t), q);
-            sums.fill(0.0);
-            let (mut high, mut total) = (HIDDEN, 0.0);
-            for (n, group) in keys.chunks(GROUP).enumerate() {
-                let soon = keys[n * GROUP..].iter().skip(PREFETCH_DISTANCE).take(group.len());
-                soon.for_each(|j| prefetch(k.row(*j as usize)));
-                call.scores(s, (self.b, h, t), group, (k, 0), q, scores, None);
-                group.iter().for_each(|j| prefetch(v.row(*j as usize)));
-                exponentials(s, scores, &mut high, &mut total, sums);
-                for (n, few) in group.chunks(4).enumerate() {
-                    let mut values = [&[][..]; 4];
-                    for (value, j) in values.iter_mut().zip(few) {
-                        *value = v.row(*j as usize);
-                    }
-                    add_values(s, &scores[4 * n..][..few.len()], &values[..few.len()], sums);
-                }
-            }
-            let out = self.out.row(r);
-            let top = higher(sink, high);
-            if top <= HIDDEN {
-                out.fill(0.0);
-                self.lse.row(r)[0] = f32::NEG_INFINITY;
-                continue;
-            }
-            let weight = (high - top).exp2();
-            let total = if sink <= HIDDEN { 0.0 } else { (sink - top).exp2() } + weight * total;
-            math::scale_into(s, weight / total, &sums[..out.len()], out);
-            self.lse.row(r)[0] = top / LOG2_E + total.ln();
+            let lse = call.attend(s, (self.b, h, t), &keys, [k, v], scratch, self.out.row(r));
+            self.lse.row(r)[0] = lse;
         }
     }
 }
@@ -201,7 +259,8 @@ impl Gradients<'_, '_> {
                     prefetch(k.row(at));
                     prefetch(v.row(at));
                 }
-                call.scores(s, (b, h, t), keys, (&k, first), q, p, Some(slope));
+                let rows = Rows { rows: &k, first: Some(first) };
+                call.scores(s, (b, h, t), (keys, 0), rows, q, p, Some(slope));
                 for part in p.chunks_exact_mut(S::LANES) {
                     s.store(part, math::exp2_at_most(s, 0.0, s.sub(s.load(part), s.splat(base))));
                 }
@@ -242,13 +301,58 @@ impl Call<'_> {
         }
     }
 
+    /// One query's attention to the keys of its list, into `out`; returns the log-sum-exp. `scratch` has `GROUP` numbers and
+    /// as many as a row of keys and one of values.
+    #[inline(always)]
+    fn attend<S: Lanes>(
+        &self,
+        s: S,
+        at: (usize, usize, usize),
+        keys: &[u32],
+        [k, v]: [Rows<'_>; 2],
+        scratch: &mut [f32],
+        out: &mut [f32],
+    ) -> f32 {
+        let (scores, rest) = scratch.split_at_mut(GROUP);
+        let (q, sums) = rest.split_at_mut(k.rows.wide);
+        let sink = self.x.sinks.map_or(HIDDEN, |sinks| sinks[at.1] * LOG2_E);
+        self.query(at, q);
+        sums.fill(0.0);
+        let (mut high, mut total) = (HIDDEN, 0.0);
+        for (n, group) in keys.chunks(GROUP).enumerate() {
+            let first = n * GROUP;
+            let soon = keys[first..].iter().enumerate().skip(PREFETCH_DISTANCE).take(group.len());
+            soon.for_each(|(n, j)| prefetch(k.of(first + n, *j)));
+            self.scores(s, at, (group, first), k, q, scores, None);
+            group.iter().enumerate().for_each(|(n, j)| prefetch(v.of(first + n, *j)));
+            exponentials(s, scores, &mut high, &mut total, sums);
+            for (n, few) in group.chunks(4).enumerate() {
+                let mut values = [&[][..]; 4];
+                for (i, (value, j)) in values.iter_mut().zip(few).enumerate() {
+                    *value = v.of(first + 4 * n + i, *j);
+                }
+                add_values(s, &scores[4 * n..][..few.len()], &values[..few.len()], sums);
+            }
+        }
+        let top = higher(sink, high);
+        if top <= HIDDEN {
+            out.fill(0.0);
+            return f32::NEG_INFINITY;
+        }
+        let weight = (high - top).exp2();
+        let total = if sink <= HIDDEN { 0.0 } else { (sink - top).exp2() } + weight * total;
+        math::scale_into(s, weight / total, &sums[..out.len()], out);
+        top / LOG2_E + total.ln()
+    }
+
     /// Loads a query times the factor of the scores.
     #[inline(always)]
     fn query(&self, (b, h, t): (usize, usize, usize), q: &mut [f32]) {
         self.q.load((b, t, h), self.factor(), q);
     }
 
-    /// The scores of a group of keys, in base 2, with masked scores after the last. `k` holds the keys from `first` on.
+    /// The scores of a group of keys, in base 2, with masked scores after the last. The group begins with the `first` key of
+    /// the list.
     /// Stores the derivatives of the soft-cap in `slope`, if given; 1 without a soft-cap.
     #[inline(always)]
     #[allow(clippy::too_many_arguments, reason = "a query, its keys and where the scores go")]
@@ -256,8 +360,8 @@ impl Call<'_> {
         &self,
         s: S,
         at: (usize, usize, usize),
-        keys: &[u32],
-        (k, first): (&ContiguousRows, usize),
+        (keys, first): (&[u32], usize),
+        k: Rows<'_>,
         q: &[f32],
         scores: &mut [f32],
         mut slope: Option<&mut [f32]>,
@@ -266,8 +370,8 @@ impl Call<'_> {
         if let Some(slope) = &mut slope {
             slope.fill(1.0);
         }
-        for (score, &j) in scores.iter_mut().zip(keys) {
-            *score = dot(s, k.row(j as usize - first), q);
+        for (n, (score, &j)) in scores.iter_mut().zip(keys).enumerate() {
+            *score = dot(s, k.of(first + n, j), q);
         }
         if self.plain() {
             return;
