@@ -1,8 +1,5 @@
 //! A step gives the output and the state of the recurrent form, and allocates nothing.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use longreach_attention::delta::{delta_rule, dplr, gated_delta, kda, rwkv7};
 use longreach_attention::diagonal::{mamba, rg_lru, rwkv4};
 use longreach_attention::linear::{
@@ -10,26 +7,8 @@ use longreach_attention::linear::{
 };
 use longreach_attention::{Error, Sequences};
 use longreach_simd::Cx;
+use longreach_testkit::{Counting, allocated};
 use ndarray::{Array1, Array2, Array3, Array4, ArrayViewMut4};
-
-/// Counts allocations on all threads.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-#[expect(unsafe_code, reason = "an allocator is unsafe")]
-// SAFETY: all calls are forwarded to the system allocator; the counter does not affect memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller upholds the contract of `alloc`, which is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        // SAFETY: the caller upholds the contract of `dealloc`, which is passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -80,11 +59,12 @@ fn of_channels(cx: &Cx, max_allocations: usize) {
                 let whole = $name::recurrent(&input, other.view_mut(), cx).expect("valid");
                 assert_eq!((whole.as_slice().expect("contiguous"), &other), (&out[..], &state), stringify!($name));
             }
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            for _ in 0..100 {
-                $name::step_into(&input, state.view_mut(), &mut out, cx).expect("valid");
-            }
-            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            let (memory, ()) = allocated(|| {
+                for _ in 0..100 {
+                    $name::step_into(&input, state.view_mut(), &mut out, cx).expect("valid");
+                }
+            });
+            let allocations = memory.number;
             assert!(
                 allocations <= max_allocations,
                 "{}: a hundred steps allocated memory {allocations} times",
@@ -191,11 +171,12 @@ fn a_step_allocates_nothing() {
                 let far = max_difference(state.as_slice().expect("contiguous"), other.as_slice().expect("contiguous"));
                 assert!(far <= of_state, "{name}, state of step {n}, {threads} threads: {far} apart");
             }
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            for _ in 0..100 {
-                step(state.view_mut(), &mut out).expect(name);
-            }
-            let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+            let (memory, ()) = allocated(|| {
+                for _ in 0..100 {
+                    step(state.view_mut(), &mut out).expect(name);
+                }
+            });
+            let allocations = memory.number;
             assert!(
                 allocations <= max_allocations,
                 "{name}: a hundred steps with {threads} threads allocated memory {allocations} times"

@@ -3,54 +3,16 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::time::Instant;
 
 use common::{Raw, golden, path, read};
 use longreach_gguf::{Error, Gguf, Header, OneOrMany, Strings, Value};
+use longreach_testkit::{Counting, peak};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// Counts the bytes that each thread has allocated and not freed.
-struct Counting;
-
-thread_local! {
-    static LIVE: Cell<isize> = const { Cell::new(0) };
-    static PEAK: Cell<isize> = const { Cell::new(0) };
-}
-
-fn count(bytes: isize) {
-    let live = LIVE.get() + bytes;
-    LIVE.set(live);
-    PEAK.set(PEAK.get().max(live));
-}
-
-#[expect(unsafe_code, reason = "an allocator is unsafe")]
-// SAFETY: all calls are forwarded to the system allocator; the counters do not affect memory, and do not allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as isize);
-        // SAFETY: the caller upholds the contract of `alloc`, which is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        count(-(layout.size() as isize));
-        // SAFETY: the caller upholds the contract of `dealloc`, which is passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
-
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// The most bytes that were allocated at once while something was computed, and the result.
-fn peak<T>(compute: impl FnOnce() -> T) -> (usize, T) {
-    let before = LIVE.get();
-    PEAK.set(before);
-    let result = compute();
-    ((PEAK.get() - before).unsigned_abs(), result)
-}
 
 /// Asks for everything that a file has, in every way.
 fn exercise(file: &Gguf) {

@@ -8,46 +8,7 @@ use half::bf16;
 use longreach_models::Model;
 use longreach_nn::{Cache, KvDtype, StateError, StateTensor};
 use longreach_simd::Cx;
-use longreach_testkit::tolerance;
-
-/// The names of the mixers, with sizes that differ from the defaults.
-const MIXERS: &[&str] = &[
-    r#""dense""#,
-    r#""window", "window": 6"#,
-    r#""infllm_v2", "kernel": 4, "stride": 2, "block": 4, "window": 4, "top": 3, "dense_below": 9, "num_kv_heads": 1"#,
-    r#""infllm_v2", "kernel": 3, "stride": 2, "block": 2, "window": 0, "top": 3, "dense_below": 0, "unrotated": true"#,
-    r#""linear_attention""#,
-    r#""linear_attention", "feature_map": "exp", "normalize": false, "num_kv_heads": 1"#,
-    r#""linear_attention", "feature_map": "hedgehog""#,
-    r#""linear_attention", "feature_map": "dpfp""#,
-    r#""linear_attention", "feature_map": "relu2""#,
-    r#""based""#,
-    r#""performer""#,
-    r#""cosformer", "max_position_embeddings": 64"#,
-    r#""retention", "num_kv_heads": 1"#,
-    r#""lightning""#,
-    r#""gla", "conv_size": 3"#,
-    r#""hgrn2""#,
-    r#""delta_rule""#,
-    r#""gated_delta", "num_kv_heads": 1"#,
-    r#""kda", "conv_size": 0"#,
-    r#""rwkv4""#,
-    r#""rwkv5""#,
-    r#""rwkv6", "key_dim": 6"#,
-    r#""rwkv7""#,
-    r#""rg_lru""#,
-    r#""infini", "segment": 5"#,
-    r#""infini", "segment": 8, "delta": false, "num_kv_heads": 1, "rotary": false"#,
-    r#""transformer_xl", "memory": 9"#,
-    r#""transformer_xl", "memory": 40, "clamp_len": 5"#,
-    r#""transformer_xl", "memory": 2"#,
-    r#""compressive", "segment": 4, "memory": 6, "compressed": 3, "rate": 2"#,
-    r#""compressive", "segment": 3, "memory": 0, "compressed": 4, "rate": 3, "compression": "max""#,
-    r#""compressive", "segment": 8, "memory": 8, "compressed": 2, "compression": "mean""#,
-    r#""gated_conv", "conv_size": 4, "bias": true"#,
-    r#""mamba""#,
-    r#""mamba2""#,
-];
+use longreach_testkit::{MIXERS, tolerance};
 
 /// Blocks that are not a pre-norm mixer followed by a pre-norm feed-forward layer.
 const BLOCKS: &[&str] = &[

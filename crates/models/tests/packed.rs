@@ -112,7 +112,10 @@ fn models_of_packed_matrices_give_the_logits_of_their_numbers() {
 }
 
 /// A copy of a golden whose tensors are changed.
-fn changed(name: &str, change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>)) -> tempfile::TempDir {
+fn changed(
+    name: &str,
+    change: impl FnOnce(&mut Vec<(String, safetensors::Dtype, Vec<usize>, Vec<u8>)>),
+) -> tempfile::TempDir {
     let to = tempfile::tempdir().expect("a folder");
     std::fs::copy(folder(name).join("config.json"), to.path().join("config.json")).expect("copied");
     let bytes = std::fs::read(folder(name).join("model.safetensors")).expect("a golden");
@@ -156,7 +159,9 @@ fn tensors_that_do_not_agree_are_named() {
         shape[0] -= 1;
         bytes.truncate(row * shape[0]);
     };
-    for (name, part) in [("gptq", "qzeros"), ("gptq", "g_idx"), ("awq", "scales"), ("awq", "qzeros"), ("ct-4", "weight_scale")] {
+    for (name, part) in
+        [("gptq", "qzeros"), ("gptq", "g_idx"), ("awq", "scales"), ("awq", "qzeros"), ("ct-4", "weight_scale")]
+    {
         let said = with(name, part, &shorter);
         assert!(said.contains(layer) && said.contains("found") || said.contains("scales of"), "{name} {part}: {said}");
     }
@@ -197,7 +202,8 @@ fn the_sizes_may_be_in_a_file_of_their_own() {
     let mut config: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     config.as_object_mut().expect("fields").remove("quantization_config");
     std::fs::write(to.path().join("config.json"), config.to_string()).expect("written");
-    std::fs::write(to.path().join("quantize_config.json"), r#"{"bits": 4, "group_size": 32, "desc_act": false}"#).expect("written");
+    std::fs::write(to.path().join("quantize_config.json"), r#"{"bits": 4, "group_size": 32, "desc_act": false}"#)
+        .expect("written");
     std::fs::copy(folder("gptq").join("model.safetensors"), to.path().join("model.safetensors")).expect("copied");
     let golden = golden("gptq");
     let model = Model::load(&at(to.path()), Some(DType::F32)).expect("a model");

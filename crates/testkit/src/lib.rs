@@ -3,12 +3,16 @@
 //! A mechanism implements [`Subject`] once and is tested against every law that its forms allow ([`laws`]). Nothing
 //! here depends on the code under test.
 
+mod allocations;
 pub mod fuzz;
 pub mod goldens;
 pub mod laws;
+mod mixers;
 mod tensor;
 pub mod tolerance;
 
+pub use allocations::{Allocated, Counting, allocated, peak};
+pub use mixers::MIXERS;
 pub use tensor::{Kind, Tensor, numbers};
 
 /// What a mechanism returns: its output `[B, T, …]` and the state after the last token `[S, …]`, flattened.

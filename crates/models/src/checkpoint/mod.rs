@@ -139,7 +139,9 @@ impl Checkpoint {
     pub fn block_types(&self) -> Vec<(String, u64)> {
         let mut types: Vec<(String, u64)> = Vec::new();
         let entries = self.tensors.values();
-        if self.dtype.is_some() || !entries.clone().any(|entry| matches!(entry.bytes, Stored::Blocks(..) | Stored::Packed(_))) {
+        if self.dtype.is_some()
+            || !entries.clone().any(|entry| matches!(entry.bytes, Stored::Blocks(..) | Stored::Packed(_)))
+        {
             return types;
         }
         for (name, bytes) in entries.map(Entry::type_and_bytes) {

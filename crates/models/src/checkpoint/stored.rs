@@ -153,12 +153,7 @@ impl Entry {
 
     /// The view as a matrix of blocks: where it lies if its rows lie one behind another, otherwise a copy of them. `None`
     /// if it has no format, or does not consist of whole rows.
-    pub(super) fn blocks(
-        &self,
-        view: &View,
-        [rows, width]: [usize; 2],
-        files: &[(String, Bytes)],
-    ) -> Option<Blocks> {
+    pub(super) fn blocks(&self, view: &View, [rows, width]: [usize; 2], files: &[(String, Bytes)]) -> Option<Blocks> {
         let format = self.format()?;
         if self.shape.last() != Some(&width) {
             return None;

@@ -8,46 +8,9 @@ use longreach_burn::with_context;
 use longreach_models::{DType, LoadOptions, Location, Model, Streaming};
 use longreach_nn::{Cache, Calls, Cut, KvDtype};
 use longreach_simd::{Cx, Isa};
+use longreach_testkit::MIXERS;
 
 use crate::{Bits, bits, decoders, load, state, text};
-
-/// Mixers with sizes that differ from the defaults.
-const MIXERS: &[&str] = &[
-    r#""dense""#,
-    r#""window", "window": 6"#,
-    r#""window", "window": 90"#,
-    r#""window", "window": 64"#,
-    r#""window", "window": 400"#,
-    r#""infllm_v2", "kernel": 4, "stride": 2, "block": 4, "window": 4, "top": 3, "dense_below": 9, "num_kv_heads": 1"#,
-    r#""infllm_v2", "kernel": 3, "stride": 2, "block": 2, "window": 0, "top": 3, "dense_below": 0, "unrotated": true"#,
-    r#""linear_attention""#,
-    r#""linear_attention", "feature_map": "exp", "normalize": false, "num_kv_heads": 1"#,
-    r#""linear_attention", "feature_map": "hedgehog""#,
-    r#""based""#,
-    r#""performer""#,
-    r#""cosformer", "max_position_embeddings": 1000"#,
-    r#""retention", "num_kv_heads": 1"#,
-    r#""lightning""#,
-    r#""gla", "conv_size": 3"#,
-    r#""hgrn2""#,
-    r#""delta_rule""#,
-    r#""gated_delta", "num_kv_heads": 1"#,
-    r#""kda", "conv_size": 0"#,
-    r#""rwkv4""#,
-    r#""rwkv5""#,
-    r#""rwkv6", "key_dim": 6"#,
-    r#""rwkv7""#,
-    r#""rg_lru""#,
-    r#""infini", "segment": 5"#,
-    r#""infini", "segment": 64"#,
-    r#""infini", "segment": 100, "delta": false, "num_kv_heads": 1, "rotary": false"#,
-    r#""infini", "segment": 300"#,
-    r#""transformer_xl", "memory": 90"#,
-    r#""compressive", "segment": 4, "memory": 6, "compressed": 3, "rate": 2"#,
-    r#""gated_conv", "conv_size": 4, "bias": true"#,
-    r#""mamba""#,
-    r#""mamba2""#,
-];
 
 fn config(mixer: &str) -> String {
     format!(

@@ -57,9 +57,7 @@ impl Packed {
         let bytes = zeros.of(files);
         let at = row * bits;
         match self.order {
-            Order::Rows => {
-                i32::from(bytes[(at / 32 * self.groups + group) * 4 + at % 32 / 8] >> (at % 8)) & mask
-            }
+            Order::Rows => i32::from(bytes[(at / 32 * self.groups + group) * 4 + at % 32 / 8] >> (at % 8)) & mask,
             Order::Signed => i32::from(bytes[if self.one_scale { group } else { row * self.groups + group }] ^ 0x80),
             Order::Gptq { less_by_one } => {
                 let words = (rows * bits).div_ceil(32);

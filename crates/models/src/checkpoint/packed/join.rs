@@ -156,7 +156,8 @@ impl Checkpoint {
             self.check(found, Dtype::I32, width)?;
             let of: Vec<i32> =
                 found.place.of(&self.files).as_chunks().0.iter().map(|x| i32::from_le_bytes(*x)).collect();
-            if let Some(group) = of.iter().find(|group| usize::try_from(**group).map_or(true, |group| group >= groups)) {
+            if let Some(group) = of.iter().find(|group| usize::try_from(**group).map_or(true, |group| group >= groups))
+            {
                 return Err(self.wrong(found, format!("group {group} of a column, but there are {groups}")));
             }
             let even = groups > 0 && width.is_multiple_of(groups);
@@ -209,10 +210,10 @@ impl Checkpoint {
     fn matrix(&self, found: &Found, types: &[Dtype]) -> Result<[usize; 2], Error> {
         match found.shape[..] {
             [a, b] if types.contains(&found.dtype) && a > 0 && b > 0 => Ok([a, b]),
-            _ => Err(self.wrong(
-                found,
-                format!("want two axes of {types:?}, found {:?} of {:?}", found.shape, found.dtype),
-            )),
+            _ => {
+                Err(self
+                    .wrong(found, format!("want two axes of {types:?}, found {:?} of {:?}", found.shape, found.dtype)))
+            }
         }
     }
 

@@ -14,8 +14,6 @@ use safetensors::Dtype;
 mod codes;
 mod join;
 mod packing;
-#[cfg(test)]
-mod tests;
 
 pub(crate) use self::packing::Packing;
 
@@ -152,7 +150,13 @@ impl Packed {
 
     fn scale(&self, files: &[(String, Bytes)], row: usize, group: usize) -> f32 {
         let at = match self.order {
-            Order::Rows | Order::Signed => if self.one_scale { group } else { row * self.groups + group },
+            Order::Rows | Order::Signed => {
+                if self.one_scale {
+                    group
+                } else {
+                    row * self.groups + group
+                }
+            }
             Order::Gptq { .. } | Order::Awq => group * self.shape[0] + row,
         };
         number(self.scales.of(files), self.scale_type, at)

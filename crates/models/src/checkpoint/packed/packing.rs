@@ -23,8 +23,7 @@ pub(crate) enum Packing {
 }
 
 /// What can be done about weights that are not read.
-const HINT: &str =
-    "use the original weights, with --dtype int8 to save memory, or a GGUF file of the same model, which has 4-bit weights too";
+const HINT: &str = "use the original weights, with --dtype int8 to save memory, or a GGUF file of the same model, which has 4-bit weights too";
 
 impl Packing {
     /// That of the model in a directory; `None` if its weights are not packed. Errors if they are in an unsupported way.
@@ -78,7 +77,9 @@ fn gptq(found: &Value) -> Result<Packing, String> {
     match found.get("checkpoint_format").and_then(Value::as_str) {
         None | Some("gptq") => Ok(Packing::Gptq { bits, less_by_one: true }),
         Some("gptq_v2") => Ok(Packing::Gptq { bits, less_by_one: false }),
-        Some(other) => Err(format!("GPTQ weights in the format `{other}` are not supported, only `gptq` and `gptq_v2`")),
+        Some(other) => {
+            Err(format!("GPTQ weights in the format `{other}` are not supported, only `gptq` and `gptq_v2`"))
+        }
     }
 }
 
