@@ -10,6 +10,7 @@ use longreach_nn::Cache;
 mod arithmetic;
 mod cuts;
 mod few;
+mod precisions;
 
 /// The directory of the goldens.
 fn goldens() -> PathBuf {
