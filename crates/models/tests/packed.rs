@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 /// The goldens, each with the format of its blocks and the part of a scale by which a block may differ from the numbers.
-const NAMES: [(&str, Option<Format>, f32); 9] = [
+const NAMES: [(&str, Option<Format>, f32); 11] = [
     ("gptq", Some(Format::Q4_0), 0.0),
     // Columns of a block have several scales.
     ("gptq-order", None, 0.0),
@@ -23,6 +23,9 @@ const NAMES: [(&str, Option<Format>, f32); 9] = [
     ("ct-4-asymmetric", Some(Format::Q4_1), 1.0 / 128.0),
     ("ct-8", Some(Format::Q8_0), 0.0),
     ("ct-w8a8", Some(Format::Q8_0), 0.0),
+    // Floats.
+    ("ct-fp8", None, 0.0),
+    ("fp8", None, 0.0),
 ];
 
 fn folder(name: &str) -> PathBuf {
@@ -175,11 +178,11 @@ fn tensors_that_do_not_agree_are_named() {
 fn forms_that_are_not_read_are_refused_with_what_can_be_done() {
     for (what, found) in [
         (r#"{"quant_method": "bitsandbytes", "load_in_4bit": true}"#, "`bitsandbytes`"),
-        (r#"{"quant_method": "fp8"}"#, "`fp8`"),
+        (r#"{"quant_method": "fp8", "weight_block_size": [0, 128]}"#, "`weight_block_size`"),
         (r#"{"quant_method": "gptq", "bits": 3}"#, "GPTQ weights of 3 bits"),
         (r#"{"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}"#, "`marlin`"),
         (r#"{"quant_method": "awq", "bits": 4, "version": "gemv"}"#, "`gemv`"),
-        (r#"{"quant_method": "compressed-tensors", "format": "float-quantized"}"#, "`float-quantized`"),
+        (r#"{"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}"#, "`nvfp4-pack-quantized`"),
         (r#"{"quant_method": "compressed-tensors", "quantization_status": "frozen"}"#, "`frozen`"),
         ("7", "`unknown`"),
     ] {

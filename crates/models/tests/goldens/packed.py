@@ -20,6 +20,9 @@ expected.safetensors with
     ct-4               compressed-tensors, pack-quantized: 4 bits, symmetric, groups of 32, scales in bf16
     ct-4-asymmetric    4 bits, asymmetric, groups of 32
     ct-8               8 bits, symmetric, one scale a row
+    ct-fp8             float-quantized: 8-bit floats, one scale a row
+    fp8                8-bit floats as transformers' FineGrainedFP8 has them, a scale for each block of 48 x 40, unpacked by
+                       `code · scale`
     ct-w8a8            int-quantized: 8 bits, one scale a row, activations quantised as they come
 
 In all but ct-4 scales are f16 or f32 numbers that f16 represents. The packing and the unpacking are those of the packages. The
@@ -149,10 +152,37 @@ def compressed(weight, compressor, arguments, bits, group, symmetric, dtype):
     return packed, read
 
 
+def fp8(weight, rows, columns):
+    out, width = weight.shape
+    scale = torch.zeros(-(-out // rows), -(-width // columns))
+    codes, read = torch.zeros(out, width, dtype=torch.float8_e4m3fn), torch.zeros(out, width)
+    for i in range(scale.shape[0]):
+        for j in range(scale.shape[1]):
+            block = (slice(i * rows, (i + 1) * rows), slice(j * columns, (j + 1) * columns))
+            scale[i, j] = weight[block].abs().max() / 448
+            codes[block] = (weight[block] / scale[i, j]).to(torch.float8_e4m3fn)
+            read[block] = codes[block].float() * scale[i, j]
+    return {"weight": codes, "weight_scale_inv": scale}, read
+
+
+def of_compressed_floats(weight):
+    from compressed_tensors.compressors.naive_quantized import FloatQuantizationCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
+
+    args = QuantizationArgs(num_bits=8, type="float", symmetric=True, strategy="channel")
+    scheme = QuantizationScheme(targets=["Linear"], weights=args)
+    scale = weight.abs().amax(1, keepdim=True) / 448
+    packed = FloatQuantizationCompressor.compress({"weight": weight, "weight_scale": scale}, scheme)
+    read = FloatQuantizationCompressor.decompress(dict(packed), scheme)["weight"].float()
+    return packed, read
+
+
 def of_compressed(form):
     from compressed_tensors.compressors.naive_quantized import IntQuantizationCompressor
     from compressed_tensors.compressors.pack_quantized import PackedQuantizationCompressor
 
+    if form == "fp8":
+        return of_compressed_floats
     if form == "w8a8":
         return lambda w: compressed(w, IntQuantizationCompressor, {"strategy": "channel"}, 8, -1, True, torch.float32)
     if form == "8":
@@ -164,10 +194,11 @@ def of_compressed(form):
 
 def config_of_compressed(form):
     weights = {"num_bits": 4 if form.startswith("4") else 8, "type": "int", "symmetric": form != "4-asymmetric", "dynamic": False}
+    weights |= {"type": "float"} if form == "fp8" else {}
     weights |= {"strategy": "group", "group_size": 32} if form.startswith("4") else {"strategy": "channel", "group_size": None}
     activations = {"num_bits": 8, "type": "int", "symmetric": True, "dynamic": True, "strategy": "token"} if form == "w8a8" else None
     return {
-        "quant_method": "compressed-tensors", "format": "int-quantized" if form == "w8a8" else "pack-quantized",
+        "quant_method": "compressed-tensors", "format": {"w8a8": "int-quantized", "fp8": "float-quantized"}.get(form, "pack-quantized"),
         "quantization_status": "compressed", "ignore": ["lm_head"], "kv_cache_scheme": None,
         "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": activations, "output_activations": None}},
     }
@@ -183,7 +214,8 @@ FORMS = {
     "gptq-v2": (of_gptq(4, 32, False, False, "gptq_v2"), lambda w: gptq(w, 4, 32, False, v2=True)),
     "gptq-8": (of_gptq(8, -1, False, True, "gptq"), lambda w: gptq(w, 8, -1, True)),
     "awq": ({"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": True, "version": "gemm"}, lambda w: awq(w, 32)),
-    **{f"ct-{form}": (config_of_compressed(form), None) for form in ["4", "4-asymmetric", "8", "w8a8"]},
+    **{f"ct-{form}": (config_of_compressed(form), None) for form in ["4", "4-asymmetric", "8", "w8a8", "fp8"]},
+    "fp8": ({"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [48, 40]}, lambda w: fp8(w, 48, 40)),
 }
 
 
@@ -191,7 +223,7 @@ FORMS = {
 def make(name):
     quantization, pack = FORMS[name]
     pack = pack or of_compressed(name.removeprefix("ct-"))
-    torch.manual_seed(sorted(FORMS).index(name))
+    torch.manual_seed(sum(name.encode()))
     config = transformers.LlamaConfig(**CONFIG)
     model = transformers.LlamaForCausalLM._from_config(config, attn_implementation="eager").float().eval()
     for parameter in model.parameters():

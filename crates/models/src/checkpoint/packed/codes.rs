@@ -28,6 +28,7 @@ impl Packed {
                 let bytes = &bytes[rows.start * width..rows.end * width];
                 out.iter_mut().zip(bytes).for_each(|(code, byte)| *code = byte ^ 0x80);
             }
+            Order::Float8 => out.copy_from_slice(&bytes[rows.start * width..rows.end * width]),
             Order::Gptq { .. } => {
                 for column in 0..width {
                     let at = column * bits;
@@ -53,12 +54,12 @@ impl Packed {
     pub(super) fn zero(&self, files: &[(String, Bytes)], row: usize, group: usize) -> i32 {
         let (rows, bits) = (self.shape[0], self.bits);
         let mask = (1 << bits) - 1;
-        let Some(zeros) = &self.zeros else { return 1 << (bits - 1) };
+        let Some(zeros) = &self.zeros else { return if self.order == Order::Float8 { 0 } else { 1 << (bits - 1) } };
         let bytes = zeros.of(files);
         let at = row * bits;
         match self.order {
             Order::Rows => i32::from(bytes[(at / 32 * self.groups + group) * 4 + at % 32 / 8] >> (at % 8)) & mask,
-            Order::Signed => i32::from(bytes[if self.one_scale { group } else { row * self.groups + group }] ^ 0x80),
+            Order::Signed | Order::Float8 => i32::from(bytes[row / self.rows * self.groups + group] ^ 0x80),
             Order::Gptq { less_by_one } => {
                 let words = (rows * bits).div_ceil(32);
                 let stored = i32::from(bytes[(group * words + at / 32) * 4 + at % 32 / 8] >> (at % 8)) & mask;

@@ -23,6 +23,7 @@ impl Checkpoint {
     pub(crate) fn join_packed(&mut self, packing: Packing) -> Result<(), Error> {
         let ends: &[&str] = match packing {
             Packing::Compressed => &["weight_packed", "weight_scale"],
+            Packing::Float8(_) => &["weight_scale_inv", "weight_scale"],
             Packing::Gptq { .. } | Packing::Awq => &["qweight"],
         };
         let mut layers: Vec<String> = self
@@ -36,6 +37,7 @@ impl Checkpoint {
         for layer in layers {
             let packed = match packing {
                 Packing::Compressed => self.compressed(&layer)?,
+                Packing::Float8(block) => self.float8(&layer, block)?,
                 Packing::Gptq { bits, less_by_one } => self.gptq(&layer, bits, less_by_one)?,
                 Packing::Awq => self.awq(&layer)?,
             };
@@ -67,8 +69,9 @@ impl Checkpoint {
             None => {
                 let name = format!("{layer}weight");
                 let codes = self.part(&name)?.ok_or_else(|| self.missing(&name))?;
-                let shape = self.matrix(&codes, &[Dtype::I8])?;
-                (Order::Signed, codes, shape, 8)
+                let shape = self.matrix(&codes, &[Dtype::I8, Dtype::F8_E4M3])?;
+                let order = if codes.dtype == Dtype::I8 { Order::Signed } else { Order::Float8 };
+                (order, codes, shape, 8)
             }
         };
         let [rows, _] = shape;
@@ -78,7 +81,7 @@ impl Checkpoint {
             [of, groups] => (of, groups),
             _ => return Err(self.wrong(&scales, format!("want 2 axes, found {:?}", scales.shape))),
         };
-        if of_rows != rows && of_rows != 1 {
+        if of_rows != rows && of_rows != 1 || groups == 0 {
             return Err(self.wrong(&scales, format!("scales of {of_rows} rows beside {rows} rows of codes")));
         }
         let zeros = self.part(&format!("{layer}weight_zero_point"))?;
@@ -90,8 +93,34 @@ impl Checkpoint {
             self.check(zeros, dtype, want)?;
         }
         let groups_of = self.part(&format!("{layer}weight_g_idx"))?;
-        let one_scale = of_rows == 1;
-        self.whole(Parts { order, shape, bits, groups, codes, scales, one_scale, zeros, groups_of })
+        let of_scale = [rows / of_rows, shape[1].div_ceil(groups.max(1))];
+        self.whole(Parts { order, shape, bits, groups, of_scale, codes, scales, zeros, groups_of })
+    }
+
+    fn float8(&self, layer: &str, block: Option<[usize; 2]>) -> Result<Packed, Error> {
+        let name = format!("{layer}weight");
+        let codes = self.part(&name)?.ok_or_else(|| self.missing(&name))?;
+        let shape = self.matrix(&codes, &[Dtype::F8_E4M3])?;
+        let inverse = format!("{layer}weight_scale_inv");
+        let scales =
+            self.floats(&if self.tensors.contains_key(&inverse) { inverse } else { format!("{layer}weight_scale") })?;
+        let all: usize = scales.shape.iter().product();
+        let of_scale = match block {
+            Some(block) if all != 1 => block,
+            None if all == shape[0] && all != 1 => [1, shape[1]],
+            _ => shape,
+        };
+        let [blocks, groups] = [0, 1].map(|axis| shape[axis].div_ceil(of_scale[axis]));
+        if blocks * groups != all {
+            let message = format!(
+                "want {blocks} x {groups} scales of {} rows and columns, found {:?}",
+                join(of_scale),
+                scales.shape
+            );
+            return Err(self.wrong(&scales, message));
+        }
+        let (order, zeros, groups_of) = (Order::Float8, None, None);
+        self.whole(Parts { order, shape, bits: 8, groups, of_scale, codes, scales, zeros, groups_of })
     }
 
     /// The width that `weight_shape` states, or that of full words of four bits.
@@ -123,7 +152,8 @@ impl Checkpoint {
         }
         let groups_of = self.part(&format!("{layer}g_idx"))?;
         let (order, shape) = (Order::Gptq { less_by_one }, [rows, words * (32 / bits)]);
-        self.whole(Parts { order, shape, bits, groups, codes, scales, one_scale: false, zeros, groups_of })
+        let of_scale = [1, shape[1].div_ceil(groups)];
+        self.whole(Parts { order, shape, bits, groups, of_scale, codes, scales, zeros, groups_of })
     }
 
     fn awq(&self, layer: &str) -> Result<Packed, Error> {
@@ -137,8 +167,8 @@ impl Checkpoint {
             self.check(zeros, Dtype::I32, groups * words)?;
         }
         let shape = [8 * words, width];
-        let (bits, groups_of) = (4, None);
-        self.whole(Parts { order: Order::Awq, shape, bits, groups, codes, scales, one_scale: false, zeros, groups_of })
+        let (order, bits, of_scale, groups_of) = (Order::Awq, 4, [1, width.div_ceil(groups)], None);
+        self.whole(Parts { order, shape, bits, groups, of_scale, codes, scales, zeros, groups_of })
     }
 
     fn codes_and_scales(&self, layer: &str) -> Result<(Found, Found), Error> {
@@ -149,7 +179,7 @@ impl Checkpoint {
 
     /// The matrix of parts whose sizes agree with each other.
     fn whole(&self, parts: Parts) -> Result<Packed, Error> {
-        let Parts { order, shape, bits, groups, codes, scales, one_scale, zeros, groups_of } = parts;
+        let Parts { order, shape, bits, groups, of_scale, codes, scales, zeros, groups_of } = parts;
         let [_, width] = shape;
         let mut places = None;
         if let Some(found) = &groups_of {
@@ -165,7 +195,8 @@ impl Checkpoint {
                 places = Some(found.place.clone());
             }
         }
-        if groups == 0 || places.is_none() && !width.is_multiple_of(groups) {
+        let blocks = order == Order::Float8;
+        if groups == 0 || places.is_none() && !blocks && !width.is_multiple_of(groups) {
             return Err(self.wrong(&scales, format!("{groups} groups do not divide rows of {width} codes")));
         }
         let mut packed = Packed {
@@ -173,10 +204,11 @@ impl Checkpoint {
             shape,
             bits,
             groups,
+            rows: of_scale[0],
+            columns: of_scale[1],
             codes: codes.place,
             scale_type: scales.dtype,
             scales: scales.place,
-            one_scale,
             zeros: zeros.map(|found| found.place),
             groups_of: places,
             format: None,
@@ -232,15 +264,21 @@ impl Checkpoint {
     }
 }
 
+/// Two sizes.
+fn join([rows, columns]: [usize; 2]) -> String {
+    format!("{rows} x {columns}")
+}
+
 /// What a matrix consists of.
 struct Parts {
     order: Order,
     shape: [usize; 2],
     bits: usize,
     groups: usize,
+    /// The rows and columns that share a scale.
+    of_scale: [usize; 2],
     codes: Found,
     scales: Found,
-    one_scale: bool,
     zeros: Option<Found>,
     groups_of: Option<Found>,
 }
@@ -248,13 +286,14 @@ struct Parts {
 const FLOATS: [Dtype; 3] = [Dtype::F32, Dtype::F16, Dtype::BF16];
 
 /// The ends of the names of what becomes one matrix. Scales of activations are not needed, as products find them anew.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "qweight",
     "qzeros",
     "scales",
     "g_idx",
     "weight_packed",
     "weight_scale",
+    "weight_scale_inv",
     "weight_zero_point",
     "weight_shape",
     "weight_g_idx",
@@ -266,6 +305,9 @@ const PARTS: [&str; 12] = [
 impl Packed {
     /// The block format that has the same numbers, except for the rounding of scales to f16 and of minima.
     fn format_of(&self, all: &Checkpoint) -> Option<Format> {
+        if self.order == Order::Float8 {
+            return None;
+        }
         let [rows, width] = self.shape;
         let whole = width.is_multiple_of(BLOCK) && (width / self.groups).is_multiple_of(BLOCK);
         if !whole || self.groups_of.is_some() {

@@ -1,8 +1,9 @@
 //! Matrices of 4- or 8-bit integers with scales and zero points of groups of columns, as GPTQ, AWQ and compressed-tensors
-//! store them. A weight is `scale · (code − zero)`.
+//! store them: a weight is `scale · (code − zero)`. Matrices of 8-bit floats with scales: a weight is `scale · code`.
 //!
 //! With symmetric codes these are the numbers of the block formats Q4_0 and Q8_0, and the same products run; with stored
-//! zero points those of Q4_1, whose minimum `−scale · zero` is rounded to f16. Otherwise they are read as floats.
+//! zero points those of Q4_1, whose minimum `−scale · zero` is rounded to f16. Otherwise, and if the codes are floats, they
+//! are read as floats.
 
 use std::ops::Range;
 
@@ -49,6 +50,8 @@ pub(super) enum Order {
         /// The format is `gptq`, not `gptq_v2`.
         less_by_one: bool,
     },
+    /// 8-bit floats, E4M3 without infinities: codes `[rows, width]`, scales `[blocks of rows, groups]`.
+    Float8,
     /// AWQ: codes `[width, words]` and zero points `[groups, words]` packed along rows, eight rows a word in the order
     /// 0 2 4 6 1 3 5 7; scales `[groups, rows]`.
     Awq,
@@ -63,12 +66,14 @@ pub(super) struct Packed {
     bits: usize,
     /// Scales of a row.
     groups: usize,
+    /// The columns of a group; the last may have fewer.
+    columns: usize,
+    /// The rows that share their scales; the last may be fewer.
+    rows: usize,
     codes: Place,
     scales: Place,
     /// The type of the scales: F32, F16 or BF16.
     scale_type: Dtype,
-    /// One scale for all rows.
-    one_scale: bool,
     /// Zero points; without them every one is half of the range of codes.
     zeros: Option<Place>,
     /// The group of every column, as i32 below `groups`; without them a group is a range of columns.
@@ -86,7 +91,8 @@ impl Packed {
     /// Its name and the bytes it takes.
     pub(super) fn type_and_bytes(&self) -> (String, u64) {
         let all = [Some(&self.codes), Some(&self.scales), self.zeros.as_ref(), self.groups_of.as_ref()];
-        (format!("int{}", self.bits), all.into_iter().flatten().map(|place| place.range.len() as u64).sum())
+        let name = if self.order == Order::Float8 { "float8".to_owned() } else { format!("int{}", self.bits) };
+        (name, all.into_iter().flatten().map(|place| place.range.len() as u64).sum())
     }
 
     /// Where the codes are.
@@ -99,6 +105,8 @@ impl Packed {
         let width = self.shape[1];
         let mut numbers = vec![0.0; rows.len() * width];
         let groups = self.columns(files);
+        let of_code: [f32; 256] =
+            std::array::from_fn(|code| if self.order == Order::Float8 { float8(code as u8) } else { code as f32 });
         let cx = longreach_burn::context();
         cx.team.for_each(numbers.chunks_mut(TILE * width).enumerate(), |(tile, numbers)| {
             let first = rows.start + tile * TILE;
@@ -110,7 +118,7 @@ impl Packed {
                     .collect();
                 for ((x, code), group) in numbers.iter_mut().zip(codes).zip(&groups) {
                     let (scale, zero) = of[*group];
-                    *x = scale * (f32::from(*code) - zero);
+                    *x = scale * (of_code[usize::from(*code)] - zero);
                 }
             }
         });
@@ -130,7 +138,7 @@ impl Packed {
             for (i, (bytes, codes)) in bytes.chunks_mut(row).zip(codes.chunks(width)).enumerate() {
                 let blocks = bytes.chunks_mut(row / (width / BLOCK)).zip(codes.chunks(BLOCK)).enumerate();
                 blocks.for_each(|(block, (bytes, codes))| {
-                    let group = block * BLOCK / (width / self.groups);
+                    let group = block * BLOCK / self.columns;
                     let (scale, zero) = (self.scale(files, first + i, group), self.zero(files, first + i, group));
                     write_block(format, scale, zero, codes, bytes);
                 });
@@ -144,19 +152,13 @@ impl Packed {
         let width = self.shape[1];
         match &self.groups_of {
             Some(place) => place.of(files).as_chunks::<4>().0.iter().map(|x| i32::from_le_bytes(*x) as usize).collect(),
-            None => (0..width).map(|column| column / (width / self.groups)).collect(),
+            None => (0..width).map(|column| column / self.columns).collect(),
         }
     }
 
     fn scale(&self, files: &[(String, Bytes)], row: usize, group: usize) -> f32 {
         let at = match self.order {
-            Order::Rows | Order::Signed => {
-                if self.one_scale {
-                    group
-                } else {
-                    row * self.groups + group
-                }
-            }
+            Order::Rows | Order::Signed | Order::Float8 => row / self.rows * self.groups + group,
             Order::Gptq { .. } | Order::Awq => group * self.shape[0] + row,
         };
         number(self.scales.of(files), self.scale_type, at)
@@ -171,6 +173,18 @@ fn number(bytes: &[u8], dtype: Dtype, at: usize) -> f32 {
         Dtype::BF16 => bf16::from_le_bytes(two()).to_f32(),
         _ => bytes.as_chunks::<4>().0.get(at).map_or(f32::NAN, |x| f32::from_le_bytes(*x)),
     }
+}
+
+/// The number of a code of E4M3: a sign, four bits of exponent, three of mantissa; no infinities, and NaN where all bits but
+/// the sign are set. OCP 8-bit Floating Point Specification 1.0.
+fn float8(code: u8) -> f32 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f32::from(code & 7));
+    let size = match (exponent, code & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2f32.powi(-9),
+        _ => (8.0 + mantissa) * 2f32.powi(exponent - 10),
+    };
+    if code < 0x80 { size } else { -size }
 }
 
 /// Writes the block of 32 codes.

@@ -9,8 +9,10 @@ use crate::{Error, Fields};
 /// How the matrices of a checkpoint are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Packing {
-    /// compressed-tensors: integers of 4 or 8 bits, whose number and groups follow from the tensors.
+    /// compressed-tensors: integers of 4 or 8 bits, whose number and groups follow from the tensors, or 8-bit floats.
     Compressed,
+    /// 8-bit floats with a scale for each block of so many rows and columns, or one for all.
+    Float8(Option<[usize; 2]>),
     /// GPTQ.
     Gptq {
         /// Bits of a code: 4 or 8.
@@ -49,6 +51,7 @@ impl Packing {
             "gptq" => gptq(found),
             "awq" => awq(found),
             "compressed-tensors" => compressed(found),
+            "fp8" => float8(found),
             _ => Err(format!("weights quantized with `{method}` are not supported")),
         };
         let refused = |message| fields.error(format!("field `quantization_config`: {message}: {HINT}"));
@@ -95,14 +98,27 @@ fn awq(found: &Value) -> Result<Packing, String> {
     }
 }
 
+fn float8(found: &Value) -> Result<Packing, String> {
+    let Some(sizes) = found.get("weight_block_size").filter(|sizes| !sizes.is_null()) else {
+        return Ok(Packing::Float8(None));
+    };
+    let sizes: Option<Vec<u64>> = sizes.as_array().map(|all| all.iter().filter_map(Value::as_u64).collect());
+    match sizes.as_deref() {
+        Some([rows @ 1..=65_536, columns @ 1..=65_536]) => {
+            Ok(Packing::Float8(Some([*rows as usize, *columns as usize])))
+        }
+        _ => Err("`weight_block_size` of 8-bit floats is not a pair of sizes".into()),
+    }
+}
+
 fn compressed(found: &Value) -> Result<Packing, String> {
     let formats = |value: &Value| value.get("format").and_then(Value::as_str).map(str::to_owned);
     let groups = found.get("config_groups").and_then(Value::as_object);
     let all = [formats(found)].into_iter().chain(groups.into_iter().flat_map(|groups| groups.values().map(formats)));
     for format in all.flatten() {
-        if !["pack-quantized", "int-quantized", "dense", "mixed-precision"].contains(&&format[..]) {
+        if !["pack-quantized", "int-quantized", "float-quantized", "dense", "mixed-precision"].contains(&&format[..]) {
             return Err(format!(
-                "compressed-tensors weights in the format `{format}` are not supported, only `pack-quantized` and `int-quantized`"
+                "compressed-tensors weights in the format `{format}` are not supported, only `pack-quantized`, `int-quantized` and `float-quantized`"
             ));
         }
     }
