@@ -3,14 +3,14 @@
 //!
 //! `cargo run --release -p longreach-bench --bin longest -- TOKENS`; `bench/peers/longest.py` is eager dense attention in PyTorch.
 
-use burn::tensor::{Device, Distribution, Tensor};
+use burn::tensor::{Distribution, Tensor};
 use longreach_attention::softmax::Patterned;
 use longreach_attention::softmax::window::Window;
 use longreach_burn::{Attention, AttentionOptions, attention};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let tokens: usize = std::env::args().nth(1).ok_or("TOKENS is missing")?.parse()?;
-    let device = Device::flex();
+    let device = longreach_burn::cpu();
     let random = || {
         let x: Tensor<4> = Tensor::random([1, tokens, 12, 64], Distribution::Uniform(-1.0, 1.0), &device);
         x.autodiff().require_grad()

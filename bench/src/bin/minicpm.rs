@@ -5,7 +5,6 @@
 
 use std::time::Instant;
 
-use burn::tensor::Device;
 use longreach_bench::Times;
 use longreach_models::Model;
 use longreach_nn::Cache;
@@ -24,7 +23,7 @@ fn model(sparse: &str) -> Result<Model, longreach_models::Error> {
             "num_hidden_layers": 4, "num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 131072,
             "sparse_config": {sparse}}}"#
     );
-    Model::random("config.json", &config, 7, &Device::flex())
+    Model::random("config.json", &config, 7, &longreach_burn::cpu())
 }
 
 /// Reads the tokens from `from` to `to` and returns the seconds that it took.

@@ -1,7 +1,7 @@
 //! Every mechanism by name as a differentiable operation: its signature says what its tensors are.
 
-use burn::tensor::{Shape, Tensor};
-use longreach_attention::operation::{Named, Shapes, Tensors, Views, named};
+use burn::tensor::Tensor;
+use longreach_attention::operation::{Named, Tensors, Views, named};
 use longreach_attention::{Error, Form};
 use longreach_simd::Cx;
 use serde_json::Value;
@@ -13,10 +13,10 @@ use crate::softmax::Kept;
 /// update states in place; this one is for what has no such operation.
 ///
 /// ```
-/// use burn::tensor::{Device, Tensor};
-/// use longreach_burn::Mechanism;
+/// use burn::tensor::Tensor;
+/// use longreach_burn::{Mechanism, cpu};
 ///
-/// let x = Tensor::<4>::ones([1, 10, 2, 16], &Device::flex());
+/// let x = Tensor::<4>::ones([1, 10, 2, 16], &cpu());
 /// let window = Mechanism::new("window", serde_json::json!({"left": 3}))?;
 /// let mut outputs = window.with("q", x.clone()).with("k", x.clone()).with("v", x).run();
 /// let (o, lse) = (outputs.output::<4>(), outputs.output::<3>());
@@ -76,6 +76,10 @@ impl ByName {
 }
 
 impl Operator for ByName {
+    fn name(&self) -> &str {
+        self.of.mechanism().name
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         self.kept.pass(self.outputs(inputs, cx), |mut outputs| {
             let outputs = self.of.signature().outputs.into_iter().filter_map(|output| outputs.remove(output.name));
@@ -83,7 +87,7 @@ impl Operator for ByName {
         })
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         self.kept.want();
     }
 
@@ -103,12 +107,5 @@ impl Operator for ByName {
             None => Plain::unwritten(inputs.shape(i)),
         };
         self.names.iter().enumerate().map(gradient).collect()
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        let shapes: Shapes =
-            self.names.iter().zip(inputs).map(|(name, shape)| (name.clone(), shape.to_vec())).collect();
-        let mut shapes = self.of.shapes(&shapes, &self.parameters).unwrap_or_else(|e| panic!("{e}"));
-        self.of.signature().outputs.iter().filter_map(|output| shapes.remove(output.name)).collect()
     }
 }

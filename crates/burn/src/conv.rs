@@ -1,6 +1,6 @@
 //! The short convolution with its state.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::Sequences;
 use longreach_attention::short_conv::{self, Activation};
 use longreach_simd::Cx;
@@ -34,7 +34,7 @@ pub fn short_conv(x: Conv) -> (Tensor<3>, Tensor<3>) {
 }
 
 #[derive(Debug)]
-struct ShortConv(Activation);
+pub(crate) struct ShortConv(pub(crate) Activation);
 
 impl ShortConv {
     fn inputs<'a>(&self, x: &'a Inputs) -> short_conv::Inputs<'a> {
@@ -49,6 +49,10 @@ impl ShortConv {
 }
 
 impl Operator for ShortConv {
+    fn name(&self) -> &str {
+        "short_conv"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut state = inputs.take(2);
         let mut y = Plain::unwritten(inputs.shape(0));
@@ -65,9 +69,5 @@ impl Operator for ShortConv {
             gradients.push(Plain::array(g.bias));
         }
         gradients
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec(), inputs[2].to_vec()]
     }
 }

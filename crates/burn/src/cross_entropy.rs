@@ -39,6 +39,10 @@ struct CrossEntropy {
 }
 
 impl Operator for CrossEntropy {
+    fn name(&self) -> &str {
+        "linear_cross_entropy"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         inputs.make_rows(0);
         let x = inputs.rows(0);
@@ -78,7 +82,7 @@ impl Operator for CrossEntropy {
         vec![Plain::new([1], vec![(loss / counted as f64) as f32])]
     }
 
-    fn wants(&self, wanted: &[bool]) {
+    fn will_be_differentiated(&self, wanted: &[bool]) {
         self.of_weights.store(wanted[1], Ordering::Relaxed);
     }
 

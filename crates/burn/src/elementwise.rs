@@ -39,6 +39,10 @@ pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
 struct Activate(Activation);
 
 impl Operator for Activate {
+    fn name(&self) -> &str {
+        "activate"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut x = inputs.take(0);
         self.0.apply(cx, &mut x.data);
@@ -56,6 +60,10 @@ impl Operator for Activate {
 struct Gated(Activation);
 
 impl Operator for Gated {
+    fn name(&self) -> &str {
+        "gated"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         inputs.make_rows(0);
         let mut shape = inputs.shape(0);
@@ -81,6 +89,10 @@ struct Add;
 const GRAIN: usize = 64 * 1024;
 
 impl Operator for Add {
+    fn name(&self) -> &str {
+        "add"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut x = inputs.take(0);
         let y = inputs.contiguous(1);
@@ -108,9 +120,13 @@ impl Kernel for AddPart<'_> {
 }
 
 #[derive(Debug)]
-struct SiluTimes;
+pub(crate) struct SiluTimes;
 
 impl Operator for SiluTimes {
+    fn name(&self) -> &str {
+        "silu_times"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut x = Plain::new(inputs.shape(0), inputs.contiguous(0).into_owned());
         math::silu_times(cx, &mut x.data, &inputs.contiguous(1));
@@ -130,9 +146,13 @@ impl Operator for SiluTimes {
 }
 
 #[derive(Debug)]
-struct NegExp;
+pub(crate) struct NegExp;
 
 impl Operator for NegExp {
+    fn name(&self) -> &str {
+        "neg_exp"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut x = Plain::new(inputs.shape(0), inputs.contiguous(0).into_owned());
         math::neg_exp(cx, &mut x.data);

@@ -31,6 +31,10 @@ struct Embedding {
 }
 
 impl Operator for Embedding {
+    fn name(&self) -> &str {
+        "embedding"
+    }
+
     fn forward(&self, inputs: &mut Inputs, _: &Cx) -> Vec<Plain> {
         let width = inputs.shape(0)[1];
         let mut out = Plain::unwritten([self.batch, self.ids.len() / self.batch.max(1), width]);

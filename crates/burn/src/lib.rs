@@ -1,8 +1,8 @@
 //! longreach's kernels as differentiable Burn operations.
 //!
-//! [`bridge`] is generic: any [`Operator`](bridge::Operator) on plain memory becomes an operation on tensors that is
-//! differentiable with autodiff, and updates states in place without. Each other module adds operators and the
-//! functions on tensors that call them.
+//! [`bridge`] is generic: any [`Operator`](bridge::Operator) becomes an operation on tensors that is differentiable with
+//! autodiff, and updates states in place without. The backend of the tensors chooses what computes it. Each other module
+//! adds operators and the functions on tensors that call them.
 //!
 //! Like Burn's own operations, these functions panic on mismatched shapes; `longreach-nn` validates what comes from
 //! files.
@@ -12,6 +12,7 @@ mod by_name;
 mod context;
 mod conv;
 mod cross_entropy;
+mod device;
 mod elementwise;
 mod embedding;
 mod linear;
@@ -29,6 +30,7 @@ pub use by_name::Mechanism;
 pub use context::{after_fork, configure, context, reconfigure, with_context};
 pub use conv::{Conv, short_conv};
 pub use cross_entropy::linear_cross_entropy;
+pub use device::{DeviceError, DeviceName, cpu, devices};
 pub use elementwise::{activate, add, gated, neg_exp, silu_times};
 pub use embedding::{embedding, embedding_quantised};
 pub use linear::{linear, linear_quantised};

@@ -40,6 +40,10 @@ struct QuantisedLinear {
 }
 
 impl Operator for QuantisedLinear {
+    fn name(&self) -> &str {
+        "linear_quantised"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         inputs.make_rows(0);
         let mut shape = inputs.shape(0);
@@ -66,9 +70,13 @@ impl Operator for QuantisedLinear {
 }
 
 #[derive(Debug)]
-struct Linear;
+pub(crate) struct Linear;
 
 impl Operator for Linear {
+    fn name(&self) -> &str {
+        "linear"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         inputs.make_rows(0);
         let mut shape = inputs.shape(0);

@@ -53,12 +53,16 @@ impl Projected {
 }
 
 impl Operator for Projected {
+    fn name(&self) -> &str {
+        "linformer"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let output = linformer_kernel::chunk(&self.inputs(inputs), cx).unwrap_or_else(|e| panic!("{e}"));
         self.kept.pass(output, |output| vec![Plain::array(output.out)])
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         self.kept.want();
     }
 
@@ -141,6 +145,10 @@ impl Landmarks {
 }
 
 impl Operator for Landmarks {
+    fn name(&self) -> &str {
+        "nystrom"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         vec![Plain::array(nystrom_kernel::chunk(&self.inputs(inputs), cx).unwrap_or_else(|e| panic!("{e}")))]
     }

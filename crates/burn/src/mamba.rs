@@ -1,6 +1,6 @@
 //! The selective scan with its state.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::Sequences;
 use longreach_attention::diagonal::mamba as scan;
 use longreach_simd::Cx;
@@ -59,6 +59,10 @@ impl Scan {
 }
 
 impl Operator for Scan {
+    fn name(&self) -> &str {
+        "mamba"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut state = inputs.take(STATE);
         let mut y = Plain::unwritten(inputs.shape(0));
@@ -80,9 +84,5 @@ impl Operator for Scan {
             Plain::array(g.z),
             Plain::array(g.state),
         ]
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec(), inputs[STATE].to_vec()]
     }
 }

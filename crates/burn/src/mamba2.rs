@@ -1,6 +1,6 @@
 //! The scan of Mamba-2 with its state.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::linear::mamba2 as scan;
 use longreach_attention::{Error, Sequences};
 use longreach_simd::Cx;
@@ -104,6 +104,10 @@ fn steps(x: &scan::Inputs<'_>, state: &mut Plain, y: &mut Plain, cx: &Cx) -> Res
 }
 
 impl Operator for Scan {
+    fn name(&self) -> &str {
+        "mamba2"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut state = inputs.take(STATE);
         let mut y = Plain::unwritten(inputs.shape(0));
@@ -133,9 +137,5 @@ impl Operator for Scan {
             Plain::array(g.d),
             Plain::array(g.state),
         ]
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec(), inputs[STATE].to_vec()]
     }
 }

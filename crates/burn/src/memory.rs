@@ -1,6 +1,6 @@
 //! Attention with memories: Transformer-XL's relative attention, Infini-attention, HMT's recall.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::memory::{hmt, infini as infini_kernel, transformer_xl as transformer_xl_kernel};
 use longreach_attention::softmax::{Cotangent, Output};
 use longreach_simd::Cx;
@@ -58,12 +58,16 @@ impl ByDistance {
 }
 
 impl Operator for ByDistance {
+    fn name(&self) -> &str {
+        "transformer_xl"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let output = transformer_xl_kernel::chunk(&self.inputs(inputs), cx).unwrap_or_else(|e| panic!("{e}"));
         self.kept.pass(output, |output| vec![Plain::array(output.out)])
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         self.kept.want();
     }
 
@@ -186,6 +190,10 @@ impl Segments {
 }
 
 impl Operator for Segments {
+    fn name(&self) -> &str {
+        "infini"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let mut state = self.state(inputs);
         let o = infini_kernel::chunk(&self.inputs(inputs), &mut state, cx).unwrap_or_else(|e| panic!("{e}"));
@@ -223,13 +231,6 @@ impl Operator for Segments {
         gradients.extend([Plain::array(g.state.memory), Plain::array(g.state.pending), keys, values]);
         gradients
     }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        let (q, v) = (&inputs[0], &inputs[2]);
-        let heads = q[2] / if self.local { 2 } else { 1 };
-        let of_state = inputs[4..8].iter().map(|shape| shape.to_vec());
-        std::iter::once(vec![q[0], q[1], heads, v[3]]).chain(of_state).collect()
-    }
 }
 
 /// Recalls memories `[B, N, D]` for summaries `[B, Q, D]`, with projections `[D, R]`:
@@ -248,6 +249,10 @@ impl Recall {
 }
 
 impl Operator for Recall {
+    fn name(&self) -> &str {
+        "recall"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         vec![Plain::array(hmt::chunk(&Self::inputs(inputs), cx).unwrap_or_else(|e| panic!("{e}")))]
     }

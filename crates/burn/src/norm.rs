@@ -58,6 +58,10 @@ struct LayerNorm {
 }
 
 impl Operator for LayerNorm {
+    fn name(&self) -> &str {
+        "layer_norm"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let other = 2 + usize::from(self.bias);
         inputs.make_rows(0);
@@ -106,6 +110,10 @@ impl Norm {
 }
 
 impl Operator for Norm {
+    fn name(&self) -> &str {
+        if self.gated { "rms_norm_gated" } else { "rms_norm" }
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         inputs.make_rows(0);
         if self.gated {

@@ -1,6 +1,6 @@
 //! Mechanisms with an explicit state: linear attention, delta rules and related mechanisms, each as one operation.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::Sequences;
 use longreach_attention::linear::linear_attention::Map;
 use longreach_attention::linear::performer::Kernel;
@@ -66,14 +66,14 @@ macro_rules! recurrences {
             (out.output(), out.output())
         }
 
-        mod $name {
+        pub(crate) mod $name {
             use longreach_attention::$family::$name as kernel;
 
             use super::*;
 
             #[derive(Debug)]
-            pub(super) struct Of {
-                $(pub(super) $parameter: $kind,)*
+            pub(crate) struct Of {
+                $(pub(crate) $parameter: $kind,)*
             }
 
             const NAMES: &[&str] = &[$(stringify!($field)),+];
@@ -99,6 +99,10 @@ macro_rules! recurrences {
             }
 
             impl Operator for Of {
+                fn name(&self) -> &str {
+                    stringify!($name)
+                }
+
                 fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
                     let mut state = inputs.take(STATE);
                     // Few tokens at once have the bits of one at a time: see docs/decisions/few-tokens-are-steps.md.
@@ -116,11 +120,6 @@ macro_rules! recurrences {
                     let g = kernel::backward(&self.inputs(inputs, None), state, d_o, d_state, cx);
                     let g = g.unwrap_or_else(|e| panic!("{e}"));
                     vec![$(Plain::array(g.$field),)+ Plain::array(g.state)]
-                }
-
-                fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-                    let like = NAMES.iter().position(|name| *name == $like).unwrap_or_default();
-                    vec![inputs[like].to_vec(), inputs[STATE].to_vec()]
                 }
             }
         }

@@ -17,6 +17,10 @@ pub fn rotary(x: Tensor<4>, angles: &Arc<Angles>) -> Tensor<4> {
 struct Turn(Arc<Angles>);
 
 impl Operator for Turn {
+    fn name(&self) -> &str {
+        "rotary"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         vec![Plain::array(rotary::chunk::<f32>(inputs.view(0), &self.0, cx).unwrap_or_else(|e| panic!("{e}")))]
     }

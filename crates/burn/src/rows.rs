@@ -1,13 +1,14 @@
 //! Writing rows into a longer tensor, by which a KV cache grows in place.
 
 use burn::backend::{BackendTensor, DispatchTensorKind};
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Tensor};
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use longreach_simd::Cx;
 use ndarray::Axis;
 
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
+use crate::device::is_on_host;
 
 /// Replaces the rows `at ..` of `to: [B, C, H, D]` by `rows: [B, n, H, D]` in f32, which are rounded if `to` is in bf16.
 /// In place if `to` has no other owner and no gradient is recorded. Panics if the rows do not fit, or if `to` is in bf16
@@ -22,6 +23,11 @@ pub fn put_rows(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
 
 fn put_rounded(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
     let (shape, of_rows) = (to.dims(), rows.dims());
+    if !is_on_host(&to) {
+        places(&shape, &of_rows, at).for_each(drop);
+        let [b, n, heads, width] = of_rows;
+        return to.slice_assign([0..b, at..at + n, 0..heads, 0..width], rows.cast(DType::BF16));
+    }
     let rows = Held::new(rows).expect("no gradient is recorded");
     let rows = rows.view();
     let mut to = to.into_dispatch();
@@ -59,6 +65,10 @@ fn places(to: &[usize], rows: &[usize], at: usize) -> impl Iterator<Item = std::
 }
 
 impl Operator for Put {
+    fn name(&self) -> &str {
+        "put_rows"
+    }
+
     fn forward(&self, inputs: &mut Inputs, _: &Cx) -> Vec<Plain> {
         let mut to = inputs.take(0);
         let (shape, rows) = (inputs.shape(1), inputs.contiguous(1));
@@ -78,9 +88,5 @@ impl Operator for Put {
             d_to.data[place].fill(0.0);
         }
         vec![d_to, Plain::new(shape, d_rows)]
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec()]
     }
 }

@@ -9,6 +9,7 @@ use longreach_models::Progress;
 use longreach_search::job;
 
 use crate::failure::Failure;
+use crate::machine::device;
 use crate::model::DTypeArg;
 
 #[derive(Args)]
@@ -35,7 +36,7 @@ impl EncoderArgs {
     }
 
     pub(crate) fn load_as(&self, dtype: Option<DTypeArg>) -> Result<TextEncoder, Failure> {
-        let mut encoder = TextEncoder::load(&self.model, dtype.map(Into::into), Progress::Shown)?;
+        let mut encoder = TextEncoder::load_on(&self.model, dtype.map(Into::into), &device(), Progress::Shown)?;
         if let Some(n) = self.max_tokens {
             encoder.set_limit(n)?;
         }

@@ -1,6 +1,11 @@
-//! Options for threads and instruction set, shared by all subcommands.
+//! Options for the device, threads and instruction set, shared by all subcommands.
 
+use std::sync::OnceLock;
+
+use burn::tensor::Device;
 use clap::Args;
+use longreach_burn::DeviceName;
+use longreach_burn::bridge::{Fallback, on_fallback};
 use longreach_simd::{Cx, Isa};
 
 use crate::failure::Failure;
@@ -10,11 +15,35 @@ pub(crate) struct MachineArgs {
     /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Device that computes: cpu, or a GPU as cuda[:N], vulkan[:N], metal[:N] or webgpu[:N] if the program was built for it
+    ///
+    /// `longreach devices` lists those of this machine.
+    #[arg(long, global = true, value_name = "DEVICE", default_value_t)]
+    device: DeviceName,
+}
+
+/// The device of this process, which [`MachineArgs::configure`] sets.
+static DEVICE: OnceLock<Device> = OnceLock::new();
+
+/// The device that models are loaded on.
+pub(crate) fn device() -> Device {
+    DEVICE.get_or_init(longreach_burn::cpu).clone()
+}
+
+/// Says that a device computes less than was asked of it.
+fn note(of: &Fallback) {
+    let what = if of.gradient { "the gradient of `" } else { "`" };
+    eprintln!("note: {what}{}` is computed on the CPU: there is no kernel for {}", of.operator, of.backend);
 }
 
 impl MachineArgs {
-    /// Configures the thread count and the instruction set (`LONGREACH_ISA`) of this process; an error if the CPU lacks that instruction set.
+    /// Configures the device, the thread count and the instruction set (`LONGREACH_ISA`) of this process; an error if the program was not built for the
+    /// device or the CPU lacks the instruction set.
     pub(crate) fn configure(&self) -> Result<(), Failure> {
+        let device = self.device.open().map_err(|e| Failure::new(format!("--device: {e}")))?;
+        // A host of the command line that calls it again keeps its first device.
+        let _ = DEVICE.set(device);
+        on_fallback(note);
         let isa = match std::env::var("LONGREACH_ISA") {
             Ok(name) => name.parse().map_err(|e| Failure::new(format!("LONGREACH_ISA: {e}")))?,
             Err(_) => Isa::detect(),

@@ -10,6 +10,7 @@ use longreach_nn::KvDtype;
 use longreach_simd::Cx;
 
 use crate::failure::Failure;
+use crate::machine;
 
 #[derive(Args)]
 pub(crate) struct ModelArgs {
@@ -76,7 +77,7 @@ impl ModelArgs {
         if !EncoderModel::is_at(&at)? {
             return Ok(None);
         }
-        Ok(Some(EncoderModel::load(&at, self.dtype.map(DType::from))?))
+        Ok(Some(EncoderModel::load_on(&at, self.dtype.map(DType::from), &machine::device())?))
     }
 
     pub(crate) fn load(&self) -> Result<Engine, Failure> {
@@ -122,14 +123,15 @@ pub(crate) fn load(name: Option<&OsStr>, dtype: Option<DTypeArg>) -> Result<Engi
 
 fn load_with(name: Option<&OsStr>, dtype: Option<DTypeArg>, streaming: Option<Streaming>) -> Result<Engine, Failure> {
     let dtype = dtype.map(DType::from);
+    let options = LoadOptions { dtype, streaming, device: machine::device() };
     let engine = match name {
-        Some(name) => Engine::load_with(name, &LoadOptions { dtype, streaming }, Progress::Shown)?,
+        Some(name) => Engine::load_with(name, &options, Progress::Shown)?,
         None if streaming.is_some() => {
             return Err(Failure::new(
                 "--window: the built-in model has no layer with full attention: it reads any length in constant memory",
             ));
         }
-        None => Engine::embedded(dtype)?,
+        None => Engine::embedded_with(&options)?,
     };
     // bfloat16 was asked for: its rounding is wanted where it is fast. Files that merely store it are read with f32.
     let rounding = dtype == Some(DType::Bf16) && std::env::var_os("LONGREACH_ISA").is_none();

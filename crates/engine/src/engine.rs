@@ -42,14 +42,14 @@ impl Deref for Engine {
 }
 
 impl Engine {
-    /// Loads a model from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or in that of the checkpoint if `None`.
+    /// Loads a model on the CPU from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or in that of the checkpoint if `None`.
     ///
     /// An error if a file is missing or damaged, the model type is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
-        Self::load_with(name, &LoadOptions { dtype, streaming: None }, progress)
+        Self::load_with(name, &LoadOptions { dtype, ..LoadOptions::default() }, progress)
     }
 
-    /// As [`Engine::load`], with options: a KV cache of bounded size lets a model of full attention read texts of any length.
+    /// As [`Engine::load`], with options: another device, or a KV cache of bounded size, which lets a model of full attention read texts of any length.
     ///
     /// Also an error if the model does not allow them.
     pub fn load_with(name: impl AsRef<OsStr>, options: &LoadOptions, progress: Progress) -> Result<Self, Error> {
@@ -90,9 +90,14 @@ impl Engine {
         Ok(Self::of(name.to_string_lossy().into_owned(), model, tokenizer, chat))
     }
 
-    /// Loads the model that is built into this crate.
+    /// Loads the model that is built into this crate, on the CPU.
     pub fn embedded(dtype: Option<DType>) -> Result<Self, Error> {
-        let model = Model::embedded(&EMBEDDED, dtype)?.prepared();
+        Self::embedded_with(&LoadOptions { dtype, ..LoadOptions::default() })
+    }
+
+    /// As [`Engine::embedded`], with options. An error if the model does not allow them.
+    pub fn embedded_with(options: &LoadOptions) -> Result<Self, Error> {
+        let model = Model::embedded(&EMBEDDED, options)?.prepared();
         let tokenizer = Some(vocabulary::parse("the embedded tokenizer", embedded::TOKENIZER)?);
         Ok(Self::of(EMBEDDED.name.to_owned(), model, tokenizer, None))
     }

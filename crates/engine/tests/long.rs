@@ -13,7 +13,7 @@ fn golden(name: &str) -> PathBuf {
 }
 
 fn load(folder: &Path, streaming: Option<Streaming>) -> Result<Engine, Error> {
-    Engine::load_with(folder, &LoadOptions { dtype: None, streaming }, Progress::Hidden)
+    Engine::load_with(folder, &LoadOptions { streaming, ..LoadOptions::default() }, Progress::Hidden)
 }
 
 fn embedded() -> &'static Engine {

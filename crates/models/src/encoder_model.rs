@@ -60,11 +60,16 @@ impl EncoderModel {
         Ok(architecture(&fields)?.is_some())
     }
 
-    /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
-    /// or a tensor does not fit.
+    /// Loads a model on the CPU; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or
+    /// invalid, or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
+        Self::load_on(at, dtype, &longreach_burn::cpu())
+    }
+
+    /// As [`EncoderModel::load`], on `device`.
+    pub fn load_on(at: &Location, dtype: Option<DType>, device: &Device) -> Result<Self, Error> {
         if let Some(file) = at.gguf() {
-            return Self::of_gguf(&Gguf::open(&file)?, dtype);
+            return Self::of_gguf(&Gguf::open(&file)?, dtype, device);
         }
         let (mut fields, config) = read_config(&at.directory)?;
         if architecture(&fields)?.is_none() {
@@ -79,26 +84,26 @@ impl EncoderModel {
             }
         }
         let Some(description) = EncoderDescription::of(&fields)? else { return Err(no_encoder(&fields)?) };
-        Self::from_checkpoint(description, &fields, config, checkpoint.keep_as(dtype))
+        Self::from_checkpoint(description, &fields, (config, checkpoint.keep_as(dtype)), device)
     }
 
-    /// Loads an encoder from a GGUF file. Errors as [`EncoderModel::load`] does.
-    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
+    /// Loads an encoder from a GGUF file on `device`. Errors as [`EncoderModel::load`] does.
+    pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>, device: &Device) -> Result<Self, Error> {
         let (description, fields, config, checkpoint) = crate::gguf::encoder(gguf)?;
-        let model = Self::from_checkpoint(description, &fields, config, checkpoint.keep_as(dtype));
+        let model = Self::from_checkpoint(description, &fields, (config, checkpoint.keep_as(dtype)), device);
         model.map_err(|e| crate::gguf::named(gguf, e))
     }
 
     fn from_checkpoint(
         description: EncoderDescription,
         fields: &Fields,
-        config: String,
-        checkpoint: Checkpoint,
+        (config, checkpoint): (String, Checkpoint),
+        device: &Device,
     ) -> Result<Self, Error> {
         let of = &description.body;
         let rewrites = description.rewrites.clone();
         let mut checkpoint = checkpoint.named_as(of.name(), &of.embedding()).rewritten(rewrites);
-        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+        let mut builder = Builder::new(&mut checkpoint, device);
         let (encoder, pooler, head) = build(&mut builder, &description)?;
         let names = builder.into_names();
         let (dtype, scale) = (checkpoint.dtype(), ScoreScale::of(fields, description.labels.len())?);

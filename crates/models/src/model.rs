@@ -24,12 +24,21 @@ pub struct Files {
 }
 
 /// How a model is loaded.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct LoadOptions {
     /// The precision of its matrices; that of the checkpoint if `None`.
     pub dtype: Option<DType>,
     /// A bound of the KV cache of layers with full attention: see [`Description::stream`].
     pub streaming: Option<Streaming>,
+    /// The device that computes.
+    pub device: Device,
+}
+
+impl Default for LoadOptions {
+    /// The precision of the checkpoint and its own KV cache, on the CPU.
+    fn default() -> Self {
+        Self { dtype: None, streaming: None, device: longreach_burn::cpu() }
+    }
 }
 
 impl LoadOptions {
@@ -62,10 +71,10 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads a model; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or invalid,
-    /// or a tensor does not fit.
+    /// Loads a model on the CPU; matrices are kept in `dtype`, or as stored if `None`. Errors if a file is missing or
+    /// invalid, or a tensor does not fit.
     pub fn load(at: &Location, dtype: Option<DType>) -> Result<Self, Error> {
-        Self::load_with(at, &LoadOptions { dtype, streaming: None })
+        Self::load_with(at, &LoadOptions { dtype, ..LoadOptions::default() })
     }
 
     /// As [`Model::load`], with options. Also errors if the model does not allow them.
@@ -84,7 +93,8 @@ impl Model {
                 let Described { description, config, joined, .. } = describe(&gguf)?;
                 let checkpoint = Checkpoint::of_gguf(&gguf, description.decoder.blocks.len(), &joined)?;
                 let checkpoint = checkpoint.keep_as(Some(DType::F32)).observing();
-                Self::from_checkpoint(description, config, checkpoint).map_err(|e| named(&gguf, e))
+                Self::from_checkpoint(description, config, checkpoint, &longreach_burn::cpu())
+                    .map_err(|e| named(&gguf, e))
             }
             None => {
                 let checkpoint = Checkpoint::at(at)?.keep_as(Some(DType::F32)).observing();
@@ -103,14 +113,14 @@ impl Model {
             description.eos.clone_from(eos);
         }
         let start = fields.ids("bos_token_id")?.first().copied();
-        let model = Self::from_checkpoint(description, config, checkpoint)?;
+        let model = Self::from_checkpoint(description, config, checkpoint, &options.device)?;
         let start = model.description.eos.first().copied().or(start);
         Ok(Self { generation, start, streaming: options.streaming, ..model })
     }
 
     /// Loads a model from a GGUF file. Errors as [`Model::load`] does.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>) -> Result<Self, Error> {
-        Self::of_gguf_with(gguf, &LoadOptions { dtype, streaming: None })
+        Self::of_gguf_with(gguf, &LoadOptions { dtype, ..LoadOptions::default() })
     }
 
     /// As [`Model::load_with`], from a GGUF file.
@@ -120,23 +130,32 @@ impl Model {
         let layers = description.decoder.blocks.len();
         let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(options.dtype);
         let bos = fields.ids("bos_token_id")?.first().copied();
-        let model = Self::from_checkpoint(description, config, checkpoint).map_err(|e| named(gguf, e))?;
+        let model = Self::from_checkpoint(description, config, checkpoint, &options.device);
+        let model = model.map_err(|e| named(gguf, e))?;
         let start = model.description.eos.first().copied().or(bos);
         Ok(Self { start, streaming: options.streaming, ..model })
     }
 
-    /// Loads a model from files in memory. Errors if a file is invalid or a tensor does not fit.
-    pub fn embedded(files: &Files, dtype: Option<DType>) -> Result<Self, Error> {
-        let description = Description::of(&Fields::parse(files.name, files.config)?)?;
+    /// Loads a model from files in memory. Errors as [`Model::load_with`] does.
+    pub fn embedded(files: &Files, options: &LoadOptions) -> Result<Self, Error> {
+        let mut description = Description::of(&Fields::parse(files.name, files.config)?)?;
+        options.change(&mut description, files.name)?;
         let checkpoint = Checkpoint::from_bytes(files.name, Bytes::from_static(files.weights))?;
-        Self::from_checkpoint(description, files.config.to_owned(), checkpoint.keep_as(dtype))
+        let checkpoint = checkpoint.keep_as(options.dtype);
+        let model = Self::from_checkpoint(description, files.config.to_owned(), checkpoint, &options.device)?;
+        Ok(Self { streaming: options.streaming, ..model })
     }
 
-    fn from_checkpoint(description: Description, config: String, checkpoint: Checkpoint) -> Result<Self, Error> {
+    fn from_checkpoint(
+        description: Description,
+        config: String,
+        checkpoint: Checkpoint,
+        device: &Device,
+    ) -> Result<Self, Error> {
         let of = &description.decoder;
         let mut checkpoint =
             checkpoint.named_as(&of.names.body, &of.embedding()).rewritten(description.rewrites.clone());
-        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+        let mut builder = Builder::new(&mut checkpoint, device);
         let decoder = description.build(&mut builder)?;
         let names = builder.into_names();
         let dtype = checkpoint.dtype();

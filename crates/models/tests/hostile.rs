@@ -107,7 +107,7 @@ fn load_gguf(bytes: Vec<u8>) -> Result<(), String> {
     match Model::of_gguf(&gguf, None) {
         Ok(model) => drop(model.decoder.forward(&[0], &mut model.decoder.start(1), None)),
         Err(e) if e.to_string().contains("is an encoder") => {
-            let model = EncoderModel::of_gguf(&gguf, None).map_err(|e| e.to_string())?;
+            let model = EncoderModel::of_gguf(&gguf, None, &Device::flex()).map_err(|e| e.to_string())?;
             if model.description.longest.is_none_or(|longest| longest > 0) {
                 model.forward(&Reading::one(&[0]));
             }

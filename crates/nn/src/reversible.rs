@@ -9,7 +9,7 @@
 use std::sync::{Arc, Mutex};
 
 use burn::module::{Module, ModuleDisplay, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Shape, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use longreach_burn::bridge::{Call, Inputs, Operator, Plain};
 use longreach_simd::Cx;
 
@@ -51,7 +51,7 @@ pub fn reversible<F: Residual, G: Residual>(
         flat.0.push(Tensor::zeros([1], &x1.device()));
     }
     let blocks = blocks.iter().map(|block| block.clone().map(&mut Plainly)).collect();
-    let op = Op { blocks: Blocks(Arc::new(blocks)), wanted: Mutex::default() };
+    let op = Op { blocks: Blocks(Arc::new(blocks)), device: x1.device().inner(), wanted: Mutex::default() };
     let mut out = Call::new().with(x1).with(x2).with(Tensor::cat(flat.0, 0)).run(op);
     (out.output(), out.output())
 }
@@ -107,6 +107,8 @@ struct Blocks<F: Residual, G: Residual>(Arc<Vec<Reversible<F, G>>>);
 
 struct Op<F: Residual, G: Residual> {
     blocks: Blocks<F, G>,
+    /// That of the blocks.
+    device: Device,
     /// `Some` if a backward pass will follow; it then holds the outputs of the forward pass.
     wanted: Mutex<Option<Option<[Plain; 2]>>>,
 }
@@ -117,8 +119,8 @@ impl<F: Residual, G: Residual> std::fmt::Debug for Op<F, G> {
     }
 }
 
-fn tensor(x: &Plain) -> Tensor<3> {
-    Tensor::from_data(TensorData::new(x.data.clone(), x.shape.clone()), &Device::flex())
+fn tensor(x: &Plain, device: &Device) -> Tensor<3> {
+    Tensor::from_data(TensorData::new(x.data.clone(), x.shape.clone()), device)
 }
 
 fn plain(x: Tensor<3>) -> Plain {
@@ -129,7 +131,7 @@ fn plain(x: Tensor<3>) -> Plain {
 impl<F: Residual, G: Residual> Op<F, G> {
     fn run(&self, inputs: &Inputs) -> [Plain; 2] {
         let read = |i: usize| Plain::new(inputs.shape(i), inputs.contiguous(i).into_owned());
-        let (x1, x2) = (tensor(&read(0)), tensor(&read(1)));
+        let (x1, x2) = (tensor(&read(0), &self.device), tensor(&read(1), &self.device));
         let (y1, y2) = self.blocks.0.iter().fold((x1, x2), |(x1, x2), block| block.forward(x1, x2));
         [plain(y1), plain(y2)]
     }
@@ -150,6 +152,10 @@ fn pull<M: Residual>(layer: &M, x: Tensor<3>, d: Tensor<3>) -> (Tensor<3>, Tenso
 }
 
 impl<F: Residual, G: Residual> Operator for Op<F, G> {
+    fn name(&self) -> &str {
+        "reversible"
+    }
+
     fn forward(&self, inputs: &mut Inputs, _: &Cx) -> Vec<Plain> {
         let outputs = self.run(inputs);
         if let Some(kept) = &mut *self.wanted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) {
@@ -158,15 +164,15 @@ impl<F: Residual, G: Residual> Operator for Op<F, G> {
         outputs.into()
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         *self.wanted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(None);
     }
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], _: &Cx) -> Vec<Plain> {
         let kept = self.wanted.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take().flatten();
         let [y1, y2] = kept.unwrap_or_else(|| self.run(inputs));
-        let (mut y1, mut y2) = (tensor(&y1), tensor(&y2));
-        let (mut d1, mut d2) = (tensor(&d_out[0]), tensor(&d_out[1]));
+        let (mut y1, mut y2) = (tensor(&y1, &self.device), tensor(&y2, &self.device));
+        let (mut d1, mut d2) = (tensor(&d_out[0], &self.device), tensor(&d_out[1], &self.device));
         let mut parameters: Vec<Vec<f32>> = Vec::new();
         for block in self.blocks.0.iter().rev() {
             let (added, back, of_g) = pull(&block.g, y1.clone(), d2.clone());
@@ -183,9 +189,5 @@ impl<F: Residual, G: Residual> Operator for Op<F, G> {
         let mut flat = parameters.concat();
         flat.resize(shape.iter().product(), 0.0);
         vec![plain(d1), plain(d2), Plain::new(shape, flat)]
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        vec![inputs[0].to_vec(), inputs[1].to_vec()]
     }
 }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use burn::tensor::Device;
 use longreach_models::{Checkpoint, Model};
 use longreach_nn::Builder;
 use serde::Deserialize;
@@ -61,7 +60,7 @@ impl Entrant {
         fields.extend(self.model.clone());
         fields.insert("vocab_size".into(), toml::Value::Integer(vocabulary as i64));
         let json = serde_json::to_string_pretty(&fields).map_err(|e| wrong(e.to_string()))?;
-        let device = Device::flex().autodiff();
+        let device = longreach_burn::cpu().autodiff();
         let mut model = Model::random(&self.name, &json, seed, &device)?;
         if let Some(weights) = weights {
             let mut stored = Checkpoint::open(weights)?;

@@ -9,6 +9,7 @@ use ndarray::ArrayView4;
 
 use crate::bridge::Held;
 use crate::context;
+use crate::device::{cpu, is_on_host};
 
 /// The inputs of [`infllm_v2_selection`].
 #[derive(Clone, Debug)]
@@ -47,8 +48,9 @@ pub fn infllm_v2_summaries(k: Tensor<4>, of: &InfLlmV2) -> Tensor<4> {
     Tensor::from_data(TensorData::new(means.into_raw_vec_and_offset().0, shape), &device)
 }
 
-/// The values of a tensor, without its graph.
+/// The values of a tensor on the host, without its graph.
 fn constant(x: Tensor<4>) -> Held {
     let x = if x.device().is_autodiff() { x.inner() } else { x };
-    Held::new(x).expect("the tensor records no gradients")
+    let x = if is_on_host(&x) { x } else { x.to_device(&cpu()) };
+    Held::new(x).expect("a tensor on the host that records no gradients")
 }

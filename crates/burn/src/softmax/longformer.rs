@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::softmax::longformer::{self, Global, Longformer};
 use longreach_attention::softmax::{self, Cotangent, Output};
 use longreach_simd::Cx;
 use ndarray::Array2;
 
-use super::{Kept, outputs};
+use super::{outputs, saved_output};
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// The inputs of [`longformer_attention`]. If global tokens share the projections of the others, use
@@ -31,7 +31,7 @@ pub struct LongformerAttention {
 pub fn longformer_attention(x: LongformerAttention) -> (Tensor<4>, Tensor<3>) {
     let LongformerAttention { qkv, global, pattern, scale, keep } = x;
     let call = qkv.into_iter().chain(global).fold(Call::new(), Call::with);
-    let mut out = call.run(Op { pattern, scale, keep, kept: Kept::default() });
+    let mut out = call.run(Op { pattern, scale, keep });
     (out.output(), out.output())
 }
 
@@ -40,7 +40,6 @@ struct Op {
     pattern: Arc<Longformer>,
     scale: f32,
     keep: Option<Array2<bool>>,
-    kept: Kept<Output>,
 }
 
 impl Op {
@@ -57,25 +56,23 @@ impl Op {
 }
 
 impl Operator for Op {
-    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
-        self.kept.pass(self.run(inputs, cx), outputs)
+    fn name(&self) -> &str {
+        "longformer_attention"
     }
 
-    fn will_be_differentiated(&self) {
-        self.kept.want();
+    fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
+        outputs(self.run(inputs, cx))
+    }
+
+    fn saves(&self) -> Vec<usize> {
+        vec![0, 1]
     }
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
-        let output = self.kept.get(|| self.run(inputs, cx));
         let (local, global) = self.inputs(inputs);
         let d = Cotangent { out: d_out[0].view(), lse: Some(d_out[1].view()) };
-        let g = longformer::backward(&local, &global, &self.pattern, output.view(), &d, cx)
+        let g = longformer::backward(&local, &global, &self.pattern, saved_output(inputs), &d, cx)
             .unwrap_or_else(|e| panic!("{e}"));
         [g.local, g.global].into_iter().flat_map(|g| [g.q, g.k, g.v]).map(Plain::array).collect()
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        let (q, v) = (&inputs[0], &inputs[2]);
-        vec![vec![q[0], q[1], q[2], v[3]], vec![q[0], q[1], q[2]]]
     }
 }

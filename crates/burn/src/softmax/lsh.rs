@@ -1,6 +1,6 @@
 //! LSH attention: locality-sensitive hashing.
 
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::softmax::lsh::{self, Lsh};
 use longreach_attention::softmax::{self, Output};
 use longreach_simd::Cx;
@@ -61,12 +61,16 @@ impl Op {
 }
 
 impl Operator for Op {
+    fn name(&self) -> &str {
+        "lsh_attention"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let output = self.run(inputs, cx).unwrap_or_else(|e| panic!("{e}"));
         self.kept.pass(output, |(_, output)| outputs(output).into_iter().take(1).collect())
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         self.kept.want();
     }
 
@@ -77,9 +81,5 @@ impl Operator for Op {
         let g = lsh::backward(x, v, buckets.view(), keep, &self.lsh, output.view(), d_out[0].view(), cx);
         let softmax::lsh::Gradient { x, v } = g.unwrap_or_else(|e| panic!("{e}"));
         vec![Plain::array(x), Plain::array(v)]
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        vec![inputs[1].to_vec()]
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Tensor};
 use longreach_attention::Sequences;
-use longreach_attention::softmax::{self, Attend, Cotangent, Output, Segment};
+use longreach_attention::softmax::{self, Attend, Cotangent, Output, OutputView, Segment};
 use longreach_simd::Cx;
 use ndarray::Array2;
 
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
+use crate::device::is_on_host;
 
 mod infllm_v2;
 mod longformer;
@@ -92,7 +93,7 @@ pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {
     if let Some(sinks) = x.sinks {
         call = call.with(sinks);
     }
-    let mut out = call.run(Softmax { options: x.options, bias, sinks, earlier: Vec::new(), kept: Kept::default() });
+    let mut out = call.run(Softmax { options: x.options, bias, sinks, earlier: Vec::new() });
     (out.output(), out.output())
 }
 
@@ -101,21 +102,21 @@ pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {
 /// per head.
 ///
 /// All segments that are not empty are in f32, or all are in bf16. They are read where they are. They are copied to one
-/// tensor in f32 if gradients are recorded, or if the mechanism needs contiguous keys. Panics if there are no segments.
+/// tensor in f32 if gradients are recorded, if the mechanism needs contiguous keys, or on a device that is not the host. Panics if there are no segments.
 pub fn cached_attention(
     q: Tensor<4>,
     segments: Vec<[Tensor<4>; 2]>,
     sinks: Option<Tensor<1>>,
     options: Options,
 ) -> Tensor<4> {
-    let hold = options.mechanism.reads_segments() && !q.is_autodiff();
+    let hold = options.mechanism.reads_segments() && !q.is_autodiff() && is_on_host(&q);
     let (earlier, [k, v]) = held(segments, hold);
     let mut call = Call::new().with(q).with(k).with(v);
     let has_sinks = sinks.is_some();
     if let Some(sinks) = sinks {
         call = call.with(sinks);
     }
-    call.run(Softmax { options, bias: false, sinks: has_sinks, earlier, kept: Kept::default() }).output()
+    call.run(Softmax { options, bias: false, sinks: has_sinks, earlier }).output()
 }
 
 /// Earlier segments to be read where they are, and the keys and values of the last one in f32, which are empty if it is
@@ -151,13 +152,14 @@ fn held(mut segments: Vec<[Tensor<4>; 2]>, hold: bool) -> (Vec<[Held; 2]>, [Tens
 }
 
 #[derive(Debug)]
-struct Softmax {
-    options: Options,
-    bias: bool,
-    sinks: bool,
+pub(crate) struct Softmax {
+    pub(crate) options: Options,
+    /// Whether the fourth input is a bias.
+    pub(crate) bias: bool,
+    /// Whether the last input is a sink logit per head.
+    pub(crate) sinks: bool,
     /// Keys and values before those among the inputs.
-    earlier: Vec<[Held; 2]>,
-    kept: Kept<Output>,
+    pub(crate) earlier: Vec<[Held; 2]>,
 }
 
 /// Results of the forward pass that are stored only if a backward pass will follow.
@@ -198,6 +200,11 @@ fn outputs(output: Output) -> Vec<Plain> {
     vec![Plain::array(output.out), Plain::array(output.lse)]
 }
 
+/// The output of the forward pass, of an operator that saves both parts.
+fn saved_output(inputs: &Inputs) -> OutputView<'_> {
+    OutputView { out: inputs.saved(0), lse: inputs.saved(1) }
+}
+
 impl Softmax {
     fn inputs<'a>(&'a self, x: &'a Inputs, earlier: &'a [[Segment<'a>; 2]]) -> softmax::Inputs<'a> {
         let Options { scale, offset, softcap, alibi, keep, packed, .. } = &self.options;
@@ -216,32 +223,30 @@ impl Softmax {
 }
 
 impl Operator for Softmax {
+    fn name(&self) -> &str {
+        "attention"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         let earlier: Vec<_> = self.earlier.iter().map(|[k, v]| [k.segment(), v.segment()]).collect();
         let x = self.inputs(inputs, &earlier);
         let mechanism = &self.options.mechanism;
         let output = if x.q.dim().1 < FEW { mechanism.step(&x, cx) } else { mechanism.chunk(&x, cx) };
-        let output = output.unwrap_or_else(|e| panic!("{e}"));
-        self.kept.pass(output, outputs)
+        outputs(output.unwrap_or_else(|e| panic!("{e}")))
     }
 
-    fn will_be_differentiated(&self) {
-        self.kept.want();
+    fn saves(&self) -> Vec<usize> {
+        vec![0, 1]
     }
 
     fn backward(&self, inputs: &Inputs, d_out: &[Plain], cx: &Cx) -> Vec<Plain> {
         let x = self.inputs(inputs, &[]);
-        let output = self.kept.get(|| self.options.mechanism.chunk(&x, cx).unwrap_or_else(|e| panic!("{e}")));
+        let output = saved_output(inputs);
         let d = Cotangent { out: d_out[0].view(), lse: Some(d_out[1].view()) };
-        let g = self.options.mechanism.backward(&x, output.view(), &d, cx).unwrap_or_else(|e| panic!("{e}"));
+        let g = self.options.mechanism.backward(&x, output, &d, cx).unwrap_or_else(|e| panic!("{e}"));
         let mut gradients = vec![Plain::array(g.q), Plain::array(g.k), Plain::array(g.v)];
         gradients.extend(g.bias.map(Plain::array));
         gradients.extend(g.sinks.map(Plain::array));
         gradients
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        let (q, v) = (&inputs[0], &inputs[2]);
-        vec![vec![q[0], q[1], q[2], v[3]], vec![q[0], q[1], q[2]]]
     }
 }

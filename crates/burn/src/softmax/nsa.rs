@@ -53,11 +53,15 @@ impl Op {
 }
 
 impl Operator for Op {
+    fn name(&self) -> &str {
+        "nsa_attention"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         self.kept.pass(self.run(inputs, cx), |attended| vec![Plain::array(attended.out)])
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         self.kept.want();
     }
 

@@ -1,12 +1,13 @@
 //! Attention sinks and a rolling window, with positions within the cache.
 
-use burn::tensor::{DType, Shape, Tensor};
+use burn::tensor::{DType, Tensor};
 use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
 use longreach_attention::softmax::{self, Cotangent, Output, Segment};
 use longreach_simd::Cx;
 
 use super::{Kept, held, outputs};
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
+use crate::device::is_on_host;
 
 /// The inputs of [`streaming_attention`]: see [`Rolling`].
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ pub struct StreamingAttention {
 /// The output `[B, T, H, E]`. Panics where [`streaming::chunk`] fails.
 pub fn streaming_attention(x: StreamingAttention) -> Tensor<4> {
     let StreamingAttention { q, far, near, sinks, streaming, position, scale, softcap } = x;
-    let hold = !q.is_autodiff();
+    let hold = !q.is_autodiff() && is_on_host(&q);
     let (earlier, near) = held(near, hold);
     let sinks = sinks.map(|x| if x.dtype() == DType::BF16 { x.cast(DType::F32) } else { x });
     let call = [q, far].into_iter().chain(near).chain(sinks).fold(Call::new(), Call::with);
@@ -66,11 +67,15 @@ impl Op {
 }
 
 impl Operator for Op {
+    fn name(&self) -> &str {
+        "streaming_attention"
+    }
+
     fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
         self.kept.pass(self.run(inputs, cx), |output| outputs(output).into_iter().take(1).collect())
     }
 
-    fn will_be_differentiated(&self) {
+    fn will_be_differentiated(&self, _: &[bool]) {
         self.kept.want();
     }
 
@@ -80,10 +85,5 @@ impl Operator for Op {
         let g = streaming::backward(&self.inputs(inputs, &[]), &self.streaming, output.view(), &d, cx);
         let streaming::Gradients { near, far } = g.unwrap_or_else(|e| panic!("{e}"));
         [near.q, far.q, near.k, near.v, far.k, far.v].map(Plain::array).into()
-    }
-
-    fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
-        let (q, v) = (&inputs[0], &inputs[3]);
-        vec![vec![q[0], q[1], q[2], v[3]]]
     }
 }

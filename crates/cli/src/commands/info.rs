@@ -10,6 +10,7 @@ use longreach_nn::{BodyConfig, KvDtype, ReformerAttention, Sees, WordsConfig};
 
 use super::generate::megabytes;
 use crate::failure::Failure;
+use crate::machine::device;
 use crate::model;
 
 /// Describe a model: architecture, parameters, memory and the size of its state
@@ -38,7 +39,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         let dtype = args.dtype.map(DType::from);
         let shown = name.to_string_lossy();
         if TextEncoder::is_at(&at)? {
-            let facts = match TextEncoder::load(name, dtype, Progress::Shown) {
+            let facts = match TextEncoder::load_on(name, dtype, &device(), Progress::Shown) {
                 Ok(encoder) => {
                     encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
                     let mut facts = of_encoder(&shown, &encoder.model);
@@ -46,7 +47,9 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                     facts
                 }
                 // A model without a tokenizer can still be described.
-                Err(longreach_engine::Error::NoTokenizer(_)) => of_encoder(&shown, &EncoderModel::load(&at, dtype)?),
+                Err(longreach_engine::Error::NoTokenizer(_)) => {
+                    of_encoder(&shown, &EncoderModel::load_on(&at, dtype, &device())?)
+                }
                 Err(e) => return Err(e.into()),
             };
             for (name, value) in facts {

@@ -7,6 +7,7 @@ pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod classify;
 pub(crate) mod convert;
+pub(crate) mod devices;
 pub(crate) mod embed;
 pub(crate) mod fill_mask;
 pub(crate) mod forward;

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use longreach_engine::scheduler::Limits;
-use longreach_engine::{CacheConfig, Engine, TextEncoder};
+use longreach_engine::{CacheConfig, TextEncoder};
 use longreach_models::{DType, Location, Progress};
 use longreach_server::{Loaded, Log, Model, Server, Settings};
 
 use super::convert::size;
 use crate::failure::Failure;
+use crate::machine::device;
 use crate::model::DTypeArg;
 
 /// Serve models over OpenAI's API
@@ -227,7 +228,7 @@ impl Args {
         let mut models = Vec::new();
         for name in &self.model {
             let loaded = if TextEncoder::is_at(&Location::find(name, Progress::Shown)?)? {
-                let encoder = TextEncoder::load(name, dtype, Progress::Shown)?;
+                let encoder = TextEncoder::load_on(name, dtype, &device(), Progress::Shown)?;
                 encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
                 Loaded::Encoder(Box::new(encoder))
             } else {
@@ -236,7 +237,7 @@ impl Args {
             models.push(Model { names: vec![id(name)], loaded });
         }
         if models.is_empty() {
-            let loaded = Loaded::Decoder(Engine::embedded(dtype)?);
+            let loaded = Loaded::Decoder(crate::model::load(None, self.dtype)?);
             models.push(Model { names: vec!["longreach-default".into()], loaded });
         }
         for (i, model) in models.iter().enumerate() {

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 mod bad_input;
 mod chat;
 mod convert;
+mod devices;
 #[cfg(unix)]
 mod documents;
 mod encode;

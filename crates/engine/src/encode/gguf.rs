@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use burn::tensor::Device;
 use longreach_gguf::Gguf;
 use longreach_models::gguf::PoolingType;
 use longreach_models::{DType, EncoderModel};
@@ -13,10 +14,10 @@ use crate::{Error, vocabulary};
 
 impl TextEncoder {
     /// Loads an encoder with the tokenizer and the pooling of its GGUF file.
-    pub(super) fn of_gguf(name: &str, file: &Path, dtype: Option<DType>) -> Result<Self, Error> {
+    pub(super) fn of_gguf(name: &str, file: &Path, dtype: Option<DType>, device: &Device) -> Result<Self, Error> {
         let failed = |e: longreach_gguf::Error| Error::from(longreach_models::Error::from(e));
         let gguf = Gguf::open(file).map_err(failed)?;
-        let model = EncoderModel::of_gguf(&gguf, dtype)?;
+        let model = EncoderModel::of_gguf(&gguf, dtype, device)?;
         let pipeline = Pipeline::of_gguf(&gguf)?;
         let Some(texts) = vocabulary::gguf::find(&gguf)? else { return Err(Error::NoTokenizer(name.to_owned())) };
         let (tokenizer, tokenizer_file) = texts.tokenizer.into_hugging_face()?;

@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use longreach_models::{DType, EncoderModel, Location, Progress};
 use longreach_nn::Reading;
 use ndarray::Array2;
@@ -103,19 +103,29 @@ impl TextEncoder {
         Ok(described || EncoderModel::is_at(at)?)
     }
 
-    /// Loads an encoder of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id, or one in a GGUF file. Weight matrices
+    /// Loads an encoder on the CPU, of transformers, sentence-transformers or PyLate from a directory, a weights file or a Hub id, or one in a GGUF file. Weight matrices
     /// are kept in `dtype`, or in that of the checkpoint if `None`.
     ///
     /// An error if a file is missing or damaged, the model, a module or the tokenizer is not supported, or a download fails.
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
+        Self::load_on(name, dtype, &longreach_burn::cpu(), progress)
+    }
+
+    /// As [`TextEncoder::load`], on `device`.
+    pub fn load_on(
+        name: impl AsRef<OsStr>,
+        dtype: Option<DType>,
+        device: &Device,
+        progress: Progress,
+    ) -> Result<Self, Error> {
         let location = Location::find(&name, progress)?;
         let name = &*name.as_ref().to_string_lossy();
         if let Some(file) = location.gguf() {
-            return Self::of_gguf(name, &file, dtype);
+            return Self::of_gguf(name, &file, dtype, device);
         }
-        let (pipeline, directory) = Pipeline::load(&location.directory)?;
+        let (pipeline, directory) = Pipeline::load(&location.directory, device)?;
         let at = Location { directory, weights: location.weights };
-        let model = EncoderModel::load(&at, dtype)?;
+        let model = EncoderModel::load_on(&at, dtype, device)?;
         let found = vocabulary::find(&at.directory, pipeline.lower)?;
         let Some(found) = found else { return Err(Error::NoTokenizer(name.to_owned())) };
         let (tokenizer, tokenizer_file) = found.into_hugging_face()?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use burn::tensor::Device;
 use longreach_models::Fields;
 use serde_json::Value;
 
@@ -142,11 +143,11 @@ impl Pipeline {
     }
 
     /// Loads the pipeline of a directory, and finds the directory of its encoder.
-    pub(crate) fn load(directory: &Path) -> Result<(Self, PathBuf), Error> {
+    pub(crate) fn load(directory: &Path, device: &Device) -> Result<(Self, PathBuf), Error> {
         let mut pipeline = Self::plain();
         let file = directory.join("modules.json");
         if !file.exists() {
-            pipeline.read_stanford(directory)?;
+            pipeline.read_stanford(directory, device)?;
             return Ok((pipeline, directory.to_owned()));
         }
         pipeline.described = true;
@@ -192,7 +193,7 @@ impl Pipeline {
                 }
                 // Dropout does nothing at inference.
                 "Dropout" => {}
-                "Dense" | "Normalize" | "LayerNorm" => pipeline.read_step(name, &at, pooled)?,
+                "Dense" | "Normalize" | "LayerNorm" => pipeline.read_step(name, &at, pooled, device)?,
                 other => {
                     let known = "Transformer, Pooling, Dense, LayerNorm, Normalize and Dropout";
                     return Err(wrong(format!("module `{other}` is not supported; supported are {known}")));
@@ -208,7 +209,7 @@ impl Pipeline {
         Ok((pipeline, encoder))
     }
 
-    fn read_step(&mut self, name: &str, at: &Path, pooled: bool) -> Result<(), Error> {
+    fn read_step(&mut self, name: &str, at: &Path, pooled: bool, device: &Device) -> Result<(), Error> {
         let file = at.join("config.json");
         // Older versions write no file for `Normalize`.
         let f = if name == "Normalize" && !file.exists() { Fields::parse("", "{}")? } else { fields(&file)? };
@@ -223,12 +224,12 @@ impl Pipeline {
         if !pooled {
             return Err(f.error(format!("module `{name}` comes before the pooling, which is not supported")).into());
         }
-        self.steps.push(Step::load(name, at, &f)?);
+        self.steps.push(Step::load(name, at, &f, device)?);
         Ok(())
     }
 
     /// Reads a checkpoint of Stanford's ColBERT: `artifact.metadata`, and a projection among the weights.
-    fn read_stanford(&mut self, directory: &Path) -> Result<(), Error> {
+    fn read_stanford(&mut self, directory: &Path, device: &Device) -> Result<(), Error> {
         let config = directory.join("config.json");
         if !config.exists() {
             return Ok(());
@@ -250,7 +251,8 @@ impl Pipeline {
             attend: f.flag("attend_to_mask_tokens", false)?,
             skiplist: if f.flag("mask_punctuation", true)? { punctuation() } else { Vec::new() },
         });
-        self.steps = vec![Step::of_stanford(directory, config.size("hidden_size", 768)?)?, Step::Normalize];
+        let projection = Step::of_stanford(directory, config.size("hidden_size", 768)?, device)?;
+        self.steps = vec![projection, Step::Normalize];
         self.described = true;
         Ok(())
     }

@@ -16,10 +16,11 @@ pub(crate) struct Dense {
     activation: Option<Activation>,
     sigmoid: bool,
     residual: Option<Option<Linear>>,
+    device: Device,
 }
 
 impl Dense {
-    fn load(directory: &Path, fields: &Fields) -> Result<Self, Error> {
+    fn load(directory: &Path, fields: &Fields, device: &Device) -> Result<Self, Error> {
         let (inputs, outputs) = (fields.size("in_features", 1)?, fields.size("out_features", 1)?);
         let named = fields.text("activation_function")?.unwrap_or("torch.nn.modules.activation.Tanh");
         let (mut activation, mut sigmoid) = (None, false);
@@ -36,7 +37,7 @@ impl Dense {
             }
         }
         let mut checkpoint = Checkpoint::open(directory)?;
-        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+        let mut builder = Builder::new(&mut checkpoint, device);
         let wrong = |e: longreach_nn::Error| Error::from(longreach_models::Error::from(e));
         let bias = Bias::from(fields.flag("bias", true)?);
         let linear = Linear::new(&mut builder, "linear", inputs, outputs, bias).map_err(wrong)?;
@@ -47,17 +48,17 @@ impl Dense {
         } else {
             Some(Some(Linear::new(&mut builder, "residual", inputs, outputs, Bias::No).map_err(wrong)?))
         };
-        Ok(Self { linear, activation, sigmoid, residual })
+        Ok(Self { linear, activation, sigmoid, residual, device: device.clone() })
     }
 
     /// The projection that Stanford's ColBERT stores with the weights of its encoder.
-    fn of_stanford(directory: &Path, width: usize) -> Result<Self, Error> {
+    fn of_stanford(directory: &Path, width: usize, device: &Device) -> Result<Self, Error> {
         let mut checkpoint = Checkpoint::open(directory)?;
         let outputs = checkpoint.shape(STANFORD).and_then(|shape| shape.first().copied()).unwrap_or(width);
-        let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+        let mut builder = Builder::new(&mut checkpoint, device);
         let linear = Linear::new(&mut builder, "linear", width, outputs, Bias::No);
         let linear = linear.map_err(|e| Error::from(longreach_models::Error::from(e)))?;
-        Ok(Self { linear, activation: None, sigmoid: false, residual: None })
+        Ok(Self { linear, activation: None, sigmoid: false, residual: None, device: device.clone() })
     }
 
     /// Output width.
@@ -98,14 +99,14 @@ pub(crate) enum Step {
 
 impl Step {
     /// Loads the module `name` of a folder; `f` are the fields of its `config.json`.
-    pub(crate) fn load(name: &str, at: &Path, f: &Fields) -> Result<Self, Error> {
+    pub(crate) fn load(name: &str, at: &Path, f: &Fields, device: &Device) -> Result<Self, Error> {
         Ok(match name {
-            "Dense" => Step::Dense(Box::new(Dense::load(at, f)?)),
+            "Dense" => Step::Dense(Box::new(Dense::load(at, f, device)?)),
             "Normalize" => Step::Normalize,
             _ => {
                 let n = f.size("dimension", 1)?;
                 let mut checkpoint = Checkpoint::open(at)?;
-                let mut builder = Builder::new(&mut checkpoint, &Device::flex());
+                let mut builder = Builder::new(&mut checkpoint, device);
                 let mut vector = |name: &str| {
                     let vector = builder.vector(name, n, Init::Constant(1.0));
                     let vector = vector.map_err(|e| Error::from(longreach_models::Error::from(e)))?;
@@ -117,8 +118,8 @@ impl Step {
     }
 
     /// The projection of Stanford's ColBERT; hidden states have `width`.
-    pub(crate) fn of_stanford(directory: &Path, width: usize) -> Result<Self, Error> {
-        Ok(Step::Dense(Box::new(Dense::of_stanford(directory, width)?)))
+    pub(crate) fn of_stanford(directory: &Path, width: usize, device: &Device) -> Result<Self, Error> {
+        Ok(Step::Dense(Box::new(Dense::of_stanford(directory, width, device)?)))
     }
 
     /// A short description.
@@ -168,7 +169,7 @@ impl Step {
         match self {
             Step::Dense(dense) => {
                 let rows = x.len() / width.max(1);
-                let x = Tensor::<1>::from_data(&x[..], &Device::flex()).reshape([rows, width]);
+                let x = Tensor::<1>::from_data(&x[..], &dense.device).reshape([rows, width]);
                 dense.forward(x).into_data().try_into_vec().unwrap_or_default()
             }
             Step::Normalize => {

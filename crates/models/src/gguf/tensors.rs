@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, Device, TensorData};
+use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, TensorData};
 use bytes::Bytes;
 use half::{bf16, f16};
 use longreach_gguf::{Gguf, TensorType};
@@ -266,7 +266,7 @@ pub(super) fn floats(numbers: &[f32], kind: TensorType) -> Option<Vec<u8>> {
 /// The weights that a model asks for, in its order. Errors if the model cannot be built.
 fn specs(decoder: &DecoderConfig, checkpoint: &Checkpoint) -> Result<Vec<Spec>, Error> {
     let mut asked = Asked { checkpoint, specs: Vec::new(), zeros: Bytes::new() };
-    Decoder::new(&mut Builder::new(&mut asked, &Device::flex()), decoder)?;
+    Decoder::new(&mut Builder::new(&mut asked, &longreach_burn::cpu()), decoder)?;
     Ok(asked.specs)
 }
 

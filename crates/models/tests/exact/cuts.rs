@@ -78,7 +78,7 @@ fn a_cache_of_bounded_size_has_the_same_bits_in_any_calls() {
     let streaming = Some(Streaming { sinks: 4, recent: 40 });
     for name in ["llama-a", "qwen3-a"] {
         let at = Location { directory: crate::goldens().join(name), weights: None };
-        let options = LoadOptions { dtype: None, streaming };
+        let options = LoadOptions { streaming, ..LoadOptions::default() };
         let model = Model::load_with(&at, &options).expect("a golden checkpoint").prepared();
         divide(name, &model, 229, KvDtype::F32);
     }

@@ -189,12 +189,11 @@ impl SelfAttention {
             };
             return ops::nystrom(ops::Nystrom { q, k, v, conv: self.conv.as_ref().map(|conv| conv.val()), options });
         }
-        let (mechanism, bias) = (self.mechanism(q.dims(), call), self.bias(q.dims()[1]));
+        let (mechanism, bias) = (self.mechanism(q.dims(), call), self.bias(q.dims()[1], &q.device()));
         let mut options = self.attention.options(mechanism);
         options.keep = call.keep.cloned();
         options.packed = call.packed.map(<[usize]>::to_vec);
         let sinks = self.attention.learned_sinks();
-        let bias = bias.map(|bias| bias.to_device(&q.device()));
         ops::attention(ops::Attention { q, k, v, bias, sinks, options }).0
     }
 
@@ -224,7 +223,7 @@ impl SelfAttention {
     /// The logarithm of each key's multiplicity, for block sizes whose multiplicity the kernel does not support.
     /// Outside training, all random blocks are the first block, whose keys therefore count once more per random
     /// block. O(T²) memory, for block sizes that no published model uses.
-    fn bias(&self, t: usize) -> Option<Tensor<4>> {
+    fn bias(&self, t: usize, device: &Device) -> Option<Tensor<4>> {
         let Sees::BigBird(bigbird) = &self.sees else { return None };
         if self.sees.whole(t) || !odd(bigbird) {
             return None;
@@ -236,7 +235,7 @@ impl SelfAttention {
             if inner && j < block { more } else { 0.0 }
         };
         let bias: Vec<f32> = (0..t * t).map(|at| of(at / t, at % t)).collect();
-        Some(Tensor::<1>::from_data(&bias[..], &Device::flex()).reshape([1, 1, t, t]))
+        Some(Tensor::<1>::from_data(&bias[..], device).reshape([1, 1, t, t]))
     }
 
     /// Replaces the rows of global tokens in `out` by their full attention over their sequence, with projections of

@@ -275,7 +275,7 @@ mod tests {
 
     #[test]
     fn a_token_passes_through_the_chosen_experts() {
-        let device = Device::flex();
+        let device = longreach_burn::cpu();
         for kind in KINDS {
             let (layer, x) = (layer(kind, &device), Tensor::random(SIZE, Distribution::Normal(0.0, 2.0), &device));
             let got: Vec<f32> = layer.forward(x.clone()).into_data().iter().collect();
@@ -289,7 +289,7 @@ mod tests {
     /// weights depend.
     #[test]
     fn gradients_are_slopes() {
-        let device = Device::flex().autodiff();
+        let device = longreach_burn::cpu().autodiff();
         for kind in KINDS {
             let layer = layer(kind, &device);
             let data: Vec<f32> = (0..84).map(|i| ((i * 37 % 83) as f32 / 41.0 - 1.0) * 1.5).collect();

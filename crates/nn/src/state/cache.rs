@@ -49,7 +49,7 @@ impl StateTensor {
 
     /// A vector that belongs to no layer.
     pub fn vector(name: &str, numbers: &[f32]) -> Self {
-        let device = burn::tensor::Device::flex();
+        let device = longreach_burn::cpu();
         Self::of(name.to_owned(), Tensor::<1>::from_data(TensorData::new(numbers.to_vec(), [numbers.len()]), &device))
     }
 

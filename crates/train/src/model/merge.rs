@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use burn::tensor::{DType as BurnDType, Device, TensorData};
+use burn::tensor::{DType as BurnDType, TensorData};
 use longreach_engine::{TextEncoder, Tokenizer};
 use longreach_models::{Checkpoint, DType, EncoderModel, Location, Progress, write_atomically};
 use longreach_nn::{Builder, Error as NnError, Source, Spec};
@@ -91,7 +91,7 @@ pub fn merge(base: &str, adapter: &Path, out: &Path, config: Option<&str>) -> Re
         let dtype = base.dtype();
         let mut merged = Merged { base, adapter: opened, body, count: 0 };
         let config = config.unwrap_or(&model.config).to_owned();
-        EncoderModel::from_source("config.json", &config, &mut merged, &Device::flex())?.save(dtype, &file)?;
+        EncoderModel::from_source("config.json", &config, &mut merged, &longreach_burn::cpu())?.save(dtype, &file)?;
         merged.finish(adapter)?;
         config
     } else {
@@ -99,7 +99,7 @@ pub fn merge(base: &str, adapter: &Path, out: &Path, config: Option<&str>) -> Re
         let base = model.checkpoint.take().ok_or_else(|| no_checkpoint(base))?;
         let (dtype, body) = (base.dtype(), format!("{}.", model.description.decoder.names.body));
         let mut merged = Merged { base, adapter: opened, body, count: 0 };
-        let mut builder = Builder::new(&mut merged, &Device::flex());
+        let mut builder = Builder::new(&mut merged, &longreach_burn::cpu());
         model.decoder = model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
         model.names = builder.into_names();
         model.save(dtype, &file)?;

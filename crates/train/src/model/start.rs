@@ -223,7 +223,7 @@ impl Starting {
             lora,
             fresh: Vec::new(),
         };
-        let device = Device::flex().autodiff();
+        let device = longreach_burn::cpu().autodiff();
         let model = if described.is_some() {
             Trained::Encoder(EncoderModel::from_source("model", &text, &mut plan, &device)?, self.pooling)
         } else if let Some(mut model) = self.decoder.take() {
@@ -301,7 +301,7 @@ fn low_rank<'a>(config: &Config, lora: &'a Lora, head: String, body: &str) -> Re
 
 /// A decoder with random weights.
 fn random_decoder(config: &Config, text: &str, plan: &mut Plan<'_>, device: &Device) -> Result<Model, Error> {
-    let mut model = Model::random("model", text, config.seed, &Device::flex())?;
+    let mut model = Model::random("model", text, config.seed, &longreach_burn::cpu())?;
     let mut builder = Builder::new(plan, device);
     model.decoder = model.description.build(&mut builder).map_err(longreach_models::Error::from)?;
     model.names = builder.into_names();

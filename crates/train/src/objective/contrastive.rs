@@ -94,7 +94,7 @@ impl Objective for Contrastive {
             return Learnt { loss: sum, gradients: GradientsParams::from_grads(loss.backward(), &network) };
         }
         let texts = texts(examples);
-        let device = burn::tensor::Device::flex();
+        let device = longreach_burn::cpu();
         let still: Vec<Tensor<2>> =
             model.still(|model| texts.chunks(micro).map(|piece| vectors(model, piece)).collect());
         let parts: Vec<usize> = still.iter().map(|part| part.dims()[0]).collect();

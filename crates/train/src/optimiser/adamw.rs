@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn one_pass_is_the_composed_step() {
-        let device = Device::flex();
+        let device = longreach_burn::cpu();
         device.seed(3);
         let random = || Tensor::<2>::random([40, 50], Distribution::Normal(0.0, 1.0), &device);
         let ours = AdamW { betas: [0.9, 0.95], epsilon: 1e-8, decay: 0.1 };

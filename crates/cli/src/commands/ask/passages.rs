@@ -10,6 +10,7 @@ use longreach_search::{bm25, split};
 
 use super::read as read_tokens;
 use crate::failure::Failure;
+use crate::machine::device;
 use crate::progress;
 use crate::prompts::{Prompt, tokens};
 use crate::texts::Text;
@@ -90,7 +91,7 @@ fn ranked(args: &PassageArgs, engine: &Engine, texts: &[Text], question: &str) -
     let passages: Vec<&str> = all.iter().map(|(i, bytes)| &texts[*i].text[bytes.clone()]).collect();
     let scores = match &args.encoder {
         Some(name) => {
-            let encoder = TextEncoder::load(name, None, Progress::Shown)?;
+            let encoder = TextEncoder::load_on(name, None, &device(), Progress::Shown)?;
             encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
             let bar = progress::things("finding passages", "passages", passages.len() as u64)?;
             let cx = &*longreach_burn::context();

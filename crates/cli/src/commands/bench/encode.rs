@@ -10,6 +10,7 @@ use ndarray::Array2;
 use serde_json::json;
 
 use crate::failure::Failure;
+use crate::machine::device;
 use crate::model::DTypeArg;
 
 /// Measure the throughput and memory use of an encoder
@@ -51,7 +52,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let at = Location::find(&args.model, Progress::Shown)?;
-    let model = EncoderModel::load(&at, args.dtype.map(Into::into))?;
+    let model = EncoderModel::load_on(&at, args.dtype.map(Into::into), &device())?;
     let vocabulary = model.description.body.vocabulary() as u32;
     let report = |what: String, tokens: usize, seconds: Vec<f64>| {
         let mut sorted = seconds.clone();

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::Args;
 use crate::failure::Failure;
+use crate::machine::device;
 use crate::progress;
 use crate::texts::Text;
 
@@ -34,7 +35,7 @@ pub(super) fn run(args: &Args, encoder: &OsStr, texts: &[Text]) -> Result<String
             "no sentence of at least {LEAST_WORDS} words was found: the texts cannot be summarised by their sentences"
         )));
     }
-    let encoder = TextEncoder::load(encoder, None, Progress::Shown)?;
+    let encoder = TextEncoder::load_on(encoder, None, &device(), Progress::Shown)?;
     encoder.notes().iter().for_each(|note| eprintln!("note: {note}"));
     if encoder.is_late() {
         return Err(Failure::new(format!(
