@@ -14,8 +14,8 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Autodiff, Backend, BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind, ExtensionType, Flex,
-    TensorMetadata, backend_extension,
+    Autodiff, AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind, ExtensionType,
+    Flex, TensorMetadata, backend_extension,
 };
 use burn::tensor::{Bytes, DType, Shape, Slice, Tensor};
 use half::bf16;
@@ -92,6 +92,11 @@ pub trait Operator: Debug + Send + Sync + 'static {
         let _ = wanted;
         self.backward(inputs, d_out, cx)
     }
+    /// Adds the gradients of tensors that are not inputs, after [`Operator::backward`]: of the parameters of a module that the
+    /// operator holds.
+    fn more(&self, gradients: &mut More<'_>) {
+        let _ = gradients;
+    }
     /// Called before [`Operator::forward`] with the inputs whose gradients will be used, for operators that compute them
     /// together with their outputs.
     fn wants(&self, wanted: &[bool]) {
@@ -101,6 +106,27 @@ pub trait Operator: Debug + Send + Sync + 'static {
     fn output_shapes(&self, inputs: &[Shape]) -> Vec<Vec<usize>> {
         let _ = inputs;
         Vec::new()
+    }
+}
+
+/// The gradients of a backward pass, to which an operator adds those of tensors that are not its inputs.
+pub struct More<'a>(&'a mut Gradients);
+
+impl More<'_> {
+    /// Adds to the gradient of `of`, which must be a leaf of the graph.
+    pub fn add<const D: usize>(&mut self, of: &Tensor<D>, gradient: Tensor<D>) {
+        let of = of.clone().into_dispatch();
+        let sum = match Dispatch::grad(&of, self.0) {
+            Some(earlier) => gradient + Tensor::from_dispatch(earlier),
+            None => gradient,
+        };
+        Dispatch::grad_replace(&of, self.0, sum.into_dispatch());
+    }
+}
+
+impl Debug for More<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("More").finish_non_exhaustive()
     }
 }
 
@@ -278,12 +304,13 @@ impl<B: Bridge, const N: usize> Backward<B, N> for Node<N> {
         let d_out = grads.consume::<B>(&ops.node);
         let inputs = ops.state.iter().map(|id| saved.retrieve_node_output(*id)).collect();
         let wanted = ops.parents.iter().map(Option::is_some).collect();
-        let d_in = B::gradients(self.0, Pack::from_vec(inputs), d_out, wanted).into_vec();
+        let d_in = B::gradients(self.0.clone(), Pack::from_vec(inputs), d_out, wanted).into_vec();
         for (parent, d) in ops.parents.into_iter().zip(d_in) {
             if let Some(node) = parent {
                 grads.register::<B>(node.id, d);
             }
         }
+        self.0.more(&mut More(grads));
     }
 }
 

@@ -268,6 +268,14 @@ impl Branch {
         }
     }
 
+    fn shares_keys(&self) -> bool {
+        match &self.operation {
+            Operation::Mixer(mixer) => mixer.shares_keys(),
+            Operation::Parallel(branches) => branches.iter().any(Self::shares_keys),
+            _ => false,
+        }
+    }
+
     fn reads_few_as_one(&self) -> bool {
         match &self.operation {
             Operation::Mixer(mixer) => mixer.reads_few_as_one(),
@@ -363,6 +371,11 @@ impl Block {
     /// Whether it reads the embeddings beside the residual stream.
     pub(crate) fn reads_embeddings(&self) -> bool {
         self.branches.iter().any(|branch| matches!(branch.operation, Operation::Zamba(_)))
+    }
+
+    /// Whether other blocks use its keys and values, or it uses theirs.
+    pub(crate) fn shares_keys(&self) -> bool {
+        self.branches.iter().any(Branch::shares_keys)
     }
 
     /// See [`Decoder::reads_few_as_one`](crate::Decoder::reads_few_as_one).

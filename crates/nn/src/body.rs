@@ -86,6 +86,16 @@ impl Body {
         })
     }
 
+    /// See [`Decoder::recomputing`]. The blocks of a Reformer are reversible in any case.
+    #[must_use]
+    pub fn recomputing(self, recompute: bool) -> Self {
+        match self {
+            Body::Blocks(encoder) => Body::Blocks(encoder.recomputing(recompute)),
+            Body::Decoder(decoder) => Body::Decoder(decoder.recomputing(recompute)),
+            Body::Reformer(reformer) => Body::Reformer(reformer),
+        }
+    }
+
     /// The device of the weights.
     pub fn device(&self) -> Device {
         match self {
@@ -128,8 +138,9 @@ fn read(decoder: &Decoder, of: &Reading<'_>) -> Tensor<3> {
     let alone = |ids: &[u32], batch: usize, mask| decoder.forward(ids, &mut decoder.start(batch), mask);
     match of.packed {
         Some(bounds) => {
-            let texts = bounds.windows(2).filter(|w| w[0] < w[1]);
-            Tensor::cat(texts.map(|w| alone(&of.ids[w[0]..w[1]], 1, None)).collect(), 1)
+            let mut bounds = bounds.to_vec();
+            bounds.dedup();
+            decoder.forward_packed(of.ids, &bounds, &mut decoder.start(bounds.len() - 1))
         }
         None => {
             let mask = of.keep.map(|keep| {

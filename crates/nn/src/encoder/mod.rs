@@ -14,6 +14,7 @@ use ndarray::Array2;
 use crate::feed_forward::{FeedForward, FeedForwardConfig};
 use crate::mixers::AttentionConfig;
 use crate::norm::{Norm, NormConfig, Order};
+use crate::recompute::recomputed;
 use crate::{Builder, Embedding, Error};
 
 mod attention;
@@ -108,6 +109,7 @@ pub struct Encoder {
     embedding_norm: Norm,
     blocks: Vec<EncoderBlock>,
     last_norm: Option<Norm>,
+    recompute: bool,
     #[module(skip)]
     rest: Rest,
 }
@@ -182,13 +184,20 @@ impl Encoder {
             })?;
             let last_norm = if c.last_norm { Some(Norm::new(b, n.last_norm, c.hidden, c.norm)?) } else { None };
             let rest = Rest { positions: c.positions, scale: c.scale };
-            Ok(Self { embedding, positions, types, embedding_norm, blocks, last_norm, rest })
+            Ok(Self { embedding, positions, types, embedding_norm, blocks, last_norm, recompute: false, rest })
         })
     }
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
         self.embedding.weight.device()
+    }
+
+    /// See [`Decoder::recomputing`](crate::Decoder::recomputing).
+    #[must_use]
+    pub fn recomputing(mut self, recompute: bool) -> Self {
+        self.recompute = recompute;
+        self
     }
 
     /// The embedding table, `[vocabulary, d]`.
@@ -217,7 +226,10 @@ impl Encoder {
                     }
                 });
             let call = Call { keep: of.keep, global: of.global, packed: of.packed, angles: rotary };
-            x = block.forward(x, &call);
+            x = match self.recompute && x.is_autodiff() {
+                true => block.recomputed(x, &call),
+                false => block.forward(x, &call),
+            };
         }
         match &self.last_norm {
             Some(norm) => by_rows(x, |x, _| norm.forward(x)),
@@ -279,6 +291,17 @@ fn turned(rotary: &Rotary, of: &Reading<'_>) -> Arc<Angles> {
 }
 
 impl EncoderBlock {
+    /// As [`EncoderBlock::forward`], without storing activations.
+    fn recomputed(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+        let (keep, global) = (call.keep.cloned(), call.global.cloned());
+        let (packed, angles) = (call.packed.map(<[usize]>::to_vec), call.angles.clone());
+        let mut out = recomputed(self, vec![x], move |block: &Self, mut inputs| {
+            let (keep, global, packed) = (keep.as_ref(), global.as_ref(), packed.as_deref());
+            vec![block.forward(inputs.swap_remove(0), &Call { keep, global, packed, angles: angles.clone() })]
+        });
+        out.swap_remove(0)
+    }
+
     fn forward(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
         let normed = match &self.norm {
             Some(norm) if self.before => norm.forward(x.clone()),
