@@ -134,6 +134,15 @@ impl Trained {
         }
     }
 
+    /// The same model, whose recorded forward passes store the inputs of its blocks alone.
+    pub(crate) fn recomputing(mut self) -> Self {
+        match &mut self {
+            Trained::Decoder(model) => model.decoder = model.decoder.clone().recomputing(true),
+            Trained::Encoder(model, _) => model.encoder = model.encoder.clone().recomputing(true),
+        }
+        self
+    }
+
     /// Calls `f` while no gradients are recorded.
     pub(crate) fn still<T>(&mut self, f: impl FnOnce(&Self) -> T) -> T {
         let network = self.network();
