@@ -309,9 +309,13 @@ impl Branch {
         let sum = match self.normed {
             Some(by) => {
                 let input = normed(self.before.as_ref(), x);
-                scaled(input.clone(), by) + self.output(input, state, shared)
+                let y = self.output(input.clone(), state, shared);
+                scaled(input, by) + shared.dropped(y)
             }
-            None => x.clone() + self.forward(x, state, shared),
+            None => {
+                let y = self.forward(x.clone(), state, shared);
+                x + shared.dropped(y)
+            }
         };
         normed(self.of_sum.as_ref(), sum)
     }

@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::{
-    Builder, Decoder, DecoderConfig, Encoder, EncoderConfig, Error, Reading, Reformer, ReformerConfig, SelfAttention,
+    Builder, Decoder, DecoderConfig, Dropout, Encoder, EncoderConfig, Error, Reading, Reformer, ReformerConfig,
+    SelfAttention,
 };
 
 /// The configuration of a body.
@@ -92,6 +93,16 @@ impl Body {
         match self {
             Body::Blocks(encoder) => Body::Blocks(encoder.recomputing(recompute)),
             Body::Decoder(decoder) => Body::Decoder(decoder.recomputing(recompute)),
+            Body::Reformer(reformer) => Body::Reformer(reformer),
+        }
+    }
+
+    /// See [`Decoder::dropping`]. A Reformer drops nothing, as its reversible blocks compute their inputs from their outputs.
+    #[must_use]
+    pub fn dropping(self, dropout: Option<Dropout>) -> Self {
+        match self {
+            Body::Blocks(encoder) => Body::Blocks(encoder.dropping(dropout)),
+            Body::Decoder(decoder) => Body::Decoder(decoder.dropping(dropout)),
             Body::Reformer(reformer) => Body::Reformer(reformer),
         }
     }

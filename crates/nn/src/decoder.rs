@@ -5,6 +5,7 @@ use burn::tensor::{Device, Int, Tensor, activation};
 use longreach_burn as ops;
 use longreach_simd::product::STREAMED_ROWS;
 
+use crate::dropout::{Dropout, Drops};
 use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::{AttentionConfig, KvSource, MixerConfig, Shared};
 use crate::padding::Tokens;
@@ -176,6 +177,8 @@ pub struct Decoder {
     logits_scale: f64,
     logits_cap: Option<f64>,
     recompute: bool,
+    #[module(skip)]
+    dropout: Option<Dropout>,
 }
 
 impl Decoder {
@@ -227,7 +230,22 @@ impl Decoder {
             logits_scale: f64::from(c.logits_scale),
             logits_cap: c.logits_cap.map(f64::from),
             recompute: false,
+            dropout: None,
         })
+    }
+
+    /// Drops hidden states in forward passes that are recorded, outside of a hierarchical memory; none if `None`. Srivastava et
+    /// al. 2014.
+    #[must_use]
+    pub fn dropping(mut self, dropout: Option<Dropout>) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// The draws of a pass over `ids`.
+    pub(crate) fn drops(&self, ids: &[u32]) -> Option<Drops> {
+        let dropout = self.dropout.filter(|_| self.device().is_autodiff());
+        dropout.and_then(|dropout| dropout.over(ids))
     }
 
     /// Whether a recorded forward pass stores the inputs of the blocks alone, which are run again on the way back: one more
@@ -311,7 +329,7 @@ impl Decoder {
             x = ops::add(x, table.forward(&places, cache.batch));
         }
         let per_layer = self.per_layer(ids, &x);
-        self.through(x, cache, Shared { padding, per_layer, ..Shared::default() })
+        self.through(x, cache, Shared { padding, per_layer, drops: self.drops(ids), ..Shared::default() })
     }
 
     /// At most this many tokens that are read at once leave the bits of as many that are read one by one, if
@@ -361,6 +379,8 @@ impl Decoder {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
+        let mut shared = shared;
+        x = shared.dropped(x);
         let embedded = self.blocks.iter().any(Block::reads_embeddings).then(|| x.clone());
         let mut shared = Shared { loss: cache.loss.take(), embedded, ..shared };
         for ((block, state), bound) in self.layers.iter().zip(&mut cache.layers).zip(self.bounds()) {

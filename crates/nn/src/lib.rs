@@ -14,6 +14,7 @@ mod channel_mix;
 mod conv;
 mod cut;
 mod decoder;
+mod dropout;
 mod encoder;
 mod experts;
 mod feed_forward;
@@ -47,6 +48,7 @@ pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
 pub use cut::{ARITHMETIC, Calls, Cut};
 pub use decoder::{Decoder, DecoderConfig, DecoderNames};
+pub use dropout::Dropout;
 pub use encoder::{
     Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
     SelfAttention,

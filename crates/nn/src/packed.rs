@@ -67,6 +67,7 @@ impl Decoder {
             x = ops::add(x, table.forward(&places(cache, bounds), 1));
         }
         let per_layer = self.per_layer(ids, &x);
-        self.through(x, cache, Shared { packed: ops::Packed::new(bounds), per_layer, ..Shared::default() })
+        let (packed, drops) = (ops::Packed::new(bounds), self.drops(ids));
+        self.through(x, cache, Shared { packed, per_layer, drops, ..Shared::default() })
     }
 }

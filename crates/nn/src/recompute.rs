@@ -12,6 +12,7 @@ use burn::tensor::{Gradients, Shape, Tensor, TensorData};
 use longreach_burn::bridge::{Call, Inputs, More, Operator, Plain};
 use longreach_simd::Cx;
 
+use crate::dropout::Drops;
 use crate::mixers::Shared;
 use crate::rotary::RotaryCache;
 use crate::{Block, LayerState, OnTensors};
@@ -158,6 +159,7 @@ impl OnTensors for Tracked {
 struct After {
     state: LayerState,
     angles: RotaryCache,
+    drops: Option<Drops>,
     first_values: bool,
     loss: bool,
 }
@@ -180,6 +182,7 @@ impl Block {
             padding: shared.padding.clone(),
             packed: shared.packed.clone(),
             angles: std::mem::take(&mut shared.angles),
+            drops: shared.drops,
             ..Shared::default()
         };
         let left = after.clone();
@@ -197,13 +200,13 @@ impl Block {
             let loss = shared.loss.map(|loss| loss.unsqueeze::<3>());
             let (first_values, has_loss) = (first.is_some(), loss.is_some());
             *left.lock().unwrap_or_else(PoisonError::into_inner) =
-                Some(After { state, angles: shared.angles, first_values, loss: has_loss });
+                Some(After { state, angles: shared.angles, drops: shared.drops, first_values, loss: has_loss });
             std::iter::once(y).chain(first).chain(loss).collect()
         })
         .into_iter();
         let y = outputs.next().expect("the output of the block");
         let left = after.lock().unwrap_or_else(PoisonError::into_inner).take().expect("the block was run");
-        (*state, shared.angles) = (left.state, left.angles);
+        (*state, shared.angles, shared.drops) = (left.state, left.angles, left.drops);
         if left.first_values {
             shared.first_values = outputs.next();
         }

@@ -8,6 +8,7 @@ use burn::tensor::{Device, Tensor};
 use longreach_attention::rotary::Rotary;
 use longreach_burn as ops;
 
+use crate::dropout::Drops;
 use crate::packed::text_by_text;
 use crate::padding::{Tokens, without_padding};
 use crate::rotary::RotaryCache;
@@ -85,6 +86,8 @@ pub struct Shared {
     pub angles: RotaryCache,
     /// The tokens that are not padding; `None` if none is.
     pub(crate) padding: Option<Tokens>,
+    /// The draws of dropout, where there is any.
+    pub(crate) drops: Option<Drops>,
     /// The bounds of texts that are packed in one row, in which no token is padding.
     pub(crate) packed: ops::Packed,
 }
@@ -205,6 +208,16 @@ mixers! {
     TransformerXl TransformerXlConfig "transformer_xl";
     /// Attention with relative positions over a memory of past inputs and a compressed memory.
     Compressive CompressiveConfig "compressive";
+}
+
+impl Shared {
+    /// Drops some of `x`, if anything is dropped.
+    pub(crate) fn dropped(&mut self, x: Tensor<3>) -> Tensor<3> {
+        match &mut self.drops {
+            Some(drops) => drops.drop(x),
+            None => x,
+        }
+    }
 }
 
 impl Mixer {

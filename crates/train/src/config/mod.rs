@@ -48,6 +48,9 @@ pub struct Config {
     /// forward pass. The results are the same.
     #[serde(default)]
     pub recompute: bool,
+    /// The part of the hidden states that is dropped while the model is trained, at least 0 and below 1. Srivastava et al. 2014.
+    #[serde(default)]
+    pub dropout: f64,
     /// The optimiser and the training loop.
     pub optimiser: Optimiser,
     /// Low-rank updates in place of the training of all weights.
@@ -156,6 +159,9 @@ impl Config {
             return Err("`recompute`: segments are computed again in any case: want one of `recompute` and `optimiser.segments`".into());
         }
         self.check_stream()?;
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("`dropout`: want at least 0 and below 1, found {}", self.dropout));
+        }
         let windows = self.data.format != Format::Table && matches!(self.objective, Objective::Causal { .. });
         if windows && self.optimiser.length == 0 {
             return Err("`optimiser.length`: want at least 1, found 0".into());

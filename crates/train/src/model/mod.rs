@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use longreach_engine::Pooling;
 use longreach_models::{DType, EncoderModel, Model};
-use longreach_nn::{Body, Decoder, Head, Names, Pooler};
+use longreach_nn::{Body, Decoder, Dropout, Head, Names, Pooler};
 
 use crate::Error;
 
@@ -141,6 +141,14 @@ impl Trained {
             Trained::Encoder(model, _) => model.encoder = model.encoder.clone().recomputing(true),
         }
         self
+    }
+
+    /// Drops hidden states in recorded forward passes.
+    pub(crate) fn dropping(&mut self, dropout: Dropout) {
+        match self {
+            Trained::Decoder(model) => model.decoder = model.decoder.clone().dropping(Some(dropout)),
+            Trained::Encoder(model, _) => model.encoder = model.encoder.clone().dropping(Some(dropout)),
+        }
     }
 
     /// Calls `f` while no gradients are recorded.

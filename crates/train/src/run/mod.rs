@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use longreach_models::{Location, Model, write_atomically};
+use longreach_nn::Dropout;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -112,6 +113,10 @@ impl Run {
         let examples = self.stream.step(step, self.config.optimiser.batch, of)?;
         let seed = self.config.seed ^ 0x6d61_736b ^ (step as u64 + 1) << 32;
         let mut draw = ChaCha8Rng::seed_from_u64(seed);
+        if self.config.dropout > 0.0 {
+            let seed = self.config.seed ^ 0x6472_6f70 ^ (step as u64 + 1) << 32;
+            self.learner.model.dropping(Dropout { rate: self.config.dropout, seed });
+        }
         Ok(examples.iter().map(|example| self.objective.drawn(example, &mut draw)).collect())
     }
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use longreach_train::{Config, Event, Run};
+use longreach_train::{Config, Event, HeldOut, Run};
 
 use super::{ANSWERS, Case, MASKED, PAIRS, TEXTS, left};
 
@@ -50,8 +50,40 @@ fn recomputed_activations_change_no_bit() {
         (Case { more: lora, ..ANSWERS }, "adapter/adapter_model.safetensors"),
     ] {
         let case = Case { optimiser: "steps = 2\nbatch = 4\nmicro = 3", ..case };
-        let [stored, not] = ["", "recompute = true"].map(|first| with(case, first, "").0);
-        assert!(left(stored.path(), &[file]) == left(not.path(), &[file]), "{}", case.text());
+        // A block that is run again drops the same hidden states.
+        for first in ["", "dropout = 0.2\n"] {
+            let [stored, not] = ["", "recompute = true"].map(|more| with(case, &format!("{first}{more}"), "").0);
+            assert!(left(stored.path(), &[file]) == left(not.path(), &[file]), "{first}{}", case.text());
+        }
+    }
+}
+
+/// Hidden states are dropped while a model is trained, and not while it is evaluated.
+#[test]
+fn what_is_dropped_is_dropped_in_training_alone() {
+    for case in [TEXTS, ANSWERS] {
+        let [kept, dropped] = [0.0, 0.4].map(|dropout| {
+            let case = Case { optimiser: "steps = 2\nbatch = 3", ..case };
+            let (folder, mut config) = case.config();
+            (config.dropout, config.optimiser.rate) = (dropout, 0.0);
+            config.data.held_out = HeldOut::Path { path: config.data.sources[0].path.replace("texts", "turned") };
+            if case.data == ANSWERS.data {
+                let file = folder.path().join("rows.jsonl");
+                rows(&file, 23);
+                config.data.sources[0].path = file.display().to_string();
+                config.data.held_out = HeldOut::Part(0.3);
+            }
+            let mut losses = Vec::new();
+            let outcome = Run::new(config).expect("starts").train(|event| {
+                if let Event::Step { loss, .. } = event {
+                    losses.push(loss);
+                }
+                ControlFlow::Continue(())
+            });
+            (losses, outcome.expect("trains").expect("not interrupted").metrics)
+        });
+        assert_eq!(kept.1, dropped.1, "{}", case.objective);
+        assert!(!kept.1.is_empty() && kept.0[0] != dropped.0[0] && kept.0[1] != dropped.0[1], "{:?}", dropped.0);
     }
 }
 
@@ -67,7 +99,7 @@ fn rows(file: &Path, n: usize) -> Vec<u8> {
 fn streamed(folder: &Path, sources: &str) -> Config {
     let model = super::goldens().join("llama").display().to_string();
     let text = format!(
-        "output = \"out\"\nseed = 3\nfrom = \"{model}\"\n[data]\nformat = \"table\"\nheld_out = 0.1\nstream = true\nshuffle = 5\n\
+        "output = \"out\"\nseed = 3\ndropout = 0.1\nfrom = \"{model}\"\n[data]\nformat = \"table\"\nheld_out = 0.1\nstream = true\nshuffle = 5\n\
          sources = [{sources}]\n[optimiser]\nsteps = 7\nbatch = 4\nlength = 64\nrate = 0.01\n"
     );
     std::fs::write(folder.join("train.toml"), text).expect("written");
