@@ -1,10 +1,10 @@
 //! The short convolution with its state.
 
 use burn::tensor::Tensor;
-use longreach_attention::Sequences;
 use longreach_attention::short_conv::{self, Activation};
 use longreach_simd::Cx;
 
+use crate::Packed;
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// The inputs of [`short_conv()`]: shapes as in [`longreach_attention::short_conv`].
@@ -24,26 +24,36 @@ pub struct Conv {
 
 /// The convolution with its activation, and the state after the last token.
 pub fn short_conv(x: Conv) -> (Tensor<3>, Tensor<3>) {
-    let call = Call::new().with(x.x).with(x.weight).with(x.state);
-    let operator = ShortConv(x.activation);
-    let mut out = match x.bias {
-        Some(bias) => call.with(bias).run(operator),
-        None => call.run(operator),
-    };
-    (out.output(), out.output())
+    x.packed(&Packed::ROWS)
+}
+
+impl Conv {
+    /// As [`short_conv()`], for sequences that may be packed in one row; the state has a row for each.
+    pub fn packed(self, sequences: &Packed) -> (Tensor<3>, Tensor<3>) {
+        let call = Call::new().with(self.x).with(self.weight).with(self.state);
+        let operator = ShortConv { activation: self.activation, sequences: sequences.clone() };
+        let mut out = match self.bias {
+            Some(bias) => call.with(bias).run(operator),
+            None => call.run(operator),
+        };
+        (out.output(), out.output())
+    }
 }
 
 #[derive(Debug)]
-pub(crate) struct ShortConv(pub(crate) Activation);
+pub(crate) struct ShortConv {
+    pub(crate) activation: Activation,
+    pub(crate) sequences: Packed,
+}
 
 impl ShortConv {
-    fn inputs<'a>(&self, x: &'a Inputs) -> short_conv::Inputs<'a> {
+    fn inputs<'a>(&'a self, x: &'a Inputs) -> short_conv::Inputs<'a> {
         short_conv::Inputs {
             x: x.view(0),
             w: x.view(1),
             bias: (x.len() > 3).then(|| x.view(3)),
-            activation: self.0,
-            sequences: Sequences::Batch,
+            activation: self.activation,
+            sequences: self.sequences.sequences(),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The selective scan with its state.
 
 use burn::tensor::Tensor;
-use longreach_attention::Sequences;
 use longreach_attention::diagonal::mamba as scan;
 use longreach_simd::Cx;
 
+use crate::Packed;
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// The inputs of [`mamba()`]: shapes as in [`longreach_attention::diagonal::mamba`].
@@ -32,18 +32,25 @@ pub struct Mamba {
 
 /// The gated output `[B, T, D]`, and the state after the last token.
 pub fn mamba(x: Mamba) -> (Tensor<3>, Tensor<3>) {
-    let call = Call::new().with(x.x).with(x.dt).with(x.dt_bias).with(x.a).with(x.b).with(x.c).with(x.d).with(x.z);
-    let mut out = call.with(x.state).run(Scan);
-    (out.output(), out.output())
+    x.packed(&Packed::ROWS)
+}
+
+impl Mamba {
+    /// As [`mamba()`], for sequences that may be packed in one row; the state has a row for each.
+    pub fn packed(self, sequences: &Packed) -> (Tensor<3>, Tensor<3>) {
+        let call = Call::new().with(self.x).with(self.dt).with(self.dt_bias).with(self.a).with(self.b).with(self.c);
+        let mut out = call.with(self.d).with(self.z).with(self.state).run(Scan(sequences.clone()));
+        (out.output(), out.output())
+    }
 }
 
 #[derive(Debug)]
-struct Scan;
+struct Scan(Packed);
 
 const STATE: usize = 8;
 
 impl Scan {
-    fn inputs<'a>(&self, x: &'a Inputs) -> scan::Inputs<'a> {
+    fn inputs<'a>(&'a self, x: &'a Inputs) -> scan::Inputs<'a> {
         scan::Inputs {
             x: x.view(0),
             dt: x.view(1),
@@ -53,7 +60,7 @@ impl Scan {
             c: x.view(5),
             d: x.view(6),
             z: Some(x.view(7)),
-            sequences: Sequences::Batch,
+            sequences: self.0.sequences(),
         }
     }
 }

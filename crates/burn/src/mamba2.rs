@@ -1,12 +1,13 @@
 //! The scan of Mamba-2 with its state.
 
 use burn::tensor::Tensor;
+use longreach_attention::Error;
 use longreach_attention::linear::mamba2 as scan;
-use longreach_attention::{Error, Sequences};
 use longreach_simd::Cx;
 use longreach_simd::product::STREAMED_ROWS;
 use ndarray::{ArrayView, Axis, Dimension, Slice};
 
+use crate::Packed;
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// The inputs of [`mamba2()`]: shapes as in [`longreach_attention::linear::mamba2`].
@@ -47,10 +48,18 @@ pub enum Mamba2Form {
 
 /// The output `[B, T, H P]`, and the state after the last token.
 pub fn mamba2(x: Mamba2) -> (Tensor<3>, Tensor<4>) {
-    let heads = x.state.dims()[1];
-    let call = Call::new().with(x.x).with(x.dt).with(x.dt_bias).with(x.a).with(x.b).with(x.c).with(x.d);
-    let mut out = call.with(x.state).run(Scan { dt_limit: x.dt_limit, form: x.form, heads, groups: x.groups });
-    (out.output(), out.output())
+    x.packed(&Packed::ROWS)
+}
+
+impl Mamba2 {
+    /// As [`mamba2()`], for sequences that may be packed in one row; the state has a row for each.
+    pub fn packed(self, sequences: &Packed) -> (Tensor<3>, Tensor<4>) {
+        let (heads, sequences) = (self.state.dims()[1], sequences.clone());
+        let call = Call::new().with(self.x).with(self.dt).with(self.dt_bias).with(self.a).with(self.b).with(self.c);
+        let scan = Scan { dt_limit: self.dt_limit, form: self.form, heads, groups: self.groups, sequences };
+        let mut out = call.with(self.d).with(self.state).run(scan);
+        (out.output(), out.output())
+    }
 }
 
 #[derive(Debug)]
@@ -59,12 +68,13 @@ struct Scan {
     form: Mamba2Form,
     heads: usize,
     groups: usize,
+    sequences: Packed,
 }
 
 const STATE: usize = 7;
 
 impl Scan {
-    fn inputs<'a>(&self, x: &'a Inputs) -> scan::Inputs<'a> {
+    fn inputs<'a>(&'a self, x: &'a Inputs) -> scan::Inputs<'a> {
         scan::Inputs {
             x: x.view_split(0, self.heads),
             dt: x.view(1),
@@ -74,7 +84,7 @@ impl Scan {
             b: x.view_split(4, self.groups),
             c: x.view_split(5, self.groups),
             d: x.view(6),
-            sequences: Sequences::Batch,
+            sequences: self.sequences.sequences(),
         }
     }
 }
@@ -113,7 +123,9 @@ impl Operator for Scan {
         let mut y = Plain::unwritten(inputs.shape(0));
         let x = self.inputs(inputs);
         match self.form {
-            Mamba2Form::Recurrent if y.shape[1] <= STREAMED_ROWS => steps(&x, &mut state, &mut y, cx),
+            Mamba2Form::Recurrent if self.sequences == Packed::ROWS && y.shape[1] <= STREAMED_ROWS => {
+                steps(&x, &mut state, &mut y, cx)
+            }
             Mamba2Form::Recurrent => scan::recurrent_into(&x, state.view_mut(), &mut y.data, cx),
             Mamba2Form::Chunk => scan::chunk_into(&x, state.view_mut(), &mut y.data, cx),
         }

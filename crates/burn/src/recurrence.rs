@@ -1,13 +1,13 @@
 //! Mechanisms with an explicit state: linear attention, delta rules and related mechanisms, each as one operation.
 
 use burn::tensor::Tensor;
-use longreach_attention::Sequences;
 use longreach_attention::linear::linear_attention::Map;
 use longreach_attention::linear::performer::Kernel;
 use longreach_simd::Cx;
 use longreach_simd::product::STREAMED_ROWS;
 use ndarray::{Array2, ArrayView, Axis, Dimension, RemoveAxis, Slice, concatenate};
 
+use crate::Packed;
 use crate::bridge::{Call, Inputs, Operator, Plain};
 
 /// Passes a parameter in the form that the kernel takes, for all tokens or for one of them.
@@ -61,9 +61,17 @@ macro_rules! recurrences {
             stringify!($family), "::", stringify!($name), "`]."
         )]
         pub fn $name(x: $type) -> (Tensor<$rank_out>, Tensor<$of_state>) {
-            let call = Call::new()$(.with(x.$field))+.with(x.state);
-            let mut out = call.run($name::Of { $($parameter: x.$parameter),* });
-            (out.output(), out.output())
+            x.packed(&Packed::ROWS)
+        }
+
+        impl $type {
+            #[doc = concat!("As [`", stringify!($name), "()`], for sequences that may be packed in one row; the state has a row for each.")]
+            pub fn packed(self, sequences: &Packed) -> (Tensor<$rank_out>, Tensor<$of_state>) {
+                let call = Call::new()$(.with(self.$field))+.with(self.state);
+                let sequences = sequences.clone();
+                let mut out = call.run($name::Of { sequences, $($parameter: self.$parameter),* });
+                (out.output(), out.output())
+            }
         }
 
         pub(crate) mod $name {
@@ -73,6 +81,7 @@ macro_rules! recurrences {
 
             #[derive(Debug)]
             pub(crate) struct Of {
+                pub(crate) sequences: Packed,
                 $(pub(crate) $parameter: $kind,)*
             }
 
@@ -86,7 +95,7 @@ macro_rules! recurrences {
                     kernel::Inputs {
                         $($field: of_token(x.view(at.next().unwrap_or_default()), $axes, token),)+
                         $($parameter: given!($how self.$parameter, $about, token),)*
-                        sequences: Sequences::Batch,
+                        sequences: self.sequences.sequences(),
                     }
                 }
 
@@ -106,7 +115,8 @@ macro_rules! recurrences {
                 fn forward(&self, inputs: &mut Inputs, cx: &Cx) -> Vec<Plain> {
                     let mut state = inputs.take(STATE);
                     // Few tokens at once have the bits of one at a time: see docs/decisions/few-tokens-are-steps.md.
-                    if inputs.shape(0)[1] <= STREAMED_ROWS
+                    if self.sequences == Packed::ROWS
+                        && inputs.shape(0)[1] <= STREAMED_ROWS
                         && let Some(out) = self.steps(inputs, &mut state, cx)
                     {
                         return vec![out, state];

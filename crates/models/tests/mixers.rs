@@ -3,6 +3,9 @@
 
 use std::sync::Arc;
 
+#[path = "mixers/gradients.rs"]
+mod gradients;
+
 use burn::tensor::{Device, Tensor};
 use half::bf16;
 use longreach_models::Model;
@@ -65,22 +68,31 @@ const TYPES: &[&str] = &[
 const TOKENS: usize = 23;
 
 fn random(shape: &str) -> Result<Model, longreach_models::Error> {
+    random_on(shape, &Device::flex())
+}
+
+fn random_on(shape: &str, device: &Device) -> Result<Model, longreach_models::Error> {
     let config = format!(
         r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 3, "head_dim": 12, {shape}}}"#
     );
-    Model::random("config.json", &config, 7, &Device::flex())
+    Model::random("config.json", &config, 7, device)
 }
 
 /// A model for every mixer and every shape of block.
 fn models() -> impl Iterator<Item = (String, Model)> {
+    models_on(Device::flex())
+}
+
+fn models_on(device: Device) -> impl Iterator<Item = (String, Model)> {
+    let of_types = device.clone();
     let mixers = MIXERS.iter().map(|mixer| format!(r#""mixer": {{"type": {mixer}}}"#));
-    let ours = mixers.chain(BLOCKS.iter().map(|blocks| (*blocks).to_owned())).map(|shape| {
-        let model = random(&shape).expect("a model");
+    let ours = mixers.chain(BLOCKS.iter().map(|blocks| (*blocks).to_owned())).map(move |shape| {
+        let model = random_on(&shape, &device).expect("a model");
         (shape, model)
     });
-    ours.chain(TYPES.iter().map(|fields| {
+    ours.chain(TYPES.iter().map(move |fields| {
         let config = format!(r#"{{"vocab_size": 40, "hidden_size": 24, "intermediate_size": 40, {fields}}}"#);
-        ((*fields).to_owned(), Model::random("config.json", &config, 7, &Device::flex()).expect("a model"))
+        ((*fields).to_owned(), Model::random("config.json", &config, 7, &of_types).expect("a model"))
     }))
 }
 
@@ -267,11 +279,15 @@ fn forks_do_not_affect_each_other() {
 
 /// A model with a hierarchical memory: segments of 5 tokens, of which two are read again.
 fn hierarchical(mixer: &str, hmt: &str) -> Result<Model, longreach_models::Error> {
+    hierarchical_on(mixer, hmt, &Device::flex())
+}
+
+fn hierarchical_on(mixer: &str, hmt: &str, device: &Device) -> Result<Model, longreach_models::Error> {
     let config = format!(
         r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": 24, "num_hidden_layers": 2, "head_dim": 12,
             "mixer": {mixer}, "hmt": {hmt}}}"#
     );
-    Model::random("config.json", &config, 7, &Device::flex())
+    Model::random("config.json", &config, 7, device)
 }
 
 const HMT: &str = r#"{"segment": 5, "sensory": 2, "summary": 3, "queue": 2, "width": 8}"#;

@@ -268,6 +268,14 @@ impl Branch {
         }
     }
 
+    fn shares_keys(&self) -> bool {
+        match &self.operation {
+            Operation::Mixer(mixer) => mixer.shares_keys(),
+            Operation::Parallel(branches) => branches.iter().any(Self::shares_keys),
+            _ => false,
+        }
+    }
+
     fn reads_few_as_one(&self) -> bool {
         match &self.operation {
             Operation::Mixer(mixer) => mixer.reads_few_as_one(),
@@ -301,9 +309,13 @@ impl Branch {
         let sum = match self.normed {
             Some(by) => {
                 let input = normed(self.before.as_ref(), x);
-                scaled(input.clone(), by) + self.output(input, state, shared)
+                let y = self.output(input.clone(), state, shared);
+                scaled(input, by) + shared.dropped(y)
             }
-            None => x.clone() + self.forward(x, state, shared),
+            None => {
+                let y = self.forward(x.clone(), state, shared);
+                x + shared.dropped(y)
+            }
         };
         normed(self.of_sum.as_ref(), sum)
     }
@@ -363,6 +375,11 @@ impl Block {
     /// Whether it reads the embeddings beside the residual stream.
     pub(crate) fn reads_embeddings(&self) -> bool {
         self.branches.iter().any(|branch| matches!(branch.operation, Operation::Zamba(_)))
+    }
+
+    /// Whether other blocks use its keys and values, or it uses theirs.
+    pub(crate) fn shares_keys(&self) -> bool {
+        self.branches.iter().any(Branch::shares_keys)
     }
 
     /// See [`Decoder::reads_few_as_one`](crate::Decoder::reads_few_as_one).

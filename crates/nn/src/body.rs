@@ -4,7 +4,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
 use crate::{
-    Builder, Decoder, DecoderConfig, Encoder, EncoderConfig, Error, Reading, Reformer, ReformerConfig, SelfAttention,
+    Builder, Decoder, DecoderConfig, Dropout, Encoder, EncoderConfig, Error, Reading, Reformer, ReformerConfig,
+    SelfAttention,
 };
 
 /// The configuration of a body.
@@ -86,6 +87,26 @@ impl Body {
         })
     }
 
+    /// See [`Decoder::recomputing`]. The blocks of a Reformer are reversible in any case.
+    #[must_use]
+    pub fn recomputing(self, recompute: bool) -> Self {
+        match self {
+            Body::Blocks(encoder) => Body::Blocks(encoder.recomputing(recompute)),
+            Body::Decoder(decoder) => Body::Decoder(decoder.recomputing(recompute)),
+            Body::Reformer(reformer) => Body::Reformer(reformer),
+        }
+    }
+
+    /// See [`Decoder::dropping`]. A Reformer drops nothing, as its reversible blocks compute their inputs from their outputs.
+    #[must_use]
+    pub fn dropping(self, dropout: Option<Dropout>) -> Self {
+        match self {
+            Body::Blocks(encoder) => Body::Blocks(encoder.dropping(dropout)),
+            Body::Decoder(decoder) => Body::Decoder(decoder.dropping(dropout)),
+            Body::Reformer(reformer) => Body::Reformer(reformer),
+        }
+    }
+
     /// The device of the weights.
     pub fn device(&self) -> Device {
         match self {
@@ -128,8 +149,9 @@ fn read(decoder: &Decoder, of: &Reading<'_>) -> Tensor<3> {
     let alone = |ids: &[u32], batch: usize, mask| decoder.forward(ids, &mut decoder.start(batch), mask);
     match of.packed {
         Some(bounds) => {
-            let texts = bounds.windows(2).filter(|w| w[0] < w[1]);
-            Tensor::cat(texts.map(|w| alone(&of.ids[w[0]..w[1]], 1, None)).collect(), 1)
+            let mut bounds = bounds.to_vec();
+            bounds.dedup();
+            decoder.forward_packed(of.ids, &bounds, &mut decoder.start(bounds.len() - 1))
         }
         None => {
             let mask = of.keep.map(|keep| {

@@ -3,6 +3,7 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, activation};
+use longreach_burn as ops;
 
 use crate::linear::Bias;
 use crate::mixers::{Shared, parts};
@@ -77,11 +78,13 @@ impl ChannelMix {
     /// Maps `x: [B, T, d]` to the output. Padding has no effect on the state, which has the last token.
     pub(crate) fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let width = x.dims()[2];
-        without_padding(x, width, state, shared, |x, state, _| state.update("shift", |before| self.read(x, before)))
+        without_padding(x, width, state, shared, |x, state, shared| {
+            state.update("shift", |before| self.read(x, before, &shared.packed))
+        })
     }
 
-    fn read(&self, x: Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
-        let (delta, last) = parts::difference(&x, before);
+    fn read(&self, x: Tensor<3>, before: Tensor<3>, packed: &ops::Packed) -> (Tensor<3>, Tensor<3>) {
+        let (delta, last) = parts::difference(&x, before, packed);
         let mixed = |mix: &Param<Tensor<1>>| {
             let mix: Tensor<3> = mix.val().unsqueeze();
             let share = if self.kept { mix.neg().add_scalar(1.0) } else { mix };

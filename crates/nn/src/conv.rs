@@ -40,9 +40,9 @@ impl ShortConv {
         Self { activation, ..self }
     }
 
-    /// The output, and the state after the last token.
-    pub fn forward(&self, x: Tensor<3>, state: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+    /// The output of sequences that are rows or packed in one, and the state of each after its last token.
+    pub fn forward(&self, x: Tensor<3>, state: Tensor<3>, packed: &ops::Packed) -> (Tensor<3>, Tensor<3>) {
         let (weight, bias) = (self.weight.val(), self.bias.as_ref().map(|b| b.val()));
-        ops::short_conv(ops::Conv { x, weight, bias, state, activation: self.activation })
+        ops::Conv { x, weight, bias, state, activation: self.activation }.packed(packed)
     }
 }

@@ -5,6 +5,7 @@ use burn::tensor::{Device, Int, Tensor, activation};
 use longreach_burn as ops;
 use longreach_simd::product::STREAMED_ROWS;
 
+use crate::dropout::{Dropout, Drops};
 use crate::hmt::{Hmt, HmtConfig};
 use crate::mixers::{AttentionConfig, KvSource, MixerConfig, Shared};
 use crate::padding::Tokens;
@@ -175,6 +176,9 @@ pub struct Decoder {
     embedding_scale: f64,
     logits_scale: f64,
     logits_cap: Option<f64>,
+    recompute: bool,
+    #[module(skip)]
+    dropout: Option<Dropout>,
 }
 
 impl Decoder {
@@ -225,7 +229,32 @@ impl Decoder {
             embedding_scale: f64::from(c.embedding_scale),
             logits_scale: f64::from(c.logits_scale),
             logits_cap: c.logits_cap.map(f64::from),
+            recompute: false,
+            dropout: None,
         })
+    }
+
+    /// Drops hidden states in forward passes that are recorded, outside of a hierarchical memory; none if `None`. Srivastava et
+    /// al. 2014.
+    #[must_use]
+    pub fn dropping(mut self, dropout: Option<Dropout>) -> Self {
+        self.dropout = dropout;
+        self
+    }
+
+    /// The draws of a pass over `ids`.
+    pub(crate) fn drops(&self, ids: &[u32]) -> Option<Drops> {
+        let dropout = self.dropout.filter(|_| self.device().is_autodiff());
+        dropout.and_then(|dropout| dropout.over(ids))
+    }
+
+    /// Whether a recorded forward pass stores the inputs of the blocks alone, which are run again on the way back: one more
+    /// forward pass for the memory of the activations. The gradients are the same, but for the state that the pass leaves, through
+    /// which none flows to it. A decoder with a hierarchical memory stores everything. Chen et al. 2016, §4.
+    #[must_use]
+    pub fn recomputing(mut self, recompute: bool) -> Self {
+        self.recompute = recompute;
+        self
     }
 
     /// The initial state of `batch` sequences.
@@ -299,8 +328,8 @@ impl Decoder {
             let places = places(cache, ids.len() / cache.batch.max(1), padding.as_ref());
             x = ops::add(x, table.forward(&places, cache.batch));
         }
-        let per_layer = self.per_layer.as_ref().map(|table| table.forward(ids, x.clone()));
-        self.through(x, cache, Shared { padding, per_layer, ..Shared::default() })
+        let per_layer = self.per_layer(ids, &x);
+        self.through(x, cache, Shared { padding, per_layer, drops: self.drops(ids), ..Shared::default() })
     }
 
     /// At most this many tokens that are read at once leave the bits of as many that are read one by one, if
@@ -328,6 +357,16 @@ impl Decoder {
         self.positions.as_ref().map(|table| table.weight.dims()[0])
     }
 
+    /// The table of learned positions.
+    pub(crate) fn positions(&self) -> Option<&Embedding> {
+        self.positions.as_ref()
+    }
+
+    /// What each layer adds of its own for tokens whose embeddings are `x`.
+    pub(crate) fn per_layer(&self, ids: &[u32], x: &Tensor<3>) -> Option<Tensor<3>> {
+        self.per_layer.as_ref().map(|table| table.forward(ids, x.clone()))
+    }
+
     /// Embeds `batch` contiguous rows of ids → `[B, T, d]`.
     pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         let x = self.words.embed(ids, batch);
@@ -340,11 +379,18 @@ impl Decoder {
         if let Some(norm) = &self.first_norm {
             x = norm.forward(x);
         }
+        let mut shared = shared;
+        x = shared.dropped(x);
         let embedded = self.blocks.iter().any(Block::reads_embeddings).then(|| x.clone());
         let mut shared = Shared { loss: cache.loss.take(), embedded, ..shared };
         for ((block, state), bound) in self.layers.iter().zip(&mut cache.layers).zip(self.bounds()) {
             shared.lower_bound = bound;
-            x = self.blocks[*block].forward(x, state, &mut shared);
+            let block = &self.blocks[*block];
+            // Segments of a memory pass gradients on through the state.
+            x = match self.recompute && self.hmt.is_none() {
+                true => block.recomputed(x, state, &mut shared),
+                false => block.forward(x, state, &mut shared),
+            };
         }
         cache.loss = shared.loss;
         match &self.norm {

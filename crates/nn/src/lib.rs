@@ -14,6 +14,7 @@ mod channel_mix;
 mod conv;
 mod cut;
 mod decoder;
+mod dropout;
 mod encoder;
 mod experts;
 mod feed_forward;
@@ -24,9 +25,11 @@ mod linear;
 mod low_rank;
 pub mod mixers;
 mod norm;
+mod packed;
 mod padding;
 mod per_layer;
 mod random;
+mod recompute;
 mod reformer;
 mod reversible;
 mod rotary;
@@ -45,6 +48,7 @@ pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
 pub use cut::{ARITHMETIC, Calls, Cut};
 pub use decoder::{Decoder, DecoderConfig, DecoderNames};
+pub use dropout::Dropout;
 pub use encoder::{
     Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
     SelfAttention,

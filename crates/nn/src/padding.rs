@@ -79,7 +79,10 @@ pub(crate) fn without_padding(
     let mut read = |x: Tensor<3>, state: &mut State, shared: &mut Shared| {
         let t = x.dims()[1];
         let y = read(x, state, shared);
-        state.advance(t);
+        match shared.packed.bounds() {
+            Some(bounds) => state.advance_each(bounds.windows(2).map(|w| w[1] - w[0])),
+            None => state.advance(t),
+        }
         y
     };
     match shared.padding.take() {

@@ -44,27 +44,41 @@ impl RotaryCache {
     /// As [`RotaryCache::turn`], in a cache of `length` tokens, on which some scalings depend instead of the text's
     /// length.
     pub fn turn_within(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize], length: usize) -> Tensor<4> {
-        let (positions, _) = following(before, x.dims()[1]);
+        let positions = positions(once(before), x.dims()[1], &ops::Packed::ROWS);
         ops::rotary(x, &self.at(rotary, positions, length))
     }
 
-    /// Rotates `x: [B, T, H, D]` by the angles of the next `T` positions of each sequence after `before`.
-    pub fn turn(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize]) -> Tensor<4> {
-        let (positions, length) = following(before, x.dims()[1]);
+    /// Rotates `x: [B, T, H, D]` by the angles of the next positions of each sequence after `before`.
+    pub fn turn(&mut self, rotary: &Rotary, x: Tensor<4>, before: &[usize], packed: &ops::Packed) -> Tensor<4> {
+        let rows = &ops::Packed::ROWS;
         let by_length = rotary.scaling.depends_on_length();
+        if let (true, Some(bounds)) = (by_length, packed.bounds()) {
+            let of = |w: &[usize]| x.clone().narrow(1, w[0], w[1] - w[0]);
+            let texts = bounds.windows(2).enumerate();
+            return Tensor::cat(texts.map(|(i, w)| self.turn(rotary, of(w), &before[i..=i], rows)).collect(), 1);
+        }
+        let own = if packed.bounds().is_some() { before } else { once(before) };
+        let positions = positions(own, x.dims()[1], packed);
+        let length = positions.iter().max().map_or(0, |most| most + 1);
         if by_length && positions.nrows() > 1 {
             // The frequencies of each sequence depend on its own length.
-            let one = |b: usize| self.turn(rotary, x.clone().narrow(0, b, 1), &before[b..=b]);
+            let one = |b: usize| self.turn(rotary, x.clone().narrow(0, b, 1), &before[b..=b], rows);
             return Tensor::cat((0..before.len()).map(one).collect(), 0);
         }
         let tokens = x.dims()[1];
         if by_length && !before.is_empty() && (2..=STREAMED_ROWS).contains(&tokens) {
             // Few tokens continue a text as one at a time do, each with the frequencies of the text up to it.
-            let one = |i: usize| self.turn(rotary, x.clone().narrow(1, i, 1), &[before[0] + i]);
+            let one = |i: usize| self.turn(rotary, x.clone().narrow(1, i, 1), &[before[0] + i], rows);
             return Tensor::cat((0..tokens).map(one).collect(), 1);
         }
         ops::rotary(x, &self.at(rotary, positions, length))
     }
+}
+
+/// The first alone if all are the same: the angles of one row are then those of each.
+fn once(before: &[usize]) -> &[usize] {
+    let same = before.windows(2).all(|w| w[0] == w[1]);
+    if same { &before[..before.len().min(1)] } else { before }
 }
 
 /// Errors, with a message, if positions do not fit heads of `width` channels or their angles cannot be computed.
@@ -76,11 +90,13 @@ pub(crate) fn fits(rotary: &Rotary, width: usize) -> Result<(), String> {
     angles.map(|_| ()).map_err(|error| error.to_string())
 }
 
-/// The positions of the next `t` tokens of sequences that have read `before` tokens, `[B, t]`, or `[1, t]` if they are
-/// the same; and the length of the longest sequence.
-pub(crate) fn following(before: &[usize], t: usize) -> (Array2<usize>, usize) {
-    let same = before.windows(2).all(|w| w[0] == w[1]);
-    let rows = if same { before.len().min(1) } else { before.len() };
-    let positions = Array2::from_shape_fn((rows, t), |(b, i)| before[b] + i);
-    (positions, before.iter().max().map_or(0, |most| most + t))
+/// The positions of the next `t` tokens of sequences that have read `before` tokens, `[B, t]`, or `[1, t]` where sequences are
+/// packed in one row.
+pub(crate) fn positions(before: &[usize], t: usize, packed: &ops::Packed) -> Array2<usize> {
+    if let Some(bounds) = packed.bounds() {
+        let texts = bounds.windows(2).zip(before);
+        let all = texts.flat_map(|(w, before)| (0..w[1] - w[0]).map(move |i| before + i)).collect();
+        return Array2::from_shape_vec((1, t), all).expect("the bounds cover the tokens");
+    }
+    Array2::from_shape_fn((before.len(), t), |(b, i)| before[b] + i)
 }

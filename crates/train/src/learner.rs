@@ -10,7 +10,7 @@ use longreach_models::Model;
 use longreach_nn::Cache;
 
 use crate::Error;
-use crate::config::{ClipBy, LossOn, Optimiser};
+use crate::config::{ClipBy, LossOn, Optimiser, Packing};
 use crate::model::Trained;
 use crate::objective::{Causal, Learnt};
 use crate::optimiser::{Average, clip, norm, optimiser, rate};
@@ -138,7 +138,7 @@ impl Learner {
 
     /// Like [`Learner::next_tokens`], for sequences that continue from a state.
     pub(crate) fn next_tokens_after(&self, ids: &[u32], targets: &[i64], cache: Cache) -> Learnt {
-        Causal::new(LossOn::All, self.settings.segments).learn_after(&self.model, ids, targets, cache)
+        Causal::new(LossOn::All, self.settings.segments, Packing::Packed).learn_after(&self.model, ids, targets, cache)
     }
 }
 

@@ -20,10 +20,11 @@ mod report;
 mod run;
 mod texts;
 mod tokenizer;
+mod trial;
 
 pub use config::{
-    ClipBy, Config, Data, Evaluate, Flow, Format, Group, HeldOut, Kind, Lora, LossOn, Objective, Optimiser, Report,
-    Schedule, SegmentsOf, Source, Span, TEMPLATES, TextsOf, Tokenizer, template,
+    ClipBy, Config, Data, Evaluate, Flow, Format, Group, HeldOut, Kind, Lora, LossOn, Objective, Optimiser, Packing,
+    Report, Schedule, SegmentsOf, Source, Span, TEMPLATES, TextsOf, Tokenizer, template,
 };
 pub use data::{Corpus, Page};
 pub use entrant::Entrant;
@@ -32,3 +33,4 @@ pub use model::merge;
 pub use passkey::{Asked, Course, Hidden, Passkey, PasskeyEvent, PasskeyStudy, Score};
 pub use recall::{Recall, Standing, Study, StudyEvent};
 pub use run::{Checked, Event, Outcome, Run};
+pub use trial::Trial;

@@ -1,5 +1,10 @@
 //! Fine-tuning of checkpoints: losses are those of other libraries, pieces do not matter, and an interrupted run is the run.
 
+#[path = "fine_tuning/memory.rs"]
+mod memory;
+#[path = "fine_tuning/others.rs"]
+mod others;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 

@@ -5,6 +5,7 @@
 //! gradient aside for the parent and passes on zeros of the smallest shape. So no output is copied, and one that nothing
 //! was computed from has no gradient at all.
 
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::autodiff::NodeId;
@@ -12,8 +13,8 @@ use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::Checkpoi
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, AutodiffBackend, Backend, TensorMetadata};
-use burn::tensor::Shape;
+use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata};
+use burn::tensor::{Shape, Tensor};
 
 use super::{Bridge, Compute, Gradient, Op, Pack};
 
@@ -67,6 +68,28 @@ impl<B: Compute, const N: usize> Backward<B, N> for Node<N> {
                 grads.register::<B>(node.id, d);
             }
         }
+        self.0.more(&mut More(grads));
+    }
+}
+
+/// The gradients of a backward pass, to which an operator adds those of tensors that are not its inputs.
+pub struct More<'a>(&'a mut Gradients);
+
+impl More<'_> {
+    /// Adds to the gradient of `of`, which must be a leaf of the graph.
+    pub fn add<const D: usize>(&mut self, of: &Tensor<D>, gradient: Tensor<D>) {
+        let of = of.clone().into_dispatch();
+        let sum = match Dispatch::grad(&of, self.0) {
+            Some(earlier) => gradient + Tensor::from_dispatch(earlier),
+            None => gradient,
+        };
+        Dispatch::grad_replace(&of, self.0, sum.into_dispatch());
+    }
+}
+
+impl Debug for More<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("More").finish_non_exhaustive()
     }
 }
 

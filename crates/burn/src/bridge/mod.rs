@@ -23,6 +23,7 @@ use burn::tensor::Tensor;
 
 pub use compute::{Compute, Gradient};
 pub use elsewhere::{Fallback, Kernel, Run, compute, fallbacks, gradients, kernel, on_fallback};
+pub use graph::More;
 pub(crate) use host::Held;
 pub use host::Inputs;
 #[cfg(test)]

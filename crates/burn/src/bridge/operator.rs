@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use longreach_simd::Cx;
 
-use super::{Inputs, Plain};
+use super::{Inputs, More, Plain};
 
 /// An operator with its gradient: everything that a kernel must provide to become a Burn operation.
 ///
@@ -37,6 +37,11 @@ pub trait Operator: Any + Debug + Send + Sync {
     fn backward_to(&self, inputs: &Inputs, d_out: &[Plain], wanted: &[bool], cx: &Cx) -> Vec<Plain> {
         let _ = wanted;
         self.backward(inputs, d_out, cx)
+    }
+    /// Adds the gradients of tensors that are not inputs, after [`Operator::backward`]: of the parameters of a module that the
+    /// operator holds.
+    fn more(&self, gradients: &mut More<'_>) {
+        let _ = gradients;
     }
 }
 

@@ -15,7 +15,7 @@ use longreach_testkit::tolerance::assert_close;
 use ndarray::IxDyn;
 
 use super::{Bridge, Compute, Fallback, Gradient, Inputs, Kernel, Operator, Pack, Plain, Run, fallbacks, kernel};
-use crate::AttentionOptions;
+use crate::{AttentionOptions, Packed};
 use crate::conv::ShortConv;
 use crate::elementwise::{NegExp, SiluTimes};
 use crate::linear::Linear;
@@ -114,7 +114,7 @@ fn host_computed(operator: &str) -> [bool; 2] {
 #[test]
 fn an_operator_without_a_kernel_has_the_bits_of_the_host() {
     let (wide, heads) = ([2, 9, 5], [2, 9, 3, 4]);
-    let conv = || ShortConv(Activation::Silu);
+    let conv = || ShortConv { activation: Activation::Silu, sequences: Packed::ROWS };
     let line = [wave(&wide, 0.7), wave(&[3, 5], 1.3), wave(&[2, 2, 5], 0.4)];
     let attention = || {
         let options = AttentionOptions::new(Patterned::new(Window { left: 3, right: 0 }), 4);
@@ -127,7 +127,7 @@ fn an_operator_without_a_kernel_has_the_bits_of_the_host() {
     for used in [&[0, 1][..], &[0], &[1]] {
         assert_eq!(run::<NdArray>(conv(), &line, used), run::<Flex>(conv(), &line, used), "{used:?}");
         assert_eq!(run::<NdArray>(attention(), &qkv, used), run::<Flex>(attention(), &qkv, used), "{used:?}");
-        let gla = || gla::Of { scale: 0.5 };
+        let gla = || gla::Of { sequences: Packed::ROWS, scale: 0.5 };
         assert_eq!(run::<NdArray>(gla(), &state, used), run::<Flex>(gla(), &state, used), "{used:?}");
     }
     assert_eq!(run::<NdArray>(Linear, &product, &[0]), run::<Flex>(Linear, &product, &[0]));

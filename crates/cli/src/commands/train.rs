@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, ProgressStyle};
 use longreach_train::{Checked, Config, Event, Run, TEMPLATES, template};
 
 use crate::failure::Failure;
 use crate::interrupt::{self, Interrupt};
+
+mod dashboard;
+
+use dashboard::Dashboard;
 
 /// Train or fine-tune a model as described by a TOML file
 ///
@@ -53,7 +57,10 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let (bar, interrupt) = (interrupt::steps(run.steps() as u64)?, Interrupt::watched()?);
-    let mut shown = Shown::default();
+    // More than a line, where there is a terminal.
+    let style = "{bar:32} {pos}/{len} steps, {elapsed} since the start, {eta} left\n{msg}";
+    bar.set_style(ProgressStyle::with_template(style)?);
+    let mut shown = Dashboard::default();
     let outcome = run.train(|event| {
         show(event, &bar, &mut shown);
         interrupt.flow()
@@ -86,18 +93,11 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the progress line remembers.
-#[derive(Default)]
-struct Shown {
-    mean: Option<f32>,
-    held_out: String,
-}
-
 fn listed(metrics: &[(String, f64)]) -> String {
     metrics.iter().map(|(name, value)| format!("{name} {value:.4}")).collect::<Vec<_>>().join(", ")
 }
 
-fn show(event: Event, bar: &ProgressBar, shown: &mut Shown) {
+fn show(event: Event, bar: &ProgressBar, shown: &mut Dashboard) {
     let say = |line: String| if bar.is_hidden() { eprintln!("{line}") } else { bar.println(line) };
     match event {
         Event::Ready { train, held_out, parameters, learning, step, .. } => {
@@ -111,20 +111,17 @@ fn show(event: Event, bar: &ProgressBar, shown: &mut Shown) {
         }
         Event::Note(note) => say(note),
         Event::Step { step, loss, rate, norm, speed } => {
-            let smooth = shown.mean.map_or(loss, |m| 0.98 * m + 0.02 * loss);
-            shown.mean = Some(smooth);
+            let smooth = shown.add(loss);
             bar.set_position(step as u64);
-            let held_out = &shown.held_out;
-            let line = format!("loss {smooth:.3}{held_out}, rate {rate:.1e}, norm {norm:.2}, {speed:.0} tok/s");
-            if bar.is_hidden() && step.is_multiple_of(50) {
-                eprintln!("step {step}: {line}");
+            if !bar.is_hidden() {
+                bar.set_message(shown.lines(rate, norm, speed));
+            } else if step.is_multiple_of(50) {
+                let held_out = shown.held_out();
+                eprintln!("step {step}: loss {smooth:.3}{held_out}, rate {rate:.1e}, norm {norm:.2}, {speed:.0} tok/s");
             }
-            bar.set_message(line);
         }
         Event::Evaluated { step, metrics, best } => {
-            if let Some((name, value)) = metrics.first() {
-                shown.held_out = format!(", held out {name} {value:.3}");
-            }
+            shown.evaluated(step, &metrics, best);
             say(format!("step {step}: held out {}{}", listed(&metrics), if best { " (best)" } else { "" }));
         }
         Event::Sample(text) => say(format!("sample: {text}")),

@@ -11,9 +11,11 @@ use longreach_attention::rotary::{Angles, Rotary};
 use longreach_burn as ops;
 use ndarray::Array2;
 
+use crate::dropout::{Dropout, Drops};
 use crate::feed_forward::{FeedForward, FeedForwardConfig};
 use crate::mixers::AttentionConfig;
 use crate::norm::{Norm, NormConfig, Order};
+use crate::recompute::recomputed;
 use crate::{Builder, Embedding, Error};
 
 mod attention;
@@ -108,12 +110,14 @@ pub struct Encoder {
     embedding_norm: Norm,
     blocks: Vec<EncoderBlock>,
     last_norm: Option<Norm>,
+    recompute: bool,
     #[module(skip)]
     rest: Rest,
 }
 
 #[derive(Clone, Debug)]
 struct Rest {
+    dropout: Option<Dropout>,
     positions: Option<Positions>,
     scale: Option<f32>,
 }
@@ -181,14 +185,28 @@ impl Encoder {
                 blocks.map(|(i, c)| b.scope(i, |b| block(b, i, c))).collect::<Result<Vec<_>, _>>()
             })?;
             let last_norm = if c.last_norm { Some(Norm::new(b, n.last_norm, c.hidden, c.norm)?) } else { None };
-            let rest = Rest { positions: c.positions, scale: c.scale };
-            Ok(Self { embedding, positions, types, embedding_norm, blocks, last_norm, rest })
+            let rest = Rest { dropout: None, positions: c.positions, scale: c.scale };
+            Ok(Self { embedding, positions, types, embedding_norm, blocks, last_norm, recompute: false, rest })
         })
     }
 
     /// The device of the weights.
     pub fn device(&self) -> Device {
         self.embedding.weight.device()
+    }
+
+    /// See [`Decoder::recomputing`](crate::Decoder::recomputing).
+    #[must_use]
+    pub fn recomputing(mut self, recompute: bool) -> Self {
+        self.recompute = recompute;
+        self
+    }
+
+    /// Drops hidden states in forward passes that are recorded; none if `None`.
+    #[must_use]
+    pub fn dropping(mut self, dropout: Option<Dropout>) -> Self {
+        self.rest.dropout = dropout;
+        self
     }
 
     /// The embedding table, `[vocabulary, d]`.
@@ -205,6 +223,11 @@ impl Encoder {
     /// length.
     pub fn forward(&self, of: &Reading<'_>) -> Tensor<3> {
         let mut x = self.embed(of);
+        let dropout = self.rest.dropout.filter(|_| x.is_autodiff());
+        let mut drops = dropout.and_then(|dropout| dropout.over(of.ids));
+        if let Some(drops) = &mut drops {
+            x = drops.drop(x);
+        }
         let mut angles: Vec<(Rotary, Arc<Angles>)> = Vec::new();
         for block in &self.blocks {
             let rotary =
@@ -217,7 +240,13 @@ impl Encoder {
                     }
                 });
             let call = Call { keep: of.keep, global: of.global, packed: of.packed, angles: rotary };
-            x = block.forward(x, &call);
+            let of_block = drops;
+            // The attention and the feed-forward layer.
+            drops = drops.map(|drops| drops.after(2));
+            x = match self.recompute && x.is_autodiff() {
+                true => block.recomputed(x, &call, of_block),
+                false => block.forward(x, &call, of_block),
+            };
         }
         match &self.last_norm {
             Some(norm) => by_rows(x, |x, _| norm.forward(x)),
@@ -279,7 +308,24 @@ fn turned(rotary: &Rotary, of: &Reading<'_>) -> Arc<Angles> {
 }
 
 impl EncoderBlock {
-    fn forward(&self, x: Tensor<3>, call: &Call<'_>) -> Tensor<3> {
+    /// As [`EncoderBlock::forward`], without storing activations.
+    fn recomputed(&self, x: Tensor<3>, call: &Call<'_>, drops: Option<Drops>) -> Tensor<3> {
+        let (keep, global) = (call.keep.cloned(), call.global.cloned());
+        let (packed, angles) = (call.packed.map(<[usize]>::to_vec), call.angles.clone());
+        let mut out = recomputed(self, vec![x], move |block: &Self, mut inputs| {
+            let (keep, global, packed) = (keep.as_ref(), global.as_ref(), packed.as_deref());
+            let call = Call { keep, global, packed, angles: angles.clone() };
+            vec![block.forward(inputs.swap_remove(0), &call, drops)]
+        });
+        out.swap_remove(0)
+    }
+
+    fn forward(&self, x: Tensor<3>, call: &Call<'_>, drops: Option<Drops>) -> Tensor<3> {
+        // Of what a layer adds, the first or the second of the block.
+        let dropped = |x: Tensor<3>, layer: u64| match drops {
+            Some(drops) => drops.after(layer).drop(x),
+            None => x,
+        };
         let normed = match &self.norm {
             Some(norm) if self.before => norm.forward(x.clone()),
             _ => x.clone(),
@@ -289,17 +335,17 @@ impl EncoderBlock {
         let heads = heads.reshape([b, t, h * width]);
         by_rows(x, |x, rows| {
             let n = rows.len();
-            let seen = self.attention.out(rows_of(&heads, rows).reshape([1, n, h, width]));
+            let seen = dropped(self.attention.out(rows_of(&heads, rows).reshape([1, n, h, width])), 0);
             if self.before {
                 let x = ops::add(x, seen);
                 let y = self.feed_forward.forward(self.second_norm.forward(x.clone()));
-                return ops::add(x, y);
+                return ops::add(x, dropped(y, 1));
             }
             let x = match &self.norm {
                 Some(norm) => norm.of_sum(x, seen),
                 None => ops::add(x, seen),
             };
-            let y = self.feed_forward.forward(x.clone());
+            let y = dropped(self.feed_forward.forward(x.clone()), 1);
             self.second_norm.of_sum(x, y)
         })
     }

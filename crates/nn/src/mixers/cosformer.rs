@@ -3,11 +3,11 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
-use ndarray::Array2;
 
 use super::parts::{self, Heads, Qkv};
 use super::{Mix, Shared};
 use crate::linear::Bias;
+use crate::rotary::positions;
 use crate::{Builder, Error, State};
 
 /// The sizes of the mixer.
@@ -44,21 +44,15 @@ impl Mix for CosFormer {
         State::new(batch).with_matrix("state", [h.heads, 2 * h.key, h.value + 1], device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
-        let (c, t) = (&self.config, x.dims()[1]);
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let c = &self.config;
         let [q, k, v] = self.projections.forward(&x, c.heads.heads);
         // Beyond `length` the angle stays that of the last position, so that weights never become negative.
-        let before = state.positions();
-        let positions = Array2::from_shape_fn((before.len(), t), |(b, i)| (before[b] + i + 1).min(c.length) as f32);
-        let (o, memory) = ops::cosformer(ops::CosFormer {
-            q,
-            k,
-            v,
-            state: state.take("state"),
-            positions,
-            length: c.length as f64,
-            causal: true,
-        });
+        let positions = positions(state.positions(), x.dims()[1], &shared.packed);
+        let positions = positions.mapv(|before| (before + 1).min(c.length) as f32);
+        let (o, memory) =
+            ops::CosFormer { q, k, v, state: state.take("state"), positions, length: c.length as f64, causal: true }
+                .packed(&shared.packed);
         let o = self.projections.out.forward(parts::flat(o));
         state.put("state", memory);
         o

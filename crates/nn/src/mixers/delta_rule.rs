@@ -71,9 +71,9 @@ impl Mix for DeltaRule {
         parts::matrices(h, [key, key, value], h.key, batch, device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let (c, h, [b, t, _]) = (&self.config, &self.config.heads, x.dims());
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         // The convolution applies the silu if there is one.
         let key_features =
             if h.conv.is_some() && c.features == Pointwise::Silu { Pointwise::Identity } else { c.features };
@@ -86,14 +86,15 @@ impl Mix for DeltaRule {
             Some(beta) => activation::sigmoid(beta.forward(x.clone())),
             None => Tensor::ones([b, t, h.heads], &x.device()),
         };
-        let (o, memory) = ops::delta_rule(ops::DeltaRule {
+        let (o, memory) = ops::DeltaRule {
             q: normed(q),
             k: normed(k),
             v: parts::heads(v, h.heads),
             beta: if c.up_to_two { beta * 2.0 } else { beta },
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),

@@ -52,10 +52,10 @@ impl Mix for GatedConv {
         State::new(batch).with_rows("conv", [self.taps - 1, self.hidden], device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let all = self.in_proj.forward(x);
         let part = |i: usize| all.clone().narrow(2, i * self.hidden, self.hidden);
-        let y = state.update("conv", |before| self.conv.forward(part(0) * part(2), before));
+        let y = state.update("conv", |before| self.conv.forward(part(0) * part(2), before, &shared.packed));
         self.out_proj.forward(part(1) * y)
     }
 }

@@ -66,9 +66,9 @@ impl Mix for GatedDelta {
         parts::matrices(h, [key, key, value], h.key, batch, device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let (c, h) = (&self.config, &self.config.heads);
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         // The convolutions apply the silu if there are any.
         let [q, k, v] = if h.conv.is_some() { [q, k, v] } else { [q, k, v].map(activation::silu) };
         let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
@@ -78,7 +78,7 @@ impl Mix for GatedDelta {
         // Heads that share keys are adjacent in the kernel.
         let [together, apart] = if c.cyclic { [h.shared_by(), h.groups] } else { [1, h.heads] };
         let of_heads = |x: Tensor<3>| parts::exchanged(x.unsqueeze_dim(3), [together, apart]).squeeze_dim(3);
-        let (o, memory) = ops::gated_delta(ops::GatedDelta {
+        let (o, memory) = ops::GatedDelta {
             q: unit(q),
             k: unit(k),
             v: parts::exchanged(parts::heads(v, h.heads), [together, apart]),
@@ -86,7 +86,8 @@ impl Mix for GatedDelta {
             beta: of_heads(if c.up_to_two { beta * 2.0 } else { beta }),
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = parts::exchanged(o, [apart, together]);
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),

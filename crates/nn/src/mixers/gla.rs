@@ -68,23 +68,24 @@ impl Mix for Gla {
         parts::matrices(h, widths(h), h.key, batch, device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let (c, h) = (&self.config, &self.config.heads);
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         let g = activation::log_sigmoid(self.gate.forward(x.clone())) / c.normalizer;
         let g = match c.clamp {
             Some(least) => g.clamp_min(least),
             None => g,
         };
         let of_group = |x: Tensor<3>| parts::repeated(parts::heads(x, h.groups), h.shared_by());
-        let (o, memory) = ops::gla(ops::Gla {
+        let (o, memory) = ops::Gla {
             q: c.features.of(parts::heads(q, h.heads)),
             k: c.features.of(of_group(k)),
             v: of_group(v),
             g: of_group(g),
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),

@@ -56,9 +56,9 @@ impl Mix for Hgrn2 {
 
     fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let h = &self.heads;
-        let q = activation::silu(self.q.forward(x.clone(), state));
-        let f = self.f.forward(x.clone(), state);
-        let v = self.i.forward(x, state);
+        let q = activation::silu(self.q.forward(x.clone(), state, &shared.packed));
+        let f = self.f.forward(x.clone(), state, &shared.packed);
+        let v = self.i.forward(x, state, &shared.packed);
         let g = match &shared.lower_bound {
             None => activation::log_sigmoid(f),
             // ln(b + (1 − b) σ(f)), with the lower bound b < 1.
@@ -69,13 +69,14 @@ impl Mix for Hgrn2 {
             }
         };
         let heads = |x| parts::heads(x, h.heads);
-        let (o, memory) = ops::hgrn2(ops::Hgrn2 {
+        let (o, memory) = ops::Hgrn2 {
             q: heads(q),
             g: heads(g),
             v: heads(v),
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = self.norm.forward(parts::heads(parts::flat(o), 1));
         state.put("state", memory);
         self.out.forward(o)

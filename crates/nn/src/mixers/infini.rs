@@ -84,7 +84,7 @@ impl Mix for Infini {
             // The segments of the sequences end at different tokens.
             return parts::one_by_one(x, state, |x, state| self.forward(x, state, shared));
         }
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let local = c.rotary.as_ref().map(|rotary| {
             let positions = Array2::from_shape_fn((1, t), |(_, i)| (seen + i) % c.segment);

@@ -117,9 +117,9 @@ impl Mix for Kda {
         parts::matrices(h, [key, key, value], h.key, batch, device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let (c, h) = (&self.config, &self.config.heads);
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         // The convolutions apply the silu if there are any.
         let [q, k, v] = if h.conv.is_some() { [q, k, v] } else { [q, k, v].map(activation::silu) };
         let unit = |x: Tensor<3>| parts::unit(parts::heads(x, h.groups), LENGTH_EPS);
@@ -130,7 +130,7 @@ impl Mix for Kda {
             Some(bound) => activation::sigmoid(f * rates.neg()) * bound,
         };
         let beta = activation::sigmoid(self.beta.forward(x.clone()));
-        let (o, memory) = ops::kda(ops::Kda {
+        let (o, memory) = ops::Kda {
             q: unit(q),
             k: unit(k),
             v: parts::heads(v, h.heads),
@@ -138,7 +138,8 @@ impl Mix for Kda {
             beta: if c.up_to_two { beta * 2.0 } else { beta },
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = self.norm.gated(o, self.z.forward(x), Gate::Sigmoid);
         state.put("state", memory);
         self.out.forward(o)

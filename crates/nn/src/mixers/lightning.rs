@@ -168,7 +168,7 @@ impl Lightning {
                 let mut turned = |linear: &Linear, norm: &Option<RmsNorm>, heads: usize| {
                     let x = parts::heads(linear.forward(x.clone()), heads);
                     let x = norm.iter().fold(x, |x, norm| norm.forward(x));
-                    rotary.iter().fold(x, |x, rotary| shared.angles.turn(rotary, x, before))
+                    rotary.iter().fold(x, |x, rotary| shared.angles.turn(rotary, x, before, &shared.packed))
                 };
                 let (q, k) = (turned(&apart.q, &apart.q_norm, c.heads), turned(&apart.k, &apart.k_norm, *groups));
                 let v = parts::heads(apart.v.forward(x.clone()), *groups);
@@ -192,14 +192,15 @@ impl Mix for Lightning {
             Decays::OfLayer(layer, layers) => decays(c.heads, layer, layers).into_iter().map(|g| g as f32).collect(),
             Decays::Slopes => alibi(c.heads).into_iter().map(|slope| -slope).collect(),
         };
-        let (o, memory) = ops::retention(ops::Retention {
+        let (o, memory) = ops::Retention {
             q,
             k,
             v,
             g: Tensor::from_floats(&decays[..], &x.device()),
             state: state.take("state"),
             scale: c.scale,
-        });
+        }
+        .packed(&shared.packed);
         state.put("state", memory);
         let o = self.norm.iter().fold(parts::flat(o), |o, norm| norm.forward(o));
         let o = self.gate.iter().fold(o, |o, gate| activation::sigmoid(gate.forward(x.clone())) * o);

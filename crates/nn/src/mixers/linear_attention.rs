@@ -162,9 +162,9 @@ impl Mix for LinearAttention {
         state.with_matrix("state", [h.heads, features, width], device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let (c, h) = (&self.config, &self.config.heads);
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         let (q, k, v) = (parts::heads(q, h.heads), parts::heads(k, h.groups), parts::heads(v, h.groups));
         let maps = if c.tied { &self.map_q } else { &self.map_k };
         // Features divided by their sums are already mapped; the kernel maps the others.
@@ -175,7 +175,7 @@ impl Mix for LinearAttention {
         };
         let map = if divided { Map::Identity } else { c.features.map() };
         let features = c.features.map().features(c.features.given(h.key));
-        let (o, memory) = ops::linear_attention(ops::LinearAttention {
+        let (o, memory) = ops::LinearAttention {
             q: given(q, &self.map_q, c.by_sum[0]),
             k: parts::repeated(given(k, maps, c.by_sum[1]), h.shared_by()),
             v: parts::repeated(v, h.shared_by()),
@@ -184,7 +184,8 @@ impl Mix for LinearAttention {
             normalize: c.normalize,
             causal: true,
             scale: (features as f64).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = self.norm.forward(o);
         state.put("state", memory);
         self.out.forward(o)

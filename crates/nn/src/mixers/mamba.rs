@@ -111,11 +111,11 @@ impl Mix for Mamba {
         )
     }
 
-    fn forward(&self, u: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
-        let batch = u.dims()[0];
+    fn forward(&self, u: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let batch = state.batch();
         let xz = self.in_proj.forward(u);
         let z = xz.clone().narrow(2, self.inner, self.inner);
-        let x = state.update("conv", |before| self.conv1d.forward(xz.narrow(2, 0, self.inner), before));
+        let x = state.update("conv", |before| self.conv1d.forward(xz.narrow(2, 0, self.inner), before, &shared.packed));
         let p = self.x_proj.forward(x.clone());
         let normed = |i: usize, t: Tensor<3>| match (self.norms.get(i), self.plain_norm) {
             (Some(norm), _) => norm.forward(t),
@@ -125,7 +125,7 @@ impl Mix for Mamba {
         let dt = self.dt_proj.forward(normed(0, p.clone().narrow(2, 0, self.rank)));
         let b = normed(1, p.clone().narrow(2, self.rank, self.state));
         let c = normed(2, p.narrow(2, self.rank + self.state, self.state));
-        let (y, scan) = ops::mamba(ops::Mamba {
+        let (y, scan) = ops::Mamba {
             x,
             dt,
             dt_bias: self.dt_bias.val(),
@@ -135,7 +135,8 @@ impl Mix for Mamba {
             d: self.d.val(),
             z,
             state: state.take::<Tensor<4>>("state").reshape([batch, self.state, self.inner]),
-        });
+        }
+        .packed(&shared.packed);
         let memory = scan.reshape([batch, self.state, self.inner, 1]);
         state.put("state", memory);
         self.out_proj.forward(y)

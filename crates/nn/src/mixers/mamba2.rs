@@ -127,31 +127,33 @@ impl Mix for Mamba2 {
         )
     }
 
-    fn forward(&self, u: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, u: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let inner = self.heads * self.head_dim;
-        let shared = self.groups * self.state;
+        let mixed = self.groups * self.state;
         let zxbcdt = self.in_proj.forward(u);
         let zxbcdt = match &self.multipliers {
             Some(by) => zxbcdt * by.clone().unsqueeze(),
             None => zxbcdt,
         };
         let z = zxbcdt.clone().narrow(2, 0, inner);
-        let dt = zxbcdt.clone().narrow(2, 2 * inner + 2 * shared, self.heads);
-        let xbc =
-            state.update("conv", |before| self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * shared), before));
-        let (y, scan) = ops::mamba2(ops::Mamba2 {
+        let dt = zxbcdt.clone().narrow(2, 2 * inner + 2 * mixed, self.heads);
+        let xbc = state.update("conv", |before| {
+            self.conv1d.forward(zxbcdt.narrow(2, inner, inner + 2 * mixed), before, &shared.packed)
+        });
+        let (y, scan) = ops::Mamba2 {
             x: xbc.clone().narrow(2, 0, inner),
             dt,
             dt_bias: self.dt_bias.val(),
             dt_limit: (self.step_low as f32, self.step_high as f32),
             a: self.a(),
-            b: xbc.clone().narrow(2, inner, shared),
-            c: xbc.narrow(2, inner + shared, shared),
+            b: xbc.clone().narrow(2, inner, mixed),
+            c: xbc.narrow(2, inner + mixed, mixed),
             groups: self.groups,
             d: self.d.val(),
             state: state.take("state"),
             form: ops::Mamba2Form::Recurrent,
-        });
+        }
+        .packed(&shared.packed);
         let y = match &self.norm {
             Some(norm) if self.norm_first => ops::silu_times(z, norm.grouped(y, inner / self.groups)),
             Some(norm) => norm.gated(y, z, inner / self.groups),

@@ -15,6 +15,7 @@ use longreach_attention::softmax::Patterned;
 use longreach_attention::softmax::dense::Dense;
 use longreach_burn as ops;
 
+use super::attention::{joined, sequences};
 use super::{Mix, Shared};
 use crate::linear::Bias;
 use crate::{Builder, Error, KvCache, KvDtype, Linear, RmsNorm, State};
@@ -139,7 +140,7 @@ impl Mla {
     fn project(&self, x: Tensor<3>, state: &State, shared: &mut Shared) -> [Tensor<4>; 3] {
         let (c, [b, t, _]) = (&self.config, x.dims());
         let mut turn = |x: Tensor<4>| match &c.rotary {
-            Some(rotary) => shared.angles.turn(rotary, x, state.positions()),
+            Some(rotary) => shared.angles.turn(rotary, x, state.positions(), &shared.packed),
             None => x,
         };
         let q = match &self.query {
@@ -162,7 +163,9 @@ impl Mla {
     }
 
     /// The heads' outputs `[B, T, H, value]` of sequences that begin with these tokens: keys and values are computed.
-    fn expanded(&self, [own, turned, cached]: [Tensor<4>; 3]) -> Tensor<4> {
+    fn expanded(&self, [own, turned, cached]: [Tensor<4>; 3], packed: &ops::Packed) -> Tensor<4> {
+        let mut options = self.options();
+        options.packed = packed.bounds().map(<[usize]>::to_vec);
         let (c, [b, t, _, _]) = (&self.config, own.dims());
         let latent = cached.clone().narrow(3, 0, c.latent).reshape([b, t, c.latent]);
         let kv = self.kv_b.forward(latent).reshape([b, t, c.heads, c.nope + c.value]);
@@ -173,7 +176,7 @@ impl Mla {
             v: kv.narrow(3, c.nope, c.value),
             bias: None,
             sinks: None,
-            options: self.options(),
+            options,
         })
         .0
     }
@@ -203,19 +206,20 @@ impl Mix for Mla {
         let (c, [batch, t, _]) = (&self.config, x.dims());
         let gate = self.gate.as_ref().map(|gate| activation::sigmoid(gate.forward(x.clone())));
         let [own, turned, new] = self.project(x, state, shared);
-        let mut cache: KvCache = state.take(LATENTS);
+        let (mut cache, packed): (KvCache, _) = (state.take(LATENTS), &shared.packed);
         // Where the vectors are rounded, keys and values are those of what is stored.
-        let begins: Vec<bool> = (0..batch).map(|b| cache.rows(b) == 0 && cache.dtype() == KvDtype::F32).collect();
-        let row = |x: &Tensor<4>, b: usize| if batch == 1 { x.clone() } else { x.clone().narrow(0, b, 1) };
-        (0..batch).for_each(|b| cache.push_keys(b, row(&new, b)));
+        let begins = |b: usize| cache.rows(b) == 0 && cache.dtype() == KvDtype::F32;
+        let begins: Vec<bool> = (0..state.batch()).map(begins).collect();
+        sequences(&new, packed).enumerate().for_each(|(b, new)| cache.push_keys(b, new));
         let out = if begins.iter().all(|begins| *begins) {
-            self.expanded([own, turned, new])
+            self.expanded([own, turned, new], packed)
         } else {
-            let rows = (0..batch).map(|b| match begins[b] {
-                true => self.expanded([row(&own, b), row(&turned, b), row(&new, b)]),
-                false => self.cached([row(&own, b), row(&turned, b)], &cache, b),
+            let each = sequences(&own, packed).zip(sequences(&turned, packed)).zip(sequences(&new, packed)).enumerate();
+            let each = each.map(|(b, ((own, turned), new))| match begins[b] {
+                true => self.expanded([own, turned, new], &ops::Packed::ROWS),
+                false => self.cached([own, turned], &cache, b),
             });
-            Tensor::cat(rows.collect(), 0)
+            joined(each.collect(), usize::from(packed.bounds().is_some()))
         };
         state.put(LATENTS, cache);
         let out = match gate {

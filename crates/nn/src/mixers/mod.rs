@@ -6,7 +6,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use longreach_attention::rotary::Rotary;
+use longreach_burn as ops;
 
+use crate::dropout::Drops;
+use crate::packed::text_by_text;
 use crate::padding::{Tokens, without_padding};
 use crate::rotary::RotaryCache;
 use crate::{Builder, Cut, Error, State};
@@ -83,13 +86,18 @@ pub struct Shared {
     pub angles: RotaryCache,
     /// The tokens that are not padding; `None` if none is.
     pub(crate) padding: Option<Tokens>,
+    /// The draws of dropout, where there is any.
+    pub(crate) drops: Option<Drops>,
+    /// The bounds of texts that are packed in one row, in which no token is padding.
+    pub(crate) packed: ops::Packed,
 }
 
 /// What maps the tokens of sequences, mixing each with those before it.
 ///
 /// A mixer reads `x: [B, T, d]` and the state before it, and leaves the state after it. A text may be read at once, in
 /// chunks, or token by token; the sequences of a batch may have read different numbers of tokens, and none depends on
-/// the others. There is no padding: [`Mixer::forward`] removes it.
+/// the others. There is no padding: [`Mixer::forward`] removes it. Texts may be packed in one row, with a state for each, if
+/// [`Mixer::reads_packed`].
 pub(crate) trait Mix {
     /// The initial state of `batch` sequences.
     fn start(&self, batch: usize, device: &Device) -> State;
@@ -202,6 +210,16 @@ mixers! {
     Compressive CompressiveConfig "compressive";
 }
 
+impl Shared {
+    /// Drops some of `x`, if anything is dropped.
+    pub(crate) fn dropped(&mut self, x: Tensor<3>) -> Tensor<3> {
+        match &mut self.drops {
+            Some(drops) => drops.drop(x),
+            None => x,
+        }
+    }
+}
+
 impl Mixer {
     /// The initial state of `batch` sequences.
     pub fn start(&self, batch: usize, device: &Device) -> State {
@@ -216,6 +234,21 @@ impl Mixer {
                 let c = attention.config();
                 !matches!(c.reach, Reach::Sinks(_)) && c.sparse.is_none()
             }
+            _ => true,
+        }
+    }
+
+    /// Whether other layers use its keys and values, or it uses theirs.
+    pub(crate) fn shares_keys(&self) -> bool {
+        matches!(self, Mixer::Attention(attention) if attention.config().source != KvSource::Own)
+    }
+
+    /// Whether it reads texts that are packed in one row at once. Others read them one by one: their memories count tokens
+    /// or segments of a text.
+    fn reads_packed(&self) -> bool {
+        match self {
+            Mixer::Infini(_) | Mixer::TransformerXl(_) | Mixer::Compressive(_) => false,
+            Mixer::Attention(attention) => matches!(attention.config().reach, Reach::Full | Reach::Window(_)),
             _ => true,
         }
     }
@@ -248,6 +281,9 @@ impl Mixer {
             Mixer::Attention(attention) => attention.config().output.unwrap_or(x.dims()[2]),
             _ => x.dims()[2],
         };
+        if shared.packed.bounds().is_some() && !self.reads_packed() {
+            return text_by_text(x, state, shared, |x, state, shared| self.forward(x, state, shared));
+        }
         without_padding(x, width, state, shared, |x, state, shared| self.mix().forward(x, state, shared))
     }
 }

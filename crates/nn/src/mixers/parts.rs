@@ -122,10 +122,10 @@ impl Projection {
         Ok(Self { linear, conv, part })
     }
 
-    pub(super) fn forward(&self, x: Tensor<3>, state: &mut State) -> Tensor<3> {
+    pub(super) fn forward(&self, x: Tensor<3>, state: &mut State, packed: &ops::Packed) -> Tensor<3> {
         let y = self.linear.forward(x);
         match &self.conv {
-            Some(conv) => state.update(self.part, |before| conv.forward(y, before)),
+            Some(conv) => state.update(self.part, |before| conv.forward(y, before, packed)),
             None => y,
         }
     }
@@ -155,8 +155,8 @@ impl Projections {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor<3>, state: &mut State) -> [Tensor<3>; 3] {
-        [&self.q, &self.k, &self.v].map(|p| p.forward(x.clone(), state))
+    pub(super) fn forward(&self, x: &Tensor<3>, state: &mut State, packed: &ops::Packed) -> [Tensor<3>; 3] {
+        [&self.q, &self.k, &self.v].map(|p| p.forward(x.clone(), state, packed))
     }
 }
 
@@ -270,8 +270,20 @@ impl GroupNorm {
     }
 }
 
-/// `x_{t−1} − x_t`, and the last token for the next call.
-pub(crate) fn difference(x: &Tensor<3>, before: Tensor<3>) -> (Tensor<3>, Tensor<3>) {
+/// `x_{t−1} − x_t`, and the last token of each sequence for the next call. `before: [S, 1, D]` has the token before the first
+/// of each sequence.
+pub(crate) fn difference(x: &Tensor<3>, before: Tensor<3>, packed: &ops::Packed) -> (Tensor<3>, Tensor<3>) {
+    if let Some(bounds) = packed.bounds() {
+        let (mut shifted, mut last) = (Vec::new(), Vec::new());
+        for (i, text) in bounds.windows(2).enumerate() {
+            shifted.push(before.clone().narrow(0, i, 1));
+            if text[1] - text[0] > 1 {
+                shifted.push(x.clone().narrow(1, text[0], text[1] - text[0] - 1));
+            }
+            last.push(x.clone().narrow(1, text[1] - 1, 1));
+        }
+        return (Tensor::cat(shifted, 1) - x.clone(), Tensor::cat(last, 0));
+    }
     let t = x.dims()[1];
     let last = x.clone().narrow(1, t - 1, 1);
     let shifted = if t == 1 { before } else { Tensor::cat(vec![before, x.clone().narrow(1, 0, t - 1)], 1) };

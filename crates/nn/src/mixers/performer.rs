@@ -65,10 +65,10 @@ impl Mix for Performer {
         State::new(batch).with_matrix("state", [h.heads, features, h.value + 1], device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let c = &self.config;
         let [q, k, v] = self.projections.forward(&x, c.heads.heads);
-        let (o, memory) = ops::performer(ops::Performer {
+        let (o, memory) = ops::Performer {
             q,
             k,
             v,
@@ -77,7 +77,8 @@ impl Mix for Performer {
             kernel: c.kernel,
             epsilon: c.epsilon,
             causal: true,
-        });
+        }
+        .packed(&shared.packed);
         let o = self.projections.out.forward(parts::flat(o));
         state.put("state", memory);
         o

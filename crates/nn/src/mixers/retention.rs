@@ -66,20 +66,21 @@ impl Mix for Retention {
 
     fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let (c, h) = (&self.config, &self.config.heads);
-        let [q, k, v] = self.projections.forward(&x, state);
+        let [q, k, v] = self.projections.forward(&x, state, &shared.packed);
         let mut turned = |x: Tensor<3>, n: usize| {
-            shared.angles.turn(&c.rotary, c.features.of(parts::heads(x, n)), state.positions())
+            shared.angles.turn(&c.rotary, c.features.of(parts::heads(x, n)), state.positions(), &shared.packed)
         };
         let (q, k) = (turned(q, h.heads), turned(k, h.groups));
         let decays: Vec<f32> = decays(h.heads).into_iter().map(|g| g as f32).collect();
-        let (o, memory) = ops::retention(ops::Retention {
+        let (o, memory) = ops::Retention {
             q,
             k: parts::repeated(k, h.shared_by()),
             v: parts::repeated(parts::heads(v, h.groups), h.shared_by()),
             g: Tensor::from_floats(&decays[..], &x.device()),
             state: state.take("state"),
             scale: (h.key as f32).powf(-0.5),
-        });
+        }
+        .packed(&shared.packed);
         let o = match &self.z {
             Some(z) => self.norm.gated(o, z.forward(x), Gate::Silu),
             None => self.norm.forward(o),

@@ -3,11 +3,11 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
-use ndarray::Array2;
 
 use super::parts::{self};
 use super::{Mix, Shared};
 use crate::linear::Bias;
+use crate::rotary::positions;
 use crate::{Activation, Builder, Error, Init, Layout, Linear, Precision, ShortConv, State};
 
 /// The sizes of the mixer.
@@ -83,30 +83,30 @@ impl Mix for RgLru {
         State::new(batch).with_rows("conv", [c.conv - 1, c.inner], device).with_matrix("state", [c.inner, 1, 1], device)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
-        let (c, b) = (&self.config, x.dims()[0]);
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let (c, b) = (&self.config, state.batch());
         let y = ops::activate(self.y.forward(x.clone()), c.activation);
-        let t = x.dims()[1];
         let begins = c.whole_first && state.positions().contains(&0);
         let reset = begins.then(|| {
-            let first = |(b, i): (usize, usize)| f32::from(u8::from(i == 0 && state.positions()[b] == 0));
-            Array2::from_shape_fn((b, t), first)
+            let positions = positions(state.positions(), x.dims()[1], &shared.packed);
+            positions.mapv(|before| f32::from(u8::from(before == 0)))
         });
-        let x = state.update("conv", |before| self.conv.forward(self.x.forward(x), before));
+        let x = state.update("conv", |before| self.conv.forward(self.x.forward(x), before, &shared.packed));
         let blocks = parts::heads(x.clone(), c.blocks).swap_dims(1, 2);
         let gate = |weight: &Param<Tensor<3>>, bias: &Param<Tensor<2>>| {
             let weight: Tensor<4> = weight.val().unsqueeze();
             let bias: Tensor<4> = bias.val().reshape([1, c.blocks, 1, c.inner / c.blocks]);
             parts::flat((blocks.clone().matmul(weight) + bias).swap_dims(1, 2))
         };
-        let (o, memory) = ops::rg_lru(ops::RgLru {
+        let (o, memory) = ops::RgLru {
             r: gate(&self.recurrent_weight, &self.recurrent_bias),
             i: gate(&self.input_weight, &self.input_bias),
             x,
             lambda: self.lambda.val(),
             state: state.take::<Tensor<4>>("state").reshape([b, c.inner]),
             reset,
-        });
+        }
+        .packed(&shared.packed);
         let memory = memory.reshape([b, c.inner, 1, 1]);
         state.put("state", memory);
         self.out.forward(o * y)

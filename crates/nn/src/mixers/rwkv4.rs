@@ -66,18 +66,19 @@ impl Mix for Rwkv4 {
         State::new(batch).with_rows("shift", [1, self.hidden], device).with("state", sums)
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
-        let b = x.dims()[0];
-        let delta = state.update("shift", |before| parts::difference(&x, before));
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let b = state.batch();
+        let delta = state.update("shift", |before| parts::difference(&x, before, &shared.packed));
         // The weight is the share of the current token; the rest is the share of the previous one.
         let mixed = |mix: &Param<Tensor<1>>| x.clone() + delta.clone() * parts::row::<3>(mix).neg().add_scalar(1.0);
-        let (o, memory) = ops::rwkv4(ops::Rwkv4 {
+        let (o, memory) = ops::Rwkv4 {
             k: self.key.forward(mixed(&self.mix_key)),
             v: self.value.forward(mixed(&self.mix_value)),
             w: ops::neg_exp(self.decay.val()),
             u: self.first.val(),
             state: state.take::<Tensor<4>>("state").reshape([b, 3, self.inner]),
-        });
+        }
+        .packed(&shared.packed);
         let r = activation::sigmoid(self.receptance.forward(mixed(&self.mix_receptance)));
         let memory = memory.reshape([b, 3, self.inner, 1]);
         state.put("state", memory);

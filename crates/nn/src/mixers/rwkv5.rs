@@ -76,12 +76,12 @@ impl Mix for Rwkv5 {
         )
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
-        let delta = state.update("shift", |before| parts::difference(&x, before));
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
+        let delta = state.update("shift", |before| parts::difference(&x, before, &shared.packed));
         // The weight is the share of the current token; the rest is the share of the previous one.
         let mixed = |i: usize| x.clone() + delta.clone() * parts::row::<3>(&self.mix[i]).neg().add_scalar(1.0);
         let heads = |x| parts::heads(x, self.heads);
-        let (o, memory) = ops::rwkv5(ops::Rwkv5 {
+        let (o, memory) = ops::Rwkv5 {
             q: heads(self.receptance.forward(mixed(0))),
             k: heads(self.key.forward(mixed(1))),
             v: heads(self.value.forward(mixed(2))),
@@ -89,7 +89,8 @@ impl Mix for Rwkv5 {
             u: self.bonus.val(),
             state: state.take("state"),
             scale: 1.0,
-        });
+        }
+        .packed(&shared.packed);
         let o = ops::silu_times(self.gate.forward(mixed(3)), self.norm.forward(o));
         state.put("state", memory);
         self.output.forward(o)

@@ -105,9 +105,9 @@ impl Mix for Rwkv6 {
         )
     }
 
-    fn forward(&self, x: Tensor<3>, state: &mut State, _: &mut Shared) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
         let c = &self.config;
-        let delta = state.update("shift", |before| parts::difference(&x, before));
+        let delta = state.update("shift", |before| parts::difference(&x, before, &shared.packed));
         let z = self.mix_in.forward(x.clone() + delta.clone() * parts::row::<3>(&self.mix)).tanh();
         let mixed = |input: usize| {
             let slot = c.slots[input];
@@ -117,7 +117,7 @@ impl Mix for Rwkv6 {
             x.clone() + delta.clone() * (own.matmul(weight) + bias)
         };
         let heads = |x| parts::heads(x, c.heads);
-        let (o, memory) = ops::rwkv6(ops::Rwkv6 {
+        let (o, memory) = ops::Rwkv6 {
             q: heads(self.r.forward(mixed(0))),
             k: heads(self.k.forward(mixed(2))),
             v: heads(self.v.forward(mixed(3))),
@@ -125,7 +125,8 @@ impl Mix for Rwkv6 {
             u: self.bonus.val(),
             state: state.take("state"),
             scale: 1.0,
-        });
+        }
+        .packed(&shared.packed);
         let o = ops::silu_times(self.g.forward(mixed(4)), self.norm.forward(o));
         state.put("state", memory);
         self.out.forward(o)

@@ -98,7 +98,7 @@ impl Mix for Rwkv7 {
     }
 
     fn forward(&self, x: Tensor<3>, state: &mut State, shared: &mut Shared) -> Tensor<3> {
-        let delta = state.update("shift", |before| parts::difference(&x, before));
+        let delta = state.update("shift", |before| parts::difference(&x, before, &shared.packed));
         let mixed = |i: usize| x.clone() + delta.clone() * parts::row::<3>(&self.mix[i]);
         let heads = |x: Tensor<3>| parts::heads(x, self.heads);
         let r = heads(self.r.forward(mixed(0)));
@@ -128,16 +128,9 @@ impl Mix for Rwkv7 {
         let v = heads(v);
         let bonus: Tensor<4> = self.r_k.val().unsqueeze();
         let bonus = (r.clone() * k.clone() * bonus).sum_dim(3);
-        let (o, memory) = ops::rwkv7(ops::Rwkv7 {
-            q: r,
-            k,
-            v: v.clone(),
-            g,
-            kappa,
-            a: heads(a),
-            state: state.take("state"),
-            scale: 1.0,
-        });
+        let (o, memory) =
+            ops::Rwkv7 { q: r, k, v: v.clone(), g, kappa, a: heads(a), state: state.take("state"), scale: 1.0 }
+                .packed(&shared.packed);
         let o = self.norm.forward(o) + parts::flat(bonus * v);
         let o = o * self.gate.forward(mixed(5));
         state.put("state", memory);

@@ -141,7 +141,7 @@ impl LayerState {
         Self(transposed(layers.into_iter().map(|layer| layer.0)).map(BranchState::join).collect())
     }
 
-    pub(super) fn map(self, f: &mut impl OnTensors) -> Self {
+    pub(crate) fn map(self, f: &mut impl OnTensors) -> Self {
         Self(self.0.into_iter().map(|branch| branch.map(f)).collect())
     }
 }

@@ -114,6 +114,11 @@ impl State {
         self.positions.iter_mut().for_each(|position| *position += tokens);
     }
 
+    /// Adds to the position of each sequence the number of tokens that was read of it.
+    pub(crate) fn advance_each(&mut self, tokens: impl Iterator<Item = usize>) {
+        self.positions.iter_mut().zip(tokens).for_each(|(position, tokens)| *position += tokens);
+    }
+
     fn slot(&mut self, name: &str) -> &mut Part {
         let found = self.parts.iter_mut().find(|(known, _)| *known == name);
         &mut found.unwrap_or_else(|| panic!("the state has no part `{name}`: it belongs to another model")).1

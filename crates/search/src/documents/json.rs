@@ -34,6 +34,19 @@ impl JsonLines {
     }
 }
 
+impl JsonLines {
+    /// Skips up to `rows` rows, and returns how many there were.
+    pub(super) fn skip(&mut self, rows: u64) -> Result<u64, Error> {
+        let mut skipped = 0;
+        while skipped < rows {
+            let Some((_, line)) = self.source.line()? else { break };
+            self.line += 1;
+            skipped += u64::from(!line.trim_ascii().is_empty());
+        }
+        Ok(skipped)
+    }
+}
+
 /// The elements of one array, or a sequence of values.
 pub(super) struct Json {
     source: Source,

@@ -58,7 +58,12 @@ impl Kind {
             "csv" => return Ok(Some(Kind::Csv)),
             "tsv" => return Ok(Some(Kind::Tsv)),
             "parquet" => return Ok(Some(Kind::Parquet)),
-            "gz" | "tgz" | "zst" | "bz2" | "xz" | "zip" | "tar" | "7z" | "rar" => COMPRESSED,
+            // Parquet is read from any place, so that it cannot be decompressed on the way; it is compressed inside.
+            "gz" | "zst" => match path.file_stem().map(|inner| Self::of_name(Path::new(inner))) {
+                Some(Ok(Some(kind))) if kind != Kind::Parquet => return Ok(Some(kind)),
+                _ => COMPRESSED,
+            },
+            "tgz" | "bz2" | "xz" | "zip" | "tar" | "7z" | "rar" => COMPRESSED,
             "xlsx" | "xls" | "ods" => "a spreadsheet: export its table as .csv",
             "docx" | "doc" | "odt" | "rtf" | "pptx" | "ppt" | "epub" => "not plain text: export its text first",
             "pdf" => PDF,

@@ -11,6 +11,7 @@ use crate::Error;
 use source::Source;
 
 mod column;
+mod compressed;
 mod csv;
 mod folder;
 mod json;
@@ -78,7 +79,8 @@ pub struct Options {
 pub enum Input {
     /// Standard input: JSON Lines if its first non-blank line is a JSON object, otherwise one document per line.
     Standard,
-    /// A file: `.jsonl`, `.ndjson`, `.json`, `.csv`, `.tsv` or `.parquet`, or any other text file with one document per line.
+    /// A file: `.jsonl`, `.ndjson`, `.json`, `.csv` or `.tsv`, each also compressed as `.gz` or `.zst`, `.parquet`, or any other
+    /// text file with one document per line.
     File(PathBuf),
     /// A folder, read recursively: each text file is a document, and so is each row of a table. Symbolic links are followed. Hidden files, and files that are
     /// not text, are skipped.
@@ -213,6 +215,19 @@ impl Documents {
     #[allow(clippy::should_implement_trait, reason = "an iterator of results whose errors end it")]
     pub fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
         self.rows.next()
+    }
+
+    /// Skips up to `rows` documents, and returns how many there were. Lines of JSON are not parsed.
+    pub fn skip(&mut self, rows: u64) -> Result<u64, Error> {
+        if let Rows::JsonLines(lines) = &mut self.rows {
+            return lines.skip(rows);
+        }
+        for skipped in 0..rows {
+            if self.next()?.is_none() {
+                return Ok(skipped);
+            }
+        }
+        Ok(rows)
     }
 
     /// Number of files of a folder that were skipped because they are not text.

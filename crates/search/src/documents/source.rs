@@ -7,6 +7,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::compressed::Compression;
 use crate::Error;
 
 /// Number of leading bytes that are inspected to recognise a file.
@@ -29,16 +30,25 @@ pub(super) struct Source {
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        Self::of(path.to_owned(), Some(path.display().to_string()), Box::new(file))
+        Self::of(path.to_owned(), Some(path.display().to_string()), Box::new(file), Compression::of_name(path))
     }
 
     pub(super) fn standard() -> Result<Self, Error> {
-        Self::of("standard input".into(), None, Box::new(io::stdin()))
+        Self::of("standard input".into(), None, Box::new(io::stdin()), None)
     }
 
-    fn of(path: PathBuf, file: Option<String>, reader: Box<dyn Read>) -> Result<Self, Error> {
+    fn of(
+        path: PathBuf,
+        file: Option<String>,
+        reader: Box<dyn Read>,
+        compression: Option<Compression>,
+    ) -> Result<Self, Error> {
         let read = Rc::new(Cell::new(0));
-        let mut reader = Counted { reader, read: Rc::clone(&read) };
+        let reader = Counted { reader, read: Rc::clone(&read) };
+        let mut reader: Box<dyn Read> = match compression {
+            Some(compression) => compression.reader(reader).map_err(|e| Error::io(&path, e))?,
+            None => Box::new(reader),
+        };
         let mut head = Vec::new();
         (&mut reader).take(HEAD).read_to_end(&mut head).map_err(|e| Error::io(&path, e))?;
         let marks: [(&[u8], Option<bool>); 3] =

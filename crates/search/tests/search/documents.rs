@@ -30,6 +30,40 @@ fn named(column: &str) -> Options {
     Options { column: Some(column.into()), ..Options::default() }
 }
 
+fn compressed(name: &str, bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    if name.ends_with(".zst") {
+        return zstd::encode_all(bytes, 0).expect("compressed");
+    }
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    gzip.write_all(bytes).expect("compressed");
+    gzip.finish().expect("compressed")
+}
+
+#[test]
+fn a_compressed_table_is_the_table() {
+    let at = tempfile::tempdir().expect("a directory");
+    let jsonl: String = (0..20_000).map(|i| format!("{{\"text\": \"row {i}\"}}\n")).collect();
+    for (name, text) in [("a.jsonl", jsonl.as_str()), ("b.csv", "id,text\n1,x\n2,y\n"), ("c.json", "[\"x\", \"y\"]")] {
+        let want = texts(&written(at.path(), name, text), &Options::default());
+        for end in ["gz", "zst"] {
+            let name = format!("{name}.{end}");
+            let bytes = compressed(&name, text.as_bytes());
+            let input = written(at.path(), &name, &bytes[..]);
+            assert!(texts(&input, &Options::default()) == want, "{name}");
+            // Cut off, which is an error and no shorter table.
+            let short = written(at.path(), &format!("short-{name}"), &bytes[..bytes.len() - 5]);
+            let error = read(&short, &Options::default()).expect_err("damaged").to_string();
+            assert!(error.contains(&name), "{error}");
+        }
+        assert!(want.len() >= 2, "{name}");
+    }
+    // Files that were appended to have several members.
+    let mut bytes = compressed("x.gz", b"\"x\"\n");
+    bytes.extend(compressed("x.gz", b"\"y\"\n"));
+    assert_eq!(texts(&written(at.path(), "d.jsonl.gz", bytes), &Options::default()), ["x", "y"]);
+}
+
 #[test]
 fn every_format_gives_its_texts() {
     let at = tempfile::tempdir().expect("a directory");
@@ -281,7 +315,10 @@ fn bad_documents_are_named() {
         ("y.csv", b"text,text\nx,y\n", None, "there are two columns `text`"),
         ("z.txt", b"\xff\xfex\0\x3d\xd8", None, "not UTF-16, as its byte order mark says"),
         // What is no table and no text, by name or by first bytes.
-        ("a.jsonl.gz", b"\x1f\x8b", None, "is compressed: decompress it first"),
+        ("a.jsonl.bz2", b"BZh9", None, "is compressed: decompress it first"),
+        ("a.parquet.gz", b"\x1f\x8b", None, "is compressed: decompress it first"),
+        ("a.jsonl.gz", b"\x1f\x8b", None, "a.jsonl.gz"),
+        ("a.csv.zst", b"\x28\xb5\x2f\xfd\x00", None, "a.csv.zst"),
         ("b.xlsx", b"PK\x03\x04", None, "is a spreadsheet: export its table as .csv"),
         ("c.pdf", b"%PDF", None, "is a PDF: extract its text first"),
         ("d.docx", b"PK\x03\x04", None, "export its text first"),

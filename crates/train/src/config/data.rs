@@ -16,6 +16,16 @@ pub struct Data {
     /// The format of the sources.
     #[serde(default)]
     pub format: Format,
+    /// Whether rows of tables are read while they are learnt, in blocks that are shuffled, so that memory does not grow with the
+    /// files; otherwise all are read before.
+    #[serde(default)]
+    pub stream: bool,
+    /// The number of streamed rows that are shuffled together.
+    #[serde(default = "shuffle")]
+    pub shuffle: usize,
+    /// How texts of different lengths are read at once.
+    #[serde(default)]
+    pub packing: Packing,
     /// The names of the columns of tables, by what they hold: `text`, `pair`, `label`, `labels`, `tokens`, `tags`, `question`, `context`, `answer`, `anchor`,
     /// `positive`, `negative`, `prompt`, `completion` or `messages`. A column that is not listed has the name of what it holds.
     #[serde(default)]
@@ -34,6 +44,18 @@ pub enum Format {
     Table,
     /// Token ids, as nanoGPT and llm.c write them: integers of 16 bits in `.bin` or `.u16` files, of 32 bits in `.u32` files, least significant byte first.
     Tokens,
+}
+
+/// How the texts of a step are read at once by a language model, where their lengths differ. Encoders always read them packed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Packing {
+    /// One behind the other in one row: attention, states, convolutions and positions begin anew with each, and no token is
+    /// padding.
+    #[default]
+    Packed,
+    /// A row each, of the length of the longest.
+    Padded,
 }
 
 /// What is held out.
@@ -56,6 +78,11 @@ impl Default for HeldOut {
 }
 
 impl HeldOut {
+    /// Whether it chooses a row of this hash.
+    pub(crate) fn chooses(&self, hash: u64) -> bool {
+        (hash % 10_000) as f64 / 10_000.0 < self.part()
+    }
+
     /// The fraction that is chosen by a hash; 0 if the held-out data are files of their own.
     pub fn part(&self) -> f64 {
         match self {
@@ -81,6 +108,10 @@ pub struct Source {
     /// Files whose path contains one of these strings are skipped.
     #[serde(default)]
     pub exclude: Vec<String>,
+}
+
+fn shuffle() -> usize {
+    4096
 }
 
 fn body() -> String {

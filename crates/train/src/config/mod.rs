@@ -13,7 +13,7 @@ mod optimiser;
 mod rest;
 mod template;
 
-pub use data::{Data, Format, HeldOut, Source, Tokenizer};
+pub use data::{Data, Format, HeldOut, Packing, Source, Tokenizer};
 pub use objective::{LossOn, Objective, TextsOf};
 pub use optimiser::{ClipBy, Flow, Group, Kind, Optimiser, Schedule, SegmentsOf, Span};
 pub use rest::{Evaluate, Lora, Report};
@@ -44,6 +44,13 @@ pub struct Config {
     /// Parameters whose names contain one of these strings are not trained.
     #[serde(default)]
     pub frozen: Vec<String>,
+    /// Whether activations are computed again on the way back, block by block, in place of being stored: less memory for one more
+    /// forward pass. The results are the same.
+    #[serde(default)]
+    pub recompute: bool,
+    /// The part of the hidden states that is dropped while the model is trained, at least 0 and below 1. Srivastava et al. 2014.
+    #[serde(default)]
+    pub dropout: f64,
     /// The optimiser and the training loop.
     pub optimiser: Optimiser,
     /// Low-rank updates in place of the training of all weights.
@@ -106,6 +113,35 @@ impl Config {
         Ok(())
     }
 
+    /// An error if rows are streamed that have to be known before.
+    fn check_stream(&self) -> Result<(), String> {
+        if !self.data.stream {
+            return Ok(());
+        }
+        let labels = match &self.objective {
+            Objective::Texts { of, labels, .. } => *of != TextsOf::Number && labels.is_empty(),
+            Objective::Tokens { labels, .. } => labels.is_empty(),
+            _ => false,
+        };
+        match () {
+            () if self.data.format != Format::Table => {
+                Err("`data.stream`: want `data.format` \"table\"; files of token ids are mapped in any case".into())
+            }
+            () if self.optimiser.epochs.is_some() => {
+                Err("`optimiser.epochs`: want `steps` where rows are streamed, as their number is not known".into())
+            }
+            () if self.data.sources.iter().any(|source| source.weight.is_some()) => {
+                Err("`data.sources.weight`: goes with rows in memory; streamed sources are read one after the other"
+                    .into())
+            }
+            () if labels => {
+                Err("`objective.labels`: want all labels where rows are streamed, as they are not read before".into())
+            }
+            () if self.data.shuffle == 0 => Err("`data.shuffle`: want at least 1 row, found 0".into()),
+            () => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         self.optimiser.check()?;
         self.objective.check()?;
@@ -118,6 +154,13 @@ impl Config {
         }
         if let Some(weight) = self.data.sources.iter().filter_map(|s| s.weight).find(|w| !(*w > 0.0 && w.is_finite())) {
             return Err(format!("`data.sources.weight`: want a number above 0, found {weight}"));
+        }
+        if self.recompute && self.optimiser.segments.is_some() {
+            return Err("`recompute`: segments are computed again in any case: want one of `recompute` and `optimiser.segments`".into());
+        }
+        self.check_stream()?;
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(format!("`dropout`: want at least 0 and below 1, found {}", self.dropout));
         }
         let windows = self.data.format != Format::Table && matches!(self.objective, Objective::Causal { .. });
         if windows && self.optimiser.length == 0 {

@@ -1,5 +1,7 @@
 //! The field `objective`: what a model learns.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 /// What a model learns. Decoders learn `causal`, encoders all others.
@@ -26,12 +28,24 @@ pub enum Objective {
         /// The labels, in order; those that occur in the data if empty.
         #[serde(default)]
         labels: Vec<String>,
+        /// The share of a label that is spread over all labels, at least 0 and below 1. Szegedy et al. 2016.
+        #[serde(default)]
+        label_smoothing: f64,
+        /// The weights of labels in the loss, by name, above 0; 1 for those that are not listed.
+        #[serde(default)]
+        class_weights: BTreeMap<String, f64>,
     },
     /// A label for every word, on its first token. Columns: `tokens`, a list of words, and `tags`, a list of labels.
     Tokens {
         /// The labels, in order; those that occur in the data if empty.
         #[serde(default)]
         labels: Vec<String>,
+        /// The share of a label that is spread over all labels, at least 0 and below 1. Szegedy et al. 2016.
+        #[serde(default)]
+        label_smoothing: f64,
+        /// The weights of labels in the loss, by name, above 0; 1 for those that are not listed.
+        #[serde(default)]
+        class_weights: BTreeMap<String, f64>,
     },
     /// Where the answer to a question begins and ends in a text. Columns: `question`, `context`, and `answer`, the text of the answer, or an object with
     /// `text` and `answer_start` as in SQuAD.
@@ -78,6 +92,25 @@ impl Objective {
             }
             Objective::Contrastive { scale, .. } if !(*scale > 0.0 && scale.is_finite()) => {
                 Err(format!("`objective.scale`: want a number above 0, found {scale}"))
+            }
+            Objective::Texts { of, label_smoothing, class_weights, .. }
+                if *of != TextsOf::One && (*label_smoothing != 0.0 || !class_weights.is_empty()) =>
+            {
+                Err("`objective`: `label_smoothing` and `class_weights` go with `of = \"one\"`".into())
+            }
+            Objective::Texts { label_smoothing, class_weights, .. }
+            | Objective::Tokens { label_smoothing, class_weights, .. } => {
+                if !(0.0..1.0).contains(label_smoothing) {
+                    return Err(format!(
+                        "`objective.label_smoothing`: want at least 0 and below 1, found {label_smoothing}"
+                    ));
+                }
+                match class_weights.iter().find(|(_, weight)| !(**weight > 0.0 && weight.is_finite())) {
+                    Some((name, weight)) => {
+                        Err(format!("`objective.class_weights.{name}`: want a number above 0, found {weight}"))
+                    }
+                    None => Ok(()),
+                }
             }
             _ => Ok(()),
         }

@@ -3,11 +3,13 @@
 mod corpus;
 mod mix;
 mod records;
+mod streamed;
 mod windows;
 
 pub use corpus::{Corpus, Page};
 pub(crate) use mix::Mix;
-pub(crate) use records::{Record, Records};
+pub(crate) use records::{Record, Records, hash};
+pub(crate) use streamed::{Cursor, Streamed};
 pub(crate) use windows::{Tokens, Windows};
 
 use crate::texts::Text;

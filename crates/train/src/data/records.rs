@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use longreach_search::documents::{Input, Options};
+use longreach_search::documents::{Documents, Input, Options};
 
 use crate::Error;
 use crate::config::{Data, Format, HeldOut};
@@ -38,8 +38,7 @@ impl Records {
             let rows = records.rows(data, &source.path, roles)?;
             let (mut train, mut held_out) = (Vec::new(), Vec::new());
             for row in rows {
-                let chosen = (hash(&row) % 10_000) as f64 / 10_000.0 < data.held_out.part();
-                if chosen { held_out.push(row) } else { train.push(row) }
+                if data.held_out.chooses(hash(&row)) { held_out.push(row) } else { train.push(row) }
             }
             if train.is_empty() {
                 return Err(Error::Text(format!("{}: there is no row to train on", source.path)));
@@ -64,6 +63,17 @@ impl Records {
         if data.format == Format::Text {
             return self.labelled(path);
         }
+        let mut documents = self.open(data, path, roles)?;
+        let mut rows = Vec::new();
+        while let Some((document, _)) = documents.next()? {
+            let origin = document.origin();
+            rows.push(Record { origin, values: document.fields });
+        }
+        Ok(rows)
+    }
+
+    /// Opens a table, and finds out which of its columns are read.
+    fn open(&mut self, data: &Data, path: &str, roles: &Roles) -> Result<Documents, Error> {
         let column = |role: &str| data.columns.get(role).cloned().unwrap_or_else(|| role.to_owned());
         let (input, mut failed) = (Input::of(path)?, None);
         // The set with the most columns that the first row has.
@@ -98,13 +108,27 @@ impl Records {
             let (known, found) = (self.roles.join(", "), best.join(", "));
             return Err(Error::Text(format!("{path}: has the columns {found}, and an earlier source {known}")));
         }
-        let mut documents = input.read(&options(&best, &column))?;
-        let mut rows = Vec::new();
-        while let Some((document, _)) = documents.next()? {
-            let origin = document.origin();
-            rows.push(Record { origin, values: document.fields });
+        Ok(input.read(&options(&best, &column))?)
+    }
+
+    /// Of sources that are streamed, the first `most` rows of each. Errors as [`Records::read`] does.
+    pub(crate) fn beginning(data: &Data, roles: &Roles, most: usize) -> Result<Self, Error> {
+        let mut records = Records::default();
+        for source in &data.sources {
+            let mut documents = records.open(data, &source.path, roles)?;
+            let mut rows = Vec::new();
+            while let (true, Some((document, _))) = (rows.len() < most, documents.next()?) {
+                rows.push(Record { origin: document.origin(), values: document.fields });
+            }
+            let (mut held_out, train): (Vec<_>, Vec<_>) =
+                rows.into_iter().partition(|row| data.held_out.chooses(hash(row)));
+            records.held_out.append(&mut held_out);
+            records.train.push(train);
         }
-        Ok(rows)
+        if let HeldOut::Path { path } = &data.held_out {
+            records.held_out = records.rows(data, path, roles)?;
+        }
+        Ok(records)
     }
 
     /// The text files below a directory, each with the name of its directory as its label.
@@ -125,7 +149,7 @@ impl Records {
     }
 }
 
-fn options(roles: &[&str], column: &impl Fn(&str) -> String) -> Options {
+pub(super) fn options(roles: &[&str], column: &impl Fn(&str) -> String) -> Options {
     let fields: Vec<String> = roles.iter().map(|role| column(role)).collect();
     Options { column: fields.first().cloned(), fields, ..Options::default() }
 }
@@ -137,7 +161,7 @@ fn first(input: &Input, roles: &[&str], column: &impl Fn(&str) -> String) -> Res
 }
 
 /// A hash of the values that is the same on every platform.
-fn hash(row: &Record) -> u64 {
+pub(crate) fn hash(row: &Record) -> u64 {
     let mut hasher = blake3::Hasher::new();
     for value in &row.values {
         let value = value.as_deref().unwrap_or_default();

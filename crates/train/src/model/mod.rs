@@ -6,7 +6,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use longreach_engine::Pooling;
 use longreach_models::{DType, EncoderModel, Model};
-use longreach_nn::{Body, Decoder, Head, Names, Pooler};
+use longreach_nn::{Body, Decoder, Dropout, Head, Names, Pooler};
 
 use crate::Error;
 
@@ -131,6 +131,23 @@ impl Trained {
                 (model.encoder, model.pooler, model.head) = (body, pooler, head);
             }
             _ => unreachable!("the network is that of the model"),
+        }
+    }
+
+    /// The same model, whose recorded forward passes store the inputs of its blocks alone.
+    pub(crate) fn recomputing(mut self) -> Self {
+        match &mut self {
+            Trained::Decoder(model) => model.decoder = model.decoder.clone().recomputing(true),
+            Trained::Encoder(model, _) => model.encoder = model.encoder.clone().recomputing(true),
+        }
+        self
+    }
+
+    /// Drops hidden states in recorded forward passes.
+    pub(crate) fn dropping(&mut self, dropout: Dropout) {
+        match self {
+            Trained::Decoder(model) => model.decoder = model.decoder.clone().dropping(Some(dropout)),
+            Trained::Encoder(model, _) => model.encoder = model.encoder.clone().dropping(Some(dropout)),
         }
     }
 

@@ -234,6 +234,7 @@ impl Starting {
         } else {
             Trained::Decoder(random_decoder(config, &text, &mut plan, &device)?)
         };
+        let model = if config.recompute { model.recomputing() } else { model };
         let updated = plan.lora.as_ref().map(|lora| lora.updated.clone()).unwrap_or_default();
         check(config, &plan, &updated)?;
         let notes = match plan.fresh.len() {

@@ -1,11 +1,12 @@
 //! The next token: `−ln p(x_{t+1} | x_{≤t})`.
 
+use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use longreach_engine::Message;
 use longreach_nn::{Cache, Decoder, Segments, Through};
 
 use super::{Learnt, Metrics, Objective, Roles, Row, in_pieces, numbers, sum_of_nats};
-use crate::config::{Flow, LossOn, SegmentsOf};
+use crate::config::{Flow, LossOn, Packing, SegmentsOf};
 use crate::data::{Example, Target};
 use crate::model::{Network, Trained};
 use crate::texts::{Text, Texts};
@@ -17,42 +18,68 @@ pub(crate) const NONE: i64 = -100;
 pub(crate) struct Causal {
     loss_on: LossOn,
     segments: Option<Segments>,
+    packing: Packing,
 }
 
 impl Causal {
-    pub(crate) fn new(loss_on: LossOn, segments: Option<SegmentsOf>) -> Self {
+    pub(crate) fn new(loss_on: LossOn, segments: Option<SegmentsOf>, packing: Packing) -> Self {
         let segments = segments.map(|SegmentsOf { length, through }| {
             let through = if through == Flow::All { Through::All } else { Through::Segment };
             Segments { length, through }
         });
-        Self { loss_on, segments }
+        Self { loss_on, segments, packing }
+    }
+
+    /// The hidden states of examples, their targets, and the state after them.
+    fn read(&self, decoder: &Decoder, examples: &[Example]) -> (Tensor<3>, Vec<i64>, Cache) {
+        let mut cache = decoder.start(examples.len());
+        let length = |example: &Example| example.texts[0].ids.len();
+        let one_length = examples.windows(2).all(|pair| length(&pair[0]) == length(&pair[1]));
+        if one_length || self.packing == Packing::Padded {
+            let (ids, targets) = rows(examples);
+            let hidden = decoder.forward(&ids, &mut cache, None);
+            return (hidden, targets, cache);
+        }
+        let (mut ids, mut targets, mut bounds) = (Vec::new(), Vec::new(), vec![0]);
+        for example in examples {
+            let Target::Tokens(of) = &example.target else { continue };
+            ids.extend(&example.texts[0].ids);
+            targets.extend(of);
+            bounds.push(ids.len());
+        }
+        let hidden = decoder.forward_packed(&ids, &bounds, &mut cache);
+        (hidden, targets, cache)
     }
 
     /// The loss and the gradients of `ids` and `targets`, contiguous rows of equal length for the sequences of `cache`, after what the cache holds.
     pub(crate) fn learn_after(&self, model: &Trained, ids: &[u32], targets: &[i64], mut cache: Cache) -> Learnt {
-        use burn::optim::GradientsParams;
         let decoder = decoder(model);
         if let Some(segments) = self.segments {
             let learnt = segments.learn(decoder, ids, targets, cache);
             return Learnt { loss: learnt.loss, gradients: learnt.gradients };
         }
         let hidden = decoder.forward(ids, &mut cache, None);
-        let mut loss = decoder.loss(hidden, targets);
-        let value = super::value(&loss);
-        if let Some(more) = cache.loss.take() {
-            loss = loss + more;
-        }
-        drop(cache);
-        let network = Network::Decoder(decoder.clone());
-        Learnt { loss: value, gradients: GradientsParams::from_grads(loss.backward(), &network) }
+        learnt(decoder, hidden, targets, cache)
     }
+}
+
+/// The loss of hidden states, without auxiliary losses, and the gradients of both.
+fn learnt(decoder: &Decoder, hidden: Tensor<3>, targets: &[i64], mut cache: Cache) -> Learnt {
+    let mut loss = decoder.loss(hidden, targets);
+    let value = super::value(&loss);
+    if let Some(more) = cache.loss.take() {
+        loss = loss + more;
+    }
+    drop(cache);
+    let network = Network::Decoder(decoder.clone());
+    Learnt { loss: value, gradients: GradientsParams::from_grads(loss.backward(), &network) }
 }
 
 fn decoder(model: &Trained) -> &Decoder {
     model.decoder().expect("the objective was checked when the model was built")
 }
 
-/// Rows of equal length: shorter ones are continued by tokens that do not count, which causal models do not see before.
+/// Rows of equal length, without packing: shorter ones are continued by tokens that do not count, which causal models do not see before.
 fn rows(examples: &[Example]) -> (Vec<u32>, Vec<i64>) {
     let longest = examples.iter().map(|example| example.texts[0].ids.len()).max().unwrap_or(0);
     let (mut ids, mut targets) = (Vec::new(), Vec::new());
@@ -122,9 +149,7 @@ impl Objective for Causal {
 
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {
         let decoder = decoder(model);
-        let (ids, targets) = rows(examples);
-        let mut cache = decoder.start(examples.len());
-        let hidden = decoder.forward(&ids, &mut cache, None);
+        let (hidden, targets, mut cache) = self.read(decoder, examples);
         let loss = decoder.loss(hidden, &targets);
         match cache.loss.take() {
             Some(more) => loss + more,
@@ -137,17 +162,20 @@ impl Objective for Causal {
             return in_pieces(self, model, examples, micro);
         }
         // All at once, of which the reported loss is that of the tokens without auxiliary losses.
-        let (ids, targets) = rows(examples);
-        let cache = decoder(model).start(examples.len());
-        self.learn_after(model, &ids, &targets, cache)
+        let decoder = decoder(model);
+        if self.segments.is_some() {
+            let (ids, targets) = rows(examples);
+            return self.learn_after(model, &ids, &targets, decoder.start(examples.len()));
+        }
+        let (hidden, targets, cache) = self.read(decoder, examples);
+        learnt(decoder, hidden, &targets, cache)
     }
 
     fn measure(&self, model: &Trained, examples: &[Example], micro: usize) -> Metrics {
         let decoder = decoder(model);
         let (mut nats, mut count) = (0.0, 0usize);
         for piece in examples.chunks(micro.max(1)) {
-            let (ids, targets) = rows(piece);
-            let hidden: Tensor<3> = decoder.forward(&ids, &mut decoder.start(piece.len()), None);
+            let (hidden, targets, _) = self.read(decoder, piece);
             let [b, t, d] = hidden.dims();
             let (rows, targets) = super::chosen(hidden.reshape([b * t, d]), &targets);
             for (from, part) in targets.chunks(256).enumerate().map(|(i, part)| (i * 256, part)) {

@@ -78,8 +78,8 @@ impl Objective for Contrastive {
         Ok(vec![Example { texts: all, target: Target::None }])
     }
 
-    fn count(&self, examples: &[Example]) -> usize {
-        examples.len()
+    fn count(&self, examples: &[Example]) -> f64 {
+        examples.len() as f64
     }
 
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {

@@ -97,3 +97,36 @@ impl Objective for Masked {
         vec![("loss".into(), loss), ("perplexity".into(), loss.exp()), ("accuracy".into(), right as f64 / n)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use longreach_engine::Pooling;
+    use longreach_models::{EncoderModel, Location};
+
+    use super::*;
+    use crate::texts::Text;
+
+    #[test]
+    fn the_loss_is_that_of_transformers() {
+        let goldens = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
+        let text = std::fs::read_to_string(goldens.join("more.json")).expect("goldens");
+        let want: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let want = &want["masked"];
+        let at = Location { directory: goldens.join("bert-masked"), weights: None };
+        let model = Trained::Encoder(EncoderModel::load(&at, None).expect("a golden"), Pooling::Mean);
+        let list = |value: &serde_json::Value| -> Vec<i64> {
+            value.as_array().expect("a list").iter().filter_map(serde_json::Value::as_i64).collect()
+        };
+        let texts = want["ids"].as_array().expect("texts").iter().zip(want["targets"].as_array().expect("targets"));
+        let example = |(ids, targets): (&serde_json::Value, &serde_json::Value)| {
+            let ids = list(ids).into_iter().map(|id| id as u32).collect();
+            Example { texts: vec![Text { ids, ..Text::default() }], target: Target::Tokens(list(targets)) }
+        };
+        let examples: Vec<Example> = texts.map(example).collect();
+        let found = f64::from(numbers(Masked { part: 0.3 }.loss(&model, &examples))[0]);
+        let want = want["loss"].as_f64().expect("a loss");
+        assert!((found - want).abs() < 1e-5 * want, "{found}, transformers has {want}");
+    }
+}

@@ -9,7 +9,7 @@ use longreach_nn::Reading;
 use ndarray::Array2;
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::{self, SegmentsOf};
+use crate::config::{self, Config};
 use crate::data::{Example, Record, Target};
 use crate::model::{Network, Trained};
 use crate::texts::{Text, Texts};
@@ -20,8 +20,11 @@ mod masked;
 mod spans;
 mod texts;
 mod tokens;
+mod weighing;
 
 pub(crate) use causal::{Causal, nats};
+pub(crate) use masked::Masked;
+use weighing::Weighing;
 
 /// Metrics by name.
 pub(crate) type Metrics = Vec<(String, f64)>;
@@ -55,9 +58,9 @@ pub(crate) trait Objective {
         example.clone()
     }
 
-    /// The number of targets.
-    fn count(&self, examples: &[Example]) -> usize {
-        examples.iter().map(|example| counted(&example.target)).sum()
+    /// What the targets count together: their number, unless they have weights.
+    fn count(&self, examples: &[Example]) -> f64 {
+        examples.iter().map(|example| counted(&example.target)).sum::<usize>() as f64
     }
 
     /// The mean loss over the targets of examples, of which there is at least one.
@@ -109,12 +112,20 @@ pub(crate) fn list(text: &str) -> Result<Vec<String>, String> {
 }
 
 /// The objective of a configuration.
-pub(crate) fn objective(of: &config::Objective, segments: Option<SegmentsOf>) -> Box<dyn Objective> {
-    match of.clone() {
-        config::Objective::Causal { loss_on } => Box::new(Causal::new(loss_on, segments)),
+pub(crate) fn objective(config: &Config) -> Box<dyn Objective> {
+    match config.objective.clone() {
+        config::Objective::Causal { loss_on } => {
+            Box::new(Causal::new(loss_on, config.optimiser.segments, config.data.packing))
+        }
         config::Objective::Masked { part } => Box::new(masked::Masked { part }),
-        config::Objective::Texts { of, labels } => Box::new(texts::OfTexts { of, labels }),
-        config::Objective::Tokens { labels } => Box::new(tokens::OfTokens { labels }),
+        config::Objective::Texts { of, labels, label_smoothing, class_weights } => {
+            let weighing = Weighing::new(label_smoothing, class_weights);
+            Box::new(texts::OfTexts { of, labels, weighing })
+        }
+        config::Objective::Tokens { labels, label_smoothing, class_weights } => {
+            let weighing = Weighing::new(label_smoothing, class_weights);
+            Box::new(tokens::OfTokens { labels, weighing })
+        }
         config::Objective::Spans { stride } => Box::new(spans::Spans { stride }),
         config::Objective::Contrastive { scale, symmetric } => Box::new(contrastive::Contrastive { scale, symmetric }),
     }
@@ -136,12 +147,12 @@ pub(crate) fn in_pieces<O: Objective + ?Sized>(
     micro: usize,
 ) -> Learnt {
     let network = model.network();
-    let all = objective.count(examples).max(1);
+    let all = objective.count(examples);
     let mut gradients = GradientsAccumulator::<Network>::new();
     let mut sum = 0.0;
     for piece in examples.chunks(micro.max(1)) {
         let count = objective.count(piece);
-        if count == 0 {
+        if count == 0.0 {
             continue;
         }
         let mut loss = objective.loss(model, piece);

@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, activation};
 
 use super::{
-    Metrics, Objective, Roles, Row, cross_entropy, gathered, largest, list, number_of, numbers, scores, sum_of_nats,
+    Metrics, Objective, Roles, Row, Weighing, gathered, largest, list, number_of, numbers, scores, sum_of_nats,
 };
 use crate::config::TextsOf;
 use crate::data::{Example, Record, Target};
@@ -15,6 +15,7 @@ use crate::texts::Texts;
 pub(crate) struct OfTexts {
     pub(crate) of: TextsOf,
     pub(crate) labels: Vec<String>,
+    pub(crate) weighing: Weighing,
 }
 
 impl Objective for OfTexts {
@@ -39,7 +40,15 @@ impl Objective for OfTexts {
         if self.labels.len() < 2 && self.of == TextsOf::One {
             return Err(format!("want at least two labels, found {}: {}", self.labels.len(), self.labels.join(", ")));
         }
+        self.weighing.number(&self.labels)?;
         Ok(self.labels.clone())
+    }
+
+    fn count(&self, examples: &[Example]) -> f64 {
+        match self.of {
+            TextsOf::One => self.weighing.count(labels(examples).into_iter()),
+            TextsOf::Number | TextsOf::Several => examples.len() as f64,
+        }
     }
 
     fn examples(&self, row: &Row<'_>, texts: &Texts) -> Result<Vec<Example>, String> {
@@ -66,7 +75,7 @@ impl Objective for OfTexts {
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {
         let scores = scores(model, examples);
         match self.of {
-            TextsOf::One => cross_entropy(scores, &labels(examples)),
+            TextsOf::One => self.weighing.loss(scores, &labels(examples)),
             TextsOf::Number => {
                 let wanted = Tensor::<1>::from_data(&wanted(examples)[..], &scores.device()).unsqueeze_dim(1);
                 (scores - wanted).powi_scalar(2).mean()

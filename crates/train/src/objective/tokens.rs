@@ -3,9 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::causal::NONE;
-use super::{
-    Metrics, Objective, Roles, Row, chosen, cross_entropy, gathered, largest, list, number_of, numbers, scores,
-};
+use super::{Metrics, Objective, Roles, Row, Weighing, chosen, gathered, largest, list, number_of, numbers, scores};
 use crate::data::{Example, Record, Target};
 use crate::metric;
 use crate::model::Trained;
@@ -14,6 +12,7 @@ use crate::texts::Texts;
 /// Classification of words.
 pub(crate) struct OfTokens {
     pub(crate) labels: Vec<String>,
+    pub(crate) weighing: Weighing,
 }
 
 impl Objective for OfTokens {
@@ -25,7 +24,13 @@ impl Objective for OfTokens {
         let of = |record| Row { number: 0, roles, record }.get("tags").map_or_else(|| Ok(Vec::new()), list);
         let found = rows.iter().map(|row| of(row)).collect::<Result<Vec<_>, _>>()?;
         self.labels = gathered(&self.labels, found.into_iter().flatten());
+        self.weighing.number(&self.labels)?;
         Ok(self.labels.clone())
+    }
+
+    fn count(&self, examples: &[Example]) -> f64 {
+        let all = examples.iter().flat_map(|example| targets(example).iter().copied());
+        self.weighing.count(all.filter(|target| *target >= 0))
     }
 
     fn examples(&self, row: &Row<'_>, texts: &Texts) -> Result<Vec<Example>, String> {
@@ -55,7 +60,7 @@ impl Objective for OfTokens {
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {
         let targets: Vec<i64> = examples.iter().flat_map(|example| targets(example).iter().copied()).collect();
         let (rows, targets) = chosen(scores(model, examples), &targets);
-        cross_entropy(rows, &targets)
+        self.weighing.loss(rows, &targets)
     }
 
     fn measure(&self, model: &Trained, examples: &[Example], micro: usize) -> Metrics {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Run;
 use crate::Error;
+use crate::data::Cursor;
 use crate::model::Values;
 use crate::objective::Metrics;
 
@@ -27,6 +28,9 @@ pub(super) struct Standing {
     pub(super) tokens: usize,
     /// Seconds of all runs together.
     pub(super) seconds: f64,
+    /// Where streamed rows are read on.
+    #[serde(default)]
+    pub(super) cursor: Option<Cursor>,
 }
 
 /// The directories of the current checkpoint, of the one before it, and of one that is being written.
@@ -71,6 +75,9 @@ impl Run {
         self.standing = serde_json::from_str(&text).map_err(|e| wrong(format!("state.json: {e}")))?;
         self.learner.step = self.losses.last().map_or(0, |(step, _)| *step);
         self.learner.skipped = self.standing.skipped;
+        if let Some(cursor) = self.standing.cursor {
+            self.stream.seek(cursor);
+        }
         Ok(())
     }
 
@@ -97,6 +104,7 @@ impl Run {
         }
         write_atomically(&fresh.join("losses.csv"), |out| out.write_all(log.as_bytes()))?;
         self.standing.skipped = learner.skipped;
+        self.standing.cursor = self.stream.cursor();
         let state = serde_json::to_string(&self.standing).unwrap_or_default();
         write_atomically(&fresh.join("state.json"), |out| out.write_all(state.as_bytes()))?;
         remove(&old)?;

@@ -1,10 +1,13 @@
 //! The data of a run: what is learnt in each step, and what is held out.
 
+use std::collections::HashSet;
+
 use longreach_engine::Tokenizer;
+use longreach_search::documents::Input;
 
 use crate::Error;
 use crate::config::{Config, Format, HeldOut, Objective as Learnt, Optimiser};
-use crate::data::{Corpus, Example, Mix, Page, Record, Records, Tokens, Windows};
+use crate::data::{Corpus, Cursor, Example, Mix, Page, Record, Records, Streamed, Tokens, Windows, hash};
 use crate::model::Starting;
 use crate::objective::{Objective, Row};
 use crate::texts::Texts;
@@ -16,24 +19,51 @@ pub(super) enum Stream {
     Windows(Windows),
     /// Rows of tables, by source.
     Rows(Vec<Vec<Example>>, Mix),
+    /// Rows of tables that are read while they are learnt.
+    Streamed(Box<Streamed>),
 }
 
 impl Stream {
     /// The examples of a step, which depend on the step only.
-    pub(super) fn step(&mut self, step: usize, batch: usize) -> Vec<Example> {
-        match self {
+    pub(super) fn step(
+        &mut self,
+        step: usize,
+        batch: usize,
+        (objective, texts): (&dyn Objective, Option<&Texts>),
+    ) -> Result<Vec<Example>, Error> {
+        Ok(match self {
             Stream::Windows(windows) => windows.step(step, batch),
             Stream::Rows(sources, mix) => {
                 mix.step(step, batch).into_iter().map(|(source, row)| sources[source][row].clone()).collect()
             }
+            Stream::Streamed(rows) => {
+                let texts = texts.expect("tables have a tokenizer");
+                rows.step(step, batch, (objective, texts))?
+            }
+        })
+    }
+
+    /// The number of examples of an epoch; `None` if it is not known before all are read.
+    pub(super) fn count(&self) -> Option<usize> {
+        match self {
+            Stream::Windows(windows) => Some(windows.count()),
+            Stream::Rows(sources, _) => Some(sources.iter().map(Vec::len).sum()),
+            Stream::Streamed(_) => None,
         }
     }
 
-    /// The number of examples of an epoch.
-    pub(super) fn count(&self) -> usize {
+    /// Where streamed rows are read on.
+    pub(super) fn cursor(&self) -> Option<Cursor> {
         match self {
-            Stream::Windows(windows) => windows.count(),
-            Stream::Rows(sources, _) => sources.iter().map(Vec::len).sum(),
+            Stream::Streamed(rows) => Some(rows.cursor()),
+            Stream::Windows(_) | Stream::Rows(..) => None,
+        }
+    }
+
+    /// Reads streamed rows on from a cursor.
+    pub(super) fn seek(&mut self, to: Cursor) {
+        if let Stream::Streamed(rows) = self {
+            rows.seek(to);
         }
     }
 }
@@ -97,7 +127,7 @@ fn of_pages(config: &Config, starting: &Starting) -> Result<Prepared, Error> {
         sources[0].path.clone_from(path);
         let data = crate::Data { sources, held_out: HeldOut::Part(0.0), ..config.data.clone() };
         corpus.held_out = Corpus::read(&data)?.train;
-        let held: std::collections::HashSet<&str> = corpus.held_out.iter().map(|page| page.text.as_str()).collect();
+        let held: HashSet<&str> = corpus.held_out.iter().map(|page| page.text.as_str()).collect();
         corpus.train.retain(|page| !held.contains(page.text.as_str()));
     }
     let tokenizer = match &starting.tokenizer {
@@ -157,7 +187,11 @@ fn of_tokens(config: &Config, starting: &Starting) -> Result<Prepared, Error> {
 }
 
 fn of_rows(config: &Config, starting: &Starting, objective: &mut dyn Objective) -> Result<Prepared, Error> {
-    let records = Records::read(&config.data, objective.roles())?;
+    // Of streamed rows the first show the columns, train a tokenizer that is asked for, and hold those to evaluate on.
+    let records = match config.data.stream {
+        true => Records::beginning(&config.data, objective.roles(), config.data.shuffle)?,
+        false => Records::read(&config.data, objective.roles())?,
+    };
     let tokenizer = match &starting.tokenizer {
         Some(tokenizer) => tokenizer.clone(),
         None => {
@@ -169,7 +203,10 @@ fn of_rows(config: &Config, starting: &Starting, objective: &mut dyn Objective) 
     };
     let vocabulary = vocabulary(&tokenizer);
     let texts = starting.texts(tokenizer, config.optimiser.length)?;
-    let all: Vec<&Record> = records.train.iter().flatten().chain(&records.held_out).collect();
+    let all = match config.data.stream {
+        true => Vec::new(),
+        false => records.train.iter().flatten().chain(&records.held_out).collect::<Vec<&Record>>(),
+    };
     let labels = objective.labels(&records.roles, &all).map_err(Error::Text)?;
     let mut number = 0;
     let mut examples = |rows: &[Record]| -> Result<Vec<Example>, Error> {
@@ -182,9 +219,18 @@ fn of_rows(config: &Config, starting: &Starting, objective: &mut dyn Objective) 
         }
         Ok(all)
     };
-    let mut sources = records.train.iter().map(|rows| examples(rows)).collect::<Result<Vec<_>, _>>()?;
     let held = examples(&records.held_out)?;
     let tokens = |of: &[Example]| of.iter().flat_map(|e| &e.texts).map(|text| text.ids.len()).sum::<usize>();
+    if config.data.stream {
+        let bytes = config.data.sources.iter().filter_map(|source| Input::of(&source.path).ok()?.bytes()).sum::<u64>();
+        let sizes = Sizes { train: (bytes as usize, 0), held_out: (held.len(), tokens(&held)) };
+        let own = matches!(config.data.held_out, HeldOut::Path { .. });
+        let held_hashes = if own { records.held_out.iter().map(hash).collect() } else { HashSet::new() };
+        let rows = Streamed::new(config.data.clone(), records.roles, held_hashes, config.seed);
+        let (stream, end) = (Stream::Streamed(Box::new(rows)), texts.end());
+        return Ok(Prepared { stream, held: Held::Rows(held), sizes, texts: Some(texts), labels, end, vocabulary });
+    }
+    let mut sources = records.train.iter().map(|rows| examples(rows)).collect::<Result<Vec<_>, _>>()?;
     let sizes = Sizes {
         train: (records.len(), sources.iter().map(|source| tokens(source)).sum()),
         held_out: (records.held_out.len(), tokens(&held)),
@@ -206,7 +252,7 @@ fn of_rows(config: &Config, starting: &Starting, objective: &mut dyn Objective) 
 
 /// The settings with the number of steps, which may be given as epochs. An error if a step needs more than there is.
 pub(super) fn settled(o: &Optimiser, stream: &Stream) -> Result<Optimiser, Error> {
-    let count = stream.count();
+    let Some(count) = stream.count() else { return Ok(o.clone()) };
     if let Stream::Windows(_) = stream
         && count < o.batch
     {

@@ -6,6 +6,7 @@ use std::time::Instant;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::Tensor;
 use longreach_models::{Location, Model, write_atomically};
+use longreach_nn::Dropout;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -58,7 +59,7 @@ impl Run {
     /// cannot be used.
     pub fn new(mut config: Config) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.output).map_err(|e| Error::io(&config.output, e))?;
-        let mut objective = objective(&config.objective, config.optimiser.segments);
+        let mut objective = objective(&config);
         let mut starting = Starting::find(&config)?;
         let data = data::prepare(&config, &starting, objective.as_mut())?;
         config.optimiser = data::settled(&config.optimiser, &data.stream)?;
@@ -107,17 +108,22 @@ impl Run {
     }
 
     /// The examples of a step, with what chance decides. They depend on the step only.
-    fn examples(&mut self, step: usize) -> Vec<Example> {
-        let examples = self.stream.step(step, self.config.optimiser.batch);
+    fn examples(&mut self, step: usize) -> Result<Vec<Example>, Error> {
+        let of = (self.objective.as_ref(), self.texts.as_ref());
+        let examples = self.stream.step(step, self.config.optimiser.batch, of)?;
         let seed = self.config.seed ^ 0x6d61_736b ^ (step as u64 + 1) << 32;
         let mut draw = ChaCha8Rng::seed_from_u64(seed);
-        examples.iter().map(|example| self.objective.drawn(example, &mut draw)).collect()
+        if self.config.dropout > 0.0 {
+            let seed = self.config.seed ^ 0x6472_6f70 ^ (step as u64 + 1) << 32;
+            self.learner.model.dropping(Dropout { rate: self.config.dropout, seed });
+        }
+        Ok(examples.iter().map(|example| self.objective.drawn(example, &mut draw)).collect())
     }
 
     /// Reads everything and computes one step without keeping it.
     pub fn check(mut self) -> Result<Checked, Error> {
         let step = self.learner.step;
-        let examples = self.examples(step);
+        let examples = self.examples(step)?;
         let start = Instant::now();
         let o = &self.config.optimiser;
         let learnt = self.objective.learn(&mut self.learner.model, &examples, o.micro.unwrap_or(o.batch));
@@ -182,7 +188,7 @@ impl Run {
         read: &mut usize,
         tell: &mut impl FnMut(Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
-        let examples = self.examples(self.learner.step);
+        let examples = self.examples(self.learner.step)?;
         let n = examples.iter().map(tokens).sum::<usize>();
         let o = &self.config.optimiser;
         let (objective, micro) = (&self.objective, o.micro.unwrap_or(o.batch));

@@ -25,13 +25,23 @@ pub(crate) const COLOURS: [RGBColor; 8] = [
 
 /// Draws time on the left, memory on the right if it was measured, and the legend below.
 pub(super) fn svg(title: &str, seconds: &[Curve], bytes: &[Curve]) -> Result<String, Failure> {
+    svg_of(title, ["seconds", "peak memory beyond the inputs"], seconds, bytes)
+}
+
+/// As [`svg`], with the names of the two axes.
+pub(super) fn svg_of(title: &str, axes: [&str; 2], seconds: &[Curve], bytes: &[Curve]) -> Result<String, Failure> {
     let mut out = String::new();
     let failed = |e: &dyn std::fmt::Display| Failure::new(format!("cannot draw the plot: {e}"));
-    draw(&mut out, title, seconds, bytes).map_err(|e| failed(&e))?;
+    draw(&mut out, title, axes, [seconds, bytes]).map_err(|e| failed(&e))?;
     Ok(out)
 }
 
-fn draw(out: &mut String, title: &str, seconds: &[Curve], bytes: &[Curve]) -> Result<(), Box<dyn std::error::Error>> {
+fn draw(
+    out: &mut String,
+    title: &str,
+    axes: [&str; 2],
+    [seconds, bytes]: [&[Curve]; 2],
+) -> Result<(), Box<dyn std::error::Error>> {
     let rows = seconds.len().div_ceil(2) as u32;
     let with_memory = bytes.iter().any(|curve| !curve.points.is_empty());
     let root = SVGBackend::with_string(out, (960, 440 + 20 * rows)).into_drawing_area();
@@ -41,10 +51,10 @@ fn draw(out: &mut String, title: &str, seconds: &[Curve], bytes: &[Curve]) -> Re
     let (panels, legend) = body.split_vertically(400);
     if with_memory {
         let (left, right) = panels.split_horizontally(480);
-        panel(&left, "seconds", seconds, duration)?;
-        panel(&right, "peak memory beyond the inputs", bytes, size)?;
+        panel(&left, axes[0], seconds, duration)?;
+        panel(&right, axes[1], bytes, size)?;
     } else {
-        panel(&panels, "seconds", seconds, duration)?;
+        panel(&panels, axes[0], seconds, duration)?;
     }
     for (n, curve) in seconds.iter().enumerate() {
         let (x, y) = (16 + 470 * (n as i32 % 2), 10 + 20 * (n as i32 / 2));

@@ -180,21 +180,24 @@ impl Attention {
     }
 
     /// Attention of all sequences to keys and values for all tokens, or for each: `q: [B, T, H, D]`.
-    fn attend_all(&self, q: &Tensor<4>, kv: &[Kv]) -> Tensor<4> {
+    fn attend_all(&self, q: &Tensor<4>, kv: &[Kv], packed: &ops::Packed) -> Tensor<4> {
         if let [kv] = kv {
-            return self.attend(q.clone(), kv);
+            return self.attend(q.clone(), kv, packed);
         }
-        let one = |(i, kv): (usize, &Kv)| self.attend(q.clone().narrow(1, i, 1), kv);
+        let one = |(i, kv): (usize, &Kv)| self.attend(q.clone().narrow(1, i, 1), kv, packed);
         Tensor::cat(kv.iter().enumerate().map(one).collect(), 1)
     }
 
     /// Attention of all sequences, to the keys and values of the call if they begin here, and otherwise to the cached ones,
     /// which end with those of this call: `q: [B, T, H, D]`.
-    fn attend(&self, q: Tensor<4>, kv: &Kv) -> Tensor<4> {
+    fn attend(&self, q: Tensor<4>, kv: &Kv, packed: &ops::Packed) -> Tensor<4> {
         let Some([k, v]) = kv.first.clone() else {
-            return joined_rows((0..q.dims()[0]).map(|b| self.cached(row(&q, b), &kv.cache, b)).collect());
+            let axis = usize::from(packed.bounds().is_some());
+            let each = sequences(&q, packed).enumerate();
+            return joined(each.map(|(b, q)| self.cached(q, &kv.cache, b)).collect(), axis);
         };
-        let options = self.options(self.rest.mechanism.clone());
+        let mut options = self.options(self.rest.mechanism.clone());
+        options.packed = packed.bounds().map(<[usize]>::to_vec);
         ops::attention(ops::Attention { q, k, v, bias: None, sinks: self.learned_sinks(), options }).0
     }
 
@@ -259,18 +262,18 @@ impl Mix for Attention {
         if let (KvSource::Layer(source), Projections::Queries(q)) = (c.source, &self.qkv) {
             let q = self.queries(q, x.clone());
             let q = match &c.rotary {
-                Some(rotary) => shared.angles.turn(rotary, q, state.positions()),
+                Some(rotary) => shared.angles.turn(rotary, q, state.positions(), &shared.packed),
                 None => q,
             };
             let kv = shared.kv.iter().find(|kv| kv.source == source).expect("an earlier layer shares its keys");
-            return self.joined(self.gated(self.attend_all(&q, &kv.kv), x));
+            return self.joined(self.gated(self.attend_all(&q, &kv.kv, &shared.packed), x));
         }
         let [q, k, v] = self.project(x.clone());
         let [batch, t, _, _] = q.dims();
         let before = state.positions();
         let mut turn = |x: Tensor<4>| match (&c.rotary, c.reach) {
             (Some(rotary), Reach::Sinks(s)) => shared.angles.turn_within(rotary, x, before, s.sinks + s.recent),
-            (Some(rotary), _) => shared.angles.turn(rotary, x, before),
+            (Some(rotary), _) => shared.angles.turn(rotary, x, before, &shared.packed),
             (None, _) => x,
         };
         let own = k.clone();
@@ -279,7 +282,7 @@ impl Mix for Attention {
         let mut cache: KvCache = state.take(KEYS);
         let out = match c.reach {
             Reach::Sinks(streaming) => {
-                append(&mut cache, c.reach, &k, &v);
+                append(&mut cache, c.reach, [&k, &v], &shared.packed);
                 let mut sinks: KvCache = state.take(SINKS);
                 let out = (0..batch).map(|b| {
                     let (seen, q) = (before[b], row(&q, b));
@@ -299,7 +302,7 @@ impl Mix for Attention {
                 });
                 let out = out.collect::<Vec<_>>();
                 state.put(SINKS, sinks);
-                joined_rows(out)
+                joined(out, 0)
             }
             Reach::Blocks(blocks) => {
                 let scored = if blocks.unrotated { [q, own] } else { [turned.clone(), k.clone()] };
@@ -309,7 +312,7 @@ impl Mix for Attention {
                 for tokens in if alone { (0..t).map(|i| (i, 1)).collect() } else { vec![(0, t)] } {
                     let some = |x: &Tensor<4>| x.clone().narrow(1, tokens.0, tokens.1);
                     let (k, v) = (some(&k), some(&v));
-                    let first = append(&mut cache, c.reach, &k, &v).then_some([k, v]);
+                    let first = append(&mut cache, c.reach, [&k, &v], &shared.packed).then_some([k, v]);
                     let kv = Kv { first, cache };
                     let seen: Vec<usize> = before.iter().map(|n| n + tokens.0).collect();
                     outputs.push(self.among_blocks(some(&turned), scored.each_ref().map(some), &kv, (state, &seen)));
@@ -320,16 +323,17 @@ impl Mix for Attention {
             Reach::Full | Reach::Window(_) => {
                 // The keys of a window begin at its own place for each token, and sums over keys begin there: few tokens are
                 // those of a text that grows by one at a time only if each has its own.
-                let alone = matches!(c.reach, Reach::Window(_)) && (2..=STREAMED_ROWS).contains(&t);
+                let few = (2..=STREAMED_ROWS).contains(&t) && shared.packed.bounds().is_none();
+                let alone = matches!(c.reach, Reach::Window(_)) && few;
                 let shares = matches!(c.source, KvSource::Shared(_));
                 let mut all = Vec::new();
                 let mut outputs = Vec::new();
                 for tokens in if alone { (0..t).map(|i| (i, 1)).collect() } else { vec![(0, t)] } {
                     let some = |x: &Tensor<4>| if alone { x.clone().narrow(1, tokens.0, tokens.1) } else { x.clone() };
                     let (k, v) = (some(&k), some(&v));
-                    let first = append(&mut cache, c.reach, &k, &v).then_some([k, v]);
+                    let first = append(&mut cache, c.reach, [&k, &v], &shared.packed).then_some([k, v]);
                     let kv = Kv { first, cache };
-                    outputs.push(self.attend(some(&turned), &kv));
+                    outputs.push(self.attend(some(&turned), &kv, &shared.packed));
                     if shares {
                         all.push(kv.clone());
                     }
@@ -357,12 +361,14 @@ fn keep(cache: &mut KvCache, reach: Reach) {
     }
 }
 
-/// Keeps the tokens that the next one attends to and appends keys and values `[B, T, G, D]`. Returns whether attention is to
+/// Keeps the tokens that the next one attends to and appends keys and values `[B, T, G, D]`, or `[1, T, G, D]` of packed texts.
+/// Returns whether attention is to
 /// these alone as they are given: nothing was cached before, and they are stored without rounding.
-fn append(cache: &mut KvCache, reach: Reach, k: &Tensor<4>, v: &Tensor<4>) -> bool {
+fn append(cache: &mut KvCache, reach: Reach, [k, v]: [&Tensor<4>; 2], packed: &ops::Packed) -> bool {
     keep(cache, reach);
     let first = cache.is_empty() && cache.dtype() == KvDtype::F32;
-    (0..k.dims()[0]).for_each(|b| cache.push(b, row(k, b), row(v, b)));
+    let each = sequences(k, packed).zip(sequences(v, packed)).enumerate();
+    each.for_each(|(b, (k, v))| cache.push(b, k, v));
     first
 }
 
@@ -371,7 +377,17 @@ fn row(x: &Tensor<4>, b: usize) -> Tensor<4> {
     if x.dims()[0] == 1 { x.clone() } else { x.clone().narrow(0, b, 1) }
 }
 
-/// Joins outputs along the batch axis.
-fn joined_rows(mut out: Vec<Tensor<4>>) -> Tensor<4> {
-    if out.len() == 1 { out.swap_remove(0) } else { Tensor::cat(out, 0) }
+/// Each sequence alone: the rows of `x: [B, T, H, D]`, or the texts that are packed in its one row.
+pub(super) fn sequences<'a>(x: &'a Tensor<4>, packed: &'a ops::Packed) -> impl Iterator<Item = Tensor<4>> + 'a {
+    let bounds = packed.bounds();
+    let count = bounds.map_or(x.dims()[0], |bounds| bounds.len() - 1);
+    (0..count).map(move |i| match bounds {
+        Some(bounds) => x.clone().narrow(1, bounds[i], bounds[i + 1] - bounds[i]),
+        None => row(x, i),
+    })
+}
+
+/// Joins outputs along the batch axis, 0, or along that of the tokens.
+pub(super) fn joined(mut out: Vec<Tensor<4>>, axis: usize) -> Tensor<4> {
+    if out.len() == 1 { out.swap_remove(0) } else { Tensor::cat(out, axis) }
 }

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use longreach_burn as ops;
 
 use super::config::{Blocks, Reach};
-use super::{Attention, Kv, joined_rows, row};
+use super::{Attention, Kv, joined, row};
 use crate::{KvCache, State};
 
 /// Means of the keys in each complete window.
@@ -39,13 +39,13 @@ impl Attention {
         (0..batch).for_each(|b| summarise(&blocks, b, before[b] + t, row(&k, b), [&mut summaries, &mut tail]));
         let dense = |b: usize| blocks.sizes.dense((before[b] + t).saturating_sub(1));
         let out = if (0..batch).all(dense) {
-            self.attend(turned, kv)
+            self.attend(turned, kv, &ops::Packed::ROWS)
         } else {
             let rows = (0..batch).map(|b| match dense(b) {
                 true => self.cached(row(&turned, b), &kv.cache, b),
                 false => self.selecting([row(&turned, b), row(&q, b)], &kv.cache, &summaries, (b, before[b])),
             });
-            joined_rows(rows.collect())
+            joined(rows.collect(), 0)
         };
         state.put(SUMMARIES, summaries);
         state.put(TAIL, tail);
