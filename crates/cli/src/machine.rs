@@ -1,6 +1,6 @@
 //! Options for the device, threads and instruction set, shared by all subcommands.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 use clap::Args;
@@ -23,11 +23,11 @@ pub(crate) struct MachineArgs {
 }
 
 /// The device of this process, which [`MachineArgs::configure`] sets.
-static DEVICE: OnceLock<Device> = OnceLock::new();
+static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
 
 /// The device that models are loaded on.
 pub(crate) fn device() -> Device {
-    DEVICE.get_or_init(longreach_burn::cpu).clone()
+    DEVICE.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(longreach_burn::cpu)
 }
 
 /// Says that a device computes less than was asked of it.
@@ -41,8 +41,7 @@ impl MachineArgs {
     /// device or the CPU lacks the instruction set.
     pub(crate) fn configure(&self) -> Result<(), Failure> {
         let device = self.device.open().map_err(|e| Failure::new(format!("--device: {e}")))?;
-        // A host of the command line that calls it again keeps its first device.
-        let _ = DEVICE.set(device);
+        *DEVICE.lock().unwrap_or_else(PoisonError::into_inner) = Some(device);
         on_fallback(note);
         let isa = match std::env::var("LONGREACH_ISA") {
             Ok(name) => name.parse().map_err(|e| Failure::new(format!("LONGREACH_ISA: {e}")))?,
