@@ -9,9 +9,19 @@
 //!
 //! [CubeCL]: https://github.com/tracel-ai/cubecl
 
+#[cfg(feature = "kernels")]
+pub mod activation;
+#[cfg(feature = "kernels")]
+pub mod cross_entropy;
 mod error;
 #[cfg(feature = "kernels")]
+pub mod linear;
+#[cfg(feature = "kernels")]
 pub mod norm;
+#[cfg(feature = "kernels")]
+pub mod rotary;
+#[cfg(feature = "kernels")]
+pub mod rows;
 pub mod softmax;
 pub mod tile;
 
@@ -20,6 +30,8 @@ mod device;
 #[cfg(feature = "kernels")]
 pub mod launch;
 #[cfg(feature = "kernels")]
+mod record;
+#[cfg(feature = "kernels")]
 mod view;
 
 #[cfg(feature = "kernels")]
@@ -27,5 +39,7 @@ pub use cubecl;
 #[cfg(feature = "kernels")]
 pub use device::{Device, Facts};
 pub use error::Error;
+#[cfg(feature = "kernels")]
+pub use record::Recorder;
 #[cfg(feature = "kernels")]
 pub use view::{DType, View, Words};

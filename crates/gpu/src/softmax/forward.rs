@@ -80,8 +80,7 @@ fn run(
     launch!(
         "tiles, heads and batch are the grid; rows, keys and columns are compared with their sizes before each access, and \
          lists are made by `Lists::of` for these sizes",
-        forward_kernel::launch_unchecked,
-        device.client(),
+        forward_kernel on device,
         count,
         CubeDim::new_1d(listed.plan.units() as u32),
         buffer(device, &x.q),
@@ -160,7 +159,7 @@ pub(super) fn seen(
     bit
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn forward_kernel<E: Numeric, O: Numeric>(
     q: &[E],
     k: &[E],

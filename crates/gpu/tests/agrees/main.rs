@@ -3,4 +3,5 @@
 
 mod harness;
 mod lists;
+mod small;
 mod softmax;

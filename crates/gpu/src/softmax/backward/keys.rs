@@ -15,7 +15,7 @@ use crate::softmax::lists::ENTRY;
 use crate::tile::load::{Rows, load};
 use crate::tile::product::{Product, product};
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
     q: &[E],
     k: &[E],
