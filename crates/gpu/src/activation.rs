@@ -121,14 +121,14 @@ fn activation_kernel<E: Numeric, O: Numeric>(
     let at = ABSOLUTE_POS;
     if at < out.len() {
         let x = read::<E>(a, at, store);
-        let mut value = 0.0f32;
-        if comptime!(form == Form::Plain || form == Form::Gated) {
-            value = function(x, f);
-        } else {
-            value = slope(x, f) * read::<E>(d, at, store);
-        }
+        let mut value = 1.0f32;
         if comptime!(form == Form::Gated || form == Form::GatedSlope) {
-            value *= read::<E>(b, at, store);
+            value = read::<E>(b, at, store);
+        }
+        if comptime!(form == Form::Plain || form == Form::Gated) {
+            value *= function(x, f);
+        } else {
+            value *= slope(x, f) * read::<E>(d, at, store);
         }
         out[at] = O::cast_from(value);
     }

@@ -88,7 +88,7 @@ fn cross_entropy_kernel<E: Numeric, O: Numeric>(
         let base = row * width;
         let target = targets[row];
         let steps = width.div_ceil(comptime!(UNITS as usize));
-        let mut most = -3.0e38f32;
+        let mut most = f32::new(-3.0e38);
         for step in 0..steps {
             let column = step * comptime!(UNITS as usize) + UNIT_POS as usize;
             if column < width {

@@ -7,7 +7,7 @@
 
 use cubecl::prelude::*;
 
-use super::call::{Dims, Inputs, Listed, Scalars, ScalarsExpand, With};
+use super::call::{Dims, Inputs, Listed, Scalars, With};
 use super::lists::{ENTRY, FULL};
 use crate::device::Device;
 use crate::error::Error;
@@ -277,11 +277,11 @@ fn forward_kernel<E: Numeric, O: Numeric>(
         #[unroll]
         for i in 0..ni {
             let row = y + i * by;
-            let mut most = HIDDEN;
+            let mut most = f32::new(HIDDEN);
             #[unroll]
             for j in 0..nj {
                 let column = x + j * bx;
-                let mut value = HIDDEN;
+                let mut value = f32::new(HIDDEN);
                 if row < count && column < there {
                     if seen(lists, bits, row / stack, column, &of, keys) {
                         let place = Place {

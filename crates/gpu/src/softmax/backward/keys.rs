@@ -9,7 +9,7 @@
 use cubecl::prelude::*;
 
 use super::pair::{probability, through};
-use crate::softmax::call::{Scalars, ScalarsExpand, With};
+use crate::softmax::call::{Scalars, With};
 use crate::softmax::forward::{Place, seen, tile_of};
 use crate::softmax::lists::ENTRY;
 use crate::tile::load::{Rows, load};
