@@ -135,7 +135,11 @@ fn every_kernel_is_written_for_cuda() {
         let name = kernel.name().rsplit("::").next().unwrap_or("kernel").to_owned();
         let compiled = CppCompiler::<Cuda>::default().compile(kernel.define(), &options);
         let compiled = compiled.unwrap_or_else(|e| panic!("{name}: {e:?}"));
-        assert!(compiled.shared_memory_size <= SHARED, "{name}: {} bytes of shared memory", compiled.shared_memory_size);
+        assert!(
+            compiled.shared_memory_size <= SHARED,
+            "{name}: {} bytes of shared memory",
+            compiled.shared_memory_size
+        );
         assert!(compiled.source.contains("__global__"), "{name}: {}", compiled.source);
         if let Some(folder) = &folder {
             std::fs::create_dir_all(folder).expect("the folder can be made");
