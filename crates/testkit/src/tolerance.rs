@@ -15,6 +15,11 @@ pub const DECAYS: f64 = 3e-5;
 /// Logits of a whole model against another implementation in f32, absolute.
 pub const LOGITS: f64 = 1e-4;
 
+/// A form in f32 whose result is rounded to f16, against the definition in f64 on the same inputs: the unit roundoff.
+pub const ROUNDED_F16: f64 = 1.0 / 2048.0 + FORWARD;
+/// The same for bf16.
+pub const ROUNDED_BF16: f64 = 1.0 / 256.0 + FORWARD;
+
 /// Fails if `got` differs from `want` by more than `tolerance`; `what` names the values in the message.
 #[track_caller]
 pub fn assert_close(what: &str, got: &[f64], want: &[f64], tolerance: f64) {
