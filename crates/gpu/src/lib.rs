@@ -9,9 +9,23 @@
 //!
 //! [CubeCL]: https://github.com/tracel-ai/cubecl
 
+#[cfg(feature = "kernels")]
+mod convert;
+#[cfg(feature = "kernels")]
+pub mod delta;
+#[cfg(feature = "kernels")]
+pub mod diagonal;
 mod error;
 #[cfg(feature = "kernels")]
+pub mod fast_weights;
+#[cfg(feature = "kernels")]
+mod formula;
+#[cfg(feature = "kernels")]
+pub mod linear;
+#[cfg(feature = "kernels")]
 pub mod norm;
+#[cfg(feature = "kernels")]
+pub mod short_conv;
 pub mod softmax;
 pub mod tile;
 

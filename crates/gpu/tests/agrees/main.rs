@@ -3,4 +3,5 @@
 
 mod harness;
 mod lists;
+mod recurrences;
 mod softmax;
