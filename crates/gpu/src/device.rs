@@ -1,11 +1,14 @@
 //! A device, and what it can do.
 
+use std::sync::Arc;
+
 use cubecl::Device as Kind;
 use cubecl::features::TypeUsage;
 use cubecl::ir::{ElemType, FloatKind};
 use cubecl::prelude::*;
 
 use crate::error::Error;
+use crate::record::Recorder;
 use crate::tile::Limits;
 use crate::view::DType;
 
@@ -14,6 +17,7 @@ use crate::view::DType;
 pub struct Device {
     client: Client,
     facts: Facts,
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// What kernels and plans ask of a device.
@@ -47,8 +51,8 @@ impl Device {
 
     /// The device of a client of CubeCL.
     pub fn of(client: Client) -> Self {
-        let facts = Facts::of(&client);
-        Self { client, facts }
+        let facts = Facts::of(client.properties());
+        Self { client, facts, recorder: None }
     }
 
     /// The same device with smaller limits than it has, for tests of plans that other devices need.
@@ -56,7 +60,14 @@ impl Device {
         let least = |a: usize, b: usize| a.min(b);
         let has = self.facts.limits;
         let limits = Limits { shared: least(has.shared, limits.shared), units: least(has.units, limits.units) };
-        Self { client: self.client.clone(), facts: Facts { limits, ..self.facts.clone() } }
+        Self { facts: Facts { limits, ..self.facts.clone() }, ..self.clone() }
+    }
+
+    /// A device that launches nothing: buffers are this one's, and kernels, made for the recorder's device, are kept by
+    /// it. What is read back is not set.
+    pub fn recording(&self, recorder: &Arc<Recorder>) -> Self {
+        let facts = Facts::of(&recorder.properties().0);
+        Self { client: self.client.clone(), facts, recorder: Some(recorder.clone()) }
     }
 
     /// What it can do.
@@ -69,6 +80,10 @@ impl Device {
         &self.client
     }
 
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_deref()
+    }
+
     /// Waits until all launches are done. An error if one of them failed.
     pub fn wait(&self) -> Result<(), Error> {
         let failed = |e| Error::Device { op: "wait", message: format!("{e:?}") };
@@ -77,8 +92,7 @@ impl Device {
 }
 
 impl Facts {
-    fn of(client: &Client) -> Self {
-        let properties = client.properties();
+    fn of(properties: &DeviceProperties) -> Self {
         let hardware = &properties.hardware;
         let buffer = |kind| properties.type_usage(ElemType::Float(kind)).contains(TypeUsage::Buffer);
         Self {

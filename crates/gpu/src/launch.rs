@@ -3,7 +3,7 @@
 //! Buffers are passed by [`buffer`] and [`words`], whose lengths are those that were allocated. Each use of [`launch!`]
 //! says why all indices are within them.
 
-use cubecl::prelude::{BufferArg, CubeCount};
+use cubecl::prelude::{BufferArg, CubeCount, CubeDim};
 
 use crate::device::Device;
 use crate::error::{Error, most as at_most};
@@ -23,13 +23,24 @@ pub fn words(words: &Words) -> BufferArg {
     unsafe { BufferArg::from_raw_parts(words.handle().clone(), words.len().max(1)) }
 }
 
-/// Launches a kernel whose launcher is unsafe; the reason why each index is within its buffer comes first.
+/// Launches a kernel whose launcher is unsafe, `launch!("reason", kernel on device, cubes, units, arguments…)`; the reason
+/// says why each index is within its buffer. A device that [records](Device::recording) keeps the kernel instead.
 macro_rules! launch {
-    ($reason:literal, $kernel:path, $($argument:expr),* $(,)?) => {{
+    ($reason:literal, $($kernel:ident)::+ on $device:expr, $cubes:expr, $units:expr, $($argument:expr),* $(,)?) => {{
         const _: &str = $reason;
-        #[allow(unsafe_code, reason = "the launcher does not check indices")]
-        // SAFETY: the reason is the first argument of the macro.
-        let () = unsafe { $kernel($($argument),*) };
+        let (device, cubes, units): (&$crate::Device, _, _) = ($device, $cubes, $units);
+        match device.recorder() {
+            Some(recorder) => {
+                let (properties, target) = recorder.properties();
+                let kernel = $($kernel)::+::create_dummy_kernel(properties, target, cubes, units, $($argument),*);
+                recorder.record(kernel);
+            }
+            None => {
+                #[allow(unsafe_code, reason = "the launcher does not check indices")]
+                // SAFETY: the reason is the first argument of the macro.
+                let () = unsafe { $($kernel)::+::launch_unchecked(device.client(), cubes, units, $($argument),*) };
+            }
+        }
     }};
 }
 
@@ -48,4 +59,10 @@ pub(crate) fn cubes(op: &'static str, device: &Device, count: [usize; 3]) -> Res
 pub(crate) fn row_cubes(op: &'static str, device: &Device, rows: usize) -> Result<CubeCount, Error> {
     let across = rows.min(device.facts().cubes.0 as usize).max(1);
     cubes(op, device, [across, rows.div_ceil(across), 1])
+}
+
+/// Cubes of [`UNITS`](crate::tile::row::UNITS) units, one unit for each of `n` elements: kernels compare `ABSOLUTE_POS` with
+/// their number.
+pub(crate) fn elementwise(device: &Device, n: usize) -> CubeCount {
+    cubecl::calculate_cube_count_elemwise(device.client(), n, CubeDim::new_1d(crate::tile::row::UNITS))
 }

@@ -10,11 +10,11 @@
 //! [CubeCL]: https://github.com/tracel-ai/cubecl
 
 #[cfg(feature = "kernels")]
+pub mod activation;
+#[cfg(feature = "kernels")]
 mod convert;
 #[cfg(feature = "kernels")]
-pub mod delta;
-#[cfg(feature = "kernels")]
-pub mod diagonal;
+pub mod cross_entropy;
 mod error;
 #[cfg(feature = "kernels")]
 pub mod fast_weights;
@@ -23,7 +23,13 @@ mod formula;
 #[cfg(feature = "kernels")]
 pub mod linear;
 #[cfg(feature = "kernels")]
+pub mod mechanisms;
+#[cfg(feature = "kernels")]
 pub mod norm;
+#[cfg(feature = "kernels")]
+pub mod rotary;
+#[cfg(feature = "kernels")]
+pub mod rows;
 #[cfg(feature = "kernels")]
 pub mod short_conv;
 pub mod softmax;
@@ -34,6 +40,8 @@ mod device;
 #[cfg(feature = "kernels")]
 pub mod launch;
 #[cfg(feature = "kernels")]
+mod record;
+#[cfg(feature = "kernels")]
 mod view;
 
 #[cfg(feature = "kernels")]
@@ -41,5 +49,7 @@ pub use cubecl;
 #[cfg(feature = "kernels")]
 pub use device::{Device, Facts};
 pub use error::Error;
+#[cfg(feature = "kernels")]
+pub use record::Recorder;
 #[cfg(feature = "kernels")]
 pub use view::{DType, View, Words};

@@ -63,8 +63,7 @@ pub fn forward(device: &Device, x: &View, norm: &Norm) -> Result<View, Error> {
         let none = View::empty(device, &[1], DType::F32);
         launch!(
             "cubes beyond the last row return, and columns are compared with the width",
-            norm_kernel::launch_unchecked,
-            device.client(),
+            norm_kernel on device,
             row_cubes("norm", device, rows)?,
             CubeDim::new_1d(UNITS),
             buffer(device, x),
@@ -103,8 +102,7 @@ pub fn backward(device: &Device, x: &View, norm: &Norm, d: &View) -> Result<Grad
     if rows > 0 {
         launch!(
             "cubes beyond the last row return, and columns are compared with the width",
-            input_kernel::launch_unchecked,
-            device.client(),
+            input_kernel on device,
             row_cubes("norm backward", device, rows)?,
             CubeDim::new_1d(UNITS),
             buffer(device, x),
@@ -123,8 +121,7 @@ pub fn backward(device: &Device, x: &View, norm: &Norm, d: &View) -> Result<Grad
     let columns = width.div_ceil(UNITS as usize);
     launch!(
         "columns and rows are compared with their numbers",
-        weight_kernel::launch_unchecked,
-        device.client(),
+        weight_kernel on device,
         cubes("norm backward", device, [columns, parts, 1])?,
         CubeDim::new_1d(UNITS),
         buffer(device, x),
@@ -139,8 +136,7 @@ pub fn backward(device: &Device, x: &View, norm: &Norm, d: &View) -> Result<Grad
     );
     launch!(
         "columns are compared with the width",
-        sum_kernel::launch_unchecked,
-        device.client(),
+        sum_kernel on device,
         cubes("norm backward", device, [columns, 1, 1])?,
         CubeDim::new_1d(UNITS),
         buffer(device, &sums),
@@ -201,7 +197,7 @@ fn moments<E: Numeric>(
     Moments { mean, scale: 1.0f32 / f32::sqrt(variance + epsilon) }
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn norm_kernel<E: Numeric, O: Numeric>(
     x: &[E],
     weight: &[f32],
@@ -237,7 +233,7 @@ fn norm_kernel<E: Numeric, O: Numeric>(
 }
 
 /// `dx = r (ŵ − mean ŵ − x̂ mean(ŵ x̂))` with `ŵ = dy w`; the middle term only if centred.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn input_kernel<E: Numeric, O: Numeric>(
     x: &[E],
     d: &[E],
@@ -295,7 +291,7 @@ fn input_kernel<E: Numeric, O: Numeric>(
 }
 
 /// The sums of `dy x̂` and `dy` over a part of the rows.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn weight_kernel<E: Numeric>(
     x: &[E],
     d: &[E],
@@ -324,7 +320,7 @@ fn weight_kernel<E: Numeric>(
     }
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn sum_kernel(sums: &[f32], dweight: &mut [f32], dbias: &mut [f32], parts: u32, width: u32) {
     let column = CUBE_POS_X as usize * comptime!(UNITS as usize) + UNIT_POS as usize;
     let width = width as usize;

@@ -7,7 +7,7 @@
 
 use cubecl::prelude::*;
 
-use super::call::{Dims, Inputs, Listed, Scalars, ScalarsExpand, With};
+use super::call::{Dims, Inputs, Listed, Scalars, With};
 use super::lists::{ENTRY, FULL};
 use crate::device::Device;
 use crate::error::Error;
@@ -80,8 +80,7 @@ fn run(
     launch!(
         "tiles, heads and batch are the grid; rows, keys and columns are compared with their sizes before each access, and \
          lists are made by `Lists::of` for these sizes",
-        forward_kernel::launch_unchecked,
-        device.client(),
+        forward_kernel on device,
         count,
         CubeDim::new_1d(listed.plan.units() as u32),
         buffer(device, &x.q),
@@ -160,7 +159,7 @@ pub(super) fn seen(
     bit
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn forward_kernel<E: Numeric, O: Numeric>(
     q: &[E],
     k: &[E],
@@ -278,11 +277,11 @@ fn forward_kernel<E: Numeric, O: Numeric>(
         #[unroll]
         for i in 0..ni {
             let row = y + i * by;
-            let mut most = HIDDEN;
+            let mut most = f32::new(HIDDEN);
             #[unroll]
             for j in 0..nj {
                 let column = x + j * bx;
-                let mut value = HIDDEN;
+                let mut value = f32::new(HIDDEN);
                 if row < count && column < there {
                     if seen(lists, bits, row / stack, column, &of, keys) {
                         let place = Place {

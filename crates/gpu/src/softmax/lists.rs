@@ -273,7 +273,7 @@ fn write(
         }
     }
     let column = words.len();
-    let (mut items, mut total) = (Vec::new(), 0u32);
+    let (mut items, mut total) = (Vec::<u32>::new(), 0u32);
     for plane in columns.chunks(cells.max(1)) {
         for list in plane {
             words.push(total);

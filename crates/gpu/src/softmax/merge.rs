@@ -10,11 +10,10 @@ use cubecl::prelude::*;
 use super::Output;
 use crate::device::Device;
 use crate::error::{Error, shape};
-use crate::launch::{buffer, launch};
+use crate::launch::{buffer, elementwise, launch};
 use crate::tile::load::narrowed as bits;
+use crate::tile::row::UNITS;
 use crate::view::{DType, View};
-
-const UNITS: u32 = 64;
 
 /// Merges attention over disjoint parts of the keys. `out: [P, B, T, H, E]` · `lse: [P, B, T, H]`, both f32. Errors on
 /// other shapes and types.
@@ -44,11 +43,10 @@ pub(super) fn parts(
     if rows == 0 {
         return Ok(merged);
     }
-    let count = cubecl::calculate_cube_count_elemwise(device.client(), rows, CubeDim::new_1d(UNITS));
+    let count = elementwise(device, rows);
     launch!(
         "units beyond the last row return, and a row has `splits` parts",
-        merge_kernel::launch_unchecked,
-        device.client(),
+        merge_kernel on device,
         count,
         CubeDim::new_1d(UNITS),
         buffer(device, out),
@@ -66,7 +64,7 @@ pub(super) fn parts(
     Ok(merged)
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn merge_kernel(
     out: &[f32],
     lse: &[f32],
@@ -122,11 +120,10 @@ pub(crate) fn narrowed(device: &Device, x: View, dtype: DType) -> Result<View, E
     let to = View::empty(device, x.shape(), dtype);
     let pairs = to.elements(device);
     let (elem, store) = to.stored(device);
-    let count = cubecl::calculate_cube_count_elemwise(device.client(), pairs, CubeDim::new_1d(UNITS));
+    let count = elementwise(device, pairs);
     launch!(
         "units beyond the last element return, and the second of a pair is read if it is there",
-        narrow_kernel::launch_unchecked,
-        device.client(),
+        narrow_kernel on device,
         count,
         CubeDim::new_1d(UNITS),
         buffer(device, &x),
@@ -137,7 +134,7 @@ pub(crate) fn narrowed(device: &Device, x: View, dtype: DType) -> Result<View, E
     Ok(to)
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn narrow_kernel<O: Numeric>(x: &[f32], to: &mut [O], #[comptime] pairs: bool, #[define(O)] _elem: ElemType) {
     let at = ABSOLUTE_POS;
     if at < to.len() {

@@ -1,4 +1,5 @@
 //! Numbers from device memory to f32, and tiles of them to shared memory.
+#![allow(missing_docs, reason = "what `#[cube]` writes has no docs")]
 
 use cubecl::prelude::*;
 

@@ -1,5 +1,6 @@
 //! Products of tiles in shared memory, in f32. Unit `(y, x)` of `by × bx` owns rows `y + by · i` and columns `x + bx · j`
 //! of the result, in registers.
+#![allow(missing_docs, reason = "what `#[cube]` writes has no docs")]
 
 use cubecl::prelude::*;
 

@@ -1,4 +1,5 @@
 //! Sums and maxima over a cube, in shared memory and in the order of the units: any size of a plane gives the same bits.
+#![allow(missing_docs, reason = "what `#[cube]` writes has no docs")]
 
 use cubecl::prelude::*;
 

@@ -10,11 +10,11 @@ use longreach_testkit::tolerance::{FORWARD, GRADIENT, ROUNDED_BF16, ROUNDED_F16,
 use ndarray::ArrayD;
 
 /// The types of numbers.
-pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+pub(crate) const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// The device with the limits of its driver, and with the smallest that WebGPU permits. None where no driver is found,
 /// which is an error if the variable `LONGREACH_GPU_REQUIRED` is set, as in continuous integration.
-pub fn devices() -> Option<&'static [Device; 2]> {
+pub(crate) fn devices() -> Option<&'static [Device; 2]> {
     static DEVICES: OnceLock<Option<[Device; 2]>> = OnceLock::new();
     let found = DEVICES.get_or_init(|| {
         let device = Device::all().into_iter().next()?;
@@ -29,7 +29,7 @@ pub fn devices() -> Option<&'static [Device; 2]> {
 }
 
 /// Numbers as a tensor of this type has them.
-pub fn rounded(x: &ArrayD<f32>, dtype: DType) -> ArrayD<f32> {
+pub(crate) fn rounded(x: &ArrayD<f32>, dtype: DType) -> ArrayD<f32> {
     match dtype {
         DType::F32 => x.clone(),
         DType::F16 => x.mapv(|x| f16::from_f32(x).to_f32()),
@@ -38,14 +38,14 @@ pub fn rounded(x: &ArrayD<f32>, dtype: DType) -> ArrayD<f32> {
 }
 
 /// A copy on the device.
-pub fn upload(device: &Device, x: &ArrayD<f32>, dtype: DType) -> View {
+pub(crate) fn upload(device: &Device, x: &ArrayD<f32>, dtype: DType) -> View {
     let numbers: Vec<f32> = x.iter().copied().collect();
     View::upload(device, &numbers, x.shape(), dtype)
 }
 
 /// Fails unless `found` is near `want`, by the tolerance of its type for outputs.
 #[track_caller]
-pub fn agrees(what: &str, device: &Device, found: &View, want: &ArrayD<f64>) {
+pub(crate) fn agrees(what: &str, device: &Device, found: &View, want: &ArrayD<f64>) {
     let tolerance = match found.dtype() {
         DType::F32 => FORWARD,
         DType::F16 => ROUNDED_F16,
@@ -56,7 +56,7 @@ pub fn agrees(what: &str, device: &Device, found: &View, want: &ArrayD<f64>) {
 
 /// As [`agrees`] for gradients, against those in f32.
 #[track_caller]
-pub fn gradient_agrees(what: &str, device: &Device, found: &View, want: &ArrayD<f32>) {
+pub(crate) fn gradient_agrees(what: &str, device: &Device, found: &View, want: &ArrayD<f32>) {
     let tolerance = match found.dtype() {
         DType::F32 => GRADIENT,
         DType::F16 => GRADIENT + ROUNDED_F16,

@@ -4,4 +4,5 @@
 mod harness;
 mod lists;
 mod recurrences;
+mod small;
 mod softmax;

@@ -52,7 +52,10 @@ impl<'a> Case<'a> {
         let keep: Option<Array2<bool>> = self.inputs.get("keep").map(flags);
         let within = Within { keep: keep.as_ref().map(|keep| keep.view()), packed: packed.as_deref() };
         let pattern: Box<dyn softmax::Pattern> = match self.inputs.get("mask") {
-            Some(mask) => Box::new(softmax::masked::Masked::dense(flags(mask).view())),
+            Some(mask) => {
+                let mask = mask.mapv(|x| x != 0.0).into_dimensionality::<ndarray::Ix4>().expect("four axes");
+                Box::new(softmax::masked::Masked::dense(mask.view()))
+            }
             None => softmax::named(self.name, &rest, &of).expect("valid parameters"),
         };
         let tensor = |name: &str| upload(device, &self.inputs[name], dtype);

@@ -82,8 +82,7 @@ pub fn backward(device: &Device, x: &Inputs, listed: &Listed, o: &Output, d: &Co
     if !dq.is_empty() {
         launch!(
             "the grid is that of the forward pass; rows, keys and columns are compared with their sizes before each access",
-            queries::queries_kernel::launch_unchecked,
-            device.client(),
+            queries::queries_kernel on device,
             cubes(OP, device, [listed.lists.tiles, dims.h, dims.b])?,
             units,
             buffer(device, &x.q),
@@ -107,8 +106,7 @@ pub fn backward(device: &Device, x: &Inputs, listed: &Listed, o: &Output, d: &Co
     if !dk.is_empty() {
         launch!(
             "cells, groups and batch are the grid; rows, keys and columns are compared with their sizes before each access",
-            keys::keys_kernel::launch_unchecked,
-            device.client(),
+            keys::keys_kernel on device,
             cubes(OP, device, [dims.room.div_ceil(listed.plan.keys), dims.g, dims.b])?,
             units,
             buffer(device, &x.q),

@@ -3,8 +3,8 @@
 
 use cubecl::prelude::*;
 
-use crate::softmax::call::{Scalars, ScalarsExpand, With};
-use crate::softmax::forward::{HIDDEN, Place, PlaceExpand, score};
+use crate::softmax::call::{Scalars, With};
+use crate::softmax::forward::{HIDDEN, Place, score};
 
 /// The probability of a visible pair, given the product of query and key, and the log-sum-exp of the query.
 #[cube]

@@ -8,13 +8,13 @@
 use cubecl::prelude::*;
 
 use super::pair::{probability, through};
-use crate::softmax::call::{Scalars, ScalarsExpand, With};
+use crate::softmax::call::{Scalars, With};
 use crate::softmax::forward::{Place, seen, tile_of};
 use crate::softmax::lists::ENTRY;
 use crate::tile::load::{Rows, load};
 use crate::tile::product::{Product, product};
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 pub(super) fn queries_kernel<E: Numeric, O: Numeric>(
     q: &[E],
     k: &[E],

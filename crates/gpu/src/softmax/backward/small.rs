@@ -10,23 +10,17 @@ use cubecl::prelude::*;
 use super::{Cotangent, OP};
 use crate::device::Device;
 use crate::error::Error;
-use crate::launch::{buffer, cubes, launch};
+use crate::launch::{buffer, cubes, elementwise, launch};
 use crate::tile::load::{Store, read};
+use crate::tile::row::UNITS;
 use crate::view::{DType, View};
-
-const UNITS: u32 = 64;
-
-fn elementwise(device: &Device, n: usize) -> CubeCount {
-    cubecl::calculate_cube_count_elemwise(device.client(), n, CubeDim::new_1d(UNITS))
-}
 
 /// Zeros in f32.
 pub(super) fn zeros(device: &Device, shape: &[usize]) -> View {
     let x = View::empty(device, shape, DType::F32);
     launch!(
         "units beyond the last element return",
-        zero_kernel::launch_unchecked,
-        device.client(),
+        zero_kernel on device,
         elementwise(device, x.len().max(1)),
         CubeDim::new_1d(UNITS),
         buffer(device, &x),
@@ -34,7 +28,7 @@ pub(super) fn zeros(device: &Device, shape: &[usize]) -> View {
     x
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn zero_kernel(x: &mut [f32]) {
     if ABSOLUTE_POS < x.len() {
         x[ABSOLUTE_POS] = 0.0f32;
@@ -51,8 +45,7 @@ pub(super) fn delta(device: &Device, out: &View, d: &Cotangent) -> Result<View, 
     let (elem, store) = out.stored(device);
     launch!(
         "units beyond the last row return, and a row has `width` elements",
-        delta_kernel::launch_unchecked,
-        device.client(),
+        delta_kernel on device,
         elementwise(device, delta.len()),
         CubeDim::new_1d(UNITS),
         buffer(device, out),
@@ -67,7 +60,7 @@ pub(super) fn delta(device: &Device, out: &View, d: &Cotangent) -> Result<View, 
     Ok(delta)
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn delta_kernel<E: Numeric>(
     out: &[E],
     dout: &[E],
@@ -101,8 +94,7 @@ pub(super) fn sinks(device: &Device, sinks: &View, lse: &View, delta: &View) -> 
     }
     launch!(
         "heads are the grid, and rows are compared with their number",
-        sinks_kernel::launch_unchecked,
-        device.client(),
+        sinks_kernel on device,
         cubes(OP, device, [heads, 1, 1])?,
         CubeDim::new_1d(UNITS),
         buffer(device, sinks),
@@ -115,7 +107,7 @@ pub(super) fn sinks(device: &Device, sinks: &View, lse: &View, delta: &View) -> 
     Ok(gradient)
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn sinks_kernel(sinks: &[f32], lse: &[f32], delta: &[f32], gradient: &mut [f32], rows: u32, heads: u32) {
     let head = CUBE_POS_X as usize;
     let unit = UNIT_POS as usize;
@@ -151,8 +143,7 @@ pub(super) fn reduced(device: &Device, all: &View, shape: &[usize]) -> Result<Vi
     }
     launch!(
         "units beyond the last element return, and its planes are those of `[B, H]`",
-        reduce_kernel::launch_unchecked,
-        device.client(),
+        reduce_kernel on device,
         elementwise(device, sum.len()),
         CubeDim::new_1d(UNITS),
         buffer(device, all),
@@ -165,7 +156,7 @@ pub(super) fn reduced(device: &Device, all: &View, shape: &[usize]) -> Result<Vi
     Ok(sum)
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn reduce_kernel(all: &[f32], sum: &mut [f32], batch: u32, heads: u32, to_batch: u32, to_heads: u32) {
     let at = ABSOLUTE_POS;
     if at < sum.len() {

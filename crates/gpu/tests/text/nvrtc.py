@@ -1,0 +1,69 @@
+"""Compiles the CUDA text of kernels for sm_90a with NVRTC, which needs no card, and fails on errors and on spills.
+
+    pip install nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
+    LONGREACH_CUDA_TEXT=folder cargo test -p longreach-gpu --features text --test text
+    python crates/gpu/tests/text/nvrtc.py folder
+"""
+
+import ctypes
+import pathlib
+import re
+import sys
+import sysconfig
+
+
+def library():
+    """NVRTC of the Python package, and the folders of CUDA's headers."""
+    for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        root = pathlib.Path(path) / "nvidia"
+        for found in sorted(root.glob("**/libnvrtc.so.*")):
+            includes = {header.parent for header in root.glob("**/cuda_fp16.h")}
+            includes |= {folder.parent for folder in root.glob("**/cccl/cuda") if (folder / "std").is_dir()}
+            # The builtins are found beside the library once they are loaded.
+            for builtins in found.parent.glob("libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(str(found)), sorted(includes)
+    sys.exit("NVRTC was not found: pip install nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl")
+
+
+def compile_text(nvrtc, options, name, text):
+    """Whether the text compiles, and the log of compiler and assembler."""
+    program = ctypes.c_void_p()
+    status = nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), name.encode(), 0, None, None)
+    if status != 0:
+        sys.exit(f"{name}: NVRTC makes no program: error {status}")
+    strings = (ctypes.c_char_p * len(options))(*[option.encode() for option in options])
+    status = nvrtc.nvrtcCompileProgram(program, len(options), strings)
+    size = ctypes.c_size_t()
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return status == 0, log.value.decode(errors="replace")
+
+
+def main():
+    files = sorted(pathlib.Path(sys.argv[1]).glob("*.cu"))
+    if not files:
+        sys.exit(f"{sys.argv[1]} has no .cu files")
+    nvrtc, includes = library()
+    options = ["--gpu-architecture=sm_90a", "--ptxas-options=-v", *(f"--include-path={path}" for path in includes)]
+    failed, most_registers, most_shared = [], 0, 0
+    for file in files:
+        text = file.read_text()
+        good, log = compile_text(nvrtc, options, file.name, text)
+        registers = [int(n) for n in re.findall(r"Used (\d+) registers", log)]
+        spills = [int(n) for n in re.findall(r"(\d+) bytes spill", log)]
+        shared = int(re.search(r"// shared (\d+)", text).group(1))
+        if not good or not registers or any(spills) or shared > 227 * 1024:
+            failed.append(file.name)
+            print(f"{file.name}: compiled {good}, spills {spills}, {shared} bytes of shared memory\n{log}")
+            continue
+        most_registers, most_shared = max(most_registers, *registers), max(most_shared, shared)
+    print(f"{len(files) - len(failed)} of {len(files)} kernels compile for sm_90a without spills; "
+          f"at most {most_registers} registers and {most_shared} bytes of shared memory")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
