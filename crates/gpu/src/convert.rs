@@ -17,7 +17,7 @@ use crate::view::{DType, View};
 const UNITS: usize = 256;
 
 /// The numbers in f32: the same buffer if they are.
-pub fn widened(op: &'static str, device: &Device, input: &'static str, x: &View) -> Result<View, Error> {
+pub(crate) fn widened(op: &'static str, device: &Device, input: &'static str, x: &View) -> Result<View, Error> {
     if x.dtype() == DType::F32 {
         return Ok(x.clone());
     }
@@ -27,8 +27,7 @@ pub fn widened(op: &'static str, device: &Device, input: &'static str, x: &View)
     if !x.is_empty() {
         launch!(
             "a unit reads and writes one number below the length of both",
-            widen::launch_unchecked,
-            device.client(),
+            widen on device,
             in_rows(op, device, x.len())?,
             CubeDim::new_1d(UNITS as u32),
             buffer(device, x),
@@ -42,7 +41,7 @@ pub fn widened(op: &'static str, device: &Device, input: &'static str, x: &View)
 }
 
 /// Numbers in f32, rounded to a type: the same buffer if that is f32.
-pub fn narrowed_to(op: &'static str, device: &Device, x: &View, dtype: DType) -> Result<View, Error> {
+pub(crate) fn narrowed_to(op: &'static str, device: &Device, x: &View, dtype: DType) -> Result<View, Error> {
     if dtype == DType::F32 {
         return Ok(x.clone());
     }
@@ -52,8 +51,7 @@ pub fn narrowed_to(op: &'static str, device: &Device, x: &View, dtype: DType) ->
     if !x.is_empty() {
         launch!(
             "a unit writes one element of the result, which holds one number or two, and reads as many below the count",
-            narrow::launch_unchecked,
-            device.client(),
+            narrow on device,
             in_rows(op, device, x.len().div_ceil(each))?,
             CubeDim::new_1d(UNITS as u32),
             buffer(device, x),
@@ -78,7 +76,7 @@ fn position() -> usize {
     (CUBE_POS_Y as usize * CUBE_COUNT_X as usize + CUBE_POS_X as usize) * 256 + UNIT_POS as usize
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn widen<E: Numeric>(x: &[E], out: &mut [f32], count: u32, #[comptime] store: Store, #[define(E)] _of: ElemType) {
     let at = position();
     if at < count as usize {
@@ -86,7 +84,7 @@ fn widen<E: Numeric>(x: &[E], out: &mut [f32], count: u32, #[comptime] store: St
     }
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn narrow<E: Numeric>(x: &[f32], out: &mut [E], count: u32, #[comptime] store: Store, #[define(E)] _of: ElemType) {
     let at = position();
     if comptime!(store == Store::Native) {

@@ -16,36 +16,36 @@ use crate::view::{DType, View, Words};
 
 /// A recurrence of the states `[·, H, I, J]`.
 #[derive(Clone, Debug)]
-pub struct Recurrence<'a> {
-    pub op: &'static str,
-    pub device: &'a Device,
+pub(crate) struct Recurrence<'a> {
+    pub(crate) op: &'static str,
+    pub(crate) device: &'a Device,
     /// Tokens of all sequences.
-    pub tokens: usize,
+    pub(crate) tokens: usize,
     /// `H`, `I` and `J`
-    pub sizes: [usize; 3],
+    pub(crate) sizes: [usize; 3],
     /// The inner vectors, `[tokens, heads or groups, I]`.
-    pub inner: &'a [&'a View],
+    pub(crate) inner: &'a [&'a View],
     /// The outer vectors, `[tokens, heads or groups, J]`.
-    pub outer: &'a [&'a View],
+    pub(crate) outer: &'a [&'a View],
     /// The gate, `[tokens, H]` or `[tokens, H, I or J]`, or without the tokens.
-    pub gate: Option<&'a View>,
-    pub axis: GateAxis,
+    pub(crate) gate: Option<&'a View>,
+    pub(crate) axis: GateAxis,
     /// `[tokens, H]`
-    pub strength: Option<&'a View>,
+    pub(crate) strength: Option<&'a View>,
     /// `[tokens, H]`, or `[H]`
-    pub skip: Option<&'a View>,
-    pub scale: f32,
-    pub reverse: bool,
+    pub(crate) skip: Option<&'a View>,
+    pub(crate) scale: f32,
+    pub(crate) reverse: bool,
     /// Whether states are stored as `[·, H, J, I]`.
-    pub swapped: bool,
-    pub rule: Rule,
+    pub(crate) swapped: bool,
+    pub(crate) rule: Rule,
     /// Outputs, `[tokens, H, J]`.
-    pub outs: usize,
+    pub(crate) outs: usize,
 }
 
 /// The states that a launch begins with.
 #[derive(Clone, Copy, Debug)]
-pub enum States<'a> {
+pub(crate) enum States<'a> {
     /// Zero.
     Zero,
     /// One for each segment.
@@ -57,18 +57,18 @@ pub enum States<'a> {
 
 /// What a recurrence leaves.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct Run {
     /// The outputs.
-    pub outs: Vec<View>,
+    pub(crate) outs: Vec<View>,
     /// The state before each segment, in the order in which it is read.
-    pub starts: View,
+    pub(crate) starts: View,
     /// The state after each sequence.
-    pub last: View,
+    pub(crate) last: View,
 }
 
 impl Recurrence<'_> {
     /// Reads all sequences. Segments are read side by side where a text may be cut.
-    pub fn run(&self, cut: &Cut, first: &View) -> Result<Run, Error> {
+    pub(crate) fn run(&self, cut: &Cut, first: &View) -> Result<Run, Error> {
         if self.rule.erases() || !cut.is_cut() {
             let (outs, last) = self.over(&cut.sequences, cut.count(), self.rule, States::Of(first), true)?;
             return Ok(Run { outs, starts: first.clone(), last: last.unwrap_or_else(|| first.clone()) });
@@ -79,7 +79,7 @@ impl Recurrence<'_> {
     }
 
     /// The states before each segment and after each sequence.
-    pub fn states(&self, cut: &Cut, first: &View) -> Result<(View, View), Error> {
+    pub(crate) fn states(&self, cut: &Cut, first: &View) -> Result<(View, View), Error> {
         if !cut.is_cut() {
             let (_, last) = self.over(&cut.sequences, cut.count(), self.rule.silent(), States::Of(first), true)?;
             return Ok((first.clone(), last.unwrap_or_else(|| first.clone())));
@@ -92,7 +92,7 @@ impl Recurrence<'_> {
     }
 
     /// Reads segments, each from its own state, or from zero.
-    pub fn over(
+    pub(crate) fn over(
         &self,
         bounds: &Words,
         count: usize,
@@ -123,8 +123,7 @@ impl Recurrence<'_> {
         let decayed = self.gate.filter(|_| plan.gate != GateAxis::None);
         launch!(
             "tokens are those of `bounds`, which rise to the number of tokens, and rows and columns are compared with the plan's",
-            recurrence::recurrence::launch_unchecked,
-            device.client(),
+            recurrence::recurrence on device,
             cubes,
             CubeDim::new_2d(plan.columns as u32, plan.parts as u32),
             buffers(&mut self.inner.iter().copied()),

@@ -68,8 +68,7 @@ pub(super) fn gate(flat: &Flat<'_>, heads: &Heads, of: &View) -> Result<View, Er
     if !out.is_empty() {
         launch!(
             "a unit has one column of the tokens of a segment",
-            sums_from_end::launch_unchecked,
-            device.client(),
+            sums_from_end on device,
             cubes(op, device, [(h * width).div_ceil(64), segments, 1])?,
             CubeDim::new_1d(64),
             buffer(device, &before),
@@ -88,7 +87,7 @@ pub(super) fn gate(flat: &Flat<'_>, heads: &Heads, of: &View) -> Result<View, Er
 }
 
 /// Sums from the end of each segment.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn sums_from_end(
     before: &[f32],
     after: Sequence<Box<[f32]>>,

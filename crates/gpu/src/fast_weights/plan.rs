@@ -6,7 +6,7 @@ use crate::tile::Limits;
 
 /// Where the gate has its axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum GateAxis {
+pub(crate) enum GateAxis {
     /// There is no gate.
     None,
     /// One number a token and head.
@@ -19,47 +19,47 @@ pub enum GateAxis {
 
 /// A compiled recurrence. Inner vectors are `[tokens, heads or groups, I]`, outer ones and outputs `[tokens, heads, J]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Heads of the state.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// `I`, rows of the state.
-    pub inner: usize,
+    pub(crate) inner: usize,
     /// `J`, its columns.
-    pub outer: usize,
+    pub(crate) outer: usize,
     /// Inner vectors a token.
-    pub inners: usize,
+    pub(crate) inners: usize,
     /// Outer vectors a token.
-    pub outers: usize,
+    pub(crate) outers: usize,
     /// Heads or groups of each inner vector.
-    pub inner_heads: [usize; 4],
+    pub(crate) inner_heads: [usize; 4],
     /// Heads or groups of each outer vector.
-    pub outer_heads: [usize; 2],
+    pub(crate) outer_heads: [usize; 2],
     /// The axis of the gate.
-    pub gate: GateAxis,
+    pub(crate) gate: GateAxis,
     /// Gates between tokens; 0 for gates that all tokens share.
-    pub gate_stride: usize,
+    pub(crate) gate_stride: usize,
     /// Skips between tokens; 0 for those that all tokens share.
-    pub skip_stride: usize,
+    pub(crate) skip_stride: usize,
     /// Whether tokens are read from the last to the first.
-    pub reverse: bool,
+    pub(crate) reverse: bool,
     /// Whether states are stored as `[J, I]`.
-    pub swapped: bool,
+    pub(crate) swapped: bool,
     /// Whether a state is given; otherwise it is zero.
-    pub has_first: bool,
+    pub(crate) has_first: bool,
     /// Whether states are those of slots, updated in place.
-    pub has_slots: bool,
+    pub(crate) has_slots: bool,
     /// Whether the state after the last token is written.
-    pub has_last: bool,
+    pub(crate) has_last: bool,
     /// The operations of a token.
-    pub rule: Rule,
+    pub(crate) rule: Rule,
     /// Rows that a unit owns, a multiple of 4.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Units that share a column.
-    pub parts: usize,
+    pub(crate) parts: usize,
     /// Columns of a cube.
-    pub columns: usize,
+    pub(crate) columns: usize,
     /// Tokens that are read into shared memory together.
-    pub tokens: usize,
+    pub(crate) tokens: usize,
 }
 
 /// The most rows that a unit owns: they are registers.
@@ -69,7 +69,7 @@ const TOKENS: usize = 16;
 
 impl Plan {
     /// Divides the state: the last four fields. An error for a state of more rows than the units of a cube can own.
-    pub fn divided(mut self, op: &'static str, limits: &Limits) -> Result<Self, Error> {
+    pub(crate) fn divided(mut self, op: &'static str, limits: &Limits) -> Result<Self, Error> {
         self.columns = if self.outer > 32 { 64 } else { 32 };
         self.parts = self.inner.div_ceil(ROWS).max(1);
         if self.parts > 4 {
@@ -85,32 +85,32 @@ impl Plan {
     }
 
     /// Units of a cube.
-    pub fn units(&self) -> usize {
+    pub(crate) fn units(&self) -> usize {
         self.columns * self.parts
     }
 
     /// Slices of the columns.
-    pub fn slices(&self) -> usize {
+    pub(crate) fn slices(&self) -> usize {
         self.outer.div_ceil(self.columns)
     }
 
     /// Numbers of the inner vectors in shared memory.
-    pub fn row_numbers(&self) -> usize {
+    pub(crate) fn row_numbers(&self) -> usize {
         (self.inners * self.tokens * self.rows * self.parts).max(1)
     }
 
     /// Numbers of the outer vectors in shared memory.
-    pub fn column_numbers(&self) -> usize {
+    pub(crate) fn column_numbers(&self) -> usize {
         (self.outers * self.tokens * self.columns).max(1)
     }
 
     /// Gates in shared memory.
-    pub fn gate_numbers(&self) -> usize {
+    pub(crate) fn gate_numbers(&self) -> usize {
         if self.gate == GateAxis::Inner { self.tokens * self.rows * self.parts } else { 1 }
     }
 
     /// Partial sums in shared memory.
-    pub fn sum_numbers(&self) -> usize {
+    pub(crate) fn sum_numbers(&self) -> usize {
         if self.parts > 1 { self.rule.reads() * self.parts * self.columns } else { 1 }
     }
 }

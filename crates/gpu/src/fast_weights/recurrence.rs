@@ -16,8 +16,8 @@ use super::plan::{GateAxis, Plan};
 use super::rule::{Factor, OPERATIONS, Operation, Outer};
 use crate::formula::kernel::put;
 
-#[cube(launch_unchecked)]
-pub fn recurrence(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn recurrence(
     inner: Sequence<Box<[f32]>>,
     outer: Sequence<Box<[f32]>>,
     gate: Sequence<Box<[f32]>>,

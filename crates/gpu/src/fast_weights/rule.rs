@@ -4,7 +4,7 @@
 /// An operation. An inner vector has a number for each row `i` of the state, an outer one for each column `j`. The sum
 /// that was read last is a vector `r` of the second kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// None.
     #[default]
     Nothing,
@@ -44,7 +44,7 @@ pub enum Operation {
 
 /// An outer vector.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outer {
+pub(crate) enum Outer {
     /// An input.
     Input(usize),
     /// The sum that was read last.
@@ -53,7 +53,7 @@ pub enum Outer {
 
 /// A factor of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Factor {
+pub(crate) enum Factor {
     /// 1
     One,
     /// The scale `s` of the call.
@@ -65,27 +65,27 @@ pub enum Factor {
 }
 
 /// The most operations of a rule.
-pub const OPERATIONS: usize = 6;
+pub(crate) const OPERATIONS: usize = 6;
 
 /// The operations of a token, in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Rule([Operation; OPERATIONS]);
+pub(crate) struct Rule([Operation; OPERATIONS]);
 
 impl Rule {
     /// A rule of the first [`OPERATIONS`] operations.
-    pub fn new(operations: &[Operation]) -> Self {
+    pub(crate) fn new(operations: &[Operation]) -> Self {
         let mut rule = Self::default();
         rule.0.iter_mut().zip(operations).for_each(|(to, operation)| *to = *operation);
         rule
     }
 
     /// Operation `n`.
-    pub fn get(&self, n: usize) -> Operation {
+    pub(crate) fn get(&self, n: usize) -> Operation {
         self.0[n]
     }
 
     /// Without what it outputs: what leads to the state after the last token.
-    pub fn silent(&self) -> Self {
+    pub(crate) fn silent(&self) -> Self {
         let mut rule = *self;
         for operation in &mut rule.0 {
             match operation {
@@ -109,23 +109,23 @@ impl Rule {
 
     /// Whether the state of a token depends on earlier states by more than a decay, so that a text cannot be cut into
     /// segments that are read side by side.
-    pub fn erases(&self) -> bool {
+    pub(crate) fn erases(&self) -> bool {
         self.0.iter().any(|operation| matches!(operation, Operation::Write { of: Outer::Found, .. }))
     }
 
     /// Whether it decays the state.
-    pub fn decays(&self) -> bool {
+    pub(crate) fn decays(&self) -> bool {
         self.0.contains(&Operation::Decay)
     }
 
     /// The sums that it reads.
-    pub fn reads(&self) -> usize {
+    pub(crate) fn reads(&self) -> usize {
         let reads = |o: &&Operation| matches!(o, Operation::Read { .. } | Operation::ReadAndSkip { .. });
         self.0.iter().filter(reads).count()
     }
 
     /// The number of sums that operation `n` follows.
-    pub fn reads_before(&self, n: usize) -> usize {
+    pub(crate) fn reads_before(&self, n: usize) -> usize {
         Self::new(&self.0[..n]).reads()
     }
 }

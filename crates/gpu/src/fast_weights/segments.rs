@@ -21,17 +21,22 @@ const LEAST: usize = 64;
 
 /// The sequences of a call, and their segments.
 #[derive(Debug)]
-pub struct Cut {
+pub(crate) struct Cut {
     /// `[S + 1]`, tokens at which sequences begin.
-    pub sequences: Words,
+    pub(crate) sequences: Words,
     /// `[P + 1]`, tokens at which segments begin.
-    pub segments: Words,
+    pub(crate) segments: Words,
     /// `[S + 1]`, the first segment of each sequence.
-    pub of_sequence: Words,
+    pub(crate) of_sequence: Words,
 }
 
 /// The first token of each sequence, and the number of tokens.
-pub fn bounds(op: &'static str, sequences: Sequences<'_>, batch: usize, tokens: usize) -> Result<Vec<usize>, Error> {
+pub(crate) fn bounds(
+    op: &'static str,
+    sequences: Sequences<'_>,
+    batch: usize,
+    tokens: usize,
+) -> Result<Vec<usize>, Error> {
     match sequences {
         Sequences::Batch => Ok((0..=batch).map(|row| row * tokens).collect()),
         Sequences::Packed(found) => {
@@ -47,7 +52,7 @@ pub fn bounds(op: &'static str, sequences: Sequences<'_>, batch: usize, tokens: 
 
 impl Cut {
     /// Cuts sequences so that a launch with `cubes` cubes a segment fills a card.
-    pub fn of(device: &Device, bounds: &[usize], cubes: usize) -> Self {
+    pub(crate) fn of(device: &Device, bounds: &[usize], cubes: usize) -> Self {
         let sequences = bounds.len() - 1;
         let segments = CUBES.div_ceil((cubes * sequences).max(1));
         let (mut starts, mut first) = (Vec::new(), vec![0]);
@@ -66,7 +71,7 @@ impl Cut {
     }
 
     /// The same sequences, whole.
-    pub fn whole(&self, device: &Device) -> Self {
+    pub(crate) fn whole(&self, device: &Device) -> Self {
         let each: Vec<u32> = (0..self.sequences.len() as u32).collect();
         Self {
             sequences: self.sequences.clone(),
@@ -76,32 +81,32 @@ impl Cut {
     }
 
     /// The number of sequences.
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.sequences.len() - 1
     }
 
     /// The number of segments.
-    pub fn segment_count(&self) -> usize {
+    pub(crate) fn segment_count(&self) -> usize {
         self.segments.len() - 1
     }
 
     /// Whether a sequence has more than one segment.
-    pub fn is_cut(&self) -> bool {
+    pub(crate) fn is_cut(&self) -> bool {
         self.segment_count() > self.count()
     }
 }
 
 /// The gates of a recurrence.
 #[derive(Debug)]
-pub struct Gates<'a> {
-    pub gate: Option<&'a View>,
-    pub axis: GateAxis,
-    pub tokens: usize,
+pub(crate) struct Gates<'a> {
+    pub(crate) gate: Option<&'a View>,
+    pub(crate) axis: GateAxis,
+    pub(crate) tokens: usize,
 }
 
 /// How [`chain`] is compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Chain {
+pub(crate) struct Chain {
     heads: usize,
     inner: usize,
     outer: usize,
@@ -113,7 +118,7 @@ pub struct Chain {
 
 /// The states before each segment and after each sequence, given those that segments reach from zero.
 #[allow(clippy::too_many_arguments, reason = "one place calls it")]
-pub fn chain(
+pub(crate) fn chain(
     op: &'static str,
     device: &Device,
     cut: &Cut,
@@ -144,8 +149,7 @@ pub fn chain(
     if let Some(gate) = gates.gate {
         launch!(
             "a unit sums the gates of the tokens between two bounds",
-            totals_of::launch_unchecked,
-            device.client(),
+            totals_of on device,
             cubes(op, device, [width.div_ceil(64), cut.segment_count(), 1])?,
             CubeDim::new_1d(64),
             buffer(device, gate),
@@ -157,8 +161,7 @@ pub fn chain(
     }
     launch!(
         "a unit has one cell of the states of a sequence",
-        chained::launch_unchecked,
-        device.client(),
+        chained on device,
         cubes(op, device, [cells.div_ceil(64), cut.count(), 1])?,
         CubeDim::new_1d(64),
         buffer(device, local),
@@ -173,7 +176,7 @@ pub fn chain(
 }
 
 /// The sums of a segment's gates.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn totals_of(
     gate: &[f32],
     bounds: &[u32],
@@ -193,7 +196,7 @@ fn totals_of(
 }
 
 /// Chains the states of the segments.
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn chained(
     local: &[f32],
     totals: &[f32],

@@ -11,19 +11,19 @@ use super::{Access, Formula, One, Two};
 
 /// What the kernel is compiled for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Compiled {
+pub(crate) struct Compiled {
     /// The formula.
-    pub of: Formula,
+    pub(crate) of: Formula,
     /// `H`
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Channels.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Whether terms are summed.
-    pub sums: bool,
+    pub(crate) sums: bool,
 }
 
-#[cube(launch_unchecked)]
-pub fn formula(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn formula(
     inputs: Sequence<Box<[f32]>>,
     out: &mut [f32],
     count: u32,
@@ -84,13 +84,11 @@ fn value(
     } else if comptime!(matches!(of, Formula::Number(_))) {
         comptime!(number(&of)).runtime()
     } else if comptime!(matches!(of, Formula::Below(..))) {
-        let mut y = 0.0f32;
         if i < comptime!(channel_of(&of)) {
-            y = value(inputs, t, h, i, j, heads, comptime!(part(&of, 0)));
+            value(inputs, t, h, i, j, heads, comptime!(part(&of, 0)))
         } else {
-            y = value(inputs, t, h, i, j, heads, comptime!(part(&of, 1)));
+            value(inputs, t, h, i, j, heads, comptime!(part(&of, 1)))
         }
-        y
     } else if comptime!(matches!(of, Formula::Positive(..))) {
         let x = value(inputs, t, h, i, j, heads, comptime!(part(&of, 0)));
         let then = value(inputs, t, h, i, j, heads, comptime!(part(&of, 1)));
@@ -173,13 +171,13 @@ fn one(x: f32, #[comptime] of: One) -> f32 {
 
 /// `1 / (1 + e⁻ˣ)`
 #[cube]
-pub fn sigmoid(x: f32) -> f32 {
+pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0f32 / (1.0f32 + (0.0f32 - x).exp())
 }
 
 /// `ln (1 + eˣ)`: `max(x, 0) + ln (1 + e^{-|x|})`, whose logarithm is a series where its argument is near 1.
 #[cube]
-pub fn softplus(x: f32) -> f32 {
+pub(crate) fn softplus(x: f32) -> f32 {
     let small = (0.0f32 - x.abs()).exp();
     // 2 artanh(s / (2 + s)) = ln (1 + s)
     let z = small / (2.0f32 + small);
@@ -195,7 +193,7 @@ pub fn softplus(x: f32) -> f32 {
 
 /// `eˣ − 1`, by its series near 0.
 #[cube]
-pub fn exp_m1(x: f32) -> f32 {
+pub(crate) fn exp_m1(x: f32) -> f32 {
     let series = x
         * (1.0f32
             + x * (0.5f32 + x * (0.16666667f32 + x * (0.041666668f32 + x * (0.008333334f32 + x * 0.0013888889f32)))));
@@ -204,6 +202,6 @@ pub fn exp_m1(x: f32) -> f32 {
 
 /// Writes a number to one of several buffers.
 #[cube]
-pub fn put(to: &mut [f32], at: usize, value: f32) {
+pub(crate) fn put(to: &mut [f32], at: usize, value: f32) {
     to[at] = value;
 }

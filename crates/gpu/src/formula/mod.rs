@@ -18,70 +18,70 @@ pub(crate) mod kernel;
 /// How an input is read: the number at
 /// `offset + t · token + (h · heads / H) · head + ((i − shift) / divide % modulus) · channel + j · term`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Access {
+pub(crate) struct Access {
     /// The index of the input.
-    pub input: usize,
+    pub(crate) input: usize,
     /// Where its first number is.
-    pub offset: usize,
+    pub(crate) offset: usize,
     /// Numbers between tokens.
-    pub token: usize,
+    pub(crate) token: usize,
     /// Heads or groups of heads that it has.
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Numbers between these.
-    pub head: usize,
+    pub(crate) head: usize,
     /// Subtracted from the channel.
-    pub shift: usize,
+    pub(crate) shift: usize,
     /// By which the channel is divided.
-    pub divide: usize,
+    pub(crate) divide: usize,
     /// Beyond which the channel begins again.
-    pub modulus: usize,
+    pub(crate) modulus: usize,
     /// Numbers between channels.
-    pub channel: usize,
+    pub(crate) channel: usize,
     /// Numbers between terms.
-    pub term: usize,
+    pub(crate) term: usize,
 }
 
 impl Access {
     /// A number that all tokens, heads and channels share.
-    pub fn one(input: usize) -> Self {
+    pub(crate) fn one(input: usize) -> Self {
         let (divide, modulus) = (1, usize::MAX);
         Self { input, offset: 0, token: 0, heads: 1, head: 0, shift: 0, divide, modulus, channel: 0, term: 0 }
     }
 
     /// `[tokens, heads, width]`
-    pub fn rows(input: usize, heads: usize, width: usize) -> Self {
+    pub(crate) fn rows(input: usize, heads: usize, width: usize) -> Self {
         Self { token: heads * width, heads, head: width, channel: 1, modulus: width.max(1), ..Self::one(input) }
     }
 
     /// `[tokens, heads]`
-    pub fn heads(input: usize, heads: usize) -> Self {
+    pub(crate) fn heads(input: usize, heads: usize) -> Self {
         Self { token: heads, heads, head: 1, ..Self::one(input) }
     }
 
     /// The same for all tokens: `[heads, width]` or `[heads]`.
-    pub fn shared(self) -> Self {
+    pub(crate) fn shared(self) -> Self {
         Self { token: 0, ..self }
     }
 
     /// Reads the terms of a sum where it read channels.
-    pub fn as_terms(self) -> Self {
+    pub(crate) fn as_terms(self) -> Self {
         Self { term: self.channel, channel: 0, ..self }
     }
 
     /// Always reads this channel.
-    pub fn at(self, channel: usize) -> Self {
+    pub(crate) fn at(self, channel: usize) -> Self {
         Self { offset: self.offset + channel * self.channel, channel: 0, ..self }
     }
 
     /// As a formula.
-    pub fn get(self) -> Formula {
+    pub(crate) fn get(self) -> Formula {
         Formula::Get(self)
     }
 }
 
 /// A formula; made of its parts by operators.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Formula {
+pub(crate) enum Formula {
     /// A number of an input.
     Get(Access),
     /// A constant, by its bits.
@@ -98,7 +98,7 @@ pub enum Formula {
 
 /// An operation on two numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Two {
+pub(crate) enum Two {
     /// `a + b`
     Add,
     /// `a − b`
@@ -115,7 +115,7 @@ pub enum Two {
 
 /// A function of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum One {
+pub(crate) enum One {
     /// `eˣ`
     Exp,
     /// `eˣ − 1`, exact near 0
@@ -140,52 +140,52 @@ impl Formula {
     }
 
     /// `eˣ`
-    pub fn exp(self) -> Self {
+    pub(crate) fn exp(self) -> Self {
         self.one(One::Exp)
     }
 
     /// `eˣ − 1`
-    pub fn exp_m1(self) -> Self {
+    pub(crate) fn exp_m1(self) -> Self {
         self.one(One::ExpM1)
     }
 
     /// `ln (1 + eˣ)`
-    pub fn softplus(self) -> Self {
+    pub(crate) fn softplus(self) -> Self {
         self.one(One::Softplus)
     }
 
     /// `1 / (1 + e⁻ˣ)`
-    pub fn sigmoid(self) -> Self {
+    pub(crate) fn sigmoid(self) -> Self {
         self.one(One::Sigmoid)
     }
 
     /// The sine.
-    pub fn sin(self) -> Self {
+    pub(crate) fn sin(self) -> Self {
         self.one(One::Sin)
     }
 
     /// The cosine.
-    pub fn cos(self) -> Self {
+    pub(crate) fn cos(self) -> Self {
         self.one(One::Cos)
     }
 
     /// The larger of two numbers.
-    pub fn max(self, other: impl Into<Self>) -> Self {
+    pub(crate) fn max(self, other: impl Into<Self>) -> Self {
         self.two(Two::Max, other.into())
     }
 
     /// The smaller of two numbers.
-    pub fn min(self, other: impl Into<Self>) -> Self {
+    pub(crate) fn min(self, other: impl Into<Self>) -> Self {
         self.two(Two::Min, other.into())
     }
 
     /// `then` where this is above 0, `other` elsewhere.
-    pub fn positive(self, then: impl Into<Self>, other: impl Into<Self>) -> Self {
+    pub(crate) fn positive(self, then: impl Into<Self>, other: impl Into<Self>) -> Self {
         Self::Positive(Arc::new(self), Arc::new(then.into()), Arc::new(other.into()))
     }
 
     /// `then` for channels below `channel`, `other` for the rest.
-    pub fn below(channel: usize, then: impl Into<Self>, other: impl Into<Self>) -> Self {
+    pub(crate) fn below(channel: usize, then: impl Into<Self>, other: impl Into<Self>) -> Self {
         Self::Below(channel, Arc::new(then.into()), Arc::new(other.into()))
     }
 }
@@ -216,27 +216,27 @@ operators! {
 
 /// The sizes of a result, and the terms of its sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     /// Tokens, or blocks of them.
-    pub tokens: usize,
+    pub(crate) tokens: usize,
     /// `H`
-    pub heads: usize,
+    pub(crate) heads: usize,
     /// Channels.
-    pub width: usize,
+    pub(crate) width: usize,
     /// Terms of each sum.
-    pub terms: usize,
+    pub(crate) terms: usize,
     /// Terms of all tokens together: sum `t` has the terms `t · terms + j` below it.
-    pub all: usize,
+    pub(crate) all: usize,
 }
 
 impl Sizes {
     /// `[tokens, heads, width]`, without sums.
-    pub fn new(tokens: usize, heads: usize, width: usize) -> Self {
+    pub(crate) fn new(tokens: usize, heads: usize, width: usize) -> Self {
         Self { tokens, heads, width, terms: 1, all: tokens }
     }
 
     /// With sums of as many terms.
-    pub fn summed(self, terms: usize) -> Self {
+    pub(crate) fn summed(self, terms: usize) -> Self {
         Self { terms, all: self.tokens * terms, ..self }
     }
 }
@@ -246,7 +246,7 @@ const UNITS: usize = 256;
 
 /// Computes a formula of inputs in f32, in the shape `shape`, which has as many elements as the sizes say. Accesses that
 /// these sizes do not bound within the inputs are an error.
-pub fn formula(
+pub(crate) fn formula(
     op: &'static str,
     device: &Device,
     inputs: &[&View],
@@ -267,8 +267,7 @@ pub fn formula(
     let compiled = kernel::Compiled { of: of.clone(), heads: sizes.heads, width: sizes.width, sums: sizes.terms != 1 };
     launch!(
         "a unit writes one number below `count`, the length of the result; `check` has bounded what is read",
-        kernel::formula::launch_unchecked,
-        device.client(),
+        kernel::formula on device,
         cubes,
         cubecl::prelude::CubeDim::new_1d(UNITS as u32),
         inputs.iter().map(|x| buffer(device, x)).collect(),
@@ -322,7 +321,7 @@ fn check(op: &'static str, inputs: &[&View], of: &Formula, sizes: &Sizes) -> Res
 }
 
 /// The sum of `[tokens, width]` over the tokens, as `shape`: blocks of tokens first, then the blocks.
-pub fn sum_of_tokens(
+pub(crate) fn sum_of_tokens(
     op: &'static str,
     device: &Device,
     x: &View,

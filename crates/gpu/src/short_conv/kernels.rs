@@ -11,15 +11,15 @@ use crate::formula::kernel::sigmoid;
 
 /// What kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     /// `D`
-    pub channels: usize,
+    pub(crate) channels: usize,
     /// `W`
-    pub taps: usize,
+    pub(crate) taps: usize,
     /// Whether there is a bias.
-    pub has_bias: bool,
+    pub(crate) has_bias: bool,
     /// Whether the activation is silu; otherwise there is none.
-    pub silu: bool,
+    pub(crate) silu: bool,
 }
 
 /// The token of a unit.
@@ -46,14 +46,12 @@ fn input(
     c: usize,
     #[comptime] of: Sizes,
 ) -> f32 {
-    let mut y = 0.0f32;
     if t >= begin + back {
-        y = x[(t - back) * comptime!(of.channels) + c];
+        x[(t - back) * comptime!(of.channels) + c]
     } else {
         let row = comptime!(of.taps - 1) + t - begin - back;
-        y = state[(s * comptime!(of.taps - 1) + row) * comptime!(of.channels) + c];
+        state[(s * comptime!(of.taps - 1) + row) * comptime!(of.channels) + c]
     }
-    y
 }
 
 /// The sum before the activation.
@@ -71,8 +69,8 @@ fn before(x: &Sequence<Box<[f32]>>, begin: usize, s: usize, t: usize, c: usize, 
     u
 }
 
-#[cube(launch_unchecked)]
-pub fn forward(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn forward(
     x: Sequence<Box<[f32]>>,
     bounds: &[u32],
     sequence: &[u32],
@@ -91,8 +89,8 @@ pub fn forward(
     }
 }
 
-#[cube(launch_unchecked)]
-pub fn last(x: &[f32], state: &[f32], bounds: &[u32], last: &mut [f32], #[comptime] of: Sizes) {
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn last(x: &[f32], state: &[f32], bounds: &[u32], last: &mut [f32], #[comptime] of: Sizes) {
     let (s, row, c) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize, channel());
     if c < comptime!(of.channels) {
         // The input that lies `back` tokens before the one after the last.
@@ -104,8 +102,8 @@ pub fn last(x: &[f32], state: &[f32], bounds: &[u32], last: &mut [f32], #[compti
     }
 }
 
-#[cube(launch_unchecked)]
-pub fn before_activation(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn before_activation(
     x: Sequence<Box<[f32]>>,
     bounds: &[u32],
     sequence: &[u32],
@@ -153,8 +151,8 @@ fn through(
     d
 }
 
-#[cube(launch_unchecked)]
-pub fn inputs(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn inputs(
     w: &[f32],
     bounds: &[u32],
     sequence: &[u32],
@@ -178,8 +176,8 @@ pub fn inputs(
     }
 }
 
-#[cube(launch_unchecked)]
-pub fn first(w: &[f32], bounds: &[u32], du: &[f32], d_last: &[f32], first: &mut [f32], #[comptime] of: Sizes) {
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn first(w: &[f32], bounds: &[u32], du: &[f32], d_last: &[f32], first: &mut [f32], #[comptime] of: Sizes) {
     let (s, row, c) = (CUBE_POS_Z as usize, CUBE_POS_Y as usize, channel());
     if c < comptime!(of.channels) {
         let kept = comptime!(of.taps - 1);
@@ -194,8 +192,8 @@ pub fn first(w: &[f32], bounds: &[u32], du: &[f32], d_last: &[f32], first: &mut 
     }
 }
 
-#[cube(launch_unchecked)]
-pub fn taps(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn taps(
     x: &[f32],
     state: &[f32],
     bounds: &[u32],

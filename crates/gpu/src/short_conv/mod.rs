@@ -113,8 +113,7 @@ pub fn forward(device: &Device, x: &Inputs<'_>, state: &View) -> Result<(View, V
     if !out.is_empty() {
         launch!(
             "a unit has a token and a channel, which are compared with their numbers; taps before a sequence are in its state",
-            kernels::forward::launch_unchecked,
-            device.client(),
+            kernels::forward on device,
             wide.cubes(device, wide.tokens)?,
             CubeDim::new_1d(UNITS as u32),
             wide.inputs(state).map(|x| buffer(device, x)).collect(),
@@ -129,8 +128,7 @@ pub fn forward(device: &Device, x: &Inputs<'_>, state: &View) -> Result<(View, V
     if !last.is_empty() {
         launch!(
             "a unit has a channel of one of the last inputs of a sequence, or of its state",
-            kernels::last::launch_unchecked,
-            device.client(),
+            kernels::last on device,
             cubes(OP, device, [wide.sizes.channels.div_ceil(UNITS), wide.sizes.taps - 1, wide.sequences()])?,
             CubeDim::new_1d(UNITS as u32),
             buffer(device, &wide.x),
@@ -160,8 +158,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
     if !du.is_empty() {
         launch!(
             "as in the forward pass",
-            kernels::before_activation::launch_unchecked,
-            device.client(),
+            kernels::before_activation on device,
             wide.cubes(device, wide.tokens)?,
             row(),
             wide.inputs(state).map(|x| buffer(device, x)).collect(),
@@ -174,8 +171,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
         );
         launch!(
             "a unit has a token and a channel, which are compared with their numbers; later tokens are those of its sequence",
-            kernels::inputs::launch_unchecked,
-            device.client(),
+            kernels::inputs on device,
             wide.cubes(device, wide.tokens)?,
             row(),
             buffer(device, &wide.w),
@@ -189,8 +185,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
         );
         launch!(
             "a unit has a channel and a tap of the tokens of a block, which are compared with their number",
-            kernels::taps::launch_unchecked,
-            device.client(),
+            kernels::taps on device,
             cubes(OP, device, [channels.div_ceil(UNITS), taps + 1, blocks])?,
             row(),
             buffer(device, &wide.x),
@@ -206,8 +201,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
     if !first.is_empty() {
         launch!(
             "a unit has a channel of one of the inputs before a sequence",
-            kernels::first::launch_unchecked,
-            device.client(),
+            kernels::first on device,
             cubes(OP, device, [channels.div_ceil(UNITS), taps - 1, wide.sequences()])?,
             row(),
             buffer(device, &wide.w),

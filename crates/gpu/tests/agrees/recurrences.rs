@@ -8,7 +8,7 @@ use longreach_attention::operation::{Sample, Shapes, Tensors, named};
 use longreach_attention::short_conv::Activation;
 use longreach_attention::{MECHANISMS, Sequences};
 use longreach_gpu::mechanisms::{delta, diagonal, linear};
-use longreach_gpu::{DType, Device, View, short_conv};
+use longreach_gpu::{DType, Device, View};
 use longreach_simd::Cx;
 use ndarray::ArrayD;
 use serde_json::{Value, json};
@@ -114,7 +114,7 @@ impl Call<'_> {
             "short_conv" => {
                 let silu = self.parameters["activation"] == "silu";
                 let activation = if silu { Activation::Silu } else { Activation::None };
-                run!(self, d, short_conv [x w] [bias] [activation: activation] [x w bias])
+                run!(self, d, longreach_gpu::short_conv [x w] [bias] [activation: activation] [x w bias])
             }
             other => panic!("{other} has no call on a device"),
         }
@@ -200,53 +200,71 @@ fn holds_given(
     }
 }
 
-/// The mechanisms, and parameters for each that they need.
-fn all() -> Vec<(&'static str, Value)> {
-    let without = ["softmax", "lowrank", "memory"];
-    let with = MECHANISMS.iter().filter(|m| !without.contains(&m.family) && m.name != "rotary");
-    with.map(|m| (m.name, if m.name == "cosformer" { json!({"length": 512}) } else { json!({}) })).collect()
-}
-
 /// Optional inputs.
 const MORE: [&str; 6] = ["g", "beta", "skip", "z", "reset", "bias"];
 
-#[test]
-fn gpu_agrees_recurrences() {
+/// The parameters that a mechanism needs.
+fn needed(name: &str) -> Value {
+    if name == "cosformer" { json!({"length": 512}) } else { json!({}) }
+}
+
+/// Odd lengths, with all optional inputs; the first alone takes the time of compiling.
+fn lengths(name: &str) {
     let Some([device, _]) = devices() else { return };
-    for (name, parameters) in all() {
-        let sample = Sample { batch: 2, tokens: 100, heads: 2, width: 16, seed: 1 };
-        holds(device, name, &parameters, sample, &MORE, DType::F32, true);
+    for tokens in [0, 1, 15, 16, 17, 63, 64, 65, 100, 257] {
+        let sample = Sample { batch: 2, tokens, heads: 2, width: 16, seed: 2 };
+        holds(device, name, &needed(name), sample, &MORE, DType::F32, true);
     }
 }
 
-#[test]
-fn gpu_agrees_recurrences_lengths() {
+/// Every type, without optional inputs, and a width that fills nothing.
+fn types(name: &str) {
     let Some([device, _]) = devices() else { return };
-    for (name, parameters) in all() {
-        for tokens in [0, 1, 15, 16, 17, 63, 64, 65, 257] {
-            let sample = Sample { batch: 2, tokens, heads: 2, width: 16, seed: 2 };
-            holds(device, name, &parameters, sample, &MORE, DType::F32, true);
-        }
+    for dtype in DTYPES.into_iter().filter(|dtype| *dtype != DType::F16 || device.facts().f16) {
+        let sample = Sample { batch: 1, tokens: 65, heads: 2, width: 12, seed: 3 };
+        holds(device, name, &needed(name), sample, &[], dtype, true);
     }
 }
 
-#[test]
-fn gpu_agrees_recurrences_types() {
+/// Sequences in one row, some of them empty or shorter than a convolution.
+fn packed(name: &str) {
     let Some([device, _]) = devices() else { return };
-    for (name, parameters) in all() {
-        for dtype in DTYPES.into_iter().filter(|dtype| *dtype != DType::F16 || device.facts().f16) {
-            let sample = Sample { batch: 1, tokens: 65, heads: 2, width: 12, seed: 3 };
-            holds(device, name, &parameters, sample, &[], dtype, true);
-        }
-    }
+    let mut parameters = needed(name);
+    parameters["cu_seqlens"] = json!([0, 2, 3, 3, 150, 200]);
+    let sample = Sample { batch: 1, tokens: 200, heads: 2, width: 16, seed: 4 };
+    holds(device, name, &parameters, sample, &MORE, DType::F32, true);
+}
+
+macro_rules! laws {
+    ($($name:ident)+) => {
+        const NAMES: &[&str] = &[$(stringify!($name)),+];
+        $(mod $name {
+            #[test]
+            fn gpu_agrees_lengths() {
+                super::lengths(stringify!($name));
+            }
+
+            #[test]
+            fn gpu_agrees_types() {
+                super::types(stringify!($name));
+            }
+
+            #[test]
+            fn gpu_agrees_packed() {
+                super::packed(stringify!($name));
+            }
+        })+
+    };
+}
+
+laws! {
+    mamba rwkv4 rg_lru scan mamba2 linear_attention performer cosformer retention lightning gla hgrn2 rwkv5 rwkv6
+    delta_rule gated_delta kda dplr rwkv7 short_conv
 }
 
 #[test]
-fn gpu_agrees_recurrences_packed() {
-    let Some([device, _]) = devices() else { return };
-    for (name, mut parameters) in all() {
-        parameters["cu_seqlens"] = json!([0, 2, 3, 3, 150, 200]);
-        let sample = Sample { batch: 1, tokens: 200, heads: 2, width: 8, seed: 4 };
-        holds(device, name, &parameters, sample, &MORE, DType::F32, true);
-    }
+fn every_mechanism_with_a_state_has_its_law() {
+    let without = ["softmax", "lowrank", "memory"];
+    let with = MECHANISMS.iter().filter(|m| !without.contains(&m.family) && m.name != "rotary");
+    assert_eq!(with.map(|m| m.name).collect::<Vec<_>>(), NAMES);
 }

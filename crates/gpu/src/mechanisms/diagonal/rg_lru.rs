@@ -61,7 +61,6 @@ struct Wide<'a> {
     rate: View,
     reset: Option<&'a View>,
     bounds: Words,
-    tokens: usize,
     channels: usize,
 }
 
@@ -87,7 +86,6 @@ impl Inputs<'_> {
             rate: formula(OP, device, &[&lambda], &of, Sizes::new(1, 1, d), &[d])?,
             reset: self.reset,
             bounds: Words::upload(device, &starts),
-            tokens: b * t,
             channels: d,
         })
     }
@@ -101,8 +99,7 @@ impl Wide<'_> {
         if !last.is_empty() {
             launch!(
                 "a unit has a channel below their number, and the tokens between two bounds",
-                forward_kernel::launch_unchecked,
-                device.client(),
+                forward_kernel on device,
                 cubes(OP, device, [self.channels.div_ceil(UNITS), self.bounds.len() - 1, 1])?,
                 CubeDim::new_1d(UNITS as u32),
                 buffer(device, &self.x),
@@ -142,8 +139,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
     if !first.is_empty() {
         launch!(
             "a unit has a channel below their number, and the tokens between two bounds",
-            backward_kernel::launch_unchecked,
-            device.client(),
+            backward_kernel on device,
             cubes(OP, device, [channels.div_ceil(UNITS), sequences, 1])?,
             CubeDim::new_1d(UNITS as u32),
             buffer(device, &wide.x),
@@ -175,7 +171,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
     })
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn forward_kernel(
     x: &[f32],
     r: &[f32],
@@ -211,7 +207,7 @@ fn forward_kernel(
     }
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn backward_kernel(
     x: &[f32],
     r: &[f32],

@@ -96,8 +96,7 @@ impl Wide {
         if !last.is_empty() {
             launch!(
                 "a unit has a channel below their number, and the tokens between two bounds",
-                forward_kernel::launch_unchecked,
-                device.client(),
+                forward_kernel on device,
                 cubes(OP, device, [self.channels.div_ceil(UNITS), self.bounds.len() - 1, 1])?,
                 CubeDim::new_1d(UNITS as u32),
                 buffer(device, &self.k),
@@ -137,8 +136,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
     if !first.is_empty() {
         launch!(
             "a unit has a channel below their number, and the tokens between two bounds",
-            backward_kernel::launch_unchecked,
-            device.client(),
+            backward_kernel on device,
             cubes(OP, device, [channels.div_ceil(UNITS), sequences, 1])?,
             CubeDim::new_1d(UNITS as u32),
             [&wide.k, &wide.v, &wide.w, &wide.u, state, &last, &d_o, d_state]
@@ -169,7 +167,7 @@ fn exponent(den: f32, top: f32) -> f32 {
     select(den == 0.0f32, NONE, max(top, NONE))
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn forward_kernel(
     k: &[f32],
     v: &[f32],
@@ -215,7 +213,7 @@ fn forward_kernel(
     }
 }
 
-#[cube(launch_unchecked)]
+#[cube(launch_unchecked, create_dummy_kernel)]
 fn backward_kernel(
     // k, v, w, u, the first and last states, do, the gradient to the last states, and the states before tokens.
     x: Sequence<Box<[f32]>>,

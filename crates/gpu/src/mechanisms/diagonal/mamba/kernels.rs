@@ -11,15 +11,15 @@ use crate::formula::kernel::{put, sigmoid, softplus};
 
 /// What kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Sizes {
+pub(crate) struct Sizes {
     /// `D`
-    pub channels: usize,
+    pub(crate) channels: usize,
     /// `N`
-    pub n: usize,
+    pub(crate) n: usize,
     /// Whether the output has a gate.
-    pub gated: bool,
+    pub(crate) gated: bool,
     /// The most tokens of a segment.
-    pub segment: usize,
+    pub(crate) segment: usize,
 }
 
 /// The matrix `A` of a channel.
@@ -35,8 +35,8 @@ fn decays(a: &[f32], c: usize, #[comptime] of: Sizes) -> Array<f32> {
 
 /// What segments reach from a state of zero, and the sums of their steps. In reverse the state is the gradient, which the
 /// matrix C writes.
-#[cube(launch_unchecked)]
-pub fn local(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn local(
     x: Sequence<Box<[f32]>>,
     bounds: &[u32],
     local: &mut [f32],
@@ -91,8 +91,8 @@ pub fn local(
 }
 
 /// Chains the segments of a sequence.
-#[cube(launch_unchecked)]
-pub fn chained(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn chained(
     local: &[f32],
     steps: &[f32],
     a: &[f32],
@@ -125,8 +125,8 @@ pub fn chained(
 }
 
 /// The outputs of segments, each from its own state.
-#[cube(launch_unchecked)]
-pub fn outputs(x: Sequence<Box<[f32]>>, bounds: &[u32], starts: &[f32], out: &mut [f32], #[comptime] of: Sizes) {
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn outputs(x: Sequence<Box<[f32]>>, bounds: &[u32], starts: &[f32], out: &mut [f32], #[comptime] of: Sizes) {
     let c = CUBE_POS_X as usize * 64 + UNIT_POS as usize;
     let p = CUBE_POS_Y as usize;
     if c < comptime!(of.channels) {
@@ -157,8 +157,8 @@ pub fn outputs(x: Sequence<Box<[f32]>>, bounds: &[u32], starts: &[f32], out: &mu
 }
 
 /// The gradients of segments. The states of a segment are computed first, and kept.
-#[cube(launch_unchecked)]
-pub fn gradients(
+#[cube(launch_unchecked, create_dummy_kernel)]
+pub(crate) fn gradients(
     x: Sequence<Box<[f32]>>,
     bounds: &[u32],
     starts: &[f32],

@@ -150,8 +150,7 @@ impl Wide {
         let steps = View::empty(device, &[count, channels], DType::F32);
         launch!(
             "a unit has a channel below their number, and the tokens between two bounds",
-            kernels::local::launch_unchecked,
-            device.client(),
+            kernels::local on device,
             cubes(OP, device, [channels.div_ceil(UNITS), count, 1])?,
             cubecl::prelude::CubeDim::new_1d(UNITS as u32),
             self.inputs().into_iter().chain(d_o).map(|x| buffer(device, x)).collect(),
@@ -177,8 +176,7 @@ impl Wide {
         let last = View::empty(device, first.shape(), DType::F32);
         launch!(
             "a unit has one number of the states of a sequence",
-            kernels::chained::launch_unchecked,
-            device.client(),
+            kernels::chained on device,
             cubes(OP, device, [(n * channels).div_ceil(UNITS), self.of_sequence.len() - 1, 1])?,
             cubecl::prelude::CubeDim::new_1d(UNITS as u32),
             buffer(device, local),
@@ -206,8 +204,7 @@ pub fn forward(device: &Device, x: &Inputs<'_>, state: &View) -> Result<(View, V
     let [starts, last] = wide.chained(device, &wide.local(device, None)?, state, false)?;
     launch!(
         "a unit has a channel below their number, and the tokens between two bounds",
-        kernels::outputs::launch_unchecked,
-        device.client(),
+        kernels::outputs on device,
         cubes(OP, device, [wide.sizes.channels.div_ceil(UNITS), wide.segment_count(), 1])?,
         cubecl::prelude::CubeDim::new_1d(UNITS as u32),
         wide.inputs().into_iter().map(|x| buffer(device, x)).collect(),
@@ -239,8 +236,7 @@ pub fn backward(device: &Device, x: &Inputs<'_>, state: &View, d_o: &View, d_sta
         first = d_first;
         launch!(
             "a unit has a channel below their number, and the tokens between two bounds",
-            kernels::gradients::launch_unchecked,
-            device.client(),
+            kernels::gradients on device,
             cubes(OP, device, [blocks, count, 1])?,
             cubecl::prelude::CubeDim::new_1d(UNITS as u32),
             wide.inputs().into_iter().chain([&d_o]).map(|x| buffer(device, x)).collect(),
