@@ -1,9 +1,9 @@
-//! Mechanisms whose state is a matrix, by one kernel: a recurrence of rules ([`rule`]).
+//! Mechanisms whose state is a matrix, by one kernel: a recurrence of rules (`rule.rs`).
 //!
 //! $$ S_t = \mathrm{Diag}(e^{g_t}) S_{t-1} + b_t (S_{t-1}^\top a_t)^\top + \beta_t k_t v_t^\top, \qquad o_t = s\,S_t^\top q_t + \delta_t v_t $$
 //!
 //! or with `S_{t-1}` in the output (`exclusive`); the delta rules have `a_t = e^{g_t} ⊙ k_t`, `b_t = −β_t k_t`. Shapes as
-//! in [`longreach_attention::fast_weights`]. The gradient is three or four more recurrences ([`backward`]): those of the
+//! in [`longreach_attention::fast_weights`]. The gradient is three or four more recurrences (`backward.rs`): those of the
 //! state's gradient run from the last token to the first, those of keys and queries have the state transposed.
 
 use longreach_attention::Sequences;

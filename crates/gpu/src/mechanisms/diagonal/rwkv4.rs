@@ -1,7 +1,7 @@
 //! RWKV-4, forward and backward: a unit has a channel of a sequence.
 //!
 //! The sums are divided by `e^m`, with `m` the running maximum of exponents, and so are their gradients, by their own
-//! maximum. Where a sum is empty `m` is [`NONE`], an exponent whose exponential is 0, so that no difference is NaN.
+//! maximum. Where a sum is empty `m` is −10³⁰, an exponent whose exponential is 0, so that no difference is NaN.
 #![allow(
     missing_docs,
     unsafe_code,

@@ -1,4 +1,4 @@
-//! Selective state spaces (S6), in segments of [`SEGMENT`] tokens that are read side by side.
+//! Selective state spaces (S6), in segments of 16 tokens that are read side by side.
 //!
 //! A segment maps the state before it to that after it as `h' = e^{A ΣΔ} ⊙ h + r`, with `r` what it reaches from zero. So
 //! segments are read for `r`, these are chained, and segments are read again from their own states. The backward pass

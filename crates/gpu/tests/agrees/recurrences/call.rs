@@ -1,19 +1,19 @@
-//! Mechanisms with a state: every one, forward, backward and one token, odd lengths, packed sequences, all types.
+//! Calls on a device, and their comparison with the CPU's.
 
 use std::collections::BTreeMap;
 
+use longreach_attention::Sequences;
 use longreach_attention::linear::linear_attention::Map;
 use longreach_attention::linear::performer::Kernel;
 use longreach_attention::operation::{Sample, Shapes, Tensors, named};
 use longreach_attention::short_conv::Activation;
-use longreach_attention::{MECHANISMS, Sequences};
 use longreach_gpu::mechanisms::{delta, diagonal, linear};
 use longreach_gpu::{DType, Device, View};
 use longreach_simd::Cx;
 use ndarray::ArrayD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::harness::{DTYPES, agrees, devices, gradient_agrees, rounded, upload};
+use crate::harness::{agrees, gradient_agrees, rounded, upload};
 
 /// Results by name: `o` and `state`, or gradients.
 type Found = Vec<(&'static str, Option<View>)>;
@@ -122,7 +122,7 @@ impl Call<'_> {
 }
 
 /// Numbers that repeat only after a long time.
-fn wave(shape: &[usize], step: f32) -> ArrayD<f32> {
+pub(super) fn wave(shape: &[usize], step: f32) -> ArrayD<f32> {
     let mut n = 0.0;
     ArrayD::from_shape_simple_fn(shape, || {
         n += step;
@@ -136,7 +136,7 @@ fn is_activation(name: &str, x: &ArrayD<f32>) -> bool {
 }
 
 /// Compares a call with the definition and, with `gradients`, its gradients with those of the CPU.
-fn holds(
+pub(super) fn holds(
     device: &Device,
     name: &str,
     parameters: &Value,
@@ -161,7 +161,7 @@ fn holds(
     holds_given(device, name, parameters, &given, &shapes, dtype, gradients);
 }
 
-fn holds_given(
+pub(super) fn holds_given(
     device: &Device,
     name: &str,
     parameters: &Value,
@@ -198,73 +198,4 @@ fn holds_given(
             gradient_agrees(&format!("{what}: {name}"), device, &found, &want[name]);
         }
     }
-}
-
-/// Optional inputs.
-const MORE: [&str; 6] = ["g", "beta", "skip", "z", "reset", "bias"];
-
-/// The parameters that a mechanism needs.
-fn needed(name: &str) -> Value {
-    if name == "cosformer" { json!({"length": 512}) } else { json!({}) }
-}
-
-/// Odd lengths, with all optional inputs; the first alone takes the time of compiling.
-fn lengths(name: &str) {
-    let Some([device, _]) = devices() else { return };
-    for tokens in [0, 1, 15, 16, 17, 63, 64, 65, 100, 257] {
-        let sample = Sample { batch: 2, tokens, heads: 2, width: 16, seed: 2 };
-        holds(device, name, &needed(name), sample, &MORE, DType::F32, true);
-    }
-}
-
-/// Every type, without optional inputs, and a width that fills nothing.
-fn types(name: &str) {
-    let Some([device, _]) = devices() else { return };
-    for dtype in DTYPES.into_iter().filter(|dtype| *dtype != DType::F16 || device.facts().f16) {
-        let sample = Sample { batch: 1, tokens: 65, heads: 2, width: 12, seed: 3 };
-        holds(device, name, &needed(name), sample, &[], dtype, true);
-    }
-}
-
-/// Sequences in one row, some of them empty or shorter than a convolution.
-fn packed(name: &str) {
-    let Some([device, _]) = devices() else { return };
-    let mut parameters = needed(name);
-    parameters["cu_seqlens"] = json!([0, 2, 3, 3, 150, 200]);
-    let sample = Sample { batch: 1, tokens: 200, heads: 2, width: 16, seed: 4 };
-    holds(device, name, &parameters, sample, &MORE, DType::F32, true);
-}
-
-macro_rules! laws {
-    ($($name:ident)+) => {
-        const NAMES: &[&str] = &[$(stringify!($name)),+];
-        $(mod $name {
-            #[test]
-            fn gpu_agrees_lengths() {
-                super::lengths(stringify!($name));
-            }
-
-            #[test]
-            fn gpu_agrees_types() {
-                super::types(stringify!($name));
-            }
-
-            #[test]
-            fn gpu_agrees_packed() {
-                super::packed(stringify!($name));
-            }
-        })+
-    };
-}
-
-laws! {
-    mamba rwkv4 rg_lru scan mamba2 linear_attention performer cosformer retention lightning gla hgrn2 rwkv5 rwkv6
-    delta_rule gated_delta kda dplr rwkv7 short_conv
-}
-
-#[test]
-fn every_mechanism_with_a_state_has_its_law() {
-    let without = ["softmax", "lowrank", "memory"];
-    let with = MECHANISMS.iter().filter(|m| !without.contains(&m.family) && m.name != "rotary");
-    assert_eq!(with.map(|m| m.name).collect::<Vec<_>>(), NAMES);
 }
