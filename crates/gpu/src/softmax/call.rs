@@ -59,8 +59,19 @@ impl Listed {
         within: Within<'_>,
         widths: (usize, usize),
     ) -> Result<Self, Error> {
-        let plan = Plan::softmax(pattern.name(), &device.facts().limits, widths.0, widths.1)?;
-        let lists = Lists::of(pattern, of, within, &plan)?;
+        Self::sum(device, &[pattern], of, within, widths)
+    }
+
+    /// As [`Listed::new`] for several patterns, see [`Lists::sum`].
+    pub fn sum(
+        device: &Device,
+        patterns: &[&dyn Pattern],
+        of: &Sizes,
+        within: Within<'_>,
+        widths: (usize, usize),
+    ) -> Result<Self, Error> {
+        let plan = Plan::softmax(OP, &device.facts().limits, widths.0, widths.1)?;
+        let lists = Lists::sum(patterns, of, within, &plan)?;
         let words = Words::upload(device, &lists.words);
         Ok(Self { of: of.clone(), plan, lists: Arc::new(lists), words })
     }

@@ -70,16 +70,34 @@ struct Builder<'a> {
     of: &'a Sizes,
     plan: &'a Plan,
     keep: Option<ArrayView2<'a, bool>>,
-    /// The entries of a tile, by cell and weight.
-    pairs: BTreeMap<(usize, u32), Pair>,
+    /// Which of several patterns this is.
+    nth: usize,
+    /// The entries of a tile, by cell, weight and pattern.
+    pairs: BTreeMap<(usize, u32, usize), Pair>,
 }
 
 impl Lists {
     /// The lists of a pattern over these sizes. Errors where the pattern, or the bounds of packed sequences, do not fit
-    /// the sizes.
+    /// the sizes, and where the lists are too long for a device.
     pub fn of(pattern: &dyn Pattern, of: &Sizes, within: Within<'_>, plan: &Plan) -> Result<Self, Error> {
-        pattern.check(of)?;
+        Self::sum(&[pattern], of, within, plan)
+    }
+
+    /// The lists of several patterns with blocks of one size: a key that several of them have counts as often, as in
+    /// LongNet, whose branches are patterns. Errors as [`Lists::of`], and if there is no pattern or blocks differ.
+    pub fn sum(patterns: &[&dyn Pattern], of: &Sizes, within: Within<'_>, plan: &Plan) -> Result<Self, Error> {
+        let Some(&pattern) = patterns.first() else {
+            let want = "at least one pattern".into();
+            return Err(Error::Parameter { op: "softmax", parameter: "patterns", want, found: "none".into() });
+        };
         let op = pattern.name();
+        for other in patterns {
+            other.check(of)?;
+            if (other.block(), other.packing()) != (pattern.block(), pattern.packing()) {
+                let (want, found) = (format!("{:?}, as the first", pattern.block()), format!("{:?}", other.block()));
+                return Err(Error::Parameter { op, parameter: "block", want, found });
+            }
+        }
         if let Some(keep) = within.keep {
             crate::error::shape(op, "keep", &[of.batch, of.keys], keep.shape())?;
         }
@@ -89,7 +107,7 @@ impl Lists {
             let found = format!("{} packed sequences", sequences.len());
             return Err(Error::Parameter { op, parameter: "packed", want, found });
         }
-        let differs = pattern.differs();
+        let differs = (patterns.iter().any(|of| of.differs().0), patterns.iter().any(|of| of.differs().1));
         let planes = (
             if differs.0 || within.keep.is_some() { of.batch } else { of.batch.min(1) },
             if differs.1 { of.heads } else { of.heads.min(1) },
@@ -99,14 +117,20 @@ impl Lists {
         for b in 0..planes.0 {
             for h in 0..planes.1 {
                 for tile in &tiles {
-                    let mut builder = Builder { pattern, of, plan, keep: within.keep, pairs: BTreeMap::new() };
-                    builder.tile((b, h), tile, &sequences)?;
+                    let pairs = BTreeMap::new();
+                    let mut builder = Builder { pattern, of, plan, keep: within.keep, nth: 0, pairs };
+                    for (nth, pattern) in patterns.iter().enumerate() {
+                        (builder.nth, builder.pattern) = (nth, *pattern);
+                        builder.tile((b, h), tile, &sequences)?;
+                    }
                     lists.push(builder.finish(tile.len()));
                 }
             }
         }
         let cells = of.keys.div_ceil(plan.keys);
-        Ok(write(&tiles, &lists, of, planes, cells, plan))
+        let lists = write(&tiles, &lists, of, planes, cells, plan);
+        crate::error::most(op, "the number of words of the pattern's lists", i32::MAX as usize, lists.words.len())?;
+        Ok(lists)
     }
 }
 
@@ -194,7 +218,7 @@ impl Builder<'_> {
         while bits != 0 {
             let n = bits.trailing_zeros() as usize;
             let (cell, place) = ((first + n) / width, (first + n) % width);
-            let pair = self.pairs.entry((cell, log_weight.to_bits())).or_default();
+            let pair = self.pairs.entry((cell, log_weight.to_bits(), self.nth)).or_default();
             pair.bits.resize(rows * words, 0);
             // All bits of this cell at once.
             let room = (width - place).min(64 - n).min(64 - place % 64);
@@ -213,7 +237,9 @@ impl Builder<'_> {
         };
         let pairs = self.pairs.into_iter();
         pairs
-            .map(|((cell, weight), pair)| (cell, weight, if whole(cell, &pair.bits) { Vec::new() } else { pair.bits }))
+            .map(|((cell, weight, _), pair)| {
+                (cell, weight, if whole(cell, &pair.bits) { Vec::new() } else { pair.bits })
+            })
             .collect()
     }
 }
