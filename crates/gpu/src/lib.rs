@@ -12,16 +12,26 @@
 #[cfg(feature = "kernels")]
 pub mod activation;
 #[cfg(feature = "kernels")]
+mod convert;
+#[cfg(feature = "kernels")]
 pub mod cross_entropy;
 mod error;
 #[cfg(feature = "kernels")]
+pub mod fast_weights;
+#[cfg(feature = "kernels")]
+mod formula;
+#[cfg(feature = "kernels")]
 pub mod linear;
+#[cfg(feature = "kernels")]
+pub mod mechanisms;
 #[cfg(feature = "kernels")]
 pub mod norm;
 #[cfg(feature = "kernels")]
 pub mod rotary;
 #[cfg(feature = "kernels")]
 pub mod rows;
+#[cfg(feature = "kernels")]
+pub mod short_conv;
 pub mod softmax;
 pub mod tile;
 

@@ -3,5 +3,6 @@
 
 mod harness;
 mod lists;
+mod recurrences;
 mod small;
 mod softmax;

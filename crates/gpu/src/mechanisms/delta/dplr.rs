@@ -1,0 +1,48 @@
+//! A diagonal-plus-low-rank transition.
+
+use longreach_attention::Sequences;
+
+use crate::fast_weights::{self, Erase, Gate, MatrixState, Reads};
+use crate::view::View;
+
+pub use crate::fast_weights::{Gradient, backward, forward, step};
+
+/// The inputs, as in [`longreach_attention::delta::dplr`].
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// `[B, T, G, K]`
+    pub q: &'a View,
+    /// `[B, T, G, K]`
+    pub k: &'a View,
+    /// `[B, T, H, V]`
+    pub v: &'a View,
+    /// `a`, `[B, T, H, K]`
+    pub a: &'a View,
+    /// `b`, `[B, T, H, K]`
+    pub b: &'a View,
+    /// The gate's logarithm, `[B, T, H, K]`
+    pub g: &'a View,
+    /// `s`
+    pub scale: f32,
+    /// How tokens form sequences.
+    pub sequences: Sequences<'a>,
+}
+
+impl MatrixState for Inputs<'_> {
+    fn kernel(&self) -> fast_weights::Inputs<'_> {
+        fast_weights::Inputs {
+            op: "dplr",
+            q: self.q,
+            k: self.k,
+            v: self.v,
+            gate: Gate::Key(self.g),
+            erase: Erase::General { a: self.a, b: self.b },
+            strength: None,
+            skip: None,
+            bonus: None,
+            reads: Reads::Past,
+            scale: self.scale,
+            sequences: self.sequences,
+        }
+    }
+}
