@@ -208,7 +208,7 @@ impl Conversation {
         self.keep(session.clone());
         let inside = self.tags.is_some_and(|[open, _]| prompt.trim_end().ends_with(open));
         let (ends, stops) = (self.engine.model.description.eos.clone(), self.stops.clone());
-        let watched = Watched { ends, stops, tags: self.tags, inside };
+        let watched = Watched { ends, stops, keeps_stop: false, tags: self.tags, inside, shown: Vec::new() };
         let mut output = Output::new(&self.engine, session.writer()?, watched);
         let ended = session.generate(sampler, most, &mut self.speculation, |id| output.push(id, &mut tell))?;
         output.finish(&mut tell)?;

@@ -11,6 +11,7 @@ use longreach_models::{DType, LoadOptions, Location, Model, Progress};
 use longreach_nn::KvDtype;
 use longreach_simd::Cx;
 
+use crate::grammar::Vocabulary;
 use crate::{ChatTemplate, EMBEDDED, Error, Session, Tokenizer, embedded, vocabulary};
 
 /// A loaded language model with its tokenizer, and the threads and instruction set that it runs with. A clone shares the weights.
@@ -31,6 +32,7 @@ pub struct Loaded {
     tokenizer: Option<Tokenizer>,
     chat: Option<ChatTemplate>,
     fingerprint: OnceLock<blake3::Hash>,
+    words: OnceLock<Arc<Vocabulary>>,
 }
 
 impl Deref for Engine {
@@ -104,7 +106,14 @@ impl Engine {
 
     fn of(name: String, model: Model, tokenizer: Option<Tokenizer>, chat: Option<ChatTemplate>) -> Self {
         Self {
-            loaded: Arc::new(Loaded { name, model, tokenizer, chat, fingerprint: OnceLock::new() }),
+            loaded: Arc::new(Loaded {
+                name,
+                model,
+                tokenizer,
+                chat,
+                fingerprint: OnceLock::new(),
+                words: OnceLock::new(),
+            }),
             cx: None,
             extrapolates: false,
             kv_dtype: KvDtype::F32,
@@ -159,6 +168,22 @@ impl Engine {
     /// The tokenizer; an error if the model has none.
     pub fn tokenizer(&self) -> Result<&Tokenizer, Error> {
         self.tokenizer.as_ref().ok_or_else(|| Error::NoTokenizer(self.name.clone()))
+    }
+
+    /// The vocabulary as grammars see it, which is made once.
+    pub(crate) fn words(&self) -> Result<Arc<Vocabulary>, Error> {
+        if let Some(words) = self.words.get() {
+            return Ok(words.clone());
+        }
+        let words = Arc::new(Vocabulary::new(self)?);
+        Ok(self.words.get_or_init(|| words).clone())
+    }
+
+    /// Makes what all grammars of the model need, which takes a moment for a large vocabulary; [`Engine::grammar`] does so otherwise.
+    ///
+    /// An error if the model has no tokenizer.
+    pub fn prepare_grammars(&self) -> Result<(), Error> {
+        self.words().map(drop)
     }
 
     /// The chat template; an error if the model has none.

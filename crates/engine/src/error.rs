@@ -31,6 +31,14 @@ pub enum Error {
         /// Number of rows of the embedding table.
         rows: usize,
     },
+    /// A grammar or schema that is invalid or not supported.
+    #[error("{}{message}", if at.is_empty() { String::new() } else { format!("at `{}`: ", at.trim_start_matches('.')) })]
+    Grammar {
+        /// The place in a schema, such as `.properties.age`; empty for the whole.
+        at: String,
+        /// What is wrong.
+        message: String,
+    },
     /// Reading or generating was cancelled.
     #[error("cancelled")]
     Cancelled,

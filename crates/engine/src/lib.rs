@@ -20,6 +20,7 @@ mod encode;
 mod engine;
 mod error;
 mod generation;
+mod grammar;
 mod logprobs;
 mod output;
 mod pieces;
@@ -52,6 +53,7 @@ pub use encode::{
 pub use engine::{Engine, Loaded};
 pub use error::Error;
 pub use generation::Ended;
+pub use grammar::{CallStyle, Calls, Form, Function, Grammar, LONGEST_GRAMMAR};
 pub use logprobs::Logprob;
 pub use pieces::Pieces;
 pub use read_once::Start;

@@ -12,6 +12,7 @@ pub(crate) struct Output {
     /// The tokens that end the answer.
     ends: Vec<u32>,
     tags: Option<[&'static str; 2]>,
+    shown: Vec<u32>,
     writer: Writer,
     stops: Stops,
     pub(crate) thinking: Thinking,
@@ -24,22 +25,36 @@ pub(crate) struct Watched {
     pub(crate) ends: Vec<u32>,
     /// The strings that it ends before.
     pub(crate) stops: Vec<String>,
+    /// Whether the string that it ended before is part of it.
+    pub(crate) keeps_stop: bool,
     /// The tags around the model's thoughts, if thoughts are reported separately from the answer.
     pub(crate) tags: Option<[&'static str; 2]>,
     /// Whether the prompt ends behind the opening tag.
     pub(crate) inside: bool,
+    /// Special tokens that are text.
+    pub(crate) shown: Vec<u32>,
 }
 
 impl Output {
     /// An answer whose tokens follow those of `writer`.
     pub(crate) fn new(engine: &Engine, writer: Writer, watched: Watched) -> Self {
-        let Watched { ends, stops, tags, inside } = watched;
-        let (stops, thinking) = (Stops::new(stops), Thinking::new(tags, inside));
-        Self { engine: engine.clone(), ends, tags, writer, stops, thinking, written: 0 }
+        let Watched { ends, stops, keeps_stop, tags, inside, shown } = watched;
+        let (stops, thinking) = (Stops::new(stops).keeping(keeps_stop), Thinking::new(tags, inside));
+        Self { engine: engine.clone(), ends, tags, shown, writer, stops, thinking, written: 0 }
     }
 
     /// Appends a token and tells the text that is certain; breaks off where the answer ends.
     pub(crate) fn push(&mut self, id: u32, tell: &mut impl FnMut(Piece<'_>)) -> Result<ControlFlow<()>, Error> {
+        self.push_with(id, true, tell)
+    }
+
+    /// As [`Output::push`]; unless `stopped`, no string ends the answer.
+    pub(crate) fn push_with(
+        &mut self,
+        id: u32,
+        stopped: bool,
+        tell: &mut impl FnMut(Piece<'_>),
+    ) -> Result<ControlFlow<()>, Error> {
         self.written += 1;
         if self.ends.contains(&id) {
             return Ok(ControlFlow::Break(()));
@@ -51,7 +66,10 @@ impl Output {
         if let Some(tag) = tags.next().filter(|_| !tokenizer.shows(id)) {
             text.push_str(tag);
         }
-        let text = self.stops.push(&text);
+        if self.shown.contains(&id) {
+            text.push_str(&tokenizer.token(id).unwrap_or_default());
+        }
+        let text = if stopped { self.stops.push(&text) } else { self.stops.rest() + &text };
         self.thinking.push(&text, tell);
         Ok(if self.stops.found() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }

@@ -7,6 +7,8 @@ use crate::stream::opened;
 #[derive(Clone, Debug, Default)]
 pub struct Stops {
     strings: Vec<String>,
+    /// Whether the one that was found is part of the text.
+    keeps: bool,
     held: String,
     found: bool,
 }
@@ -15,7 +17,13 @@ impl Stops {
     /// Watches for these strings; empty ones are ignored.
     pub fn new(strings: impl IntoIterator<Item = String>) -> Self {
         let strings = strings.into_iter().filter(|stop| !stop.is_empty()).collect();
-        Self { strings, held: String::new(), found: false }
+        Self { strings, keeps: false, held: String::new(), found: false }
+    }
+
+    /// The same, where the text ends behind the string that was found if `keeps`, and before it otherwise.
+    #[must_use]
+    pub fn keeping(self, keeps: bool) -> Self {
+        Self { keeps, ..self }
     }
 
     /// Whether one of the strings was found.
@@ -36,9 +44,9 @@ impl Stops {
         }
         self.held.push_str(piece);
         let ends = |stop: &String| self.held.find(&**stop).map(|start| (start + stop.len(), start));
-        if let Some((_, start)) = self.strings.iter().filter_map(ends).min() {
+        if let Some((end, start)) = self.strings.iter().filter_map(ends).min() {
             self.found = true;
-            self.held.truncate(start);
+            self.held.truncate(if self.keeps { end } else { start });
             return std::mem::take(&mut self.held);
         }
         let open = self.strings.iter().map(|stop| opened(&self.held, stop)).max().unwrap_or(0);
@@ -86,6 +94,16 @@ mod tests {
                     assert_eq!((got, watch.found()), want, "{text:?} in pieces of {size}, stops {stops:?}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_stop_that_is_kept_is_the_end_of_the_text() {
+        for size in 1..8 {
+            let mut watch = Stops::new(["END".to_owned(), "x".to_owned()]).keeping(true);
+            let letters: Vec<char> = "to the ENDx and on".chars().collect();
+            let got: String = letters.chunks(size).map(|piece| watch.push(&piece.iter().collect::<String>())).collect();
+            assert_eq!((got + &watch.rest(), watch.found()), ("to the END".to_owned(), true), "pieces of {size}");
         }
     }
 

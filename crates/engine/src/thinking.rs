@@ -65,6 +65,11 @@ impl Thinking {
         Self { tags: tags.unwrap_or_default(), place, held, thought, text }
     }
 
+    /// Whether the text so far ends within a thought.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.place == Place::Inside
+    }
+
     /// Appends a piece and tells what is certain.
     pub(crate) fn push(&mut self, piece: &str, tell: &mut impl FnMut(Piece<'_>)) {
         self.held.push_str(piece);

@@ -5,13 +5,19 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use longreach_engine::scheduler::{Event, Failure, Wrote};
-use longreach_engine::{Ended, Engine, Logprob};
+use longreach_engine::{CallStyle, Ended, Engine};
 use serde_json::{Value, json};
 
+use crate::calls::Scanner;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::served::now;
 use crate::tell::{Prompt, Tell};
+
+mod shown;
+
+use shown::Shown;
+pub(crate) use shown::name;
 
 /// Which endpoint an answer is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,17 +37,6 @@ pub(crate) struct Streamed {
     pub(crate) progress: bool,
 }
 
-/// A token as answers show it.
-struct Shown {
-    token: String,
-    bytes: Vec<u8>,
-    /// `None` for the first token of a text.
-    logprob: Option<f64>,
-    top: Vec<(String, Vec<u8>, f64)>,
-    /// Where it begins, in code points of the answer.
-    offset: usize,
-}
-
 /// One of the answers.
 #[derive(Default)]
 struct Choice {
@@ -54,6 +49,8 @@ struct Choice {
     /// Its tokens that no chunk has carried yet.
     ids: Vec<u32>,
     finish: Option<&'static str>,
+    /// The calls of functions in it.
+    calls: Option<Scanner>,
     /// Whether its first chunk was sent.
     begun: bool,
     last: Option<Instant>,
@@ -70,6 +67,10 @@ pub(crate) struct About {
     pub(crate) logprobs: bool,
     /// Whether the tokens are told.
     pub(crate) token_ids: bool,
+    /// How calls of functions are written, if there may be any.
+    pub(crate) calls: Option<CallStyle>,
+    /// The documents that it is given from.
+    pub(crate) sources: Option<Vec<Value>>,
     pub(crate) stream: Option<Streamed>,
 }
 
@@ -89,13 +90,13 @@ pub(crate) struct Teller {
     reasoning: usize,
 }
 
-/// The number that is written for −∞.
-const LEAST: f64 = -9999.0;
-
 impl Teller {
     pub(crate) fn new(about: About, engine: Engine, prompts: Vec<Prompt>, metrics: Arc<Metrics>) -> Self {
         let mut choices = Vec::new();
-        choices.resize_with(prompts.len() * about.n, Choice::default);
+        choices.resize_with(prompts.len() * about.n, || Choice {
+            calls: about.calls.map(Scanner::new),
+            ..Choice::default()
+        });
         let (cached, read) = (vec![0; prompts.len()], vec![0; prompts.len()]);
         let mut teller = Self {
             about,
@@ -154,39 +155,15 @@ impl Teller {
         if let Some(logprob) = wrote.logprob.as_ref().filter(|_| !ends) {
             self.show(at, wrote.id, Some(logprob));
         }
-        self.piece(at, &wrote.thinking, &wrote.text, false)
-    }
-
-    /// Notes a token with its log-probabilities.
-    fn show(&mut self, at: usize, id: u32, logprob: Option<&Logprob>) {
-        let Ok(tokenizer) = self.engine.tokenizer() else { return };
-        let named = |id: u32| {
-            let bytes = tokenizer.bytes(id);
-            (name(&bytes), bytes)
-        };
-        let (token, bytes) = named(id);
-        let top = logprob.iter().flat_map(|l| &l.top).map(|(id, log)| {
-            let (token, bytes) = named(*id);
-            (token, bytes, log.max(LEAST))
-        });
-        let top = top.collect();
-        let choice = &mut self.choices[at];
-        // A token that begins within a character is where that begins.
-        let begins = |byte: &u8| byte & 0xc0 != 0x80;
-        let within = bytes.first().is_some_and(|byte| !begins(byte));
-        let offset = choice.characters.saturating_sub(usize::from(within));
-        if tokenizer.shows(id) {
-            choice.characters += bytes.iter().filter(|byte| begins(byte)).count();
-        }
-        let logprob = logprob.map(|l| l.logprob.max(LEAST));
-        choice.shown.push(Shown { token, bytes, logprob, top, offset });
+        self.piece(at, &wrote.thinking, [&wrote.text, &wrote.call], false)
     }
 
     /// Adds a piece to an answer; returns its chunks, if it is streamed.
-    fn piece(&mut self, at: usize, thinking: &str, text: &str, last: bool) -> Vec<Value> {
+    fn piece(&mut self, at: usize, thinking: &str, [text, call]: [&str; 2], last: bool) -> Vec<Value> {
         let streams = self.about.stream.is_some();
         let choice = &mut self.choices[at];
         choice.thinking.push_str(thinking);
+        let calls = choice.calls.as_mut().map(|calls| calls.push(call)).unwrap_or_default();
         if !streams {
             choice.text.push_str(text);
             return Vec::new();
@@ -202,9 +179,13 @@ impl Teller {
                     let logprobs = self.logprobs(at);
                     chunks.push(self.chunk(at, json!({"reasoning_content": thinking}), logprobs, false));
                 }
-                if !text.is_empty() || (last && !self.choices[at].shown.is_empty()) {
+                if !text.is_empty() || (last && calls.is_empty() && !self.choices[at].shown.is_empty()) {
                     let logprobs = self.logprobs(at);
                     chunks.push(self.chunk(at, json!({"content": text}), logprobs, false));
+                }
+                for calls in calls {
+                    let logprobs = self.logprobs(at);
+                    chunks.push(self.chunk(at, json!({"tool_calls": calls}), logprobs, false));
                 }
                 if last {
                     chunks.push(self.chunk(at, json!({}), Value::Null, true));
@@ -219,9 +200,15 @@ impl Teller {
                 }
             }
         }
-        if !text.is_empty() {
+        if self.about.sources.is_some() {
+            // The numbers of passages are looked for in the whole.
+            self.choices[at].text.push_str(text);
+        } else if !text.is_empty() {
             // Not kept: that there was text is what counts.
             self.choices[at].text = "…".into();
+        }
+        if last && let (Some(sources), Some(chunk)) = (self.sources(), chunks.last_mut()) {
+            chunk["documents"] = sources;
         }
         if self.about.token_ids
             && let Some(chunk) = chunks.last_mut()
@@ -255,49 +242,24 @@ impl Teller {
             "system_fingerprint": self.about.system, "choices": choices})
     }
 
+    /// The documents, and which passages the answers name by their numbers.
+    fn sources(&self) -> Option<Value> {
+        let named = |number: &Value| self.choices.iter().any(|choice| choice.text.contains(&format!("[{number}]")));
+        let told = |source: &Value| {
+            let mut told = source.clone();
+            if source.get("text").is_some() {
+                told["cited"] = named(&source["number"]).into();
+            }
+            told
+        };
+        self.about.sources.as_ref().map(|sources| sources.iter().map(told).collect())
+    }
+
     fn usage(&self) -> Value {
         let [prompt, cached, written] = self.tokens();
         json!({"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written,
             "prompt_tokens_details": {"cached_tokens": cached},
             "completion_tokens_details": {"reasoning_tokens": self.reasoning}})
-    }
-
-    /// The log-probabilities that were noted, which go with the piece that is sent; null if they were not asked for.
-    fn logprobs(&mut self, at: usize) -> Value {
-        if !self.about.logprobs {
-            return Value::Null;
-        }
-        let shown = std::mem::take(&mut self.choices[at].shown);
-        match self.about.shape {
-            Shape::Chat => {
-                let one = |(token, bytes, logprob): (&str, &[u8], f64)| json!({"token": token, "logprob": logprob, "bytes": bytes});
-                let content: Vec<Value> = shown
-                    .iter()
-                    .map(|s| {
-                        let mut token = one((&s.token, &s.bytes, s.logprob.unwrap_or(0.0)));
-                        token["top_logprobs"] = s.top.iter().map(|(t, b, l)| one((t, b, *l))).collect();
-                        token
-                    })
-                    .collect();
-                json!({"content": content, "refusal": null})
-            }
-            Shape::Text => {
-                let top = |s: &Shown| {
-                    // Tokens of the same bytes share a name; the most probable is kept.
-                    let mut map = serde_json::Map::new();
-                    for (token, _, logprob) in &s.top {
-                        map.entry(token.clone()).or_insert_with(|| json!(logprob));
-                    }
-                    s.logprob.map_or(Value::Null, |_| map.into())
-                };
-                json!({
-                    "tokens": shown.iter().map(|s| s.token.as_str()).collect::<Vec<_>>(),
-                    "token_logprobs": shown.iter().map(|s| s.logprob).collect::<Vec<_>>(),
-                    "top_logprobs": shown.iter().map(top).collect::<Vec<_>>(),
-                    "text_offset": shown.iter().map(|s| s.offset).collect::<Vec<_>>(),
-                })
-            }
-        }
     }
 }
 
@@ -316,10 +278,15 @@ impl Tell for Teller {
                 }
             }
             Event::Wrote(wrote) => return Ok(self.wrote(first + wrote.choice, wrote)),
-            Event::Ended { choice, why, thinking, text } => {
+            Event::Ended { choice, why, thinking, text, call } => {
                 let at = first + choice;
-                self.choices[at].finish = Some(if why == Ended::Stopped { "stop" } else { "length" });
-                return Ok(self.piece(at, &thinking, &text, true));
+                let called = self.choices[at].calls.as_ref().is_some_and(Scanner::any);
+                self.choices[at].finish = Some(match why {
+                    Ended::Stopped if called => "tool_calls",
+                    Ended::Stopped => "stop",
+                    _ => "length",
+                });
+                return Ok(self.piece(at, &thinking, [&text, &call], true));
             }
             Event::Failed(failure) => {
                 if !matches!(failure, Failure::Cancelled | Failure::Closing) {
@@ -354,14 +321,21 @@ impl Tell for Teller {
     }
 
     fn whole(mut self: Box<Self>) -> Value {
+        let sources = self.sources();
         let mut choices = Vec::new();
         for at in 0..self.choices.len() {
             let logprobs = self.logprobs(at);
-            let Choice { text, thinking, finish, ids, .. } = std::mem::take(&mut self.choices[at]);
+            let Choice { text, thinking, finish, ids, calls, .. } = std::mem::take(&mut self.choices[at]);
             let mut choice = match self.about.shape {
                 Shape::Text => json!({"index": at, "text": text, "logprobs": logprobs, "finish_reason": finish}),
                 Shape::Chat => {
-                    let mut message = json!({"role": "assistant", "content": text, "refusal": null});
+                    let mut message = json!({"role": "assistant", "content": &text, "refusal": null});
+                    if let Some(calls) = calls.filter(Scanner::any) {
+                        message["tool_calls"] = calls.told();
+                        if text.is_empty() {
+                            message["content"] = Value::Null;
+                        }
+                    }
                     if !thinking.is_empty() {
                         message["reasoning_content"] = thinking.into();
                     }
@@ -375,6 +349,9 @@ impl Tell for Teller {
         }
         let mut answer = self.frame(choices.into(), false);
         answer["usage"] = self.usage();
+        if let Some(sources) = sources {
+            answer["documents"] = sources;
+        }
         answer
     }
 }
@@ -383,13 +360,5 @@ impl Drop for Teller {
     fn drop(&mut self) {
         let reasons = self.choices.iter().map(|choice| choice.finish.unwrap_or("cancelled"));
         self.metrics.finished(&self.about.model, reasons, self.tokens(), self.start.elapsed());
-    }
-}
-
-/// How a token is written: its text, or `bytes:\xe2\x82` if its bytes are no text by themselves.
-pub(crate) fn name(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.iter().fold("bytes:".to_owned(), |name, byte| name + &format!("\\x{byte:02x}")),
     }
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hyper::StatusCode;
-use longreach_engine::scheduler::Reuse;
-use longreach_engine::{Engine, Sampling};
+use longreach_engine::scheduler::{Reuse, Structure};
+use longreach_engine::{CallStyle, Engine, Sampling};
 use serde_json::Value;
 
 use crate::answer::Streamed;
@@ -14,6 +14,7 @@ use crate::refusal::Refusal;
 use crate::schema;
 use crate::served::{Models, Purpose, Served, sampling};
 use crate::states::{Mine, Named};
+use crate::structure::{form, refuse_cuts};
 
 /// The most answers to a prompt, prompts times answers, and stop strings.
 const MOST_CHOICES: i64 = 16;
@@ -35,6 +36,9 @@ pub(crate) struct Asked {
     pub(crate) least: usize,
     pub(crate) ends: Vec<u32>,
     pub(crate) stops: Vec<String>,
+    pub(crate) keeps_stop: bool,
+    /// What an answer must be.
+    pub(crate) structure: Structure,
     pub(crate) stream: Option<Streamed>,
     pub(crate) reuse: Reuse,
     /// Divides the kept states.
@@ -81,6 +85,12 @@ impl Asked {
             }
             ends.extend(crate::fields::ids(list, "stop_token_ids", engine.model.decoder.vocabulary())?);
         }
+        let (mut stops, mut structure) = (stops(f, &engine)?, Structure::None);
+        if let Some((form, param)) = form(f)? {
+            refuse_cuts(f, param.split('.').next().unwrap_or(param))?;
+            structure = Structure::Grammar(models.grammars.compile(&engine, &served.id, form, param)?);
+            stops.clear();
+        }
         let reuse = if f.flag("cache_prompt")?.unwrap_or(true) { Reuse::Kept } else { Reuse::None };
         let salt = f.text("cache_salt")?.unwrap_or_default();
         if salt.len() > LONGEST_SALT {
@@ -93,7 +103,9 @@ impl Asked {
             token_ids: f.flag("return_token_ids")?.unwrap_or(false),
             sampling: sampled(f, &engine)?,
             least: f.whole("min_tokens", 0..=1 << 20)?.unwrap_or(0) as usize,
-            stops: stops(f, &engine)?,
+            stops,
+            keeps_stop: f.flag("include_stop_str_in_output")?.unwrap_or(false),
+            structure,
             stream: stream(f)?,
             served,
             engine,
@@ -103,6 +115,14 @@ impl Asked {
             reuse,
             ignored,
         })
+    }
+
+    /// How an answer writes calls of functions, if it may have any.
+    pub(crate) fn style(&self) -> Option<CallStyle> {
+        match &self.structure {
+            Structure::Text { .. } | Structure::Calls(_) => Some(CallStyle::of(self.engine.chat_template().ok())),
+            Structure::None | Structure::Grammar(_) => None,
+        }
     }
 
     /// The most tokens of an answer to a prompt of `prompt` tokens, if `asked` are wanted. An error if the model has no room for them.

@@ -13,6 +13,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use hyper::{Request, StatusCode};
 
+use crate::documents::form::boundary;
 use crate::events::Events;
 use crate::pace::Answering;
 use crate::refusal::Refusal;
@@ -79,6 +80,8 @@ pub(crate) struct Kept {
     pub(crate) bytes: Bytes,
     /// Whether it is a file and no JSON.
     pub(crate) is_file: bool,
+    /// The boundary of a form.
+    pub(crate) boundary: Option<String>,
     _held: Held,
 }
 
@@ -104,15 +107,26 @@ impl Drop for Held {
     }
 }
 
+/// What a body may be besides JSON.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// Nothing.
+    Json,
+    /// A file.
+    File,
+    /// A form instead of it.
+    Form,
+}
+
 /// The content types of bodies.
 const JSON: &str = "application/json";
 const FILE: &str = "application/octet-stream";
 
-/// Reads the body of a request, JSON or, where `files` are taken, a file, of at most `most` bytes. What is too long by its own account is refused before a byte is read; a body has 30 seconds, and
+/// Reads the body of a request, of at most `most` bytes. What is too long by its own account is refused before a byte is read; a body has 30 seconds, and
 /// one more for each 256 KiB.
 pub(crate) async fn read(
     request: Request<Incoming>,
-    files: bool,
+    takes: Takes,
     most: u64,
     bodies: &Arc<AtomicU64>,
 ) -> Result<Kept, Refusal> {
@@ -123,12 +137,18 @@ pub(crate) async fn read(
     };
     let kind = request.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("");
     let name = kind.split(';').next().unwrap_or("").trim();
-    let is_file = files && name.eq_ignore_ascii_case(FILE);
-    if !is_file && !name.eq_ignore_ascii_case(JSON) {
+    let is_file = takes == Takes::File && name.eq_ignore_ascii_case(FILE);
+    let boundary = boundary(kind).filter(|_| takes == Takes::Form);
+    let is_json = takes != Takes::Form && name.eq_ignore_ascii_case(JSON);
+    if !is_file && !is_json && boundary.is_none() {
         let found: String = if name.is_empty() { "none".into() } else { name.chars().take(100).collect() };
         let message = format!(
-            "the content type: want {JSON}{}, found {found}",
-            if files { " or application/octet-stream" } else { "" }
+            "the content type: want {}, found {found}",
+            match takes {
+                Takes::Json => JSON,
+                Takes::File => "application/json or application/octet-stream",
+                Takes::Form => "multipart/form-data with a boundary",
+            }
         );
         return Err(closing(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message)));
     }
@@ -145,7 +165,9 @@ pub(crate) async fn read(
         let frame = tokio::time::timeout_at(start + allowed, body.frame()).await;
         let late =
             |_| closing(Refusal::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body came too slowly"));
-        let Some(frame) = frame.map_err(late)? else { return Ok(Kept { bytes: all.freeze(), is_file, _held: held }) };
+        let Some(frame) = frame.map_err(late)? else {
+            return Ok(Kept { bytes: all.freeze(), is_file, boundary, _held: held });
+        };
         let bad = |e: hyper::Error| {
             closing(Refusal::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body cannot be read: {e}")))
         };

@@ -1,37 +1,43 @@
 //! `POST /v1/chat/completions`
 
-use longreach_engine::scheduler::Thoughts;
+use longreach_engine::scheduler::{Structure, Thoughts};
 use longreach_engine::{Engine, Error, Message};
 use serde_json::{Map, Value, json};
 
 use crate::answer::Shape;
 use crate::asked::{Asked, MOST_LOGPROBS, refuse};
+use crate::documents::Own;
+use crate::documents::asked::{Documents, Sources};
 use crate::fields::{Fields, parse, wrong};
 use crate::generate::Work;
+use crate::jobs::Jobs;
+use crate::messages::messages;
 use crate::refusal::Refusal;
 use crate::schema;
 use crate::served::Models;
 use crate::settings::Settings;
 use crate::states::{Mine, Named, Text};
+use crate::structure::refuse_cuts;
 use crate::tell::Prompt;
+use crate::tools::Tools;
 
 /// Reads a request.
-pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &Mine) -> Result<Work, Refusal> {
+pub(crate) fn prepare(
+    body: &[u8],
+    models: &Models,
+    settings: &Settings,
+    (mine, own, jobs): (&Mine, &Own, &Jobs),
+) -> Result<Work, Refusal> {
     let map = parse(body)?;
     let f = Fields::new(&map);
     let known = schema::names(&[schema::WRITING, schema::CHAT]);
     let ignored = f.unknown(&known, settings.lenient)?;
-    let asked = Asked::read(&f, models, mine, ignored)?;
-    let none = [json!([]), json!({})];
+    let mut asked = Asked::read(&f, models, mine, ignored)?;
     refuse(
         &f,
         &[
-            ("response_format", &[json!({"type": "text"})]),
-            ("tools", &none[..1]),
-            ("functions", &none[..1]),
-            ("tool_choice", &["none".into(), "auto".into()]),
+            ("functions", &[json!([])]),
             ("function_call", &["none".into(), "auto".into()]),
-            ("parallel_tool_calls", &[true.into(), false.into()]),
             ("modalities", &[json!(["text"])]),
             ("audio", &[]),
             ("web_search_options", &[]),
@@ -40,7 +46,7 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
         ],
     )?;
     let most = most(&f, settings)?;
-    let (mut messages, mut more) = (messages(&f)?, variables(&f, &asked.engine)?);
+    let (mut messages, mut more) = (messages(&f, &asked.engine)?, variables(&f, &asked.engine)?);
     let going_on = f.flag("continue_final_message")?.unwrap_or(false);
     let end = if going_on { End::Open } else { End::Asking };
     if let Some(Text::Known { messages: Some((before, variables)), .. }) = asked.state.as_ref().map(|state| &state.text)
@@ -50,6 +56,17 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
             more.entry(name).or_insert_with(|| value.clone());
         }
     }
+    let tools = Tools::read(&f)?;
+    if let Some(tools) = &tools {
+        asked.structure = called(&f, tools, &asked, models)?;
+        if tools.is_forced() {
+            asked.stops.clear();
+        }
+        tools.show(&asked.engine, &mut messages, &mut more);
+    }
+    let documents = Documents::read(&f, own)?;
+    let answers = most.unwrap_or(settings.most_tokens.min(TOKENS));
+    let sources = documents.map(|documents| documents.put(&asked.engine, &mut messages, answers, jobs)).transpose()?;
     let (ids, inside) = encoded(&asked.engine, &messages, &more, end)?;
     let ids = match asked.state.as_deref() {
         Some(state) => behind(state, ids, &asked.engine)?,
@@ -60,10 +77,37 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
     settings.check_input(before + ids.len(), "messages")?;
     let most = asked.room(most, settings.most_tokens, before + ids.len(), "max_completion_tokens")?;
     let logprobs = logprobs(&f)?;
-    let ends_of_messages = ends(&asked.engine, &messages, &more, &ids)?;
+    let mut ends_of_messages = ends(&asked.engine, &messages, &more, &ids)?;
+    if let Some(Sources { whole: Some(place), .. }) = &sources {
+        ends_of_messages.push(end_of_documents(&asked.engine, &messages, *place, &more, &ids)?);
+        ends_of_messages.sort_unstable();
+    }
     let prompts = vec![Prompt { ids, before, echo: None }];
     let thoughts = Thoughts::Apart { inside };
-    Ok(Work { asked, shape: Shape::Chat, prompts, most, logprobs, prompt_logprobs: None, thoughts, ends_of_messages })
+    Ok(Work {
+        asked,
+        shape: Shape::Chat,
+        prompts,
+        most,
+        logprobs,
+        prompt_logprobs: None,
+        thoughts,
+        ends_of_messages,
+        sources,
+    })
+}
+
+/// The structure of an answer that may call functions.
+fn called(f: &Fields<'_>, tools: &Tools, asked: &Asked, models: &Models) -> Result<Structure, Refusal> {
+    if !matches!(asked.structure, Structure::None) {
+        let name = if f.get("grammar").is_some() { "grammar" } else { "response_format" };
+        let message = format!("`{name}`: not with `tools`, unless `tool_choice` is none");
+        return Err(Refusal::unsupported(name, message));
+    }
+    if tools.is_forced() {
+        refuse_cuts(f, "tool_choice")?;
+    }
+    tools.structure(&asked.engine, &asked.served.id, &models.grammars)
 }
 
 /// The tokens of a conversation behind a state. One that has read messages is a beginning of the conversation; behind another text, the tokens that stand
@@ -74,6 +118,26 @@ fn behind(state: &Named, ids: Vec<u32>, engine: &Engine) -> Result<Vec<u32>, Ref
     }
     let prefix = engine.tokenizer()?.prefix()?;
     Ok([state.ids(), ids.strip_prefix(&prefix[..]).unwrap_or(&ids)].concat())
+}
+
+/// Tokens that are left for an answer from documents, if a request does not say.
+const TOKENS: usize = 256;
+
+/// The number of tokens up to the end of documents that are read whole: other questions about them share these, and a state is worth keeping there.
+fn end_of_documents(
+    engine: &Engine,
+    messages: &[Message],
+    (message, length): (usize, usize),
+    more: &Map<String, Value>,
+    ids: &[u32],
+) -> Result<usize, Refusal> {
+    // The same with another question.
+    let mut other = messages.to_vec();
+    let content = &mut other[message].content;
+    let (documents, question) = content.split_at(length);
+    *content = format!("{documents}{}", if question.starts_with('?') { "!" } else { "?" });
+    let other = encoded(engine, &other, more, End::Asking)?.0;
+    Ok(ids.iter().zip(&other).take_while(|(a, b)| a == b).count())
 }
 
 /// How many messages from the end are looked at for places where a state is worth keeping.
@@ -148,89 +212,6 @@ pub(crate) fn variables(f: &Fields<'_>, engine: &Engine) -> Result<Map<String, V
     Ok(more)
 }
 
-/// The messages.
-pub(crate) fn messages(f: &Fields<'_>) -> Result<Vec<Message>, Refusal> {
-    let list = f.want("messages")?;
-    let list = list.as_array().ok_or_else(|| wrong("messages", "a list", list))?;
-    if list.is_empty() {
-        return Err(Refusal::value("messages", "`messages`: the list is empty"));
-    }
-    list.iter().enumerate().map(|(i, message)| read_message(message, &format!("messages[{i}]"))).collect()
-}
-
-fn read_message(message: &Value, path: &str) -> Result<Message, Refusal> {
-    let f = Fields::of(message, path)?;
-    f.unknown(
-        &[
-            "role",
-            "content",
-            "name",
-            "tool_calls",
-            "tool_call_id",
-            "refusal",
-            "reasoning_content",
-            "audio",
-            "function_call",
-            "annotations",
-        ],
-        false,
-    )?;
-    let role = f.want("role")?;
-    let role = role.as_str().ok_or_else(|| wrong(&f.path("role"), "a string", role))?;
-    let role = match role {
-        "developer" => "system",
-        "system" | "user" | "assistant" | "tool" => role,
-        other => {
-            let other: String = other.chars().take(40).collect();
-            let message =
-                format!("`{}`: want system, developer, user, assistant or tool, found {other}", f.path("role"));
-            return Err(Refusal::value(f.path("role"), message));
-        }
-    };
-    for name in ["tool_calls", "function_call", "audio"] {
-        if f.get(name).is_some_and(|value| value.as_array().is_none_or(|list| !list.is_empty())) {
-            return Err(Refusal::unsupported(
-                f.path(name),
-                format!("`{}` is not supported by this server", f.path(name)),
-            ));
-        }
-    }
-    let content = match f.get("content") {
-        None if role == "assistant" => String::new(),
-        None => {
-            return Err(Refusal::field(
-                "missing_required",
-                f.path("content"),
-                format!("`{}` is missing", f.path("content")),
-            ));
-        }
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => {
-            let part = |(i, part): (usize, &Value)| text_part(part, &format!("{}[{i}]", f.path("content")));
-            parts.iter().enumerate().map(part).collect::<Result<Vec<_>, _>>()?.concat()
-        }
-        Some(other) => return Err(wrong(&f.path("content"), "a string or a list of parts", other)),
-    };
-    let reasoning_content = f.text("reasoning_content")?.map(str::to_owned);
-    Ok(Message { reasoning_content, ..Message::new(role, content) })
-}
-
-/// A part of a message: text.
-fn text_part(part: &Value, path: &str) -> Result<String, Refusal> {
-    let f = Fields::of(part, path)?;
-    match f.text("type")? {
-        Some("text") => {
-            let text = f.want("text")?;
-            Ok(text.as_str().ok_or_else(|| wrong(&f.path("text"), "a string", text))?.to_owned())
-        }
-        kind => {
-            let found: String = kind.unwrap_or("none").chars().take(40).collect();
-            let message = format!("`{path}`: want a part of type text, found {found}: this server reads text alone");
-            Err(Refusal::field("unsupported_content", path, message))
-        }
-    }
-}
-
 /// How the text of a conversation ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
@@ -253,11 +234,10 @@ pub(crate) fn encoded(
     end: End,
 ) -> Result<(Vec<u32>, bool), Refusal> {
     let tokenizer = engine.tokenizer()?;
-    let contains = |part: &str| {
-        messages
-            .iter()
-            .any(|m| m.content.contains(part) || m.reasoning_content.as_deref().is_some_and(|r| r.contains(part)))
-    };
+    // What comes from the client: messages, and the functions among the variables.
+    let given = serde_json::to_value(messages).unwrap_or_default();
+    let tools = more.get("tools").cloned().unwrap_or_default();
+    let contains = |part: &str| holds(&given, part) || holds(&tools, part);
     let special: Vec<String> =
         tokenizer.added().into_iter().filter(|token| token.chars().count() > 1 && contains(token)).collect();
     if special.is_empty() {
@@ -267,21 +247,59 @@ pub(crate) fn encoded(
     let mark = ('\u{e000}'..='\u{f8ff}').find(|mark| !contains(mark.encode_utf8(&mut [0; 4])));
     let mark =
         mark.ok_or_else(|| Refusal::value("messages", "`messages`: every private character of Unicode occurs"))?;
-    let broken = |text: &str| broken(text, &special, mark);
-    let messages: Vec<Message> = messages
-        .iter()
-        .map(|m| Message {
-            role: m.role.clone(),
-            content: broken(&m.content),
-            reasoning_content: m.reasoning_content.as_deref().map(broken),
-        })
-        .collect();
-    let text = rendered(engine, &messages, more, end)?;
+    let given = within(given, &|text| broken(text, &special, mark));
+    let messages: Vec<Message> = serde_json::from_value(given).map_err(|_| Refusal::internal())?;
+    let mut more = more.clone();
+    if let Some(tools) = more.get_mut("tools") {
+        *tools = within(tools.take(), &|text| broken(text, &special, mark));
+    }
+    let text = rendered(engine, &messages, &more, end)?;
     let mut ids = Vec::new();
     for part in text.split(mark).filter(|part| !part.is_empty()) {
         ids.extend(tokenizer.encode(part)?);
     }
     Ok((ids, thinks(&text.replace(mark, ""))))
+}
+
+/// Whether a text, or a name, within a value contains a part.
+fn holds(value: &Value, part: &str) -> bool {
+    match value {
+        Value::String(text) => text.contains(part),
+        Value::Array(list) => list.iter().any(|value| holds(value, part)),
+        Value::Object(map) => {
+            map.iter().any(|(name, value)| (!FIELDS.contains(&&**name) && name.contains(part)) || holds(value, part))
+        }
+        _ => false,
+    }
+}
+
+/// The fields of messages and functions, which are no text of the client.
+const FIELDS: [&str; 11] = [
+    "role",
+    "content",
+    "reasoning_content",
+    "tool_calls",
+    "tool_call_id",
+    "name",
+    "id",
+    "type",
+    "function",
+    "arguments",
+    "parameters",
+];
+
+/// A value with all of its texts and names changed.
+fn within(value: Value, by: &impl Fn(&str) -> String) -> Value {
+    match value {
+        Value::String(text) => by(&text).into(),
+        Value::Array(list) => list.into_iter().map(|value| within(value, by)).collect(),
+        Value::Object(map) => map
+            .into_iter()
+            .map(|(name, value)| (if FIELDS.contains(&&*name) { name } else { by(&name) }, within(value, by)))
+            .collect::<Map<_, _>>()
+            .into(),
+        other => other,
+    }
 }
 
 /// A text in which none of the strings occurs, since `mark` stands behind the first character of each, and within whatever that would leave.

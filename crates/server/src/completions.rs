@@ -2,7 +2,7 @@
 
 use longreach_engine::scheduler::Thoughts;
 use longreach_engine::{Engine, Pieces};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::answer::Shape;
 use crate::asked::{Asked, MOST_ANSWERS, MOST_LOGPROBS, refuse};
@@ -27,8 +27,7 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
     let known = schema::names(&[schema::WRITING, schema::COMPLETIONS]);
     let ignored = f.unknown(&known, settings.lenient)?;
     let asked = Asked::read(&f, models, mine, ignored)?;
-    let text = json!({"type": "text"});
-    refuse(&f, &[("suffix", &["".into()]), ("response_format", &[text]), ("store", &[false.into()])])?;
+    refuse(&f, &[("suffix", &["".into()]), ("store", &[false.into()])])?;
     if let Some(best) = f.whole("best_of", 1..=i64::MAX)?
         && best != asked.n as i64
     {
@@ -67,6 +66,7 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
         prompt_logprobs,
         thoughts,
         ends_of_messages: Vec::new(),
+        sources: None,
     })
 }
 

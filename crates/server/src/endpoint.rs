@@ -25,6 +25,16 @@ pub(crate) enum Endpoint {
     States,
     State,
     Content,
+    /// The files of a tenant, one of them, and its text.
+    Files,
+    File,
+    FileContent,
+    /// The vector stores of a tenant, one of them, its files, one of them, and searching it.
+    Stores,
+    Store,
+    StoreFiles,
+    StoreFile,
+    StoreSearch,
 }
 
 impl Endpoint {
@@ -47,6 +57,9 @@ impl Endpoint {
             "/detokenize" => whole(Endpoint::Detokenize),
             "/openapi.json" => whole(Endpoint::OpenApi),
             "/v1/states" | "/v1/states/" => whole(Endpoint::States),
+            "/v1/files" | "/v1/files/" => whole(Endpoint::Files),
+            "/v1/vector_stores" | "/v1/vector_stores/" => whole(Endpoint::Stores),
+            _ if path.starts_with("/v1/files/") || path.starts_with("/v1/vector_stores/") => documents(path),
             _ => match (path.strip_prefix("/v1/models/"), path.strip_prefix("/v1/states/")) {
                 (Some(id), _) => Some((Endpoint::Model, unescaped(id))),
                 (None, Some(id)) => Some(match id.strip_suffix("/content") {
@@ -74,16 +87,23 @@ impl Endpoint {
             Endpoint::Detokenize => "detokenize",
             Endpoint::OpenApi => "openapi",
             Endpoint::States | Endpoint::State | Endpoint::Content => "states",
+            Endpoint::Files | Endpoint::File | Endpoint::FileContent => "files",
+            Endpoint::Stores | Endpoint::Store | Endpoint::StoreFiles | Endpoint::StoreFile | Endpoint::StoreSearch => {
+                "vector_stores"
+            }
         }
     }
 
     /// The methods that it takes.
     pub(crate) fn methods(self) -> &'static str {
-        use Endpoint::{Chat, Completions, Detokenize, Embeddings, Rerank, State, States, Tokenize};
+        use Endpoint::{
+            Chat, Completions, Detokenize, Embeddings, File, Files, Rerank, State, States, Store, StoreFile,
+            StoreFiles, StoreSearch, Stores, Tokenize,
+        };
         match self {
-            Completions | Chat | Embeddings | Rerank | Tokenize | Detokenize => "POST, OPTIONS",
-            States => "GET, HEAD, POST, OPTIONS",
-            State => "GET, HEAD, DELETE, OPTIONS",
+            Completions | Chat | Embeddings | Rerank | Tokenize | Detokenize | StoreSearch => "POST, OPTIONS",
+            States | Files | Stores | StoreFiles => "GET, HEAD, POST, OPTIONS",
+            State | File | Store | StoreFile => "GET, HEAD, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -97,6 +117,21 @@ impl Endpoint {
     pub(crate) fn is_open(self) -> bool {
         matches!(self, Endpoint::Page(_) | Endpoint::Health)
     }
+}
+
+/// The endpoint of a path below `/v1/files/` or `/v1/vector_stores/`; of a file in a store, both ids with a slash between them.
+fn documents(path: &str) -> Option<(Endpoint, String)> {
+    let parts: Vec<&str> = path.split('/').skip(2).collect();
+    let (endpoint, rest) = match parts[..] {
+        ["files", id] => (Endpoint::File, id.to_owned()),
+        ["files", id, "content"] => (Endpoint::FileContent, id.to_owned()),
+        ["vector_stores", id] => (Endpoint::Store, id.to_owned()),
+        ["vector_stores", id, "search"] => (Endpoint::StoreSearch, id.to_owned()),
+        ["vector_stores", id, "files"] => (Endpoint::StoreFiles, id.to_owned()),
+        ["vector_stores", id, "files", file] => (Endpoint::StoreFile, format!("{id}/{file}")),
+        _ => return None,
+    };
+    Some((endpoint, unescaped(&rest)))
 }
 
 /// A path without its percent escapes; bytes that are no text are replaced.

@@ -57,9 +57,12 @@ fn size(event: &Event) -> usize {
     let logprobs = |n: usize| n * 16;
     100 + match event {
         Event::Wrote(wrote) => {
-            wrote.text.len() + wrote.thinking.len() + logprobs(wrote.logprob.as_ref().map_or(0, |l| l.top.len()))
+            wrote.text.len()
+                + wrote.thinking.len()
+                + wrote.call.len()
+                + logprobs(wrote.logprob.as_ref().map_or(0, |l| l.top.len()))
         }
-        Event::Ended { text, thinking, .. } => text.len() + thinking.len(),
+        Event::Ended { text, thinking, call, .. } => text.len() + thinking.len() + call.len(),
         Event::Scored(scored) => scored.iter().map(|l| 64 + logprobs(l.top.len())).sum(),
         _ => 0,
     }

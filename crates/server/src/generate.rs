@@ -7,6 +7,7 @@ use longreach_engine::scheduler::{From, Request, Scheduler, Thoughts};
 
 use crate::answer::{About, Shape, Teller};
 use crate::asked::Asked;
+use crate::documents::asked::Sources;
 use crate::events::{Mail, mail};
 use crate::ids::fresh;
 use crate::metrics::Metrics;
@@ -23,6 +24,8 @@ pub(crate) struct Work {
     pub(crate) prompt_logprobs: Option<usize>,
     pub(crate) thoughts: Thoughts,
     pub(crate) ends_of_messages: Vec<usize>,
+    /// The documents that the answer is given from.
+    pub(crate) sources: Option<Sources>,
 }
 
 impl Work {
@@ -46,6 +49,8 @@ impl Work {
                 sampling: asked.sampling.clone(),
                 ends: asked.ends.clone(),
                 stops: asked.stops.clone(),
+                keeps_stop: asked.keeps_stop,
+                structure: asked.structure.clone(),
                 logprobs: self.logprobs,
                 prompt_logprobs: self.prompt_logprobs,
                 thoughts: self.thoughts,
@@ -68,6 +73,8 @@ impl Work {
             n: asked.n,
             logprobs: self.logprobs.is_some(),
             token_ids: asked.token_ids,
+            calls: asked.style(),
+            sources: self.sources.map(|sources| sources.told),
             stream: asked.stream,
         };
         Ok((mail, Box::new(Teller::new(about, asked.engine, self.prompts, metrics))))

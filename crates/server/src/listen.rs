@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +13,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use longreach_engine::StateCache;
 use longreach_engine::scheduler::Scheduler;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -40,6 +42,14 @@ pub enum Error {
     Bind {
         /// The address.
         address: SocketAddr,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
+    /// The Unix socket cannot be listened at.
+    #[error("{}: {source}", path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
         /// The error of the operating system.
         source: std::io::Error,
     },
@@ -91,9 +101,16 @@ impl Server {
         let bad = |source| Error::Bind { address, source };
         let listener = runtime.block_on(TcpListener::bind(address)).map_err(bad)?;
         let address = listener.local_addr().map_err(bad)?;
+        let socket = settings.socket.clone();
         let state = Arc::new(State::new(settings));
         let (phase, changes) = watch::channel(Phase::Serving);
-        runtime.spawn(accept(listener, state.clone(), changes));
+        let open = Arc::<AtomicUsize>::default();
+        if let Some(path) = socket {
+            let _inside = runtime.enter();
+            let listener = at_socket(&path).map_err(|source| Error::Socket { path, source })?;
+            runtime.spawn(accept(listener, state.clone(), changes.clone(), open.clone()));
+        }
+        runtime.spawn(accept(listener, state.clone(), changes, open));
         Ok(Self { runtime, state, address, phase })
     }
 
@@ -157,6 +174,9 @@ impl Server {
         // A step ends before streams can say that they end.
         self.runtime.block_on(async { timeout(LAST, self.idle()).await }).ok();
         self.phase.send_replace(Phase::Ended);
+        if let Some(path) = &self.state.settings.socket {
+            std::fs::remove_file(path).ok();
+        }
         if let Some(cache) = self.state.ready.get().and_then(|ready| ready.cache.as_ref()) {
             // What is not written by then is read again next time.
             cache.flush(Duration::from_secs(5));
@@ -189,15 +209,62 @@ async fn interrupted() {
     tokio::signal::ctrl_c().await.ok();
 }
 
-/// Takes connections until the server drains.
-async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
-    let open = Arc::new(AtomicUsize::new(0));
+/// What gives connections.
+trait Listen: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    /// The next one.
+    fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+}
+
+impl Listen for TcpListener {
+    type Stream = tokio::net::TcpStream;
+
+    async fn next(&self) -> std::io::Result<Self::Stream> {
+        let (stream, _) = self.accept().await?;
+        // Tokens are small and must not wait for each other.
+        stream.set_nodelay(true).ok();
+        Ok(stream)
+    }
+}
+
+#[cfg(unix)]
+impl Listen for tokio::net::UnixListener {
+    type Stream = tokio::net::UnixStream;
+
+    async fn next(&self) -> std::io::Result<Self::Stream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Listens at a Unix socket, instead of a server that has left its own behind.
+#[cfg(unix)]
+fn at_socket(path: &Path) -> std::io::Result<tokio::net::UnixListener> {
+    use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+    if std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(std::io::ErrorKind::AddrInUse.into());
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = tokio::net::UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+#[cfg(not(unix))]
+fn at_socket(_: &Path) -> std::io::Result<TcpListener> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
+
+/// Takes connections until the server drains. `open` counts those of all listeners.
+async fn accept<L: Listen>(listener: L, state: Arc<State>, mut phase: watch::Receiver<Phase>, open: Arc<AtomicUsize>) {
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.next() => accepted,
             _ = phase.changed() => return,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok(stream) = accepted else {
             // No file or memory is left: others have to close first.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
@@ -216,9 +283,10 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
 }
 
 /// Serves a connection.
-async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
-    // Tokens are small and must not wait for each other.
-    stream.set_nodelay(true).ok();
+async fn serve<S>(stream: S, state: Arc<State>, mut phase: watch::Receiver<Phase>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let (idle, header) = (state.settings.idle, state.settings.header);
     let requests = Arc::new(Requests::default());
     let stream = Paced::new(stream, requests.clone(), header);

@@ -153,7 +153,7 @@ impl Metrics {
         for times in [&self.queue, &self.first, &self.between, &self.whole] {
             drop(times.get_or_create(&of));
         }
-        for reason in ["stop", "length", "cancelled", "error"] {
+        for reason in ["stop", "length", "tool_calls", "cancelled", "error"] {
             drop(self.finished.get_or_create(&Finished { model: id.to_owned(), reason: reason.into() }));
         }
     }

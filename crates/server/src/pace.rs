@@ -8,7 +8,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 /// The requests of a connection: how many have come, and how many are answered.
@@ -36,21 +35,21 @@ impl Drop for Answering {
 }
 
 /// A connection whose headers must be complete in time.
-pub(crate) struct Paced {
-    stream: TcpStream,
+pub(crate) struct Paced<S> {
+    stream: S,
     requests: Arc<Requests>,
     most: Duration,
     /// When the header that has begun must be complete, and how many had come before it.
     header: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Paced {
-    pub(crate) fn new(stream: TcpStream, requests: Arc<Requests>, most: Duration) -> Self {
+impl<S> Paced<S> {
+    pub(crate) fn new(stream: S, requests: Arc<Requests>, most: Duration) -> Self {
         Self { stream, requests, most, header: None }
     }
 }
 
-impl AsyncRead for Paced {
+impl<S: AsyncRead + Unpin> AsyncRead for Paced<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let come = self.requests.come.load(Ordering::Acquire);
         let is_idle = come == self.requests.answered.load(Ordering::Acquire);
@@ -72,7 +71,7 @@ impl AsyncRead for Paced {
     }
 }
 
-impl AsyncWrite for Paced {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -52,7 +52,7 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings, mine: &
             return Err(Refusal::value("messages", "`messages` and `prompt`: want one of them"));
         }
         (Some(_), None) => {
-            let (messages, more) = (chat::messages(&f)?, chat::variables(&f, &engine)?);
+            let (messages, more) = (crate::messages::messages(&f, &engine)?, chat::variables(&f, &engine)?);
             let ids = chat::encoded(&engine, &messages, &more, chat::End::Closed)?.0;
             (ids, Some((messages, more)))
         }

@@ -93,6 +93,7 @@ impl From<Error> for Refusal {
         let bad = |code, said| Self::new(StatusCode::BAD_REQUEST, code, said);
         match error {
             Error::Template { message, .. } => bad("template_error", format!("the model's chat template: {message}")),
+            Error::Grammar { .. } => bad("invalid_schema", said),
             Error::Token { .. } | Error::NoRow { .. } => bad("token_out_of_range", said),
             Error::TooLong { .. } | Error::Untrained { .. } => bad("context_length_exceeded", said),
             Error::Sampling { .. } | Error::Prompt { .. } | Error::Empty(_) => bad("invalid_value", said),

@@ -24,7 +24,8 @@ pub(crate) struct Work {
     query: String,
     documents: Vec<String>,
     top: usize,
-    returns: bool,
+    /// The texts as they were given, if they are repeated.
+    returned: Option<Vec<String>>,
     pub(crate) ignored: Vec<String>,
 }
 
@@ -47,10 +48,23 @@ pub(crate) fn prepare(body: &[u8], models: &Models, settings: &Settings) -> Resu
         text.map(str::to_owned)
             .ok_or_else(|| wrong(&format!("documents[{i}]"), "a string or an object with `text`", document))
     };
-    let documents = list.iter().enumerate().map(document).collect::<Result<Vec<_>, _>>()?;
+    let mut documents = list.iter().enumerate().map(document).collect::<Result<Vec<_>, _>>()?;
+    let whole = documents.clone();
+    if let Some(most) = f.whole("max_tokens_per_doc", 1..=i64::MAX)? {
+        documents.iter_mut().try_for_each(|document| cut(&encoder, document, most as usize))?;
+    }
     let top = f.whole("top_n", 1..=i64::MAX)?.map_or(documents.len(), |n| documents.len().min(n as usize));
-    let returns = f.flag("return_documents")?.unwrap_or(false);
-    Ok(Work { served, encoder, query, documents, top, returns, ignored })
+    let returned = f.flag("return_documents")?.unwrap_or(false).then_some(whole);
+    Ok(Work { served, encoder, query, documents, top, returned, ignored })
+}
+
+/// Cuts a text behind so many tokens.
+fn cut(encoder: &TextEncoder, text: &mut String, most: usize) -> Result<(), Refusal> {
+    let encoding = encoder.tokenizer().encode(text.as_str(), false).map_err(|_| Refusal::internal())?;
+    if let Some((_, end)) = encoding.get_offsets().get(most - 1).filter(|_| encoding.len() > most) {
+        text.truncate((0..=*end.min(&text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0));
+    }
+    Ok(())
 }
 
 impl Work {
@@ -90,8 +104,8 @@ impl Work {
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let result = |i: usize| {
             let mut result = json!({"index": i, "relevance_score": scores[i].max(f32::MIN)});
-            if self.returns {
-                result["document"] = json!({"text": documents[i]});
+            if let Some(returned) = &self.returned {
+                result["document"] = json!({"text": returned[i]});
             }
             result
         };

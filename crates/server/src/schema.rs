@@ -42,6 +42,7 @@ pub(crate) const WRITING: &[Field] = &[
     field("n", Kind::Whole(1, 16), "Answers to each prompt, which is read once."),
     field("seed", Kind::Any, "An integer of 64 bits: with the same one, the same request has the same answer."),
     field("stop", Kind::Any, "A text or up to 16 texts that end the answer before them."),
+    field("include_stop_str_in_output", Kind::Flag, "The text that ended the answer is part of it."),
     field("stream", Kind::Flag, "Send the answer as server-sent events."),
     field("stream_options", Kind::Object, "`include_usage` and `progress`."),
     field("logit_bias", Kind::Object, "What is added to the logits of token ids, -100 to 100."),
@@ -71,7 +72,12 @@ pub(crate) const WRITING: &[Field] = &[
     field("prompt_cache_options", Kind::Any, NOTHING),
     field("prediction", Kind::Any, NOTHING),
     field("verbosity", Kind::Any, NOTHING),
-    field("response_format", Kind::Any, NEUTRAL),
+    field(
+        "response_format",
+        Kind::Object,
+        "`type`: `text`, `json_object`, or `json_schema` with `json_schema.schema`, which the answer fits.",
+    ),
+    field("grammar", Kind::Object, "`type`: `lark`, `regex` or `choice`, and `value`: what the answer is a text of."),
     field("store", Kind::Any, NEUTRAL),
 ];
 
@@ -100,15 +106,39 @@ pub(crate) const CHAT: &[Field] = &[
     field("reasoning_effort", Kind::Text, "Given to the chat template, if it takes one."),
     field("chat_template_kwargs", Kind::Object, "Variables of the chat template."),
     field("continue_final_message", Kind::Flag, "Go on with the last message, which is the assistant's."),
-    field("tools", Kind::Any, NEUTRAL),
-    field("tool_choice", Kind::Any, NEUTRAL),
-    field("parallel_tool_calls", Kind::Any, NEUTRAL),
+    field("tools", Kind::Any, "Functions that may be called: up to 128, with JSON schemas of their arguments."),
+    field("tool_choice", Kind::Any, "`none`, `auto`, `required`, or a function by its name."),
+    field("parallel_tool_calls", Kind::Flag, "With `false`, an answer has one call at most."),
+    field(
+        "documents",
+        Kind::Object,
+        "What to answer from: `vector_store_ids` or `file_ids`, `read` (`auto`, `whole`, `passages`), `max_num_results`.",
+    ),
     field("audio", Kind::Any, NEUTRAL),
     field("modalities", Kind::Any, NEUTRAL),
     field("web_search_options", Kind::Any, NEUTRAL),
     field("functions", Kind::Any, NEUTRAL),
     field("function_call", Kind::Any, NEUTRAL),
     field("moderation", Kind::Any, NEUTRAL),
+];
+
+/// Fields of `POST /v1/vector_stores`.
+pub(crate) const STORES: &[Field] = &[
+    field("name", Kind::Text, "A name to show."),
+    field("file_ids", Kind::Any, "Up to 500 files."),
+    field("model", Kind::Text, "The encoder. Without one, passages are found by their words (BM25)."),
+    field("metadata", Kind::Any, NOTHING),
+];
+
+/// Fields of `POST /v1/vector_stores/{id}/files`.
+pub(crate) const STORE_FILES: &[Field] = &[field("file_id", Kind::Text, "The file.")];
+
+/// Fields of `POST /v1/vector_stores/{id}/search`.
+pub(crate) const STORE_SEARCH: &[Field] = &[
+    field("query", Kind::Text, "What is searched for."),
+    field("max_num_results", Kind::Whole(1, 50), "The most passages; 10 unless said otherwise."),
+    field("ranking_options", Kind::Object, "`score_threshold`: passages below it are left out."),
+    field("rewrite_query", Kind::Flag, NEUTRAL),
 ];
 
 /// Fields of `POST /v1/states`.
@@ -140,6 +170,7 @@ pub(crate) const RERANK: &[Field] = &[
     field("documents", Kind::Any, "Texts, or objects with `text`."),
     field("top_n", Kind::From(1), "The most results."),
     field("return_documents", Kind::Flag, "Repeat the texts."),
+    field("max_tokens_per_doc", Kind::From(1), "Each text is cut behind so many tokens."),
 ];
 
 /// Fields of tokenizing.
@@ -197,6 +228,14 @@ const POSTS: &[Post] = &[
         fields: &[STATES],
         required: &[],
     },
+    Post { path: "/v1/vector_stores", about: "Indexes files", fields: &[STORES], required: &[] },
+    Post { path: "/v1/vector_stores/{id}/files", about: "Adds a file", fields: &[STORE_FILES], required: &["file_id"] },
+    Post {
+        path: "/v1/vector_stores/{id}/search",
+        about: "Finds passages",
+        fields: &[STORE_SEARCH],
+        required: &["query"],
+    },
     Post { path: "/v1/embeddings", about: "Makes vectors of texts", fields: &[EMBEDDINGS], required: &["input"] },
     Post {
         path: "/v1/rerank",
@@ -214,10 +253,24 @@ const GETS: &[(&str, &str)] = &[
     ("/v1/states", "The states of this key"),
     ("/v1/states/{id}", "A state"),
     ("/v1/states/{id}/content", "The file of a state, as `longreach generate --save-state` writes it"),
+    ("/v1/files", "The files of this key"),
+    ("/v1/files/{id}", "A file"),
+    ("/v1/files/{id}/content", "Its text"),
+    ("/v1/vector_stores", "The vector stores of this key"),
+    ("/v1/vector_stores/{id}", "A vector store"),
+    ("/v1/vector_stores/{id}/files", "Its files"),
+    ("/v1/vector_stores/{id}/files/{file}", "One of its files"),
     ("/health", "Whether requests are answered"),
     ("/version", "The version"),
     ("/metrics", "Numbers for Prometheus"),
     ("/openapi.json", "This description"),
+];
+
+const DELETES: &[(&str, &str)] = &[
+    ("/v1/states/{id}", "Forgets a state"),
+    ("/v1/files/{id}", "Forgets a file"),
+    ("/v1/vector_stores/{id}", "Forgets a vector store"),
+    ("/v1/vector_stores/{id}/files/{file}", "Takes a file out of a vector store"),
 ];
 
 /// `GET /openapi.json`: OpenAPI 3.1.
@@ -230,12 +283,14 @@ pub(crate) fn openapi() -> Value {
         let content = json!({"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}});
         json!({code: {"description": "The answer"}, "default": {"description": "Refused or failed", "content": content}})
     };
-    let id = json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
+    let parameter = |name: &str| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}});
     let mut paths = Map::new();
     let mut put = |path: &str, method: &str, operation: Value| {
         let methods = paths.entry(path).or_insert_with(|| json!({}));
-        if path.contains("{id}") {
-            methods["parameters"] = id.clone();
+        if path.contains("{file}") {
+            methods["parameters"] = json!([parameter("id"), parameter("file")]);
+        } else if path.contains("{id}") {
+            methods["parameters"] = json!([parameter("id")]);
         }
         methods[method] = operation;
     };
@@ -253,7 +308,13 @@ pub(crate) fn openapi() -> Value {
     for (path, about) in GETS {
         put(path, "get", json!({"summary": about, "responses": responses("200")}));
     }
-    put("/v1/states/{id}", "delete", json!({"summary": "Forgets a state", "responses": responses("200")}));
+    for (path, about) in DELETES {
+        put(path, "delete", json!({"summary": about, "responses": responses("200")}));
+    }
+    let text = json!({"type": "string"});
+    let form = json!({"type": "object", "properties": {"file": {"type": "string", "format": "binary"}, "purpose": text}, "required": ["file"]});
+    let body = json!({"required": true, "content": {"multipart/form-data": {"schema": form}}});
+    put("/v1/files", "post", json!({"summary": "Takes a text", "requestBody": body, "responses": responses("200")}));
     let key = json!({"type": "http", "scheme": "bearer"});
     json!({"openapi": "3.1.0", "info": {"title": "longreach", "version": env!("CARGO_PKG_VERSION")}, "paths": paths,
         "components": {"schemas": {"Error": error}, "securitySchemes": {"key": key}}, "security": [{}, {"key": []}]})

@@ -9,6 +9,7 @@ use longreach_models::Task;
 use serde_json::{Value, json};
 
 use crate::refusal::Refusal;
+use crate::structure::Grammars;
 
 /// A loaded model.
 pub enum Loaded {
@@ -71,6 +72,7 @@ pub(crate) struct Served {
 pub(crate) struct Models {
     list: Vec<Arc<Served>>,
     created: u64,
+    pub(crate) grammars: Grammars,
 }
 
 /// Seconds since 1970.
@@ -112,7 +114,7 @@ impl Models {
             let id = if names.is_empty() { "model".into() } else { names.remove(0) };
             Arc::new(Served { id, aliases: names, purpose, fingerprint, system })
         });
-        (Self { list: list.collect(), created: now() }, engines)
+        (Self { list: list.collect(), created: now(), grammars: Grammars::new() }, engines)
     }
 
     /// All models.

@@ -12,7 +12,9 @@ use longreach_engine::StateCache;
 use longreach_engine::scheduler::Scheduler;
 use serde_json::{Value, json};
 
-use crate::body::{self, Answer, Kept};
+use crate::body::{self, Answer, Kept, Takes};
+use crate::documents::request as filed;
+use crate::documents::{Documents, Own};
 use crate::endpoint::{Endpoint, unescaped};
 use crate::events::Events;
 use crate::events::Mail;
@@ -47,6 +49,7 @@ pub(crate) struct State {
     /// Hashes of the keys.
     pub(crate) keys: Vec<blake3::Hash>,
     states: Arc<States>,
+    documents: Arc<Documents>,
 }
 
 /// An answer before its common headers.
@@ -77,6 +80,7 @@ impl State {
         let keys = settings.keys.iter().map(|key| blake3::hash(key.as_bytes())).collect();
         let metrics = Arc::new(Metrics::new());
         let states = Arc::new(States::new(settings.states));
+        let documents = Arc::new(Documents::new(settings.documents));
         Self {
             settings,
             ready: OnceLock::new(),
@@ -86,6 +90,7 @@ impl State {
             bodies: Arc::default(),
             keys,
             states,
+            documents,
         }
     }
 
@@ -194,6 +199,10 @@ impl State {
             return Ok(of_json(StatusCode::OK, &schema::openapi()));
         }
         let mine = Mine { states: self.states.clone(), tenant: *tenant };
+        let own = Own { documents: self.documents.clone(), tenant: *tenant };
+        if let Some(told) = filed::told(endpoint, changes, &rest, &own)? {
+            return Ok(of_json(StatusCode::OK, &told));
+        }
         let draining = self.draining.load(Ordering::Acquire);
         match endpoint {
             Endpoint::Health if draining => {
@@ -214,12 +223,20 @@ impl State {
                 let file = tokio::task::spawn_blocking(move || state.content()).await;
                 Ok(of_bytes(StatusCode::OK, "application/octet-stream", file.map_err(|_| Refusal::internal())??))
             }
+            Endpoint::FileContent => {
+                let text = own.file(&rest, "file_id")?.text.clone();
+                Ok(of_bytes(StatusCode::OK, "text/plain; charset=utf-8", text))
+            }
             _ if draining => Err(Refusal { close: true, ..Refusal::shutting_down() }),
             _ => {
                 let query = request.uri().query().unwrap_or("").to_owned();
-                let files = endpoint == Endpoint::States;
-                let body = body::read(request, files, self.settings.most_body, &self.bodies).await?;
-                self.clone().worked((endpoint, query), body, mine, open).await
+                let takes = match endpoint {
+                    Endpoint::States => Takes::File,
+                    Endpoint::Files => Takes::Form,
+                    _ => Takes::Json,
+                };
+                let body = body::read(request, takes, self.settings.most_body, &self.bodies).await?;
+                self.clone().worked((endpoint, query, rest), body, (mine, own), open).await
             }
         }
     }
@@ -227,24 +244,31 @@ impl State {
     /// Reads a request beside the connections, since parsing, templates and tokenizing take time, and answers it.
     async fn worked(
         self: Arc<Self>,
-        (endpoint, query): (Endpoint, String),
+        (endpoint, query, rest): (Endpoint, String, String),
         body: Kept,
-        mine: Mine,
+        (mine, own): (Mine, Own),
         open: Open,
     ) -> Answered {
         let state = self.clone();
         let first = |hash: blake3::Hash| u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default());
         let tenant = mine.tenant.map_or(0, first);
         let read = move || {
-            let Some(Ready { models, .. }) = state.ready.get() else { return Err(Refusal::internal()) };
-            let (settings, is_file, body) = (&state.settings, body.is_file, &body.bytes);
+            let Some(Ready { models, scheduler, .. }) = state.ready.get() else { return Err(Refusal::internal()) };
+            let (settings, is_file, kept, body) = (&state.settings, body.is_file, &body, &body.bytes);
             Ok(match endpoint {
                 Endpoint::Completions => Read::Write(Box::new(completions::prepare(body, models, settings, &mine)?)),
-                Endpoint::Chat => Read::Write(Box::new(chat::prepare(body, models, settings, &mine)?)),
+                Endpoint::Chat => {
+                    let jobs = Jobs(scheduler.clone());
+                    Read::Write(Box::new(chat::prepare(body, models, settings, (&mine, &own, &jobs))?))
+                }
                 Endpoint::Embeddings => Read::Embed(embeddings::prepare(body, models, settings)?),
                 Endpoint::Rerank => Read::Rank(rerank::prepare(body, models, settings)?),
                 Endpoint::States if is_file => Read::Answer(taken(body, &query, models, &mine)?),
                 Endpoint::States => Read::State(Box::new(pinning::prepare(body, models, settings, &mine)?)),
+                Endpoint::Files => Read::Answer(filed::upload(kept, &own)?),
+                Endpoint::Stores => Read::Index(Box::new(filed::create(body, models, settings, &own)?)),
+                Endpoint::StoreFiles => Read::Index(Box::new(filed::add(body, &rest, settings, &own)?)),
+                Endpoint::StoreSearch => Read::Search(filed::search(body, &rest, settings, &own)?),
                 Endpoint::Tokenize => Read::Answer(tokens::tokenize(body, models, settings)?),
                 _ => Read::Answer(tokens::detokenize(body, models, settings)?),
             })
@@ -272,6 +296,14 @@ impl State {
                 (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
             }
             Read::Rank(mut work) => {
+                let ignored = std::mem::take(&mut work.ignored);
+                (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
+            }
+            Read::Index(mut work) => {
+                let ignored = std::mem::take(&mut work.ignored);
+                (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
+            }
+            Read::Search(mut work) => {
                 let ignored = std::mem::take(&mut work.ignored);
                 (tokio::time::timeout(longest, work.answer(&jobs)).await.map_err(late)??, ignored)
             }
@@ -312,6 +344,8 @@ enum Read {
     State(Box<pinning::Work>),
     Embed(embeddings::Work),
     Rank(rerank::Work),
+    Index(Box<filed::Indexing>),
+    Search(filed::Search),
     Answer(Value),
 }
 

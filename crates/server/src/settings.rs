@@ -1,6 +1,7 @@
 //! What the server was told at its start.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use longreach_engine::CacheConfig;
@@ -15,6 +16,8 @@ pub struct Settings {
     pub host: IpAddr,
     /// The port; 0 takes a free one.
     pub port: u16,
+    /// A Unix socket to listen at as well. A socket that is there is replaced; only the user of the server can connect.
+    pub socket: Option<PathBuf>,
     /// Keys that clients must show; none lets everybody in.
     pub keys: Vec<String>,
     /// Names besides those of this machine by which a server on a loopback address may be called.
@@ -37,6 +40,8 @@ pub struct Settings {
     pub cache: CacheConfig,
     /// The most bytes of the states that are kept by name (`/v1/states`).
     pub states: u64,
+    /// The most bytes of the documents that clients upload (`/v1/files`) and of their vectors.
+    pub documents: u64,
     /// The longest that a request may take.
     pub longest: Duration,
     /// How long a connection may be idle.
@@ -65,6 +70,7 @@ impl Default for Settings {
         Self {
             host: IpAddr::from([127, 0, 0, 1]),
             port: 8080,
+            socket: None,
             keys: Vec::new(),
             hosts: Vec::new(),
             origins: Vec::new(),
@@ -76,6 +82,7 @@ impl Default for Settings {
             limits: Limits::default(),
             cache: CacheConfig::default(),
             states: 1 << 30,
+            documents: 256 << 20,
             longest: Duration::from_secs(3600),
             idle: Duration::from_secs(75),
             header: Duration::from_secs(10),

@@ -24,7 +24,13 @@ pub(crate) fn tokenize(body: &[u8], models: &Models, settings: &Settings) -> Res
     let tokenizer = engine.tokenizer()?;
     let tokens = match (f.get("messages"), f.text("content")?.or(f.text("prompt")?)) {
         (Some(_), _) => {
-            crate::chat::encoded(&engine, &crate::chat::messages(&f)?, &Map::new(), crate::chat::End::Asking)?.0
+            crate::chat::encoded(
+                &engine,
+                &crate::messages::messages(&f, &engine)?,
+                &Map::new(),
+                crate::chat::End::Asking,
+            )?
+            .0
         }
         (None, None) => return Err(Refusal::field("missing_required", "content", "`content` is missing")),
         (None, Some(text)) if f.flag("add_special")?.unwrap_or(true) => {

@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Port to listen at; 0 takes a free one, which is printed
     #[arg(long, default_value_t = 8080)]
     port: u16,
+    /// Unix socket to listen at as well, for programs of the same user
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
     /// Key that clients must send as `Authorization: Bearer KEY`; may be repeated
     ///
     /// LONGREACH_SERVE_API_KEY has another one, and keeps it out of the list of processes. Each key has an equal share of the machine.
@@ -86,6 +89,9 @@ pub(crate) struct Args {
     /// Memory for the states that clients keep by name (/v1/states) [default: an eighth of the memory]
     #[arg(long, value_name = "SIZE", value_parser = size_or_none)]
     states_ram: Option<u64>,
+    /// Memory for the documents that clients upload (/v1/files) and for their vectors
+    #[arg(long, value_name = "SIZE", value_parser = size_or_none, default_value = "256MiB")]
+    documents_ram: u64,
     /// The longest prompt in tokens [default: what the model reads]
     #[arg(long, value_name = "N")]
     max_input: Option<usize>,
@@ -148,9 +154,13 @@ fn alias(given: &str) -> Result<(String, String), String> {
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let settings = args.settings()?;
     // The port is bound before the models are loaded, so that a taken one fails at once.
+    let socket = settings.socket.clone();
     let server = Server::bind(settings)?;
     server.load(args.models()?)?;
     eprintln!("listening on http://{}", server.address());
+    if let Some(socket) = socket {
+        eprintln!("listening on unix:{}", socket.display());
+    }
     server.run();
     Ok(())
 }
@@ -173,6 +183,7 @@ impl Args {
         Ok(Settings {
             host,
             port: self.port,
+            socket: self.socket.clone(),
             keys,
             hosts: self.allow_host.clone(),
             origins: self.cors_origin.clone(),
@@ -192,6 +203,7 @@ impl Args {
                 disk: self.cache_disk,
             },
             states: self.states_ram.unwrap_or_else(|| memory() / 8),
+            documents: self.documents_ram,
             longest: seconds(self.request_timeout),
             drain: seconds(self.drain),
             log: match self.log {

@@ -10,6 +10,8 @@
 //!   the last chunk of a prompt goes before longer ones.
 //! - **Bounded.** At most [`Limits::running`] answers, with states of [`Limits::bytes`], have a place and [`Limits::waiting`] requests wait; more are refused at once.
 //! - **Gone is gone.** A request that is cancelled, or that nobody listens to, frees its place within a step.
+//! - **Kept to a grammar.** The tokens that a [`Structure`] allows are found on a thread of their own while a step computes. An answer that waits for them sits
+//!   out, and the others go on.
 //! - **Read once.** A prompt with several answers is read once, and one that begins like a prompt that is being read goes on from its state, as it does from
 //!   those that a [`StateCache`] keeps.
 //!
@@ -35,14 +37,18 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use crate::{Cancel, Engine, Sampling, StateCache};
 
 mod beginning;
+mod constraint;
 mod fair;
+mod masks;
+mod parked;
 mod plan;
 mod reading;
 mod request;
 mod rows;
+mod step;
 mod worker;
 
-pub use request::{Event, Failure, From, Pin, Refused, Request, Reuse, Thoughts, Wrote};
+pub use request::{Event, Failure, From, Pin, Refused, Request, Reuse, Structure, Thoughts, Wrote};
 
 /// How much a scheduler takes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,9 +139,11 @@ impl Scheduler {
             sampling: Sampling::default(),
             ends: Vec::new(),
             stops: Vec::new(),
+            keeps_stop: false,
             logprobs: None,
             prompt_logprobs: None,
             thoughts: Thoughts::Together,
+            structure: Structure::None,
             from: From::Start,
             pin: Pin::No,
             reuse: Reuse::Kept,

@@ -1,6 +1,6 @@
 //! What is asked of the scheduler, and what it tells.
 
-use crate::{Cancel, Ended, Error, Logprob, Sampling, Session};
+use crate::{CallStyle, Cancel, Ended, Error, Grammar, Logprob, Sampling, Session};
 
 /// A text to read and to go on from.
 pub struct Request {
@@ -27,12 +27,17 @@ pub struct Request {
     pub ends: Vec<u32>,
     /// The strings that an answer ends before.
     pub stops: Vec<String>,
+    /// Whether the string that an answer ended before is part of it.
+    pub keeps_stop: bool,
     /// Whether log-probabilities are sent, and of how many of the most probable tokens.
     pub logprobs: Option<usize>,
     /// The same for the tokens of the prompt.
     pub prompt_logprobs: Option<usize>,
     /// Whether the model's thoughts are sent separately from its answer.
     pub thoughts: Thoughts,
+    /// What an answer may be. Only tokens that its grammar allows are sampled, behind the model's thoughts, and an answer that has reached the end of the
+    /// grammar ends as well. Neither `ends` besides the model's own nor `stops` belong with a grammar of the whole answer, which they would cut.
+    pub structure: Structure,
     /// Whether kept states are used and left.
     pub reuse: Reuse,
     /// Divides the kept states of a tenant further: they are found with the same salt only.
@@ -79,6 +84,27 @@ pub enum Thoughts {
     },
 }
 
+/// What an answer may be.
+#[derive(Clone, Debug, Default)]
+pub enum Structure {
+    /// Any text.
+    #[default]
+    None,
+    /// A text of a grammar.
+    Grammar(Grammar),
+    /// Calls of functions ([`Wrote::call`]) and nothing else: a text of a grammar that begins with the tag of a call.
+    Calls(Grammar),
+    /// Any text, in which functions may be called: behind the beginning of a call, a text of a grammar follows.
+    Text {
+        /// How a call begins.
+        style: CallStyle,
+        /// What follows the beginning, which [`CallStyle::Bare`] includes.
+        call: Grammar,
+        /// Whether the answer goes on behind a call.
+        many: bool,
+    },
+}
+
 /// Whether a request uses states that were kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
@@ -116,6 +142,8 @@ pub enum Event {
         thinking: String,
         /// The text that had been held back.
         text: String,
+        /// The text of a call that had been held back.
+        call: String,
     },
     /// The request failed; it is the last event.
     Failed(Failure),
@@ -136,6 +164,8 @@ pub struct Wrote {
     pub thinking: String,
     /// The text that is certain now: whole characters that belong to no stop string.
     pub text: String,
+    /// The text of calls, with their tags, as far as it is certain. Text of the same token comes before it.
+    pub call: String,
 }
 
 /// Why a request failed.

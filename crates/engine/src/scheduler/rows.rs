@@ -1,11 +1,15 @@
 //! The answers that are being written with a model: a batch whose rows join and leave.
 
 use std::ops::ControlFlow;
+use std::time::Instant;
 
 use longreach_nn::Cache;
 
+use super::constraint::{Constraint, Parts};
+use super::masks::Masks;
 use super::plan::Ticket;
-use super::request::{Event, Failure, Request, Thoughts, Wrote};
+use super::request::{Event, Failure, Request, Structure, Thoughts, Wrote};
+use crate::grammar::Mask;
 use crate::output::{Output, Watched};
 use crate::thinking::tags;
 use crate::{Cancel, Ended, Engine, Error, History, Logprob, Piece, Sampler, Session};
@@ -17,6 +21,7 @@ pub(super) struct Row {
     sampler: Sampler,
     history: History,
     output: Output,
+    constraint: Constraint,
     ends: Vec<u32>,
     least: usize,
     most: usize,
@@ -55,7 +60,7 @@ impl Row {
         engine: &Engine,
         ticket: Ticket,
         choice: usize,
-        request: &Request,
+        (request, masks): (&Request, &Masks),
         session: &Session,
     ) -> Result<Self, Error> {
         let sampler = Sampler::new(request.sampling.clone())?.stream(choice as u64);
@@ -63,13 +68,27 @@ impl Row {
             Thoughts::Together => (None, false),
             Thoughts::Apart { inside } => (thoughts(engine), inside),
         };
-        let watched = Watched { ends: request.ends.clone(), stops: request.stops.clone(), tags, inside };
+        let shown = match request.structure {
+            Structure::None => Vec::new(),
+            _ => engine.words()?.shown.clone(),
+        };
+        let watched = Watched {
+            ends: request.ends.clone(),
+            stops: request.stops.clone(),
+            keeps_stop: request.keeps_stop,
+            tags,
+            inside,
+            shown,
+        };
+        let output = Output::new(engine, session.writer()?, watched);
+        let constraint = Constraint::new(&request.structure, masks, output.thinking.is_inside());
         Ok(Self {
             ticket,
             choice,
             sampler,
             history: session.history.clone(),
-            output: Output::new(engine, session.writer()?, watched),
+            output,
+            constraint,
             ends: request.ends.clone(),
             least: request.least,
             most: request.most,
@@ -78,36 +97,62 @@ impl Row {
         })
     }
 
+    /// Whether it is known by `until` which tokens may follow.
+    pub(super) fn is_ready(&mut self, until: Instant) -> bool {
+        self.constraint.is_ready(until)
+    }
+
     /// Samples a token from the logits after the last one and tells it. True if the answer goes on.
     pub(super) fn choose(&mut self, engine: &Engine, logits: &[f32], to: &mut Writing) -> Result<bool, Failure> {
         let raw = engine.finite(logits)?;
         let early = self.output.written < self.least && !self.ends.is_empty();
-        let id = if early {
-            let mut logits = raw.to_vec();
-            self.ends
-                .iter()
-                .for_each(|end| logits.get_mut(*end as usize).into_iter().for_each(|x| *x = f32::NEG_INFINITY));
-            self.sampler.choose(&logits, &self.history)
-        } else {
-            self.sampler.choose(raw, &self.history)
+        let id = match self.constraint.mask()? {
+            Some(mask) => within(&mut self.sampler, &self.history, raw, mask)?,
+            None if early => {
+                let mut logits = raw.to_vec();
+                self.ends
+                    .iter()
+                    .for_each(|end| logits.get_mut(*end as usize).into_iter().for_each(|x| *x = f32::NEG_INFINITY));
+                self.sampler.choose(&logits, &self.history)
+            }
+            None => self.sampler.choose(raw, &self.history),
         };
         self.history.write(id);
         self.next = id;
         let logprob = self.logprobs.map(|top| Logprob::of(raw, id, top));
         let (mut thinking, mut text) = (String::new(), String::new());
-        let flow = self.output.push(id, &mut put(&mut thinking, &mut text))?;
-        to.tell(Event::Wrote(Wrote { choice: self.choice, id, logprob, thinking, text }));
+        let stopped = !self.constraint.is_within_call();
+        let flow = self.output.push_with(id, stopped, &mut put(&mut thinking, &mut text))?;
+        let parts = match flow {
+            // An end, which a grammar allowed if there is one.
+            ControlFlow::Break(()) => self.constraint.rest(text),
+            ControlFlow::Continue(()) => self.constraint.wrote(id, text, self.output.thinking.is_inside())?,
+        };
+        let Parts { text, call, complete } = parts;
+        to.tell(Event::Wrote(Wrote { choice: self.choice, id, logprob, thinking, text, call }));
         let why = match flow {
+            _ if complete => Ended::Stopped,
             ControlFlow::Break(()) => Ended::Stopped,
             ControlFlow::Continue(()) if self.output.written >= self.most => Ended::Full,
             ControlFlow::Continue(()) => return Ok(true),
         };
         let (mut thinking, mut text) = (String::new(), String::new());
         self.output.finish(&mut put(&mut thinking, &mut text))?;
-        to.tell(Event::Ended { choice: self.choice, why, thinking, text });
+        let Parts { text, call, .. } = self.constraint.rest(text);
+        to.tell(Event::Ended { choice: self.choice, why, thinking, text, call });
         to.left -= 1;
         Ok(false)
     }
+}
+
+/// Samples a token that a mask allows, also where the options of sampling leave none of them.
+fn within(sampler: &mut Sampler, history: &History, raw: &[f32], mask: &Mask) -> Result<u32, Failure> {
+    let id = sampler.choose(&mask.of(raw), history);
+    if mask.allows(id) {
+        return Ok(id);
+    }
+    let message = "the vocabulary has no token that the grammar allows here".to_owned();
+    mask.best(raw).ok_or(Failure::Engine(Error::Grammar { at: String::new(), message }))
 }
 
 /// Appends pieces to the thoughts or to the text.
@@ -153,6 +198,23 @@ impl Batch {
         let mut keep = keep.into_iter();
         self.rows.retain(|_| keep.next().unwrap_or(false));
         left
+    }
+
+    /// A row leaves with its state, to join again.
+    pub(super) fn part(&mut self, at: usize) -> (Row, Cache) {
+        let joined = self.rows.len() - self.joining.len();
+        let row = self.rows.remove(at);
+        if at >= joined {
+            return (row, self.joining.remove(at - joined));
+        }
+        let cache = self.cache.take().expect("the joined rows have a state");
+        if joined == 1 {
+            return (row, cache);
+        }
+        let own = cache.select(&[at]);
+        let others: Vec<usize> = (0..joined).filter(|i| *i != at).collect();
+        self.cache = Some(cache.select(&others));
+        (row, own)
     }
 
     /// Reads the last token of each row and returns the logits after it, row by row.

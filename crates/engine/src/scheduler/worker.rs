@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, RecvError, TryRecvError};
 use std::time::Instant;
 
 use super::beginning::Beginning;
+use super::masks::Masks;
+use super::parked::Parked;
 use super::plan::{Action, Plan, Ticket, Waiting};
 use super::reading::Reading;
 use super::request::{Event, Failure, From, Pin, Request, Reuse};
@@ -20,13 +22,16 @@ pub(super) struct Worker {
     pub(super) models: Vec<Engine>,
     pub(super) cache: Option<StateCache>,
     commands: Receiver<Command>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     pub(super) plan: Plan,
     waiting: HashMap<Ticket, Request>,
     pub(super) reading: HashMap<Ticket, Reading>,
-    writing: HashMap<Ticket, Writing>,
+    pub(super) writing: HashMap<Ticket, Writing>,
     /// The answers of each model.
-    batches: Vec<Batch>,
+    pub(super) batches: Vec<Batch>,
+    /// Those that sit out.
+    pub(super) parked: Vec<Parked>,
+    masks: Masks,
     jobs: std::collections::VecDeque<Box<dyn FnOnce() + Send>>,
     tickets: Ticket,
     /// For each model: the bytes of a state without cached keys, and those of the keys of a token as far as they are known.
@@ -48,7 +53,23 @@ impl Worker {
         let batches = models.iter().map(|_| Batch::default()).collect();
         let (waiting, reading, writing) = (HashMap::new(), HashMap::new(), HashMap::new());
         let jobs = std::collections::VecDeque::new();
-        Self { models, cache, commands, shared, plan, waiting, reading, writing, batches, jobs, tickets: 0, sizes }
+        let (parked, masks) = (Vec::new(), Masks::start());
+        Self {
+            models,
+            cache,
+            commands,
+            shared,
+            plan,
+            waiting,
+            reading,
+            writing,
+            batches,
+            parked,
+            masks,
+            jobs,
+            tickets: 0,
+            sizes,
+        }
     }
 
     /// Works until nobody can ask for anything any more.
@@ -144,7 +165,7 @@ impl Worker {
     }
 
     /// Ends a request, wherever it is.
-    fn fail(&mut self, ticket: Ticket, failure: Failure) {
+    pub(super) fn fail(&mut self, ticket: Ticket, failure: Failure) {
         if let Some(mut request) = self.waiting.remove(&ticket) {
             self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
             self.plan.remove(ticket);
@@ -162,7 +183,9 @@ impl Worker {
             (reading.request.tell)(Event::Failed(failure));
         } else if let Some(mut writing) = self.writing.remove(&ticket) {
             let left: usize = self.batches.iter_mut().map(|batch| batch.retain(|row| row.ticket != ticket)).sum();
-            self.plan.ended(left);
+            let parked = self.parked.len();
+            self.parked.retain(|parked| parked.row.ticket != ticket);
+            self.plan.ended(left + parked - self.parked.len());
             writing.tell(Event::Failed(failure));
         }
     }
@@ -293,7 +316,7 @@ impl Worker {
         let first = catch_unwind(AssertUnwindSafe(|| {
             let logits = engine.finite(session.logits()?)?;
             (0..choices)
-                .map(|choice| Row::new(&engine, ticket, choice, &request, &session))
+                .map(|choice| Row::new(&engine, ticket, choice, (&request, &self.masks), &session))
                 .collect::<Result<Vec<_>, _>>()
                 .map(|rows| (rows, logits))
         }));
@@ -309,8 +332,14 @@ impl Worker {
                             why: Ended::Full,
                             thinking: String::new(),
                             text: String::new(),
+                            call: String::new(),
                         });
                         (writing.left, ended) = (writing.left - 1, ended + 1);
+                        continue;
+                    }
+                    if !row.is_ready(Instant::now()) {
+                        let (state, logits) = (session.state().clone(), logits.to_vec());
+                        self.parked.push(Parked { model, row, state, logits });
                         continue;
                     }
                     match catch_unwind(AssertUnwindSafe(|| row.choose(&engine, logits, &mut writing))) {
@@ -329,62 +358,22 @@ impl Worker {
         self.writing.insert(ticket, writing);
         if let Some((why, rows)) = failed {
             // Rows that joined are counted when they leave.
-            let joined = self.batches[model].rows.iter().filter(|row| row.ticket == ticket).count();
-            self.plan.ended(rows - joined);
+            let own = |row: &Row| row.ticket == ticket;
+            let joined = self.batches[model].rows.iter().filter(|row| own(row)).count();
+            let parked = self.parked.iter().filter(|parked| own(&parked.row)).count();
+            self.plan.ended(rows - joined - parked);
             return self.fail(ticket, why);
         }
         self.finish(ticket);
     }
 
     /// Says that a request is done, if all of its answers are complete.
-    fn finish(&mut self, ticket: Ticket) {
+    pub(super) fn finish(&mut self, ticket: Ticket) {
         if self.writing.get(&ticket).is_some_and(|writing| writing.left == 0)
             && let Some(mut writing) = self.writing.remove(&ticket)
         {
             writing.tell(Event::Done);
         }
-    }
-
-    /// Writes a token of each answer.
-    fn step(&mut self) {
-        let start = Instant::now();
-        for model in 0..self.models.len() {
-            if !self.batches[model].rows.is_empty() {
-                self.step_of(model);
-            }
-        }
-        self.shared.steps.fetch_add(1, Ordering::Relaxed);
-        self.plan.stepped(start.elapsed());
-    }
-
-    fn step_of(&mut self, model: usize) {
-        let (engine, batch) = (&self.models[model], &mut self.batches[model]);
-        let rows = batch.rows.len();
-        let Ok(logits) = catch_unwind(AssertUnwindSafe(|| batch.step(engine))) else {
-            // Which of the rows the fault belongs to is unknown, and the state of all is lost.
-            self.plan.ended(rows);
-            let mut tickets = batch.clear();
-            tickets.dedup();
-            return tickets.into_iter().for_each(|ticket| self.fail(ticket, Failure::Panicked));
-        };
-        let (mut ended, mut failed) = (vec![false; rows], Vec::new());
-        let width = logits.len() / rows;
-        for (i, (row, logits)) in batch.rows.iter_mut().zip(logits.chunks_exact(width)).enumerate() {
-            let Some(writing) = self.writing.get_mut(&row.ticket) else { continue };
-            match catch_unwind(AssertUnwindSafe(|| row.choose(engine, logits, writing))) {
-                Ok(Ok(goes_on)) => ended[i] = !goes_on,
-                Ok(Err(error)) => failed.push((row.ticket, error)),
-                Err(_) => failed.push((row.ticket, Failure::Panicked)),
-            }
-        }
-        self.shared.written.fetch_add(rows as u64, Ordering::Relaxed);
-        let tickets: Vec<Ticket> =
-            batch.rows.iter().zip(&ended).filter(|(_, ended)| **ended).map(|(row, _)| row.ticket).collect();
-        let mut at = ended.into_iter();
-        let left = batch.retain(|_| !at.next().unwrap_or(false));
-        self.plan.ended(left);
-        failed.into_iter().for_each(|(ticket, why)| self.fail(ticket, why));
-        tickets.into_iter().for_each(|ticket| self.finish(ticket));
     }
 
     fn job(&mut self) {

@@ -10,6 +10,31 @@ use crate::client::{Connection, get, post};
 use crate::{MAMBA, serve};
 
 #[test]
+#[cfg(unix)]
+fn a_unix_socket_is_for_its_user_and_is_gone_with_the_server() {
+    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::net::UnixStream;
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("socket");
+    let settings = || Settings { socket: Some(path.clone()), ..Settings::default() };
+    let server = serve(MAMBA, settings());
+    assert_eq!(std::fs::metadata(&path).expect("a socket").permissions().mode() & 0o777, 0o600);
+    // A second server does not take it.
+    assert!(longreach_server::Server::bind(Settings { port: 0, ..settings() }).is_err());
+    let mut stream = UnixStream::connect(&path).expect("connected");
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").expect("sent");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("an answer");
+    assert!(reply.starts_with("HTTP/1.1 200") && reply.contains("\"status\":\"ok\""), "{reply}");
+    server.stop();
+    assert!(!path.exists());
+    // One that was left behind is replaced.
+    drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
+    serve(MAMBA, settings()).stop();
+}
+
+#[test]
 fn a_thousand_idle_connections_are_in_nobodys_way() {
     let server = serve(MAMBA, Settings::default());
     let mut idle: Vec<Connection> = (0..1_000).map(|_| Connection::open(server.address())).collect();

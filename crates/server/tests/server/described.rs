@@ -16,6 +16,8 @@ fn whole(path: &str) -> Value {
         "/v1/states" => json!({"prompt": "x"}),
         "/v1/embeddings" => json!({"input": "x"}),
         "/v1/rerank" => json!({"query": "x", "documents": ["y"]}),
+        "/v1/vector_stores" => json!({"name": "x"}),
+        "/v1/vector_stores/{id}/files" | "/v1/vector_stores/{id}/search" => Value::Null,
         "/tokenize" => json!({"content": "x"}),
         "/detokenize" => json!({"tokens": [1]}),
         other => panic!("no request for {other}"),
@@ -39,6 +41,10 @@ fn every_field_is_as_it_is_described() {
         assert_eq!(known == 405, methods["get"].is_null(), "{path}: {known}");
         let body = &methods["post"]["requestBody"]["content"]["application/json"]["schema"];
         let Some(fields) = body["properties"].as_object() else { continue };
+        // What is below a vector store wants one.
+        if whole(path).is_null() {
+            continue;
+        }
         let asked = |name: &str, value: &Value| {
             let mut request = whole(path);
             request[name] = value.clone();

@@ -96,6 +96,15 @@ fn documents_are_ranked_best_first() {
             );
             assert!(answer["usage"]["total_tokens"].as_u64() > Some(4));
         }
+        // A document that is cut is as good as its beginning.
+        let cut = json!({"model": model, "query": "trees", "max_tokens_per_doc": 2, "return_documents": true,
+            "documents": ["one text about trees and texts", "one text"]});
+        let cut = post(server.address(), "/rerank", &cut).json();
+        let score = |at: usize| cut["results"][at]["relevance_score"].clone();
+        assert_eq!(
+            (score(0), &cut["results"][0]["document"]["text"]),
+            (score(1), &json!("one text about trees and texts"))
+        );
         let mut two = body.clone();
         two["top_n"] = 2.into();
         assert_eq!(post(server.address(), "/rerank", &two).json()["results"].as_array().map(Vec::len), Some(2));

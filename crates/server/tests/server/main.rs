@@ -9,11 +9,13 @@ use longreach_server::{Loaded, Model, Server, Settings};
 mod client;
 mod connections;
 mod described;
+mod documents;
 mod encoders;
 mod openai;
 mod refusals;
 mod states;
 mod streams;
+mod structure;
 mod tiny;
 
 /// A server with a decoder of these blocks.

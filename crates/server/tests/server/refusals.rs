@@ -18,6 +18,10 @@ fn refused(reply: &Reply, status: u16, code: &str, param: Option<&str>) {
     assert!(reply.header("x-request-id").is_some() && reply.header("openai-processing-ms").is_some());
 }
 
+fn function(name: &str) -> Value {
+    json!({"type": "function", "function": {"name": name}})
+}
+
 #[test]
 fn a_field_is_refused_by_its_path() {
     let server = serve(MAMBA, Settings { most_tokens: 100, ..Settings::default() });
@@ -55,12 +59,30 @@ fn a_field_is_refused_by_its_path() {
         (text, json!({"stream_options": {}}), "invalid_value", "stream_options"),
         (text, json!({"stream": true, "stream_options": {"usage": true}}), "unknown_parameter", "stream_options.usage"),
         (text, json!({"stream": 1}), "invalid_type", "stream"),
-        (text, json!({"response_format": {"type": "json_object"}}), "unsupported_parameter", "response_format"),
+        (text, json!({"response_format": {"type": "xml"}}), "invalid_value", "response_format.type"),
+        (text, json!({"response_format": {"type": "json_schema"}}), "missing_required", "response_format.json_schema"),
         (
-            chat,
-            json!({"messages": message, "response_format": {"type": "json_schema"}}),
+            text,
+            json!({"response_format": {"type": "json_schema", "json_schema": {"schema": {"items": {"not": {}}}}}}),
+            "invalid_schema",
+            "response_format.json_schema.schema.items.not",
+        ),
+        (text, json!({"response_format": {"type": "json_object"}, "stop": "}"}), "unsupported_parameter", "stop"),
+        (
+            text,
+            json!({"response_format": {"type": "json_object"}, "ignore_eos": true}),
             "unsupported_parameter",
-            "response_format",
+            "ignore_eos",
+        ),
+        (text, json!({"grammar": {"type": "bnf", "value": "x"}}), "invalid_value", "grammar.type"),
+        (text, json!({"grammar": {"type": "regex"}}), "missing_required", "grammar.value"),
+        (text, json!({"grammar": {"type": "regex", "value": "["}}), "invalid_schema", "grammar.value"),
+        (text, json!({"grammar": {"type": "choice", "value": ["a", 5]}}), "invalid_type", "grammar.value[1]"),
+        (
+            text,
+            json!({"grammar": {"type": "choice", "value": ["a"]}, "response_format": {"type": "json_object"}}),
+            "invalid_value",
+            "grammar",
         ),
         (chat, json!({}), "missing_required", "messages"),
         (chat, json!({"messages": []}), "invalid_value", "messages"),
@@ -80,7 +102,42 @@ fn a_field_is_refused_by_its_path() {
             "unknown_parameter",
             "messages[0].contents",
         ),
-        (chat, json!({"messages": message, "tools": [{"type": "function"}]}), "unsupported_parameter", "tools"),
+        (chat, json!({"messages": message, "tools": [{"type": "function"}]}), "missing_required", "tools[0].function"),
+        (chat, json!({"messages": message, "tools": [{"type": "search"}]}), "unsupported_parameter", "tools[0].type"),
+        (chat, json!({"messages": message, "tools": [function("a b")]}), "invalid_value", "tools[0].function.name"),
+        (
+            chat,
+            json!({"messages": message, "tools": [function("a"), function("a")]}),
+            "invalid_value",
+            "tools[1].function.name",
+        ),
+        (chat, json!({"messages": message, "tools": vec![function("a"); 129]}), "invalid_value", "tools"),
+        (
+            chat,
+            json!({"messages": message, "tools": [{"type": "function", "function": {"name": "a", "parameters":
+                {"type": "object", "properties": {"x": {"else": {}}}}}}]}),
+            "invalid_schema",
+            "tools[0].function.parameters.properties.x.else",
+        ),
+        (chat, json!({"messages": message, "tool_choice": "required"}), "invalid_value", "tool_choice"),
+        (
+            chat,
+            json!({"messages": message, "tools": [function("a")], "tool_choice": {"type": "function", "function": {"name": "b"}}}),
+            "invalid_value",
+            "tool_choice.function.name",
+        ),
+        (
+            chat,
+            json!({"messages": message, "tools": [function("a")], "response_format": {"type": "json_object"}}),
+            "unsupported_parameter",
+            "response_format",
+        ),
+        (
+            chat,
+            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": "["}}]}]}),
+            "invalid_value",
+            "messages[0].tool_calls[0].function.arguments",
+        ),
         (chat, json!({"messages": message, "top_logprobs": 2}), "invalid_value", "top_logprobs"),
         (
             chat,

@@ -227,6 +227,24 @@ fn what_was_read_is_not_read_again_and_keys_do_not_share_it() {
 }
 
 #[test]
+fn a_stop_string_is_part_of_the_answer_if_asked_for() {
+    let server = serve(MAMBA, Settings::default());
+    let answer = |more: Value| {
+        let mut body =
+            json!({"prompt": "x", "max_tokens": 60, "seed": 2, "temperature": 1, "logit_bias": {"256": -100}});
+        more.as_object().expect("an object").iter().for_each(|(name, value)| body[name] = value.clone());
+        let text = post(server.address(), "/v1/completions", &body).json()["choices"][0]["text"].clone();
+        text.as_str().expect("a text").to_owned()
+    };
+    let whole = answer(json!({}));
+    let stop = whole.chars().filter(char::is_ascii_alphanumeric).nth(3).expect("letters").to_string();
+    let (before, kept) =
+        (answer(json!({"stop": stop})), answer(json!({"stop": stop, "include_stop_str_in_output": true})));
+    assert_eq!((kept, whole.starts_with(&before)), (before.clone() + &stop, true));
+    server.stop();
+}
+
+#[test]
 fn thoughts_are_told_apart_and_special_tokens_in_messages_are_text() {
     let server = serve(MAMBA, Settings::default());
     let address = server.address();

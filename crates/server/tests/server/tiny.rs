@@ -42,6 +42,11 @@ pub(crate) fn engine(blocks: &str) -> Engine {
 
 /// As [`engine`], with further fields of the configuration.
 pub(crate) fn engine_with(blocks: &str, more: &str) -> Engine {
+    engine_of(blocks, more, TEMPLATE)
+}
+
+/// As [`engine_with`], with another chat template.
+pub(crate) fn engine_of(blocks: &str, more: &str, template: &str) -> Engine {
     let config = format!(
         r#"{{"model_type": "longreach", "vocab_size": 259, "hidden_size": 24, "num_hidden_layers": 2, "head_dim": 12,
             "eos_token_id": 256, {more} {blocks}}}"#
@@ -52,6 +57,6 @@ pub(crate) fn engine_with(blocks: &str, more: &str) -> Engine {
     model.save(DType::F32, &folder.path().join("model.safetensors")).expect("saved");
     write("config.json", &config);
     write("tokenizer.json", &tokenizer().to_string());
-    write("chat_template.jinja", TEMPLATE);
+    write("chat_template.jinja", template);
     Engine::load(folder.path(), None, Progress::Hidden).expect("a model")
 }
