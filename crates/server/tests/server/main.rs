@@ -10,7 +10,7 @@ mod client;
 mod connections;
 mod described;
 mod encoders;
-mod openai;
+mod hostile;
 mod refusals;
 mod states;
 mod streams;
