@@ -2,7 +2,8 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { findings, launch, models, say, serve, texts, visit } from "./harness.js";
+import { models, serve } from "../served.js";
+import { findings, launch, say, texts, visit } from "./harness.js";
 
 let browser;
 let server;

@@ -1,44 +1,13 @@
-// A server of the built binary and a Chromium that looks at its page.
+// A Chromium that looks at the page.
 
 import assert from "node:assert/strict";
-import { spawn } from "node:child_process";
-import { existsSync, readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
+import { readFileSync } from "node:fs";
 import { chromium } from "playwright-core";
 
-const root = fileURLToPath(new URL("../../../../", import.meta.url));
-const binary = process.env.LONGREACH ?? `${root}target/release/longreach`;
 const axe = readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8");
 
-export const models = ["--model", `${root}models/default`, "--model", `${root}crates/engine/tests/goldens/st-bert-mean`];
-
-// Starts a server and waits until it listens.
-export async function serve(...args) {
-  assert.ok(existsSync(binary), `${binary} is not there: build it, or name another one in LONGREACH`);
-  const process = spawn(binary, ["serve", ...(args.includes("--port") ? [] : ["--port", "0"]), ...args], { stdio: ["ignore", "ignore", "pipe"] });
-  const address = await new Promise((resolve, reject) => {
-    let said = "";
-    process.stderr.on("data", (piece) => {
-      said += piece;
-      const found = said.match(/listening on (http:\S+)\n/);
-      if (found) resolve(found[1]);
-    });
-    process.on("exit", () => reject(new Error(`the server ended: ${said}`)));
-  });
-  const gone = new Promise((resolve) => process.on("exit", resolve));
-  return {
-    address,
-    port: new URL(address).port,
-    end: async () => {
-      process.kill("SIGTERM");
-      await gone;
-    },
-    kill: () => process.kill("SIGKILL"),
-  };
-}
-
 export const launch = () => chromium.launch({
-  executablePath: globalThis.process.env.CHROMIUM ?? "/usr/bin/chromium",
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
   args: ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync"],
 });

@@ -3,7 +3,8 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before, test } from "node:test";
-import { launch, models, say, serve, texts, visit } from "./harness.js";
+import { models, serve } from "../served.js";
+import { launch, say, texts, visit } from "./harness.js";
 
 let browser;
 let server;
