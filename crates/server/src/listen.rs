@@ -215,16 +215,30 @@ async fn accept(listener: TcpListener, state: Arc<State>, mut phase: watch::Rece
     }
 }
 
-/// Serves a connection.
+/// Serves a connection once it says something: until then it has no buffers, and little else.
 async fn serve(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
+    let mut first = [0];
+    let spoke = tokio::select! {
+        peeked = timeout(state.settings.idle, stream.peek(&mut first)) => matches!(peeked, Ok(Ok(1..))),
+        _ = phase.changed() => false,
+    };
+    if spoke {
+        Box::pin(answer(stream, state, phase)).await;
+    }
+}
+
+/// Answers the requests of a connection.
+async fn answer(stream: TcpStream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
     // Tokens are small and must not wait for each other.
     stream.set_nodelay(true).ok();
     let (idle, header) = (state.settings.idle, state.settings.header);
     let requests = Arc::new(Requests::default());
     let stream = Paced::new(stream, requests.clone(), header);
     let service = service_fn(|request| {
-        let (state, _answering) = (state.clone(), requests.come());
-        async move { Ok::<_, Infallible>(state.answer(request).await.map(|answer| Sent { answer, _answering })) }
+        let _answering = requests.come();
+        // In a box, since a connection has room for the future of its request also while it has none.
+        let answer = Box::pin(state.clone().answer(request));
+        async move { Ok::<_, Infallible>(answer.await.map(|answer| Sent { answer, _answering })) }
     });
     let mut server = http1::Builder::new();
     server
