@@ -133,7 +133,7 @@ class Load:
     def conversation(self, n):
         messages = []
         while len(messages) < 12:
-            messages.append({"role": "user", "content": " ".join(random.choice(["a trait", "is", "the owner", "of", n]) for _ in range(40))})
+            messages.append({"role": "user", "content": " ".join(random.choice(["a trait", "is", "the owner", "of", str(n)]) for _ in range(40))})
             body = {"model": "default", "messages": messages, "max_tokens": random.randrange(1, 24), "stream": random.random() < 0.5}
             said = self.asked("POST", "/v1/chat/completions", body, key=KEYS[0])
             need(not body["stream"] or said.endswith("data: [DONE]\n\n"), f"a stream breaks off: {said[-200:]}")
@@ -180,6 +180,7 @@ class Load:
         if cut == len(request) and random.random() < 0.7:
             connection.recv(random.choice([1, 200, 4000]))
         connection.close()
+        time.sleep(0.01)
 
     def unread(self, _):
         """A client that reads nothing for a while, and then all that there is."""
