@@ -19,6 +19,14 @@ export async function visit(browser, server, { path = "/", tokens = 12, ...optio
   context.on("request", (request) => {
     if (!request.url().startsWith(`${server.address}/`) && !request.url().startsWith(`blob:${server.address}/`)) wrong.push(`asked ${request.url()}`);
   });
+  // Answers have as many tokens as are asked for, whatever the model would do.
+  await context.addInitScript(() => {
+    const real = globalThis.fetch;
+    globalThis.fetch = (where, options) => {
+      if (!String(where).endsWith("/v1/chat/completions")) return real(where, options);
+      return real(where, { ...options, body: JSON.stringify({ ...JSON.parse(options.body), ignore_eos: true }) });
+    };
+  });
   const page = await context.newPage();
   page.setDefaultTimeout(15000);
   page.on("pageerror", (error) => wrong.push(String(error)));
