@@ -73,11 +73,14 @@ async function answer(node, messages, more = {}) {
   }
 }
 
+// `seconds` are those since the first piece.
 function numbers({ usage, seed }, seconds) {
-  const wrote = `wrote ${count(usage?.completion_tokens ?? 0)} at ${((usage?.completion_tokens ?? 0) / seconds).toFixed(1)} a second`;
   if (!usage) return `seed ${seed}`;
-  const kept = usage.prompt_tokens_details?.cached_tokens ?? 0;
-  return `read ${count(usage.prompt_tokens - kept)} of ${count(usage.prompt_tokens)} tokens; ${count(kept)} were kept · ${wrote} · seed ${seed}`;
+  const { prompt_tokens: of, completion_tokens: written, prompt_tokens_details: details } = usage;
+  const kept = details?.cached_tokens ?? 0;
+  // Short answers may come in one piece, whose speed is not known.
+  const speed = written > 1 && seconds > 0.005 ? ` at ${((written - 1) / seconds).toFixed(1)} a second` : "";
+  return `read ${count(of - kept)} of ${count(of)} tokens; ${count(kept)} were kept · wrote ${count(written)}${speed} · seed ${seed}`;
 }
 
 function busy(yes) {
