@@ -326,6 +326,8 @@ impl Tell for Teller {
         for at in 0..self.choices.len() {
             let logprobs = self.logprobs(at);
             let Choice { text, thinking, finish, ids, calls, .. } = std::mem::take(&mut self.choices[at]);
+            // The metrics count it when this is dropped.
+            self.choices[at].finish = finish;
             let mut choice = match self.about.shape {
                 Shape::Text => json!({"index": at, "text": text, "logprobs": logprobs, "finish_reason": finish}),
                 Shape::Chat => {

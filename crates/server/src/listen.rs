@@ -212,9 +212,11 @@ async fn interrupted() {
 /// What gives connections.
 trait Listen: Send + 'static {
     /// A connection.
-    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+    type Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin + 'static;
     /// The next one.
     fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
+    /// Until a connection has bytes to be read, or ends.
+    fn readable(stream: &Self::Stream) -> impl Future<Output = std::io::Result<()>> + Send;
 }
 
 impl Listen for TcpListener {
@@ -226,6 +228,10 @@ impl Listen for TcpListener {
         stream.set_nodelay(true).ok();
         Ok(stream)
     }
+
+    async fn readable(stream: &Self::Stream) -> std::io::Result<()> {
+        stream.readable().await
+    }
 }
 
 #[cfg(unix)]
@@ -234,6 +240,10 @@ impl Listen for tokio::net::UnixListener {
 
     async fn next(&self) -> std::io::Result<Self::Stream> {
         Ok(self.accept().await?.0)
+    }
+
+    async fn readable(stream: &Self::Stream) -> std::io::Result<()> {
+        stream.readable().await
     }
 }
 
@@ -276,14 +286,25 @@ async fn accept<L: Listen>(listener: L, state: Arc<State>, mut phase: watch::Rec
         let (state, phase, open) = (state.clone(), phase.clone(), open.clone());
         tokio::spawn(async move {
             let metrics = state.metrics.clone();
-            serve(stream, state, phase).await;
+            serve::<L>(stream, state, phase).await;
             metrics.connections(open.fetch_sub(1, Ordering::AcqRel) - 1);
         });
     }
 }
 
-/// Serves a connection.
-async fn serve<S>(stream: S, state: Arc<State>, mut phase: watch::Receiver<Phase>)
+/// Serves a connection once it says something: until then it has no buffers, and little else.
+async fn serve<L: Listen>(stream: L::Stream, state: Arc<State>, mut phase: watch::Receiver<Phase>) {
+    let spoke = tokio::select! {
+        readable = timeout(state.settings.idle, L::readable(&stream)) => matches!(readable, Ok(Ok(()))),
+        _ = phase.changed() => false,
+    };
+    if spoke {
+        Box::pin(answer(stream, state, phase)).await;
+    }
+}
+
+/// Answers the requests of a connection.
+async fn answer<S>(stream: S, state: Arc<State>, mut phase: watch::Receiver<Phase>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -291,8 +312,10 @@ where
     let requests = Arc::new(Requests::default());
     let stream = Paced::new(stream, requests.clone(), header);
     let service = service_fn(|request| {
-        let (state, _answering) = (state.clone(), requests.come());
-        async move { Ok::<_, Infallible>(state.answer(request).await.map(|answer| Sent { answer, _answering })) }
+        let _answering = requests.come();
+        // In a box, since a connection has room for the future of its request also while it has none.
+        let answer = Box::pin(state.clone().answer(request));
+        async move { Ok::<_, Infallible>(answer.await.map(|answer| Sent { answer, _answering })) }
     });
     let mut server = http1::Builder::new();
     server

@@ -1,4 +1,4 @@
-//! The page: three files in the binary.
+//! The page: its files in the binary.
 
 use bytes::Bytes;
 use hyper::Response;
@@ -13,10 +13,25 @@ pub(crate) struct Asset {
     bytes: &'static [u8],
 }
 
-pub(crate) const ASSETS: [Asset; 3] = [
+/// The type of the modules of the script.
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+/// `page/worker.js` has the same list, without itself.
+pub(crate) const ASSETS: [Asset; 14] = [
     Asset { path: "/", kind: "text/html; charset=utf-8", bytes: include_bytes!("page/index.html") },
-    Asset { path: "/page.js", kind: "text/javascript; charset=utf-8", bytes: include_bytes!("page/page.js") },
     Asset { path: "/page.css", kind: "text/css; charset=utf-8", bytes: include_bytes!("page/page.css") },
+    Asset { path: "/icon.svg", kind: "image/svg+xml", bytes: include_bytes!("page/icon.svg") },
+    Asset { path: "/page.js", kind: SCRIPT, bytes: include_bytes!("page/page.js") },
+    Asset { path: "/dom.js", kind: SCRIPT, bytes: include_bytes!("page/dom.js") },
+    Asset { path: "/conversations.js", kind: SCRIPT, bytes: include_bytes!("page/conversations.js") },
+    Asset { path: "/requests.js", kind: SCRIPT, bytes: include_bytes!("page/requests.js") },
+    Asset { path: "/markdown.js", kind: SCRIPT, bytes: include_bytes!("page/markdown.js") },
+    Asset { path: "/chat.js", kind: SCRIPT, bytes: include_bytes!("page/chat.js") },
+    Asset { path: "/documents.js", kind: SCRIPT, bytes: include_bytes!("page/documents.js") },
+    Asset { path: "/search.js", kind: SCRIPT, bytes: include_bytes!("page/search.js") },
+    Asset { path: "/status.js", kind: SCRIPT, bytes: include_bytes!("page/status.js") },
+    Asset { path: "/views.js", kind: SCRIPT, bytes: include_bytes!("page/views.js") },
+    Asset { path: "/worker.js", kind: SCRIPT, bytes: include_bytes!("page/worker.js") },
 ];
 
 /// What the page may load: its own files, and nothing from elsewhere.

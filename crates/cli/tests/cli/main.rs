@@ -21,6 +21,7 @@ mod pattern;
 mod readme;
 #[cfg(unix)]
 mod serve;
+mod serve_faults;
 #[cfg(target_os = "linux")]
 mod terminal;
 #[cfg(unix)]

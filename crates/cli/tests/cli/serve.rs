@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use crate::longreach;
 
 /// A server that listens, and its address.
-fn started(args: &[&str]) -> (Child, String) {
+pub(crate) fn started(args: &[&str]) -> (Child, String) {
     let mut command = longreach(&[&["serve", "--port", "0"], args].concat());
     let mut server = command.stderr(Stdio::piped()).spawn().expect("started");
     let mut lines = BufReader::new(server.stderr.take().expect("standard error")).lines();

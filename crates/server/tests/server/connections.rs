@@ -134,16 +134,34 @@ fn what_is_no_http_is_closed_and_headers_are_bounded() {
 fn the_page_is_whole_and_loads_nothing_from_elsewhere() {
     let server = serve(MAMBA, Settings::default());
     let mut size = 0;
-    for (path, kind) in [("/", "text/html"), ("/page.js", "text/javascript"), ("/page.css", "text/css")] {
-        let reply = get(server.address(), path);
+    let mut scripts = Vec::new();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/page");
+    for file in std::fs::read_dir(folder).expect("the page") {
+        let name = file.expect("a file").file_name().into_string().expect("a name");
+        let path = if name == "index.html" { "/".to_owned() } else { format!("/{name}") };
+        let kind = match name.rsplit('.').next() {
+            Some("html") => "text/html",
+            Some("js") => "text/javascript",
+            Some("css") => "text/css",
+            _ => "image/svg+xml",
+        };
+        scripts.extend(name.ends_with(".js").then(|| path.clone()));
+        let reply = get(server.address(), &path);
         assert!(reply.header("content-type").is_some_and(|found| found.starts_with(kind)), "{path}");
         assert!(reply.header("content-security-policy").is_some_and(|policy| policy.starts_with("default-src 'self'")));
         let text = reply.text();
         assert!(text.len() > 200, "{path}");
-        for outside in ["https://", "//cdn", "@import", "innerHTML", "eval("] {
+        for outside in ["src=\"http", "href=\"http", "from \"http", "//cdn", "@import", "url(", "innerHTML", "eval("] {
             assert!(!text.contains(outside), "{path} has {outside}");
         }
         size += text.len();
+    }
+    // What is kept for a stopped server is all of the page but what keeps it.
+    let worker = get(server.address(), "/worker.js");
+    for path in
+        scripts.iter().map(String::as_str).filter(|path| *path != "/worker.js").chain(["/page.css", "/icon.svg"])
+    {
+        assert!(worker.text().contains(&format!("\"{path}\"")), "the worker does not keep {path}");
     }
     let page = get(server.address(), "/");
     assert!(!page.text().contains("<script>") && !page.text().contains("onclick") && !page.text().contains("style="));

@@ -11,7 +11,7 @@ mod connections;
 mod described;
 mod documents;
 mod encoders;
-mod openai;
+mod hostile;
 mod refusals;
 mod states;
 mod streams;
