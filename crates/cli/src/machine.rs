@@ -4,12 +4,16 @@ use clap::Args;
 use longreach_simd::{Cx, Isa};
 
 use crate::failure::Failure;
+use crate::ranks::Together;
 
 #[derive(Args)]
 pub(crate) struct MachineArgs {
     /// Number of threads; results do not depend on it [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Whether the processes that mpirun has started read one text together, with a program built with MPI
+    #[arg(long, global = true, value_name = "WHICH", value_enum, default_value_t)]
+    pub(crate) ranks: Together,
 }
 
 impl MachineArgs {
