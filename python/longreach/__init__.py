@@ -20,7 +20,7 @@ __version__: str = _core.__version__
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_core._after_fork)
 
-_MODULES = ("deepspeed", "nn", "ops", "quantization", "ray", "search", "sentence_transformers", "transformers")
+_MODULES = ("deepspeed", "distributed", "nn", "ops", "quantization", "ray", "search", "sentence_transformers", "transformers")
 _NAMES = {
     "Encoder": "longreach._encoder",
     "Mechanism": "longreach._mechanism",

@@ -1,4 +1,5 @@
 from longreach import deepspeed as deepspeed
+from longreach import distributed as distributed
 from longreach import nn as nn
 from longreach import ops as ops
 from longreach import quantization as quantization

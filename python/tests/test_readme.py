@@ -27,6 +27,7 @@ def test_an_example_of_the_page_runs(library, code, capsys):
         ("longreach", ""),
         ("longreach._mechanism", ""),
         ("longreach._model", ""),
+        ("longreach.distributed._layout", ""),
         ("longreach.ops", ""),
         ("longreach.nn.delta", "torch"),
         ("longreach.nn.functional", "torch"),

@@ -26,6 +26,11 @@ pub(crate) struct Kept {
 }
 
 impl CacheArgs {
+    /// Whether states are kept.
+    pub(crate) fn is_on(&self) -> bool {
+        self.cache_dir.is_some()
+    }
+
     /// Opens the directory, if there is one; `ram` is the number of bytes in memory.
     pub(crate) fn open(&self, engine: &Engine, ram: usize) -> Result<Option<Kept>, Failure> {
         let Some(directory) = self.cache_dir.clone() else { return Ok(None) };

@@ -13,6 +13,7 @@ mod model;
 mod parameters;
 mod progress;
 mod prompts;
+mod ranks;
 mod sampling;
 mod speculation;
 mod texts;
@@ -92,6 +93,47 @@ Examples:
     },
 }
 
+/// What several processes of one job make of a command.
+enum Part {
+    /// They share its work.
+    Shared,
+    /// They would only repeat what one does; the command's name.
+    Alone(&'static str),
+    /// It reads no text: each does it.
+    Each,
+}
+
+impl Command {
+    fn part(&self) -> Part {
+        Part::Alone(match self {
+            Command::Generate(_) | Command::Forward(_) | Command::Op(_) => return Part::Shared,
+            Command::Info(_) | Command::List(_) | Command::Completions { .. } => return Part::Each,
+            Command::Accuracy(_) => "accuracy",
+            Command::Answer(_) => "answer",
+            Command::Ask(_) => "ask",
+            Command::Bench(_) => "bench",
+            Command::Chat(_) => "chat",
+            Command::Classify(_) => "classify",
+            Command::Convert(_) => "convert",
+            Command::Embed(_) => "embed",
+            Command::FillMask(_) => "fill-mask",
+            Command::Importance(_) => "importance",
+            Command::Merge(_) => "merge",
+            Command::Pattern(_) => "pattern",
+            Command::Passkey(_) => "passkey",
+            Command::Recall(_) => "recall",
+            Command::Score(_) => "score",
+            Command::Search(_) => "search",
+            Command::Serve(_) => "serve",
+            Command::Sparsify(_) => "sparsify",
+            Command::Summarise(_) => "summarise",
+            Command::Quantize(_) => "quantize",
+            Command::Tokenize(_) => "tokenize",
+            Command::Train(_) => "train",
+        })
+    }
+}
+
 /// Settings that belong to a process rather than to a library: the program sets them, and another host of the command line may not be able to.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {
@@ -123,11 +165,15 @@ pub fn main(args: impl IntoIterator<Item = OsString>, process: Process) -> u8 {
             eprintln!("longreach: internal error, please report it: {info}");
         }
     }));
-    let status = match std::panic::catch_unwind(|| run(cli, process)) {
+    let status = match std::panic::catch_unwind(|| run(cli, process).and_then(|()| ranks::finish())) {
         Ok(Ok(())) => 0,
         Ok(Err(failure)) => failure.report(),
         Err(_) => 70,
     };
+    if status != 0 {
+        // The other processes of the job would wait for this one.
+        ranks::abort(status);
+    }
     // Only a Rust program flushes standard output when it ends. A closed pipe is no error.
     let _ = std::io::stdout().flush();
     status
@@ -135,6 +181,13 @@ pub fn main(args: impl IntoIterator<Item = OsString>, process: Process) -> u8 {
 
 fn run(cli: Cli, process: Process) -> Result<(), Failure> {
     cli.machine.configure()?;
+    if let (ranks::Together::Auto, Some((_, rank))) = (cli.machine.ranks, ranks::launched()) {
+        match cli.command.part() {
+            Part::Shared => ranks::start()?,
+            Part::Alone(command) => return Err(ranks::refuse(command, rank)),
+            Part::Each => {}
+        }
+    }
     // Only this benchmark measures training steps. The others measure commands that return memory to the system.
     let of_steps = matches!(cli.command, Command::Bench(commands::bench::Command::Attention(_)));
     if of_steps || matches!(cli.command, Command::Train(_) | Command::Recall(_) | Command::Passkey(_)) {

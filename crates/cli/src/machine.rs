@@ -9,6 +9,7 @@ use longreach_burn::bridge::{Fallback, on_fallback};
 use longreach_simd::{Cx, Isa};
 
 use crate::failure::Failure;
+use crate::ranks::Together;
 
 #[derive(Args)]
 pub(crate) struct MachineArgs {
@@ -20,6 +21,9 @@ pub(crate) struct MachineArgs {
     /// `longreach devices` lists those of this machine.
     #[arg(long, global = true, value_name = "DEVICE", default_value_t)]
     device: DeviceName,
+    /// Whether the processes that mpirun has started read one text together, with a program built with MPI
+    #[arg(long, global = true, value_name = "WHICH", value_enum, default_value_t)]
+    pub(crate) ranks: Together,
 }
 
 /// The device of this process, which [`MachineArgs::configure`] sets.

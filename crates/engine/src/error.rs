@@ -9,6 +9,9 @@ pub enum Error {
     /// An error of the checkpoint or its configuration.
     #[error(transparent)]
     Model(#[from] longreach_models::Error),
+    /// Ranks that could not read a text together.
+    #[error(transparent)]
+    Ranks(#[from] longreach_cluster::Error),
     /// A tokenizer that cannot be read, or that fails on a text.
     #[error("{file}: {message}")]
     Tokenizer {

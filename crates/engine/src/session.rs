@@ -1,7 +1,7 @@
 //! A session: a text being read and generated, with the state of the model and the logits after its last token.
 
 use std::io::Read;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -123,6 +123,22 @@ impl Session {
     /// If it is cancelled between two chunks, it returns [`Error::Cancelled`]: the chunks before have been read ([`Session::tokens`] says how many tokens),
     /// there are no logits, and the session can read on.
     pub fn read(&mut self, ids: &[u32]) -> Result<(), Error> {
+        let from = self.tokens as usize;
+        for call in self.calls(ids)? {
+            if self.cancel.is_cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let chunk = &ids[call.start - from..call.end - from];
+            let wanted = usize::from(call.end == from + ids.len());
+            self.logits = self.forward(chunk, wanted).pop().unwrap_or_default();
+            self.history.read(chunk);
+            self.note(chunk);
+        }
+        Ok(())
+    }
+
+    /// The calls in which tokens are read next, as ranges of the text's tokens. Errors as [`Session::read`].
+    pub(crate) fn calls(&mut self, ids: &[u32]) -> Result<Vec<Range<usize>>, Error> {
         let vocabulary = self.vocabulary();
         match self.engine.tokenizer() {
             Ok(tokenizer) => tokenizer.within(ids, vocabulary)?,
@@ -137,21 +153,10 @@ impl Session {
         let from = self.tokens as usize;
         self.canonical &= ids.is_empty() || from.is_multiple_of(cut.tokens);
         // Where a state was not left by reading, there are no calls to keep to.
-        let calls: Vec<_> = match self.canonical {
+        Ok(match self.canonical {
             true => cut.calls(from..from + ids.len(), CHUNK).collect(),
             false => (from..from + ids.len()).step_by(CHUNK).map(|at| at..(at + CHUNK).min(from + ids.len())).collect(),
-        };
-        for call in calls {
-            if self.cancel.is_cancelled() {
-                return Err(Error::Cancelled);
-            }
-            let chunk = &ids[call.start - from..call.end - from];
-            let wanted = usize::from(call.end == from + ids.len());
-            self.logits = self.forward(chunk, wanted).pop().unwrap_or_default();
-            self.history.read(chunk);
-            self.note(chunk);
-        }
-        Ok(())
+        })
     }
 
     /// An error if `more` tokens exceed [`Engine::longest`].

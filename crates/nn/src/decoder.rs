@@ -2,18 +2,20 @@
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, activation};
-use longreach_burn as ops;
 use longreach_simd::product::STREAMED_ROWS;
 
 use crate::dropout::{Dropout, Drops};
 use crate::hmt::{Hmt, HmtConfig};
-use crate::mixers::{AttentionConfig, KvSource, MixerConfig, Shared};
-use crate::padding::Tokens;
+use crate::mixers::{AttentionConfig, KvSource, MixerConfig};
 use crate::words::{Words, WordsConfig};
 use crate::{
     Block, BlockConfig, Builder, Cache, Embedding, Error, Init, LayerState, Layout, NamedNorm, Norm, PerLayer,
     PerLayerConfig, Precision,
 };
+
+mod between;
+
+pub use between::{Between, Moment};
 
 /// The sizes and names of a decoder. [`DecoderConfig::new`] sets the values that most models share, so that a model
 /// type lists only its own.
@@ -142,19 +144,6 @@ impl DecoderNames {
         let [body, embedding, blocks, head] = [body, embedding, blocks, head].map(str::to_owned);
         Self { body, embedding, blocks, head }
     }
-}
-
-/// The position of each of the next `t` tokens of each sequence: the number of tokens before it, without padding.
-fn places(cache: &Cache, t: usize, padding: Option<&Tokens>) -> Vec<u32> {
-    let mut places = Vec::with_capacity(cache.batch * t);
-    for (b, before) in cache.positions().into_iter().enumerate() {
-        let mut next = before as u32;
-        for i in 0..t {
-            places.push(next);
-            next += u32::from(padding.is_none_or(|tokens| tokens.contains(b, i)));
-        }
-    }
-    places
 }
 
 /// A language model.
@@ -311,27 +300,6 @@ impl Decoder {
         self.hmt.is_none()
     }
 
-    /// Reads `ids`, contiguous rows of equal length for the sequences of the cache, and returns the normed hidden
-    /// states `[B, T, d]`.
-    ///
-    /// A sequence may be read at once, in chunks, or token by token: the cache carries the state from one call to the
-    /// next. `mask: [B, T, 1]` is 0 at padding. Panics if a token id exceeds the vocabulary, if a mask is given
-    /// although [`Decoder::takes_padding`] is false, and if a sequence exceeds [`Decoder::longest`].
-    pub fn forward(&self, ids: &[u32], cache: &mut Cache, mask: Option<Tensor<3>>) -> Tensor<3> {
-        if let (Some(hmt), Some(_)) = (&self.hmt, &cache.hmt) {
-            assert!(mask.is_none(), "a hierarchical memory does not support padding");
-            return hmt.forward(self, ids, cache);
-        }
-        let padding = mask.as_ref().and_then(Tokens::of);
-        let mut x = self.embed(ids, cache.batch);
-        if let Some(table) = &self.positions {
-            let places = places(cache, ids.len() / cache.batch.max(1), padding.as_ref());
-            x = ops::add(x, table.forward(&places, cache.batch));
-        }
-        let per_layer = self.per_layer(ids, &x);
-        self.through(x, cache, Shared { padding, per_layer, drops: self.drops(ids), ..Shared::default() })
-    }
-
     /// At most this many tokens that are read at once leave the bits of as many that are read one by one, if
     /// [`Decoder::reads_few_as_one`].
     pub const FEW: usize = STREAMED_ROWS;
@@ -371,32 +339,6 @@ impl Decoder {
     pub(crate) fn embed(&self, ids: &[u32], batch: usize) -> Tensor<3> {
         let x = self.words.embed(ids, batch);
         if self.embedding_scale == 1.0 { x } else { x.mul_scalar(self.embedding_scale) }
-    }
-
-    /// Passes embeddings `[B, T, d]` through the layers and the final norm, with padding and embeddings for each layer as in
-    /// `shared`.
-    pub(crate) fn through(&self, mut x: Tensor<3>, cache: &mut Cache, shared: Shared) -> Tensor<3> {
-        if let Some(norm) = &self.first_norm {
-            x = norm.forward(x);
-        }
-        let mut shared = shared;
-        x = shared.dropped(x);
-        let embedded = self.blocks.iter().any(Block::reads_embeddings).then(|| x.clone());
-        let mut shared = Shared { loss: cache.loss.take(), embedded, ..shared };
-        for ((block, state), bound) in self.layers.iter().zip(&mut cache.layers).zip(self.bounds()) {
-            shared.lower_bound = bound;
-            let block = &self.blocks[*block];
-            // Segments of a memory pass gradients on through the state.
-            x = match self.recompute && self.hmt.is_none() {
-                true => block.recomputed(x, state, &mut shared),
-                false => block.forward(x, state, &mut shared),
-            };
-        }
-        cache.loss = shared.loss;
-        match &self.norm {
-            Some(norm) => norm.forward(x),
-            None => x,
-        }
     }
 
     /// Maps normed hidden states `[.., d]` to logits `[.., vocabulary]`, up to an additive constant per row.

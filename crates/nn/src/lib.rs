@@ -47,7 +47,7 @@ pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec, 
 pub use channel_mix::{ChannelMix, ChannelMixConfig, ChannelMixNames};
 pub use conv::ShortConv;
 pub use cut::{ARITHMETIC, Calls, Cut};
-pub use decoder::{Decoder, DecoderConfig, DecoderNames};
+pub use decoder::{Between, Decoder, DecoderConfig, DecoderNames, Moment};
 pub use dropout::Dropout;
 pub use encoder::{
     Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,

@@ -4,14 +4,18 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::TensorData;
+use longreach_cluster::Ranks;
+use longreach_engine::CHUNK;
 use longreach_models::{EncoderModel, Task, check_writable, write_atomically};
 use longreach_nn::{Over, Reading};
 use ndarray::Array2;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
+use super::generate::megabytes;
 use crate::failure::Failure;
 use crate::model::ModelArgs;
+use crate::ranks;
 
 /// Compute the hidden states and logits of given tokens
 ///
@@ -92,6 +96,9 @@ impl Tokens {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
+    if let Some(ranks) = ranks::job() {
+        return together(&args, ranks);
+    }
     check_writable(&args.out, &[&args.tokens])?;
     if let Some(encoder) = args.model.encoder()? {
         if args.step || args.chunk.is_some() {
@@ -119,6 +126,46 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let got = engine.model.evaluate(&tokens.input_ids.concat(), mask.as_deref(), batch, length, piece);
     let shaped = |x: Vec<f32>| (vec![batch, length, x.len() / (batch * length)], x);
     write(&args.out, vec![("last_hidden_state", shaped(got.hidden)), ("logits", shaped(got.logits))])
+}
+
+/// Computes the hidden states and logits with all ranks, in chunks.
+fn together(args: &Args, ranks: &dyn Ranks) -> Result<(), Failure> {
+    if args.step || args.model.encoder()?.is_some() {
+        return Err(Failure::new(
+            "ranks read the chunks of a language model in turn: --step and encoders need --ranks off",
+        ));
+    }
+    if ranks::leads() {
+        check_writable(&args.out, &[&args.tokens])?;
+    }
+    let engine = args.model.load()?;
+    ranks.agree("the model", &engine.fingerprint())?;
+    ranks.agree("the instruction set", &engine.isa())?;
+    if !ranks::leads() {
+        engine.follow(ranks)?;
+        return ranks::sent(ranks).map(drop);
+    }
+    let tokens = Tokens::read(&args.tokens, engine.model.decoder.vocabulary())?;
+    let Tokens { input_ids, attention_mask: None, token_type_ids: None, global_attention_mask: None } = tokens else {
+        let file = args.tokens.display();
+        return Err(Failure::new(format!("{file}: ranks read rows without masks and types: use --ranks off")));
+    };
+    let (batch, length) = (input_ids.len(), input_ids[0].len());
+    if let Some(longest) = engine.model.decoder.longest().filter(|longest| length > *longest) {
+        return Err(too_long(&args.tokens, length, longest));
+    }
+    let (mut hidden, mut logits) = (Vec::new(), Vec::new());
+    for row in &input_ids {
+        let got = engine.evaluate_over(row, args.chunk.map_or(CHUNK, |n| n as usize), ranks)?;
+        hidden.extend(got.hidden);
+        logits.extend(got.logits);
+    }
+    engine.dismiss(ranks)?;
+    let sent = ranks::sent(ranks)?;
+    let shaped = |x: Vec<f32>| (vec![batch, length, x.len() / (batch * length)], x);
+    write(&args.out, vec![("last_hidden_state", shaped(hidden)), ("logits", shaped(logits))])?;
+    eprintln!("read {} tokens on {} ranks, sent {}", batch * length, ranks.size(), megabytes(sent));
+    Ok(())
 }
 
 fn too_long(file: &Path, length: usize, longest: usize) -> Failure {

@@ -6,12 +6,14 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use longreach_cluster::Ranks;
 use longreach_engine::{Engine, Pieces, Sampler, Session, Speculation, Stops};
 
 use crate::failure::Failure;
 use crate::kept::{CacheArgs, Kept};
 use crate::model::{ContextArgs, ModelArgs};
 use crate::progress;
+use crate::ranks;
 use crate::sampling::SamplingArgs;
 use crate::speculation::{self, SpeculationArgs};
 
@@ -69,19 +71,31 @@ struct Numbers {
     reading: Duration,
     written: u64,
     writing: Duration,
+    /// The number of ranks that have read the prompt, and the bytes that they have sent.
+    ranks: Option<(usize, u64)>,
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     // Validate the options before the model is loaded, which can take minutes.
     args.sampling.check()?;
-    if let Some(file) = &args.prompt_file {
+    // The prompt and the files are those of rank 0.
+    let leads = ranks::leads();
+    if let Some(file) = args.prompt_file.as_ref().filter(|_| leads) {
         File::open(file).map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
     }
-    if let Some(file) = &args.save_state {
+    if let Some(file) = args.save_state.as_ref().filter(|_| leads) {
         let prompt: Vec<&std::path::Path> = args.prompt_file.iter().map(|file| &**file).collect();
         longreach_models::check_writable(file, &prompt)?;
     }
     let engine = args.model.load_for(&args.context)?;
+    let mut numbers = Numbers::default();
+    if let Some(ranks) = ranks::job() {
+        together(&args, &engine, ranks)?;
+        if !ranks::leads() {
+            engine.follow(ranks)?;
+            return ranks::sent(ranks).map(drop);
+        }
+    }
     let mut sampling = args.sampling.options(&engine)?;
     let mut speculation = args.speculation.speculation(&engine)?;
     let (mut session, mut sampler) = match &args.load_state {
@@ -99,13 +113,16 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     if speculation.is_on() {
         session.keep_text();
     }
-    let mut numbers = Numbers::default();
     let start = Instant::now();
     let before = session.tokens();
     let kept = args.cache.open(&engine, 0)?;
     match &kept {
         Some(kept) => numbers.kept = Some(read_kept(&args, &mut session, kept, &engine)?),
         None => read_prompt(&args, &mut session)?,
+    }
+    if let Some(ranks) = ranks::job() {
+        engine.dismiss(ranks)?;
+        numbers.ranks = Some((ranks.size(), ranks::sent(ranks)?));
     }
     speculation.prepare(&session)?;
     numbers.read = session.tokens() - before - numbers.kept.unwrap_or(0);
@@ -123,7 +140,19 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Checks that all ranks have the same model. An error for what one process does by itself.
+fn together(args: &Args, engine: &Engine, ranks: &dyn Ranks) -> Result<(), Failure> {
+    if args.cache.is_on() {
+        return Err(Failure::new("--cache-dir: kept states are read by one process: leave it out, or use --ranks off"));
+    }
+    ranks.agree("the model", &engine.fingerprint())?;
+    Ok(ranks.agree("the instruction set", &engine.isa())?)
+}
+
 fn read_prompt(args: &Args, session: &mut Session) -> Result<(), Failure> {
+    if let Some(ranks) = ranks::job() {
+        return read_prompt_over(args, session, ranks);
+    }
     match (&args.prompt, &args.prompt_file, &args.stdin) {
         (Some(text), ..) => session.read_text(text)?,
         (None, Some(path), _) => {
@@ -136,6 +165,26 @@ fn read_prompt(args: &Args, session: &mut Session) -> Result<(), Failure> {
         (None, None, None) => session.read_start()?,
     }
     Ok(())
+}
+
+/// Reads the prompt with all ranks.
+fn read_prompt_over(args: &Args, session: &mut Session, ranks: &dyn Ranks) -> Result<(), Failure> {
+    let mut read = |text: &mut dyn Read, name: &str| {
+        let bar = progress::things("reading", "tokens", 0)?;
+        let result = session.read_from_over(text, name, ranks, |tokens| bar.set_position(tokens));
+        bar.finish_and_clear();
+        Ok(result?)
+    };
+    match (&args.prompt, &args.prompt_file, &args.stdin) {
+        (Some(text), ..) => read(&mut text.as_bytes(), "the prompt"),
+        (None, Some(path), _) => {
+            let mut file = File::open(path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+            read(&mut file, &path.display().to_string())
+        }
+        (None, None, Some(_)) => read(&mut std::io::stdin().lock(), "standard input"),
+        (None, None, None) if args.load_state.is_some() => Ok(()),
+        (None, None, None) => Ok(session.read_start()?),
+    }
 }
 
 /// Reads the prompt behind the deepest state that is kept of it, and returns how many of its tokens were not read.
@@ -236,8 +285,9 @@ fn report(numbers: &Numbers, session: &Session, speculation: &Speculation) {
     let speed = |n: u64, time: Duration| n as f64 / time.as_secs_f64().max(1e-9);
     let peak = crate::machine::peak().map_or_else(String::new, |bytes| format!(", peak memory {}", megabytes(bytes)));
     let kept = numbers.kept.map_or_else(String::new, |kept| format!(" ({kept} were kept)"));
+    let ranks = numbers.ranks.map_or_else(String::new, |(n, sent)| format!(" on {n} ranks, sent {}", megabytes(sent)));
     eprintln!(
-        "read {} tokens{kept} at {:.0} tok/s, wrote {} at {:.0} tok/s{}, state {}{peak}",
+        "read {} tokens{kept} at {:.0} tok/s{ranks}, wrote {} at {:.0} tok/s{}, state {}{peak}",
         numbers.read,
         speed(numbers.read, numbers.reading),
         numbers.written,

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use clap::builder::PossibleValuesParser;
 use longreach_attention::Form;
-use longreach_attention::operation::{Tensors, View, Views, named};
+use longreach_attention::operation::{Named, Tensors, View, Views, named};
+use longreach_cluster::{Ranks, call};
 use longreach_models::{check_writable, write_atomically};
 use ndarray::{ArrayD, IxDyn};
 use safetensors::SafeTensors;
@@ -14,6 +15,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::failure::Failure;
 use crate::parameters::ParameterArgs;
+use crate::ranks;
 
 /// Run one mechanism on tensors from a file
 ///
@@ -56,7 +58,12 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
         Some(name) => Form::ALL.into_iter().find(|form| form.name() == name).unwrap_or(Form::Naive),
         None => forms.iter().copied().find(|form| *form != Form::Naive).unwrap_or(Form::Naive),
     };
-    check_writable(&args.out, &[&args.inputs])?;
+    if ranks::leads() {
+        check_writable(&args.out, &[&args.inputs])?;
+    }
+    if let Some(ranks) = ranks::job() {
+        return together(&args, operation, form, ranks);
+    }
     let inputs = read(&args.inputs)?;
     let mut inputs: Views<'_> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.view())).collect();
     let parameters = args.parameters.read()?.unwrap_or_default();
@@ -81,6 +88,33 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     write(&args.out, &results)?;
     let shapes: Vec<String> = results.iter().map(|(name, x)| format!("{name} {:?}", x.shape())).collect();
     eprintln!("{said}: {}", shapes.join(", "));
+    Ok(())
+}
+
+/// Computes it with all ranks. Each reads the file and takes its part of the tokens.
+fn together(args: &Args, op: Named, form: Form, ranks: &dyn Ranks) -> Result<(), Failure> {
+    let parameters = args.parameters.read()?.unwrap_or_default();
+    let numbers = |(name, tensor)| match tensor {
+        Stored::Numbers(x) => (name, x),
+        Stored::Integers(x) => (name, x.mapv(|x| x as f32)),
+        Stored::Flags(x) => (name, x.mapv(|x| f32::from(u8::from(x)))),
+    };
+    let inputs: Tensors = read(&args.inputs)?.into_iter().map(numbers).collect();
+    let asked = call::Asked { op, parameters: &parameters, form, gradients: args.grad };
+    let start = Instant::now();
+    let results = call::run(&asked, &inputs, ranks, &longreach_burn::context())?;
+    let sent = ranks::sent(ranks)?;
+    if !ranks::leads() {
+        return Ok(());
+    }
+    for (name, x) in &results {
+        super::forward::note_not_finite(name, x.iter());
+    }
+    write(&args.out, &results)?;
+    let shapes: Vec<String> = results.iter().map(|(name, x)| format!("{name} {:?}", x.shape())).collect();
+    let (time, n) = (1e3 * start.elapsed().as_secs_f64(), ranks.size());
+    let sent = super::generate::megabytes(sent);
+    eprintln!("{} {} on {n} ranks in {time:.1} ms, sent {sent}: {}", args.name, form.name(), shapes.join(", "));
     Ok(())
 }
 

@@ -14,10 +14,14 @@ mod forward;
 mod found;
 mod generate;
 mod hub;
+#[cfg(not(feature = "mpi"))]
+mod launched;
 mod long;
 mod op;
 mod passkey;
 mod pattern;
+#[cfg(feature = "mpi")]
+mod ranks;
 mod readme;
 #[cfg(unix)]
 mod serve;

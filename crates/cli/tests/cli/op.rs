@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::{longreach, run, stdout, text};
 
-fn write(file: &Path, tensors: &Tensors) {
+pub(crate) fn write(file: &Path, tensors: &Tensors) {
     let bytes: Vec<Vec<u8>> =
         tensors.values().map(|x| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()).collect();
     let views = tensors.iter().zip(&bytes).map(|((name, x), bytes)| {
@@ -21,7 +21,7 @@ fn write(file: &Path, tensors: &Tensors) {
         .expect("written");
 }
 
-fn read(file: &Path) -> Tensors {
+pub(crate) fn read(file: &Path) -> Tensors {
     let bytes = std::fs::read(file).expect("written");
     let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
     let number = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("four bytes"));
@@ -33,7 +33,7 @@ fn read(file: &Path) -> Tensors {
 }
 
 /// The largest difference.
-fn apart(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
+pub(crate) fn apart(a: &ArrayD<f32>, b: &ArrayD<f32>) -> f32 {
     assert_eq!(a.shape(), b.shape());
     a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }

@@ -69,13 +69,22 @@ pub(super) fn encode(header: &Header, tensors: &[StateTensor]) -> Vec<u8> {
         int(&mut out, keys.len());
         keys.iter().for_each(|key| out.extend(key));
     }
-    int(&mut out, tensors.len());
+    put_tensors(&mut out, tensors);
+    let hash = blake3::hash(&out);
+    out.extend(hash.as_bytes());
+    out
+}
+
+/// Appends tensors: their number, names, types and shapes, then their numbers.
+pub(crate) fn put_tensors(out: &mut Vec<u8>, tensors: &[StateTensor]) {
+    let int = |out: &mut Vec<u8>, n: usize| out.extend((n as u32).to_le_bytes());
+    int(out, tensors.len());
     for tensor in tensors {
-        int(&mut out, tensor.name.len());
+        int(out, tensor.name.len());
         out.extend(tensor.name.as_bytes());
-        int(&mut out, usize::from(tensor.dtype == DType::BF16));
-        int(&mut out, tensor.shape.len());
-        tensor.shape.iter().for_each(|n| long(&mut out, *n));
+        int(out, usize::from(tensor.dtype == DType::BF16));
+        int(out, tensor.shape.len());
+        tensor.shape.iter().for_each(|n| out.extend((*n as u64).to_le_bytes()));
     }
     for data in tensors.iter().flat_map(StateTensor::data) {
         match data.dtype() {
@@ -83,9 +92,13 @@ pub(super) fn encode(header: &Header, tensors: &[StateTensor]) -> Vec<u8> {
             _ => out.extend(data.iter::<f32>().flat_map(f32::to_le_bytes)),
         }
     }
-    let hash = blake3::hash(&out);
-    out.extend(hash.as_bytes());
-    out
+}
+
+/// The tensors that [`put_tensors`] has written, and nothing else; `None` if the bytes are others.
+pub(crate) fn take_tensors(bytes: &[u8]) -> Option<Tensors> {
+    let mut bytes = Bytes(bytes);
+    let tensors = bytes.tensors()?;
+    bytes.0.is_empty().then_some(tensors)
 }
 
 /// Bytes that are taken from the front.
@@ -129,6 +142,34 @@ impl<'a> Bytes<'a> {
         }
         Some(Header { kind, key, tokens, worth: Worth { gap, weight }, reached })
     }
+
+    fn tensors(&mut self) -> Option<Tensors> {
+        let mut places = Vec::new();
+        for _ in 0..self.int()? {
+            let n = self.int()?;
+            let name = std::str::from_utf8(self.take(n)?).ok()?.to_owned();
+            let (dtype, rank) = (self.int()?, self.int()?);
+            let shape = (0..rank).map(|_| self.long()).collect::<Option<Vec<usize>>>()?;
+            places.push((name, dtype, shape));
+        }
+        let mut tensors = HashMap::new();
+        for (name, dtype, shape) in places {
+            let numbers = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n))?;
+            let data = match dtype {
+                0 => {
+                    let words = self.take(numbers.checked_mul(4)?)?.as_chunks().0.iter();
+                    TensorData::new(words.map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>(), shape)
+                }
+                1 => {
+                    let words = self.take(numbers.checked_mul(2)?)?.as_chunks().0.iter();
+                    TensorData::new(words.map(|b| bf16::from_le_bytes(*b)).collect::<Vec<bf16>>(), shape)
+                }
+                _ => return None,
+            };
+            tensors.insert(name, data);
+        }
+        Some(Tensors(tensors))
+    }
 }
 
 /// The header of a file whose first bytes these are; `None` if it is none. It is not believed: see [`decode`].
@@ -138,11 +179,11 @@ pub(super) fn peek(bytes: &[u8]) -> Option<Header> {
 
 /// The tensors of a file by name.
 #[derive(Debug, Default)]
-pub(super) struct Tensors(HashMap<String, TensorData>);
+pub(crate) struct Tensors(HashMap<String, TensorData>);
 
 impl Tensors {
     /// Takes a tensor out; an axis of the wanted shape is `None` if it may have any length.
-    pub(super) fn take(&mut self, name: &str, want: &[Option<usize>]) -> Result<TensorData, StateError> {
+    pub(crate) fn take(&mut self, name: &str, want: &[Option<usize>]) -> Result<TensorData, StateError> {
         let data = self.0.remove(name).ok_or_else(|| StateError(format!("tensor `{name}` is missing")))?;
         let shape = data.shape().as_slice().to_vec();
         let fits = shape.len() == want.len() && shape.iter().zip(want).all(|(n, want)| want.is_none_or(|w| w == *n));
@@ -159,31 +200,8 @@ pub(super) fn decode(bytes: &[u8], key: &Key) -> Option<(Header, Tensors)> {
     }
     let mut bytes = Bytes(body);
     let header = bytes.header().filter(|header| header.key == *key)?;
-    let mut places = Vec::new();
-    for _ in 0..bytes.int()? {
-        let n = bytes.int()?;
-        let name = std::str::from_utf8(bytes.take(n)?).ok()?.to_owned();
-        let (dtype, rank) = (bytes.int()?, bytes.int()?);
-        let shape = (0..rank).map(|_| bytes.long()).collect::<Option<Vec<usize>>>()?;
-        places.push((name, dtype, shape));
-    }
-    let mut tensors = HashMap::new();
-    for (name, dtype, shape) in places {
-        let numbers = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n))?;
-        let data = match dtype {
-            0 => {
-                let words = bytes.take(numbers.checked_mul(4)?)?.as_chunks().0.iter();
-                TensorData::new(words.map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>(), shape)
-            }
-            1 => {
-                let words = bytes.take(numbers.checked_mul(2)?)?.as_chunks().0.iter();
-                TensorData::new(words.map(|b| bf16::from_le_bytes(*b)).collect::<Vec<bf16>>(), shape)
-            }
-            _ => return None,
-        };
-        tensors.insert(name, data);
-    }
-    bytes.0.is_empty().then_some((header, Tensors(tensors)))
+    let tensors = bytes.tensors()?;
+    bytes.0.is_empty().then_some((header, tensors))
 }
 
 #[cfg(test)]

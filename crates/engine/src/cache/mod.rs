@@ -27,7 +27,7 @@ use std::time::Duration;
 use crate::{Engine, Error};
 
 mod disk;
-mod format;
+pub(crate) mod format;
 mod key;
 mod places;
 mod ram;
