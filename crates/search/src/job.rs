@@ -3,14 +3,17 @@
 //! The folder `OUT.partial` holds a description of the job (`job.json`) and one Arrow file per finished shard, each written atomically. Once all shards exist
 //! the output is assembled from them and the folder is removed.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use arrow_schema::SchemaRef;
 use longreach_engine::{Long, Part, TextEncoder, batches, normalize};
 use serde_json::{Value, json};
 
 use crate::Error;
 use crate::documents::{Document, Input, Options};
+use crate::join::{COUNT, JOB, SHARD};
 use crate::output::{Existing, check_file};
 use crate::piece::{self, Made};
 use crate::table::{Columns, Row, check_fields};
@@ -68,6 +71,8 @@ pub struct Job<'a> {
 pub struct Progress {
     /// Finished documents.
     pub documents: u64,
+    /// Documents of the input that were read, those of other shards included.
+    pub passed: u64,
     /// Those of them that an earlier run had finished.
     pub before: u64,
     /// Finished rows of the output.
@@ -117,6 +122,29 @@ impl Job<'_> {
         })
     }
 
+    /// The columns of the output, and for a shard its number, and what all shards of a job share: a hash of the job, and the
+    /// number of documents.
+    fn schema(&self, encoder: &TextEncoder, documents: u64) -> SchemaRef {
+        let schema = self.columns(encoder).schema();
+        let Some(shard) = self.options.shard else { return schema };
+        let mut about = self.about(encoder);
+        // Machines may have the same input under different names.
+        about.as_object_mut().map(|about| about.remove("input"));
+        let job = blake3::hash(about.to_string().as_bytes()).to_hex().to_string();
+        let metadata = [(SHARD, shard.to_string()), (JOB, job), (COUNT, documents.to_string())];
+        let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
+        schema.as_ref().clone().with_metadata(HashMap::from(metadata)).into()
+    }
+
+    /// The description of the folder of an unfinished output.
+    fn described(&self, encoder: &TextEncoder) -> Value {
+        let mut about = self.about(encoder);
+        if let Some(shard) = self.options.shard {
+            about["shard"] = json!(shard.to_string());
+        }
+        about
+    }
+
     /// Embeds the documents and writes the vectors to `out`, atomically. `progress` is called after every batch and may stop the job, which is then resumed by
     /// the next call with the same arguments.
     pub fn run(
@@ -135,10 +163,16 @@ impl Job<'_> {
             let message = "texts and fields cannot be stored in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }
+        if let Some(shard) = self.options.shard
+            && format != Format::Arrow
+        {
+            let message = format!("shard {shard} is joined with the others later: want a name that ends in .arrow");
+            return Err(Error::file(out, message));
+        }
         let folder = partial(out);
         let (pieces, done) = self.pieces(encoder, out, progress)?;
         let paths: Vec<PathBuf> = pieces.into_iter().map(|piece| piece.path).collect();
-        assemble(out, format, &self.columns(encoder).schema(), &paths)?;
+        assemble(out, format, &self.schema(encoder, done.passed), &paths)?;
         std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         Ok(done)
     }
@@ -186,6 +220,7 @@ impl Job<'_> {
         let mut piece = Piece::default();
         loop {
             let next = documents.next()?;
+            done.passed = documents.passed();
             done.left_out = documents.left_out() as u64;
             done.broken_links = documents.broken_links() as u64;
             let last = next.is_none();
@@ -217,7 +252,7 @@ impl Job<'_> {
                     return Err(Error::Interrupted { rows: done.documents, path: folder });
                 }
             }
-            if last && done.documents == 0 {
+            if last && done.documents == 0 && self.options.shard.is_none() {
                 std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
                 return Err(self.input.nothing());
             }
@@ -229,7 +264,7 @@ impl Job<'_> {
 
     /// The shards of an earlier run of the same job.
     fn taken_up(&self, encoder: &TextEncoder, folder: &Path, columns: &Columns) -> Result<Vec<Made>, Error> {
-        let about = self.about(encoder);
+        let about = self.described(encoder);
         let file = folder.join("job.json");
         let place = |i: usize| folder.join(format!("{i:06}.arrow"));
         if !place(0).exists() {
@@ -372,8 +407,9 @@ impl Piece {
             let of = &self.documents[document];
             let (first, last) = (&self.parts[parts[0]].bytes, &self.parts[parts[parts.len() - 1]].bytes);
             let tokens: usize = parts.iter().map(|i| self.parts[*i].ids.len()).sum();
+            let place = done.documents + document as u64;
             Row {
-                row: done.documents + document as u64,
+                row: job.options.shard.map_or(place, |shard| shard.place(place)),
                 file: of.file.clone(),
                 start: of.start + first.start as u64,
                 end: of.start + last.end as u64,
@@ -403,7 +439,8 @@ impl Piece {
             first += n;
         }
         if let Some(row) = rows.iter().find(|row| row.vector.iter().any(|x| !x.is_finite())) {
-            let document = &self.documents[(row.row - done.documents) as usize];
+            let place = job.options.shard.map_or(row.row, |shard| row.row / shard.of());
+            let document = &self.documents[(place - done.documents) as usize];
             return Err(Error::NotFinite { origin: document.origin() });
         }
         Ok(rows)

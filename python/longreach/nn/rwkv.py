@@ -123,7 +123,7 @@ class LoRA(nn.Module):
         self.lora = nn.Sequential(nn.Linear(dim, rank, bias=False), between, nn.Linear(rank, width, bias=bias is not None))
         if bias is not None:
             with torch.no_grad():
-                self.lora[2].bias.copy_(bias)  # type: ignore[operator]
+                getattr(self.lora[2], "bias").copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.lora(x)
@@ -179,9 +179,10 @@ class RWKV6(_TimeMix):
 
     def read(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         delta, last = self._shifted(x, state)
-        mixer, weight = self.x_proj[0], self.x_proj[2].weight
+        mixer: Any = self.x_proj[0]
+        weight: Any = self.x_proj[2].weight
         low = mixer(x + delta * mixer.mu).tanh().unflatten(2, (5, self.rank))
-        shares = torch.einsum("btsr,dsr->sbtd", low, weight.unflatten(1, (5, self.rank)))  # type: ignore[operator]
+        shares = torch.einsum("btsr,dsr->sbtd", low, weight.unflatten(1, (5, self.rank)))
         r, w, k, v, g = (x + delta * (share + bias) for share, bias in zip(shares, self.x_bias))
         heads = [y.unflatten(2, (self.num_heads, -1)) for y in (self.r_proj(r), self.k_proj(k), self.v_proj(v))]
         decay = -self.w_proj(w).exp().unflatten(2, (self.num_heads, -1))
@@ -242,7 +243,8 @@ class RWKV7(_TimeMix):
     def values(self, x: Tensor, state: RecurrentState | None = None) -> Tensor:
         """The values of this layer for tokens that come after a state, ``[batch, seq, dim]``."""
         delta, _ = self._shifted(x, self.state(x.shape[0]) if state is None else state)
-        v: Tensor = self.v_proj(x + delta * self.x_v)
+        share: Tensor = getattr(self, "x_v")
+        v: Tensor = self.v_proj(x + delta * share)
         return v
 
     def forward(  # type: ignore[override]
