@@ -3,6 +3,38 @@
 import os
 from typing import Any, Iterator, final
 
+__all__ = [
+    "Array",
+    "Table",
+    "main",
+    "embed_files",
+    "Encoder",
+    "Error",
+    "InternalError",
+    "Model",
+    "load",
+    "_panic",
+    "_sample",
+    "_work",
+    "backward",
+    "data_ptr",
+    "describe",
+    "forward",
+    "names",
+    "saved",
+    "shapes",
+    "step_in_place",
+    "without_comments",
+    "Index",
+    "build_index",
+    "Session",
+    "Stream",
+    "_after_fork",
+    "get_num_threads",
+    "set_num_threads",
+    "__version__",
+]
+
 __version__: str
 
 class Error(Exception): ...

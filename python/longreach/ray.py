@@ -53,6 +53,11 @@ class Embedder:
         )
     """
 
+    encoder: Encoder
+    column: str
+    prompt: str | None
+    batch_tokens: int
+
     def __init__(
         self, model: str, column: str, *, dtype: str | None = None, prompt: str | None = None, batch_tokens: int = 8192
     ) -> None:

@@ -150,7 +150,10 @@ pub(crate) fn table(
 ) -> PyResult<Table> {
     let wrong = |message: String| PyValueError::new_err(message);
     if encoder.is_late() {
-        return Err(wrong(format!("embed: {} has a vector for each token, want a model with one for a text", encoder.name)));
+        return Err(wrong(format!(
+            "embed: {} has a vector for each token, want a model with one for a text",
+            encoder.name
+        )));
     }
     let (mut fields, place) = match (chunks.field.data_type(), column) {
         (DataType::Struct(fields), name) => (fields.to_vec(), Some(of_texts(fields, name).map_err(wrong)?)),
@@ -180,7 +183,9 @@ fn of_texts(fields: &[Arc<Field>], name: Option<&str>) -> Result<usize, String> 
         (Some(i), _) if holds_texts(fields[i].data_type()) => Ok(i),
         (Some(i), _) => Err(format!("embed: column {:?} has type {}, want strings", all[i], fields[i].data_type())),
         (None, Some(name)) => Err(format!("embed: there is no column {name:?}; there are {}", all.join(", "))),
-        (None, None) => Err(format!("embed: give `column`: it is not clear which holds the texts of {}", all.join(", "))),
+        (None, None) => {
+            Err(format!("embed: give `column`: it is not clear which holds the texts of {}", all.join(", ")))
+        }
     }
 }
 

@@ -155,7 +155,8 @@ impl Joined<'_> {
         self.ended = true;
         for reader in &mut self.readers {
             if let Some(found) = reader.peek()? {
-                let message = format!("holds document {found}, but there is no document {}: did the inputs differ?", self.next);
+                let message =
+                    format!("holds document {found}, but there is no document {}: did the inputs differ?", self.next);
                 return Err(Error::file(reader.path, message));
             }
         }

@@ -118,10 +118,12 @@ impl Columns {
             (!texts.is_null(i)).then(|| texts.value(i).to_owned())
         };
         let vector = |i: usize| {
-            let list = if self.late { column("vectors").as_list::<i64>().value(i) } else { Arc::clone(column("vector")) };
+            let list =
+                if self.late { column("vectors").as_list::<i64>().value(i) } else { Arc::clone(column("vector")) };
             let list = list.as_fixed_size_list();
             let each = if self.late { Arc::clone(list.values()) } else { list.value(i) };
-            let (from, n) = if self.late { (list.offset() * self.width, list.len() * self.width) } else { (0, self.width) };
+            let (from, n) =
+                if self.late { (list.offset() * self.width, list.len() * self.width) } else { (0, self.width) };
             each.as_primitive::<Float32Type>().values()[from..from + n].to_vec()
         };
         let row = |i: usize| Row {

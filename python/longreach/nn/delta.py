@@ -14,6 +14,19 @@ from longreach.nn.recurrent import Recurrent, RecurrentState, RMSNorm, depthwise
 class _Delta(Recurrent):
     """Projections, short convolutions and the output, which the layers share."""
 
+    key_heads: int
+    use_gate: bool
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    b_proj: nn.Linear
+    convolved: list[tuple[int, int]]
+    q_conv1d: nn.Conv1d
+    k_conv1d: nn.Conv1d
+    v_conv1d: nn.Conv1d
+    o_norm: RMSNorm
+    o_proj: nn.Linear
+
     def __init__(
         self,
         dim: int,
@@ -72,6 +85,8 @@ class DeltaNet(_Delta):
     torch.Size([1, 50, 64])
     """
 
+    most: float
+
     def __init__(
         self,
         dim: int,
@@ -107,6 +122,11 @@ class GatedDeltaNet(_Delta):
     >>> GatedDeltaNet(64, num_heads=2, num_v_heads=4)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    most: float
+    a_proj: nn.Linear
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
 
     def __init__(
         self,
@@ -154,6 +174,12 @@ class KDA(_Delta):
     torch.Size([1, 50, 64])
     """
 
+    most: float
+    f_proj: nn.Sequential
+    g_proj: nn.Sequential
+    A_log: nn.Parameter
+    dt_bias: nn.Parameter
+
     def __init__(
         self,
         dim: int,
@@ -183,8 +209,8 @@ class KDA(_Delta):
 
     def read(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
         inputs, after = self._inputs(x, state)
-        step = nn.functional.softplus(self.f_proj(x) + self.dt_bias).unflatten(2, (self.state_shape[0], -1))
-        decay = -self.A_log.exp()[:, None] * step
+        step: Tensor = nn.functional.softplus(self.f_proj(x) + self.dt_bias)
+        decay = -self.A_log.exp()[:, None] * step.reshape(*x.shape[:2], self.state_shape[0], -1)
         beta = self.most * self.b_proj(x).sigmoid()
         out, matrix = _torch.call("kda", *inputs, decay, beta, state.matrix)
         return self._output(x, out), RecurrentState(matrix, after, state.tokens + x.shape[1])

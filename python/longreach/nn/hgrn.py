@@ -20,6 +20,18 @@ class HGRN2(Recurrent):
     torch.Size([1, 50, 64])
     """
 
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    convolved: list[tuple[int, int]]
+    q_proj: nn.Linear
+    f_proj: nn.Linear
+    i_proj: nn.Linear
+    q_conv1d: nn.Conv1d
+    f_conv1d: nn.Conv1d
+    i_conv1d: nn.Conv1d
+    g_norm: RMSNorm
+    o_proj: nn.Linear
+
     def __init__(
         self,
         dim: int,
@@ -44,7 +56,7 @@ class HGRN2(Recurrent):
         self.g_norm = RMSNorm(dim, norm_eps)
         self.o_proj = nn.Linear(dim, dim, bias=False)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Tensor,
         state: RecurrentState | None = None,

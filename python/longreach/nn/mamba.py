@@ -20,6 +20,18 @@ class Mamba(Recurrent):
     torch.Size([1, 50, 64])
     """
 
+    inner: int
+    d_state: int
+    dt_rank: int
+    state_shape: tuple[int, int]
+    convolved: list[tuple[int, int]]
+    in_proj: nn.Linear
+    conv1d: nn.Conv1d
+    x_proj: nn.Linear
+    dt_proj: nn.Linear
+    A_log: nn.Parameter
+    out_proj: nn.Linear
+
     def __init__(
         self,
         d_model: int,
@@ -69,6 +81,8 @@ class Mamba(Recurrent):
 class _Gates(nn.Module):
     """The parameters of the recurrence: its decay, and the gates with a matrix for each block of channels."""
 
+    recurrent_param: nn.Parameter
+
     def __init__(self, inner: int, blocks: int) -> None:
         super().__init__()
         width = inner // blocks
@@ -81,8 +95,9 @@ class _Gates(nn.Module):
     def gate(self, name: str, x: Tensor) -> Tensor:
         """The gate before its sigmoid."""
         weight, bias = getattr(self, f"{name}_gate_weight"), getattr(self, f"{name}_gate_bias")
-        blocks = x.unflatten(2, (weight.shape[0], -1))
-        return (torch.einsum("btgi,gij->btgj", blocks, weight) + bias).flatten(2)
+        blocks = x.reshape(*x.shape[:2], weight.shape[0], -1)
+        both: Tensor = torch.einsum("btgi,gij->btgj", blocks, weight) + bias
+        return both.flatten(2)
 
 
 class RGLRU(Recurrent):
@@ -95,6 +110,14 @@ class RGLRU(Recurrent):
     >>> RGLRU(64, num_heads=4)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    state_shape: tuple[int]
+    convolved: list[tuple[int, int]]
+    linear_y: nn.Linear
+    linear_x: nn.Linear
+    linear_out: nn.Linear
+    conv_1d: nn.Conv1d
+    rg_lru: _Gates
 
     def __init__(self, dim: int, num_heads: int = 8, *, width: int | None = None, conv_size: int = 4) -> None:
         super().__init__()

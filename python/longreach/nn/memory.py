@@ -33,6 +33,18 @@ class TransformerXLSelfAttention(nn.Module):
     torch.Size([1, 100, 64])
     """
 
+    heads: int
+    dim_head: int
+    dim: int
+    memory: int
+    clamp_len: int | None
+    qkv_net: nn.Linear
+    r_net: nn.Linear
+    o_net: nn.Linear
+    r_w_bias: nn.Parameter
+    r_r_bias: nn.Parameter
+    layer_norm: nn.LayerNorm | None
+
     def __init__(
         self,
         dim: int,
@@ -87,7 +99,7 @@ class TransformerXLSelfAttention(nn.Module):
     def step(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
         """One token, ``[batch, dim]``: its output and the state after it."""
         y, after = self.forward(x[:, None], state, return_state=True)
-        return y[:, 0], after  # type: ignore[return-value]
+        return y[:, 0], after
 
 
 class HMTState(NamedTuple):
@@ -133,6 +145,15 @@ class HMT(nn.Module):
     >>> HMT(Performer(dim=32, depth=1, heads=2, causal=True), 32, segment=16)(torch.randn(1, 50, 32)).shape
     torch.Size([1, 50, 32])
     """
+
+    segment: int
+    sensory: int
+    summary_length: int
+    most: int
+    memory: nn.Parameter
+    summary: nn.Parameter
+    wq: nn.Parameter
+    wk: nn.Parameter
 
     def __init__(
         self,
@@ -203,4 +224,4 @@ class HMT(nn.Module):
     def step(self, x: Tensor, state: HMTState) -> tuple[Tensor, HMTState]:
         """One token, ``[batch, dim]``: its output and the state after it. It reads the segment that has begun again."""
         y, after = self.forward(x[:, None], state, return_state=True)
-        return y[:, 0], after  # type: ignore[return-value]
+        return y[:, 0], after

@@ -31,6 +31,10 @@ class RecurrentState(NamedTuple):
 class RMSNorm(nn.Module):
     """Divides by the root of the mean square, times a weight; times ``silu(gate)``, or its sigmoid, if there is a gate."""
 
+    eps: float
+    sigmoid: bool
+    weight: nn.Parameter
+
     def __init__(self, width: int, eps: float, sigmoid: bool = False) -> None:
         super().__init__()
         self.eps, self.sigmoid = eps, sigmoid
@@ -113,6 +117,16 @@ class RetNet(Recurrent):
     torch.Size([1, 50, 64])
     """
 
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    convolved: list[tuple[int, int]]
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    g_proj: nn.Linear
+    o_proj: nn.Linear
+    g_norm_swish_gate: RMSNorm
+
     def __init__(
         self, dim: int, num_heads: int = 8, *, expand_k: float = 1.0, expand_v: float = 2.0, norm_eps: float = 1e-5
     ) -> None:
@@ -149,6 +163,20 @@ class GLA(Recurrent):
     >>> GLA(64, num_heads=4)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    g_proj: nn.Linear
+    convolved: list[tuple[int, int]]
+    q_conv1d: nn.Conv1d
+    k_conv1d: nn.Conv1d
+    v_conv1d: nn.Conv1d
+    gk_proj: nn.Sequential
+    o_proj: nn.Linear
+    g_norm_swish_gate: RMSNorm
 
     def __init__(
         self,

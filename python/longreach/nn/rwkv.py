@@ -22,6 +22,8 @@ STRONGEST = -math.exp(-0.5)
 class _TimeMix(Recurrent):
     """A layer that mixes each token with the one before it."""
 
+    convolved: list[tuple[int, int]]
+
     def __init__(self, dim: int) -> None:
         super().__init__()
         # The state has the last token, as that of a convolution with two taps would.
@@ -53,6 +55,17 @@ class RWKV4(_TimeMix):
     >>> RWKV4(64)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    state_shape: tuple[int, int]
+    time_mix_key: nn.Parameter
+    time_mix_value: nn.Parameter
+    time_mix_receptance: nn.Parameter
+    time_decay: nn.Parameter
+    time_first: nn.Parameter
+    key: nn.Linear
+    value: nn.Linear
+    receptance: nn.Linear
+    output: nn.Linear
 
     def __init__(self, dim: int, *, dim_attn: int | None = None) -> None:
         super().__init__(dim)
@@ -88,6 +101,21 @@ class RWKV5(_TimeMix):
     torch.Size([1, 50, 64])
     """
 
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    time_mix_k: nn.Parameter
+    time_mix_v: nn.Parameter
+    time_mix_r: nn.Parameter
+    time_mix_g: nn.Parameter
+    time_decay: nn.Parameter
+    time_faaaa: nn.Parameter
+    receptance: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    gate: nn.Linear
+    output: nn.Linear
+    ln_x: nn.GroupNorm
+
     def __init__(self, dim: int, num_heads: int | None = None, head_dim: int = 64, *, norm_eps: float = 64e-5) -> None:
         super().__init__(dim)
         heads = _heads("RWKV5", dim, num_heads, head_dim)
@@ -112,11 +140,13 @@ class RWKV5(_TimeMix):
 def _normed(norm: nn.GroupNorm, out: Tensor) -> Tensor:
     """The norm of each head of each token, ``[batch, seq, heads, width]``, joined."""
     y: Tensor = norm(out.flatten(0, 1).flatten(1))
-    return y.unflatten(0, out.shape[:2])
+    return y.reshape(*out.shape[:2], -1)
 
 
 class LoRA(nn.Module):
     """A map of low rank, with a function in between and a bias."""
+
+    lora: nn.Sequential
 
     def __init__(self, dim: int, rank: int, width: int, between: nn.Module, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -151,6 +181,20 @@ class RWKV6(_TimeMix):
     >>> RWKV6(64, num_heads=4)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    rank: int
+    x_proj: nn.Sequential
+    x_bias: nn.Parameter
+    r_proj: _Mixed
+    k_proj: _Mixed
+    v_proj: _Mixed
+    g_proj: _Mixed
+    w_proj: _Mixed
+    bonus: nn.Parameter
+    g_norm: nn.GroupNorm
+    o_proj: nn.Linear
 
     def __init__(
         self,
@@ -204,6 +248,22 @@ class RWKV7(_TimeMix):
     torch.Size([1, 50, 64])
     """
 
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    layer_idx: int
+    k_k: nn.Parameter
+    k_a: nn.Parameter
+    r_k: nn.Parameter
+    r_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    o_proj: nn.Linear
+    w_lora: LoRA
+    v_lora: LoRA
+    a_lora: LoRA
+    g_lora: LoRA
+    g_norm: nn.GroupNorm
+
     MIXES = ("x_r", "x_w", "x_k", "x_v", "x_a", "x_g")
 
     def __init__(
@@ -247,7 +307,7 @@ class RWKV7(_TimeMix):
         v: Tensor = self.v_proj(x + delta * share)
         return v
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, x: Tensor, state: RecurrentState | None = None, return_state: bool = False, v_first: Tensor | None = None
     ) -> Tensor | tuple[Tensor, RecurrentState]:
         """The output, and the state after ``x`` if ``return_state``. A text that is cut anywhere gives the same."""

@@ -22,6 +22,9 @@ class MobaSelfAttention(_SelfAttention):
     torch.Size([1, 100, 64])
     """
 
+    block: int
+    top: int
+
     mechanism = "moba"
 
     def __init__(
@@ -56,6 +59,19 @@ class NsaSelfAttention(nn.Module):
     >>> NsaSelfAttention(64, 4, kv_heads=2, block=8, top=2, window=16)(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    heads: int
+    kv_heads: int
+    dim_head: int
+    block: int
+    top: int
+    window: int
+    rope_theta: float
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    g_proj: nn.Linear
+    o_proj: nn.Linear
 
     def __init__(
         self,

@@ -24,6 +24,12 @@ class SparseAttention(nn.Module):
     torch.Size([1, 40, 64])
     """
 
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_out: nn.Linear
+    block: int
+
     def __init__(
         self, dim: int, heads: int, config: dict[str, Any] | None = None, *, causal: bool | None = None, seed: int = 0
     ) -> None:

@@ -87,7 +87,8 @@ fn an_interrupted_shard_resumes() {
         part.run(&encoder, out, Existing::Refuse, &mut stop).expect_err("stopped");
         // What is saved is of this shard, and of no other.
         let other = of(2 - i);
-        let refused = Job { options: &other, ..part }.run(&encoder, out, Existing::Refuse, &mut on).expect_err("another");
+        let refused =
+            Job { options: &other, ..part }.run(&encoder, out, Existing::Refuse, &mut on).expect_err("another");
         assert!(refused.to_string().contains("another job (shard differ)"), "{refused}");
         let done = part.run(&encoder, out, Existing::Refuse, &mut on).expect("embedded");
         assert!(done.before > 0 && done.documents == 4150, "{done:?}");
