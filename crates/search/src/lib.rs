@@ -17,6 +17,7 @@
 pub mod bm25;
 pub mod documents;
 mod error;
+mod filling;
 mod guard;
 pub mod index;
 mod ipc;
