@@ -16,6 +16,11 @@ def is_torch(x: object) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
+def is_arrow(x: object) -> bool:
+    """Whether ``x`` is an array or a table of Arrow, of any library."""
+    return hasattr(x, "__arrow_c_stream__") or hasattr(x, "__arrow_c_array__")
+
+
 def lent(name: str, x: Any) -> Any:
     """``x`` as an object whose memory the extension can borrow; a copy where its layout or type is not one of DLPack's."""
     if is_torch(x):

@@ -3,6 +3,38 @@
 import os
 from typing import Any, Iterator, final
 
+__all__ = [
+    "Array",
+    "Table",
+    "main",
+    "embed_files",
+    "Encoder",
+    "Error",
+    "InternalError",
+    "Model",
+    "load",
+    "_panic",
+    "_sample",
+    "_work",
+    "backward",
+    "data_ptr",
+    "describe",
+    "forward",
+    "names",
+    "saved",
+    "shapes",
+    "step_in_place",
+    "without_comments",
+    "Index",
+    "build_index",
+    "Session",
+    "Stream",
+    "_after_fork",
+    "get_num_threads",
+    "set_num_threads",
+    "__version__",
+]
+
 __version__: str
 
 class Error(Exception): ...
@@ -21,6 +53,13 @@ class Array:
         copy: bool | None = None,
     ) -> Any: ...
     def __dlpack_device__(self) -> tuple[int, int]: ...
+
+@final
+class Table:
+    @property
+    def columns(self) -> list[str]: ...
+    def __arrow_c_schema__(self) -> Any: ...
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any: ...
 
 @final
 class Model:
@@ -100,12 +139,16 @@ class Encoder:
     def decode(self, ids: list[int]) -> str: ...
     def vectors(
         self,
-        texts: list[str],
+        texts: Any,
         prompt: str | None,
         named: str | None,
         kind: str | None,
         batch_tokens: int,
     ) -> Array: ...
+    def table(
+        self, input: Any, column: str | None, prompt: str | None, named: str | None, batch_tokens: int
+    ) -> Table: ...
+    def texts(self, texts: Any) -> list[str]: ...
     def token_vectors(self, text: str, query: bool) -> Array: ...
     def classify(self, text: str) -> list[tuple[str, float]]: ...
     def classify_pair(self, first: str, second: str) -> list[tuple[str, float]]: ...
@@ -132,6 +175,7 @@ class Index:
 
 def load(name: str | None, dtype: str | None, progress: bool) -> Model | Encoder: ...
 def build_index(what: dict[str, Any]) -> int: ...
+def embed_files(encoder: Encoder, what: dict[str, Any]) -> tuple[int, int, int, int]: ...
 def names() -> list[str]: ...
 def describe(name: str) -> str: ...
 def saved(name: str) -> list[str]: ...
@@ -147,6 +191,7 @@ def backward(
 def shapes(
     name: str, inputs: list[tuple[str, list[int]]], parameters: str, heads_first: bool
 ) -> list[tuple[str, list[int]]]: ...
+def without_comments(json: str) -> str: ...
 def data_ptr(tensor: Any) -> int: ...
 def main(args: list[str]) -> int: ...
 def set_num_threads(n: int) -> None: ...

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import numpy as np
 
@@ -51,6 +52,17 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """What a job over files has done."""
+
+    documents: int
+    #: Those of them that an earlier call had done.
+    before: int
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Ranked:
     """A document and its score for a query."""
 
@@ -76,7 +88,7 @@ class Encoder(Loaded[_core.Encoder]):
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         *,
         prompt: str | None = None,
         prompt_name: str | None = None,
@@ -88,8 +100,8 @@ class Encoder(Loaded[_core.Encoder]):
 
         Parameters
         ----------
-        texts : str or list of str
-            Texts beyond :attr:`limit` are cut.
+        texts : str, list of str, or array of strings
+            An array is one of Arrow (pyarrow, polars, …), which is read where it is. Texts beyond :attr:`limit` are cut.
         prompt, prompt_name : str, optional
             What stands before each text, or the name of a prompt of the model; the model's default otherwise.
         batch_tokens : int
@@ -106,16 +118,81 @@ class Encoder(Loaded[_core.Encoder]):
         """
         return self._encode(texts, prompt, prompt_name, None, batch_tokens, normalize, truncate_dim)
 
-    def encode_query(self, texts: str | Sequence[str], **options: Any) -> Any:
+    def encode_query(self, texts: Any, **options: Any) -> Any:
         """As :meth:`encode`, for queries."""
         return self._kind(texts, "query", options)
 
-    def encode_document(self, texts: str | Sequence[str], **options: Any) -> Any:
+    def encode_document(self, texts: Any, **options: Any) -> Any:
         """As :meth:`encode`, for documents."""
         return self._kind(texts, "document", options)
 
-    #: The same as :meth:`encode`.
-    embed = encode
+    def embed(
+        self,
+        input: Any,
+        out: str | os.PathLike[str] | None = None,
+        *,
+        column: str | None = None,
+        fields: Sequence[str] = (),
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        long: str = "mean",
+        overlap: int = 64,
+        batch_tokens: int = 8192,
+        with_text: bool = False,
+        overwrite: bool = False,
+        on_progress: Callable[[int, int], object] | None = None,
+    ) -> Any:
+        """The vectors of a table, or of files.
+
+        Parameters
+        ----------
+        input : object of Arrow, or path
+            A table, or an array of strings, of any library that has ``__arrow_c_stream__`` or ``__arrow_c_array__``
+            (pyarrow, polars, DuckDB, pandas); or a file or folder, as of ``longreach embed``, if ``out`` is given.
+        out : path, optional
+            A file that ends in ``.parquet``, ``.arrow``, ``.npy`` or ``.jsonl``.
+        column : str, optional
+            The column of texts; ``text``, or the only one of strings, if None.
+        prompt, prompt_name, batch_tokens
+            As of :meth:`encode`.
+        long : str
+            What is done with a document of a file that is beyond :attr:`limit`: its vector is the ``mean`` of those of
+            windows that ``overlap``, its ``parts`` are rows, or it is cut (``truncate``). Texts of tables are cut.
+        fields, with_text
+            What the file has besides: columns of the input, and the text.
+        overwrite : bool
+            Whether a file that is there is replaced.
+        on_progress : callable, optional
+            Called with the documents and the rows that are done.
+
+        Returns
+        -------
+        Table or Embedded
+            Of a table: one with the column ``vector`` behind the others, which any of these libraries reads, once, batch by
+            batch: ``pyarrow.table(...)``, ``polars.DataFrame(...)``. Of a file: what was done. An interrupted job over files
+            goes on when it is called again.
+        """
+        if out is not None:
+            what = {
+                "input": os.fspath(input),
+                "out": os.fspath(out),
+                "column": column,
+                "fields": list(fields),
+                "long": long,
+                "overlap": overlap,
+                "batch_tokens": batch_tokens,
+                "with_text": with_text,
+                "overwrite": overwrite,
+                "prompt": prompt,
+                "prompt_name": prompt_name,
+                "on_progress": on_progress,
+            }
+            return Embedded(*_core.embed_files(self._core, what))
+        if not _arrays.is_arrow(input):
+            raise TypeError(
+                f"embed: `input` is {type(input).__name__}, want a table of Arrow, or a file and `out`; `encode` takes texts"
+            )
+        return self._core.table(input, column, prompt, prompt_name, batch_tokens)
 
     def _kind(self, texts: Any, kind: str, options: dict[str, Any]) -> Any:
         known = {"prompt": None, "prompt_name": None, "batch_tokens": 8192, "normalize": None, "truncate_dim": None}
@@ -138,8 +215,9 @@ class Encoder(Loaded[_core.Encoder]):
         width: int | None,
     ) -> Any:
         alone = isinstance(texts, str)
-        all_texts = [texts] if alone else list(texts)
+        all_texts = [texts] if alone else texts if _arrays.is_arrow(texts) else list(texts)
         if self._core.late:
+            all_texts = self._core.texts(all_texts)
             late = [_arrays.numpy(self._core.token_vectors(text, kind == "query")) for text in all_texts]
             return late[0] if alone else late
         found = _arrays.numpy(self._core.vectors(all_texts, prompt, name, kind, batch))

@@ -16,7 +16,7 @@ class Loaded(Generic[Core]):
     """A model that was loaded from ``source``. Threads may share it."""
 
     def __init__(self, core: Core, source: Source) -> None:
-        self._core = core
+        self._core: Core = core
         self._source = source
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -26,6 +26,9 @@ class Linear(nn.Module):
     True
     """
 
+    in_features: int
+    out_features: int
+
     weight_int8: Tensor
     scale: Tensor
     bias: Tensor | None

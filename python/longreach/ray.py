@@ -53,6 +53,11 @@ class Embedder:
         )
     """
 
+    encoder: Encoder
+    column: str
+    prompt: str | None
+    batch_tokens: int
+
     def __init__(
         self, model: str, column: str, *, dtype: str | None = None, prompt: str | None = None, batch_tokens: int = 8192
     ) -> None:
@@ -69,12 +74,9 @@ class Embedder:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """The table with the column ``vector`` behind the others."""
         _checked(batch.schema, self.column)
-        texts = batch.column(self.column).to_pylist()
-        vectors = self.encoder.encode([text or "" for text in texts], prompt=self.prompt, batch_tokens=self.batch_tokens)
-        values = pa.array(vectors.reshape(-1))
-        missing = pa.array([text is None for text in texts], pa.bool_())
-        lists = pa.FixedSizeListArray.from_arrays(values, self.encoder.width, mask=missing)
-        return batch.append_column("vector", lists)
+        texts = batch.column(self.column)
+        vectors = pa.table(self.encoder.embed(texts, prompt=self.prompt, batch_tokens=self.batch_tokens))
+        return batch.append_column("vector", vectors.column("vector"))
 
 
 def _checked(schema: pa.Schema, column: str) -> None:

@@ -42,8 +42,13 @@ class Encoder(InputModule):
     ``SentenceTransformer(modules=[Encoder("sentence-transformers/all-MiniLM-L6-v2")]).encode(["a text"])``
     """
 
+    encoder: Core
+    model: str
+    dtype: str | None
+    batch_tokens: int
+
     config_file_name = "longreach.json"
-    config_keys = ["dtype", "batch_tokens"]
+    config_keys: list[str] = ["dtype", "batch_tokens"]
 
     def __init__(self, model: str | os.PathLike[str], dtype: str | None = None, batch_tokens: int = 8192) -> None:
         initialise: Any = super().__init__  # the library gives it no types

@@ -1,6 +1,6 @@
 //! Tensors of Python in and out, without a copy, by the DLPack protocol.
 //!
-//! The only `unsafe` code of this crate is here: DLPack hands over an address, and what lies there cannot be checked.
+//! This file and `arrow.rs` have the `unsafe` code of this crate: DLPack hands over an address, and what lies there cannot be checked.
 #![expect(unsafe_code, reason = "DLPack hands over addresses")]
 
 use std::sync::Arc;

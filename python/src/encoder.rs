@@ -2,16 +2,17 @@
 
 use std::sync::{Arc, Mutex};
 
-use longreach_engine::{Cancel, Long, Part, Prompt, TextEncoder, batches};
+use longreach_engine::{Cancel, Long, Prompt, TextEncoder};
 use longreach_models::EncoderModel;
 use longreach_nn::Reading;
 use ndarray::{Array2, ArrayD, IxDyn};
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::array::{Array, Input};
-use crate::error::{Failure, run, work};
-use crate::model::heed;
+use crate::arrow::{Chunks, Table, Texts};
+use crate::embedding;
+use crate::error::{Failure, caught, run, work};
 
 /// A loaded encoder. Settings that a call needs otherwise are changed on one that shares nothing with it.
 #[pyclass(frozen, module = "longreach._core")]
@@ -94,44 +95,45 @@ impl Encoder {
         run(py, || self.encoder.tokenizer().decode(&ids, true).map_err(|e| Failure::Value(e.to_string())))
     }
 
-    /// The vectors of texts, `[texts, width]`. `prompt` is a text, or the name of one of the model's if `named`; `kind` is one of query and document.
+    /// The vectors of texts, `[texts, width]`: of a list, or of arrays of Arrow. `prompt` is a text, or the name of one of the model's if `named`; `kind` is one
+    /// of query and document.
     fn vectors(
         &self,
         py: Python<'_>,
-        texts: Vec<String>,
+        texts: &Bound<'_, PyAny>,
         prompt: Option<&str>,
         named: Option<&str>,
         kind: Option<&str>,
         batch_tokens: usize,
     ) -> PyResult<Array> {
-        let prompt = match (prompt, named, kind) {
-            (Some(text), ..) => Prompt::Text(text),
-            (None, Some(name), _) => Prompt::Named(name),
-            (None, None, Some("query")) => Prompt::Query,
-            (None, None, Some("document")) => Prompt::Document,
-            (None, None, _) => Prompt::Default,
-        };
+        let texts = Texts::of(texts)?;
         let encoder = &self.encoder;
-        let (width, rows) = (encoder.width(), texts.len());
         let cancel = Cancel::default();
-        let vectors = work(py, &cancel, || {
-            let prompt = encoder.prompt(prompt)?;
-            let mut parts = Vec::with_capacity(rows);
-            for text in &texts {
-                parts.extend(encoder.parts(text, prompt, Long::Truncate)?);
-                heed(&cancel)?;
-            }
-            let mut vectors = vec![0.0f32; rows * width];
-            for batch in batches(&parts, batch_tokens.max(1)) {
-                let chosen: Vec<&Part> = batch.iter().map(|i| &parts[*i]).collect();
-                for (i, vector) in batch.iter().zip(encoder.vectors(&chosen).chunks(width.max(1))) {
-                    vectors[i * width..(i + 1) * width].copy_from_slice(vector);
-                }
-                heed(&cancel)?;
-            }
-            Ok(vectors)
+        let (rows, vectors) = work(py, &cancel, || {
+            let (prompt, texts) = (encoder.prompt(asked(prompt, named, kind))?, texts.all());
+            Ok((texts.len(), embedding::vectors(encoder, &texts, prompt, batch_tokens, &cancel)?))
         })?;
-        shaped(&[rows, width], vectors)
+        shaped(&[rows, encoder.width()], vectors)
+    }
+
+    /// The texts of a list, or of arrays of Arrow, as a list.
+    fn texts(&self, texts: &Bound<'_, PyAny>) -> PyResult<Vec<String>> {
+        Ok(Texts::of(texts)?.all().into_iter().flatten().map(str::to_owned).collect())
+    }
+
+    /// A table with a column of vectors besides, of a table of Arrow or of an array of texts.
+    fn table(
+        &self,
+        input: &Bound<'_, PyAny>,
+        column: Option<&str>,
+        prompt: Option<&str>,
+        named: Option<&str>,
+        batch_tokens: usize,
+    ) -> PyResult<Table> {
+        let chunks = Chunks::of(input)?
+            .ok_or_else(|| PyTypeError::new_err("embed: `input` has no `__arrow_c_stream__` or `__arrow_c_array__`"))?;
+        let prompt = self.encoder.prompt(asked(prompt, named, None)).map_err(Failure::from)?.to_owned();
+        caught(|| Ok(embedding::table(&self.encoder, chunks, column, prompt, batch_tokens)?))
     }
 
     /// The vectors of the tokens of a text, `[tokens, width]`, of a model of late interaction.
@@ -212,6 +214,17 @@ impl Encoder {
         })?;
         let ((shape, hidden), pooled) = got;
         Ok((shaped(&shape, hidden)?, pooled.map(|(shape, numbers)| shaped(&shape, numbers)).transpose()?))
+    }
+}
+
+/// The prompt that was asked for: a text, the name of one of the model's, or that of queries or of documents.
+pub(crate) fn asked<'a>(prompt: Option<&'a str>, named: Option<&'a str>, kind: Option<&str>) -> Prompt<'a> {
+    match (prompt, named, kind) {
+        (Some(text), ..) => Prompt::Text(text),
+        (None, Some(name), _) => Prompt::Named(name),
+        (None, None, Some("query")) => Prompt::Query,
+        (None, None, Some("document")) => Prompt::Document,
+        (None, None, _) => Prompt::Default,
     }
 }
 

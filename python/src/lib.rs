@@ -1,7 +1,9 @@
 //! `longreach._core`: the engine as an extension module of Python. The package in `python/longreach` is what users see.
 
 mod array;
+mod arrow;
 mod cli;
+mod embedding;
 mod encoder;
 mod error;
 mod model;
@@ -19,6 +21,7 @@ const fn fits<T>() {
 
 const _: () = {
     fits::<array::Array>();
+    fits::<arrow::Table>();
     fits::<encoder::Encoder>();
     fits::<model::Model>();
     fits::<search::Index>();
@@ -33,7 +36,11 @@ mod _core {
     #[pymodule_export]
     use crate::array::Array;
     #[pymodule_export]
+    use crate::arrow::Table;
+    #[pymodule_export]
     use crate::cli::main;
+    #[pymodule_export]
+    use crate::embedding::embed_files;
     #[pymodule_export]
     use crate::encoder::Encoder;
     #[pymodule_export]
@@ -43,6 +50,7 @@ mod _core {
     #[pymodule_export]
     use crate::ops::{
         _panic, _sample, _work, backward, data_ptr, describe, forward, names, saved, shapes, step_in_place,
+        without_comments,
     };
     #[pymodule_export]
     use crate::search::{Index, build_index};

@@ -112,6 +112,12 @@ pub(crate) fn saved(name: &str) -> PyResult<Vec<&'static str>> {
     Ok(operation.signature().saved.to_vec())
 }
 
+/// JSON without its comments (`//`, `#`, `/* */`), which files of DeepSpeed often have.
+#[pyfunction]
+pub(crate) fn without_comments(json: &str) -> String {
+    longreach_attention::softmax::deepspeed::without_comments(json)
+}
+
 /// Random inputs of a mechanism, for tests: the same on every machine.
 #[pyfunction]
 pub(crate) fn _sample(name: &str, sizes: [usize; 4], seed: u64, more: Vec<String>) -> PyResult<Vec<(String, Array)>> {

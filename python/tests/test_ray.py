@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +20,9 @@ import pyarrow.parquet as pq  # noqa: E402
 
 import longreach  # noqa: E402
 from longreach.ray import Embedder, embed  # noqa: E402
+
+#: A hundred thousand texts take minutes: LONGREACH_SLOW=1 runs them.
+SLOW = pytest.mark.skipif(not os.environ.get("LONGREACH_SLOW"), reason="LONGREACH_SLOW is not set: long jobs are skipped")
 
 MODEL = str(PIPELINES / "st-bert-mean")
 TEXTS = [f"text {i} of alpha " + "beta " * (i % 7) for i in range(36)]
@@ -88,3 +96,66 @@ def test_a_data_set_is_mapped_by_actors():
     rows = mapped.take_all()
     want = dict(zip(TEXTS, longreach.load(MODEL).encode(TEXTS)))
     assert len(rows) == 10 and all(np.array_equal(np.float32(row["vector"]), want[row["text"]]) for row in rows)
+
+
+DRIVER = """
+import os, sys
+import ray
+from longreach.ray import embed
+
+source, out, model, crash = sys.argv[1:]
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+
+def progress(done, parts):
+    # The job dies at a third of its work, without a chance to tidy up.
+    if crash == "yes" and done > parts // 3:
+        os.kill(os.getpid(), 9)
+
+print(embed(source, out, model=model, column="text", actors=2, batch_tokens=65536, on_progress=progress))
+"""
+
+
+def killed_worker():
+    """Ends one process of an actor that embeds; whether there was one."""
+    for process in Path("/proc").iterdir():
+        try:
+            name = (process / "cmdline").read_bytes().split(b"\\0")[0]
+            mine = process.stat().st_uid == os.getuid()
+        except OSError:
+            continue
+        if mine and name.startswith(b"ray::_Worker"):
+            os.kill(int(process.name), signal.SIGKILL)
+            return True
+    return False
+
+
+@pytest.mark.parametrize("rows", [pytest.param(600, id="short"), pytest.param(100_000, id="long", marks=SLOW)])
+def test_no_row_is_lost_or_twice_if_drivers_and_workers_are_killed(tmp_path, rows):
+    folder, out = tmp_path / "docs", tmp_path / "vectors"
+    folder.mkdir()
+    numbers = np.array_split(np.arange(rows), 7)
+    for i, ids in enumerate(numbers):
+        table = pa.table({"id": ids, "text": [f"text {n} of alpha" for n in ids]})
+        pq.write_table(table, folder / f"part{i}.parquet", row_group_size=max(rows // 40, 1))
+    command = [sys.executable, "-c", DRIVER, str(folder), str(out), MODEL]
+    crashed = subprocess.run([*command, "yes"], capture_output=True, text=True)
+    assert crashed.returncode == -signal.SIGKILL, crashed.stderr
+    before = {file.name for file in out.iterdir() if file.suffix == ".parquet"}
+    assert before
+    again = subprocess.Popen([*command, "no"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    killed = False
+    while again.poll() is None and not killed:
+        killed = killed_worker()
+        time.sleep(0.05)
+    said, errors = again.communicate()
+    assert again.returncode == 0 and killed, errors
+    assert 0 < int(said.split()[-1]) < rows
+    files = sorted(file for file in out.iterdir() if file.suffix == ".parquet")
+    assert before <= {file.name for file in files}
+    table = pa.concat_tables(pq.read_table(file) for file in files)
+    assert sorted(table.column("id").to_pylist()) == list(range(rows))
+    some = range(0, rows, max(rows // 50, 1))
+    want = longreach.load(MODEL).encode([f"text {n} of alpha" for n in some])
+    row_of = {n: row for row, n in enumerate(table.column("id").to_pylist())}
+    for n, vector in zip(some, want):
+        assert np.array_equal(np.float32(table.column("vector")[row_of[n]].as_py()), vector)

@@ -64,3 +64,12 @@ def test_a_strict_checker_knows_what_functions_take_and_return(tmp_path):
     assert len(notes) == 3 and all("Array" in line for line in notes), found.stdout + found.stderr
     errors = [line.split(":")[1] for line in lines if ": error:" in line]
     assert errors == ["17", "18", "19"], found.stdout + found.stderr
+
+
+def test_the_stub_of_the_extension_is_that_of_its_module(tmp_path):
+    pytest.importorskip("mypy", reason="mypy is not installed: types are not checked")
+    settings = tmp_path / "mypy.ini"
+    settings.write_text("[mypy]\nstrict = true\n[mypy-torch.*,numpy.*]\nfollow_imports = skip\n")
+    command = [sys.executable, "-m", "mypy.stubtest", "longreach._core", "--mypy-config-file", str(settings)]
+    found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0, found.stdout + found.stderr

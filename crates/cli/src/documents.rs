@@ -26,7 +26,7 @@ pub(crate) struct DocumentArgs {
 
 impl DocumentArgs {
     pub(crate) fn options(&self) -> Options {
-        Options { format: self.format, column: self.column.clone(), fields: self.fields.clone(), leave_out: Vec::new() }
+        Options { format: self.format, column: self.column.clone(), fields: self.fields.clone(), ..Options::default() }
     }
 }
 

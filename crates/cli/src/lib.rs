@@ -80,6 +80,8 @@ enum Command {
     Quantize(commands::quantize::Args),
     Tokenize(commands::tokenize::Args),
     Train(commands::train::Args),
+    #[command(subcommand)]
+    Vectors(commands::vectors::Command),
     /// Print a completion script for a shell
     ///
     /// The script goes to standard output. Save it where the shell looks for completions, or evaluate it in the shell's startup file.
@@ -222,6 +224,7 @@ fn run(cli: Cli, process: Process) -> Result<(), Failure> {
         Command::Score(args) => commands::score::run(args),
         Command::Recall(args) => commands::recall::run(args),
         Command::Train(args) => commands::train::run(args),
+        Command::Vectors(command) => commands::vectors::run(command),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "longreach", &mut std::io::stdout());
             Ok(())

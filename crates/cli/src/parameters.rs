@@ -32,7 +32,7 @@ impl ParameterArgs {
     }
 }
 
-/// Parses JSON with comments (`//`, `/* */`); errors name `what`, the option or file it came from.
+/// Parses JSON with comments (`//`, `#`, `/* */`); errors name `what`, the option or file it came from.
 pub(crate) fn parse(what: &str, text: &str) -> Result<Value, Failure> {
     serde_json::from_str(&without_comments(text)).map_err(|e| Failure::new(format!("{what}: {e}")))
 }

@@ -42,6 +42,11 @@ impl Table {
         self.schema.metadata.get(name).map(|value| value.as_ref())
     }
 
+    /// The schema that the file says it has.
+    pub(crate) fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
     /// The record batches; an error if the columns differ from those of `schema`.
     pub(crate) fn batches(
         &self,

@@ -3,17 +3,21 @@
 //! The folder `OUT.partial` holds a description of the job (`job.json`) and one Arrow file per finished shard, each written atomically. Once all shards exist
 //! the output is assembled from them and the folder is removed.
 
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use longreach_engine::{Long, Part, TextEncoder, batches, normalize};
+use arrow_schema::SchemaRef;
+use longreach_engine::TextEncoder;
 use serde_json::{Value, json};
 
 use crate::Error;
-use crate::documents::{Document, Input, Options};
+use crate::documents::{Input, Options};
+use crate::filling::Piece;
+use crate::join::{COUNT, JOB, SHARD};
 use crate::output::{Existing, check_file};
 use crate::piece::{self, Made};
-use crate::table::{Columns, Row, check_fields};
+use crate::table::{Columns, check_fields};
 use crate::vectors::{Format, assemble};
 
 /// How to treat a document longer than the input limit of the model.
@@ -68,6 +72,8 @@ pub struct Job<'a> {
 pub struct Progress {
     /// Finished documents.
     pub documents: u64,
+    /// Documents of the input that were read, those of other shards included.
+    pub passed: u64,
     /// Those of them that an earlier run had finished.
     pub before: u64,
     /// Finished rows of the output.
@@ -117,6 +123,29 @@ impl Job<'_> {
         })
     }
 
+    /// The columns of the output, and for a shard its number, and what all shards of a job share: a hash of the job, and the
+    /// number of documents.
+    fn schema(&self, encoder: &TextEncoder, documents: u64) -> SchemaRef {
+        let schema = self.columns(encoder).schema();
+        let Some(shard) = self.options.shard else { return schema };
+        let mut about = self.about(encoder);
+        // Machines may have the same input under different names.
+        about.as_object_mut().map(|about| about.remove("input"));
+        let job = blake3::hash(about.to_string().as_bytes()).to_hex().to_string();
+        let metadata = [(SHARD, shard.to_string()), (JOB, job), (COUNT, documents.to_string())];
+        let metadata = metadata.map(|(name, value)| (name.to_owned(), value));
+        schema.as_ref().clone().with_metadata(HashMap::from(metadata)).into()
+    }
+
+    /// The description of the folder of an unfinished output.
+    fn described(&self, encoder: &TextEncoder) -> Value {
+        let mut about = self.about(encoder);
+        if let Some(shard) = self.options.shard {
+            about["shard"] = json!(shard.to_string());
+        }
+        about
+    }
+
     /// Embeds the documents and writes the vectors to `out`, atomically. `progress` is called after every batch and may stop the job, which is then resumed by
     /// the next call with the same arguments.
     pub fn run(
@@ -135,10 +164,16 @@ impl Job<'_> {
             let message = "texts and fields cannot be stored in .npy: want .parquet, .arrow or .jsonl";
             return Err(Error::file(out, message));
         }
+        if let Some(shard) = self.options.shard
+            && format != Format::Arrow
+        {
+            let message = format!("shard {shard} is joined with the others later: want a name that ends in .arrow");
+            return Err(Error::file(out, message));
+        }
         let folder = partial(out);
         let (pieces, done) = self.pieces(encoder, out, progress)?;
         let paths: Vec<PathBuf> = pieces.into_iter().map(|piece| piece.path).collect();
-        assemble(out, format, &self.columns(encoder).schema(), &paths)?;
+        assemble(out, format, &self.schema(encoder, done.passed), &paths)?;
         std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
         Ok(done)
     }
@@ -186,6 +221,7 @@ impl Job<'_> {
         let mut piece = Piece::default();
         loop {
             let next = documents.next()?;
+            done.passed = documents.passed();
             done.left_out = documents.left_out() as u64;
             done.broken_links = documents.broken_links() as u64;
             let last = next.is_none();
@@ -217,7 +253,7 @@ impl Job<'_> {
                     return Err(Error::Interrupted { rows: done.documents, path: folder });
                 }
             }
-            if last && done.documents == 0 {
+            if last && done.documents == 0 && self.options.shard.is_none() {
                 std::fs::remove_dir_all(&folder).map_err(|e| Error::io(&folder, e))?;
                 return Err(self.input.nothing());
             }
@@ -229,7 +265,7 @@ impl Job<'_> {
 
     /// The shards of an earlier run of the same job.
     fn taken_up(&self, encoder: &TextEncoder, folder: &Path, columns: &Columns) -> Result<Vec<Made>, Error> {
-        let about = self.about(encoder);
+        let about = self.described(encoder);
         let file = folder.join("job.json");
         let place = |i: usize| folder.join(format!("{i:06}.arrow"));
         if !place(0).exists() {
@@ -284,128 +320,4 @@ pub fn partial(out: &Path) -> PathBuf {
     let mut name = out.as_os_str().to_owned();
     name.push(".partial");
     PathBuf::from(name)
-}
-
-/// The documents of the shard being filled.
-#[derive(Default)]
-struct Piece {
-    documents: Vec<Document>,
-    /// For each part, the index of its document.
-    of: Vec<usize>,
-    parts: Vec<Part>,
-    tokens: usize,
-    /// Documents that exceed the input limit, and the largest overlap of two parts in tokens.
-    long: u64,
-    shared: u64,
-    /// Blank documents.
-    blank: u64,
-}
-
-/// The overlap of two consecutive parts, in tokens.
-fn shared(before: &Part, part: &Part) -> u64 {
-    let places = part.places.iter().flatten();
-    places.filter(|(start, end)| start < end && *start < before.bytes.end).count() as u64
-}
-
-impl Piece {
-    fn add(&mut self, job: &Job<'_>, encoder: &TextEncoder, document: Document) -> Result<(), Error> {
-        let blank = document.text.trim().is_empty();
-        self.blank += u64::from(blank);
-        if blank && job.blank == Blank::LeaveOut {
-            self.documents.push(document);
-            return Ok(());
-        }
-        let long = match job.long {
-            LongDocument::Truncate => Long::Truncate,
-            LongDocument::Mean { overlap } | LongDocument::Parts { overlap } => Long::Split { overlap },
-        };
-        let parts = if encoder.is_late() {
-            encoder.late_parts(&document.text, long)?
-        } else {
-            encoder.parts(&document.text, job.prompt, long)?
-        };
-        let cut = parts.last().is_some_and(|part| document.text[part.bytes.end..].chars().any(|c| !c.is_whitespace()));
-        self.long += u64::from(parts.len() > 1 || cut);
-        self.shared = parts.windows(2).map(|two| shared(&two[0], &two[1])).fold(self.shared, u64::max);
-        self.of.extend(std::iter::repeat_n(self.documents.len(), parts.len()));
-        self.tokens += parts.iter().map(|part| part.ids.len()).sum::<usize>();
-        self.parts.extend(parts);
-        self.documents.push(document);
-        Ok(())
-    }
-
-    fn embed(
-        &self,
-        job: &Job<'_>,
-        encoder: &TextEncoder,
-        done: &mut Progress,
-        progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-        folder: &Path,
-    ) -> Result<Vec<Row>, Error> {
-        let mut vectors: Vec<Vec<f32>> = vec![Vec::new(); self.parts.len()];
-        for batch in batches(&self.parts, job.batch) {
-            let chosen: Vec<&Part> = batch.iter().map(|i| &self.parts[*i]).collect();
-            let made: Vec<Vec<f32>> = if encoder.is_late() {
-                encoder.late_documents(&chosen)?
-            } else {
-                encoder.vectors(&chosen).chunks(encoder.width()).map(<[f32]>::to_vec).collect()
-            };
-            for (i, vector) in batch.iter().zip(made) {
-                vectors[*i] = vector;
-            }
-            done.tokens += chosen.iter().map(|part| part.ids.len() as u64).sum::<u64>();
-            if progress(done).is_break() {
-                return Err(Error::Interrupted { rows: done.documents, path: folder.to_owned() });
-            }
-        }
-        let (width, keep) = (encoder.width(), job.keep.unwrap_or(usize::MAX));
-        let finish = |mut vector: Vec<f32>| {
-            if keep < width {
-                vector = vector.chunks(width).flat_map(|v| v[..keep].iter().copied()).collect();
-            }
-            if encoder.pipeline.normalizes() || encoder.is_late() {
-                normalize(&mut vector, keep.min(width));
-            }
-            vector
-        };
-        let row = |document: usize, parts: &[usize], vector: Vec<f32>| {
-            let of = &self.documents[document];
-            let (first, last) = (&self.parts[parts[0]].bytes, &self.parts[parts[parts.len() - 1]].bytes);
-            let tokens: usize = parts.iter().map(|i| self.parts[*i].ids.len()).sum();
-            Row {
-                row: done.documents + document as u64,
-                file: of.file.clone(),
-                start: of.start + first.start as u64,
-                end: of.start + last.end as u64,
-                tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
-                text: if job.text { of.text[first.start..last.end].to_owned() } else { String::new() },
-                fields: of.fields.clone(),
-                vector: finish(vector),
-            }
-        };
-        let mut rows = Vec::new();
-        let mut first = 0;
-        while first < self.parts.len() {
-            let document = self.of[first];
-            let n = self.of[first..].iter().take_while(|of| **of == document).count();
-            let parts: Vec<usize> = (first..first + n).collect();
-            if matches!(job.long, LongDocument::Mean { .. }) && !encoder.is_late() {
-                let mut mean = vec![0.0f64; width];
-                let all: f64 = parts.iter().map(|i| self.parts[*i].ids.len() as f64).sum();
-                for i in &parts {
-                    let share = self.parts[*i].ids.len() as f64 / all;
-                    mean.iter_mut().zip(&vectors[*i]).for_each(|(sum, x)| *sum += share * f64::from(*x));
-                }
-                rows.push(row(document, &parts, mean.into_iter().map(|x| x as f32).collect()));
-            } else {
-                parts.iter().for_each(|i| rows.push(row(document, &[*i], std::mem::take(&mut vectors[*i]))));
-            }
-            first += n;
-        }
-        if let Some(row) = rows.iter().find(|row| row.vector.iter().any(|x| !x.is_finite())) {
-            let document = &self.documents[(row.row - done.documents) as usize];
-            return Err(Error::NotFinite { origin: document.origin() });
-        }
-        Ok(rows)
-    }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`documents`] | readers for lines, JSON, CSV, Parquet and folders, one document at a time |
 //! | [`job`] | embedding in shards on disk, so that interrupted jobs resume |
+//! | [`join`](mod@join) | one output from those of several machines |
 //! | [`vectors`] | output files: Parquet, Arrow, NumPy, JSON Lines |
 //! | [`output`] | checks of an output path before the work begins |
 //! | [`index`] | passages and their vectors on disk, as Arrow, and exact search over them |
@@ -16,10 +17,12 @@
 pub mod bm25;
 pub mod documents;
 mod error;
+mod filling;
 mod guard;
 pub mod index;
 mod ipc;
 pub mod job;
+pub mod join;
 pub mod lexrank;
 pub mod matches;
 pub mod output;

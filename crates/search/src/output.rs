@@ -35,6 +35,15 @@ pub fn check_file(out: &Path, input: &Input, existing: Existing) -> Result<Forma
     Ok(format)
 }
 
+/// Checks the path of what shards are joined in, as [`check_file`].
+pub(crate) fn check_joined(out: &Path, shards: &[PathBuf], existing: Existing) -> Result<Format, Error> {
+    for shard in shards {
+        std::fs::metadata(shard).map_err(|e| Error::io(shard, e))?;
+        check_file(out, &Input::File(shard.clone()), existing)?;
+    }
+    Format::of(out)
+}
+
 /// Checks the path of an index. An error if it cannot be written, contains the input, or exists and is not an index or must not be replaced.
 pub fn check_index(out: &Path, input: &Input, existing: Existing) -> Result<(), Error> {
     place(out)?;

@@ -88,6 +88,57 @@ impl Columns {
         Arc::new(Schema::new(fields))
     }
 
+    /// The columns that a schema has; `None` if it is not one of such a table.
+    pub(crate) fn of(schema: &Schema) -> Option<Self> {
+        let kind = |name: &str| schema.field_with_name(name).ok().map(Field::data_type);
+        let width = match (kind("vector"), kind("vectors")) {
+            (Some(DataType::FixedSizeList(_, width)), None) => *width,
+            (None, Some(DataType::LargeList(each))) => match each.data_type() {
+                DataType::FixedSizeList(_, width) => *width,
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let names = schema.fields().iter().map(|field| field.name().clone());
+        let columns = Self {
+            width: usize::try_from(width).ok()?,
+            late: kind("vectors").is_some(),
+            text: kind("text").is_some(),
+            fields: names.filter(|name| !OWN.contains(&name.as_str())).collect(),
+        };
+        (columns.schema().fields() == schema.fields()).then_some(columns)
+    }
+
+    /// The rows of a batch with these columns.
+    pub(crate) fn rows(&self, batch: &RecordBatch) -> Vec<Row> {
+        let column = |name: &str| batch.column_by_name(name).expect("the batch has the columns of the schema");
+        let number = |name: &str, i: usize| column(name).as_primitive::<UInt64Type>().value(i);
+        let text = |name: &str, i: usize| {
+            let texts = column(name).as_string::<i32>();
+            (!texts.is_null(i)).then(|| texts.value(i).to_owned())
+        };
+        let vector = |i: usize| {
+            let list =
+                if self.late { column("vectors").as_list::<i64>().value(i) } else { Arc::clone(column("vector")) };
+            let list = list.as_fixed_size_list();
+            let each = if self.late { Arc::clone(list.values()) } else { list.value(i) };
+            let (from, n) =
+                if self.late { (list.offset() * self.width, list.len() * self.width) } else { (0, self.width) };
+            each.as_primitive::<Float32Type>().values()[from..from + n].to_vec()
+        };
+        let row = |i: usize| Row {
+            row: number("row", i),
+            file: text("file", i),
+            start: number("start", i),
+            end: number("end", i),
+            tokens: column("tokens").as_primitive::<UInt32Type>().value(i),
+            text: if self.text { text("text", i).unwrap_or_default() } else { String::new() },
+            fields: self.fields.iter().map(|name| text(name, i)).collect(),
+            vector: vector(i),
+        };
+        (0..batch.num_rows()).map(row).collect()
+    }
+
     pub(crate) fn batch(&self, rows: &[Row]) -> RecordBatch {
         let of = |f: fn(&Row) -> u64| Arc::new(UInt64Array::from_iter_values(rows.iter().map(f))) as ArrayRef;
         let mut files = StringBuilder::new();

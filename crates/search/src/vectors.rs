@@ -43,14 +43,25 @@ impl Format {
 
 /// Concatenates the rows of Arrow shards into `path`, atomically.
 pub(crate) fn assemble(path: &Path, format: Format, schema: &SchemaRef, shards: &[PathBuf]) -> Result<(), Error> {
-    let mut batches = shards.iter().flat_map(|shard| match read(shard, schema) {
+    let batches = shards.iter().flat_map(|shard| match read(shard, schema) {
         Ok(batches) => batches,
         Err(e) => vec![Err(e)],
     });
+    let rows = if format == Format::Npy { count(schema, shards)? } else { 0 };
+    save(path, format, schema, rows, batches)
+}
+
+/// Writes batches to `path`, atomically. `rows` is their number of rows, which [`Format::Npy`] needs in advance.
+pub(crate) fn save(
+    path: &Path,
+    format: Format,
+    schema: &SchemaRef,
+    rows: usize,
+    mut batches: impl Iterator<Item = Result<RecordBatch, Error>>,
+) -> Result<(), Error> {
     if format == Format::Arrow {
         return table::write(path, schema, batches);
     }
-    let rows = if format == Format::Npy { count(schema, shards)? } else { 0 };
     let mut inner = None;
     let written = longreach_models::write_atomically(path, |out| {
         let mut each = |then: &mut dyn FnMut(RecordBatch) -> std::io::Result<()>| {

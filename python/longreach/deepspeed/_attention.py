@@ -20,6 +20,10 @@ class SparseSelfAttention(nn.Module):
     torch.Size([1, 4, 64, 16])
     """
 
+    sparsity_config: SparsityConfig
+    key_padding_mask_mode: str
+    attn_mask_mode: str
+
     def __init__(
         self,
         sparsity_config: SparsityConfig | None = None,

@@ -80,6 +80,10 @@ class FixedSparsityConfig(SparsityConfig):
 class VariableSparsityConfig(SparsityConfig):
     """Stretches of several lengths, global blocks at given places, and random ones."""
 
+    local_window_blocks: list[int]
+    global_block_indices: list[int]
+    global_block_end_indices: list[int] | None
+
     mode = "variable"
 
     def __init__(
@@ -149,6 +153,9 @@ class BigBirdSparsityConfig(SparsityConfig):
 
 class BSLongformerSparsityConfig(SparsityConfig):
     """A window, and global blocks at given places (Beltagy et al. 2020)."""
+
+    global_block_indices: list[int]
+    global_block_end_indices: list[int] | None
 
     mode = "bslongformer"
 

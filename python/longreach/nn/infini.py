@@ -48,6 +48,17 @@ class InfiniAttention(nn.Module):
     torch.Size([1, 300, 64])
     """
 
+    heads: int
+    dim_head: int
+    segment: int
+    delta: bool
+    rotary: bool
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_out: nn.Linear
+    gate: nn.Parameter
+
     def __init__(
         self,
         dim: int,

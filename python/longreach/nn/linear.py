@@ -36,6 +36,10 @@ class LinearAttention(nn.Module):
     torch.Size([2, 100, 64])
     """
 
+    heads: int
+    causal: bool
+    projection: nn.Linear
+
     def __init__(self, d_model: int, n_features: int, *, heads: int = 1, causal: bool = False) -> None:
         super().__init__()
         if n_features % heads:
@@ -78,6 +82,16 @@ class LinearSelfAttention(nn.Module):
     >>> LinearSelfAttention(64, 4, causal=True)(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    heads: int
+    dim_head: int
+    map: str
+    causal: bool
+    normalize: bool
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_out: nn.Linear
 
     def __init__(
         self,

@@ -21,6 +21,15 @@ class LongformerSelfAttention(nn.Module):
     torch.Size([1, 100, 64])
     """
 
+    heads: int
+    window: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    query_global: nn.Linear
+    key_global: nn.Linear
+    value_global: nn.Linear
+
     def __init__(self, dim: int, heads: int = 8, *, window: int = 512) -> None:
         super().__init__()
         width("LongformerSelfAttention", dim, heads)
@@ -54,6 +63,15 @@ class BigBirdSelfAttention(nn.Module):
     >>> BigBirdSelfAttention(64, 4, block=16, random_blocks=1)(torch.randn(1, 120, 64)).shape
     torch.Size([1, 120, 64])
     """
+
+    heads: int
+    block: int
+    random_blocks: int
+    seed: int
+    max_length: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
 
     def __init__(
         self,

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from longreach import _torch
 from longreach.nn._heads import sequence, width
-from longreach.nn.performer import FeedForward, Layers, PreLayerNorm
+from longreach.nn._branches import PreLayerNorm
+from longreach.nn.performer import FeedForward, Layers
 
 
 class NystromformerSelfAttention(nn.Module):
@@ -25,6 +26,13 @@ class NystromformerSelfAttention(nn.Module):
     >>> NystromformerSelfAttention(64, 4, landmarks=16)(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    heads: int
+    landmarks: int
+    query: nn.Linear
+    key: nn.Linear
+    value: nn.Linear
+    conv: nn.Conv2d | None
 
     def __init__(
         self, dim: int, heads: int = 8, *, landmarks: int = 64, conv: int | None = None, init: str = "original"
@@ -62,6 +70,17 @@ class LinformerSelfAttention(nn.Module):
     >>> LinformerSelfAttention(64, 100, k=16, heads=4)(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    heads: int
+    seq_len: int
+    k: int
+    dim_head: int
+    to_q: nn.Linear
+    to_k: nn.Linear
+    proj_k: nn.Parameter
+    to_v: nn.Linear
+    proj_v: nn.Parameter
+    to_out: nn.Linear
 
     def __init__(
         self,
@@ -115,6 +134,8 @@ class Linformer(nn.Module):
     >>> Linformer(64, 100, depth=2, k=16, heads=4)(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    net: Layers
 
     def __init__(
         self,

@@ -24,6 +24,18 @@ class LshSelfAttention(nn.Module):
     torch.Size([1, 100, 64])
     """
 
+    heads: int
+    dim_head: int
+    chunk: int
+    buckets: int
+    rounds: int
+    seed: int
+    before: int
+    after: int
+    causal: bool
+    query_key: nn.Linear
+    value: nn.Linear
+
     def __init__(
         self,
         dim: int,

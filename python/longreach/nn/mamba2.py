@@ -16,6 +16,10 @@ from longreach.nn.recurrent import Recurrent, RecurrentState, depthwise, short_c
 class GroupNorm(nn.Module):
     """Divides each of ``groups`` parts by the root of its mean square, times a weight; the gate is applied before or after."""
 
+    groups: int
+    before: bool
+    weight: nn.Parameter
+
     def __init__(self, width: int, groups: int, before: bool) -> None:
         super().__init__()
         self.groups, self.before = groups, before
@@ -38,6 +42,19 @@ class Mamba2(Recurrent):
     >>> Mamba2(64, d_state=16, headdim=32)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    inner: int
+    groups: int
+    headdim: int
+    d_state: int
+    state_shape: tuple[int, int, int]
+    convolved: list[tuple[int, int]]
+    in_proj: nn.Linear
+    conv1d: nn.Conv1d
+    dt_bias: nn.Parameter
+    A_log: nn.Parameter
+    norm: GroupNorm | None
+    out_proj: nn.Linear
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from longreach import _core, _torch
+from longreach.nn._branches import PreLayerNorm, ReZero, ScaleNorm
 
 
 class PerformerState(NamedTuple):
@@ -35,6 +36,11 @@ class FastAttention(nn.Module):
     Causality is exact: no maximum over keys is subtracted before exponentials are taken, since it would depend on later keys.
     ``stabilizer="original"`` subtracts it, as performer-pytorch does, whose outputs it has.
     """
+
+    nb_features: int
+    causal: bool
+    generalized_attention: bool
+    uniform: bool
 
     projection_matrix: Tensor
 
@@ -114,6 +120,14 @@ class SelfAttention(nn.Module):
     torch.Size([1, 50, 32])
     """
 
+    heads: int
+    fast_attention: FastAttention
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_out: nn.Linear
+    dropout: nn.Dropout
+
     def __init__(
         self,
         dim: int,
@@ -166,6 +180,11 @@ class SelfAttention(nn.Module):
 class FeedForward(nn.Module):
     """Two layers with GELU between them, gated if ``glu``."""
 
+    w1: nn.Linear
+    act: nn.GELU
+    dropout: nn.Dropout
+    w2: nn.Linear
+
     def __init__(self, dim: int, mult: int = 4, dropout: float = 0.0, glu: bool = False) -> None:
         super().__init__()
         self.glu = glu
@@ -188,6 +207,9 @@ class FeedForward(nn.Module):
 class Chunk(nn.Module):
     """Runs a module on parts of the sequence, which needs less memory."""
 
+    chunks: int
+    fn: nn.Module
+
     def __init__(self, chunks: int, fn: nn.Module) -> None:
         super().__init__()
         self.chunks, self.fn = chunks, fn
@@ -197,54 +219,6 @@ class Chunk(nn.Module):
             whole: Tensor = self.fn(x)
             return whole
         return torch.cat([self.fn(part) for part in x.chunk(self.chunks, dim=1)], dim=1)
-
-
-class ScaleNorm(nn.Module):
-    """Scales tokens to one learned length before a module."""
-
-    def __init__(self, dim: int, fn: nn.Module, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.fn, self.eps = fn, eps
-        self.g = nn.Parameter(torch.ones(1))
-
-    def around(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """The output with ``call`` in place of the module."""
-        return call(x / x.norm(dim=-1, keepdim=True).clamp(min=self.eps) * self.g)
-
-    def forward(self, x: Tensor, **given: Any) -> Tensor:
-        return self.around(lambda y: self.fn(y, **given), x)
-
-
-class ReZero(nn.Module):
-    """Scales the output of a module by a learned number that is small at first."""
-
-    def __init__(self, fn: nn.Module) -> None:
-        super().__init__()
-        self.g = nn.Parameter(torch.tensor(1e-3))
-        self.fn = fn
-
-    def around(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """The output with ``call`` in place of the module."""
-        return call(x) * self.g
-
-    def forward(self, x: Tensor, **given: Any) -> Tensor:
-        return self.around(lambda y: self.fn(y, **given), x)
-
-
-class PreLayerNorm(nn.Module):
-    """A layer norm before a module."""
-
-    def __init__(self, dim: int, fn: nn.Module) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim)
-        self.fn = fn
-
-    def around(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """The output with ``call`` in place of the module."""
-        return call(self.norm(x))
-
-    def forward(self, x: Tensor, **given: Any) -> Tensor:
-        return self.around(lambda y: self.fn(y, **given), x)
 
 
 class Layers(nn.Module):
@@ -274,6 +248,8 @@ class Performer(nn.Module):
     >>> Performer(dim=64, depth=1, heads=4, causal=True)(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    net: Layers
 
     def __init__(
         self,

@@ -21,6 +21,12 @@ class PerformerLM(nn.Module):
     torch.Size([1, 100, 50])
     """
 
+    token_emb: nn.Embedding
+    pos_emb: nn.Embedding
+    dropout: nn.Dropout
+    performer: Performer
+    norm: nn.LayerNorm
+
     def __init__(
         self,
         *,

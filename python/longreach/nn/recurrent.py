@@ -29,23 +29,29 @@ class RecurrentState(NamedTuple):
 
 
 class RMSNorm(nn.Module):
-    """Divides by the root of the mean square, times a weight; times ``silu(gate)`` if there is a gate."""
+    """Divides by the root of the mean square, times a weight; times ``silu(gate)``, or its sigmoid, if there is a gate."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    eps: float
+    sigmoid: bool
+    weight: nn.Parameter
+
+    def __init__(self, width: int, eps: float, sigmoid: bool = False) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps, self.sigmoid = eps, sigmoid
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         y: Tensor = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
-        return y if gate is None else y * nn.functional.silu(gate)
+        if gate is None:
+            return y
+        return y * (gate.sigmoid() if self.sigmoid else nn.functional.silu(gate))
 
 
 class Recurrent(nn.Module):
-    """A layer on ``[batch, seq, dim]`` with a matrix for each head as its state."""
+    """A layer on ``[batch, seq, dim]`` whose state has one size."""
 
-    #: The heads, and the channels of keys and values of the state.
-    state_shape: tuple[int, int, int]
+    #: The shape of the state: often heads, and channels of keys and of values.
+    state_shape: tuple[int, ...]
     #: The channels and the taps of each short convolution.
     convolved: list[tuple[int, int]]
 
@@ -72,10 +78,15 @@ class Recurrent(nn.Module):
         return y[:, 0], after
 
 
-def short_convolution(layer: nn.Conv1d, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-    """The causal convolution of each channel, with silu, and its last inputs."""
-    y, after = _torch.call("short_conv", x, layer.weight[:, 0].T, layer.bias, state, activation="silu")
+def short_convolution(layer: nn.Conv1d, x: Tensor, state: Tensor, activation: str = "silu") -> tuple[Tensor, Tensor]:
+    """The causal convolution of each channel, with its activation, and its last inputs."""
+    y, after = _torch.call("short_conv", x, layer.weight[:, 0].T, layer.bias, state, activation=activation)
     return y, after
+
+
+def unit(x: Tensor) -> Tensor:
+    """Vectors of length 1."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-6)
 
 
 def depthwise(channels: int, taps: int, bias: bool) -> nn.Conv1d:
@@ -105,6 +116,16 @@ class RetNet(Recurrent):
     >>> RetNet(64, num_heads=4)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    convolved: list[tuple[int, int]]
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    g_proj: nn.Linear
+    o_proj: nn.Linear
+    g_norm_swish_gate: RMSNorm
 
     def __init__(
         self, dim: int, num_heads: int = 8, *, expand_k: float = 1.0, expand_v: float = 2.0, norm_eps: float = 1e-5
@@ -142,6 +163,20 @@ class GLA(Recurrent):
     >>> GLA(64, num_heads=4)(torch.randn(1, 50, 64)).shape
     torch.Size([1, 50, 64])
     """
+
+    num_heads: int
+    state_shape: tuple[int, int, int]
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    g_proj: nn.Linear
+    convolved: list[tuple[int, int]]
+    q_conv1d: nn.Conv1d
+    k_conv1d: nn.Conv1d
+    v_conv1d: nn.Conv1d
+    gk_proj: nn.Sequential
+    o_proj: nn.Linear
+    g_norm_swish_gate: RMSNorm
 
     def __init__(
         self,

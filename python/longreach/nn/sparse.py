@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from longreach import _torch
-from longreach.ops._call import uncommented
+from longreach.ops._call import of_file
 
 
 class SparseAttention(nn.Module):
@@ -24,6 +23,12 @@ class SparseAttention(nn.Module):
     >>> SparseAttention(64, 4, {"mode": "fixed", "block": 16})(torch.randn(1, 40, 64)).shape
     torch.Size([1, 40, 64])
     """
+
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_out: nn.Linear
+    block: int
 
     def __init__(
         self, dim: int, heads: int, config: dict[str, Any] | None = None, *, causal: bool | None = None, seed: int = 0
@@ -42,7 +47,7 @@ class SparseAttention(nn.Module):
         self.block = int(fields.get("block") or fields.get("block_size") or 16)
         try:
             with torch.no_grad():
-                self._attend(*[torch.zeros(1, 4 * self.block, heads, 1)] * 3)
+                self._attend(*[torch.zeros(1, _enough(fields, self.block) * self.block, heads, 1)] * 3)
         except TypeError as error:
             raise ValueError(str(error)) from None
 
@@ -56,13 +61,8 @@ class SparseAttention(nn.Module):
         causal: bool | None = None,
         seed: int = 0,
     ) -> SparseAttention:
-        """The module of a DeepSpeed file, which may have ``//`` comments, or of its fields."""
-        whole: dict[str, Any]
-        if isinstance(config, dict):
-            whole = config
-        else:
-            with open(config, encoding="utf-8") as file:
-                whole = json.loads(uncommented(file.read()))
+        """The module of a DeepSpeed file, which may have comments (``//``, ``#``, ``/* */``), or of its fields."""
+        whole = config if isinstance(config, dict) else of_file(config)
         return cls(dim, heads, whole.get("sparse_attention", whole), causal=causal, seed=seed)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -83,3 +83,12 @@ class SparseAttention(nn.Module):
         q, k, v = (p(x).unflatten(2, (self.heads, -1)) for p in (self.to_q, self.to_k, self.to_v))
         y: Tensor = self.to_out(self._attend(q, k, v, mask).flatten(2))
         return y[:, :length]
+
+
+def _enough(fields: dict[str, Any], block: int) -> int:
+    """A number of blocks in which a configuration has room: a window may not be wider than the sequence."""
+    counts = [value for name, value in fields.items() if name.startswith(("num_", "random_")) and isinstance(value, int)]
+    window = fields.get("local_window_size")
+    if isinstance(window, int):
+        counts.append(window // max(block, 1))
+    return max(4, min(max(counts, default=0) + 2, 1024))

@@ -21,6 +21,13 @@ class KeyValueState(NamedTuple):
 class _SelfAttention(nn.Module):
     """Projections around a mechanism, and its step."""
 
+    heads: int
+    dim_head: int
+    to_q: nn.Linear
+    to_k: nn.Linear
+    to_v: nn.Linear
+    to_out: nn.Linear
+
     mechanism: str
 
     def __init__(self, dim: int, heads: int, dim_head: int | None, causal: bool) -> None:
@@ -80,6 +87,9 @@ class WindowSelfAttention(_SelfAttention):
     torch.Size([1, 100, 64])
     """
 
+    left: int
+    right: int
+
     mechanism = "window"
 
     def __init__(
@@ -115,6 +125,8 @@ class DilatedSelfAttention(WindowSelfAttention):
     >>> DilatedSelfAttention(64, 4, left=8, dilation=[1, 1, 4, 4])(torch.randn(1, 100, 64)).shape
     torch.Size([1, 100, 64])
     """
+
+    dilation: list[int]
 
     mechanism = "dilated"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from longreach import _core
 from longreach._arrays import is_torch
 from longreach._mechanism import Mechanism
 
@@ -118,27 +119,19 @@ def configured(mechanism: Mechanism, kwargs: dict[str, Any]) -> dict[str, Any]:
         return kwargs
     rest = {name: value for name, value in kwargs.items() if name != "config"}
     if isinstance(config, (str, os.PathLike)):
-        with open(config, encoding="utf-8") as file:
-            config = json.loads(uncommented(file.read()))
+        config = of_file(config)
     rest["sparse_attention"] = config.get("sparse_attention", config)
     return rest
 
 
-def uncommented(text: str) -> str:
-    """JSON without the comments, from ``//`` to the end of a line, that files of DeepSpeed often have."""
-    out: list[str] = []
-    at, quoted = 0, False
-    while at < len(text):
-        if quoted and text[at] == "\\":
-            out.append(text[at : at + 2])
-            at += 2
-            continue
-        if text[at] == '"':
-            quoted = not quoted
-        if not quoted and text.startswith("//", at):
-            end = text.find("\n", at)
-            at = len(text) if end < 0 else end
-            continue
-        out.append(text[at])
-        at += 1
-    return "".join(out)
+def of_file(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The fields of a file of JSON, which may have comments as files of DeepSpeed do: ``//``, ``#`` and ``/* */``."""
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    try:
+        found = json.loads(_core.without_comments(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{os.fspath(path)}: want an object of fields")
+    return found

@@ -35,6 +35,10 @@ IGNORED = {"use_cache", "return_dict", "output_attentions", "output_hidden_state
 class AutoModelForCausalLM:
     """A language model of this engine."""
 
+    config: dict[str, Any]
+    device: torch.device
+    dtype: torch.dtype
+
     def __init__(self, model: Model) -> None:
         self.model = model
         self.config = model.config

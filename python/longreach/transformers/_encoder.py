@@ -17,6 +17,9 @@ from longreach.transformers._load import dtype_of, loaded, warn_of
 class AutoModel:
     """An encoder, or the hidden states of a language model."""
 
+    config: Any
+    device: torch.device
+
     def __init__(self, model: Any) -> None:
         self.model = model
         self.config = model.config

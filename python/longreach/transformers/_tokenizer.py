@@ -70,7 +70,8 @@ class AutoTokenizer:
         texts: list[str] = [text] if isinstance(text, str) else list(text)
         rows = [self.encode(one, add_special_tokens) for one in texts]
         if truncation and max_length is not None:
-            rows = [row[:max_length] for row in rows]
+            behind = self._behind() if add_special_tokens else 0
+            rows = [_cut(row, max_length, behind) for row in rows]
         longest = max((len(row) for row in rows), default=0)
         if padding == "max_length" and max_length is not None:
             longest = max(longest, max_length)
@@ -87,6 +88,16 @@ class AutoTokenizer:
         if return_tensors == "np":
             return BatchEncoding(input_ids=arrays[0], attention_mask=arrays[1])
         return BatchEncoding(input_ids=torch.from_numpy(arrays[0]), attention_mask=torch.from_numpy(arrays[1]))
+
+    def _behind(self) -> int:
+        """How many special tokens stand behind a text: those of an empty one that are not before it."""
+        if isinstance(self._source, Model):
+            return 0
+        empty, one = self.encode(""), self.encode("a")
+        before = 0
+        while before < len(empty) and empty[before] == one[before]:
+            before += 1
+        return len(empty) - before
 
     def _padded(self, row: list[int], longest: int) -> tuple[list[int], list[int]]:
         more = longest - len(row)
@@ -113,6 +124,11 @@ class AutoTokenizer:
 
     def __iter__(self) -> Iterator[Any]:
         raise TypeError("a tokenizer has no elements")
+
+
+def _cut(row: list[int], length: int, behind: int) -> list[int]:
+    """At most ``length`` tokens, with the special ones behind the text."""
+    return row if len(row) <= length else row[: max(length - behind, 0)] + row[len(row) - min(behind, length) :]
 
 
 LongformerTokenizer = AutoTokenizer

@@ -173,6 +173,12 @@ fn tutorial_file_with_comments_parses() {
         r#"{"mode": "variable", "block": 64, "global_block_indices": [0, 1, 2]}"#,
     );
     same(&TUTORIAL.replace("true", "false"), r#"{"mode": "dense", "block": 64}"#);
+    // Comments of shells and of Python, before the file, within it and behind it; but not within strings.
+    same(
+        &format!("# ds_config.json\n{}\n# of \"mode\"", of("bigbird").replace("//", "#")),
+        r#"{"mode": "bigbird", "block": 64, "num_sliding_window_blocks": 5, "num_random_blocks": 0}"#,
+    );
+    assert_eq!(longreach_attention::softmax::deepspeed::without_comments("[\"#1\"]# 2"), "[\"#1\"]   ");
     // Both spellings with the same value, and each alone.
     same(
         r#"{"mode": "bigbird", "sparsity_structure": "bigbird", "block": 32, "block_size": 32}"#,

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use longreach_search::documents::Input;
+use longreach_search::documents::{Input, Options, Shard};
 use longreach_search::job::{Blank, Job, LongDocument};
 use longreach_search::output;
 
@@ -23,7 +23,9 @@ use crate::interrupt::Interrupt;
 Examples:
   longreach embed --model sentence-transformers/all-MiniLM-L6-v2 --input texts.jsonl --column body --out vectors.parquet
   longreach embed --model DIR --input folder/ --long parts --overlap 32 --out vectors.npy
-  cat lines.txt | longreach embed --model DIR --out vectors.jsonl")]
+  cat lines.txt | longreach embed --model DIR --out vectors.jsonl
+  longreach embed --model DIR --input texts.parquet --shard 3/16 --out part-03.arrow
+  longreach vectors join part-*.arrow --out vectors.parquet")]
 pub(crate) struct Args {
     #[command(flatten)]
     encoder: EncoderArgs,
@@ -54,6 +56,10 @@ pub(crate) struct Args {
     /// Size of a packed batch in tokens
     #[arg(long, value_name = "N", default_value_t = longreach_engine::BATCH)]
     batch_tokens: usize,
+    /// Embed every N-th text only, beginning with text I, so that N machines share the work; `longreach vectors join` puts their outputs together. OUT ends in
+    /// .arrow
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// Write each text to the output along with its vector
     #[arg(long)]
     with_text: bool,
@@ -71,7 +77,7 @@ enum LongArg {
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let input = Input::of(&args.input)?;
-    let options = args.documents.options();
+    let options = Options { shard: args.shard, ..args.documents.options() };
     let existing = args.overwrite.existing();
     output::check_file(&args.out, &input, existing)?;
     input.check(&options)?;

@@ -28,3 +28,4 @@ pub(crate) mod sparsify;
 pub(crate) mod summarise;
 pub(crate) mod tokenize;
 pub(crate) mod train;
+pub(crate) mod vectors;

@@ -18,10 +18,12 @@ mod json;
 mod kind;
 mod lines;
 mod parquet;
+mod shard;
 mod source;
 
 pub(crate) use folder::whole;
 pub use kind::Kind;
+pub use shard::Shard;
 
 /// A text and its origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub struct Options {
     pub fields: Vec<String>,
     /// Files and folders to skip in a folder: the outputs of the job itself.
     pub leave_out: Vec<PathBuf>,
+    /// The documents to read; all of them if `None`.
+    pub shard: Option<Shard>,
 }
 
 /// The source of documents.
@@ -123,9 +127,7 @@ impl Input {
     /// Opens the input. An error if the format is not supported or the requested columns do not exist.
     pub fn read(&self, options: &Options) -> Result<Documents, Error> {
         let rows = match self {
-            Input::Folder(path) => {
-                return Ok(Documents { rows: Rows::Folder(Box::new(folder::Folder::of(path, options)?)) });
-            }
+            Input::Folder(path) => Rows::Folder(Box::new(folder::Folder::of(path, options)?)),
             Input::File(path) => of_file(path, options)?,
             Input::Standard => {
                 let mut source = Source::standard()?;
@@ -133,7 +135,7 @@ impl Input {
                 of_kind(kind, source, options)?
             }
         };
-        Ok(Documents { rows })
+        Ok(Documents { rows, shard: options.shard, passed: 0 })
     }
 
     /// Reads the first document as a check; does nothing for standard input and pipes, which cannot be read twice.
@@ -143,6 +145,8 @@ impl Input {
             Input::Folder(_) => true,
             Input::File(path) => std::fs::metadata(path).is_ok_and(|about| about.is_file()),
         };
+        // A shard may be empty; its input may not.
+        let options = &Options { shard: None, ..options.clone() };
         if again && self.read(options)?.next()?.is_none() {
             return Err(self.nothing());
         }
@@ -182,6 +186,9 @@ impl Input {
 /// A reader of documents.
 pub struct Documents {
     rows: Rows,
+    shard: Option<Shard>,
+    /// How many documents were read, those of other shards included.
+    passed: u64,
 }
 
 /// The reader of a format or folder.
@@ -214,7 +221,19 @@ impl Documents {
     /// The next document, and approximately how many bytes of the input have been read; `None` at the end. Errors name the file and the line or row.
     #[allow(clippy::should_implement_trait, reason = "an iterator of results whose errors end it")]
     pub fn next(&mut self) -> Result<Option<(Document, u64)>, Error> {
-        self.rows.next()
+        loop {
+            let Some(next) = self.rows.next()? else { return Ok(None) };
+            let place = self.passed;
+            self.passed += 1;
+            if self.shard.is_none_or(|shard| shard.holds(place)) {
+                return Ok(Some(next));
+            }
+        }
+    }
+
+    /// Number of documents read so far, those of other shards included.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed
     }
 
     /// Skips up to `rows` documents, and returns how many there were. Lines of JSON are not parsed.

@@ -18,6 +18,7 @@ mod damaged;
 mod documents;
 mod identity;
 mod outputs;
+mod shards;
 
 fn load(name: &str) -> TextEncoder {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../engine/tests/goldens").join(name);
@@ -35,7 +36,7 @@ fn lines(n: usize) -> Vec<String> {
 }
 
 /// Nothing is said about how documents are read.
-static PLAIN: Options = Options { format: None, column: None, fields: Vec::new(), leave_out: Vec::new() };
+static PLAIN: Options = Options { format: None, column: None, fields: Vec::new(), leave_out: Vec::new(), shard: None };
 
 fn job<'a>(input: &'a Input) -> Job<'a> {
     let (long, blank) = (LongDocument::Truncate, Blank::Keep);

@@ -12,8 +12,8 @@ use crate::{Error, error};
 const BLOCK: &str = "sparse_attention";
 
 impl Config {
-    /// Reads a `ds_config.json`: its `sparse_attention` block, or such a block alone. Comments (`//`, `/* */`) are
-    /// skipped. Errors on malformed JSON and on unknown or inconsistent fields.
+    /// Reads a `ds_config.json`: its `sparse_attention` block, or such a block alone. Comments (`//`, `#`,
+    /// `/* */`) are skipped. Errors on malformed JSON and on unknown or inconsistent fields.
     pub fn parse(json: &str) -> Result<Self, Error> {
         let value = serde_json::from_str(&without_comments(json));
         Self::read(value.map_err(|e| Error::read(OP, BLOCK, e))?)
@@ -112,17 +112,17 @@ fn put(fields: &mut Map<String, Value>, theirs: &'static str, ours: &'static str
     Ok(())
 }
 
-/// Replaces every comment in JSON (`// …` to the end of the line, `/* … */`) by spaces, which preserves positions in
-/// error messages.
+/// Replaces every comment in JSON (`// …` and `# …` to the end of the line, `/* … */`) by spaces, which preserves positions
+/// in error messages.
 pub fn without_comments(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     let mut rest = json;
-    while let Some(at) = rest.find(['"', '/']) {
+    while let Some(at) = rest.find(['"', '/', '#']) {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
         let length = if from.starts_with('"') {
             string(from)
-        } else if from.starts_with("//") {
+        } else if from.starts_with("//") || from.starts_with('#') {
             from.find('\n').unwrap_or(from.len())
         } else if let Some(inside) = from.strip_prefix("/*") {
             // An unterminated comment is left for the parser to report.
