@@ -97,7 +97,7 @@ fn an_answer_from_documents_is_that_of_its_prompt_and_the_second_question_reads_
         reply.json()
     };
     let whole = json!({"file_ids": [id]});
-    // The questions are so long that no state on the way is near the end of the document by chance.
+    // The questions are long, so that more than a cut is behind the document.
     let (one, two) = ("Who eats mice? ".repeat(18), "What is of iron? ".repeat(16));
     let first = asked(&one, whole.clone());
     let second = asked(&two, whole.clone());
