@@ -140,7 +140,7 @@ fn a_finished_answer_fits_its_schema() {
     let scheduler = Scheduler::start(vec![engine.clone()], Limits::default());
     let mut rng = ChaCha8Rng::seed_from_u64(5);
     let mut asked = Vec::new();
-    for _ in 0..40 {
+    for _ in 0..30 {
         let schema = schema(&mut rng, 2);
         let grammar = engine.grammar(&Form::Schema(schema.clone())).unwrap_or_else(|e| panic!("{e}: {schema}"));
         for seed in 0..2 {
@@ -171,7 +171,7 @@ fn other_forms_are_kept_as_well() {
     };
     let choices = ["yes", "no", "a \"third\" — 日本"];
     let mut seen = Vec::new();
-    for seed in 0..12 {
+    for seed in 0..4 {
         let (text, whole) = written(Form::Choice(choices.map(str::to_owned).to_vec()), seed);
         assert!(whole && choices.contains(&&*text), "{text}");
         seen.push(text);
@@ -200,7 +200,7 @@ fn calls_have_arguments_of_their_schema() {
     let engine = Engine::embedded(None).expect("the built-in model");
     let scheduler = Scheduler::start(vec![engine.clone()], Limits::default());
     for style in [CallStyle::Tagged, CallStyle::List, CallStyle::Bare] {
-        for seed in 0..2 {
+        for seed in 0..1 {
             let calls = Calls { style, functions: functions(), many: false, tagged: true };
             let grammar = engine.grammar(&Form::Calls(calls)).unwrap_or_else(|e| panic!("{e}: {style:?}"));
             let told = ask(&scheduler, Structure::Calls(grammar), seed, 120);
@@ -237,8 +237,8 @@ fn company_changes_no_token_of_an_answer_with_a_grammar() {
         "items": {"type": "integer"}, "maxItems": 4}}, "required": ["a", "b"]});
     let grammar = engine.grammar(&Form::Schema(schema)).expect("a grammar");
     let structure = |i: u64| if i.is_multiple_of(3) { Structure::None } else { Structure::Grammar(grammar.clone()) };
-    let alone: Vec<Told> = (0..6).map(|i| ask(&scheduler, structure(i), i, 30)().expect("an answer")).collect();
-    let together: Vec<_> = (0..6).map(|i| ask(&scheduler, structure(i), i, 30)).collect();
+    let alone: Vec<Told> = (0..4).map(|i| ask(&scheduler, structure(i), i, 16)().expect("an answer")).collect();
+    let together: Vec<_> = (0..4).map(|i| ask(&scheduler, structure(i), i, 16)).collect();
     for (alone, together) in alone.into_iter().zip(together) {
         assert_eq!(together().expect("an answer"), alone);
     }

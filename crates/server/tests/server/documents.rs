@@ -97,14 +97,17 @@ fn an_answer_from_documents_is_that_of_its_prompt_and_the_second_question_reads_
         reply.json()
     };
     let whole = json!({"file_ids": [id]});
-    let first = asked("Who eats mice?", whole.clone());
-    let second = asked("What is of iron?", whole.clone());
+    // The questions are long, so that more than a cut is behind the document.
+    let (one, two) = ("Who eats mice? ".repeat(18), "What is of iron? ".repeat(16));
+    let first = asked(&one, whole.clone());
+    let second = asked(&two, whole.clone());
     let cached = |answer: &Value| answer["usage"]["prompt_tokens_details"]["cached_tokens"].as_u64().expect("a number");
     let prompt = second["usage"]["prompt_tokens"].as_u64().expect("a number");
-    assert!(cached(&first) == 0 && cached(&second) + 64 + 100 > prompt && prompt > 2000, "{second}");
+    let behind = "Answer from the text above: \nassistant\n".len() + two.len() + 2;
+    assert!(cached(&first) == 0 && cached(&second) + 64 + behind as u64 > prompt && prompt > 2000, "{second}");
     assert_eq!(second["documents"], json!([{"number": 1, "file_id": id, "filename": "birds.txt"}]));
     // The same text by hand.
-    let content = format!("File: birds.txt\n\n{}\n\nAnswer from the text above: What is of iron?", text().trim());
+    let content = format!("File: birds.txt\n\n{}\n\nAnswer from the text above: {two}", text().trim());
     let by_hand = json!({"messages": [{"role": "user", "content": content}], "max_tokens": 8, "temperature": 0});
     let by_hand = post(address, "/v1/chat/completions", &by_hand).json();
     assert_eq!(second["choices"], by_hand["choices"]);
