@@ -149,7 +149,7 @@ fn a_kernel_of_the_backend_is_chosen_and_nothing_else_falls_back() {
     assert_eq!(host_computed("neg_exp"), [false, true]);
 }
 
-/// `2 x`, `3 y` and `Σ x`: three outputs of different sizes, of which the gradient reads the second.
+/// `2 x`, `Σ x` and `3 y`: three outputs, of which the smallest is in the middle and the gradient reads the last.
 #[derive(Debug)]
 struct Three {
     /// The inputs whose gradients are to be asked for.
@@ -162,13 +162,13 @@ impl Operator for Three {
     }
 
     fn saves(&self) -> Vec<usize> {
-        vec![1]
+        vec![2]
     }
 
     fn forward(&self, inputs: &mut Inputs, _: &Cx) -> Vec<Plain> {
         let [x, y] = [inputs.take(0), inputs.take(1)];
         let sum = Plain::new([1], vec![x.data.iter().sum()]);
-        [(x, 2.0), (y, 3.0), (sum, 1.0)].map(|(x, by)| scaled(&x, by)).into()
+        [(x, 2.0), (sum, 1.0), (y, 3.0)].map(|(x, by)| scaled(&x, by)).into()
     }
 
     fn will_be_differentiated(&self, wanted: &[bool]) {
@@ -184,8 +184,8 @@ impl Operator for Three {
         let (y, saved) = (inputs.contiguous(1), inputs.saved::<IxDyn>(0));
         assert!(y.iter().zip(saved).all(|(y, saved)| 3.0 * y == *saved));
         let mut dx = scaled(&d_out[0], 2.0);
-        dx.data.iter_mut().for_each(|dx| *dx += d_out[2].data[0]);
-        vec![dx, scaled(&d_out[1], 3.0)]
+        dx.data.iter_mut().for_each(|dx| *dx += d_out[1].data[0]);
+        vec![dx, scaled(&d_out[2], 3.0)]
     }
 }
 
@@ -199,8 +199,8 @@ fn any_of_several_outputs_may_be_used_and_any_input_trained() {
     for used in [&[0][..], &[1], &[2], &[0, 1], &[0, 2], &[1, 2], &[0, 1, 2]] {
         // The weights of the outputs in the loss, 0 for those that are not used.
         let d = |i: usize, shape: &[usize]| scaled(&wave(shape, 0.9), if used.contains(&i) { 1.0 } else { 0.0 });
-        let (mut dx, dy) = (scaled(&d(0, &[4]), 2.0), scaled(&d(1, &[2, 3]), 3.0));
-        dx.data.iter_mut().for_each(|dx| *dx += d(2, &[1]).data[0]);
+        let (mut dx, dy) = (scaled(&d(0, &[4]), 2.0), scaled(&d(2, &[2, 3]), 3.0));
+        dx.data.iter_mut().for_each(|dx| *dx += d(1, &[1]).data[0]);
         let want = [dx, dy].map(|d| d.data.iter().map(|d| f64::from(*d)).collect::<Vec<_>>());
         for wanted in [[true, true], [true, false], [false, true]] {
             let want: Vec<_> = want.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(d, _)| d.clone()).collect();
