@@ -12,6 +12,7 @@ use super::lists::{ENTRY, FULL};
 use crate::device::Device;
 use crate::error::Error;
 use crate::launch::{buffer, cubes, launch, words};
+use crate::tile::Plan;
 use crate::tile::load::{Rows, Store, Tile, load};
 use crate::tile::product::{Product, product};
 use crate::view::{DType, View};
@@ -273,12 +274,12 @@ fn forward_kernel<E: Numeric, O: Numeric>(
             );
         }
 
-        // The scores, and their maximum in each unit's columns.
-        #[unroll]
+        // The scores, and their maximum in each unit's columns. These loops are not unrolled: a driver's compiler takes long
+        // for many branches.
+        keep(&s, &mut scores, with.plan);
         for i in 0..ni {
             let row = y + i * by;
             let mut most = f32::new(HIDDEN);
-            #[unroll]
             for j in 0..nj {
                 let column = x + j * bx;
                 let mut value = f32::new(HIDDEN);
@@ -290,10 +291,11 @@ fn forward_kernel<E: Numeric, O: Numeric>(
                             query: first + row / stack,
                             key: cell + column,
                         };
-                        value = score(s[i * nj + j], bias, alibi, weights, &place, &of, with) + log_weight;
+                        let product = scores[row * across + column];
+                        value = score(product, bias, alibi, weights, &place, &of, with) + log_weight;
                     }
                 }
-                s[i * nj + j] = value;
+                scores[row * across + column] = value;
                 most = select(value > most, value, most);
             }
             partial[row * bx + x] = most;
@@ -311,13 +313,13 @@ fn forward_kernel<E: Numeric, O: Numeric>(
             top[i] = most;
             let shrink = f32::exp(before - most);
             let mut added = 0.0f32;
-            #[unroll]
             for j in 0..nj {
-                let value = s[i * nj + j];
+                let at = row * across + x + j * bx;
+                let value = scores[at];
                 // A NaN is not masked.
                 let p = select(value <= HIDDEN, 0.0f32, f32::exp(value - most));
                 added += p;
-                scores[row * across + x + j * bx] = p;
+                scores[at] = p;
             }
             sum[i] = sum[i] * shrink + added;
             #[unroll]
@@ -397,6 +399,22 @@ fn forward_kernel<E: Numeric, O: Numeric>(
             if x == 0 {
                 lse[at] = select(none, of.none, most + f32::ln(select(none, 1.0f32, total)));
             }
+        }
+    }
+}
+
+/// Copies a unit's block of scores from its registers to shared memory.
+#[cube]
+pub(super) fn keep(from: &Array<f32>, to: &mut Shared<[f32]>, #[comptime] plan: Plan) {
+    let (by, bx) = comptime!((plan.by, plan.bx));
+    let nj = comptime!(plan.keys / bx);
+    let y = UNIT_POS as usize / bx;
+    let x = UNIT_POS as usize % bx;
+    #[unroll]
+    for i in 0..comptime!(plan.rows / by) {
+        #[unroll]
+        for j in 0..nj {
+            to[(y + i * by) * comptime!(plan.keys_stride()) + x + j * bx] = from[i * nj + j];
         }
     }
 }

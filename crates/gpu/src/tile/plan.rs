@@ -65,10 +65,11 @@ impl Plan {
         self.keys + 1
     }
 
-    /// Bytes of shared memory: slices of queries and of keys, the scores, and a number for each row and column of units.
+    /// Bytes of shared memory: slices of queries and of keys, the scores and their
+    /// gradients, and a number for each row and column of units.
     pub fn shared(&self) -> usize {
         4 * ((self.rows + self.keys) * self.slice_stride()
-            + self.rows * self.keys_stride()
+            + 2 * self.rows * self.keys_stride()
             + self.rows.max(self.keys) * self.bx)
     }
 

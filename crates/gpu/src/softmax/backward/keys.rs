@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 
 use super::pair::{probability, through};
 use crate::softmax::call::{Scalars, With};
-use crate::softmax::forward::{Place, seen, tile_of};
+use crate::softmax::forward::{Place, keep, seen, tile_of};
 use crate::softmax::lists::ENTRY;
 use crate::tile::load::{Rows, load};
 use crate::tile::product::{Product, product};
@@ -65,6 +65,7 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
     let mut a_tile = Shared::<[f32]>::new_slice(comptime!(rows * stride));
     let mut b_tile = Shared::<[f32]>::new_slice(comptime!(keys * stride));
     let mut scores = Shared::<[f32]>::new_slice(comptime!(rows * across));
+    let mut slopes = Shared::<[f32]>::new_slice(comptime!(rows * across));
     let mut s = Array::<f32>::new(comptime!(ni * nj));
     let mut dp = Array::<f32>::new(comptime!(ni * nj));
     let mut sum_k = Array::<f32>::new(comptime!(slices * nk * ne));
@@ -154,25 +155,26 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
                 sync_cube();
                 product(&a_tile, &b_tile, &mut dp, 0usize, scores_of);
             }
-            // The probabilities are shared first; those of scores take the place of products.
-            #[unroll]
+            keep(&s, &mut scores, with.plan);
+            keep(&dp, &mut slopes, with.plan);
             for i in 0..ni {
                 let row = y + i * by;
-                #[unroll]
                 for j in 0..nj {
                     let column = x + j * bx;
+                    let own = row * across + column;
                     let mut p = 0.0f32;
                     let mut dy = 0.0f32;
                     if row < count && column < there {
                         if seen(lists, bits, row, column, &of, keys) {
                             let place = Place { b, head, query: first + row, key: key0 + column };
-                            p = probability(s[i * nj + j], log_weight, lse, bias, alibi, weights, &place, &of, with);
-                            let ds = p * (dp[i * nj + j] - delta[row0 + row * of.h as usize]);
-                            dy = through(s[i * nj + j], ds, &of, with);
+                            let product = scores[own];
+                            p = probability(product, log_weight, lse, bias, alibi, weights, &place, &of, with);
+                            let ds = p * (slopes[own] - delta[row0 + row * of.h as usize]);
+                            dy = through(product, ds, &of, with);
                         }
                     }
-                    s[i * nj + j] = dy;
-                    scores[row * across + column] = p;
+                    scores[own] = p;
+                    slopes[own] = dy;
                 }
             }
             #[unroll]
@@ -190,14 +192,6 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
                 }
                 product(&scores, &a_tile, &mut sum_v, slice * comptime!(nk * ne), sums_of);
             }
-            sync_cube();
-            #[unroll]
-            for i in 0..ni {
-                #[unroll]
-                for j in 0..nj {
-                    scores[(y + i * by) * across + x + j * bx] = s[i * nj + j];
-                }
-            }
             #[unroll]
             for slice in 0..slices {
                 sync_cube();
@@ -209,7 +203,7 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
                     comptime!(tile_of(&with, rows, with.width, 1)),
                 );
                 sync_cube();
-                product(&scores, &a_tile, &mut sum_k, slice * comptime!(nk * ne), sums_of);
+                product(&slopes, &a_tile, &mut sum_k, slice * comptime!(nk * ne), sums_of);
             }
         }
     }

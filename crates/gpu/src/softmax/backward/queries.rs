@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 
 use super::pair::{probability, through};
 use crate::softmax::call::{Scalars, With};
-use crate::softmax::forward::{Place, seen, tile_of};
+use crate::softmax::forward::{Place, keep, seen, tile_of};
 use crate::softmax::lists::ENTRY;
 use crate::tile::load::{Rows, load};
 use crate::tile::product::{Product, product};
@@ -62,6 +62,7 @@ pub(super) fn queries_kernel<E: Numeric, O: Numeric>(
     let mut a_tile = Shared::<[f32]>::new_slice(comptime!(rows * stride));
     let mut b_tile = Shared::<[f32]>::new_slice(comptime!(keys * stride));
     let mut scores = Shared::<[f32]>::new_slice(comptime!(rows * across));
+    let mut slopes = Shared::<[f32]>::new_slice(comptime!(rows * across));
     let mut s = Array::<f32>::new(comptime!(ni * nj));
     let mut dp = Array::<f32>::new(comptime!(ni * nj));
     let mut sum = Array::<f32>::new(comptime!(slices * ni * ne));
@@ -131,26 +132,28 @@ pub(super) fn queries_kernel<E: Numeric, O: Numeric>(
             sync_cube();
             product(&a_tile, &b_tile, &mut dp, 0usize, scores_of);
         }
-        #[unroll]
+        keep(&s, &mut scores, with.plan);
+        keep(&dp, &mut slopes, with.plan);
         for i in 0..ni {
             let row = y + i * by;
-            #[unroll]
             for j in 0..nj {
                 let column = x + j * bx;
+                let own = row * across + column;
                 let mut dy = 0.0f32;
                 if row < count && column < there {
                     if seen(lists, bits, row, column, &of, keys) {
                         let place = Place { b, head, query: first + row, key: cell + column };
-                        let p = probability(s[i * nj + j], log_weight, lse, bias, alibi, weights, &place, &of, with);
-                        let ds = p * (dp[i * nj + j] - delta[row0 + row * of.h as usize]);
+                        let product = scores[own];
+                        let p = probability(product, log_weight, lse, bias, alibi, weights, &place, &of, with);
+                        let ds = p * (slopes[own] - delta[row0 + row * of.h as usize]);
                         if comptime!(with.bias) {
                             let at = (b * of.h as usize + head) * of.t as usize + first + row;
                             dbias[at * of.s as usize + cell + column] = ds;
                         }
-                        dy = through(s[i * nj + j], ds, &of, with);
+                        dy = through(product, ds, &of, with);
                     }
                 }
-                scores[row * across + column] = dy;
+                scores[own] = dy;
             }
         }
         #[unroll]
