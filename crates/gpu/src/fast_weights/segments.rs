@@ -16,8 +16,9 @@ use crate::view::{DType, View, Words};
 
 /// Cubes that a launch should have for a large card to be busy.
 const CUBES: usize = 512;
-/// The fewest tokens of a segment.
-const LEAST: usize = 64;
+/// The fewest tokens of a segment, unless a sequence has fewer. The gradient to a gate is summed within a segment, whose
+/// rounding all its tokens share.
+const LEAST: usize = 32;
 
 /// The sequences of a call, and their segments.
 #[derive(Debug)]

@@ -39,10 +39,17 @@ pub(crate) fn formula(
         let heads = comptime!(compiled.heads);
         if comptime!(compiled.sums) {
             let first = token * terms as usize;
+            // In blocks, so that the rounding of long sums grows with their number and not with that of the terms.
             let mut sum = 0.0f32;
+            let mut block = 0.0f32;
             for j in 0..min(terms as usize, all as usize - first) {
-                sum += value(&inputs, token, head, channel, j, heads, comptime!(compiled.of.clone()));
+                block += value(&inputs, token, head, channel, j, heads, comptime!(compiled.of.clone()));
+                if j % 16 == 15 {
+                    sum += block;
+                    block = 0.0f32;
+                }
             }
+            sum += block;
             out[at] = sum;
         } else {
             out[at] = value(&inputs, token, head, channel, 0, heads, comptime!(compiled.of.clone()));

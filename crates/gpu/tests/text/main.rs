@@ -112,6 +112,43 @@ fn small_calls(device: &Device, dtype: DType) {
     linear::few_rows(device, &x, &View::empty(device, &[3, 64], dtype), Some(&f32s(&[3]))).expect("valid");
 }
 
+/// The rules of recurrences, for heads of 64, and of 128, whose columns units share.
+fn recurrence_calls(device: &Device, dtype: DType) {
+    use longreach_attention::Sequences::Batch as sequences;
+    use longreach_gpu::mechanisms::{delta, diagonal, linear};
+    let f32s = |shape: &[usize]| View::empty(device, shape, DType::F32);
+    for width in [64, 128] {
+        let x = View::empty(device, &[1, 200, 2, width], dtype);
+        let (gates, keys, state) = (f32s(&[1, 200, 2]), f32s(&[1, 200, 2, width]), f32s(&[1, 2, width, width]));
+        let (heads, u) = (f32s(&[2]), f32s(&[2, width]));
+        let (q, k, v, g, beta, scale) = (&x, &x, &x, &keys, &gates, 1.0);
+        let (scalar, skip) = (Some(&gates), Some(&heads));
+        let scan = linear::scan::Inputs { q, k, v, g: scalar, beta: scalar, skip, scale, sequences };
+        linear::scan::backward(device, &scan, &state, v, &state).expect("valid");
+        linear::scan::forward(device, &scan, &state).expect("valid");
+        let rwkv6 = linear::rwkv6::Inputs { q, k, v, g, u: &u, scale, sequences };
+        linear::rwkv6::backward(device, &rwkv6, &state, v, &state).expect("valid");
+        let gla = linear::gla::Inputs { q, k, v, g, scale, sequences };
+        linear::gla::backward(device, &gla, &state, v, &state).expect("valid");
+        let kda = delta::kda::Inputs { q, k, v, g, beta, scale, sequences };
+        delta::kda::backward(device, &kda, &state, v, &state).expect("valid");
+        delta::kda::step(device, &kda, &state, &[0]).expect("valid");
+        let rwkv7 = delta::rwkv7::Inputs { q, k, v, g, kappa: &x, a: &x, scale, sequences };
+        delta::rwkv7::backward(device, &rwkv7, &state, v, &state).expect("valid");
+    }
+    let (x, dt, n) = (View::empty(device, &[1, 200, 128], dtype), f32s(&[1, 200, 128]), f32s(&[1, 200, 16]));
+    let (a, d, state) = (f32s(&[16, 128]), f32s(&[128]), f32s(&[1, 16, 128]));
+    let mamba =
+        diagonal::mamba::Inputs { x: &x, dt: &dt, dt_bias: &d, a: &a, b: &n, c: &n, d: &d, z: Some(&x), sequences };
+    diagonal::mamba::forward(device, &mamba, &state).expect("valid");
+    diagonal::mamba::backward(device, &mamba, &state, &x, &state).expect("valid");
+    let (lru, wkv) = (f32s(&[1, 128]), f32s(&[1, 3, 128]));
+    let rg_lru = diagonal::rg_lru::Inputs { x: &x, r: &x, i: &x, lambda: &d, reset: None, sequences };
+    diagonal::rg_lru::backward(device, &rg_lru, &lru, &x, &lru).expect("valid");
+    let rwkv4 = diagonal::rwkv4::Inputs { k: &x, v: &x, w: &d, u: &d, sequences };
+    diagonal::rwkv4::backward(device, &rwkv4, &wkv, &x, &wkv).expect("valid");
+}
+
 #[test]
 fn every_kernel_is_written_for_cuda() {
     let Some(real) = Device::all().into_iter().next() else {
@@ -123,6 +160,7 @@ fn every_kernel_is_written_for_cuda() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         softmax_calls(&device, dtype);
         small_calls(&device, dtype);
+        recurrence_calls(&device, dtype);
     }
     let kernels = recorder.take();
     assert!(kernels.len() > 100, "{} kernels", kernels.len());
