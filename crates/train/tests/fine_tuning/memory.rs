@@ -149,6 +149,38 @@ fn streamed_rows_are_those_of_the_step() {
     assert_eq!(compressed, whole, "compressed");
 }
 
+/// What was read before an interruption is not read again: a row of it that is damaged meanwhile is not seen.
+#[test]
+fn a_streamed_run_reads_on_at_its_row() {
+    let [whole, damaged] = [false, true].map(|damaged| {
+        let folder = tempfile::tempdir().expect("a directory");
+        let file = folder.path().join("a.jsonl");
+        let text = rows(&file, 40);
+        let mut config = streamed(folder.path(), "{ path = \"a.jsonl\" }");
+        config.optimiser.steps = 5;
+        let mut losses = Vec::new();
+        for stop in [4, 9] {
+            let outcome = Run::new(config.clone()).expect("starts").train(|event| match event {
+                Event::Step { step, loss, .. } => {
+                    losses.push(loss);
+                    if step == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                }
+                _ => ControlFlow::Continue(()),
+            });
+            assert_eq!(outcome.expect("trains").is_some(), stop == 9);
+            if damaged {
+                // The seventh row is behind the rows that show the columns, and before the block of the fifth step.
+                let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
+                let text = [lines[..6].concat(), b"{ \n".to_vec(), lines[7..].concat()].concat();
+                std::fs::write(&file, text).expect("written");
+            }
+        }
+        losses
+    });
+    assert_eq!(whole, damaged);
+    assert_eq!(whole.len(), 5);
+}
+
 #[test]
 fn what_is_not_known_of_streamed_rows_is_asked_for() {
     let folder = tempfile::tempdir().expect("a directory");
