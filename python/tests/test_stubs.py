@@ -69,7 +69,8 @@ def test_a_strict_checker_knows_what_functions_take_and_return(tmp_path):
 def test_the_stub_of_the_extension_is_that_of_its_module(tmp_path):
     pytest.importorskip("mypy", reason="mypy is not installed: types are not checked")
     settings = tmp_path / "mypy.ini"
-    settings.write_text("[mypy]\nstrict = true\n[mypy-torch.*,numpy.*]\nfollow_imports = skip\n")
+    skipped = "torch.*,numpy.*,transformers.*,sentence_transformers.*,pyarrow.*,ray.*"
+    settings.write_text(f"[mypy]\nignore_missing_imports = true\n[mypy-{skipped}]\nfollow_imports = skip\n")
     command = [sys.executable, "-m", "mypy.stubtest", "longreach._core", "--mypy-config-file", str(settings)]
     found = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 0, found.stdout + found.stderr
