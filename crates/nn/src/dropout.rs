@@ -63,13 +63,11 @@ impl Drops {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::Device;
-
     use super::*;
 
     #[test]
     fn a_part_is_dropped_and_the_mean_stays() {
-        let ones = || Tensor::<3>::ones([2, 300, 100], &Device::flex());
+        let ones = || Tensor::<3>::ones([2, 300, 100], &longreach_burn::cpu());
         let read = |ids: &[u32], seed: u64| {
             let mut drops = Dropout { rate: 0.3, seed }.over(ids).expect("draws");
             let [first, second] = [0, 1].map(|_| drops.drop(ones()).into_data().iter::<f32>().collect::<Vec<_>>());

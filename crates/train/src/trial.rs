@@ -1,6 +1,5 @@
 //! Steps of masked pre-training on random tokens, for measurements of time and memory.
 
-use burn::tensor::Device;
 use longreach_engine::Pooling;
 use longreach_models::EncoderModel;
 use rand::{Rng, SeedableRng};
@@ -26,7 +25,7 @@ pub struct Trial {
 impl Trial {
     /// The model of a `config.json` with a masked-language head. An error if the model type is unknown or a field does not fit.
     pub fn new(config: &str, recompute: bool) -> Result<Self, Error> {
-        let encoder = EncoderModel::random("config.json", config, 0, &Device::flex().autodiff())?;
+        let encoder = EncoderModel::random("config.json", config, 0, &longreach_burn::cpu().autodiff())?;
         if encoder.head.is_none() {
             let message = "want a model with a masked-language head, such as `BertForMaskedLM`".to_owned();
             return Err(Error::Config { file: "config.json".into(), message });
