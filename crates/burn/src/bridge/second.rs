@@ -15,12 +15,12 @@ use longreach_testkit::tolerance::assert_close;
 use ndarray::IxDyn;
 
 use super::{Bridge, Compute, Fallback, Gradient, Inputs, Kernel, Operator, Pack, Plain, Run, fallbacks, kernel};
-use crate::{AttentionOptions, Packed};
 use crate::conv::ShortConv;
 use crate::elementwise::{NegExp, SiluTimes};
 use crate::linear::Linear;
 use crate::recurrence::gla;
 use crate::softmax::Softmax;
+use crate::{AttentionOptions, Packed};
 
 const KERNELS: &[Kernel<NdArray>] = &[kernel::<NdArray, SiluTimes>, kernel::<NdArray, NegExp>];
 
