@@ -55,8 +55,7 @@ fn steps_are_measured() {
     let folder = tempfile::tempdir().expect("a directory");
     let (csv, svg) = (folder.path().join("steps.csv"), folder.path().join("steps.svg"));
     let files = ["--csv", csv.to_str().expect("a path"), "--svg", svg.to_str().expect("a path")];
-    let sizes =
-        ["--model", "tiny", "--lengths", "64,128", "--attention", "dense,fixed", "--block", "16", "--window", "32"];
+    let sizes = ["--model", "tiny", "--lengths", "64,128", "--block", "16", "--window", "64"];
     let args = [&["bench", "train", "--repeat", "1"][..], &sizes, &files].concat();
     let output = Command::new(env!("CARGO_BIN_EXE_longreach")).args(args).output().expect("the program starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -65,9 +64,9 @@ fn steps_are_measured() {
         table.contains("fixed, recomputed") && table.contains("longest measured text within 4 GiB: dense 128"),
         "{table}"
     );
-    // Two lengths, two kinds of attention, activations stored and not.
+    // Two lengths, of which one is as short as the window, four kinds of attention, activations stored and not.
     let csv = std::fs::read_to_string(csv).expect("written");
-    assert_eq!(csv.lines().count(), 9, "{csv}");
+    assert_eq!(csv.lines().count(), 17, "{csv}");
     assert!(csv.contains("\ndense,off,64,") && csv.contains("\nfixed,on,128,"), "{csv}");
     let svg = std::fs::read_to_string(svg).expect("written");
     assert!(svg.contains("dense, recomputed") && svg.contains("peak memory"), "{svg}");

@@ -107,11 +107,13 @@ impl Attention {
         }
     }
 
-    /// The block `sparse_attention` of a DeepSpeed configuration.
-    fn layout(self, block: usize, window: usize) -> Option<Value> {
-        let blocks = (window / block).max(1);
+    /// The block `sparse_attention` of a DeepSpeed configuration for texts of `tokens` tokens, which may be shorter than the
+    /// window.
+    fn layout(self, [block, window]: [usize; 2], tokens: usize) -> Option<Value> {
+        let there = tokens.div_ceil(block).max(1);
+        let blocks = (window / block).clamp(1, there);
         // A sliding window has as many blocks on either side.
-        let sliding = blocks | 1;
+        let sliding = if (blocks | 1) <= there { blocks | 1 } else { blocks - 1 };
         match self {
             Attention::Dense => None,
             Attention::Fixed => Some(json!({"mode": "fixed", "block": block, "num_local_blocks": blocks})),
@@ -222,7 +224,7 @@ fn config(args: &Args, attention: Attention, tokens: usize) -> Value {
         "num_attention_heads": heads, "hidden_size": heads * width, "intermediate_size": 4 * heads * width,
         "vocab_size": vocabulary, "max_position_embeddings": tokens.next_multiple_of(block), "type_vocab_size": 2,
     });
-    if let Some(layout) = attention.layout(block, usize::from(args.window)) {
+    if let Some(layout) = attention.layout([block, usize::from(args.window)], tokens) {
         config["sparse_attention"] = layout;
     }
     config
