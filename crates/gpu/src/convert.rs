@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     unsafe_code,
-    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe"
+    clippy::too_many_arguments,
+    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe; kernels take buffers one by one"
 )]
 
 use cubecl::ir::ElemType;

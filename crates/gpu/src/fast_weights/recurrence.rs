@@ -7,7 +7,8 @@
 #![allow(
     missing_docs,
     unsafe_code,
-    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe"
+    clippy::too_many_arguments,
+    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe; kernels take buffers one by one"
 )]
 
 use cubecl::prelude::*;
@@ -97,7 +98,7 @@ pub(crate) fn recurrence(
                         let by = skip[0][token * comptime!(plan.skip_stride) + h];
                         value = scale * found + by * columns[t * comptime!(plan.columns) + column];
                     } else {
-                        value = value * factor(&strength, at_head, scale, comptime!(factor_of(operation)));
+                        value *= factor(&strength, at_head, scale, comptime!(factor_of(operation)));
                     }
                     if part == 0 && j < comptime!(plan.outer) {
                         let to = comptime!(out_of(operation).unwrap_or_default());
@@ -110,7 +111,7 @@ pub(crate) fn recurrence(
                         let of = comptime!(outer_of(operation).unwrap_or_default());
                         y = columns[(of * comptime!(plan.tokens) + t) * comptime!(plan.columns) + column];
                     }
-                    y = y * factor(&strength, at_head, scale, comptime!(factor_of(operation)));
+                    y *= factor(&strength, at_head, scale, comptime!(factor_of(operation)));
                     let by = comptime!(by(operation));
                     let at = (by * comptime!(plan.tokens) + t) * comptime!(plan.rows * plan.parts)
                         + part * comptime!(plan.rows);
@@ -306,7 +307,7 @@ fn decay(
         let at = t * comptime!(plan.rows * plan.parts) + part * comptime!(plan.rows);
         #[unroll]
         for i in 0..comptime!(plan.rows) {
-            state[i] = state[i] * gates[at + i];
+            state[i] *= gates[at + i];
         }
     }
     if comptime!(plan.gate == GateAxis::Token || plan.gate == GateAxis::Outer) {
@@ -318,7 +319,7 @@ fn decay(
         }
         #[unroll]
         for i in 0..comptime!(plan.rows) {
-            state[i] = state[i] * by;
+            state[i] *= by;
         }
     }
 }

@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     unsafe_code,
-    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe"
+    clippy::too_many_arguments,
+    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe; kernels take buffers one by one"
 )]
 
 use cubecl::prelude::*;
@@ -238,13 +239,13 @@ fn chained(
             }
             starts[n * cells + at] = state;
             if comptime!(of.axis == GateAxis::Token) {
-                state = state * totals[n * comptime!(of.heads) + gate].exp();
+                state *= totals[n * comptime!(of.heads) + gate].exp();
             }
             if comptime!(of.axis == GateAxis::Inner) {
-                state = state * totals[n * comptime!(of.heads * of.inner) + gate].exp();
+                state *= totals[n * comptime!(of.heads * of.inner) + gate].exp();
             }
             if comptime!(of.axis == GateAxis::Outer) {
-                state = state * totals[n * comptime!(of.heads * of.outer) + gate].exp();
+                state *= totals[n * comptime!(of.heads * of.outer) + gate].exp();
             }
             state += local[n * cells + at];
         }

@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     unsafe_code,
-    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe"
+    clippy::too_many_arguments,
+    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe; kernels take buffers one by one"
 )]
 
 use cubecl::prelude::*;
@@ -80,10 +81,10 @@ fn value(
                 channel -= comptime!(x.shift);
             }
             if comptime!(x.divide > 1) {
-                channel = channel / comptime!(x.divide);
+                channel /= comptime!(x.divide);
             }
             if comptime!(x.modulus < usize::MAX) {
-                channel = channel % comptime!(x.modulus);
+                channel %= comptime!(x.modulus);
             }
             at += channel * comptime!(x.channel);
         }

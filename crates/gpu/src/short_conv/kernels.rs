@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     unsafe_code,
-    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe"
+    clippy::too_many_arguments,
+    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe; kernels take buffers one by one"
 )]
 
 use cubecl::prelude::*;
@@ -83,7 +84,7 @@ pub(crate) fn forward(
         let s = sequence[t] as usize;
         let mut u = before(&x, bounds[s] as usize, s, t, c, of);
         if comptime!(of.silu) {
-            u = u * sigmoid(u);
+            u *= sigmoid(u);
         }
         out[t * comptime!(of.channels) + c] = u;
     }
@@ -120,7 +121,7 @@ pub(crate) fn before_activation(
             let s = sequence[t] as usize;
             let u = before(&x, bounds[s] as usize, s, t, c, of);
             let gate = sigmoid(u);
-            d = d * (gate * (1.0f32 + u * (1.0f32 - gate)));
+            d *= gate * (1.0f32 + u * (1.0f32 - gate));
         }
         du[at] = d;
     }

@@ -2,7 +2,8 @@
 #![allow(
     missing_docs,
     unsafe_code,
-    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe"
+    clippy::too_many_arguments,
+    reason = "what `#[cube]` writes: items without docs, and launchers that are unsafe; kernels take buffers one by one"
 )]
 
 use cubecl::prelude::*;
@@ -68,7 +69,7 @@ pub(crate) fn local(
             if comptime!(reverse) {
                 let mut dy = x[comptime!(if of.gated { 8usize } else { 7 })][at];
                 if comptime!(of.gated) {
-                    dy = dy * (x[7][at] * sigmoid(x[7][at]));
+                    dy *= x[7][at] * sigmoid(x[7][at]);
                 }
                 #[unroll]
                 for i in 0..comptime!(of.n) {
@@ -149,7 +150,7 @@ pub(crate) fn outputs(x: Sequence<Box<[f32]>>, bounds: &[u32], starts: &[f32], o
                 y += h[i] * x[5][t * comptime!(of.n) + i];
             }
             if comptime!(of.gated) {
-                y = y * (x[7][at] * sigmoid(x[7][at]));
+                y *= x[7][at] * sigmoid(x[7][at]);
             }
             out[at] = y;
         }
@@ -221,7 +222,7 @@ pub(crate) fn gradients(
             if inside {
                 put(&mut to[4], at, dy * y * (gate * (1.0f32 + z * (1.0f32 - gate))));
             }
-            dy = dy * (z * gate);
+            dy *= z * gate;
         }
         d_skip += dy * value;
         let mut dx = dy * skip;
