@@ -109,7 +109,9 @@ impl Command {
     fn part(&self) -> Part {
         Part::Alone(match self {
             Command::Generate(_) | Command::Forward(_) | Command::Op(_) => return Part::Shared,
-            Command::Info(_) | Command::List(_) | Command::Completions { .. } => return Part::Each,
+            Command::Completions { .. } | Command::Devices(_) | Command::Info(_) | Command::List(_) => {
+                return Part::Each;
+            }
             Command::Accuracy(_) => "accuracy",
             Command::Answer(_) => "answer",
             Command::Ask(_) => "ask",
@@ -132,6 +134,7 @@ impl Command {
             Command::Quantize(_) => "quantize",
             Command::Tokenize(_) => "tokenize",
             Command::Train(_) => "train",
+            Command::Vectors(_) => "vectors",
         })
     }
 }
