@@ -5,7 +5,7 @@
 use longreach_models::Model;
 
 fn main() -> Result<(), longreach_models::Error> {
-    let model = Model::embedded(&longreach_engine::EMBEDDED, None)?;
+    let model = Model::embedded(&longreach_engine::EMBEDDED, &longreach_models::LoadOptions::default())?;
     let decoder = &model.decoder;
     let ids: Vec<u32> = (0..1000).map(|i| (i * 37 + 11) % decoder.vocabulary() as u32).collect();
 
