@@ -2,10 +2,10 @@
 //!
 //! `cargo run --release --example chunks`
 
-use longreach_models::Model;
+use longreach_models::{LoadOptions, Model};
 
 fn main() -> Result<(), longreach_models::Error> {
-    let model = Model::embedded(&longreach_engine::EMBEDDED, &longreach_models::LoadOptions::default())?;
+    let model = Model::embedded(&longreach_engine::EMBEDDED, &LoadOptions::default())?;
     let decoder = &model.decoder;
     let ids: Vec<u32> = (0..1000).map(|i| (i * 37 + 11) % decoder.vocabulary() as u32).collect();
 
