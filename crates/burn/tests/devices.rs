@@ -32,7 +32,7 @@ fn no_other_crate_names_a_backend() {
     for path in found {
         let text = std::fs::read_to_string(&path).expect("text");
         for (i, line) in text.lines().enumerate() {
-            if ["Flex", "::flex", "burn_flex", "CubeBackend", "::Cube", "burn_cubecl"]
+            if ["Flex", "::flex", "burn_flex", "CubeBackend", "backend::Cube", "burn_cubecl"]
                 .iter()
                 .any(|name| line.contains(name))
             {

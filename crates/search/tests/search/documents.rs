@@ -338,6 +338,6 @@ fn bad_documents_are_named() {
     let input = written(at.path(), "j.jsonl", "{\"text\": \"x\", \"id\": 1}\n");
     let options = Options { fields: vec!["title".into()], ..Options::default() };
     let error = read(&input, &options).expect_err("no such field").to_string();
-    assert!(error.contains("there is no field `title`; there are id, text"), "{error}");
+    assert!(error.contains("there is no field `title`; there are text, id"), "{error}");
     assert!(Input::of("/nowhere/at/all").expect_err("an error").to_string().contains("/nowhere/at/all"));
 }
