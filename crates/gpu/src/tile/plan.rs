@@ -90,7 +90,8 @@ mod tests {
             for width in [1, 4, 16, 40, 64, 80, 128, 256] {
                 let plan = Plan::softmax("softmax", &limits, width, 64).expect("a width within the bound");
                 assert!(plan.shared() <= shared && plan.units() <= limits.units, "{plan:?} in {shared}");
-                assert!(plan.slice % plan.bx == 0 && plan.keys % plan.bx == 0 && plan.rows % plan.by == 0, "{plan:?}");
+                let whole = [(plan.slice, plan.bx), (plan.keys, plan.bx), (plan.rows, plan.by)];
+                assert!(whole.iter().all(|(size, part)| size.is_multiple_of(*part)), "{plan:?}");
             }
         }
         let wide = Plan::softmax("softmax", &Limits::LEAST, 257, 64).expect_err("a width over the bound");

@@ -122,7 +122,7 @@ fn compressed(found: &Value) -> Result<Packing, String> {
             ));
         }
     }
-    if found.get("sparsity_config").and_then(|of| formats(of)).is_some_and(|format| format != "dense") {
+    if found.get("sparsity_config").and_then(formats).is_some_and(|format| format != "dense") {
         return Err("compressed-tensors weights with sparsity are not supported".into());
     }
     let status = found.get("quantization_status").and_then(Value::as_str);
