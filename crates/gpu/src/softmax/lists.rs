@@ -136,7 +136,7 @@ impl Lists {
 
 /// The key ranges of the packed sequences; one that is everything if there are none.
 fn sequences(op: &'static str, of: &Sizes, packed: Option<&[usize]>) -> Result<Vec<Range<usize>>, Error> {
-    let Some(bounds) = packed else { return Ok(Vec::from([0..of.keys])) };
+    let Some(bounds) = packed else { return Ok(std::iter::once(0..of.keys).collect()) };
     let rises = bounds.windows(2).all(|w| w[0] <= w[1]);
     let covers = bounds.first() == Some(&0) && bounds.last() == Some(&of.keys) && of.queries.end <= of.keys;
     if of.batch != 1 || !rises || !covers {
