@@ -230,7 +230,11 @@ impl Listen for TcpListener {
     }
 
     async fn readable(stream: &Self::Stream) -> std::io::Result<()> {
-        stream.readable().await
+        // `readable` alone may return although there is nothing to read.
+        match stream.peek(&mut [0]).await? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
     }
 }
 
