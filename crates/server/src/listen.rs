@@ -131,12 +131,14 @@ impl Server {
     }
 
     /// Serves until the process gets SIGTERM or Ctrl-C; then no connections are taken, requests that wait are refused, and those under way may go on for
-    /// [`Settings::drain`]. A second signal ends the process at once with status 130.
-    pub fn run(self) {
+    /// [`Settings::drain`]. A second signal ends the process at once with status 130. `ready` is called once signals are heeded.
+    pub fn run(self, ready: impl FnOnce()) {
         self.runtime.block_on(async {
-            interrupted().await;
-            tokio::spawn(async {
-                interrupted().await;
+            let mut signals = Signals::new();
+            ready();
+            signals.next().await;
+            tokio::spawn(async move {
+                signals.next().await;
                 std::process::exit(130);
             });
             self.drain().await;
@@ -193,20 +195,36 @@ fn raise(resource: rustix::process::Resource) {
     rustix::process::setrlimit(resource, raised).ok();
 }
 
-/// Waits for a signal to end.
-async fn interrupted() {
+/// The signals that end a server. They are caught from when this is made.
+struct Signals {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+    caught: Vec<tokio::signal::unix::Signal>,
+}
+
+impl Signals {
+    fn new() -> Self {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            let kinds = [SignalKind::terminate(), SignalKind::interrupt()];
+            Self { caught: kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect() }
+        }
+        #[cfg(not(unix))]
+        Self {}
+    }
+
+    /// Waits for one.
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        if let [first, second] = &mut self.caught[..] {
             tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
+                _ = first.recv() => {}
+                _ = second.recv() => {}
             }
             return;
         }
+        tokio::signal::ctrl_c().await.ok();
     }
-    tokio::signal::ctrl_c().await.ok();
 }
 
 /// What gives connections.

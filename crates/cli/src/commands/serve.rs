@@ -157,11 +157,13 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let socket = settings.socket.clone();
     let server = Server::bind(settings)?;
     server.load(args.models()?)?;
-    eprintln!("listening on http://{}", server.address());
-    if let Some(socket) = socket {
-        eprintln!("listening on unix:{}", socket.display());
-    }
-    server.run();
+    let address = server.address();
+    server.run(|| {
+        eprintln!("listening on http://{address}");
+        if let Some(socket) = socket {
+            eprintln!("listening on unix:{}", socket.display());
+        }
+    });
     Ok(())
 }
 
