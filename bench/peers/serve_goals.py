@@ -59,7 +59,7 @@ def ours(options, *arguments, model=True):
 
 @contextlib.contextmanager
 def llama(options, tokens, *arguments):
-    """llama-server with room for so many tokens."""
+    """Starts llama-server with a context of this many tokens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -211,8 +211,7 @@ fn the_sizes_may_be_in_a_file_of_their_own() {
     let golden = golden("gptq");
     let model = Model::load(&at(to.path()), Some(DType::F32)).expect("a model");
     let want = golden.floats("logits").1;
-    let far = logits(&model, &golden).iter().zip(&want).fold(0.0_f64, |m, (a, b)| m.max((a - b).abs()));
-    assert!(far < 1e-3, "{far}");
+    tolerance::assert_close("logits", &logits(&model, &golden), &want, tolerance::LOGITS);
 }
 
 proptest! {

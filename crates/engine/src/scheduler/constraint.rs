@@ -204,7 +204,7 @@ impl Constraint {
         true
     }
 
-    /// Appends text to what is told, without the white space between calls.
+    /// Appends text to the answer that the client gets, without the white space between calls.
     fn put(&mut self, text: &str, to: &mut String) {
         let text = if self.call { text.trim_start() } else { text };
         if !text.is_empty() {

@@ -38,7 +38,7 @@ pub(crate) struct Documents {
 
 /// What an answer was given from.
 pub(crate) struct Sources {
-    /// What is told about each.
+    /// What the answer says about each.
     pub(crate) told: Vec<Value>,
     /// Of documents that are read whole: the message that begins with them, and the bytes of its content up to the question.
     pub(crate) whole: Option<(usize, usize)>,

@@ -105,7 +105,7 @@ impl Store {
         listed(self.files.iter().filter_map(|file| self.file(&file.id).ok()).collect())
     }
 
-    /// What is told about one of its files.
+    /// The JSON object of one of its files.
     pub(crate) fn file(&self, id: &str) -> Result<Value, Refusal> {
         let file = self.files.iter().find(|file| file.id == id).ok_or_else(|| unknown("file", "file_id", id))?;
         Ok(json!({"id": file.id, "object": "vector_store.file", "created_at": self.created, "vector_store_id": self.id,

@@ -19,7 +19,8 @@ use crate::settings::Settings;
 const MOST_FILES: usize = 500;
 pub(crate) const MOST_FOUND: i64 = 50;
 
-/// What is told and deleted without a body; `None` for other endpoints. Of a file in a store, `rest` has both ids.
+/// Answers requests without a body: those that get or delete an object. `None` for other endpoints. For a file in a store,
+/// `rest` has both ids.
 pub(crate) fn told(endpoint: Endpoint, changes: bool, rest: &str, own: &Own) -> Result<Option<Value>, Refusal> {
     let store = |id: &str| own.store(id, "vector_store_id");
     let (outer, inner) = rest.split_once('/').unwrap_or((rest, ""));
@@ -68,7 +69,7 @@ pub(crate) struct Indexing {
     store: Store,
     files: Vec<Arc<File>>,
     own: Own,
-    /// The file that is told about, instead of the store.
+    /// The file whose object is returned, instead of that of the store.
     told: Option<String>,
     pub(crate) ignored: Vec<String>,
 }

@@ -11,7 +11,7 @@ use crate::{Error, Fields};
 pub(crate) enum Packing {
     /// compressed-tensors: integers of 4 or 8 bits, whose number and groups follow from the tensors, or 8-bit floats.
     Compressed,
-    /// 8-bit floats with a scale for each block of so many rows and columns, or one for all.
+    /// 8-bit floats with one scale for each block of `[rows, columns]`; `None`: one for each row or for the whole matrix.
     Float8(Option<[usize; 2]>),
     /// GPTQ.
     Gptq {
