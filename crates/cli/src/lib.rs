@@ -82,6 +82,7 @@ enum Command {
     Train(commands::train::Args),
     #[command(subcommand)]
     Vectors(commands::vectors::Command),
+    Warm(commands::warm::Args),
     /// Print a completion script for a shell
     ///
     /// The script goes to standard output. Save it where the shell looks for completions, or evaluate it in the shell's startup file.
@@ -135,6 +136,7 @@ impl Command {
             Command::Tokenize(_) => "tokenize",
             Command::Train(_) => "train",
             Command::Vectors(_) => "vectors",
+            Command::Warm(_) => "warm",
         })
     }
 }
@@ -228,6 +230,7 @@ fn run(cli: Cli, process: Process) -> Result<(), Failure> {
         Command::Recall(args) => commands::recall::run(args),
         Command::Train(args) => commands::train::run(args),
         Command::Vectors(command) => commands::vectors::run(command),
+        Command::Warm(args) => commands::warm::run(args),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "longreach", &mut std::io::stdout());
             Ok(())

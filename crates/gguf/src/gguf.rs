@@ -117,6 +117,7 @@ impl Gguf {
 pub(crate) fn map(path: &Path) -> Result<Opened, Error> {
     let failed = |source| Error::Io { path: path.to_owned(), source };
     let mapped = Mapped::new(&File::open(path).map_err(failed)?).map_err(failed)?;
+    mapped.prefer_huge_pages();
     let (file, bytes) = (path.display().to_string(), Bytes::from_owner(mapped.clone()));
     let header = parse::parse(&file, bytes.clone())?;
     Ok((Part { file, bytes, mapped: Some(mapped) }, header))

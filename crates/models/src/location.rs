@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::{Error, Progress, hub};
+use crate::{Checkpoint, Error, Progress, hub};
 
 /// The location of a model's files.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,18 @@ impl Location {
         let one = files.len() == 1
             || of_split(&first).is_some() && files.iter().all(|file| of_split(file) == of_split(&first));
         one.then_some(first)
+    }
+
+    /// The files of the weights, in order: all parts of a split GGUF file, all shards of an index. Errors as
+    /// [`Checkpoint::files_in`] and [`longreach_gguf::Gguf::open`] do.
+    pub fn weight_files(&self) -> Result<Vec<PathBuf>, Error> {
+        if let Some(file) = self.gguf() {
+            return Ok(longreach_gguf::Gguf::open(&file)?.files().map(PathBuf::from).collect());
+        }
+        match &self.weights {
+            Some(file) => Ok(vec![file.clone()]),
+            None => Checkpoint::files_in(&self.directory),
+        }
     }
 
     /// Resolves `name`: a directory, a weight file, or otherwise a Hub id, which is downloaded if it is not cached.

@@ -32,6 +32,7 @@ impl Table {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let file = std::fs::File::open(path).map_err(|e| Error::io(path, e))?;
         let mapped = Mapped::new(&file).map_err(|e| Error::io(path, e))?;
+        mapped.prefer_huge_pages();
         let buffer = Buffer::from(Bytes::from_owner(mapped));
         let (batches, schema) = footer(&buffer).map_err(|message| damaged(path, &message))?;
         Ok(Self { path: path.to_owned(), buffer, batches, schema })

@@ -52,17 +52,23 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
                 }
                 Err(e) => return Err(e.into()),
             };
-            for (name, value) in facts {
-                println!("{name:14} {value}");
-            }
+            print(facts, Some(&at));
             return Ok(());
         }
     }
     let engine = model::load(args.model.as_deref(), args.dtype)?.with_kv_dtype(args.kv_dtype.into());
-    for (name, value) in facts(&engine) {
+    let at = args.model.as_ref().map(|name| Location::find(name, Progress::Hidden)).transpose()?;
+    print(facts(&engine), at.as_ref());
+    Ok(())
+}
+
+/// Prints facts, and how the files of the weights are cached.
+fn print(mut facts: Vec<(&'static str, String)>, at: Option<&Location>) {
+    let files = at.and_then(|at| at.weight_files().ok());
+    facts.extend(files.and_then(|files| Some(("page cache", super::warm::described(&files)?))));
+    for (name, value) in facts {
         println!("{name:14} {value}");
     }
-    Ok(())
 }
 
 /// How `embed` makes a vector with this model: input limit, width, prompts and similarity.

@@ -29,3 +29,4 @@ pub(crate) mod summarise;
 pub(crate) mod tokenize;
 pub(crate) mod train;
 pub(crate) mod vectors;
+pub(crate) mod warm;

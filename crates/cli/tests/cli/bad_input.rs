@@ -52,6 +52,7 @@ fn write_header(file: &Path, header: &serde_json::Value, data: &[u8]) {
 
 #[test]
 fn paths_that_lead_nowhere() {
+    refused(&["warm", "/no/such/model"], &["/no/such/model", "no such file or directory"]);
     refused(&["info", "/no/such/model"], &["/no/such/model", "no such file or directory"]);
     refused(&["info", "owner/name"], &["owner/name", "config.json", "HF_HUB_OFFLINE"]);
     refused(&["generate", "--prompt-file", "/no/such/prompt"], &["/no/such/prompt", "No such file"]);

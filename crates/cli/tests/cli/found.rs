@@ -71,6 +71,19 @@ fn info_says_what_embed_will_do() {
     assert!(said.contains("prompts        document, passage, query"), "{said}");
 }
 
+/// All of the weights are cached afterwards, and `info` and `warm` say the same of them.
+#[cfg(target_os = "linux")]
+#[test]
+fn warm_reads_the_weights_into_the_page_cache() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let model = folder.path().join("model");
+    copy(&of_engine("st-bert-mean"), &model);
+    let said = stdout(&["warm", text(&model)]);
+    let parts: Vec<&str> = said.split_whitespace().collect();
+    assert!(parts[0] == parts[3] && said.contains("are cached"), "{said}");
+    assert!(stdout(&["info", text(&model)]).contains(&format!("page cache     {}", said.trim())), "{said}");
+}
+
 #[cfg(unix)]
 #[test]
 fn paths_need_not_be_utf8() {

@@ -44,14 +44,16 @@ impl Checkpoint {
     /// shards listed in an index; otherwise the only file with one of these extensions. Errors if there are no
     /// weights, if the choice is ambiguous, or if a file is invalid.
     pub fn open(directory: &Path) -> Result<Self, Error> {
+        Self::open_files(&Self::files_in(directory)?)
+    }
+
+    /// The files that [`Checkpoint::open`] opens. Errors if there are none, if the choice is ambiguous, or if an index is
+    /// invalid.
+    pub fn files_in(directory: &Path) -> Result<Vec<PathBuf>, Error> {
         for name in FILES {
             let file = directory.join(name);
             if file.exists() {
-                return if name.ends_with(".json") {
-                    Self::open_files(&shards(&file)?)
-                } else {
-                    Self::open_files(&[file])
-                };
+                return if name.ends_with(".json") { shards(&file) } else { Ok(vec![file]) };
             }
         }
         let there: Vec<PathBuf> = std::fs::read_dir(directory)
@@ -63,8 +65,8 @@ impl Checkpoint {
                 ends && !NO_WEIGHTS.iter().any(|start| name.starts_with(start))
             })
             .collect();
-        if let [one] = &there[..] {
-            return Self::open_files(std::slice::from_ref(one));
+        if there.len() == 1 {
+            return Ok(there);
         }
         let reason = if there.is_empty() {
             format!("has no weights: none of the files {} exists", FILES.join(", "))
@@ -84,6 +86,7 @@ impl Checkpoint {
         for path in paths {
             let file = File::open(path).map_err(|e| Error::io(path, e))?;
             let mapped = Mapped::new(&file).map_err(|e| Error::io(path, e))?;
+            mapped.prefer_huge_pages();
             let bytes = Bytes::from_owner(mapped.clone());
             if is_pickled(&bytes) {
                 all.add_pickle(path, bytes)?;
