@@ -4,7 +4,6 @@
 //! vocabularies ([`crate::words`]) are converted to its form. RWKV's vocabulary cannot be expressed in it ([`crate::world`]).
 
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use longreach_models::json::NotNumbers;
@@ -16,6 +15,7 @@ use crate::world::World;
 use crate::{Error, words};
 
 mod class;
+mod definition;
 pub(crate) mod gguf;
 mod legacy;
 mod names;
@@ -135,12 +135,10 @@ impl Draft {
         let file = &self.file;
         let mut hasher = blake3::Hasher::new();
         hasher.update(self.text.as_bytes());
-        let mut tokenizer =
-            HuggingFace::from_str(&self.text).map_err(|e| wrong(file, format!("not a tokenizer: {e}")))?;
         // The default word cache would grow over the first megabytes of a text.
-        let mut model = tokenizer.get_model().clone();
-        model.resize_cache(WORDS);
-        tokenizer.with_model(model);
+        let mut tokenizer =
+            definition::parse(&self.text, WORDS).map_err(|e| wrong(file, format!("not a tokenizer: {e}")))?;
+        drop(self.text);
         // Truncation and padding are up to the caller, not to the file.
         let _ = tokenizer.with_truncation(None);
         tokenizer.with_padding(None);

@@ -11,6 +11,9 @@ use crate::Error;
 /// Reads `tokenizer.json` and applies the overrides.
 pub(super) fn draft(files: &Files<'_>) -> Result<Draft, Error> {
     let (file, text) = files.text("tokenizer.json")?;
+    if !matches!(files.class, Class::Bert | Class::Roberta | Class::Gpt2 | Class::GptNeoX | Class::Llama) {
+        return Ok(Draft { file, text, special: Vec::new(), around: None });
+    }
     let mut all: Value = serde_json::from_str(&text).map_err(|e| wrong(&file, format!("not a tokenizer: {e}")))?;
     let before = all.clone();
     let is = |value: &Value, kind: &str| value["type"].as_str() == Some(kind);

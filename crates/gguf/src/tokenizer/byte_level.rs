@@ -2,9 +2,9 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::json::{Parts, Strips, document, template, vocabulary};
+use super::json::{Bpe, Parts, Strips, document, template};
 use super::keys::Keys;
 use super::patterns::{self, byte_level};
 use super::special::{Around, Special};
@@ -24,26 +24,15 @@ pub(super) fn convert(keys: &Keys<'_>, tokens: &Tokens<'_>, special: &Special) -
         pre_tokenizer: pattern.pre_tokenizer(),
         post_processor: template(keys, tokens, special, around)?,
         decoder: byte_level(true),
-        model: json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": null,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": false,
-            "byte_fallback": false,
-            "ignore_merges": pattern.ignore_merges,
-            "vocab": vocabulary(tokens.list.iter().map(|token| &*token.text)),
-            "merges": merges(keys, tokens)?,
-        }),
+        model: Bpe::new(tokens, merges(keys, tokens)?).ignoring_merges(pattern.ignore_merges),
     };
     Ok((document(parts, tokens, &strips), around))
 }
 
 /// The merges as pairs. Of merges that occur twice, the first counts.
-pub(super) fn merges(keys: &Keys<'_>, tokens: &Tokens<'_>) -> Result<Vec<Value>, Error> {
+pub(super) fn merges<'a>(keys: &Keys<'a>, tokens: &Tokens<'_>) -> Result<Vec<[&'a str; 2]>, Error> {
     let ids = tokens.ids(keys)?;
-    let list: Strings<'_> = keys.require("merges")?;
+    let list: Strings<'a> = keys.require("merges")?;
     let (mut seen, mut merges) = (HashSet::with_capacity(list.len()), Vec::with_capacity(list.len()));
     let mut joined = String::new();
     for (rank, merge) in list.enumerate() {
@@ -59,7 +48,7 @@ pub(super) fn merges(keys: &Keys<'_>, tokens: &Tokens<'_>) -> Result<Vec<Value>,
             return Err(wrong(&format!("needs the token `{}`, which is missing", unknown.escape_debug())));
         }
         if seen.insert((left, right)) {
-            merges.push(json!([left, right]));
+            merges.push([left, right]);
         }
     }
     Ok(merges)

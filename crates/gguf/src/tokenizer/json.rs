@@ -1,5 +1,6 @@
 //! The parts of a `tokenizer.json` that all kinds share.
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::keys::Keys;
@@ -7,13 +8,14 @@ use super::special::{Around, Special};
 use super::tokens::{Token, Tokens};
 use crate::Error;
 
-/// What differs between kinds of tokenizers.
-pub(super) struct Parts {
+/// What differs between kinds of tokenizers. The model, which has the lists of tokens and merges, is written without a generic value
+/// in between, which would take several times their memory.
+pub(super) struct Parts<M> {
     pub(super) normalizer: Value,
     pub(super) pre_tokenizer: Value,
     pub(super) post_processor: Value,
     pub(super) decoder: Value,
-    pub(super) model: Value,
+    pub(super) model: M,
 }
 
 /// Special tokens that absorb the spaces beside them.
@@ -25,23 +27,92 @@ pub(super) struct Strips {
     pub(super) behind: bool,
 }
 
+/// A byte-pair encoding, with its fields in the order of `tokenizer.json`.
+#[derive(Serialize)]
+pub(super) struct Bpe<'t> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    dropout: Option<f32>,
+    unk_token: Option<&'t str>,
+    continuing_subword_prefix: Option<&'t str>,
+    end_of_word_suffix: Option<&'t str>,
+    fuse_unk: bool,
+    byte_fallback: bool,
+    ignore_merges: bool,
+    vocab: Ids<'t>,
+    merges: Vec<[&'t str; 2]>,
+}
+
+impl<'t> Bpe<'t> {
+    /// One of these tokens and merges, without options.
+    pub(super) fn new(tokens: &'t Tokens<'_>, merges: Vec<[&'t str; 2]>) -> Self {
+        Self {
+            kind: "BPE",
+            dropout: None,
+            unk_token: None,
+            continuing_subword_prefix: None,
+            end_of_word_suffix: None,
+            fuse_unk: false,
+            byte_fallback: false,
+            ignore_merges: false,
+            vocab: Ids(tokens),
+            merges,
+        }
+    }
+
+    /// As SentencePiece does it: what has no token is the unknown token, or its bytes if tokens for them exist.
+    pub(super) fn of_pieces(mut self, unknown: Option<&'t str>, byte_fallback: bool) -> Self {
+        (self.unk_token, self.fuse_unk, self.byte_fallback) = (unknown, true, byte_fallback);
+        self
+    }
+
+    /// Whether a word that is a token is one, whatever the merges make of it.
+    pub(super) fn ignoring_merges(mut self, ignore_merges: bool) -> Self {
+        self.ignore_merges = ignore_merges;
+        self
+    }
+}
+
+/// The ids by token.
+struct Ids<'t>(&'t Tokens<'t>);
+
+impl Serialize for Ids<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.list.iter().enumerate().map(|(id, token)| (&token.text, id)))
+    }
+}
+
 /// A `tokenizer.json`.
-pub(super) fn document(parts: Parts, tokens: &Tokens<'_>, strips: &Strips) -> String {
+pub(super) fn document(parts: Parts<impl Serialize>, tokens: &Tokens<'_>, strips: &Strips) -> String {
+    #[derive(Serialize)]
+    struct Document<M> {
+        version: &'static str,
+        truncation: (),
+        padding: (),
+        added_tokens: Vec<Value>,
+        normalizer: Value,
+        pre_tokenizer: Value,
+        post_processor: Value,
+        decoder: Value,
+        model: M,
+    }
     let Parts { normalizer, pre_tokenizer, post_processor, decoder, model } = parts;
     let added = (0u32..).zip(&tokens.list).filter(|(_, token)| token.of.is_added());
-    let added: Vec<Value> = added.map(|(id, token)| added_token(id, token, strips)).collect();
-    json!({
-        "version": "1.0",
-        "truncation": null,
-        "padding": null,
-        "added_tokens": added,
-        "normalizer": normalizer,
-        "pre_tokenizer": pre_tokenizer,
-        "post_processor": post_processor,
-        "decoder": decoder,
-        "model": model,
-    })
-    .to_string()
+    let added_tokens = added.map(|(id, token)| added_token(id, token, strips)).collect();
+    let (version, truncation, padding) = ("1.0", (), ());
+    let document = Document {
+        version,
+        truncation,
+        padding,
+        added_tokens,
+        normalizer,
+        pre_tokenizer,
+        post_processor,
+        decoder,
+        model,
+    };
+    // Keys are text, and what is written to is memory: the only reasons for an error.
+    serde_json::to_string(&document).expect("an object with text as keys")
 }
 
 fn added_token(id: u32, token: &Token<'_>, strips: &Strips) -> Value {
@@ -57,7 +128,7 @@ fn added_token(id: u32, token: &Token<'_>, strips: &Strips) -> Value {
     })
 }
 
-/// The ids by token.
+/// The ids by token, as a value.
 pub(super) fn vocabulary<'t>(tokens: impl Iterator<Item = &'t str>) -> Value {
     Value::Object(tokens.enumerate().map(|(id, text)| (text.to_owned(), json!(id))).collect::<Map<_, _>>())
 }

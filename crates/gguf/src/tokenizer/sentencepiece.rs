@@ -8,12 +8,10 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::byte_level;
-use super::json::{
-    Parts, Strips, document, sentencepiece_decoder, sentencepiece_spaces, sequence_of, template, vocabulary,
-};
+use super::json::{Bpe, Parts, Strips, document, sentencepiece_decoder, sentencepiece_spaces, sequence_of, template};
 use super::keys::Keys;
 use super::special::{Around, Special};
 use super::tokens::{TokenType, Tokens};
@@ -47,7 +45,7 @@ fn assembled(
     keys: &Keys<'_>,
     tokens: &Tokens<'_>,
     special: &Special,
-    merges: Vec<Value>,
+    merges: Vec<[&str; 2]>,
 ) -> Result<(String, Around), Error> {
     let around = Around::read(keys, Around { bos: true, ..Around::default() })?;
     let space_prefix = keys.get("add_space_prefix")?.unwrap_or(true);
@@ -58,18 +56,7 @@ fn assembled(
         pre_tokenizer: Value::Null,
         post_processor: template(keys, tokens, special, around)?,
         decoder: sentencepiece_decoder(space_prefix),
-        model: json!({
-            "type": "BPE",
-            "dropout": null,
-            "unk_token": unknown,
-            "continuing_subword_prefix": null,
-            "end_of_word_suffix": null,
-            "fuse_unk": true,
-            "byte_fallback": bytes,
-            "ignore_merges": false,
-            "vocab": vocabulary(tokens.list.iter().map(|token| &*token.text)),
-            "merges": merges,
-        }),
+        model: Bpe::new(tokens, merges).of_pieces(unknown.map(|text| &**text), bytes),
     };
     // The special tokens of Phi-3 absorb the spaces behind them.
     let strips = Strips { before: None, behind: keys.architecture()? == "phi3" };
@@ -86,7 +73,7 @@ struct Merge<'t> {
 }
 
 /// The merges, best first; `scores` is `None` if that is the order of the tokens.
-fn merges(keys: &Keys<'_>, tokens: &Tokens<'_>, scores: Option<&[f32]>) -> Result<Vec<Value>, Error> {
+fn merges<'t>(keys: &Keys<'_>, tokens: &'t Tokens<'_>, scores: Option<&[f32]>) -> Result<Vec<[&'t str; 2]>, Error> {
     let pieces: Vec<(usize, &str)> = tokens
         .list
         .iter()
@@ -119,7 +106,7 @@ fn merges(keys: &Keys<'_>, tokens: &Tokens<'_>, scores: Option<&[f32]>) -> Resul
         }
     }
     sort(&mut merges, scores);
-    Ok(merges.into_iter().map(|merge| json!([merge.left, merge.right])).collect())
+    Ok(merges.into_iter().map(|merge| [merge.left, merge.right]).collect())
 }
 
 fn sort(merges: &mut [Merge<'_>], scores: Option<&[f32]>) {
