@@ -98,7 +98,8 @@ impl HeldOut {
 pub struct Source {
     /// The file or directory.
     pub path: String,
-    /// The share of the rows of a step that come from this source, relative to the other sources. If no source has one, all rows are drawn alike.
+    /// The share of the rows of a step that come from this source, relative to the other sources. If no source has one, all rows are drawn alike, or
+    /// read one source after the other where they are streamed.
     pub weight: Option<f64>,
     /// CSS selector of the elements of an HTML page that hold its text.
     #[serde(default = "body")]

@@ -130,10 +130,6 @@ impl Config {
             () if self.optimiser.epochs.is_some() => {
                 Err("`optimiser.epochs`: want `steps` where rows are streamed, as their number is not known".into())
             }
-            () if self.data.sources.iter().any(|source| source.weight.is_some()) => {
-                Err("`data.sources.weight`: goes with rows in memory; streamed sources are read one after the other"
-                    .into())
-            }
             () if labels => {
                 Err("`objective.labels`: want all labels where rows are streamed, as they are not read before".into())
             }

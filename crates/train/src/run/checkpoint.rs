@@ -75,7 +75,7 @@ impl Run {
         self.standing = serde_json::from_str(&text).map_err(|e| wrong(format!("state.json: {e}")))?;
         self.learner.step = self.losses.last().map_or(0, |(step, _)| *step);
         self.learner.skipped = self.standing.skipped;
-        if let Some(cursor) = self.standing.cursor {
+        if let Some(cursor) = self.standing.cursor.clone() {
             self.stream.seek(cursor);
         }
         Ok(())

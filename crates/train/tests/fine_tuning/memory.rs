@@ -125,17 +125,26 @@ fn run(config: &Config, stops: &[usize]) -> Vec<f32> {
 
 #[test]
 fn streamed_rows_are_those_of_the_step() {
-    const SOURCES: &str = "{ path = \"a.jsonl\" }, { path = \"b.jsonl\" }";
+    check_stream("{ path = \"a.jsonl\" }, { path = \"b.jsonl\" }");
+}
+
+#[test]
+fn streamed_rows_by_weight_are_those_of_the_step() {
+    check_stream("{ path = \"a.jsonl\", weight = 3.0 }, { path = \"b.jsonl\" }");
+}
+
+/// Rows of two sources are the same however often the training is interrupted, and in a compressed file.
+fn check_stream(sources: &str) {
     let folder = tempfile::tempdir().expect("a directory");
     let plain = rows(&folder.path().join("a.jsonl"), 11);
     rows(&folder.path().join("b.jsonl"), 12);
-    let whole = run(&streamed(folder.path(), SOURCES), &[]);
+    let whole = run(&streamed(folder.path(), sources), &[]);
     assert_eq!(whole.len(), 7);
     // Seven steps of four rows are more than all rows, so that blocks of the next pass are among them.
     let again = tempfile::tempdir().expect("a directory");
     rows(&again.path().join("a.jsonl"), 11);
     rows(&again.path().join("b.jsonl"), 12);
-    let stopped = run(&streamed(again.path(), SOURCES), &[1, 2, 3, 5, 6]);
+    let stopped = run(&streamed(again.path(), sources), &[1, 2, 3, 5, 6]);
     assert_eq!(stopped, whole, "interrupted");
     let names = ["model/model.safetensors"];
     assert!(left(folder.path(), &names) == left(again.path(), &names));
@@ -145,7 +154,7 @@ fn streamed_rows_are_those_of_the_step() {
     let mut gzip = flate2::write::GzEncoder::new(file, flate2::Compression::default());
     gzip.write_all(&plain).and_then(|()| gzip.finish().map(drop)).expect("compressed");
     rows(&zipped.path().join("b.jsonl"), 12);
-    let compressed = run(&streamed(zipped.path(), &SOURCES.replace("a.jsonl", "a.jsonl.gz")), &[4]);
+    let compressed = run(&streamed(zipped.path(), &sources.replace("a.jsonl", "a.jsonl.gz")), &[4]);
     assert_eq!(compressed, whole, "compressed");
 }
 
@@ -192,7 +201,7 @@ fn what_is_not_known_of_streamed_rows_is_asked_for() {
         ("[data]", "objective = { type = \"texts\" }\n[data]", "`objective.labels`: want all labels"),
         ("format = \"table\"", "format = \"text\"", "`data.stream`: want `data.format` \"table\""),
         ("shuffle = 5", "shuffle = 0", "`data.shuffle`: want at least 1 row"),
-        ("\"a.jsonl\" }", "\"a.jsonl\", weight = 2.0 }", "`data.sources.weight`"),
+        ("\"a.jsonl\" }", "\"a.jsonl\", weight = -2.0 }", "`data.sources.weight`: want a number above 0"),
     ] {
         let file = folder.path().join("wrong.toml");
         std::fs::write(&file, text.replacen(from, to, 1)).expect("written");
