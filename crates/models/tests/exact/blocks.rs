@@ -57,7 +57,7 @@ fn logits_are_near_those_with_keys_in_f32() {
     }
     assert!(all.len() > 60, "{} models", all.len());
     all.sort_by(f64::total_cmp);
-    assert!(all[all.len() / 2] < 0.01, "the median: {:.4}", all[all.len() / 2]);
+    assert!(all[all.len() / 2] < 0.015, "the median: {:.4}", all[all.len() / 2]);
 }
 
 /// A saved state restores to the bit, a fork changes nothing of the other, a state goes back to a mark, and sequences that are read

@@ -9,7 +9,7 @@
 
 use std::arch::x86_64::*;
 
-use super::layout::{Layout, Wide};
+use super::layout::Layout;
 use super::operand::{Operand, SLOTS};
 use super::{Blocks, Format, iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 use crate::cache::prefetch_ahead;
@@ -19,52 +19,37 @@ mod unpack;
 /// Rows of `x` that meet codes while these are in registers.
 const ROWS: usize = 4;
 
+/// Rows of `x` that meet all rows of weights of a task before the next ones do, so that they stay in the second cache.
+const CHUNK: usize = 32;
+
 /// Rows of weights that are multiplied together.
 const COLUMNS: usize = 4;
 
-/// How a format is unpacked. What is given here reads a block as the definition does, which is right for every format and slow.
+/// How a format is unpacked.
 trait Unpack: Layout {
     /// Whether codes may be negative.
     const SIGNED: bool = true;
+    /// Where the factor is.
+    const FACTOR: usize = 0;
+    /// Where the factor of the minima is.
+    const BASE: usize = 2;
 
     /// The codes, 32 to a vector; a block of 32 has the first alone.
     ///
     /// # Safety
-    /// The CPU has AVX2, and there is a block at the address.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn codes(block: *const u8) -> [__m256i; 8] {
-        let mut wide = Wide::EMPTY;
-        // SAFETY: guaranteed by the caller.
-        Self::read(unsafe { std::slice::from_raw_parts(block, Self::BYTES) }, &mut wide);
-        let mut codes = [_mm256_setzero_si256(); 8];
-        for (to, from) in codes.iter_mut().zip(wide.codes.as_chunks::<32>().0) {
-            // SAFETY: there are 32 bytes.
-            *to = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
-        }
-        codes
-    }
+    /// The CPU has the features, and there is a block at the address.
+    unsafe fn codes(block: *const u8) -> [__m256i; 8];
 
-    /// The scales and minima in 16 bits, those that a format does not have being 0; only for blocks of 256.
+    /// The scales and minima in 16 bits, in the order of the sub-blocks; those that a format does not have are 0. Blocks of 32 have
+    /// none.
     ///
     /// # Safety
     /// As [`Unpack::codes`].
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn scales(block: *const u8) -> [__m256i; 2] {
-        let mut wide = Wide::EMPTY;
-        // SAFETY: guaranteed by the caller.
-        Self::read(unsafe { std::slice::from_raw_parts(block, Self::BYTES) }, &mut wide);
-        if Self::SUB == 32 {
-            wide.minima[8..].fill(0);
-        }
-        // SAFETY: there are sixteen bytes in each.
-        unsafe {
-            [
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(wide.scales.as_ptr().cast())),
-                _mm256_cvtepi8_epi16(_mm_loadu_si128(wide.minima.as_ptr().cast())),
-            ]
-        }
+        let _ = block;
+        [_mm256_setzero_si256(); 2]
     }
 
     /// The factors of four blocks.
@@ -77,11 +62,6 @@ trait Unpack: Layout {
         // SAFETY: guaranteed by the caller.
         unsafe { halves(blocks, Self::FACTOR) }
     }
-
-    /// Where the factor is.
-    const FACTOR: usize = 0;
-    /// Where the factor of the minima is.
-    const BASE: usize = 2;
 }
 
 /// Which bytes of the scales, 16 bits each, belong to the pairs of each vector of codes: the same for all 32 codes, or one for each
@@ -159,29 +139,47 @@ pub(super) unsafe fn product(x: &Operand, w: &Blocks, bias: Option<&[f32]>, out:
 /// # Safety
 /// As [`product`].
 unsafe fn rows<F: Unpack>(x: &Operand, w: &Blocks, bias: Option<&[f32]>, out: &mut [&mut [f32]]) {
-    let bytes = w.bytes();
     assert!(x.plan.block == F::BLOCK && x.plan.group == F::BLOCK && x.groups * F::BYTES == w.row_bytes);
-    for j in (0..w.rows).step_by(COLUMNS) {
-        let mut four = [bytes; COLUMNS];
-        for (r, row) in four.iter_mut().enumerate() {
-            // Missing rows repeat the last one.
-            *row = &bytes[(j + r).min(w.rows - 1) * w.row_bytes..][..w.row_bytes];
-        }
-        for (n, out) in out.chunks_mut(ROWS).enumerate() {
-            let mut y = [[0.0; COLUMNS]; ROWS];
+    for (n, out) in out.chunks_mut(CHUNK).enumerate() {
+        for j in (0..w.rows).step_by(COLUMNS) {
             // SAFETY: guaranteed by the caller, and by the assertion.
-            unsafe {
-                match out.len() {
-                    1 => tile::<F, 1>(x, n * ROWS, four, &mut y),
-                    2 => tile::<F, 2>(x, n * ROWS, four, &mut y),
-                    3 => tile::<F, 3>(x, n * ROWS, four, &mut y),
-                    _ => tile::<F, ROWS>(x, n * ROWS, four, &mut y),
-                }
+            unsafe { columns::<F>(x, n * CHUNK, w, bias, j, out) };
+        }
+    }
+}
+
+/// The product of the rows of `x` from row `first` on, as many as `out` has, with four rows of weights from row `j` on.
+///
+/// # Safety
+/// As [`product`]; the blocks of a row are as many as the left factor has groups, of one block each.
+unsafe fn columns<F: Unpack>(
+    x: &Operand,
+    first: usize,
+    w: &Blocks,
+    bias: Option<&[f32]>,
+    j: usize,
+    out: &mut [&mut [f32]],
+) {
+    let bytes = w.bytes();
+    let mut four = [bytes; COLUMNS];
+    for (r, row) in four.iter_mut().enumerate() {
+        // Missing rows repeat the last one.
+        *row = &bytes[(j + r).min(w.rows - 1) * w.row_bytes..][..w.row_bytes];
+    }
+    for (n, out) in out.chunks_mut(ROWS).enumerate() {
+        let (first, mut y) = (first + n * ROWS, [[0.0; COLUMNS]; ROWS]);
+        // SAFETY: guaranteed by the caller.
+        unsafe {
+            match out.len() {
+                1 => tile::<F, 1>(x, first, four, &mut y),
+                2 => tile::<F, 2>(x, first, four, &mut y),
+                3 => tile::<F, 3>(x, first, four, &mut y),
+                _ => tile::<F, ROWS>(x, first, four, &mut y),
             }
-            for (y, out) in y.iter().zip(out) {
-                for (c, (to, y)) in out[j..].iter_mut().zip(y).enumerate() {
-                    *to = bias.map_or(*y, |bias| y + bias[j + c]);
-                }
+        }
+        for (y, out) in y.iter().zip(out) {
+            for (c, (to, y)) in out[j..].iter_mut().zip(y).enumerate() {
+                *to = bias.map_or(*y, |bias| y + bias[j + c]);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! How the formats are unpacked with AVX2. Those that are not named here are read as the definition does.
+//! How the formats are unpacked with AVX2.
 
 use std::arch::x86_64::*;
 
@@ -6,18 +6,6 @@ use super::super::layout::word_at;
 use super::super::q4_k::scales_and_minima;
 use super::super::{iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0};
 use super::{COLUMNS, Unpack};
-
-impl Unpack for q2_k::Q2K {
-    const SIGNED: bool = false;
-    const FACTOR: usize = 80;
-    const BASE: usize = 82;
-}
-
-impl Unpack for q3_k::Q3K {
-    const FACTOR: usize = 108;
-}
-
-impl Unpack for iq4_xs::Iq4Xs {}
 
 /// The low nibbles of sixteen bytes, and then the high ones.
 ///
@@ -225,5 +213,105 @@ impl Unpack for q6_k::Q6K {
         // SAFETY: guaranteed by the caller.
         let scales = _mm256_cvtepi8_epi16(unsafe { _mm_loadu_si128(block.add(192).cast()) });
         [scales, _mm256_setzero_si256()]
+    }
+}
+
+/// The pairs of bits of 64 bytes, from the lowest of the first 32 bytes to the highest of the last.
+///
+/// # Safety
+/// The CPU has the features, and there are 64 bytes at the address.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn pairs(bytes: *const u8) -> [__m256i; 8] {
+    let mut codes = [_mm256_setzero_si256(); 8];
+    for n in 0..2 {
+        // SAFETY: guaranteed by the caller.
+        let bytes = unsafe { _mm256_loadu_si256(bytes.add(32 * n).cast()) };
+        codes[4 * n] = bytes;
+        codes[4 * n + 1] = _mm256_srli_epi16::<2>(bytes);
+        codes[4 * n + 2] = _mm256_srli_epi16::<4>(bytes);
+        codes[4 * n + 3] = _mm256_srli_epi16::<6>(bytes);
+    }
+    for codes in &mut codes {
+        *codes = _mm256_and_si256(*codes, _mm256_set1_epi8(3));
+    }
+    codes
+}
+
+/// Sixteen bytes, less a number each, in 16 bits.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn less(bytes: [u8; 16], by: i16) -> __m256i {
+    // SAFETY: there are sixteen bytes.
+    let bytes = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    _mm256_sub_epi16(_mm256_cvtepu8_epi16(bytes), _mm256_set1_epi16(by))
+}
+
+impl Unpack for q2_k::Q2K {
+    const SIGNED: bool = false;
+    const FACTOR: usize = 80;
+    const BASE: usize = 82;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn codes(block: *const u8) -> [__m256i; 8] {
+        // SAFETY: guaranteed by the caller.
+        unsafe { pairs(block.add(16)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(block: *const u8) -> [__m256i; 2] {
+        // SAFETY: guaranteed by the caller.
+        let both = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128(block.cast()) });
+        [_mm256_and_si256(both, _mm256_set1_epi16(15)), _mm256_srli_epi16::<4>(both)]
+    }
+}
+
+impl Unpack for q3_k::Q3K {
+    const FACTOR: usize = 108;
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn codes(block: *const u8) -> [__m256i; 8] {
+        // SAFETY: guaranteed by the caller.
+        let (mut codes, high) = unsafe { (pairs(block.add(32)), _mm256_loadu_si256(block.cast())) };
+        for (v, codes) in codes.iter_mut().enumerate() {
+            // 4 is taken off where the third bit is not set.
+            let bit = _mm256_set1_epi8((1u8 << v) as i8);
+            let missing = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), _mm256_setzero_si256());
+            *codes = _mm256_sub_epi8(*codes, _mm256_and_si256(missing, _mm256_set1_epi8(4)));
+        }
+        codes
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(block: *const u8) -> [__m256i; 2] {
+        // SAFETY: guaranteed by the caller.
+        let scales = q3_k::scales(unsafe { std::slice::from_raw_parts(block, 110) });
+        [less(scales, 32), _mm256_setzero_si256()]
+    }
+}
+
+impl Unpack for iq4_xs::Iq4Xs {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn codes(block: *const u8) -> [__m256i; 8] {
+        let mut codes = [_mm256_setzero_si256(); 8];
+        for (k, codes) in codes.iter_mut().enumerate() {
+            // SAFETY: guaranteed by the caller.
+            *codes = values(&iq4_nl::VALUES, unsafe { nibbles(block.add(8 + 16 * k)) });
+        }
+        codes
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn scales(block: *const u8) -> [__m256i; 2] {
+        let mut scales = [32; 16];
+        // SAFETY: guaranteed by the caller.
+        scales[..8].copy_from_slice(&iq4_xs::scales(unsafe { std::slice::from_raw_parts(block, 136) }));
+        [less(scales, 32), _mm256_setzero_si256()]
     }
 }
