@@ -84,7 +84,7 @@ fn measure(length: usize, (groups, width): (usize, usize), cx: &Cx) {
             .enumerate()
     {
         let memory = Memory::new(bytes * LAYERS);
-        let runs = (1 << 24) / length / 16 + 5;
+        let runs = (1 << 18) / length + 5;
         let (floats, times) = Times::in_turn(runs, || token(0), || token(kind));
         let (again, reads) = Times::in_turn(runs, || token(kind), || memory.read(cx));
         println!(

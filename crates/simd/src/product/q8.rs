@@ -31,9 +31,9 @@ impl Q8 {
     /// Rounds at most 32 numbers, and fills them up with zeros: `d` is the largest magnitude / 127 in half precision, and
     /// `c[i]` the integer nearest to `x[i] / d`, halves away from zero.
     ///
-    /// A number is wrong by at most `0.57 d` where `d` is a normal number: by `d / 2`, and the largest ones also by what `d` was
-    /// rounded; below 8e-3 in magnitude `d` is subnormal, and blocks are wrong by up to 4e-6. If a number is not finite, or `d` is beyond half precision, the whole block is NaN. Panics if there are more than
-    /// 32 numbers.
+    /// A number is wrong by at most `0.57 d`: by `d / 2`, and the largest ones also by what `d` was rounded. In blocks below 8e-3
+    /// in magnitude `d` is subnormal, which adds up to 4e-6. If a number is not finite, or `d` is beyond half precision, the
+    /// whole block is NaN. Panics if there are more than 32 numbers.
     pub fn round(x: &[f32]) -> Self {
         assert!(x.len() <= Self::BLOCK, "{} numbers in a block of {}", x.len(), Self::BLOCK);
         let mut most = 0.0f32;
