@@ -2,23 +2,45 @@
 
 use burn::backend::{BackendTensor, DispatchTensorKind};
 use burn::tensor::{DType, Tensor};
-use half::bf16;
 use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
 use longreach_simd::Cx;
 use ndarray::Axis;
 
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 use crate::device::is_on_host;
+use crate::q8::{q8_words, round_rows, to_q8};
 
-/// Replaces the rows `at ..` of `to: [B, C, H, D]` by `rows: [B, n, H, D]` in f32, which are rounded if `to` is in bf16.
-/// In place if `to` has no other owner and no gradient is recorded. Panics if the rows do not fit, or if `to` is in bf16
+/// Replaces the rows `at ..` of `to: [B, C, H, D]` by `rows: [B, n, H, D]` in f32, which are rounded if `to` is in bf16 or of
+/// Q8_0 blocks ([`to_q8`](crate::to_q8)). In place if `to` has no other owner and no gradient is recorded. Panics if the rows do not fit, or if `to` is not in f32
 /// and gradients are recorded.
 pub fn put_rows(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
-    if to.dtype() == DType::BF16 {
-        put_rounded(to, rows, at)
-    } else {
-        Call::new().with(to).with(rows).run(Put { at }).output()
+    match to.dtype() {
+        DType::BF16 => put_rounded(to, rows, at),
+        DType::F16 => put_blocks(to, rows, at),
+        _ => Call::new().with(to).with(rows).run(Put { at }).output(),
     }
+}
+
+fn put_blocks(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {
+    let ([b, n, heads, width], shape) = (rows.dims(), to.dims());
+    let of_rows = [b, n, heads, q8_words(width)];
+    let places = places(&shape, &of_rows, at);
+    if !is_on_host(&to) {
+        return to.slice_assign([0..b, at..at + n, 0..heads, 0..of_rows[3]], to_q8(rows));
+    }
+    let rows = Held::new(rows).expect("no gradient is recorded");
+    let mut to = to.into_dispatch();
+    let DispatchTensorKind::Flex(BackendTensor::Float(x)) = &mut to.kind else { panic!("no gradient is recorded") };
+    if !x.is_contiguous() || x.layout().start_offset() != 0 {
+        *x = x.to_contiguous();
+    }
+    let words = x.storage_mut::<f16>();
+    for (place, rows) in places.zip(rows.view().outer_iter()) {
+        let rows = rows.as_standard_layout();
+        round_rows(rows.as_slice().expect("the standard layout"), width, &mut words[place]);
+    }
+    Tensor::from_dispatch(to)
 }
 
 fn put_rounded(to: Tensor<4>, rows: Tensor<4>, at: usize) -> Tensor<4> {

@@ -10,7 +10,7 @@ use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use burn::tensor::{DType, TensorData};
-use half::bf16;
+use half::{bf16, f16};
 use longreach_models::write_atomically;
 use longreach_nn::StateError;
 use serde::{Deserialize, Serialize};
@@ -176,8 +176,17 @@ impl Session {
         };
         place("logits", "F32", vec![self.logits.len()], 4);
         for tensor in &tensors {
-            let (dtype, size) = if tensor.dtype == DType::BF16 { ("BF16", 2) } else { ("F32", 4) };
-            place(&tensor.name, dtype, tensor.shape.clone(), size);
+            let mut shape = tensor.shape.clone();
+            let (dtype, size) = match tensor.dtype {
+                DType::BF16 => ("BF16", 2),
+                DType::F16 => {
+                    // The bytes of blocks.
+                    shape.last_mut().into_iter().for_each(|words| *words *= 2);
+                    ("U8", 1)
+                }
+                _ => ("F32", 4),
+            };
+            place(&tensor.name, dtype, shape, size);
         }
         place("seen", "U8", vec![seen.len()], 1);
         numbers.iter().for_each(|(name, shape, _)| place(name, "U32", shape.clone(), 4));
@@ -211,7 +220,7 @@ fn flat(written: &BTreeMap<u32, u32>) -> Vec<u32> {
     written.iter().flat_map(|(id, count)| [*id, *count]).collect()
 }
 
-/// Writes f32 or bf16 numbers in little-endian order.
+/// Writes f32 or bf16 numbers, or the words of blocks, in little-endian order.
 fn write_numbers(out: &mut dyn Write, data: &TensorData) -> std::io::Result<()> {
     fn write<const N: usize>(out: &mut dyn Write, numbers: impl Iterator<Item = [u8; N]>) -> std::io::Result<()> {
         let mut piece = Vec::with_capacity(PIECE);
@@ -226,6 +235,7 @@ fn write_numbers(out: &mut dyn Write, data: &TensorData) -> std::io::Result<()> 
     }
     match data.dtype() {
         DType::BF16 => write(out, data.iter::<bf16>().map(bf16::to_le_bytes)),
+        DType::F16 => write(out, data.iter::<f16>().map(f16::to_le_bytes)),
         _ => write(out, data.iter::<f32>().map(f32::to_le_bytes)),
     }
 }
@@ -273,13 +283,14 @@ impl Engine {
             (shape, Values::F32(numbers)) => Ok(TensorData::new(numbers, shape)),
             _ => Err(format!("tensor `{name}`: want F32")),
         };
-        // Only cached keys and values are stored in bf16; the fingerprint has shown that they are in bf16 where they should be.
+        // Only cached keys and values are stored in bf16 or blocks; the fingerprint has shown that they are so where they should be.
         let get = |name: &str, want: &[Option<usize>]| match tensors.get(name) {
             Some((_, Values::Bf16(_))) => match take(tensors, name, "BF16", want) {
                 Ok((shape, Values::Bf16(numbers))) => Ok(TensorData::new(numbers, shape)),
                 Ok(_) => Err(StateError(format!("tensor `{name}`: want BF16"))),
                 Err(error) => Err(StateError(error)),
             },
+            Some((_, Values::U8(_))) => blocks(tensors, name, want).map_err(StateError),
             _ => floats(tensors, name, want).map_err(StateError),
         };
         session.cache = session.cache.restored(read, get).map_err(|e| e.to_string())?;
@@ -310,6 +321,20 @@ impl Engine {
         let messages = metadata.messages.as_ref().map(|json| serde_json::from_str(json)).transpose();
         let messages = messages.map_err(|e| format!("messages: {e}"))?;
         Ok(Resumed { session, seed, position, source: metadata.source.clone(), messages })
+    }
+}
+
+/// Takes a tensor of the bytes of Q8_0 blocks out, as the words that a cache has; `want` is their shape.
+fn blocks(tensors: &mut Tensors, name: &str, want: &[Option<usize>]) -> Result<TensorData, String> {
+    let mut bytes = want.to_vec();
+    bytes.last_mut().into_iter().flatten().for_each(|words| *words *= 2);
+    match take(tensors, name, "U8", &bytes)? {
+        (mut shape, Values::U8(bytes)) if shape.last().is_some_and(|bytes| bytes.is_multiple_of(2)) => {
+            shape.last_mut().into_iter().for_each(|bytes| *bytes /= 2);
+            let words: Vec<f16> = bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
+            Ok(TensorData::new(words, shape))
+        }
+        (shape, values) => Err(format!("tensor `{name}`: want words of 16 bits, found {} {shape:?}", values.dtype())),
     }
 }
 

@@ -224,6 +224,7 @@ fn others_do_not_see_a_state() {
             (engine(0).clone(), None, ""),
             (engine(0).clone(), Some("mine"), "salt"),
             (engine(0).clone().with_kv_dtype(KvDtype::Bf16), Some("mine"), ""),
+            (engine(0).clone().with_kv_dtype(KvDtype::Q8_0), Some("mine"), ""),
             (engine(1).clone(), Some("mine"), ""),
         ] {
             let found = cache.texts(&engine, tenant, salt).find(&ids, &[]);
@@ -233,14 +234,24 @@ fn others_do_not_see_a_state() {
     }
 }
 
-/// Keys in bf16 are kept and restored as they are.
+/// Keys in bf16 and in blocks of Q8_0 are kept and restored as they are.
 #[test]
-fn keys_in_bf16_come_back() {
+fn rounded_keys_come_back() {
+    come_back(KvDtype::Bf16);
+    come_back(KvDtype::Q8_0);
+}
+
+fn come_back(keys: KvDtype) {
     let folder = tempfile::tempdir().expect("a directory");
-    let engine = engine(0).clone().with_kv_dtype(KvDtype::Bf16);
+    let engine = engine(0).clone().with_kv_dtype(keys);
     let ids = text(&[true, false, true], 31);
     let mut plain = engine.session();
     plain.read(&ids).expect("read");
+    let mut saved = Vec::new();
+    let sampler = Sampler::new(Sampling::greedy()).expect("valid options");
+    plain.save_to(&mut saved, &sampler).expect("saved");
+    let again = engine.resume_from(&saved[..], "a.state".as_ref()).expect("taken up").session;
+    assert!(answer(again) == answer(plain.clone()), "a saved state");
     let mut tiers = Vec::new();
     for _ in 0..2 {
         let directory = Some(folder.path().to_owned());

@@ -100,7 +100,9 @@ fn answer(mut session: Session) -> (Vec<u32>, Vec<u8>, Vec<u32>) {
 
 #[test]
 fn a_session_that_ranks_have_read_is_the_session() {
-    for (kind, dtype) in [(0, KvDtype::Bf16), (2, KvDtype::F32), (5, KvDtype::F32), (15, KvDtype::F32)] {
+    for (kind, dtype) in
+        [(0, KvDtype::Bf16), (0, KvDtype::Q8_0), (2, KvDtype::F32), (5, KvDtype::F32), (15, KvDtype::F32)]
+    {
         let engine = engine(kind).clone().with_kv_dtype(dtype);
         // Two texts, the second behind the first, with calls of the model's cut in both.
         let ids = ids(&engine, 1250);

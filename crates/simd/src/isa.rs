@@ -117,6 +117,12 @@ impl Isa {
         false
     }
 
+    /// Whether the CPU has AVX2, FMA and the conversions of half-precision numbers.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn has_avx2(self) -> bool {
+        self.0 != Kind::Scalar && is_x86_feature_detected!("f16c")
+    }
+
     /// Whether the product of many rows and bf16 weights rounds its left factor to bf16: on `avx512-bf16` and `amx-bf16`,
     /// which multiply in bf16.
     pub fn rounds_to_bf16(self) -> bool {

@@ -17,6 +17,7 @@
 //! ```
 
 use half::bf16;
+use longreach_simd::product::Q8;
 use ndarray::{ArrayBase, ArrayView1, ArrayView2, ArrayView4, Ix4, ViewRepr};
 
 use crate::{Error, Sequences, error};
@@ -74,7 +75,7 @@ pub struct Inputs<'a, T = f32, F = f32> {
     /// `[B, S, G, E]`
     pub v: ArrayView4<'a, T>,
     /// Keys and values before `k` and `v` in segments, oldest first: those of a KV cache that is not contiguous. `S`
-    /// then counts these too. All that are not empty, and `k` and `v` if these are not, have one type. [`chunk`] and
+    /// then counts these too. All that are not empty, and `k` and `v` if these are not, have one type: f32, bf16 or blocks of Q8_0. [`chunk`] and
     /// [`step`] read them; other mechanisms and gradients accept none.
     pub earlier: &'a [[Segment<'a>; 2]],
     /// `s`, often `D^{-1/2}`
@@ -108,15 +109,20 @@ pub enum Segment<'a> {
     F32(View<'a, f32, Ix4>),
     /// In bf16.
     Bf16(View<'a, bf16, Ix4>),
+    /// In blocks of Q8_0: `[B, n, G, D / 32]`. Where `D` is no multiple of 32, the last block of a row is filled up with zeros, and
+    /// so must queries be.
+    Q8(View<'a, Q8, Ix4>),
 }
 
 impl Segment<'_> {
     /// `[B, n, G, D]`
-    pub fn shape(&self) -> &[usize] {
-        match self {
-            Segment::F32(x) => x.shape(),
-            Segment::Bf16(x) => x.shape(),
-        }
+    pub fn shape(&self) -> [usize; 4] {
+        let ((b, n, g, elements), numbers) = match self {
+            Segment::F32(x) => (x.dim(), 1),
+            Segment::Bf16(x) => (x.dim(), 1),
+            Segment::Q8(x) => (x.dim(), Q8::BLOCK),
+        };
+        [b, n, g, numbers * elements]
     }
 }
 
@@ -165,8 +171,8 @@ impl<T, F: Copy + Into<f64>> Inputs<'_, T, F> {
         let mut s = last;
         for [k, v] in self.earlier {
             let n = v.shape()[1];
-            error::shape(op, "earlier k", &[b, n, g, d], k.shape())?;
-            error::shape(op, "earlier v", &[b, n, g, e], v.shape())?;
+            error::shape(op, "earlier k", &[b, n, g, d], &k.shape())?;
+            error::shape(op, "earlier v", &[b, n, g, e], &v.shape())?;
             s += n;
         }
         error::shape(op, "k", &[b, last, g, d], self.k.shape())?;

@@ -3,10 +3,10 @@
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::backend::{BackendTensor, DispatchTensorKind, Flex};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
-use half::bf16;
+use half::{bf16, f16};
 use longreach_attention::softmax::Segment;
 use longreach_simd::norm::Rows;
-use longreach_simd::product::Weights;
+use longreach_simd::product::{Q8, Weights};
 use ndarray::{ArrayView, ArrayView4, Dimension, IxDyn, ShapeBuilder};
 
 use super::{Bridge, Compute, Gradient, Op, Operator, Pack, Plain};
@@ -101,11 +101,34 @@ impl Held {
         view(&self.0).into_dimensionality().expect("a tensor of four axes")
     }
 
-    /// An f32 or bf16 tensor of four axes. Panics if it has another rank or type.
+    /// A tensor of blocks, see [`crate::to_q8`]. Panics if it has another rank or type, or its rows are no whole blocks.
+    fn blocks(&self) -> ArrayView4<'_, Q8> {
+        let (layout, words) = (self.0.layout(), self.0.storage::<f16>());
+        let shape: [usize; 4] = layout.shape().to_vec().try_into().expect("a tensor of four axes");
+        let whole = |words: usize| {
+            assert!(words.is_multiple_of(Q8::WORDS), "{words} words are no whole number of blocks");
+            words / Q8::WORDS
+        };
+        let [b, n, groups, width] = shape;
+        let shape = (b, n, groups, whole(width));
+        if b * n * groups * width == 0 {
+            return ArrayView4::from_shape(shape, &[]).expect("an empty view");
+        }
+        // An axis of one place may have any stride.
+        let stride =
+            |axis: usize| if layout.shape().to_vec()[axis] > 1 { whole(layout.strides()[axis] as usize) } else { 0 };
+        let strides = (stride(0), stride(1), stride(2), 1);
+        let words = words.get(layout.start_offset()..).unwrap_or_default();
+        let blocks = Q8::of_words(&words[..words.len() / Q8::WORDS * Q8::WORDS]);
+        ArrayView4::from_shape(shape.strides(strides), blocks).expect("the layout is within its storage")
+    }
+
+    /// An f32 or bf16 tensor of four axes, or one of blocks. Panics if it has another rank or type.
     pub(crate) fn segment(&self) -> Segment<'_> {
         const RANK: &str = "a tensor of four axes";
         match self.0.dtype() {
             DType::BF16 => Segment::Bf16(shaped(self.0.layout(), self.0.storage()).into_dimensionality().expect(RANK)),
+            DType::F16 => Segment::Q8(self.blocks()),
             _ => Segment::F32(self.view()),
         }
     }

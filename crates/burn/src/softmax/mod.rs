@@ -11,6 +11,7 @@ use ndarray::Array2;
 
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 use crate::device::is_on_host;
+use crate::q8::{as_wide_as, none_like, widened};
 
 mod infllm_v2;
 mod longformer;
@@ -101,7 +102,8 @@ pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {
 /// → `[B, T, H, E]`. The last ones may be those of the queries themselves: see [`Options::offset`]. `sinks` is a logit
 /// per head.
 ///
-/// All segments that are not empty are in f32, or all are in bf16. They are read where they are. They are copied to one
+/// All segments that are not empty are in f32, or all are in bf16, or all are Q8_0 blocks ([`to_q8`](crate::to_q8)), whose output is
+/// filled up with zeros to a multiple of 32 channels. They are read where they are. They are copied to one
 /// tensor in f32 if gradients are recorded, if the mechanism needs contiguous keys, or on a device that is not the host. Panics if there are no segments.
 pub fn cached_attention(
     q: Tensor<4>,
@@ -110,6 +112,7 @@ pub fn cached_attention(
     options: Options,
 ) -> Tensor<4> {
     let hold = options.mechanism.reads_segments() && !q.is_autodiff() && is_on_host(&q);
+    let q = as_wide_as(&segments.last().expect("at least one segment")[0], q);
     let (earlier, [k, v]) = held(segments, hold);
     let mut call = Call::new().with(q).with(k).with(v);
     let has_sinks = sinks.is_some();
@@ -120,22 +123,17 @@ pub fn cached_attention(
 }
 
 /// Earlier segments to be read where they are, and the keys and values of the last one in f32, which are empty if it is
-/// in bf16. All are copied to one segment unless `hold` is true and no gradient is recorded. Panics if there are no
+/// not in f32. All are copied to one segment unless `hold` is true and no gradient is recorded. Panics if there are no
 /// segments.
 fn held(mut segments: Vec<[Tensor<4>; 2]>, hold: bool) -> (Vec<[Held; 2]>, [Tensor<4>; 2]) {
     let mut last = segments.pop().expect("at least one segment");
-    let rounded = last[0].dtype() == DType::BF16;
+    let rounded = last[0].dtype() != DType::F32;
     if rounded && hold {
-        let none = |x: &Tensor<4>| {
-            let [b, _, groups, width] = x.dims();
-            Tensor::zeros([b, 0, groups, width], (&x.device(), DType::F32))
-        };
-        let empty = [none(&last[0]), none(&last[1])];
+        let empty = last.each_ref().map(none_like);
         segments.push(std::mem::replace(&mut last, empty));
     } else if rounded {
-        let widened = |segment: [Tensor<4>; 2]| segment.map(|x| x.cast(DType::F32));
-        segments = segments.into_iter().map(widened).collect();
-        last = widened(last);
+        segments = segments.into_iter().map(|segment| segment.map(widened)).collect();
+        last = last.map(widened);
     }
     if segments.is_empty() {
         return (Vec::new(), last);

@@ -1,6 +1,6 @@
 //! Attention sinks and a rolling window, with positions within the cache.
 
-use burn::tensor::{DType, Tensor};
+use burn::tensor::Tensor;
 use longreach_attention::softmax::streaming::{self, Rolling, Streaming};
 use longreach_attention::softmax::{self, Cotangent, Output, Segment};
 use longreach_simd::Cx;
@@ -8,6 +8,7 @@ use longreach_simd::Cx;
 use super::{Kept, held, outputs};
 use crate::bridge::{Call, Held, Inputs, Operator, Plain};
 use crate::device::is_on_host;
+use crate::q8::{as_wide_as, widened};
 
 /// The inputs of [`streaming_attention`]: see [`Rolling`].
 #[derive(Clone, Debug)]
@@ -30,12 +31,14 @@ pub struct StreamingAttention {
     pub softcap: Option<f32>,
 }
 
-/// The output `[B, T, H, E]`. Panics where [`streaming::chunk`] fails.
+/// The output `[B, T, H, E]`, filled up with zeros where keys and values are Q8_0 blocks: see
+/// [`cached_attention`](crate::cached_attention). Panics where [`streaming::chunk`] fails.
 pub fn streaming_attention(x: StreamingAttention) -> Tensor<4> {
     let StreamingAttention { q, far, near, sinks, streaming, position, scale, softcap } = x;
     let hold = !q.is_autodiff() && is_on_host(&q);
+    let [q, far] = [q, far].map(|q| as_wide_as(&sinks[0], q));
     let (earlier, near) = held(near, hold);
-    let sinks = sinks.map(|x| if x.dtype() == DType::BF16 { x.cast(DType::F32) } else { x });
+    let sinks = sinks.map(widened);
     let call = [q, far].into_iter().chain(near).chain(sinks).fold(Call::new(), Call::with);
     call.run(Op { streaming, position, scale, softcap, earlier, kept: Kept::default() }).output()
 }

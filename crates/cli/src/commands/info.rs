@@ -255,17 +255,17 @@ fn facts(engine: &Engine) -> Vec<(&'static str, String)> {
 
 /// The size of a KV cache: per token in layers of full reach, and at most in layers with windows.
 fn kv_cache<'a>(mixers: impl Iterator<Item = &'a MixerConfig>, dtype: KvDtype) -> String {
-    let (mut token, mut most, element) = (0, 0, dtype.bytes());
+    let (mut token, mut most) = (0, 0);
     for mixer in mixers {
         if let MixerConfig::Attention(attention) = mixer {
-            let (elements, tokens) = attention.cache_size();
+            let (bytes, tokens) = attention.cache_size(dtype);
             match tokens {
-                None => token += element * elements,
-                Some(tokens) => most += element * elements * tokens,
+                None => token += bytes,
+                Some(tokens) => most += bytes * tokens,
             }
         }
         if let MixerConfig::Mla(attention) = mixer {
-            token += element * attention.cache_size();
+            token += attention.cache_size(dtype);
         }
     }
     let windows = megabytes(most as u64);
@@ -287,7 +287,7 @@ fn sizes(mixer: &MixerConfig) -> String {
     let name = mixer.mechanism();
     let sizes = match mixer {
         MixerConfig::Attention(c) => {
-            let window = match (c.reach, c.cache_size()) {
+            let window = match (c.reach, c.cache_size(KvDtype::F32)) {
                 (Reach::Blocks(Blocks { sizes, .. }), _) => format!(
                     ", {} blocks of {} keys from token {} on",
                     sizes.top.saturating_add(sizes.window / sizes.block),

@@ -7,14 +7,14 @@
 //! | 32 | the key |
 //! | 8, 8, 8 | tokens; tokens from the nearest state before it; `w`, an f64 |
 //! | 4, and for each 8 + 4 + 32 n | the reaches, and the keys of their rows |
-//! | 4, and for each 4 + n, 4, 4, 8 n | the tensors: name, type (0: f32, 1: bf16), shape |
+//! | 4, and for each 4 + n, 4, 4, 8 n | the tensors: name, type (0: f32, 1: bf16, 2: words of Q8_0 blocks), shape |
 //! | | the numbers, little-endian |
 //! | 32 | BLAKE3 of everything before |
 
 use std::collections::HashMap;
 
 use burn::tensor::{DType, TensorData};
-use half::bf16;
+use half::{bf16, f16};
 use longreach_nn::{StateError, StateTensor};
 
 use super::key::Key;
@@ -82,13 +82,21 @@ pub(crate) fn put_tensors(out: &mut Vec<u8>, tensors: &[StateTensor]) {
     for tensor in tensors {
         int(out, tensor.name.len());
         out.extend(tensor.name.as_bytes());
-        int(out, usize::from(tensor.dtype == DType::BF16));
+        int(
+            out,
+            match tensor.dtype {
+                DType::BF16 => 1,
+                DType::F16 => 2,
+                _ => 0,
+            },
+        );
         int(out, tensor.shape.len());
         tensor.shape.iter().for_each(|n| out.extend((*n as u64).to_le_bytes()));
     }
     for data in tensors.iter().flat_map(StateTensor::data) {
         match data.dtype() {
             DType::BF16 => out.extend(data.iter::<bf16>().flat_map(bf16::to_le_bytes)),
+            DType::F16 => out.extend(data.iter::<f16>().flat_map(f16::to_le_bytes)),
             _ => out.extend(data.iter::<f32>().flat_map(f32::to_le_bytes)),
         }
     }
@@ -163,6 +171,10 @@ impl<'a> Bytes<'a> {
                 1 => {
                     let words = self.take(numbers.checked_mul(2)?)?.as_chunks().0.iter();
                     TensorData::new(words.map(|b| bf16::from_le_bytes(*b)).collect::<Vec<bf16>>(), shape)
+                }
+                2 => {
+                    let words = self.take(numbers.checked_mul(2)?)?.as_chunks().0.iter();
+                    TensorData::new(words.map(|b| f16::from_le_bytes(*b)).collect::<Vec<f16>>(), shape)
                 }
                 _ => return None,
             };

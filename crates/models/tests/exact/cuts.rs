@@ -10,7 +10,7 @@ use longreach_nn::{Cache, Calls, Cut, KvDtype};
 use longreach_simd::{Cx, Isa};
 use longreach_testkit::MIXERS;
 
-use crate::{Bits, bits, decoders, load, state, text};
+use crate::{Bits, bits, decoders, goldens, load, state, text};
 
 fn config(mixer: &str) -> String {
     format!(
@@ -58,6 +58,11 @@ fn mixers_read_a_text_with_the_same_bits_in_any_calls() {
     }
     divide("dense, keys in bf16", &mixed(r#""dense""#), 677, KvDtype::Bf16);
     divide("window, keys in bf16", &mixed(r#""window", "window": 90"#), 677, KvDtype::Bf16);
+    let blocks = MIXERS.iter().copied().filter(|mixer| mixer.contains("infllm_v2") || mixer.contains("streaming"));
+    for mixer in [r#""dense""#, r#""window", "window": 90"#].into_iter().chain(blocks) {
+        divide(&format!("{mixer}, keys in q8_0"), &mixed(mixer), 677, KvDtype::Q8_0);
+    }
+    divide("latents in q8_0", &load(&goldens().join("kimi_linear-a"), None), 229, KvDtype::Q8_0);
 }
 
 #[test]

@@ -51,8 +51,10 @@ fn few_tokens_at_once_are_few_tokens_one_by_one() {
                 // The last segment of a cache is full within the second call.
                 compare(&format!("{name} {dtype:?}"), &model, 26, 4);
                 compare(&format!("{name} {dtype:?}"), &model, 2, 3);
-                if i % 4 == 1 {
-                    compare_in(KvDtype::Bf16, &format!("{name} {dtype:?}, keys in bf16"), &model, 26, 4);
+                match i % 4 {
+                    1 => compare_in(KvDtype::Bf16, &format!("{name} {dtype:?}, keys in bf16"), &model, 26, 4),
+                    3 => compare_in(KvDtype::Q8_0, &format!("{name} {dtype:?}, keys in q8_0"), &model, 26, 4),
+                    _ => {}
                 }
                 compared += 1;
             }

@@ -8,6 +8,7 @@ use longreach_models::{DType, Location, MODELS, Model};
 use longreach_nn::Cache;
 
 mod arithmetic;
+mod blocks;
 mod cuts;
 mod few;
 mod precisions;

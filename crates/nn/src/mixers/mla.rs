@@ -50,9 +50,9 @@ pub struct MlaConfig {
 }
 
 impl MlaConfig {
-    /// The elements cached per token of a sequence.
-    pub fn cache_size(&self) -> usize {
-        self.latent + self.rope
+    /// The bytes cached in `dtype` per token of a sequence.
+    pub fn cache_size(&self, dtype: KvDtype) -> usize {
+        dtype.row_bytes(self.latent + self.rope)
     }
 }
 
@@ -191,6 +191,7 @@ impl Mla {
         let mut options = self.options();
         options.offset = cache.rows(b) - t;
         let out = ops::cached_attention(Tensor::cat(vec![q, turned], 3), cache.segments(b), None, options);
+        let out = cache.cut(out);
         let out = out.swap_dims(1, 2).reshape([c.heads, t, c.latent]).matmul(values);
         out.reshape([1, c.heads, t, c.value]).swap_dims(1, 2)
     }

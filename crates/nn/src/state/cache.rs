@@ -3,6 +3,7 @@
 use std::fmt;
 
 use burn::tensor::{DType, Tensor, TensorData};
+use half::f16;
 
 use super::KvDtype;
 use super::layer::{LayerState, transposed};
@@ -35,7 +36,7 @@ pub struct StateTensor {
     pub name: String,
     /// Its shape.
     pub shape: Vec<usize>,
-    /// f32, or bf16 for keys and values that are stored so.
+    /// f32, or bf16 for keys and values that are stored so, or f16 for the words of Q8_0 blocks.
     pub dtype: DType,
     /// Its values in order, flattened. They share memory with the state.
     pieces: Vec<Tensor<1>>,
@@ -65,8 +66,12 @@ impl StateTensor {
         self.pieces.iter().map(|x| x.clone().into_data())
     }
 
-    /// All its values, in f32.
+    /// All its values, in f32; the words of Q8_0 blocks as they are.
     pub fn whole(&self) -> TensorData {
+        if self.dtype == DType::F16 {
+            let words: Vec<f16> = self.data().flat_map(|data| data.iter::<f16>().collect::<Vec<_>>()).collect();
+            return TensorData::new(words, self.shape.clone());
+        }
         let numbers: Vec<f32> = self.data().flat_map(|data| data.iter::<f32>().collect::<Vec<_>>()).collect();
         TensorData::new(numbers, self.shape.clone())
     }

@@ -4,7 +4,7 @@
 //! The rows of 64 tokens, of all layers that reach as far back, are a [`KvRows`]. A state is then what is left
 //! ([`Cache::without_rows`]) and the rows of the tokens that its layers still reach.
 
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 
 use super::sequence::{ALIGNED, New};
 use super::{BranchState, Cache, Find, KvCache, Part, StateError, StateTensor, lookup};
@@ -19,7 +19,7 @@ pub struct KvRows(Vec<New>);
 impl KvRows {
     /// The size in bytes.
     pub fn bytes(&self) -> usize {
-        let size = |x: &Tensor<4>| x.shape().num_elements() * if x.dtype() == DType::BF16 { 2 } else { 4 };
+        let size = |x: &Tensor<4>| x.shape().num_elements() * x.dtype().size();
         self.0.iter().map(|(k, v)| size(k) + v.as_ref().map_or(0, size)).sum()
     }
 

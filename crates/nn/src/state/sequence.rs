@@ -81,7 +81,7 @@ impl Sequence {
         let capacity = self.rows.clamp(FIRST_SEGMENT, SEGMENT).max(n);
         let room = |x: &Tensor<4>| {
             let [_, _, groups, width] = x.dims();
-            Tensor::zeros([1, capacity, groups, width], (&x.device(), dtype.of_tensors()))
+            Tensor::zeros([1, capacity, groups, dtype.elements(width)], (&x.device(), dtype.of_tensors()))
         };
         let segment = Segment { k: room(&k), v: v.as_ref().map(room), rows: 0 };
         self.segments.push(segment.push((k, v)));

@@ -50,6 +50,11 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8]) -> Self::V {
+        assert!(x.len() >= N);
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x.as_ptr().cast()))) }
+    }
+    #[inline(always)]
     fn store(self, x: &mut [f32], v: Self::V) {
         assert!(x.len() >= N);
         unsafe { _mm256_storeu_ps(x.as_mut_ptr(), v) }

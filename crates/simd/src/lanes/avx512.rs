@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use half::bf16;
+use half::{bf16, f16};
 
 use super::Lanes;
 
@@ -49,6 +49,15 @@ impl Lanes for Avx512 {
             let raw = _mm256_loadu_si256(x.as_ptr().cast());
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(raw)))
         }
+    }
+    #[inline(always)]
+    fn load_i8(self, x: &[i8]) -> Self::V {
+        assert!(x.len() >= N);
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast()))) }
+    }
+    #[inline(always)]
+    fn splat_f16(self, x: f16) -> Self::V {
+        unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(x.to_bits() as i16)) }
     }
     #[inline(always)]
     fn store(self, x: &mut [f32], v: Self::V) {

@@ -3,7 +3,7 @@
 //! A value of a type that implements [`Lanes`] proves that the CPU supports its instructions, so every method is safe.
 //! Loads and stores check lengths; the `_part` forms access at most a vector and fill missing lanes with zero.
 
-use half::bf16;
+use half::{bf16, f16};
 
 mod scalar;
 pub use scalar::Scalar;
@@ -30,6 +30,13 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn load_part(self, x: &[f32]) -> Self::V;
     /// As [`Lanes::load`], widened from bf16.
     fn load_bf16(self, x: &[bf16]) -> Self::V;
+    /// As [`Lanes::load`], from integers of 8 bits.
+    fn load_i8(self, x: &[i8]) -> Self::V;
+    /// A half-precision number in every lane.
+    #[inline(always)]
+    fn splat_f16(self, x: f16) -> Self::V {
+        self.splat(widen_f16(x))
+    }
     /// Stores to the first [`Lanes::LANES`] elements of `x`. Panics if there are fewer.
     fn store(self, x: &mut [f32], v: Self::V);
     /// As [`Lanes::store`], with a non-temporal store if the instruction set has one and the address is aligned: for
@@ -81,4 +88,15 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     }
     /// Transposes a tile of [`Lanes::LANES`] rows into `out`: `out[k * stride + i] = rows[i][k]`.
     fn transpose(self, rows: &[Self::V], out: &mut [f32], stride: usize);
+}
+
+/// A half-precision number as f32, without a call or a question to the CPU.
+#[inline(always)]
+pub(crate) fn widen_f16(x: f16) -> f32 {
+    let bits = u32::from(x.to_bits());
+    let sign = (bits & 0x8000) << 16;
+    // Exponent and mantissa in their places of an f32 are 2⁻¹¹² of the number, also where it is subnormal.
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000);
+    let not_finite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    f32::from_bits(magnitude.to_bits() | sign | not_finite)
 }

@@ -50,6 +50,12 @@ impl Lanes for Neon {
         unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x.as_ptr().cast()))) }
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8]) -> Self::V {
+        assert!(x.len() >= N);
+        let x: [f32; N] = [f32::from(x[0]), f32::from(x[1]), f32::from(x[2]), f32::from(x[3])];
+        unsafe { vld1q_f32(x.as_ptr()) }
+    }
+    #[inline(always)]
     fn store(self, x: &mut [f32], v: Self::V) {
         assert!(x.len() >= N);
         unsafe { vst1q_f32(x.as_mut_ptr(), v) }

@@ -44,6 +44,10 @@ impl Lanes for Scalar {
         std::array::from_fn(|i| x[i].to_f32())
     }
     #[inline(always)]
+    fn load_i8(self, x: &[i8]) -> Self::V {
+        std::array::from_fn(|i| f32::from(x[i]))
+    }
+    #[inline(always)]
     fn store(self, x: &mut [f32], v: Self::V) {
         x[..N].copy_from_slice(&v);
     }

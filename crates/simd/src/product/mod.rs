@@ -19,6 +19,7 @@ use crate::{Cx, Kernel, Lanes};
 mod blocks;
 mod int8;
 mod packed;
+mod q8;
 mod quantised;
 #[cfg(any(target_arch = "x86_64", test))]
 mod rounded;
@@ -29,8 +30,9 @@ mod tests;
 
 pub use blocks::{Blocks, BlocksError, Format, QuantiseError, SharedBytes, UnknownFormat, quantise_into};
 pub use int8::Int8;
+pub use q8::Q8;
 pub use quantised::Quantised;
-pub use streamed::{STREAMED_ROWS, Stored, StoredSlices};
+pub use streamed::{Cached, STREAMED_ROWS, Stored, StoredSlices};
 pub use strip::{pack_transposed, strip, widen};
 
 /// A contiguous row-major weight matrix `[out, in]`.

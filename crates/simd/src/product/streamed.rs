@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::Weights;
+use super::{Q8, Weights};
 use crate::cache::prefetch_ahead;
 use crate::norm::Rows;
 use crate::{Cx, Kernel, Lanes, split};
@@ -60,6 +60,28 @@ pub trait Stored: Copy + Send + Sync {
     fn slices(slices: Vec<&[Self]>) -> StoredSlices<'_>;
 }
 
+/// What a row of cached keys or values consists of: numbers, or blocks of them.
+pub trait Cached: Copy + Send + Sync {
+    /// Numbers of an element.
+    const NUMBERS: usize;
+    /// Loads [`Lanes::LANES`] numbers of a row from number `at` on, which is a multiple of as many. Panics if there are fewer.
+    fn load_at<S: Lanes>(s: S, row: &[Self], at: usize) -> S::V;
+    /// Number `at` of a row.
+    fn number(row: &[Self], at: usize) -> f32;
+}
+
+impl<T: Stored> Cached for T {
+    const NUMBERS: usize = 1;
+    #[inline(always)]
+    fn load_at<S: Lanes>(s: S, row: &[Self], at: usize) -> S::V {
+        T::load(s, &row[at..at + S::LANES])
+    }
+    #[inline(always)]
+    fn number(row: &[Self], at: usize) -> f32 {
+        row[at].widen()
+    }
+}
+
 /// Slices of one stored type, which a kernel chooses at run time.
 #[derive(Clone, Debug)]
 pub enum StoredSlices<'a> {
@@ -67,6 +89,8 @@ pub enum StoredSlices<'a> {
     F32(Vec<&'a [f32]>),
     /// bf16.
     Bf16(Vec<&'a [bf16]>),
+    /// Blocks of Q8_0.
+    Q8(Vec<&'a [Q8]>),
 }
 
 impl Stored for f32 {

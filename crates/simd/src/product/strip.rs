@@ -1,7 +1,7 @@
 //! The register tile on its own, for kernels with their own cache blocking: `R` rows by two vectors of columns.
 
 use super::Matrix;
-use super::streamed::Stored;
+use super::streamed::Cached;
 use crate::Lanes;
 
 /// `acc[r] += Σ_i a[r, i] (b₀[i], b₁[i])` for `i < k`, ascending: `R` rows of `a` by two vectors of columns.
@@ -37,13 +37,13 @@ pub fn strip<S: Lanes, const R: usize>(
 
 /// Packs up to [`Lanes::LANES`] rows of `k` elements as the columns of a panel `[k, LANES]`; missing rows are zero.
 #[inline(always)]
-pub fn pack_transposed<S: Lanes, W: Stored>(s: S, rows: &[&[W]], k: usize, panel: &mut [f32]) {
+pub fn pack_transposed<S: Lanes, W: Cached>(s: S, rows: &[&[W]], k: usize, panel: &mut [f32]) {
     let mut at = 0;
     if rows.len() == S::LANES && S::LANES > 1 {
         while at + S::LANES <= k {
             let mut tile = [s.splat(0.0); 16];
             for (tile, row) in tile.iter_mut().zip(rows) {
-                *tile = W::load(s, &row[at..at + S::LANES]);
+                *tile = W::load_at(s, row, at);
             }
             s.transpose(&tile[..S::LANES], &mut panel[at * S::LANES..], S::LANES);
             at += S::LANES;
@@ -52,19 +52,20 @@ pub fn pack_transposed<S: Lanes, W: Stored>(s: S, rows: &[&[W]], k: usize, panel
     for i in at..k {
         let column = &mut panel[i * S::LANES..(i + 1) * S::LANES];
         for (r, place) in column.iter_mut().enumerate() {
-            *place = if r < rows.len() { rows[r][i].widen() } else { 0.0 };
+            *place = if r < rows.len() { W::number(rows[r], i) } else { 0.0 };
         }
     }
 }
 
 /// Widens a row to f32.
 #[inline(always)]
-pub fn widen<S: Lanes, W: Stored>(s: S, row: &[W], out: &mut [f32]) {
-    let whole = row.len() / S::LANES * S::LANES;
+pub fn widen<S: Lanes, W: Cached>(s: S, row: &[W], out: &mut [f32]) {
+    let width = row.len() * W::NUMBERS;
+    let whole = width / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        s.store(&mut out[at..], W::load(s, &row[at..at + S::LANES]));
+        s.store(&mut out[at..], W::load_at(s, row, at));
     }
-    for (place, x) in out[whole..].iter_mut().zip(&row[whole..]) {
-        *place = x.widen();
+    for (at, place) in out[..width].iter_mut().enumerate().skip(whole) {
+        *place = W::number(row, at);
     }
 }

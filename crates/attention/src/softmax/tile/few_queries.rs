@@ -4,7 +4,7 @@
 //! the loops, since a closure is not compiled for the kernel's instruction set.
 
 use longreach_simd::cache::prefetch_ahead;
-use longreach_simd::product::Stored;
+use longreach_simd::product::Cached;
 use longreach_simd::{Lanes, math};
 
 use super::{HIDDEN, higher};
@@ -33,7 +33,7 @@ impl Block<'_> {
 
     /// The scores of the block's keys: `q: [rows, wide D]`, each key `[G, D]`.
     #[inline(always)]
-    pub(super) fn scores<S: Lanes, T: Stored>(
+    pub(super) fn scores<S: Lanes, T: Cached>(
         &self,
         s: S,
         keys: &[&[T]],
@@ -42,9 +42,10 @@ impl Block<'_> {
     ) {
         for (n, some) in keys.chunks(KEYS).enumerate() {
             for group in 0..self.ends.len() {
-                let mut keys = [&some[0][group * d..(group + 1) * d]; KEYS];
+                let elements = d / T::NUMBERS;
+                let mut keys = [&some[0][group * elements..(group + 1) * elements]; KEYS];
                 for (key, token) in keys.iter_mut().zip(some) {
-                    *key = &token[group * d..(group + 1) * d];
+                    *key = &token[group * elements..(group + 1) * elements];
                     prefetch_ahead(key, PREFETCH_DISTANCE);
                 }
                 for rows in self.group(group).chunks(rows_at_once::<S>()) {
@@ -77,7 +78,7 @@ impl Block<'_> {
 
     /// Adds the block's values, each `[G, E]`, with the rows' weights to `sums: [rows, wide E]`.
     #[inline(always)]
-    pub(super) fn sums<S: Lanes, T: Stored>(
+    pub(super) fn sums<S: Lanes, T: Cached>(
         &self,
         s: S,
         values: &[&[T]],
@@ -86,9 +87,10 @@ impl Block<'_> {
     ) {
         for (n, some) in values.chunks(KEYS).enumerate() {
             for group in 0..self.ends.len() {
+                let elements = e / T::NUMBERS;
                 let mut values = [&[][..]; KEYS];
                 for (value, token) in values.iter_mut().zip(some) {
-                    *value = &token[group * e..(group + 1) * e];
+                    *value = &token[group * elements..(group + 1) * elements];
                     prefetch_ahead(value, KEYS * size_of_val(*token));
                 }
                 for rows in self.group(group).chunks(2) {
@@ -125,22 +127,22 @@ fn rows_at_once<S: Lanes>() -> usize {
 
 /// `q k` of some keys with each of `R` rows of `q: [rows, wide D]`; a sum does not depend on the others.
 #[inline(always)]
-fn dots<S: Lanes, T: Stored, const R: usize>(
+fn dots<S: Lanes, T: Cached, const R: usize>(
     s: S,
     keys: &[&[T]; KEYS],
     rows: [usize; R],
     (q, wide): (&[f32], usize),
 ) -> [[f32; KEYS]; R] {
-    let d = keys[0].len();
+    let d = keys[0].len() * T::NUMBERS;
     let whole = d / S::LANES * S::LANES;
     let mut sums = [[s.splat(0.0); KEYS]; R];
     let mut at = 0;
     while at < whole {
         let part = [
-            T::load(s, &keys[0][at..at + S::LANES]),
-            T::load(s, &keys[1][at..at + S::LANES]),
-            T::load(s, &keys[2][at..at + S::LANES]),
-            T::load(s, &keys[3][at..at + S::LANES]),
+            T::load_at(s, keys[0], at),
+            T::load_at(s, keys[1], at),
+            T::load_at(s, keys[2], at),
+            T::load_at(s, keys[3], at),
         ];
         for r in 0..R {
             let q = s.load(&q[rows[r] * wide + at..]);
@@ -158,7 +160,7 @@ fn dots<S: Lanes, T: Stored, const R: usize>(
             for n in 0..KEYS {
                 let mut rest = 0.0;
                 for at in whole..d {
-                    rest += keys[n][at].widen() * q[at];
+                    rest += T::number(keys[n], at) * q[at];
                 }
                 out[r][n] += rest;
             }
@@ -169,15 +171,16 @@ fn dots<S: Lanes, T: Stored, const R: usize>(
 
 /// `q k`
 #[inline(always)]
-pub(super) fn dot<S: Lanes, T: Stored>(s: S, key: &[T], q: &[f32]) -> f32 {
+pub(super) fn dot<S: Lanes, T: Cached>(s: S, key: &[T], q: &[f32]) -> f32 {
     let mut sum = s.splat(0.0);
-    let whole = key.len() / S::LANES * S::LANES;
+    let d = key.len() * T::NUMBERS;
+    let whole = d / S::LANES * S::LANES;
     for at in (0..whole).step_by(S::LANES) {
-        sum = s.fma(T::load(s, &key[at..at + S::LANES]), s.load(&q[at..]), sum);
+        sum = s.fma(T::load_at(s, key, at), s.load(&q[at..]), sum);
     }
     let mut rest = 0.0;
-    for (key, q) in key[whole..].iter().zip(&q[whole..]) {
-        rest += key.widen() * q;
+    for at in whole..d {
+        rest += T::number(key, at) * q[at];
     }
     s.sum(sum) + rest
 }
@@ -193,14 +196,14 @@ fn nonzero(weights: &[f32]) -> Option<[f32; KEYS]> {
 
 /// As [`add_values`], for two queries that read the same values; their sums are `wide` apart.
 #[inline(always)]
-fn add_values_twice<S: Lanes, T: Stored>(
+fn add_values_twice<S: Lanes, T: Cached>(
     s: S,
     weights: [[f32; KEYS]; 2],
     values: &[&[T]; KEYS],
     sums: &mut [f32],
     wide: usize,
 ) {
-    let e = values[0].len();
+    let e = values[0].len() * T::NUMBERS;
     let whole = e / S::LANES * S::LANES;
     let mut factors = [[s.splat(0.0); KEYS]; 2];
     for r in 0..2 {
@@ -211,10 +214,10 @@ fn add_values_twice<S: Lanes, T: Stored>(
     let mut at = 0;
     while at < whole {
         let part = [
-            T::load(s, &values[0][at..at + S::LANES]),
-            T::load(s, &values[1][at..at + S::LANES]),
-            T::load(s, &values[2][at..at + S::LANES]),
-            T::load(s, &values[3][at..at + S::LANES]),
+            T::load_at(s, values[0], at),
+            T::load_at(s, values[1], at),
+            T::load_at(s, values[2], at),
+            T::load_at(s, values[3], at),
         ];
         for r in 0..2 {
             let to = &mut sums[r * wide + at..];
@@ -229,7 +232,7 @@ fn add_values_twice<S: Lanes, T: Stored>(
     for at in whole..e {
         for r in 0..2 {
             for n in 0..KEYS {
-                sums[r * wide + at] += weights[r][n] * values[n][at].widen();
+                sums[r * wide + at] += weights[r][n] * T::number(values[n], at);
             }
         }
     }
@@ -272,26 +275,27 @@ pub(super) fn exponentials<S: Lanes>(s: S, scores: &mut [f32], highest: &mut f32
 
 /// `sums += Σ w v`; a value of zero weight is not read.
 #[inline(always)]
-pub(super) fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
+pub(super) fn add_values<S: Lanes, T: Cached>(s: S, weights: &[f32], values: &[&[T]], sums: &mut [f32]) {
     if let ([a, b, c, d], [va, vb, vc, vd]) = (weights, values)
         && *a != 0.0
         && *b != 0.0
         && *c != 0.0
         && *d != 0.0
     {
-        let whole = va.len() / S::LANES * S::LANES;
+        let e = va.len() * T::NUMBERS;
+        let whole = e / S::LANES * S::LANES;
         let (wa, wb, wc, wd) = (s.splat(*a), s.splat(*b), s.splat(*c), s.splat(*d));
         for at in (0..whole).step_by(S::LANES) {
             let mut sum = s.load(&sums[at..]);
-            sum = s.fma(wa, T::load(s, &va[at..at + S::LANES]), sum);
-            sum = s.fma(wb, T::load(s, &vb[at..at + S::LANES]), sum);
-            sum = s.fma(wc, T::load(s, &vc[at..at + S::LANES]), sum);
-            sum = s.fma(wd, T::load(s, &vd[at..at + S::LANES]), sum);
+            sum = s.fma(wa, T::load_at(s, va, at), sum);
+            sum = s.fma(wb, T::load_at(s, vb, at), sum);
+            sum = s.fma(wc, T::load_at(s, vc, at), sum);
+            sum = s.fma(wd, T::load_at(s, vd, at), sum);
             s.store(&mut sums[at..], sum);
         }
-        for at in whole..va.len() {
+        for at in whole..e {
             for (weight, value) in weights.iter().zip(values) {
-                sums[at] += weight * value[at].widen();
+                sums[at] += weight * T::number(value, at);
             }
         }
         return;
@@ -300,12 +304,14 @@ pub(super) fn add_values<S: Lanes, T: Stored>(s: S, weights: &[f32], values: &[&
         if *weight == 0.0 {
             continue;
         }
-        let whole = value.len() / S::LANES * S::LANES;
-        for (sums, value) in sums.chunks_exact_mut(S::LANES).zip(value[..whole].chunks_exact(S::LANES)) {
-            s.store(sums, s.fma(s.splat(*weight), T::load(s, value), s.load(sums)));
+        let e = value.len() * T::NUMBERS;
+        let whole = e / S::LANES * S::LANES;
+        for at in (0..whole).step_by(S::LANES) {
+            let sum = s.fma(s.splat(*weight), T::load_at(s, value, at), s.load(&sums[at..]));
+            s.store(&mut sums[at..], sum);
         }
-        for (sum, value) in sums[whole..].iter_mut().zip(&value[whole..]) {
-            *sum += weight * value.widen();
+        for at in whole..e {
+            sums[at] += weight * T::number(value, at);
         }
     }
 }

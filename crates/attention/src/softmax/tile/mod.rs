@@ -96,6 +96,7 @@ fn stored<'a>(op: &'static str, input: &'static str, x: &'a Segment<'_>) -> Resu
     Ok(match x {
         Segment::F32(x) => StoredSlices::F32(crate::sequences::tokens(op, input, x)?),
         Segment::Bf16(x) => StoredSlices::Bf16(crate::sequences::tokens(op, input, x)?),
+        Segment::Q8(x) => StoredSlices::Q8(crate::sequences::tokens(op, input, x)?),
     })
 }
 
@@ -130,20 +131,24 @@ impl<'a> Slices<'a> {
         }
         let (batch, n, _, width) = last.dim();
         let length = n + earlier.iter().map(|segment| segment[part].shape()[1]).sum::<usize>();
-        let (mut floats, mut halves) = (Vec::new(), Vec::new());
+        let (mut floats, mut halves, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
         let segments = earlier.iter().map(|segment| stored(op, input, &segment[part]));
         for segment in segments.chain([Ok(T::slices(crate::sequences::tokens(op, input, last)?))]) {
             match segment? {
                 StoredSlices::F32(tokens) if !tokens.is_empty() => floats.push(tokens),
                 StoredSlices::Bf16(tokens) if !tokens.is_empty() => halves.push(tokens),
+                StoredSlices::Q8(tokens) if !tokens.is_empty() => blocks.push(tokens),
                 _ => {}
             }
         }
-        let one = floats.is_empty() || halves.is_empty();
-        error::parameter(op, "earlier", one, "keys and values in f32 and in bf16", "one type")?;
-        let tokens = match halves.is_empty() {
-            true => StoredSlices::F32(joined(batch, floats)),
-            false => StoredSlices::Bf16(joined(batch, halves)),
+        let there = [("f32", !floats.is_empty()), ("bf16", !halves.is_empty()), ("Q8_0", !blocks.is_empty())];
+        let types: Vec<&str> = there.into_iter().filter_map(|(name, there)| there.then_some(name)).collect();
+        let found = format!("keys and values in {}", types.join(" and in "));
+        error::parameter(op, "earlier", types.len() < 2, found, "one type")?;
+        let tokens = match types.first() {
+            Some(&"bf16") => StoredSlices::Bf16(joined(batch, halves)),
+            Some(&"Q8_0") => StoredSlices::Q8(joined(batch, blocks)),
+            _ => StoredSlices::F32(joined(batch, floats)),
         };
         Ok(Self { tokens, length, width })
     }
@@ -156,6 +161,7 @@ impl<'a> Slices<'a> {
         match &self.tokens {
             StoredSlices::F32(tokens) => scaled(&tokens[at][part], factor, out),
             StoredSlices::Bf16(tokens) => scaled(&tokens[at][part], factor, out),
+            StoredSlices::Q8(_) => unreachable!("queries are numbers"),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use longreach_simd::Lanes;
-use longreach_simd::product::{Matrix, Stored, StoredSlices, pack_transposed, strip, widen};
+use longreach_simd::product::{Cached, Matrix, StoredSlices, pack_transposed, strip, widen};
 
 use super::super::mask::{Entry, below};
 use super::{Call, ROWS, STEP, Slices, TILE, prefetch_after};
@@ -130,15 +130,21 @@ pub(super) fn run(panels: &[Panel]) -> usize {
     run
 }
 
+/// The elements of a row that hold some of its numbers, which are whole elements.
+#[inline(always)]
+fn elements<T: Cached>(numbers: &Range<usize>) -> Range<usize> {
+    numbers.start / T::NUMBERS..numbers.end / T::NUMBERS
+}
+
 /// Packs one vector of rows, transposed: `[width, LANES]`.
 #[inline(always)]
 pub(super) fn pack_columns<S: Lanes>(s: S, x: &Slices<'_>, b: usize, g: usize, tokens: Range<usize>, out: &mut [f32]) {
     #[inline(always)]
-    fn pack<S: Lanes, T: Stored>(s: S, all: &[&[T]], tokens: Range<usize>, part: Range<usize>, out: &mut [f32]) {
+    fn pack<S: Lanes, T: Cached>(s: S, all: &[&[T]], tokens: Range<usize>, part: Range<usize>, out: &mut [f32]) {
         let mut rows = [&[][..]; 16];
         for (row, j) in rows.iter_mut().zip(tokens.clone()) {
-            *row = &all[j][part.clone()];
-            prefetch_after(all, j, part.clone());
+            *row = &all[j][elements::<T>(&part)];
+            prefetch_after(all, j, elements::<T>(&part));
         }
         pack_transposed(s, &rows[..tokens.len()], part.len(), out);
     }
@@ -146,6 +152,7 @@ pub(super) fn pack_columns<S: Lanes>(s: S, x: &Slices<'_>, b: usize, g: usize, t
     match &x.tokens {
         StoredSlices::F32(all) => pack(s, &all[own], tokens, part, out),
         StoredSlices::Bf16(all) => pack(s, &all[own], tokens, part, out),
+        StoredSlices::Q8(all) => pack(s, &all[own], tokens, part, out),
     }
 }
 
@@ -161,7 +168,7 @@ pub(super) fn pack_rows<S: Lanes>(
     out: &mut [f32],
 ) {
     #[inline(always)]
-    fn pack<S: Lanes, T: Stored>(
+    fn pack<S: Lanes, T: Cached>(
         s: S,
         all: &[&[T]],
         tokens: Range<usize>,
@@ -171,8 +178,8 @@ pub(super) fn pack_rows<S: Lanes>(
     ) {
         for (i, row) in out.chunks_exact_mut(wide).enumerate() {
             if i < tokens.len() {
-                widen(s, &all[tokens.start + i][part.clone()], &mut row[..part.len()]);
-                prefetch_after(all, tokens.start + i, part.clone());
+                widen(s, &all[tokens.start + i][elements::<T>(&part)], &mut row[..part.len()]);
+                prefetch_after(all, tokens.start + i, elements::<T>(&part));
                 row[part.len()..].fill(0.0);
             } else {
                 row.fill(0.0);
@@ -183,6 +190,7 @@ pub(super) fn pack_rows<S: Lanes>(
     match &x.tokens {
         StoredSlices::F32(all) => pack(s, &all[own], tokens, part, wide, out),
         StoredSlices::Bf16(all) => pack(s, &all[own], tokens, part, wide, out),
+        StoredSlices::Q8(all) => pack(s, &all[own], tokens, part, wide, out),
     }
 }
 

@@ -155,6 +155,7 @@ impl Kernel for Task<'_, '_> {
             match &call.k.tokens {
                 StoredSlices::F32(keys) => block.scores(s, &keys[own.clone()], (q, wide_d, d), scores),
                 StoredSlices::Bf16(keys) => block.scores(s, &keys[own.clone()], (q, wide_d, d), scores),
+                StoredSlices::Q8(keys) => block.scores(s, &keys[own.clone()], (q, wide_d, d), scores),
             }
             for (i, row) in rows.iter().enumerate() {
                 if let Some(entry) = row.here {
@@ -187,6 +188,7 @@ impl Kernel for Task<'_, '_> {
             match &call.v.tokens {
                 StoredSlices::F32(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
                 StoredSlices::Bf16(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
+                StoredSlices::Q8(values) => block.sums(s, &values[own], scores, (sums, wide_e, e)),
             }
         }
         for (out, sums) in out.chunks_exact_mut(e).zip(sums.chunks_exact(wide_e)) {

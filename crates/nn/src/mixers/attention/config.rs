@@ -6,7 +6,7 @@ use longreach_attention::softmax::infllm_v2::InfLlmV2;
 use longreach_attention::softmax::streaming::Streaming;
 
 use crate::rotary::fits;
-use crate::{Builder, Error, Layout, NormConfig};
+use crate::{Builder, Error, KvDtype, Layout, NormConfig};
 
 /// How far back a query of a decoder attends, which determines what its KV cache keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,8 +195,8 @@ impl AttentionConfig {
         }
     }
 
-    /// The elements of cached keys and values per token of a sequence, and for how many tokens; `None` for all.
-    pub fn cache_size(&self) -> (usize, Option<usize>) {
+    /// The bytes of cached keys and values in `dtype` per token of a sequence, and for how many tokens; `None` for all.
+    pub fn cache_size(&self, dtype: KvDtype) -> (usize, Option<usize>) {
         if matches!(self.source, KvSource::Layer(_)) {
             return (0, Some(0));
         }
@@ -206,10 +206,11 @@ impl AttentionConfig {
             Reach::Sinks(streaming) => Some(streaming.recent - 1 + streaming.sinks),
         };
         let summaries = match self.reach {
-            Reach::Blocks(blocks) => (self.groups * self.head_dim).div_ceil(blocks.sizes.stride.max(1)),
+            // They stay in f32.
+            Reach::Blocks(blocks) => (4 * self.groups * self.head_dim).div_ceil(blocks.sizes.stride.max(1)),
             _ => 0,
         };
-        (2 * self.groups * self.head_dim + summaries, tokens)
+        (2 * self.groups * dtype.row_bytes(self.head_dim) + summaries, tokens)
     }
 
     pub(super) fn check(&self, b: &Builder) -> Result<(), Error> {

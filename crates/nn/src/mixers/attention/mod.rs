@@ -205,7 +205,7 @@ impl Attention {
     fn cached(&self, q: Tensor<4>, cache: &KvCache, b: usize) -> Tensor<4> {
         let mut options = self.options(self.rest.mechanism.clone());
         options.offset = cache.rows(b) - q.dims()[1];
-        ops::cached_attention(q, cache.segments(b), self.learned_sinks(), options)
+        cache.cut(ops::cached_attention(q, cache.segments(b), self.learned_sinks(), options))
     }
 
     /// As [`Attention::cached`], with the first tokens as sinks. `q` is turned to positions in the text and `far` to
@@ -223,7 +223,7 @@ impl Attention {
             1 => first.swap_remove(0),
             _ => [0, 1].map(|part| Tensor::cat(first.iter().map(|segment| segment[part].clone()).collect(), 1)),
         };
-        ops::streaming_attention(ops::StreamingAttention {
+        near.cut(ops::streaming_attention(ops::StreamingAttention {
             q,
             far,
             near: near.segments(b),
@@ -232,7 +232,7 @@ impl Attention {
             position: seen,
             scale: options.scale,
             softcap: options.softcap,
-        })
+        }))
     }
 }
 

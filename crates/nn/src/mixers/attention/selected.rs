@@ -70,7 +70,7 @@ impl Attention {
             scale: options.scale,
             offset: before,
         });
-        ops::cached_attention(turned, cache.segments(b), self.learned_sinks(), options)
+        cache.cut(ops::cached_attention(turned, cache.segments(b), self.learned_sinks(), options))
     }
 }
 

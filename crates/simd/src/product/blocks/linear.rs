@@ -28,6 +28,13 @@ pub(in crate::product) fn linear(cx: &Cx, x: Rows<'_>, w: &Blocks, bias: Option<
         return with_vnni(cx, x, w, bias, out);
     }
     let operand = Operand::new(cx, x, portable::plan(w.format));
+    #[cfg(target_arch = "x86_64")]
+    if cx.isa.has_avx2() {
+        return streamed(cx, x.count, w, bias, out, |_, w, bias, out| {
+            // SAFETY: `has_avx2` implies AVX2, FMA and F16C, and the operand is made by `plan`.
+            unsafe { super::avx2::product(&operand, w, bias, out) }
+        });
+    }
     streamed(cx, x.count, w, bias, out, |_, w, bias, out| {
         cx.isa.run(portable::Portable { x: &operand, w, bias, out });
     });

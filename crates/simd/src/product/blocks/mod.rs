@@ -24,6 +24,8 @@ use std::sync::Arc;
 use crate::Cx;
 
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod format;
 mod iq4_nl;
