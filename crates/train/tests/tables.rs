@@ -39,7 +39,7 @@ format = "table"
 held_out = {{ path = "held.csv" }}
 sources = [{{ path = "rows.csv" }}]
 [optimiser]
-steps = 60
+steps = 45
 batch = 32
 rate = 1e-2
 warmup = 5
