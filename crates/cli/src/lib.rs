@@ -69,6 +69,7 @@ enum Command {
     Op(commands::op::Args),
     Pattern(commands::pattern::Args),
     Passkey(commands::passkey::Args),
+    Predict(commands::predict::Args),
     Recall(commands::recall::Args),
     Score(commands::score::Args),
     #[command(subcommand)]
@@ -126,6 +127,7 @@ impl Command {
             Command::Merge(_) => "merge",
             Command::Pattern(_) => "pattern",
             Command::Passkey(_) => "passkey",
+            Command::Predict(_) => "predict",
             Command::Recall(_) => "recall",
             Command::Score(_) => "score",
             Command::Search(_) => "search",
@@ -226,6 +228,7 @@ fn run(cli: Cli, process: Process) -> Result<(), Failure> {
         Command::Op(args) => commands::op::run(args),
         Command::Pattern(args) => commands::pattern::run(args),
         Command::Passkey(args) => commands::passkey::run(args),
+        Command::Predict(args) => commands::predict::run(args),
         Command::Score(args) => commands::score::run(args),
         Command::Recall(args) => commands::recall::run(args),
         Command::Train(args) => commands::train::run(args),

@@ -22,6 +22,7 @@ mod model_types;
 mod recognise;
 mod save;
 mod sparsify;
+mod table;
 
 pub use checkpoint::{Checkpoint, DType, Rewrite, Rewrites, Step, Values};
 pub use config::Fields;
@@ -39,3 +40,4 @@ pub use model_types::{ENCODERS, MODELS};
 pub use recognise::{recognise, recognise_file};
 pub use save::{check_writable, save_module, write_atomically};
 pub use sparsify::{SparseTarget, Sparsified, sparsify};
+pub use table::{Answer, Column, ColumnKind, NumberCode, Predicted, TABLE, TableModel, TableRow};

@@ -7,6 +7,7 @@
 //! Shapes: tokens are `[B, T, d]`. State is passed in and returned explicitly, in a [`Cache`].
 
 mod adaptive;
+mod bidirectional;
 mod block;
 mod body;
 mod builder;
@@ -36,11 +37,13 @@ mod rotary;
 mod segments;
 mod state;
 mod streaming;
+mod tabular;
 mod weight;
 mod words;
 mod zamba;
 
 pub use adaptive::{Adaptive, AdaptiveConfig};
+pub use bidirectional::{Bidirectional, BidirectionalConfig, Sequences};
 pub use block::{Block, BlockConfig, Branch, BranchConfig, NamedNorm, Operation, OperationConfig, ResidualConfig};
 pub use body::{Body, BodyConfig};
 pub use builder::{Builder, Error, Init, Layout, Names, Precision, Source, Spec, Update};
@@ -50,8 +53,8 @@ pub use cut::{ARITHMETIC, Calls, Cut};
 pub use decoder::{Between, Decoder, DecoderConfig, DecoderNames, Moment};
 pub use dropout::Dropout;
 pub use encoder::{
-    Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, NystromConfig, Positions, Reading, Sees,
-    SelfAttention,
+    Encoder, EncoderBlock, EncoderBlockConfig, EncoderConfig, EncoderNames, MixedBlock, MixedBlockConfig, MixedConfig,
+    MixedEncoder, NystromConfig, Positions, Reading, Sees, SelfAttention, Sequence, SequenceConfig,
 };
 pub use experts::{
     ExpertConfig, ExpertGroups, Experts, ExpertsConfig, LatentConfig, RouterConfig, Score, SharedConfig,
@@ -73,6 +76,7 @@ pub use state::{
     BranchState, Cache, KvCache, KvDtype, KvRows, LayerState, Mark, OnTensors, PartValue, ROWS, State, StateError,
     StateTensor, first_row,
 };
+pub use tabular::{Cells, Tabular, TabularConfig};
 pub use weight::Weight;
 pub use words::{Table, Words, WordsConfig};
 pub use zamba::{Zamba, ZambaConfig};

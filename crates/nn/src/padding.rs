@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::Tensor;
+use ndarray::Array2;
 
 use crate::State;
 use crate::mixers::Shared;
@@ -16,6 +17,16 @@ impl Tokens {
     pub(crate) fn of(mask: &Tensor<3>) -> Option<Self> {
         let t = mask.dims()[1];
         let keep: Vec<bool> = mask.clone().into_data().iter::<f32>().map(|x| x != 0.0).collect();
+        Self::kept(&keep, t)
+    }
+
+    /// The same of a mask `[B, T]`.
+    pub(crate) fn of_rows(keep: &Array2<bool>) -> Option<Self> {
+        let all: Vec<bool> = keep.iter().copied().collect();
+        Self::kept(&all, keep.ncols())
+    }
+
+    fn kept(keep: &[bool], t: usize) -> Option<Self> {
         if keep.iter().all(|keep| *keep) {
             return None;
         }

@@ -62,7 +62,7 @@ impl Learner {
     pub(crate) fn decoder(&self) -> &Model {
         match &self.model {
             Trained::Decoder(model) => model,
-            Trained::Encoder(..) => unreachable!("studies train language models"),
+            Trained::Encoder(..) | Trained::Table(_) => unreachable!("studies train language models"),
         }
     }
 

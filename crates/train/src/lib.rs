@@ -1,7 +1,7 @@
 //! Training of models on CPU, and studies that compare mechanisms.
 //!
 //! A TOML file ([`Config`]) describes a training; [`Run`] executes it. A model of random weights or anyone's checkpoint learns an [`Objective`]: the next
-//! token, masked tokens, labels of texts or of words, answers in texts, or vectors of texts. [`Run`] writes checkpoints from which a later run resumes to the
+//! token, masked tokens, labels of texts or of words, answers in texts, vectors of texts, or a column of a table. [`Run`] writes checkpoints from which a later run resumes to the
 //! same result, evaluates on held-out data, and writes the model in the layout of Hugging Face. [`merge`] merges adapters. [`Study`] and [`PasskeyStudy`] train
 //! several small models with the same budget and compare them.
 
@@ -24,7 +24,7 @@ mod trial;
 
 pub use config::{
     ClipBy, Config, Data, Evaluate, Flow, Format, Group, HeldOut, Kind, Lora, LossOn, Objective, Optimiser, Packing,
-    Report, Schedule, SegmentsOf, Source, Span, TEMPLATES, TextsOf, Tokenizer, template,
+    Report, Schedule, SegmentsOf, Source, Span, TEMPLATES, TableOf, TextsOf, Tokenizer, template,
 };
 pub use data::{Corpus, Page};
 pub use entrant::Entrant;

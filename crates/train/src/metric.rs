@@ -54,21 +54,36 @@ pub(crate) fn pearson(x: &[f64], y: &[f64]) -> f64 {
     if below == 0.0 { 0.0 } else { sum(&|x, y| x * y) / below }
 }
 
+/// The ranks of numbers from 0, where equal numbers share their mean rank.
+fn shared_ranks(x: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..x.len()).collect();
+    order.sort_by(|a, b| x[*a].total_cmp(&x[*b]));
+    let mut ranks = vec![0.0; x.len()];
+    let mut at = 0;
+    while at < order.len() {
+        let same = order[at..].iter().take_while(|i| x[**i] == x[order[at]]).count().max(1);
+        order[at..at + same].iter().for_each(|i| ranks[*i] = at as f64 + (same as f64 - 1.0) / 2.0);
+        at += same;
+    }
+    ranks
+}
+
 /// Spearman's correlation: Pearson's of the ranks, where equal numbers share their mean rank.
 pub(crate) fn spearman(x: &[f64], y: &[f64]) -> f64 {
-    let ranks = |x: &[f64]| {
-        let mut order: Vec<usize> = (0..x.len()).collect();
-        order.sort_by(|a, b| x[*a].total_cmp(&x[*b]));
-        let mut ranks = vec![0.0; x.len()];
-        let mut at = 0;
-        while at < order.len() {
-            let same = order[at..].iter().take_while(|i| x[**i] == x[order[at]]).count();
-            order[at..at + same].iter().for_each(|i| ranks[*i] = at as f64 + (same as f64 - 1.0) / 2.0);
-            at += same;
-        }
-        ranks
-    };
-    pearson(&ranks(x), &ranks(y))
+    pearson(&shared_ranks(x), &shared_ranks(y))
+}
+
+/// The area under the receiver operating characteristic: the chance that a marked number is above another one, where equal ones count a
+/// half; 0.5 if all or none are marked. Hanley and McNeil 1982.
+pub(crate) fn area(scores: &[f64], marks: &[bool]) -> f64 {
+    let marked = marks.iter().filter(|mark| **mark).count() as f64;
+    let others = marks.len() as f64 - marked;
+    if marked == 0.0 || others == 0.0 {
+        return 0.5;
+    }
+    let ranks = shared_ranks(scores);
+    let sum: f64 = ranks.iter().zip(marks).filter(|(_, mark)| **mark).map(|(rank, _)| rank).sum();
+    (sum - marked * (marked - 1.0) / 2.0) / (marked * others)
 }
 
 /// The mean of the squares of the differences.
@@ -164,6 +179,14 @@ mod tests {
         let wanted = vec![vec!["B-PER", "I-PER", "O", "B-LOC"], vec!["O", "B-ORG", "I-ORG"]];
         let found = vec![vec!["B-PER", "I-PER", "O", "B-ORG"], vec!["O", "B-ORG", "O"]];
         assert!((entity_f1(&wanted, &found) - 1.0 / 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn the_area_counts_pairs() {
+        // Of the four pairs, three are in order; and of two pairs, one is in order and one is equal.
+        assert_eq!(area(&[0.1, 0.4, 0.35, 0.8], &[false, false, true, true]), 0.75);
+        assert_eq!(area(&[1.0, 1.0, 0.0], &[true, false, false]), 0.75);
+        assert_eq!((area(&[2.0, 1.0], &[true, true]), area(&[], &[])), (0.5, 0.5));
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl Trial {
         let mut targets: Vec<i64> =
             ids.iter().map(|id| if draw.random_bool(PREDICTED) { i64::from(*id) } else { NONE }).collect();
         targets[0] = i64::from(ids[0]);
-        let example = Example { texts: vec![Text { ids, ..Text::default() }], target: Target::Tokens(targets) };
+        let example = Example::new(vec![Text { ids, ..Text::default() }], Target::Tokens(targets));
         let learnt = self.objective.learn(&mut self.learner.model, &[example], 1);
         Ok(self.learner.apply(learnt)?.loss)
     }

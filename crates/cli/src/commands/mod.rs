@@ -19,6 +19,7 @@ pub(crate) mod merge;
 pub(crate) mod op;
 pub(crate) mod passkey;
 pub(crate) mod pattern;
+pub(crate) mod predict;
 pub(crate) mod quantize;
 pub(crate) mod recall;
 pub(crate) mod score;

@@ -108,7 +108,7 @@ const NAMED: &[&str] = &[
 ];
 
 /// The mixer `name`, with the sizes given by the fields or the usual ones.
-fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result<MixerConfig, Error> {
+pub(crate) fn mixer(name: &str, f: &Fields, hidden: usize, layer: (usize, usize)) -> Result<MixerConfig, Error> {
     let width = f.size("head_dim", 64.min(hidden))?;
     let count = f.size("num_heads", (hidden / width).max(1))?;
     let short = |default: usize| match f.get("conv_size").and_then(serde_json::Value::as_u64) {

@@ -120,6 +120,8 @@ pub const MODELS: &[Architecture] = &[
     longreach::ARCHITECTURE,
 ];
 
+pub(crate) use longreach::mixer;
+
 /// All supported encoder model types.
 pub const ENCODERS: &[EncoderArchitecture] = &[
     bert::ARCHITECTURE,

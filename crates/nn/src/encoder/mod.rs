@@ -19,10 +19,12 @@ use crate::recompute::recomputed;
 use crate::{Builder, Embedding, Error};
 
 mod attention;
+mod mixed;
 pub(crate) mod rows;
 
 use attention::Call;
 pub use attention::{NystromConfig, Sees, SelfAttention};
+pub use mixed::{MixedBlock, MixedBlockConfig, MixedConfig, MixedEncoder, Sequence, SequenceConfig};
 use rows::{by_rows, rows_of};
 
 /// The sizes and names of an encoder.

@@ -14,7 +14,7 @@ mod rest;
 mod template;
 
 pub use data::{Data, Format, HeldOut, Packing, Source, Tokenizer};
-pub use objective::{LossOn, Objective, TextsOf};
+pub use objective::{LossOn, Objective, TableOf, TextsOf};
 pub use optimiser::{ClipBy, Flow, Group, Kind, Optimiser, Schedule, SegmentsOf, Span};
 pub use rest::{Evaluate, Lora, Report};
 pub use template::{TEMPLATES, template};
@@ -138,6 +138,23 @@ impl Config {
         }
     }
 
+    /// An error if a field does not go with tables.
+    fn check_table(&self) -> Result<(), String> {
+        let Objective::Table { columns, .. } = &self.objective else { return Ok(()) };
+        match () {
+            () if self.data.format != Format::Table => {
+                Err("`data.format`: want \"table\" for the objective `table`".into())
+            }
+            () if self.data.stream => Err("`data.stream`: the statistics of a table need all of its rows".into()),
+            () if self.recompute => Err("`recompute`: the model of a table has none".into()),
+            () if self.lora.is_some() => Err("`lora`: the model of a table has none: train all weights".into()),
+            () if self.from.is_none() && columns.is_empty() => {
+                Err("`objective.columns`: want the columns to predict from".into())
+            }
+            () => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         self.optimiser.check()?;
         self.objective.check()?;
@@ -158,6 +175,7 @@ impl Config {
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(format!("`dropout`: want at least 0 and below 1, found {}", self.dropout));
         }
+        self.check_table()?;
         let windows = self.data.format != Format::Table && matches!(self.objective, Objective::Causal { .. });
         if windows && self.optimiser.length == 0 {
             return Err("`optimiser.length`: want at least 1, found 0".into());
@@ -169,8 +187,10 @@ impl Config {
             }
             _ => {}
         }
+        let table = matches!(self.objective, Objective::Table { .. });
         let given = usize::from(self.tokenizer.file.is_some()) + usize::from(self.tokenizer.vocabulary.is_some());
-        if given > 1 || (given == 0 && self.from.is_none() && self.data.format != Format::Tokens) {
+        let none = self.from.is_some() || self.data.format == Format::Tokens || table;
+        if given > 1 || (given == 0 && !none) {
             return Err("`tokenizer`: want either `file` or `vocabulary`".into());
         }
         if let Some(lora) = &self.lora {

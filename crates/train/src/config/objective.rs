@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-/// What a model learns. Decoders learn `causal`, encoders all others.
+/// What a model learns. Decoders learn `causal`, models of tables `table`, encoders all others.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Objective {
@@ -64,6 +64,24 @@ pub enum Objective {
         #[serde(default)]
         symmetric: bool,
     },
+    /// A column of a table, from others.
+    Table {
+        /// The name of the column to predict. Rows without a value are not learnt.
+        answer: String,
+        /// Whether it holds labels or numbers.
+        #[serde(default)]
+        of: TableOf,
+        /// The columns to predict from: numbers if all values to learn are, categories otherwise. With `from`, those of the model, if
+        /// empty.
+        #[serde(default)]
+        columns: Vec<String>,
+        /// Those of `columns` that are categories although their values are numbers.
+        #[serde(default)]
+        categories: Vec<String>,
+        /// The most bins of equally many values in the code of a number; the code is the number itself if 0.
+        #[serde(default = "bins")]
+        bins: usize,
+    },
 }
 
 impl Default for Objective {
@@ -82,6 +100,7 @@ impl Objective {
             Objective::Tokens { .. } => "tokens",
             Objective::Spans { .. } => "spans",
             Objective::Contrastive { .. } => "contrastive",
+            Objective::Table { .. } => "table",
         }
     }
 
@@ -112,9 +131,37 @@ impl Objective {
                     None => Ok(()),
                 }
             }
+            Objective::Table { answer, columns, categories, bins, .. } => {
+                if let Some(name) = categories.iter().find(|name| !columns.contains(name)) {
+                    return Err(format!("`objective.categories`: `{name}` is not one of `objective.columns`"));
+                }
+                let twice = |(i, name): (usize, &String)| columns[..i].contains(name) || name == answer;
+                if let Some((_, name)) = columns.iter().enumerate().find(|of| twice(*of)) {
+                    return Err(format!("`objective.columns`: `{name}` is there twice, or is the answer"));
+                }
+                match bins {
+                    0..=1024 => Ok(()),
+                    _ => Err(format!("`objective.bins`: want at most 1024, found {bins}")),
+                }
+            }
             _ => Ok(()),
         }
     }
+}
+
+/// What a column to predict holds.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum TableOf {
+    /// Labels.
+    #[default]
+    Label,
+    /// Numbers.
+    Number,
+}
+
+fn bins() -> usize {
+    16
 }
 
 /// The tokens whose prediction counts.

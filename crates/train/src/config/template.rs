@@ -1,10 +1,13 @@
 //! Commented configurations to start from.
 
 /// The objectives that have a template.
-pub const TEMPLATES: [&str; 6] = ["causal", "masked", "texts", "tokens", "spans", "contrastive"];
+pub const TEMPLATES: [&str; 7] = ["causal", "masked", "texts", "tokens", "spans", "contrastive", "table"];
 
 /// A commented configuration for an objective of [`TEMPLATES`]; `None` for another name.
 pub fn template(objective: &str) -> Option<String> {
+    if objective == "table" {
+        return Some(TABLE.to_owned());
+    }
     let (from, what, data, length) = match objective {
         "causal" => (
             "HuggingFaceTB/SmolLM2-135M",
@@ -83,3 +86,39 @@ tensorboard = false
 "
     ))
 }
+
+/// The configuration for a table.
+const TABLE: &str = r#"# Run `longreach train FILE --check` first: it reads the data, runs one step and says how long the rest takes.
+output = "out"                    # checkpoints, curves, the model
+seed = 1
+dropout = 0.1
+
+[objective]
+type = "table"
+answer = "price"                  # the column to predict
+of = "number"                     # or "label"
+columns = ["rooms", "age", "district"]   # to predict from: numbers if all values are, categories otherwise
+# categories = ["district"]       # columns of numbers that are names
+bins = 16                         # of the code of a number; 0: the number itself
+
+[model]                           # or from = "DIR", a model of the same columns
+hidden_size = 64
+num_hidden_layers = 3
+mixer = "attention"               # or a mixer of `longreach` models, which is read in both directions
+
+[data]
+format = "table"
+held_out = 0.1                    # a part of the rows, or { path = "valid.csv" }
+sources = [{ path = "train.csv" }]
+
+[optimiser]
+epochs = 20                       # or steps = 1000
+batch = 256
+rate = 1e-3
+warmup = 0.05                     # a part of the steps, or a number of them
+weight_decay = 1e-5
+
+[evaluate]
+every = 100
+patience = 10                     # stops after ten evaluations without improvement
+"#;

@@ -12,6 +12,8 @@ pub(crate) use records::{Record, Records, hash};
 pub(crate) use streamed::{Cursor, Streamed};
 pub(crate) use windows::{Tokens, Windows};
 
+use longreach_models::TableRow;
+
 use crate::texts::Text;
 
 /// What a model learns from at once: texts and their targets.
@@ -19,7 +21,23 @@ use crate::texts::Text;
 pub(crate) struct Example {
     /// One text; or an anchor, its positive and its negatives.
     pub(crate) texts: Vec<Text>,
+    /// A row of a table, in place of texts.
+    pub(crate) row: Option<TableRow>,
     pub(crate) target: Target,
+}
+
+impl Example {
+    /// Texts and their target.
+    pub(crate) fn new(texts: Vec<Text>, target: Target) -> Self {
+        Self { texts, row: None, target }
+    }
+
+    /// The number of tokens that a model reads.
+    pub(crate) fn tokens(&self) -> usize {
+        let texts = self.texts.iter().map(|text| text.ids.len()).sum::<usize>();
+        // A token for each column and one for the answer.
+        texts + self.row.as_ref().map_or(0, |row| row.known.len() + row.categories.len() + 1)
+    }
 }
 
 /// What is to be predicted.

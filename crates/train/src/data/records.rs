@@ -33,9 +33,26 @@ pub(crate) type Roles = [(&'static [&'static str], &'static [&'static str])];
 impl Records {
     /// Reads all sources. Errors if a file cannot be read, or no set of `roles` is there.
     pub(crate) fn read(data: &Data, roles: &Roles) -> Result<Self, Error> {
+        Self::gathered(data, |records, path| records.rows(data, path, roles))
+    }
+
+    /// Reads the columns `names` of all sources, in this order. Errors if a file cannot be read or lacks one of them.
+    pub(crate) fn of_columns(data: &Data, names: &[String]) -> Result<Self, Error> {
+        let column = |name: &str| data.columns.get(name).cloned().unwrap_or_else(|| name.to_owned());
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Self::gathered(data, |records, path| {
+            records.roles = names.iter().map(|name| (*name).to_owned()).collect();
+            rows_of(Input::of(path)?.read(&options(&names, &column))?)
+        })
+    }
+
+    fn gathered(
+        data: &Data,
+        mut read: impl FnMut(&mut Self, &str) -> Result<Vec<Record>, Error>,
+    ) -> Result<Self, Error> {
         let mut records = Records::default();
         for source in &data.sources {
-            let rows = records.rows(data, &source.path, roles)?;
+            let rows = read(&mut records, &source.path)?;
             let (mut train, mut held_out) = (Vec::new(), Vec::new());
             for row in rows {
                 if data.held_out.chooses(hash(&row)) { held_out.push(row) } else { train.push(row) }
@@ -47,7 +64,7 @@ impl Records {
             records.held_out.append(&mut held_out);
         }
         if let HeldOut::Path { path } = &data.held_out {
-            records.held_out = records.rows(data, path, roles)?;
+            records.held_out = read(&mut records, path)?;
             let held: std::collections::HashSet<u64> = records.held_out.iter().map(hash).collect();
             records.train.iter_mut().for_each(|rows| rows.retain(|row| !held.contains(&hash(row))));
         }
@@ -63,13 +80,7 @@ impl Records {
         if data.format == Format::Text {
             return self.labelled(path);
         }
-        let mut documents = self.open(data, path, roles)?;
-        let mut rows = Vec::new();
-        while let Some((document, _)) = documents.next()? {
-            let origin = document.origin();
-            rows.push(Record { origin, values: document.fields });
-        }
-        Ok(rows)
+        rows_of(self.open(data, path, roles)?)
     }
 
     /// Opens a table, and finds out which of its columns are read.
@@ -147,6 +158,15 @@ impl Records {
         }
         Ok(rows)
     }
+}
+
+/// All rows of a table.
+fn rows_of(mut documents: Documents) -> Result<Vec<Record>, Error> {
+    let mut rows = Vec::new();
+    while let Some((document, _)) = documents.next()? {
+        rows.push(Record { origin: document.origin(), values: document.fields });
+    }
+    Ok(rows)
 }
 
 pub(super) fn options(roles: &[&str], column: &impl Fn(&str) -> String) -> Options {

@@ -126,7 +126,7 @@ impl Windows {
             let ids = self.tokens.range(start, start + self.length);
             let next = self.tokens.range(start + 1, start + self.length + 1);
             let targets = next.into_iter().map(i64::from).collect();
-            Example { texts: vec![Text { ids, ..Text::default() }], target: Target::Tokens(targets) }
+            Example::new(vec![Text { ids, ..Text::default() }], Target::Tokens(targets))
         };
         self.starts[at..at + batch].iter().map(window).collect()
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::Tensor;
 use longreach_engine::Pooling;
-use longreach_models::{DType, EncoderModel, Model};
-use longreach_nn::{Body, Decoder, Dropout, Head, Names, Pooler};
+use longreach_models::{DType, EncoderModel, Model, TableModel};
+use longreach_nn::{Body, Decoder, Dropout, Head, Names, Pooler, Tabular};
 
 use crate::Error;
 
@@ -32,6 +32,8 @@ pub(crate) enum Network {
     Decoder(Decoder),
     /// An encoder.
     Encoder(Parts),
+    /// A model of a table.
+    Table(Tabular),
 }
 
 /// The parts of an encoder.
@@ -50,6 +52,8 @@ pub(crate) enum Trained {
     Decoder(Model),
     /// An encoder, and how its hidden states become a vector.
     Encoder(EncoderModel, Pooling),
+    /// A model of a table.
+    Table(TableModel),
 }
 
 /// Takes parameters off the graph.
@@ -69,31 +73,38 @@ impl Trained {
         match self {
             Trained::Decoder(model) => &model.names,
             Trained::Encoder(model, _) => &model.names,
+            Trained::Table(model) => &model.names,
         }
     }
 
-    /// Size of the vocabulary.
+    /// Size of the vocabulary; 0 for a table.
     pub(crate) fn vocabulary(&self) -> usize {
         match self {
             Trained::Decoder(model) => model.decoder.vocabulary(),
             Trained::Encoder(model, _) => model.description.body.vocabulary(),
+            Trained::Table(_) => 0,
         }
     }
 
-    /// The decoder; `None` for an encoder.
+    /// The decoder; `None` for another model.
     pub(crate) fn decoder(&self) -> Option<&Decoder> {
         match self {
             Trained::Decoder(model) => Some(&model.decoder),
-            Trained::Encoder(..) => None,
+            Trained::Encoder(..) | Trained::Table(_) => None,
         }
     }
 
-    /// The encoder; `None` for a decoder.
+    /// The encoder; `None` for another model.
     pub(crate) fn encoder(&self) -> Option<&EncoderModel> {
         match self {
-            Trained::Decoder(_) => None,
+            Trained::Decoder(_) | Trained::Table(_) => None,
             Trained::Encoder(model, _) => Some(model),
         }
+    }
+
+    /// The model of a table; `None` for another one.
+    pub(crate) fn table(&self) -> Option<&TableModel> {
+        if let Trained::Table(model) = self { Some(model) } else { None }
     }
 
     /// The text of its `config.json`.
@@ -101,6 +112,7 @@ impl Trained {
         match self {
             Trained::Decoder(model) => &model.config,
             Trained::Encoder(model, _) => &model.config,
+            Trained::Table(model) => &model.config,
         }
     }
 
@@ -109,6 +121,7 @@ impl Trained {
         match self {
             Trained::Decoder(model) => model.parameters(),
             Trained::Encoder(model, _) => model.parameters(),
+            Trained::Table(model) => model.parameters(),
         }
     }
 
@@ -120,6 +133,7 @@ impl Trained {
                 let (body, pooler, head) = (model.encoder.clone(), model.pooler.clone(), model.head.clone());
                 Network::Encoder(Parts { body, pooler, head })
             }
+            Trained::Table(model) => Network::Table(model.network.clone()),
         }
     }
 
@@ -130,6 +144,7 @@ impl Trained {
             (Trained::Encoder(model, _), Network::Encoder(Parts { body, pooler, head })) => {
                 (model.encoder, model.pooler, model.head) = (body, pooler, head);
             }
+            (Trained::Table(model), Network::Table(network)) => model.network = network,
             _ => unreachable!("the network is that of the model"),
         }
     }
@@ -139,6 +154,8 @@ impl Trained {
         match &mut self {
             Trained::Decoder(model) => model.decoder = model.decoder.clone().recomputing(true),
             Trained::Encoder(model, _) => model.encoder = model.encoder.clone().recomputing(true),
+            // The configuration refuses it.
+            Trained::Table(_) => {}
         }
         self
     }
@@ -148,6 +165,7 @@ impl Trained {
         match self {
             Trained::Decoder(model) => model.decoder = model.decoder.clone().dropping(Some(dropout)),
             Trained::Encoder(model, _) => model.encoder = model.encoder.clone().dropping(Some(dropout)),
+            Trained::Table(model) => model.network = model.network.clone().dropping(Some(dropout)),
         }
     }
 
@@ -165,6 +183,7 @@ impl Trained {
         match self {
             Trained::Decoder(model) => model.save(dtype, file)?,
             Trained::Encoder(model, _) => model.save(dtype, file)?,
+            Trained::Table(model) => model.save(file)?,
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use longreach_engine::{ChatTemplate, Pooling, TextEncoder, Tokenizer};
 use longreach_models::{
-    Checkpoint, DType, Description, EncoderDescription, EncoderModel, Fields, Location, Model, Progress,
+    Checkpoint, DType, Description, EncoderDescription, EncoderModel, Fields, Location, Model, Progress, TableModel,
 };
 use longreach_nn::{Builder, Random};
 use serde_json::{Map, Value, json};
@@ -54,7 +54,7 @@ fn architecture(objective: &Objective) -> &'static str {
         Objective::Texts { .. } => "ForSequenceClassification",
         Objective::Tokens { .. } => "ForTokenClassification",
         Objective::Spans { .. } => "ForQuestionAnswering",
-        Objective::Contrastive { .. } => "Model",
+        Objective::Contrastive { .. } | Objective::Table { .. } => "Model",
     }
 }
 
@@ -96,6 +96,9 @@ impl Starting {
             });
         };
         let at = Location::find(from, Progress::Shown)?;
+        if matches!(config.objective, Objective::Table { .. }) {
+            return Self::table(at);
+        }
         let dtype = if config.lora.is_some() { None } else { Some(DType::F32) };
         let own = config.tokenizer.file.as_deref().map(parse).transpose()?;
         if causal {
@@ -117,6 +120,33 @@ impl Starting {
         let decoder = Some(model);
         let pooling = Pooling::Mean;
         Ok(Self { at: Some(at), config: text, checkpoint, decoder, pooling, tokenizer, template, limit, mask: None })
+    }
+
+    /// The model of a table.
+    fn table(at: Location) -> Result<Self, Error> {
+        let config = TableModel::load(&at)?.config;
+        let checkpoint = Some(Checkpoint::at(&at)?.keep_as(Some(DType::F32)));
+        Ok(Self {
+            at: Some(at),
+            config,
+            checkpoint,
+            decoder: None,
+            pooling: Pooling::Mean,
+            tokenizer: None,
+            template: None,
+            limit: usize::MAX,
+            mask: None,
+        })
+    }
+
+    /// The text of its `config.json`.
+    pub(crate) fn config(&self) -> &str {
+        &self.config
+    }
+
+    /// Replaces the text of the `config.json` of a model of random weights.
+    pub(crate) fn set_config(&mut self, text: String) {
+        self.config = text;
     }
 
     /// An encoder.
@@ -190,8 +220,10 @@ impl Starting {
     pub(crate) fn build(mut self, config: &Config, vocabulary: usize, labels: &[String]) -> Result<Started, Error> {
         let random = Random::new(config.seed);
         let causal = matches!(config.objective, Objective::Causal { .. });
-        let text = if causal { self.config.clone() } else { self.described(&config.objective, labels, vocabulary)? };
-        let described = if causal {
+        let table = matches!(config.objective, Objective::Table { .. });
+        let text =
+            if causal || table { self.config.clone() } else { self.described(&config.objective, labels, vocabulary)? };
+        let described = if causal || table {
             None
         } else {
             let fields = Fields::parse("model", &text)?;
@@ -216,7 +248,7 @@ impl Starting {
             checkpoint: self.checkpoint.take(),
             random,
             body,
-            new_head: new_head && (labelled || config.lora.is_none()),
+            new_head: new_head && !table && (labelled || config.lora.is_none()),
             tied: tied.map(|(_, head)| format!("{}.weight", head.out)),
             frozen: &config.frozen,
             unmatched: config.frozen.iter().cloned().collect::<BTreeSet<_>>(),
@@ -224,7 +256,9 @@ impl Starting {
             fresh: Vec::new(),
         };
         let device = longreach_burn::cpu().autodiff();
-        let model = if described.is_some() {
+        let model = if table {
+            Trained::Table(TableModel::from_source("model", &text, &mut plan, &device)?)
+        } else if described.is_some() {
             Trained::Encoder(EncoderModel::from_source("model", &text, &mut plan, &device)?, self.pooling)
         } else if let Some(mut model) = self.decoder.take() {
             let mut builder = Builder::new(&mut plan, &device);

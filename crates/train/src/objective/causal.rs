@@ -105,7 +105,7 @@ fn example(ids: Vec<u32>, counts: &[bool], length: usize) -> Vec<Example> {
         return Vec::new();
     }
     let text = Text { ids: ids[..n - 1].to_vec(), ..Text::default() };
-    vec![Example { texts: vec![text], target: Target::Tokens(targets) }]
+    vec![Example::new(vec![text], Target::Tokens(targets))]
 }
 
 impl Objective for Causal {

@@ -75,7 +75,7 @@ impl Objective for Contrastive {
                 all.push(texts.around(&text, None)?);
             }
         }
-        Ok(vec![Example { texts: all, target: Target::None }])
+        Ok(vec![Example::new(all, Target::None)])
     }
 
     fn count(&self, examples: &[Example]) -> f64 {

@@ -51,7 +51,7 @@ impl Objective for Masked {
         }
         // The mask token's id and the size of the vocabulary stand where a drawn example has its targets.
         let size = texts.tokenizer().hugging_face().map_or(0, |t| t.get_vocab_size(true));
-        Ok(vec![Example { texts: vec![text], target: Target::Tokens(vec![i64::from(mask), size as i64]) }])
+        Ok(vec![Example::new(vec![text], Target::Tokens(vec![i64::from(mask), size as i64]))])
     }
 
     fn drawn(&self, example: &Example, draw: &mut ChaCha8Rng) -> Example {
@@ -72,7 +72,7 @@ impl Objective for Masked {
                 _ => {}
             }
         }
-        Example { texts: vec![text], target: Target::Tokens(targets) }
+        Example::new(vec![text], Target::Tokens(targets))
     }
 
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {
@@ -122,7 +122,7 @@ mod tests {
         let texts = want["ids"].as_array().expect("texts").iter().zip(want["targets"].as_array().expect("targets"));
         let example = |(ids, targets): (&serde_json::Value, &serde_json::Value)| {
             let ids = list(ids).into_iter().map(|id| id as u32).collect();
-            Example { texts: vec![Text { ids, ..Text::default() }], target: Target::Tokens(list(targets)) }
+            Example::new(vec![Text { ids, ..Text::default() }], Target::Tokens(list(targets)))
         };
         let examples: Vec<Example> = texts.map(example).collect();
         let found = f64::from(numbers(Masked { part: 0.3 }.loss(&model, &examples))[0]);

@@ -18,6 +18,7 @@ mod causal;
 mod contrastive;
 mod masked;
 mod spans;
+mod table;
 mod texts;
 mod tokens;
 mod weighing;
@@ -126,6 +127,7 @@ pub(crate) fn objective(config: &Config) -> Box<dyn Objective> {
             let weighing = Weighing::new(label_smoothing, class_weights);
             Box::new(tokens::OfTokens { labels, weighing })
         }
+        config::Objective::Table { .. } => Box::new(table::OfTable),
         config::Objective::Spans { stride } => Box::new(spans::Spans { stride }),
         config::Objective::Contrastive { scale, symmetric } => Box::new(contrastive::Contrastive { scale, symmetric }),
     }

@@ -74,8 +74,7 @@ impl Objective for Spans {
             };
             let (context, answers) = (context.to_owned(), answers.clone());
             let asked = Asked { question: row.number, places, context, answers };
-            examples
-                .push(Example { texts: vec![Text::from(&window)], target: Target::Span(from, to, Box::new(asked)) });
+            examples.push(Example::new(vec![Text::from(&window)], Target::Span(from, to, Box::new(asked))));
         }
         Ok(examples)
     }

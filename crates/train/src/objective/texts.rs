@@ -69,7 +69,7 @@ impl Objective for OfTexts {
                 Target::Labels(marks)
             }
         };
-        Ok(vec![Example { texts: vec![text], target }])
+        Ok(vec![Example::new(vec![text], target)])
     }
 
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {

@@ -54,7 +54,7 @@ impl Objective for OfTokens {
         if targets.iter().all(|target| *target < 0) {
             return Ok(Vec::new());
         }
-        Ok(vec![Example { texts: vec![text], target: Target::Tokens(targets) }])
+        Ok(vec![Example::new(vec![text], Target::Tokens(targets))])
     }
 
     fn loss(&self, model: &Trained, examples: &[Example]) -> Tensor<1> {

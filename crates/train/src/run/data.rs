@@ -95,6 +95,7 @@ pub(super) struct Prepared {
     pub(super) labels: Vec<String>,
     /// The token between texts.
     pub(super) end: Option<u32>,
+    /// 0 for a table.
     pub(super) vocabulary: usize,
 }
 
@@ -103,7 +104,14 @@ fn vocabulary(tokenizer: &Tokenizer) -> usize {
 }
 
 /// Reads the data of a configuration, and trains the tokenizer if it is asked for.
-pub(super) fn prepare(config: &Config, starting: &Starting, objective: &mut dyn Objective) -> Result<Prepared, Error> {
+pub(super) fn prepare(
+    config: &Config,
+    starting: &mut Starting,
+    objective: &mut dyn Objective,
+) -> Result<Prepared, Error> {
+    if matches!(config.objective, Learnt::Table { .. }) {
+        return super::table::of_table(config, starting);
+    }
     let causal = matches!(config.objective, Learnt::Causal { .. });
     match config.data.format {
         Format::Tokens if causal => of_tokens(config, starting),

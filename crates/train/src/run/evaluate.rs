@@ -39,7 +39,7 @@ impl Run {
                 }
                 let sum: f64 = self.learner.evaluated(|model| match model {
                     Trained::Decoder(model) => part.iter().map(|page| nats(&model.decoder, end, page)).sum(),
-                    Trained::Encoder(..) => f64::NAN,
+                    Trained::Encoder(..) | Trained::Table(_) => f64::NAN,
                 });
                 let loss = sum / tokens as f64;
                 let mut metrics = vec![("loss".to_owned(), loss), ("perplexity".to_owned(), loss.exp())];

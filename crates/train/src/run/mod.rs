@@ -23,6 +23,7 @@ mod data;
 mod evaluate;
 mod event;
 mod sample;
+mod table;
 mod written;
 
 use checkpoint::Standing;
@@ -61,9 +62,11 @@ impl Run {
         std::fs::create_dir_all(&config.output).map_err(|e| Error::io(&config.output, e))?;
         let mut objective = objective(&config);
         let mut starting = Starting::find(&config)?;
-        let data = data::prepare(&config, &starting, objective.as_mut())?;
+        let data = data::prepare(&config, &mut starting, objective.as_mut())?;
         config.optimiser = data::settled(&config.optimiser, &data.stream)?;
-        starting.complete(data.vocabulary, data.end)?;
+        if data.vocabulary > 0 {
+            starting.complete(data.vocabulary, data.end)?;
+        }
         let started = starting.build(&config, data.vocabulary, &data.labels)?;
         let wrong = |message| Error::Config { file: "optimiser".into(), message };
         let learner = Learner::new(started.model, &config.optimiser).map_err(wrong)?;
@@ -134,7 +137,7 @@ impl Run {
             parameters: self.learner.model.parameters(),
             learning: self.learning(),
             steps: self.steps(),
-            tokens: examples.iter().map(tokens).sum(),
+            tokens: examples.iter().map(Example::tokens).sum(),
             loss: done.loss,
             seconds: start.elapsed().as_secs_f64(),
             labels: self.labels,
@@ -189,7 +192,7 @@ impl Run {
         tell: &mut impl FnMut(Event) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         let examples = self.examples(self.learner.step)?;
-        let n = examples.iter().map(tokens).sum::<usize>();
+        let n = examples.iter().map(Example::tokens).sum::<usize>();
         let o = &self.config.optimiser;
         let (objective, micro) = (&self.objective, o.micro.unwrap_or(o.batch));
         let mut line = None;
@@ -251,8 +254,4 @@ impl Run {
         let best = (self.standing.best.is_some() && best.exists()).then_some(best);
         Ok(Outcome { metrics, held_out, directory, best, seconds: start.elapsed().as_secs_f64() })
     }
-}
-
-fn tokens(example: &Example) -> usize {
-    example.texts.iter().map(|text| text.ids.len()).sum()
 }

@@ -79,7 +79,7 @@ impl Run {
             (crate::Objective::Tokens { .. }, _) => Some("TOKEN_CLS"),
             (crate::Objective::Spans { .. }, _) => Some("QUESTION_ANS"),
             (crate::Objective::Contrastive { .. }, _) => Some("FEATURE_EXTRACTION"),
-            _ => None,
+            (crate::Objective::Masked { .. } | crate::Objective::Table { .. }, _) => None,
         };
         let of_gpt2 = model.config().contains("\"gpt2\"");
         AdapterConfig {
