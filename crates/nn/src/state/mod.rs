@@ -9,6 +9,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 mod cache;
 mod kv_cache;
+mod kv_dtype;
 mod layer;
 mod mark;
 mod rows;
@@ -16,7 +17,8 @@ mod sequence;
 
 pub use cache::{Cache, OnTensors, StateError, StateTensor};
 pub(crate) use cache::{Find, lookup};
-pub use kv_cache::{KvCache, KvDtype};
+pub use kv_cache::KvCache;
+pub use kv_dtype::KvDtype;
 pub use layer::{BranchState, LayerState};
 pub use mark::Mark;
 pub use rows::{KvRows, ROWS, first_row};

@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use longreach_burn as ops;
 
-use super::kv_cache::{KvDtype, stored};
+use super::kv_dtype::{KvDtype, stored};
 
 /// The capacity of a full segment, in tokens.
 const SEGMENT: usize = 512;

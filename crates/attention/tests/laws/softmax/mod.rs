@@ -32,6 +32,7 @@ use crate::{array, contexts, exact, v, wide};
 mod choosing;
 mod kernel;
 mod patterns;
+mod segments;
 
 /// The sizes and options of a call.
 #[derive(Clone, Copy)]
