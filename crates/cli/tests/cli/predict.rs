@@ -80,8 +80,8 @@ fn what_is_wrong_is_one_line() {
     for (from, to, want) in [
         ("\"deviation\"", "\"deviance\"", "deviation"),
         ("\"category\"", "\"colour\"", "want number or category"),
-        ("\"hidden_size\": 8", "\"hidden_size\": 16", "shape"),
-        ("\"blue\",", "", "shape"),
+        ("\"hidden_size\": 8", "\"hidden_size\": 16", "found ["),
+        ("\"blue\",", "", "found ["),
     ] {
         assert!(text.contains(from), "{from} in {text}");
         std::fs::write(&config, text.replacen(from, to, 1)).expect("written");
