@@ -20,6 +20,7 @@ mod long;
 mod op;
 mod passkey;
 mod pattern;
+mod predict;
 #[cfg(feature = "mpi")]
 mod ranks;
 mod readme;
