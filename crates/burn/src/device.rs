@@ -10,6 +10,11 @@ pub fn cpu() -> Device {
     Device::flex()
 }
 
+/// Whether a device is the host, whose kernels compute in every precision that weights may have.
+pub fn is_host(device: &Device) -> bool {
+    *device == cpu()
+}
+
 /// Whether the kernels of the host can read a tensor where it is.
 pub(crate) fn is_on_host<const D: usize>(x: &Tensor<D>) -> bool {
     x.device() == cpu()
@@ -46,7 +51,13 @@ impl DeviceName {
     pub fn open(self) -> Result<Device, DeviceError> {
         match self.kind {
             "cpu" => Ok(cpu()),
-            kind => Err(DeviceError::NotBuilt { name: self.to_string(), feature: kind }),
+            #[cfg(feature = "gpu")]
+            kind if kind != "cuda" => gpus(kind).into_iter().nth(self.index).ok_or_else(|| DeviceError::Missing {
+                name: self.to_string(),
+                found: gpus(kind).len(),
+            }),
+            "cuda" => Err(DeviceError::NotBuilt { name: self.to_string(), feature: "cuda" }),
+            _ => Err(DeviceError::NotBuilt { name: self.to_string(), feature: "gpu" }),
         }
     }
 }
@@ -76,9 +87,22 @@ impl FromStr for DeviceName {
     }
 }
 
-/// The devices that this build can compute on.
+/// The devices that this build can compute on, the CPU first.
 pub fn devices() -> Vec<DeviceName> {
-    vec![DeviceName::default()]
+    let kind = if cfg!(target_vendor = "apple") { "metal" } else { "vulkan" };
+    let gpus = (0..gpus(kind).len()).map(|index| DeviceName { kind, index });
+    std::iter::once(DeviceName::default()).chain(gpus).collect()
+}
+
+/// The GPUs that the graphics interface of this name has, in its order.
+#[cfg(feature = "gpu")]
+fn gpus(kind: &str) -> Vec<Device> {
+    crate::gpu::devices(kind)
+}
+
+#[cfg(not(feature = "gpu"))]
+fn gpus(_: &str) -> Vec<Device> {
+    Vec::new()
 }
 
 /// Why there is no device of a name.
@@ -91,8 +115,16 @@ pub enum DeviceError {
         /// The name.
         name: String,
     },
+    /// This machine has fewer devices of the kind.
+    #[error("device `{name}`: {found} of this kind are there; `longreach devices` lists all")]
+    Missing {
+        /// The name.
+        name: String,
+        /// How many there are.
+        found: usize,
+    },
     /// The kind of device is left out of this build.
-    #[error("device `{name}`: this program computes on the CPU alone; it was built without the feature `{feature}`")]
+    #[error("device `{name}`: this program was built without the feature `{feature}`")]
     NotBuilt {
         /// The name.
         name: String,

@@ -36,7 +36,7 @@ pub fn add<const D: usize>(x: Tensor<D>, y: Tensor<D>) -> Tensor<D> {
 }
 
 #[derive(Debug)]
-struct Activate(Activation);
+pub(crate) struct Activate(pub(crate) Activation);
 
 impl Operator for Activate {
     fn name(&self) -> &str {
@@ -57,7 +57,7 @@ impl Operator for Activate {
 }
 
 #[derive(Debug)]
-struct Gated(Activation);
+pub(crate) struct Gated(pub(crate) Activation);
 
 impl Operator for Gated {
     fn name(&self) -> &str {
@@ -83,7 +83,7 @@ impl Operator for Gated {
 }
 
 #[derive(Debug)]
-struct Add;
+pub(crate) struct Add;
 
 /// Elements per task.
 const GRAIN: usize = 64 * 1024;

@@ -25,9 +25,9 @@ pub fn embedding_quantised(table: &Quantised, ids: &[u32], batch: usize, device:
 }
 
 #[derive(Debug)]
-struct Embedding {
-    ids: Vec<u32>,
-    batch: usize,
+pub(crate) struct Embedding {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) batch: usize,
 }
 
 impl Operator for Embedding {

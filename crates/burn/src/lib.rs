@@ -15,6 +15,8 @@ mod cross_entropy;
 mod device;
 mod elementwise;
 mod embedding;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod linear;
 mod lowrank;
 mod mamba;
@@ -32,7 +34,7 @@ pub use by_name::Mechanism;
 pub use context::{after_fork, configure, context, reconfigure, with_context};
 pub use conv::{Conv, short_conv};
 pub use cross_entropy::linear_cross_entropy;
-pub use device::{DeviceError, DeviceName, cpu, devices};
+pub use device::{DeviceError, DeviceName, cpu, devices, is_host};
 pub use elementwise::{activate, add, gated, neg_exp, silu_times};
 pub use embedding::{embedding, embedding_quantised};
 pub use linear::{linear, linear_quantised};

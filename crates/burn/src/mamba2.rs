@@ -63,15 +63,15 @@ impl Mamba2 {
 }
 
 #[derive(Debug)]
-struct Scan {
-    dt_limit: (f32, f32),
+pub(crate) struct Scan {
+    pub(crate) dt_limit: (f32, f32),
     form: Mamba2Form,
-    heads: usize,
-    groups: usize,
-    sequences: Packed,
+    pub(crate) heads: usize,
+    pub(crate) groups: usize,
+    pub(crate) sequences: Packed,
 }
 
-const STATE: usize = 7;
+pub(crate) const STATE: usize = 7;
 
 impl Scan {
     fn inputs<'a>(&'a self, x: &'a Inputs) -> scan::Inputs<'a> {

@@ -50,11 +50,11 @@ pub fn layer_norm<const D: usize>(
 }
 
 #[derive(Debug)]
-struct LayerNorm {
-    eps: f32,
+pub(crate) struct LayerNorm {
+    pub(crate) eps: f32,
     /// Whether a second input is added before the norm.
-    sum: bool,
-    bias: bool,
+    pub(crate) sum: bool,
+    pub(crate) bias: bool,
 }
 
 impl Operator for LayerNorm {
@@ -96,11 +96,11 @@ impl Operator for LayerNorm {
 }
 
 #[derive(Debug)]
-struct Norm {
-    eps: f32,
-    group: usize,
-    weighted: bool,
-    gated: bool,
+pub(crate) struct Norm {
+    pub(crate) eps: f32,
+    pub(crate) group: usize,
+    pub(crate) weighted: bool,
+    pub(crate) gated: bool,
 }
 
 impl Norm {

@@ -14,7 +14,7 @@ pub fn rotary(x: Tensor<4>, angles: &Arc<Angles>) -> Tensor<4> {
 }
 
 #[derive(Debug)]
-struct Turn(Arc<Angles>);
+pub(crate) struct Turn(pub(crate) Arc<Angles>);
 
 impl Operator for Turn {
     fn name(&self) -> &str {

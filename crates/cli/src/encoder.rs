@@ -9,7 +9,7 @@ use longreach_models::Progress;
 use longreach_search::job;
 
 use crate::failure::Failure;
-use crate::machine::device;
+use crate::machine::{check_dtype, device};
 use crate::model::DTypeArg;
 
 #[derive(Args)]
@@ -36,7 +36,9 @@ impl EncoderArgs {
     }
 
     pub(crate) fn load_as(&self, dtype: Option<DTypeArg>) -> Result<TextEncoder, Failure> {
-        let mut encoder = TextEncoder::load_on(&self.model, dtype.map(Into::into), &device(), Progress::Shown)?;
+        let dtype = dtype.map(Into::into);
+        check_dtype(dtype)?;
+        let mut encoder = TextEncoder::load_on(&self.model, dtype, &device(), Progress::Shown)?;
         if let Some(n) = self.max_tokens {
             encoder.set_limit(n)?;
         }

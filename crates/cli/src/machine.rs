@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use clap::Args;
 use longreach_burn::DeviceName;
 use longreach_burn::bridge::{Fallback, on_fallback};
+use longreach_models::DType;
 use longreach_simd::{Cx, Isa};
 
 use crate::failure::Failure;
@@ -32,6 +33,16 @@ static DEVICE: Mutex<Option<Device>> = Mutex::new(None);
 /// The device that models are loaded on.
 pub(crate) fn device() -> Device {
     DEVICE.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(longreach_burn::cpu)
+}
+
+/// An error if a precision is asked for that models do not have on the device of this process.
+pub(crate) fn check_dtype(dtype: Option<DType>) -> Result<(), Failure> {
+    match dtype {
+        Some(DType::Bf16 | DType::Int8) if !longreach_burn::is_host(&device()) => {
+            Err(Failure::new("--dtype: want f32 on a GPU: models are in f32 there, whatever their file has"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says that a device computes less than was asked of it.

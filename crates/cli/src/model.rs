@@ -128,6 +128,7 @@ pub(crate) fn load(name: Option<&OsStr>, dtype: Option<DTypeArg>) -> Result<Engi
 
 fn load_with(name: Option<&OsStr>, dtype: Option<DTypeArg>, streaming: Option<Streaming>) -> Result<Engine, Failure> {
     let dtype = dtype.map(DType::from);
+    machine::check_dtype(dtype)?;
     let options = LoadOptions { dtype, streaming, device: machine::device() };
     let engine = match name {
         Some(name) => Engine::load_with(name, &options, Progress::Shown)?,

@@ -66,7 +66,7 @@ impl EncoderModel {
         Self::load_on(at, dtype, &longreach_burn::cpu())
     }
 
-    /// As [`EncoderModel::load`], on `device`.
+    /// As [`EncoderModel::load`], on `device`; matrices are in f32 if it is not the host.
     pub fn load_on(at: &Location, dtype: Option<DType>, device: &Device) -> Result<Self, Error> {
         if let Some(file) = at.gguf() {
             return Self::of_gguf(&Gguf::open(&file)?, dtype, device);
@@ -84,13 +84,13 @@ impl EncoderModel {
             }
         }
         let Some(description) = EncoderDescription::of(&fields)? else { return Err(no_encoder(&fields)?) };
-        Self::from_checkpoint(description, &fields, (config, checkpoint.keep_as(dtype)), device)
+        Self::from_checkpoint(description, &fields, (config, checkpoint.keep_on(device, dtype)), device)
     }
 
     /// Loads an encoder from a GGUF file on `device`. Errors as [`EncoderModel::load`] does.
     pub fn of_gguf(gguf: &Gguf, dtype: Option<DType>, device: &Device) -> Result<Self, Error> {
         let (description, fields, config, checkpoint) = crate::gguf::encoder(gguf)?;
-        let model = Self::from_checkpoint(description, &fields, (config, checkpoint.keep_as(dtype)), device);
+        let model = Self::from_checkpoint(description, &fields, (config, checkpoint.keep_on(device, dtype)), device);
         model.map_err(|e| crate::gguf::named(gguf, e))
     }
 

@@ -26,7 +26,7 @@ pub struct Files {
 /// How a model is loaded.
 #[derive(Clone, Debug)]
 pub struct LoadOptions {
-    /// The precision of its matrices; that of the checkpoint if `None`.
+    /// The precision of its matrices; that of the checkpoint if `None`. On a device other than the host it is f32 in any case.
     pub dtype: Option<DType>,
     /// A bound of the KV cache of layers with full attention: see [`Description::stream`].
     pub streaming: Option<Streaming>,
@@ -82,7 +82,7 @@ impl Model {
         if let Some(file) = at.gguf() {
             return Self::of_gguf_with(&Gguf::open(&file)?, options);
         }
-        Self::of_directory(at, Checkpoint::at(at)?.keep_as(options.dtype), options)
+        Self::of_directory(at, Checkpoint::at(at)?.keep_on(&options.device, options.dtype), options)
     }
 
     /// Loads a model in f32 of which the inputs of matrices are added up. Errors as [`Model::load`] does.
@@ -128,7 +128,7 @@ impl Model {
         let Described { mut description, fields, config, joined, .. } = describe(gguf)?;
         options.change(&mut description, fields.file())?;
         let layers = description.decoder.blocks.len();
-        let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_as(options.dtype);
+        let checkpoint = Checkpoint::of_gguf(gguf, layers, &joined)?.keep_on(&options.device, options.dtype);
         let bos = fields.ids("bos_token_id")?.first().copied();
         let model = Self::from_checkpoint(description, config, checkpoint, &options.device);
         let model = model.map_err(|e| named(gguf, e))?;
@@ -141,7 +141,7 @@ impl Model {
         let mut description = Description::of(&Fields::parse(files.name, files.config)?)?;
         options.change(&mut description, files.name)?;
         let checkpoint = Checkpoint::from_bytes(files.name, Bytes::from_static(files.weights))?;
-        let checkpoint = checkpoint.keep_as(options.dtype);
+        let checkpoint = checkpoint.keep_on(&options.device, options.dtype);
         let model = Self::from_checkpoint(description, files.config.to_owned(), checkpoint, &options.device)?;
         Ok(Self { streaming: options.streaming, ..model })
     }

@@ -58,6 +58,21 @@ pub struct Angles {
     interleaved: bool,
 }
 
+impl Angles {
+    /// The cosines and the sines, times the magnitude: `[B or 1, T, r / 2]`, contiguous.
+    pub fn cos_sin(&self) -> [(&[f32], [usize; 3]); 2] {
+        [&self.cos, &self.sin].map(|x| {
+            let (rows, half) = x.dim();
+            (x.as_slice().unwrap_or_default(), [self.batch, rows / self.batch.max(1), half])
+        })
+    }
+
+    /// Whether pairs are neighbouring channels, instead of channels of the two halves.
+    pub fn is_interleaved(&self) -> bool {
+        self.interleaved
+    }
+}
+
 /// The largest supported width. Frequencies are computed before the width is compared with the input.
 const MAX_WIDTH: usize = 1 << 16;
 

@@ -26,6 +26,11 @@ pub trait Attend: Debug + Send + Sync {
         false
     }
 
+    /// The pattern, if this is one that does not depend on the inputs: another device then runs it with a kernel of its own.
+    fn pattern(&self) -> Option<Arc<dyn Pattern>> {
+        None
+    }
+
     /// As [`Attend::chunk`], for few queries against a long KV cache.
     fn step(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {
         self.chunk(x, cx)
@@ -58,6 +63,10 @@ impl From<Box<dyn Pattern>> for Patterned {
 impl Attend for Patterned {
     fn reads_segments(&self) -> bool {
         true
+    }
+
+    fn pattern(&self) -> Option<Arc<dyn Pattern>> {
+        Some(self.0.clone())
     }
 
     fn chunk(&self, x: &Inputs<'_>, cx: &Cx) -> Result<Output, Error> {

@@ -33,7 +33,7 @@ pub use pack::Pack;
 pub use plain::Plain;
 
 /// The backend extension: applies an operator to the tensors of a backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Cube: cfg(feature = "gpu"), Autodiff)]
 pub trait Bridge: Backend {
     /// The outputs of an operator.
     fn apply(op: Op, #[extension_type] inputs: Pack<Self>) -> Pack<Self>;

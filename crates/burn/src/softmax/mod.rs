@@ -82,7 +82,7 @@ impl Options {
 }
 
 /// With fewer queries than this, work is divided over the keys instead of the queries.
-const FEW: usize = 8;
+pub(crate) const FEW: usize = 8;
 
 /// The output `[B, T, H, E]`, and the log-sum-exp `[B, T, H]`.
 pub fn attention(x: Attention) -> (Tensor<4>, Tensor<3>) {

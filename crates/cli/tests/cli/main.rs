@@ -13,6 +13,8 @@ mod encode;
 mod forward;
 mod found;
 mod generate;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod hub;
 #[cfg(not(feature = "mpi"))]
 mod launched;

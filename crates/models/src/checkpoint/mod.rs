@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
-use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, TensorData};
+use burn::tensor::{AllocationProperty, Bytes as TensorBytes, DType as BurnDType, Device, TensorData};
 use bytes::Bytes;
 use half::bf16;
 use longreach_nn::{Error as NnError, Inputs, Layout, Precision, Source, Spec};
@@ -88,6 +88,12 @@ impl Checkpoint {
     pub fn keep_as(mut self, dtype: Option<DType>) -> Self {
         self.dtype = dtype;
         self
+    }
+
+    /// As [`Checkpoint::keep_as`] on the host. On another device matrices are in f32, whatever `dtype` is: its kernels have no other
+    /// precision for all operations.
+    pub fn keep_on(self, device: &Device, dtype: Option<DType>) -> Self {
+        self.keep_as(if longreach_burn::is_host(device) { dtype } else { Some(DType::F32) })
     }
 
     /// Reads tensors as the model type stores them.
