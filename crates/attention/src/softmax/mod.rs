@@ -33,6 +33,7 @@ pub mod h_transformer_1d;
 pub mod hierarchical;
 pub mod infllm_v2;
 mod layout;
+mod limits;
 pub mod longformer;
 pub mod longnet;
 pub mod lsh;

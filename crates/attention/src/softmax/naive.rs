@@ -2,7 +2,7 @@
 
 use ndarray::{Array3, Array4, s};
 
-use super::mask::Limits;
+use super::limits::Limits;
 use super::{Inputs, Pattern, packed_sequences};
 use crate::{Error, Sequences};
 

@@ -15,6 +15,8 @@ mod forward;
 mod lists;
 #[cfg(feature = "kernels")]
 mod merge;
+#[cfg(feature = "kernels")]
+mod score;
 
 #[cfg(feature = "kernels")]
 pub use backward::{Cotangent, Gradient, backward};

@@ -13,7 +13,8 @@ use longreach_simd::product::{Stored, StoredSlices};
 use longreach_simd::{Lanes, math, memory};
 use ndarray::{Array3, Array4, ArrayView3, ArrayView4, Ix1};
 
-use super::mask::{BlockMask, Limits, Pattern, Sizes};
+use super::limits::Limits;
+use super::mask::{BlockMask, Pattern, Sizes};
 use super::{Inputs, Segment, View};
 use crate::{Error, error};
 

@@ -22,6 +22,7 @@ mod keys;
 mod pair;
 mod queries;
 mod small;
+mod tile;
 
 const OP: &str = "softmax backward";
 

@@ -4,7 +4,7 @@
 use cubecl::prelude::*;
 
 use crate::softmax::call::{Scalars, With};
-use crate::softmax::forward::{HIDDEN, Place, score};
+use crate::softmax::score::{HIDDEN, Place, score};
 
 /// The probability of a visible pair, given the product of query and key, and the log-sum-exp of the query.
 #[cube]

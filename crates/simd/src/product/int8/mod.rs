@@ -24,6 +24,7 @@ const QUAD: usize = 4;
 /// Columns of the product per task.
 const BLOCK: usize = 4 * NR;
 /// Rows of `x` multiplied by a panel before the next panel is loaded.
+#[cfg(target_arch = "x86_64")]
 const MC: usize = 192;
 
 /// A matrix `[out, in]` quantised to 8 bits, packed in panels of 32 rows: `[panel][k / 4][row of the panel][4]`.

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use longreach_simd::cache::{prefetch, prefetch_l2, store_fence};
+use longreach_simd::cache::{prefetch, store_fence};
 use longreach_simd::team::Scratch;
 use longreach_simd::{Cx, Kernel, Lanes, math};
 use ndarray::{Array4, ArrayViewMut4};
@@ -17,8 +17,14 @@ use super::token::{Token, is_one_token, one_token};
 use super::{Head, Inputs, OP, Tokens, heads};
 use crate::linear::features::{Floor, unwritten};
 use crate::linear::linear_attention::Map;
-use crate::sequences::{Rows, heads_per_task};
+use crate::sequences::heads_per_task;
 use crate::{Error, error};
+
+mod decay;
+mod prefetch_lines;
+
+use decay::Decay;
+use prefetch_lines::{Line, PrefetchLines};
 
 /// Tokens that a tile is kept in registers for.
 const CHUNK: usize = 64;
@@ -237,113 +243,6 @@ fn block_offset<S: Lanes>(i: usize, at: usize) -> usize {
     let wide = WIDE * S::LANES;
     (at / wide * CHUNK + i) * wide + at % wide
 }
-
-/// The cache lines of the next chunk's queries, keys and values of a head, to be prefetched one after another.
-struct PrefetchLines<'a> {
-    rows: [&'a Rows<'a>; 3],
-    tokens: Range<usize>,
-    /// The columns of the head in each array that are still to be prefetched.
-    columns: [Range<usize>; 3],
-}
-
-/// Elements of a cache line.
-const LINE: usize = 16;
-
-impl<'a> PrefetchLines<'a> {
-    #[inline(always)]
-    fn of(x: &'a Tokens<'a>, (h, tokens): (usize, Range<usize>)) -> Self {
-        let (k, v) = (x.dims.k, x.dims.v);
-        let group = x.dims.group(h);
-        let of_keys = group * k..(group + 1) * k;
-        Self { rows: [&x.q, &x.k, &x.v], tokens, columns: [of_keys.clone(), of_keys, h * v..(h + 1) * v] }
-    }
-
-    /// The next cache line, for all tokens.
-    #[inline(always)]
-    fn next(&mut self) -> Line<'a> {
-        for (rows, columns) in self.rows.into_iter().zip(&mut self.columns) {
-            if columns.start < columns.end {
-                let at = columns.start;
-                columns.start = (at + LINE).min(columns.end);
-                return Line { rows: Some(rows), tokens: self.tokens.clone(), at };
-            }
-        }
-        Line::NONE
-    }
-}
-
-/// One cache line for each of several tokens.
-struct Line<'a> {
-    rows: Option<&'a Rows<'a>>,
-    tokens: Range<usize>,
-    at: usize,
-}
-
-impl Line<'_> {
-    const NONE: Self = Self { rows: None, tokens: 0..0, at: 0 };
-
-    /// Prefetches the line of one token, if there is such a token. One line per token keeps within the line-fill
-    /// buffers.
-    #[inline(always)]
-    fn prefetch(&self, token: usize) {
-        let token = self.tokens.start + token;
-        if let Some(rows) = self.rows.filter(|_| token < self.tokens.end) {
-            prefetch_l2(&rows.get(token)[self.at..self.at + 1]);
-        }
-    }
-}
-
-/// The decay within a chunk, in runs; `G` is 0 at the first token of each.
-struct Decay {
-    /// `e^{G}`
-    cumulative: [f32; CHUNK],
-    /// `e^{-G}`
-    inverse: [f32; CHUNK],
-    /// The number of runs.
-    runs: usize,
-    /// The end of each run.
-    end: [usize; CHUNK],
-    /// The factor `e^g` of each run's first token, by which the state is multiplied before the run.
-    entry: [f32; CHUNK],
-}
-
-impl Decay {
-    #[inline(always)]
-    fn of<S: Lanes>(s: S, x: &Tokens<'_>, h: usize, first: usize, len: usize) -> Self {
-        // Each sum is kept as a rounded f32 and the remainder, so that differences keep all digits.
-        let (mut high, mut low) = ([0.0; CHUNK], [0.0; CHUNK]);
-        let mut decay =
-            Self { cumulative: [1.0; CHUNK], inverse: [1.0; CHUNK], runs: 0, end: [0; CHUNK], entry: [0.0; CHUNK] };
-        let mut sum = 0.0f64;
-        for i in 0..len {
-            let g = x.g(first + i, h) as f64;
-            if i == 0 || sum + g < -LIMIT {
-                decay.entry[decay.runs] = g as f32;
-                decay.runs += 1;
-                sum = 0.0;
-            } else {
-                sum += g;
-            }
-            decay.end[decay.runs - 1] = i + 1;
-            high[i] = sum as f32;
-            low[i] = (sum - sum as f32 as f64) as f32;
-        }
-        for at in (0..len).step_by(S::LANES) {
-            let (high, low) = (s.load(&high[at..]), s.load(&low[at..]));
-            let cumulative = math::exp(s, high);
-            s.store(&mut decay.cumulative[at..], s.fma(cumulative, low, cumulative));
-            let (high, low) = (s.sub(s.splat(0.0), high), s.sub(s.splat(0.0), low));
-            let inverse = math::exp(s, high);
-            s.store(&mut decay.inverse[at..], s.fma(inverse, low, inverse));
-        }
-        for part in decay.entry[..decay.runs].chunks_mut(S::LANES) {
-            let e = math::exp(s, s.load_part(part));
-            s.store_part(part, e);
-        }
-        decay
-    }
-}
-
 /// The tokens of a chunk of one head.
 struct Chunk<'a> {
     q: &'a [&'a [f32]],
