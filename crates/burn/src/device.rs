@@ -52,10 +52,10 @@ impl DeviceName {
         match self.kind {
             "cpu" => Ok(cpu()),
             #[cfg(feature = "gpu")]
-            kind if kind != "cuda" => gpus(kind).into_iter().nth(self.index).ok_or_else(|| DeviceError::Missing {
-                name: self.to_string(),
-                found: gpus(kind).len(),
-            }),
+            kind if kind != "cuda" => gpus(kind)
+                .into_iter()
+                .nth(self.index)
+                .ok_or_else(|| DeviceError::Missing { name: self.to_string(), found: gpus(kind).len() }),
             "cuda" => Err(DeviceError::NotBuilt { name: self.to_string(), feature: "cuda" }),
             _ => Err(DeviceError::NotBuilt { name: self.to_string(), feature: "gpu" }),
         }

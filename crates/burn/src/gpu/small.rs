@@ -75,14 +75,20 @@ fn halves(x: &CubeTensor) -> Tensors {
 
 impl Run<Cube> for Gated {
     fn run(&self, inputs: Tensors) -> Result<Tensors, Tensors> {
-        run(halves(&inputs[0]), |device, x| Ok(vec![activation::gated(device, &x[0], &x[1], self.0)?])).map_err(|_| inputs)
+        run(halves(&inputs[0]), |device, x| Ok(vec![activation::gated(device, &x[0], &x[1], self.0)?]))
+            .map_err(|_| inputs)
     }
 
     fn run_back(&self, of: Gradient<Cube>) -> Gradients {
-        let parts = Gradient { inputs: halves(&of.inputs[0]), saved: Vec::new(), shapes: of.shapes.clone(), d_out: of.d_out.clone(), wanted: vec![true; 2] };
-        let back = run_back(parts, |b| {
-            Ok(activation::gated_backward(&b.device, &b.x[0], &b.x[1], self.0, &b.d[0])?.into())
-        });
+        let parts = Gradient {
+            inputs: halves(&of.inputs[0]),
+            saved: Vec::new(),
+            shapes: of.shapes.clone(),
+            d_out: of.d_out.clone(),
+            wanted: vec![true; 2],
+        };
+        let back =
+            run_back(parts, |b| Ok(activation::gated_backward(&b.device, &b.x[0], &b.x[1], self.0, &b.d[0])?.into()));
         let Ok(halves) = back else { return Err(of) };
         let last = dims(&of.inputs[0]).len() - 1;
         Ok(vec![of.wanted[0].then(|| Cube::float_cat(halves.into_iter().flatten().collect(), last))])

@@ -34,8 +34,13 @@ fn the_built_in_model_writes_what_it_writes_on_the_cpu() {
 fn a_saved_state_moves_between_devices() {
     let folder = tempfile::tempdir().expect("a directory");
     let at = |name: &str| folder.path().join(name);
-    let read = |state: &str| ["generate", "--prompt", "A trait is", "-n", "1", "--temperature", "0", "--save-state", state].map(str::to_owned);
-    let go_on = |state: &str| ["generate", "--prompt", " and so", "-n", "8", "--temperature", "0", "--load-state", state].map(str::to_owned);
+    let read = |state: &str| {
+        ["generate", "--prompt", "A trait is", "-n", "1", "--temperature", "0", "--save-state", state]
+            .map(str::to_owned)
+    };
+    let go_on = |state: &str| {
+        ["generate", "--prompt", " and so", "-n", "8", "--temperature", "0", "--load-state", state].map(str::to_owned)
+    };
     let (cpu, gpu) = (at("cpu.state"), at("gpu.state"));
     let Some(_) = on_gpu(&read(text(&gpu)).each_ref().map(String::as_str)) else { return };
     crate::stdout(&read(text(&cpu)).each_ref().map(String::as_str));
@@ -46,8 +51,12 @@ fn a_saved_state_moves_between_devices() {
 
 #[test]
 fn a_precision_that_a_gpu_does_not_have_is_refused() {
-    let args = ["generate", "--model", text(&golden("llama-a")), "--dtype", "bf16", "--device", "vulkan"].map(str::to_owned);
+    let args =
+        ["generate", "--model", text(&golden("llama-a")), "--dtype", "bf16", "--device", "vulkan"].map(str::to_owned);
     let output = longreach(&args.each_ref().map(String::as_str)).output().expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success() && (said.contains("want f32 on a GPU") || said.contains("0 of this kind")), "{said}");
+    assert!(
+        !output.status.success() && (said.contains("want f32 on a GPU") || said.contains("0 of this kind")),
+        "{said}"
+    );
 }
