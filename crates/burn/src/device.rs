@@ -62,6 +62,16 @@ impl DeviceName {
     }
 }
 
+impl DeviceName {
+    /// What a GPU is called by its driver, software included; `None` for the CPU, and where there is no such device.
+    pub fn adapter(self) -> Option<String> {
+        #[cfg(feature = "gpu")]
+        return self.open().ok().filter(|device| !is_host(device)).and_then(|device| Some(device.identity()?.name));
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+}
+
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.index {

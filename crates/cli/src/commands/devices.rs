@@ -1,6 +1,6 @@
 //! `longreach devices`
 
-use longreach_burn::{DeviceName, context, devices};
+use longreach_burn::{context, devices};
 use serde_json::json;
 
 use crate::failure::Failure;
@@ -20,16 +20,24 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: Args) -> Result<(), Failure> {
-    let names: Vec<String> = devices().iter().map(DeviceName::to_string).collect();
+    let names = devices();
     let cx = context();
     let (isa, threads) = (cx.isa.name(), cx.team.threads());
     if args.json {
-        let all: Vec<_> = names.iter().map(|name| json!({"name": name, "isa": isa, "threads": threads})).collect();
+        let all: Vec<_> = names.into_iter().map(|name| match name.adapter() {
+            Some(adapter) => json!({"name": name.to_string(), "adapter": adapter}),
+            None => json!({"name": name.to_string(), "isa": isa, "threads": threads}),
+        });
+        let all: Vec<_> = all.collect();
         println!("{}", serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
     for name in names {
-        println!("{name:<8}  instruction set {isa}, threads: {threads}");
+        let name_of = name.to_string();
+        match name.adapter() {
+            Some(adapter) => println!("{name_of:<8}  {adapter}"),
+            None => println!("{name_of:<8}  instruction set {isa}, threads: {threads}"),
+        }
     }
     Ok(())
 }
