@@ -9,10 +9,9 @@
 use cubecl::prelude::*;
 
 use super::pair::{probability, through};
-use super::tile::{TileRows, products};
 use crate::softmax::call::{Scalars, With};
 use crate::softmax::lists::ENTRY;
-use crate::softmax::score::{Place, seen, tile_of};
+use crate::softmax::score::{Place, keep, seen, tile_of};
 use crate::tile::load::{Rows, load};
 use crate::tile::product::{Product, product};
 
@@ -47,6 +46,8 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
     let rows = comptime!(plan.rows);
     let stride = comptime!(plan.slice_stride());
     let across = comptime!(plan.keys_stride());
+    let scores_of =
+        comptime!(Product { by, bx, rows: ni, columns: nj, terms: plan.slice, a: (stride, 1), b: (1, stride) });
     // The transpose of the scores times rows of queries.
     let sums_of = comptime!(Product { by, bx, rows: nk, columns: ne, terms: rows, a: (1, across), b: (stride, 1) });
     let y = UNIT_POS as usize / bx;
@@ -111,21 +112,51 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
                 stride: of.h as usize * comptime!(with.value_width),
                 count,
             };
-            let of_tile = TileRows { q: q_rows, k: k_rows, v: v_rows, dout: o_rows };
-            products::<E>(
-                q,
-                k,
-                v,
-                dout,
-                &of_tile,
-                &mut a_tile,
-                &mut b_tile,
-                &mut s,
-                &mut dp,
-                &mut scores,
-                &mut slopes,
-                with,
-            );
+            #[unroll]
+            for i in 0..comptime!(ni * nj) {
+                s[i] = 0.0f32;
+                dp[i] = 0.0f32;
+            }
+            for slice in 0..slices {
+                sync_cube();
+                load::<E>(
+                    q,
+                    &mut a_tile,
+                    &q_rows,
+                    slice * comptime!(plan.slice),
+                    comptime!(tile_of(&with, rows, with.width, 1)),
+                );
+                load::<E>(
+                    k,
+                    &mut b_tile,
+                    &k_rows,
+                    slice * comptime!(plan.slice),
+                    comptime!(tile_of(&with, keys, with.width, 1)),
+                );
+                sync_cube();
+                product(&a_tile, &b_tile, &mut s, 0usize, scores_of);
+            }
+            for slice in 0..v_slices {
+                sync_cube();
+                load::<E>(
+                    dout,
+                    &mut a_tile,
+                    &o_rows,
+                    slice * comptime!(plan.slice),
+                    comptime!(tile_of(&with, rows, with.value_width, 1)),
+                );
+                load::<E>(
+                    v,
+                    &mut b_tile,
+                    &v_rows,
+                    slice * comptime!(plan.slice),
+                    comptime!(tile_of(&with, keys, with.value_width, 1)),
+                );
+                sync_cube();
+                product(&a_tile, &b_tile, &mut dp, 0usize, scores_of);
+            }
+            keep(&s, &mut scores, with.plan);
+            keep(&dp, &mut slopes, with.plan);
             for i in 0..ni {
                 let row = y + i * by;
                 for j in 0..nj {
@@ -153,7 +184,7 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
                     load::<E>(
                         dout,
                         &mut a_tile,
-                        &of_tile.dout,
+                        &o_rows,
                         slice * comptime!(plan.slice),
                         comptime!(tile_of(&with, rows, with.value_width, 1)),
                     );
@@ -167,7 +198,7 @@ pub(super) fn keys_kernel<E: Numeric, O: Numeric>(
                 load::<E>(
                     q,
                     &mut a_tile,
-                    &of_tile.q,
+                    &q_rows,
                     slice * comptime!(plan.slice),
                     comptime!(tile_of(&with, rows, with.width, 1)),
                 );

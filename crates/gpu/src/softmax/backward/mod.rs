@@ -22,7 +22,6 @@ mod keys;
 mod pair;
 mod queries;
 mod small;
-mod tile;
 
 const OP: &str = "softmax backward";
 

@@ -8,10 +8,9 @@
 use cubecl::prelude::*;
 
 use super::pair::{probability, through};
-use super::tile::{TileRows, products};
 use crate::softmax::call::{Scalars, With};
 use crate::softmax::lists::ENTRY;
-use crate::softmax::score::{Place, seen, tile_of};
+use crate::softmax::score::{Place, keep, seen, tile_of};
 use crate::tile::load::{Rows, load};
 use crate::tile::product::{Product, product};
 
@@ -44,6 +43,8 @@ pub(super) fn queries_kernel<E: Numeric, O: Numeric>(
     let rows = comptime!(plan.rows);
     let stride = comptime!(plan.slice_stride());
     let across = comptime!(plan.keys_stride());
+    let scores_of =
+        comptime!(Product { by, bx, rows: ni, columns: nj, terms: plan.slice, a: (stride, 1), b: (1, stride) });
     let y = UNIT_POS as usize / bx;
     let x = UNIT_POS as usize % bx;
 
@@ -88,21 +89,51 @@ pub(super) fn queries_kernel<E: Numeric, O: Numeric>(
             stride: of.g as usize * comptime!(with.value_width),
             count: there,
         };
-        let of_tile = TileRows { q: q_rows, k: k_rows, v: v_rows, dout: o_rows };
-        products::<E>(
-            q,
-            k,
-            v,
-            dout,
-            &of_tile,
-            &mut a_tile,
-            &mut b_tile,
-            &mut s,
-            &mut dp,
-            &mut scores,
-            &mut slopes,
-            with,
-        );
+        #[unroll]
+        for i in 0..comptime!(ni * nj) {
+            s[i] = 0.0f32;
+            dp[i] = 0.0f32;
+        }
+        for slice in 0..slices {
+            sync_cube();
+            load::<E>(
+                q,
+                &mut a_tile,
+                &q_rows,
+                slice * comptime!(plan.slice),
+                comptime!(tile_of(&with, rows, with.width, 1)),
+            );
+            load::<E>(
+                k,
+                &mut b_tile,
+                &k_rows,
+                slice * comptime!(plan.slice),
+                comptime!(tile_of(&with, keys, with.width, 1)),
+            );
+            sync_cube();
+            product(&a_tile, &b_tile, &mut s, 0usize, scores_of);
+        }
+        for slice in 0..comptime!(plan.slices(with.value_width)) {
+            sync_cube();
+            load::<E>(
+                dout,
+                &mut a_tile,
+                &o_rows,
+                slice * comptime!(plan.slice),
+                comptime!(tile_of(&with, rows, with.value_width, 1)),
+            );
+            load::<E>(
+                v,
+                &mut b_tile,
+                &v_rows,
+                slice * comptime!(plan.slice),
+                comptime!(tile_of(&with, keys, with.value_width, 1)),
+            );
+            sync_cube();
+            product(&a_tile, &b_tile, &mut dp, 0usize, scores_of);
+        }
+        keep(&s, &mut scores, with.plan);
+        keep(&dp, &mut slopes, with.plan);
         for i in 0..ni {
             let row = y + i * by;
             for j in 0..nj {
@@ -131,7 +162,7 @@ pub(super) fn queries_kernel<E: Numeric, O: Numeric>(
             load::<E>(
                 k,
                 &mut b_tile,
-                &of_tile.k,
+                &k_rows,
                 slice * comptime!(plan.slice),
                 comptime!(tile_of(&with, keys, with.width, 1)),
             );
