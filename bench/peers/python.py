@@ -109,6 +109,8 @@ def registered(options):
             print(f"ModernBERT, {attention}: {run.stderr.strip().splitlines()[-1:] or run.returncode}")
             continue
         found[attention] = json.loads(run.stdout.splitlines()[-1])
+    if "longreach" not in found:
+        return print("ModernBERT: nothing to compare")
     title = f"ModernBERT of base size, {options.tokens} tokens"
     told(f"{title}, time", {name: one["time"] for name, one in found.items()}, "longreach")
     told(f"{title}, memory", {name: one["peak"] for name, one in found.items()}, "longreach", 1, "MB")
