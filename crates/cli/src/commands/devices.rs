@@ -24,7 +24,7 @@ pub(crate) fn run(args: Args) -> Result<(), Failure> {
     let cx = context();
     let (isa, threads) = (cx.isa.name(), cx.team.threads());
     if args.json {
-        let all: Vec<_> = names.into_iter().map(|name| match name.adapter() {
+        let all = names.into_iter().map(|name| match name.adapter() {
             Some(adapter) => json!({"name": name.to_string(), "adapter": adapter}),
             None => json!({"name": name.to_string(), "isa": isa, "threads": threads}),
         });

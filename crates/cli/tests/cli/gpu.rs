@@ -29,24 +29,24 @@ fn the_built_in_model_writes_what_it_writes_on_the_cpu() {
     same(&["generate", "--prompt", "In this chapter, we", "-n", "12", "--temperature", "0"]);
 }
 
-/// A state that one device has saved is read on by the other.
+/// A state that one device has saved is read on by the other, in the precision that both have.
 #[test]
 fn a_saved_state_moves_between_devices() {
     let folder = tempfile::tempdir().expect("a directory");
-    let at = |name: &str| folder.path().join(name);
-    let read = |state: &str| {
-        ["generate", "--prompt", "A trait is", "-n", "1", "--temperature", "0", "--save-state", state]
-            .map(str::to_owned)
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let call = |prompt: &str, n: &str, option: &str, state: &str| {
+        let fixed = ["generate", "--temperature", "0", "--dtype", "f32", "--prompt"];
+        [&fixed[..], &[prompt, "-n", n, option, state]].concat().into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
-    let go_on = |state: &str| {
-        ["generate", "--prompt", " and so", "-n", "8", "--temperature", "0", "--load-state", state].map(str::to_owned)
-    };
-    let (cpu, gpu) = (at("cpu.state"), at("gpu.state"));
-    let Some(_) = on_gpu(&read(text(&gpu)).each_ref().map(String::as_str)) else { return };
-    crate::stdout(&read(text(&cpu)).each_ref().map(String::as_str));
-    let want = crate::stdout(&go_on(text(&cpu)).each_ref().map(String::as_str));
-    assert_eq!(crate::stdout(&go_on(text(&gpu)).each_ref().map(String::as_str)), want);
-    assert_eq!(on_gpu(&go_on(text(&cpu)).each_ref().map(String::as_str)).expect("it was there").0, want);
+    let cpu = |call: Vec<String>| crate::stdout(&call.iter().map(String::as_str).collect::<Vec<_>>());
+    let gpu = |call: Vec<String>| on_gpu(&call.iter().map(String::as_str).collect::<Vec<_>>());
+    if gpu(call("A trait is", "1", "--save-state", &at("gpu"))).is_none() {
+        return;
+    }
+    cpu(call("A trait is", "1", "--save-state", &at("cpu")));
+    let want = cpu(call(" and so", "8", "--load-state", &at("cpu")));
+    assert_eq!(cpu(call(" and so", "8", "--load-state", &at("gpu"))), want);
+    assert_eq!(gpu(call(" and so", "8", "--load-state", &at("cpu"))).expect("it was there").0, want);
 }
 
 #[test]
