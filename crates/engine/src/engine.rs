@@ -47,6 +47,17 @@ impl Engine {
     /// Loads a model on the CPU from a directory, a weights file or a Hub id. Weight matrices are kept in `dtype`, or in that of the checkpoint if `None`.
     ///
     /// An error if a file is missing or damaged, the model type is not supported, or a download fails.
+    ///
+    /// ```
+    /// use longreach_engine::{Engine, Sampling};
+    /// use longreach_models::Progress;
+    ///
+    /// let engine = Engine::load("../../models/default", None, Progress::Hidden)?;
+    /// let mut session = engine.session();
+    /// session.read_text("Ownership is")?;
+    /// assert!(!session.write(8, Sampling::greedy())?.is_empty());
+    /// # Ok::<(), longreach_engine::Error>(())
+    /// ```
     pub fn load(name: impl AsRef<OsStr>, dtype: Option<DType>, progress: Progress) -> Result<Self, Error> {
         Self::load_with(name, &LoadOptions { dtype, ..LoadOptions::default() }, progress)
     }

@@ -115,6 +115,22 @@ type Tensors = HashMap<String, (Vec<usize>, Values)>;
 impl Session {
     /// Saves the session and the position of the sampler to a file, atomically. An error before the first token, or if
     /// the file cannot be written.
+    ///
+    /// ```
+    /// use longreach_engine::{Engine, Sampler, Sampling};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let file = folder.path().join("text.state");
+    /// let (engine, mut sampler) = (Engine::embedded(None)?, Sampler::new(Sampling::greedy())?);
+    /// let mut session = engine.session();
+    /// session.read_text("Ownership is")?;
+    /// session.save(&file, &sampler)?;
+    ///
+    /// let mut resumed = engine.resume(&file)?.session;
+    /// assert_eq!(resumed.tokens(), session.tokens());
+    /// assert_eq!(resumed.next_token(&mut sampler)?, session.next_token(&mut sampler)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn save(&self, file: &Path, sampler: &Sampler) -> Result<(), Error> {
         self.save_with(file, sampler, &With::default())
     }

@@ -167,6 +167,24 @@ impl Model {
 
     /// A model with random weights on `device`, which is the start of training. Errors if `config`, which errors call
     /// `file`, is invalid.
+    ///
+    /// A step of training:
+    ///
+    /// ```
+    /// use burn::optim::{AdamWConfig, GradientsParams};
+    /// use longreach_models::Model;
+    ///
+    /// let config = r#"{"model_type": "mamba2", "vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "expand": 2,
+    ///     "num_heads": 2, "head_dim": 16, "state_size": 8, "n_groups": 1, "tie_word_embeddings": true}"#;
+    /// let mut decoder = Model::random("config", config, 1, &longreach_burn::cpu().autodiff())?.decoder;
+    /// let (text, targets) = ([3, 1, 4, 1], [1, 4, 1, 5]);
+    ///
+    /// let hidden = decoder.forward(&text, &mut decoder.start(1), None);
+    /// let loss = decoder.loss(hidden, &targets);
+    /// let gradients = GradientsParams::from_grads(loss.backward(), &decoder);
+    /// decoder = AdamWConfig::new().init().step(1e-3, decoder, gradients);
+    /// # Ok::<(), longreach_models::Error>(())
+    /// ```
     pub fn random(file: &str, config: &str, seed: u64, device: &Device) -> Result<Self, Error> {
         let description = Description::of(&Fields::parse(file, config)?)?;
         let mut source = Random::new(seed);

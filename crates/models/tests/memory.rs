@@ -1,32 +1,8 @@
 //! Recomputed activations take the memory of one block, whatever the number of blocks.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use burn::tensor::Device;
 use longreach_models::Model;
-
-/// Counts the bytes that are allocated, and their peak, on all threads.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-#[expect(unsafe_code, reason = "an allocator is unsafe")]
-// SAFETY: all calls are forwarded to the system allocator; the counters do not affect memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: the caller upholds the contract of `alloc`, which is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller upholds the contract of `dealloc`, which is passed on.
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
+use longreach_testkit::{Counting, peak};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -35,7 +11,7 @@ const TOKENS: usize = 192;
 const WIDTH: usize = 32;
 
 /// The peak of a forward and a backward pass beyond what the model holds, in bytes.
-fn peak(layers: usize, recompute: bool) -> usize {
+fn of_a_step(layers: usize, recompute: bool) -> usize {
     let config = format!(
         r#"{{"model_type": "longreach", "vocab_size": 40, "hidden_size": {WIDTH}, "intermediate_size": 128, "head_dim": 16,
             "num_hidden_layers": {layers}, "mixer": "dense"}}"#
@@ -50,15 +26,12 @@ fn peak(layers: usize, recompute: bool) -> usize {
     };
     // Once before: what is made once, such as threads and tables of angles, does not count.
     step();
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    step();
-    PEAK.load(Ordering::Relaxed) - before
+    peak(step).0
 }
 
 #[test]
 fn recomputed_blocks_keep_their_inputs_alone() {
-    let [few, many] = [4, 12].map(|layers| [false, true].map(|recompute| peak(layers, recompute)));
+    let [few, many] = [4, 12].map(|layers| [false, true].map(|recompute| of_a_step(layers, recompute)));
     assert!(2 * many[1] < many[0], "{} bytes, stored {}", many[1], many[0]);
     // A block keeps its input and the gradients of its parameters. The stored activations are several times as many.
     let [stored, recomputed] = [0, 1].map(|i| many[i].saturating_sub(few[i]) / 8);

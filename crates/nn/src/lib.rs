@@ -5,6 +5,22 @@
 //! training.
 //!
 //! Shapes: tokens are `[B, T, d]`. State is passed in and returned explicitly, in a [`Cache`].
+//!
+//! ```
+//! use longreach_nn::mixers::{AttentionConfig, MixerConfig};
+//! use longreach_nn::{BlockConfig, BranchConfig, Builder, Decoder, DecoderConfig, DecoderNames, NormConfig, Random};
+//!
+//! let mixer = MixerConfig::Attention(AttentionConfig::new(24, 3));
+//! let block = BlockConfig::new(vec![BranchConfig::mixer("mixer", mixer).before("norm", NormConfig::Rms(1e-5))]);
+//! let names = DecoderNames::new(["body", "embedding", "blocks", "head"]);
+//! let config = DecoderConfig::new([50, 24], vec![block.clone(), block], names);
+//! let decoder = Decoder::new(&mut Builder::new(&mut Random::new(1), &longreach_burn::cpu()), &config)?;
+//!
+//! let mut cache = decoder.start(1);
+//! let hidden = decoder.forward(&[3, 1, 4], &mut cache, None);
+//! assert_eq!(decoder.logits(hidden).dims(), [1, 3, 50]);
+//! # Ok::<(), longreach_nn::Error>(())
+//! ```
 
 mod adaptive;
 mod block;

@@ -17,6 +17,12 @@
 //! let tensors = window.sample(&Sample { tokens: 100, ..Sample::default() });
 //! let outputs = window.forward(&tensors, &serde_json::json!({"left": 31}), Form::Chunk, &Cx::new(1))?;
 //! assert_eq!(outputs["o"].shape(), [1, 100, 4, 64]);
+//!
+//! // The gradients of the sum of the outputs.
+//! let mut given = tensors.clone();
+//! given.insert("do".to_owned(), outputs["o"].mapv(|_| 1.0));
+//! let gradients = window.backward(&given, &serde_json::json!({"left": 31}), &Cx::new(1))?;
+//! assert_eq!(gradients["dq"].shape(), tensors["q"].shape());
 //! # Ok::<(), longreach_attention::Error>(())
 //! ```
 

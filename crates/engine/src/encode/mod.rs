@@ -341,6 +341,17 @@ impl TextEncoder {
     }
 
     /// Embeds texts, each after `prompt`; texts longer than the input limit are truncated. Returns one vector of [`TextEncoder::width`] numbers per text.
+    /// An error if the model has no such prompt.
+    ///
+    /// ```
+    /// use longreach_engine::{Prompt, TextEncoder};
+    /// use longreach_models::Progress;
+    ///
+    /// let encoder = TextEncoder::load("tests/goldens/st-bert-mean", None, Progress::Hidden)?;
+    /// let vectors = encoder.embed(&["the quick river", "a lake"], Prompt::Default)?;
+    /// assert_eq!((vectors.len(), vectors[0].len()), (2, encoder.width()));
+    /// # Ok::<(), longreach_engine::Error>(())
+    /// ```
     pub fn embed(&self, texts: &[&str], prompt: Prompt<'_>) -> Result<Vec<Vec<f32>>, Error> {
         let prompt = self.prompt(prompt)?.to_owned();
         let mut parts = Vec::new();

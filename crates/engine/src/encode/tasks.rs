@@ -88,6 +88,16 @@ impl TextEncoder {
 
     /// Classifies a text; labels are sorted by descending score. A text longer than the input limit is split into windows, whose scores are averaged, weighted
     /// by token count. An error if the model has no head for text classification.
+    ///
+    /// ```
+    /// use longreach_engine::TextEncoder;
+    /// use longreach_models::Progress;
+    ///
+    /// let encoder = TextEncoder::load("tests/goldens/labels", None, Progress::Hidden)?;
+    /// let scored = encoder.classify("the quick river")?;
+    /// assert!(scored.len() > 1 && scored[0].score >= scored[1].score, "{scored:?}");
+    /// # Ok::<(), longreach_engine::Error>(())
+    /// ```
     pub fn classify(&self, text: &str) -> Result<Vec<Scored>, Error> {
         self.for_task(Task::Sequence)?;
         let parts = self.parts(text, "", Long::Split { overlap: 0 })?;

@@ -61,6 +61,23 @@ const ROWS: usize = 256;
 /// Quantises the tensors of `from` and writes them to `to`; `progress` hears the bytes read, and all bytes. Errors if a
 /// tensor is not finite or already quantised, or the file cannot be written; then `to` is not changed, and of a split file
 /// no part is left.
+///
+/// ```
+/// use longreach_models::gguf::{Contents, Mix, Quantising, quantise};
+/// use longreach_models::{Location, Model, Progress};
+///
+/// let from = Contents::of_directory(&Location::find("tests/goldens/llama-a", Progress::Hidden)?, "a model")?;
+/// let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("model.gguf");
+/// let mix = Mix::named("q8_0").expect("a mixture of this name");
+/// let quantised = quantise(&from, &file, &Quantising::new(mix), &mut |_, _| ())?;
+/// assert!(quantised.bits < 32.0);
+///
+/// let model = Model::load(&Location::find(&file, Progress::Hidden)?, None)?;
+/// let hidden = model.decoder.forward(&[3, 1, 4], &mut model.decoder.start(1), None);
+/// assert_eq!(hidden.dims()[1], 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn quantise(
     from: &Contents,
     to: &Path,

@@ -303,7 +303,13 @@ fn accumulate_keys<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f32]
             if first < end {
                 let a = Matrix { data: &a[first * STEP + panels.start * S::LANES + j..], row: 1, col: STEP };
                 let b = [&b[first * wide + column..], &b[first * wide + column + S::LANES..]];
-                accumulate(s, a, end - first, b, wide, &mut out[j * wide + column..]);
+                let out = &mut out[j * wide + column..];
+                // With fewer lanes than rows of a strip, a run may end in the middle of one: what follows is another run.
+                if S::LANES < ROWS && panels.len() * S::LANES < j + ROWS {
+                    accumulate::<S, { ROWS / 2 }>(s, a, end - first, b, wide, out);
+                } else {
+                    accumulate::<S, ROWS>(s, a, end - first, b, wide, out);
+                }
             }
         }
     }
@@ -320,7 +326,7 @@ fn accumulate_queries<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f
                 let a = Matrix::rows(&a[r * STEP + there.start * S::LANES..], STEP);
                 let at = visited[there.start].at * S::LANES * wide + column;
                 let b = [&b[at..], &b[at + S::LANES..]];
-                accumulate(s, a, there.len() * S::LANES, b, wide, &mut out[r * wide + column..]);
+                accumulate::<S, ROWS>(s, a, there.len() * S::LANES, b, wide, &mut out[r * wide + column..]);
             }
         }
     }
@@ -328,12 +334,12 @@ fn accumulate_queries<S: Lanes>(s: S, rows: usize, of: Of<'_>, a: &[f32], b: &[f
 
 /// Accumulates a strip's products into rows of `out`, `wide` apart.
 #[inline(always)]
-fn accumulate<S: Lanes>(s: S, a: Matrix<'_>, k: usize, b: [&[f32]; 2], wide: usize, out: &mut [f32]) {
-    let mut acc = [[s.splat(0.0); 2]; ROWS];
+fn accumulate<S: Lanes, const R: usize>(s: S, a: Matrix<'_>, k: usize, b: [&[f32]; 2], wide: usize, out: &mut [f32]) {
+    let mut acc = [[s.splat(0.0); 2]; R];
     for (r, acc) in acc.iter_mut().enumerate() {
         *acc = [s.load(&out[r * wide..]), s.load(&out[r * wide + S::LANES..])];
     }
-    let acc = strip::<S, ROWS>(s, a, k, b, wide, acc);
+    let acc = strip::<S, R>(s, a, k, b, wide, acc);
     for (r, acc) in acc.into_iter().enumerate() {
         s.store(&mut out[r * wide..], acc[0]);
         s.store(&mut out[r * wide + S::LANES..], acc[1]);
