@@ -197,11 +197,10 @@ impl Unpack for q6_k::Q6K {
             };
             // Two bits of each byte are brought to bits 4 and 5.
             let tops = [_mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high), high, _mm256_srli_epi16::<2>(high)];
-            let mut j = 0;
-            for low in [a, b, c, d] {
-                let code = _mm256_or_si256(low, _mm256_and_si256(tops[j], mask));
+            let lows = [a, b, c, d];
+            for j in 0..4 {
+                let code = _mm256_or_si256(lows[j], _mm256_and_si256(tops[j], mask));
                 codes[4 * n + j] = _mm256_sub_epi8(code, middle);
-                j += 1;
             }
         }
         codes
