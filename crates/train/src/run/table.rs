@@ -2,7 +2,7 @@
 
 use longreach_models::{Answer, Column, Fields, TABLE, TableModel};
 use longreach_nn::Random;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::data::{Held, Prepared, Sizes, Stream};
 use crate::Error;
@@ -41,7 +41,7 @@ fn completed(config: &Config, records: &Records) -> Result<String, Error> {
     fields.insert("model_type".into(), json!(TABLE));
     fields.insert("columns".into(), columns.iter().map(Column::json).collect());
     fields.insert("answer".into(), answer.json());
-    serde_json::to_string_pretty(&Map::from(fields)).map_err(|e| wrong(e.to_string()))
+    serde_json::to_string_pretty(&fields).map_err(|e| wrong(e.to_string()))
 }
 
 /// The names of the columns of a model to start from. An error if the configuration has others, or another answer.
