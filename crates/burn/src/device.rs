@@ -17,7 +17,7 @@ pub fn is_host(device: &Device) -> bool {
 
 /// Whether the kernels of the host can read a tensor where it is.
 pub(crate) fn is_on_host<const D: usize>(x: &Tensor<D>) -> bool {
-    x.device() == cpu()
+    is_host(&x.device())
 }
 
 /// A device by name: `cpu`, or a kind of accelerator with the number of the device, as in `cuda:1`.

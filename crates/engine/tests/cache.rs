@@ -324,3 +324,24 @@ fn what_was_written_is_read_before_it_is_kept() {
     texts.keep(&read, &session);
     assert_eq!(texts.find(&read, &[]).reused.tokens, 0);
 }
+
+/// A state at the end of a text that is at no multiple of the model's cut is of that text alone, also where it is one of 64 tokens.
+#[test]
+fn the_end_of_a_text_within_a_cut_begins_no_other_text() {
+    let kind = KINDS.len() - 1;
+    let ids: Vec<u32> = (0..720).map(|i| (i * 7 + i / 40) % 29).collect();
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = || {
+        let config = CacheConfig { ram: 64 << 20, directory: Some(directory.path().into()), disk: 64 << 20 };
+        StateCache::open(config).expect("a cache")
+    };
+    let cache = open();
+    let texts = cache.texts(engine(kind), None, "");
+    texts.read(&ids[..640], &[], |_| {}).expect("read");
+    let (session, reused) = texts.read(&ids, &[], |_| {}).expect("read");
+    assert_eq!(reused.tokens, 512);
+    assert!(answer(session) == cold(kind, &ids));
+    assert!(cache.flush(Duration::from_secs(60)));
+    let texts = open().texts(engine(kind), None, "");
+    assert!(answer(texts.read(&ids[..700], &[], |_| {}).expect("read").0) == cold(kind, &ids[..700]));
+}

@@ -61,13 +61,8 @@ fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f32> {
 
 #[track_caller]
 fn close(what: &str, a: &[f32], b: &[f32]) {
-    assert_eq!(a.len(), b.len(), "{what}");
-    let most = b.iter().fold(1.0f32, |most, b| most.max(b.abs()));
-    let apart = a.iter().zip(b).fold(0.0f32, |apart, (a, b)| {
-        let d = (a - b).abs();
-        if d.is_nan() { f32::INFINITY } else { apart.max(d) }
-    });
-    assert!(apart <= most * tolerance::LOGITS as f32, "{what}: {apart} of {most}");
+    let [a, b] = [a, b].map(|x| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+    tolerance::assert_close(what, &a, &b, tolerance::LOGITS);
 }
 
 #[test]
@@ -104,7 +99,7 @@ fn packed_is_padded_is_alone() {
         let packed = Sequences { packed: Some(&bounds), ..Sequences::default() };
         let packed = both.forward(Tensor::cat(alone.clone(), 1), &packed);
         close(&format!("{name}, packed"), &numbers(packed), &numbers(Tensor::cat(each.clone(), 1)));
-        // Padding is in front of the first sequence and behind the others, and is not zero.
+        // The first sequence is padded on the left and the others on the right, with numbers that are not zero.
         let from = |i: usize| if i == 0 { 12 - lengths[i] } else { 0 };
         let noise = |n: usize| (n > 0).then(|| rows([1, n, WIDTH], 77, &device));
         let padded = alone.iter().enumerate().map(|(i, x)| {

@@ -1,7 +1,7 @@
 //! Memory-mapped files, and whether they lie on huge pages.
 //!
-//! A mapped file is read through translations of addresses. With pages of 4 KiB they can cost a third of the bandwidth
-//! under a hypervisor; with huge pages of 2 MiB they cost nothing that can be measured. The page cache decides: a kernel
+//! A mapped file is read through translations of addresses, fewer of them with huge pages of 2 MiB than with pages of 4 KiB. The
+//! page cache decides which pages a mapping has: a kernel
 //! whose file system has large folios maps a file with huge pages if it has read it in pieces of 2 MiB, which it does for a
 //! mapping that asks for them ([`Mapped::prefer_huge_pages`]). What is already cached in smaller pieces stays so until it is
 //! dropped and read again ([`reread`]).

@@ -105,7 +105,7 @@ fn run(inputs: Tensors, of: impl FnOnce(&Device, &[View]) -> Result<Vec<View>, E
     let Some(views) = views(&inputs) else { return Err(inputs) };
     match of(&device(&inputs[0]), &views) {
         Ok(out) => Ok(out.iter().map(|x| tensor(x, &inputs[0])).collect()),
-        Err(_) => Err(inputs),
+        Err(e) => Err(unless_failed(&e, inputs)),
     }
 }
 
@@ -134,8 +134,14 @@ fn run_back(
             let pairs = gradients.iter().zip(&of.wanted);
             Ok(pairs.map(|(g, wanted)| wanted.then(|| tensor(g, &like))).collect())
         }
-        Err(_) => Err(of),
+        Err(e) => Err(unless_failed(&e, of)),
     }
+}
+
+/// The argument of a call that a kernel does not take. Panics if the device failed, which the host would only hide.
+fn unless_failed<T>(error: &Error, of: T) -> T {
+    assert!(!matches!(error, Error::Device { .. }), "{error}");
+    of
 }
 
 /// The shape of a tensor, as a list.

@@ -13,12 +13,11 @@ use crate::progress;
 
 /// Read the weights of a model into the page cache, on huge pages where the system has them
 ///
-/// Weights that are used as they are stored are mapped, and every token reads them through the page cache. Where a file is cached in
-/// small pages, as after it was downloaded or copied, translating addresses can cost up to a third of the memory bandwidth on a virtual
-/// machine. This command writes the file to disk if need be, drops it from the cache, and reads it again in pages of 2 MiB. That is needed once,
-/// as long as the file stays cached, and helps every program that maps the file. `longreach info MODEL` says how a file is
-/// cached. Linux alone has such pages, for file systems with large folios (ext4 since Linux 6.16, XFS since 5.18); elsewhere the file
-/// is read as it is.
+/// Weights that are used as they are stored are mapped, and every token reads them through the page cache. A file that was downloaded
+/// or copied is cached in small pages, and on some virtual machines translating their addresses takes memory bandwidth. This command
+/// writes the file to disk if need be, drops it from the cache, and reads it again in pages of 2 MiB. That is needed once, as long as
+/// the file stays cached, and holds for every program that maps the file. `longreach info MODEL` says how a file is cached. Linux alone
+/// has such pages, for file systems with large folios; elsewhere the file is read as it is.
 #[derive(clap::Args)]
 #[command(after_long_help = "\
 Examples:

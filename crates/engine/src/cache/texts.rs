@@ -62,7 +62,7 @@ impl Texts {
         inner.tokens.fetch_add(ids.len() as u64, Ordering::Relaxed);
         let mut ram = locked(&inner.ram);
         let leaves = ram.visit(&path);
-        let in_ram = ram.deepest(&path, |state| state.tokens < ids.len() || state.logits.is_some());
+        let in_ram = ram.deepest(&path, |state| self.serves(state.tokens, ids.len(), state.logits.is_some()));
         drop(ram);
         let so_far = in_ram.as_ref().map_or(0, |state| state.tokens);
         let on_disk = inner.directory.as_ref().and_then(|directory| self.on_disk(directory, &path, so_far));
@@ -90,12 +90,18 @@ impl Texts {
         Found { session, reused: Reused { tokens, tier }, halts }
     }
 
+    /// Whether a text of `n` tokens goes on from a state after `p` of them: at a multiple of the model's cut, or at its own end,
+    /// where the logits are wanted.
+    fn serves(&self, p: usize, n: usize, logits: bool) -> bool {
+        if p == n { logits } else { p.is_multiple_of(self.engine.model.decoder.cut().tokens) }
+    }
+
     /// The deepest state in the directory, beyond `so_far` tokens. It is kept in memory from then on.
     fn on_disk(&self, directory: &Directory, path: &Path<'_>, so_far: usize) -> Option<Arc<Snapshot>> {
         let n = path.tokens();
         let whole = (0..=n / ROWS).rev().map(|i| i * ROWS).filter(|p| *p < n);
         let places = std::iter::once(n).chain(whole).take_while(|p| *p > so_far);
-        for p in places {
+        for p in places.filter(|p| self.serves(*p, n, true)) {
             let key = path.state(p);
             if !directory.has(&key) {
                 continue;

@@ -18,7 +18,7 @@ use tokenizers::{AddedToken, ModelWrapper, Tokenizer};
 /// Parses a definition, with a cache of `words` words. Errors as the library's reader does.
 pub(super) fn parse(text: &str, words: usize) -> Result<Tokenizer, String> {
     let said = |e: &dyn fmt::Display| e.to_string();
-    let Definition { mut rest, added, model } = serde_json::from_str(text).map_err(|e| said(&e))?;
+    let Definition { mut rest, added_tokens, model } = serde_json::from_str(text).map_err(|e| said(&e))?;
     let Some(model) = model.build(words).transpose() else {
         let mut tokenizer = Tokenizer::from_str(text).map_err(|e| said(&e))?;
         let mut model = tokenizer.get_model().clone();
@@ -31,24 +31,29 @@ pub(super) fn parse(text: &str, words: usize) -> Result<Tokenizer, String> {
     rest.insert("model".into(), json!({"type": "BPE", "vocab": {}, "merges": []}));
     let mut tokenizer: Tokenizer = serde_json::from_value(Value::Object(rest)).map_err(|e| said(&e))?;
     tokenizer.with_model(model);
-    tokenizer.add_tokens(&added);
+    tokenizer.add_tokens(&added_tokens.into_iter().map(Into::into).collect::<Vec<_>>());
     Ok(tokenizer)
 }
 
 /// The parts of a `tokenizer.json`.
+#[derive(Deserialize)]
 struct Definition {
-    /// All but the model and the added tokens.
-    rest: Map<String, Value>,
-    added: Vec<AddedToken>,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
     model: Model,
+    /// All but the added tokens and the model.
+    #[serde(flatten)]
+    rest: Map<String, Value>,
 }
 
 /// A model, as far as it is written.
-#[derive(Default)]
+#[derive(Deserialize)]
 struct Model {
-    vocabulary: Vocabulary,
+    #[serde(default)]
+    vocab: Vocabulary,
     merges: Option<Merges>,
     /// Everything but the lists.
+    #[serde(flatten)]
     rest: Map<String, Value>,
 }
 
@@ -69,7 +74,7 @@ impl Model {
     /// The model of the library; `None` for those whose lists were not kept.
     fn build(self, words: usize) -> Result<Option<ModelWrapper>, String> {
         let kind = self.rest.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-        match (&*kind, self.vocabulary, self.merges) {
+        match (&*kind, self.vocab, self.merges) {
             ("BPE", Vocabulary::Ids(ids), Some(Merges(merges))) => {
                 let options: Bpe = serde_json::from_value(Value::Object(self.rest)).map_err(|e| e.to_string())?;
                 let mut built = BPE::builder().vocab_and_merges(ids, merges).cache_capacity(words);
@@ -131,64 +136,6 @@ impl From<Added> for AddedToken {
     fn from(a: Added) -> Self {
         let Added { _id, content, single_word, lstrip, rstrip, normalized, special } = a;
         Self { content, single_word, lstrip, rstrip, normalized, special }
-    }
-}
-
-impl<'de> Deserialize<'de> for Definition {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Parts;
-        impl<'de> Visitor<'de> for Parts {
-            type Value = Definition;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Definition, A::Error> {
-                let mut all = Definition { rest: Map::new(), added: Vec::new(), model: Model::default() };
-                while let Some(key) = map.next_key::<String>()? {
-                    match &*key {
-                        "added_tokens" => {
-                            all.added = map.next_value::<Vec<Added>>()?.into_iter().map(Into::into).collect();
-                        }
-                        "model" => all.model = map.next_value()?,
-                        _ => {
-                            all.rest.insert(key, map.next_value()?);
-                        }
-                    }
-                }
-                Ok(all)
-            }
-        }
-        from.deserialize_map(Parts)
-    }
-}
-
-impl<'de> Deserialize<'de> for Model {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct Parts;
-        impl<'de> Visitor<'de> for Parts {
-            type Value = Model;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object that is a model")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Model, A::Error> {
-                let mut all = Model::default();
-                while let Some(key) = map.next_key::<String>()? {
-                    match &*key {
-                        "vocab" => all.vocabulary = map.next_value()?,
-                        "merges" => all.merges = Some(map.next_value()?),
-                        _ => {
-                            all.rest.insert(key, map.next_value()?);
-                        }
-                    }
-                }
-                Ok(all)
-            }
-        }
-        from.deserialize_map(Parts)
     }
 }
 

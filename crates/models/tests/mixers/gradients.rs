@@ -49,13 +49,8 @@ fn gradients(decoder: &Decoder, hidden: &[(Tensor<3>, usize)], cache: &mut Cache
 
 #[track_caller]
 fn close(what: &str, a: &[f32], b: &[f32]) {
-    assert_eq!(a.len(), b.len(), "{what}");
-    let most = b.iter().fold(1.0f32, |most, b| most.max(b.abs()));
-    let apart = a.iter().zip(b).fold(0.0f32, |apart, (a, b)| {
-        let d = (a - b).abs();
-        if d.is_nan() { f32::INFINITY } else { apart.max(d) }
-    });
-    assert!(apart <= most * tolerance::LOGITS as f32, "{what}: {apart} of {most}");
+    let [a, b] = [a, b].map(|x| x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>());
+    tolerance::assert_close(what, &a, &b, tolerance::LOGITS);
 }
 
 /// Texts of different lengths, among them one of a single token, are read on: the second call continues each.
